@@ -1,0 +1,5 @@
+"""The one error type that people see."""
+
+
+class DmqError(Exception):
+    """Something the user can fix: shown as one sentence (where, what, what next) in the CLI and in the app."""

@@ -1,0 +1,264 @@
+"""What to do, as plain frozen data: JSON, links and forms are views of it. Imports in milliseconds: no torch, no numpy.
+
+The union types at the bottom of each section are the registry: a new choice is a new spec added to its union, plus the
+functions that `functools.singledispatch` finds for it.
+"""
+
+import fnmatch
+from dataclasses import dataclass, field, fields
+from itertools import pairwise
+from typing import Any
+
+from .errors import DmqError
+
+
+FLOAT = 32  # as a number of bits: leave it in floating point
+BITS = (2, 3, 4, 5, 6, 7, 8, 10, 16, FLOAT)
+MAX_PROMPT = 300  # characters; longer ones are cut by every text encoder anyway, so they are a mistake
+
+
+def knob(default: Any, label: str, low: Any = None, high: Any = None, *, choices: tuple = (), help: str = "") -> Any:
+    """A field with its name and limits, read by validation, the forms, and `--help` alike.
+
+    A number has `low` and `high` (both included), a choice has `choices`, a switch or a text has neither.
+    """
+    limits = {"low": low, "high": high} if low is not None else {"choices": choices} if choices else {}
+    return field(default=default, metadata={"label": label, "help": help} | limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Base of every choice a recipe can make. Subclasses are final: they add fields and checks, never behaviour."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            value, limits = getattr(self, f.name), f.metadata
+            if "low" in limits and not limits["low"] <= value <= limits["high"]:
+                raise DmqError(f"{f.name} is {value}, outside {limits['low']} to {limits['high']}.")
+            if "choices" in limits and value not in limits["choices"]:
+                raise DmqError(f"{f.name} is {value!r}, not one of {', '.join(map(str, limits['choices']))}.")
+
+
+# --- how a range becomes a grid ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class MinMax(Spec):
+    """Cover everything that was seen: no clipping, the coarsest grid."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Percentile(Spec):
+    """Cover the central part of what was seen and clip the tails."""
+
+    percent: float = knob(99.9, "Percent kept", 90.0, 100.0, help="Half of the rest is clipped on either side.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MseSearch(Spec):
+    """The range, among shrunken ones, whose grid has the smallest mean squared error."""
+
+    candidates: int = knob(64, "Ranges tried", 8, 256)
+
+
+Range = MinMax | Percentile | MseSearch
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerTensor(Spec):
+    """One scale for the whole tensor."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerChannel(Spec):
+    """One scale for each output channel of a weight, or each channel of an activation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerGroup(Spec):
+    """One scale for each run of neighbouring inputs within a channel of a weight (channels of an activation)."""
+
+    size: int = knob(32, "Group size", 2, 1024)
+
+
+Granularity = PerTensor | PerChannel | PerGroup
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(Spec):
+    """Uniform affine weights of every Linear and Conv layer."""
+
+    bits: int = knob(8, "Weight bits", choices=BITS, help="32 leaves them in floating point.")
+    granularity: Granularity = PerChannel()
+    symmetric: bool = knob(False, "Symmetric weights", help="The zero point stays in the middle of the grid.")
+    range: Range = MseSearch()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activations(Spec):
+    """Uniform affine inputs of every Linear and Conv layer, one slot of the bank for each group of timesteps."""
+
+    bits: int = knob(8, "Activation bits", choices=BITS, help="32 leaves them in floating point.")
+    attention_bits: int = knob(
+        FLOAT, "Attention bits", choices=BITS, help="For q, k, v and the softmax output; 32 leaves them in float."
+    )
+    granularity: Granularity = PerTensor()
+    symmetric: bool = knob(False, "Symmetric activations")
+    range: Range = MseSearch()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.granularity, PerTensor) and not isinstance(self.range, MinMax):
+            raise DmqError("per-channel activations need range MinMax: histograms are kept per tensor.")
+
+
+# --- the time axis -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SharedRange(Spec):
+    """One range for all timesteps: the static quantizer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformGroups(Spec):
+    """Cut the trajectory into groups of equal length."""
+
+    count: int = knob(8, "Groups", 1, 64)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManualGroups(Spec):
+    """Cut the trajectory by hand; each boundary is the first step of a new group."""
+
+    boundaries: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(low < high for low, high in pairwise([0, *self.boundaries])):
+            raise DmqError(f"boundaries must rise strictly and start above 0, got {list(self.boundaries)}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimalGroups(Spec):
+    """Place the cuts where they minimise the quantization error (exact, by dynamic programming)."""
+
+    count: int = knob(8, "Groups", 1, 64)
+    min_length: int = knob(1, "Shortest group", 1, 64, help="In steps.")
+    per_layer: bool = knob(False, "Each layer its own cuts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PerStep(Spec):
+    """A range of its own for every timestep: the finest partition."""
+
+
+Grouping = SharedRange | UniformGroups | ManualGroups | OptimalGroups | PerStep
+
+
+def check_prompts(prompts: tuple[str, ...]) -> None:
+    """Raise DmqError for an empty prompt or one longer than MAX_PROMPT characters."""
+    for prompt in prompts:
+        if not prompt.strip():
+            raise DmqError("a prompt is empty; write what to draw.")
+        if len(prompt) > MAX_PROMPT:
+            raise DmqError(f"a prompt has {len(prompt)} characters; at most {MAX_PROMPT} are read.")
+
+
+# --- the whole recipe ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override(Spec):
+    """Other bits for the layers whose name matches `layers`; of several that match, the last one holds."""
+
+    layers: str
+    weight_bits: int | None = None
+    activation_bits: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("weight_bits", "activation_bits"):
+            if getattr(self, name) not in (None, *BITS):
+                raise DmqError(f"{name} is {getattr(self, name)!r}, not one of {', '.join(map(str, BITS))}.")
+
+    def matches(self, layer: str) -> bool:
+        return fnmatch.fnmatchcase(layer, self.layers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protection(Spec):
+    """What stays in float unless switched off here; an override for a layer is stronger."""
+
+    first_last: bool = knob(True, "Keep the first and the last layer in float")
+    vectors: bool = knob(True, "Keep 1-D parameters (norms, biases) in float")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling(Spec):
+    """How the pipeline is run. Guidance is ignored by models without a prompt."""
+
+    steps: int = knob(50, "Steps", 1, 1000)
+    guidance: float = knob(4.0, "Guidance", 0.0, 30.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Spec):
+    """Which pictures are drawn to see the activations: `samples` prompts of a list, one seed each, in batches."""
+
+    samples: int = knob(16, "Calibration pictures", 1, 4096)
+    batch: int = knob(8, "Pictures at a time", 1, 256)
+    prompts: tuple[str, ...] = ()  # none: the list that ships in assets/prompts
+    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_prompts(self.prompts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Spec):
+    """Everything a quantized model depends on: two equal recipes give two equal models."""
+
+    name: str = "W8A8"
+    model: str = "emoji-sd"
+    sampling: Sampling = Sampling()
+    calibration: Calibration = Calibration()
+    weights: Weights = Weights()
+    activations: Activations = Activations()
+    grouping: Grouping = SharedRange()
+    protection: Protection = Protection()
+    overrides: tuple[Override, ...] = ()
+    on_miss: str = knob(
+        "error", "Unknown timestep", choices=("error", "nearest"),
+        help="What to do at a timestep that was not calibrated: stop, or use the nearest one and say so.",
+    )
+    version: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.version != 1:
+            raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq, or write the recipe anew.")
+        if isinstance(self.grouping, ManualGroups) and any(b >= self.sampling.steps for b in self.grouping.boundaries):
+            raise DmqError(
+                f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for {self.sampling.steps} steps, "
+                f"got {list(self.grouping.boundaries)}."
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Spec):
+    """Pictures to draw with the float model and with quantized ones, from the same noise."""
+
+    prompts: tuple[str, ...] = ("grinning cat",)  # for a model without prompts, their number is what counts
+    seeds: tuple[int, ...] = (0,)
+    sampling: Sampling = Sampling()
+
+    def __post_init__(self) -> None:
+        check_prompts(self.prompts)
+        if not self.prompts or not self.seeds:
+            raise DmqError("a comparison needs at least one prompt and one seed.")
+        if any(type(seed) is not int or not 0 <= seed < 2**63 for seed in self.seeds):
+            raise DmqError(f"seeds must be whole numbers from 0, got {list(self.seeds)}.")
+
+
+# What ships in assets/models, with the sampling that each was captured with.
+EMBEDDED = {"emoji-sd": Sampling(steps=50, guidance=4.0), "emoji-ddpm": Sampling(steps=100, guidance=0.0)}

@@ -1,0 +1,275 @@
+"""What the stages produce: frozen numpy data without torch, so that figures and pages work on them alone.
+
+`S` counts sites, `T` distinct timesteps in sampling order, `L` layers.
+"""
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """One quantizable layer of a denoiser, as its adapter describes it."""
+
+    name: str  # as in `model.get_submodule(name)`
+    kind: str  # "linear" or "conv"
+    role: str  # "first", "last", "time", "attention", "feedforward", "residual", "sampling" or "other"
+    block: str  # the block it belongs to, such as "down_blocks.0"
+    shape: tuple[int, ...]  # of the weight: output channels first
+    bias: bool
+    macs: int = 0  # multiply-accumulates of one denoiser call for one picture; 0 if not measured
+
+    @property
+    def weights(self) -> int:
+        return int(np.prod(self.shape))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelInfo:
+    """What a person wants to know of a loaded pipeline: its parts and its denoiser's layers, in forward order."""
+
+    name: str  # what was asked for: an embedded name, a folder or a Hub id
+    pipeline: str  # class name, such as "StableDiffusionPipeline"
+    denoiser: str  # class name
+    adapter: str  # "unet", "generic": which adapter described it
+    scheduler: str
+    prompted: bool  # does it take a prompt
+    size: tuple[int, int]  # height and width of its pictures, in pixels
+    parameters: int  # of the denoiser
+    pipeline_parameters: int  # of all parts together
+    layers: tuple[Layer, ...]
+    fingerprint: str  # of the denoiser's configuration and weights
+
+
+@dataclass(frozen=True, kw_only=True, order=True)
+class Site:
+    """A place where a tensor flows: the input or output of a layer, or one of the four operands of an attention."""
+
+    name: str  # module path of the layer or of the attention
+    point: str  # "input", "output" (of a layer), "q", "k", "v", "probs" (of an attention)
+    kind: str = "linear"  # "linear", "conv", "attention"
+    block: str = ""
+
+    @property
+    def label(self) -> str:
+        return f"{self.name}.{self.point}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationStats:
+    """What was seen of the activations, per site and timestep; two of them merge exactly (`capture.activations.merge`).
+
+    The histogram of site s has bins [(first[s] + j) * 2**exponent[s], (first[s] + j + 1) * 2**exponent[s]), the same
+    for all its timesteps. Its counts are of a seeded subset of the elements where `subset` says so; all else is of
+    every element.
+    """
+
+    model: str
+    fingerprint: str  # ModelInfo.fingerprint of the model that was watched
+    sampler: str  # scheduler class and settings, one line
+    timesteps: tuple[float, ...]  # distinct values in sampling order: timesteps[i] is the noisiest for i = 0
+    sites: tuple[Site, ...]
+    samples: int  # pictures drawn
+    subset: int  # histogram elements per site and denoiser call; 0 means every element
+    exponent: np.ndarray  # [S] int16
+    first: np.ndarray  # [S] int32
+    counts: tuple[np.ndarray, ...]  # S arrays [T, bins of s], integer
+    elements: np.ndarray  # [S, T] int64: elements behind the moments
+    minimum: np.ndarray  # [S, T] float32
+    maximum: np.ndarray  # [S, T] float32
+    power_sums: np.ndarray  # [S, T, 4] float64: sums of x, x^2, x^3, x^4
+    channel_min: tuple[np.ndarray, ...]  # S arrays [T, channels of s] float32
+    channel_max: tuple[np.ndarray, ...]
+
+    @cached_property
+    def index(self) -> dict[tuple[str, str], int]:
+        """Position of each (name, point)."""
+        return {(site.name, site.point): s for s, site in enumerate(self.sites)}
+
+    @property
+    def steps(self) -> int:
+        return len(self.timesteps)
+
+    def edges(self, s: int) -> np.ndarray:
+        """The bin edges of site s, float64 [bins + 1]."""
+        return (self.first[s] + np.arange(self.counts[s].shape[1] + 1)) * 2.0 ** int(self.exponent[s])
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        return self.power_sums[..., 0] / self.elements
+
+    @cached_property
+    def power(self) -> np.ndarray:
+        """Mean of x^2, [S, T]: what errors are measured against."""
+        return self.power_sums[..., 1] / self.elements
+
+    @cached_property
+    def std(self) -> np.ndarray:
+        return np.sqrt(np.maximum(self.power - self.mean**2, 0))
+
+    @cached_property
+    def kurtosis(self) -> np.ndarray:
+        """Excess kurtosis [S, T]; 0 for a normal distribution and for a constant."""
+        m, (s2, s3, s4) = self.mean, (self.power_sums[..., k] / self.elements for k in (1, 2, 3))
+        variance = s2 - m**2
+        fourth = s4 - 4 * m * s3 + 6 * m**2 * s2 - 3 * m**4
+        return np.where(variance > 1e-12 * np.maximum(s2, 1e-30), fourth / np.maximum(variance, 1e-30) ** 2 - 3, 0.0)
+
+    def quantile(self, s: int, q: float) -> np.ndarray:
+        """The q-quantile of site s at every step [T], linear within a bin, never outside what was seen."""
+        counts, edges = self.counts[s].astype(np.float64), self.edges(s)
+        total = counts.sum(1)
+        below = np.concatenate([np.zeros((len(counts), 1)), counts.cumsum(1)], 1)
+        rows = [np.interp(q * n, b, edges) if n else np.nan for n, b in zip(total, below, strict=True)]
+        return np.clip(rows, self.minimum[s], self.maximum[s])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trajectory:
+    """The denoiser calls of pipeline runs, in the order made: enough to repeat any of them."""
+
+    timesteps: tuple[float, ...]  # distinct, in sampling order
+    step: np.ndarray  # [calls] int32: i of each call, timesteps[i] its t
+    inputs: tuple[np.ndarray, ...]  # per call: x_t as the denoiser got it, [B, ...] float32
+    outputs: tuple[np.ndarray, ...]  # per call: what it answered, same batch
+    half: tuple[np.ndarray, ...]  # per call [B] int8: 0 unconditional, 1 conditional, -1 no guidance
+    conditioning: dict[str, np.ndarray] = field(default_factory=dict)  # distinct arrays by "call/argument" name
+    arguments: tuple[dict[str, str], ...] = ()  # per call: denoiser argument -> key into `conditioning`
+
+
+@dataclass(frozen=True, kw_only=True)
+class Groups:
+    """The partition of the steps: `slot[s, i]` is the slot of site s at step i, numbered from 0 without gaps."""
+
+    sites: tuple[Site, ...]
+    slot: np.ndarray  # [S, T] int16; equal rows when one partition serves all
+
+    def boundaries(self, s: int = 0) -> tuple[int, ...]:
+        """The first step of every group but the first one of site s, in order."""
+        return tuple(int(i) + 1 for i in np.flatnonzero(np.diff(self.slot[s])))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupErrors:
+    """Quantization error of the activations under a partition, from statistics alone. Arrays [S, T] float64.
+
+    `rounding + clipping` is the mean squared error at a step; `power` is the mean of x^2 there.
+    """
+
+    groups: Groups
+    bits: np.ndarray  # [S] of each site; FLOAT rows have no error
+    low: np.ndarray  # [S, T] the range in force at each step
+    high: np.ndarray
+    rounding: np.ndarray
+    clipping: np.ndarray
+    power: np.ndarray
+
+    @property
+    def relative(self) -> np.ndarray:
+        """Error over power [S, T]: 0.01 means 20 dB."""
+        return (self.rounding + self.clipping) / np.maximum(self.power, 1e-30)
+
+    def per_step(self) -> np.ndarray:
+        """Mean over the quantized sites of the relative error [T]."""
+        return self.relative[self.bits < 32].mean(0) if (self.bits < 32).any() else np.zeros(self.power.shape[1])
+
+    def per_site(self) -> np.ndarray:
+        """Mean over the steps of the relative error [S]."""
+        return self.relative.mean(1)
+
+    @property
+    def total(self) -> float:
+        return float(self.per_step().mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bank:
+    """The activation quantizer of one site (contract 2): scale and zero per slot, a slot per timestep.
+
+    codes = clip(round(x / scale[slot]) + zero[slot], 0, 2**bits[slot] - 1). Per channel, scale and zero are [slots, C]
+    and `axis` is the channel's axis in x.
+    """
+
+    site: Site
+    bits: np.ndarray  # [slots] uint8
+    scale: np.ndarray  # [slots] or [slots, C] float32
+    zero: np.ndarray  # like scale, int32
+    slot: np.ndarray  # [T] int16
+    axis: int | None = None
+
+    @property
+    def bytes(self) -> int:
+        return self.bits.nbytes + self.scale.nbytes + self.zero.nbytes + len(self.slot)  # a slot is stored in one byte
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedLayer:
+    """What the plan decides for one layer, and what that costs."""
+
+    layer: Layer
+    weight_bits: int  # FLOAT: the weight stays as it is
+    activation_bits: int  # FLOAT: no bank
+    reason: str  # why a part is in float: "", "first layer", "last layer", "override …", "recipe"
+    weight_bytes: int  # codes, scales and zero points; or 4 bytes a weight in float
+    bias_bytes: int
+    bank: Bank | None  # of its input
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The recipe resolved for one model: what each layer gets, the slot tables, the exact bytes."""
+
+    model: str
+    fingerprint: str
+    timesteps: tuple[float, ...]
+    on_miss: str
+    layers: tuple[PlannedLayer, ...]
+    attention: tuple[Bank, ...]  # banks of q, k, v, probs; empty when attention stays in float
+    attention_sites: int  # how many such operands the model has, quantized or not
+    vector_bits: int  # bits of 1-D parameters outside of the layers above; FLOAT when protected
+    vector_bytes: int  # of all 1-D and other parameters that are no layer's weight or bias
+    float_bytes: int  # the float denoiser, 4 bytes a parameter
+
+    @property
+    def weight_bytes(self) -> int:
+        return sum(row.weight_bytes + row.bias_bytes for row in self.layers)
+
+    @property
+    def table_bytes(self) -> int:
+        return sum(row.bank.bytes for row in self.layers if row.bank) + sum(bank.bytes for bank in self.attention)
+
+    @property
+    def bytes(self) -> int:
+        """Everything the quantized denoiser must store."""
+        return self.weight_bytes + self.table_bytes + self.vector_bytes
+
+    @property
+    def average_bits(self) -> float:
+        """Bits per weight of the layers, scales and zero points included."""
+        return 8 * sum(row.weight_bytes for row in self.layers) / max(1, sum(row.layer.weights for row in self.layers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PictureScore:
+    """One quantized picture against the float one from the same noise."""
+
+    recipe: str
+    prompt: str
+    seed: int
+    psnr: float  # dB, on pictures in 0..1; inf when equal
+    ssim: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """What was measured in a comparison, with its context."""
+
+    scores: tuple[PictureScore, ...]
+    seconds: dict[str, float]  # by recipe name, "float" included: sampling time of all its pictures
+    bytes: dict[str, int]
+    coverage: dict[str, str]  # by recipe name, one line: what stayed in float
+    noise_floor: dict[str, float]  # PSNR and SSIM of float pictures against float ones with other seeds
+    samples: int
+    warnings: tuple[str, ...] = ()
