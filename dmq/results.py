@@ -8,6 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from .recipe import FLOAT, Weights
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layer:
@@ -173,7 +175,7 @@ class GroupErrors:
 
     def per_step(self) -> np.ndarray:
         """Mean over the quantized sites of the relative error [T]."""
-        return self.relative[self.bits < 32].mean(0) if (self.bits < 32).any() else np.zeros(self.power.shape[1])
+        return self.relative[self.bits < FLOAT].mean(0) if (self.bits < FLOAT).any() else np.zeros(self.power.shape[1])
 
     def per_site(self) -> np.ndarray:
         """Mean over the steps of the relative error [S]."""
@@ -209,9 +211,9 @@ class PlannedLayer:
     """What the plan decides for one layer, and what that costs."""
 
     layer: Layer
-    weight_bits: int  # FLOAT: the weight stays as it is
+    weights: Weights  # its bits are FLOAT where the weight stays as it is
     activation_bits: int  # FLOAT: no bank
-    reason: str  # why a part is in float: "", "first layer", "last layer", "override …", "recipe"
+    reason: str  # why a part is in float: "", "first layer", "last layer", "override GLOB", "recipe"
     weight_bytes: int  # codes, scales and zero points; or 4 bytes a weight in float
     bias_bytes: int
     bank: Bank | None  # of its input
