@@ -1,0 +1,61 @@
+"""From the scheduler's t to the step i: by value, never by counting calls (contract 2)."""
+
+import math
+from functools import lru_cache
+from itertools import pairwise
+from numbers import Integral
+
+import torch
+
+from ..errors import DmqError
+
+
+SHOWN = 9  # recorded timesteps that an error prints before it leaves out the middle
+
+
+def index_of(t: float, timesteps: tuple[float, ...], on_miss: str = "error") -> tuple[int, float]:
+    """The step i whose recorded timestep is `t`, and how far away that one is: 0.0 unless `on_miss` found the nearest.
+
+    An integer must be equal. A float may also be a recorded value after rounding to float32, float16 or bfloat16, as
+    pipelines in low precision cast it, if that is less than half the way to the neighbouring timestep.
+    Raises DmqError for any other `t`, unless `on_miss` is "nearest"; the caller then shows the distance.
+    Source: adp_dm, "Rules of index_of".
+
+    >>> index_of(500, (999, 500, 1)), index_of(980.0, (981, 961)), index_of(510, (999, 500, 1), "nearest")
+    ((1, 0.0), (0, 0.0), (1, 10.0))
+    """
+    exact, rounded = _lookup(timesteps)
+    i = exact.get(t if isinstance(t, Integral) else float(t))
+    if i is None and not isinstance(t, Integral):
+        i = rounded.get(float(t))
+    if i is not None:
+        return i, 0.0
+    if on_miss == "nearest" and math.isfinite(t):
+        i = min(range(len(timesteps)), key=lambda j: abs(timesteps[j] - t))
+        return i, abs(float(timesteps[i]) - float(t))
+    raise DmqError(
+        f"timestep {float(t):g} was not calibrated; recorded were {_listed(timesteps)}. Sample with the scheduler and "
+        'the number of steps of the calibration, calibrate anew for these, or set on_miss to "nearest".'
+    )
+
+
+@lru_cache(maxsize=64)
+def _lookup(timesteps: tuple[float, ...]) -> tuple[dict[float, int], dict[float, int]]:
+    """Step of every recorded value, and of every value that rounding makes of one."""
+    exact = {t: i for i, t in enumerate(timesteps)}
+    ordered = sorted(exact)
+    gap = dict.fromkeys(ordered, math.inf)
+    for low, high in pairwise(ordered):
+        gap[low], gap[high] = min(gap[low], high - low), high - low
+    rounded: dict[float, int] = {}
+    for dtype in (torch.bfloat16, torch.float16, torch.float32):  # the finest last: it wins
+        cast = torch.tensor([float(t) for t in timesteps], dtype=torch.float64).to(dtype).tolist()
+        rounded |= {c: i for i, (t, c) in enumerate(zip(timesteps, cast, strict=True)) if abs(c - t) < gap[t] / 2}
+    return exact, rounded
+
+
+def _listed(timesteps: tuple[float, ...]) -> str:
+    texts = [f"{t:g}" for t in timesteps]
+    if len(texts) > SHOWN:
+        texts[SHOWN // 2 : -(SHOWN // 2)] = ["…"]
+    return f"{', '.join(texts)} ({len(timesteps)} steps)"
