@@ -1,4 +1,4 @@
-"""What to do, as plain frozen data: JSON, links and forms are views of it. Imports in milliseconds: no torch, no numpy.
+"""What to do, as plain frozen data: JSON, links and forms are views of it. No torch, no numpy: imports at once.
 
 The union types at the bottom of each section are the registry: a new choice is a new spec added to its union, plus the
 functions that `functools.singledispatch` finds for it.
@@ -236,7 +236,7 @@ class Recipe(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.version != 1:
-            raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq, or write the recipe anew.")
+            raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq or write the recipe anew.")
         if isinstance(self.grouping, ManualGroups) and any(b >= self.sampling.steps for b in self.grouping.boundaries):
             raise DmqError(
                 f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for {self.sampling.steps} steps, "

@@ -61,7 +61,7 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationStats:
-    """What was seen of the activations, per site and timestep; two of them merge exactly (`capture.activations.merge`).
+    """What was seen of the activations, per site and timestep; two merge exactly (`capture.activations.merge`).
 
     The histogram of site s has bins [(first[s] + j) * 2**exponent[s], (first[s] + j + 1) * 2**exponent[s]), the same
     for all its timesteps. Its counts are of a seeded subset of the elements where `subset` says so; all else is of

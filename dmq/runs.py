@@ -1,0 +1,238 @@
+"""Run folders: what was captured and measured, saved so that it can be opened again.
+
+    RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors
+    RUNS/NAME/            recipe.json, comparison.json, report.json, pictures/*.png
+
+Everything is written under a temporary name and renamed, so a folder is either whole or not there.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from . import jsonio
+from .errors import DmqError
+from .recipe import Comparison, Recipe
+from .results import ActivationStats, PictureScore, Report, Site
+
+
+ASSETS = Path(__file__).resolve().parent.parent / "assets"
+SHARD = 8_000_000  # bytes before compression; every file stays below the 10 MB that a Space accepts
+SCALARS = ("elements", "minimum", "maximum")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
+
+
+def home() -> Path:
+    """Where runs are kept: `$DMQ_RUNS`, or `runs` in the current folder."""
+    return Path(os.environ.get("DMQ_RUNS", "runs"))
+
+
+@contextlib.contextmanager
+def written(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` if the block ends well, and disappears if it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o755)
+        if folder.exists():
+            # Two renames instead of remove-then-rename: a reader never finds half a folder.
+            old = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+            folder.rename(old / "was")
+            part.rename(folder)
+            shutil.rmtree(old)
+        else:
+            part.rename(folder)
+    finally:
+        if part.exists():
+            shutil.rmtree(part)
+
+
+# --- captures ------------------------------------------------------------------------------------------------------
+
+
+def capture_key(recipe: Recipe) -> str:
+    """A name for what `recipe` must know of the activations: two recipes that differ only in bits share it."""
+    asked = [recipe.model, jsonio.to_data(recipe.sampling), jsonio.to_data(recipe.calibration)]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', recipe.model).strip('-')[-40:]}-{digest}"
+
+
+def find_capture(recipe: Recipe) -> Path | None:
+    """The folder of a finished capture for `recipe`: the user's own before the one that ships."""
+    key = capture_key(recipe)
+    places = [home() / "captures" / key, ASSETS / "runs" / key]
+    return next((place for place in places if (place / "capture.json").is_file()), None)
+
+
+def save_stats(folder: Path, stats: ActivationStats) -> None:
+    """Write `stats` into `folder`, which appears only when complete."""
+    with written(folder) as part:
+        rows = np.arange(len(stats.sites))
+        table = {"site": np.repeat(rows, stats.steps), "step": np.tile(np.arange(stats.steps), len(rows))}
+        table |= {name: getattr(stats, name).reshape(-1) for name in SCALARS}
+        table |= {f"sum_x{k + 1}": stats.power_sums[..., k].reshape(-1) for k in range(4)}
+        table |= {name: getattr(stats, name).astype(np.float32).reshape(-1) for name in ("mean", "std", "kurtosis")}
+        for q in (0.001, 0.01, 0.5, 0.99, 0.999):
+            table[f"q{q}"] = np.concatenate([stats.quantile(s, q) for s in rows]).astype(np.float32)
+        pd.DataFrame(table).to_parquet(part / "steps.parquet", compression="zstd")
+        counts = [_narrow(c) for c in stats.counts]
+        for n, (a, b) in enumerate(_shards([c.nbytes for c in counts])):
+            _save_histograms(part / f"histograms-{n:05d}.parquet", range(a, b), counts[a:b])
+        channels = [np.stack([low, high]) for low, high in zip(stats.channel_min, stats.channel_max, strict=True)]
+        for n, (a, b) in enumerate(_shards([c.nbytes for c in channels])):
+            save_file({str(s): channels[s] for s in range(a, b)}, part / f"channels-{n:05d}.safetensors")
+        plain = {name: getattr(stats, name) for name in ("model", "fingerprint", "sampler", "samples", "subset")}
+        plain |= {"version": 1, "timesteps": stats.timesteps, "sites": [asdict(site) for site in stats.sites]}
+        plain |= {"exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
+        (part / "capture.json").write_text(json.dumps(plain), encoding="utf-8")
+
+
+def load_stats(folder: Path) -> ActivationStats:
+    """The statistics that `save_stats` wrote. Raises DmqError if the folder is damaged or of another version."""
+    try:
+        plain = json.loads((folder / "capture.json").read_text(encoding="utf-8"))
+        if plain.pop("version") != 1:
+            raise DmqError(f"{folder.name}: a capture of another version of dmq; capture again.")
+        shape = (len(plain["sites"]), len(plain["timesteps"]))
+        table = pq.read_table(folder / "steps.parquet")
+        column = {name: table[name].to_numpy().reshape(shape) for name in table.column_names if name[0] != "q"}
+        counts = _load_histograms(folder, shape[1])
+        channels: dict[str, np.ndarray] = {}
+        for file in sorted(folder.glob("channels-*.safetensors")):
+            channels |= load_file(file)
+        both = [channels[str(s)] for s in range(shape[0])]
+        plain["sites"] = tuple(Site(**site) for site in plain["sites"])
+        plain["timesteps"] = tuple(plain["timesteps"])
+        return ActivationStats(
+            **plain | {"exponent": np.array(plain["exponent"], np.int16), "first": np.array(plain["first"], np.int32)},
+            counts=counts,
+            power_sums=np.stack([column[f"sum_x{k + 1}"] for k in range(4)], -1),
+            channel_min=tuple(pair[0] for pair in both),
+            channel_max=tuple(pair[1] for pair in both),
+            **{name: column[name] for name in SCALARS},
+        )
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError) as error:
+        raise DmqError(f"{folder}: a damaged capture ({error}); delete the folder and capture again.") from None
+
+
+def _narrow(counts: np.ndarray) -> np.ndarray:
+    """The same counts in the smallest unsigned type that holds them: exact, and a quarter of the bytes."""
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
+
+
+def _shards(sizes: list[int]) -> list[tuple[int, int]]:
+    """Runs [a, b) of neighbours, each of at most SHARD bytes unless one alone is larger."""
+    cuts, filled = [0], 0
+    for s, size in enumerate(sizes):
+        if filled and filled + size > SHARD:
+            cuts.append(s)
+            filled = 0
+        filled += size
+    return list(pairwise([*cuts, len(sizes)]))
+
+
+def _save_histograms(file: Path, rows: range, counts: list[np.ndarray]) -> None:
+    widest = np.result_type(*counts)
+    flat = pa.array(np.concatenate([c.reshape(-1) for c in counts]).astype(widest))
+    offsets = np.cumsum([0, *(c.size for c in counts)]).astype(np.int32)
+    table = pa.table({"site": list(rows), "counts": pa.ListArray.from_arrays(offsets, flat)})
+    pq.write_table(table, file, compression="zstd")
+
+
+def _load_histograms(folder: Path, steps: int) -> tuple[np.ndarray, ...]:
+    found: dict[int, np.ndarray] = {}
+    for file in sorted(folder.glob("histograms-*.parquet")):
+        table = pq.read_table(file)
+        lists = table["counts"].combine_chunks()
+        flat, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy()
+        for row, (a, b) in zip(table["site"].to_pylist(), pairwise(offsets), strict=True):
+            found[row] = flat[a:b].reshape(steps, -1)
+    return tuple(found[s] for s in range(len(found)))
+
+
+# --- runs ----------------------------------------------------------------------------------------------------------
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
+    if not NAME.fullmatch(name) or name == "captures":
+        raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
+    return home() / name
+
+
+def names() -> list[str]:
+    """The finished runs, newest first."""
+    found = [file.parent for file in home().glob("*/report.json") if not file.parent.name.startswith(".")]
+    return [f.name for f in sorted(found, key=lambda f: -(f / "report.json").stat().st_mtime)]
+
+
+def free_name(wanted: str) -> str:
+    """`wanted` made fit to name a run, with a number behind it if there is such a run already."""
+    stem = re.sub(r"[^A-Za-z0-9 ._+-]+", "-", wanted).strip(" .-")[:60] or "run"
+    return next(n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if not folder_of(n).exists())
+
+
+def save_run(
+    name: str,
+    recipes: tuple[Recipe, ...],
+    comparison: Comparison,
+    report: Report,
+    pictures: dict[str, list[np.ndarray]],
+) -> Path:
+    """Write a finished comparison, `pictures` by recipe name as uint8 [H, W, 3], and return its folder."""
+    folder = folder_of(name)
+    with written(folder) as part:
+        for n, recipe in enumerate(recipes):
+            (part / ("recipe.json" if n == 0 else f"recipe-{n + 1}.json")).write_text(jsonio.dumps(recipe), "utf-8")
+        (part / "comparison.json").write_text(jsonio.dumps(comparison), "utf-8")
+        (part / "pictures").mkdir()
+        for who, drawn in pictures.items():
+            for n, picture in enumerate(drawn):
+                stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", who) or "recipe"
+                Image.fromarray(picture).save(part / "pictures" / f"{stem}-{n:03d}.png")
+        (part / "report.json").write_text(json.dumps(asdict(report), indent=2), "utf-8")
+    return folder
+
+
+def load_report(name: str) -> Report:
+    """The report of a run. Raises DmqError if there is no such run or it cannot be read."""
+    file = folder_of(name) / "report.json"
+    if not file.is_file():
+        raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
+    try:
+        data = json.loads(file.read_text("utf-8"))
+        scores = tuple(PictureScore(**row) for row in data.pop("scores"))
+        return Report(scores=scores, warnings=tuple(data.pop("warnings")), **data)
+    except (ValueError, TypeError, KeyError) as error:
+        raise DmqError(f"{file}: a damaged report ({error}).") from None
+
+
+def load_recipes(name: str) -> tuple[Recipe, ...]:
+    """The recipes of a run, in the order they were compared."""
+    files = sorted(folder_of(name).glob("recipe*.json"), key=lambda file: (len(file.name), file.name))
+    return tuple(jsonio.read(file) for file in files)
+
+
+def remove(name: str) -> None:
+    """Delete a run. Raises DmqError if there is none of that name."""
+    folder = folder_of(name)
+    if not folder.is_dir():
+        raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
+    shutil.rmtree(folder)

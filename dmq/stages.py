@@ -1,0 +1,362 @@
+"""From a recipe to statistics, groups, a plan, a quantized model, pictures and a report: what pages, CLI and Python call.
+
+What only reads finished statistics returns at once (`errors`, `plan`); what runs a model is a generator that yields
+`Progress` (and `Picture`s), whose value comes with its end (`finish`), and which can be closed at any time.
+"""
+
+import dataclasses
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, TypeVar
+
+import numpy as np
+from torch import nn
+
+from . import runs
+from .capture.activations import capture_activations
+from .errors import DmqError
+from .metrics import pixel
+from .models import loading
+from .quantizers.apply import quantized
+from .quantizers.plan import make_plan, site_bits
+from .recipe import EMBEDDED, Comparison, ManualGroups, Recipe
+from .results import ActivationStats, GroupErrors, ModelInfo, PictureScore, Plan, Report
+from .trajectory.errors import ErrorTable
+from .trajectory.grouping import error_against_count, group_timesteps
+
+
+FLOAT_NAME = "float"
+BATCH = 8  # pictures drawn at a time when comparing
+SHOWN_STEPS = 8  # intermediate pictures of a trajectory
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a stage is; `seconds_left` is None until there is something to estimate from."""
+
+    stage: str
+    done: int
+    total: int
+    seconds_left: float | None = None
+
+    def __str__(self) -> str:
+        left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
+        return f"{self.stage}: {self.done} of {self.total}{left}"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that has been drawn: finished, or seen on the way at `step` (a position in sampling order)."""
+
+    recipe: str  # FLOAT_NAME for the float model
+    index: int  # position among the comparison's (prompt, seed) pairs, prompts outermost
+    prompt: str
+    seed: int
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    step: int | None = None
+
+
+class Cancelled(Exception):
+    """Raised inside a running pipeline to end it; never seen outside of this file."""
+
+
+def finish(work: Generator[Any, None, Value]) -> Value:
+    """Run a generator of this file to its end and return its value."""
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
+
+
+def clocked(stage: str) -> Callable[[int, int], Progress]:
+    """A function (done, total) -> Progress whose estimate extends the speed so far."""
+    start = time.monotonic()
+
+    def at(done: int, total: int) -> Progress:
+        spent = time.monotonic() - start
+        return Progress(stage, done, total, spent / done * (total - done) if done else None)
+
+    return at
+
+
+# --- models and statistics -----------------------------------------------------------------------------------------
+
+
+def info(model: str) -> ModelInfo:
+    """What is known of a model: an embedded name, a folder or a Hub id. Raises DmqError if it cannot be loaded."""
+    return loading.load(model).info
+
+
+def for_model(recipe: Recipe, model: str) -> Recipe:
+    """`recipe` moved to another model, with that model's sampling; boundaries set by hand keep their places in time."""
+    sampling = EMBEDDED.get(model, recipe.sampling)
+    grouping, old, new = recipe.grouping, recipe.sampling.steps, sampling.steps
+    if isinstance(grouping, ManualGroups):
+        moved = {round(b * new / old) for b in grouping.boundaries}
+        grouping = ManualGroups(boundaries=tuple(sorted(b for b in moved if 0 < b < new)))
+    return dataclasses.replace(recipe, model=model, sampling=sampling, grouping=grouping)
+
+
+def captured(recipe: Recipe) -> bool:
+    """Are there statistics for `recipe`, so that `errors` and `plan` answer at once?"""
+    return runs.find_capture(recipe) is not None
+
+
+def statistics(recipe: Recipe) -> ActivationStats:
+    """The activation statistics that `recipe` stands on. Raises DmqError if nothing was captured yet."""
+    folder = runs.find_capture(recipe)
+    if folder is None:
+        raise DmqError(
+            f"nothing captured yet for {recipe.model} with {recipe.sampling.steps} steps and "
+            f"{recipe.calibration.samples} pictures; press Capture, or run `dmq capture`."
+        )
+    return _load_stats(folder, (folder / "capture.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _load_stats(folder: Path, _changed: int) -> ActivationStats:
+    return runs.load_stats(folder)
+
+
+def capture(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path]:
+    """Watch the float model draw the calibration pictures; returns the folder of the statistics.
+
+    Does nothing if there are such statistics already, unless `again`. Closing the generator leaves no trace.
+    """
+    folder = runs.find_capture(recipe)
+    if folder is not None and not again:
+        return folder
+    yield Progress("Load the model", 0, 1)
+    loaded = loading.load(recipe.model)
+    at = clocked("Capture")
+    work = capture_activations(loaded, recipe.sampling, recipe.calibration)
+    try:
+        while True:
+            yield at(*next(work))
+    except StopIteration as end:
+        stats = end.value
+    finally:
+        work.close()
+    folder = runs.home() / "captures" / runs.capture_key(recipe)
+    runs.save_stats(folder, stats)
+    return folder
+
+
+# --- what only reads statistics ------------------------------------------------------------------------------------
+
+
+def table(recipe: Recipe) -> ErrorTable:
+    """The error table of `recipe`'s activations: made once per choice of bits and range, cheap to ask after that."""
+    stats = statistics(recipe)
+    bits = site_bits(info(recipe.model), recipe, stats)
+    return _table(runs.find_capture(recipe), stats.fingerprint, recipe.activations, tuple(bits.tolist()), _Held(stats))
+
+
+@dataclass(frozen=True)
+class _Held:
+    """Carries the statistics past the cache's key: the key already names their folder."""
+
+    stats: ActivationStats
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Held)
+
+    def __hash__(self) -> int:
+        return 0
+
+
+@lru_cache(maxsize=6)
+def _table(_folder: Path, _fingerprint: str, activations: Any, bits: tuple[int, ...], held: _Held) -> ErrorTable:
+    return ErrorTable(held.stats, activations, np.array(bits))
+
+
+def errors(recipe: Recipe) -> GroupErrors:
+    """The activations' quantization error under `recipe`'s partition, per site and step, without running a model."""
+    made = table(recipe)
+    return made.errors(group_timesteps(recipe.grouping, made))
+
+
+def error_curves(recipe: Recipe, counts: tuple[int, ...]) -> dict[str, list[float]]:
+    """Total relative error against the number of groups, for uniform and for optimal cuts."""
+    return error_against_count(table(recipe), counts)
+
+
+def plan(recipe: Recipe) -> Plan:
+    """The recipe resolved for its model: what every layer gets, and the exact bytes."""
+    return make_plan(info(recipe.model), recipe, statistics(recipe), errors(recipe))
+
+
+def quantize(recipe: Recipe) -> nn.Module:
+    """The quantized denoiser of `recipe`: a new model; the float one stays as it was."""
+    loaded = loading.load(recipe.model)
+    return quantized(loaded.denoiser, plan(recipe), loaded.adapter)
+
+
+# --- pictures ------------------------------------------------------------------------------------------------------
+
+
+def compare(
+    comparison: Comparison, recipes: tuple[Recipe, ...], *, name: str | None = None
+) -> Generator[Progress | Picture, None, Report]:
+    """Draw the comparison with the float model, then with each recipe, from the same noise; returns the report.
+
+    Pictures are yielded as they come. With a `name`, the finished run is saved under it.
+    """
+    _check(recipes)
+    loaded = loading.load(recipes[0].model)
+    jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
+    drawn: dict[str, list[np.ndarray]] = {}
+    seconds, plans, notes = {}, {}, []
+    floor_jobs = [(prompt, comparison.seeds[0] + 1) for prompt in comparison.prompts[:BATCH]]
+    for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
+        model = loaded.denoiser
+        if recipe is not None:
+            yield Progress(f"Quantize {who}", 0, 1)
+            plans[who] = plan(recipe)
+            model = quantized(loaded.denoiser, plans[who], loaded.adapter)
+        drawn[who], seconds[who] = yield from _draw(loaded, model, who, jobs, comparison)
+        notes += [f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())]
+    others, _ = yield from _draw(loaded, loaded.denoiser, "noise floor", floor_jobs, comparison, shown=False)
+    report = Report(
+        scores=tuple(_scores(jobs, drawn)),
+        seconds=seconds,
+        bytes={FLOAT_NAME: next(iter(plans.values())).float_bytes} | {who: p.bytes for who, p in plans.items()},
+        coverage={who: p.coverage_line() for who, p in plans.items()},
+        noise_floor=_floor(drawn[FLOAT_NAME][:: len(comparison.seeds)], others),
+        samples=len(jobs),
+        warnings=tuple(notes),
+    )
+    if name is not None:
+        runs.save_run(name, recipes, comparison, report, drawn)
+    return report
+
+
+def run(recipe: Recipe, comparison: Comparison, *, name: str) -> Generator[Progress | Picture, None, Report]:
+    """Carry a recipe out from nothing: capture if that was not done yet, quantize, compare, save under `name`."""
+    runs.folder_of(name)  # a name that cannot be saved is better refused before the work than after it
+    yield from capture(recipe)
+    return (yield from compare(comparison, (recipe,), name=name))
+
+
+def _check(recipes: tuple[Recipe, ...]) -> None:
+    if not recipes:
+        raise DmqError("nothing to compare: choose at least one recipe.")
+    if len({recipe.model for recipe in recipes}) > 1:
+        raise DmqError(f"recipes of different models ({', '.join(r.model for r in recipes)}) cannot be compared.")
+    seen = [FLOAT_NAME, *(recipe.name for recipe in recipes)]
+    if len(set(seen)) < len(seen):
+        raise DmqError(f"every recipe needs a name of its own other than {FLOAT_NAME!r}; got {', '.join(seen[1:])}.")
+    for recipe in recipes:
+        statistics(recipe)  # what is missing is said before anything is drawn
+
+
+def _draw(
+    loaded: Any, model: nn.Module, who: str, jobs: list[tuple[str, int]], comparison: Comparison, *, shown: bool = True
+) -> Generator[Progress | Picture, None, tuple[list[np.ndarray], float]]:
+    """All pictures of `jobs` in batches, and the seconds that sampling took without decoding pictures on the way."""
+    at, steps = clocked(f"Draw {who}"), comparison.sampling.steps
+    watched = set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist()) if shown else set()
+    pictures: list[np.ndarray] = []
+    spent = 0.0
+    for start in range(0, len(jobs), BATCH):
+        part = jobs[start : start + BATCH]
+        pipe = loading.with_denoiser(loaded, model)
+
+        def seen(pixels: list[np.ndarray], step: int | None, start: int = start, part: list = part) -> list[Picture]:
+            return [Picture(who, start + n, *part[n], made, step) for n, made in enumerate(pixels)]
+
+        def work(emit: Callable[[Any], None], part: list = part, pipe: Any = pipe) -> tuple[list[np.ndarray], float]:
+            aside = 0.0
+
+            def on_step(i: int, t: float, latents: Any) -> None:
+                nonlocal aside
+                emit(i)
+                if i in watched:
+                    paused = time.monotonic()
+                    emit((i, loading.decode(loaded, latents)))
+                    aside += time.monotonic() - paused
+
+            begun = time.monotonic()
+            prompts, seeds = [p for p, _ in part], [s for _, s in part]
+            made = loading.sample(
+                pipe, loaded, prompts=prompts, seeds=seeds, sampling=comparison.sampling, on_step=on_step
+            )
+            return made, time.monotonic() - begun - aside
+
+        stream = streamed(work)
+        while True:
+            try:
+                item = next(stream)
+            except StopIteration as end:
+                made, seconds = end.value
+                break
+            if isinstance(item, tuple):
+                yield from seen(item[1], item[0])
+            else:
+                yield at(start * steps + (item + 1) * len(part), len(jobs) * steps)
+        pictures += made
+        spent += seconds
+        if shown:
+            yield from seen(made, None)
+    return pictures, spent
+
+
+def streamed(work: Callable[[Callable[[Any], None]], Value]) -> Generator[Any, None, Value]:
+    """Run `work(emit)` in a thread and yield what it emits; its value is returned, its error raised here.
+
+    Closing the generator makes the next `emit` raise inside of `work`, and waits for its end. A pipeline call cannot
+    yield by itself: this is how it streams and how it is cancelled.
+    """
+    queue: SimpleQueue = SimpleQueue()
+    stop, over = threading.Event(), object()
+    outcome: dict[str, Any] = {}
+
+    def emit(item: Any) -> None:
+        if stop.is_set():
+            raise Cancelled
+        queue.put(item)
+
+    def target() -> None:
+        try:
+            outcome["value"] = work(emit)
+        except BaseException as error:
+            outcome["error"] = error
+        finally:
+            queue.put(over)
+
+    thread = threading.Thread(target=target, daemon=True)
+    thread.start()
+    try:
+        while (item := queue.get()) is not over:
+            yield item
+    finally:
+        stop.set()
+        thread.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["value"]
+
+
+def _scores(jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]) -> Iterator[PictureScore]:
+    for who, pictures in drawn.items():
+        if who == FLOAT_NAME:
+            continue
+        for (prompt, seed), ours, floats in zip(jobs, pictures, drawn[FLOAT_NAME], strict=True):
+            quality = {"psnr": pixel.psnr(ours, floats), "ssim": pixel.ssim(ours, floats)}
+            yield PictureScore(recipe=who, prompt=prompt, seed=seed, **quality)
+
+
+def _floor(ours: list[np.ndarray], others: list[np.ndarray]) -> dict[str, float]:
+    """Mean PSNR and SSIM of float pictures against float pictures of the same prompts with another seed."""
+    pairs = list(zip(ours, others, strict=False))
+    return {
+        "psnr": float(np.mean([pixel.psnr(a, b) for a, b in pairs])),
+        "ssim": float(np.mean([pixel.ssim(a, b) for a, b in pairs])),
+    }
