@@ -236,7 +236,7 @@ class Recipe(Spec):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.version != 1:
-            raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq or write the recipe anew.")
+            raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq or start anew.")
         if isinstance(self.grouping, ManualGroups) and any(b >= self.sampling.steps for b in self.grouping.boundaries):
             raise DmqError(
                 f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for {self.sampling.steps} steps, "

@@ -236,3 +236,23 @@ def remove(name: str) -> None:
     if not folder.is_dir():
         raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
     shutil.rmtree(folder)
+
+
+# --- what ships ----------------------------------------------------------------------------------------------------
+
+
+def shipped_recipes() -> dict[str, Recipe]:
+    """The recipes of assets/recipes by name, in the order of their files."""
+    found = (jsonio.read(file) for file in sorted((ASSETS / "recipes").glob("*.json")))
+    return {recipe.name: recipe for recipe in found}
+
+
+def contact_sheet(rows: dict[str, list[np.ndarray]], gap: int = 4) -> Image.Image:
+    """One picture of many: a row for each key, its pictures from left to right on white. Pictures have one size."""
+    height, width = next(iter(rows.values()))[0].shape[:2]
+    across = max(len(row) for row in rows.values())
+    sheet = Image.new("RGB", (across * (width + gap) + gap, len(rows) * (height + gap) + gap), "white")
+    for y, row in enumerate(rows.values()):
+        for x, picture in enumerate(row):
+            sheet.paste(Image.fromarray(picture), (gap + x * (width + gap), gap + y * (height + gap)))
+    return sheet

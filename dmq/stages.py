@@ -1,4 +1,4 @@
-"""From a recipe to statistics, groups, a plan, a quantized model, pictures and a report: what pages, CLI and Python call.
+"""From a recipe to statistics, a plan, a quantized model, pictures and a report: what pages, CLI and Python call.
 
 What only reads finished statistics returns at once (`errors`, `plan`); what runs a model is a generator that yields
 `Progress` (and `Picture`s), whose value comes with its end (`finish`), and which can be closed at any time.
@@ -95,7 +95,7 @@ def info(model: str) -> ModelInfo:
 
 
 def for_model(recipe: Recipe, model: str) -> Recipe:
-    """`recipe` moved to another model, with that model's sampling; boundaries set by hand keep their places in time."""
+    """`recipe` for another model, with that model's sampling; boundaries set by hand keep their places in time."""
     sampling = EMBEDDED.get(model, recipe.sampling)
     grouping, old, new = recipe.grouping, recipe.sampling.steps, sampling.steps
     if isinstance(grouping, ManualGroups):
@@ -243,6 +243,11 @@ def run(recipe: Recipe, comparison: Comparison, *, name: str) -> Generator[Progr
     runs.folder_of(name)  # a name that cannot be saved is better refused before the work than after it
     yield from capture(recipe)
     return (yield from compare(comparison, (recipe,), name=name))
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where two pictures differ, four times brighter than it is, uint8 [H, W, 3]."""
+    return pixel.difference(a, b)
 
 
 def _check(recipes: tuple[Recipe, ...]) -> None:
