@@ -1,0 +1,166 @@
+"""emoji-sd, the text encoder and the U-Net: trained together on the latents of emoji and of compositions."""
+
+import random
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+
+from training import captions, compositions, pictures, vae, words
+from training.loop import Checkpoint, Schedule, train
+from training.prompts import COMPOSITIONS
+
+
+BATCH = 48
+COMPOSED = 8  # of each batch
+COMPOSED_PICTURES = 6000
+WIDTH = 128
+
+
+def new_text_encoder(vocabulary: int) -> CLIPTextModel:
+    """Two layers of 128; what it must know is a few thousand words."""
+    config = CLIPTextConfig(
+        vocab_size=vocabulary,
+        hidden_size=WIDTH,
+        intermediate_size=512,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=words.LENGTH,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+        projection_dim=WIDTH,
+    )
+    return CLIPTextModel(config)
+
+
+def new_unet() -> UNet2DConditionModel:
+    """8.8 million weights, cross-attention at 16x16 and 8x8."""
+    return UNet2DConditionModel(
+        sample_size=16,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 128, 192),
+        down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,  # the number of heads, whatever the argument is called
+        norm_num_groups=32,
+    )
+
+
+def new_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's betas and DDIM settings."""
+    return DDIMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+    )
+
+
+class Lessons:
+    """Everything the text encoder and the U-Net learn from: pictures, captions, compositions and their latents."""
+
+    def __init__(self, cache: Path):
+        self.pictures, names, texts = pictures.load(cache)
+        self.subjects = captions.describe(names, texts)
+        plain_names = [s.name for s in self.subjects]
+        self.composed, self.composed_captions = compositions.compose(
+            self.pictures, plain_names, texts, COMPOSED_PICTURES, set(COMPOSITIONS)
+        )
+        self.vocabulary = words.build_vocabulary(self.subjects, [*self.composed_captions, *COMPOSITIONS])
+        self.tokenizer = words.build_tokenizer(self.vocabulary)
+
+    def encode(self, cache: Path, autoencoder: AutoencoderKL) -> tuple[Tensor, Tensor]:
+        """Scaled latent means of pictures and compositions, kept in the cache."""
+        path = cache / "latents.npz"
+        if not path.exists():
+            np.savez(
+                path,
+                pictures=vae.encode_all(autoencoder, self.pictures),
+                composed=vae.encode_all(autoencoder, self.composed),
+            )
+        kept, scale = np.load(path), autoencoder.config.scaling_factor
+        return torch.from_numpy(kept["pictures"]) * scale, torch.from_numpy(kept["composed"]) * scale
+
+    def tokens(self, texts: list[str]) -> Tensor:
+        """Token numbers (texts, 12)."""
+        padded = self.tokenizer(texts, padding="max_length", truncation=True, max_length=words.LENGTH)
+        return torch.tensor(padded.input_ids)
+
+
+def carry_embeddings(
+    encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerFast, old: CLIPTextModel, old_words: dict[str, int], subjects
+) -> None:
+    """Copy the old encoder's weights; a word it does not know starts as the mean of the words it is a keyword of."""
+    weights = old.state_dict()
+    key = next(k for k in weights if k.endswith("token_embedding.weight"))
+    table = weights.pop(key)
+    encoder.load_state_dict(weights, strict=False)
+    new = encoder.state_dict()[key]
+    for word, number in tokenizer.get_vocab().items():
+        if word in old_words:
+            new[number] = table[old_words[word]]
+        elif near := [old_words[w] for w in sorted(words.relatives(word, subjects)) if w in old_words][:8]:
+            new[number] = table[near].mean(0) + 0.3 * new[number]
+
+
+def open_run(cache: Path, seed: int, lessons: Lessons, start: Path | None) -> tuple[CLIPTextModel, UNet2DConditionModel, Checkpoint]:
+    """Both networks and their checkpoint; a new run may start from the weights of a saved pipeline."""
+    torch.manual_seed(seed)
+    encoder, unet = new_text_encoder(len(lessons.vocabulary)), new_unet()
+    path = cache / "emoji-sd.safetensors"
+    if start and not path.exists():
+        unet.load_state_dict(UNet2DConditionModel.from_pretrained(start, subfolder="unet").float().state_dict())
+        old = CLIPTextModel.from_pretrained(start, subfolder="text_encoder").float()
+        old_words = AutoTokenizer.from_pretrained(start, subfolder="tokenizer").get_vocab()
+        with torch.no_grad():
+            carry_embeddings(encoder, lessons.tokenizer, old, old_words, lessons.subjects)
+    unet = unet.to(memory_format=torch.channels_last)
+    return encoder, unet, Checkpoint(path, [*unet.parameters(), *encoder.parameters()], seed)
+
+
+def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
+    """`count` timesteps in 0 to 999, one drawn from each of `count` equal ranges: less noise than independent draws."""
+    return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * 1000).long()
+
+
+def noise_loss(
+    unet: UNet2DConditionModel, clean: Tensor, hidden: Tensor, abar: Tensor, generator: torch.Generator
+) -> tuple[Tensor, float]:
+    """The min-SNR weighted loss (gamma 5, arXiv:2303.09556) and the plain noise error of one batch."""
+    t = spread_timesteps(len(clean), generator)
+    noise = torch.randn(clean.shape, generator=generator)
+    a = abar[t][:, None, None, None]
+    noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
+    error = (unet(noisy, t, hidden).sample - noise).pow(2).mean((1, 2, 3))
+    snr = abar[t] / (1 - abar[t])
+    return (snr.clamp(max=5) / snr * error).mean(), error.mean().item()
+
+
+def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
+    """Train text encoder and U-Net up to `schedule.steps`, from the checkpoint in `cache` if there is one."""
+    lessons = Lessons(cache)
+    latents, composed = lessons.encode(cache, vae.load_encoder(cache, start))
+    encoder, unet, checkpoint = open_run(cache, schedule.seed, lessons, start)
+    encoder.train()
+    abar = new_scheduler().alphas_cumprod
+
+    def loss_of(generator: torch.Generator) -> tuple[Tensor, float]:
+        chance = random.Random(int(torch.randint(0, 2**31, (1,), generator=generator)))
+        plain, mixed = chance.sample(range(len(latents)), BATCH - COMPOSED), chance.sample(range(len(composed)), COMPOSED)
+        texts = [captions.choose(lessons.subjects[i], chance) for i in plain]
+        texts += [lessons.composed_captions[i] if chance.random() > 0.1 else "" for i in mixed]
+        order = torch.randperm(BATCH, generator=generator)
+        clean = torch.cat([latents[plain], composed[mixed]])[order]
+        hidden = encoder(lessons.tokens([texts[i] for i in order])).last_hidden_state
+        return noise_loss(unet, clean, hidden, abar, generator)
+
+    train(checkpoint, schedule, loss_of)
