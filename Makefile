@@ -1,0 +1,45 @@
+# make run    the app on http://127.0.0.1:7860        make test   everything tests need, then all tests
+# make train  the embedded models, from nothing        make bench  every figure the README and the notes quote
+
+PYTHON ?= python3
+BIN := .venv/bin
+export GRADIO_ANALYTICS_ENABLED := False
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: run test train bench lint clean
+
+run: .venv/run.done
+	$(BIN)/dmq serve
+
+test: .venv/dev.done
+	tools/browser.sh
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+train: .venv/train.done
+	$(BIN)/python -m training
+
+bench: .venv/dev.done
+	for script in capture simulate interactive start; do $(BIN)/python bench/$$script.py || exit 1; done
+
+lint: .venv/dev.done
+	$(BIN)/ruff check .
+
+.venv/bin/python:
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dmq needs Python 3.11 or newer; try make PYTHON=python3.12')"
+	$(PYTHON) -m venv .venv
+
+.venv/run.done: requirements.txt pyproject.toml | .venv/bin/python
+	tools/install.sh requirements.txt
+	touch $@
+
+.venv/dev.done: requirements.txt requirements-dev.txt pyproject.toml | .venv/bin/python
+	tools/install.sh requirements-dev.txt
+	touch .venv/run.done $@
+
+.venv/train.done: requirements.txt requirements-train.txt pyproject.toml | .venv/bin/python
+	tools/install.sh requirements-train.txt
+	touch .venv/run.done $@
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,178 @@
+"""The command line: `dmq serve | capture | run | show | compare`. Every command is three or four lines of Python."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+from . import __version__, jsonio, runs
+from .errors import DmqError
+from .recipe import EMBEDDED, Comparison, Recipe
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Carry a command out; returns the exit code: 0, 1 for what the user can fix, 130 after Ctrl-C."""
+    chosen = parser().parse_args(arguments)
+    try:
+        chosen.command(chosen)
+    except DmqError as error:
+        print(f"dmq: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ndmq: stopped; nothing half-written was left.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="dmq", description=__doc__.split(".")[0])
+    top.add_argument("--version", action="version", version=f"dmq {__version__}")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def add(name: str, command: Callable, help: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=help, description=help)
+        made.set_defaults(command=command)
+        return made
+
+    one = add("serve", serve, "Start the app in the browser.")
+    one.add_argument("--host", default="127.0.0.1")
+    one.add_argument("--port", type=int, default=7860)
+    one = add("capture", capture, "Watch the float model draw, and keep its activation statistics.")
+    recipe_argument(one)
+    one.add_argument("--again", action="store_true", help="even if there are such statistics already")
+    one = add("run", run, "Capture if needed, quantize, compare with the float model, save the run.")
+    recipe_argument(one)
+    comparison_arguments(one)
+    one = add("compare", compare, "Compare several recipes of one model, from the same noise.")
+    one.add_argument("recipes", nargs="+", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
+    one.add_argument("--model", help="use this model instead of the recipes' own")
+    comparison_arguments(one)
+    one = add("show", show, "List the runs, or print one.")
+    one.add_argument("run", nargs="?", metavar="RUN")
+    one.add_argument("--remove", action="store_true", help="delete it")
+    return top
+
+
+def recipe_argument(to: argparse.ArgumentParser) -> None:
+    to.add_argument("recipe", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
+    to.add_argument("--model", help=f"use this model instead: {', '.join(EMBEDDED)}, a folder, or a Hub id")
+
+
+def comparison_arguments(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--prompt", action="append", dest="prompts", metavar="TEXT", help="may be given several times")
+    to.add_argument("--seed", action="append", dest="seeds", type=int, metavar="N", help="may be given several times")
+    to.add_argument("--steps", type=int, help="other than the recipe's")
+    to.add_argument("--guidance", type=float, help="other than the recipe's")
+    to.add_argument("--name", help="of the run; the recipe's unless given")
+
+
+def chosen_recipe(name: str, model: str | None) -> Recipe:
+    """The recipe in a file, or one that ships, for another model if one is named."""
+    shipped = runs.shipped_recipes()
+    if Path(name).suffix != ".json" and name not in shipped:
+        raise DmqError(f"no recipe called {name!r}; give a .json file or one of: {'; '.join(shipped)}.")
+    recipe = shipped[name] if name in shipped else jsonio.read(name)
+    if model is None:
+        return recipe
+    from . import stages
+
+    return stages.for_model(recipe, model)
+
+
+def chosen_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:
+    """What to draw: the command line's wishes, and the recipe's sampling for the rest."""
+    wishes = {"steps": given.steps, "guidance": given.guidance}
+    wishes = {name: value for name, value in wishes.items() if value is not None}
+    sampling = dataclasses.replace(recipe.sampling, **wishes)
+    return Comparison(
+        prompts=tuple(given.prompts or Comparison().prompts), seeds=tuple(given.seeds or (0,)), sampling=sampling
+    )
+
+
+def told(work: Generator[Any, None, Any]) -> Any:
+    """Run a stage to its end, its progress on one line of standard error; returns its value."""
+    last = ""
+    try:
+        while True:
+            item = next(work)
+            if hasattr(item, "total"):
+                line = str(item)
+                print("\r" + line.ljust(len(last)), end="", file=sys.stderr, flush=True)
+                last = line
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()
+        if last:
+            print(file=sys.stderr)
+
+
+def serve(given: argparse.Namespace) -> None:
+    from app import launch
+
+    launch(host=given.host, port=given.port)
+
+
+def capture(given: argparse.Namespace) -> None:
+    from . import stages
+
+    recipe = chosen_recipe(given.recipe, given.model)
+    print(told(stages.capture(recipe, again=given.again)))
+
+
+def run(given: argparse.Namespace) -> None:
+    from . import stages
+
+    recipe = chosen_recipe(given.recipe, given.model)
+    name = given.name or runs.free_name(recipe.name)
+    told(stages.run(recipe, chosen_comparison(given, recipe), name=name))
+    print_run(name)
+
+
+def compare(given: argparse.Namespace) -> None:
+    from . import stages
+
+    recipes = tuple(chosen_recipe(name, given.model) for name in given.recipes)
+    name = given.name or runs.free_name(" vs ".join(recipe.name for recipe in recipes))
+    told(stages.compare(chosen_comparison(given, recipes[0]), recipes, name=name))
+    print_run(name)
+
+
+def show(given: argparse.Namespace) -> None:
+    if given.run is None:
+        for name in runs.names():
+            print(name)
+        if not runs.names():
+            print(f"no runs in {runs.home()} yet; `dmq run` makes one.", file=sys.stderr)
+    elif given.remove:
+        runs.remove(given.run)
+    else:
+        print_run(given.run)
+
+
+def print_run(name: str) -> None:
+    """The report of a run as plain text: quality with its noise floor, bytes, seconds, coverage."""
+    report = runs.load_report(name)
+    print(f"{name}: {runs.folder_of(name)}")
+    width = max(len(who) for who in report.seconds)
+    print(f"{'':{width}}  PSNR dB    SSIM       MB  seconds")
+    for who, seconds in report.seconds.items():
+        mine = [score for score in report.scores if score.recipe == who]
+        quality = " " * 15
+        if mine:
+            means = (sum(getattr(score, part) for score in mine) / len(mine) for part in ("psnr", "ssim"))
+            quality = "{:7.2f}  {:6.4f}".format(*means)
+        print(f"{who:{width}}  {quality}  {report.bytes[who] / 1e6:7.2f}  {seconds:7.1f}")
+    floor = report.noise_floor
+    print(f"{report.samples} pictures each; float pictures with other seeds are at "
+          f"{floor['psnr']:.2f} dB, SSIM {floor['ssim']:.4f}.")
+    for who, line in report.coverage.items():
+        print(f"{who}: {line}")
+    for warning in report.warnings:
+        print(f"note: {warning}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
