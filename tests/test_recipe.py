@@ -1,0 +1,125 @@
+import json
+import re
+
+import pytest
+
+from dmq import jsonio, runs
+from dmq.errors import DmqError
+from dmq.recipe import (
+    MAX_PROMPT,
+    Activations,
+    Comparison,
+    ManualGroups,
+    MinMax,
+    OptimalGroups,
+    Override,
+    PerChannel,
+    PerGroup,
+    Recipe,
+    Sampling,
+    Weights,
+)
+
+
+RICH = Recipe(
+    name="all at once",
+    model="emoji-ddpm",
+    sampling=Sampling(steps=100, guidance=0.0),
+    weights=Weights(bits=4, granularity=PerGroup(size=16), range=MinMax()),
+    activations=Activations(bits=6, attention_bits=8, granularity=PerChannel(), range=MinMax()),
+    grouping=ManualGroups(boundaries=(10, 99)),
+    overrides=(Override(layers="*.conv1", weight_bits=8), Override(layers="conv_in", activation_bits=8)),
+    on_miss="nearest",
+)
+
+
+RECIPES = {"default": Recipe(), "kind": Recipe(grouping=OptimalGroups(count=3)), "rich": RICH}
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+@pytest.mark.parametrize("short", [False, True], ids=["file", "link"])
+def test_a_recipe_survives_json(recipe, short):
+    assert jsonio.loads(jsonio.dumps(recipe, short=short)) == recipe
+
+
+def test_a_link_holds_only_what_differs():
+    assert json.loads(jsonio.dumps(Recipe(model="x"), short=True)) == {"kind": "Recipe", "model": "x"}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"grouping": {"kind": "OptimalGroups", "cuont": 4}},
+         "recipe.grouping.cuont: unknown name 'cuont', did you mean 'count'?"),
+        ({"grouping": {"kind": "Optimal"}},
+         "recipe.grouping.kind: unknown name 'Optimal', did you mean 'OptimalGroups'?"),
+        ({"wieghts": {}}, "recipe.wieghts: unknown name 'wieghts', did you mean 'weights'?"),
+        ({"weights": {"bits": 99}},
+         "recipe.weights: bits is 99, not one of 2, 3, 4, 5, 6, 7, 8, 10, 16, 32."),
+        ({"weights": {"bits": "8"}}, "recipe.weights.bits: expected int, got '8'."),
+        ({"weights": {"bits": True}}, "recipe.weights.bits: expected int, got True."),
+        ({"grouping": {"kind": "ManualGroups", "boundaries": [5, 3]}},
+         "recipe.grouping: boundaries must rise strictly and start above 0, got [5, 3]."),
+        ({"grouping": {"kind": "ManualGroups", "boundaries": [0, 3]}},
+         "recipe.grouping: boundaries must rise strictly and start above 0, got [0, 3]."),
+        ({"grouping": {"kind": "ManualGroups", "boundaries": [10, 50]}},
+         "recipe: grouping.boundaries must lie in 1 to 49 for 50 steps, got [10, 50]."),
+        ({"overrides": [{"weight_bits": 4}]}, "recipe.overrides[0].layers: missing; every Override needs it."),
+        ({"overrides": [{"layers": "*", "weight_bits": 9}]},
+         "recipe.overrides[0]: weight_bits is 9, not one of 2, 3, 4, 5, 6, 7, 8, 10, 16, 32."),
+        ({"sampling": {"steps": 0}}, "recipe.sampling: steps is 0, outside 1 to 1000."),
+        ({"calibration": {"prompts": ["a", " "]}}, "recipe.calibration: a prompt is empty; write what to draw."),
+        ({"activations": {"granularity": {"kind": "PerChannel"}}},
+         "recipe.activations: per-channel activations need range MinMax: histograms are kept per tensor."),
+        ({"on_miss": "guess"}, "recipe: on_miss is 'guess', not one of error, nearest."),
+        ({"version": 2}, "recipe: version is 2; this dmq reads version 1. Update dmq or start anew."),
+        ([], "recipe: expected Recipe, got []."),
+        ({"kind": ["x"]}, "recipe.kind: unknown name ['x']."),
+    ],
+)
+def test_errors_say_where_and_what(data, message):
+    with pytest.raises(DmqError) as caught:
+        jsonio.loads(json.dumps(data))
+    assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [("{", "this is no JSON"), ("[" * 100_000, "this is no JSON"), (" " * 300_000, "at most 200000 are read")],
+    ids=["cut", "deep", "long"],
+)
+def test_what_is_no_json_is_one_line(text, says):
+    with pytest.raises(DmqError, match=says) as caught:
+        jsonio.loads(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(DmqError, match=re.escape(str(tmp_path / "no.json"))):
+        jsonio.read(tmp_path / "no.json")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"prompts": ("",)}, "a prompt is empty"),
+        ({"prompts": ("x" * 10_000,)}, f"10000 characters; at most {MAX_PROMPT}"),
+        ({"seeds": ()}, "at least one prompt and one seed"),
+        ({"seeds": (-1,)}, "whole numbers from 0"),
+    ],
+    ids=["empty", "long", "no-seed", "negative"],
+)
+def test_a_comparison_refuses(fields, says):
+    with pytest.raises(DmqError, match=says):
+        Comparison(**fields)
+
+
+def test_an_override_matches_by_glob():
+    rule = Override(layers="down_blocks.*.to_q", weight_bits=4)
+    assert rule.matches("down_blocks.0.attn1.to_q")
+    assert not rule.matches("up_blocks.0.attn1.to_q")
+
+
+def test_every_recipe_that_ships_is_read_and_named_once():
+    files = list((runs.ASSETS / "recipes").glob("*.json"))
+    assert len(runs.shipped_recipes()) == len(files) >= 10
