@@ -1,7 +1,8 @@
 """Run folders: what was captured and measured, saved so that it can be opened again.
 
     RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors
-    RUNS/NAME/            recipe.json, comparison.json, report.json, pictures/*.png
+    RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
+                          pictures/W/NNN.png, pictures/W/NNN-at-IIII.png   W: 0 float, then the recipes; I: a step on the way
 
 Everything is written under a temporary name and renamed, so a folder is either whole or not there.
 """
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
@@ -195,18 +196,25 @@ def save_run(
     comparison: Comparison,
     report: Report,
     pictures: dict[str, list[np.ndarray]],
+    on_the_way: dict[str, dict[tuple[int, int], np.ndarray]],
 ) -> Path:
-    """Write a finished comparison, `pictures` by recipe name as uint8 [H, W, 3], and return its folder."""
+    """Write a finished comparison and return its folder.
+
+    Pictures are uint8 [H, W, 3], by recipe name in the report's order (float first); those `on_the_way` by
+    (position among the pictures, step).
+    """
     folder = folder_of(name)
     with written(folder) as part:
         for n, recipe in enumerate(recipes):
             (part / ("recipe.json" if n == 0 else f"recipe-{n + 1}.json")).write_text(jsonio.dumps(recipe), "utf-8")
         (part / "comparison.json").write_text(jsonio.dumps(comparison), "utf-8")
-        (part / "pictures").mkdir()
-        for who, drawn in pictures.items():
-            for n, picture in enumerate(drawn):
-                stem = re.sub(r"[^A-Za-z0-9._+-]+", "-", who) or "recipe"
-                Image.fromarray(picture).save(part / "pictures" / f"{stem}-{n:03d}.png")
+        for w, who in enumerate(report.seconds):
+            place = part / "pictures" / str(w)
+            place.mkdir(parents=True)
+            for n, picture in enumerate(pictures[who]):
+                Image.fromarray(picture).save(place / f"{n:03d}.png")
+            for (n, i), picture in on_the_way[who].items():
+                Image.fromarray(picture).save(place / f"{n:03d}-at-{i:04d}.png")
         (part / "report.json").write_text(json.dumps(asdict(report), indent=2), "utf-8")
     return folder
 
@@ -230,6 +238,30 @@ def load_recipes(name: str) -> tuple[Recipe, ...]:
     return tuple(jsonio.read(file) for file in files)
 
 
+def load_pictures(name: str) -> dict[str, list[np.ndarray]]:
+    """The finished pictures of a run, uint8 [H, W, 3], by recipe name with float first."""
+    place = folder_of(name) / "pictures"
+    return {
+        who: [np.asarray(Image.open(file)) for file in sorted((place / str(w)).glob("[0-9][0-9][0-9].png"))]
+        for w, who in enumerate(load_report(name).seconds)
+    }
+
+
+def load_steps(name: str) -> dict[str, dict[tuple[int, int], np.ndarray]]:
+    """The pictures on the way of a run, by recipe name and (position among its pictures, step)."""
+    found: dict[str, dict[tuple[int, int], np.ndarray]] = {}
+    for w, who in enumerate(load_report(name).seconds):
+        files = sorted((folder_of(name) / "pictures" / str(w)).glob("*-at-*.png"))
+        keys = (tuple(int(number) for number in file.stem.split("-at-")) for file in files)
+        found[who] = {key: np.asarray(Image.open(file)) for key, file in zip(keys, files, strict=True)}
+    return found
+
+
+def load_comparison(name: str) -> Comparison:
+    """What was drawn in a run."""
+    return jsonio.read(folder_of(name) / "comparison.json", Comparison)
+
+
 def remove(name: str) -> None:
     """Delete a run. Raises DmqError if there is none of that name."""
     folder = folder_of(name)
@@ -247,12 +279,19 @@ def shipped_recipes() -> dict[str, Recipe]:
     return {recipe.name: recipe for recipe in found}
 
 
-def contact_sheet(rows: dict[str, list[np.ndarray]], gap: int = 4) -> Image.Image:
-    """One picture of many: a row for each key, its pictures from left to right on white. Pictures have one size."""
+def contact_sheet(name: str, gap: int = 4) -> Path:
+    """A PNG with all pictures of a run, in a temporary folder: a row for each recipe with its name on the left."""
+    rows = load_pictures(name)
     height, width = next(iter(rows.values()))[0].shape[:2]
+    font = ImageFont.load_default(size=13)
+    margin = round(max(font.getlength(who) for who in rows)) + 2 * gap
     across = max(len(row) for row in rows.values())
-    sheet = Image.new("RGB", (across * (width + gap) + gap, len(rows) * (height + gap) + gap), "white")
-    for y, row in enumerate(rows.values()):
+    sheet = Image.new("RGB", (margin + across * (width + gap), len(rows) * (height + gap) + gap), "white")
+    for y, (who, row) in enumerate(rows.items()):
+        top = gap + y * (height + gap)
+        ImageDraw.Draw(sheet).text((gap, top + height // 2), who, fill="black", font=font, anchor="lm")
         for x, picture in enumerate(row):
-            sheet.paste(Image.fromarray(picture), (gap + x * (width + gap), gap + y * (height + gap)))
-    return sheet
+            sheet.paste(Image.fromarray(picture), (margin + x * (width + gap), top))
+    file = Path(tempfile.mkdtemp(prefix="dmq-")) / f"{name}.png"
+    sheet.save(file)
+    return file

@@ -179,13 +179,22 @@ def _table(_folder: Path, _fingerprint: str, activations: Any, bits: tuple[int, 
 
 def errors(recipe: Recipe) -> GroupErrors:
     """The activations' quantization error under `recipe`'s partition, per site and step, without running a model."""
-    made = table(recipe)
-    return made.errors(group_timesteps(recipe.grouping, made))
+    return _errors(table(recipe), recipe.grouping)
+
+
+@lru_cache(maxsize=32)
+def _errors(made: ErrorTable, grouping: Any) -> GroupErrors:
+    return made.errors(group_timesteps(grouping, made))
 
 
 def error_curves(recipe: Recipe, counts: tuple[int, ...]) -> dict[str, list[float]]:
     """Total relative error against the number of groups, for uniform and for optimal cuts."""
-    return error_against_count(table(recipe), counts)
+    return _curves(table(recipe), counts)
+
+
+@lru_cache(maxsize=8)
+def _curves(made: ErrorTable, counts: tuple[int, ...]) -> dict[str, list[float]]:
+    return error_against_count(made, counts)
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -213,6 +222,7 @@ def compare(
     loaded = loading.load(recipes[0].model)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
     drawn: dict[str, list[np.ndarray]] = {}
+    on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}
     seconds, plans, notes = {}, {}, []
     floor_jobs = [(prompt, comparison.seeds[0] + 1) for prompt in comparison.prompts[:BATCH]]
     for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
@@ -221,7 +231,9 @@ def compare(
             yield Progress(f"Quantize {who}", 0, 1)
             plans[who] = plan(recipe)
             model = quantized(loaded.denoiser, plans[who], loaded.adapter)
-        drawn[who], seconds[who] = yield from _draw(loaded, model, who, jobs, comparison)
+        on_the_way[who] = {}
+        work = _draw(loaded, model, who, jobs, comparison)
+        drawn[who], seconds[who] = yield from _keeping(work, on_the_way[who])
         notes += [f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())]
     others, _ = yield from _draw(loaded, loaded.denoiser, "noise floor", floor_jobs, comparison, shown=False)
     report = Report(
@@ -234,8 +246,24 @@ def compare(
         warnings=tuple(notes),
     )
     if name is not None:
-        runs.save_run(name, recipes, comparison, report, drawn)
+        runs.save_run(name, recipes, comparison, report, drawn, on_the_way)
     return report
+
+
+def _keeping(
+    work: Generator[Any, None, Value], kept: dict[tuple[int, int], np.ndarray]
+) -> Generator[Any, None, Value]:
+    """`work`, with its pictures on the way put into `kept` as they pass."""
+    try:
+        while True:
+            item = next(work)
+            if isinstance(item, Picture) and item.step is not None:
+                kept[item.index, item.step] = item.pixels
+            yield item
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()
 
 
 def run(recipe: Recipe, comparison: Comparison, *, name: str) -> Generator[Progress | Picture, None, Report]:

@@ -1,0 +1,94 @@
+"""The parts of stages that need no model; whole runs are in tests/test_whole.py."""
+
+import threading
+
+import pytest
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.recipe import ManualGroups, Recipe, Sampling, UniformGroups
+
+
+def test_streamed_yields_what_is_emitted_and_returns_the_value():
+    def work(emit):
+        for n in range(3):
+            emit(n)
+        return "done"
+
+    stream = stages.streamed(work)
+    seen = []
+    try:
+        while True:
+            seen.append(next(stream))
+    except StopIteration as end:
+        assert end.value == "done"
+    assert seen == [0, 1, 2]
+
+
+def test_closing_a_stream_ends_the_work_and_its_thread():
+    started, over = threading.Event(), threading.Event()
+
+    def work(emit):
+        try:
+            for n in range(10_000_000):
+                started.set()
+                emit(n)
+        finally:
+            over.set()
+
+    before = threading.active_count()
+    stream = stages.streamed(work)
+    next(stream)
+    assert started.is_set()
+    stream.close()
+    assert over.is_set()
+    assert threading.active_count() == before
+
+
+def test_an_error_in_the_work_is_raised_where_it_is_read():
+    def work(emit):
+        emit(1)
+        raise DmqError("broken")
+
+    stream = stages.streamed(work)
+    assert next(stream) == 1
+    with pytest.raises(DmqError, match="broken"):
+        next(stream)
+
+
+def test_finish_returns_the_value():
+    def work():
+        yield 1
+        return 5
+
+    assert stages.finish(work()) == 5
+
+
+def test_boundaries_keep_their_place_in_time_on_another_model():
+    recipe = Recipe(sampling=Sampling(steps=50), grouping=ManualGroups(boundaries=(10, 25, 49)))
+    moved = stages.for_model(recipe, "emoji-ddpm")
+    assert moved.sampling.steps == 100
+    assert moved.grouping == ManualGroups(boundaries=(20, 50, 98))
+    assert stages.for_model(moved, "emoji-sd").grouping == recipe.grouping
+    assert stages.for_model(Recipe(grouping=UniformGroups(count=3)), "emoji-ddpm").grouping == UniformGroups(count=3)
+
+
+def test_missing_statistics_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
+    with pytest.raises(DmqError, match="press Capture, or run `dmq capture`"):
+        stages.statistics(Recipe(sampling=Sampling(steps=3)))
+
+
+@pytest.mark.parametrize(
+    ("recipes", "says"),
+    [
+        ((), "nothing to compare"),
+        ((Recipe(), Recipe(name="b", model="emoji-ddpm")), "different models"),
+        ((Recipe(), Recipe()), "a name of its own"),
+        ((Recipe(name="float"),), "other than 'float'"),
+    ],
+    ids=["none", "models", "twice", "float"],
+)
+def test_a_comparison_that_makes_no_sense_is_refused_before_it_starts(recipes, says):
+    with pytest.raises(DmqError, match=says):
+        next(stages.compare(stages.Comparison(), recipes))
