@@ -3,6 +3,7 @@
 `S` counts sites, `T` distinct timesteps in sampling order, `L` layers.
 """
 
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -43,6 +44,7 @@ class ModelInfo:
     pipeline_parameters: int  # of all parts together
     layers: tuple[Layer, ...]
     fingerprint: str  # of the denoiser's configuration and weights
+    vectors: tuple[int, ...] = ()  # sizes of the 1-D parameters that belong to none of the layers
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -218,6 +220,13 @@ class PlannedLayer:
     bias_bytes: int
     bank: Bank | None  # of its input
 
+    @property
+    def format(self) -> str:
+        """Such as "W8A8"; a part in float has 32 bits, and a layer without a quantized part is "float"."""
+        if self.weights.bits == self.activation_bits == FLOAT:
+            return "float"
+        return f"W{self.weights.bits}A{self.activation_bits}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
@@ -251,6 +260,49 @@ class Plan:
     def average_bits(self) -> float:
         """Bits per weight of the layers, scales and zero points included."""
         return 8 * sum(row.weight_bytes for row in self.layers) / max(1, sum(row.layer.weights for row in self.layers))
+
+    def coverage_line(self) -> str:
+        """What is quantized to what, and everything that stays in float, in one sentence."""
+        formats = Counter(row.format for row in self.layers if row.format != "float").most_common()
+        counts = [f"{n} of {len(self.layers)} layers {name}" for name, n in formats[:1]]
+        counts += [f"{n} {name}" for name, n in formats[1:]]
+        kept = [row for row in self.layers if row.format == "float"]
+        left = [f"{row.layer.name} ({row.reason})" for row in kept[:NAMED]]
+        left += [f"{len(kept) - NAMED} more layers"] if len(kept) > NAMED else []
+        if self.attention:
+            bits = "/".join(f"A{b}" for b in sorted({int(b) for bank in self.attention for b in bank.bits}))
+            counts.append(f"{len(self.attention)} of {self.attention_sites} attention operands {bits}")
+        if len(self.attention) < self.attention_sites:
+            left.append(f"{self.attention_sites - len(self.attention)} attention operands")
+        left += ["1-D parameters"] if self.vector_bits == FLOAT else []
+        return f"{', '.join(counts) or 'nothing quantized'}; float: {', '.join(left) or 'nothing'}"
+
+    def coverage_rows(self) -> list[dict[str, str | int]]:
+        """A row for each layer, then for each quantized attention operand: its bits, why a part is in float, bytes."""
+        rows: list[dict[str, str | int]] = [
+            {
+                "layer": row.layer.name, "kind": row.layer.kind, "block": row.layer.block,
+                "weights": _bits(row.weights.bits), "activations": _bits(row.activation_bits),
+                "groups": len(row.bank.bits) if row.bank else 0, "reason": row.reason,
+                "bytes": row.weight_bytes + row.bias_bytes + (row.bank.bytes if row.bank else 0),
+            }
+            for row in self.layers
+        ]
+        return rows + [
+            {
+                "layer": bank.site.label, "kind": "attention", "block": bank.site.block,
+                "weights": "", "activations": _bits(int(bank.bits.max())),
+                "groups": len(bank.bits), "reason": "", "bytes": bank.bytes,
+            }
+            for bank in self.attention
+        ]
+
+
+NAMED = 4  # float layers that a coverage line names before it counts them
+
+
+def _bits(bits: int) -> str:
+    return "float" if bits == FLOAT else f"{bits} bit"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,99 @@
+"""Which range a grid should cover, from the values themselves: one way for each spec of `recipe.Range`.
+
+Values come as rows, [rows, run], and each row gets a range of its own: a tensor is one row, a channel is a row, a
+group of a channel is a row. Ranges of activations are found elsewhere, from histograms.
+"""
+
+import math
+from functools import singledispatch
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..recipe import MinMax, MseSearch, Percentile
+from .affine import fake_quantize, grid
+
+
+CHUNK = 2**18  # elements looked at together: 1 MB in float32, which stays in the cache
+
+
+@singledispatch
+def find_range(spec: Any, rows: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest value to be covered in each row.
+
+    Shapes: `rows` [R, n] with n > 0 to two tensors [R]. Units: those of `rows`.
+    """
+    raise TypeError(f"no range is written for {type(spec).__name__}")
+
+
+@find_range.register
+def min_max(spec: MinMax, rows: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """The smallest and the largest value of each row."""
+    return tuple(rows.aminmax(dim=1))
+
+
+@find_range.register
+def percentile(spec: Percentile, rows: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """The quantiles that leave out half of `100 - percent` percent on either side, linear between two values.
+
+    As `torch.quantile`, which refuses rows of more than 16 million values.
+    """
+    tail = (1 - spec.percent / 100) / 2
+    return _quantile(rows, tail), _quantile(rows, 1 - tail)
+
+
+@find_range.register
+def mse_search(spec: MseSearch, rows: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    """The range with the smallest squared error among at most `spec.candidates`, of which the full range is one.
+
+    A symmetric range shrinks as a whole. Of an asymmetric one, half of the candidates shrink both ends alike, and the
+    other half then move one end while the other stays: one outlier should not cost both sides.
+    """
+    blocks = rows.split(max(1, CHUNK // rows.shape[1]))
+    found = [_search(block, spec.candidates, bits, symmetric) for block in blocks]
+    low, high = zip(*found, strict=True)
+    return torch.cat(low), torch.cat(high)
+
+
+def squared_error(rows: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Tensor:
+    """The sum over each row of (x - x_hat)^2 on the grid that covers low..high. Shapes: [R, n], [R], [R] to [R]."""
+    scale, zero = grid(low[:, None], high[:, None], bits, symmetric)
+    parts = rows.split(max(1, CHUNK // len(rows)), dim=1)
+    return sum((fake_quantize(part, scale, zero, bits) - part).square_().sum(1) for part in parts)
+
+
+def _search(rows: Tensor, candidates: int, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
+    full_low, full_high = (end.clone() for end in rows.aminmax(dim=1))
+    full_low.clamp_(max=0), full_high.clamp_(min=0)
+    low, high = full_low, full_high
+    best = squared_error(rows, low, high, bits, symmetric)
+
+    def attempt(new_low: Tensor, new_high: Tensor) -> None:
+        nonlocal low, high, best
+        error = squared_error(rows, new_low, new_high, bits, symmetric)
+        better = error < best
+        low, high = torch.where(better, new_low, low), torch.where(better, new_high, high)
+        best = torch.where(better, error, best)
+
+    both = candidates if symmetric else candidates // 2
+    for part in _shares(both):
+        attempt(full_low * part, full_high * part)
+    if not symmetric:
+        one = (candidates - both) // 2
+        for part in _shares(one):
+            attempt(full_low * part, high)
+        for part in _shares(candidates - both - one):
+            attempt(low, full_high * part)
+    return low, high
+
+
+def _shares(count: int) -> list[float]:
+    """What is kept of an end, from nearly all to little; all of it is tried before."""
+    return [part / count for part in range(count - 1, 0, -1)]
+
+
+def _quantile(rows: Tensor, q: float) -> Tensor:
+    place = q * (rows.shape[1] - 1)
+    below, above = (rows.kthvalue(k + 1, dim=1).values for k in (math.floor(place), math.ceil(place)))
+    return torch.lerp(below, above, place - math.floor(place))

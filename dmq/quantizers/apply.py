@@ -1,0 +1,82 @@
+"""A quantized model from a float one and a plan: a new model that shares the memory of whatever stays as it was."""
+
+import torch
+from torch import nn
+
+from ..errors import DmqError
+from ..models.adapter import AbstractAdapter
+from ..models.attention import explicit_products
+from ..models.borrow import borrow, replace
+from ..recipe import FLOAT
+from ..results import Plan, PlannedLayer
+from .bank import ActivationBank, Clock
+from .layers import fake_quantized
+from .plan import vector_format
+from .weights import quantize_weight
+
+
+@torch.no_grad()
+def quantized(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> nn.Module:
+    """A model that simulates `plan`; `model` itself stays as it is, and lends its memory for all that stays in float.
+
+    The result has its `plan` and its `clock`, whose `notes` tell of timesteps that were not calibrated. It is called
+    by one sampler at a time. Raises DmqError if `model` is quantized already, or is not what the plan was made for.
+    """
+    _check(model, plan)
+    twin = borrow(model)
+    clock = Clock(plan.timesteps, plan.on_miss, adapter.timestep)
+    for row in plan.layers:
+        if row.format != "float":
+            replace(twin, row.layer.name, _layer(twin.get_submodule(row.layer.name), row, clock))
+    if plan.attention:
+        explicit_products(twin)
+        for bank in plan.attention:
+            place = f"{bank.site.name}.processor.{bank.site.point}"
+            replace(twin, place, ActivationBank(bank, clock).to(next(twin.parameters()).device))
+    if plan.vector_bits < FLOAT:
+        _quantize_vectors(twin, plan)
+    if any(isinstance(module, ActivationBank) for module in twin.modules()):
+        twin.register_forward_pre_hook(clock.before_call, with_kwargs=True)
+    twin.plan, twin.clock = plan, clock
+    return twin
+
+
+def plan_of(model: nn.Module) -> Plan | None:
+    """The plan that `model` was made from; None for a model that is not quantized."""
+    return vars(model).get("plan")
+
+
+def _layer(layer: nn.Module, row: PlannedLayer, clock: Clock) -> nn.Module:
+    weight = layer.weight
+    if row.weights.bits < FLOAT:
+        weight = nn.Parameter(quantize_weight(weight, row.weights).dequantize().to(weight.dtype), weight.requires_grad)
+    bank = ActivationBank(row.bank, clock).to(weight.device) if row.bank else nn.Identity()
+    return fake_quantized(layer, weight, layer.bias, bank)
+
+
+def _quantize_vectors(twin: nn.Module, plan: Plan) -> None:
+    """Put rounded copies in the place of all 1-D parameters, the biases of layers included."""
+    spec = vector_format(plan.vector_bits, plan.layers[0].weights.symmetric)
+    made: dict[int, nn.Parameter] = {}  # a parameter may be in several places
+    for module in twin.modules():
+        for name, p in module.named_parameters(recurse=False):
+            if p.ndim == 1 and id(p) not in made:
+                made[id(p)] = nn.Parameter(quantize_weight(p, spec).dequantize().to(p.dtype), p.requires_grad)
+            if p.ndim == 1:
+                setattr(module, name, made[id(p)])
+
+
+def _check(model: nn.Module, plan: Plan) -> None:
+    if plan_of(model) is not None:
+        raise DmqError("quantizing twice: this model is quantized already. Start from the float model.")
+    modules = dict(model.named_modules())
+    for row in plan.layers:
+        layer = modules.get(row.layer.name)
+        if layer is None:
+            raise DmqError(f"{row.layer.name}: the model has no such layer; the plan was made for {plan.model!r}.")
+        shape = tuple(layer.weight.shape)
+        if shape != row.layer.shape:
+            raise DmqError(f"{row.layer.name}: weight has shape {shape}, the plan expects {row.layer.shape}.")
+    parameters = sum(p.numel() for p in model.parameters())
+    if 4 * parameters != plan.float_bytes:
+        raise DmqError(f"the model has {parameters} parameters, the plan was made for {plan.float_bytes // 4}.")

@@ -1,0 +1,196 @@
+"""The recipe resolved for one model: bits of every layer and attention operand, banks, exact bytes.
+
+Made from statistics and the model's description alone; no model is loaded here. Bits come from the recipe, then from
+protection, then from the overrides, each stronger than what comes before it.
+"""
+
+import difflib
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ..errors import DmqError
+from ..numerics.affine import grid
+from ..recipe import FLOAT, Activations, Override, PerGroup, PerTensor, Recipe, Weights
+from ..results import ActivationStats, Bank, GroupErrors, Layer, ModelInfo, Plan, PlannedLayer, Site
+from .weights import weight_bytes
+
+
+def site_bits(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> np.ndarray:
+    """The bits of every site of `stats`, [S] uint8; FLOAT for outputs of layers and whatever stays in float.
+
+    Raises DmqError if `stats` are of another model, or if an override matches nothing.
+    """
+    _check(info, recipe, stats)
+    layers = {layer.name: activation for layer, (_, activation, _) in _layer_bits(info, recipe, stats).items()}
+    bits = [
+        _operand_bits(info, recipe, site) if site.kind == "attention"
+        else layers.get(site.name, FLOAT) if site.point == "input"
+        else FLOAT
+        for site in stats.sites
+    ]
+    return np.array(bits, dtype=np.uint8)
+
+
+def make_plan(info: ModelInfo, recipe: Recipe, stats: ActivationStats, errors: GroupErrors) -> Plan:
+    """The plan of `recipe` for the model that `info` describes, with the ranges and groups that `errors` was made of.
+
+    Raises DmqError if statistics and model or recipe do not fit, or if an override matches nothing.
+    """
+    _check(info, recipe, stats)
+    resolved = _layer_bits(info, recipe, stats)
+    rows = [_planned(layer, chosen, recipe, stats, errors) for layer, chosen in resolved.items()]
+    operands = [s for s, site in enumerate(stats.sites) if site.kind == "attention"]
+    bits = {s: _operand_bits(info, recipe, stats.sites[s]) for s in operands}
+    vectors = recipe.weights.bits if not recipe.protection.vectors else FLOAT
+    outside = info.parameters - sum(row.layer.weights + _biases(row.layer) for row in rows)
+    return Plan(
+        model=info.name,
+        fingerprint=info.fingerprint,
+        timesteps=stats.timesteps,
+        on_miss=recipe.on_miss,
+        layers=tuple(rows),
+        attention=tuple(_bank(s, bits[s], recipe, stats, errors) for s in operands if bits[s] < FLOAT),
+        attention_sites=len(operands),
+        vector_bits=vectors,
+        vector_bytes=4 * (outside - sum(info.vectors)) + sum(vector_bytes(size, recipe) for size in info.vectors),
+        float_bytes=4 * info.parameters,
+    )
+
+
+def vector_format(bits: int, symmetric: bool) -> Weights:
+    """How 1-D parameters are quantized when they are not protected: one scale each."""
+    return Weights(bits=bits, symmetric=symmetric, granularity=PerTensor())
+
+
+def vector_bytes(size: int, recipe: Recipe) -> int:
+    """What a 1-D parameter of `size` elements takes under `recipe`."""
+    bits = FLOAT if recipe.protection.vectors else recipe.weights.bits
+    return weight_bytes((size,), vector_format(bits, recipe.weights.symmetric))
+
+
+# --- bits ----------------------------------------------------------------------------------------------------------
+
+
+def _layer_bits(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> dict[Layer, tuple[int, int, str]]:
+    """Weight bits, activation bits and the reason why a part is in float, for every layer in order."""
+    operands = [site for site in stats.sites if site.kind == "attention"]
+    names = [*(layer.name for layer in info.layers), *(s.name for s in operands), *(s.label for s in operands)]
+    for override in recipe.overrides:
+        if not any(map(override.matches, names)):
+            raise _no_match(override, [*names, *(f"{layer.block}.*" for layer in info.layers)])
+    return {layer: _resolve(layer, recipe) for layer in info.layers}
+
+
+def _resolve(layer: Layer, recipe: Recipe) -> tuple[int, int, str]:
+    bits = {"weight": recipe.weights.bits, "activation": recipe.activations.bits}
+    why = dict.fromkeys(bits, "recipe")
+    if recipe.protection.first_last and layer.role in ("first", "last"):
+        bits, why = dict.fromkeys(bits, FLOAT), dict.fromkeys(bits, f"{layer.role} layer")
+    for override in recipe.overrides:
+        for part in bits:
+            chosen = getattr(override, f"{part}_bits")
+            if chosen is not None and override.matches(layer.name):
+                bits[part], why[part] = chosen, f"override {override.layers}"
+    reasons = dict.fromkeys(why[part] for part in bits if bits[part] == FLOAT)
+    return bits["weight"], bits["activation"], ", ".join(reasons)
+
+
+def _operand_bits(info: ModelInfo, recipe: Recipe, site: Site) -> int:
+    """Overrides match an attention's path or its operand's ("….attn1", "….attn1.probs").
+
+    One that matches layers too reaches the operands only if the recipe quantizes them: "*" is not meant to open them.
+    """
+    bits = recipe.activations.attention_bits
+    quantized = bits < FLOAT
+    for override in recipe.overrides:
+        if override.activation_bits is None or not (override.matches(site.name) or override.matches(site.label)):
+            continue
+        if quantized or not any(override.matches(layer.name) for layer in info.layers):
+            bits = override.activation_bits
+    return bits
+
+
+def _no_match(override: Override, names: list[str]) -> DmqError:
+    near = difflib.get_close_matches(override.layers, names, n=1, cutoff=0.0)
+    hint = f"did you mean {near[0]!r}?" if near else "the model has none."
+    return DmqError(f"recipe.overrides: {override.layers!r} matches no layer; {hint} A * stands for any characters.")
+
+
+# --- banks ---------------------------------------------------------------------------------------------------------
+
+
+def _planned(
+    layer: Layer, resolved: tuple[int, int, str], recipe: Recipe, stats: ActivationStats, errors: GroupErrors
+) -> PlannedLayer:
+    weights, activation, reason = resolved
+    spec = replace(recipe.weights, bits=weights)
+    bank = None
+    if activation < FLOAT:
+        s = stats.index.get((layer.name, "input"))
+        if s is None:
+            raise DmqError(f"{layer.name}: the statistics do not have its input. Capture again.")
+        bank = _bank(s, activation, recipe, stats, errors)
+    return PlannedLayer(
+        layer=layer, weights=spec, activation_bits=activation, reason=reason, bank=bank,
+        weight_bytes=weight_bytes(layer.shape, spec),
+        bias_bytes=vector_bytes(_biases(layer), recipe) if layer.bias else 0,
+    )
+
+
+def _biases(layer: Layer) -> int:
+    return layer.shape[0] if layer.bias else 0
+
+
+def _bank(s: int, bits: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors) -> Bank:
+    site, slot = stats.sites[s], errors.groups.slot[s]
+    # Operands of attention have no channels that mean the same in every call: one range serves the whole tensor.
+    channels = not isinstance(recipe.activations.granularity, PerTensor) and site.kind != "attention"
+    if channels:
+        low, high = _channel_ranges(s, recipe.activations, stats, slot)
+    else:
+        steps = [int(np.flatnonzero(slot == k)[0]) for k in range(int(slot.max()) + 1)]
+        low, high = errors.low[s, steps], errors.high[s, steps]
+    if site.point == "probs":
+        low, high = np.maximum(low, 0), np.minimum(high, 1)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise DmqError(f"{site.label}: no range was seen at some of its timesteps. Capture again.")
+    ends = (torch.from_numpy(np.asarray(end, dtype=np.float32)) for end in (low, high))
+    scale, zero = grid(*ends, bits, recipe.activations.symmetric)
+    return Bank(
+        site=site, bits=np.full(len(low), bits, dtype=np.uint8), scale=scale.numpy(),
+        zero=zero.numpy().astype(np.int32), slot=slot.astype(np.int16),
+        axis=(1 if site.kind == "conv" else -1) if channels else None,
+    )
+
+
+def _channel_ranges(
+    s: int, spec: Activations, stats: ActivationStats, slot: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """What was seen of every channel in the steps of each slot, [slots, C]; neighbours of a group share theirs."""
+    members = [slot == k for k in range(int(slot.max()) + 1)]
+    low = np.stack([stats.channel_min[s][steps].min(0) for steps in members])
+    high = np.stack([stats.channel_max[s][steps].max(0) for steps in members])
+    if isinstance(spec.granularity, PerGroup):
+        starts = np.arange(0, low.shape[1], spec.granularity.size)
+        group = np.arange(low.shape[1]) // spec.granularity.size
+        low = np.minimum.reduceat(low, starts, axis=1)[:, group]
+        high = np.maximum.reduceat(high, starts, axis=1)[:, group]
+    return low, high
+
+
+# --- what must fit -------------------------------------------------------------------------------------------------
+
+
+def _check(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> None:
+    if stats.fingerprint != info.fingerprint:
+        raise DmqError(
+            f"the statistics were captured from other weights of {stats.model!r} than those of {info.name!r}. "
+            "Capture again with this model."
+        )
+    if stats.steps != recipe.sampling.steps:
+        raise DmqError(
+            f"recipe.sampling.steps is {recipe.sampling.steps}, but the statistics have {stats.steps} timesteps. "
+            f"Capture again with {recipe.sampling.steps} steps, or set steps to {stats.steps}."
+        )
