@@ -1,0 +1,70 @@
+"""The app: one workbench with a tab for each thing to do. `python app.py`, or `dmq serve`."""
+
+import os
+import threading
+from typing import Any
+
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.recipe import Recipe
+from dmq.runs import ASSETS
+from pages import activations, api, capturing, compare, links, sidebar, start, time_groups
+from pages.shell import Shared, on, set_outside
+
+
+PAGES = {"Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Compare": compare.tab}
+TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
+THEME = gr.themes.Default(
+    primary_hue="indigo", neutral_hue="slate", radius_size="md", spacing_size="md", text_size="md",
+    font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"),
+)  # fmt: skip
+
+
+def opened(request: gr.Request) -> dict[str, Any]:
+    """Model, recipe and tab of the link that was opened."""
+    recipe, tab, wrong = links.parsed(request.query_params, list(TABS))
+    if wrong:
+        gr.Warning(wrong)
+    return set_outside(recipe) | {"open_tab": tab, "tabs": gr.Tabs(selected=tab)}
+
+
+def build() -> gr.Blocks:
+    """The whole app; it loads no model."""
+    with gr.Blocks(title="dmq", fill_width=True, delete_cache=(3600, 3600)) as app:
+        shared = Shared(gr.State(""), gr.State(""), gr.State(""))
+        sidebar.build(shared)
+        with gr.Tabs() as tabs:
+            for key, name in TABS.items():
+                with gr.Tab(name, id=key) as tab:
+                    PAGES[name](shared, tab)
+        capturing.build(shared)
+        api.build()
+        state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
+        on(app.load, opened, [], state)
+    return app
+
+
+def warm() -> None:
+    """Load the model that a new visitor sees first."""
+    try:
+        stages.info(Recipe().model)
+    except DmqError as error:
+        print(error)
+
+
+def launch(**settings: Any) -> None:
+    """Serve the app until it is stopped; `settings` go to Gradio, such as `server_port`."""
+    threading.Thread(target=warm, daemon=True).start()
+    build().queue(max_size=20, default_concurrency_limit=4).launch(
+        theme=THEME, css_paths=ASSETS / "web" / "app.css", enable_monitoring=False, run_history=False, ssr_mode=False,
+        footer_links=["api"], state_session_capacity=50, max_file_size="1mb", **settings,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    launch()

@@ -1,0 +1,51 @@
+// Draws the figure in `props.value` with the plotly.js of the installed wheel, in the colours of the page's theme.
+const Plotly = window.dmqPlotly ??= window.Plotly;  // a gr.Plot on the page puts its own version in the global
+const graph = element.querySelector('.dmq-plot');
+let listening = false;
+
+function themed(layout) {
+  const dark = document.body.classList.contains('dark');
+  const [ink, grid, card] = dark ? ['#d6dbe6', 'rgba(255,255,255,.13)', '#1b2130'] : ['#2b3344', 'rgba(20,30,60,.12)', '#ffffff'];
+  layout.font = {family: 'system-ui, sans-serif', size: 12, ...layout.font, color: ink};
+  layout.paper_bgcolor = layout.plot_bgcolor = 'rgba(0,0,0,0)';
+  layout.hoverlabel = {...layout.hoverlabel, bgcolor: card, bordercolor: grid, font: {color: ink}};
+  layout.legend = {...layout.legend, bgcolor: 'rgba(0,0,0,0)'};
+  layout.modebar = {bgcolor: 'rgba(0,0,0,0)', color: grid, activecolor: ink};
+  for (const axis of ['xaxis', 'yaxis', ...Object.keys(layout).filter(key => /^[xy]axis\d+$/.test(key))])
+    layout[axis] = {...layout[axis], gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true};
+  for (const part of [...(layout.updatemenus ?? []), ...(layout.sliders ?? [])])
+    Object.assign(part, {bgcolor: card, bordercolor: grid, font: {...part.font, color: ink}});
+  return layout;
+}
+
+function draw() {
+  graph.setAttribute('aria-label', props.label || 'Plot');
+  if (!props.value) {
+    Plotly.purge(graph);  // takes the listeners with it
+    listening = false;
+    return;
+  }
+  const figure = JSON.parse(props.value);
+  const config = {displaylogo: false, responsive: false, modeBarButtonsToRemove: ['select2d', 'lasso2d']};
+  Plotly.react(graph, {...figure, layout: themed(figure.layout ?? {}), config}).then(listen);
+}
+
+function listen() {  // `graph.on` exists only once something has been drawn
+  if (listening) return;
+  listening = true;
+  graph.on('plotly_click', ({points: [p]}) => trigger('select', {
+    index: p.pointIndex ?? p.pointNumber,
+    value: p.z ?? p.y,
+    x: p.x, y: p.y, trace: p.curveNumber, custom: p.customdata ?? null,
+  }));
+  graph.on('plotly_relayout', change => change.autosize || trigger('relayout', {ranges: change}));
+}
+
+new ResizeObserver(() => listening && graph.offsetWidth && Plotly.Plots.resize(graph)).observe(graph);
+let dark = document.body.classList.contains('dark');
+new MutationObserver(() => {
+  if (dark === (dark = document.body.classList.contains('dark')) || !graph.isConnected) return;
+  draw();
+}).observe(document.body, {attributes: true, attributeFilter: ['class']});
+watch(['value', 'label'], draw);
+draw();

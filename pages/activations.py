@@ -1,0 +1,153 @@
+"""Activations: where and when they are large, how a layer's distribution moves, and what the grid does to it."""
+
+import json
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import activations as figures
+from dmq.recipe import FLOAT, Recipe
+from dmq.results import ActivationStats
+
+from .shell import Shared, on, read, shows
+from .widgets.plotly_view import PlotlyView
+
+
+POINTS = {"inputs": ("input",), "outputs": ("output",), "attention operands": ("q", "k", "v", "probs")}
+ALL = "all blocks"
+
+
+def rows_of(stats: ActivationStats, point: str, block: str) -> list[int]:
+    """The sites that the heat map shows, one row each."""
+    return [
+        s for s, site in enumerate(stats.sites) if site.point in POINTS.get(point, ()) and block in (ALL, site.block)
+    ]
+
+
+def chosen(stats: ActivationStats, rows: list[int], picked: str) -> tuple[int, int] | None:
+    """Site and step that were clicked, if they are among `rows`; else the first row in the middle of the steps."""
+    if not rows:
+        return None
+    name, point, step = json.loads(picked) if picked else ("", "", stats.steps // 2)
+    s = stats.index.get((name, point), rows[0])
+    return (s if s in rows else rows[0], min(step, stats.steps - 1))
+
+
+def remember(stats: ActivationStats, s: int, step: int) -> str:
+    """The text that `chosen` reads."""
+    return json.dumps([stats.sites[s].name, stats.sites[s].point, step])
+
+
+def show(text: str, statistic: str, point: str, block: str, picked: str) -> dict[str, Any]:
+    """The tab for the current recipe."""
+    recipe = read(text)
+    if not stages.captured(recipe):
+        said = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+        return {"empty": gr.update(value=said, visible=True), "body": gr.update(visible=False)}
+    stats = stages.statistics(recipe)
+    blocks = [ALL, *dict.fromkeys(site.block for site in stats.sites if site.block)]
+    block = block if block in blocks else ALL
+    return {
+        "empty": gr.update(visible=False),
+        "body": gr.update(visible=True),
+        "block": gr.update(choices=blocks, value=block),
+        **overview(recipe, stats, statistic, point, block, picked),
+    }
+
+
+def overview(
+    recipe: Recipe, stats: ActivationStats, statistic: str, point: str, block: str, picked: str
+) -> dict[str, Any]:
+    """The heat map, and the details of the chosen row."""
+    rows = rows_of(stats, point, block)
+    at = chosen(stats, rows, picked)
+    if at is None:
+        return {"heat": None, "title": f"No {point} in {block}."}
+    return {"heat": figures.heatmap(stats, rows, statistic, at), **detail(recipe, stats, *at)}
+
+
+def detail(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
+    """Everything about one site: over time, and at one step."""
+    return {
+        "ridge": figures.ridgeline(stats, s),
+        "fan": figures.fan(stats, s),
+        "film": figures.over_time(stats, s),
+        **at_step(recipe, stats, s, step),
+    }
+
+
+def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
+    """What depends on the step: channels, and the grid over the histogram."""
+    errors = stages.errors(recipe)
+    bits, low, high = int(errors.bits[s]), float(errors.low[s, step]), float(errors.high[s, step])
+    kept = f"grid of {bits} bits, {low:.3g} to {high:.3g}"
+    if bits == FLOAT:
+        bits = min(recipe.activations.bits, 8)
+        low, high = float(stats.minimum[s, step]), float(stats.maximum[s, step])
+        kept = f"this recipe leaves it in float; drawn is what {bits} bits would do"
+    t = stats.timesteps[step]
+    return {
+        "title": f"### {stats.sites[s].label}\nstep {step} of {stats.steps} (t = {t:g}); {kept}",
+        "grid": figures.grid(stats, s, step, low, high, bits, recipe.activations.symmetric),
+        "channels": figures.channels(stats, s, step),
+        "step": gr.update(maximum=stats.steps - 1, value=step),
+        "picked": remember(stats, s, step),
+    }
+
+
+def refilter(text: str, statistic: str, point: str, block: str, picked: str) -> dict[str, Any]:
+    """The heat map after another statistic, point or block was chosen."""
+    recipe = read(text)
+    return overview(recipe, stages.statistics(recipe), statistic, point, block, picked)
+
+
+def pick(text: str, statistic: str, point: str, block: str, click: gr.SelectData) -> dict[str, Any]:
+    """The layer and the step that were clicked in the heat map."""
+    recipe = read(text)
+    stats = stages.statistics(recipe)
+    rows = rows_of(stats, point, block)
+    row, step = click.index if isinstance(click.index, list | tuple) else (-1, -1)
+    if not (0 <= row < len(rows) and 0 <= step < stats.steps):
+        raise DmqError("this cell is no longer there; click again.")
+    return overview(recipe, stats, statistic, point, block, remember(stats, rows[row], step))
+
+
+def scrub(text: str, point: str, block: str, picked: str, step: float) -> dict[str, Any]:
+    """The same site at another step."""
+    recipe = read(text)
+    stats = stages.statistics(recipe)
+    at = chosen(stats, rows_of(stats, point, block), picked)
+    return at_step(recipe, stats, at[0], min(int(step), stats.steps - 1)) if at else {}
+
+
+def tab(shared: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    out: dict[str, Any] = {"picked": gr.State("")}
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    with gr.Column(visible=False) as out["body"]:
+        with gr.Row():
+            names = list(figures.STATISTICS)
+            statistic = gr.Dropdown(names, value=names[0], label="Statistic")
+            point = gr.Dropdown(list(POINTS), value="inputs", label="Where")
+            block = out["block"] = gr.Dropdown([ALL], value=ALL, label="Block")
+        out["heat"] = PlotlyView(label="Statistic per layer and step; click a cell", elem_id="heat")
+        out["title"] = gr.Markdown(label="Chosen layer", elem_id="layer-title")
+        step = out["step"] = gr.Slider(0, 49, 0, step=1, label="Step (0 is noise)")
+        with gr.Row():
+            with gr.Column(min_width=380):
+                out["grid"] = PlotlyView(label="Histogram at this step, with the grid and its error", elem_id="grid")
+            with gr.Column(min_width=380):
+                out["channels"] = PlotlyView(label="Channels at this step")
+        with gr.Row():
+            with gr.Column(min_width=380):
+                out["ridge"] = PlotlyView(label="Distribution over the steps")
+            with gr.Column(min_width=380):
+                out["fan"] = PlotlyView(label="Percentiles over the steps")
+        out["film"] = PlotlyView(label="Histogram over time; press play")
+    filters = [statistic, point, block]
+    on([c.input for c in filters], refilter, [shared.recipe, *filters, out["picked"]], out, trigger_mode="always_last")
+    on(out["heat"].select, pick, [shared.recipe, *filters], out, trigger_mode="always_last")
+    on(step.release, scrub, [shared.recipe, point, block, out["picked"], step], out, trigger_mode="always_last")
+    shows(shared, this, show, [*filters, out["picked"]], out)

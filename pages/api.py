@@ -1,0 +1,34 @@
+"""Endpoints for programs: stateless, a recipe's JSON in, plain data out."""
+
+from typing import Any
+
+import gradio as gr
+
+from dmq import jsonio, stages
+
+from . import words
+from .shell import told
+
+
+def describe(recipe: str) -> str:
+    """The recipe in words."""
+    return words.words(jsonio.loads(recipe))
+
+
+def errors(recipe: str) -> dict[str, Any]:
+    """Relative activation error of a recipe: in total, and at every step."""
+    made = stages.errors(jsonio.loads(recipe))
+    return {"total": made.total, "per_step": made.per_step().tolist(), "boundaries": list(made.groups.boundaries())}
+
+
+def plan(recipe: str) -> dict[str, Any]:
+    """What a recipe's quantized denoiser stores, and what stays in float."""
+    made = stages.plan(jsonio.loads(recipe))
+    return {"bytes": made.bytes, "float_bytes": made.float_bytes, "bits": made.average_bits,
+            "coverage": made.coverage_line()}  # fmt: skip
+
+
+def build() -> None:
+    """Offer the endpoints."""
+    for function in (describe, errors, plan):
+        gr.api(told(function), api_name=function.__name__)

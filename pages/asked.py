@@ -1,0 +1,55 @@
+"""What a visitor asks to have drawn, from the texts and numbers of the Compare tab. Raises DmqError, draws nothing."""
+
+import dataclasses
+
+from dmq import runs, stages
+from dmq.errors import DmqError
+from dmq.recipe import Comparison, Recipe, Sampling
+
+from .shell import adopt
+
+
+MOST = 64  # pictures a visitor may ask for at once, of each model
+UNPROMPTED = "unprompted"  # stands for the prompt of a model that takes none
+
+
+def seeds_of(text: str) -> tuple[int, ...]:
+    """Whole numbers with commas or spaces between them, or ranges such as 0-3. Raises DmqError for anything else."""
+    seeds: list[int] = []
+    for part in str(text or "").replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
+            raise DmqError(f"seeds must be whole numbers such as 0, 1, 2 or 0-3, got {part!r:.40}.")
+        if len(part) > 40 or int(last or first) - int(first) >= MOST:
+            raise DmqError(f"seeds {part!r:.40}: at most {MOST} pictures at once.")
+        seeds += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+def comparison_of(recipe: Recipe, prompts: str, seeds: str, steps: float, guidance: float) -> Comparison:
+    """What to draw. Raises DmqError for an empty or overlong prompt, bad seeds, or too many pictures."""
+    lines = tuple(line.strip() for line in (prompts or "").splitlines() if line.strip())
+    if stages.info(recipe.model).prompted and not lines:
+        raise DmqError("a prompt is empty; write what to draw.")
+    if not stages.info(recipe.model).prompted:
+        lines = (UNPROMPTED,)
+    if not steps or not float(steps).is_integer():
+        raise DmqError(f"steps must be a whole number, got {steps}.")
+    sampling = Sampling(steps=int(steps), guidance=float(guidance or 0))
+    made = Comparison(prompts=lines, seeds=seeds_of(seeds), sampling=sampling)
+    if len(made.prompts) * len(made.seeds) > MOST:
+        raise DmqError(f"{len(made.prompts) * len(made.seeds)} pictures; at most {MOST} are drawn at once.")
+    return made
+
+
+def recipes_of(recipe: Recipe, others: list[str]) -> tuple[Recipe, ...]:
+    """The current recipe and the others that were chosen, each with a name of its own, for the same model."""
+    shipped = runs.shipped_recipes()
+    found = [recipe, *(adopt(shipped[name], recipe) for name in others or [] if name in shipped)]
+    chosen: dict[str, Recipe] = {}
+    for made in found:
+        if any(dataclasses.replace(made, name=other.name) == other for other in chosen.values()):
+            continue
+        name = made.name if made.name not in (*chosen, stages.FLOAT_NAME) else f"{made.name} (2)"
+        chosen[name] = dataclasses.replace(made, name=name)
+    return tuple(chosen.values())

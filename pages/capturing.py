@@ -1,0 +1,119 @@
+"""Sampling and calibration under every tab, and the capture of statistics that figures and plans stand on."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.recipe import Calibration, Recipe, Sampling
+
+from . import forms
+from .shell import Shared, bar, note, on, read, set_outside
+
+
+FORMS = {"sampling": Sampling, "calibration": Calibration}
+
+
+def edited(paths: list[str], text: str, *values: Any) -> Recipe:
+    """The recipe with the sampling and calibration of the form."""
+    recipe, by_path = read(text), dict(zip(paths, values, strict=True))
+    parts = {}
+    for part, spec in FORMS.items():
+        own = {path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")}
+        parts[part] = forms.spec_of(spec, own, getattr(recipe, part))
+    return dataclasses.replace(recipe, **parts)
+
+
+def change(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
+    """The recipe after a control has moved."""
+    made = edited(paths, text, *values)
+    return {} if made == read(text) else set_outside(made)
+
+
+def capture(paths: list[str], text: str, *values: Any) -> Iterator[dict[str, Any]]:
+    """Capture what the form asks for, with a bar; nothing is left behind when it is stopped."""
+    recipe = edited(paths, text, *values)
+    yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
+    with contextlib.closing(stages.capture(recipe)) as work:
+        for progress in work:
+            yield {"status": bar(progress)}
+    yield {"status": note("Captured."), **idle()} | set_outside(recipe)
+
+
+def idle() -> dict[str, Any]:
+    """The two buttons when nothing runs."""
+    return {"stop": gr.update(visible=False), "go": gr.update(visible=True)}
+
+
+def stopped() -> dict[str, Any]:
+    """What is said after Stop."""
+    return {"status": note("Stopped; nothing was saved."), **idle()}
+
+
+def refresh(paths: list[str], text: str) -> dict[str, Any]:
+    """The controls for the current recipe, opened up where there are no statistics for it."""
+    recipe = read(text)
+    shown = {
+        f"form {part}.{path}": value
+        for part in FORMS
+        for path, value in forms.values_of(
+            getattr(recipe, part), [p.partition(".")[2] for p in paths if p.startswith(part + ".")]
+        ).items()
+    }
+    done = stages.captured(recipe)
+    said = f"{recipe.calibration.samples} pictures, {recipe.sampling.steps} steps"
+    title = f"Statistics: {said} captured" if done else f"Statistics: none yet for {said}"
+    label = "Captured" if done else "Capture"
+    return shown | {
+        "panel": gr.update(label=title, open=not done),
+        "go": gr.update(value=label, interactive=not done, visible=True),
+        "stop": gr.update(visible=False),
+    }
+
+
+def build(shared: Shared) -> None:
+    """Draw the panel and connect it."""
+    with gr.Accordion("Statistics", open=False, elem_classes="dmq-capture") as panel:
+        gr.Markdown(
+            "What the figures show was seen while the float model drew the calibration pictures. "
+            "Other steps, guidance or pictures need a capture of their own; it is kept."
+        )
+        form = {}
+        with gr.Row():
+            for part, spec in FORMS.items():
+                with gr.Column(min_width=260):
+                    form |= {f"{part}.{path}": c for path, c in forms.form(spec, part.capitalize()).items()}
+        with gr.Row():
+            go = gr.Button("Capture", variant="primary")
+            stop = gr.Button("Stop capture", variant="stop", visible=False)
+        status = gr.HTML(label="Progress of the capture")
+    paths = list(form)
+
+    def moved(text: str, *values: Any) -> dict[str, Any]:
+        return change(paths, text, *values)
+
+    def started(text: str, *values: Any) -> Iterator[dict[str, Any]]:
+        yield from capture(paths, text, *values)
+
+    def redraw(text: str) -> dict[str, Any]:
+        return refresh(paths, text)
+
+    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    buttons = {"status": status, "go": go, "stop": stop}
+    inputs = [shared.recipe, *form.values()]
+    on(forms.events(form), moved, inputs, chosen, trigger_mode="always_last")
+    run = on(
+        go.click,
+        started,
+        inputs,
+        buttons | chosen,
+        concurrency_id="model",
+        concurrency_limit=1,
+        show_progress="minimal",
+    )
+    on(stop.click, stopped, [], buttons, cancels=[run])
+    shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": go, "stop": stop}
+    on([shared.recipe.change, shared.outside.change], redraw, [shared.recipe], shown)

@@ -1,0 +1,167 @@
+"""Compare: the float model and quantized ones draw from the same noise; pictures come as they are drawn."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import runs, stages
+from dmq.errors import DmqError
+from dmq.figures import pictures as figures
+
+from .asked import comparison_of, recipes_of
+from .reported import caption, jobs_of, summary, table
+from .shell import Shared, bar, note, on, read, set_outside, shows
+from .widgets.plotly_view import PlotlyView
+
+
+EXAMPLES = ("grinning cat", "red heart", "sun behind cloud", "pizza")
+
+
+def draw(
+    text: str, prompts: str, seeds: str, steps: float, guidance: float, others: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Draw and compare, showing pictures as they come; the finished run is saved and shown like any other."""
+    recipe = read(text)
+    comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
+    recipes = recipes_of(recipe, others)
+    name = runs.free_name(f"{recipe.model} {recipe.name}")
+    yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
+    drawn: list[tuple[Any, str]] = []
+    on_the_way: dict[tuple[str, int], tuple[Any, str]] = {}
+    with contextlib.closing(stages.compare(comparison, recipes, name=name)) as work:
+        for seen in work:
+            if isinstance(seen, stages.Progress):
+                yield {"status": bar(seen)}
+            elif seen.step is None:
+                drawn.append((seen.pixels, caption(seen.recipe, seen.prompt, seen.seed)))
+                yield {"gallery": list(drawn), "results": gr.update(visible=True)}
+            elif seen.index == 0:
+                on_the_way[seen.recipe, seen.step] = (seen.pixels, f"{seen.recipe}, step {seen.step}")
+                yield {"strip": list(on_the_way.values()), "results": gr.update(visible=True)}
+    yield {"status": note(f"Saved as “{name}”."), **idle(), "run": gr.update(choices=runs.names(), value=name)} | (
+        show_run(name)
+    )
+
+
+def idle() -> dict[str, Any]:
+    """The two buttons when nothing runs."""
+    return {"stop": gr.update(visible=False), "go": gr.update(visible=True)}
+
+
+def stopped() -> dict[str, Any]:
+    """What is said after Stop."""
+    return {"status": note("Stopped; nothing was saved."), **idle()}
+
+
+def show_run(name: str | None) -> dict[str, Any]:
+    """A finished run, from its folder."""
+    if not name:
+        return {}
+    report, pictures, jobs = runs.load_report(name), runs.load_pictures(name), jobs_of(name)
+    quantized = [who for who in pictures if who != stages.FLOAT_NAME]
+    labels = [(f"{prompt} · seed {seed}", n) for n, (prompt, seed) in enumerate(jobs)]
+    return {
+        "results": gr.update(visible=True),
+        "gallery": [(pixels, caption(who, *jobs[n])) for who, row in pictures.items() for n, pixels in enumerate(row)],
+        "picture": gr.update(choices=labels, value=0),
+        "who": gr.update(choices=quantized, value=quantized[0]),
+        "summary": summary(report),
+        "table": table(report),
+        "scores": figures.scores(report),
+        "sheet": str(runs.contact_sheet(name)),
+        **pair(name, 0, quantized[0]),
+    }
+
+
+def pair(name: str, picture: int, who: str) -> dict[str, Any]:
+    """One picture of one recipe beside the float one: slider, difference, and how both came about."""
+    pictures, jobs = runs.load_pictures(name), jobs_of(name)
+    if who not in pictures or not 0 <= int(picture) < len(jobs):
+        raise DmqError("this picture is not part of the run; choose another.")
+    ours, floats = pictures[who][int(picture)], pictures[stages.FLOAT_NAME][int(picture)]
+    steps = runs.load_steps(name)
+    return {
+        "slider": (floats, ours),
+        "difference": stages.difference(floats, ours),
+        "strip": [
+            (pixels, f"{row}, step {step}")
+            for row in (stages.FLOAT_NAME, who)
+            for (index, step), pixels in sorted(steps.get(row, {}).items())
+            if index == int(picture)
+        ],
+    }
+
+
+def take(name: str | None, who: str | None) -> dict[str, Any]:
+    """The recipe of the shown run as the current one."""
+    if not name:
+        raise DmqError("no run is shown; draw or open one first.")
+    found = {recipe.name: recipe for recipe in runs.load_recipes(name)}
+    return set_outside(found.get(who, next(iter(found.values()))))
+
+
+def show(text: str) -> dict[str, Any]:
+    """The tab for the current recipe."""
+    recipe = read(text)
+    prompted = stages.info(recipe.model).prompted
+    return {
+        "prompts": gr.update(visible=prompted),
+        "guidance": gr.update(visible=prompted, value=recipe.sampling.guidance),
+        "steps": recipe.sampling.steps,
+        "others": gr.update(choices=list(runs.shipped_recipes())),
+        "run": gr.update(choices=runs.names()),
+        "seeds": gr.update() if prompted else "0-3",
+    }
+
+
+def tab(shared: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    out: dict[str, Any] = {}
+    with gr.Row():
+        with gr.Column(scale=3, min_width=320):
+            out["prompts"] = prompts = gr.Textbox(EXAMPLES[0], lines=2, label="Prompts, one per line")
+            gr.Examples([[prompt] for prompt in EXAMPLES], [prompts], label="Try", api_visibility="private")
+        with gr.Column(scale=2, min_width=280):
+            out["seeds"] = seeds = gr.Textbox("0", label="Seeds, such as 0, 1 or 0-3")
+            with gr.Row():
+                out["steps"] = steps = gr.Number(50, label="Steps", precision=0, min_width=100)
+                out["guidance"] = guidance = gr.Number(4.0, label="Guidance", min_width=100)
+            out["others"] = others = gr.Dropdown([], multiselect=True, label="Besides the current recipe")
+    with gr.Row():
+        go = out["go"] = gr.Button("Draw", variant="primary")
+        stop = out["stop"] = gr.Button("Stop drawing", variant="stop", visible=False)
+        run = out["run"] = gr.Dropdown([], label="Open an earlier run", value=None)
+    out["status"] = gr.HTML(label="Progress of the drawing")
+    with gr.Column(visible=False) as out["results"]:
+        look = {"format": "png", "object_fit": "contain", "interactive": False, "elem_classes": "dmq-pixels"}
+        out["gallery"] = gr.Gallery(label="Pictures", columns=6, height="auto", **look)
+        out["summary"] = gr.Markdown(label="Summary", elem_id="summary")
+        with gr.Row():
+            picture = out["picture"] = gr.Dropdown([], label="Picture", type="value")
+            who = out["who"] = gr.Dropdown([], label="Recipe")
+        with gr.Row():
+            out["slider"] = gr.ImageSlider(
+                label="Float | quantized", format="png", interactive=False, elem_classes="dmq-pixels", height=360
+            )
+            out["difference"] = gr.Image(
+                label="Difference × 4", format="png", interactive=False, elem_classes="dmq-pixels", height=360
+            )
+        out["strip"] = gr.Gallery(label="On the way, noise to picture", columns=8, height="auto", **look)
+        out["scores"] = PlotlyView(label="PSNR and SSIM of every picture")
+        head = ["Recipe", "Prompt", "Seed", "PSNR (dB)", "SSIM"]
+        out["table"] = gr.Dataframe(headers=head, label="Every picture", interactive=False, max_height=360)
+        with gr.Row():
+            out["sheet"] = gr.DownloadButton("Download all pictures (PNG)", size="sm")
+            taken = gr.Button("Make this recipe the current one", size="sm")
+    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    started = on(
+        [go.click, prompts.submit], draw, [shared.recipe, prompts, seeds, steps, guidance, others], out,
+        concurrency_id="model", concurrency_limit=1,
+    )  # fmt: skip
+    on(stop.click, stopped, [], out, cancels=[started])
+    on(run.input, show_run, [run], out, show_progress="minimal")
+    on([picture.input, who.input], pair, [run, picture, who], out)
+    on(taken.click, take, [run, who], chosen)
+    shows(shared, this, show, [], out)

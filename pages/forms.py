@@ -1,0 +1,130 @@
+"""Controls drawn from specs, so that a field is declared once, in the recipe.
+
+A form is a dict of components by path, such as `bits`, `range.kind` and `range.Percentile.percent`; `values_of` and
+`spec_of` go from a spec to such values and back.
+"""
+
+from dataclasses import MISSING, fields
+from types import UnionType
+from typing import Any, get_args, get_type_hints
+
+import gradio as gr
+
+from dmq.errors import DmqError
+
+from .words import KINDS, bits
+
+
+NAMES = {"granularity": "Scales", "range": "Range", "prompts": "Prompts, one per line"}
+
+
+def is_choice(hint: Any) -> bool:
+    """Is a field annotated as one of several specs?"""
+    return isinstance(hint, UnionType) and all(hasattr(option, "__dataclass_fields__") for option in get_args(hint))
+
+
+def form(spec: type, what: str, *, leave: tuple[str, ...] = ()) -> dict[str, Any]:
+    """The components of `spec`'s fields by path; `what` goes before labels that would be ambiguous alone."""
+    hints, made = get_type_hints(spec), {}
+    for f in fields(spec):
+        if f.name in leave:
+            continue
+        if is_choice(hints[f.name]):
+            label = f"{what}: {NAMES[f.name].lower()}"
+            choices = chooser(get_args(hints[f.name]), type(f.default), label)
+            made |= {f"{f.name}.{path}": component for path, component in choices.items()}
+        else:
+            made[f.name] = control(f, hints[f.name])
+    return made
+
+
+def control(f: Any, hint: Any) -> Any:
+    """The component for a plain field."""
+    label = f.metadata.get("label") or NAMES.get(f.name, f.name)
+    info = f.metadata.get("help") or None
+    if "choices" in f.metadata:
+        choices = f.metadata["choices"]
+        named = [(bits(n), n) if type(n) is int else (str(n), n) for n in choices]
+        return gr.Dropdown(named, value=f.default, label=label, info=info)
+    if hint is bool:
+        return gr.Checkbox(f.default, label=label, info=info)
+    if hint == tuple[str, ...]:
+        return gr.Textbox("\n".join(f.default), lines=2, max_lines=6, label=label, info=info)
+    low, high = f.metadata["low"], f.metadata["high"]
+    if high > 10_000:
+        return gr.Number(f.default, precision=0, label=label, info=info)
+    return gr.Slider(low, high, f.default, step=1 if hint is int else 0.1, label=label, info=info)
+
+
+def chooser(options: tuple[type, ...], default: type, label: str) -> dict[str, Any]:
+    """A dropdown over specs, and the controls of the chosen one under it."""
+    kind = gr.Dropdown([(KINDS[o], o.__name__) for o in options], value=default.__name__, label=label)
+    made, groups = {"kind": kind}, {}
+    for option in options:
+        if fields(option):
+            with gr.Column(visible=option is default) as groups[option.__name__]:
+                made |= {f"{option.__name__}.{path}": c for path, c in form(option, label).items()}
+
+    def show_only(chosen: str) -> list[dict]:
+        shown = [gr.update(visible=name == chosen) for name in groups]
+        return shown if len(shown) != 1 else shown[0]
+
+    if groups:
+        kind.change(show_only, kind, list(groups.values()), api_visibility="private", show_progress="hidden")
+    return made
+
+
+def values_of(spec: Any, paths: list[str]) -> dict[str, Any]:
+    """What the components at `paths` must show for `spec`; those of a kind that was not chosen are left out."""
+    shown = {}
+    for path in paths:
+        name, _, rest = path.partition(".")
+        value = getattr(spec, name)
+        if not rest:
+            shown[path] = "\n".join(value) if type(value) is tuple else value
+        elif rest == "kind":
+            shown[path] = type(value).__name__
+        elif rest.startswith(type(value).__name__ + "."):
+            shown[path] = getattr(value, rest.partition(".")[2])
+    return shown
+
+
+def spec_of(spec: type, values: dict[str, Any], base: Any = None) -> Any:
+    """The spec that a form's values describe; fields without a component keep what `base` has, or their default.
+
+    Raises DmqError if a value is missing or outside its limits.
+    """
+    hints, made = get_type_hints(spec), {}
+    for f in fields(spec):
+        if is_choice(hints[f.name]) and f"{f.name}.kind" in values:
+            kinds = {option.__name__: option for option in get_args(hints[f.name])}
+            kind = values[f"{f.name}.kind"]
+            if kind not in kinds:
+                raise DmqError(f"{f.name}: unknown name {kind!r:.40}, not one of {', '.join(kinds)}.")
+            inner = f"{f.name}.{kind}."
+            own = {path.removeprefix(inner): value for path, value in values.items() if path.startswith(inner)}
+            made[f.name] = spec_of(kinds[kind], own)
+        elif f.name in values:
+            made[f.name] = plain(values[f.name], hints[f.name], f.metadata.get("label") or f.name)
+        elif base is not None:
+            made[f.name] = getattr(base, f.name)
+        elif f.default is MISSING:
+            raise DmqError(f"{spec.__name__} needs {f.name}.")
+    return spec(**made)
+
+
+def plain(value: Any, hint: Any, label: str) -> Any:
+    """A component's value in the field's own type: sliders send 4.0 for 4, and an emptied number sends nothing."""
+    if hint == tuple[str, ...]:
+        return tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
+    if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
+        raise DmqError(f"{label}: expected a number, got {value!r:.40}.")
+    if hint is int and value != int(value):
+        raise DmqError(f"{label}: expected a whole number, got {value}.")
+    return hint(value)
+
+
+def events(form: dict[str, Any]) -> list[Any]:
+    """What a user does to a form: sliders when let go, texts when left, everything else at once."""
+    own = {gr.Slider: "release", gr.Textbox: "blur", gr.Number: "blur"}
+    return [getattr(component, own.get(type(component), "input")) for component in form.values()]

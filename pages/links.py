@@ -1,0 +1,43 @@
+"""Links that restore model, recipe and tab: `?recipe=…&tab=time-groups`."""
+
+from collections.abc import Mapping
+from urllib.parse import parse_qs, urlencode
+
+from dmq import jsonio
+from dmq.errors import DmqError
+from dmq.recipe import Recipe
+
+
+# Puts a query into the address bar, keeps Gradio's own parameters, and answers with the whole link.
+REMEMBER = """query => {
+  const now = new URL(location), next = new URLSearchParams(query.slice(query.indexOf('?')));
+  if (!next.has('tab')) return query;
+  for (const key of ['recipe', 'tab']) now.searchParams.set(key, next.get(key));
+  history.replaceState(history.state, '', now);
+  return now.href;
+}"""
+
+
+def query(recipe: Recipe, tab: str) -> str:
+    """The part of a link behind the address."""
+    return "?" + urlencode({"recipe": jsonio.dumps(recipe, short=True), "tab": tab})
+
+
+def parsed(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str]:
+    """Recipe, tab, and what was wrong with the link in one line ("" if nothing); what is wrong gets its default."""
+    wrong = []
+    recipe, tab = Recipe(), params.get("tab", tabs[0])
+    try:
+        if params.get("recipe"):
+            recipe = jsonio.loads(params["recipe"], path="recipe in the link")
+    except DmqError as error:
+        wrong.append(str(error))
+    if tab not in tabs:
+        wrong.append(f"tab in the link: unknown name {tab!r:.40}, not one of {', '.join(tabs)}.")
+        tab = tabs[0]
+    return recipe, tab, " ".join(wrong)
+
+
+def read_query(text: str) -> dict[str, str]:
+    """The parameters of a link or a query, each once."""
+    return {key: values[0] for key, values in parse_qs(text.partition("?")[2]).items()}

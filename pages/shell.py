@@ -1,0 +1,123 @@
+"""What all tabs share: the current recipe as text, events whose answers go by name, errors told in one line."""
+
+import functools
+import html
+import inspect
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from dmq import jsonio, stages
+from dmq.errors import DmqError
+from dmq.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The session's state; every value is text, so that a link or a file can hold all of it."""
+
+    recipe: gr.State  # JSON of the current recipe
+    outside: gr.State  # changes when the recipe was set elsewhere than in the tab that is open
+    open_tab: gr.State  # id of the open tab
+
+
+def read(text: str) -> Recipe:
+    """The recipe in a session's state, which is empty before the page has loaded and after a restart."""
+    return jsonio.loads(text) if text else Recipe()
+
+
+def stamp() -> str:
+    """A text that was never there before: what `Shared.outside` is set to."""
+    return str(time.monotonic_ns())
+
+
+def set_outside(recipe: Recipe) -> dict[str, str]:
+    """The outputs by which a recipe is made the current one for all tabs."""
+    return {"recipe": jsonio.dumps(recipe), "outside": stamp()}
+
+
+def adopt(recipe: Recipe, current: Recipe) -> Recipe:
+    """`recipe` for the current model and its statistics: model, sampling and calibration stay as they are."""
+    moved = stages.for_model(replace(recipe, sampling=current.sampling), current.model)
+    return replace(moved, sampling=current.sampling, calibration=current.calibration)
+
+
+# --- events --------------------------------------------------------------------------------------------------------
+
+
+def told(handler: Callable) -> Callable:
+    """`handler`, a function or a generator, with the errors that a user can fix shown as a message."""
+
+    @functools.wraps(handler)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return handler(*args, **kwargs)
+        except DmqError as error:
+            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+
+    @functools.wraps(handler)
+    def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        try:
+            yield from handler(*args, **kwargs)
+        except DmqError as error:
+            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+
+    return generator if inspect.isgeneratorfunction(handler) else function
+
+
+def by_name(handler: Callable, names: list[str]) -> Callable:
+    """`handler` answers with a dict; this gives its values in the order of `names`, what is missing stays as it is."""
+
+    def ordered(answer: dict[str, Any]) -> list[Any]:
+        if unknown := answer.keys() - set(names):
+            raise TypeError(f"{handler.__name__} answers for {', '.join(sorted(unknown))}, which nobody shows")
+        return [answer.get(name, gr.skip()) for name in names]
+
+    @functools.wraps(handler)
+    def function(*args: Any, **kwargs: Any) -> list[Any]:
+        return ordered(handler(*args, **kwargs))
+
+    @functools.wraps(handler)
+    def generator(*args: Any, **kwargs: Any) -> Iterator[list[Any]]:
+        # Not `yield from`: closing this one must close the handler too, at once.
+        work = handler(*args, **kwargs)
+        try:
+            for answer in work:
+                yield ordered(answer)
+        finally:
+            work.close()
+
+    return generator if inspect.isgeneratorfunction(handler) else function
+
+
+def on(events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any) -> Any:
+    """`gr.on` for a handler that answers with a dict by output name; private, and without a flickering veil."""
+    options = {"show_progress": "hidden", "api_visibility": "private"} | options
+    return gr.on(events, by_name(told(handler), list(outputs)), inputs, list(outputs.values()), **options)
+
+
+def shows(shared: Shared, tab: gr.Tab, show: Callable, inputs: list, outputs: dict[str, Any]) -> None:
+    """Have `show(recipe text, *inputs)` draw `tab` whenever it is opened, or the recipe is set while it is open."""
+
+    def opened(text: str, *values: Any) -> dict[str, Any]:
+        return show(text, *values) | {"open_tab": tab.id}
+
+    def changed(text: str, open_tab: str, *values: Any) -> dict[str, Any]:
+        return show(text, *values) if open_tab == tab.id else {}
+
+    on(tab.select, opened, [shared.recipe, *inputs], outputs | {"open_tab": shared.open_tab})
+    on(shared.outside.change, changed, [shared.recipe, shared.open_tab, *inputs], outputs)
+
+
+def bar(progress: Any) -> str:
+    """A stage's progress as HTML: a bar and, in words, how long it will take."""
+    done = f'<progress max="{progress.total}" value="{progress.done}" aria-label="Progress"></progress>'
+    return f'<div class="dmq-progress" role="status">{done}<span>{html.escape(str(progress))}</span></div>'
+
+
+def note(text: str) -> str:
+    """A quiet line where a progress bar may stand."""
+    return f'<div class="dmq-progress" role="status"><span>{html.escape(text)}</span></div>' if text else ""

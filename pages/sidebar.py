@@ -1,0 +1,171 @@
+"""The sidebar: model, recipe, size and what stays in float, always in sight; and every way to change or take them."""
+
+import dataclasses
+import html
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dmq import jsonio, stages
+from dmq.errors import DmqError
+from dmq.recipe import EMBEDDED, Activations, Protection, Recipe, Weights
+from dmq.results import Plan
+
+from . import forms, links, words
+from .shell import Shared, on, read, set_outside
+
+
+FORMS = {"weights": Weights, "activations": Activations, "protection": Protection}
+MAIN = ("weights.bits", "activations.bits", "activations.attention_bits")
+
+
+def choose_model(text: str, name: str | None) -> dict[str, Any]:
+    """Make `name` the model, once it has been loaded; the recipe keeps everything else."""
+    name = (name or "").strip()
+    if not name:
+        raise DmqError(f"no model named; choose {' or '.join(EMBEDDED)}, or write a folder or a Hub id (owner/name).")
+    stages.info(name)
+    return set_outside(stages.for_model(read(text), name))
+
+
+def edit(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
+    """The recipe after a control of the form has moved."""
+    recipe, by_path = read(text), dict(zip(paths, values, strict=True))
+    parts = {}
+    for part, spec in FORMS.items():
+        own = {path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")}
+        parts[part] = forms.spec_of(spec, own, getattr(recipe, part))
+    made = dataclasses.replace(recipe, **parts)
+    if made == recipe:
+        return {}
+    return set_outside(dataclasses.replace(made, name=words.short_name(made)))
+
+
+def apply(written: str) -> dict[str, Any]:
+    """The recipe written in the JSON editor."""
+    return set_outside(jsonio.loads(written))
+
+
+def upload(file: str | None) -> dict[str, Any]:
+    """The recipe in an uploaded file."""
+    return set_outside(jsonio.read(file)) if file else {}
+
+
+def size(plan: Plan) -> str:
+    """How much is left of the model, as a bar and in words."""
+    now, full = plan.bytes / 1e6, plan.float_bytes / 1e6
+    said = f"<b>{now:.1f} MB</b> of {full:.1f} MB (weights {plan.average_bits:.1f} bits on average)"
+    meter = f'<div style="width: {min(100, 100 * now / full):.1f}%"></div>'
+    shown = f'<div class="dmq-meter" role="img" aria-label="{now:.1f} of {full:.1f} MB">{meter}</div>'
+    return f'<div class="dmq-size">{shown}<p>{said}</p></div>'
+
+
+def rows_in_float(plan: Plan) -> list[list[Any]]:
+    """One row for each layer that is not wholly quantized."""
+    rows = [row for row in plan.layers if 32 in (row.weights.bits, row.activation_bits)]
+    return [[r.layer.name, words.bits(r.weights.bits), words.bits(r.activation_bits), r.reason] for r in rows]
+
+
+def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
+    """Everything in the sidebar for the current recipe."""
+    recipe = read(text)
+    shown = {f"form {path}": value for path, value in form_values(recipe, paths).items()}
+    shown |= {
+        "model": gr.Dropdown(choices=list(dict.fromkeys([*EMBEDDED, recipe.model])), value=recipe.model),
+        "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(words.words(recipe))}</p>',
+        "link": links.query(recipe, tab),
+        "python": words.python(recipe),
+        "commands": words.commands(recipe),
+        "editor": text,
+        "download": written(recipe),
+    }
+    try:
+        plan = stages.plan(recipe)
+    except DmqError as error:
+        said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(str(error))}</p></div>'
+        return shown | {"size": said, "coverage": "", "in_float": []}
+    return shown | {"size": size(plan), "coverage": plan.coverage_line(), "in_float": rows_in_float(plan)}
+
+
+def relink(text: str, tab: str) -> dict[str, Any]:
+    """The link after another tab was opened."""
+    return {"link": links.query(read(text), tab)}
+
+
+def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
+    """What the form's components show for `recipe`."""
+    return {
+        f"{part}.{path}": value
+        for part in FORMS
+        for path, value in forms.values_of(
+            getattr(recipe, part), [p.partition(".")[2] for p in paths if p.startswith(part + ".")]
+        ).items()
+    }
+
+
+def written(recipe: Recipe) -> str:
+    """The path of a file with `recipe`, in a folder of its own, for the download button."""
+    file = Path(tempfile.mkdtemp(prefix="dmq-")) / words.file_name(recipe)
+    file.write_text(jsonio.dumps(recipe), "utf-8")
+    return str(file)
+
+
+def build(shared: Shared) -> None:
+    """Draw the sidebar and connect it."""
+    with gr.Sidebar(width=340):
+        gr.HTML('<p class="dmq-logo">dmq</p><p class="dmq-sub">quantize diffusion models, step by step</p>')
+        model = gr.Dropdown(list(EMBEDDED), label="Model", allow_custom_value=True)
+        out: dict[str, Any] = {"model": model}
+        out["words"] = gr.HTML(label="Recipe in words", elem_classes="dmq-words")
+        out["size"] = gr.HTML(label="Size")
+        form: dict[str, Any] = {}
+        with gr.Row(elem_classes="dmq-bits"):
+            for path in MAIN:
+                part, _, name = path.partition(".")
+                field = FORMS[part].__dataclass_fields__[name]
+                form[path] = forms.control(field, int)
+        with gr.Accordion("Scales, ranges, what stays in float", open=False):
+            for part, spec in FORMS.items():
+                own = tuple(path.partition(".")[2] for path in MAIN if path.startswith(part))
+                form |= {f"{part}.{path}": c for path, c in forms.form(spec, part.capitalize(), leave=own).items()}
+        with gr.Accordion("What is left in float", open=False):
+            out["coverage"] = gr.Textbox(label="Coverage", lines=2, interactive=False)
+            head = ["Layer", "Weights", "Input", "Why"]
+            out["in_float"] = gr.Dataframe(headers=head, label="Layers in float", interactive=False, max_height=260)
+        with gr.Accordion("Link, Python and CLI", open=False):
+            out["link"] = gr.Textbox(label="Link to this view", buttons=["copy"], interactive=False)
+            out["python"] = gr.Code(language="python", label="Python", interactive=False, wrap_lines=True)
+            out["commands"] = gr.Code(language="shell", label="Command line", interactive=False)
+        with gr.Accordion("Recipe as JSON", open=False):
+            editor = gr.Code(language="json", label="Recipe", interactive=True, max_lines=24, wrap_lines=True)
+            button = gr.Button("Apply", variant="primary", size="sm")
+            with gr.Row():
+                out["download"] = gr.DownloadButton("Download recipe", size="sm")
+                file = gr.UploadButton("Upload recipe", file_types=[".json"], size="sm")
+    out["editor"] = editor
+    connect(shared, form, out, button, file)
+
+
+def connect(
+    shared: Shared, form: dict[str, Any], out: dict[str, Any], button: gr.Button, file: gr.UploadButton
+) -> None:
+    """The sidebar's events."""
+    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    paths = list(form)
+
+    def moved(text: str, *values: Any) -> dict[str, Any]:
+        return edit(paths, text, *values)
+
+    def redraw(text: str, tab: str) -> dict[str, Any]:
+        return refresh(paths, text, tab)
+
+    on(out["model"].input, choose_model, [shared.recipe, out["model"]], chosen, show_progress="minimal")
+    on(forms.events(form), moved, [shared.recipe, *form.values()], chosen, trigger_mode="always_last")
+    on(button.click, apply, [out["editor"]], chosen)
+    on(file.upload, upload, [file], chosen)
+    shown = out | {f"form {path}": component for path, component in form.items()}
+    on(shared.recipe.change, redraw, [shared.recipe, shared.open_tab], shown)
+    on(shared.open_tab.change, relink, [shared.recipe, shared.open_tab], {"link": out["link"]})
+    out["link"].change(None, out["link"], out["link"], js=links.REMEMBER, api_visibility="private")

@@ -1,0 +1,108 @@
+"""Start: which model, what it is made of, and a recipe to begin with."""
+
+import html
+from typing import Any
+
+import gradio as gr
+from dmq.figures.model import layers as layers_figure
+
+from dmq import runs, stages
+from dmq.recipe import EMBEDDED
+from dmq.results import ModelInfo
+
+from . import sidebar, words
+from .shell import Shared, adopt, on, read, set_outside, shows
+from .widgets.plotly_view import PlotlyView
+
+
+HEAD = ["Layer", "Kind", "Role", "Block", "Shape", "Weights", "MMAC"]
+
+
+def picture_of(model: str) -> str | None:
+    """Sample pictures that ship with an embedded model."""
+    folder = runs.ASSETS / "models" / model
+    if model not in EMBEDDED:  # other names come from visitors: never a path to show
+        return None
+    return next((str(file) for file in sorted(folder.glob("*.png"), key=lambda f: (f.stem != "grid", f.name))), None)
+
+
+def numbers(info: ModelInfo) -> str:
+    """The model's numbers as cards."""
+    macs = sum(layer.macs for layer in info.layers)
+    facts = {
+        "Pipeline": info.pipeline,
+        "Denoiser": f"{info.denoiser}, {info.parameters / 1e6:.2f} M parameters",
+        "Float size": f"{info.parameters * 4 / 1e6:.1f} MB",
+        "Whole pipeline": f"{info.pipeline_parameters / 1e6:.2f} M parameters",
+        "Layers": str(len(info.layers)),
+        "Compute": f"{macs / 1e6:,.0f} M multiply-adds a step" if macs else "not measured",
+        "Picture": f"{info.size[0]} × {info.size[1]}" + (", from a prompt" if info.prompted else ", without a prompt"),
+        "Scheduler": info.scheduler,
+    }
+    cards = "".join(f"<div><dt>{k}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
+    return f'<dl class="dmq-cards">{cards}</dl>'
+
+
+def rows(info: ModelInfo) -> list[list[Any]]:
+    """The table of layers."""
+    return [
+        [r.name, r.kind, r.role, r.block, " × ".join(map(str, r.shape)), r.weights, round(r.macs / 1e6, 2)]
+        for r in info.layers
+    ]
+
+
+def show(text: str) -> dict[str, Any]:
+    """The tab for the current recipe's model."""
+    recipe = read(text)
+    info = stages.info(recipe.model)
+    file = picture_of(recipe.model)
+    shipped = runs.shipped_recipes()
+    return {
+        "title": f"## {html.escape(recipe.model)}",
+        "picture": gr.Image(value=file, visible=file is not None),
+        "numbers": numbers(info),
+        "figure": layers_figure(info),
+        "table": rows(info),
+        "recipes": gr.Radio(choices=list(shipped), value=recipe.name if recipe.name in shipped else None),
+        "said": "",
+    }
+
+
+def preview(text: str, name: str | None) -> dict[str, Any]:
+    """The starting recipe of that name as the current one."""
+    shipped = runs.shipped_recipes()
+    if name not in shipped:
+        return {}
+    made = adopt(shipped[name], read(text))
+    return {"said": words.words(made)} | set_outside(made)
+
+
+def tab(shared: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    out: dict[str, Any] = {}
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            out["title"] = gr.Markdown("## …", label="Model")
+            out["numbers"] = gr.HTML("Loading the model …", label="Numbers of the model")
+        with gr.Column(scale=1, min_width=240):
+            out["picture"] = gr.Image(
+                label="Pictures it draws", format="png", interactive=False, visible=False, buttons=["fullscreen"],
+                elem_classes="dmq-sample", elem_id="model-picture",
+            )  # fmt: skip
+    gr.Markdown("### Begin with a recipe\nEvery choice can be changed later; the sidebar shows what it costs.")
+    recipes = out["recipes"] = gr.Radio([], label="Starting recipes")
+    out["said"] = gr.Textbox(label="What it does", interactive=False, visible=True, container=False)
+    gr.Markdown("### Its layers")
+    out["figure"] = PlotlyView(label="Layers by kind and block")
+    with gr.Accordion("Table of layers", open=False):
+        out["table"] = gr.Dataframe(headers=HEAD, label="Layers", interactive=False, max_height=420)
+    with gr.Accordion("Another model", open=False):
+        gr.Markdown("A folder that a diffusers pipeline was saved to, or a Hub id; safetensors only.")
+        with gr.Row():
+            name = gr.Textbox(label="Folder or Hub id", placeholder="owner/name", scale=4)
+            load = gr.Button("Load", variant="primary", scale=1)
+    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    on([load.click, name.submit], sidebar.choose_model, [shared.recipe, name], chosen, show_progress="full",
+       show_progress_on=[name])  # fmt: skip
+    on(recipes.input, preview, [shared.recipe, recipes], chosen | {"said": out["said"]})
+    shows(shared, this, show, [], out)

@@ -1,0 +1,179 @@
+"""Time groups: cut the steps into groups by hand or by rule, and see at once what that does to the error."""
+
+import dataclasses
+import math
+from itertools import pairwise
+from typing import Any
+
+import gradio as gr
+
+from dmq import jsonio, stages
+from dmq.errors import DmqError
+from dmq.figures import groups as figures
+from dmq.recipe import ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
+from dmq.results import GroupErrors
+
+from . import words
+from .shell import Shared, on, read, shows
+from .widgets.partition_strip import PartitionStrip
+from .widgets.plotly_view import PlotlyView
+
+
+SHARED, PER_STEP = "shared", "per step"
+COUNTS = (1, 2, 3, 4, 6, 8, 12, 16)
+
+
+def with_grouping(recipe: Recipe, grouping: Any) -> Recipe:
+    """`recipe` with another partition, and a name that says so."""
+    made = dataclasses.replace(recipe, grouping=grouping)
+    return dataclasses.replace(made, name=words.short_name(made))
+
+
+def decibels(error: float) -> str:
+    """A relative error as a signal-to-noise ratio."""
+    return f"{-10 * math.log10(error):.1f} dB" if error > 0 else "no error"
+
+
+def said(recipe: Recipe, now: GroupErrors, lines: dict[str, GroupErrors]) -> str:
+    """The total error, alone and against a shared range and a range per step."""
+    if not now.total:
+        return "This recipe leaves all activations in float: there is no error to see. Choose activation bits."
+    one, each = lines[SHARED].total, lines[PER_STEP].total
+    text = f"### {words.grouping(recipe).capitalize()}: {decibels(now.total)}\n"
+    text += f"The activations' error is **{100 * now.total:.3g} %** of their power"
+    if one > 0 and abs(one - now.total) > 1e-12 * one:
+        text += f", **{100 * (1 - now.total / one):.1f} % less** than with one range ({decibels(one)})"
+    if one - each > 1e-12 * one:
+        text += f"; a range per step reaches {decibels(each)}, of that gain this partition has "
+        text += f"{100 * (one - now.total) / (one - each):.0f} %"
+    return text + "."
+
+
+def figures_of(recipe: Recipe) -> dict[str, Any]:
+    """All that follows from a partition, from statistics alone."""
+    now = stages.errors(recipe)
+    references = {SHARED: SharedRange(), PER_STEP: PerStep()}
+    lines = {name: stages.errors(dataclasses.replace(recipe, grouping=g)) for name, g in references.items()}
+    cuts = now.groups.boundaries()
+    own = bool((now.groups.slot != now.groups.slot[:1]).any())
+    counts = tuple(n for n in COUNTS if n <= recipe.sampling.steps)
+    timesteps = [round(t, 3) for t in stages.statistics(recipe).timesteps]
+    return {
+        "strip": PartitionStrip([] if own else list(cuts), steps=len(timesteps), timesteps=timesteps, locked=own),
+        "locked": gr.update(visible=own),
+        "said": said(recipe, now, lines),
+        "per_step": figures.error_per_step({"current": now, **lines}, cuts if not own else ()),
+        "per_site": figures.error_per_site({"current": now, **lines}),
+        "against": figures.error_against_count(
+            counts, stages.error_curves(recipe, counts), (int(now.groups.slot.max()) + 1, now.total)
+        ),
+        "slots": figures.slot_map(now.groups),
+    }
+
+
+def show(text: str, count: float) -> dict[str, Any]:
+    """The tab for the current recipe."""
+    recipe = read(text)
+    if not stages.captured(recipe):
+        hint = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+        return {"empty": gr.update(value=hint, visible=True), "body": gr.update(visible=False)}
+    top = min(64, recipe.sampling.steps)
+    count = getattr(recipe.grouping, "count", min(count, top))
+    return {
+        "empty": gr.update(visible=False),
+        "body": gr.update(visible=True),
+        "count": gr.update(maximum=top, value=count),
+        "own": getattr(recipe.grouping, "per_layer", False),
+        **figures_of(recipe),
+    }
+
+
+def regroup(recipe: Recipe, grouping: Any) -> dict[str, Any]:
+    """Everything after another partition was chosen."""
+    made = with_grouping(recipe, grouping)
+    return {"recipe": jsonio.dumps(made)} | figures_of(made)
+
+
+def drag(text: str, cuts: list[int]) -> dict[str, Any]:
+    """The partition that was set on the strip."""
+    return regroup(read(text), ManualGroups(boundaries=tuple(cuts))) | {"own": False}
+
+
+def shared(text: str) -> dict[str, Any]:
+    """One range for all steps."""
+    return regroup(read(text), SharedRange()) | {"own": False}
+
+
+def uniform(text: str, count: float) -> dict[str, Any]:
+    """Groups of equal length."""
+    return regroup(read(text), UniformGroups(count=int(count))) | {"own": False}
+
+
+def optimal(text: str, count: float, own: bool) -> dict[str, Any]:
+    """The best cuts for this many groups."""
+    return regroup(read(text), OptimalGroups(count=int(count), per_layer=bool(own))) | {"own": own}
+
+
+def per_step(text: str) -> dict[str, Any]:
+    """A range for every step."""
+    return regroup(read(text), PerStep()) | {"own": False}
+
+
+def recount(text: str, count: float, own: bool) -> dict[str, Any]:
+    """Another number of groups, by the rule that is in force."""
+    equal = isinstance(read(text).grouping, UniformGroups)
+    return uniform(text, count) if equal else optimal(text, count, own)
+
+
+def split(text: str, cuts: list[int]) -> dict[str, Any]:
+    """A new boundary in the middle of the longest group."""
+    edges = [0, *cuts, read(text).sampling.steps]
+    length, start = max((b - a, -a) for a, b in pairwise(edges))
+    if length < 2:
+        raise DmqError("every group is one step long already; there is nothing to split.")
+    return drag(text, sorted([*cuts, -start + length // 2]))
+
+
+def merge(text: str, cuts: list[int]) -> dict[str, Any]:
+    """The two neighbours that are shortest together become one group."""
+    if not cuts:
+        raise DmqError("there is one group only; there is nothing to merge.")
+    edges = [0, *cuts, read(text).sampling.steps]
+    _, k = min((edges[k + 2] - edges[k], k) for k in range(len(cuts)))
+    return drag(text, [*cuts[:k], *cuts[k + 1 :]])
+
+
+def tab(session: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    out: dict[str, Any] = {"recipe": session.recipe}
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    with gr.Column(visible=False) as out["body"]:
+        strip = out["strip"] = PartitionStrip([], steps=50, label="Groups of steps", elem_id="strip")
+        out["locked"] = gr.Markdown("Each layer has cuts of its own; the map at the bottom shows them.", visible=False)
+        with gr.Row(elem_classes="dmq-buttons"):
+            presets = {fn: gr.Button(name, size="sm", min_width=90) for name, fn in (
+                ("Shared", shared), ("Uniform", uniform), ("Optimal", optimal), ("Per step", per_step),
+                ("Split the longest", split), ("Merge the shortest", merge),
+            )}  # fmt: skip
+        with gr.Row():
+            count = out["count"] = gr.Slider(1, 50, 8, step=1, label="Number of groups", scale=3)
+            own = out["own"] = gr.Checkbox(False, label="Each layer its own cuts (optimal)", scale=1)
+        gr.Markdown(
+            "Drag a boundary, or move it with the arrow keys; Delete removes it, a double click adds one.",
+            elem_classes="dmq-hint",
+        )
+        out["said"] = gr.Markdown(label="Total error", elem_id="total-error")
+        out["per_step"] = PlotlyView(label="Error per step", elem_id="error-per-step")
+        with gr.Row():
+            with gr.Column(min_width=380):
+                out["against"] = PlotlyView(label="Error against the number of groups")
+            with gr.Column(min_width=380):
+                out["slots"] = PlotlyView(label="Group of every layer and step")
+        out["per_site"] = PlotlyView(label="Error per layer")
+    given = {split: [strip], merge: [strip], uniform: [count], optimal: [count, own]}
+    for handler, button in presets.items():
+        on(button.click, handler, [session.recipe, *given.get(handler, [])], out)
+    on(strip.input, drag, [session.recipe, strip], out, trigger_mode="always_last")
+    on(count.release, recount, [session.recipe, count, own], out, trigger_mode="always_last")
+    on(own.input, optimal, [session.recipe, count, own], out, trigger_mode="always_last")
+    shows(session, this, show, [count], out)

@@ -1,0 +1,48 @@
+"""PlotlyView: a Plotly figure that keeps its zoom when it is updated, and whose points can be clicked.
+
+`gr.Plot` sends no clicks and is rebuilt on every update. This component draws with the plotly.js of the
+installed plotly wheel, so Python and the browser always agree on the version, and nothing is fetched from a CDN.
+The script gives the figure the colours of the page's light or dark theme.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import plotly
+import plotly.graph_objects as go
+
+from dmq.runs import ASSETS
+
+
+PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+gr.set_static_paths(PLOTLY_JS)  # this one file becomes readable by every visitor; nothing else does
+
+# No placeholder in the template, on purpose: Gradio patches the DOM whenever the rendered template changes, which
+# would throw away what Plotly drew. All drawing happens in the script, from `props`.
+TEMPLATE = '<div class="dmq-plot" role="figure"></div>'
+SCRIPT = (ASSETS / "web" / "plotly_view.js").read_text("utf-8")
+
+
+class PlotlyView(gr.HTML):
+    """A Plotly figure with a `select` event (`gr.SelectData`) for clicks and a `relayout` event for zoom and pan.
+
+    A click's data holds `index` (an int, or [row, column] in a heatmap), `value`, `x`, `y`, `trace` and `custom`.
+    Zoom, pan and hidden traces outlive an update unless the figure sets another `layout.uirevision`.
+    """
+
+    def __init__(self, value: go.Figure | None = None, **kwargs: Any) -> None:
+        super().__init__(
+            value,
+            html_template=TEMPLATE,
+            css_template=".dmq-plot { min-height: 300px; width: 100%; }",
+            js_on_load=SCRIPT,
+            head=f'<script src="gradio_api/file={PLOTLY_JS}"></script>',  # relative: right under a mount path too
+            **kwargs,
+        )
+
+    def postprocess(self, value: go.Figure | None) -> str | None:
+        if value is None:
+            return None
+        revision = value.layout.uirevision or "keep"
+        return go.Figure(value).update_layout(uirevision=revision, autosize=True).to_json()

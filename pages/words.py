@@ -1,0 +1,162 @@
+"""A recipe said in words, in Python and as commands. Only texts; nothing is computed about quantization."""
+
+import shlex
+from dataclasses import MISSING, fields, is_dataclass
+from typing import Any
+
+from dmq.recipe import (
+    FLOAT,
+    ManualGroups,
+    MinMax,
+    MseSearch,
+    OptimalGroups,
+    Percentile,
+    PerChannel,
+    PerGroup,
+    PerStep,
+    PerTensor,
+    Recipe,
+    SharedRange,
+    UniformGroups,
+)
+
+
+KINDS = {
+    SharedRange: "One range for all steps",
+    UniformGroups: "Equal groups",
+    ManualGroups: "Cuts set by hand",
+    OptimalGroups: "Optimal cuts",
+    PerStep: "A range per step",
+    PerTensor: "Per tensor",
+    PerChannel: "Per channel",
+    PerGroup: "Per group",
+    MinMax: "Min–max",
+    Percentile: "Percentile",
+    MseSearch: "Smallest squared error",
+}
+
+
+def bits(count: int) -> str:
+    """A number of bits as people say it."""
+    return "float" if count == FLOAT else f"{count} bits"
+
+
+def grouping(recipe: Recipe) -> str:
+    """The recipe's partition of the time axis, in words."""
+    spec, steps = recipe.grouping, recipe.sampling.steps
+    if isinstance(spec, SharedRange):
+        return f"one range for all {steps} steps"
+    if isinstance(spec, PerStep):
+        return f"a range for each of the {steps} steps"
+    if isinstance(spec, ManualGroups):
+        return f"{len(spec.boundaries) + 1} groups of the {steps} steps cut by hand"
+    how = "optimal" if isinstance(spec, OptimalGroups) else "equal"
+    own = ", each layer its own" if getattr(spec, "per_layer", False) else ""
+    return f"{spec.count} {how} groups of the {steps} steps{own}"
+
+
+def range_words(spec: Any) -> str:
+    """How a range becomes a grid, in words."""
+    if isinstance(spec, Percentile):
+        return f"{spec.percent:g} % of the values"
+    return "min–max" if isinstance(spec, MinMax) else "smallest squared error"
+
+
+def granularity(spec: Any) -> str:
+    """What shares a scale, in words."""
+    return f"per {spec.size} inputs" if isinstance(spec, PerGroup) else KINDS[type(spec)].lower()
+
+
+def words(recipe: Recipe) -> str:
+    """The recipe in two or three plain sentences."""
+    w, a = recipe.weights, recipe.activations
+    weights = f"Weights {bits(w.bits)}"
+    if w.bits != FLOAT:
+        weights += f" {granularity(w.granularity)} ({range_words(w.range)}{', symmetric' if w.symmetric else ''})"
+    activations = f"activations {bits(a.bits)}"
+    if a.bits != FLOAT:
+        activations += f" {granularity(a.granularity)} ({range_words(a.range)}{', symmetric' if a.symmetric else ''})"
+    if a.attention_bits != FLOAT:
+        activations += f", attention {bits(a.attention_bits)}"
+    kept = [text for yes, text in (
+        (recipe.protection.first_last, "the first and last layer"),
+        (recipe.protection.vectors, "norms and biases"),
+    ) if yes]  # fmt: skip
+    said = f"{weights}, {activations}; {grouping(recipe)}."
+    if kept:
+        said += f" In float: {' and '.join(kept)}."
+    if recipe.overrides:
+        said += f" {len(recipe.overrides)} override{'s' if len(recipe.overrides) > 1 else ''} for single layers."
+    return said
+
+
+def short_name(recipe: Recipe) -> str:
+    """A name that tells recipes apart: "W4A6 8 optimal groups"."""
+    spec, w, a = recipe.grouping, recipe.weights.bits, recipe.activations.bits
+    name = f"W{w}A{a}"
+    if recipe.activations.attention_bits != FLOAT:
+        name += f" attention {recipe.activations.attention_bits}"
+    if isinstance(spec, PerStep):
+        return f"{name} per step"
+    if isinstance(spec, ManualGroups):
+        return f"{name} {len(spec.boundaries) + 1} groups by hand"
+    if isinstance(spec, SharedRange):
+        return name
+    how = "equal" if isinstance(spec, UniformGroups) else "own" if spec.per_layer else "optimal"
+    return f"{name} {spec.count} {how} groups"
+
+
+# --- Python and commands -------------------------------------------------------------------------------------------
+
+
+def expression(value: Any) -> str:
+    """Python that makes `value`, without the fields that have their default."""
+    if not is_dataclass(value):
+        return (
+            f"({''.join(expression(item) + ', ' for item in value).strip()})" if type(value) is tuple else repr(value)
+        )
+    changed = [f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default]
+    return f"{type(value).__name__}({', '.join(f'{f.name}={expression(getattr(value, f.name))}' for f in changed)})"
+
+
+def kinds_in(value: Any) -> set[str]:
+    """The names of the specs that `expression(value)` mentions."""
+    if not is_dataclass(value):
+        return {kind for item in value for kind in kinds_in(item)} if type(value) is tuple else set()
+    changed = [f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default]
+    return {type(value).__name__, *(kind for f in changed for kind in kinds_in(getattr(value, f.name)))}
+
+
+def python(recipe: Recipe) -> str:
+    """A Python program that does what the app does with `recipe`."""
+    inner = ",\n".join(
+        f"    {f.name}={expression(getattr(recipe, f.name))}" for f in fields(recipe)
+        if f.name in ("name", "model") or getattr(recipe, f.name) != f.default
+    )  # fmt: skip
+    return (
+        "from dmq import stages\n"
+        f"from dmq.recipe import {', '.join(sorted(kinds_in(recipe) | {'Comparison', 'Recipe'}))}\n\n"
+        f"recipe = Recipe(\n{inner},\n)\n"
+        "stages.finish(stages.capture(recipe))\n"
+        "print(stages.errors(recipe).total, stages.plan(recipe).bytes)\n\n"
+        'comparison = Comparison(prompts=("grinning cat",), seeds=(0,), sampling=recipe.sampling)\n'
+        "report = stages.finish(stages.compare(comparison, (recipe,)))\n"
+        "print(report.scores)\n"
+    )
+
+
+def commands(recipe: Recipe) -> str:
+    """The same on the command line, with the recipe saved as a file."""
+    file = shlex.quote(file_name(recipe))
+    return (
+        f"dmq capture {file}\n"
+        f'dmq run {file} --prompt "grinning cat" --seed 0\n'
+        "dmq show\n"
+        f'dmq compare {file} other.json --prompt "grinning cat"\n'
+    )
+
+
+def file_name(recipe: Recipe) -> str:
+    """A name for the recipe's file, of letters that every system takes."""
+    stem = "".join(c if c.isalnum() and c.isascii() else "-" for c in recipe.name).strip("-")[:60]
+    return f"{stem or 'recipe'}.json"
