@@ -18,14 +18,16 @@ from torch.overrides import TorchFunctionMode
 
 
 POINTS = ("q", "k", "v", "probs")
+PIECE = 2**18  # softmax outputs at a time: what stays in a core's cache
 
 
 class Products(nn.Module):
     """An attention processor whose operands pass through the submodules `q`, `k`, `v` and `probs`.
 
     These are `nn.Identity`: hooks watch them, quantizers take their place. Shapes there: q (B, heads, Lq, D), k and v
-    (B, heads, Lk, D) as the processor hands them over, before scaling; probs (B, heads, Lq, Lk). `calls` counts the
-    products seen, so 0 after a run says that this processor computes attention in some other way.
+    (B, heads, Lk, D) as the processor hands them over, before scaling; probs (rows, heads, Lq, Lk), in several calls
+    of consecutive rows when all of them would leave the processor's cache. `calls` counts the products seen, so 0
+    after a run says that this processor computes attention in some other way.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -57,14 +59,25 @@ class Products(nn.Module):
         q, k, v = self.q(query), self.k(key), self.v(value)
         if enable_gqa:
             k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
-        scores = (q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)) @ k.transpose(-2, -1)
+        q = q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
         if is_causal:
-            seen = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
-            scores = scores.masked_fill(~seen, -math.inf)
-        if attn_mask is not None:
-            scores = scores.masked_fill(~attn_mask, -math.inf) if attn_mask.dtype is torch.bool else scores + attn_mask
-        probs = self.probs(scores.softmax(-1))
-        return (F.dropout(probs, dropout_p) if dropout_p else probs) @ v
+            attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
+        if attn_mask is not None and attn_mask.ndim == q.ndim:
+            attn_mask = attn_mask.expand(len(q), *attn_mask.shape[1:])
+        rows = max(1, PIECE // max(1, math.prod(q.shape[1:-1]) * k.shape[-2]))
+        parts = []
+        for part in (slice(r, r + rows) for r in range(0, len(q), rows)):
+            mask = attn_mask[part] if attn_mask is not None and attn_mask.ndim == q.ndim else attn_mask
+            probs = self.probs(_probabilities(q[part], k[part], mask))
+            parts.append((F.dropout(probs, dropout_p) if dropout_p else probs) @ v[part])
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
+    scores = q @ k.transpose(-2, -1)
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask
+    return scores.softmax(-1)
 
 
 class _Explicit(TorchFunctionMode):
