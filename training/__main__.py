@@ -1,25 +1,98 @@
-"""`python -m training`: the stages in order, each going on from its checkpoint and skipped when it is done."""
+"""`python -m training`: the stages in order. Each goes on from its checkpoint, and a finished one is skipped.
+
+Interrupt it at any time; the same command goes on where it stopped.
+`python -m training STAGE --steps N` runs one stage.
+"""
 
 import argparse
+import sys
 from pathlib import Path
 
-from training import emoji_ddpm, emoji_sd
+import numpy as np
+import torch
+
+from training import cards, emoji_ddpm, emoji_sd, pack, score, vae
+from training.captions import CLDR
 from training.loop import Schedule
+from training.pictures import FONT
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
-    parser.add_argument("stage", nargs="?")
-    parser.add_argument("--steps", type=int)
-    parser.add_argument("--init", type=Path)
-    parser.add_argument("--cache", type=Path, default=Path(".training"))
-    parser.add_argument("--models", type=Path, default=Path("assets/models"))
+SCHEDULES = {
+    "vae": Schedule(steps=3000, rate=2e-3),
+    "emoji-sd": Schedule(steps=6500, rate=6e-4),
+    "decoder": Schedule(steps=2500, rate=1e-3),
+    "emoji-ddpm": Schedule(steps=6000, rate=1e-3),
+}
+STAGES = ("vae", "emoji-sd", "decoder", "pack", "emoji-ddpm", "pack-ddpm", "score", "cards")
+
+
+def missing_packages() -> list[str]:
+    """The Debian packages the pictures and keywords need and this machine lacks."""
+    needed = {"fonts-noto-color-emoji": FONT, "unicode-cldr-core": CLDR / "annotations" / "en.xml"}
+    return [package for package, path in needed.items() if not path.exists()]
+
+
+def scheduled(stage: str, steps: int | None) -> Schedule:
+    """A stage's schedule, with another number of steps if one was given."""
+    schedule = SCHEDULES[stage]
+    return Schedule(**(vars(schedule) | {"steps": steps})) if steps else schedule
+
+
+def run_decoder(cache: Path, schedule: Schedule, start: Path | None) -> None:
+    """Gather what the decoder learns from, then train it."""
+    lessons = emoji_sd.Lessons(cache)
+    autoencoder = vae.load(cache, start)
+    scaled = lessons.encode(cache, autoencoder)
+    latents = tuple(z / autoencoder.config.scaling_factor for z in scaled)
+    vae.run_decoder(cache, schedule, start, latents, (lessons.pictures, lessons.composed))
+
+
+def run_stage(stage: str, chosen: argparse.Namespace) -> None:
+    """Run one stage to its end."""
+    cache, models, start = chosen.cache, chosen.models, chosen.init
+    if stage == "vae" and start is None:
+        vae.run(cache, scheduled(stage, chosen.steps))
+    elif stage == "emoji-sd":
+        emoji_sd.run(cache, scheduled(stage, chosen.steps), start)
+    elif stage == "decoder":
+        run_decoder(cache, scheduled(stage, chosen.steps), start)
+    elif stage == "pack":
+        pack.pack_emoji_sd(cache, models / "emoji-sd", start)
+    elif stage == "emoji-ddpm":
+        emoji_ddpm.run(cache, scheduled(stage, chosen.steps))
+    elif stage == "pack-ddpm":
+        pack.pack_emoji_ddpm(cache, models / "emoji-ddpm")
+    elif stage == "score":
+        score.score(cache, models)
+    elif stage == "cards":
+        cards.write(cache, models, chosen.origin)
+
+
+def main() -> int:
+    """Parse the arguments and run the stages; 1 after one clear line when something is missing or was interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("stage", nargs="?", choices=STAGES, help="one stage only; all of them by default")
+    parser.add_argument("--steps", type=int, help="another number of steps for the one stage")
+    parser.add_argument("--init", type=Path, metavar="FOLDER", help="start emoji-sd from a saved pipeline's weights")
+    parser.add_argument("--origin", default="random weights", help="what --init's weights are, for the model card")
+    parser.add_argument("--cache", type=Path, default=Path(".training"), help="checkpoints and latents")
+    parser.add_argument("--models", type=Path, default=Path("assets/models"), help="where the pipelines are written")
     chosen = parser.parse_args()
-    if chosen.stage == "emoji-ddpm":
-        emoji_ddpm.run(chosen.cache, Schedule(steps=chosen.steps, rate=1e-3))
-    else:
-        emoji_sd.run(chosen.cache, Schedule(steps=chosen.steps, rate=6e-4), chosen.init)
+    if missing := missing_packages():
+        print(f"training: missing Debian packages, run: sudo apt-get install {' '.join(missing)}", file=sys.stderr)
+        return 1
+    torch.manual_seed(0)
+    np.seterr(all="raise", under="ignore")
+    try:
+        for stage in (chosen.stage,) if chosen.stage else STAGES:
+            run_stage(stage, chosen)
+    except KeyboardInterrupt as stopped:
+        print(f"training: {stopped or 'interrupted'}; the same command goes on from there", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -55,10 +55,12 @@ def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
     return np.where(turned[..., None], np.asarray(Image.fromarray(made, "HSV").convert("RGB")), picture)
 
 
-def with_eyes(picture: np.ndarray) -> np.ndarray:
-    """The picture with two round eyes in the middle of what is drawn."""
+def with_eyes(picture: np.ndarray) -> np.ndarray | None:
+    """The picture with two round eyes in the middle of what is drawn; None where nothing stands out from white."""
     image = Image.fromarray(picture)
-    rows, columns = np.nonzero(picture.min(2) < 235)
+    rows, columns = np.nonzero(picture.min(2) < 250)
+    if len(rows) == 0:
+        return None
     x, y = float(columns.mean()), float(rows.mean()) - 3
     draw = ImageDraw.Draw(image)
     for side in (-8, 8):

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, UNet2DModel
+from diffusers import DDIMScheduler, UNet2DModel
 from torch import Tensor
 
 from training import pictures
@@ -34,9 +34,7 @@ def new_scheduler() -> DDIMScheduler:
     return DDIMScheduler(beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=True)
 
 
-def noise_loss(
-    unet: UNet2DModel, clean: Tensor, abar: Tensor, generator: torch.Generator
-) -> tuple[Tensor, float]:
+def noise_loss(unet: UNet2DModel, clean: Tensor, abar: Tensor, generator: torch.Generator) -> tuple[Tensor, float]:
     """The min-SNR weighted loss (gamma 5, arXiv:2303.09556) and the plain noise error of one batch."""
     t = torch.randint(0, len(abar), (len(clean),), generator=generator)
     noise = torch.randn(clean.shape, generator=generator)
@@ -65,11 +63,3 @@ def run(cache: Path, schedule: Schedule) -> None:
         return noise_loss(unet, clean[torch.randint(0, len(clean), (BATCH,), generator=generator)], abar, generator)
 
     train(checkpoint, schedule, loss_of)
-
-
-def export(cache: Path, folder: Path, seed: int = 0) -> None:
-    """Write the averaged weights as a DDIMPipeline in fp16."""
-    unet, checkpoint = open_run(cache, seed)
-    checkpoint.apply_average()
-    pipe = DDIMPipeline(unet=unet.to(memory_format=torch.contiguous_format), scheduler=new_scheduler())
-    pipe.to(torch.float16).save_pretrained(folder, max_shard_size="9MB")

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from training import captions, compositions, pictures, vae, words
 from training.loop import Checkpoint, Schedule, train
@@ -97,7 +97,7 @@ class Lessons:
 
 
 def carry_embeddings(
-    encoder: CLIPTextModel, tokenizer: PreTrainedTokenizerFast, old: CLIPTextModel, old_words: dict[str, int], subjects
+    encoder: CLIPTextModel, lessons: "Lessons", old: CLIPTextModel, old_words: dict[str, int]
 ) -> None:
     """Copy the old encoder's weights; a word it does not know starts as the mean of the words it is a keyword of."""
     weights = old.state_dict()
@@ -105,14 +105,16 @@ def carry_embeddings(
     table = weights.pop(key)
     encoder.load_state_dict(weights, strict=False)
     new = encoder.state_dict()[key]
-    for word, number in tokenizer.get_vocab().items():
+    for word, number in lessons.vocabulary.items():
         if word in old_words:
             new[number] = table[old_words[word]]
-        elif near := [old_words[w] for w in sorted(words.relatives(word, subjects)) if w in old_words][:8]:
+        elif near := [old_words[w] for w in sorted(words.relatives(word, lessons.subjects)) if w in old_words][:8]:
             new[number] = table[near].mean(0) + 0.3 * new[number]
 
 
-def open_run(cache: Path, seed: int, lessons: Lessons, start: Path | None) -> tuple[CLIPTextModel, UNet2DConditionModel, Checkpoint]:
+def open_run(
+    cache: Path, seed: int, lessons: Lessons, start: Path | None
+) -> tuple[CLIPTextModel, UNet2DConditionModel, Checkpoint]:
     """Both networks and their checkpoint; a new run may start from the weights of a saved pipeline."""
     torch.manual_seed(seed)
     encoder, unet = new_text_encoder(len(lessons.vocabulary)), new_unet()
@@ -122,13 +124,13 @@ def open_run(cache: Path, seed: int, lessons: Lessons, start: Path | None) -> tu
         old = CLIPTextModel.from_pretrained(start, subfolder="text_encoder").float()
         old_words = AutoTokenizer.from_pretrained(start, subfolder="tokenizer").get_vocab()
         with torch.no_grad():
-            carry_embeddings(encoder, lessons.tokenizer, old, old_words, lessons.subjects)
+            carry_embeddings(encoder, lessons, old, old_words)
     unet = unet.to(memory_format=torch.channels_last)
     return encoder, unet, Checkpoint(path, [*unet.parameters(), *encoder.parameters()], seed)
 
 
 def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """`count` timesteps in 0 to 999, one drawn from each of `count` equal ranges: less noise than independent draws."""
+    """`count` timesteps in 0 to 999, one from each of `count` equal ranges: less noise than independent draws."""
     return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * 1000).long()
 
 
@@ -148,14 +150,15 @@ def noise_loss(
 def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
     """Train text encoder and U-Net up to `schedule.steps`, from the checkpoint in `cache` if there is one."""
     lessons = Lessons(cache)
-    latents, composed = lessons.encode(cache, vae.load_encoder(cache, start))
+    latents, composed = lessons.encode(cache, vae.load(cache, start))
     encoder, unet, checkpoint = open_run(cache, schedule.seed, lessons, start)
     encoder.train()
     abar = new_scheduler().alphas_cumprod
 
     def loss_of(generator: torch.Generator) -> tuple[Tensor, float]:
         chance = random.Random(int(torch.randint(0, 2**31, (1,), generator=generator)))
-        plain, mixed = chance.sample(range(len(latents)), BATCH - COMPOSED), chance.sample(range(len(composed)), COMPOSED)
+        plain = chance.sample(range(len(latents)), BATCH - COMPOSED)
+        mixed = chance.sample(range(len(composed)), COMPOSED)
         texts = [captions.choose(lessons.subjects[i], chance) for i in plain]
         texts += [lessons.composed_captions[i] if chance.random() > 0.1 else "" for i in mixed]
         order = torch.randperm(BATCH, generator=generator)

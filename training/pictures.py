@@ -1,6 +1,7 @@
 """The pictures both models learn: every named emoji of the Noto Color Emoji font, drawn once at 64x64 on white.
 
-Skin-tone variants are left out (they would be most of the set), and so is what the font can only draw as several glyphs.
+Skin-tone variants are left out (they would be most of the set), and so is what the font
+can only draw as several glyphs.
 """
 
 import re

@@ -29,11 +29,13 @@ def build_vocabulary(subjects: list[Subject], more: list[str]) -> dict[str, int]
 def build_tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
     """A tokenizer of 12 tokens with CLIP's start and end, padded with the end token."""
     rules = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN, max_input_chars_per_word=40))
-    rules.normalizer = normalizers.Sequence([
-        normalizers.Lowercase(),
-        normalizers.Replace(Regex("[-_,;/]"), " "),
-        normalizers.Replace(Regex("[^a-z0-9 ]"), ""),
-    ])
+    rules.normalizer = normalizers.Sequence(
+        [
+            normalizers.Lowercase(),
+            normalizers.Replace(Regex("[-_,;/]"), " "),
+            normalizers.Replace(Regex("[^a-z0-9 ]"), ""),
+        ]
+    )
     rules.pre_tokenizer = pre_tokenizers.Whitespace()
     ends = [(START, vocabulary[START]), (END, vocabulary[END])]
     rules.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)

@@ -1,0 +1,45 @@
+"""Joins the trained parts into pipelines that `DiffusionPipeline.from_pretrained` loads: fp16, files under 10 MB."""
+
+from pathlib import Path
+
+import torch
+from diffusers import DDIMPipeline, DiffusionPipeline, StableDiffusionPipeline
+
+from training import emoji_ddpm, emoji_sd, vae
+
+
+def save_half(pipe: DiffusionPipeline, folder: Path) -> None:
+    """Write a pipeline in fp16, with the ordinary memory layout and files that everyone may read."""
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.to(torch.float16, memory_format=torch.contiguous_format)
+    pipe.save_pretrained(folder, max_shard_size="9MB")
+    for path in folder.rglob("*.safetensors"):
+        path.chmod(0o644)
+
+
+def pack_emoji_sd(cache: Path, folder: Path, start: Path | None) -> None:
+    """Write emoji-sd from the averaged weights of its checkpoints; without a decoder's, that of `start`."""
+    lessons = emoji_sd.Lessons(cache)
+    encoder, unet, checkpoint = emoji_sd.open_run(cache, 0, lessons, start)
+    checkpoint.apply_average()
+    autoencoder, decoder = vae.open_decoder(cache, 0, start)
+    decoder.apply_average()
+    pipe = StableDiffusionPipeline(
+        vae=autoencoder,
+        text_encoder=encoder,
+        tokenizer=lessons.tokenizer,
+        unet=unet,
+        scheduler=emoji_sd.new_scheduler(),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+    )
+    save_half(pipe, folder)
+
+
+def pack_emoji_ddpm(cache: Path, folder: Path) -> None:
+    """Write emoji-ddpm from the averaged weights of its checkpoint."""
+    unet, checkpoint = emoji_ddpm.open_run(cache, 0)
+    checkpoint.apply_average()
+    save_half(DDIMPipeline(unet=unet, scheduler=emoji_ddpm.new_scheduler()), folder)

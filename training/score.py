@@ -1,0 +1,105 @@
+"""Measures the packed pipelines and draws their sample sheets; every figure of the model cards comes from here.
+
+emoji-sd: PSNR of the autoencoder over all pictures; for 256 seeded names, whether the nearest of the 1,922 pictures is
+the prompted one; a sheet of 32 compositions that no name contains. emoji-ddpm: a sheet of 64 and how many different
+pictures are nearest to them.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from training import pictures, vae
+from training.prompts import COMPOSITIONS
+
+
+STEPS = 50
+GUIDANCE = 4.0
+DDPM_STEPS = 100
+
+
+def open_pipeline(folder: Path) -> DiffusionPipeline:
+    """The pipeline in fp32 without progress bars."""
+    pipe = DiffusionPipeline.from_pretrained(folder, torch_dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def features(images: Tensor) -> Tensor:
+    """Colours after 4x box down-sampling, flat: (n, 3, h, w) to (n, 3 * h/4 * w/4)."""
+    return torch.nn.functional.avg_pool2d(images, 4).flatten(1)
+
+
+def draw(pipe: DiffusionPipeline, prompts: list[str], seeds: list[int]) -> Tensor:
+    """Pictures (n, 3, 64, 64) in 0 to 1, each from the prompt and the seed at its place."""
+    parts = []
+    for i in range(0, len(prompts), 32):
+        generators = [torch.Generator().manual_seed(s) for s in seeds[i : i + 32]]
+        made = pipe(
+            prompts[i : i + 32],
+            num_inference_steps=STEPS,
+            guidance_scale=GUIDANCE,
+            generator=generators,
+            output_type="pt",
+        )
+        parts.append(made.images.float())
+    return torch.cat(parts)
+
+
+def sheet(images: Tensor, columns: int) -> Image.Image:
+    """Pictures (n, 3, size, size) side by side, `columns` a row."""
+    count, channels, size, _ = images.shape
+    rows = images.reshape(count // columns, columns, channels, size, size).permute(0, 3, 1, 4, 2)
+    flat = rows.reshape(count // columns * size, columns * size, channels)
+    return Image.fromarray((flat.clamp(0, 1) * 255).round().to(torch.uint8).numpy())
+
+
+def nearest(made: Tensor, real: np.ndarray) -> Tensor:
+    """For each made picture the numbers of all real ones (uint8), nearest first, by L2 between features."""
+    targets = features(torch.from_numpy(real).permute(0, 3, 1, 2).float() / 255)
+    return torch.cdist(features(made), targets).argsort(1)
+
+
+def score_emoji_sd(cache: Path, folder: Path, count: int = 256) -> dict[str, float]:
+    """PSNR (dB), top-1 and top-5 over `count` names; writes samples.png and compositions.png into `folder`."""
+    real, names, _ = pictures.load(cache)
+    pipe = open_pipeline(folder)
+    figures = {"psnr_db": round(vae.mean_psnr(pipe.vae, real), 2)}
+    chosen = np.random.RandomState(7).choice(len(names), 256, replace=False)[:count]
+    made = draw(pipe, [names[k] for k in chosen], chosen.tolist())
+    order = nearest(made, real)
+    target = torch.from_numpy(chosen)[:, None]
+    figures |= {
+        "names": count,
+        "top1": round((order[:, :1] == target).any(1).float().mean().item(), 4),
+        "top5": round((order[:, :5] == target).any(1).float().mean().item(), 4),
+    }
+    sheet(made[:64], 8).save(folder / "samples.png")
+    sheet(draw(pipe, list(COMPOSITIONS), list(range(32))), 8).save(folder / "compositions.png")
+    return figures
+
+
+def score_emoji_ddpm(cache: Path, folder: Path) -> dict[str, float]:
+    """How many different pictures are nearest to 64 samples, and how near they are; writes samples.png."""
+    small = pictures.shrink(pictures.load(cache)[0], 32)
+    pipe = open_pipeline(folder)
+    made = pipe(64, torch.Generator().manual_seed(0), num_inference_steps=DDPM_STEPS, output_type="np").images
+    made = torch.from_numpy(made).permute(0, 3, 1, 2)
+    best = nearest(made, small)[:, 0]
+    clean = torch.from_numpy(small[best.numpy()]).permute(0, 3, 1, 2).float() / 255
+    rmse = (made - clean).pow(2).mean((1, 2, 3)).sqrt()
+    sheet(made, 8).resize((512, 512), Image.Resampling.NEAREST).save(folder / "samples.png")
+    return {"different": len(best.unique()), "rmse_median": round(rmse.median().item(), 4)}
+
+
+def score(cache: Path, models: Path) -> None:
+    """Score both models, print the figures and keep them in the cache for the cards."""
+    for name, measure in (("emoji-sd", score_emoji_sd), ("emoji-ddpm", score_emoji_ddpm)):
+        figures = measure(cache, models / name)
+        print(name, figures, flush=True)
+        (cache / f"{name}-figures.json").write_text(json.dumps(figures))
