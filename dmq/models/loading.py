@@ -1,0 +1,238 @@
+"""Load a pipeline once, run it as often as wanted: by embedded name, folder, or Hub id, safetensors only.
+
+What is loaded is shared by everybody and never changed. Whoever changes a layer does so in a `borrow`ed denoiser, and
+every run has a scheduler of its own.
+"""
+
+import difflib
+import functools
+import re
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import numpy as np
+import torch
+import transformers
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from ..errors import DmqError
+from ..recipe import Sampling
+from ..results import ModelInfo
+from .adapter import AbstractAdapter
+from .checks import PICKLES, check_folder, refuse_caches
+from .generic import GenericAdapter
+from .running import arguments, private, prompted
+from .stepping import OnStep
+from .survey import fingerprint, macs
+from .unet import UNetAdapter
+
+
+MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
+ADAPTERS: tuple[AbstractAdapter, ...] = (UNetAdapter(), GenericAdapter())  # the first that matches is used
+CACHED = 3  # pipelines kept in memory
+
+_cache: OrderedDict[str, "Loaded"] = OrderedDict()
+_lock = threading.Lock()  # of the cache
+_loading = threading.Lock()  # transformers and diffusers patch torch while they load, so one at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """A pipeline in float32 that nobody changes, its adapter, and what there is to know about it."""
+
+    pipe: DiffusionPipeline
+    adapter: AbstractAdapter
+    info: ModelInfo
+
+    @property
+    def component(self) -> str:
+        return self.adapter.component(self.pipe)
+
+    @property
+    def denoiser(self) -> nn.Module:
+        return getattr(self.pipe, self.component)
+
+
+def embedded() -> tuple[str, ...]:
+    """Names of the models that ship with dmq and are there."""
+    return tuple(sorted(index.parent.name for index in MODELS.glob("*/model_index.json")))
+
+
+def load(name: str) -> Loaded:
+    """The pipeline `name`: an embedded model, a folder, or a Hub id "owner/name". Cached, quiet, safe in threads.
+
+    Raises DmqError for an unknown name, a folder that is no pipeline, pickled weights, code, or no network.
+    """
+    if (loaded := _cached(name)) is not None:
+        return loaded
+    with _loading:
+        if (loaded := _cached(name)) is None:  # else somebody loaded it while we waited
+            source = _source(name)
+            loaded = describe(name, _open(name, source))
+            with _lock:
+                _cache[name] = loaded
+                while len(_cache) > CACHED:
+                    _cache.popitem(last=False)
+    return loaded
+
+
+def _cached(name: str) -> Loaded | None:
+    with _lock:
+        if name in _cache:
+            _cache.move_to_end(name)
+        return _cache.get(name)
+
+
+def _source(name: str) -> str | Path:
+    """Where `name` is to be read from; DmqError if nothing can be there."""
+    if name in embedded():
+        return MODELS / name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        check_folder(path)
+        return path
+    if path.is_file():
+        pickled = ", and a pickle, which dmq never opens" if path.suffix in PICKLES else ""
+        raise DmqError(f"{name}: is a single file{pickled}; give the folder that pipe.save_pretrained(...) wrote.")
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.is_absolute():
+        return name
+    close = difflib.get_close_matches(name, embedded(), 1)
+    meant = f" Did you mean {close[0]!r}?" if close else ""
+    shipped = ", ".join(embedded()) or "none"
+    raise DmqError(f"{name!r} is no model that ships ({shipped}), no folder and no Hub id owner/name.{meant}")
+
+
+def _open(name: str, source: str | Path) -> DiffusionPipeline:
+    try:
+        with _quiet():
+            pipe = DiffusionPipeline.from_pretrained(str(source), use_safetensors=True, dtype=torch.float32)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
+        why = str(error).strip().partition("\n")[0].partition(". ")[0]
+        if isinstance(source, Path):
+            raise DmqError(f"{name}: cannot be read ({why}). Save the pipeline again with save_pretrained.") from error
+        raise DmqError(
+            f"{name}: cannot be fetched from the Hugging Face Hub ({why}). Check name and network, or give a folder."
+        ) from error
+    return pipe
+
+
+def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
+    """`pipe` as a `Loaded`: made read-only, its adapter chosen, its layers listed. DmqError if no adapter fits."""
+    pipe.set_progress_bar_config(disable=True)
+    parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    for part in parts:
+        part.eval().requires_grad_(False)
+    adapter = next((adapter for adapter in ADAPTERS if adapter.matches(pipe)), None)
+    if adapter is None:
+        raise DmqError(f"{name}: {type(pipe).__name__} has no unet or transformer to quantize. Load another pipeline.")
+    denoiser = getattr(pipe, adapter.component(pipe))
+    refuse_caches(denoiser)
+    info = ModelInfo(
+        name=name,
+        pipeline=type(pipe).__name__,
+        denoiser=type(denoiser).__name__,
+        adapter=adapter.name,
+        scheduler=type(pipe.scheduler).__name__,
+        prompted=prompted(pipe),
+        size=_size(pipe, denoiser),
+        parameters=sum(p.numel() for p in denoiser.parameters()),
+        pipeline_parameters=sum(p.numel() for part in parts for p in part.parameters()),
+        layers=adapter.layers(denoiser, macs(pipe, adapter)),
+        fingerprint=fingerprint(denoiser),
+    )
+    return Loaded(pipe=pipe, adapter=adapter, info=info)
+
+
+def _size(pipe: DiffusionPipeline, denoiser: nn.Module) -> tuple[int, int]:
+    side = denoiser.config.get("sample_size") or 0
+    height, width = side if isinstance(side, (list, tuple)) else (side, side)
+    factor = vars(pipe).get("vae_scale_factor", 1)
+    return height * factor, width * factor
+
+
+def with_denoiser(loaded: Loaded, denoiser: nn.Module) -> DiffusionPipeline:
+    """A new pipeline with `denoiser` and a scheduler of its own; the other networks are shared, unchanged."""
+    pipe = private(loaded.pipe)
+    setattr(pipe, loaded.component, denoiser)
+    return pipe
+
+
+def sample(
+    pipe: DiffusionPipeline,
+    loaded: Loaded,
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    on_step: OnStep | None = None,
+) -> list[np.ndarray]:
+    """One picture a seed, uint8 [H, W, 3], by one call of diffusers' own pipeline; unprompted ones ignore `prompts`.
+
+    A seed gives the same noise in any batch. `pipe` itself is not changed, so several may sample with it at once.
+    `on_step(i, t, latents)` is called after each scheduler step; what it raises ends the run and comes out here.
+    """
+    own = private(pipe)
+    if on_step is not None:
+        _report_steps(own.scheduler, on_step)
+    pictures = own(**arguments(own, prompts, seeds, sampling), output_type="np").images
+    return _to_bytes(pictures)
+
+
+def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
+    """Pictures uint8 [H, W, 3] of what `on_step` reports, noise and all. Latents of a VAE are [B, C, h, w]."""
+    vae = loaded.pipe.components.get("vae")
+    if vae is None:
+        pictures = latents
+    else:
+        if latents.ndim != 4:
+            raise DmqError(f"{loaded.info.pipeline}: packed latents cannot be shown before the last step.")
+        shift = vae.config.get("shift_factor") or 0.0
+        with torch.no_grad():
+            pictures = vae.decode(latents / vae.config.scaling_factor + shift).sample
+    return _to_bytes((pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _report_steps(scheduler: Any, on_step: Callable[[int, float, Tensor], None]) -> None:
+    """Wrap `scheduler.step`, the one thing that all pipelines call each step; some have no callback."""
+    step, seen = scheduler.step, []
+
+    @functools.wraps(step)  # pipelines look at its signature
+    def reported(model_output: Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+        output = step(model_output, timestep, *args, **kwargs)
+        t = float(timestep)
+        if t not in seen:
+            seen.append(t)
+        on_step(seen.index(t), t, output[0])
+        return output
+
+    scheduler.step = reported
+
+
+def _to_bytes(pictures: np.ndarray) -> list[np.ndarray]:
+    colours = pictures if pictures.shape[-1] == 3 else pictures.repeat(3, -1)
+    return list((colours * 255).round().astype(np.uint8))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no advice on other packages while loading; all of it as before afterwards."""
+    libraries = (diffusers.utils.logging, transformers.utils.logging)
+    levels = [library.get_verbosity() for library in libraries]
+    bars = [library.is_progress_bar_enabled() for library in libraries]
+    for library in libraries:
+        library.set_verbosity_error()
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, level, bar in zip(libraries, levels, bars, strict=True):
+            library.set_verbosity(level)
+            if bar:
+                library.enable_progress_bar()

@@ -1,0 +1,51 @@
+"""A pipeline call as an iterator over its steps: diffusers calls back, but a stage wants to yield."""
+
+import queue
+import threading
+from collections.abc import Callable, Generator
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+
+R = TypeVar("R")
+OnStep = Callable[[int, float, Tensor], None]
+
+
+class Cancelled(Exception):
+    """Raised inside a pipeline run whose reader has gone."""
+
+
+def stepping(run: Callable[[OnStep], R]) -> Generator[tuple[int, float, Tensor], None, R]:
+    """Yield what `run(on_step)` reports, (i, t, latents), and return what it returns; errors come through.
+
+    `run` works in a thread of its own. Closing the generator cancels: the next report raises inside `run`, and close()
+    returns when `run` has ended, so nothing goes on in the dark.
+    """
+    reports: queue.Queue[Any] = queue.Queue()
+    gone = threading.Event()
+    outcome: dict[str, Any] = {}
+
+    def on_step(i: int, t: float, latents: Tensor) -> None:
+        if gone.is_set():
+            raise Cancelled
+        reports.put((i, t, latents))
+
+    def work() -> None:
+        try:
+            outcome["result"] = run(on_step)
+        except BaseException as error:  # handed to the reader, who raises it
+            outcome["error"] = error
+        reports.put(None)
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    try:
+        while (report := reports.get()) is not None:
+            yield report
+    finally:
+        gone.set()
+        worker.join()
+    if "error" in outcome:
+        raise outcome["error"]
+    return outcome["result"]
