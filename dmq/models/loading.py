@@ -134,6 +134,8 @@ def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
         raise DmqError(f"{name}: {type(pipe).__name__} has no unet or transformer to quantize. Load another pipeline.")
     denoiser = getattr(pipe, adapter.component(pipe))
     refuse_caches(denoiser)
+    layers = adapter.layers(denoiser, macs(pipe, adapter))
+    inside = {f"{layer.name}.{leaf}" for layer in layers for leaf in ("weight", "bias")}
     info = ModelInfo(
         name=name,
         pipeline=type(pipe).__name__,
@@ -144,8 +146,9 @@ def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
         size=_size(pipe, denoiser),
         parameters=sum(p.numel() for p in denoiser.parameters()),
         pipeline_parameters=sum(p.numel() for part in parts for p in part.parameters()),
-        layers=adapter.layers(denoiser, macs(pipe, adapter)),
+        layers=layers,
         fingerprint=fingerprint(denoiser),
+        vectors=tuple(p.numel() for name, p in denoiser.named_parameters() if name not in inside and p.ndim < 2),
     )
     return Loaded(pipe=pipe, adapter=adapter, info=info)
 

@@ -1,0 +1,172 @@
+"""See the activations of a model: run its pipeline on calibration pictures and keep statistics of every site."""
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..errors import DmqError
+from ..models.attention import POINTS, explicit_products
+from ..models.borrow import borrow
+from ..models.checks import refuse_caches
+from ..models.loading import Loaded, sample, with_denoiser
+from ..models.stepping import stepping
+from ..numerics.mergeable import BINS
+from ..numerics.mergeable import merge as merge_counts
+from ..recipe import Calibration, Sampling
+from ..results import ActivationStats, Site, Trajectory
+from .recorder import Recorder, _cut
+from .trajectories import TrajectoryRecorder
+from .watching import watching
+
+
+PROMPTS = Path(__file__).resolve().parents[2] / "assets" / "prompts" / "default.txt"
+SUBSET = 512  # histogram elements of a site in each row of a denoiser call
+
+
+class Captured(NamedTuple):
+    """What one capture saw."""
+
+    stats: ActivationStats
+    trajectory: Trajectory | None
+
+
+def capture_activations(
+    loaded: Loaded,
+    sampling: Sampling,
+    calibration: Calibration,
+    *,
+    attention: bool = True,
+    subset: int = SUBSET,
+    trajectories: int = 0,
+) -> Generator[tuple[int, int], None, Captured]:
+    """Yield (steps done, steps in all) while the pipeline draws the calibration pictures; return what was seen.
+
+    Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`. Ranges and moments
+    are of every element; histograms of `subset` elements a row (0: all). The first `trajectories` pictures are
+    recorded call by call. The loaded model is not touched; closing the generator ends the run after the current step.
+    Raises DmqError for a step-skipping cache, mixed timesteps or activations that are not finite.
+    """
+    refuse_caches(loaded.denoiser)
+    denoiser = borrow(loaded.denoiser)
+    sites = sites_of(loaded, denoiser, attention)
+    recorder = Recorder(subset)
+    calls = TrajectoryRecorder(loaded.adapter, trajectories)
+    pictures = calibration_pictures(loaded, calibration)
+    pipe = with_denoiser(loaded, denoiser)
+    batches = [pictures[n : n + calibration.batch] for n in range(0, len(pictures), calibration.batch)]
+    with _recording(denoiser, loaded, sites, recorder, calls):
+        done = 0
+        for batch in batches:
+            calls.next_batch(len(batch))
+            prompts, seeds = zip(*batch, strict=True)
+            run = stepping(
+                lambda on_step, prompts=prompts, seeds=seeds: sample(
+                    pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step
+                )
+            )
+            for done, _ in enumerate(run, done + 1):
+                yield done, max(done, len(batches) * sampling.steps)
+    stats = ActivationStats(
+        model=loaded.info.name,
+        fingerprint=loaded.info.fingerprint,
+        sampler=sampler_line(loaded, sampling),
+        samples=len(pictures),
+        subset=subset,
+        **recorder.finished(),
+    )
+    return Captured(stats, calls.finished() if trajectories else None)
+
+
+def _recording(
+    denoiser: nn.Module, loaded: Loaded, sites: Sequence[Site], recorder: Recorder, calls: TrajectoryRecorder
+) -> ExitStack:
+    """Hooks on the denoiser that tell the recorders of its calls, for as long as the stack is open."""
+    adapter = loaded.adapter
+
+    def begin(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        recorder.begin(adapter.timestep(args, kwargs), len(adapter.sample_of(args, kwargs)))
+
+    def end(module: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any) -> None:
+        recorder.end()
+        calls.see(args, kwargs, answer)
+
+    stack = ExitStack()
+    stack.enter_context(watching(denoiser, sites, recorder.see))
+    stack.callback(denoiser.register_forward_pre_hook(begin, with_kwargs=True).remove)
+    stack.callback(denoiser.register_forward_hook(end, with_kwargs=True).remove)
+    return stack
+
+
+def sites_of(loaded: Loaded, denoiser: nn.Module, attention: bool) -> tuple[Site, ...]:
+    """Every site of a borrowed `denoiser`; with `attention`, its products are opened up in place."""
+    sites = [
+        Site(name=layer.name, point=point, kind=layer.kind, block=layer.block)
+        for layer in loaded.info.layers
+        for point in ("input", "output")
+    ]
+    blocks = loaded.adapter.blocks(denoiser)
+    for name in explicit_products(denoiser) if attention else ():
+        block = next((b for b in blocks if name.startswith(f"{b}.")), name.partition(".")[0])
+        sites += [Site(name=name, point=point, kind="attention", block=block) for point in POINTS]
+    return tuple(sites)
+
+
+def calibration_pictures(loaded: Loaded, calibration: Calibration) -> list[tuple[str, int]]:
+    """(prompt, seed) of each calibration picture: the prompts in turn, seeds counting up; no prompt where none is taken."""
+    seeds = range(calibration.seed, calibration.seed + calibration.samples)
+    if not loaded.info.prompted:
+        return [("", seed) for seed in seeds]
+    prompts = calibration.prompts or tuple(filter(None, map(str.strip, PROMPTS.read_text().splitlines())))
+    return [(prompts[n % len(prompts)], seed) for n, seed in enumerate(seeds)]
+
+
+def sampler_line(loaded: Loaded, sampling: Sampling) -> str:
+    """The scheduler with its settings, steps and guidance, as one line that is equal if and only if they are."""
+    scheduler = loaded.pipe.scheduler
+    config = {key: value for key, value in sorted(scheduler.config.items()) if not key.startswith("_")}
+    guidance = f", guidance {sampling.guidance:g}" if loaded.info.prompted else ""
+    return f"{type(scheduler).__name__}, {sampling.steps} steps{guidance}, {json.dumps(config, default=str)}"
+
+
+def merge(a: ActivationStats, b: ActivationStats) -> ActivationStats:
+    """The statistics of both captures together, as if they had been one; counts and extremes exactly.
+
+    Raises DmqError if they are of different models, samplers or settings.
+    """
+    for name in ("fingerprint", "sampler", "timesteps", "subset", "sites"):
+        if getattr(a, name) != getattr(b, name):
+            raise DmqError(f"two captures differ in {name} and cannot be merged. Capture again with the same settings.")
+    merged = [_merge_site(a, b, s) for s in range(len(a.sites))]
+    return replace(
+        a,
+        samples=a.samples + b.samples,
+        counts=tuple(counts for counts, _, _ in merged),
+        first=np.array([first for _, first, _ in merged], np.int32),
+        exponent=np.array([k for _, _, k in merged], np.int16),
+        elements=a.elements + b.elements,
+        power_sums=a.power_sums + b.power_sums,
+        minimum=np.minimum(a.minimum, b.minimum),
+        maximum=np.maximum(a.maximum, b.maximum),
+        channel_min=tuple(map(np.minimum, a.channel_min, b.channel_min)),
+        channel_max=tuple(map(np.maximum, a.channel_max, b.channel_max)),
+    )
+
+
+def _merge_site(a: ActivationStats, b: ActivationStats, s: int) -> tuple[np.ndarray, int, int]:
+    counts, k = merge_counts(_all_bins(a, s), int(a.exponent[s]), _all_bins(b, s), int(b.exponent[s]))
+    cut, first = _cut(counts)
+    return cut.astype(a.counts[s].dtype), first, k
+
+
+def _all_bins(stats: ActivationStats, s: int) -> Tensor:
+    start, counts = int(stats.first[s]) + BINS // 2, stats.counts[s]
+    full = torch.zeros(len(counts), BINS, dtype=torch.int64)
+    full[:, start : start + counts.shape[1]] = torch.from_numpy(counts)
+    return full

@@ -1,0 +1,265 @@
+"""Statistics of tensors as they flow by, in one pass and in memory that depends on sites and steps alone.
+
+Each tensor is read a few times while it is in the cache: once for the extremes, and for the sums of x to x^4. Tensors
+that several sites share (the input of to_q, to_k and to_v; q itself, a view of to_q's output) are read once. Histograms
+of all sites are binned together at the end of a denoiser call.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..errors import DmqError
+from ..numerics.mergeable import BINS, SMALLEST, bin_counts, coarsen, fit_exponent
+from ..results import Site
+
+
+RECENT = 6  # tensors kept for being seen again: the input and the outputs of to_q, to_k, to_v, and some room
+PENDING = 2**22  # values that wait for binning, at most, plus one tensor
+
+
+def channel_axis(site: Site) -> int:
+    """The axis of channels in a tensor at `site`: features of a linear layer, channels of a convolution, heads.
+
+    Also that of `ActivationStats.channel_min`; q, k, v and probs of an attention have their heads there.
+    """
+    return -1 if site.kind == "linear" else 1
+
+
+@dataclass
+class _Tensor:
+    """What is known of one tensor."""
+
+    tensor: Tensor  # kept, so that nothing else comes to lie at its address
+    sums: Tensor  # [4]
+    sample: Tensor  # [rows, n]
+    extremes: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict)
+
+
+@dataclass
+class _Step:
+    """Running totals of one timestep; S sites, C channels of all sites one after another."""
+
+    sums: Tensor  # [S, 4] float64
+    elements: Tensor  # [S] int64
+    low: Tensor  # [C] float32
+    high: Tensor
+    counts: Tensor  # [S, BINS] int32, int64 without a subset
+
+
+class Recorder:
+    """Collects what `see` is shown between `begin` and `end` of a denoiser call.
+
+    `subset` elements of each row of a tensor go into the histogram (0: all of them), always at the same places, so
+    that it does not matter how pictures are spread over batches and captures.
+    """
+
+    def __init__(self, subset: int) -> None:
+        self.subset = subset
+        self.sites: list[Site] = []  # in the order they were first seen
+        self.channels: list[int] = []
+        self.exponent = torch.empty(0, dtype=torch.int64)
+        self.steps: dict[float, _Step] = {}
+        self._places: dict[int, Tensor] = {}
+        self._scratch = torch.empty(0)
+        self._clear()
+
+    def _clear(self) -> None:
+        self._recent: dict[tuple, _Tensor] = {}
+        self._pending: dict[Site, list[tuple[_Tensor, Tensor, Tensor]]] = {}
+        self._waiting = 0
+
+    def begin(self, t: float, rows: int) -> None:
+        """A denoiser call at timestep `t` for `rows` rows starts."""
+        self._clear()
+        self.t, self.rows = t, rows
+
+    def see(self, site: Site, x: Tensor) -> None:
+        """Count `x`, which flows through `site`."""
+        known = self._measure(x)
+        low, high = self._extremes(known, site, x)
+        self._pending.setdefault(site, []).append((known, low, high))
+        self._waiting += known.sample.numel()
+        if self._waiting > PENDING:
+            self._commit()
+
+    def end(self) -> None:
+        """The denoiser call is over. DmqError if NaN or infinity was seen."""
+        self._commit()
+        self._clear()
+
+    def _measure(self, x: Tensor) -> _Tensor:
+        key = (x.data_ptr(), x.numel(), x._version, x.device)
+        known = self._recent.get(key)
+        if known is None or not (_dense(x) and _dense(known.tensor)):
+            rows = _rows(x, self.rows)
+            known = _Tensor(x, self._sums(rows.reshape(-1)), self._sample(rows))
+            self._recent[key] = known
+            if len(self._recent) > RECENT:
+                del self._recent[next(iter(self._recent))]
+        return known
+
+    def _sums(self, x: Tensor) -> Tensor:
+        if len(self._scratch) < len(x) or self._scratch.dtype != x.dtype or self._scratch.device != x.device:
+            self._scratch = torch.empty_like(x)
+        square = torch.mul(x, x, out=self._scratch[: len(x)])
+        return torch.stack([x.sum(), torch.dot(x, x), torch.dot(square, x), torch.dot(square, square)])
+
+    def _sample(self, rows: Tensor) -> Tensor:
+        n = rows.shape[1]
+        if not 0 < self.subset < n:
+            return rows.clone()  # what is seen may be overwritten before it is binned
+        if n not in self._places:
+            chosen = torch.randperm(n, generator=torch.Generator().manual_seed(n))[: self.subset]
+            self._places[n] = chosen.sort().values.to(rows.device)
+        return rows.index_select(1, self._places[n])
+
+    def _extremes(self, known: _Tensor, site: Site, x: Tensor) -> tuple[Tensor, Tensor]:
+        axis = channel_axis(site)
+        key = (axis, *x.shape)
+        if key not in known.extremes:
+            known.extremes[key] = _of_heads(known, x) if site.kind == "attention" else _over_channels(x, axis)
+        return known.extremes[key]
+
+    def _commit(self) -> None:
+        if not self._pending:
+            return
+        self._meet([(site, len(seen[0][1])) for site, seen in self._pending.items() if site not in self.sites])
+        step = self.steps.setdefault(self.t, self._empty())
+        none = [(None, torch.full((c,), torch.inf), torch.full((c,), -torch.inf)) for c in self.channels]
+        calls = [self._pending.get(site, [none[s]]) for s, site in enumerate(self.sites)]
+        low = torch.cat([_together(torch.minimum, [low for _, low, _ in seen]) for seen in calls]).float().cpu()
+        high = torch.cat([_together(torch.maximum, [high for _, _, high in seen]) for seen in calls]).float().cpu()
+        self._fit(low, high)
+        seen = [(s, known) for s, entries in enumerate(calls) for known, _, _ in entries if known is not None]
+        where = torch.tensor([s for s, _ in seen])
+        step.sums.index_add_(0, where, torch.stack([known.sums for _, known in seen]).double().cpu())
+        step.elements.index_add_(0, where, torch.tensor([known.tensor.numel() for _, known in seen]))
+        torch.minimum(step.low, low, out=step.low)
+        torch.maximum(step.high, high, out=step.high)
+        self._bin(step, seen)
+        self._pending, self._waiting = {}, 0
+
+    def _bin(self, step: _Step, seen: list[tuple[int, _Tensor]]) -> None:
+        lengths: dict[int, list[tuple[int, Tensor]]] = {}
+        for s, known in seen:
+            lengths.setdefault(known.sample.numel(), []).append((s, known.sample.reshape(-1)))
+        for group in lengths.values():
+            where = torch.tensor([s for s, _ in group])
+            values = torch.stack([sample for _, sample in group])
+            counts = bin_counts(values, self.exponent[where].to(values.device)).cpu()
+            step.counts.index_add_(0, where, counts.to(step.counts.dtype))
+
+    def _fit(self, low: Tensor, high: Tensor) -> None:
+        """Widen the bins of the sites that outgrew them, at all steps."""
+        magnitude = torch.maximum(high, -low).clamp(min=0)
+        owner = torch.repeat_interleave(torch.arange(len(self.sites)), torch.tensor(self.channels))
+        largest = torch.zeros(len(self.sites)).scatter_reduce_(0, owner, magnitude, "amax")
+        if not largest.isfinite().all():
+            site = self.sites[int((~largest.isfinite()).nonzero()[0])]
+            raise DmqError(
+                f"{site.label}: not finite at t = {self.t:g}; the float model itself fails there. Check its weights, "
+                "its scheduler and the guidance."
+            )
+        wanted = torch.maximum(fit_exponent(largest), self.exponent)
+        for s in (wanted > self.exponent).nonzero().flatten().tolist():
+            for step in self.steps.values():
+                step.counts[s] = coarsen(step.counts[s], int(wanted[s] - self.exponent[s]))
+        self.exponent = wanted
+
+    def _meet(self, sites: list[tuple[Site, int]]) -> None:
+        """Make room for sites that were not seen before."""
+        more, channels = len(sites), sum(c for _, c in sites)
+        if not more:
+            return
+        self.sites += [site for site, _ in sites]
+        self.channels += [c for _, c in sites]
+        self.exponent = F.pad(self.exponent, (0, more), value=SMALLEST)
+        for step in self.steps.values():
+            step.sums, step.counts = F.pad(step.sums, (0, 0, 0, more)), F.pad(step.counts, (0, 0, 0, more))
+            step.elements = F.pad(step.elements, (0, more))
+            step.low = F.pad(step.low, (0, channels), value=torch.inf)
+            step.high = F.pad(step.high, (0, channels), value=-torch.inf)
+
+    def _empty(self) -> _Step:
+        sites, channels = len(self.sites), sum(self.channels)
+        return _Step(
+            sums=torch.zeros(sites, 4, dtype=torch.float64),
+            elements=torch.zeros(sites, dtype=torch.int64),
+            low=torch.full((channels,), torch.inf),
+            high=torch.full((channels,), -torch.inf),
+            counts=torch.zeros(sites, BINS, dtype=torch.int32 if self.subset else torch.int64),
+        )
+
+    def finished(self) -> dict[str, object]:
+        """The array fields of `ActivationStats`, histograms cut to the bins in use."""
+        steps = list(self.steps.values())
+        counts, first = zip(*(_cut(torch.stack([x.counts[s] for x in steps])) for s in range(len(self.sites))), strict=True)
+        low, high = (
+            [part.numpy() for part in torch.stack(rows).split(self.channels, 1)]
+            for rows in ([x.low for x in steps], [x.high for x in steps])
+        )
+        return {
+            "timesteps": tuple(self.steps),
+            "sites": tuple(self.sites),
+            "exponent": self.exponent.numpy().astype(np.int16),
+            "first": np.array(first, np.int32),
+            "counts": counts,
+            "elements": torch.stack([x.elements for x in steps], 1).numpy(),
+            "power_sums": torch.stack([x.sums for x in steps], 1).numpy(),
+            "minimum": np.stack([part.min(1) for part in low]),
+            "maximum": np.stack([part.max(1) for part in high]),
+            "channel_min": tuple(part.copy() for part in low),
+            "channel_max": tuple(part.copy() for part in high),
+        }
+
+
+def _cut(counts: Tensor) -> tuple[np.ndarray, int]:
+    """`counts` [T, BINS] without the empty bins at both ends, and the index of the first bin left, -512 to 511."""
+    used = counts.sum(0).nonzero().flatten()
+    start, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (BINS // 2, BINS // 2 + 1)
+    return counts[:, start:stop].numpy().copy(), start - BINS // 2
+
+
+def _dense(x: Tensor) -> bool:
+    """Does `x` fill a piece of memory without gaps and without reading any of it twice?"""
+    return 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True)) == x.numel()
+
+
+def _rows(x: Tensor, rows: int) -> Tensor:
+    """`x` as (pictures, rest), without a copy where memory allows; the order within a row does not matter."""
+    if x.ndim == 0 or (x.shape[0] > rows and x.shape[0] % rows):
+        rows = 1
+    elif x.shape[0] < rows:
+        rows = x.shape[0]
+    if not x.is_contiguous() and _dense(x) and x.stride(0) == x.numel() // x.shape[0]:
+        x = x.as_strided((x.numel(),), (1,))
+    return x.reshape(rows, -1)
+
+
+def _over_channels(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    # Over rows first: this way reads memory in order and vectorises for any size of what is inside.
+    if axis == -1 or x.ndim == 2:
+        lows, highs = x.reshape(-1, x.shape[-1]) if x.ndim < 3 else x, None
+        lows, highs = lows.amin(0), lows.amax(0)
+        return lows.reshape(-1, x.shape[-1]).amin(0), highs.reshape(-1, x.shape[-1]).amax(0)
+    return x.amin(0).flatten(1).amin(1), x.amax(0).flatten(1).amax(1)
+
+
+def _of_heads(known: _Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Extremes of each head of `x` (B, heads, L, D), from those of the features it is a view of, if they are there."""
+    _, heads, _, width = x.shape
+    whole = known.extremes.get((-1, x.shape[0], x.shape[2], heads * width))
+    if whole is not None and x.stride(1) == width and x.stride(3) == 1:
+        return whole[0].view(heads, width).amin(1), whole[1].view(heads, width).amax(1)
+    return _over_channels(x, 1)
+
+
+def _together(combine, parts: list[Tensor]) -> Tensor:
+    result = parts[0]
+    for part in parts[1:]:
+        result = combine(result, part)
+    return result

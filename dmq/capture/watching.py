@@ -1,0 +1,37 @@
+"""Watch activations without touching the model: hooks that come off, even on error."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..results import Site
+
+
+@contextmanager
+def watching(model: nn.Module, sites: Iterable[Site], see: Callable[[Site, Tensor], None]) -> Iterator[None]:
+    """Call `see(site, tensor)` whenever a tensor flows through one of `sites` of `model`.
+
+    Operands of attention exist only in a model that went through `explicit_products`. AttributeError for a site that
+    the model does not have.
+    """
+    with ExitStack() as hooks:
+        for site in sites:
+            if site.point == "input":
+                module, register = model.get_submodule(site.name), "register_forward_pre_hook"
+            else:
+                path = site.name if site.point == "output" else f"{site.name}.processor.{site.point}"
+                module, register = model.get_submodule(path), "register_forward_hook"
+            hooks.callback(getattr(module, register)(_hook(site, see), with_kwargs=True).remove)
+        yield
+
+
+def _hook(site: Site, see: Callable[[Site, Tensor], None]) -> Callable[..., None]:
+    def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        see(site, (args[0] if args else kwargs["input"]).detach())
+
+    def after(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
+        see(site, output.detach())
+
+    return before if site.point == "input" else after
