@@ -7,6 +7,7 @@ from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
 from ..models.attention import explicit_products
 from ..models.borrow import borrow, replace
+from ..models.survey import fingerprint
 from ..recipe import FLOAT
 from ..results import Plan, PlannedLayer
 from .bank import ActivationBank, Clock
@@ -56,13 +57,13 @@ def _layer(layer: nn.Module, row: PlannedLayer, clock: Clock) -> nn.Module:
 
 def _quantize_vectors(twin: nn.Module, plan: Plan) -> None:
     """Put rounded copies in the place of all 1-D parameters, the biases of layers included."""
-    spec = vector_format(plan.vector_bits, plan.layers[0].weights.symmetric)
+    spec = vector_format(plan.layers[0].weights, plan.vector_bits)
     made: dict[int, nn.Parameter] = {}  # a parameter may be in several places
     for module in twin.modules():
         for name, p in module.named_parameters(recurse=False):
-            if p.ndim == 1 and id(p) not in made:
+            if p.ndim < 2 and id(p) not in made:
                 made[id(p)] = nn.Parameter(quantize_weight(p, spec).dequantize().to(p.dtype), p.requires_grad)
-            if p.ndim == 1:
+            if p.ndim < 2:
                 setattr(module, name, made[id(p)])
 
 
@@ -77,6 +78,5 @@ def _check(model: nn.Module, plan: Plan) -> None:
         shape = tuple(layer.weight.shape)
         if shape != row.layer.shape:
             raise DmqError(f"{row.layer.name}: weight has shape {shape}, the plan expects {row.layer.shape}.")
-    parameters = sum(p.numel() for p in model.parameters())
-    if 4 * parameters != plan.float_bytes:
-        raise DmqError(f"the model has {parameters} parameters, the plan was made for {plan.float_bytes // 4}.")
+    if fingerprint(model) != plan.fingerprint:
+        raise DmqError(f"the plan was made for other weights of {plan.model!r} than these. Make a plan anew.")

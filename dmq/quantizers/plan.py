@@ -54,20 +54,19 @@ def make_plan(info: ModelInfo, recipe: Recipe, stats: ActivationStats, errors: G
         attention=tuple(_bank(s, bits[s], recipe, stats, errors) for s in operands if bits[s] < FLOAT),
         attention_sites=len(operands),
         vector_bits=vectors,
-        vector_bytes=4 * (outside - sum(info.vectors)) + sum(vector_bytes(size, recipe) for size in info.vectors),
+        vector_bytes=4 * (outside - sum(info.vectors)) + sum(_vector_bytes(size, recipe) for size in info.vectors),
         float_bytes=4 * info.parameters,
     )
 
 
-def vector_format(bits: int, symmetric: bool) -> Weights:
-    """How 1-D parameters are quantized when they are not protected: one scale each."""
-    return Weights(bits=bits, symmetric=symmetric, granularity=PerTensor())
+def vector_format(weights: Weights, bits: int) -> Weights:
+    """How 1-D parameters are quantized when they are not protected: as the weights are, with one scale each."""
+    return replace(weights, bits=bits, granularity=PerTensor())
 
 
-def vector_bytes(size: int, recipe: Recipe) -> int:
-    """What a 1-D parameter of `size` elements takes under `recipe`."""
+def _vector_bytes(size: int, recipe: Recipe) -> int:
     bits = FLOAT if recipe.protection.vectors else recipe.weights.bits
-    return weight_bytes((size,), vector_format(bits, recipe.weights.symmetric))
+    return weight_bytes((size,), vector_format(recipe.weights, bits))
 
 
 # --- bits ----------------------------------------------------------------------------------------------------------
@@ -135,7 +134,7 @@ def _planned(
     return PlannedLayer(
         layer=layer, weights=spec, activation_bits=activation, reason=reason, bank=bank,
         weight_bytes=weight_bytes(layer.shape, spec),
-        bias_bytes=vector_bytes(_biases(layer), recipe) if layer.bias else 0,
+        bias_bytes=_vector_bytes(_biases(layer), recipe) if layer.bias else 0,
     )
 
 
