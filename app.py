@@ -23,6 +23,7 @@ THEME = gr.themes.Default(
     primary_hue="indigo", neutral_hue="slate", radius_size="md", spacing_size="md", text_size="md",
     font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"),
 )  # fmt: skip
+FOLD = "() => { if (innerWidth < 769) document.querySelector('.sidebar.open .toggle-button')?.click(); }"
 
 
 def opened(request: gr.Request) -> dict[str, Any]:
@@ -46,6 +47,7 @@ def build() -> gr.Blocks:
         api.build()
         state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
         on(app.load, opened, [], state)
+        app.load(None, js=FOLD)
     return app
 
 

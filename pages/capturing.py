@@ -37,9 +37,13 @@ def capture(paths: list[str], text: str, *values: Any) -> Iterator[dict[str, Any
     """Capture what the form asks for, with a bar; nothing is left behind when it is stopped."""
     recipe = edited(paths, text, *values)
     yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
-    with contextlib.closing(stages.capture(recipe)) as work:
-        for progress in work:
-            yield {"status": bar(progress)}
+    try:
+        with contextlib.closing(stages.capture(recipe)) as work:
+            for progress in work:
+                yield {"status": bar(progress)}
+    except Exception:
+        yield {"status": "", **idle()}
+        raise
     yield {"status": note("Captured."), **idle()} | set_outside(recipe)
 
 

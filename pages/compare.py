@@ -30,19 +30,22 @@ def draw(
     yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
     drawn: list[tuple[Any, str]] = []
     on_the_way: dict[tuple[str, int], tuple[Any, str]] = {}
-    with contextlib.closing(stages.compare(comparison, recipes, name=name)) as work:
-        for seen in work:
-            if isinstance(seen, stages.Progress):
-                yield {"status": bar(seen)}
-            elif seen.step is None:
-                drawn.append((seen.pixels, caption(seen.recipe, seen.prompt, seen.seed)))
-                yield {"gallery": list(drawn), "results": gr.update(visible=True)}
-            elif seen.index == 0:
-                on_the_way[seen.recipe, seen.step] = (seen.pixels, f"{seen.recipe}, step {seen.step}")
-                yield {"strip": list(on_the_way.values()), "results": gr.update(visible=True)}
-    yield {"status": note(f"Saved as “{name}”."), **idle(), "run": gr.update(choices=runs.names(), value=name)} | (
-        show_run(name)
-    )
+    try:
+        with contextlib.closing(stages.compare(comparison, recipes, name=name)) as work:
+            for seen in work:
+                if isinstance(seen, stages.Progress):
+                    yield {"status": bar(seen)}
+                elif seen.step is None:
+                    drawn.append((seen.pixels, caption(seen.recipe, seen.prompt, seen.seed)))
+                    yield {"gallery": list(drawn), "results": gr.update(visible=True)}
+                elif seen.index == 0:
+                    on_the_way[seen.recipe, seen.step] = (seen.pixels, f"{seen.recipe}, step {seen.step}")
+                    yield {"strip": list(on_the_way.values()), "results": gr.update(visible=True)}
+    except Exception:
+        yield {"status": "", **idle()}
+        raise
+    saved = {"status": note(f"Saved as “{name}”."), "run": gr.update(choices=runs.names(), value=name)}
+    yield saved | idle() | show_run(name)
 
 
 def idle() -> dict[str, Any]:
@@ -135,8 +138,9 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         run = out["run"] = gr.Dropdown([], label="Open an earlier run", value=None)
     out["status"] = gr.HTML(label="Progress of the drawing")
     with gr.Column(visible=False) as out["results"]:
-        look = {"format": "png", "object_fit": "contain", "interactive": False, "elem_classes": "dmq-pixels"}
-        out["gallery"] = gr.Gallery(label="Pictures", columns=6, height="auto", **look)
+        look = {"format": "png", "object_fit": "contain", "elem_classes": "dmq-pixels", "height": "auto"}
+        look |= {"interactive": False, "fit_columns": False}
+        out["gallery"] = gr.Gallery(label="Pictures", columns=6, **look)
         out["summary"] = gr.Markdown(label="Summary", elem_id="summary")
         with gr.Row():
             picture = out["picture"] = gr.Dropdown([], label="Picture", type="value")
@@ -148,7 +152,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
             out["difference"] = gr.Image(
                 label="Difference × 4", format="png", interactive=False, elem_classes="dmq-pixels", height=360
             )
-        out["strip"] = gr.Gallery(label="On the way, noise to picture", columns=8, height="auto", **look)
+        out["strip"] = gr.Gallery(label="On the way, noise to picture", columns=8, **look)
         out["scores"] = PlotlyView(label="PSNR and SSIM of every picture")
         head = ["Recipe", "Prompt", "Seed", "PSNR (dB)", "SSIM"]
         out["table"] = gr.Dataframe(headers=head, label="Every picture", interactive=False, max_height=360)

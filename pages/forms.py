@@ -11,8 +11,9 @@ from typing import Any, get_args, get_type_hints
 import gradio as gr
 
 from dmq.errors import DmqError
+from dmq.recipe import FLOAT
 
-from .words import KINDS, bits
+from .words import KINDS
 
 
 NAMES = {"granularity": "Scales", "range": "Range", "prompts": "Prompts, one per line"}
@@ -38,14 +39,14 @@ def form(spec: type, what: str, *, leave: tuple[str, ...] = ()) -> dict[str, Any
     return made
 
 
-def control(f: Any, hint: Any) -> Any:
-    """The component for a plain field."""
-    label = f.metadata.get("label") or NAMES.get(f.name, f.name)
-    info = f.metadata.get("help") or None
+def control(f: Any, hint: Any, *, label: str = "") -> Any:
+    """The component for a plain field; a `label` of one's own says enough without the field's help."""
+    info = None if label else f.metadata.get("help") or None
+    label = label or f.metadata.get("label") or NAMES.get(f.name, f.name)
     if "choices" in f.metadata:
         choices = f.metadata["choices"]
-        named = [(bits(n), n) if type(n) is int else (str(n), n) for n in choices]
-        return gr.Dropdown(named, value=f.default, label=label, info=info)
+        named = [("float" if n == FLOAT else str(n), n) for n in choices]
+        return gr.Dropdown(named, value=f.default, label=label, info=info, min_width=80)
     if hint is bool:
         return gr.Checkbox(f.default, label=label, info=info)
     if hint == tuple[str, ...]:

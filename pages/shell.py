@@ -71,17 +71,18 @@ def told(handler: Callable) -> Callable:
 def by_name(handler: Callable, names: list[str]) -> Callable:
     """`handler` answers with a dict; this gives its values in the order of `names`, what is missing stays as it is."""
 
-    def ordered(answer: dict[str, Any]) -> list[Any]:
+    def ordered(answer: dict[str, Any]) -> Any:
         if unknown := answer.keys() - set(names):
             raise TypeError(f"{handler.__name__} answers for {', '.join(sorted(unknown))}, which nobody shows")
-        return [answer.get(name, gr.skip()) for name in names]
+        values = [answer.get(name, gr.skip()) for name in names]
+        return values if len(values) > 1 else values[0]  # Gradio takes a list for a single output as its value
 
     @functools.wraps(handler)
-    def function(*args: Any, **kwargs: Any) -> list[Any]:
+    def function(*args: Any, **kwargs: Any) -> Any:
         return ordered(handler(*args, **kwargs))
 
     @functools.wraps(handler)
-    def generator(*args: Any, **kwargs: Any) -> Iterator[list[Any]]:
+    def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
         # Not `yield from`: closing this one must close the handler too, at once.
         work = handler(*args, **kwargs)
         try:
@@ -114,8 +115,10 @@ def shows(shared: Shared, tab: gr.Tab, show: Callable, inputs: list, outputs: di
 
 def bar(progress: Any) -> str:
     """A stage's progress as HTML: a bar and, in words, how long it will take."""
-    done = f'<progress max="{progress.total}" value="{progress.done}" aria-label="Progress"></progress>'
-    return f'<div class="dmq-progress" role="status">{done}<span>{html.escape(str(progress))}</span></div>'
+    percent = round(100 * progress.done / max(1, progress.total))
+    ends = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" aria-label="Progress"'
+    track = f'<div class="dmq-meter" role="progressbar" {ends}><div style="width: {percent}%"></div></div>'
+    return f'<div class="dmq-progress" role="status">{track}<span>{html.escape(str(progress))}</span></div>'
 
 
 def note(text: str) -> str:

@@ -18,7 +18,11 @@ from .shell import Shared, on, read, set_outside
 
 
 FORMS = {"weights": Weights, "activations": Activations, "protection": Protection}
-MAIN = ("weights.bits", "activations.bits", "activations.attention_bits")
+MAIN = {
+    "weights.bits": "Weight bits",
+    "activations.bits": "Activation bits",
+    "activations.attention_bits": "Attention bits",
+}
 
 
 def choose_model(text: str, name: str | None) -> dict[str, Any]:
@@ -114,7 +118,7 @@ def written(recipe: Recipe) -> str:
 
 def build(shared: Shared) -> None:
     """Draw the sidebar and connect it."""
-    with gr.Sidebar(width=340):
+    with gr.Sidebar(width=360):
         gr.HTML('<p class="dmq-logo">dmq</p><p class="dmq-sub">quantize diffusion models, step by step</p>')
         model = gr.Dropdown(list(EMBEDDED), label="Model", allow_custom_value=True)
         out: dict[str, Any] = {"model": model}
@@ -122,10 +126,10 @@ def build(shared: Shared) -> None:
         out["size"] = gr.HTML(label="Size")
         form: dict[str, Any] = {}
         with gr.Row(elem_classes="dmq-bits"):
-            for path in MAIN:
+            for path, label in MAIN.items():
                 part, _, name = path.partition(".")
                 field = FORMS[part].__dataclass_fields__[name]
-                form[path] = forms.control(field, int)
+                form[path] = forms.control(field, int, label=label)
         with gr.Accordion("Scales, ranges, what stays in float", open=False):
             for part, spec in FORMS.items():
                 own = tuple(path.partition(".")[2] for path in MAIN if path.startswith(part))

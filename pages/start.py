@@ -10,7 +10,7 @@ from dmq import runs, stages
 from dmq.recipe import EMBEDDED
 from dmq.results import ModelInfo
 
-from . import sidebar, words
+from . import sidebar
 from .shell import Shared, adopt, on, read, set_outside, shows
 from .widgets.plotly_view import PlotlyView
 
@@ -64,17 +64,15 @@ def show(text: str) -> dict[str, Any]:
         "figure": layers_figure(info),
         "table": rows(info),
         "recipes": gr.Radio(choices=list(shipped), value=recipe.name if recipe.name in shipped else None),
-        "said": "",
     }
 
 
-def preview(text: str, name: str | None) -> dict[str, Any]:
+def begin(text: str, name: str | None) -> dict[str, Any]:
     """The starting recipe of that name as the current one."""
     shipped = runs.shipped_recipes()
     if name not in shipped:
         return {}
-    made = adopt(shipped[name], read(text))
-    return {"said": words.words(made)} | set_outside(made)
+    return set_outside(adopt(shipped[name], read(text)))
 
 
 def tab(shared: Shared, this: gr.Tab) -> None:
@@ -91,7 +89,6 @@ def tab(shared: Shared, this: gr.Tab) -> None:
             )  # fmt: skip
     gr.Markdown("### Begin with a recipe\nEvery choice can be changed later; the sidebar shows what it costs.")
     recipes = out["recipes"] = gr.Radio([], label="Starting recipes")
-    out["said"] = gr.Textbox(label="What it does", interactive=False, visible=True, container=False)
     gr.Markdown("### Its layers")
     out["figure"] = PlotlyView(label="Layers by kind and block")
     with gr.Accordion("Table of layers", open=False):
@@ -104,5 +101,5 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     on([load.click, name.submit], sidebar.choose_model, [shared.recipe, name], chosen, show_progress="full",
        show_progress_on=[name])  # fmt: skip
-    on(recipes.input, preview, [shared.recipe, recipes], chosen | {"said": out["said"]})
+    on(recipes.input, begin, [shared.recipe, recipes], chosen)
     shows(shared, this, show, [], out)

@@ -49,10 +49,11 @@ def grouping(recipe: Recipe) -> str:
     if isinstance(spec, PerStep):
         return f"a range for each of the {steps} steps"
     if isinstance(spec, ManualGroups):
-        return f"{len(spec.boundaries) + 1} groups of the {steps} steps cut by hand"
+        count = len(spec.boundaries) + 1
+        return f"{count} group{'s' if count > 1 else ''} of the {steps} steps cut by hand"
     how = "optimal" if isinstance(spec, OptimalGroups) else "equal"
     own = ", each layer its own" if getattr(spec, "per_layer", False) else ""
-    return f"{spec.count} {how} groups of the {steps} steps{own}"
+    return f"{spec.count} {how} group{'s' if spec.count > 1 else ''} of the {steps} steps{own}"
 
 
 def range_words(spec: Any) -> str:

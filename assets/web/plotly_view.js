@@ -31,6 +31,7 @@ function draw() {
 }
 
 function listen() {  // `graph.on` exists only once something has been drawn
+  if (graph.offsetWidth && Math.abs(graph.offsetWidth - graph._fullLayout.width) > 1) Plotly.Plots.resize(graph);
   if (listening) return;
   listening = true;
   graph.on('plotly_click', ({points: [p]}) => trigger('select', {

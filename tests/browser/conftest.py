@@ -1,0 +1,119 @@
+"""The real app in a process of its own, with tiny models, in a real Chromium. Nothing here may be skipped."""
+
+import dataclasses
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import sync_playwright
+
+from dmq import stages
+from dmq.models.tiny import tiny_ddpm, tiny_sd
+from dmq.recipe import Activations, Calibration, Recipe, Sampling, UniformGroups
+from pages import links
+
+
+ROOT = Path(__file__).resolve().parents[2]
+ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update",
+             "--disable-dev-shm-usage", "--no-first-run"]  # fmt: skip
+PATIENCE = 60_000  # milliseconds until something that should happen is taken to have failed
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    """A folder for models and runs; this process reads and writes the same runs as the app."""
+    made = tmp_path_factory.mktemp("app")
+    before = os.environ.get("DMQ_RUNS")
+    os.environ["DMQ_RUNS"] = str(made / "runs")
+    yield made
+    os.environ.pop("DMQ_RUNS") if before is None else os.environ.update(DMQ_RUNS=before)
+
+
+@pytest.fixture(scope="session")
+def recipe(folder):
+    """Six bits in two groups of ten steps, for a tiny prompted model whose statistics are there."""
+    tiny_sd().save_pretrained(folder / "tiny-sd", safe_serialization=True)
+    made = Recipe(
+        name="tiny",
+        model=str(folder / "tiny-sd"),
+        sampling=Sampling(steps=10, guidance=2.0),
+        calibration=Calibration(samples=2, batch=2, prompts=("a", "b")),
+        activations=Activations(bits=6),
+        grouping=UniformGroups(count=2),
+    )
+    stages.finish(stages.capture(made))
+    return made
+
+
+@pytest.fixture(scope="session")
+def unprompted(folder, recipe):
+    """The same for a tiny model without prompts, of which nothing is known yet."""
+    tiny_ddpm().save_pretrained(folder / "tiny-ddpm", safe_serialization=True)
+    return dataclasses.replace(recipe, model=str(folder / "tiny-ddpm"), name="tiny ddpm")
+
+
+@pytest.fixture(scope="session")
+def address(folder, recipe):
+    """Where the app answers."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    environment = os.environ | {"GRADIO_SERVER_PORT": str(port), "GRADIO_SERVER_NAME": "127.0.0.1"}
+    log = (folder / "app.log").open("w")
+    app = subprocess.Popen([sys.executable, "app.py"], cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    url = f"http://127.0.0.1:{port}/"
+    for _ in range(240):
+        try:
+            urllib.request.urlopen(url, timeout=5).close()
+            break
+        except (urllib.error.URLError, OSError):
+            assert app.poll() is None, (folder / "app.log").read_text()
+            time.sleep(0.5)
+    yield url
+    app.terminate()
+    app.wait(20)
+    log.close()
+    said = (folder / "app.log").read_text()
+    assert "Traceback" not in said, said  # what users do wrong is told to them, not to the log
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A browser: $DMQ_CHROMIUM, the system's, or Playwright's own. Having none is a failure."""
+    path = os.environ.get("DMQ_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(chromium):
+    """A fresh visitor. What goes wrong in the page's scripts fails the test."""
+    context = chromium.new_context(viewport={"width": 1400, "height": 900})
+    context.set_default_timeout(PATIENCE)
+    made = context.new_page()
+    wrong: list[str] = []
+    made.on("pageerror", lambda error: wrong.append(str(error)))
+    yield made
+    context.close()
+    assert not wrong
+
+
+@pytest.fixture
+def visit(page, address):
+    """`visit(recipe, tab)` opens a link and waits until the sidebar shows the recipe."""
+
+    def opened(recipe, tab, extra=""):
+        page.goto(address + links.query(recipe, tab) + extra)
+        page.locator(".dmq-name", has_text=recipe.name).wait_for()
+        return page
+
+    return opened

@@ -1,0 +1,280 @@
+"""What a visitor does, with mouse, keyboard and links, in the real app."""
+
+import dataclasses
+import json
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from playwright.sync_api import expect
+
+from dmq import jsonio, runs, stages
+from dmq.recipe import ManualGroups, Recipe, Sampling, SharedRange, UniformGroups
+
+
+pytestmark = pytest.mark.browser
+
+
+def in_address(page):
+    """The recipe of the address bar."""
+    return jsonio.loads(parse_qs(urlsplit(page.url).query)["recipe"][0])
+
+
+def boundary(page, group=2):
+    """The handle before a group."""
+    return page.get_by_role("slider", name=f"First step of group {group}", exact=True)
+
+
+def drag(page, handle, share):
+    """Drag a boundary to a share of the strip."""
+    strip, box = page.locator(".strip").bounding_box(), handle.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, strip["y"] + strip["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(strip["x"] + share * strip["width"], strip["y"] + 70, steps=6)
+    page.mouse.up()
+
+
+def toast(page):
+    """The message on the page."""
+    return page.locator(".toast-body")
+
+
+def press(page, name):
+    """Click the button of that name."""
+    page.get_by_role("button", name=name, exact=True).click()
+
+
+def write_recipe(page, text):
+    """Write into the JSON editor and apply."""
+    page.get_by_role("button", name="Recipe as JSON").click()
+    page.locator(".cm-content[contenteditable=true]").first.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(text)
+    press(page, "Apply")
+
+
+# --- time groups ---------------------------------------------------------------------------------------------------
+
+
+def test_dragging_a_boundary_changes_the_errors_and_the_link(visit, recipe):
+    page = visit(recipe, "time-groups")
+    expect(boundary(page)).to_have_attribute("aria-valuenow", "5")
+    total = page.locator("#total-error")
+    expect(total).to_contain_text("2 equal groups")
+    page.locator("#error-per-step .js-plotly-plot").wait_for()
+    curve = "document.querySelector('#error-per-step .js-plotly-plot').data.map(t => JSON.stringify(t.y))"
+    before = page.evaluate(curve)
+    drag(page, boundary(page), 0.8)
+    expect(boundary(page)).to_have_attribute("aria-valuenow", "8")
+    expect(total).to_contain_text("2 groups of the 10 steps cut by hand")
+    made = dataclasses.replace(recipe, grouping=ManualGroups(boundaries=(8,)))
+    expect(total).to_contain_text(f"{100 * stages.errors(made).total:.3g} %")
+    page.wait_for_function(f"before => JSON.stringify({curve}) !== JSON.stringify(before)", arg=before)
+    page.wait_for_function("decodeURIComponent(location.search).includes('ManualGroups')")
+    assert in_address(page).grouping == ManualGroups(boundaries=(8,))
+
+
+def test_the_keyboard_moves_removes_and_adds_boundaries(visit, recipe):
+    page = visit(recipe, "time-groups")
+    boundary(page).focus()
+    page.keyboard.press("ArrowRight")
+    expect(boundary(page)).to_have_attribute("aria-valuenow", "6")
+    expect(page.locator("#total-error")).to_contain_text("cut by hand")
+    expect(boundary(page)).to_be_focused()
+    page.keyboard.press("Home")
+    expect(boundary(page)).to_have_attribute("aria-valuenow", "1")
+    page.keyboard.press("Delete")
+    expect(page.locator("#total-error")).to_contain_text("1 group of the 10 steps")
+    press(page, "Split the longest")
+    expect(boundary(page)).to_have_attribute("aria-valuenow", "5")
+    press(page, "Per step")
+    expect(boundary(page, 10)).to_have_attribute("aria-valuenow", "9")
+    press(page, "Shared")
+    expect(page.locator(".cut")).to_have_count(0)
+
+
+# --- activations ---------------------------------------------------------------------------------------------------
+
+
+def test_a_click_on_the_heat_map_shows_that_layer_and_step(visit, recipe):
+    page = visit(recipe, "activations")
+    title, heat = page.locator("#layer-title"), page.locator("#heat .nsewdrag").first
+    heat.wait_for()
+    before = title.inner_text()
+    box = heat.bounding_box()
+    heat.click(position={"x": box["width"] * 0.95, "y": box["height"] * 0.2})
+    expect(title).to_contain_text("step 9 of 10")
+    expect(title.locator("h3")).not_to_have_text(before.splitlines()[0])
+    page.locator("#grid .js-plotly-plot").wait_for()
+    slider = page.get_by_role("slider", name="Step (0 is noise)")
+    slider.focus()
+    page.keyboard.press("ArrowLeft")
+    expect(title).to_contain_text("step 8 of 10")
+
+
+def test_the_bits_of_the_sidebar_reach_the_open_tab(visit, recipe):
+    page = visit(recipe, "activations")
+    expect(page.locator("#layer-title")).to_contain_text("6 bits")
+    page.get_by_label("Activation bits", exact=True).click()
+    page.get_by_role("option", name="4", exact=True).click()
+    expect(page.locator(".dmq-name")).to_have_text("W8A4 2 equal groups")
+    page.wait_for_function("decodeURIComponent(location.search).includes('\"bits\":4')")
+    assert in_address(page).activations.bits == 4
+
+
+# --- links ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_link_restores_model_recipe_and_tab(visit, recipe):
+    wanted = dataclasses.replace(recipe, name="from a link", grouping=ManualGroups(boundaries=(2, 7)))
+    page = visit(wanted, "time-groups")
+    expect(page.get_by_role("tab", name="Time groups", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_label("Model", exact=True)).to_have_value(recipe.model)
+    expect(boundary(page, 2)).to_have_attribute("aria-valuenow", "2")
+    expect(boundary(page, 3)).to_have_attribute("aria-valuenow", "7")
+    page.get_by_role("tab", name="Compare", exact=True).click()
+    page.wait_for_function("location.search.includes('tab=compare')")
+    assert in_address(page) == wanted
+    page.reload()
+    expect(page.locator(".dmq-name")).to_have_text("from a link")
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+
+
+def test_light_and_dark_both_read_well(visit, recipe):
+    inks = {}
+    for theme in ("light", "dark"):
+        page = visit(recipe, "time-groups", f"&__theme={theme}")
+        page.locator("#error-per-step .xtick text").first.wait_for()
+        ink = "getComputedStyle(document.querySelector('#error-per-step .xtick text')).fill"
+        back = "getComputedStyle(document.body).backgroundColor"
+        inks[theme] = [sum(json.loads(page.evaluate(x).replace("rgb(", "[").replace(")", "]"))) for x in (ink, back)]
+    assert inks["light"][0] < inks["light"][1] - 300
+    assert inks["dark"][0] > inks["dark"][1] + 300
+
+
+# --- compare -------------------------------------------------------------------------------------------------------
+
+
+def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
+    page = visit(recipe, "compare")
+    page.get_by_label("Prompts, one per line", exact=True).fill("a\nb")
+    press(page, "Draw")
+    page.get_by_text("Saved as").wait_for()
+    expect(page.locator("#summary")).to_contain_text("Noise floor")
+    expect(page.locator("#summary")).to_contain_text("an impression, no measurement")
+    name = runs.names()[0]
+    assert len(runs.load_report(name).scores) == 2
+    assert runs.load_recipes(name) == (recipe,)
+    expect(page.get_by_test_id("slider-image-preview").or_(page.locator(".slider-wrap")).first).to_be_visible()
+    page.reload()
+    page.get_by_label("Open an earlier run", exact=True).click()
+    page.get_by_role("option", name=name, exact=True).click()
+    expect(page.locator("#summary")).to_contain_text("Noise floor")
+
+
+def test_a_model_without_prompts_asks_for_none(visit, unprompted):
+    page = visit(unprompted, "compare")
+    page.get_by_label("Seeds, such as 0, 1 or 0-3", exact=True).wait_for()
+    expect(page.get_by_label("Prompts, one per line", exact=True)).to_have_count(0)
+
+
+# --- long work -----------------------------------------------------------------------------------------------------
+
+
+def test_a_capture_that_is_stopped_or_left_leaves_nothing_behind(visit, recipe, folder):
+    wanted = dataclasses.replace(
+        recipe, name="long", sampling=Sampling(steps=1000, guidance=2.0), grouping=SharedRange()
+    )
+    for leave in ("stop", "reload"):
+        page = visit(wanted, "time-groups")
+        expect(page.get_by_text("Nothing captured yet")).to_be_visible()
+        press(page, "Capture")
+        expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
+        expect(page.locator(".dmq-progress", has_text="s left")).to_be_visible()
+        press(page, "Stop capture") if leave == "stop" else page.reload()
+        if leave == "stop":
+            expect(page.get_by_text("Stopped; nothing was saved.")).to_be_visible()
+        expect(page.get_by_role("button", name="Capture", exact=True)).to_be_visible()
+    assert not stages.captured(wanted)
+    assert not [path.name for path in (folder / "runs").rglob(".*")]
+
+
+def test_a_capture_fills_the_empty_tab(visit, unprompted):
+    wanted = dataclasses.replace(unprompted, sampling=Sampling(steps=4), grouping=UniformGroups(count=2))
+    page = visit(wanted, "time-groups")
+    press(page, "Capture")
+    expect(boundary(page)).to_have_attribute("aria-valuenow", "2")
+    assert stages.captured(wanted)
+
+
+def test_two_visitors_with_different_models_do_not_disturb_each_other(visit, recipe, unprompted, chromium, address):
+    page = visit(recipe, "start")
+    other = chromium.new_context().new_page()
+    other.goto(address + "?tab=start&recipe=" + jsonio.dumps(unprompted, short=True))
+    expect(other.locator(".dmq-name")).to_have_text("tiny ddpm", timeout=60_000)
+    expect(other.get_by_text("UNet2DModel,")).to_be_visible(timeout=60_000)
+    expect(page.locator(".dmq-name")).to_have_text("tiny")
+    expect(page.get_by_text("UNet2DConditionModel,")).to_be_visible()
+    other.context.close()
+
+
+# --- what goes wrong -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def wrong_folders(folder):
+    (folder / "no-pipeline").mkdir()
+    pickled = folder / "pickled" / "unet"
+    pickled.mkdir(parents=True)
+    (pickled.parent / "model_index.json").write_text((folder / "tiny-ddpm" / "model_index.json").read_text())
+    (pickled / "config.json").write_text((folder / "tiny-ddpm" / "unet" / "config.json").read_text())
+    (pickled / "diffusion_pytorch_model.bin").write_bytes(b"no pickle is opened")
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [("emoji-ds", "emoji-sd"), ("FOLDER/no-pipeline", "model_index.json"), ("FOLDER/pickled", "safetensors"),
+     ("nobody/nothing-here", "network"), ("", "no model named")],
+    ids=["unknown", "no pipeline", "pickle", "hub without network", "empty"],
+)  # fmt: skip
+def test_a_model_that_cannot_be_loaded_is_one_line(visit, recipe, unprompted, wrong_folders, folder, name, says):
+    page = visit(recipe, "start")
+    page.get_by_role("button", name="Another model").click()
+    page.get_by_label("Folder or Hub id", exact=True).fill(name.replace("FOLDER", str(folder)))
+    press(page, "Load")
+    expect(toast(page)).to_contain_text(says)
+    expect(page.locator(".dmq-name")).to_have_text(recipe.name)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [({"wieghts": {}}, "did you mean 'weights'"), ({"weights": {"bits": 99}}, "bits is 99"),
+     ({"grouping": {"kind": "ManualGroups", "boundaries": [7, 3]}}, "must rise strictly"),
+     ({"grouping": {"kind": "ManualGroups", "boundaries": [70]}}, "must lie in 1 to")],
+    ids=["misspelt", "bits", "unsorted", "outside"],
+)  # fmt: skip
+def test_a_wrong_recipe_is_one_line(visit, recipe, change, says):
+    page = visit(recipe, "start")
+    write_recipe(page, json.dumps(jsonio.shortest(recipe) | change))
+    expect(toast(page)).to_contain_text(says)
+    expect(page.locator(".dmq-name")).to_have_text(recipe.name)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "seeds", "says"),
+    [("  ", "0", "prompt is empty"), ("x" * 10_000, "0", "10000 characters"), ("a", "zero", "seeds must be"),
+     ("a", "0-999999999", "at most"), ("a", "", "at least one")],
+    ids=["empty", "long", "no number", "too many", "no seed"],
+)  # fmt: skip
+def test_a_wrong_wish_is_one_line_and_the_button_stays(visit, recipe, prompt, seeds, says):
+    page = visit(recipe, "compare")
+    page.get_by_label("Prompts, one per line", exact=True).fill(prompt)
+    page.get_by_label("Seeds, such as 0, 1 or 0-3", exact=True).fill(seeds)
+    press(page, "Draw")
+    expect(toast(page)).to_contain_text(says)
+    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_visible()
+
+
+def test_a_broken_link_says_so_and_opens_the_default(page, address):
+    page.goto(address + '?recipe={"wieghts":{}}&tab=nowhere')
+    expect(toast(page)).to_contain_text("did you mean 'weights'")
+    expect(page.locator(".dmq-name")).to_have_text(Recipe().name)

@@ -1,0 +1,232 @@
+"""The handlers of the tabs, called as functions, with a tiny model and its real statistics."""
+
+import dataclasses
+import json
+
+import gradio as gr
+import pytest
+
+from dmq import jsonio, runs, stages
+from dmq.errors import DmqError
+from dmq.recipe import ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange
+from pages import activations, asked, capturing, compare, shell, sidebar, start, time_groups
+
+
+@pytest.fixture
+def text(recipe):
+    return jsonio.dumps(recipe)
+
+
+def grouping(answer):
+    return jsonio.loads(answer["recipe"]).grouping
+
+
+# --- time groups ---------------------------------------------------------------------------------------------------
+
+
+def test_a_drag_answers_with_what_the_library_computes(text, recipe):
+    answer = time_groups.drag(text, [1, 4])
+    made = dataclasses.replace(recipe, grouping=ManualGroups(boundaries=(1, 4)))
+    assert grouping(answer) == made.grouping
+    assert f"{100 * stages.errors(made).total:.3g} %" in answer["said"]
+    assert answer["strip"].value == [1, 4]
+
+
+def test_presets_set_the_grouping_they_are_named_for(text):
+    assert grouping(time_groups.shared(text)) == SharedRange()
+    assert grouping(time_groups.per_step(text)) == PerStep()
+    assert grouping(time_groups.optimal(text, 3, True)) == OptimalGroups(count=3, per_layer=True)
+    assert grouping(time_groups.recount(text, 3, False)).count == 3
+
+
+def test_splitting_and_merging_change_the_number_of_groups_by_one(text):
+    assert grouping(time_groups.split(text, [2])) == ManualGroups(boundaries=(2, 4))
+    assert grouping(time_groups.merge(text, [2, 3])).boundaries in ((2,), (3,))
+    with pytest.raises(DmqError, match="nothing to split"):
+        time_groups.split(text, [1, 2, 3, 4, 5])
+    with pytest.raises(DmqError, match="nothing to merge"):
+        time_groups.merge(text, [])
+
+
+def test_cuts_of_each_layer_lock_the_strip(text):
+    answer = time_groups.optimal(text, 2, True)
+    own = len({row.tobytes() for row in stages.errors(jsonio.loads(answer["recipe"])).groups.slot}) > 1
+    assert answer["strip"].locked == own
+
+
+@pytest.mark.parametrize("tab", [time_groups, activations], ids=["time groups", "activations"])
+def test_a_tab_without_statistics_says_what_to_do(tab, recipe):
+    other = jsonio.dumps(dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, steps=5)))
+    given = {time_groups: (8,), activations: ("max |x|", "inputs", activations.ALL, "")}[tab]
+    answer = tab.show(other, *given)
+    assert "Press **Capture**" in answer["empty"]["value"]
+    assert answer["body"]["visible"] is False
+
+
+def test_float_activations_say_that_there_is_no_error(recipe):
+    plain = dataclasses.replace(recipe, activations=dataclasses.replace(recipe.activations, bits=32))
+    assert "no error to see" in time_groups.shared(jsonio.dumps(plain))["said"]
+
+
+# --- activations ---------------------------------------------------------------------------------------------------
+
+
+def test_a_click_picks_row_and_step(text, recipe):
+    stats = stages.statistics(recipe)
+    rows = activations.rows_of(stats, "outputs", activations.ALL)
+    click = gr.SelectData(None, {"index": [2, 3], "value": 0.0})
+    answer = activations.pick(text, "max |x|", "outputs", activations.ALL, click)
+    assert json.loads(answer["picked"]) == [stats.sites[rows[2]].name, "output", 3]
+    assert stats.sites[rows[2]].label in answer["title"]
+
+
+@pytest.mark.parametrize("index", [[900, 0], [0, 900], [-1, 0], 3], ids=str)
+def test_a_click_on_a_cell_that_is_gone_is_refused(text, index):
+    with pytest.raises(DmqError, match="no longer there"):
+        activations.pick(text, "max |x|", "inputs", activations.ALL, gr.SelectData(None, {"index": index, "value": 0}))
+
+
+@pytest.mark.parametrize("point", activations.POINTS)
+def test_every_point_has_rows_and_figures(text, recipe, point):
+    answer = activations.refilter(text, "kurtosis", point, activations.ALL, "")
+    assert activations.rows_of(stages.statistics(recipe), point, activations.ALL)
+    assert all(answer[name].data for name in ("heat", "ridge", "fan", "film", "grid", "channels"))
+
+
+def test_the_grid_drawn_is_that_of_the_recipe(text, recipe):
+    errors, stats = stages.errors(recipe), stages.statistics(recipe)
+    s = next(s for s, site in enumerate(stats.sites) if errors.bits[s] == 6)
+    said = activations.at_step(recipe, stats, s, 5)["title"]
+    assert f"grid of 6 bits, {errors.low[s, 5]:.3g} to {errors.high[s, 5]:.3g}" in said
+
+
+# --- sidebar and start ---------------------------------------------------------------------------------------------
+
+
+def test_another_model_keeps_the_recipe_and_takes_its_sampling(text, recipe, tmp_path):
+    with pytest.raises(DmqError, match="no model named"):
+        sidebar.choose_model(text, " ")
+    with pytest.raises(DmqError):
+        sidebar.choose_model(text, str(tmp_path))
+    answer = sidebar.choose_model(jsonio.dumps(dataclasses.replace(recipe, model="gone")), recipe.model)
+    assert jsonio.loads(answer["recipe"]) == recipe
+
+
+def test_a_control_changes_its_field_and_nothing_else(text, recipe):
+    paths = ["weights.bits", "activations.bits"]
+    made = jsonio.loads(sidebar.edit(paths, text, 4, 6)["recipe"])
+    assert made == dataclasses.replace(
+        recipe, name="W4A6 2 equal groups", weights=dataclasses.replace(recipe.weights, bits=4)
+    )
+    assert sidebar.edit(paths, text, recipe.weights.bits, 6) == {}
+
+
+def test_the_sidebar_says_size_and_coverage(text, recipe):
+    plan, shown = stages.plan(recipe), sidebar.refresh([], text, "start")
+    assert f"<b>{plan.bytes / 1e6:.1f} MB</b> of {plan.float_bytes / 1e6:.1f} MB" in shown["size"]
+    assert shown["coverage"] == plan.coverage_line()
+    assert jsonio.read(shown["download"]) == recipe
+
+
+def test_names_cannot_bring_html_into_the_page(recipe):
+    nasty = dataclasses.replace(recipe, name="<img src=x onerror=alert(1)>")
+    assert "<img" not in sidebar.refresh([], jsonio.dumps(nasty), "start")["words"]
+
+
+def test_a_starting_recipe_keeps_model_sampling_and_calibration(text, recipe):
+    for name in runs.shipped_recipes():
+        made = jsonio.loads(start.begin(text, name)["recipe"])
+        assert (made.model, made.sampling, made.calibration) == (recipe.model, recipe.sampling, recipe.calibration)
+        assert made.weights == runs.shipped_recipes()[name].weights
+
+
+def test_the_start_tab_shows_every_layer(text, recipe):
+    assert len(start.show(text)["table"]) == len(stages.info(recipe.model).layers)
+
+
+def test_no_file_is_shown_for_a_name_that_a_visitor_wrote():
+    assert start.picture_of("../../training") is None
+
+
+# --- capture and compare -------------------------------------------------------------------------------------------
+
+
+def test_a_capture_reports_and_can_be_closed_without_a_trace(text, recipe):
+    paths = ["sampling.steps", "calibration.samples"]
+    work = capturing.capture(paths, text, 5, 2)
+    shown = [next(work)["status"] for _ in range(3)]
+    work.close()
+    assert "progressbar" in shown[-1]
+    captures = runs.home() / "captures"
+    assert not list(captures.glob(".*")) and len(list(captures.iterdir())) == 1
+    *_, last = capturing.capture(paths, text, 4, 2)
+    assert jsonio.loads(last["recipe"]).sampling.steps == 4
+    assert stages.captured(jsonio.loads(last["recipe"]))
+
+
+def test_a_drawing_streams_pictures_and_ends_as_a_saved_run(text):
+    answers = list(compare.draw(text, "a", "0, 1", 6, 2.0, []))
+    assert [len(answer["gallery"]) for answer in answers if "gallery" in answer] == [1, 2, 3, 4, 4]
+    last = answers[-1]
+    assert last["run"]["value"] in runs.names()
+    assert len(last["table"]) == 2
+    assert "Noise floor" in last["summary"]
+    assert compare.pair(last["run"]["value"], 1, "tiny")["slider"][0].shape == (16, 16, 3)
+    with pytest.raises(DmqError, match="not part of the run"):
+        compare.pair(last["run"]["value"], 7, "tiny")
+
+
+def test_a_failed_drawing_gives_the_buttons_back(text):
+    answers = []
+    with pytest.raises(DmqError):
+        for answer in compare.draw(text, "a", "0", 7, 2.0, []):
+            answers.append(answer)
+    assert answers[-1]["go"]["visible"] and not answers[-1]["stop"]["visible"]
+
+
+@pytest.mark.parametrize(
+    ("given", "seeds"), [("0", (0,)), ("0, 1 2", (0, 1, 2)), ("3-5,5,1", (3, 4, 5, 1))], ids=["one", "list", "range"]
+)
+def test_seeds_are_read(given, seeds):
+    assert asked.seeds_of(given) == seeds
+
+
+@pytest.mark.parametrize("given", ["-1", "a", "1.5", "1-", "5-1-2", "0-99", "²"])
+def test_other_seeds_are_refused(given):
+    with pytest.raises(DmqError, match="seeds"):
+        asked.seeds_of(given)
+
+
+def test_compared_recipes_have_names_of_their_own(recipe):
+    first = next(iter(runs.shipped_recipes()))
+    same_name = dataclasses.replace(recipe, name=first)
+    made = asked.recipes_of(same_name, [first, "no such recipe"])
+    assert len({r.name for r in made}) == len(made) == 2
+    assert len(asked.recipes_of(made[1], [first])) == 1
+
+
+# --- the shell -----------------------------------------------------------------------------------------------------
+
+
+def test_errors_for_people_become_messages_without_html():
+    def fail():
+        raise DmqError("no model <b>x</b>")
+
+    def later():
+        yield 1
+        raise DmqError("no model <b>x</b>")
+
+    for call in (shell.told(fail), lambda: list(shell.told(later)())):
+        with pytest.raises(gr.Error) as caught:
+            call()
+        assert caught.value.message == "no model &lt;b&gt;x&lt;/b&gt;"
+        assert not caught.value.print_exception
+
+
+def test_an_answer_that_nobody_shows_is_a_mistake():
+    with pytest.raises(TypeError, match="typo"):
+        shell.by_name(lambda: {"typo": 1}, ["typed"])()
+
+
+def test_a_session_that_was_lost_starts_with_the_default():
+    assert shell.read("") == Recipe()

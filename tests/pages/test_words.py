@@ -1,0 +1,156 @@
+"""What a recipe becomes: words, Python, commands, a link, a form - and back."""
+
+import shlex
+
+import gradio as gr
+import pytest
+
+from dmq import recipe as recipes
+from dmq.errors import DmqError
+from dmq.recipe import (
+    EMBEDDED,
+    Activations,
+    Calibration,
+    ManualGroups,
+    MinMax,
+    OptimalGroups,
+    Override,
+    Percentile,
+    PerChannel,
+    PerGroup,
+    PerStep,
+    Protection,
+    Recipe,
+    Sampling,
+    UniformGroups,
+    Weights,
+)
+from pages import forms, links, words
+
+
+RECIPES = {
+    "default": Recipe(),
+    "groups": Recipe(grouping=UniformGroups(count=3), weights=Weights(bits=4, granularity=PerGroup(size=16))),
+    "manual": Recipe(grouping=ManualGroups(boundaries=(1, 7, 30)), on_miss="nearest"),
+    "own cuts": Recipe(grouping=OptimalGroups(count=4, per_layer=True), protection=Protection(first_last=False)),
+    "channels": Recipe(activations=Activations(bits=6, granularity=PerChannel(), range=MinMax(), attention_bits=8)),
+    "strange": Recipe(
+        name="it's “odd” & 100 %/<b>",
+        model="emoji-ddpm",
+        sampling=EMBEDDED["emoji-ddpm"],
+        calibration=Calibration(prompts=("a 'quoted' prompt", "grinning cat"), samples=2),
+        activations=Activations(range=Percentile(percent=99.5)),
+        overrides=(Override(layers="mid*", weight_bits=8), Override(layers="up_blocks.0.*")),
+        grouping=PerStep(),
+    ),
+}  # fmt: skip
+each = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+
+
+@each
+def test_the_python_shown_makes_the_same_recipe(recipe):
+    program = words.python(recipe)
+    defined = {}
+    exec(program.partition("stages.finish")[0], defined)
+    assert defined["recipe"] == recipe
+
+
+@each
+def test_the_python_shown_is_a_whole_program(recipe):
+    compile(words.python(recipe), "shown", "exec")
+
+
+@each
+def test_the_python_shown_says_only_what_differs_from_the_default(recipe):
+    assert ("grouping=" in words.python(recipe)) == (recipe.grouping != Recipe().grouping)
+
+
+@each
+def test_commands_survive_the_shell(recipe):
+    for line in words.commands(recipe).splitlines():
+        assert shlex.split(line)[0] == "dmq"
+        assert not any(part.endswith(".json") and "/" in part for part in shlex.split(line))
+
+
+@each
+def test_a_link_restores_recipe_and_tab(recipe):
+    for tab in ("start", "time-groups"):
+        params = links.read_query(links.query(recipe, tab))
+        assert links.parsed(params, ["start", "time-groups"]) == (recipe, tab, "")
+
+
+@pytest.mark.parametrize(
+    ("params", "says"),
+    [
+        ({"recipe": "{"}, "recipe in the link: this is no JSON"),
+        ({"recipe": '{"wieghts": {}}'}, "did you mean 'weights'"),
+        ({"recipe": '{"weights": {"bits": 99}}'}, "bits is 99"),
+        ({"recipe": '{"grouping": {"kind": "ManualGroups", "boundaries": [9, 3]}}'}, "must rise strictly"),
+        ({"recipe": '{"grouping": {"kind": "ManualGroups", "boundaries": [90]}}'}, "must lie in 1 to 49"),
+        ({"tab": "nowhere"}, "unknown name 'nowhere'"),
+        ({"recipe": "9" * 300_000}, "at most"),
+    ],
+    ids=["no json", "misspelt", "bits", "unsorted", "outside", "tab", "too long"],
+)
+def test_a_broken_link_is_said_in_one_line_and_the_default_is_used(params, says):
+    recipe, tab, wrong = links.parsed(params, ["start", "compare"])
+    assert (recipe, tab) == (Recipe(), "start")
+    assert says in wrong and "\n" not in wrong
+
+
+def test_words_say_what_matters():
+    said = words.words(RECIPES["channels"])
+    assert "Weights 8 bits per channel" in said
+    assert "activations 6 bits per channel (min–max), attention 8 bits" in said
+    assert "one range for all 50 steps" in said
+    assert "In float: the first and last layer and norms and biases." in said
+    assert "2 overrides" in words.words(RECIPES["strange"])
+
+
+def test_recipes_that_differ_in_bits_or_groups_get_different_names():
+    made = [Recipe(), Recipe(weights=Weights(bits=4)), *(RECIPES[name] for name in ("groups", "manual", "own cuts"))]
+    assert len({words.short_name(recipe) for recipe in made}) == len(made)
+
+
+def test_file_names_hold_no_path():
+    assert words.file_name(Recipe(name="../../etc/passwd")) == "etc-passwd.json"
+    assert words.file_name(Recipe(name="///")) == "recipe.json"
+
+
+@pytest.mark.parametrize("spec", [Weights, Activations, Protection, Sampling, Calibration], ids=lambda s: s.__name__)
+@each
+def test_a_form_gives_back_what_it_was_filled_with(spec, recipe):
+    part = getattr(recipe, spec.__name__.lower())
+    with gr.Blocks():
+        made = forms.form(spec, "Part")
+    filled = forms.values_of(part, list(made))
+    values = {path: component.value for path, component in made.items()} | filled
+    assert forms.spec_of(spec, values) == part
+
+
+def test_a_form_has_every_field_and_every_kind():
+    with gr.Blocks():
+        paths = set(forms.form(Weights, "Weights"))
+    assert {"bits", "symmetric", "granularity.kind", "granularity.PerGroup.size", "range.Percentile.percent"} <= paths
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"bits": 9}, "bits is 9"),
+        ({"bits": None}, "expected a number"),
+        ({"bits": True}, "expected a number"),
+        ({"range.kind": "Magic"}, "unknown name 'Magic'"),
+        ({"range.kind": "Percentile", "range.Percentile.percent": 12}, "outside 90.0 to 100.0"),
+        ({"range.kind": "MseSearch", "range.MseSearch.candidates": 12.5}, "whole number"),
+    ],
+    ids=["outside", "nothing", "switch", "kind", "percent", "half"],
+)
+def test_a_form_refuses_what_a_browser_could_not_have_sent(values, says):
+    with pytest.raises(DmqError, match=says):
+        forms.spec_of(Weights, values, Weights())
+
+
+def test_every_kind_of_the_recipe_has_a_name_for_people():
+    unions = (recipes.Range, recipes.Granularity, recipes.Grouping)
+    assert all(kind in words.KINDS for union in unions for kind in union.__args__)
