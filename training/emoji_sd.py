@@ -11,6 +11,7 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from training import captions, compositions, pictures, vae, words
 from training.loop import Checkpoint, Schedule, train
+from training.noise import noise_loss
 from training.prompts import COMPOSITIONS
 
 
@@ -129,24 +130,6 @@ def open_run(
     return encoder, unet, Checkpoint(path, [*unet.parameters(), *encoder.parameters()], seed)
 
 
-def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
-    """`count` timesteps in 0 to 999, one from each of `count` equal ranges: less noise than independent draws."""
-    return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * 1000).long()
-
-
-def noise_loss(
-    unet: UNet2DConditionModel, clean: Tensor, hidden: Tensor, abar: Tensor, generator: torch.Generator
-) -> tuple[Tensor, float]:
-    """The min-SNR weighted loss (gamma 5, arXiv:2303.09556) and the plain noise error of one batch."""
-    t = spread_timesteps(len(clean), generator)
-    noise = torch.randn(clean.shape, generator=generator)
-    a = abar[t][:, None, None, None]
-    noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-    error = (unet(noisy, t, hidden).sample - noise).pow(2).mean((1, 2, 3))
-    snr = abar[t] / (1 - abar[t])
-    return (snr.clamp(max=5) / snr * error).mean(), error.mean().item()
-
-
 def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
     """Train text encoder and U-Net up to `schedule.steps`, from the checkpoint in `cache` if there is one."""
     lessons = Lessons(cache)
@@ -164,6 +147,6 @@ def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
         order = torch.randperm(BATCH, generator=generator)
         clean = torch.cat([latents[plain], composed[mixed]])[order]
         hidden = encoder(lessons.tokens([texts[i] for i in order])).last_hidden_state
-        return noise_loss(unet, clean, hidden, abar, generator)
+        return noise_loss(lambda noisy, t: unet(noisy, t, hidden).sample, clean, abar, generator)
 
     train(checkpoint, schedule, loss_of)

@@ -15,8 +15,8 @@ from training import pictures
 from training.loop import Checkpoint, Schedule, train
 
 
-BATCH = 16
-COMPOSED = 3  # of each batch of the decoder
+BATCH = 8
+COMPOSED = 1  # of each batch of the decoder
 
 
 def new_autoencoder() -> AutoencoderKL:
