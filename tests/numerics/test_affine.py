@@ -46,6 +46,15 @@ def test_a_range_is_covered(bits, symmetric):
     assert ((ends - fake_quantize(ends, scale, zero, bits)).abs() <= scale / 2 * (1 + 1e-9)).all()
 
 
+@pytest.mark.parametrize(("low", "high"), [(1.0, 3.0), (-3.0, -1.0)], ids=["positive", "negative"])
+def test_a_range_beside_zero_is_extended_to_it(low, high, symmetric):
+    ends = torch.tensor([low, high, 0.0])
+    scale, zero = grid(ends[0], ends[1], 4, symmetric)
+    made = fake_quantize(ends, scale, zero, 4)
+    assert made[2] == 0 and 0 <= zero <= 15
+    assert ((made - ends).abs() <= scale / 2 * (1 + 1e-6)).all()
+
+
 @pytest.mark.parametrize("bits", BITS)
 def test_quantizing_twice_changes_nothing(bits, symmetric):
     scale, zero = grid(torch.tensor(-3.0), torch.tensor(2.0), bits, symmetric)
