@@ -6,6 +6,7 @@
 import argparse
 import statistics
 import time
+from functools import partial
 
 import torch
 
@@ -22,7 +23,7 @@ def seconds(work) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--subset", type=int, default=SUBSET)
     options = parser.parse_args()
@@ -35,14 +36,12 @@ def main() -> None:
         loaded = load(name)
         sampling = Sampling(steps=options.steps, guidance=published.guidance)
         prompts, seeds = zip(*calibration_pictures(loaded, calibration), strict=True)
+        draw = partial(sample, loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling)
+        watch = partial(capture_activations, loaded, sampling, calibration, subset=options.subset)
         plain, capture = [], []
         for _ in range(options.repeats + 1):  # the first one warms up
-            plain.append(
-                seconds(lambda: sample(loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling))
-            )
-            capture.append(
-                seconds(lambda: list(capture_activations(loaded, sampling, calibration, subset=options.subset)))
-            )
+            plain.append(seconds(draw))
+            capture.append(seconds(lambda watch=watch: list(watch())))
         a, b = statistics.median(plain[1:]), statistics.median(capture[1:])
         best = min(capture[1:]) / min(plain[1:])
         print(f"{name}: plain {a:.2f} s, capture {b:.2f} s, ratio {b / a:.2f} (of the fastest runs: {best:.2f})")

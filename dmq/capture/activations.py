@@ -48,9 +48,10 @@ def capture_activations(
 ) -> Generator[tuple[int, int], None, Captured]:
     """Yield (steps done, steps in all) while the pipeline draws the calibration pictures; return what was seen.
 
-    Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`. Ranges and moments
-    are of every element; histograms of `subset` elements a row (0: all). The first `trajectories` pictures are
-    recorded call by call. The loaded model is not touched; closing the generator ends the run after the current step.
+    Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`. Ranges are of every
+    element, moments too except at outputs; these and all histograms are of `subset` elements a row (0: all).
+    The first `trajectories` pictures are recorded call by call. The loaded model is not touched; closing the generator
+    ends the run after the current step.
     Raises DmqError for a step-skipping cache, mixed timesteps or activations that are not finite.
     """
     refuse_caches(loaded.denoiser)
@@ -62,8 +63,7 @@ def capture_activations(
     pipe = with_denoiser(loaded, denoiser)
     batches = [pictures[n : n + calibration.batch] for n in range(0, len(pictures), calibration.batch)]
     with _recording(denoiser, loaded, sites, recorder, calls):
-        done = 0
-        for batch in batches:
+        for n, batch in enumerate(batches):
             calls.next_batch(len(batch))
             prompts, seeds = zip(*batch, strict=True)
             run = stepping(
@@ -71,8 +71,8 @@ def capture_activations(
                     pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step
                 )
             )
-            for done, _ in enumerate(run, done + 1):
-                yield done, max(done, len(batches) * sampling.steps)
+            for i, _, _ in run:
+                yield n * sampling.steps + i + 1, len(batches) * sampling.steps
     stats = ActivationStats(
         model=loaded.info.name,
         fingerprint=loaded.info.fingerprint,
@@ -119,7 +119,7 @@ def sites_of(loaded: Loaded, denoiser: nn.Module, attention: bool) -> tuple[Site
 
 
 def calibration_pictures(loaded: Loaded, calibration: Calibration) -> list[tuple[str, int]]:
-    """(prompt, seed) of each calibration picture: the prompts in turn, seeds counting up; no prompt where none is taken."""
+    """(prompt, seed) of each calibration picture: prompts in turn, seeds counting up; "" where none is taken."""
     seeds = range(calibration.seed, calibration.seed + calibration.samples)
     if not loaded.info.prompted:
         return [("", seed) for seed in seeds]
@@ -142,7 +142,7 @@ def merge(a: ActivationStats, b: ActivationStats) -> ActivationStats:
     """
     for name in ("fingerprint", "sampler", "timesteps", "subset", "sites"):
         if getattr(a, name) != getattr(b, name):
-            raise DmqError(f"two captures differ in {name} and cannot be merged. Capture again with the same settings.")
+            raise DmqError(f"two captures differ in {name} and cannot be merged. Capture both with one recipe.")
     merged = [_merge_site(a, b, s) for s in range(len(a.sites))]
     return replace(
         a,

@@ -1,8 +1,9 @@
 """Statistics of tensors as they flow by, in one pass and in memory that depends on sites and steps alone.
 
-Each tensor is read a few times while it is in the cache: once for the extremes, and for the sums of x to x^4. Tensors
-that several sites share (the input of to_q, to_k and to_v; q itself, a view of to_q's output) are read once. Histograms
-of all sites are binned together at the end of a denoiser call.
+Extremes are of every element. So are the sums of x to x^4, except at the outputs of layers: those are looked at and
+never quantized, and there the sums are of the histogram's subset, which saves much of the cost; `elements`
+counts what is behind the sums. Tensors that several sites share (the input of to_q, to_k and to_v; q itself, a view of
+to_q's output) are read once. All sites are binned together at the end of a denoiser call.
 """
 
 from dataclasses import dataclass, field
@@ -33,9 +34,10 @@ def channel_axis(site: Site) -> int:
 class _Tensor:
     """What is known of one tensor."""
 
-    tensor: Tensor  # kept, so that nothing else comes to lie at its address
-    sums: Tensor  # [4]
+    tensor: Tensor | None  # kept while recent, so that nothing else comes to lie at its address
     sample: Tensor  # [rows, n]
+    sums: Tensor | None = None  # [4], once a site wants them
+    size: int = 0
     extremes: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
 
@@ -44,7 +46,7 @@ class _Step:
     """Running totals of one timestep; S sites, C channels of all sites one after another."""
 
     sums: Tensor  # [S, 4] float64
-    elements: Tensor  # [S] int64
+    elements: Tensor  # [S] int64, behind the sums
     low: Tensor  # [C] float32
     high: Tensor
     counts: Tensor  # [S, BINS] int32, int64 without a subset
@@ -80,6 +82,8 @@ class Recorder:
     def see(self, site: Site, x: Tensor) -> None:
         """Count `x`, which flows through `site`."""
         known = self._measure(x)
+        if known.sums is None and self._exact(site):
+            known.sums = self._sums(_rows(x, self.rows).reshape(-1))
         low, high = self._extremes(known, site, x)
         self._pending.setdefault(site, []).append((known, low, high))
         self._waiting += known.sample.numel()
@@ -91,15 +95,17 @@ class Recorder:
         self._commit()
         self._clear()
 
+    def _exact(self, site: Site) -> bool:
+        return site.point != "output" or not self.subset
+
     def _measure(self, x: Tensor) -> _Tensor:
         key = (x.data_ptr(), x.numel(), x._version, x.device)
         known = self._recent.get(key)
         if known is None or not (_dense(x) and _dense(known.tensor)):
-            rows = _rows(x, self.rows)
-            known = _Tensor(x, self._sums(rows.reshape(-1)), self._sample(rows))
+            known = _Tensor(x, self._sample(_rows(x, self.rows)), size=x.numel())
             self._recent[key] = known
             if len(self._recent) > RECENT:
-                del self._recent[next(iter(self._recent))]
+                self._recent.pop(next(iter(self._recent))).tensor = None  # binning needs the sample only
         return known
 
     def _sums(self, x: Tensor) -> Tensor:
@@ -127,17 +133,19 @@ class Recorder:
     def _commit(self) -> None:
         if not self._pending:
             return
-        self._meet([(site, len(seen[0][1])) for site, seen in self._pending.items() if site not in self.sites])
+        known = set(self.sites)
+        self._meet([(site, len(seen[0][1])) for site, seen in self._pending.items() if site not in known])
         step = self.steps.setdefault(self.t, self._empty())
-        none = [(None, torch.full((c,), torch.inf), torch.full((c,), -torch.inf)) for c in self.channels]
-        calls = [self._pending.get(site, [none[s]]) for s, site in enumerate(self.sites)]
+        calls = [self._pending.get(site) or _nothing(c) for site, c in zip(self.sites, self.channels, strict=True)]
         low = torch.cat([_together(torch.minimum, [low for _, low, _ in seen]) for seen in calls]).float().cpu()
         high = torch.cat([_together(torch.maximum, [high for _, _, high in seen]) for seen in calls]).float().cpu()
         self._fit(low, high)
         seen = [(s, known) for s, entries in enumerate(calls) for known, _, _ in entries if known is not None]
-        where = torch.tensor([s for s, _ in seen])
-        step.sums.index_add_(0, where, torch.stack([known.sums for _, known in seen]).double().cpu())
-        step.elements.index_add_(0, where, torch.tensor([known.tensor.numel() for _, known in seen]))
+        exact = [(s, known) for s, known in seen if self._exact(self.sites[s])]
+        if exact:
+            where = torch.tensor([s for s, _ in exact])
+            step.sums.index_add_(0, where, torch.stack([known.sums for _, known in exact]).double().cpu())
+            step.elements.index_add_(0, where, torch.tensor([known.size for _, known in exact]))
         torch.minimum(step.low, low, out=step.low)
         torch.maximum(step.high, high, out=step.high)
         self._bin(step, seen)
@@ -152,6 +160,13 @@ class Recorder:
             values = torch.stack([sample for _, sample in group])
             counts = bin_counts(values, self.exponent[where].to(values.device)).cpu()
             step.counts.index_add_(0, where, counts.to(step.counts.dtype))
+            few = torch.tensor([not self._exact(self.sites[s]) for s, _ in group])
+            if few.any():
+                x = values[few.to(values.device)]
+                square = x * x
+                sums = torch.stack([(a * b).sum(1) for a, b in ((x, 1), (x, x), (square, x), (square, square))], 1)
+                step.sums.index_add_(0, where[few], sums.double().cpu())
+                step.elements.index_add_(0, where[few], torch.full_like(where[few], x.shape[1]))
 
     def _fit(self, low: Tensor, high: Tensor) -> None:
         """Widen the bins of the sites that outgrew them, at all steps."""
@@ -197,7 +212,8 @@ class Recorder:
     def finished(self) -> dict[str, object]:
         """The array fields of `ActivationStats`, histograms cut to the bins in use."""
         steps = list(self.steps.values())
-        counts, first = zip(*(_cut(torch.stack([x.counts[s] for x in steps])) for s in range(len(self.sites))), strict=True)
+        cuts = [_cut(torch.stack([x.counts[s] for x in steps])) for s in range(len(self.sites))]
+        counts, first = zip(*cuts, strict=True)
         low, high = (
             [part.numpy() for part in torch.stack(rows).split(self.channels, 1)]
             for rows in ([x.low for x in steps], [x.high for x in steps])
@@ -215,6 +231,10 @@ class Recorder:
             "channel_min": tuple(part.copy() for part in low),
             "channel_max": tuple(part.copy() for part in high),
         }
+
+
+def _nothing(channels: int) -> list[tuple[None, Tensor, Tensor]]:
+    return [(None, torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf))]
 
 
 def _cut(counts: Tensor) -> tuple[np.ndarray, int]:
@@ -242,11 +262,10 @@ def _rows(x: Tensor, rows: int) -> Tensor:
 
 def _over_channels(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     # Over rows first: this way reads memory in order and vectorises for any size of what is inside.
-    if axis == -1 or x.ndim == 2:
-        lows, highs = x.reshape(-1, x.shape[-1]) if x.ndim < 3 else x, None
-        lows, highs = lows.amin(0), lows.amax(0)
+    lows, highs = (x[0], x[0]) if len(x) == 1 else (x.amin(0), x.amax(0))
+    if axis == -1:
         return lows.reshape(-1, x.shape[-1]).amin(0), highs.reshape(-1, x.shape[-1]).amax(0)
-    return x.amin(0).flatten(1).amin(1), x.amax(0).flatten(1).amax(1)
+    return lows.flatten(1).amin(1), highs.flatten(1).amax(1)
 
 
 def _of_heads(known: _Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
