@@ -94,9 +94,16 @@ def regroup(recipe: Recipe, grouping: Any) -> dict[str, Any]:
     return {"recipe": jsonio.dumps(made)} | figures_of(made)
 
 
-def drag(text: str, cuts: list[int]) -> dict[str, Any]:
-    """The partition that was set on the strip."""
+def by_hand(text: str, cuts: list[int]) -> dict[str, Any]:
+    """These cuts, on the strip too."""
     return regroup(read(text), ManualGroups(boundaries=tuple(cuts))) | {"own": False}
+
+
+def drag(text: str, cuts: list[int]) -> dict[str, Any]:
+    """The partition that was set on the strip, which is left alone: the next drag may have begun."""
+    answer = by_hand(text, cuts)
+    del answer["strip"]
+    return answer
 
 
 def shared(text: str) -> dict[str, Any]:
@@ -131,7 +138,7 @@ def split(text: str, cuts: list[int]) -> dict[str, Any]:
     length, start = max((b - a, -a) for a, b in pairwise(edges))
     if length < 2:
         raise DmqError("every group is one step long already; there is nothing to split.")
-    return drag(text, sorted([*cuts, -start + length // 2]))
+    return by_hand(text, sorted([*cuts, -start + length // 2]))
 
 
 def merge(text: str, cuts: list[int]) -> dict[str, Any]:
@@ -140,7 +147,7 @@ def merge(text: str, cuts: list[int]) -> dict[str, Any]:
         raise DmqError("there is one group only; there is nothing to merge.")
     edges = [0, *cuts, read(text).sampling.steps]
     _, k = min((edges[k + 2] - edges[k], k) for k in range(len(cuts)))
-    return drag(text, [*cuts[:k], *cuts[k + 1 :]])
+    return by_hand(text, [*cuts[:k], *cuts[k + 1 :]])
 
 
 def tab(session: Shared, this: gr.Tab) -> None:

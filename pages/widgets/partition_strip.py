@@ -34,8 +34,10 @@ class PartitionStrip(gr.HTML):
         locked: bool = False,
         **kwargs: Any,
     ) -> None:
-        self.steps = steps  # before super().__init__(), which calls postprocess()
-        props = {"steps": steps, "timesteps": timesteps or [], "locked": locked}
+        # Before super().__init__(), which calls postprocess(), and makes an event of every other name that is quoted
+        # in the script.
+        self.steps, self.timesteps, self.locked = steps, timesteps or [], locked
+        props = {"steps": steps, "timesteps": self.timesteps, "locked": locked}
         super().__init__(value, html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, **props, **kwargs)
 
     def preprocess(self, payload: list[int] | None) -> list[int]:
