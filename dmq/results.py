@@ -66,8 +66,8 @@ class ActivationStats:
     """What was seen of the activations, per site and timestep; two merge exactly (`capture.activations.merge`).
 
     The histogram of site s has bins [(first[s] + j) * 2**exponent[s], (first[s] + j + 1) * 2**exponent[s]), the same
-    for all its timesteps. Its counts are of a seeded subset of the elements where `subset` says so; all else is of
-    every element.
+    for all its timesteps. Its counts are of a seeded subset of the elements where `subset` says so, and at outputs so
+    are the power sums; all else is of every element.
     """
 
     model: str
@@ -76,7 +76,7 @@ class ActivationStats:
     timesteps: tuple[float, ...]  # distinct values in sampling order: timesteps[i] is the noisiest for i = 0
     sites: tuple[Site, ...]
     samples: int  # pictures drawn
-    subset: int  # histogram elements per site and denoiser call; 0 means every element
+    subset: int  # histogram elements of a site per row of a denoiser call (guidance: 2 rows a picture); 0: all
     exponent: np.ndarray  # [S] int16
     first: np.ndarray  # [S] int32
     counts: tuple[np.ndarray, ...]  # S arrays [T, bins of s], integer
