@@ -26,15 +26,19 @@ def bin_errors(
     v = edges / scale
     inside = v.clamp(-zero, top - zero)
     r = inside.round()
-    width = v.diff(dim=-1)
-    divisor = torch.where(width > 0, width, 1)
-    rounding = _mean_square(inside - r, r.diff(dim=-1) / 12, width, divisor)
-    clipping = _mean_square(v - inside, 0.0, width, divisor)
-    return rounding * scale**2, clipping * scale**2
+    width = edges.diff(dim=-1)
+    points = width == 0
+    share = scale**3 / width.masked_fill(points, 1)
+    parts = []
+    for d, jump in ((inside - r, r.diff(dim=-1) / 12), (v - inside, None)):
+        mean = _cubes(d, jump).mul_(share)
+        parts.append(torch.where(points, (scale * d[..., 1:]) ** 2, mean) if points.any() else mean)
+    return tuple(parts)
 
 
-def _mean_square(d: Tensor, jump: Tensor | float, width: Tensor, divisor: Tensor) -> Tensor:
-    """(jump + the difference of d^3/3) / width, as a product where a difference of cubes would cancel."""
+def _cubes(d: Tensor, jump: Tensor | None) -> Tensor:
+    """jump + the difference of d^3/3 over each bin, as a product where a difference of cubes would cancel."""
     left, right = d[..., :-1], d[..., 1:]
-    squares = left * left + left * right + right * right
-    return torch.where(width > 0, (jump + (right - left) * squares / 3) / divisor, left * left)
+    squares = torch.addcmul(right * right, left, left + right)
+    change = (right - left).mul_(squares).div_(3)
+    return change if jump is None else change.add_(jump)

@@ -6,6 +6,8 @@ picture; and since zero is always on the grid, the share of any one step lies be
 outweigh the rest.
 """
 
+from functools import cached_property
+
 import numpy as np
 import torch
 
@@ -15,7 +17,8 @@ from ..results import ActivationStats
 
 
 FINE = 64  # bins this far from zero stay as they are; beyond, they are joined to a relative width of 1/64..1/32
-SPACING = 0.04  # between the logarithms of the scales in the rounding table
+CHUNK = 32  # grids looked at together: their temporaries stay in the cache, and below torch's threading
+SPACING = 0.05  # between the logarithms of the scales in the rounding table
 
 
 def joined_edges(first: int, last: int) -> np.ndarray:
@@ -39,6 +42,7 @@ class Bins:
         self.minimum, self.maximum = (x[s].astype(np.float64) for x in (stats.minimum, stats.maximum))
         kept = joined_edges(int(stats.first[s]), int(stats.first[s]) + counts.shape[1]) * 2.0 ** int(stats.exponent[s])
         cuts = np.concatenate([self.minimum, self.maximum])
+        self.width = 2.0 ** int(stats.exponent[s])
         self.edges = np.unique(np.concatenate([kept, cuts[(cuts > edges[0]) & (cuts < edges[-1])]]))
         self.total = counts.sum(1)
         share = counts / np.maximum(self.total, 1)[:, None]
@@ -59,13 +63,27 @@ class Bins:
 
     def errors(self, low: np.ndarray, high: np.ndarray, bits: int, symmetric: bool) -> tuple[np.ndarray, np.ndarray]:
         """Shares of power [T, R] that every step loses to rounding and to clipping on each of R grids, float32."""
-        edges = torch.from_numpy(self.edges.astype(np.float32))
-        weights = torch.from_numpy((self.mass * self.loss[:, None]).astype(np.float32))
+        edges, weights = self._single
         low, high = (torch.from_numpy(np.asarray(x, np.float32)) for x in (low, high))
-        chunks = zip(low.split(32), high.split(32), strict=True)  # temporaries stay in the processor's cache
+        chunks = zip(low.split(CHUNK), high.split(CHUNK), strict=True)
         parts = [[weights @ part.T for part in bin_errors(edges, lo, hi, bits, symmetric)] for lo, hi in chunks]
         rounding, clipping = (torch.cat(side, 1).numpy() for side in zip(*parts, strict=True))
         return rounding, clipping
+
+    @cached_property
+    def _single(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Edges and weights of the steps in single precision."""
+        weights = self.mass * self.loss[:, None]
+        return torch.from_numpy(self.edges.astype(np.float32)), torch.from_numpy(weights.astype(np.float32))
+
+    @cached_property
+    def extremes(self) -> tuple[np.ndarray, np.ndarray]:
+        """[a, e] of the smallest minimum and the largest maximum of steps a..e-1, [T, T+1]."""
+        later = np.tri(len(self.minimum), len(self.minimum) + 1, dtype=bool)  # e <= a
+        low = np.where(later[:, 1:], np.inf, self.minimum)
+        high = np.where(later[:, 1:], -np.inf, self.maximum)
+        spread = ((0, 0), (1, 0))
+        return np.pad(np.minimum.accumulate(low, 1), spread), np.pad(np.maximum.accumulate(high, 1), spread)
 
     def quantile(self, q: float, a: np.ndarray, e: np.ndarray) -> np.ndarray:
         """The q-quantile of all values seen at steps a..e-1, for arrays a and e of equal length."""
@@ -91,27 +109,27 @@ class QuickErrors:
         self.bits, self.symmetric, self.edges = bits, symmetric, bins.edges
         weights = bins.mass * bins.loss[:, None]
         a, b = bins.edges[:-1], bins.edges[1:]
-        moments = [weights, weights * (a + b) / 2, weights * (a * a + a * b + b * b) / 3]
-        self.weight, _, self.square = (_runs(m.sum(1)) for m in moments)
-        left = [np.pad(m.cumsum(1), ((0, 0), (1, 0))) for m in moments]
-        right = [np.pad(m[:, ::-1].cumsum(1)[:, ::-1], ((0, 0), (0, 1))) for m in moments]
-        self.outside = [_runs(side[0]) for side in (left, right)]
-        self.tail = [_runs(sign * (bins.edges * m0 - m1)) for sign, (m0, m1, _) in ((1, left), (-1, right))]
-        self.clipped = [_runs(bins.edges**2 * m0 - 2 * bins.edges * m1 + m2) for m0, m1, m2 in (left, right)]
+        moments = weights, weights * ((a + b) / 2), weights * ((a * a + a * b + b * b) / 3)
+        left = [np.pad(m.cumsum(1).cumsum(0), ((1, 0), (1, 0))) for m in moments]
+        right = [m[:, -1:] - m for m in left]
+        self.weight, _, self.square = (m[:, -1] for m in left)
+        self.outside = left[0], right[0]
+        self.tail = bins.edges * left[0] - left[1], right[1] - bins.edges * right[0]
+        self.clipped = [bins.edges**2 * m0 - 2 * bins.edges * m1 + m2 for m0, m1, m2 in (left, right)]
         self._tabulate(bins, weights)
 
     def _tabulate(self, bins: Bins, weights: np.ndarray) -> None:
-        """Rounding over scale^2, summed over steps, for scales a factor e^SPACING apart."""
+        """Rounding over scale^2, summed over steps, for scales a factor e^SPACING apart.
+
+        Far below the width of a bin it is 1/12; above twice the longest value all is rounded to zero.
+        """
         widest = max(abs(bins.edges[0]), abs(bins.edges[-1]), 1e-6)
-        self.start = np.log(widest * 1e-5 / 2**self.bits)
-        scales = np.exp(np.arange(self.start, np.log(4 * widest), SPACING))
-        # Rounding is scale^2/12 where a cell is narrower than the bins: the table starts where it may differ.
-        narrow = scales < np.diff(bins.edges).min() / 4
-        skip = max(0, int(narrow.sum()) - 1)
-        self.start, scales = self.start + skip * SPACING, scales[skip:]
-        reach = torch.from_numpy(scales * (2.0**23 - 1))  # 24 bits wide: nothing is clipped
-        rounding, _ = bin_errors(torch.from_numpy(bins.edges), -reach, reach, 24, True)
-        self.rounding = _runs(weights @ rounding.numpy().T / scales**2)
+        self.start = np.log(min(bins.width / 4, widest))
+        scales = torch.from_numpy(np.exp(np.arange(self.start, np.log(2.2 * widest) + SPACING, SPACING)))
+        reach = scales * (2.0**23 - 1)  # 24 bits wide: nothing is clipped
+        edges = torch.from_numpy(bins.edges)
+        table = torch.cat([bin_errors(edges, -part, part, 24, True)[0] for part in reach.split(CHUNK)])
+        self.rounding = np.pad((weights @ table.numpy().T / scales.numpy() ** 2).cumsum(0), ((1, 0), (0, 0)))
 
     def __call__(self, a: np.ndarray, e: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Summed shares of power lost at steps a..e-1 on the grids of low..high; all arguments broadcast."""
@@ -132,11 +150,6 @@ class QuickErrors:
     def place(self, x: np.ndarray) -> np.ndarray:
         """Fractional index of `x` among the edges."""
         return np.interp(x, self.edges, np.arange(len(self.edges)))
-
-
-def _runs(rows: np.ndarray) -> np.ndarray:
-    """Sums over the first 0, 1, …, T steps."""
-    return np.concatenate([np.zeros_like(rows[:1]), rows.cumsum(0)])
 
 
 def _between(table: np.ndarray, a: np.ndarray, e: np.ndarray, place: np.ndarray) -> np.ndarray:

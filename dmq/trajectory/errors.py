@@ -148,7 +148,7 @@ class Spanned:
 
     def span(self, a: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Low and high of the runs a..e-1."""
-        seen = _extremes(self.bins.minimum, self.bins.maximum, a, e)
+        seen = tuple(side[a, e] for side in self.bins.extremes)
         if isinstance(self.spec, MinMax):
             return seen
         tail = (1 - self.spec.percent / 100) / 2
@@ -199,13 +199,6 @@ class Channels:
         return costs
 
 
-def _extremes(minimum: np.ndarray, maximum: np.ndarray, a: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The smallest minimum and the largest maximum of the runs a..e-1."""
-    low = np.stack([np.minimum.accumulate(np.r_[np.full(k, np.inf), minimum[k:]]) for k in range(len(minimum))])
-    high = np.stack([np.maximum.accumulate(np.r_[np.full(k, -np.inf), maximum[k:]]) for k in range(len(maximum))])
-    return low[a, e - 1], high[a, e - 1]
-
-
 def _aligned_runs(steps: int) -> tuple[np.ndarray, np.ndarray]:
     """First and last-plus-one step of every step, pair, four, … and of the whole; about 2 T runs."""
     length, runs = 1, []
@@ -226,7 +219,7 @@ def _best_ranges(
     sum of what sticks out above. So one bound decides the other, and a search along the longer side is enough.
     """
     a, e = a[:, None], e[:, None]
-    low, high = _extremes(bins.minimum, bins.maximum, a, e)
+    low, high = (side[a, e] for side in bins.extremes)
     weight = quick.weight[e] - quick.weight[a]
     typical = np.sqrt((quick.square[e] - quick.square[a]) / np.maximum(weight, 1e-300))
     longest = np.maximum(np.maximum(-low, high), 1e-30)
@@ -246,14 +239,15 @@ def _balanced(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranges that reach `reach` [N, K] on the longer side and lose as much on the other one."""
     left, right = (side[e[:, 0]] - side[a[:, 0]] for side in quick.tail)
+    left, right = np.maximum.accumulate(left, 1), np.maximum.accumulate(right[:, ::-1], 1)[:, ::-1]
     lows = np.empty_like(reach)
     highs = np.empty_like(reach)
     for n, (below, above) in enumerate(zip(left, right, strict=True)):
         if high[n, 0] >= -low[n, 0]:
             highs[n] = reach[n]
-            lows[n] = np.interp(np.interp(reach[n], quick.edges, above), np.maximum.accumulate(below), quick.edges)
+            lows[n] = np.interp(np.interp(reach[n], quick.edges, above), below, quick.edges)
         else:
             lows[n] = -reach[n]
             lost = np.interp(-reach[n], quick.edges, below)
-            highs[n] = np.interp(lost, np.maximum.accumulate(above[::-1]), quick.edges[::-1])
+            highs[n] = np.interp(lost, above[::-1], quick.edges[::-1])
     return np.clip(lows, np.minimum(low, 0), 0), np.clip(highs, 0, np.maximum(high, 0))
