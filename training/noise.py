@@ -1,4 +1,4 @@
-"""The objective both diffusion models share: predict the noise, weighted by min-SNR (gamma 5, arXiv:2303.09556)."""
+"""The objective both diffusion models share: predict the noise, with weights for a short training."""
 
 from collections.abc import Callable
 
@@ -11,6 +11,15 @@ def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
     return ((torch.arange(count) + torch.rand(count, generator=generator)) / count * 1000).long()
 
 
+def weigh(snr: Tensor) -> Tensor:
+    """The weight of the noise error at a signal-to-noise ratio: min-SNR (gamma 5, arXiv:2303.09556), more for noise.
+
+    Where nearly all is noise, a noise error of 0.001 is a wrong background. Unweighted, a young network gets outlines
+    right and the white around them wrong, so there the weight grows as 1/snr, up to 30.
+    """
+    return snr.clamp(max=5) / snr * (0.05 / snr).clamp(1, 30)
+
+
 def noise_loss(
     predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, abar: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, float]:
@@ -21,4 +30,4 @@ def noise_loss(
     noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
     error = (predict(noisy, t) - noise).pow(2).mean((1, 2, 3))
     snr = abar[t] / (1 - abar[t])
-    return (snr.clamp(max=5) / snr * error).mean(), error.mean().item()
+    return (weigh(snr) * error).mean(), error.mean().item()
