@@ -15,9 +15,7 @@ import torch
 
 
 ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from helpers import random_stats  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from dmq import runs  # noqa: E402
 from dmq.recipe import (  # noqa: E402
@@ -33,6 +31,7 @@ from dmq.recipe import (  # noqa: E402
 from dmq.results import ActivationStats  # noqa: E402
 from dmq.trajectory.errors import ErrorTable  # noqa: E402
 from dmq.trajectory.grouping import error_against_count, group_timesteps, uniform_boundaries  # noqa: E402
+from tests.helpers import random_stats  # noqa: E402
 
 
 CHOICES = {
@@ -64,7 +63,8 @@ def moves(steps: int) -> Iterator[ManualGroups]:
 def measure(name: str, stats: ActivationStats) -> None:
     kept = [site.point != "output" for site in stats.sites]
     print(f"\n{name}: {sum(kept)} quantized sites, {stats.steps} steps")
-    print(f"{'':22}{'build':>10}{'move p50':>10}{'move p95':>10}{'per step':>10}{'costs':>10}{'DP 8':>10}{'DP own':>10}{'curve':>10}")
+    columns = "build", "move p50", "move p95", "per step", "costs", "DP 8", "DP own", "curve"
+    print(f"{'':22}" + "".join(f"{column:>10}" for column in columns))
     for label, (bits, spec) in CHOICES.items():
         made = []
         build = timed(lambda: made.append(ErrorTable(stats, spec, np.where(kept, bits, FLOAT))))  # noqa: B023

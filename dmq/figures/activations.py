@@ -223,16 +223,17 @@ def grid(
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
     bars = {"x": ((edges[:-1] + edges[1:]) / 2).astype(np.float32), "width": np.diff(edges).astype(np.float32)}
     parts = (1, "values", GREY, share), (2, "rounding", BLUE, rounding), (2, "clipping", RED, clipping)
+    whole = "values", "power"
     for row, name, colour, values in parts:
         figure.add_bar(
             **bars, y=values.astype(np.float32), name=name, marker={"color": colour, "line_width": 0}, row=row, col=1,
-            hovertemplate=f"x = %{{x:.4g}}<br>%{{y:.3g}} of the {'values' if row == 1 else 'power'}<extra>{name}</extra>",
+            hovertemplate=f"x = %{{x:.4g}}<br>%{{y:.3g}} of the {whole[row - 1]}<extra>{name}</extra>",
         )  # fmt: skip
     _draw_levels(figure, scale, zero, bits, edges)
     total = rounding.sum(), clipping.sum()
     text = f"error {100 * sum(total):.3g} % of power: rounding {100 * total[0]:.3g} %, clipping {100 * total[1]:.3g} %"
     layout(figure, height=460, barmode="stack", bargap=0, title={"text": text, "font": {"size": 13}, "y": 0.98})
-    figure.update_layout(legend={"y": 1.0})
+    figure.update_layout(margin={"t": 66})
     figure.update_xaxes(title_text=VALUE, row=2, col=1)
     figure.update_yaxes(title_text="share of values", type="log", exponentformat="power", dtick=1, row=1, col=1)
     return figure.update_yaxes(title_text="share of power", rangemode="tozero", row=2, col=1)
@@ -272,7 +273,6 @@ def over_time(stats: ActivationStats, s: int) -> go.Figure:
     edges = np.linspace(low, high, BINS + 1)
     x = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
     density = shares(stats, s, edges)
-    names = [f"step {i}, t = {t:g}" for i, t in enumerate(stats.timesteps)]
     figure = go.Figure(
         [
             go.Scatter(
@@ -304,10 +304,9 @@ def over_time(stats: ActivationStats, s: int) -> go.Figure:
             ],
         }],
         sliders=[{
-            "x": 0.22, "len": 0.78, "y": -0.2, "yanchor": "top", "pad": {"t": 4}, "currentvalue": {"prefix": ""},
+            "x": 0.28, "len": 0.72, "y": -0.2, "yanchor": "top", "pad": {"t": 4}, "currentvalue": {"prefix": "step "},
             "steps": [
-                {"label": str(i), "value": name, "method": "animate", "args": [[str(i)], now]}
-                for i, name in enumerate(names)
+                {"label": str(i), "method": "animate", "args": [[str(i)], now]} for i in range(stats.steps)
             ],
         }],
     )  # fmt: skip

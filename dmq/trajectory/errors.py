@@ -76,7 +76,7 @@ class ErrorTable:
         """`cost[s, a, e]`: the summed shares of power that site s loses at steps a..e-1 under one range.
 
         [S, T+1, T+1] float32; entries with e <= a mean nothing; sites in float cost nothing. Exact for MseSearch and
-        channels; for MinMax and Percentile good to about a percent. Made on the first call, then kept.
+        channels; for MinMax and Percentile close, as `QuickErrors` is. Made on the first call, then kept.
         """
         return self._segment_costs
 
