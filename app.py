@@ -52,9 +52,11 @@ def build() -> gr.Blocks:
 
 
 def warm() -> None:
-    """Load the model that a new visitor sees first."""
+    """Load the model that a new visitor sees first, and what its errors stand on."""
     try:
         stages.info(Recipe().model)
+        if stages.captured(Recipe()):
+            stages.plan(Recipe())
     except DmqError as error:
         print(error)
 

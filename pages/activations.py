@@ -150,4 +150,4 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     on([c.input for c in filters], refilter, [shared.recipe, *filters, out["picked"]], out, trigger_mode="always_last")
     on(out["heat"].select, pick, [shared.recipe, *filters], out, trigger_mode="always_last")
     on(step.release, scrub, [shared.recipe, point, block, out["picked"], step], out, trigger_mode="always_last")
-    shows(shared, this, show, [*filters, out["picked"]], out)
+    shows(shared, this, show, [*filters, out["picked"]], out, waiting=out["title"])

@@ -100,8 +100,14 @@ def on(events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **
     return gr.on(events, by_name(told(handler), list(outputs)), inputs, list(outputs.values()), **options)
 
 
-def shows(shared: Shared, tab: gr.Tab, show: Callable, inputs: list, outputs: dict[str, Any]) -> None:
-    """Have `show(recipe text, *inputs)` draw `tab` whenever it is opened, or the recipe is set while it is open."""
+def shows(
+    shared: Shared, tab: gr.Tab, show: Callable, inputs: list, outputs: dict[str, Any], waiting: Any = None
+) -> None:
+    """Have `show(recipe text, *inputs)` draw `tab` whenever it is opened, or the recipe is set while it is open.
+
+    The component `waiting` shows how long it takes.
+    """
+    veil = {"show_progress": "minimal", "show_progress_on": waiting} if waiting else {}
 
     def opened(text: str, *values: Any) -> dict[str, Any]:
         return show(text, *values) | {"open_tab": tab.id}
@@ -109,8 +115,8 @@ def shows(shared: Shared, tab: gr.Tab, show: Callable, inputs: list, outputs: di
     def changed(text: str, open_tab: str, *values: Any) -> dict[str, Any]:
         return show(text, *values) if open_tab == tab.id else {}
 
-    on(tab.select, opened, [shared.recipe, *inputs], outputs | {"open_tab": shared.open_tab})
-    on(shared.outside.change, changed, [shared.recipe, shared.open_tab, *inputs], outputs)
+    on(tab.select, opened, [shared.recipe, *inputs], outputs | {"open_tab": shared.open_tab}, **veil)
+    on(shared.outside.change, changed, [shared.recipe, shared.open_tab, *inputs], outputs, **veil)
 
 
 def bar(progress: Any) -> str:

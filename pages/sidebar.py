@@ -73,10 +73,10 @@ def rows_in_float(plan: Plan) -> list[list[Any]]:
 
 
 def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
-    """Everything in the sidebar for the current recipe."""
+    """What the sidebar says of the current recipe at once."""
     recipe = read(text)
     shown = {f"form {path}": value for path, value in form_values(recipe, paths).items()}
-    shown |= {
+    return shown | {
         "model": gr.Dropdown(choices=list(dict.fromkeys([*EMBEDDED, recipe.model])), value=recipe.model),
         "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(words.words(recipe))}</p>',
         "link": links.query(recipe, tab),
@@ -85,12 +85,16 @@ def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
         "editor": text,
         "download": written(recipe),
     }
+
+
+def weigh(text: str) -> dict[str, Any]:
+    """Size and coverage, which may have to wait for the model and its statistics."""
     try:
-        plan = stages.plan(recipe)
+        plan = stages.plan(read(text))
     except DmqError as error:
         said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(str(error))}</p></div>'
-        return shown | {"size": said, "coverage": "", "in_float": []}
-    return shown | {"size": size(plan), "coverage": plan.coverage_line(), "in_float": rows_in_float(plan)}
+        return {"size": said, "coverage": "", "in_float": []}
+    return {"size": size(plan), "coverage": plan.coverage_line(), "in_float": rows_in_float(plan)}
 
 
 def relink(text: str, tab: str) -> dict[str, Any]:
@@ -171,5 +175,7 @@ def connect(
     on(file.upload, upload, [file], chosen)
     shown = out | {f"form {path}": component for path, component in form.items()}
     on(shared.recipe.change, redraw, [shared.recipe, shared.open_tab], shown)
+    heavy = {name: out[name] for name in ("size", "coverage", "in_float")}
+    on([shared.recipe.change, shared.outside.change], weigh, [shared.recipe], heavy, trigger_mode="always_last")
     on(shared.open_tab.change, relink, [shared.recipe, shared.open_tab], {"link": out["link"]})
     out["link"].change(None, out["link"], out["link"], js=links.REMEMBER, api_visibility="private")

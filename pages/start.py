@@ -4,9 +4,9 @@ import html
 from typing import Any
 
 import gradio as gr
-from dmq.figures.model import layers as layers_figure
 
 from dmq import runs, stages
+from dmq.figures.model import layers as layers_figure
 from dmq.recipe import EMBEDDED
 from dmq.results import ModelInfo
 
@@ -102,4 +102,4 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     on([load.click, name.submit], sidebar.choose_model, [shared.recipe, name], chosen, show_progress="full",
        show_progress_on=[name])  # fmt: skip
     on(recipes.input, begin, [shared.recipe, recipes], chosen)
-    shows(shared, this, show, [], out)
+    shows(shared, this, show, [], out, waiting=out["title"])

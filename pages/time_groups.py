@@ -183,4 +183,4 @@ def tab(session: Shared, this: gr.Tab) -> None:
     on(strip.input, drag, [session.recipe, strip], out, trigger_mode="always_last")
     on(count.release, recount, [session.recipe, count, own], out, trigger_mode="always_last")
     on(own.input, optimal, [session.recipe, count, own], out, trigger_mode="always_last")
-    shows(session, this, show, [count], out)
+    shows(session, this, show, [count], out, waiting=out["said"])

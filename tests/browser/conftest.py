@@ -12,7 +12,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import expect, sync_playwright
 
 from dmq import stages
 from dmq.models.tiny import tiny_ddpm, tiny_sd
@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update",
              "--disable-dev-shm-usage", "--no-first-run"]  # fmt: skip
 PATIENCE = 60_000  # milliseconds until something that should happen is taken to have failed
+expect.set_options(timeout=PATIENCE)
 
 
 @pytest.fixture(scope="session")

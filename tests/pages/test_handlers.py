@@ -123,10 +123,10 @@ def test_a_control_changes_its_field_and_nothing_else(text, recipe):
 
 
 def test_the_sidebar_says_size_and_coverage(text, recipe):
-    plan, shown = stages.plan(recipe), sidebar.refresh([], text, "start")
+    plan, shown = stages.plan(recipe), sidebar.weigh(text)
     assert f"<b>{plan.bytes / 1e6:.1f} MB</b> of {plan.float_bytes / 1e6:.1f} MB" in shown["size"]
     assert shown["coverage"] == plan.coverage_line()
-    assert jsonio.read(shown["download"]) == recipe
+    assert jsonio.read(sidebar.refresh([], text, "start")["download"]) == recipe
 
 
 def test_names_cannot_bring_html_into_the_page(recipe):
