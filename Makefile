@@ -1,12 +1,13 @@
 # make run    the app on http://127.0.0.1:7860        make test   everything tests need, then all tests
-# make train  the embedded models, from nothing        make bench  every figure the README and the notes quote
+# make train  the embedded models, from nothing        make captures   their captures in assets/runs
+# make bench  every figure that the README and the notes quote
 
 PYTHON ?= python3
 BIN := .venv/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test train bench lint clean
+.PHONY: run test train captures bench lint clean
 
 run: .venv/run.done
 	$(BIN)/dmq serve
@@ -18,6 +19,9 @@ test: .venv/dev.done
 
 train: .venv/train.done
 	$(BIN)/python -m training
+
+captures: .venv/run.done
+	$(BIN)/python -m training.captures
 
 bench: .venv/dev.done
 	for script in capture simulate interactive start; do $(BIN)/python bench/$$script.py || exit 1; done

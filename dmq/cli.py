@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     one = add("capture", capture, "Watch the float model draw, and keep its activation statistics.")
     recipe_argument(one)
     one.add_argument("--again", action="store_true", help="even if there are such statistics already")
+    one.add_argument("--trajectories", type=int, default=0, metavar="N", help="keep the denoiser calls of N pictures")
     one = add("run", run, "Capture if needed, quantize, compare with the float model, save the run.")
     recipe_argument(one)
     comparison_arguments(one)
@@ -105,8 +106,8 @@ def told(work: Generator[Any, None, Any]) -> Any:
         return end.value
     finally:
         work.close()
-        if last:
-            print(file=sys.stderr)
+        if last:  # leave the line empty, for the result or for what went wrong
+            print("\r" + " " * len(last) + "\r", end="", file=sys.stderr, flush=True)
 
 
 def serve(given: argparse.Namespace) -> None:
@@ -119,7 +120,7 @@ def capture(given: argparse.Namespace) -> None:
     from . import stages
 
     recipe = chosen_recipe(given.recipe, given.model)
-    print(told(stages.capture(recipe, again=given.again)))
+    print(told(stages.capture(recipe, again=given.again, trajectories=given.trajectories)))
 
 
 def run(given: argparse.Namespace) -> None:

@@ -1,8 +1,9 @@
 """Run folders: what was captured and measured, saved so that it can be opened again.
 
-    RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors
+    RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors,
+                          trajectory.safetensors if asked for
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
-                          pictures/W/NNN.png, pictures/W/NNN-at-IIII.png   W: 0 float, then the recipes; I: a step on the way
+                          pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
 Everything is written under a temporary name and renamed, so a folder is either whole or not there.
 """
@@ -24,13 +25,13 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from . import jsonio
 from .errors import DmqError
 from .recipe import Comparison, Recipe
-from .results import ActivationStats, PictureScore, Report, Site
+from .results import ActivationStats, PictureScore, Report, Site, Trajectory
 
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -82,9 +83,11 @@ def find_capture(recipe: Recipe) -> Path | None:
     return next((place for place in places if (place / "capture.json").is_file()), None)
 
 
-def save_stats(folder: Path, stats: ActivationStats) -> None:
-    """Write `stats` into `folder`, which appears only when complete."""
+def save_stats(folder: Path, stats: ActivationStats, trajectory: Trajectory | None = None) -> None:
+    """Write `stats`, and a trajectory if there is one, into `folder`, which appears only when complete."""
     with written(folder) as part:
+        if trajectory is not None:
+            _save_trajectory(part, trajectory)
         rows = np.arange(len(stats.sites))
         table = {"site": np.repeat(rows, stats.steps), "step": np.tile(np.arange(stats.steps), len(rows))}
         table |= {name: getattr(stats, name).reshape(-1) for name in SCALARS}
@@ -114,7 +117,7 @@ def load_stats(folder: Path) -> ActivationStats:
         shape = (len(plain["sites"]), len(plain["timesteps"]))
         table = pq.read_table(folder / "steps.parquet")
         column = {name: table[name].to_numpy().reshape(shape) for name in table.column_names if name[0] != "q"}
-        counts = _load_histograms(folder, shape[1])
+        counts = _load_histograms(folder, *shape)
         channels: dict[str, np.ndarray] = {}
         for file in sorted(folder.glob("channels-*.safetensors")):
             channels |= load_file(file)
@@ -130,7 +133,37 @@ def load_stats(folder: Path) -> ActivationStats:
             **{name: column[name] for name in SCALARS},
         )
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError) as error:
-        raise DmqError(f"{folder}: a damaged capture ({error}); delete the folder and capture again.") from None
+        why = f"{type(error).__name__}: {error}"
+        raise DmqError(f"{folder}: a damaged capture ({why}); delete the folder and capture again.") from None
+
+
+def _save_trajectory(part: Path, trajectory: Trajectory) -> None:
+    arrays = {"step": trajectory.step} | {f"conditioning/{key}": x for key, x in trajectory.conditioning.items()}
+    for name in ("inputs", "outputs", "half"):
+        arrays |= {f"{name}/{n}": np.ascontiguousarray(x) for n, x in enumerate(getattr(trajectory, name))}
+    plain = {"timesteps": trajectory.timesteps, "arguments": trajectory.arguments}
+    save_file(arrays, part / "trajectory.safetensors", metadata={"trajectory": json.dumps(plain)})
+
+
+def load_trajectory(folder: Path) -> Trajectory:
+    """The denoiser calls saved in a capture. Raises DmqError if none were recorded or the file is damaged."""
+    file = folder / "trajectory.safetensors"
+    if not file.is_file():
+        raise DmqError(f"{folder}: no denoiser calls were recorded; `dmq capture --again --trajectories N` does that.")
+    try:
+        with safe_open(file, "numpy") as opened:
+            plain = json.loads(opened.metadata()["trajectory"])
+        arrays = load_file(file)
+        calls = range(len(arrays["step"]))
+        return Trajectory(
+            timesteps=tuple(plain["timesteps"]),
+            arguments=tuple(plain["arguments"]),
+            step=arrays["step"],
+            conditioning={key.partition("/")[2]: x for key, x in arrays.items() if key.startswith("conditioning/")},
+            **{name: tuple(arrays[f"{name}/{n}"] for n in calls) for name in ("inputs", "outputs", "half")},
+        )
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise DmqError(f"{file}: damaged ({error}); delete the folder and capture again.") from None
 
 
 def _narrow(counts: np.ndarray) -> np.ndarray:
@@ -157,7 +190,7 @@ def _save_histograms(file: Path, rows: range, counts: list[np.ndarray]) -> None:
     pq.write_table(table, file, compression="zstd")
 
 
-def _load_histograms(folder: Path, steps: int) -> tuple[np.ndarray, ...]:
+def _load_histograms(folder: Path, sites: int, steps: int) -> tuple[np.ndarray, ...]:
     found: dict[int, np.ndarray] = {}
     for file in sorted(folder.glob("histograms-*.parquet")):
         table = pq.read_table(file)
@@ -165,7 +198,7 @@ def _load_histograms(folder: Path, steps: int) -> tuple[np.ndarray, ...]:
         flat, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy()
         for row, (a, b) in zip(table["site"].to_pylist(), pairwise(offsets), strict=True):
             found[row] = flat[a:b].reshape(steps, -1)
-    return tuple(found[s] for s in range(len(found)))
+    return tuple(found[s] for s in range(sites))
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------

@@ -5,13 +5,11 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 """
 
 import dataclasses
-import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -22,6 +20,7 @@ from .capture.activations import capture_activations
 from .errors import DmqError
 from .metrics import pixel
 from .models import loading
+from .models.stepping import stepping
 from .quantizers.apply import quantized
 from .quantizers.plan import make_plan, site_bits
 from .recipe import EMBEDDED, Comparison, ManualGroups, Recipe
@@ -60,10 +59,6 @@ class Picture:
     seed: int
     pixels: np.ndarray  # uint8 [H, W, 3]
     step: int | None = None
-
-
-class Cancelled(Exception):
-    """Raised inside a running pipeline to end it; never seen outside of this file."""
 
 
 def finish(work: Generator[Any, None, Value]) -> Value:
@@ -125,10 +120,11 @@ def _load_stats(folder: Path, _changed: int) -> ActivationStats:
     return runs.load_stats(folder)
 
 
-def capture(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path]:
+def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Generator[Progress, None, Path]:
     """Watch the float model draw the calibration pictures; returns the folder of the statistics.
 
-    Does nothing if there are such statistics already, unless `again`. Closing the generator leaves no trace.
+    Does nothing if there are such statistics already, unless `again`. The denoiser calls of the first `trajectories`
+    pictures are saved beside them (`runs.load_trajectory`). Closing the generator leaves no trace.
     """
     folder = runs.find_capture(recipe)
     if folder is not None and not again:
@@ -136,16 +132,16 @@ def capture(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None,
     yield Progress("Load the model", 0, 1)
     loaded = loading.load(recipe.model)
     at = clocked("Capture")
-    work = capture_activations(loaded, recipe.sampling, recipe.calibration)
+    work = capture_activations(loaded, recipe.sampling, recipe.calibration, trajectories=trajectories)
     try:
         while True:
             yield at(*next(work))
     except StopIteration as end:
-        stats = end.value
+        seen = end.value
     finally:
         work.close()
     folder = runs.home() / "captures" / runs.capture_key(recipe)
-    runs.save_stats(folder, stats)
+    runs.save_stats(folder, seen.stats, seen.trajectory)
     return folder
 
 
@@ -300,40 +296,20 @@ def _draw(
     spent = 0.0
     for start in range(0, len(jobs), BATCH):
         part = jobs[start : start + BATCH]
-        pipe = loading.with_denoiser(loaded, model)
 
         def seen(pixels: list[np.ndarray], step: int | None, start: int = start, part: list = part) -> list[Picture]:
             return [Picture(who, start + n, *part[n], made, step) for n, made in enumerate(pixels)]
 
-        def work(emit: Callable[[Any], None], part: list = part, pipe: Any = pipe) -> tuple[list[np.ndarray], float]:
-            aside = 0.0
-
-            def on_step(i: int, t: float, latents: Any) -> None:
-                nonlocal aside
-                emit(i)
-                if i in watched:
-                    paused = time.monotonic()
-                    emit((i, loading.decode(loaded, latents)))
-                    aside += time.monotonic() - paused
-
-            begun = time.monotonic()
-            prompts, seeds = [p for p, _ in part], [s for _, s in part]
-            made = loading.sample(
-                pipe, loaded, prompts=prompts, seeds=seeds, sampling=comparison.sampling, on_step=on_step
-            )
-            return made, time.monotonic() - begun - aside
-
-        stream = streamed(work)
-        while True:
-            try:
-                item = next(stream)
-            except StopIteration as end:
-                made, seconds = end.value
-                break
-            if isinstance(item, tuple):
-                yield from seen(item[1], item[0])
-            else:
-                yield at(start * steps + (item + 1) * len(part), len(jobs) * steps)
+        work = stepping(partial(_sample, loaded, model, part, comparison, watched))
+        try:
+            while True:
+                i, pixels = next(work)
+                yield from seen(pixels, i)
+                yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
+        except StopIteration as end:
+            made, seconds = end.value
+        finally:
+            work.close()
         pictures += made
         spent += seconds
         if shown:
@@ -341,40 +317,29 @@ def _draw(
     return pictures, spent
 
 
-def streamed(work: Callable[[Callable[[Any], None]], Value]) -> Generator[Any, None, Value]:
-    """Run `work(emit)` in a thread and yield what it emits; its value is returned, its error raised here.
+def _sample(
+    loaded: Any,
+    model: nn.Module,
+    part: list[tuple[str, int]],
+    comparison: Comparison,
+    watched: set[int],
+    report: Callable[[int, list[np.ndarray]], None],
+) -> tuple[list[np.ndarray], float]:
+    """One batch, each step reported, with pictures if it is `watched`; returns pictures, and seconds without those."""
+    aside = 0.0
 
-    Closing the generator makes the next `emit` raise inside of `work`, and waits for its end. A pipeline call cannot
-    yield by itself: this is how it streams and how it is cancelled.
-    """
-    queue: SimpleQueue = SimpleQueue()
-    stop, over = threading.Event(), object()
-    outcome: dict[str, Any] = {}
+    def on_step(i: int, t: float, latents: Any) -> None:
+        nonlocal aside
+        paused = time.monotonic()
+        report(i, loading.decode(loaded, latents) if i in watched else [])
+        aside += time.monotonic() - paused
 
-    def emit(item: Any) -> None:
-        if stop.is_set():
-            raise Cancelled
-        queue.put(item)
-
-    def target() -> None:
-        try:
-            outcome["value"] = work(emit)
-        except BaseException as error:
-            outcome["error"] = error
-        finally:
-            queue.put(over)
-
-    thread = threading.Thread(target=target, daemon=True)
-    thread.start()
-    try:
-        while (item := queue.get()) is not over:
-            yield item
-    finally:
-        stop.set()
-        thread.join()
-    if "error" in outcome:
-        raise outcome["error"]
-    return outcome["value"]
+    begun = time.monotonic()
+    made = loading.sample(
+        loading.with_denoiser(loaded, model), loaded, prompts=[prompt for prompt, _ in part],
+        seeds=[seed for _, seed in part], sampling=comparison.sampling, on_step=on_step,
+    )  # fmt: skip
+    return made, time.monotonic() - begun - aside
 
 
 def _scores(jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]) -> Iterator[PictureScore]:

@@ -1,59 +1,10 @@
 """The parts of stages that need no model; whole runs are in tests/test_whole.py."""
 
-import threading
-
 import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
 from dmq.recipe import ManualGroups, Recipe, Sampling, UniformGroups
-
-
-def test_streamed_yields_what_is_emitted_and_returns_the_value():
-    def work(emit):
-        for n in range(3):
-            emit(n)
-        return "done"
-
-    stream = stages.streamed(work)
-    seen = []
-    try:
-        while True:
-            seen.append(next(stream))
-    except StopIteration as end:
-        assert end.value == "done"
-    assert seen == [0, 1, 2]
-
-
-def test_closing_a_stream_ends_the_work_and_its_thread():
-    started, over = threading.Event(), threading.Event()
-
-    def work(emit):
-        try:
-            for n in range(10_000_000):
-                started.set()
-                emit(n)
-        finally:
-            over.set()
-
-    before = threading.active_count()
-    stream = stages.streamed(work)
-    next(stream)
-    assert started.is_set()
-    stream.close()
-    assert over.is_set()
-    assert threading.active_count() == before
-
-
-def test_an_error_in_the_work_is_raised_where_it_is_read():
-    def work(emit):
-        emit(1)
-        raise DmqError("broken")
-
-    stream = stages.streamed(work)
-    assert next(stream) == 1
-    with pytest.raises(DmqError, match="broken"):
-        next(stream)
 
 
 def test_finish_returns_the_value():

@@ -16,8 +16,8 @@ class Cancelled(Exception):
     """Raised inside a pipeline run whose reader has gone."""
 
 
-def stepping(run: Callable[[OnStep], R]) -> Generator[tuple[int, float, Tensor], None, R]:
-    """Yield what `run(on_step)` reports, (i, t, latents), and return what it returns; errors come through.
+def stepping(run: Callable[[Callable[..., None]], R]) -> Generator[tuple, None, R]:
+    """Yield what `run(on_step)` reports, such as (i, t, latents), and return what it returns; errors come through.
 
     `run` works in a thread of its own. Closing the generator cancels: the next report raises inside `run`, and close()
     returns when `run` has ended, so nothing goes on in the dark.
@@ -26,10 +26,10 @@ def stepping(run: Callable[[OnStep], R]) -> Generator[tuple[int, float, Tensor],
     gone = threading.Event()
     outcome: dict[str, Any] = {}
 
-    def on_step(i: int, t: float, latents: Tensor) -> None:
+    def on_step(*report: Any) -> None:
         if gone.is_set():
             raise Cancelled
-        reports.put((i, t, latents))
+        reports.put(report)
 
     def work() -> None:
         try:

@@ -1,0 +1,37 @@
+"""What ships must fit together: weights, captures, recipes, file sizes."""
+
+import subprocess
+
+import pytest
+
+from dmq import runs, stages
+from dmq.recipe import EMBEDDED, Recipe
+
+
+LIMIT = 10_000_000  # bytes; a Space refuses larger files
+
+
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_the_capture_that_ships_is_of_the_weights_that_ship(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
+    recipe = stages.for_model(Recipe(), model)
+    stats, info = stages.statistics(recipe), stages.info(model)
+    assert stats.fingerprint == info.fingerprint, "run `make captures`"
+    assert stats.steps == recipe.sampling.steps
+    assert {site.name for site in stats.sites} >= {layer.name for layer in info.layers}
+
+
+@pytest.mark.parametrize("name", runs.shipped_recipes())
+@pytest.mark.parametrize("model", EMBEDDED)
+def test_every_recipe_that_ships_can_be_planned_at_once(model, name, tmp_path, monkeypatch):
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
+    plan = stages.plan(stages.for_model(runs.shipped_recipes()[name], model))
+    assert 0 < plan.bytes < plan.float_bytes
+    assert plan.coverage_line()
+
+
+def test_no_file_is_larger_than_a_space_accepts():
+    files = subprocess.run(["git", "ls-files", "-z"], cwd=runs.ASSETS.parent, capture_output=True, check=True).stdout
+    names = [name for name in files.decode().split("\0") if name]
+    assert len(names) > 50
+    assert [name for name in names if (runs.ASSETS.parent / name).stat().st_size >= LIMIT] == []

@@ -1,0 +1,175 @@
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dmq import runs
+from dmq.errors import DmqError
+from dmq.recipe import Activations, Calibration, Comparison, MinMax, OptimalGroups, Recipe, Sampling, Weights
+from dmq.results import PictureScore, Report, Trajectory
+from tests.helpers import random_stats
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
+    return tmp_path / "runs"
+
+
+def inside(folder):
+    return [path.name for path in folder.iterdir()]
+
+
+def same(a, b):
+    """Equal field by field, arrays bit by bit whatever integer type holds them."""
+    for f in dataclasses.fields(a):
+        x, y = getattr(a, f.name), getattr(b, f.name)
+        if isinstance(x, tuple) and len(x) and isinstance(x[0], np.ndarray):
+            assert len(x) == len(y), f.name
+            assert all(np.array_equal(p, q) for p, q in zip(x, y, strict=True)), f.name
+        elif isinstance(x, np.ndarray):
+            assert np.array_equal(x, y), f.name
+        else:
+            assert x == y, f.name
+
+
+@pytest.mark.parametrize("shard", [runs.SHARD, 2_000], ids=["one-file", "many-files"])
+def test_statistics_survive_saving_exactly(home, monkeypatch, shard):
+    monkeypatch.setattr(runs, "SHARD", shard)
+    stats = random_stats(sites=6, steps=9)
+    runs.save_stats(home / "captures" / "a", stats)
+    same(runs.load_stats(home / "captures" / "a"), stats)
+    assert (len(list((home / "captures" / "a").glob("histograms-*"))) > 1) == (shard == 2_000)
+
+
+def test_counts_beyond_sixteen_bits_survive(home):
+    stats = random_stats(sites=3, steps=4)
+    larger = tuple(c.astype(np.int64) * 10**k for k, c in zip((0, 3, 9), stats.counts, strict=True))
+    stats = dataclasses.replace(stats, counts=larger)
+    runs.save_stats(home / "big", stats)
+    same(runs.load_stats(home / "big"), stats)
+
+
+def test_a_trajectory_survives_saving(home):
+    draw = np.random.default_rng(0).standard_normal
+    trajectory = Trajectory(
+        timesteps=(901.0, 1.0), step=np.array([0, 1], np.int32),
+        inputs=(draw((2, 3)).astype(np.float32),) * 2, outputs=(draw((2, 3)).astype(np.float32),) * 2,
+        half=(np.array([0, 1], np.int8),) * 2, conditioning={"0/text": draw((2, 4)).astype(np.float32)},
+        arguments=({"text": "0/text"}, {"text": "0/text"}),
+    )
+    runs.save_stats(home / "t", random_stats(sites=2, steps=2), trajectory)
+    back = runs.load_trajectory(home / "t")
+    assert np.array_equal(back.conditioning["0/text"], trajectory.conditioning["0/text"])
+    same(dataclasses.replace(back, conditioning={}), dataclasses.replace(trajectory, conditioning={}))
+
+
+def test_a_capture_without_a_trajectory_says_how_to_get_one(home):
+    runs.save_stats(home / "t", random_stats(sites=2, steps=2))
+    with pytest.raises(DmqError, match="--trajectories"):
+        runs.load_trajectory(home / "t")
+
+
+FILES = ("capture.json", "steps.parquet", "histograms-00000.parquet", "channels-00000.safetensors")
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_damaged_capture_is_one_line(home, file, damage):
+    runs.save_stats(home / "d", random_stats(sites=2, steps=3))
+    path = home / "d" / file
+    if damage == "missing":
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(DmqError, match="damaged capture") as caught:
+        runs.load_stats(home / "d")
+    assert "delete the folder and capture again" in str(caught.value)
+
+
+def test_what_fails_half_way_leaves_nothing(home):
+    with pytest.raises(ZeroDivisionError), runs.written(home / "x") as part:
+        (part / "a").write_text("half")
+        raise ZeroDivisionError
+    assert list(home.iterdir()) == []
+
+
+def test_rewriting_replaces_the_whole_folder(home):
+    for text in ("one", "two"):
+        with runs.written(home / "x") as part:
+            (part / text).write_text(text)
+    assert inside(home / "x") == ["two"]
+    assert inside(home) == ["x"]
+
+
+def test_failing_to_rewrite_keeps_what_was_there(home):
+    with runs.written(home / "x") as part:
+        (part / "one").write_text("one")
+    with pytest.raises(ZeroDivisionError), runs.written(home / "x"):
+        raise ZeroDivisionError
+    assert inside(home / "x") == ["one"]
+
+
+def test_recipes_that_see_the_same_share_a_capture():
+    a = Recipe(weights=Weights(bits=4), activations=Activations(bits=6, range=MinMax()), grouping=OptimalGroups())
+    assert runs.capture_key(a) == runs.capture_key(Recipe(name="other"))
+    different = [Recipe(model="x"), Recipe(sampling=Sampling(steps=49)), Recipe(calibration=Calibration(seed=1))]
+    assert len({runs.capture_key(recipe) for recipe in [a, *different]}) == 4
+
+
+@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "captures", "x" * 81, "a\nb", "/etc", ".."])
+def test_a_name_cannot_lead_out_of_the_run_folder(name):
+    with pytest.raises(DmqError, match="cannot name a run"):
+        runs.folder_of(name)
+
+
+@pytest.mark.parametrize("wanted", ["emoji-sd W8A8, 8 best groups", "../../etc", "", "ä" * 200])
+def test_free_names_can_name_a_run(home, wanted):
+    first = runs.free_name(wanted)
+    runs.folder_of(first).mkdir(parents=True)
+    assert runs.free_name(wanted) != first
+
+
+def report() -> Report:
+    scores = (
+        PictureScore(recipe="W8", prompt="cat", seed=0, psnr=30.0, ssim=0.9),
+        PictureScore(recipe="W8", prompt="cat", seed=1, psnr=float("inf"), ssim=1.0),
+    )
+    return Report(
+        scores=scores, seconds={"float": 1.0, "W8": 2.0}, bytes={"float": 8, "W8": 2}, coverage={"W8": "all"},
+        noise_floor={"psnr": 9.0, "ssim": 0.1}, samples=2, warnings=("note",),
+    )
+
+
+def test_a_run_can_be_opened_again(home):
+    draw = np.random.default_rng(0)
+    pictures = {who: [draw.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(2)] for who in ("float", "W8")}
+    way = {"float": {(0, 3): pictures["float"][0]}, "W8": {(0, 3): pictures["W8"][0], (1, 12): pictures["W8"][1]}}
+    recipes = (Recipe(name="W8"),)
+    comparison = Comparison(prompts=("cat",), seeds=(0, 1))
+    runs.save_run("mine", recipes, comparison, report(), pictures, way)
+    assert runs.names() == ["mine"]
+    assert runs.load_report("mine") == report()
+    assert runs.load_recipes("mine") == recipes
+    assert runs.load_comparison("mine") == comparison
+    back, steps = runs.load_pictures("mine"), runs.load_steps("mine")
+    assert {w: [p.tolist() for p in row] for w, row in back.items()} == {
+        w: [p.tolist() for p in row] for w, row in pictures.items()
+    }
+    assert {w: set(row) for w, row in steps.items()} == {w: set(row) for w, row in way.items()}
+    assert np.array_equal(steps["W8"][1, 12], pictures["W8"][1])
+    runs.remove("mine")
+    assert runs.names() == []
+    with pytest.raises(DmqError, match="no run called 'mine'"):
+        runs.load_report("mine")
+
+
+def test_a_contact_sheet_has_every_picture(home):
+    red, blue = np.full((8, 8, 3), (255, 0, 0), np.uint8), np.full((8, 8, 3), (0, 0, 255), np.uint8)
+    pictures = {"float": [red, red], "W8": [blue, red]}
+    runs.save_run("s", (Recipe(name="W8"),), Comparison(), report(), pictures, {"float": {}, "W8": {}})
+    with Image.open(runs.contact_sheet("s")) as sheet:
+        pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
+    assert (pixels == (255, 0, 0)).all(1).sum() == 3 * 64
+    assert (pixels == (0, 0, 255)).all(1).sum() == 64
