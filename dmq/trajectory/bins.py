@@ -129,12 +129,12 @@ class QuickErrors:
         scales = torch.from_numpy(np.exp(np.arange(self.start, np.log(2.2 * widest) + SPACING, SPACING)))
         reach = scales * (2.0**23 - 1)  # 24 bits wide: nothing is clipped
         edges = torch.from_numpy(bins.edges)
-        table = torch.cat([bin_errors(edges, -part, part, 24, True)[0] for part in reach.split(CHUNK)]).numpy()
-        table /= scales.numpy()[:, None] ** 2
-        sides = bins.edges[:-1] < 0, bins.edges[:-1] >= 0
-        self.rounding = [
-            np.pad((weights[:, side] @ table[:, side].T).cumsum(0), ((1, 0), (0, 0))) for side in sides
-        ]
+        table = torch.cat([bin_errors(edges, -part, part, 24, True)[0] for part in reach.split(CHUNK)])
+        table = (table / scales[:, None] ** 2).T
+        split = int((bins.edges[:-1] < 0).sum())
+        sides = slice(0, split), slice(split, None)
+        shares = torch.from_numpy(weights)
+        self.rounding = [_runs((shares[:, side] @ table[side]).numpy()) for side in sides]
 
     def __call__(self, a: np.ndarray, e: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Summed shares of power lost at steps a..e-1 on the grids of low..high; all arguments broadcast."""
@@ -155,6 +155,11 @@ class QuickErrors:
     def place(self, x: np.ndarray) -> np.ndarray:
         """Fractional index of `x` among the edges."""
         return np.interp(x, self.edges, np.arange(len(self.edges)))
+
+
+def _runs(rows: np.ndarray) -> np.ndarray:
+    """Sums over the first 0, 1, …, T steps."""
+    return np.pad(rows.cumsum(0), ((1, 0), (0, 0)))
 
 
 def _between(table: np.ndarray, a: np.ndarray, e: np.ndarray, place: np.ndarray) -> np.ndarray:

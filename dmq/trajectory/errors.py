@@ -8,10 +8,13 @@ One quantized site is one of three small classes, each with the same two methods
 where errors and costs are shares of the power of each step (see bins.py).
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
+import torch
 
 from ..recipe import FLOAT, Activations, MinMax, MseSearch, Percentile, PerGroup, PerTensor
 from ..results import ActivationStats, GroupErrors, Groups
@@ -37,7 +40,8 @@ class ErrorTable:
         self.sites = stats.sites
         self.steps = stats.steps
         self.quantized = np.flatnonzero(self.bits < FLOAT)
-        self._fits = {int(s): self._site(int(s)) for s in self.quantized}
+        with one_thread():
+            self._fits = {int(s): self._site(int(s)) for s in self.quantized}
 
     def _site(self, s: int) -> "Searched | Spanned | Channels":
         bits, spec = int(self.bits[s]), self.activations
@@ -51,8 +55,9 @@ class ErrorTable:
         """The range in force and the error at every site and step under `groups`."""
         power = self.stats.power
         low, high, rounding, clipping = (np.zeros(power.shape) for _ in range(4))
-        for s, fit in self._fits.items():
-            lows, highs, lost, cut = fit.fit(_starts(groups.slot[s]))
+        with one_thread():
+            found = {s: fit.fit(_starts(groups.slot[s])) for s, fit in self._fits.items()}
+        for s, (lows, highs, lost, cut) in found.items():
             if lows.ndim == 2:  # channels: the widest range stands for all
                 lows, highs = lows.min(1), highs.max(1)
             low[s], high[s] = lows[groups.slot[s]], highs[groups.slot[s]]
@@ -83,9 +88,24 @@ class ErrorTable:
     @cached_property
     def _segment_costs(self) -> np.ndarray:
         costs = np.zeros((len(self.sites), self.steps + 1, self.steps + 1), np.float32)
-        for s, fit in self._fits.items():
-            costs[s] = fit.costs()
+        with one_thread():
+            for s, fit in self._fits.items():
+                costs[s] = fit.costs()
         return costs
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let torch use one thread: for small tensors, threads that wait for each other cost far more than they save
+
+    as soon as anything else, such as sampling pictures, keeps the processor busy. Other threads keep their setting.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _starts(slot: np.ndarray) -> tuple[int, ...]:
@@ -238,16 +258,23 @@ def _balanced(
     quick: QuickErrors, a: np.ndarray, e: np.ndarray, low: np.ndarray, high: np.ndarray, reach: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranges that reach `reach` [N, K] on the longer side and lose as much on the other one."""
-    left, right = (side[e[:, 0]] - side[a[:, 0]] for side in quick.tail)
-    left, right = np.maximum.accumulate(left, 1), np.maximum.accumulate(right[:, ::-1], 1)[:, ::-1]
-    lows = np.empty_like(reach)
-    highs = np.empty_like(reach)
-    for n, (below, above) in enumerate(zip(left, right, strict=True)):
-        if high[n, 0] >= -low[n, 0]:
-            highs[n] = reach[n]
-            lows[n] = np.interp(np.interp(reach[n], quick.edges, above), below, quick.edges)
-        else:
-            lows[n] = -reach[n]
-            lost = np.interp(-reach[n], quick.edges, below)
-            highs[n] = np.interp(lost, above[::-1], quick.edges[::-1])
+    below, above = (side[e[:, 0]] - side[a[:, 0]] for side in quick.tail)
+    lows, highs = -reach, reach.copy()
+    up = (high >= -low)[:, 0]
+    lows[up] = _same_loss(quick.edges, above[up], below[up], reach[up])
+    mirrored = -quick.edges[::-1]
+    highs[~up] = -_same_loss(mirrored, below[~up][:, ::-1], above[~up][:, ::-1], reach[~up])
     return np.clip(lows, np.minimum(low, 0), 0), np.clip(highs, 0, np.maximum(high, 0))
+
+
+def _same_loss(edges: np.ndarray, above: np.ndarray, below: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """Where as much sticks out below as above `reach` [N, K]; `above` and `below` [N, B+1] are known at the edges."""
+    place = np.interp(reach, edges, np.arange(len(edges)))
+    column = np.minimum(place.astype(int), len(edges) - 2)
+    start, stop = (np.take_along_axis(above, column + k, 1) for k in (0, 1))
+    lost = start + (place - column) * (stop - start)
+    rising = torch.from_numpy(np.maximum.accumulate(below, 1))
+    column = torch.searchsorted(rising, torch.from_numpy(lost), right=True).clamp(1, len(edges) - 1).numpy() - 1
+    start, stop = (np.take_along_axis(rising.numpy(), column + k, 1) for k in (0, 1))
+    part = np.clip((lost - start) / np.maximum(stop - start, 1e-300), 0, 1)
+    return edges[column] + part * (edges[column + 1] - edges[column])
