@@ -36,7 +36,8 @@ class _Tensor:
 
     tensor: Tensor | None  # kept while recent, so that nothing else comes to lie at its address
     sample: Tensor  # [rows, n]
-    sums: Tensor | None = None  # [4], once a site wants them
+    whole: bool  # is every element in the sample
+    sums: tuple[Tensor, ...] = ()  # 4 numbers, if a site wants more than those of the sample
     size: int = 0
     extremes: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -81,10 +82,12 @@ class Recorder:
 
     def see(self, site: Site, x: Tensor) -> None:
         """Count `x`, which flows through `site`."""
-        known = self._measure(x)
-        if known.sums is None and self._exact(site):
-            known.sums = self._sums(_rows(x, self.rows).reshape(-1))
+        known = self._measure(x) if site.kind == "conv" else self._recall(x)
+        if not known.sums and self._exact(site, known):
+            known.sums = self._sums(_rows(x, self.rows).view(-1))
         low, high = self._extremes(known, site, x)
+        if site.kind == "conv":
+            known.tensor = None
         self._pending.setdefault(site, []).append((known, low, high))
         self._waiting += known.sample.numel()
         if self._waiting > PENDING:
@@ -95,24 +98,30 @@ class Recorder:
         self._commit()
         self._clear()
 
-    def _exact(self, site: Site) -> bool:
-        return site.point != "output" or not self.subset
+    def _exact(self, site: Site, known: _Tensor) -> bool:
+        """Are sums of more than the sample wanted?"""
+        return not known.whole and (site.point != "output" or not self.subset)
 
     def _measure(self, x: Tensor) -> _Tensor:
+        sample = self._sample(_rows(x, self.rows))
+        whole = 0 < sample.numel() == x.numel() <= self.subset * self.rows
+        return _Tensor(x, sample, whole=whole, size=x.numel())
+
+    def _recall(self, x: Tensor) -> _Tensor:
+        """What is known of `x` from another site; convolutions share nothing, and to keep their tensors costs time."""
         key = (x.data_ptr(), x.numel(), x._version, x.device)
         known = self._recent.get(key)
         if known is None or not (_dense(x) and _dense(known.tensor)):
-            known = _Tensor(x, self._sample(_rows(x, self.rows)), size=x.numel())
-            self._recent[key] = known
+            known = self._recent[key] = self._measure(x)
             if len(self._recent) > RECENT:
                 self._recent.pop(next(iter(self._recent))).tensor = None  # binning needs the sample only
         return known
 
-    def _sums(self, x: Tensor) -> Tensor:
+    def _sums(self, x: Tensor) -> tuple[Tensor, ...]:
         if len(self._scratch) < len(x) or self._scratch.dtype != x.dtype or self._scratch.device != x.device:
             self._scratch = torch.empty_like(x)
         square = torch.mul(x, x, out=self._scratch[: len(x)])
-        return torch.stack([x.sum(), torch.dot(x, x), torch.dot(square, x), torch.dot(square, square)])
+        return x.sum(), torch.dot(x, x), torch.dot(square, x), torch.dot(square, square)
 
     def _sample(self, rows: Tensor) -> Tensor:
         n = rows.shape[1]
@@ -141,10 +150,11 @@ class Recorder:
         high = torch.cat([_together(torch.maximum, [high for _, _, high in seen]) for seen in calls]).float().cpu()
         self._fit(low, high)
         seen = [(s, known) for s, entries in enumerate(calls) for known, _, _ in entries if known is not None]
-        exact = [(s, known) for s, known in seen if self._exact(self.sites[s])]
+        exact = [(s, known) for s, known in seen if self._exact(self.sites[s], known)]
         if exact:
             where = torch.tensor([s for s, _ in exact])
-            step.sums.index_add_(0, where, torch.stack([known.sums for _, known in exact]).double().cpu())
+            sums = torch.stack([number for _, known in exact for number in known.sums]).view(-1, 4)
+            step.sums.index_add_(0, where, sums.double().cpu())
             step.elements.index_add_(0, where, torch.tensor([known.size for _, known in exact]))
         torch.minimum(step.low, low, out=step.low)
         torch.maximum(step.high, high, out=step.high)
@@ -152,19 +162,20 @@ class Recorder:
         self._pending, self._waiting = {}, 0
 
     def _bin(self, step: _Step, seen: list[tuple[int, _Tensor]]) -> None:
-        lengths: dict[int, list[tuple[int, Tensor]]] = {}
+        lengths: dict[int, list[tuple[int, _Tensor]]] = {}
         for s, known in seen:
-            lengths.setdefault(known.sample.numel(), []).append((s, known.sample.reshape(-1)))
+            lengths.setdefault(known.sample.numel(), []).append((s, known))
         for group in lengths.values():
             where = torch.tensor([s for s, _ in group])
-            values = torch.stack([sample for _, sample in group])
+            values = torch.stack([known.sample.view(-1) for _, known in group])
             counts = bin_counts(values, self.exponent[where].to(values.device)).cpu()
             step.counts.index_add_(0, where, counts.to(step.counts.dtype))
-            few = torch.tensor([not self._exact(self.sites[s]) for s, _ in group])
+            few = torch.tensor([not self._exact(self.sites[s], known) for s, known in group])
             if few.any():
                 x = values[few.to(values.device)]
                 square = x * x
-                sums = torch.stack([(a * b).sum(1) for a, b in ((x, 1), (x, x), (square, x), (square, square))], 1)
+                vecdot = torch.linalg.vecdot
+                sums = torch.stack([x.sum(1), vecdot(x, x), vecdot(square, x), vecdot(square, square)], 1)
                 step.sums.index_add_(0, where[few], sums.double().cpu())
                 step.elements.index_add_(0, where[few], torch.full_like(where[few], x.shape[1]))
 
@@ -246,6 +257,8 @@ def _cut(counts: Tensor) -> tuple[np.ndarray, int]:
 
 def _dense(x: Tensor) -> bool:
     """Does `x` fill a piece of memory without gaps and without reading any of it twice?"""
+    if x.is_contiguous():
+        return True
     return 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True)) == x.numel()
 
 
@@ -255,7 +268,9 @@ def _rows(x: Tensor, rows: int) -> Tensor:
         rows = 1
     elif x.shape[0] < rows:
         rows = x.shape[0]
-    if not x.is_contiguous() and _dense(x) and x.stride(0) == x.numel() // x.shape[0]:
+    if x.is_contiguous():
+        return x.view(rows, -1)
+    if _dense(x) and x.stride(0) == x.numel() // x.shape[0]:
         x = x.as_strided((x.numel(),), (1,))
     return x.reshape(rows, -1)
 

@@ -104,7 +104,8 @@ def test_a_subset_thins_histograms_and_output_moments_only():
     assert sum(c.sum() for c in stats.counts) < sum(c.sum() for c in all_of_it.counts) / 4
     assert np.array_equal(stats.minimum, all_of_it.minimum)
     inputs = np.array([site.point != "output" for site in stats.sites])
-    assert np.array_equal(stats.power_sums[inputs], all_of_it.power_sums[inputs])
+    scale = all_of_it.power_sums[inputs, :, 1::2].max() * 1e-6
+    np.testing.assert_allclose(stats.power_sums[inputs], all_of_it.power_sums[inputs], rtol=1e-5, atol=scale)
     outputs = ~inputs
     assert np.array_equal(stats.elements[outputs], [stats.counts[s].sum(1) for s in np.flatnonzero(outputs)])
 
