@@ -31,13 +31,14 @@ def opened(request: gr.Request) -> dict[str, Any]:
     recipe, tab, wrong = links.parsed(request.query_params, list(TABS))
     if wrong:
         gr.Warning(wrong)
-    return set_outside(recipe) | {"open_tab": tab, "tabs": gr.Tabs(selected=tab)}
+    chosen = set_outside(recipe) | {"tabs": gr.Tabs(selected=tab)}
+    return chosen | {"open_tab": tab} if tab == next(iter(TABS)) else chosen  # another tab opens itself when selected
 
 
 def build() -> gr.Blocks:
     """The whole app; it loads no model."""
     with gr.Blocks(title="dmq", fill_width=True, delete_cache=(3600, 3600)) as app:
-        shared = Shared(gr.State(""), gr.State(""), gr.State(""))
+        shared = Shared(gr.State(""), gr.State(""), gr.State(""), gr.State(""))
         sidebar.build(shared)
         with gr.Tabs() as tabs:
             for key, name in TABS.items():

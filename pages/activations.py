@@ -27,12 +27,12 @@ def rows_of(stats: ActivationStats, point: str, block: str) -> list[int]:
 
 
 def chosen(stats: ActivationStats, rows: list[int], picked: str) -> tuple[int, int] | None:
-    """Site and step that were clicked, if they are among `rows`; else the first row in the middle of the steps."""
+    """Site and step that were clicked, if they are among `rows`; else the row and the step in the middle."""
     if not rows:
         return None
     name, point, step = json.loads(picked) if picked else ("", "", stats.steps // 2)
-    s = stats.index.get((name, point), rows[0])
-    return (s if s in rows else rows[0], min(step, stats.steps - 1))
+    s = stats.index.get((name, point), -1)
+    return (s if s in rows else rows[len(rows) // 2], min(step, stats.steps - 1))
 
 
 def remember(stats: ActivationStats, s: int, step: int) -> str:

@@ -36,6 +36,12 @@ def comparison_of(recipe: Recipe, prompts: str, seeds: str, steps: float, guidan
     if not steps or not float(steps).is_integer():
         raise DmqError(f"steps must be a whole number, got {steps}.")
     sampling = Sampling(steps=int(steps), guidance=float(guidance or 0))
+    known = recipe.sampling.steps
+    if int(steps) != known and recipe.on_miss == "error":
+        raise DmqError(
+            f"{int(steps)} steps, but the ranges were captured for {known}; draw with {known}, capture for "
+            f"{int(steps)}, or set on_miss of the recipe to nearest."
+        )
     made = Comparison(prompts=lines, seeds=seeds_of(seeds), sampling=sampling)
     if len(made.prompts) * len(made.seeds) > MOST:
         raise DmqError(f"{len(made.prompts) * len(made.seeds)} pictures; at most {MOST} are drawn at once.")

@@ -11,7 +11,7 @@ from dmq import stages
 from dmq.recipe import Calibration, Recipe, Sampling
 
 from . import forms
-from .shell import Shared, bar, note, on, read, set_outside
+from .shell import Shared, bar, note, on, read, set_outside, stamp
 
 
 FORMS = {"sampling": Sampling, "calibration": Calibration}
@@ -44,7 +44,7 @@ def capture(paths: list[str], text: str, *values: Any) -> Iterator[dict[str, Any
     except Exception:
         yield {"status": "", **idle()}
         raise
-    yield {"status": note("Captured."), **idle()} | set_outside(recipe)
+    yield {"status": note("Captured."), "captured": stamp(), **idle()} | set_outside(recipe)
 
 
 def idle() -> dict[str, Any]:
@@ -110,14 +110,9 @@ def build(shared: Shared) -> None:
     inputs = [shared.recipe, *form.values()]
     on(forms.events(form), moved, inputs, chosen, trigger_mode="always_last")
     run = on(
-        go.click,
-        started,
-        inputs,
-        buttons | chosen,
-        concurrency_id="model",
-        concurrency_limit=1,
-        show_progress="minimal",
-    )
+        go.click, started, inputs, buttons | chosen | {"captured": shared.captured}, show_progress="minimal",
+        show_progress_on=status, concurrency_id="model", concurrency_limit=1,
+    )  # fmt: skip
     on(stop.click, stopped, [], buttons, cancels=[run])
     shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": go, "stop": stop}
-    on([shared.recipe.change, shared.outside.change], redraw, [shared.recipe], shown)
+    on([shared.recipe.change, shared.captured.change], redraw, [shared.recipe], shown)

@@ -162,7 +162,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     started = on(
         [go.click, prompts.submit], draw, [shared.recipe, prompts, seeds, steps, guidance, others], out,
-        concurrency_id="model", concurrency_limit=1,
+        concurrency_id="model", concurrency_limit=1, show_progress="minimal", show_progress_on=out["status"],
     )  # fmt: skip
     on(stop.click, stopped, [], out, cancels=[started])
     on(run.input, show_run, [run], out, show_progress="minimal")

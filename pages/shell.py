@@ -22,6 +22,7 @@ class Shared:
     recipe: gr.State  # JSON of the current recipe
     outside: gr.State  # changes when the recipe was set elsewhere than in the tab that is open
     open_tab: gr.State  # id of the open tab
+    captured: gr.State  # changes when new statistics are there
 
 
 def read(text: str) -> Recipe:
@@ -110,7 +111,8 @@ def shows(
     veil = {"show_progress": "minimal", "show_progress_on": waiting} if waiting else {}
 
     def opened(text: str, *values: Any) -> dict[str, Any]:
-        return show(text, *values) | {"open_tab": tab.id}
+        # The first tab is also "opened" while the page loads, when there is no recipe yet.
+        return show(text, *values) | {"open_tab": tab.id} if text else {}
 
     def changed(text: str, open_tab: str, *values: Any) -> dict[str, Any]:
         return show(text, *values) if open_tab == tab.id else {}

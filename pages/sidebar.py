@@ -79,7 +79,7 @@ def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
     return shown | {
         "model": gr.Dropdown(choices=list(dict.fromkeys([*EMBEDDED, recipe.model])), value=recipe.model),
         "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(words.words(recipe))}</p>',
-        "link": links.query(recipe, tab),
+        "link": links.query(recipe, tab) if tab else gr.skip(),
         "python": words.python(recipe),
         "commands": words.commands(recipe),
         "editor": text,
@@ -176,6 +176,6 @@ def connect(
     shown = out | {f"form {path}": component for path, component in form.items()}
     on(shared.recipe.change, redraw, [shared.recipe, shared.open_tab], shown)
     heavy = {name: out[name] for name in ("size", "coverage", "in_float")}
-    on([shared.recipe.change, shared.outside.change], weigh, [shared.recipe], heavy, trigger_mode="always_last")
+    on([shared.recipe.change, shared.captured.change], weigh, [shared.recipe], heavy, trigger_mode="always_last")
     on(shared.open_tab.change, relink, [shared.recipe, shared.open_tab], {"link": out["link"]})
     out["link"].change(None, out["link"], out["link"], js=links.REMEMBER, api_visibility="private")

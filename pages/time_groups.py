@@ -10,7 +10,7 @@ import gradio as gr
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.figures import groups as figures
-from dmq.recipe import ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
+from dmq.recipe import FLOAT, ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
 from dmq.results import GroupErrors
 
 from . import words
@@ -58,16 +58,19 @@ def figures_of(recipe: Recipe) -> dict[str, Any]:
     own = bool((now.groups.slot != now.groups.slot[:1]).any())
     counts = tuple(n for n in COUNTS if n <= recipe.sampling.steps)
     timesteps = [round(t, 3) for t in stages.statistics(recipe).timesteps]
-    return {
+    shown = {
         "strip": PartitionStrip([] if own else list(cuts), steps=len(timesteps), timesteps=timesteps, locked=own),
         "locked": gr.update(visible=own),
         "said": said(recipe, now, lines),
+        "slots": figures.slot_map(now.groups),
+    }
+    if not (now.bits < FLOAT).any():
+        return shown | {"per_step": None, "per_site": None, "against": None}
+    current = (int(now.groups.slot.max()) + 1, now.total)
+    return shown | {
         "per_step": figures.error_per_step({"current": now, **lines}, cuts if not own else ()),
         "per_site": figures.error_per_site({"current": now, **lines}),
-        "against": figures.error_against_count(
-            counts, stages.error_curves(recipe, counts), (int(now.groups.slot.max()) + 1, now.total)
-        ),
-        "slots": figures.slot_map(now.groups),
+        "against": figures.error_against_count(counts, stages.error_curves(recipe, counts), current),
     }
 
 

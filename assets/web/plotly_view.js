@@ -20,6 +20,7 @@ function themed(layout) {
 
 function draw() {
   graph.setAttribute('aria-label', props.label || 'Plot');
+  element.querySelector('.dmq-caption').textContent = props.value && props.label || '';
   if (!props.value) {
     Plotly.purge(graph);  // takes the listeners with it
     listening = false;

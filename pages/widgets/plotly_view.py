@@ -23,7 +23,7 @@ gr.set_static_paths(PLOTLY_JS)  # this one file becomes readable by every visito
 
 # No placeholder in the template, on purpose: Gradio patches the DOM whenever the rendered template changes, which
 # would throw away what Plotly drew. All drawing happens in the script, from `props`.
-TEMPLATE = '<div class="dmq-plot" role="figure"></div>'
+TEMPLATE = '<p class="dmq-caption"></p><div class="dmq-plot" role="figure"></div>'
 SCRIPT = (ASSETS / "web" / "plotly_view.js").read_text("utf-8")
 
 

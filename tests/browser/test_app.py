@@ -156,6 +156,7 @@ def test_light_and_dark_both_read_well(visit, recipe):
 
 def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
     page = visit(recipe, "compare")
+    expect(page.get_by_role("spinbutton", name="Guidance", exact=True).first).to_have_value("2")
     page.get_by_label("Prompts, one per line", exact=True).fill("a\nb")
     press(page, "Draw")
     page.get_by_text("Saved as").wait_for()
@@ -267,6 +268,7 @@ def test_a_wrong_recipe_is_one_line(visit, recipe, change, says):
 )  # fmt: skip
 def test_a_wrong_wish_is_one_line_and_the_button_stays(visit, recipe, prompt, seeds, says):
     page = visit(recipe, "compare")
+    expect(page.get_by_role("spinbutton", name="Guidance", exact=True).first).to_have_value("2")
     page.get_by_label("Prompts, one per line", exact=True).fill(prompt)
     page.get_by_label("Seeds, such as 0, 1 or 0-3", exact=True).fill(seeds)
     press(page, "Draw")

@@ -8,7 +8,7 @@ import pytest
 
 from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
-from dmq.recipe import ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange
+from dmq.recipe import ManualGroups, OptimalGroups, Override, PerStep, Recipe, SharedRange
 from pages import activations, asked, capturing, compare, shell, sidebar, start, time_groups
 
 
@@ -177,12 +177,20 @@ def test_a_drawing_streams_pictures_and_ends_as_a_saved_run(text):
         compare.pair(last["run"]["value"], 7, "tiny")
 
 
-def test_a_failed_drawing_gives_the_buttons_back(text):
+def test_a_failed_drawing_gives_the_buttons_back(recipe):
+    wrong = dataclasses.replace(recipe, overrides=(Override(layers="no such layer", weight_bits=4),))
     answers = []
-    with pytest.raises(DmqError):
-        for answer in compare.draw(text, "a", "0", 7, 2.0, []):
+    with pytest.raises(DmqError, match="no such layer"):
+        for answer in compare.draw(jsonio.dumps(wrong), "a", "0", 6, 2.0, []):
             answers.append(answer)
     assert answers[-1]["go"]["visible"] and not answers[-1]["stop"]["visible"]
+
+
+def test_other_steps_than_those_captured_are_refused_before_anything_is_drawn(recipe):
+    with pytest.raises(DmqError, match="captured for 6"):
+        asked.comparison_of(recipe, "a", "0", 7, 2.0)
+    nearest = dataclasses.replace(recipe, on_miss="nearest")
+    assert asked.comparison_of(nearest, "a", "0", 7, 2.0).sampling.steps == 7
 
 
 @pytest.mark.parametrize(
