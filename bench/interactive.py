@@ -74,7 +74,7 @@ def measure(name: str, stats: ActivationStats) -> None:
         costs = timed(table.segment_costs)
         common = timed(lambda: group_timesteps(OptimalGroups(count=8), table))  # noqa: B023
         own = timed(lambda: group_timesteps(OptimalGroups(count=8, per_layer=True), table))  # noqa: B023
-        curve = timed(lambda: error_against_count(table, tuple(range(1, 33))))  # noqa: B023
+        curve = timed(lambda: error_against_count(table, tuple(range(1, min(32, stats.steps) + 1))))  # noqa: B023
         p95 = statistics.quantiles(waits, n=20)[-1]
         row = (build, statistics.median(waits), p95, finest, costs, common, own, curve)
         print(f"{label:22}" + "".join(f"{seconds * 1000:7.0f} ms" for seconds in row))

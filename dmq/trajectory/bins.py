@@ -6,7 +6,7 @@ picture; and since zero is always on the grid, the share of any one step lies be
 outweigh the rest.
 """
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -21,12 +21,25 @@ CHUNK = 32  # grids looked at together: their temporaries stay in the cache, and
 SPACING = 0.05  # between the logarithms of the scales in the rounding table
 
 
-def joined_edges(first: int, last: int) -> np.ndarray:
-    """The bin indices first..last that remain edges when far bins are joined: every one to FINE, then 2nd, 4th, …"""
-    index = np.arange(first, last + 1)
-    far = np.maximum(np.abs(index) / FINE, 1)
-    step = (2 ** np.ceil(np.log2(far))).astype(int)
-    return index[(index % step == 0) | (index == first) | (index == last)]
+def joined_edges(limit: int) -> np.ndarray:
+    """The bin edges from -limit to limit that remain when far bins are joined: every one to FINE, then 2nd, 4th, …"""
+    index = np.arange(-limit, limit + 1)
+    step = (2 ** np.ceil(np.log2(np.maximum(np.abs(index) / FINE, 1)))).astype(int)
+    return index[index % step == 0]
+
+
+@lru_cache(maxsize=8)
+def rounding_table(limit: int) -> np.ndarray:
+    """Rounding error over scale^2 in each bin of `joined_edges(limit)`, [bins, scales], when nothing is clipped.
+
+    In units of a bin, scales start at a quarter, where it is 1/12 everywhere, and grow by e^SPACING until twice the
+    longest value, where all is rounded to zero.
+    """
+    scales = torch.exp(torch.arange(np.log(0.25), np.log(2.2 * limit) + SPACING, SPACING, dtype=torch.float64))
+    reach = scales * (2.0**23 - 1)  # 24 bits wide
+    edges = torch.from_numpy(joined_edges(limit).astype(float))
+    table = torch.cat([bin_errors(edges, -part, part, 24, True)[0] for part in reach.split(CHUNK)])
+    return (table / scales[:, None] ** 2).T.contiguous().numpy()
 
 
 class Bins:
@@ -40,10 +53,15 @@ class Bins:
     def __init__(self, stats: ActivationStats, s: int) -> None:
         counts, edges = stats.counts[s].astype(np.float64), stats.edges(s)
         self.minimum, self.maximum = (x[s].astype(np.float64) for x in (stats.minimum, stats.maximum))
-        kept = joined_edges(int(stats.first[s]), int(stats.first[s]) + counts.shape[1]) * 2.0 ** int(stats.exponent[s])
+        first, last = int(stats.first[s]), int(stats.first[s]) + counts.shape[1]
+        self.limit = 1 << max(abs(first), abs(last), FINE).bit_length()
+        joined = joined_edges(self.limit)
+        self.kept = slice(np.searchsorted(joined, first, "right") - 1, np.searchsorted(joined, last) + 1)
+        kept = joined[self.kept] * 2.0 ** int(stats.exponent[s])
         cuts = np.concatenate([self.minimum, self.maximum])
         self.width = 2.0 ** int(stats.exponent[s])
         self.edges = np.unique(np.concatenate([kept, cuts[(cuts > edges[0]) & (cuts < edges[-1])]]))
+        self.uncut = np.searchsorted(self.edges, kept)
         self.total = counts.sum(1)
         share = counts / np.maximum(self.total, 1)[:, None]
         self.mass = np.diff(self._below(share, edges), axis=1)
@@ -117,24 +135,14 @@ class QuickErrors:
         self.outside = left[0], right[0]
         self.tail = bins.edges * left[0] - left[1], right[1] - bins.edges * right[0]
         self.clipped = [bins.edges**2 * m0 - 2 * bins.edges * m1 + m2 for m0, m1, m2 in (left, right)]
-        self._tabulate(bins, weights)
-
-    def _tabulate(self, bins: Bins, weights: np.ndarray) -> None:
-        """Rounding over scale^2, summed over steps, for scales a factor e^SPACING apart.
-
-        Far below the width of a bin it is 1/12; above twice the longest value all is rounded to zero.
-        """
-        widest = max(abs(bins.edges[0]), abs(bins.edges[-1]), 1e-6)
-        self.start = np.log(min(bins.width / 4, widest))
-        scales = torch.from_numpy(np.exp(np.arange(self.start, np.log(2.2 * widest) + SPACING, SPACING)))
-        reach = scales * (2.0**23 - 1)  # 24 bits wide: nothing is clipped
-        edges = torch.from_numpy(bins.edges)
-        table = torch.cat([bin_errors(edges, -part, part, 24, True)[0] for part in reach.split(CHUNK)])
-        table = (table / scales[:, None] ** 2).T
-        split = int((bins.edges[:-1] < 0).sum())
+        self.start = np.log(bins.width / 4)
+        table = rounding_table(bins.limit)[bins.kept.start : bins.kept.stop - 1]
+        joined = np.add.reduceat(weights, bins.uncut[:-1], axis=1)
+        split = int((bins.edges[bins.uncut[:-1]] < 0).sum())
         sides = slice(0, split), slice(split, None)
-        shares = torch.from_numpy(weights)
-        self.rounding = [_runs((shares[:, side] @ table[side]).numpy()) for side in sides]
+        self.rounding = [
+            _runs((torch.from_numpy(joined[:, side]) @ torch.from_numpy(table[side])).numpy()) for side in sides
+        ]
 
     def __call__(self, a: np.ndarray, e: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Summed shares of power lost at steps a..e-1 on the grids of low..high; all arguments broadcast."""
