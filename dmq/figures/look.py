@@ -71,7 +71,7 @@ def rows_height(rows: int) -> int:
 
 def row_axis(names: list[str], height: int) -> dict[str, object]:
     """A y axis of rows from the top, with as many names as `height` leaves room for."""
-    every = int(np.ceil(len(names) * 14 / max(height - 130, 1)))
+    every = max(1, int(np.ceil(len(names) * 14 / max(height - 130, 1))))
     shown = list(range(0, len(names), every))
     return {
         "tickmode": "array", "tickvals": shown, "ticktext": [names[k] for k in shown], "fixedrange": True,
