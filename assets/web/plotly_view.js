@@ -18,6 +18,14 @@ function themed(layout) {
   return layout;
 }
 
+// Where a page has a <base>, Plotly writes the page's whole address into references such as clip-path="url(…#clip1)".
+// Our address changes with the recipe, and every clip and gradient would be lost: hide the <base> while Plotly looks.
+function withoutBase(work) {
+  const base = document.querySelector('base[href]'), href = base?.getAttribute('href');
+  base?.removeAttribute('href');
+  try { return work(); } finally { base?.setAttribute('href', href); }
+}
+
 function draw() {
   graph.setAttribute('aria-label', props.label || 'Plot');
   element.querySelector('.dmq-caption').textContent = props.value && props.label || '';
@@ -28,7 +36,7 @@ function draw() {
   }
   const figure = JSON.parse(props.value);
   const config = {displaylogo: false, responsive: false, modeBarButtonsToRemove: ['select2d', 'lasso2d']};
-  Plotly.react(graph, {...figure, layout: themed(figure.layout ?? {}), config}).then(listen);
+  withoutBase(() => Plotly.react(graph, {...figure, layout: themed(figure.layout ?? {}), config})).then(listen);
 }
 
 function listen() {  // `graph.on` exists only once something has been drawn
