@@ -20,6 +20,7 @@ from .capture.activations import capture_activations
 from .errors import DmqError
 from .metrics import pixel
 from .models import loading
+from .models.borrow import borrow
 from .models.stepping import stepping
 from .quantizers.apply import quantized
 from .quantizers.plan import make_plan, site_bits
@@ -199,7 +200,14 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def quantize(recipe: Recipe) -> nn.Module:
-    """The quantized denoiser of `recipe`: a new model; the float one stays as it was."""
+    """The quantized denoiser of `recipe`: a new model with a clock of its own; the float one stays as it was."""
+    folder = runs.find_capture(recipe)
+    changed = folder and (folder / "capture.json").stat().st_mtime_ns
+    return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changed))
+
+
+@lru_cache(maxsize=3)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
+def _quantized(recipe: Recipe, _folder: Path | None, _changed: int | None) -> nn.Module:
     loaded = loading.load(recipe.model)
     return quantized(loaded.denoiser, plan(recipe), loaded.adapter)
 
@@ -225,8 +233,7 @@ def compare(
         model = loaded.denoiser
         if recipe is not None:
             yield Progress(f"Quantize {who}", 0, 1)
-            plans[who] = plan(recipe)
-            model = quantized(loaded.denoiser, plans[who], loaded.adapter)
+            plans[who], model = plan(recipe), quantize(recipe)
         on_the_way[who] = {}
         work = _draw(loaded, model, who, jobs, comparison)
         drawn[who], seconds[who] = yield from _keeping(work, on_the_way[who])

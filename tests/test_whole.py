@@ -125,9 +125,13 @@ def test_a_comparison_streams_and_is_saved(recipe):
 
 
 def test_a_picture_does_not_depend_on_its_batch(recipe):
-    both = stages.finish(stages.compare(comparison(), (recipe,)))
-    one = stages.finish(stages.compare(comparison(seeds=(1,)), (recipe,)))
-    assert one.scores[0].psnr == pytest.approx(both.scores[1].psnr, abs=0.5)
+    both, one = (
+        [p.pixels.astype(int) for p in stages.compare(comparison(seeds=seeds), (recipe,))
+         if isinstance(p, stages.Picture) and p.recipe == "float" and p.step is None]
+        for seeds in ((0, 1), (1,))
+    )  # fmt: skip
+    assert abs(both[1] - one[0]).max() <= 1  # sums may be taken in another order
+    assert abs(both[0] - one[0]).max() > 20
 
 
 @pytest.mark.parametrize("after", [0, 3])
