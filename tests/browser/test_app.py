@@ -101,7 +101,7 @@ def test_a_click_on_the_heat_map_shows_that_layer_and_step(visit, recipe):
     heat.wait_for()
     before = title.inner_text()
     box = heat.bounding_box()
-    heat.click(position={"x": box["width"] * 0.95, "y": box["height"] * 0.2})
+    page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.2)
     expect(title).to_contain_text("step 9 of 10")
     expect(title.locator("h3")).not_to_have_text(before.splitlines()[0])
     page.locator("#grid .js-plotly-plot").wait_for()
