@@ -1,6 +1,6 @@
 """What it costs to capture: plain sampling and capturing of the same batch, in turn, in one run.
 
-    python bench/capture.py [--steps 4] [--repeats 5] [--subset 512]
+    python bench/capture.py [--steps 4] [--repeats 5] [--subset 256]
 """
 
 import argparse

@@ -27,7 +27,7 @@ from .watching import watching
 
 
 PROMPTS = Path(__file__).resolve().parents[2] / "assets" / "prompts" / "default.txt"
-SUBSET = 512  # histogram elements of a site in each row of a denoiser call
+SUBSET = 256  # histogram elements of a site in each row of a denoiser call
 
 
 class Captured(NamedTuple):

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from ..results import Site
@@ -28,10 +29,13 @@ def watching(model: nn.Module, sites: Iterable[Site], see: Callable[[Site, Tenso
 
 
 def _hook(site: Site, see: Callable[[Site, Tensor], None]) -> Callable[..., None]:
+    # Layers of an attention run inside the mode that opens its products, which slows each operation of `see` down.
     def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-        see(site, (args[0] if args else kwargs["input"]).detach())
+        with torch._C.DisableTorchFunction():
+            see(site, (args[0] if args else kwargs["input"]).detach())
 
     def after(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Tensor) -> None:
-        see(site, output.detach())
+        with torch._C.DisableTorchFunction():
+            see(site, output.detach())
 
     return before if site.point == "input" else after

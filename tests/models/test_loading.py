@@ -164,6 +164,22 @@ def test_errors_of_a_stepped_run_come_through():
         next(steps)
 
 
+def test_closing_a_stepped_run_ends_it_at_its_next_report():
+    late, reached = threading.Event(), []
+
+    def run(on_step):
+        on_step(0, 1.0, torch.zeros(1))
+        late.wait(5)
+        on_step(1, 0.0, torch.zeros(1))
+        reached.append(1)
+
+    steps = stepping(run)
+    next(steps)
+    threading.Timer(0.2, late.set).start()
+    steps.close()
+    assert late.is_set() and not reached
+
+
 def test_two_people_share_networks_and_nothing_that_changes(sd):
     a, b = (with_denoiser(sd, borrow(sd.denoiser)) for _ in range(2))
     assert a.vae is b.vae is sd.pipe.vae
