@@ -82,17 +82,17 @@ def single_timestep(t: Tensor | float) -> float:
     """The one value of `t`, a number or a tensor whose entries agree; DmqError if they do not.
 
     >>> single_timestep(__import__("torch").tensor([7, 7]))
-    7.0
+    7
     """
     if not isinstance(t, Tensor):
-        return float(t)
+        return t
     values = t.detach().flatten()
     if len(values) == 0 or (values != values[0]).any():
         raise DmqError(
             f"a denoiser call mixes the timesteps {sorted(set(values.tolist()))}; dmq needs the same one in all rows. "
             "Use a pipeline that moves all pictures through the same steps."
         )
-    return float(values[0])
+    return values[0].item()  # a whole number stays one: those must match exactly, see trajectory.steps
 
 
 def argument(args: tuple, kwargs: Mapping[str, Any], position: int, *names: str) -> Any:
