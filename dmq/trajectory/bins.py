@@ -103,11 +103,14 @@ class Bins:
         spread = ((0, 0), (1, 0))
         return np.pad(np.minimum.accumulate(low, 1), spread), np.pad(np.maximum.accumulate(high, 1), spread)
 
+    @cached_property
+    def _seen_below(self) -> np.ndarray:
+        """How many values of the first 0, 1, …, T steps lie below each edge."""
+        return _runs(np.pad(self.mass.cumsum(1), ((0, 0), (1, 0))) * self.total[:, None])
+
     def quantile(self, q: float, a: np.ndarray, e: np.ndarray) -> np.ndarray:
         """The q-quantile of all values seen at steps a..e-1, for arrays a and e of equal length."""
-        below = np.concatenate([np.zeros((len(self.mass), 1)), self.mass.cumsum(1)], 1) * self.total[:, None]
-        below = np.concatenate([np.zeros((1, below.shape[1])), below.cumsum(0)])
-        merged = torch.from_numpy(below[e] - below[a])
+        merged = torch.from_numpy(self._seen_below[e] - self._seen_below[a])
         wanted = merged[:, -1:] * q
         right = torch.searchsorted(merged, wanted, right=q < 0.5).clamp(1, merged.shape[1] - 1)
         start, stop = merged.gather(1, right - 1), merged.gather(1, right)
