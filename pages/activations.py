@@ -149,5 +149,5 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     filters = [statistic, point, block]
     on([c.input for c in filters], refilter, [shared.recipe, *filters, out["picked"]], out, trigger_mode="always_last")
     on(out["heat"].select, pick, [shared.recipe, *filters], out, trigger_mode="always_last")
-    on(step.release, scrub, [shared.recipe, point, block, out["picked"], step], out, trigger_mode="always_last")
+    on(step.input, scrub, [shared.recipe, point, block, out["picked"], step], out, trigger_mode="always_last")
     shows(shared, this, show, [*filters, out["picked"]], out, waiting=out["title"])

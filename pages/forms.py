@@ -127,5 +127,5 @@ def plain(value: Any, hint: Any, label: str) -> Any:
 
 def events(form: dict[str, Any]) -> list[Any]:
     """What a user does to a form: sliders when let go, texts when left, everything else at once."""
-    own = {gr.Slider: "release", gr.Textbox: "blur", gr.Number: "blur"}
+    own = {gr.Textbox: "blur", gr.Number: "blur"}
     return [getattr(component, own.get(type(component), "input")) for component in form.values()]

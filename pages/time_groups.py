@@ -184,6 +184,6 @@ def tab(session: Shared, this: gr.Tab) -> None:
     for handler, button in presets.items():
         on(button.click, handler, [session.recipe, *given.get(handler, [])], out)
     on(strip.input, drag, [session.recipe, strip], out, trigger_mode="always_last")
-    on(count.release, recount, [session.recipe, count, own], out, trigger_mode="always_last")
+    on(count.input, recount, [session.recipe, count, own], out, trigger_mode="always_last")
     on(own.input, optimal, [session.recipe, count, own], out, trigger_mode="always_last")
     shows(session, this, show, [count], out, waiting=out["said"])

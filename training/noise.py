@@ -15,9 +15,9 @@ def weigh(snr: Tensor) -> Tensor:
     """The weight of the noise error at a signal-to-noise ratio: min-SNR (gamma 5, arXiv:2303.09556), more for noise.
 
     Where nearly all is noise, a noise error of 0.001 is a wrong background. Unweighted, a young network gets outlines
-    right and the white around them wrong, so there the weight grows as 1/snr, up to 30.
+    right and the white around them wrong, so there the weight grows as 1/snr, up to 300.
     """
-    return snr.clamp(max=5) / snr * (0.05 / snr).clamp(1, 30)
+    return snr.clamp(max=5) / snr * (0.05 / snr).clamp(1, 300)
 
 
 def noise_loss(

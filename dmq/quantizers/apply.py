@@ -8,6 +8,7 @@ from ..models.adapter import AbstractAdapter
 from ..models.attention import explicit_products
 from ..models.borrow import borrow, replace
 from ..models.survey import fingerprint
+from ..numerics.threads import one_thread
 from ..recipe import FLOAT
 from ..results import Plan, PlannedLayer
 from .bank import ActivationBank, Clock
@@ -26,8 +27,10 @@ def quantized(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> nn.Modu
     _check(model, plan)
     twin = borrow(model)
     clock = Clock(plan.timesteps, plan.on_miss, adapter.timestep)
-    for row in plan.layers:
-        if row.format != "float":
+    with one_thread():  # ranges are searched by tens of thousands of small operations
+        for row in plan.layers:
+            if row.format == "float":
+                continue
             replace(twin, row.layer.name, _layer(twin.get_submodule(row.layer.name), row, clock))
     if plan.attention:
         explicit_products(twin)

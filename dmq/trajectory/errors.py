@@ -8,14 +8,13 @@ One quantized site is one of three small classes, each with the same two methods
 where errors and costs are shares of the power of each step (see bins.py).
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 import torch
 
+from ..numerics.threads import one_thread
 from ..recipe import FLOAT, Activations, MinMax, MseSearch, Percentile, PerGroup, PerTensor
 from ..results import ActivationStats, GroupErrors, Groups
 from .bins import Bins, QuickErrors
@@ -92,20 +91,6 @@ class ErrorTable:
             for s, fit in self._fits.items():
                 costs[s] = fit.costs()
         return costs
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Let torch use one thread: for small tensors, threads that wait for each other cost far more than they save
-
-    as soon as anything else, such as sampling pictures, keeps the processor busy. Other threads keep their setting.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _starts(slot: np.ndarray) -> tuple[int, ...]:

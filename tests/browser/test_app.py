@@ -145,7 +145,7 @@ def test_light_and_dark_both_read_well(visit, recipe):
         page = visit(recipe, "time-groups", f"&__theme={theme}")
         page.locator("#error-per-step .xtick text").first.wait_for()
         ink = "getComputedStyle(document.querySelector('#error-per-step .xtick text')).fill"
-        back = "getComputedStyle(document.querySelector('.gradio-container')).backgroundColor"
+        back = "getComputedStyle(document.body).backgroundColor"
         inks[theme] = [sum(json.loads(page.evaluate(x).replace("rgb(", "[").replace(")", "]"))) for x in (ink, back)]
     assert inks["light"][0] < inks["light"][1] - 300
     assert inks["dark"][0] > inks["dark"][1] + 300
