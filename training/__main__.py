@@ -20,7 +20,7 @@ from training.pictures import FONT
 SCHEDULES = {
     "vae": Schedule(steps=3000, rate=2e-3),
     "emoji-sd": Schedule(steps=6500, rate=6e-4),
-    "decoder": Schedule(steps=2500, rate=1e-3),
+    "decoder": Schedule(steps=4000, rate=6e-4),
     "emoji-ddpm": Schedule(steps=4000, rate=6e-4, muon_rate=0.006),
 }
 STAGES = ("vae", "emoji-sd", "decoder", "pack", "emoji-ddpm", "pack-ddpm", "score", "cards")
