@@ -11,7 +11,6 @@ import gradio as gr
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import Recipe
 from dmq.runs import ASSETS
 from pages import activations, api, capturing, compare, links, sidebar, start, time_groups
 from pages.shell import Shared, on, set_outside
@@ -55,9 +54,9 @@ def build() -> gr.Blocks:
 def warm() -> None:
     """Load the model that a new visitor sees first, and what its errors stand on."""
     try:
-        stages.info(Recipe().model)
-        if stages.captured(Recipe()):
-            stages.plan(Recipe())
+        stages.info(links.OPENING.model)
+        if stages.captured(links.OPENING):
+            stages.plan(links.OPENING)
     except DmqError as error:
         print(error)
 

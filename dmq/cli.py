@@ -113,7 +113,7 @@ def told(work: Generator[Any, None, Any]) -> Any:
 def serve(given: argparse.Namespace) -> None:
     from app import launch
 
-    launch(host=given.host, port=given.port)
+    launch(server_name=given.host, server_port=given.port)
 
 
 def capture(given: argparse.Namespace) -> None:

@@ -5,8 +5,11 @@ from urllib.parse import parse_qs, urlencode
 
 from dmq import jsonio
 from dmq.errors import DmqError
-from dmq.recipe import Recipe
+from dmq.recipe import Activations, Recipe, UniformGroups
 
+
+# What the app opens with: boundaries to drag, and an error that can be seen.
+OPENING = Recipe(name="W8A6, 8 equal groups", activations=Activations(bits=6), grouping=UniformGroups(count=8))
 
 # Puts a query into the address bar, keeps Gradio's own parameters, and answers with the whole link.
 REMEMBER = """query => {
@@ -26,7 +29,7 @@ def query(recipe: Recipe, tab: str) -> str:
 def parsed(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str]:
     """Recipe, tab, and what was wrong with the link in one line ("" if nothing); what is wrong gets its default."""
     wrong = []
-    recipe, tab = Recipe(), params.get("tab", tabs[0])
+    recipe, tab = OPENING, params.get("tab", tabs[0])
     try:
         if params.get("recipe"):
             recipe = jsonio.loads(params["recipe"], path="recipe in the link")

@@ -14,6 +14,8 @@ from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import Recipe
 
+from . import links
+
 
 @dataclass(frozen=True)
 class Shared:
@@ -27,7 +29,7 @@ class Shared:
 
 def read(text: str) -> Recipe:
     """The recipe in a session's state, which is empty before the page has loaded and after a restart."""
-    return jsonio.loads(text) if text else Recipe()
+    return jsonio.loads(text) if text else links.OPENING
 
 
 def stamp() -> str:

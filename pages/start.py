@@ -23,7 +23,7 @@ def picture_of(model: str) -> str | None:
     folder = runs.ASSETS / "models" / model
     if model not in EMBEDDED:  # other names come from visitors: never a path to show
         return None
-    return next((str(file) for file in sorted(folder.glob("*.png"), key=lambda f: (f.stem != "grid", f.name))), None)
+    return str(folder / "samples.png") if (folder / "samples.png").is_file() else None
 
 
 def numbers(info: ModelInfo) -> str:

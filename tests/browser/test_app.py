@@ -8,7 +8,8 @@ import pytest
 from playwright.sync_api import expect
 
 from dmq import jsonio, runs, stages
-from dmq.recipe import ManualGroups, Recipe, Sampling, SharedRange, UniformGroups
+from dmq.recipe import ManualGroups, Sampling, SharedRange, UniformGroups
+from pages import links
 
 
 pytestmark = pytest.mark.browser
@@ -279,4 +280,4 @@ def test_a_wrong_wish_is_one_line_and_the_button_stays(visit, recipe, prompt, se
 def test_a_broken_link_says_so_and_opens_the_default(page, address):
     page.goto(address + '?recipe={"wieghts":{}}&tab=nowhere')
     expect(toast(page)).to_contain_text("did you mean 'weights'")
-    expect(page.locator(".dmq-name")).to_have_text(Recipe().name)
+    expect(page.locator(".dmq-name")).to_have_text(links.OPENING.name)

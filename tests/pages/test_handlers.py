@@ -8,8 +8,8 @@ import pytest
 
 from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
-from dmq.recipe import ManualGroups, OptimalGroups, Override, PerStep, Recipe, SharedRange
-from pages import activations, asked, capturing, compare, shell, sidebar, start, time_groups
+from dmq.recipe import ManualGroups, OptimalGroups, Override, PerStep, SharedRange
+from pages import activations, asked, capturing, compare, links, shell, sidebar, start, time_groups
 
 
 @pytest.fixture
@@ -238,4 +238,4 @@ def test_an_answer_that_nobody_shows_is_a_mistake():
 
 
 def test_a_session_that_was_lost_starts_with_the_default():
-    assert shell.read("") == Recipe()
+    assert shell.read("") == links.OPENING

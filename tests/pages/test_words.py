@@ -94,7 +94,7 @@ def test_a_link_restores_recipe_and_tab(recipe):
 )
 def test_a_broken_link_is_said_in_one_line_and_the_default_is_used(params, says):
     recipe, tab, wrong = links.parsed(params, ["start", "compare"])
-    assert (recipe, tab) == (Recipe(), "start")
+    assert (recipe, tab) == (links.OPENING, "start")
     assert says in wrong and "\n" not in wrong
 
 
