@@ -1,6 +1,6 @@
 """Run folders: what was captured and measured, saved so that it can be opened again.
 
-    RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors,
+    RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors, model.json,
                           trajectory.safetensors if asked for
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
@@ -31,7 +31,7 @@ from safetensors.numpy import load_file, save_file
 from . import jsonio
 from .errors import DmqError
 from .recipe import Comparison, Recipe
-from .results import ActivationStats, PictureScore, Report, Site, Trajectory
+from .results import ActivationStats, Layer, ModelInfo, PictureScore, Report, Site, Trajectory
 
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -83,9 +83,13 @@ def find_capture(recipe: Recipe) -> Path | None:
     return next((place for place in places if (place / "capture.json").is_file()), None)
 
 
-def save_stats(folder: Path, stats: ActivationStats, trajectory: Trajectory | None = None) -> None:
-    """Write `stats`, and a trajectory if there is one, into `folder`, which appears only when complete."""
+def save_stats(
+    folder: Path, stats: ActivationStats, info: ModelInfo | None = None, trajectory: Trajectory | None = None
+) -> None:
+    """Write `stats`, and what else there is to keep, into `folder`, which appears only when complete."""
     with written(folder) as part:
+        if info is not None:
+            (part / "model.json").write_text(json.dumps(asdict(info)), encoding="utf-8")
         if trajectory is not None:
             _save_trajectory(part, trajectory)
         rows = np.arange(len(stats.sites))
@@ -135,6 +139,21 @@ def load_stats(folder: Path) -> ActivationStats:
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError) as error:
         why = f"{type(error).__name__}: {error}"
         raise DmqError(f"{folder}: a damaged capture ({why}); delete the folder and capture again.") from None
+
+
+def load_info(folder: Path) -> ModelInfo | None:
+    """The description of the captured model, if it was kept; None for a folder without one."""
+    file = folder / "model.json"
+    if not file.is_file():
+        return None
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        layers = tuple(Layer(**row | {"shape": tuple(row["shape"])}) for row in plain.pop("layers"))
+        plain |= {name: tuple(plain[name]) for name in ("size", "vectors")}
+        return ModelInfo(layers=layers, **plain)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DmqError(f"{file}: damaged ({why}); delete the folder and capture again.") from None
 
 
 def _save_trajectory(part: Path, trajectory: Trajectory) -> None:

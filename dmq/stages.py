@@ -10,24 +10,23 @@ from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from torch import nn
 
 from . import runs
-from .capture.activations import capture_activations
 from .errors import DmqError
-from .metrics import pixel
-from .models import loading
-from .models.borrow import borrow
-from .models.stepping import stepping
-from .quantizers.apply import quantized
-from .quantizers.plan import make_plan, site_bits
 from .recipe import EMBEDDED, Comparison, ManualGroups, Recipe
 from .results import ActivationStats, GroupErrors, ModelInfo, PictureScore, Plan, Report
-from .trajectory.errors import ErrorTable
-from .trajectory.grouping import error_against_count, group_timesteps
+
+
+# torch and diffusers take most of the app's start: the rooms that need them are imported where they are used, so that
+# the page is up, and shows what was captured before, while they load.
+if TYPE_CHECKING:
+    from torch import nn
+
+    from .models.loading import Loaded
+    from .trajectory.errors import ErrorTable
 
 
 FLOAT_NAME = "float"
@@ -86,8 +85,25 @@ def clocked(stage: str) -> Callable[[int, int], Progress]:
 
 
 def info(model: str) -> ModelInfo:
-    """What is known of a model: an embedded name, a folder or a Hub id. Raises DmqError if it cannot be loaded."""
-    return loading.load(model).info
+    """What is known of a model: an embedded name, a folder or a Hub id. Raises DmqError if it cannot be loaded.
+
+    An embedded model need not be loaded for that: its description ships with its capture.
+    """
+    shipped = _shipped_info(model) if model in EMBEDDED else None
+    return shipped or load(model).info
+
+
+@lru_cache
+def _shipped_info(model: str) -> ModelInfo | None:
+    folder = runs.ASSETS / "runs" / runs.capture_key(for_model(Recipe(), model))
+    return runs.load_info(folder)
+
+
+def load(model: str) -> "Loaded":
+    """The float pipeline itself, cached and never to be changed, with its adapter and description."""
+    from .models import loading
+
+    return loading.load(model)
 
 
 def for_model(recipe: Recipe, model: str) -> Recipe:
@@ -131,7 +147,9 @@ def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Ge
     if folder is not None and not again:
         return folder
     yield Progress("Load the model", 0, 1)
-    loaded = loading.load(recipe.model)
+    from .capture.activations import capture_activations
+
+    loaded = load(recipe.model)
     at = clocked("Capture")
     work = capture_activations(loaded, recipe.sampling, recipe.calibration, trajectories=trajectories)
     try:
@@ -142,15 +160,17 @@ def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Ge
     finally:
         work.close()
     folder = runs.home() / "captures" / runs.capture_key(recipe)
-    runs.save_stats(folder, seen.stats, seen.trajectory)
+    runs.save_stats(folder, seen.stats, loaded.info, seen.trajectory)
     return folder
 
 
 # --- what only reads statistics ------------------------------------------------------------------------------------
 
 
-def table(recipe: Recipe) -> ErrorTable:
+def table(recipe: Recipe) -> "ErrorTable":
     """The error table of `recipe`'s activations: made once per choice of bits and range, cheap to ask after that."""
+    from .quantizers.plan import site_bits
+
     stats = statistics(recipe)
     bits = site_bits(info(recipe.model), recipe, stats)
     return _table(runs.find_capture(recipe), stats.fingerprint, recipe.activations, tuple(bits.tolist()), _Held(stats))
@@ -170,7 +190,9 @@ class _Held:
 
 
 @lru_cache(maxsize=6)
-def _table(_folder: Path, _fingerprint: str, activations: Any, bits: tuple[int, ...], held: _Held) -> ErrorTable:
+def _table(_folder: Path, _fingerprint: str, activations: Any, bits: tuple[int, ...], held: _Held) -> "ErrorTable":
+    from .trajectory.errors import ErrorTable
+
     return ErrorTable(held.stats, activations, np.array(bits))
 
 
@@ -180,7 +202,9 @@ def errors(recipe: Recipe) -> GroupErrors:
 
 
 @lru_cache(maxsize=32)
-def _errors(made: ErrorTable, grouping: Any) -> GroupErrors:
+def _errors(made: "ErrorTable", grouping: Any) -> GroupErrors:
+    from .trajectory.grouping import group_timesteps
+
     return made.errors(group_timesteps(grouping, made))
 
 
@@ -190,25 +214,33 @@ def error_curves(recipe: Recipe, counts: tuple[int, ...]) -> dict[str, list[floa
 
 
 @lru_cache(maxsize=8)
-def _curves(made: ErrorTable, counts: tuple[int, ...]) -> dict[str, list[float]]:
+def _curves(made: "ErrorTable", counts: tuple[int, ...]) -> dict[str, list[float]]:
+    from .trajectory.grouping import error_against_count
+
     return error_against_count(made, counts)
 
 
 def plan(recipe: Recipe) -> Plan:
     """The recipe resolved for its model: what every layer gets, and the exact bytes."""
+    from .quantizers.plan import make_plan
+
     return make_plan(info(recipe.model), recipe, statistics(recipe), errors(recipe))
 
 
-def quantize(recipe: Recipe) -> nn.Module:
+def quantize(recipe: Recipe) -> "nn.Module":
     """The quantized denoiser of `recipe`: a new model with a clock of its own; the float one stays as it was."""
+    from .models.borrow import borrow
+
     folder = runs.find_capture(recipe)
     changed = folder and (folder / "capture.json").stat().st_mtime_ns
     return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changed))
 
 
 @lru_cache(maxsize=3)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
-def _quantized(recipe: Recipe, _folder: Path | None, _changed: int | None) -> nn.Module:
-    loaded = loading.load(recipe.model)
+def _quantized(recipe: Recipe, _folder: Path | None, _changed: int | None) -> "nn.Module":
+    from .quantizers.apply import quantized
+
+    loaded = load(recipe.model)
     return quantized(loaded.denoiser, plan(recipe), loaded.adapter)
 
 
@@ -223,7 +255,8 @@ def compare(
     Pictures are yielded as they come. With a `name`, the finished run is saved under it.
     """
     _check(recipes)
-    loaded = loading.load(recipes[0].model)
+    yield Progress("Load the model", 0, 1)
+    loaded = load(recipes[0].model)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
     drawn: dict[str, list[np.ndarray]] = {}
     on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}
@@ -278,6 +311,8 @@ def run(recipe: Recipe, comparison: Comparison, *, name: str) -> Generator[Progr
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Where two pictures differ, four times brighter than it is, uint8 [H, W, 3]."""
+    from .metrics import pixel
+
     return pixel.difference(a, b)
 
 
@@ -294,9 +329,17 @@ def _check(recipes: tuple[Recipe, ...]) -> None:
 
 
 def _draw(
-    loaded: Any, model: nn.Module, who: str, jobs: list[tuple[str, int]], comparison: Comparison, *, shown: bool = True
+    loaded: "Loaded",
+    model: "nn.Module",
+    who: str,
+    jobs: list[tuple[str, int]],
+    comparison: Comparison,
+    *,
+    shown: bool = True,
 ) -> Generator[Progress | Picture, None, tuple[list[np.ndarray], float]]:
     """All pictures of `jobs` in batches, and the seconds that sampling took without decoding pictures on the way."""
+    from .models.stepping import stepping
+
     at, steps = clocked(f"Draw {who}"), comparison.sampling.steps
     watched = set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist()) if shown else set()
     pictures: list[np.ndarray] = []
@@ -325,14 +368,16 @@ def _draw(
 
 
 def _sample(
-    loaded: Any,
-    model: nn.Module,
+    loaded: "Loaded",
+    model: "nn.Module",
     part: list[tuple[str, int]],
     comparison: Comparison,
     watched: set[int],
     report: Callable[[int, list[np.ndarray]], None],
 ) -> tuple[list[np.ndarray], float]:
     """One batch, each step reported, with pictures if it is `watched`; returns pictures, and seconds without those."""
+    from .models import loading
+
     aside = 0.0
 
     def on_step(i: int, t: float, latents: Any) -> None:
@@ -350,6 +395,8 @@ def _sample(
 
 
 def _scores(jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]) -> Iterator[PictureScore]:
+    from .metrics import pixel
+
     for who, pictures in drawn.items():
         if who == FLOAT_NAME:
             continue
@@ -360,6 +407,8 @@ def _scores(jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]) -> 
 
 def _floor(ours: list[np.ndarray], others: list[np.ndarray]) -> dict[str, float]:
     """Mean PSNR and SSIM of float pictures against float pictures of the same prompts with another seed."""
+    from .metrics import pixel
+
     pairs = list(zip(ours, others, strict=False))
     return {
         "psnr": float(np.mean([pixel.psnr(a, b) for a, b in pairs])),

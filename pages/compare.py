@@ -110,7 +110,7 @@ def show(text: str) -> dict[str, Any]:
     recipe = read(text)
     prompted = stages.info(recipe.model).prompted
     return {
-        "prompts": gr.update(visible=prompted),
+        "asked": gr.update(visible=prompted),
         "guidance": gr.update(visible=prompted, value=recipe.sampling.guidance),
         "steps": recipe.sampling.steps,
         "others": gr.update(choices=list(runs.shipped_recipes())),
@@ -123,8 +123,8 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     with gr.Row():
-        with gr.Column(scale=3, min_width=320):
-            out["prompts"] = prompts = gr.Textbox(EXAMPLES[0], lines=2, label="Prompts, one per line")
+        with gr.Column(scale=3, min_width=320) as out["asked"]:
+            prompts = gr.Textbox(EXAMPLES[0], lines=2, label="Prompts, one per line")
             gr.Examples([[prompt] for prompt in EXAMPLES], [prompts], label="Try", api_visibility="private")
         with gr.Column(scale=2, min_width=280):
             out["seeds"] = seeds = gr.Textbox("0", label="Seeds, such as 0, 1 or 0-3")

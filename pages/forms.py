@@ -16,7 +16,7 @@ from dmq.recipe import FLOAT
 from .words import KINDS
 
 
-NAMES = {"granularity": "Scales", "range": "Range", "prompts": "Prompts, one per line"}
+NAMES = {"granularity": "Scales", "range": "Range", "prompts": "Calibration prompts, one per line"}
 
 
 def is_choice(hint: Any) -> bool:

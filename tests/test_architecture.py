@@ -84,6 +84,11 @@ def test_plain_rooms_do_not_import_torch(room):
     assert subprocess.run([sys.executable, "-c", check, f"dmq.{room}"], cwd=ROOT).returncode == 0
 
 
+def test_the_app_is_up_before_torch():
+    check = "import sys, app; sys.exit('torch' in sys.modules or 'diffusers' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 0
+
+
 def test_the_torch_check_can_fail():
     check = "import sys, torch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 1

@@ -59,7 +59,7 @@ def test_a_trajectory_survives_saving(home):
         half=(np.array([0, 1], np.int8),) * 2, conditioning={"0/text": draw((2, 4)).astype(np.float32)},
         arguments=({"text": "0/text"}, {"text": "0/text"}),
     )
-    runs.save_stats(home / "t", random_stats(sites=2, steps=2), trajectory)
+    runs.save_stats(home / "t", random_stats(sites=2, steps=2), trajectory=trajectory)
     back = runs.load_trajectory(home / "t")
     assert np.array_equal(back.conditioning["0/text"], trajectory.conditioning["0/text"])
     same(dataclasses.replace(back, conditioning={}), dataclasses.replace(trajectory, conditioning={}))
