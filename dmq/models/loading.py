@@ -184,7 +184,12 @@ def sample(
     own = private(pipe)
     if on_step is not None:
         _report_steps(own.scheduler, on_step)
-    pictures = own(**arguments(own, prompts, seeds, sampling), output_type="np").images
+    call = arguments(own, prompts, seeds, sampling)
+    try:
+        pictures = own(**call, output_type="np").images
+    except IndexError as error:  # schedulers read past the end of their tables
+        why = f"{type(own.scheduler).__name__} cannot make {sampling.steps} steps ({error})"
+        raise DmqError(f"{loaded.info.name}: {why}. Use fewer steps.") from error
     return _to_bytes(pictures)
 
 

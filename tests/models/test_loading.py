@@ -282,3 +282,9 @@ def test_ordinary_hooks_are_no_cache():
     unet = tiny_ddpm().unet
     unet.enable_layerwise_casting(storage_dtype=torch.float32, compute_dtype=torch.float32)
     refuse_caches(unet)
+
+
+def test_more_steps_than_the_scheduler_has_give_one_line(sd):
+    many = Sampling(steps=1000, guidance=1.0)  # SD's offset of one step leads past the end of its table
+    with pytest.raises(DmqError, match="DDIMScheduler cannot make 1000 steps"):
+        sample(sd.pipe, sd, prompts=["a"], seeds=[0], sampling=many)
