@@ -11,7 +11,7 @@ from dmq import stages
 from dmq.recipe import Calibration, Recipe, Sampling
 
 from . import forms
-from .shell import Shared, bar, note, on, read, set_outside, stamp
+from .shell import Shared, bar, note, on, read, set_outside, stamp, stops
 
 
 FORMS = {"sampling": Sampling, "calibration": Calibration}
@@ -73,8 +73,7 @@ def refresh(paths: list[str], text: str) -> dict[str, Any]:
     label = "Captured" if done else "Capture"
     return shown | {
         "panel": gr.update(label=title, open=not done),
-        "go": gr.update(value=label, interactive=not done, visible=True),
-        "stop": gr.update(visible=False),
+        "go": gr.update(value=label, interactive=not done),  # whether it is seen is up to the capture that may run
     }
 
 
@@ -113,6 +112,6 @@ def build(shared: Shared) -> None:
         go.click, started, inputs, buttons | chosen | {"captured": shared.captured}, show_progress="minimal",
         show_progress_on=status, concurrency_id="model", concurrency_limit=1,
     )  # fmt: skip
-    on(stop.click, stopped, [], buttons, cancels=[run])
-    shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": go, "stop": stop}
+    stops(stop, run, stopped, buttons)
+    shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": go}
     on([shared.recipe.change, shared.captured.change], redraw, [shared.recipe], shown)

@@ -12,7 +12,7 @@ from dmq.figures import pictures as figures
 
 from .asked import comparison_of, recipes_of
 from .reported import caption, jobs_of, summary, table
-from .shell import Shared, bar, note, on, read, set_outside, shows
+from .shell import Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -164,7 +164,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         [go.click, prompts.submit], draw, [shared.recipe, prompts, seeds, steps, guidance, others], out,
         concurrency_id="model", concurrency_limit=1, show_progress="minimal", show_progress_on=out["status"],
     )  # fmt: skip
-    on(stop.click, stopped, [], out, cancels=[started])
+    stops(stop, started, stopped, out)
     on(run.input, show_run, [run], out, show_progress="minimal")
     on([picture.input, who.input], pair, [run, picture, who], out)
     on(taken.click, take, [run, who], chosen)
