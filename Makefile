@@ -24,7 +24,7 @@ captures: .venv/run.done
 	$(BIN)/python -m training.captures
 
 bench: .venv/dev.done
-	for script in capture simulate interactive start; do $(BIN)/python bench/$$script.py || exit 1; done
+	for script in capture simulate interactive start; do $(BIN)/python -m bench.$$script || exit 1; done
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .

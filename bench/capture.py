@@ -12,6 +12,7 @@ import torch
 
 from dmq.capture.activations import SUBSET, calibration_pictures, capture_activations
 from dmq.models.loading import embedded, load, sample
+from dmq.models.stepping import stepping
 from dmq.recipe import EMBEDDED, Calibration, Sampling
 
 
@@ -37,10 +38,11 @@ def main() -> None:
         sampling = Sampling(steps=options.steps, guidance=published.guidance)
         prompts, seeds = zip(*calibration_pictures(loaded, calibration), strict=True)
         draw = partial(sample, loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling)
+        stepped = partial(stepping, lambda on_step, draw=draw: draw(on_step=on_step))  # as a capture runs it
         watch = partial(capture_activations, loaded, sampling, calibration, subset=options.subset)
         plain, capture = [], []
         for _ in range(options.repeats + 1):  # the first one warms up
-            plain.append(seconds(draw))
+            plain.append(seconds(lambda stepped=stepped: list(stepped())))
             capture.append(seconds(lambda watch=watch: list(watch())))
         a, b = statistics.median(plain[1:]), statistics.median(capture[1:])
         best = min(capture[1:]) / min(plain[1:])

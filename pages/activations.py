@@ -1,6 +1,7 @@
 """Activations: where and when they are large, how a layer's distribution moves, and what the grid does to it."""
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -40,21 +41,25 @@ def remember(stats: ActivationStats, s: int, step: int) -> str:
     return json.dumps([stats.sites[s].name, stats.sites[s].point, step])
 
 
-def show(text: str, statistic: str, point: str, block: str, picked: str) -> dict[str, Any]:
-    """The tab for the current recipe."""
+def show(text: str, statistic: str, point: str, block: str, picked: str) -> Iterator[dict[str, Any]]:
+    """The tab for the current recipe: first what was captured, then what the grids do to it, which takes longer."""
     recipe = read(text)
     if not stages.captured(recipe):
         said = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
-        return {"empty": gr.update(value=said, visible=True), "body": gr.update(visible=False)}
+        yield {"empty": gr.update(value=said, visible=True), "body": gr.update(visible=False)}
+        return
     stats = stages.statistics(recipe)
     blocks = [ALL, *dict.fromkeys(site.block for site in stats.sites if site.block)]
     block = block if block in blocks else ALL
-    return {
+    rows = rows_of(stats, point, block)
+    at = chosen(stats, rows, picked)
+    yield {
         "empty": gr.update(visible=False),
         "body": gr.update(visible=True),
         "block": gr.update(choices=blocks, value=block),
-        **overview(recipe, stats, statistic, point, block, picked),
+        "heat": figures.heatmap(stats, rows, statistic, at) if at else None,
     }
+    yield overview(recipe, stats, statistic, point, block, picked)
 
 
 def overview(

@@ -115,16 +115,22 @@ def shows(
 ) -> None:
     """Have `show(recipe text, *inputs)` draw `tab` whenever it is opened, or the recipe is set while it is open.
 
-    The component `waiting` shows how long it takes.
+    `show` may answer piece by piece, as a generator. The component `waiting` shows how long it takes.
     """
     veil = {"show_progress": "minimal", "show_progress_on": waiting} if waiting else {}
 
-    def opened(text: str, *values: Any) -> dict[str, Any]:
-        # The first tab is also "opened" while the page loads, when there is no recipe yet.
-        return show(text, *values) | {"open_tab": tab.id} if text else {}
+    def pieces(text: str, *values: Any) -> Iterator[dict[str, Any]]:
+        answer = show(text, *values)
+        yield from (answer,) if isinstance(answer, dict) else answer
 
-    def changed(text: str, open_tab: str, *values: Any) -> dict[str, Any]:
-        return show(text, *values) if open_tab == tab.id else {}
+    def opened(text: str, *values: Any) -> Iterator[dict[str, Any]]:
+        # The first tab is also "opened" while the page loads, when there is no recipe yet.
+        yield {"open_tab": tab.id} if text else {}
+        yield from pieces(text, *values) if text else ()
+
+    def changed(text: str, open_tab: str, *values: Any) -> Iterator[dict[str, Any]]:
+        yield {}
+        yield from pieces(text, *values) if open_tab == tab.id else ()
 
     on(tab.select, opened, [shared.recipe, *inputs], outputs | {"open_tab": shared.open_tab}, **veil)
     on(shared.outside.change, changed, [shared.recipe, shared.open_tab, *inputs], outputs, **veil)

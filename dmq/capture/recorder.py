@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from ..errors import DmqError
 from ..numerics.mergeable import BINS, SMALLEST, bin_counts, coarsen, fit_exponent
+from ..numerics.threads import one_thread
 from ..results import Site
 
 
@@ -95,7 +96,8 @@ class Recorder:
 
     def end(self) -> None:
         """The denoiser call is over. DmqError if NaN or infinity was seen."""
-        self._commit()
+        with one_thread():
+            self._commit()
         self._clear()
 
     def _exact(self, site: Site, known: _Tensor) -> bool:
@@ -220,6 +222,7 @@ class Recorder:
             counts=torch.zeros(sites, BINS, dtype=torch.int32 if self.subset else torch.int64),
         )
 
+    @one_thread()
     def finished(self) -> dict[str, object]:
         """The array fields of `ActivationStats`, histograms cut to the bins in use."""
         steps = list(self.steps.values())

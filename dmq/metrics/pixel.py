@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 
+from ..numerics.threads import one_thread
+
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio in dB; inf for equal pictures. Raises ValueError if the shapes differ.
@@ -22,7 +24,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     pair = [torch.from_numpy(np.array(x)).permute(2, 0, 1)[None].float() / 255 for x in (a, b)]
-    return float(structural_similarity_index_measure(*pair, data_range=1.0))
+    with one_thread():
+        return float(structural_similarity_index_measure(*pair, data_range=1.0))
 
 
 def difference(a: np.ndarray, b: np.ndarray, gain: float = 4.0) -> np.ndarray:

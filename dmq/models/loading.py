@@ -23,6 +23,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ..errors import DmqError
+from ..numerics.threads import one_thread
 from ..recipe import Sampling
 from ..results import ModelInfo
 from .adapter import AbstractAdapter
@@ -75,7 +76,8 @@ def load(name: str) -> Loaded:
     with _loading:
         if (loaded := _cached(name)) is None:  # else somebody loaded it while we waited
             source = _source(name)
-            loaded = describe(name, _open(name, source))
+            with one_thread():  # see stepping: threads of torch belong to the run
+                loaded = describe(name, _open(name, source))
             with _lock:
                 _cache[name] = loaded
                 while len(_cache) > CACHED:

@@ -1,4 +1,9 @@
-"""A pipeline call as an iterator over its steps: diffusers calls back, but a stage wants to yield."""
+"""A pipeline call as an iterator over its steps: diffusers calls back, but a stage wants to yield.
+
+Runs are the only place where torch uses several threads. Its OpenMP keeps a team for every thread that ever did, and
+with more of them than cores it puts a team to sleep at each barrier: a run beside a second team is three times slower.
+So whatever else computes with torch (loading, range searches, metrics) does so under `numerics.threads.one_thread`.
+"""
 
 import queue
 import threading
