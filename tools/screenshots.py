@@ -1,0 +1,33 @@
+"""The pictures of the README: every tab of a running app, light. `python tools/screenshots.py http://127.0.0.1:7860`"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from playwright.sync_api import sync_playwright
+
+
+PLACE = Path(__file__).resolve().parent.parent / "assets" / "screenshots"
+TABS = ("Start", "Activations", "Time groups", "Compare")
+WAIT = 120_000  # milliseconds
+
+
+def main(address: str) -> None:
+    PLACE.mkdir(exist_ok=True)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1400, "height": 960})
+        page.goto(f"{address}/?__theme=light")
+        for name in TABS:
+            page.get_by_role("tab", name=name, exact=True).click()
+            if name == "Compare":
+                page.get_by_label("Prompts, one per line", exact=True).fill("grinning cat\nred heart\npizza")
+                page.get_by_role("button", name="Draw", exact=True).click()
+                page.get_by_text("Saved as").wait_for(timeout=WAIT)
+            page.wait_for_timeout(7000)
+            page.screenshot(path=PLACE / f"{name.lower().replace(' ', '-')}.png")
+        browser.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
