@@ -1,7 +1,7 @@
 """Links that restore model, recipe and tab: `?recipe=…&tab=time-groups`."""
 
 from collections.abc import Mapping
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import urlencode
 
 from dmq import jsonio
 from dmq.errors import DmqError
@@ -39,8 +39,3 @@ def parsed(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str
         wrong.append(f"tab in the link: unknown name {tab!r:.40}, not one of {', '.join(tabs)}.")
         tab = tabs[0]
     return recipe, tab, " ".join(wrong)
-
-
-def read_query(text: str) -> dict[str, str]:
-    """The parameters of a link or a query, each once."""
-    return {key: values[0] for key, values in parse_qs(text.partition("?")[2]).items()}
