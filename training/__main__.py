@@ -18,12 +18,11 @@ from training.pictures import FONT
 
 
 SCHEDULES = {
-    "vae": Schedule(steps=3000, rate=2e-3),
-    "emoji-sd": Schedule(steps=6500, rate=6e-4),
-    "decoder": Schedule(steps=4000, rate=6e-4),
+    "vae": Schedule(steps=4000, rate=6e-4, muon_rate=0.004),
+    "emoji-sd": Schedule(steps=5000, rate=6e-4, muon_rate=0.006),
     "emoji-ddpm": Schedule(steps=4000, rate=6e-4, muon_rate=0.006),
 }
-STAGES = ("vae", "emoji-sd", "decoder", "pack", "emoji-ddpm", "pack-ddpm", "score", "cards")
+STAGES = ("vae", "emoji-sd", "pack", "emoji-ddpm", "pack-ddpm", "score", "cards")
 
 
 def missing_packages() -> list[str]:
@@ -38,26 +37,16 @@ def scheduled(stage: str, steps: int | None) -> Schedule:
     return Schedule(**(vars(schedule) | {"steps": steps})) if steps else schedule
 
 
-def run_decoder(cache: Path, schedule: Schedule, start: Path | None) -> None:
-    """Gather what the decoder learns from, then train it."""
-    lessons = emoji_sd.Lessons(cache)
-    autoencoder = vae.load(cache, start)
-    scaled = lessons.encode(cache, autoencoder)
-    latents = tuple(z / autoencoder.config.scaling_factor for z in scaled)
-    vae.run_decoder(cache, schedule, start, latents, (lessons.pictures, lessons.composed))
-
-
 def run_stage(stage: str, chosen: argparse.Namespace) -> None:
     """Run one stage to its end."""
     cache, models, start = chosen.cache, chosen.models, chosen.init
-    if stage == "vae" and start is None:
-        vae.run(cache, scheduled(stage, chosen.steps))
+    if stage == "vae":
+        lessons = emoji_sd.Lessons(cache)
+        vae.run(cache, scheduled(stage, chosen.steps), (lessons.pictures, lessons.composed), start)
     elif stage == "emoji-sd":
         emoji_sd.run(cache, scheduled(stage, chosen.steps), start)
-    elif stage == "decoder":
-        run_decoder(cache, scheduled(stage, chosen.steps), start)
     elif stage == "pack":
-        pack.pack_emoji_sd(cache, models / "emoji-sd", start)
+        pack.pack_emoji_sd(cache, models / "emoji-sd")
     elif stage == "emoji-ddpm":
         emoji_ddpm.run(cache, scheduled(stage, chosen.steps))
     elif stage == "pack-ddpm":
@@ -75,7 +64,7 @@ def main() -> int:
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="one stage only; all of them by default")
     parser.add_argument("--steps", type=int, help="another number of steps for the one stage")
-    parser.add_argument("--init", type=Path, metavar="FOLDER", help="start emoji-sd from a saved pipeline's weights")
+    parser.add_argument("--init", type=Path, metavar="FOLDER", help="start vae and emoji-sd from a saved pipeline's weights")
     parser.add_argument("--origin", default="random weights", help="what --init's weights are, for the model card")
     parser.add_argument("--cache", type=Path, default=Path(".training"), help="checkpoints and latents")
     parser.add_argument("--models", type=Path, default=Path("assets/models"), help="where the pipelines are written")

@@ -11,12 +11,12 @@ from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
 from training import captions, compositions, pictures, vae, words
 from training.loop import Checkpoint, Schedule, train
-from training.noise import noise_loss
+from training.noise import diffusion_loss
 from training.prompts import COMPOSITIONS
 
 
-BATCH = 48
-COMPOSED = 8  # of each batch
+BATCH = 64
+COMPOSED = 10  # of each batch
 COMPOSED_PICTURES = 6000
 WIDTH = 128
 
@@ -80,9 +80,10 @@ class Lessons:
         self.tokenizer = words.build_tokenizer(self.vocabulary)
 
     def encode(self, cache: Path, autoencoder: AutoencoderKL) -> tuple[Tensor, Tensor]:
-        """Scaled latent means of pictures and compositions, kept in the cache."""
+        """Scaled latent means of pictures and compositions, kept in the cache until the autoencoder changes."""
         path = cache / "latents.npz"
-        if not path.exists():
+        weights = cache / "vae" / "diffusion_pytorch_model.safetensors"
+        if not path.exists() or path.stat().st_mtime < weights.stat().st_mtime:
             np.savez(
                 path,
                 pictures=vae.encode_all(autoencoder, self.pictures),
@@ -133,7 +134,7 @@ def open_run(
 def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
     """Train text encoder and U-Net up to `schedule.steps`, from the checkpoint in `cache` if there is one."""
     lessons = Lessons(cache)
-    latents, composed = lessons.encode(cache, vae.load(cache, start))
+    latents, composed = lessons.encode(cache, vae.load(cache))
     encoder, unet, checkpoint = open_run(cache, schedule.seed, lessons, start)
     encoder.train()
     abar = new_scheduler().alphas_cumprod
@@ -147,6 +148,6 @@ def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
         order = torch.randperm(BATCH, generator=generator)
         clean = torch.cat([latents[plain], composed[mixed]])[order]
         hidden = encoder(lessons.tokens([texts[i] for i in order])).last_hidden_state
-        return noise_loss(lambda noisy, t: unet(noisy, t, hidden).sample, clean, abar, generator)
+        return diffusion_loss(lambda noisy, t: unet(noisy, t, hidden).sample, clean, abar, generator)
 
     train(checkpoint, schedule, loss_of)

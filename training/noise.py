@@ -1,4 +1,4 @@
-"""The objective both diffusion models share: predict the noise, with weights for a short training."""
+"""The objective both diffusion models share: predict noise or velocity, with weights for a short training."""
 
 from collections.abc import Callable
 
@@ -20,14 +20,28 @@ def weigh(snr: Tensor) -> Tensor:
     return snr.clamp(max=5) / snr * (0.05 / snr).clamp(1, 300)
 
 
-def noise_loss(
-    predict: Callable[[Tensor, Tensor], Tensor], clean: Tensor, abar: Tensor, generator: torch.Generator
+def weigh_velocity(snr: Tensor) -> Tensor:
+    """The weight of the velocity error: 1, and 5 / (snr + 1) where the picture is nearly clean already."""
+    return (5 / (snr + 1)).clamp(max=1)
+
+
+def diffusion_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    clean: Tensor,
+    abar: Tensor,
+    generator: torch.Generator,
+    velocity: bool = False,
 ) -> tuple[Tensor, float]:
-    """The weighted loss of one batch and its plain mean squared error; `predict` gets noisy pictures and timesteps."""
+    """The weighted loss of one batch and its plain mean squared error; `predict` gets noisy pictures and timesteps.
+
+    The network predicts the noise, or the velocity sqrt(abar) noise - sqrt(1 - abar) clean (arXiv:2202.00512).
+    """
     t = spread_timesteps(len(clean), generator)
     noise = torch.randn(clean.shape, generator=generator)
     a = abar[t][:, None, None, None]
     noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
-    error = (predict(noisy, t) - noise).pow(2).mean((1, 2, 3))
+    target = a.sqrt() * noise - (1 - a).sqrt() * clean if velocity else noise
+    error = (predict(noisy, t) - target).pow(2).mean((1, 2, 3))
     snr = abar[t] / (1 - abar[t])
-    return (weigh(snr) * error).mean(), error.mean().item()
+    weight = weigh_velocity(snr) if velocity else weigh(snr)
+    return (weight * error).mean(), error.mean().item()

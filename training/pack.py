@@ -18,15 +18,13 @@ def save_half(pipe: DiffusionPipeline, folder: Path) -> None:
         path.chmod(0o644)
 
 
-def pack_emoji_sd(cache: Path, folder: Path, start: Path | None) -> None:
-    """Write emoji-sd from the averaged weights of its checkpoints; without a decoder's, that of `start`."""
+def pack_emoji_sd(cache: Path, folder: Path) -> None:
+    """Write emoji-sd from the averaged weights of its checkpoints."""
     lessons = emoji_sd.Lessons(cache)
-    encoder, unet, checkpoint = emoji_sd.open_run(cache, 0, lessons, start)
+    encoder, unet, checkpoint = emoji_sd.open_run(cache, 0, lessons, None)
     checkpoint.apply_average()
-    autoencoder, decoder = vae.open_decoder(cache, 0, start)
-    decoder.apply_average()
     pipe = StableDiffusionPipeline(
-        vae=autoencoder,
+        vae=vae.load(cache),
         text_encoder=encoder,
         tokenizer=lessons.tokenizer,
         unet=unet,

@@ -1,8 +1,4 @@
-"""emoji-sd, the autoencoder: 64x64 pictures to 16x16x4 latents and back.
-
-It is trained whole once. Then the encoder is frozen, because the U-Net learns its latents, and the decoder
-goes on alone.
-"""
+"""emoji-sd, the autoencoder: 64x64 pictures to 16x16x4 latents and back."""
 
 from pathlib import Path
 
@@ -16,7 +12,7 @@ from training.loop import Checkpoint, Schedule, train
 
 
 BATCH = 8
-COMPOSED = 1  # of each batch of the decoder
+COMPOSED = 1  # of each batch
 
 
 def new_autoencoder() -> AutoencoderKL:
@@ -63,69 +59,41 @@ def edge_error(out: Tensor, clean: Tensor) -> Tensor:
     return sum((out.diff(dim=d) - clean.diff(dim=d)).abs().mean() for d in (2, 3))
 
 
-def whole_loss(autoencoder: AutoencoderKL, clean: Tensor) -> tuple[Tensor, float]:
-    """Pixel, edge and (slight) KL terms of a whole autoencoder, and the mean squared error to log."""
+def reconstruction_loss(autoencoder: AutoencoderKL, clean: Tensor) -> tuple[Tensor, float]:
+    """Negative PSNR in units of 10 dB (the measure itself, bounded at 60 dB), edges, slight KL; and the PSNR to log."""
     posterior = autoencoder.encode(clean).latent_dist
     out = autoencoder.decode(posterior.sample()).sample
-    square = (out - clean).pow(2).mean()
-    pixel = (out - clean).abs().mean() + square + 0.5 * edge_error(out, clean)
-    return pixel + 1e-4 * posterior.kl().mean() / (4 * 256), square.item()
+    square = (out - clean).pow(2).mean((1, 2, 3))
+    negative = torch.log10(square / 4 + 1e-6).mean()
+    kl = posterior.kl().mean() / posterior.mean[0].numel()
+    return negative + edge_error(out, clean) + 1e-4 * kl, -10 * negative.item()
 
 
-def run(cache: Path, schedule: Schedule) -> None:
-    """Train encoder and decoder together and save them, with the latents' scaling factor, in `cache/vae`."""
-    torch.manual_seed(schedule.seed)
-    autoencoder = new_autoencoder().to(memory_format=torch.channels_last)
-    checkpoint = Checkpoint(cache / "vae.safetensors", list(autoencoder.parameters()), schedule.seed)
-    images = pictures.load(cache)[0]
-    clean = to_tensor(images)
+def open_run(cache: Path, seed: int, start: Path | None) -> tuple[AutoencoderKL, Checkpoint]:
+    """The autoencoder and its checkpoint; a new run may start from the weights of a saved pipeline."""
+    torch.manual_seed(seed)
+    autoencoder = AutoencoderKL.from_pretrained(start, subfolder="vae").float() if start else new_autoencoder()
+    autoencoder = autoencoder.to(memory_format=torch.channels_last)
+    return autoencoder, Checkpoint(cache / "vae.safetensors", list(autoencoder.parameters()), seed)
+
+
+def run(cache: Path, schedule: Schedule, images: tuple[np.ndarray, np.ndarray], start: Path | None) -> None:
+    """Train on pictures and compositions and save, with the latents' scaling factor, in `cache/vae`."""
+    autoencoder, checkpoint = open_run(cache, schedule.seed, start)
 
     def loss_of(generator: torch.Generator) -> tuple[Tensor, float]:
-        batch = clean[torch.randint(0, len(clean), (BATCH,), generator=generator)]
-        shift = torch.randint(-4, 5, (2,), generator=generator).tolist()
-        return whole_loss(autoencoder, batch.roll(shift, (2, 3)).contiguous(memory_format=torch.channels_last))
+        parts = []
+        for kind, count in zip(images, (BATCH - COMPOSED, COMPOSED), strict=True):
+            chosen = torch.randint(0, len(kind), (count,), generator=generator)
+            parts.append(to_tensor(kind[chosen.numpy()]))
+        return reconstruction_loss(autoencoder, torch.cat(parts).contiguous(memory_format=torch.channels_last))
 
     train(checkpoint, schedule, loss_of)
     checkpoint.apply_average()
-    autoencoder.register_to_config(scaling_factor=float(1 / encode_all(autoencoder, images).std()))
+    autoencoder.register_to_config(scaling_factor=float(1 / encode_all(autoencoder, images[0]).std()))
     autoencoder.save_pretrained(cache / "vae")
 
 
-def load(cache: Path, start: Path | None) -> AutoencoderKL:
-    """The autoencoder whose latents the U-Net learns: that of the pipeline `start`, or the one trained here."""
-    return AutoencoderKL.from_pretrained(start or cache, subfolder="vae").float().eval()
-
-
-def open_decoder(cache: Path, seed: int, start: Path | None) -> tuple[AutoencoderKL, Checkpoint]:
-    """The autoencoder with a frozen encoder, and the checkpoint of its decoder."""
-    autoencoder = load(cache, start).to(memory_format=torch.channels_last)
-    weights = [*autoencoder.post_quant_conv.parameters(), *autoencoder.decoder.parameters()]
-    return autoencoder, Checkpoint(cache / "decoder.safetensors", weights, seed)
-
-
-def decoder_loss(autoencoder: AutoencoderKL, latents: Tensor, clean: Tensor) -> tuple[Tensor, float]:
-    """The negative PSNR in units of 10 dB (the measure itself, bounded at 60 dB) plus an edge term, and the PSNR."""
-    out = autoencoder.decode(latents.contiguous(memory_format=torch.channels_last)).sample
-    square = (out - clean).pow(2).mean((1, 2, 3))
-    negative = torch.log10(square / 4 + 1e-6).mean()
-    return negative + edge_error(out, clean), -10 * negative.item()
-
-
-def run_decoder(
-    cache: Path, schedule: Schedule, start: Path | None, latents: tuple[Tensor, Tensor], images: tuple[np.ndarray, ...]
-) -> None:
-    """Train the decoder alone on the unscaled latents of pictures and compositions, half of them slightly noisy."""
-    autoencoder, checkpoint = open_decoder(cache, schedule.seed, start)
-    noise_scale = 0.03 / autoencoder.config.scaling_factor
-
-    def loss_of(generator: torch.Generator) -> tuple[Tensor, float]:
-        parts, clean = [], []
-        for kind, count in zip((0, 1), (BATCH - COMPOSED, COMPOSED), strict=True):
-            chosen = torch.randint(0, len(images[kind]), (count,), generator=generator)
-            parts.append(latents[kind][chosen])
-            clean.append(to_tensor(images[kind][chosen.numpy()]))
-        z = torch.cat(parts)
-        z[::2] += noise_scale * torch.randn(z[::2].shape, generator=generator)
-        return decoder_loss(autoencoder, z, torch.cat(clean))
-
-    train(checkpoint, schedule, loss_of)
+def load(cache: Path) -> AutoencoderKL:
+    """The autoencoder that `run` saved; its latents are what the U-Net learns."""
+    return AutoencoderKL.from_pretrained(cache, subfolder="vae").float().eval()
