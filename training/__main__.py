@@ -64,7 +64,7 @@ def main() -> int:
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="one stage only; all of them by default")
     parser.add_argument("--steps", type=int, help="another number of steps for the one stage")
-    parser.add_argument("--init", type=Path, metavar="FOLDER", help="start vae and emoji-sd from a saved pipeline's weights")
+    parser.add_argument("--init", type=Path, metavar="FOLDER", help="start vae and emoji-sd from a saved pipeline")
     parser.add_argument("--origin", default="random weights", help="what --init's weights are, for the model card")
     parser.add_argument("--cache", type=Path, default=Path(".training"), help="checkpoints and latents")
     parser.add_argument("--models", type=Path, default=Path("assets/models"), help="where the pipelines are written")

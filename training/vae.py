@@ -7,7 +7,6 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from training import pictures
 from training.loop import Checkpoint, Schedule, train
 
 
@@ -60,7 +59,7 @@ def edge_error(out: Tensor, clean: Tensor) -> Tensor:
 
 
 def reconstruction_loss(autoencoder: AutoencoderKL, clean: Tensor) -> tuple[Tensor, float]:
-    """Negative PSNR in units of 10 dB (the measure itself, bounded at 60 dB), edges, slight KL; and the PSNR to log."""
+    """Negative PSNR in units of 10 dB (the measure, bounded at 60 dB), edges, slight KL; and the PSNR to log."""
     posterior = autoencoder.encode(clean).latent_dist
     out = autoencoder.decode(posterior.sample()).sample
     square = (out - clean).pow(2).mean((1, 2, 3))
