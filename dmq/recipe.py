@@ -152,7 +152,75 @@ class PerStep(Spec):
     """A range of its own for every timestep: the finest partition."""
 
 
-Grouping = SharedRange | UniformGroups | ManualGroups | OptimalGroups | PerStep
+@dataclass(frozen=True, kw_only=True)
+class LearnedGroups(Spec):
+    """Let a search by gradients choose each step's group and learn the groups' ranges with it (ADP-DM)."""
+
+    count: int = knob(8, "Groups", 1, 64)
+    per_layer: bool = knob(True, "Each layer its own groups")
+    contiguous: bool = knob(False, "Only neighbouring steps", help="A group is one run of steps, as cut by hand.")
+    iterations: int = knob(0, "Iterations", 0, 1_000_000, help="0: eight for each step.")
+    rate: float = knob(0.005, "Learning rate of ranges", 0.0, 1.0, help="Relative to the width of a range.")
+    choice_rate: float = knob(0.1, "Learning rate of the choice", 0.0, 10.0, help="Of the importance weights.")
+    temperature: float = knob(1.0, "Temperature at the start", 0.01, 100.0, help="Higher mixes the groups more.")
+    final_temperature: float = knob(0.2, "Temperature at the end", 0.01, 100.0)
+    entropy_weight: float = knob(0.05, "Weight of the entropy", 0.0, 100.0, help="Pushes each step to one group.")
+    score: str = knob(
+        "ucb", "Which step is next", choices=("ucb", "linear"),
+        help="The most uncertain one: over how often it was used (ucb), or less that (linear).",
+    )
+    mmd: float = knob(0.0, "Weight of the discrepancy", 0.0, 100.0, help="Steps used should resemble all steps.")
+    trajectories: int = knob(16, "Pictures drawn to learn from", 1, 4096)
+    batch: int = knob(2, "Pictures an iteration", 1, 256)
+    refits: int = knob(1, "Passes over the steps with groups fixed", 0, 16)
+    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.final_temperature > self.temperature:
+            raise DmqError(
+                f"final_temperature is {self.final_temperature:g}, above the {self.temperature:g} of the start; "
+                "the choice must become harder, not softer."
+            )
+
+
+Grouping = SharedRange | UniformGroups | ManualGroups | OptimalGroups | LearnedGroups | PerStep
+
+
+# --- which steps ranges and reconstruction are made from -----------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllSteps(Spec):
+    """What was seen at every step counts the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UniformSteps(Spec):
+    """Evenly spaced steps (Q-Diffusion)."""
+
+    count: int = knob(25, "Steps drawn", 1, 100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalSteps(Spec):
+    """Steps drawn from a normal distribution (PTQ4DM); mean and spread as shares of the way, from the clean end."""
+
+    count: int = knob(64, "Steps drawn", 1, 100_000, help="With repetition.")
+    mean: float = knob(0.4, "Mean", 0.0, 1.0, help="0 is the last step, 1 the first and noisiest.")
+    std: float = knob(0.4, "Spread", 0.0, 2.0)
+    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActiveSteps(Spec):
+    """The steps that a search for groups used, as often as it used them (ADP-DM's structural risk)."""
+
+    score: str = knob("ucb", "Which step is next", choices=("ucb", "linear"))
+    mmd: float = knob(0.0, "Weight of the discrepancy", 0.0, 100.0, help="Steps used should resemble all steps.")
+
+
+CalibrationSteps = AllSteps | UniformSteps | NormalSteps | ActiveSteps
 
 
 def check_prompts(prompts: tuple[str, ...]) -> None:
@@ -222,6 +290,7 @@ class Recipe(Spec):
     model: str = "emoji-sd"
     sampling: Sampling = Sampling()
     calibration: Calibration = Calibration()
+    calibration_steps: CalibrationSteps = AllSteps()
     weights: Weights = Weights()
     activations: Activations = Activations()
     grouping: Grouping = SharedRange()
@@ -237,6 +306,14 @@ class Recipe(Spec):
         super().__post_init__()
         if self.version != 1:
             raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq or start anew.")
+        if isinstance(self.grouping, LearnedGroups):
+            if self.grouping.count > self.sampling.steps:
+                raise DmqError(
+                    f"grouping.count is {self.grouping.count}, but there are only {self.sampling.steps} steps; "
+                    f"use {self.sampling.steps} or fewer."
+                )
+            if not isinstance(self.activations.granularity, PerTensor):
+                raise DmqError("learned groups have one range per tensor: set activations.granularity to PerTensor.")
         if isinstance(self.grouping, ManualGroups) and any(b >= self.sampling.steps for b in self.grouping.boundaries):
             raise DmqError(
                 f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for {self.sampling.steps} steps, "
