@@ -6,6 +6,7 @@ Interrupt it at any time; the same command goes on where it stopped.
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +32,15 @@ def missing_packages() -> list[str]:
     return [package for package, path in needed.items() if not path.exists()]
 
 
-def scheduled(stage: str, steps: int | None) -> Schedule:
-    """A stage's schedule, with another number of steps if one was given."""
+def scheduled(stage: str, chosen: argparse.Namespace) -> Schedule:
+    """A stage's schedule, with the number of steps and the part of the learning rates that were asked for."""
     schedule = SCHEDULES[stage]
-    return Schedule(**(vars(schedule) | {"steps": steps})) if steps else schedule
+    return replace(
+        schedule,
+        steps=chosen.steps or schedule.steps,
+        rate=chosen.rates * schedule.rate,
+        muon_rate=chosen.rates * schedule.muon_rate,
+    )
 
 
 def run_stage(stage: str, chosen: argparse.Namespace) -> None:
@@ -42,13 +48,13 @@ def run_stage(stage: str, chosen: argparse.Namespace) -> None:
     cache, models, start = chosen.cache, chosen.models, chosen.init
     if stage == "vae":
         lessons = emoji_sd.Lessons(cache)
-        vae.run(cache, scheduled(stage, chosen.steps), (lessons.pictures, lessons.composed), start)
+        vae.run(cache, scheduled(stage, chosen), (lessons.pictures, lessons.composed), start)
     elif stage == "emoji-sd":
-        emoji_sd.run(cache, scheduled(stage, chosen.steps), start)
+        emoji_sd.run(cache, scheduled(stage, chosen), start)
     elif stage == "pack":
         pack.pack_emoji_sd(cache, models / "emoji-sd")
     elif stage == "emoji-ddpm":
-        emoji_ddpm.run(cache, scheduled(stage, chosen.steps))
+        emoji_ddpm.run(cache, scheduled(stage, chosen))
     elif stage == "pack-ddpm":
         pack.pack_emoji_ddpm(cache, models / "emoji-ddpm")
     elif stage == "score":
@@ -64,6 +70,7 @@ def main() -> int:
     )
     parser.add_argument("stage", nargs="?", choices=STAGES, help="one stage only; all of them by default")
     parser.add_argument("--steps", type=int, help="another number of steps for the one stage")
+    parser.add_argument("--rates", type=float, default=1.0, help="multiply the learning rates; less than 1 refines")
     parser.add_argument("--init", type=Path, metavar="FOLDER", help="start vae and emoji-sd from a saved pipeline")
     parser.add_argument("--origin", default="random weights", help="what --init's weights are, for the model card")
     parser.add_argument("--cache", type=Path, default=Path(".training"), help="checkpoints and latents")

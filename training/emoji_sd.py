@@ -16,7 +16,7 @@ from training.prompts import COMPOSITIONS
 
 
 BATCH = 64
-COMPOSED = 10  # of each batch
+COMPOSED = 8  # of each batch
 COMPOSED_PICTURES = 6000
 WIDTH = 128
 

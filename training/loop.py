@@ -32,7 +32,7 @@ class Schedule:
     rate: float
     muon_rate: float = 0.0
     warmup: int = 100
-    decay: float = 0.25
+    decay: float = 0.6
     seed: int = 0
     average: float = 0.999
     weight_decay: float = 1e-3
