@@ -30,6 +30,33 @@ class Layer:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Projection:
+    """One temporal feature: what one block of the denoiser is told of the time, [width] for each row of a call."""
+
+    name: str  # the module whose output it is: a linear layer, or an embedding that is read as it is
+    block: str  # the block that reads it
+    width: int
+    source: int = 0  # which of the embeddings it is made from, see `AbstractAdapter.embeddings`
+    activation: str | None = None  # the module between the embedding and the linear layer, if there is one
+
+
+@dataclass(frozen=True, kw_only=True)
+class TemporalBlock:
+    """The part of a denoiser that sees the time and never the picture: feature k is g_k(h(t, ...))."""
+
+    embeddings: tuple[str, ...]  # the modules that h consists of
+    projections: tuple[Projection, ...]  # g_k in the order in which the denoiser reads them
+    layers: tuple[str, ...]  # every linear layer of h and of the g_k
+    depends: tuple[str, ...]  # what the features depend on, in words: ("t",), ("t", "class"), ...
+    arguments: tuple[str, ...] = ()  # the denoiser's arguments beside t that they depend on
+
+    @property
+    def finite(self) -> bool:
+        """Is t all that the features depend on, so that a table of the steps holds all of them?"""
+        return self.depends == ("t",)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelInfo:
     """What a person wants to know of a loaded pipeline: its parts and its denoiser's layers, in forward order."""
 
@@ -45,6 +72,9 @@ class ModelInfo:
     layers: tuple[Layer, ...]
     fingerprint: str  # of the denoiser's configuration and weights
     vectors: tuple[int, ...] = ()  # sizes of the 1-D parameters that belong to none of the layers
+    # None: not known to dmq, or described before dmq knew of such blocks. It follows from the denoiser, hence no part
+    # of what makes two descriptions equal.
+    temporal: TemporalBlock | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -186,6 +216,56 @@ class GroupErrors:
     @property
     def total(self) -> float:
         return float(self.per_step().mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSnapshot:
+    """A search for groups as it stands; Q searched sites, T steps, G groups."""
+
+    phase: str  # "Draw", "Search", "Measure" or "Refit"
+    done: int
+    total: int  # of this phase
+    step: int | None  # the step i of the last iteration
+    error: float  # its relative noise-prediction error; nan before the first one
+    penalty: float  # what the entropy added to the loss there
+    importance: np.ndarray  # [Q, T, G] float32: rows sum to 1
+    entropy: np.ndarray  # [T]: mean over sites, 1 where all groups are alike, 0 where all have chosen
+    visits: np.ndarray  # [T]: how often each step was used
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """Groups and ranges that a search found (ADP-DM), with what it takes to judge them. Q searched sites.
+
+    `soft`, `hard` and `refitted` are relative noise-prediction errors per step on the pictures that were learned from:
+    with mixed groups, with each step in one group, and after the ranges were learned again for these. The ranges kept
+    are those of the smaller of the last two.
+    """
+
+    model: str
+    fingerprint: str
+    sampler: str
+    timesteps: tuple[float, ...]
+    sites: tuple[Site, ...]
+    bits: np.ndarray  # [Q] uint8
+    slot: np.ndarray  # [Q, T] int16, numbered from 0 without gaps; a group need not be a run of steps
+    low: np.ndarray  # [Q, G] float32: of each group; 0 behind a site's last one
+    high: np.ndarray
+    importance: np.ndarray  # [Q, T, G] float16, before each step was given to one group
+    visits: np.ndarray  # [T] int32: N, the chosen calibration steps
+    steps: np.ndarray  # [n] int32: the step of every iteration
+    errors: np.ndarray  # [n] float32: its relative noise-prediction error
+    penalties: np.ndarray  # [n] float32: what the entropy added to the loss
+    soft: np.ndarray  # [T] float64
+    hard: np.ndarray
+    refitted: np.ndarray
+    local: dict[str, np.ndarray]  # [T] relative error of the activations, mean over sites, by way of grouping
+    note: str = ""  # why it ended before its time, if it did
+
+    @property
+    def scattered(self) -> np.ndarray:
+        """[Q] bool: has the site a group that is no single run of steps?"""
+        return (np.diff(self.slot, axis=1) != 0).sum(1) > self.slot.max(1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,7 +31,17 @@ from safetensors.numpy import load_file, save_file
 from . import jsonio
 from .errors import DmqError
 from .recipe import Comparison, Recipe
-from .results import ActivationStats, Layer, ModelInfo, PictureScore, Report, Site, Trajectory
+from .results import (
+    ActivationStats,
+    Layer,
+    ModelInfo,
+    PictureScore,
+    Projection,
+    Report,
+    Site,
+    TemporalBlock,
+    Trajectory,
+)
 
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
@@ -150,10 +160,16 @@ def load_info(folder: Path) -> ModelInfo | None:
         plain = json.loads(file.read_text(encoding="utf-8"))
         layers = tuple(Layer(**row | {"shape": tuple(row["shape"])}) for row in plain.pop("layers"))
         plain |= {name: tuple(plain[name]) for name in ("size", "vectors")}
+        plain["temporal"] = plain.get("temporal") and _temporal_block(plain["temporal"])
         return ModelInfo(layers=layers, **plain)
     except (OSError, KeyError, ValueError, TypeError) as error:
         why = f"{type(error).__name__}: {error}"
         raise DmqError(f"{file}: damaged ({why}); delete the folder and capture again.") from None
+
+
+def _temporal_block(plain: dict) -> TemporalBlock:
+    projections = tuple(Projection(**row) for row in plain["projections"])
+    return TemporalBlock(**{name: tuple(value) for name, value in plain.items()} | {"projections": projections})
 
 
 def _save_trajectory(part: Path, trajectory: Trajectory) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from ..errors import DmqError
-from ..results import Layer
+from ..results import Layer, TemporalBlock
 
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -46,6 +46,18 @@ class AbstractAdapter(ABC):
     @abstractmethod
     def conditioning(self, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         """The other tensors of one denoiser call by argument name, nested ones as "outer.inner"."""
+
+    def temporal(self, denoiser: nn.Module) -> TemporalBlock | None:
+        """The temporal information block of `denoiser`; None if the adapter knows none."""
+        return None
+
+    def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+        """What `TemporalBlock.projections` read, each [rows, width]; `Projection.source` counts them.
+
+        Computed by the denoiser's own modules, found by their paths, from the timesteps `t` [rows] as the denoiser
+        gets them and the `TemporalBlock.arguments` in `given`, named as by `conditioning` and with as many rows.
+        """
+        raise DmqError(f"{type(denoiser).__name__}: no temporal block known.")
 
     def layers(self, denoiser: nn.Module, macs: Mapping[str, int] | None = None) -> tuple[Layer, ...]:
         """All Linear and Conv layers. `macs` (see `survey.macs`) gives the order; without it, as registered."""

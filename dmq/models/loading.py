@@ -28,7 +28,9 @@ from ..recipe import Sampling
 from ..results import ModelInfo
 from .adapter import AbstractAdapter
 from .checks import PICKLES, check_folder, refuse_caches
+from .dit import DiTAdapter
 from .generic import GenericAdapter
+from .mmdit import MMDiTAdapter
 from .running import arguments, private, prompted
 from .stepping import OnStep
 from .survey import fingerprint, macs
@@ -36,7 +38,8 @@ from .unet import UNetAdapter
 
 
 MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
-ADAPTERS: tuple[AbstractAdapter, ...] = (UNetAdapter(), GenericAdapter())  # the first that matches is used
+# The first that matches is used.
+ADAPTERS: tuple[AbstractAdapter, ...] = (UNetAdapter(), DiTAdapter(), MMDiTAdapter(), GenericAdapter())
 CACHED = 3  # pipelines kept in memory
 
 _cache: OrderedDict[str, "Loaded"] = OrderedDict()
@@ -151,6 +154,7 @@ def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
         layers=layers,
         fingerprint=fingerprint(denoiser),
         vectors=tuple(p.numel() for name, p in denoiser.named_parameters() if name not in inside and p.ndim < 2),
+        temporal=adapter.temporal(denoiser),
     )
     return Loaded(pipe=pipe, adapter=adapter, info=info)
 
