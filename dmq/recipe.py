@@ -223,6 +223,61 @@ class ActiveSteps(Spec):
 CalibrationSteps = AllSteps | UniformSteps | NormalSteps | ActiveSteps
 
 
+# --- the time path -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearestRounding(Spec):
+    """Every weight takes its nearest code."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiar(Spec):
+    """Learn which way each weight of the time path is rounded, against its own float outputs; needs no pictures."""
+
+    iterations: int = knob(2000, "Iterations", 1, 50_000)
+    rate: float = knob(0.01, "Learning rate", choices=(0.0003, 0.001, 0.003, 0.01, 0.03))
+    batch: int = knob(64, "Timesteps at a time", 1, 1024, help="All of them if there are fewer.")
+    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+
+
+TemporalRounding = NearestRounding | Tiar
+
+
+@dataclass(frozen=True, kw_only=True)
+class NoCache(Spec):
+    """The time path computes its features at every step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache(Spec):
+    """Features of all steps are computed once in float and stored; what is no longer needed leaves the model."""
+
+    bits: int = knob(8, "Cache bits", 4, 16, help="One scale for each step and block; 16 stores half precision.")
+    selection: str = knob(
+        "none", "Selection", choices=("none", "block", "row"),
+        help="Cache everything, or only where that errs less than the time path: for whole blocks, or for each step.",
+    )
+
+
+Maintenance = NoCache | Cache
+
+
+@dataclass(frozen=True, kw_only=True)
+class Temporal(Spec):
+    """How the time path (embedding of t, and what each block makes of it) is quantized and kept.
+
+    Its bits are those of the other layers unless overrides say otherwise.
+    """
+
+    rounding: TemporalRounding = NearestRounding()
+    fsc: str = knob(
+        "none", "Ranges per step", choices=("none", "tib", "all"),
+        help="Finite set calibration: of the time path's activations (tib), or of all activations.",
+    )
+    cache: Maintenance = NoCache()
+
+
 def check_prompts(prompts: tuple[str, ...]) -> None:
     """Raise DmqError for an empty prompt or one longer than MAX_PROMPT characters."""
     for prompt in prompts:
@@ -294,6 +349,7 @@ class Recipe(Spec):
     weights: Weights = Weights()
     activations: Activations = Activations()
     grouping: Grouping = SharedRange()
+    temporal: Temporal | None = None  # none: the time path is treated as all other layers
     protection: Protection = Protection()
     overrides: tuple[Override, ...] = ()
     on_miss: str = knob(
@@ -306,6 +362,13 @@ class Recipe(Spec):
         super().__post_init__()
         if self.version != 1:
             raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq or start anew.")
+        if not isinstance(self.calibration_steps, AllSteps) and not isinstance(self.activations.granularity, PerTensor):
+            raise DmqError("a choice of calibration_steps needs activations.granularity PerTensor.")
+        if self.temporal and self.temporal.fsc == "all" and not isinstance(self.grouping, (SharedRange, PerStep)):
+            raise DmqError(
+                "temporal.fsc 'all' gives every activation a range per step, grouping is "
+                f"{type(self.grouping).__name__}; set grouping to SharedRange or PerStep, or fsc to 'tib'."
+            )
         if isinstance(self.grouping, LearnedGroups):
             if self.grouping.count > self.sampling.steps:
                 raise DmqError(

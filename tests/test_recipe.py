@@ -8,6 +8,7 @@ from dmq.errors import DmqError
 from dmq.recipe import (
     MAX_PROMPT,
     Activations,
+    Cache,
     Comparison,
     ManualGroups,
     MinMax,
@@ -17,6 +18,8 @@ from dmq.recipe import (
     PerGroup,
     Recipe,
     Sampling,
+    Temporal,
+    Tiar,
     Weights,
 )
 
@@ -33,7 +36,9 @@ RICH = Recipe(
 )
 
 
-RECIPES = {"default": Recipe(), "kind": Recipe(grouping=OptimalGroups(count=3)), "rich": RICH}
+TIMED = Recipe(temporal=Temporal(rounding=Tiar(iterations=9), fsc="tib", cache=Cache(bits=5, selection="row")))
+
+RECIPES = {"timed": TIMED, "default": Recipe(), "kind": Recipe(grouping=OptimalGroups(count=3)), "rich": RICH}
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -71,6 +76,12 @@ def test_a_link_holds_only_what_differs():
         ({"calibration": {"prompts": ["a", " "]}}, "recipe.calibration: a prompt is empty; write what to draw."),
         ({"activations": {"granularity": {"kind": "PerChannel"}}},
          "recipe.activations: per-channel activations need range MinMax: histograms are kept per tensor."),
+        ({"temporal": {"cache": {"kind": "Cache", "bits": 3}}},
+         "recipe.temporal.cache: bits is 3, outside 4 to 16."),
+        ({"temporal": {"fsc": "some"}}, "recipe.temporal: fsc is 'some', not one of none, tib, all."),
+        ({"temporal": {"fsc": "all"}, "grouping": {"kind": "UniformGroups"}},
+         "recipe: temporal.fsc 'all' gives every activation a range per step, grouping is UniformGroups; "
+         "set grouping to SharedRange or PerStep, or fsc to 'tib'."),
         ({"on_miss": "guess"}, "recipe: on_miss is 'guess', not one of error, nearest."),
         ({"version": 2}, "recipe: version is 2; this dmq reads version 1. Update dmq or start anew."),
         ([], "recipe: expected Recipe, got []."),

@@ -144,7 +144,7 @@ def test_what_no_adapter_knows_has_no_block():
 
 def test_timesteps_keep_their_type():
     assert timestep_rows((981, 1)).dtype == torch.int64
-    assert timestep_rows((981.0, 1)).tolist() == [981.0, 1.0]
+    assert timestep_rows((981.0, 1)).dtype == torch.float32
 
 
 def test_the_block_survives_saving_with_a_capture(tmp_path):
