@@ -18,6 +18,7 @@ from ..results import ActivationStats
 
 FINE = 64  # bins this far from zero stay as they are; beyond, they are joined to a relative width of 1/64..1/32
 CHUNK = 32  # grids looked at together: their temporaries stay in the cache, and below torch's threading
+FAINT = 1e-9  # weight of steps that count only where no other step does
 SPACING = 0.05  # between the logarithms of the scales in the rounding table
 
 
@@ -47,10 +48,12 @@ class Bins:
 
     Bins are also cut at every step's minimum and maximum, so that no step seems to reach further than it did.
     `loss` turns a mean squared error into a share of the step's power; where a step is so narrow that spreading it
-    over its bins overstates its power, it takes that back.
+    over its bins overstates its power, it takes that back. `weights` [T] are what steps count in extremes and
+    quantiles of runs.
     """
 
-    def __init__(self, stats: ActivationStats, s: int) -> None:
+    def __init__(self, stats: ActivationStats, s: int, weights: np.ndarray | None = None) -> None:
+        self.weights = np.ones(stats.steps) if weights is None else weights
         counts, edges = stats.counts[s].astype(np.float64), stats.edges(s)
         self.minimum, self.maximum = (x[s].astype(np.float64) for x in (stats.minimum, stats.maximum))
         first, last = int(stats.first[s]), int(stats.first[s]) + counts.shape[1]
@@ -97,16 +100,22 @@ class Bins:
     @cached_property
     def extremes(self) -> tuple[np.ndarray, np.ndarray]:
         """[a, e] of the smallest minimum and the largest maximum of steps a..e-1, [T, T+1]."""
-        later = np.tri(len(self.minimum), len(self.minimum) + 1, dtype=bool)  # e <= a
-        low = np.where(later[:, 1:], np.inf, self.minimum)
-        high = np.where(later[:, 1:], -np.inf, self.maximum)
+        low, high = self._extremes(self.weights > FAINT)
+        all_low, all_high = self._extremes(np.ones(len(self.weights), bool))
+        return np.where(np.isinf(low), all_low, low), np.where(np.isinf(high), all_high, high)
+
+    def _extremes(self, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """`extremes` of the steps that are counted; infinite where there are none."""
+        later = np.tri(len(counted), len(counted) + 1, dtype=bool)[:, 1:]  # e <= a
+        low = np.where(later | ~counted, np.inf, self.minimum)
+        high = np.where(later | ~counted, -np.inf, self.maximum)
         spread = ((0, 0), (1, 0))
         return np.pad(np.minimum.accumulate(low, 1), spread), np.pad(np.maximum.accumulate(high, 1), spread)
 
     @cached_property
     def _seen_below(self) -> np.ndarray:
-        """How many values of the first 0, 1, …, T steps lie below each edge."""
-        return _runs(np.pad(self.mass.cumsum(1), ((0, 0), (1, 0))) * self.total[:, None])
+        """How many values of the first 0, 1, …, T steps lie below each edge, by weight."""
+        return _runs(np.pad(self.mass.cumsum(1), ((0, 0), (1, 0))) * (self.total * self.weights)[:, None])
 
     def quantile(self, q: float, a: np.ndarray, e: np.ndarray) -> np.ndarray:
         """The q-quantile of all values seen at steps a..e-1, for arrays a and e of equal length."""

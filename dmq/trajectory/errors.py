@@ -17,7 +17,7 @@ import torch
 from ..numerics.threads import one_thread
 from ..recipe import FLOAT, Activations, MinMax, MseSearch, Percentile, PerGroup, PerTensor
 from ..results import ActivationStats, GroupErrors, Groups
-from .bins import Bins, QuickErrors
+from .bins import FAINT, Bins, QuickErrors
 
 
 MOST_STEPS = 128  # runs of several steps take the place of single ones in longer trajectories, to bound memory
@@ -28,13 +28,18 @@ class ErrorTable:
     """The errors of every partition of the steps, for the grids of `activations` with `bits` [S] at each site.
 
     Sites whose bits are FLOAT have no error and no range; the outputs of layers are expected to be among them.
+    `weights` [T] say how much each step counts where a range is chosen, all the same if None; errors and costs are of
+    every step alike, and a group in which no step counts is treated as if all did.
     Building takes a second for a hundred sites of a hundred steps; after that every question is cheap.
     """
 
-    def __init__(self, stats: ActivationStats, activations: Activations, bits: np.ndarray) -> None:
+    def __init__(
+        self, stats: ActivationStats, activations: Activations, bits: np.ndarray, weights: np.ndarray | None = None
+    ) -> None:
         if len(bits) != len(stats.sites):
             raise ValueError(f"bits must be one number for each of {len(stats.sites)} sites, got {len(bits)}")
         self.stats, self.activations = stats, activations
+        self.weights = np.ones(stats.steps) if weights is None else np.maximum(weights / weights.max(), FAINT)
         self.bits = np.asarray(bits).astype(int)
         self.sites = stats.sites
         self.steps = stats.steps
@@ -47,23 +52,51 @@ class ErrorTable:
         if not isinstance(spec.granularity, PerTensor):
             return Channels(self.stats, s, bits, spec)
         if isinstance(spec.range, MseSearch):
-            return Searched(Bins(self.stats, s), spec.range, bits, spec.symmetric)
-        return Spanned(Bins(self.stats, s), spec.range, bits, spec.symmetric)
+            return Searched(Bins(self.stats, s), spec.range, bits, spec.symmetric, self.weights)
+        return Spanned(Bins(self.stats, s, self.weights), spec.range, bits, spec.symmetric)
 
     def errors(self, groups: Groups) -> GroupErrors:
-        """The range in force and the error at every site and step under `groups`."""
+        """The range in force and the error at every site and step under `groups`.
+
+        Groups that are no single run of steps need MseSearch ranges (TypeError).
+        """
         power = self.stats.power
         low, high, rounding, clipping = (np.zeros(power.shape) for _ in range(4))
         with one_thread():
-            found = {s: fit.fit(_starts(groups.slot[s])) for s, fit in self._fits.items()}
+            found = {s: _fitted(fit, groups.slot[s]) for s, fit in self._fits.items()}
         for s, (lows, highs, lost, cut) in found.items():
             if lows.ndim == 2:  # channels: the widest range stands for all
                 lows, highs = lows.min(1), highs.max(1)
             low[s], high[s] = lows[groups.slot[s]], highs[groups.slot[s]]
             rounding[s], clipping[s] = lost * power[s], cut * power[s]
+        return self._errors(groups, low, high, rounding, clipping)
+
+    def errors_of(self, groups: Groups, low: np.ndarray, high: np.ndarray) -> GroupErrors:
+        """The error at every site and step with the given ranges, `low` and `high` [S, T], equal within a group."""
+        power = self.stats.power
+        rounding, clipping = np.zeros(power.shape), np.zeros(power.shape)
+        with one_thread():
+            for s in map(int, self.quantized):
+                slot, (_, first) = groups.slot[s], np.unique(groups.slot[s], return_index=True)
+                parts = Bins(self.stats, s).errors(
+                    low[s, first], high[s, first], int(self.bits[s]), self.activations.symmetric
+                )
+                rounding[s], clipping[s] = (part[np.arange(self.steps), slot] * power[s] for part in parts)
+        return self._errors(groups, low, high, rounding, clipping)
+
+    def _errors(self, groups: Groups, low: np.ndarray, high: np.ndarray, *parts: np.ndarray) -> GroupErrors:
+        rounding, clipping = parts
         return GroupErrors(
-            groups=groups, bits=self.bits, low=low, high=high, rounding=rounding, clipping=clipping, power=power
+            groups=groups, bits=self.bits, low=low, high=high, rounding=rounding, clipping=clipping,
+            power=self.stats.power,
         )
+
+    def losses(self, s: int) -> np.ndarray:
+        """What each step of site s loses on each of the candidate ranges, shares of its power [T, R].
+
+        TypeError without MseSearch ranges, whose candidates these are.
+        """
+        return _candidates(self._fits[s]).lost
 
     def ranges(self, groups: Groups) -> list[tuple[np.ndarray, np.ndarray]]:
         """Low and high of every slot: a pair of arrays [slots] for each site, [slots, C] if channels have their own.
@@ -93,6 +126,17 @@ class ErrorTable:
         return costs
 
 
+def _fitted(fit: "Searched | Spanned | Channels", slot: np.ndarray) -> Fit:
+    starts = _starts(slot)
+    return fit.fit(starts) if len(starts) == slot.max() + 1 else _candidates(fit).members(slot)
+
+
+def _candidates(fit: "Searched | Spanned | Channels") -> "Searched":
+    if not isinstance(fit, Searched):
+        raise TypeError("only MseSearch has candidate ranges, which groups of scattered steps need")
+    return fit
+
+
 def _starts(slot: np.ndarray) -> tuple[int, ...]:
     return (0, *(int(i) + 1 for i in np.flatnonzero(np.diff(slot))))
 
@@ -104,18 +148,29 @@ class Searched:
     the best ranges of each single step and of every aligned run of 2, 4, 8, … steps.
     """
 
-    def __init__(self, bins: Bins, spec: MseSearch, bits: int, symmetric: bool) -> None:
+    def __init__(self, bins: Bins, spec: MseSearch, bits: int, symmetric: bool, weights: np.ndarray) -> None:
         quick = QuickErrors(bins, bits, symmetric)
         a, e = _aligned_runs(len(bins.mass))
         low, high = _best_ranges(bins, quick, spec.candidates, a, e)
         self.low, self.high = np.unique(np.stack([low, high]).astype(np.float32), axis=1)
         rounding, self.clipping = bins.errors(self.low, self.high, bits, symmetric)
         self.lost = rounding + self.clipping
+        alike = (weights == weights[0]).all()
+        self.counted = self.lost if alike else self.lost * weights[:, None]  # what a range is chosen by
 
     def fit(self, starts: tuple[int, ...]) -> Fit:
-        sums = np.add.reduceat(self.lost, starts, axis=0, dtype=np.float64)
+        sums = np.add.reduceat(self.counted, starts, axis=0, dtype=np.float64)
+        return self._chosen(sums, np.repeat(np.arange(len(starts)), np.diff([*starts, len(self.lost)])))
+
+    def members(self, slot: np.ndarray) -> Fit:
+        """`fit` for groups of any steps: `slot` [T] numbers the group of each."""
+        sums = np.zeros((int(slot.max()) + 1, self.lost.shape[1]))
+        np.add.at(sums, slot, self.counted)
+        return self._chosen(sums, slot)
+
+    def _chosen(self, sums: np.ndarray, slot: np.ndarray) -> Fit:
         best = sums.argmin(1)
-        column = np.repeat(best, np.diff([*starts, len(self.lost)]))
+        column = best[slot]
         rows = np.arange(len(self.lost))
         clipping = self.clipping[rows, column].astype(float)
         return self.low[best], self.high[best], self.lost[rows, column] - clipping, clipping
@@ -124,7 +179,12 @@ class Searched:
         steps = len(self.lost)
         costs = np.zeros((steps + 1, steps + 1), np.float32)
         for a in range(steps):
-            costs[a, a + 1 :] = self.lost[a:].cumsum(0).min(1)
+            sums = self.lost[a:].cumsum(0)
+            if self.counted is self.lost:
+                costs[a, a + 1 :] = sums.min(1)
+            else:
+                chosen = self.counted[a:].cumsum(0, dtype=np.float64).argmin(1)
+                costs[a, a + 1 :] = sums[np.arange(steps - a), chosen]
         return costs
 
 

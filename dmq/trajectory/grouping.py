@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import DmqError
-from ..recipe import ManualGroups, OptimalGroups, PerStep, SharedRange, UniformGroups
+from ..recipe import LearnedGroups, ManualGroups, OptimalGroups, PerStep, SharedRange, UniformGroups
 from ..results import Groups
 from .errors import ErrorTable
 
@@ -69,6 +69,12 @@ def optimal(spec: OptimalGroups, table: ErrorTable) -> Groups:
     cuts[table.quantized] = optimal_boundaries(costs[table.quantized], spec.count, spec.min_length)
     slot = (np.arange(table.steps) >= cuts[:, :, None]).sum(1)
     return Groups(sites=table.sites, slot=slot.astype(np.int16))
+
+
+@group_timesteps.register
+def learned(spec: LearnedGroups, table: ErrorTable) -> Groups:
+    """Refused: statistics alone do not tell these groups."""
+    raise DmqError("learned groups come from a search, not from statistics. Run the search first: dmq search RECIPE.")
 
 
 def error_against_count(table: ErrorTable, counts: tuple[int, ...]) -> dict[str, list[float]]:
