@@ -11,6 +11,7 @@ from ..models.adapter import AbstractAdapter
 from ..models.borrow import borrow
 from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
+from ..models.stepping import OnStep
 from ..recipe import Sampling
 from ..results import Trajectory
 
@@ -73,15 +74,24 @@ class TrajectoryRecorder:
 
 
 def record_trajectory(
-    loaded: Loaded, *, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
+    loaded: Loaded,
+    *,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    sampling: Sampling,
+    on_step: OnStep | None = None,
 ) -> tuple[Trajectory, list[np.ndarray]]:
-    """The denoiser calls of one pipeline run, a picture a seed, and the pictures uint8 [H, W, 3]."""
+    """The denoiser calls of one pipeline run, a picture a seed, and the pictures uint8 [H, W, 3].
+
+    `on_step` is that of `models.loading.sample`.
+    """
     denoiser: nn.Module = borrow(loaded.denoiser)
     refuse_caches(denoiser)
     recorder = TrajectoryRecorder(loaded.adapter, len(seeds))
     recorder.next_batch(len(seeds))
     denoiser.register_forward_hook(lambda m, args, kwargs, out: recorder.see(args, kwargs, out), with_kwargs=True)
-    pictures = sample(with_denoiser(loaded, denoiser), loaded, prompts=prompts, seeds=seeds, sampling=sampling)
+    pipe = with_denoiser(loaded, denoiser)
+    pictures = sample(pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
     return recorder.finished(), pictures
 
 

@@ -1,0 +1,361 @@
+"""The search for groups of timesteps by gradients, with calibration steps picked on the way (ADP-DM).
+
+    draw      one run of the float pipeline; x[i] and what the denoiser answered are kept for all i
+    start     k-means on the ranges of every step, so that groups differ and each step leans towards one
+    search    step i by its score; at every quantized site the mixture of the groups; loss = relative squared error of
+              the denoiser's answer + weight * entropy; row i of the logits and all ranges move
+    harden    each step to one group, unused groups dropped
+    refit     a pass or two over all steps, ranges alone
+
+Nothing is saved here and no file is read.
+"""
+
+import dataclasses
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..capture.activations import calibration_pictures
+from ..capture.replay import noise_errors, pictures_in, repeat, rows_of, wanted
+from ..capture.trajectories import record_trajectory
+from ..errors import DmqError
+from ..models.loading import Loaded
+from ..models.stepping import stepping
+from ..numerics.threads import one_thread
+from ..quantizers.apply import quantized
+from ..quantizers.mixture import CandidateGroups, SoftBank, banked_sites, soften
+from ..quantizers.plan import make_plan, site_bits
+from ..recipe import LearnedGroups, MseSearch, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
+from ..results import ActivationStats, GroupErrors, Groups, SearchResult, SearchSnapshot, Trajectory
+from ..trajectory.errors import ErrorTable
+from ..trajectory.grouping import group_timesteps
+from ..trajectory.search import (
+    SCORES,
+    discrepancy_after,
+    groups_of,
+    harden,
+    kmeans,
+    lloyd,
+    next_step,
+    runs_of_steps,
+    similarity,
+    uncertainty,
+    without_empty,
+)
+
+
+VISITS = 8  # iterations for each step, unless the recipe says how many in all
+Snapshots = Generator[SearchSnapshot, None, Any]
+
+
+def _never() -> bool:
+    return False
+
+
+def search_groups(
+    loaded: Loaded,
+    recipe: Recipe,
+    spec: LearnedGroups,
+    stats: ActivationStats,
+    *,
+    trajectory: Trajectory | None = None,
+    enough: Callable[[], bool] = _never,
+) -> Generator[SearchSnapshot, None, SearchResult]:
+    """Yield how the search stands after each iteration; return its groups and ranges.
+
+    Weights are quantized as `recipe` says. `trajectory` holds the denoiser calls to learn from, if they were recorded
+    before; otherwise the model draws pictures for it. Once `enough()`, what is there is hardened and returned.
+    An error or a gradient that is not finite ends the search with the last good state and a `note`.
+    Raises DmqError if nothing is quantized, if steps or sampler do not fit, or if the first iteration fails.
+    """
+    _check(recipe, spec, stats)
+    with one_thread():
+        search = _Search(loaded, recipe, spec, stats)
+    search.trajectory = trajectory or (yield from search.draw(loaded, recipe))
+    _check_trajectory(search.trajectory, stats)
+    yield from search.learn(enough)
+    soft = np.full(stats.steps, np.nan) if search.note else (yield from search.measure())
+    search.harden()
+    hard = refitted = np.full(stats.steps, np.nan)
+    if not search.note:
+        hard = yield from search.measure()
+        refitted = yield from search.refit(hard, enough)
+    with one_thread():
+        return search.result(soft, hard, refitted)
+
+
+class _Search:
+    """What a search knows and learns; Q sites are searched, T steps, G groups."""
+
+    trajectory: Trajectory
+
+    def __init__(self, loaded: Loaded, recipe: Recipe, spec: LearnedGroups, stats: ActivationStats) -> None:
+        self.spec, self.stats = spec, stats
+        activations = dataclasses.replace(recipe.activations, range=MseSearch())
+        self.table = ErrorTable(stats, activations, site_bits(loaded.info, recipe, stats))
+        if not len(self.table.quantized):
+            raise DmqError("there is nothing to search: all activations stay in float. Set activations.bits below 32.")
+        static = self.errors(SharedRange())
+        plain = dataclasses.replace(recipe, grouping=SharedRange(), on_miss="error")
+        plan = make_plan(loaded.info, plain, stats, static)
+        self.sites = banked_sites(plan)
+        self.rows = [stats.index[site.name, site.point] for site in self.sites]
+        self.start = _start(spec, self.errors(PerStep()), self.rows)
+        low, high = self._start_ranges(static)
+        self.model = quantized(loaded.denoiser, plan, loaded.adapter)
+        self.candidates = CandidateGroups(
+            self.start, low, high, sites=self.sites, bits=self.table.bits[self.rows],
+            symmetric=recipe.activations.symmetric, shared=not spec.per_layer,
+            device=next(self.model.parameters()).device,
+        )  # fmt: skip
+        soften(self.model, self.candidates, self.model.clock)
+        self.random = np.random.default_rng(spec.seed)
+        self.visits = np.zeros(stats.steps, np.int32)
+        self.alike = similarity(_features(stats, self.rows))
+        self.history: list[tuple[int, float, float]] = []
+        self.slot: np.ndarray | None = None
+        self.note = ""
+
+    def errors(self, grouping: Any) -> GroupErrors:
+        """The layer-local errors of another way of grouping."""
+        return self.table.errors(group_timesteps(grouping, self.table))
+
+    def _groups(self, slot: np.ndarray) -> Groups:
+        everywhere = np.zeros((len(self.stats.sites), self.stats.steps), np.int16)
+        everywhere[self.rows] = slot
+        return Groups(sites=self.stats.sites, slot=everywhere)
+
+    def _start_ranges(self, static: GroupErrors) -> tuple[np.ndarray, np.ndarray]:
+        """The best range of every group's members [Q, G]; that of all steps for a group without any."""
+        errors = self.table.errors(self._groups(without_empty(self.start)[0]))
+        low, high = (np.repeat(end[self.rows, :1], self.spec.count, 1) for end in (static.low, static.high))
+        for q, (slot, s) in enumerate(zip(self.start, self.rows, strict=True)):
+            used, first = np.unique(slot, return_index=True)
+            low[q, used], high[q, used] = errors.low[s, first], errors.high[s, first]
+        return low, high
+
+    # --- phases ----------------------------------------------------------------------------------------------------
+
+    def draw(self, loaded: Loaded, recipe: Recipe) -> Snapshots:
+        """The denoiser calls of the first calibration pictures, drawn by the float model."""
+        calibration = dataclasses.replace(recipe.calibration, samples=self.spec.trajectories)
+        prompts, seeds = zip(*calibration_pictures(loaded, calibration), strict=True)
+        run = stepping(
+            lambda on_step: record_trajectory(
+                loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
+            )[0]
+        )
+        return (yield from _followed(run, lambda report: self.snapshot("Draw", report[0] + 1, recipe.sampling.steps)))
+
+    def learn(self, enough: Callable[[], bool]) -> Snapshots:
+        """The iterations of the search, until there are enough or one fails."""
+        spec, total = self.spec, self.spec.iterations or VISITS * self.stats.steps
+        optimiser = torch.optim.Adam(
+            [
+                {"params": self.candidates.rows, "lr": spec.choice_rate},
+                {"params": [self.candidates.shift, self.candidates.stretch], "lr": spec.rate},
+            ]
+        )
+        good = self.candidates.state()
+        for n in range(total):
+            if enough():
+                self.note = f"stopped after {n} of {total} iterations"
+                return
+            self.candidates.temperature = spec.temperature * (spec.final_temperature / spec.temperature) ** (n / total)
+            i = self._next()
+            with one_thread():
+                good = self._iterate(i, optimiser, good, spec.entropy_weight)
+            if self.note:
+                self.note = f"iteration {n + 1} of {total}, {self.note}"
+                if n == 0:
+                    raise DmqError(f"search: {self.note}. Check the model and the recorded denoiser calls.")
+                return
+            self.visits[i] += 1
+            yield self.snapshot("Search", n + 1, total)
+
+    def measure(self) -> Snapshots:
+        """The noise-prediction error per step as things stand, on a batch of the pictures."""
+        work = noise_errors(self.model, self.trajectory, range(self.spec.batch))
+        return (yield from _followed(work, lambda done: self.snapshot("Measure", *done)))
+
+    def harden(self) -> None:
+        """Give every step to one group."""
+        self.weights = self.candidates.importance()
+        self.slot = harden(self.weights, self.spec.contiguous)
+        self.candidates.assign(self.slot)
+
+    def refit(self, hard: np.ndarray, enough: Callable[[], bool]) -> Snapshots:
+        """Learn the ranges again with groups fixed, every step as often; they are kept only if that helps."""
+        order = [int(i) for _ in range(self.spec.refits) for i in self.random.permutation(self.stats.steps)]
+        before = good = self.candidates.state()
+        optimiser = torch.optim.Adam([self.candidates.shift, self.candidates.stretch])
+        for n, i in enumerate(order):
+            for group in optimiser.param_groups:
+                group["lr"] = self.spec.rate * (1 - n / len(order))
+            with one_thread():
+                good = self._iterate(i, optimiser, good, 0.0)
+            if self.note or enough():
+                break
+            yield self.snapshot("Refit", n + 1, len(order))
+        refitted = (yield from self.measure()) if order else hard
+        if not refitted.mean() <= hard.mean():
+            self.candidates.restore(before)
+        return refitted
+
+    # --- one iteration ---------------------------------------------------------------------------------------------
+
+    def _next(self) -> int:
+        score = SCORES[self.spec.score](self._uncertainty(), self.visits)
+        if self.spec.mmd:
+            score = score - self.spec.mmd * discrepancy_after(self.alike, self.visits)
+        return next_step(score, self.visits)
+
+    def _uncertainty(self) -> np.ndarray:
+        return uncertainty(torch.from_numpy(self.candidates.importance())).mean(0).numpy()
+
+    def _iterate(self, i: int, optimiser: torch.optim.Optimizer, good: list[Tensor], weight: float) -> list[Tensor]:
+        """One step down at step i; returns the state before it. What is not finite brings `good` back, and a note."""
+        optimiser.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient: the rows of other steps
+        call, rows = self._sample(i)
+        target = wanted(self.model, self.trajectory, call, rows)
+        answer = repeat(self.model, self.trajectory, call, rows)
+        error = (answer - target).square().mean() / target.square().mean().clamp(min=1e-30)
+        penalty = weight * uncertainty(self.candidates.weights(i)).mean() if weight else error.new_zeros(())
+        (error + penalty).backward()
+        learned = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        if not (error.isfinite() and all(p.grad.isfinite().all() for p in learned)):
+            where = f"step {i} (t = {self.stats.timesteps[i]:g})"
+            self.note = f"{where}: {self._broken(call, rows)}; the state before is kept"
+            self.candidates.restore(good)
+            return good
+        state = self.candidates.state()
+        optimiser.step()
+        self.history.append((i, error.item(), penalty.item()))
+        return state
+
+    def _sample(self, i: int) -> tuple[int, np.ndarray]:
+        """A recorded call at step i, and the rows of some of its pictures."""
+        call = int(self.random.choice(np.flatnonzero(self.trajectory.step == i)))
+        pictures = pictures_in(self.trajectory, call)
+        chosen = self.random.choice(pictures, min(self.spec.batch, pictures), replace=False)
+        return call, rows_of(self.trajectory, call, chosen)
+
+    def _broken(self, call: int, rows: np.ndarray) -> str:
+        """Which site is the first that gets something not finite in this call."""
+        found: list[str] = []
+
+        def look(bank: SoftBank, args: tuple, made: Tensor) -> None:
+            if not (args[0].isfinite().all() and made.isfinite().all()):
+                found.append(self.sites[bank.q].label)
+
+        hooks = [m.register_forward_hook(look) for m in self.model.modules() if isinstance(m, SoftBank)]
+        with torch.no_grad():
+            repeat(self.model, self.trajectory, call, rows)
+        for hook in hooks:
+            hook.remove()
+        return f"{found[0]} is not finite" if found else "the error or a gradient is not finite"
+
+    # --- what is told ----------------------------------------------------------------------------------------------
+
+    def snapshot(self, phase: str, done: int, total: int) -> SearchSnapshot:
+        step, error, penalty = self.history[-1] if self.history else (None, np.nan, np.nan)
+        return SearchSnapshot(
+            phase=phase,
+            done=done,
+            total=total,
+            step=step,
+            error=error,
+            penalty=penalty,
+            importance=self.candidates.importance(),
+            entropy=self._uncertainty(),
+            visits=self.visits.copy(),
+        )
+
+    def result(self, soft: np.ndarray, hard: np.ndarray, refitted: np.ndarray) -> SearchResult:
+        with torch.no_grad():
+            low, high = (end.cpu().numpy() for end in self.candidates.ranges())
+        slot, low, high = without_empty(self.slot, low, high)
+        steps, errors, penalties = zip(*self.history, strict=True) if self.history else ((), (), ())
+        made = SearchResult(
+            model=self.stats.model, fingerprint=self.stats.fingerprint, sampler=self.stats.sampler,
+            timesteps=self.stats.timesteps, sites=self.sites, bits=self.table.bits[self.rows].astype(np.uint8),
+            slot=slot.astype(np.int16), low=low, high=high, importance=self.weights.astype(np.float16),
+            visits=self.visits, steps=np.array(steps, np.int32), errors=np.array(errors, np.float32),
+            penalties=np.array(penalties, np.float32), soft=soft, hard=hard, refitted=refitted, local={},
+            note=self.note,
+        )  # fmt: skip
+        return dataclasses.replace(made, local=self._local(made))
+
+    def _local(self, made: SearchResult) -> dict[str, np.ndarray]:
+        """The layer-local relative error per step of the learned groups and of what they must be compared with."""
+        count = self.spec.count
+        better = [lloyd(self.table.losses(s), slot) for s, slot in zip(self.rows, self.start, strict=True)]
+        errors = {
+            "shared": self.errors(SharedRange()),
+            "uniform": self.errors(UniformGroups(count=count)),
+            "kmeans": self.table.errors(self._groups(without_empty(self.start)[0])),
+            "lloyd": self.table.errors(self._groups(without_empty(np.stack(better))[0])),
+            "optimal": self.errors(OptimalGroups(count=count, per_layer=self.spec.per_layer)),
+            "learned": learned_errors(made, self.table),
+            "per step": self.errors(PerStep()),
+        }
+        return {name: found.per_step() for name, found in errors.items()}
+
+
+def learned_errors(result: SearchResult, table: ErrorTable) -> GroupErrors:
+    """The layer-local errors of groups and ranges that a search found. Raises DmqError if they are of other sites."""
+    groups = groups_of(result, table.sites)
+    index = {site.label: s for s, site in enumerate(table.sites)}
+    rows = [index[site.label] for site in result.sites]
+    if sorted(rows) != sorted(table.quantized.tolist()):
+        raise DmqError("the search was for other sites than those that the recipe quantizes. Search again.")
+    low, high = np.zeros((2, *groups.slot.shape))
+    low[rows], high[rows] = (np.take_along_axis(end, result.slot.astype(int), 1) for end in (result.low, result.high))
+    return table.errors_of(groups, low, high)
+
+
+def _start(spec: LearnedGroups, finest: GroupErrors, rows: list[int]) -> np.ndarray:
+    """The group of every site and step [Q, T] to start from, by the ranges that each step would like best."""
+    points = np.stack([finest.low[rows], finest.high[rows]], -1)
+    points = points / np.maximum((points[..., 1] - points[..., 0]).max(1), 1e-30)[:, None, None]
+    if not spec.per_layer:
+        points = np.moveaxis(points, 0, 1).reshape(1, points.shape[1], -1)
+    slot = (runs_of_steps if spec.contiguous else kmeans)(points, spec.count)
+    return np.broadcast_to(slot, (len(rows), slot.shape[1])).copy()
+
+
+def _features(stats: ActivationStats, rows: list[int]) -> np.ndarray:
+    """Mean and standard deviation of the activations at every step, [T, 2Q]."""
+    return np.concatenate([stats.mean[rows], stats.std[rows]]).T
+
+
+def _followed(work: Generator, told: Callable[[Any], SearchSnapshot]) -> Snapshots:
+    """`work` with what it yields told as snapshots."""
+    try:
+        while True:
+            yield told(next(work))
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()
+
+
+def _check(recipe: Recipe, spec: LearnedGroups, stats: ActivationStats) -> None:
+    if spec.count > stats.steps:
+        raise DmqError(
+            f"grouping.count is {spec.count}, but there are only {stats.steps} steps; use {stats.steps} or fewer."
+        )
+    if spec.batch > spec.trajectories:
+        raise DmqError(
+            f"grouping.batch is {spec.batch}, but only {spec.trajectories} pictures are drawn; use fewer or draw more."
+        )
+
+
+def _check_trajectory(trajectory: Trajectory, stats: ActivationStats) -> None:
+    if tuple(trajectory.timesteps) != tuple(stats.timesteps):
+        both = (trajectory.timesteps, stats.timesteps)
+        ours, theirs = (f"{len(times)} steps from {times[0]:g} to {times[-1]:g}" for times in both)
+        raise DmqError(f"the recorded calls have {ours}, the statistics {theirs}. Capture again with one sampler.")

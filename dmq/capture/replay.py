@@ -1,0 +1,86 @@
+"""Repeat recorded denoiser calls with another model, or with the same one: no pipeline, no scheduler."""
+
+import inspect
+from collections.abc import Generator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..numerics.threads import one_thread
+from ..results import Trajectory
+
+
+def pictures_in(trajectory: Trajectory, n: int) -> int:
+    """How many pictures call n draws: with guidance, each has two rows."""
+    half = trajectory.half[n]
+    return len(half) // 2 if (half >= 0).any() else len(half)
+
+
+def rows_of(trajectory: Trajectory, n: int, pictures: Sequence[int] | None) -> np.ndarray:
+    """The rows of call n that draw `pictures` (positions among those of the call), halves together; all if None."""
+    rows = np.arange(len(trajectory.half[n]))
+    return rows if pictures is None else rows[np.isin(rows % pictures_in(trajectory, n), pictures)]
+
+
+def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -> Tensor:
+    """What `model` answers to those rows of call n, float32 (rows, ...)."""
+    device = next(model.parameters()).device
+    total = len(trajectory.half[n])
+
+    def given(x: np.ndarray) -> Tensor:
+        return torch.from_numpy(x[rows] if x.shape[:1] == (total,) else x).to(device)
+
+    flat = {name: given(trajectory.conditioning[key]) for name, key in trajectory.arguments[n].items()}
+    known = inspect.signature(model.forward).parameters
+    sample = "sample" if "sample" in known else "hidden_states"
+    # A tensor keeps a float t, which some denoisers would round if it came as a number.
+    t = torch.tensor([trajectory.timesteps[trajectory.step[n]]] * len(rows), device=device)
+    answer = model(**{sample: given(trajectory.inputs[n]), "timestep": t, **_nested(flat)})
+    return (answer if isinstance(answer, Tensor) else answer[0]).float()
+
+
+def wanted(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -> Tensor:
+    """What was answered when call n was recorded, float32 (rows, ...), where `model` is."""
+    return torch.from_numpy(trajectory.outputs[n][rows]).to(next(model.parameters()).device)
+
+
+def noise_errors(
+    model: nn.Module, trajectory: Trajectory, pictures: Sequence[int] | None = None
+) -> Generator[tuple[int, int], None, np.ndarray]:
+    """Yield (calls done, calls in all); return the noise-prediction error of `model` at every step [T] float64.
+
+    That is mean (eps_q - eps)^2 / mean eps^2 on the recorded inputs, eps being what was recorded, whatever the model
+    predicts; inf where the answer is not finite.
+    """
+    wrong, power = np.zeros((2, len(trajectory.timesteps)))
+    for n, i in enumerate(trajectory.step):
+        rows = rows_of(trajectory, n, pictures)
+        if len(rows):
+            with one_thread(), torch.no_grad():
+                target = wanted(model, trajectory, n, rows)
+                error = (repeat(model, trajectory, n, rows) - target).double().square().sum().item()
+                wrong[i] += error if np.isfinite(error) else np.inf
+                power[i] += target.double().square().sum().item()
+        yield n + 1, len(trajectory.step)
+    return wrong / np.maximum(power, 1e-30)
+
+
+def _nested(flat: dict[str, Tensor]) -> dict[str, Any]:
+    """Arguments as they were given: "outer.inner" back in a dict, "outer.0" in a list."""
+    nested: dict[str, Any] = {}
+    for name, value in flat.items():
+        outer, _, inner = name.partition(".")
+        if inner:
+            nested.setdefault(outer, {})[inner] = value
+        else:
+            nested[name] = value
+    return {name: _opened(value) for name, value in nested.items()}
+
+
+def _opened(value: Any) -> Any:
+    if not isinstance(value, dict):
+        return value
+    inner = _nested(value)
+    return list(inner.values()) if all(key.isdigit() for key in inner) else inner
