@@ -22,6 +22,8 @@ THEME = gr.themes.Default(
     primary_hue="indigo", neutral_hue="slate", radius_size="md", spacing_size="md", text_size="md",
     font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"),
 )  # fmt: skip
+# Gradio confines `css_paths` to its <main>; this is for the page around it.
+PAGE_STYLE = (ASSETS / "web" / "page.css").read_text("utf-8")
 FOLD = "() => { if (innerWidth < 769) document.querySelector('.sidebar.open .toggle-button')?.click(); }"
 
 
@@ -39,7 +41,7 @@ def build() -> gr.Blocks:
     with gr.Blocks(title="dmq", fill_width=True, delete_cache=(3600, 3600)) as app:
         shared = Shared(gr.State(""), gr.State(""), gr.State(""), gr.State(""))
         sidebar.build(shared)
-        with gr.Tabs() as tabs:
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
             for key, name in TABS.items():
                 with gr.Tab(name, id=key) as tab:
                     PAGES[name](shared, tab)
@@ -65,8 +67,9 @@ def launch(**settings: Any) -> None:
     """Serve the app until it is stopped; `settings` go to Gradio, such as `server_port`."""
     threading.Thread(target=warm, daemon=True).start()
     build().queue(max_size=20, default_concurrency_limit=4).launch(
-        theme=THEME, css_paths=ASSETS / "web" / "app.css", enable_monitoring=False, run_history=False, ssr_mode=False,
-        footer_links=["api"], state_session_capacity=50, max_file_size="1mb", **settings,
+        theme=THEME, css_paths=ASSETS / "web" / "app.css", head=f"<style>{PAGE_STYLE}</style>",
+        enable_monitoring=False, run_history=False, ssr_mode=False, footer_links=["api"], state_session_capacity=50,
+        max_file_size="1mb", **settings,
     )  # fmt: skip
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -17,6 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser().parse_args(arguments)
     try:
         chosen.command(chosen)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `… | head`: nobody reads on, and Python would complain when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except DmqError as error:
         print(f"dmq: {error}", file=sys.stderr)
         return 1
@@ -50,9 +55,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("recipes", nargs="+", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
     one.add_argument("--model", help="use this model instead of the recipes' own")
     comparison_arguments(one)
-    one = add("show", show, "List the runs, or print one.")
-    one.add_argument("run", nargs="?", metavar="RUN")
-    one.add_argument("--remove", action="store_true", help="delete it")
+    one = add("show", show, "List the runs; print a run, or what a recipe does to its model.")
+    one.add_argument("name", nargs="?", metavar="NAME", help="of a run, or a recipe (JSON file or one that ships)")
+    one.add_argument("--layers", action="store_true", help="also every layer's bits, why it is float, bytes")
+    one.add_argument("--model", help="of the recipe, instead of its own")
+    one.add_argument("--remove", action="store_true", help="delete the run")
     return top
 
 
@@ -142,15 +149,49 @@ def compare(given: argparse.Namespace) -> None:
 
 
 def show(given: argparse.Namespace) -> None:
-    if given.run is None:
+    if given.name is None and (given.layers or given.model or given.remove):
+        raise DmqError("show what? Name a run or a recipe; `dmq show` alone lists the runs.")
+    if given.name is None:
         for name in runs.names():
             print(name)
         if not runs.names():
             print(f"no runs in {runs.home()} yet; `dmq run` makes one.", file=sys.stderr)
     elif given.remove:
-        runs.remove(given.run)
+        runs.remove(given.name)
+    elif is_recipe(given.name):
+        print_recipe(chosen_recipe(given.name, given.model), layers=given.layers)
+    elif given.model:
+        raise DmqError("--model is for recipes; a run is of the model it was made with.")
+    elif runs.folder_of(given.name) and given.name not in runs.names():
+        shipped = "; ".join(runs.shipped_recipes())
+        raise DmqError(f"no run or recipe called {given.name!r}; `dmq show` lists the runs, recipes are: {shipped}.")
     else:
-        print_run(given.run)
+        print_run(given.name)
+        for recipe in runs.load_recipes(given.name) if given.layers else ():
+            print()
+            print_recipe(recipe, layers=True)
+
+
+def is_recipe(name: str) -> bool:
+    """Does `name` mean a recipe? A run of the same name comes first."""
+    return name not in runs.names() and (Path(name).suffix == ".json" or name in runs.shipped_recipes())
+
+
+def print_recipe(recipe: Recipe, *, layers: bool) -> None:
+    """What a recipe does to its model: size, coverage, and with `layers` a line for each of them."""
+    from . import stages
+
+    plan = stages.plan(recipe)
+    print(f"{recipe.name}: {recipe.model}, {plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} MB, "
+          f"weights {plan.average_bits:.1f} bits on average")  # fmt: skip
+    print(plan.coverage_line())
+    if not layers:
+        return
+    columns = {"layer": "<", "weights": "<", "activations": "<", "groups": ">", "bytes": ">", "reason": "<"}
+    rows = [{name: name for name in columns} | {"reason": "why float"}, *plan.coverage_rows()]
+    width = {name: max(len(str(row[name])) for row in rows) for name in columns}
+    for row in rows:
+        print("  ".join(f"{row[name]:{side}{width[name]}}" for name, side in columns.items()).rstrip())
 
 
 def print_run(name: str) -> None:

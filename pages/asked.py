@@ -10,6 +10,7 @@ from .shell import adopt
 
 
 MOST = 64  # pictures a visitor may ask for at once, of each model
+RUNS = 50  # the newest runs, whose recipes are offered again
 UNPROMPTED = "unprompted"  # stands for the prompt of a model that takes none
 
 
@@ -48,14 +49,39 @@ def comparison_of(recipe: Recipe, prompts: str, seeds: str, steps: float, guidan
     return made
 
 
+def offered(current: Recipe) -> dict[str, Recipe]:
+    """What may be compared with `current`, for its model: recipes that ship, then those of earlier runs, newest first.
+
+    Those of runs are named for both, such as "W4A6 · run cats 2"; what was there before is not offered again.
+    """
+    made = {name: adopt(recipe, current) for name, recipe in runs.shipped_recipes().items()}
+    known = {dataclasses.replace(recipe, name="") for recipe in made.values()}
+    earlier: dict[str, Recipe] = {}
+    for run in reversed(runs.names()[:RUNS]):  # oldest first: a later run of the same recipe renames nothing
+        for recipe in recipes_in(run):
+            adopted = adopt(recipe, current)
+            if (plain := dataclasses.replace(adopted, name="")) not in known:
+                known.add(plain)
+                earlier[f"{recipe.name} · run {run}"] = adopted
+    return made | dict(reversed(earlier.items()))
+
+
+def recipes_in(run: str) -> tuple[Recipe, ...]:
+    """The recipes of an earlier run; none where they cannot be read, which must not take the whole tab away."""
+    try:
+        return runs.load_recipes(run)
+    except DmqError:
+        return ()
+
+
 def recipes_of(recipe: Recipe, others: list[str]) -> tuple[Recipe, ...]:
     """The current recipe and the others that were chosen, each with a name of its own, for the same model."""
-    shipped = runs.shipped_recipes()
-    found = [recipe, *(adopt(shipped[name], recipe) for name in others or [] if name in shipped)]
+    known = offered(recipe) if others else {}
     chosen: dict[str, Recipe] = {}
-    for made in found:
+    for made in [recipe, *(known[name] for name in others or [] if name in known)]:
         if any(dataclasses.replace(made, name=other.name) == other for other in chosen.values()):
             continue
-        name = made.name if made.name not in (*chosen, stages.FLOAT_NAME) else f"{made.name} (2)"
+        names = (made.name, *(f"{made.name} ({n})" for n in range(2, len(known) + 3)))
+        name = next(name for name in names if name not in (*chosen, stages.FLOAT_NAME))
         chosen[name] = dataclasses.replace(made, name=name)
     return tuple(chosen.values())

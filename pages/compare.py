@@ -9,8 +9,9 @@ import gradio as gr
 from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.figures import pictures as figures
+from dmq.recipe import Recipe
 
-from .asked import comparison_of, recipes_of
+from .asked import comparison_of, offered, recipes_of
 from .reported import caption, jobs_of, summary, table
 from .shell import Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
@@ -27,7 +28,9 @@ def draw(
     comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
     recipes = recipes_of(recipe, others)
     name = runs.free_name(f"{recipe.model} {recipe.name}")
-    yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
+    row = across(len(comparison.prompts) * len(comparison.seeds))
+    yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False),
+           "gallery": gr.update(value=[], columns=row)}  # fmt: skip
     drawn: list[tuple[Any, str]] = []
     on_the_way: dict[tuple[str, int], tuple[Any, str]] = {}
     try:
@@ -45,7 +48,18 @@ def draw(
         yield {"status": "", **idle()}
         raise
     saved = {"status": note(f"Saved as “{name}”."), "run": gr.update(choices=runs.names(), value=name)}
-    yield saved | idle() | show_run(name)
+    yield saved | idle() | choices(recipe, others) | show_run(name)
+
+
+def across(pictures: int) -> int:
+    """How many pictures stand in a row, so that each recipe has rows of its own where there are several of each."""
+    return pictures if 1 < pictures <= 8 else 6
+
+
+def choices(recipe: Recipe, chosen: list[str] | None) -> dict[str, Any]:
+    """What can be compared with `recipe`; a run that was removed meanwhile is no longer chosen."""
+    known = offered(recipe)
+    return {"others": gr.update(choices=list(known), value=[name for name in chosen or [] if name in known])}
 
 
 def idle() -> dict[str, Any]:
@@ -67,12 +81,16 @@ def show_run(name: str | None) -> dict[str, Any]:
     labels = [(f"{prompt} · seed {seed}", n) for n, (prompt, seed) in enumerate(jobs)]
     return {
         "results": gr.update(visible=True),
-        "gallery": [(pixels, caption(who, *jobs[n])) for who, row in pictures.items() for n, pixels in enumerate(row)],
+        "gallery": gr.update(
+            value=[(pixels, caption(who, *jobs[n])) for who, row in pictures.items() for n, pixels in enumerate(row)],
+            columns=across(len(jobs)),
+        ),
         "picture": gr.update(choices=labels, value=0),
         "who": gr.update(choices=quantized, value=quantized[0]),
         "summary": summary(report),
         "table": table(report),
-        "scores": figures.scores(report),
+        "psnr": figures.psnr(report),
+        "ssim": figures.ssim(report),
         "sheet": str(runs.contact_sheet(name)),
         **pair(name, 0, quantized[0]),
     }
@@ -105,15 +123,14 @@ def take(name: str | None, who: str | None) -> dict[str, Any]:
     return set_outside(found.get(who, next(iter(found.values()))))
 
 
-def show(text: str) -> dict[str, Any]:
+def show(text: str, others: list[str] | None) -> dict[str, Any]:
     """The tab for the current recipe."""
     recipe = read(text)
     prompted = stages.info(recipe.model).prompted
-    return {
+    return choices(recipe, others) | {
         "asked": gr.update(visible=prompted),
         "guidance": gr.update(visible=prompted, value=recipe.sampling.guidance),
         "steps": recipe.sampling.steps,
-        "others": gr.update(choices=list(runs.shipped_recipes())),
         "run": gr.update(choices=runs.names()),
         "seeds": gr.update() if prompted else "0-3",
     }
@@ -131,11 +148,14 @@ def tab(shared: Shared, this: gr.Tab) -> None:
             with gr.Row():
                 out["steps"] = steps = gr.Number(50, label="Steps", precision=0, min_width=100)
                 out["guidance"] = guidance = gr.Number(4.0, label="Guidance", min_width=100)
-            out["others"] = others = gr.Dropdown([], multiselect=True, label="Besides the current recipe")
-    with gr.Row():
-        go = out["go"] = gr.Button("Draw", variant="primary")
-        stop = out["stop"] = gr.Button("Stop drawing", variant="stop", visible=False)
-        run = out["run"] = gr.Dropdown([], label="Open an earlier run", value=None)
+            out["others"] = others = gr.Dropdown(
+                [], multiselect=True, label="Besides the current recipe",
+                info="Recipes that ship and those of earlier runs, for this model and its statistics.",
+            )  # fmt: skip
+    with gr.Row(equal_height=True):
+        go = out["go"] = gr.Button("Draw", variant="primary", min_width=280)
+        stop = out["stop"] = gr.Button("Stop drawing", variant="stop", visible=False, min_width=280)
+        run = out["run"] = gr.Dropdown([], label="Open an earlier run", value=None, min_width=280)
     out["status"] = gr.HTML(label="Progress of the drawing")
     with gr.Column(visible=False) as out["results"]:
         look = {"format": "png", "object_fit": "contain", "elem_classes": "dmq-pixels", "height": "auto"}
@@ -143,17 +163,23 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         out["gallery"] = gr.Gallery(label="Pictures", columns=6, **look)
         out["summary"] = gr.Markdown(label="Summary", elem_id="summary")
         with gr.Row():
-            picture = out["picture"] = gr.Dropdown([], label="Picture", type="value")
-            who = out["who"] = gr.Dropdown([], label="Recipe")
+            picture = out["picture"] = gr.Dropdown([], label="Picture", type="value", min_width=280)
+            who = out["who"] = gr.Dropdown([], label="Recipe", min_width=280)
         with gr.Row():
             out["slider"] = gr.ImageSlider(
-                label="Float | quantized", format="png", interactive=False, elem_classes="dmq-pixels", height=360
+                label="Float | quantized", format="png", interactive=False, elem_classes="dmq-pixels dmq-pair",
+                height=360, min_width=280,
             )
             out["difference"] = gr.Image(
-                label="Difference × 4", format="png", interactive=False, elem_classes="dmq-pixels", height=360
+                label="Difference × 4", format="png", interactive=False, elem_classes="dmq-pixels dmq-pair",
+                height=360, min_width=280, buttons=["download", "fullscreen"],
             )
         out["strip"] = gr.Gallery(label="On the way, noise to picture", columns=8, **look)
-        out["scores"] = PlotlyView(label="PSNR and SSIM of every picture")
+        with gr.Row():
+            with gr.Column(min_width=320):
+                out["psnr"] = PlotlyView(label="PSNR of every picture")
+            with gr.Column(min_width=320):
+                out["ssim"] = PlotlyView(label="SSIM of every picture")
         head = ["Recipe", "Prompt", "Seed", "PSNR (dB)", "SSIM"]
         out["table"] = gr.Dataframe(headers=head, label="Every picture", interactive=False, max_height=360)
         with gr.Row():
@@ -168,4 +194,4 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     on(run.input, show_run, [run], out, show_progress="minimal")
     on([picture.input, who.input], pair, [run, picture, who], out)
     on(taken.click, take, [run, who], chosen)
-    shows(shared, this, show, [], out)
+    shows(shared, this, show, [others], out)

@@ -28,14 +28,14 @@ def table(report: Report) -> list[list[Any]]:
 
 
 def summary(report: Report) -> str:
-    """One row for each recipe: means, size, time and what stayed in float."""
-    head = "| | PSNR | SSIM | MB | seconds | in float |\n|---|---|---|---|---|---|\n"
+    """One row for each recipe: means, size, time and what was quantized."""
+    head = "| | PSNR | SSIM | MB | seconds | what is quantized |\n|---|---|---|---|---|---|\n"
     rows = []
     for who, size in report.bytes.items():
         own = [score for score in report.scores if score.recipe == who]
         psnr = f"{fmean([s.psnr for s in own]):.2f} dB" if own else "–"
         ssim = f"{fmean([s.ssim for s in own]):.4f}" if own else "–"
-        kept = report.coverage.get(who, "everything")
+        kept = report.coverage.get(who, "nothing")
         cells = [who, psnr, ssim, f"{size / 1e6:.2f}", f"{report.seconds.get(who, 0):.1f}", kept]
         rows.append("| " + " | ".join(html.escape(cell).replace("|", "\\|") for cell in cells) + " |")
     floor = report.noise_floor

@@ -23,6 +23,9 @@ MAIN = {
     "activations.bits": "Activation bits",
     "activations.attention_bits": "Attention bits",
 }
+# The columns of the table of layers, and what `Plan.coverage_rows` calls them.
+LAYERS = {"Layer": "layer", "Weights": "weights", "Input": "activations", "Groups": "groups", "Why float": "reason",
+          "Bytes": "bytes"}  # fmt: skip
 
 
 def choose_model(text: str, name: str | None) -> dict[str, Any]:
@@ -66,10 +69,9 @@ def size(plan: Plan) -> str:
     return f'<div class="dmq-size">{shown}<p>{said}</p></div>'
 
 
-def rows_in_float(plan: Plan) -> list[list[Any]]:
-    """One row for each layer that is not wholly quantized."""
-    rows = [row for row in plan.layers if 32 in (row.weights.bits, row.activation_bits)]
-    return [[r.layer.name, words.bits(r.weights.bits), words.bits(r.activation_bits), r.reason] for r in rows]
+def layers(plan: Plan) -> list[list[Any]]:
+    """What every layer, and every quantized attention operand, gets and costs."""
+    return [[row[name] for name in LAYERS.values()] for row in plan.coverage_rows()]
 
 
 def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
@@ -87,14 +89,25 @@ def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
     }
 
 
-def weigh(text: str) -> dict[str, Any]:
-    """Size and coverage, which may have to wait for the model and its statistics."""
+def weigh(text: str, looking: bool) -> dict[str, Any]:
+    """Size and coverage, which may have to wait for the model and its statistics; all layers if one is `looking`."""
     try:
         plan = stages.plan(read(text))
     except DmqError as error:
         said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(str(error))}</p></div>'
-        return {"size": said, "coverage": "", "in_float": []}
-    return {"size": size(plan), "coverage": plan.coverage_line(), "in_float": rows_in_float(plan)}
+        return {"size": said, "coverage": "", "layers": []}
+    shown = {"size": size(plan), "coverage": plan.coverage_line()}
+    return shown | {"layers": layers(plan)} if looking else shown
+
+
+def look(text: str) -> dict[str, Any]:
+    """The table of layers, filled only while it is open: it is long, and would follow every change of the recipe."""
+    return {"looking": True} | weigh(text, True)
+
+
+def look_away() -> dict[str, Any]:
+    """An empty table, so that no outdated one is seen when it is opened again."""
+    return {"looking": False, "layers": []}
 
 
 def relink(text: str, tab: str) -> dict[str, Any]:
@@ -138,10 +151,12 @@ def build(shared: Shared) -> None:
             for part, spec in FORMS.items():
                 own = tuple(path.partition(".")[2] for path in MAIN if path.startswith(part))
                 form |= {f"{part}.{path}": c for path, c in forms.form(spec, part.capitalize(), leave=own).items()}
-        with gr.Accordion("What is left in float", open=False):
+        with gr.Accordion("What every layer gets", open=False) as panel:
             out["coverage"] = gr.Textbox(label="Coverage", lines=2, interactive=False)
-            head = ["Layer", "Weights", "Input", "Why"]
-            out["in_float"] = gr.Dataframe(headers=head, label="Layers in float", interactive=False, max_height=260)
+            out["layers"] = gr.Dataframe(
+                headers=list(LAYERS), label="Every layer", interactive=False, max_height=420, show_search="search",
+                column_widths=[210, 80, 90, 70, 150, 80], elem_id="layers",
+            )  # fmt: skip
         with gr.Accordion("Link, Python and CLI", open=False):
             out["link"] = gr.Textbox(label="Link to this view", buttons=["copy"], interactive=False)
             out["python"] = gr.Code(language="python", label="Python", interactive=False, wrap_lines=True)
@@ -153,12 +168,13 @@ def build(shared: Shared) -> None:
                 out["download"] = gr.DownloadButton("Download recipe", size="sm")
                 file = gr.UploadButton("Upload recipe", file_types=[".json"], size="sm")
     out["editor"] = editor
-    connect(shared, form, out, button, file)
+    connect(shared, form, out, button, file, panel)
 
 
 def connect(
-    shared: Shared, form: dict[str, Any], out: dict[str, Any], button: gr.Button, file: gr.UploadButton
-) -> None:
+    shared: Shared, form: dict[str, Any], out: dict[str, Any], button: gr.Button, file: gr.UploadButton,
+    panel: gr.Accordion,
+) -> None:  # fmt: skip
     """The sidebar's events."""
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     paths = list(form)
@@ -175,7 +191,12 @@ def connect(
     on(file.upload, upload, [file], chosen)
     shown = out | {f"form {path}": component for path, component in form.items()}
     on(shared.recipe.change, redraw, [shared.recipe, shared.open_tab], shown)
-    heavy = {name: out[name] for name in ("size", "coverage", "in_float")}
-    on([shared.recipe.change, shared.captured.change], weigh, [shared.recipe], heavy, trigger_mode="always_last")
+    looking = gr.State(False)
+    heavy = {name: out[name] for name in ("size", "coverage", "layers")}
+    on([shared.recipe.change, shared.captured.change], weigh, [shared.recipe, looking], heavy,
+       trigger_mode="always_last")  # fmt: skip
+    on(panel.expand, look, [shared.recipe], heavy | {"looking": looking}, show_progress="minimal",
+       show_progress_on=out["layers"])  # fmt: skip
+    on(panel.collapse, look_away, [], {"looking": looking, "layers": out["layers"]})
     on(shared.open_tab.change, relink, [shared.recipe, shared.open_tab], {"link": out["link"]})
     out["link"].change(None, out["link"], out["link"], js=links.REMEMBER, api_visibility="private")

@@ -165,7 +165,7 @@ def tab(session: Shared, this: gr.Tab) -> None:
                 ("Shared", shared), ("Uniform", uniform), ("Optimal", optimal), ("Per step", per_step),
                 ("Split the longest", split), ("Merge the shortest", merge),
             )}  # fmt: skip
-        with gr.Row():
+        with gr.Row(elem_classes="dmq-count"):
             count = out["count"] = gr.Slider(1, 50, 8, step=1, label="Number of groups", scale=3)
             own = out["own"] = gr.Checkbox(False, label="Each layer its own cuts (optimal)", scale=1)
         gr.Markdown(

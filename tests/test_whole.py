@@ -164,6 +164,24 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
     assert "by cli" in capsys.readouterr().out.splitlines()
     assert cli.main(["show", "by cli"]) == 0
     assert "PSNR" in capsys.readouterr().out
+    assert cli.main(["show", "by cli", "--layers"]) == 0
+    of_run = capsys.readouterr().out
+    assert "PSNR" in of_run
+    assert cli.main(["show", str(file), "--layers"]) == 0
+    of_file = capsys.readouterr().out
+    assert of_run.endswith("\n\n" + of_file)
+    plan = stages.plan(jsonio.read(file))
+    assert f"{plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} MB" in of_file.splitlines()[0]
+    assert of_file.splitlines()[1] == plan.coverage_line()
+    rows = [line.split() for line in of_file.splitlines()[3:]]
+    assert [row[0] for row in rows] == [row["layer"] for row in plan.coverage_rows()]
+    (first,) = (row for row in rows if row[0] == "conv_in")
+    assert (first[1:4], first[5:]) == (["float", "float", "0"], ["first", "layer"])
+    assert rows[0][1:] == ["8", "bit", "8", "bit", "2", str(plan.coverage_rows()[0]["bytes"])]
+    assert cli.main(["show", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines() == of_file.splitlines()[:2]
+    assert cli.main(["show", "by cli", "--model", "x"]) == 1
+    assert "--model is for recipes" in capsys.readouterr().err
     assert cli.main(["show", "by cli", "--remove"]) == 0
     assert "by cli" not in runs.names()
 
@@ -175,10 +193,13 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
         (["run", "no such recipe"], "no recipe called 'no such recipe'"),
         (["capture", "W8A8, one range", "--model", "no-such-model"], "no-such-model"),
         (["show", "../etc"], "cannot name a run"),
+        (["show", "no such run"], "no run or recipe called 'no such run'"),
+        (["show", "--layers"], "Name a run or a recipe"),
+        (["show", "W8A8, one range", "--remove"], "cannot name a run"),
         (["run", "W8A8, one range", "--prompt", " "], "a prompt is empty"),
         (["run", "W8A8, one range", "--name", "a/b"], "cannot name a run"),
     ],
-    ids=["file", "recipe", "model", "escape", "prompt", "name"],
+    ids=["file", "recipe", "model", "escape", "neither", "show what", "remove a recipe", "prompt", "name"],
 )
 def test_mistakes_are_one_line(arguments, says, capsys):
     assert cli.main(arguments) == 1

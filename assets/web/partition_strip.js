@@ -29,8 +29,9 @@ function draw() {
   strip.classList.toggle('locked', !!props.locked);
   nodes('part', cuts.length + 1).forEach((node, i) => {
     const [first, last] = [edges[i], edges[i + 1] - 1];
-    const wide = (last - first + 1) / props.steps > 0.045;
-    node.textContent = wide ? (first === last ? first : first + '\u2013' + last) : '';
+    const label = first === last ? String(first) : first + '\u2013' + last;
+    const room = (last - first + 1) / props.steps * strip.clientWidth - 8;  // pixels between the boundaries
+    node.textContent = label.length * 7.5 < room ? label : '';
     node.title = `steps ${first} to ${last}, t ${timestep(first) ?? ''} to ${timestep(last) ?? ''}`;
     Object.assign(node.style, {
       left: share(first), width: share(last - first + 1), background: colours[i % colours.length],
@@ -102,5 +103,6 @@ strip.addEventListener('keydown', event => {
 });
 strip.addEventListener('keyup', send);  // once per key press, however long it is held
 strip.addEventListener('focusout', send);
+new ResizeObserver(draw).observe(strip);
 watch(['value', 'steps', 'label', 'locked', 'timesteps'], reset);
 reset();

@@ -1,7 +1,7 @@
 // Draws the figure in `props.value` with the plotly.js of the installed wheel, in the colours of the page's theme.
 const Plotly = window.dmqPlotly ??= window.Plotly;  // a gr.Plot on the page puts its own version in the global
 const graph = element.querySelector('.dmq-plot');
-let listening = false;
+let listening = false, narrow = false;
 
 function themed(layout) {
   const dark = document.body.classList.contains('dark');
@@ -15,6 +15,28 @@ function themed(layout) {
     layout[axis] = {...layout[axis], gridcolor: grid, linecolor: grid, zerolinecolor: grid, automargin: true};
   for (const part of [...(layout.updatemenus ?? []), ...(layout.sliders ?? [])])
     Object.assign(part, {bgcolor: card, bordercolor: grid, font: {...part.font, color: ink}});
+  return layout;
+}
+
+const isNarrow = () => graph.offsetWidth > 0 && graph.offsetWidth < 480;
+// On a phone legends go below, a slider goes under its buttons, and long names of rows keep their two ends.
+function narrowed(layout) {
+  const lower = (pixels, margin) => {
+    layout.height = (layout.height ?? 340) + pixels;
+    layout.margin = {...layout.margin, ...margin};
+  };
+  if (layout.legend?.orientation === 'v') {
+    layout.legend = {...layout.legend, orientation: 'h', x: 0, y: -0.55, xanchor: 'left', yanchor: 'top'};
+    lower(150, {r: 10});
+    layout.xaxis.title = {...layout.xaxis.title, standoff: 8};  // below names that stand upright
+  }
+  if (layout.sliders?.length) {
+    for (const slider of layout.sliders) Object.assign(slider, {x: 0, len: 1, pad: {t: 54}});
+    lower(60, {b: (layout.margin?.b ?? 0) + 60});
+  }
+  const short = text => text.length > 21 ? text.slice(0, 7) + '…' + text.slice(-13) : text;
+  for (const key of Object.keys(layout).filter(key => /^yaxis\d*$/.test(key)))
+    layout[key].ticktext &&= layout[key].ticktext.map(short);
   return layout;
 }
 
@@ -35,8 +57,10 @@ function draw() {
     return;
   }
   const figure = JSON.parse(props.value);
+  const layout = themed(figure.layout ?? {});
+  narrow = isNarrow();
   const config = {displaylogo: false, responsive: false, modeBarButtonsToRemove: ['select2d', 'lasso2d']};
-  withoutBase(() => Plotly.react(graph, {...figure, layout: themed(figure.layout ?? {}), config})).then(listen);
+  withoutBase(() => Plotly.react(graph, {...figure, layout: narrow ? narrowed(layout) : layout, config})).then(listen);
 }
 
 function listen() {  // `graph.on` exists only once something has been drawn
@@ -51,7 +75,10 @@ function listen() {  // `graph.on` exists only once something has been drawn
   graph.on('plotly_relayout', change => change.autosize || trigger('relayout', {ranges: change}));
 }
 
-new ResizeObserver(() => listening && graph.offsetWidth && Plotly.Plots.resize(graph)).observe(graph);
+new ResizeObserver(() => {
+  if (!listening || !graph.offsetWidth) return;
+  narrow === isNarrow() ? Plotly.Plots.resize(graph) : draw();
+}).observe(graph);
 let dark = document.body.classList.contains('dark');
 new MutationObserver(() => {
   if (dark === (dark = document.body.classList.contains('dark')) || !graph.isConnected) return;

@@ -205,8 +205,8 @@ def grid(
 ) -> go.Figure:
     """The histogram of site s at step i with the grid of low..high over it, and below it the error of every bin.
 
-    Rounding (within the grid) and clipping (beyond it) are told apart; the title holds their totals, all of them as
-    shares of the power of that step.
+    Rounding (within the grid) and clipping (beyond it) are told apart; the legend holds their totals, which are
+    shares of the power of that step like the bars.
     """
     scale, zero = grid_of(low, high, bits, symmetric)
     bounds = -zero * scale, (2**bits - 1 - zero) * scale
@@ -222,7 +222,8 @@ def grid(
     )
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
     bars = {"x": ((edges[:-1] + edges[1:]) / 2).astype(np.float32), "width": np.diff(edges).astype(np.float32)}
-    parts = (1, "values", GREY, share), (2, "rounding", BLUE, rounding), (2, "clipping", RED, clipping)
+    errors = (f"rounding {100 * rounding.sum():.3g} %", f"clipping {100 * clipping.sum():.3g} %")
+    parts = (1, "values", GREY, share), (2, errors[0], BLUE, rounding), (2, errors[1], RED, clipping)
     whole = "values", "power"
     for row, name, colour, values in parts:
         figure.add_bar(
@@ -230,10 +231,7 @@ def grid(
             hovertemplate=f"x = %{{x:.4g}}<br>%{{y:.3g}} of the {whole[row - 1]}<extra>{name}</extra>",
         )  # fmt: skip
     _draw_levels(figure, scale, zero, bits, edges)
-    total = rounding.sum(), clipping.sum()
-    text = f"error {100 * sum(total):.3g} % of power: rounding {100 * total[0]:.3g} %, clipping {100 * total[1]:.3g} %"
-    layout(figure, height=460, barmode="stack", bargap=0, title={"text": text, "font": {"size": 13}, "y": 0.98})
-    figure.update_layout(margin={"t": 66})
+    layout(figure, height=460, barmode="stack", bargap=0)
     figure.update_xaxes(title_text=VALUE, row=2, col=1)
     figure.update_yaxes(title_text="share of values", type="log", exponentformat="power", dtick=1, row=1, col=1)
     return figure.update_yaxes(title_text="share of power", rangemode="tozero", row=2, col=1)

@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect, sync_playwright
 
-from dmq import stages
-from dmq.models.tiny import tiny_ddpm, tiny_sd
-from dmq.recipe import Activations, Calibration, Recipe, Sampling, UniformGroups
+from dmq.models.tiny import tiny_ddpm
 from pages import links
+from tests.tiny import captured_recipe, runs_in
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,27 +29,14 @@ expect.set_options(timeout=PATIENCE)
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory):
     """A folder for models and runs; this process reads and writes the same runs as the app."""
-    made = tmp_path_factory.mktemp("app")
-    before = os.environ.get("DMQ_RUNS")
-    os.environ["DMQ_RUNS"] = str(made / "runs")
-    yield made
-    os.environ.pop("DMQ_RUNS") if before is None else os.environ.update(DMQ_RUNS=before)
+    with runs_in(tmp_path_factory.mktemp("app")) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")
 def recipe(folder):
     """Six bits in two groups of ten steps, for a tiny prompted model whose statistics are there."""
-    tiny_sd().save_pretrained(folder / "tiny-sd", safe_serialization=True)
-    made = Recipe(
-        name="tiny",
-        model=str(folder / "tiny-sd"),
-        sampling=Sampling(steps=10, guidance=2.0),
-        calibration=Calibration(samples=2, batch=2, prompts=("a", "b")),
-        activations=Activations(bits=6),
-        grouping=UniformGroups(count=2),
-    )
-    stages.finish(stages.capture(made))
-    return made
+    return captured_recipe(folder, steps=10)
 
 
 @pytest.fixture(scope="session")

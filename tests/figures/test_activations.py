@@ -117,7 +117,8 @@ def test_grid_shows_the_error_of_quantizing(low, high):
     rounding, clipping = trace(figure, "rounding").y.sum(), trace(figure, "clipping").y.sum()
     assert rounding == pytest.approx((error * ~beyond).sum().item() / n, rel=0.05)
     assert clipping == pytest.approx((error * beyond).sum().item() / n, rel=0.05, abs=1e-12)
-    assert f"rounding {100 * rounding:.3g} %" in figure.layout.title.text
+    assert trace(figure, "rounding").name == f"rounding {100 * rounding:.3g} %"
+    assert trace(figure, "clipping").name == f"clipping {100 * clipping:.3g} %"
     assert trace(figure, "values").y.sum() == pytest.approx(1, abs=0.02)
     inside = np.isfinite(trace(figure, "16 grid").x) if low > -30 else None
     assert inside is None or inside.sum() == 2 * 16

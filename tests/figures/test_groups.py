@@ -101,7 +101,8 @@ def test_scores_show_every_picture_and_the_noise_floor():
         ),
         seconds={}, bytes={}, coverage={}, noise_floor={"psnr": 12.0, "ssim": 0.3}, samples=2,
     )  # fmt: skip
-    figure = pictures.scores(report)
-    assert list(figure.data[0].y) == [31.0, 45.0] and "equal to float" in figure.data[0].text[1]
-    assert list(figure.data[2].y) == [20.0]
-    assert [shape.y0 for shape in figure.layout.shapes] == [12.0, 0.3]
+    psnr, ssim = pictures.psnr(report), pictures.ssim(report)
+    assert list(psnr.data[0].y) == [31.0, 45.0] and "equal to float" in psnr.data[0].text[1]
+    assert list(psnr.data[1].y) == [20.0]
+    assert list(ssim.data[0].y) == [0.9, 0.9]
+    assert [figure.layout.shapes[0].y0 for figure in (psnr, ssim)] == [12.0, 0.3]

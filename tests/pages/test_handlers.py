@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+import os
 
 import gradio as gr
+import numpy as np
 import pytest
 
 from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
-from dmq.recipe import ManualGroups, OptimalGroups, Override, PerStep, SharedRange
+from dmq.recipe import Comparison, ManualGroups, OptimalGroups, Override, PerStep, SharedRange
+from dmq.results import Report
 from pages import activations, asked, capturing, compare, links, shell, sidebar, start, time_groups
 
 
@@ -124,10 +127,27 @@ def test_a_control_changes_its_field_and_nothing_else(text, recipe):
 
 
 def test_the_sidebar_says_size_and_coverage(text, recipe):
-    plan, shown = stages.plan(recipe), sidebar.weigh(text)
+    plan, shown = stages.plan(recipe), sidebar.weigh(text, False)
     assert f"<b>{plan.bytes / 1e6:.1f} MB</b> of {plan.float_bytes / 1e6:.1f} MB" in shown["size"]
     assert shown["coverage"] == plan.coverage_line()
+    assert "layers" not in shown  # nothing is sent for a table that nobody sees
     assert jsonio.read(sidebar.refresh([], text, "start")["download"]) == recipe
+
+
+def test_the_open_table_says_what_every_layer_gets(text, recipe):
+    plan, rows = stages.plan(recipe), sidebar.look(text)["layers"]
+    assert [row[0] for row in rows] == [row.layer.name for row in plan.layers]
+    first = next(row for row in plan.layers if row.reason == "first layer")
+    assert ["conv_in", "float", "float", 0, "first layer", first.weight_bytes + first.bias_bytes] in rows
+    assert {tuple(row[1:4]) for row in rows if row[4] == ""} == {("8 bit", "6 bit", 2)}
+    assert sidebar.weigh(text, True)["layers"] == rows
+    assert sidebar.look_away() == {"looking": False, "layers": []}
+
+
+def test_without_statistics_the_table_of_layers_is_empty_and_the_sidebar_says_why(recipe):
+    other = dataclasses.replace(recipe, calibration=dataclasses.replace(recipe.calibration, seed=77))
+    shown = sidebar.look(jsonio.dumps(other))
+    assert shown["layers"] == [] and "nothing captured yet" in shown["size"]
 
 
 def test_names_cannot_bring_html_into_the_page(recipe):
@@ -168,7 +188,10 @@ def test_a_capture_reports_and_can_be_closed_without_a_trace(text, recipe):
 
 def test_a_drawing_streams_pictures_and_ends_as_a_saved_run(text):
     answers = list(compare.draw(text, "a", "0, 1", 6, 2.0, []))
-    assert [len(answer["gallery"]) for answer in answers if "gallery" in answer] == [1, 2, 3, 4, 4]
+    begun, *grown, done = [answer["gallery"] for answer in answers if "gallery" in answer]
+    assert (begun["value"], begun["columns"]) == ([], 2)  # a row for each recipe
+    assert [len(pictures) for pictures in grown] == [1, 2, 3, 4]
+    assert (len(done["value"]), done["columns"]) == (4, 2)
     last = answers[-1]
     assert last["run"]["value"] in runs.names()
     assert len(last["table"]) == 2
@@ -213,6 +236,55 @@ def test_compared_recipes_have_names_of_their_own(recipe):
     made = asked.recipes_of(same_name, [first, "no such recipe"])
     assert len({r.name for r in made}) == len(made) == 2
     assert len(asked.recipes_of(made[1], [first])) == 1
+
+
+@pytest.fixture
+def kept(recipe, tmp_path, monkeypatch):
+    """`kept(name, *recipes)` keeps a run of them in a run folder of the test's own."""
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
+    dot = np.zeros((4, 4, 3), np.uint8)
+
+    def keep(name, *recipes):
+        names = ["float", *(r.name for r in recipes)]
+        report = Report(
+            scores=(), seconds=dict.fromkeys(names, 1.0), bytes=dict.fromkeys(names, 1), coverage={}, noise_floor={},
+            samples=1,
+        )  # fmt: skip
+        runs.save_run(name, recipes, Comparison(), report, {who: [dot] for who in names}, {who: {} for who in names})
+        os.utime(tmp_path / name / "report.json", (len(runs.names()),) * 2)  # in the order of the calls
+
+    return keep
+
+
+def test_recipes_of_earlier_runs_are_offered_under_the_name_of_their_run(recipe, kept):
+    four = dataclasses.replace(recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=4))
+    three = dataclasses.replace(recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=3))
+    shipped = list(runs.shipped_recipes())
+    assert list(asked.offered(recipe)) == shipped
+    kept("first", four, runs.shipped_recipes()[shipped[0]])  # what ships is not offered again
+    kept("second", dataclasses.replace(three, model="elsewhere"), dataclasses.replace(four, name="same as in first"))
+    assert list(asked.offered(recipe)) == [*shipped, "mine · run second", "mine · run first"]
+    made = asked.recipes_of(recipe, ["mine · run second", "mine · run first", "removed · run gone"])
+    assert [(r.name, r.weights.bits, r.model) for r in made] == [
+        ("tiny", 8, recipe.model), ("mine", 3, recipe.model), ("mine (2)", 4, recipe.model),
+    ]  # fmt: skip
+
+
+def test_a_damaged_or_removed_run_takes_only_its_own_recipes_away(text, recipe, kept, tmp_path):
+    for bits in (4, 3):
+        weights = dataclasses.replace(recipe.weights, bits=bits)
+        kept(f"run {bits}", dataclasses.replace(recipe, name="x", weights=weights))
+    chosen = ["x · run run 4", "x · run run 3"]
+    assert compare.show(text, chosen)["others"]["value"] == chosen
+    (tmp_path / "run 4" / "recipe.json").write_text("{")
+    shown = compare.show(text, chosen)["others"]
+    assert shown["value"] == ["x · run run 3"]
+    assert shown["choices"][-1] == "x · run run 3"
+
+
+@pytest.mark.parametrize(("pictures", "row"), [(1, 6), (2, 2), (8, 8), (9, 6)])
+def test_recipes_stand_below_each_other_where_they_fit(pictures, row):
+    assert compare.across(pictures) == row
 
 
 # --- the shell -----------------------------------------------------------------------------------------------------
