@@ -154,8 +154,8 @@ def build(shared: Shared) -> None:
         with gr.Accordion("What every layer gets", open=False) as panel:
             out["coverage"] = gr.Textbox(label="Coverage", lines=2, interactive=False)
             out["layers"] = gr.Dataframe(
-                headers=list(LAYERS), label="Every layer", interactive=False, max_height=420, show_search="search",
-                column_widths=[210, 80, 90, 70, 150, 80], elem_id="layers",
+                headers=list(LAYERS), label="Every layer", show_label=False, interactive=False, max_height=420,
+                show_search="search", column_widths=[210, 80, 90, 70, 150, 80], elem_id="layers",
             )  # fmt: skip
         with gr.Accordion("Link, Python and CLI", open=False):
             out["link"] = gr.Textbox(label="Link to this view", buttons=["copy"], interactive=False)

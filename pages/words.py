@@ -6,6 +6,7 @@ from typing import Any
 
 from dmq.recipe import (
     FLOAT,
+    LearnedGroups,
     ManualGroups,
     MinMax,
     MseSearch,
@@ -26,6 +27,7 @@ KINDS = {
     UniformGroups: "Equal groups",
     ManualGroups: "Cuts set by hand",
     OptimalGroups: "Optimal cuts",
+    LearnedGroups: "Learned groups",
     PerStep: "A range per step",
     PerTensor: "Per tensor",
     PerChannel: "Per channel",
@@ -51,7 +53,7 @@ def grouping(recipe: Recipe) -> str:
     if isinstance(spec, ManualGroups):
         count = len(spec.boundaries) + 1
         return f"{count} group{'s' if count > 1 else ''} of the {steps} steps cut by hand"
-    how = "optimal" if isinstance(spec, OptimalGroups) else "equal"
+    how = {OptimalGroups: "optimal", LearnedGroups: "learned"}.get(type(spec), "equal")
     own = ", each layer its own" if getattr(spec, "per_layer", False) else ""
     return f"{spec.count} {how} group{'s' if spec.count > 1 else ''} of the {steps} steps{own}"
 
@@ -103,6 +105,8 @@ def short_name(recipe: Recipe) -> str:
         return f"{name} {len(spec.boundaries) + 1} groups by hand"
     if isinstance(spec, SharedRange):
         return name
+    if isinstance(spec, LearnedGroups):
+        return f"{name} {spec.count} learned groups"
     how = "equal" if isinstance(spec, UniformGroups) else "own" if spec.per_layer else "optimal"
     return f"{name} {spec.count} {how} groups"
 
