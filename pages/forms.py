@@ -52,8 +52,10 @@ def control(f: Any, hint: Any, *, label: str = "") -> Any:
     if hint == tuple[str, ...]:
         return gr.Textbox("\n".join(f.default), lines=2, max_lines=6, label=label, info=info)
     low, high = f.metadata["low"], f.metadata["high"]
-    if high > 10_000:
+    if hint is int and high > 10_000:
         return gr.Number(f.default, precision=0, label=label, info=info)
+    if hint is float and round(f.default, 1) != f.default:  # finer than a slider is
+        return gr.Number(f.default, minimum=low, maximum=high, label=label, info=info)
     return gr.Slider(low, high, f.default, step=1 if hint is int else 0.1, label=label, info=info)
 
 

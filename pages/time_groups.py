@@ -10,10 +10,10 @@ import gradio as gr
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.figures import groups as figures
-from dmq.recipe import FLOAT, ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
+from dmq.recipe import FLOAT, LearnedGroups, ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
 from dmq.results import GroupErrors
 
-from . import words
+from . import search, words
 from .shell import Shared, on, read, shows
 from .widgets.partition_strip import PartitionStrip
 from .widgets.plotly_view import PlotlyView
@@ -55,7 +55,8 @@ def figures_of(recipe: Recipe) -> dict[str, Any]:
     references = {SHARED: SharedRange(), PER_STEP: PerStep()}
     lines = {name: stages.errors(dataclasses.replace(recipe, grouping=g)) for name, g in references.items()}
     cuts = now.groups.boundaries()
-    own = bool((now.groups.slot != now.groups.slot[:1]).any())
+    # Learned groups may be scattered and have ranges of their own: cuts would say too little of them.
+    own = isinstance(recipe.grouping, LearnedGroups) or bool((now.groups.slot != now.groups.slot[:1]).any())
     counts = tuple(n for n in COUNTS if n <= recipe.sampling.steps)
     timesteps = [round(t, 3) for t in stages.statistics(recipe).timesteps]
     shown = {
@@ -79,6 +80,9 @@ def show(text: str, count: float) -> dict[str, Any]:
     recipe = read(text)
     if not stages.captured(recipe):
         hint = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+        return {"empty": gr.update(value=hint, visible=True), "body": gr.update(visible=False)}
+    if not stages.searched(recipe):
+        hint = "These groups are still to be learned. Open **Learn the groups** below and press **Search**."
         return {"empty": gr.update(value=hint, visible=True), "body": gr.update(visible=False)}
     top = min(64, recipe.sampling.steps)
     count = getattr(recipe.grouping, "count", min(count, top))
@@ -187,3 +191,4 @@ def tab(session: Shared, this: gr.Tab) -> None:
     on(count.input, recount, [session.recipe, count, own], out, trigger_mode="always_last")
     on(own.input, optimal, [session.recipe, count, own], out, trigger_mode="always_last")
     shows(session, this, show, [count], out, waiting=out["said"])
+    search.build(session, this)

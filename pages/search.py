@@ -1,0 +1,217 @@
+"""Learning the groups (ADP-DM), in the Time groups tab: start a search, watch it, end it early, use what it found."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import jsonio, stages
+from dmq.figures import search as figures
+from dmq.recipe import LearnedGroups, Recipe
+from dmq.results import SearchResult
+
+from . import forms, words
+from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .widgets.plotly_view import PlotlyView
+
+
+MAIN = ("count", "per_layer", "contiguous", "iterations")
+EVERY = 1.0  # seconds between two pictures of a search: drawing them takes time from it
+WAYS = {
+    "shared": "one range", "uniform": "equal groups", "kmeans": "k-means (its start)", "lloyd": "Lloyd's algorithm",
+    "optimal": "optimal cuts", "learned": "learned", "per step": "a range per step",
+}  # fmt: skip
+
+enough: set[str] = set()  # sessions that asked their search to finish with what it has
+
+
+def asked(paths: list[str], text: str, *values: Any) -> Recipe:
+    """The current recipe with the groups of the form."""
+    recipe = read(text)
+    spec = forms.spec_of(LearnedGroups, dict(zip(paths, values, strict=True)), base_of(recipe))
+    made = dataclasses.replace(recipe, grouping=spec)
+    return dataclasses.replace(made, name=words.short_name(made))
+
+
+def base_of(recipe: Recipe) -> LearnedGroups:
+    """The recipe's own search settings, or the ordinary ones."""
+    if isinstance(recipe.grouping, LearnedGroups):
+        return recipe.grouping
+    return LearnedGroups(count=min(LearnedGroups.count, recipe.sampling.steps))
+
+
+def search(paths: list[str], text: str, request: gr.Request, *values: Any) -> Iterator[dict[str, Any]]:
+    """Run the search, with pictures of how it stands; what it found is kept, and shown."""
+    recipe, session = asked(paths, text, *values), request.session_hash or ""
+    enough.discard(session)
+    yield busy() | {"status": note("Waiting for the model …")}
+    try:
+        with contextlib.closing(stages.search(recipe, again=True, enough=lambda: session in enough)) as work:
+            result = yield from watched(work)
+    except Exception:
+        yield idle() | {"status": ""}
+        raise
+    finally:
+        enough.discard(session)
+    yield idle() | {"status": note("Done; the groups are kept."), "found": jsonio.dumps(recipe)} | shown(result)
+
+
+def watched(work: Any) -> Iterator[dict[str, Any]]:
+    """A bar for each step of `work`, and now and then its pictures; returns what the work returns."""
+    drawn = 0.0
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            return end.value
+        answer = {"status": bar(progress)}
+        if progress.snapshot is not None and time.monotonic() - drawn > EVERY:
+            answer |= live(progress.snapshot)
+            drawn = time.monotonic()
+        yield answer
+
+
+def live(snapshot: Any) -> dict[str, Any]:
+    """How a search stands."""
+    importance, unsure = figures.live(snapshot)
+    said = f"**{snapshot.phase}**"
+    if math.isfinite(snapshot.error):
+        said += f": noise error {100 * snapshot.error:.3g} % at step {snapshot.step}"
+    return {"body": gr.update(visible=True), "summary": said, "importance": importance, "unsure": unsure}
+
+
+def shown(result: SearchResult) -> dict[str, Any]:
+    """Everything a finished search found."""
+    named = dataclasses.replace(result, local={WAYS[way]: errors for way, errors in result.local.items()})
+    return {
+        "body": gr.update(visible=True),
+        "more": gr.update(visible=True),
+        "use": gr.update(visible=True),
+        "summary": summary(result),
+        "assignment": figures.assignment(result.sites, result.importance.astype("float32")),
+        "importance": figures.importance(result.importance.astype("float32").mean(0)),
+        "unsure": figures.uncertainty(figures.entropy_of(result.importance), result.visits),
+        "loss": figures.loss(result.errors, result.penalties),
+        "noise": figures.noise_errors(result),
+        "yardsticks": figures.yardsticks(named),
+    }
+
+
+def summary(result: SearchResult) -> str:
+    """What was found, in two or three sentences."""
+    groups = result.slot.max(1) + 1
+    least, most = int(groups.min()), int(groups.max())
+    used = f"{least}" if least == most else f"{least} to {most}"
+    apart = int(result.scattered.sum())
+    text = f"{used} group{'s' if most > 1 else ''} a layer are in use at {len(result.sites)} places; "
+    text += f"{apart} of them have groups that are no single run of steps." if apart else "all are runs of steps."
+    mixed, hard, again = (float(errors.mean()) for errors in (result.soft, result.hard, result.refitted))
+    if math.isfinite(hard):
+        kept = min(error for error in (hard, again) if math.isfinite(error))
+        text += f" Noise error **{100 * kept:.3g} %** of the output's power"
+        text += f" ({100 * mixed:.3g} % with mixed groups, {100 * hard:.3g} % made hard"
+        text += f", {100 * again:.3g} % with ranges learned again)." if math.isfinite(again) else ")."
+    return text + (f"\n\n⚠ It ended early: {result.note}." if result.note else "")
+
+
+def busy() -> dict[str, Any]:
+    """The buttons while a search runs."""
+    on, off = gr.update(visible=True), gr.update(visible=False)
+    return {"go": off, "finish": on, "stop": on, "use": off, "more": off}
+
+
+def idle() -> dict[str, Any]:
+    """The buttons when nothing runs."""
+    on, off = gr.update(visible=True), gr.update(visible=False)
+    return {"go": on, "finish": off, "stop": off}
+
+
+def stopped() -> dict[str, Any]:
+    """What is said after Stop."""
+    return idle() | {"status": note("Stopped; nothing was kept.")}
+
+
+def finish(request: gr.Request) -> dict[str, Any]:
+    """Ask this session's search to harden what it has."""
+    enough.add(request.session_hash or "")
+    return {"status": note("Finishing with what is there …")}
+
+
+def use(found: str) -> dict[str, Any]:
+    """The recipe whose search was shown as the current one."""
+    return set_outside(jsonio.loads(found)) if found else {}
+
+
+def show(paths: list[str], text: str) -> dict[str, Any]:
+    """The form for the current recipe, and what its search found, if there was one."""
+    recipe = read(text)
+    spec = base_of(recipe)
+    known = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
+    with_spec = dataclasses.replace(recipe, grouping=spec)
+    if not (stages.captured(recipe) and stages.searched(with_spec)):
+        return known | {"body": gr.update(visible=False), "use": gr.update(visible=False), "found": ""}
+    with_spec = dataclasses.replace(with_spec, name=words.short_name(with_spec))
+    made = known | shown(stages.search_result(with_spec)) | {"found": jsonio.dumps(with_spec)}
+    return made | {"use": gr.update(visible=recipe.grouping != spec)}
+
+
+def build(session: Shared, this: gr.Tab) -> None:
+    """Draw the panel and connect it."""
+    with gr.Accordion("Learn the groups by gradients (ADP-DM)", open=False, elem_id="search"):
+        gr.Markdown(
+            "A search decides which steps share a quantizer: at every layer all groups are mixed by importance "
+            "weights, which are learned together with the groups' ranges until each step has chosen one. It draws "
+            "with the float model and then runs the quantized one forth and back, which takes minutes."
+        )
+        every = forms.form(LearnedGroups, "Search", leave=tuple(f for f in names() if f not in MAIN))
+        with gr.Accordion("More settings", open=False):
+            every |= forms.form(LearnedGroups, "Search", leave=MAIN)
+        with gr.Row():
+            go = gr.Button("Search", variant="primary")
+            finish_now = gr.Button("Finish now, keep what is there", visible=False)
+            stop = gr.Button("Stop the search", variant="stop", visible=False)
+            take = gr.Button("Use these groups", visible=False)
+        status = gr.HTML(label="Progress of the search")
+        out: dict[str, Any] = {"status": status, "go": go, "finish": finish_now, "stop": stop, "use": take}
+        out["found"] = gr.State("")
+        with gr.Column(visible=False) as out["body"]:
+            out["summary"] = gr.Markdown(label="What the search found", elem_id="search-summary")
+            with gr.Row():
+                with gr.Column(min_width=380):
+                    out["importance"] = PlotlyView(label="Importance of the groups, mean over layers")
+                with gr.Column(min_width=380):
+                    out["unsure"] = PlotlyView(label="How undecided, and calibration steps", elem_id="search-steps")
+            with gr.Column(visible=False) as out["more"]:
+                out["assignment"] = PlotlyView(label="Group of every layer and step", elem_id="search-map")
+                with gr.Row():
+                    with gr.Column(min_width=380):
+                        out["yardsticks"] = PlotlyView(label="Activation error beside other ways of grouping")
+                    with gr.Column(min_width=380):
+                        out["noise"] = PlotlyView(label="Error of the denoiser's answer")
+                out["loss"] = PlotlyView(label="Both terms of the loss")
+    paths = list(every)
+
+    def started(text: str, request: gr.Request, *values: Any) -> Iterator[dict[str, Any]]:
+        yield from search(paths, text, request, *values)
+
+    def redraw(text: str) -> dict[str, Any]:
+        return show(paths, text)
+
+    run = on(
+        go.click, started, [session.recipe, *every.values()], out, show_progress="minimal", show_progress_on=status,
+        concurrency_id="model", concurrency_limit=1,
+    )  # fmt: skip
+    on(finish_now.click, finish, [], {"status": status})
+    stops(stop, run, stopped, {name: out[name] for name in ("status", "go", "finish", "stop")})
+    on(take.click, use, [out["found"]], {"recipe": session.recipe, "outside": session.outside})
+    shown_in = {f"form {path}": component for path, component in every.items()} | out
+    shows(session, this, redraw, [], shown_in)
+
+
+def names() -> list[str]:
+    """The fields of a search."""
+    return [field.name for field in dataclasses.fields(LearnedGroups)]
