@@ -9,7 +9,7 @@ from functools import cached_property
 
 import numpy as np
 
-from .recipe import FLOAT, Weights
+from .recipe import FLOAT, Cache, Temporal, Tiar, Weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -298,14 +298,64 @@ class PlannedLayer:
     reason: str  # why a part is in float: "", "first layer", "last layer", "override GLOB", "recipe"
     weight_bytes: int  # codes, scales and zero points; or 4 bytes a weight in float
     bias_bytes: int
-    bank: Bank | None  # of its input
+    bank: Bank | None  # of its input; layers with the same bank share one, which is stored once
+    dropped: bool = False  # the model does without it, since a cache holds what it would compute
 
     @property
     def format(self) -> str:
         """Such as "W8A8"; a part in float has 32 bits, and a layer without a quantized part is "float"."""
+        if self.dropped:
+            return "cached"
         if self.weights.bits == self.activation_bits == FLOAT:
             return "float"
         return f"W{self.weights.bits}A{self.activation_bits}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimePath:
+    """What the plan decides for the time path as a whole; its layers are among `Plan.layers`."""
+
+    block: TemporalBlock
+    spec: Temporal
+    cached: np.ndarray | None = None  # [K, T] bool: features that come from the cache; None without one
+
+    @property
+    def per_request(self) -> bool:
+        """Is the cache built for each request, since more than t enters?"""
+        return self.cached is not None and not self.block.finite
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of all cached features: codes without gaps, and a scale and a zero point for each, or half precision.
+
+        Per request, that is for one row of conditioning. A selection by row stores also which ones are cached.
+        """
+        if self.cached is None:
+            return 0
+        widths = [projection.width for projection in self.block.projections]
+        choice = -(-self.cached.size // 8) if self.spec.cache.selection == "row" else 0
+        rows = zip(self.cached.sum(1).tolist(), widths, strict=True)
+        return choice + sum(cache_bytes(n, width, self.spec.cache.bits) for n, width in rows)
+
+    def line(self) -> str:
+        """How the time path is kept, in one sentence."""
+        parts = [f"{len(self.block.layers)} layers"]
+        if isinstance(self.spec.rounding, Tiar):
+            parts.append(f"rounding learned (TIAR, {self.spec.rounding.iterations} iterations)")
+        if self.spec.fsc != "none":
+            parts.append({"tib": "ranges per step here", "all": "ranges per step for all activations"}[self.spec.fsc])
+        if isinstance(self.spec.cache, Cache) and self.cached is not None:
+            rows = f"{int(self.cached.sum())} of {self.cached.size} features"
+            kind = "half-precision" if self.spec.cache.bits == 16 else f"{self.spec.cache.bits}-bit"
+            enters = ", ".join(self.block.depends[1:])
+            built = f", built per request since {enters} enters, from the float time path" if self.per_request else ""
+            parts.append(f"{kind} cache of {rows}{built} ({self.cache_bytes} bytes{' each' * self.per_request})")
+        return ", ".join(parts)
+
+
+def cache_bytes(rows: int, width: int, bits: int) -> int:
+    """What `rows` temporal features of `width` numbers take in a cache of `bits`."""
+    return 2 * rows * width if bits == 16 else -(-rows * width * bits // 8) + rows * (4 + -(-bits // 8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -322,6 +372,7 @@ class Plan:
     vector_bits: int  # bits of 1-D parameters outside of the layers above; FLOAT when protected
     vector_bytes: int  # of all 1-D and other parameters that are no layer's weight or bias
     float_bytes: int  # the float denoiser, 4 bytes a parameter
+    temporal: TimePath | None = None  # None: the time path is nothing special
 
     @property
     def weight_bytes(self) -> int:
@@ -329,17 +380,24 @@ class Plan:
 
     @property
     def table_bytes(self) -> int:
-        return sum(row.bank.bytes for row in self.layers if row.bank) + sum(bank.bytes for bank in self.attention)
+        shared = {bank.site: bank.bytes for bank in (row.bank for row in self.layers) if bank}
+        return sum(shared.values()) + sum(bank.bytes for bank in self.attention)
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of stored temporal features; a cache that is built per request is not stored."""
+        return self.temporal.cache_bytes if self.temporal and not self.temporal.per_request else 0
 
     @property
     def bytes(self) -> int:
         """Everything the quantized denoiser must store."""
-        return self.weight_bytes + self.table_bytes + self.vector_bytes
+        return self.weight_bytes + self.table_bytes + self.cache_bytes + self.vector_bytes
 
     @property
     def average_bits(self) -> float:
         """Bits per weight of the layers, scales and zero points included."""
-        return 8 * sum(row.weight_bytes for row in self.layers) / max(1, sum(row.layer.weights for row in self.layers))
+        kept = [row for row in self.layers if not row.dropped]
+        return 8 * sum(row.weight_bytes for row in kept) / max(1, sum(row.layer.weights for row in kept))
 
     def coverage_line(self) -> str:
         """What is quantized to what, and everything that stays in float, in one sentence."""
@@ -355,19 +413,28 @@ class Plan:
         if len(self.attention) < self.attention_sites:
             left.append(f"{self.attention_sites - len(self.attention)} attention operands")
         left += ["1-D parameters"] if self.vector_bits == FLOAT else []
-        return f"{', '.join(counts) or 'nothing quantized'}; float: {', '.join(left) or 'nothing'}"
+        time = f"; time path: {self.temporal.line()}" if self.temporal else ""
+        return f"{', '.join(counts) or 'nothing quantized'}; float: {', '.join(left) or 'nothing'}{time}"
 
     def coverage_rows(self) -> list[dict[str, str | int]]:
-        """A row for each layer, then for each quantized attention operand: its bits, why a part is in float, bytes."""
+        """A row for each layer, the cache, and each quantized attention operand: bits, why in float, bytes."""
+        first = {row.bank.site: row.layer.name for row in reversed(self.layers) if row.bank}
         rows: list[dict[str, str | int]] = [
             {
                 "layer": row.layer.name, "kind": row.layer.kind, "block": row.layer.block,
-                "weights": _bits(row.weights.bits), "activations": _bits(row.activation_bits),
+                "weights": "cached" if row.dropped else _bits(row.weights.bits),
+                "activations": "cached" if row.dropped else _bits(row.activation_bits),
                 "groups": len(row.bank.bits) if row.bank else 0, "reason": row.reason,
-                "bytes": row.weight_bytes + row.bias_bytes + (row.bank.bytes if row.bank else 0),
+                "bytes": row.weight_bytes + row.bias_bytes
+                + (row.bank.bytes if row.bank and first[row.bank.site] == row.layer.name else 0),
             }
             for row in self.layers
         ]
+        if self.cache_bytes:
+            rows.append({
+                "layer": "cache of temporal features", "kind": "cache", "block": "", "weights": "", "activations": "",
+                "groups": 0, "reason": "", "bytes": self.cache_bytes,
+            })
         return rows + [
             {
                 "layer": bank.site.label, "kind": "attention", "block": bank.site.block,

@@ -1,5 +1,7 @@
 """A quantized model from a float one and a plan: a new model that shares the memory of whatever stays as it was."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import nn
 
@@ -10,16 +12,21 @@ from ..models.borrow import borrow, replace
 from ..models.survey import fingerprint
 from ..numerics.threads import one_thread
 from ..recipe import FLOAT
-from ..results import Plan, PlannedLayer
+from ..results import Plan, PlannedLayer, Site
 from .bank import ActivationBank, Clock
+from .cache import install_cache
 from .layers import fake_quantized
 from .plan import vector_format
-from .weights import quantize_weight
+from .weights import QuantizedWeight, quantize_weight
 
 
 @torch.no_grad()
-def quantized(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> nn.Module:
+def quantized(
+    model: nn.Module, plan: Plan, adapter: AbstractAdapter, learned: Mapping[str, QuantizedWeight] | None = None
+) -> nn.Module:
     """A model that simulates `plan`; `model` itself stays as it is, and lends its memory for all that stays in float.
+
+    Layers named in `learned` have those codes, in the format that the plan gives them, instead of the nearest ones.
 
     The result has its `plan` and its `clock`, whose `notes` tell of timesteps that were not calibrated. It is called
     by one sampler at a time. Raises DmqError if `model` is quantized already, or is not what the plan was made for.
@@ -27,11 +34,16 @@ def quantized(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> nn.Modu
     _check(model, plan)
     twin = borrow(model)
     clock = Clock(plan.timesteps, plan.on_miss, adapter.timestep)
+    banks: dict[Site, nn.Module] = {}
     with one_thread():  # ranges are searched by tens of thousands of small operations
         for row in plan.layers:
-            if row.format == "float":
+            if row.dropped or row.format == "float":
                 continue
-            replace(twin, row.layer.name, _layer(twin.get_submodule(row.layer.name), row, clock))
+            layer = twin.get_submodule(row.layer.name)
+            if row.bank and row.bank.site not in banks:
+                banks[row.bank.site] = ActivationBank(row.bank, clock).to(layer.weight.device)
+            bank = banks[row.bank.site] if row.bank else nn.Identity()
+            replace(twin, row.layer.name, _layer(layer, row, bank, (learned or {}).get(row.layer.name)))
     if plan.attention:
         explicit_products(twin)
         for bank in plan.attention:
@@ -39,8 +51,11 @@ def quantized(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> nn.Modu
             replace(twin, place, ActivationBank(bank, clock).to(next(twin.parameters()).device))
     if plan.vector_bits < FLOAT:
         _quantize_vectors(twin, plan)
-    if any(isinstance(module, ActivationBank) for module in twin.modules()):
+    cached = plan.temporal is not None and plan.temporal.cached is not None
+    if cached or any(isinstance(module, ActivationBank) for module in twin.modules()):
         twin.register_forward_pre_hook(clock.before_call, with_kwargs=True)
+    if cached:
+        install_cache(twin, model, plan.temporal, adapter, clock)
     twin.plan, twin.clock = plan, clock
     return twin
 
@@ -50,11 +65,11 @@ def plan_of(model: nn.Module) -> Plan | None:
     return vars(model).get("plan")
 
 
-def _layer(layer: nn.Module, row: PlannedLayer, clock: Clock) -> nn.Module:
+def _layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: QuantizedWeight | None) -> nn.Module:
     weight = layer.weight
     if row.weights.bits < FLOAT:
-        weight = nn.Parameter(quantize_weight(weight, row.weights).dequantize().to(weight.dtype), weight.requires_grad)
-    bank = ActivationBank(row.bank, clock).to(weight.device) if row.bank else nn.Identity()
+        codes = learned if learned is not None else quantize_weight(weight, row.weights)
+        weight = nn.Parameter(codes.dequantize().to(weight), weight.requires_grad)
     return fake_quantized(layer, weight, layer.bias, bank)
 
 

@@ -14,6 +14,7 @@ from ..errors import DmqError
 from ..numerics.affine import grid
 from ..recipe import FLOAT, Activations, Override, PerGroup, PerTensor, Recipe, Weights
 from ..results import ActivationStats, Bank, GroupErrors, Layer, ModelInfo, Plan, PlannedLayer, Site
+from .temporal import keep_time, time_path
 from .weights import weight_bytes
 
 
@@ -33,9 +34,16 @@ def site_bits(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> np.nda
     return np.array(bits, dtype=np.uint8)
 
 
-def make_plan(info: ModelInfo, recipe: Recipe, stats: ActivationStats, errors: GroupErrors) -> Plan:
+def make_plan(
+    info: ModelInfo,
+    recipe: Recipe,
+    stats: ActivationStats,
+    errors: GroupErrors,
+    cached: np.ndarray | None = None,
+) -> Plan:
     """The plan of `recipe` for the model that `info` describes, with the ranges and groups that `errors` was made of.
 
+    `cached` [K, T] bool is what a selection chose for the cache of temporal features (`temporal.select`).
     Raises DmqError if statistics and model or recipe do not fit, or if an override matches nothing.
     """
     _check(info, recipe, stats)
@@ -44,6 +52,9 @@ def make_plan(info: ModelInfo, recipe: Recipe, stats: ActivationStats, errors: G
     operands = [s for s, site in enumerate(stats.sites) if site.kind == "attention"]
     bits = {s: _operand_bits(info, recipe, stats.sites[s]) for s in operands}
     vectors = recipe.weights.bits if not recipe.protection.vectors else FLOAT
+    if recipe.temporal is not None:
+        time = time_path(info, recipe.temporal, stats.steps, cached)
+        rows = keep_time(rows, time, stats, recipe.activations.symmetric)
     outside = info.parameters - sum(row.layer.weights + _biases(row.layer) for row in rows)
     return Plan(
         model=info.name,
@@ -56,6 +67,7 @@ def make_plan(info: ModelInfo, recipe: Recipe, stats: ActivationStats, errors: G
         vector_bits=vectors,
         vector_bytes=4 * (outside - sum(info.vectors)) + sum(_vector_bytes(size, recipe) for size in info.vectors),
         float_bytes=4 * info.parameters,
+        temporal=None if recipe.temporal is None else time,
     )
 
 

@@ -34,8 +34,12 @@ class QuantizedWeight:
 
     def dequantize(self) -> Tensor:
         """The weight that the codes stand for, float32, in its own shape."""
+        return dequantize(self.codes.float(), *self.spread()).reshape(self.shape)
+
+    def spread(self) -> tuple[Tensor, Tensor]:
+        """Scale and zero point as they broadcast against `codes`, both float32."""
         scale, zero = (_spread(x, self.size, self.codes.shape[1]) for x in (self.scale, self.zero.float()))
-        return dequantize(self.codes.float(), scale, zero).reshape(self.shape)
+        return scale, zero
 
     @property
     def bytes(self) -> int:

@@ -1,0 +1,91 @@
+"""TIAR: the rounding of the whole time path, learned against its own float outputs.
+
+All linear layers of the block are trained together on all timesteps; no picture is needed, and no other layer is
+involved. Source: tfm, "TIAR".
+"""
+
+import math
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..models.adapter import AbstractAdapter
+from ..models.borrow import borrow, replace
+from ..models.temporal import temporal_features
+from ..numerics.rounding import beta_at
+from ..numerics.threads import one_thread
+from ..quantizers.weights import QuantizedWeight
+from ..recipe import Tiar, Weights
+from ..results import TemporalBlock
+from .adaround import Rounding, SoftLinear, undecided
+
+
+PENALTY = 0.01  # weight of the regulariser
+KEPT_EVERY = 25  # iterations from one good state that is kept to the next, and from one report to the next
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearnedRounding:
+    """What TIAR found: the codes of every layer that it trained."""
+
+    codes: dict[str, QuantizedWeight]
+    losses: np.ndarray  # [iterations] float32: sum over projections of the squared error, without the regulariser
+    note: str = ""  # why it ended before its time, if it did
+
+
+def learn_rounding(
+    model: nn.Module,
+    adapter: AbstractAdapter,
+    block: TemporalBlock,
+    formats: Mapping[str, Weights],
+    spec: Tiar,
+    t: Tensor,
+    given: Mapping[str, Tensor],
+) -> Generator[tuple[int, int], None, LearnedRounding]:
+    """Yield (iterations done, all) while the rounding of the layers in `formats` is learned; return what was found.
+
+    `t` [rows] and `given` [rows, ...] are all that the time path can be asked; `model` is the float denoiser, which
+    stays as it is. Training stops at the first loss that is not finite, with the last good state and a note.
+    """
+    twin = borrow(model)
+    with one_thread():
+        roundings = {name: Rounding(model.get_submodule(name).weight, weights) for name, weights in formats.items()}
+        for name, rounding in roundings.items():
+            replace(twin, name, SoftLinear(model.get_submodule(name), rounding))
+        with torch.no_grad():
+            wanted = temporal_features(model, adapter, block, t, given)
+    optimiser = torch.optim.Adam([rounding.v for rounding in roundings.values()], spec.rate, fused=True)
+    rows = torch.Generator().manual_seed(spec.seed)
+    losses: list[float] = []
+    note, kept = "", _state(roundings)
+    for n in range(spec.iterations):
+        # The consumer runs between two yields, so the setting of threads must not stay open across one.
+        with one_thread(), torch.enable_grad():
+            some = torch.randperm(len(t), generator=rows)[: spec.batch] if len(t) > spec.batch else slice(None)
+            made = temporal_features(twin, adapter, block, t[some], {name: x[some] for name, x in given.items()})
+            loss = sum((a - b[some]).square().sum(1).mean() for a, b in zip(made, wanted, strict=True))
+            beta = beta_at(n / spec.iterations)
+            total = loss if beta is None else loss + PENALTY * undecided(roundings.values(), beta)
+            optimiser.zero_grad()
+            total.backward()
+            losses.append(loss.item())
+            if not math.isfinite(total.item()):
+                note = f"stopped at iteration {n + 1} of {spec.iterations}: the loss was {total.item()}."
+                break
+            optimiser.step()
+            if n % KEPT_EVERY == KEPT_EVERY - 1:
+                kept = _state(roundings)
+        if n % KEPT_EVERY == KEPT_EVERY - 1:
+            yield n + 1, spec.iterations
+    if note:
+        for name, v in kept.items():
+            roundings[name].v.data = v
+    codes = {name: rounding.hardened() for name, rounding in roundings.items()}
+    return LearnedRounding(codes=codes, losses=np.array(losses, np.float32), note=note)
+
+
+def _state(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
+    return {name: rounding.v.detach().clone() for name, rounding in roundings.items()}
