@@ -362,7 +362,8 @@ class Recipe(Spec):
         super().__post_init__()
         if self.version != 1:
             raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq or start anew.")
-        if not isinstance(self.calibration_steps, AllSteps) and not isinstance(self.activations.granularity, PerTensor):
+        per_tensor = isinstance(self.activations.granularity, PerTensor)
+        if not isinstance(self.calibration_steps, AllSteps) and not per_tensor:
             raise DmqError("a choice of calibration_steps needs activations.granularity PerTensor.")
         if self.temporal and self.temporal.fsc == "all" and not isinstance(self.grouping, (SharedRange, PerStep)):
             raise DmqError(
@@ -375,7 +376,7 @@ class Recipe(Spec):
                     f"grouping.count is {self.grouping.count}, but there are only {self.sampling.steps} steps; "
                     f"use {self.sampling.steps} or fewer."
                 )
-            if not isinstance(self.activations.granularity, PerTensor):
+            if not per_tensor:
                 raise DmqError("learned groups have one range per tensor: set activations.granularity to PerTensor.")
         if isinstance(self.grouping, ManualGroups) and any(b >= self.sampling.steps for b in self.grouping.boundaries):
             raise DmqError(

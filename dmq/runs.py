@@ -2,6 +2,7 @@
 
     RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors, model.json,
                           trajectory.safetensors if asked for
+    RUNS/searches/KEY/    search.safetensors, recipe.json
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
@@ -16,7 +17,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from safetensors.numpy import load_file, save_file
 
 from . import jsonio
 from .errors import DmqError
-from .recipe import Comparison, Recipe
+from .recipe import Comparison, LearnedGroups, MseSearch, Recipe
 from .results import (
     ActivationStats,
     Layer,
@@ -38,6 +39,7 @@ from .results import (
     PictureScore,
     Projection,
     Report,
+    SearchResult,
     Site,
     TemporalBlock,
     Trajectory,
@@ -236,12 +238,62 @@ def _load_histograms(folder: Path, sites: int, steps: int) -> tuple[np.ndarray, 
     return tuple(found[s] for s in range(sites))
 
 
+# --- searches for groups -------------------------------------------------------------------------------------------
+
+
+def search_key(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> str:
+    """A name for what a search depends on: the model, how it is run and quantized, the settings of the search."""
+    activations = replace(recipe.activations, range=MseSearch())  # learned ranges take the place of any
+    asked = (spec, recipe.sampling, recipe.calibration, recipe.weights, activations, recipe.protection)
+    data = [recipe.model, fingerprint, *map(jsonio.to_data, (*asked, recipe.overrides))]
+    digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', recipe.model).strip('-')[-40:]}-search-{digest}"
+
+
+def find_search(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> Path | None:
+    """The folder of a finished search: the user's own before one that ships."""
+    key = search_key(recipe, spec, fingerprint)
+    places = [home() / "searches" / key, ASSETS / "runs" / key]
+    return next((place for place in places if (place / "search.safetensors").is_file()), None)
+
+
+def save_search(recipe: Recipe, spec: LearnedGroups, result: SearchResult) -> Path:
+    """Write what a search found, and the recipe it was for; returns the folder, which appears only when complete."""
+    folder = home() / "searches" / search_key(recipe, spec, result.fingerprint)
+    held = {f.name: getattr(result, f.name) for f in fields(result)}
+    arrays = {name: np.ascontiguousarray(x) for name, x in held.items() if isinstance(x, np.ndarray)}
+    arrays |= {f"local/{name}": np.ascontiguousarray(x) for name, x in result.local.items()}
+    plain = {name: held[name] for name in ("model", "fingerprint", "sampler", "timesteps", "note")}
+    plain |= {"version": 1, "sites": [asdict(site) for site in result.sites], "local": list(result.local)}
+    with written(folder) as part:
+        save_file(arrays, part / "search.safetensors", metadata={"search": json.dumps(plain)})
+        (part / "recipe.json").write_text(jsonio.dumps(recipe), encoding="utf-8")
+    return folder
+
+
+def load_search(folder: Path) -> SearchResult:
+    """What `save_search` wrote. Raises DmqError if the folder is damaged or of another version."""
+    file = folder / "search.safetensors"
+    try:
+        with safe_open(file, "numpy") as opened:
+            plain = json.loads(opened.metadata()["search"])
+        if plain.pop("version") != 1:
+            raise DmqError(f"{folder.name}: a search of another version of dmq; search again.")
+        arrays = load_file(file)
+        plain["sites"] = tuple(Site(**site) for site in plain["sites"])
+        plain["timesteps"] = tuple(plain["timesteps"])
+        plain["local"] = {name: arrays.pop(f"local/{name}") for name in plain["local"]}
+        return SearchResult(**plain, **arrays)
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise DmqError(f"{file}: damaged ({error}); delete the folder and search again.") from None
+
+
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
 def folder_of(name: str) -> Path:
     """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
-    if not NAME.fullmatch(name) or name == "captures":
+    if not NAME.fullmatch(name) or name in ("captures", "searches"):
         raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
     return home() / name
 

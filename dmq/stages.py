@@ -7,8 +7,8 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 import dataclasses
 import time
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
-from functools import lru_cache, partial
+from dataclasses import dataclass, field
+from functools import lru_cache, partial, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,8 +16,8 @@ import numpy as np
 
 from . import runs
 from .errors import DmqError
-from .recipe import EMBEDDED, Comparison, ManualGroups, Recipe
-from .results import ActivationStats, GroupErrors, ModelInfo, PictureScore, Plan, Report
+from .recipe import EMBEDDED, ActiveSteps, Comparison, LearnedGroups, ManualGroups, Recipe
+from .results import ActivationStats, GroupErrors, ModelInfo, PictureScore, Plan, Report, SearchResult, Trajectory
 
 
 # torch and diffusers take most of the app's start: the rooms that need them are imported where they are used, so that
@@ -43,6 +43,7 @@ class Progress:
     done: int
     total: int
     seconds_left: float | None = None
+    snapshot: Any = field(default=None, compare=False, repr=False)  # what there is to see by now, in some stages
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
@@ -164,23 +165,123 @@ def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Ge
     return folder
 
 
+# --- searches for groups -------------------------------------------------------------------------------------------
+
+
+def search_spec(recipe: Recipe) -> LearnedGroups | None:
+    """The search that `recipe` stands on, by its groups or by its choice of calibration steps; None if on none.
+
+    ActiveSteps say how steps are scored, whatever the groups say.
+    """
+    grouping, chosen = recipe.grouping, recipe.calibration_steps
+    spec = grouping if isinstance(grouping, LearnedGroups) else None
+    if isinstance(chosen, ActiveSteps):
+        return dataclasses.replace(spec or LearnedGroups(), score=chosen.score, mmd=chosen.mmd)
+    return spec
+
+
+def searched(recipe: Recipe) -> bool:
+    """Is what `recipe` must know of a search there? True if it needs none."""
+    return search_spec(recipe) is None or _find_search(recipe) is not None
+
+
+def search_result(recipe: Recipe) -> SearchResult:
+    """What the search that `recipe` stands on has found.
+
+    Raises DmqError if it was not run yet, or with another sampler than the statistics.
+    """
+    folder = _find_search(recipe)
+    if folder is None:
+        raise DmqError(
+            f"no groups were learned yet for {recipe.model} with this recipe. Run the search first: "
+            "press Search, or run `dmq search`."
+        )
+    result, stats = _load_search(folder, _changed(folder)), statistics(recipe)
+    for name in ("sampler", "timesteps"):
+        ours, theirs = getattr(result, name), getattr(stats, name)
+        if ours != theirs:
+            raise DmqError(f"the search was run with {name} {ours}, the capture with {theirs}. Search again.")
+    return result
+
+
+def search(
+    recipe: Recipe, *, again: bool = False, enough: Callable[[], bool] = lambda: False
+) -> Generator[Progress, None, SearchResult]:
+    """Learn the groups that `recipe` stands on (ADP-DM); each Progress has a `results.SearchSnapshot`.
+
+    Does nothing if that was done already, unless `again`. Once `enough()`, what is there by then is finished and kept.
+    Closing the generator leaves no trace. Raises DmqError if the recipe needs no search.
+    """
+    spec = search_spec(recipe)
+    if spec is None:
+        raise DmqError("nothing to search: set grouping to LearnedGroups, or calibration_steps to ActiveSteps.")
+    if searched(recipe) and not again:
+        return search_result(recipe)
+    yield from capture(recipe)
+    yield Progress("Load the model", 0, 1)
+    from .calibration.active import search_groups
+
+    work = search_groups(
+        load(recipe.model), recipe, spec, statistics(recipe), trajectory=_recorded(recipe, spec), enough=enough
+    )
+    at: dict[str, Callable[[int, int], Progress]] = {}
+    try:
+        while True:
+            seen = next(work)
+            clock = at.setdefault(seen.phase, clocked(seen.phase))
+            yield dataclasses.replace(clock(seen.done, seen.total), snapshot=seen)
+    except StopIteration as end:
+        result = end.value
+    finally:
+        work.close()
+    runs.save_search(recipe, spec, result)
+    return result
+
+
+def _recorded(recipe: Recipe, spec: LearnedGroups) -> Trajectory | None:
+    """The denoiser calls saved with the capture, if they are of enough pictures to search with."""
+    folder = runs.find_capture(recipe)
+    if folder is None or not (folder / "trajectory.safetensors").is_file():
+        return None
+    trajectory = runs.load_trajectory(folder)
+    guided = 2 if recipe.sampling.guidance and any((half >= 0).any() for half in trajectory.half) else 1
+    rows = sum(len(half) for half, i in zip(trajectory.half, trajectory.step, strict=True) if i == 0)
+    return trajectory if rows >= guided * spec.trajectories else None
+
+
+def _find_search(recipe: Recipe) -> Path | None:
+    return runs.find_search(recipe, search_spec(recipe), info(recipe.model).fingerprint)
+
+
+def _changed(folder: Path) -> int:
+    return (folder / "search.safetensors").stat().st_mtime_ns
+
+
+@lru_cache(maxsize=4)
+def _load_search(folder: Path, _changed: int) -> SearchResult:
+    return runs.load_search(folder)
+
+
 # --- what only reads statistics ------------------------------------------------------------------------------------
 
 
 def table(recipe: Recipe) -> "ErrorTable":
     """The error table of `recipe`'s activations: made once per choice of bits and range, cheap to ask after that."""
+    from .calibration.selection import step_counts
     from .quantizers.plan import site_bits
 
     stats = statistics(recipe)
     bits = site_bits(info(recipe.model), recipe, stats)
-    return _table(runs.find_capture(recipe), stats.fingerprint, recipe.activations, tuple(bits.tolist()), _Held(stats))
+    counts = step_counts(recipe.calibration_steps, stats.steps, lambda: search_result(recipe))
+    which = runs.find_capture(recipe), stats.fingerprint, recipe.activations
+    return _table(*which, tuple(bits.tolist()), tuple(counts.tolist()), _Held(stats))
 
 
 @dataclass(frozen=True)
 class _Held:
-    """Carries the statistics past the cache's key: the key already names their folder."""
+    """Carries what was loaded past a cache's key: the key already names its folder."""
 
-    stats: ActivationStats
+    value: Any
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Held)
@@ -190,15 +291,37 @@ class _Held:
 
 
 @lru_cache(maxsize=6)
-def _table(_folder: Path, _fingerprint: str, activations: Any, bits: tuple[int, ...], held: _Held) -> "ErrorTable":
+def _table(
+    _folder: Path, _fingerprint: str, activations: Any, bits: tuple[int, ...], counts: tuple[int, ...], held: _Held
+) -> "ErrorTable":
     from .trajectory.errors import ErrorTable
 
-    return ErrorTable(held.stats, activations, np.array(bits))
+    return ErrorTable(held.value, activations, np.array(bits), np.array(counts, float))
 
 
 def errors(recipe: Recipe) -> GroupErrors:
     """The activations' quantization error under `recipe`'s partition, per site and step, without running a model."""
-    return _errors(table(recipe), recipe.grouping)
+    return _partitioned(recipe.grouping, recipe)
+
+
+@singledispatch
+def _partitioned(grouping: Any, recipe: Recipe) -> GroupErrors:
+    """The errors under `recipe`'s grouping, which is `grouping`."""
+    return _errors(table(recipe), grouping)
+
+
+@_partitioned.register
+def _learned(grouping: LearnedGroups, recipe: Recipe) -> GroupErrors:
+    """Groups and ranges are those of the search; nothing is chosen anew."""
+    result = search_result(recipe)
+    return _learned_errors(table(recipe), _find_search(recipe), _changed(_find_search(recipe)), _Held(result))
+
+
+@lru_cache(maxsize=8)
+def _learned_errors(made: "ErrorTable", _folder: Path, _changed: int, held: _Held) -> GroupErrors:
+    from .trajectory.search import learned_errors
+
+    return learned_errors(held.value, made)
 
 
 @lru_cache(maxsize=32)
@@ -233,11 +356,13 @@ def quantize(recipe: Recipe) -> "nn.Module":
 
     folder = runs.find_capture(recipe)
     changed = folder and (folder / "capture.json").stat().st_mtime_ns
-    return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changed))
+    learned = _find_search(recipe) if search_spec(recipe) else None
+    changes = (changed, learned and _changed(learned))
+    return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changes))
 
 
 @lru_cache(maxsize=3)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
-def _quantized(recipe: Recipe, _folder: Path | None, _changed: int | None) -> "nn.Module":
+def _quantized(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Module":
     from .quantizers.apply import quantized
 
     loaded = load(recipe.model)
@@ -306,6 +431,8 @@ def run(recipe: Recipe, comparison: Comparison, *, name: str) -> Generator[Progr
     """Carry a recipe out from nothing: capture if that was not done yet, quantize, compare, save under `name`."""
     runs.folder_of(name)  # a name that cannot be saved is better refused before the work than after it
     yield from capture(recipe)
+    if not searched(recipe):
+        yield from search(recipe)
     return (yield from compare(comparison, (recipe,), name=name))
 
 
@@ -326,6 +453,8 @@ def _check(recipes: tuple[Recipe, ...]) -> None:
         raise DmqError(f"every recipe needs a name of its own other than {FLOAT_NAME!r}; got {', '.join(seen[1:])}.")
     for recipe in recipes:
         statistics(recipe)  # what is missing is said before anything is drawn
+        if search_spec(recipe):
+            search_result(recipe)
 
 
 def _draw(

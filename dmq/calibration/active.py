@@ -35,9 +35,9 @@ from ..trajectory.grouping import group_timesteps
 from ..trajectory.search import (
     SCORES,
     discrepancy_after,
-    groups_of,
     harden,
     kmeans,
+    learned_errors,
     lloyd,
     next_step,
     runs_of_steps,
@@ -94,12 +94,13 @@ class _Search:
 
     def __init__(self, loaded: Loaded, recipe: Recipe, spec: LearnedGroups, stats: ActivationStats) -> None:
         self.spec, self.stats = spec, stats
+        # The time path is searched like the rest: what else is decided about it does not change its inputs' steps.
+        plain = dataclasses.replace(recipe, grouping=SharedRange(), on_miss="error", temporal=None)
         activations = dataclasses.replace(recipe.activations, range=MseSearch())
-        self.table = ErrorTable(stats, activations, site_bits(loaded.info, recipe, stats))
+        self.table = ErrorTable(stats, activations, site_bits(loaded.info, plain, stats))
         if not len(self.table.quantized):
             raise DmqError("there is nothing to search: all activations stay in float. Set activations.bits below 32.")
         static = self.errors(SharedRange())
-        plain = dataclasses.replace(recipe, grouping=SharedRange(), on_miss="error")
         plan = make_plan(loaded.info, plain, stats, static)
         self.sites = banked_sites(plan)
         self.rows = [stats.index[site.name, site.point] for site in self.sites]
@@ -115,6 +116,7 @@ class _Search:
         self.random = np.random.default_rng(spec.seed)
         self.visits = np.zeros(stats.steps, np.int32)
         self.alike = similarity(_features(stats, self.rows))
+        self.last: tuple[int | None, float, float] = (None, np.nan, np.nan)  # step, error and penalty
         self.history: list[tuple[int, float, float]] = []
         self.slot: np.ndarray | None = None
         self.note = ""
@@ -174,6 +176,7 @@ class _Search:
                     raise DmqError(f"search: {self.note}. Check the model and the recorded denoiser calls.")
                 return
             self.visits[i] += 1
+            self.history.append(self.last)
             yield self.snapshot("Search", n + 1, total)
 
     def measure(self) -> Snapshots:
@@ -233,7 +236,7 @@ class _Search:
             return good
         state = self.candidates.state()
         optimiser.step()
-        self.history.append((i, error.item(), penalty.item()))
+        self.last = i, error.item(), penalty.item()
         return state
 
     def _sample(self, i: int) -> tuple[int, np.ndarray]:
@@ -261,7 +264,7 @@ class _Search:
     # --- what is told ----------------------------------------------------------------------------------------------
 
     def snapshot(self, phase: str, done: int, total: int) -> SearchSnapshot:
-        step, error, penalty = self.history[-1] if self.history else (None, np.nan, np.nan)
+        step, error, penalty = self.last
         return SearchSnapshot(
             phase=phase,
             done=done,
@@ -303,18 +306,6 @@ class _Search:
             "per step": self.errors(PerStep()),
         }
         return {name: found.per_step() for name, found in errors.items()}
-
-
-def learned_errors(result: SearchResult, table: ErrorTable) -> GroupErrors:
-    """The layer-local errors of groups and ranges that a search found. Raises DmqError if they are of other sites."""
-    groups = groups_of(result, table.sites)
-    index = {site.label: s for s, site in enumerate(table.sites)}
-    rows = [index[site.label] for site in result.sites]
-    if sorted(rows) != sorted(table.quantized.tolist()):
-        raise DmqError("the search was for other sites than those that the recipe quantizes. Search again.")
-    low, high = np.zeros((2, *groups.slot.shape))
-    low[rows], high[rows] = (np.take_along_axis(end, result.slot.astype(int), 1) for end in (result.low, result.high))
-    return table.errors_of(groups, low, high)
 
 
 def _start(spec: LearnedGroups, finest: GroupErrors, rows: list[int]) -> np.ndarray:

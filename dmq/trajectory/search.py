@@ -9,7 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DmqError
-from ..results import Groups, SearchResult, Site
+from ..results import GroupErrors, Groups, SearchResult, Site
+from .errors import ErrorTable
 from .grouping import optimal_boundaries
 
 
@@ -207,6 +208,19 @@ def groups_of(result: SearchResult, sites: tuple[Site, ...]) -> Groups:
     slot = np.zeros((len(sites), len(result.timesteps)), np.int16)
     slot[[index[site.label] for site in result.sites]] = result.slot
     return Groups(sites=sites, slot=slot)
+
+
+def learned_errors(result: SearchResult, table: ErrorTable) -> GroupErrors:
+    """The layer-local errors of groups and ranges that a search found. Raises DmqError if they are of other sites."""
+    groups = groups_of(result, table.sites)
+    index = {site.label: s for s, site in enumerate(table.sites)}
+    rows = [index[site.label] for site in result.sites]
+    missing = sorted(set(table.quantized.tolist()) - set(rows))
+    if missing:
+        raise DmqError(f"the search did not know {table.sites[missing[0]].label}, which is quantized. Search again.")
+    low, high = np.zeros((2, *groups.slot.shape))
+    low[rows], high[rows] = (np.take_along_axis(end, result.slot.astype(int), 1) for end in (result.low, result.high))
+    return table.errors_of(groups, low, high)
 
 
 # --- a yardstick ---------------------------------------------------------------------------------------------------
