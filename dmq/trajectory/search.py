@@ -56,11 +56,31 @@ def uncertainty(weights: Tensor) -> Tensor:
 def kmeans(points: np.ndarray, count: int, passes: int = 100) -> np.ndarray:
     """The cluster of every step: `points` [S, T, D] to int64 [S, T], each site on its own.
 
-    Lloyd's algorithm from `count` equal runs of steps; an empty cluster takes the point that is farthest from its
-    own centre, and stays empty only where there are fewer different points than clusters.
+    Lloyd's algorithm from `count` equal runs of steps and from points far from each other, whichever ends better. An
+    empty cluster takes the point that is farthest from its own centre, and stays empty only where there are fewer
+    different points than clusters.
     """
     sites, steps, _ = points.shape
-    slot = np.tile(np.arange(steps) * count // steps, (sites, 1))
+    found = [
+        _lloyd_of_points(points, slot, count, passes)
+        for slot in (np.tile(np.arange(steps) * count // steps, (sites, 1)), _far_apart(points, count))
+    ]
+    centres = [np.take_along_axis(_centres(points, slot, count), slot[..., None], 1) for slot in found]
+    spread = [((points - centre) ** 2).sum((1, 2)) for centre in centres]
+    return np.where((spread[0] <= spread[1])[:, None], *found)
+
+
+def _far_apart(points: np.ndarray, count: int) -> np.ndarray:
+    """Each step with the nearest of `count` steps, the next of which is always the one farthest from those before."""
+    rows = np.arange(len(points))
+    distance = [((points - points[:, :1]) ** 2).sum(-1)]
+    while len(distance) < count:
+        far = np.min(distance, axis=0).argmax(1)
+        distance.append(((points - points[rows, far][:, None]) ** 2).sum(-1))
+    return np.argmin(distance, axis=0)
+
+
+def _lloyd_of_points(points: np.ndarray, slot: np.ndarray, count: int, passes: int) -> np.ndarray:
     for _ in range(passes):
         centre = _centres(points, slot, count)
         distance = ((points[:, :, None] - centre[:, None]) ** 2).sum(-1)
