@@ -200,9 +200,7 @@ def channels(stats: ActivationStats, s: int, i: int) -> go.Figure:
     return layout(figure, x="channel", y=VALUE, bargap=0 if len(low) > 64 else 0.15, barmode="overlay")
 
 
-def grid(
-    stats: ActivationStats, s: int, i: int, low: float, high: float, bits: int, symmetric: bool
-) -> go.Figure:
+def grid(stats: ActivationStats, s: int, i: int, low: float, high: float, bits: int, symmetric: bool) -> go.Figure:
     """The histogram of site s at step i with the grid of low..high over it, and below it the error of every bin.
 
     Rounding (within the grid) and clipping (beyond it) are told apart; the legend holds their totals, which are
