@@ -36,12 +36,11 @@ from ..trajectory.search import (
     SCORES,
     discrepancy_after,
     harden,
-    kmeans,
     learned_errors,
     lloyd,
     next_step,
-    runs_of_steps,
     similarity,
+    start_groups,
     uncertainty,
     without_empty,
 )
@@ -104,7 +103,7 @@ class _Search:
         plan = make_plan(loaded.info, plain, stats, static)
         self.sites = banked_sites(plan)
         self.rows = [stats.index[site.name, site.point] for site in self.sites]
-        self.start = _start(spec, self.errors(PerStep()), self.rows)
+        self.start = start_groups(spec, self.errors(PerStep()), self.rows)
         low, high = self._start_ranges(static)
         self.model = quantized(loaded.denoiser, plan, loaded.adapter)
         self.candidates = CandidateGroups(
@@ -306,16 +305,6 @@ class _Search:
             "per step": self.errors(PerStep()),
         }
         return {name: found.per_step() for name, found in errors.items()}
-
-
-def _start(spec: LearnedGroups, finest: GroupErrors, rows: list[int]) -> np.ndarray:
-    """The group of every site and step [Q, T] to start from, by the ranges that each step would like best."""
-    points = np.stack([finest.low[rows], finest.high[rows]], -1)
-    points = points / np.maximum((points[..., 1] - points[..., 0]).max(1), 1e-30)[:, None, None]
-    if not spec.per_layer:
-        points = np.moveaxis(points, 0, 1).reshape(1, points.shape[1], -1)
-    slot = (runs_of_steps if spec.contiguous else kmeans)(points, spec.count)
-    return np.broadcast_to(slot, (len(rows), slot.shape[1])).copy()
 
 
 def _features(stats: ActivationStats, rows: list[int]) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from ..errors import DmqError
+from ..recipe import LearnedGroups
 from ..results import GroupErrors, Groups, SearchResult, Site
 from .errors import ErrorTable
 from .grouping import optimal_boundaries
@@ -120,6 +121,19 @@ def runs_of_steps(points: np.ndarray, count: int) -> np.ndarray:
     between = ((sums[:, None] - sums[:, :, None]) ** 2).sum(-1) / length
     cuts = optimal_boundaries(squares[:, None] - squares[:, :, None] - between, count, 1)
     return (np.arange(steps) >= cuts[:, :, None]).sum(1)
+
+
+def start_groups(spec: LearnedGroups, finest: GroupErrors, rows: list[int]) -> np.ndarray:
+    """The group of every step [Q, T] at the sites `rows`, to start from: by the ranges that each step has when alone.
+
+    `finest` are the errors of a range per step. Common to all sites unless `spec.per_layer`.
+    """
+    points = np.stack([finest.low[rows], finest.high[rows]], -1)
+    points = points / np.maximum((points[..., 1] - points[..., 0]).max(1), 1e-30)[:, None, None]
+    if not spec.per_layer:
+        points = np.moveaxis(points, 0, 1).reshape(1, points.shape[1], -1)
+    slot = (runs_of_steps if spec.contiguous else kmeans)(points, spec.count)
+    return np.broadcast_to(slot, (len(rows), slot.shape[1])).copy()
 
 
 def start_logits(slot: np.ndarray, count: int) -> np.ndarray:
