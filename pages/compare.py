@@ -167,12 +167,21 @@ def tab(shared: Shared, this: gr.Tab) -> None:
             who = out["who"] = gr.Dropdown([], label="Recipe", min_width=280)
         with gr.Row():
             out["slider"] = gr.ImageSlider(
-                label="Float | quantized", format="png", interactive=False, elem_classes="dmq-pixels dmq-pair",
-                height=360, min_width=280,
+                label="Float | quantized",
+                format="png",
+                interactive=False,
+                elem_classes="dmq-pixels dmq-pair",
+                height=360,
+                min_width=280,
             )
             out["difference"] = gr.Image(
-                label="Difference × 4", format="png", interactive=False, elem_classes="dmq-pixels dmq-pair",
-                height=360, min_width=280, buttons=["download", "fullscreen"],
+                label="Difference × 4",
+                format="png",
+                interactive=False,
+                elem_classes="dmq-pixels dmq-pair",
+                height=360,
+                min_width=280,
+                buttons=["download", "fullscreen"],
             )
         out["strip"] = gr.Gallery(label="On the way, noise to picture", columns=8, **look)
         with gr.Row():
@@ -190,7 +199,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         [go.click, prompts.submit], draw, [shared.recipe, prompts, seeds, steps, guidance, others], out,
         concurrency_id="model", concurrency_limit=1, show_progress="minimal", show_progress_on=out["status"],
     )  # fmt: skip
-    stops(stop, started, stopped, out)
+    stops(stop, [started], stopped, out)
     on(run.input, show_run, [run], out, show_progress="minimal")
     on([picture.input, who.input], pair, [run, picture, who], out)
     on(taken.click, take, [run, who], chosen)

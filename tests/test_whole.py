@@ -63,6 +63,7 @@ def test_a_finer_partition_is_never_worse(recipe):
         for g in (ManualGroups(), ManualGroups(boundaries=(2,)), OptimalGroups(count=2), PerStep())
     ]
     assert totals[0] >= totals[1] >= totals[2] >= totals[3] > 0
+    assert totals[0] > totals[3]  # or the partition would not matter at all
 
 
 def test_predicted_errors_fall_with_bits(recipe):
@@ -184,6 +185,13 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
     assert "--model is for recipes" in capsys.readouterr().err
     assert cli.main(["show", "by cli", "--remove"]) == 0
     assert "by cli" not in runs.names()
+
+
+def test_a_run_is_shown_before_a_recipe_of_the_same_name(monkeypatch):
+    shipped = next(iter(runs.shipped_recipes()))
+    for found in ([], [shipped]):
+        monkeypatch.setattr(runs, "names", lambda found=found: found)
+        assert cli.is_recipe(shipped) == (not found)
 
 
 @pytest.mark.parametrize(

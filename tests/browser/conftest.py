@@ -98,11 +98,12 @@ def page(chromium):
 
 @pytest.fixture
 def visit(page, address):
-    """`visit(recipe, tab)` opens a link and waits until the sidebar shows the recipe."""
+    """`visit(recipe, tab)` opens a link and waits until the sidebar has the recipe, in a window of `width` pixels."""
 
-    def opened(recipe, tab, extra=""):
+    def opened(recipe, tab, extra="", width=1400):
+        page.set_viewport_size({"width": width, "height": 900})
         page.goto(address + links.query(recipe, tab) + extra)
-        page.locator(".dmq-name", has_text=recipe.name).wait_for()
+        page.locator(".dmq-name", has_text=recipe.name).wait_for(state="visible" if width > 768 else "attached")
         return page
 
     return opened

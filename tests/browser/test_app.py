@@ -121,8 +121,45 @@ def test_the_bits_of_the_sidebar_reach_the_open_tab(visit, recipe):
     page.get_by_label("Activation bits", exact=True).click()
     page.get_by_role("option", name="4", exact=True).click()
     expect(page.locator(".dmq-name")).to_have_text("W8A4 2 equal groups")
+    expect(page.locator("#layer-title")).to_contain_text("grid of 4 bits")
     page.wait_for_function("decodeURIComponent(location.search).includes('\"bits\":4')")
     assert in_address(page).activations.bits == 4
+
+
+# --- the sidebar ---------------------------------------------------------------------------------------------------
+
+
+def test_the_table_of_layers_is_filled_when_opened_can_be_searched_and_follows(visit, recipe):
+    page = visit(recipe, "start")
+    cells = page.locator("#layers").get_by_role("gridcell")
+    page.get_by_role("button", name="What every layer gets").click()
+    search = page.locator("#layers").get_by_placeholder("Search")
+    search.fill("conv_out")
+    expect(cells).to_have_count(6)
+    expect(cells.nth(4)).to_have_text("last layer")
+    search.fill("mid_block.resnets.0.conv1")
+    expect(cells.nth(2)).to_have_text("6 bit")
+    page.get_by_label("Activation bits", exact=True).click()
+    page.get_by_role("option", name="4", exact=True).click()
+    search.fill("mid_block.resnets.0.conv1")
+    expect(cells.nth(2)).to_have_text("4 bit")
+
+
+def test_on_a_phone_nothing_is_cut_off_and_the_bits_are_two_touches_away(visit, recipe):
+    page = visit(recipe, "start", width=420)
+    button = page.locator(".sidebar .toggle-button")
+    expect(page.locator(".sidebar.open")).to_have_count(0)
+    for name in ("Start", "Activations", "Time groups", "Compare"):
+        tab = page.get_by_role("tab", name=name, exact=True)
+        expect(tab).to_be_visible()
+        tab.click()
+        expect(tab).to_have_attribute("aria-selected", "true")
+        page.wait_for_timeout(1500)  # figures measure themselves after the tab is shown
+        assert page.evaluate("document.documentElement.scrollWidth") <= 420
+        assert button.evaluate("e => getComputedStyle(e, '::after').content") == '"Model, bits, size"'
+        expect(button).to_be_in_viewport(ratio=1)
+    button.click()
+    expect(page.get_by_label("Activation bits", exact=True)).to_be_in_viewport(ratio=1)
 
 
 # --- links ---------------------------------------------------------------------------------------------------------
@@ -175,7 +212,17 @@ def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
     name = runs.names()[0]
     assert len(runs.load_report(name).scores) == 2
     assert runs.load_recipes(name) == (recipe,)
-    expect(page.get_by_test_id("slider-image-preview").or_(page.locator(".slider-wrap")).first).to_be_visible()
+    expect(page.locator(".slider-wrap").first).to_be_visible()
+    gallery = page.locator(".gallery-container").first
+    expect(gallery.get_by_role("button", name="Thumbnail")).to_have_count(4)
+    caption = gallery.locator(".caption-label").last
+    expect(caption).to_have_text("tiny · b · seed 0")
+    assert caption.evaluate("e => e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight + 1")
+    wrap, last = gallery.locator(".grid-wrap").bounding_box(), caption.bounding_box()
+    assert 0 <= wrap["y"] + wrap["height"] - last["y"] - last["height"] < 30  # neither cut off nor followed by nothing
+    page.get_by_label("Besides the current recipe", exact=True).click()
+    expect(page.get_by_role("option", name="W8A8, one range", exact=True)).to_be_visible()
+    page.keyboard.press("Escape")
     page.reload()
     page.get_by_label("Open an earlier run", exact=True).click()
     page.get_by_role("option", name=name, exact=True).click()

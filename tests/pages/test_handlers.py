@@ -54,8 +54,9 @@ def test_splitting_and_merging_change_the_number_of_groups_by_one(text):
 
 def test_cuts_of_each_layer_lock_the_strip(text):
     answer = time_groups.optimal(text, 2, True)
-    own = len({row.tobytes() for row in stages.errors(jsonio.loads(answer["recipe"])).groups.slot}) > 1
-    assert answer["strip"].locked == own
+    assert len({row.tobytes() for row in stages.errors(jsonio.loads(answer["recipe"])).groups.slot}) > 1
+    assert answer["strip"].locked
+    assert not time_groups.optimal(text, 2, False)["strip"].locked
 
 
 @pytest.mark.parametrize("tab", [time_groups, activations], ids=["time groups", "activations"])
@@ -166,8 +167,13 @@ def test_the_start_tab_shows_every_layer(text, recipe):
     assert len(start.show(text)["table"]) == len(stages.info(recipe.model).layers)
 
 
-def test_no_file_is_shown_for_a_name_that_a_visitor_wrote():
-    assert start.picture_of("../../training") is None
+def test_no_file_is_shown_for_a_name_that_a_visitor_wrote(tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "ASSETS", tmp_path)
+    for place in ("models/emoji-sd", "private"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "samples.png").touch()
+    assert start.picture_of("emoji-sd") == str(tmp_path / "models" / "emoji-sd" / "samples.png")
+    assert start.picture_of("../private") is None
 
 
 # --- capture and compare -------------------------------------------------------------------------------------------
