@@ -445,6 +445,41 @@ class Plan:
         ]
 
 
+@dataclass(frozen=True, kw_only=True)
+class TemporalErrors:
+    """What quantization does to the temporal features; K projections, T steps in sampling order.
+
+    "before" is the time path treated as all other layers, "computed" that of the recipe (learned rounding, ranges per
+    step), "after" what the model really uses: computed, or from the cache where `cached` says so. Where more than t
+    enters, cosines and shifts are those of the worst row of conditioning, errors are means over the rows.
+    """
+
+    block: TemporalBlock
+    timesteps: tuple[float, ...]
+    conditionings: int  # rows of conditioning that were tried; 1 where t is all that enters
+    cosine_before: np.ndarray  # [K, T] float32: between a feature and the float one
+    cosine_computed: np.ndarray
+    cosine_after: np.ndarray
+    shift_before: np.ndarray  # [K, T] int32: the step whose float feature is nearest, minus the step; 0 is right
+    shift_after: np.ndarray
+    error_before: np.ndarray  # [K, T] float32: squared error over squared length
+    error_computed: np.ndarray
+    error_cached: np.ndarray  # with the recipe's cache bits; nan without a cache
+    cached: np.ndarray  # [K, T] bool: the selection; all False without a cache
+    inputs: tuple[str, ...]  # a layer for each of the different activations in the block
+    low: np.ndarray  # [inputs, T] float32: their ranges at each step
+    high: np.ndarray
+    cache_bits: np.ndarray  # [B] what a cache could have
+    cache_errors: np.ndarray  # [B, K, T] float32
+    cache_sizes: np.ndarray  # [B] bytes of a cache of everything, per row of conditioning
+    computed_bytes: int  # of the time path's layers, which such a cache replaces where t is all that enters
+    vectors: tuple[np.ndarray, ...]  # K arrays [T, C_k] float32: the float features, of the first conditioning
+    vectors_before: tuple[np.ndarray, ...]
+    vectors_after: tuple[np.ndarray, ...]
+    losses: np.ndarray  # [iterations] of the learned rounding; empty without one
+    note: str = ""  # why its training ended before its time, if it did
+
+
 NAMED = 4  # float layers that a coverage line names before it counts them
 
 

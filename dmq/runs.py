@@ -3,6 +3,7 @@
     RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors, model.json,
                           trajectory.safetensors if asked for
     RUNS/searches/KEY/    search.safetensors, recipe.json
+    RUNS/roundings/KEY/   rounding.safetensors
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
@@ -20,6 +21,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, fields, replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -288,12 +290,39 @@ def load_search(folder: Path) -> SearchResult:
         raise DmqError(f"{file}: damaged ({error}); delete the folder and search again.") from None
 
 
+# --- learned rounding ----------------------------------------------------------------------------------------------
+
+
+def rounding_folder(*asked: Any) -> Path:
+    """Where the rounding is kept that was learned for `asked`: plain data and specs that it depends on."""
+    digest = hashlib.sha256(json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True).encode())
+    return home() / "roundings" / digest.hexdigest()[:16]
+
+
+def save_rounding(folder: Path, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+    """Write learned codes, and what is needed to read them, into `folder`, which appears only when complete."""
+    with written(folder) as part:
+        arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+        save_file(arrays, part / "rounding.safetensors", metadata={"rounding": json.dumps(plain)})
+
+
+def load_rounding(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `save_rounding` wrote. Raises DmqError if the file is damaged."""
+    file = folder / "rounding.safetensors"
+    try:
+        with safe_open(file, "numpy") as opened:
+            plain = json.loads(opened.metadata()["rounding"])
+        return load_file(file), plain
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise DmqError(f"{file}: damaged ({error}); delete the folder and learn the rounding again.") from None
+
+
 # --- runs ----------------------------------------------------------------------------------------------------------
 
 
 def folder_of(name: str) -> Path:
     """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
-    if not NAME.fullmatch(name) or name in ("captures", "searches"):
+    if not NAME.fullmatch(name) or name in ("captures", "searches", "roundings"):
         raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
     return home() / name
 

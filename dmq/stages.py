@@ -16,16 +16,41 @@ import numpy as np
 
 from . import runs
 from .errors import DmqError
-from .recipe import EMBEDDED, ActiveSteps, Comparison, LearnedGroups, ManualGroups, Recipe
-from .results import ActivationStats, GroupErrors, ModelInfo, PictureScore, Plan, Report, SearchResult, Trajectory
+from .recipe import (
+    EMBEDDED,
+    FLOAT,
+    ActiveSteps,
+    Cache,
+    Comparison,
+    LearnedGroups,
+    ManualGroups,
+    NoCache,
+    PerStep,
+    Recipe,
+    Temporal,
+    Tiar,
+)
+from .results import (
+    ActivationStats,
+    GroupErrors,
+    ModelInfo,
+    PictureScore,
+    Plan,
+    Report,
+    SearchResult,
+    TemporalBlock,
+    TemporalErrors,
+    Trajectory,
+)
 
 
 # torch and diffusers take most of the app's start: the rooms that need them are imported where they are used, so that
 # the page is up, and shows what was captured before, while they load.
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from .models.loading import Loaded
+    from .reconstruction.temporal import LearnedRounding
     from .trajectory.errors import ErrorTable
 
 
@@ -301,7 +326,8 @@ def _table(
 
 def errors(recipe: Recipe) -> GroupErrors:
     """The activations' quantization error under `recipe`'s partition, per site and step, without running a model."""
-    return _partitioned(recipe.grouping, recipe)
+    everything_per_step = recipe.temporal is not None and recipe.temporal.fsc == "all"
+    return _partitioned(PerStep() if everything_per_step else recipe.grouping, recipe)
 
 
 @singledispatch
@@ -347,7 +373,13 @@ def plan(recipe: Recipe) -> Plan:
     """The recipe resolved for its model: what every layer gets, and the exact bytes."""
     from .quantizers.plan import make_plan
 
-    return make_plan(info(recipe.model), recipe, statistics(recipe), errors(recipe))
+    known = _timed_info(recipe)
+    spec = recipe.temporal
+    chosen = spec is not None and isinstance(spec.cache, Cache) and spec.cache.selection != "none"
+    # Without such a block, or if more than t enters, the plan says why there can be no selection.
+    possible = chosen and known.temporal is not None and known.temporal.finite
+    cached = temporal_errors(recipe).cached if possible else None
+    return make_plan(known, recipe, statistics(recipe), errors(recipe), cached)
 
 
 def quantize(recipe: Recipe) -> "nn.Module":
@@ -357,7 +389,7 @@ def quantize(recipe: Recipe) -> "nn.Module":
     folder = runs.find_capture(recipe)
     changed = folder and (folder / "capture.json").stat().st_mtime_ns
     learned = _find_search(recipe) if search_spec(recipe) else None
-    changes = (changed, learned and _changed(learned))
+    changes = (changed, learned and _changed(learned), _rounding_changed(recipe))
     return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changes))
 
 
@@ -366,7 +398,221 @@ def _quantized(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Mod
     from .quantizers.apply import quantized
 
     loaded = load(recipe.model)
-    return quantized(loaded.denoiser, plan(recipe), loaded.adapter)
+    learned = _learned_rounding(recipe)
+    made = quantized(loaded.denoiser, plan(recipe), loaded.adapter, learned and learned.codes)
+    if learned and learned.note:
+        made.clock.notes.append(f"rounding of the time path: {learned.note}")
+    return made
+
+
+# --- the time path -------------------------------------------------------------------------------------------------
+
+
+def temporal_learned(recipe: Recipe) -> bool:
+    """Has the rounding of the time path been learned, or is there none to be learned?"""
+    folder = _rounding_folder(recipe)
+    return folder is None or folder.is_dir()
+
+
+def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
+    """Learn the rounding of the time path (TIAR); returns the folder where it is kept, None if `recipe` needs none.
+
+    Does nothing if it was learned already, unless `again`. Needs no pictures where t is all that enters; else the
+    conditioning of recorded calls. Closing the generator leaves no trace.
+    """
+    if not _learns(recipe):
+        return None
+    yield Progress("Load the model", 0, 1)
+    folder = _rounding_folder(recipe)
+    if folder is None or (folder.is_dir() and not again):
+        return folder
+    from .models.temporal import every_pair
+    from .reconstruction.temporal import learn_rounding, to_arrays
+
+    loaded, spec = load(recipe.model), recipe.temporal.rounding
+    t, given = every_pair(statistics(recipe).timesteps, _conditioning(recipe))
+    block, formats = _timed_info(recipe).temporal, _temporal_formats(recipe)
+    at = clocked("Learn the rounding of the time path")
+    work = learn_rounding(loaded.denoiser, loaded.adapter, block, formats, spec, t, given)
+    try:
+        while True:
+            yield at(*next(work))
+    except StopIteration as end:
+        learned = end.value
+    finally:
+        work.close()
+    runs.save_rounding(folder, *to_arrays(learned))
+    return folder
+
+
+def temporal_errors(recipe: Recipe) -> TemporalErrors:
+    """What `recipe` does to the temporal features, beside treating the time path as all other layers.
+
+    Runs the time path alone, which takes about a second. Raises DmqError if the model has no temporal block that dmq
+    knows, or if its rounding was not learned yet.
+    """
+    if recipe.temporal is None:
+        recipe = dataclasses.replace(recipe, temporal=Temporal())
+    return _temporal_errors(dataclasses.replace(recipe, name=""), _rounding_changed(recipe))
+
+
+@lru_cache(maxsize=8)
+def _temporal_errors(recipe: Recipe, _changed: int | None) -> TemporalErrors:
+    from .metrics.temporal import measure_time_path
+
+    plans = [_uncached(recipe, spec) for spec in (Temporal(), recipe.temporal)]
+    before, computed = (
+        plans[0],
+        dataclasses.replace(plans[1], temporal=dataclasses.replace(plans[1].temporal, spec=recipe.temporal)),
+    )
+    loaded, learned = load(recipe.model), _learned_rounding(recipe)
+    return measure_time_path(
+        loaded.denoiser, loaded.adapter, before, computed, statistics(recipe), _conditioning(recipe),
+        learned.codes if learned else {}, learned.losses if learned else np.zeros(0, np.float32),
+        learned.note if learned else "",
+    )  # fmt: skip
+
+
+def temporal_block(model: str) -> TemporalBlock | None:
+    """The part of `model` that sees the time only; None if dmq knows none in it."""
+    # Descriptions that were kept with a capture may be older than dmq's knowledge of such blocks.
+    return info(model).temporal or load(model).info.temporal
+
+
+def deviation(recipe: Recipe, *, pictures: int = 2) -> Generator[Progress, None, dict[str, np.ndarray]]:
+    """1 - cosine between the latents of runs with the time path alone quantized and float ones, after each step [T].
+
+    Mean over the first calibration `pictures`, all from the same noise. "before" treats the time path as all other
+    layers, "after" as `recipe` says. Raises DmqError where `temporal_errors` does.
+    """
+    temporal_errors(recipe)  # what is missing is said before anything is drawn
+    yield Progress("Load the model", 0, 1)
+    from .capture.activations import calibration_pictures
+
+    loaded = load(recipe.model)
+    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=pictures))
+    models = {"float": loaded.denoiser} | dict(_time_paths(loaded, recipe))
+    drawn = {}
+    for name, model in models.items():
+        work = _latents(loaded, model, jobs, recipe, clocked(f"Draw {name}"))
+        drawn[name] = yield from work
+    wanted = drawn.pop("float")
+    return {name: _cosine_errors(made, wanted) for name, made in drawn.items()}
+
+
+def _time_paths(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "nn.Module"]]:
+    """Models whose time path alone is quantized: as all other layers, and as the recipe says if it says anything."""
+    from .quantizers.apply import quantized
+    from .quantizers.temporal import time_path_only
+
+    yield "before", quantized(loaded.denoiser, time_path_only(_uncached(recipe, Temporal())), loaded.adapter)
+    if recipe.temporal is not None:
+        whole, learned = plan(recipe), _learned_rounding(recipe)
+        alone = dataclasses.replace(time_path_only(whole), temporal=whole.temporal)
+        yield "after", quantized(loaded.denoiser, alone, loaded.adapter, learned and learned.codes)
+
+
+def _latents(
+    loaded: "Loaded",
+    model: "nn.Module",
+    jobs: list[tuple[str, int]],
+    recipe: Recipe,
+    at: Callable[[int, int], Progress],
+) -> Generator[Progress, None, np.ndarray]:
+    """What each step of one run leaves behind, [T, pictures, values]."""
+    from .models import loading
+    from .models.stepping import stepping
+
+    prompts, seeds = zip(*jobs, strict=True)
+    run = stepping(
+        lambda on_step: loading.sample(
+            loading.with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling,
+            on_step=on_step,
+        )
+    )  # fmt: skip
+    seen: list[np.ndarray] = []
+    for i, _, latents in run:
+        seen.append(latents.detach().double().cpu().flatten(1).numpy())
+        yield at(i + 1, recipe.sampling.steps)
+    return np.stack(seen)
+
+
+def _cosine_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Mean over pictures of 1 - cosine, [T, pictures, values] twice to [T]."""
+    lengths = np.linalg.norm(made, axis=2) * np.linalg.norm(wanted, axis=2)
+    return (1 - (made * wanted).sum(2) / np.maximum(lengths, 1e-30)).mean(1)
+
+
+def _timed_info(recipe: Recipe) -> ModelInfo:
+    """The description of the model, with its temporal block if `recipe` needs it and dmq knows one."""
+    known = info(recipe.model)
+    # Descriptions that were kept with a capture may be older than dmq's knowledge of such blocks.
+    return load(recipe.model).info if recipe.temporal is not None and known.temporal is None else known
+
+
+def _uncached(recipe: Recipe, spec: Temporal) -> Plan:
+    """The plan of `recipe` with the time path kept as by `spec`, but without a cache."""
+    from .quantizers.plan import make_plan
+
+    recipe = dataclasses.replace(recipe, temporal=dataclasses.replace(spec, cache=NoCache()))
+    return make_plan(_timed_info(recipe), recipe, statistics(recipe), errors(recipe))
+
+
+def _learns(recipe: Recipe) -> bool:
+    """Is there rounding to be learned? Not if a cache takes the place of everything."""
+    spec = recipe.temporal
+    if spec is None or not isinstance(spec.rounding, Tiar):
+        return False
+    return isinstance(spec.cache, NoCache) or spec.cache.selection != "none"
+
+
+def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
+    """The weight format of every layer of the time path that is not in float."""
+    plan = _uncached(recipe, recipe.temporal)
+    rows = [row for row in plan.layers if row.layer.name in plan.temporal.block.layers]
+    return {row.layer.name: row.weights for row in rows if row.weights.bits < FLOAT}
+
+
+def _rounding_folder(recipe: Recipe) -> Path | None:
+    """Where the learned rounding of `recipe` is or will be; None if nothing is to be learned."""
+    if not _learns(recipe):
+        return None
+    formats = tuple(_temporal_formats(recipe).items())
+    stats, block = statistics(recipe), _timed_info(recipe).temporal
+    # The conditioning that is learned from comes from the capture.
+    source = "" if block.finite else runs.capture_key(recipe)
+    return runs.rounding_folder(stats.fingerprint, stats.timesteps, formats, recipe.temporal.rounding, source)
+
+
+def _rounding_changed(recipe: Recipe) -> int | None:
+    folder = _rounding_folder(recipe)
+    file = folder and folder / "rounding.safetensors"
+    return file.stat().st_mtime_ns if file and file.is_file() else None
+
+
+def _learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
+    """What `learn_temporal` found; None if there is nothing to be learned. Raises DmqError if it did not run yet."""
+    from .reconstruction.temporal import from_arrays
+
+    folder = _rounding_folder(recipe)
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise DmqError(
+            "recipe.temporal.rounding: the rounding of the time path was not learned yet; press Learn, or run "
+            "`dmq run` with this recipe."
+        )
+    return from_arrays(*runs.load_rounding(folder))
+
+
+def _conditioning(recipe: Recipe) -> "dict[str, Tensor]":
+    """What enters the time path beside t, from the recorded calls of the capture; nothing where t is all."""
+    from .models.temporal import conditioning_rows
+
+    block = _timed_info(recipe).temporal
+    if block is None or block.finite:
+        return {}
+    return conditioning_rows(runs.load_trajectory(runs.find_capture(recipe)), block)
 
 
 # --- pictures ------------------------------------------------------------------------------------------------------
@@ -390,6 +636,7 @@ def compare(
     for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
         model = loaded.denoiser
         if recipe is not None:
+            yield from learn_temporal(recipe)
             yield Progress(f"Quantize {who}", 0, 1)
             plans[who], model = plan(recipe), quantize(recipe)
         on_the_way[who] = {}

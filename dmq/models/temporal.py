@@ -7,12 +7,14 @@ It sees no picture, so that for T steps it has T different inputs, unless a clas
 "Temporal feature and TIB". Where the block is in a family is its adapter's business.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..results import Projection, TemporalBlock
+from ..errors import DmqError
+from ..results import Projection, TemporalBlock, Trajectory
 from .adapter import AbstractAdapter
 
 
@@ -36,6 +38,33 @@ def _project(model: nn.Module, block: TemporalBlock, projection: Projection, emb
     if projection.activation is not None:
         embedding = model.get_submodule(projection.activation)(embedding)
     return model.get_submodule(projection.name)(embedding)
+
+
+def conditioning_rows(trajectory: Trajectory, block: TemporalBlock, most: int = 64) -> dict[str, Tensor]:
+    """Distinct rows of what enters `block` beside t, as recorded: tensors [R, ...] by argument, R at most `most`.
+
+    Raises DmqError if the calls were recorded without one of them.
+    """
+    rows: dict[bytes, list[np.ndarray]] = {}
+    for call in trajectory.arguments:
+        missing = [name for name in block.arguments if name not in call]
+        if missing:
+            raise DmqError(f"the recorded calls have no {missing[0]}, which the time path needs. Capture again.")
+        given = [trajectory.conditioning[call[name]] for name in block.arguments]
+        for row in zip(*given, strict=True):
+            rows.setdefault(b"".join(x.tobytes() for x in row), list(row))
+    kept = list(rows.values())[:most]
+    return {
+        name: torch.from_numpy(np.stack(column))
+        for name, column in zip(block.arguments, zip(*kept, strict=True), strict=True)
+    }
+
+
+def every_pair(timesteps: Sequence[float], given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+    """Each of T timesteps with each of R rows of conditioning: t and `given` with T * R rows, steps outermost."""
+    rows = max([len(x) for x in given.values()], default=1)
+    t = timestep_rows(timesteps).repeat_interleave(rows)
+    return t, {name: x.repeat(len(timesteps), *[1] * (x.ndim - 1)) for name, x in given.items()}
 
 
 def timestep_rows(timesteps: Iterable[float]) -> Tensor:

@@ -123,7 +123,7 @@ def _with_step_banks(
 
 def _step_bank(bank: Bank, bits: int, stats: ActivationStats, symmetric: bool) -> Bank:
     s = stats.index[bank.site.name, bank.site.point]
-    ends = (torch.from_numpy(end[s]) for end in (stats.minimum, stats.maximum))
+    ends = (torch.tensor(end[s]) for end in (stats.minimum, stats.maximum))
     scale, zero = grid(*ends, bits, symmetric)
     return Bank(
         site=bank.site, bits=np.full(stats.steps, bits, dtype=np.uint8), scale=scale.numpy(),

@@ -7,6 +7,7 @@ involved. Source: tfm, "TIAR".
 import math
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from .adaround import Rounding, SoftLinear, undecided
 
 
 PENALTY = 0.01  # weight of the regulariser
+PARTS = ("codes", "scale", "zero")  # of a quantized weight
 KEPT_EVERY = 25  # iterations from one good state that is kept to the next, and from one report to the next
 
 
@@ -89,3 +91,27 @@ def learn_rounding(
 
 def _state(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
     return {name: rounding.v.detach().clone() for name, rounding in roundings.items()}
+
+
+def to_arrays(learned: LearnedRounding) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """`learned` as numpy arrays and plain data, for a file."""
+    arrays = {"losses": learned.losses}
+    for name, code in learned.codes.items():
+        arrays |= {f"{part}/{name}": getattr(code, part).numpy() for part in PARTS}
+    plain = {
+        name: {"size": code.size, "bits": code.bits, "symmetric": code.symmetric, "shape": code.shape}
+        for name, code in learned.codes.items()
+    }
+    return arrays, {"layers": plain, "note": learned.note}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedRounding:
+    """The inverse of `to_arrays`."""
+    codes = {
+        name: QuantizedWeight(
+            **layer | {"shape": tuple(layer["shape"])},
+            **{part: torch.from_numpy(arrays[f"{part}/{name}"]) for part in PARTS},
+        )
+        for name, layer in plain["layers"].items()
+    }
+    return LearnedRounding(codes=codes, losses=arrays["losses"], note=plain["note"])

@@ -1,0 +1,198 @@
+"""The time path by stages: learned once, measured, selected, used in pictures; on a tiny real pipeline."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from dmq import runs, stages
+from dmq.errors import DmqError
+from dmq.models.tiny import tiny_sd
+from dmq.quantizers.cache import FeatureTable
+from dmq.recipe import (
+    FLOAT,
+    Activations,
+    Cache,
+    Calibration,
+    Comparison,
+    MinMax,
+    Override,
+    PerStep,
+    Recipe,
+    Sampling,
+    Temporal,
+    Tiar,
+    Weights,
+)
+
+
+STEPS = 4
+LEARNED = Temporal(rounding=Tiar(iterations=50, rate=0.03), fsc="tib")
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """W3A8 on a captured tiny pipeline, whose time path is learned."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_sd().save_pretrained(folder / "model", safe_serialization=True)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DMQ_RUNS", str(folder / "runs"))
+    made = Recipe(
+        model=str(folder / "model"), sampling=Sampling(steps=STEPS, guidance=2.0), calibration=Calibration(samples=2),
+        weights=Weights(bits=3, range=MinMax()), activations=Activations(range=MinMax()), temporal=LEARNED,
+    )  # fmt: skip
+    stages.finish(stages.capture(made))
+    assert not stages.temporal_learned(made)
+    with pytest.raises(DmqError, match="the rounding of the time path was not learned yet"):
+        stages.quantize(made)
+    seen = list(stages.learn_temporal(made))
+    assert [str(p).partition(",")[0] for p in seen[1:]] == [
+        f"Learn the rounding of the time path: {n} of 50" for n in (25, 50)
+    ]
+    yield made
+    patch.undo()
+
+
+def other(recipe, **changes):
+    return dataclasses.replace(recipe, temporal=dataclasses.replace(recipe.temporal, **changes))
+
+
+def test_learning_happens_once_and_depends_on_what_it_must(recipe):
+    assert stages.temporal_learned(recipe)
+    assert len(list(stages.learn_temporal(recipe))) == 1
+    assert stages.temporal_learned(other(recipe, fsc="all", cache=Cache(selection="row")))
+    assert stages.temporal_learned(dataclasses.replace(recipe, name="else", activations=Activations(bits=4)))
+    assert not stages.temporal_learned(other(recipe, rounding=Tiar(iterations=51, rate=0.03)))
+    assert not stages.temporal_learned(dataclasses.replace(recipe, weights=Weights(bits=4, range=MinMax())))
+    some = Override(layers="time_embedding.*", weight_bits=8)
+    assert not stages.temporal_learned(dataclasses.replace(recipe, overrides=(some,)))
+    # Nothing is computed, so there is nothing to learn.
+    assert stages.finish(stages.learn_temporal(other(recipe, cache=Cache()))) is None
+
+
+def test_closing_while_learning_leaves_no_trace(recipe):
+    unfinished = other(recipe, rounding=Tiar(iterations=60))
+    work = stages.learn_temporal(unfinished)
+    next(work), next(work)
+    work.close()
+    assert not stages.temporal_learned(unfinished)
+    assert not [p for p in (runs.home() / "roundings").iterdir() if p.name.startswith(".")]
+
+
+def test_the_quantized_model_has_the_codes_that_were_learned(recipe):
+    errors = stages.temporal_errors(recipe)
+    folder = stages.finish(stages.learn_temporal(recipe))
+    arrays, _ = runs.load_rounding(folder)
+    twin = stages.quantize(recipe)
+    for name in errors.block.layers:
+        codes, scale, zero = (torch.from_numpy(arrays[f"{part}/{name}"]) for part in ("codes", "scale", "zero"))
+        weight = twin.get_submodule(name).weight
+        assert torch.equal(weight, ((codes.float() - zero) * scale).reshape(weight.shape))
+
+
+def test_errors_of_the_time_path(recipe):
+    made = stages.temporal_errors(recipe)
+    k, t = len(made.block.projections), STEPS
+    for name in ("cosine_before", "cosine_computed", "cosine_after", "shift_before", "shift_after", "error_before",
+                 "error_computed", "error_cached", "cached"):  # fmt: skip
+        assert getattr(made, name).shape == (k, t), name
+    assert made.error_computed.mean() < made.error_before.mean()
+    assert np.array_equal(made.cosine_after, made.cosine_computed) and not made.cached.any()
+    assert made.inputs == ("time_embedding.linear_1", "time_embedding.linear_2", made.block.projections[0].name)
+    assert made.low.shape == made.high.shape == (3, t) and (made.low < made.high).all()
+    assert made.cache_errors.shape == (13, k, t) and len(made.losses) == 50 and made.note == ""
+    assert (np.diff(made.cache_errors[:12].mean((1, 2))) < 0).all() and (np.diff(made.cache_sizes[:12]) > 0).all()
+    for before, after, wanted, error in zip(
+        made.vectors_before, made.vectors_after, made.vectors, made.error_computed, strict=True
+    ):
+        assert before.shape == after.shape == wanted.shape
+        direct = ((after - wanted) ** 2).sum(1) / (wanted**2).sum(1)
+        assert np.allclose(direct, error, rtol=1e-4)
+    plain = stages.temporal_errors(dataclasses.replace(recipe, temporal=None))
+    assert np.array_equal(plain.cosine_after, made.cosine_before)
+
+
+def test_features_that_are_measured_are_those_of_a_whole_call(recipe):
+    """What a hook on the quantized model sees, with a prompt and a picture around it."""
+    made, twin = stages.temporal_errors(recipe), stages.quantize(recipe)
+    seen = {}
+    for projection in made.block.projections:
+        module = twin.get_submodule(projection.name)
+        module.register_forward_hook(lambda m, a, out, name=projection.name: seen.update({name: out}))
+    for i, t in enumerate(made.timesteps):
+        with torch.no_grad():
+            twin(torch.randn(2, 4, 8, 8), t, encoder_hidden_states=torch.randn(2, 12, 16))
+        for k, projection in enumerate(made.block.projections):
+            assert np.allclose(seen[projection.name][1], made.vectors_after[k][i], atol=1e-5)
+
+
+@pytest.mark.parametrize("selection", ["none", "block", "row"])
+def test_a_selection_never_errs_more_and_the_model_does_what_it_says(recipe, selection):
+    chosen = other(recipe, cache=Cache(bits=4, selection=selection))
+    made, plan = stages.temporal_errors(chosen), stages.plan(chosen)
+    assert np.array_equal(plan.temporal.cached, made.cached)
+    final = np.where(made.cached, made.error_cached, made.error_computed)
+    if selection == "row":
+        assert (final <= np.minimum(made.error_cached, made.error_computed)).all()
+    if selection == "block":
+        assert (final.mean(1) <= np.minimum(made.error_cached.mean(1), made.error_computed.mean(1)) + 1e-9).all()
+    if selection == "none":
+        assert made.cached.all()
+    twin = stages.quantize(chosen)
+    tables = [m for m in twin.modules() if isinstance(m, FeatureTable)]
+    assert sum(len(table.codes) for table in tables) == made.cached.sum()
+    gone = {row.layer.name for row in plan.layers if row.dropped}
+    names = {name.rpartition(".")[0].removesuffix(".computed") for name, _ in twin.named_parameters()}
+    assert not gone & names and set(made.block.layers) - gone <= names
+
+
+def test_sixteen_bits_take_everything_from_few_bit_layers(recipe):
+    made = stages.temporal_errors(other(recipe, cache=Cache(bits=16, selection="row")))
+    assert made.cached.all() and made.cosine_after.min() > 1 - 1e-5 and not made.shift_after.any()
+
+
+def test_all_means_every_activation_has_a_range_per_step(recipe):
+    plan = stages.plan(other(recipe, fsc="all"))
+    assert {len(row.bank.bits) for row in plan.layers if row.bank} == {STEPS}
+    groups = stages.errors(other(recipe, fsc="all")).groups
+    per_step = stages.errors(dataclasses.replace(recipe, temporal=None, grouping=PerStep())).groups
+    assert np.array_equal(groups.slot, per_step.slot)
+    tib = {len(row.bank.bits) for row in stages.plan(recipe).layers if row.bank}
+    assert tib == {1, STEPS}
+
+
+def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
+    fresh = other(recipe, rounding=Tiar(iterations=25), cache=Cache(selection="block"))
+    work = stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (fresh,))
+    told = []
+    while True:
+        try:
+            told.append(next(work))
+        except StopIteration as end:
+            report = end.value
+            break
+    assert any("Learn the rounding" in str(item) for item in told)
+    assert "time path" in report.coverage[fresh.name] and report.bytes[fresh.name] < report.bytes["float"]
+
+
+def test_a_cache_of_everything_draws_the_float_pictures(recipe):
+    float_else = dataclasses.replace(
+        recipe, weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT),
+        temporal=Temporal(cache=Cache(bits=16)),
+    )  # fmt: skip
+    report = stages.finish(stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (float_else,)))
+    assert report.scores[0].psnr > 40
+
+
+def test_a_damaged_file_is_one_line(recipe):
+    folder = stages.finish(stages.learn_temporal(recipe))
+    file = folder / "rounding.safetensors"
+    whole = file.read_bytes()
+    try:
+        file.write_bytes(whole[:100])
+        with pytest.raises(DmqError, match="damaged") as caught:
+            stages.quantize(recipe)
+        assert "\n" not in str(caught.value)
+    finally:
+        file.write_bytes(whole)
