@@ -12,11 +12,14 @@ import gradio as gr
 from dmq import stages
 from dmq.errors import DmqError
 from dmq.runs import ASSETS
-from pages import activations, api, capturing, compare, links, sidebar, start, time_groups
+from pages import activations, api, capturing, compare, links, sidebar, start, temporal, time_groups
 from pages.shell import Shared, on, set_outside
 
 
-PAGES = {"Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Compare": compare.tab}
+PAGES = {
+    "Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Temporal": temporal.tab,
+    "Compare": compare.tab,
+}  # fmt: skip
 TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
 THEME = gr.themes.Default(
     primary_hue="indigo", neutral_hue="slate", radius_size="md", spacing_size="md", text_size="md",

@@ -112,6 +112,6 @@ def build(shared: Shared) -> None:
         go.click, started, inputs, buttons | chosen | {"captured": shared.captured}, show_progress="minimal",
         show_progress_on=status, concurrency_id="model", concurrency_limit=1,
     )  # fmt: skip
-    stops(stop, run, stopped, buttons)
+    stops(stop, [run], stopped, buttons)
     shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": go}
     on([shared.recipe.change, shared.captured.change], redraw, [shared.recipe], shown)

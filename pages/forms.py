@@ -16,7 +16,10 @@ from dmq.recipe import FLOAT
 from .words import KINDS
 
 
-NAMES = {"granularity": "Scales", "range": "Range", "prompts": "Calibration prompts, one per line"}
+NAMES = {
+    "granularity": "Scales", "range": "Range", "prompts": "Calibration prompts, one per line", "rounding": "Rounding",
+    "cache": "Cache",
+}  # fmt: skip
 
 
 def is_choice(hint: Any) -> bool:

@@ -206,7 +206,7 @@ def build(session: Shared, this: gr.Tab) -> None:
         concurrency_id="model", concurrency_limit=1,
     )  # fmt: skip
     on(finish_now.click, finish, [], {"status": status})
-    stops(stop, run, stopped, {name: out[name] for name in ("status", "go", "finish", "stop")})
+    stops(stop, [run], stopped, {name: out[name] for name in ("status", "go", "finish", "stop")})
     on(take.click, use, [out["found"]], {"recipe": session.recipe, "outside": session.outside})
     shown_in = {f"form {path}": component for path, component in every.items()} | out
     shows(session, this, redraw, [], shown_in)

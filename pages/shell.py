@@ -103,11 +103,13 @@ def on(events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **
     return gr.on(events, by_name(told(handler), list(outputs)), inputs, list(outputs.values()), **options)
 
 
-def stops(button: gr.Button, running: Any, stopped: Callable, outputs: dict[str, Any]) -> None:
-    """Have `button` end the event `running`, and only then say so: a late answer of it would stand over it."""
-    ended = button.click(None, cancels=[running], api_visibility="private")
+def stops(
+    button: gr.Button, running: list, stopped: Callable, outputs: dict[str, Any], inputs: list | None = None
+) -> None:
+    """Have `button` end the events `running`, and only then say so: a late answer of theirs would stand over it."""
+    ended = button.click(None, cancels=running, api_visibility="private")
     told_by_name = by_name(told(stopped), list(outputs))
-    ended.then(told_by_name, [], list(outputs.values()), show_progress="hidden", api_visibility="private")
+    ended.then(told_by_name, inputs or [], list(outputs.values()), show_progress="hidden", api_visibility="private")
 
 
 def shows(

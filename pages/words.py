@@ -6,10 +6,14 @@ from typing import Any
 
 from dmq.recipe import (
     FLOAT,
+    AllSteps,
+    Cache,
     LearnedGroups,
     ManualGroups,
     MinMax,
     MseSearch,
+    NearestRounding,
+    NoCache,
     OptimalGroups,
     Percentile,
     PerChannel,
@@ -18,6 +22,8 @@ from dmq.recipe import (
     PerTensor,
     Recipe,
     SharedRange,
+    Temporal,
+    Tiar,
     UniformGroups,
 )
 
@@ -35,6 +41,10 @@ KINDS = {
     MinMax: "Min–max",
     Percentile: "Percentile",
     MseSearch: "Smallest squared error",
+    NearestRounding: "Nearest code",
+    Tiar: "Learned for all steps (TIAR)",
+    NoCache: "Compute the features",
+    Cache: "Cache the features",
 }
 
 
@@ -70,6 +80,18 @@ def granularity(spec: Any) -> str:
     return f"per {spec.size} inputs" if isinstance(spec, PerGroup) else KINDS[type(spec)].lower()
 
 
+def time_path(spec: Temporal) -> str:
+    """How the time path is kept, in words; empty if like everything else."""
+    parts = ["rounding learned"] if isinstance(spec.rounding, Tiar) else []
+    parts += {"tib": ["ranges per step"], "all": ["ranges per step everywhere"]}.get(spec.fsc, [])
+    if isinstance(spec.cache, Cache):
+        some = {"none": "", "block": " where a block errs less", "row": " where a step errs less"}[
+            spec.cache.selection
+        ]
+        parts.append(f"{spec.cache.bits}-bit cache{some}")
+    return ", ".join(parts)
+
+
 def words(recipe: Recipe) -> str:
     """The recipe in two or three plain sentences."""
     w, a = recipe.weights, recipe.activations
@@ -86,6 +108,10 @@ def words(recipe: Recipe) -> str:
         (recipe.protection.vectors, "norms and biases"),
     ) if yes]  # fmt: skip
     said = f"{weights}, {activations}; {grouping(recipe)}."
+    if recipe.temporal and (own := time_path(recipe.temporal)):
+        said += f" Time path: {own}."
+    if not isinstance(recipe.calibration_steps, AllSteps):
+        said += " Ranges from chosen calibration steps."
     if kept:
         said += f" In float: {' and '.join(kept)}."
     if recipe.overrides:
@@ -94,7 +120,18 @@ def words(recipe: Recipe) -> str:
 
 
 def short_name(recipe: Recipe) -> str:
-    """A name that tells recipes apart: "W4A6 8 optimal groups"."""
+    """A name that tells recipes apart: "W4A6 8 optimal groups, cached time"."""
+    name, own = grouped_name(recipe), recipe.temporal
+    if own is None:
+        return name
+    marks = ["TIAR"] if isinstance(own.rounding, Tiar) else []
+    marks += {"tib": ["FSC"], "all": ["FSC all"]}.get(own.fsc, [])
+    marks += [f"{own.cache.bits}-bit time cache"] if isinstance(own.cache, Cache) else []
+    return ", ".join([name, *marks])
+
+
+def grouped_name(recipe: Recipe) -> str:
+    """Bits and groups of a recipe: "W4A6 8 optimal groups"."""
     spec, w, a = recipe.grouping, recipe.weights.bits, recipe.activations.bits
     name = f"W{w}A{a}"
     if recipe.activations.attention_bits != FLOAT:

@@ -1,0 +1,255 @@
+"""Temporal: what quantization does to the part of the model that sees the timestep only, and how to keep it whole."""
+
+import contextlib
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import temporal as figures
+from dmq.recipe import FLOAT, Cache, NearestRounding, Recipe, Temporal
+from dmq.results import TemporalErrors
+
+from . import forms, words
+from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .widgets.plotly_view import PlotlyView
+
+
+STATES = {"before": "as all other layers", "computed": "with this recipe, computed", "after": "with this recipe"}
+MISSING = (
+    "The rounding is still to be learned: press **Learn the rounding**. Until then the figures show nearest codes."
+)
+
+
+def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:
+    """The recipe with the time path kept as the form says, or treated as all other layers if not `own`."""
+    spec = forms.spec_of(Temporal, dict(zip(paths, values, strict=True)), recipe.temporal) if own else None
+    made = dataclasses.replace(recipe, temporal=spec)
+    return dataclasses.replace(made, name=words.short_name(made))
+
+
+def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
+    """The recipe after a control has moved."""
+    recipe = read(text)
+    made = kept(recipe, own, paths, values)
+    return {} if made.temporal == recipe.temporal else set_outside(made)
+
+
+def measured(recipe: Recipe) -> tuple[TemporalErrors, bool]:
+    """What happens to the features, and whether that is what the recipe asks: not before its rounding was learned."""
+    if stages.temporal_learned(recipe):
+        return stages.temporal_errors(recipe), True
+    spec = dataclasses.replace(recipe.temporal, rounding=NearestRounding())
+    return stages.temporal_errors(dataclasses.replace(recipe, temporal=spec)), False
+
+
+def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
+    """The tab for the current recipe: the form at once, then the figures."""
+    recipe = read(text)
+    spec = recipe.temporal or Temporal()
+    form = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
+    form |= {"own": recipe.temporal is not None, "settings": gr.update(visible=recipe.temporal is not None)}
+    if why := hindrance(recipe):
+        yield form | {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
+        return
+    form |= {"learn": gr.update(visible=not stages.temporal_learned(recipe))}
+    yield form | {"empty": gr.update(visible=False)}
+    errors, learned = measured(recipe)
+    yield {"body": gr.update(visible=True)} | overview(recipe, errors, learned, chosen(errors, picked))
+
+
+def hindrance(recipe: Recipe) -> str:
+    """Why there is nothing to see, with what to do; empty if there is."""
+    if not stages.captured(recipe):
+        return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+    if stages.temporal_block(recipe.model) is None:
+        return f"dmq knows no temporal block in **{recipe.model}**: its time layers are treated as all others."
+    if recipe.weights.bits == recipe.activations.bits == FLOAT and not recipe.overrides:
+        return "This recipe leaves everything in float: there is no error to see. Choose bits."
+    return ""
+
+
+def chosen(errors: TemporalErrors, picked: str) -> tuple[int, int]:
+    """The feature and step that were clicked, or where the error is largest."""
+    if picked:
+        name, i = json.loads(picked)
+        names = [projection.name for projection in errors.block.projections]
+        if name in names and i < len(errors.timesteps):
+            return names.index(name), i
+    worst = np.unravel_index(errors.cosine_before.argmin(), errors.cosine_before.shape)
+    return int(worst[0]), int(worst[1])
+
+
+def overview(recipe: Recipe, errors: TemporalErrors, learned: bool, at: tuple[int, int]) -> dict[str, Any]:
+    """All that follows from the recipe without running the model."""
+    spec = recipe.temporal or Temporal()
+    cache = spec.cache if isinstance(spec.cache, Cache) else None
+    return maps(errors, at) | {
+        "said": summary(recipe, errors) + ("" if learned else f"\n\n{MISSING}"),
+        "ranges": figures.ranges(errors),
+        "bits": figures.cache_bits(errors, cache.bits if cache else None),
+        "loss": gr.update(value=figures.rounding_loss(errors.losses) if len(errors.losses) else None,
+                          visible=len(errors.losses) > 0),
+    }  # fmt: skip
+
+
+def maps(errors: TemporalErrors, at: tuple[int, int]) -> dict[str, Any]:
+    """The maps with the chosen cell framed, and the vectors behind it."""
+    k, i = at
+    cos = {name: float(getattr(errors, f"cosine_{name}")[k, i]) for name in ("before", "after")}
+    where = f"### {figures.feature_name(errors.block.projections[k])}, step {i} (t = {errors.timesteps[i]:g})\n"
+    told = f"cosine {cos['before']:.6f} before, {cos['after']:.6f} with this recipe; "
+    shift = int(errors.shift_before[k, i]), int(errors.shift_after[k, i])
+    told += f"the step it is taken for: {i + shift[0]} before, {i + shift[1]} with this recipe."
+    return {
+        "before": figures.cosine_map(errors, "before", at),
+        "after": figures.cosine_map(errors, "after", at),
+        "shift_before": figures.shift_map(errors, "before", at),
+        "shift_after": figures.shift_map(errors, "after", at),
+        "selection": gr.update(value=figures.selection_map(errors, at) if errors.cached.any() else None,
+                               visible=bool(errors.cached.any())),
+        "cell": where + told,
+        "vectors": figures.vectors(errors, k, i),
+        "picked": json.dumps([errors.block.projections[k].name, i]),
+    }  # fmt: skip
+
+
+def summary(recipe: Recipe, errors: TemporalErrors) -> str:
+    """The worst cosine, the mismatched steps and the bytes, in two or three sentences."""
+    block, steps = errors.block, len(errors.timesteps)
+    worst = {name: float(getattr(errors, f"cosine_{name}").min()) for name in ("before", "after")}
+    wrong = {name: 100 * float((getattr(errors, f"shift_{name}") != 0).mean()) for name in ("before", "after")}
+    text = f"{len(block.projections)} features of {steps} steps depend on {', '.join(block.depends)}. "
+    text += f"Worst cosine **{worst['after']:.6f}**, taken for another step: **{wrong['after']:.0f} %**"
+    if recipe.temporal is not None:
+        text += f" (as all other layers: {worst['before']:.6f}, {wrong['before']:.0f} %)"
+    if not block.finite:
+        text += f"; worst of {errors.conditionings} rows of conditioning"
+    share = 100 * errors.cached.mean()
+    text += f". Layers of the time path: {errors.computed_bytes / 1000:.1f} kB"
+    text += f"; {share:.0f} % of the features come from the cache." if errors.cached.any() else "."
+    return text + (f"\n\n⚠ {errors.note}" if errors.note else "")
+
+
+def pick(text: str, click: gr.SelectData) -> dict[str, Any]:
+    """The feature and step that were clicked in a map."""
+    errors, _ = measured(read(text))
+    k, i = click.index if isinstance(click.index, list | tuple) else (-1, -1)
+    if not (0 <= k < len(errors.block.projections) and 0 <= i < len(errors.timesteps)):
+        raise DmqError("this cell is no longer there; click again.")
+    return maps(errors, (int(k), int(i)))
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def learn(text: str) -> Iterator[dict[str, Any]]:
+    """Learn the rounding of the time path, with a bar; nothing is kept when it is stopped."""
+    recipe = read(text)
+    yield busy() | {"status": note("Waiting for the model …")}
+    try:
+        with contextlib.closing(stages.learn_temporal(recipe)) as work:
+            for progress in work:
+                yield {"status": bar(progress)}
+    except Exception:
+        yield idle() | {"status": ""}
+        raise
+    errors, learned = measured(recipe)
+    yield idle() | {"status": note("Learned.")} | overview(recipe, errors, learned, chosen(errors, ""))
+
+
+def deviate(text: str, pictures: float) -> Iterator[dict[str, Any]]:
+    """Draw with the time path alone quantized, and show how far the latents get from the float ones."""
+    recipe = read(text)
+    yield busy() | {"status": note("Waiting for the model …"), "learn": gr.update()}
+    try:
+        with contextlib.closing(stages.deviation(recipe, pictures=int(pictures))) as work:
+            while True:
+                yield {"status": bar(next(work))}
+    except StopIteration as end:
+        lines = {STATES[name]: values for name, values in end.value.items()}
+        yield idle() | {"status": "", "deviation": gr.update(value=figures.deviation(lines), visible=True)}
+    except Exception:
+        yield idle() | {"status": ""}
+        raise
+
+
+def busy() -> dict[str, Any]:
+    """The buttons while something runs."""
+    return {"learn": gr.update(visible=False), "run": gr.update(visible=False), "stop": gr.update(visible=True)}
+
+
+def idle() -> dict[str, Any]:
+    """The buttons when nothing runs."""
+    return {"run": gr.update(visible=True), "stop": gr.update(visible=False)}
+
+
+def stopped(text: str) -> dict[str, Any]:
+    """What is said after Stop."""
+    learned = stages.temporal_learned(read(text))
+    return idle() | {"status": note("Stopped; nothing was kept."), "learn": gr.update(visible=not learned)}
+
+
+def tab(shared: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    out: dict[str, Any] = {"picked": gr.State("")}
+    gr.Markdown(
+        "Each block is told the time by a vector that no picture enters. Quantize that path carelessly, and the model "
+        "believes to be at another step than it is (Temporal Feature Matters)."
+    )
+    own = out["own"] = gr.Checkbox(False, label="Keep the time path in a way of its own")
+    with gr.Column(visible=False) as out["settings"]:
+        form = forms.form(Temporal, "Time path")
+    with gr.Row():
+        go = out["learn"] = gr.Button("Learn the rounding", variant="primary", visible=False)
+        count = gr.Slider(1, 16, 2, step=1, label="Pictures to run", min_width=160)
+        run = out["run"] = gr.Button("Run with the time path alone quantized")
+        stop = out["stop"] = gr.Button("Stop it", variant="stop", visible=False)
+    status = out["status"] = gr.HTML(label="Progress of the time path")
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    with gr.Column(visible=False) as out["body"]:
+        out["said"] = gr.Markdown(label="What happens to the features", elem_id="temporal-said")
+        pair = {"before": "Error of every feature and step, as all other layers; click a cell",
+                "after": "The same with this recipe", "shift_before": "Step it is taken for, as all other layers",
+                "shift_after": "The same with this recipe "}  # fmt: skip
+        for names in (("before", "after"), ("shift_before", "shift_after")):
+            with gr.Row():
+                for name in names:
+                    with gr.Column(min_width=380):
+                        out[name] = PlotlyView(label=pair[name], elem_id=f"temporal-{name.replace('_', '-')}")
+        out["cell"] = gr.Markdown(label="Chosen cell", elem_id="temporal-cell")
+        out["vectors"] = PlotlyView(label="The vectors behind the cell", elem_id="temporal-vectors")
+        with gr.Row():
+            with gr.Column(min_width=380):
+                out["ranges"] = PlotlyView(label="Ranges of the time path's activations")
+            with gr.Column(min_width=380):
+                out["bits"] = PlotlyView(label="A cache of everything: bits, error, size")
+        out["selection"] = PlotlyView(label="Computed or from the cache", visible=False)
+        out["deviation"] = PlotlyView(label="The latents, with the time path alone quantized", visible=False,
+                                      elem_id="temporal-deviation")  # fmt: skip
+        out["loss"] = PlotlyView(label="Learning the rounding", visible=False)
+    paths = list(form)
+
+    def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
+        return change(paths, text, own, *values)
+
+    def redraw(text: str, picked: str) -> Iterator[dict[str, Any]]:
+        yield from show(paths, text, picked)
+
+    chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
+    on([own.input, *forms.events(form)], moved, [shared.recipe, own, *form.values()], chosen_in,
+       trigger_mode="always_last")  # fmt: skip
+    clicks = [out[name].select for name in ("before", "after", "shift_before", "shift_after", "selection")]
+    on(clicks, pick, [shared.recipe], out, trigger_mode="always_last")
+    heavy = {"show_progress": "minimal", "show_progress_on": status, "concurrency_id": "model", "concurrency_limit": 1}
+    learning = on(go.click, learn, [shared.recipe], out, **heavy)
+    running = on(run.click, deviate, [shared.recipe, count], out, **heavy)
+    stops(stop, [learning, running], stopped, {name: out[name] for name in ("status", "learn", "run", "stop")},
+          [shared.recipe])  # fmt: skip
+    shown = {f"form {path}": component for path, component in form.items()} | out
+    shows(shared, this, redraw, [out["picked"]], shown, waiting=out["said"])
