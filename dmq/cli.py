@@ -1,4 +1,4 @@
-"""The command line: `dmq serve | capture | run | show | compare`. Every command is three or four lines of Python."""
+"""The command line: `dmq serve | capture | search | temporal | run | show | compare`, each a few lines of Python."""
 
 import argparse
 import dataclasses
@@ -48,7 +48,13 @@ def parser() -> argparse.ArgumentParser:
     recipe_argument(one)
     one.add_argument("--again", action="store_true", help="even if there are such statistics already")
     one.add_argument("--trajectories", type=int, default=0, metavar="N", help="keep the denoiser calls of N pictures")
-    one = add("run", run, "Capture if needed, quantize, compare with the float model, save the run.")
+    one = add("search", search, "Learn the groups of timesteps that a recipe stands on (ADP-DM), and keep them.")
+    recipe_argument(one)
+    one.add_argument("--again", action="store_true", help="even if they were learned already")
+    one = add("temporal", temporal, "Learn the rounding of the time path (TIAR) if the recipe asks; print its errors.")
+    recipe_argument(one)
+    one.add_argument("--again", action="store_true", help="even if it was learned already")
+    one = add("run", run, "Capture, search and learn as needed, quantize, compare with the float model, save the run.")
     recipe_argument(one)
     comparison_arguments(one)
     one = add("compare", compare, "Compare several recipes of one model, from the same noise.")
@@ -130,6 +136,40 @@ def capture(given: argparse.Namespace) -> None:
     print(told(stages.capture(recipe, again=given.again, trajectories=given.trajectories)))
 
 
+def search(given: argparse.Namespace) -> None:
+    from . import stages
+
+    recipe = chosen_recipe(given.recipe, given.model)
+    result = told(stages.search(recipe, again=given.again))
+    print("error of the activations, % of their power")
+    for way, errors in result.local.items():
+        print(f"  {way:9} {100 * errors.mean():.4g}")
+    parts = {"mixed": result.soft, "hard": result.hard, "ranges learned again": result.refitted}
+    said = ", ".join(f"{name} {100 * errors.mean():.4g}" for name, errors in parts.items())
+    print(f"error of the denoiser's answer, %: {said}")
+    if result.note:
+        print(f"dmq: {result.note}", file=sys.stderr)
+
+
+def temporal(given: argparse.Namespace) -> None:
+    from . import stages
+
+    recipe = chosen_recipe(given.recipe, given.model)
+    told(stages.capture(recipe))
+    told(stages.learn_temporal(recipe, again=given.again))
+    errors = stages.temporal_errors(recipe)
+    for name, cosine, shift in (
+        ("as all other layers", errors.cosine_before, errors.shift_before),
+        ("with this recipe", errors.cosine_after, errors.shift_after),
+    ):
+        wrong = 100 * (shift != 0).mean()
+        print(f"{name:20} worst cosine {cosine.min():.6f}, taken for another step {wrong:.1f} %")
+    if errors.cached.any():
+        print(f"from the cache: {100 * errors.cached.mean():.0f} % of {errors.cached.size} features")
+    if errors.note:
+        print(f"dmq: {errors.note}", file=sys.stderr)
+
+
 def run(given: argparse.Namespace) -> None:
     from . import stages
 
@@ -208,8 +248,10 @@ def print_run(name: str) -> None:
             quality = "{:7.2f}  {:6.4f}".format(*means)
         print(f"{who:{width}}  {quality}  {report.bytes[who] / 1e6:7.2f}  {seconds:7.1f}")
     floor = report.noise_floor
-    print(f"{report.samples} pictures each; float pictures with other seeds are at "
-          f"{floor['psnr']:.2f} dB, SSIM {floor['ssim']:.4f}.")
+    print(
+        f"{report.samples} pictures each; float pictures with other seeds are at "
+        f"{floor['psnr']:.2f} dB, SSIM {floor['ssim']:.4f}."
+    )
     for who, line in report.coverage.items():
         print(f"{who}: {line}")
     for warning in report.warnings:

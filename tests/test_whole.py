@@ -15,11 +15,14 @@ from dmq.recipe import (
     Activations,
     Calibration,
     Comparison,
+    LearnedGroups,
     ManualGroups,
     OptimalGroups,
     PerStep,
     Recipe,
     Sampling,
+    Temporal,
+    Tiar,
     Weights,
 )
 
@@ -185,6 +188,22 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
     assert "--model is for recipes" in capsys.readouterr().err
     assert cli.main(["show", "by cli", "--remove"]) == 0
     assert "by cli" not in runs.names()
+
+
+def test_the_command_line_learns_groups_and_rounding(recipe, tmp_path, capsys):
+    file = tmp_path / "learned.json"
+    spec = LearnedGroups(count=2, iterations=4, trajectories=2, refits=0)
+    learned = dataclasses.replace(recipe, grouping=spec, temporal=Temporal(rounding=Tiar(iterations=50)))
+    file.write_text(jsonio.dumps(learned))
+    assert cli.main(["search", str(file)]) == 0
+    said = capsys.readouterr().out
+    result = stages.search_result(learned)
+    assert f"learned   {100 * result.local['learned'].mean():.4g}" in said and "mixed" in said
+    assert cli.main(["temporal", str(file)]) == 0
+    errors = stages.temporal_errors(learned)
+    assert f"worst cosine {errors.cosine_after.min():.6f}" in capsys.readouterr().out
+    assert cli.main(["search", "W8A8, one range", "--model", recipe.model]) == 1
+    assert "nothing to search" in capsys.readouterr().err
 
 
 def test_a_run_is_shown_before_a_recipe_of_the_same_name(monkeypatch):
