@@ -448,7 +448,7 @@ def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress
 def temporal_errors(recipe: Recipe) -> TemporalErrors:
     """What `recipe` does to the temporal features, beside treating the time path as all other layers.
 
-    Runs the time path alone, which takes about a second. Raises DmqError if the model has no temporal block that dmq
+    Runs the time path alone, which takes seconds. Raises DmqError if the model has no temporal block that dmq
     knows, or if its rounding was not learned yet.
     """
     if recipe.temporal is None:
