@@ -18,6 +18,9 @@ from pages import links
 pytestmark = pytest.mark.browser
 
 
+LONG = "a red heart between two cats, under a sun behind clouds"  # more than a line below a picture
+
+
 def in_address(page):
     """The recipe of the address bar."""
     return jsonio.loads(parse_qs(urlsplit(page.url).query)["recipe"][0])
@@ -204,7 +207,7 @@ def test_light_and_dark_both_read_well(visit, recipe):
 def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
     page = visit(recipe, "compare")
     expect(page.get_by_role("spinbutton", name="Guidance", exact=True).first).to_have_value("2")
-    page.get_by_label("Prompts, one per line", exact=True).fill("a\nb")
+    page.get_by_label("Prompts, one per line", exact=True).fill(f"a\n{LONG}")
     press(page, "Draw")
     page.get_by_text("Saved as").wait_for()
     expect(page.locator("#summary")).to_contain_text("Noise floor")
@@ -216,7 +219,7 @@ def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
     gallery = page.locator(".gallery-container").first
     expect(gallery.get_by_role("button", name="Thumbnail")).to_have_count(4)
     caption = gallery.locator(".caption-label").last
-    expect(caption).to_have_text("tiny · b · seed 0")
+    expect(caption).to_have_text(f"tiny · {LONG} · seed 0")
     assert caption.evaluate("e => e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight + 1")
     wrap, last = gallery.locator(".grid-wrap").bounding_box(), caption.bounding_box()
     assert 0 <= wrap["y"] + wrap["height"] - last["y"] - last["height"] < 30  # neither cut off nor followed by nothing
