@@ -20,6 +20,7 @@ from .shell import Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
+PARTS = tuple(field.name for field in dataclasses.fields(Temporal))
 STATES = {"before": "as all other layers", "computed": "with this recipe, computed", "after": "with this recipe"}
 MISSING = (
     "The rounding is still to be learned: press **Learn the rounding**. Until then the figures show nearest codes."
@@ -204,7 +205,11 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     )
     own = out["own"] = gr.Checkbox(False, label="Keep the time path in a way of its own")
     with gr.Column(visible=False) as out["settings"]:
-        form = forms.form(Temporal, "Time path")
+        form: dict[str, Any] = {}
+        with gr.Row():
+            for part in PARTS:
+                with gr.Column(min_width=240):
+                    form |= forms.form(Temporal, "Time path", leave=tuple(name for name in PARTS if name != part))
     with gr.Row():
         go = out["learn"] = gr.Button("Learn the rounding", variant="primary", visible=False)
         count = gr.Slider(1, 16, 2, step=1, label="Pictures to run", min_width=160)
@@ -214,9 +219,10 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What happens to the features", elem_id="temporal-said")
-        pair = {"before": "Error of every feature and step, as all other layers; click a cell",
-                "after": "The same with this recipe", "shift_before": "Step it is taken for, as all other layers",
-                "shift_after": "The same with this recipe "}  # fmt: skip
+        pair = {"before": "Error of the features, as all other layers",
+                "after": "Error of the features, with this recipe; click a cell",
+                "shift_before": "Step a feature is taken for, as all other layers",
+                "shift_after": "Step a feature is taken for, with this recipe"}  # fmt: skip
         for names in (("before", "after"), ("shift_before", "shift_after")):
             with gr.Row():
                 for name in names:

@@ -64,6 +64,13 @@ def layout(figure: go.Figure, *, height: int = 340, x: str = "", y: str = "", **
     return figure.update_layout(**more)
 
 
+def right_axis(title: str) -> dict[str, object]:
+    """A second y axis on the right, with round numbers of its own instead of the first one's lines."""
+    return {
+        "title": {"text": title}, "overlaying": "y", "side": "right", "tickmode": "auto", "showgrid": False,
+    }  # fmt: skip
+
+
 def rows_height(rows: int) -> int:
     """Pixels of a figure with one line for each of `rows`."""
     return int(np.clip(130 + 18 * rows, 220, TALLEST))

@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from ..results import SearchResult, SearchSnapshot, Site
 from .groups import SHARE, STYLES
-from .look import BLUE, GREY, ORANGE, PALETTE, STEP, label, layout, row_axis, rows_height
+from .look import BLUE, GREY, ORANGE, PALETTE, STEP, label, layout, right_axis, row_axis, rows_height
 
 
 SMOOTH = 25  # iterations that a point of the smoothed loss is the mean of
@@ -71,8 +71,7 @@ def uncertainty(entropy: np.ndarray, visits: np.ndarray) -> go.Figure:
         yaxis="y2", hovertemplate="entropy %{y:.2f}<extra></extra>",
     )  # fmt: skip
     layout(figure, x=STEP, y="times used", hovermode="x", bargap=0.1, margin={"l": 60, "r": 60, "t": 44, "b": 50})
-    right = {"title": {"text": "entropy, 1 is undecided"}, "overlaying": "y", "side": "right", "range": [0, 1.02]}
-    return figure.update_layout(yaxis2=right | {"showgrid": False})
+    return figure.update_layout(yaxis2=right_axis("entropy, 1 is undecided") | {"range": [0, 1.02]})
 
 
 def loss(errors: np.ndarray, penalties: np.ndarray) -> go.Figure:

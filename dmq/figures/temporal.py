@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from ..results import Projection, TemporalErrors
 from .groups import STYLES
-from .look import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, STEP, layout, rgba, row_axis, rows_height, short
+from .look import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, STEP, layout, rgba, right_axis, row_axis, rows_height, short
 
 
 STATES = ("before", "computed", "after")  # of TemporalErrors: as all other layers, with the recipe, with its cache
@@ -115,7 +115,7 @@ def cache_bits(errors: TemporalErrors, chosen: int | None = None) -> go.Figure:
     if chosen is not None:
         figure.add_vline(chosen, line={"color": GREEN, "width": 2}, layer="below")
     layout(figure, x="cache bits", y="mean relative error", margin={"l": 70, "r": 60, "t": 60, "b": 50})
-    right = {"title": {"text": "kB"}, "overlaying": "y", "side": "right", "rangemode": "tozero", "showgrid": False}
+    right = right_axis("kB") | {"rangemode": "tozero"}
     return figure.update_layout(yaxis={"type": "log", "exponentformat": "power"}, yaxis2=right)
 
 
