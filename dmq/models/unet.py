@@ -86,7 +86,9 @@ class UNetAdapter(AbstractAdapter):
         )
 
     def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        emb = denoiser.time_embedding(denoiser.time_proj(t).to(denoiser.dtype), *_timestep_condition(given))
+        # Not `denoiser.dtype`: it walks the whole model, and takes longer than the time path itself.
+        sinusoid = denoiser.time_proj(t).to(denoiser.conv_in.weight.dtype)
+        emb = denoiser.time_embedding(sinusoid, *_timestep_condition(given))
         if denoiser.class_embedding is not None:
             labels = given["class_labels"]
             timed = denoiser.config.class_embed_type == "timestep"
