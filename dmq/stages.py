@@ -441,6 +441,7 @@ def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress
         learned = end.value
     finally:
         work.close()
+    folder = _rounding_folder(recipe, own=True)  # never where those are that ship
     runs.save_rounding(folder, *to_arrays(learned))
     return folder
 
@@ -573,7 +574,7 @@ def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
     return {row.layer.name: row.weights for row in rows if row.weights.bits < FLOAT}
 
 
-def _rounding_folder(recipe: Recipe) -> Path | None:
+def _rounding_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
     """Where the learned rounding of `recipe` is or will be; None if nothing is to be learned."""
     if not _learns(recipe):
         return None
@@ -581,7 +582,8 @@ def _rounding_folder(recipe: Recipe) -> Path | None:
     stats, block = statistics(recipe), _timed_info(recipe).temporal
     # The conditioning that is learned from comes from the capture.
     source = "" if block.finite else runs.capture_key(recipe)
-    return runs.rounding_folder(stats.fingerprint, stats.timesteps, formats, recipe.temporal.rounding, source)
+    asked = stats.fingerprint, stats.timesteps, formats, recipe.temporal.rounding, source
+    return runs.rounding_folder(*asked, own=own)
 
 
 def _rounding_changed(recipe: Recipe) -> int | None:

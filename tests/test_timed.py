@@ -1,6 +1,7 @@
 """The time path by stages: learned once, measured, selected, used in pictures; on a tiny real pipeline."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,22 @@ def test_learning_happens_once_and_depends_on_what_it_must(recipe):
     assert not stages.temporal_learned(dataclasses.replace(recipe, overrides=(some,)))
     # Nothing is computed, so there is nothing to learn.
     assert stages.finish(stages.learn_temporal(other(recipe, cache=Cache()))) is None
+
+
+def test_a_rounding_that_ships_is_used_and_never_written_to(recipe, tmp_path, monkeypatch):
+    own = stages.finish(stages.learn_temporal(recipe))
+    shipped = tmp_path / "assets" / "runs" / own.name
+    shutil.copytree(own, shipped)
+    monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
+    assert stages.finish(stages.learn_temporal(recipe)) == own, "the user's own comes first"
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
+    (tmp_path / "runs").mkdir()
+    shutil.copytree(own.parents[1] / "captures", tmp_path / "runs" / "captures")
+    assert stages.finish(stages.learn_temporal(recipe)) == shipped
+    before = (shipped / "rounding.safetensors").stat().st_mtime_ns
+    again = stages.finish(stages.learn_temporal(recipe, again=True))
+    assert again == tmp_path / "runs" / "roundings" / own.name and again.is_dir()
+    assert (shipped / "rounding.safetensors").stat().st_mtime_ns == before
 
 
 def test_closing_while_learning_leaves_no_trace(recipe):
