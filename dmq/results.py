@@ -227,7 +227,7 @@ class SearchSnapshot:
     total: int  # of this phase
     step: int | None  # the step i of the last iteration
     error: float  # its relative noise-prediction error; nan before the first one
-    penalty: float  # what the entropy added to the loss there
+    penalty: float  # what the entropy added to the loss there; the error counts as a share of its step's first one
     importance: np.ndarray  # [Q, T, G] float32: rows sum to 1
     entropy: np.ndarray  # [T]: mean over sites, 1 where all groups are alike, 0 where all have chosen
     visits: np.ndarray  # [T]: how often each step was used

@@ -19,6 +19,7 @@ from dmq.recipe import (
     Recipe,
     Sampling,
     SharedRange,
+    Temporal,
     UniformSteps,
     Weights,
 )
@@ -119,7 +120,16 @@ def test_what_a_search_does_not_depend_on_does_not_ask_for_another(recipe):
     }
     for name, value in others.items():
         assert stages.searched(dataclasses.replace(recipe, **{name: value}))
+    assert stages.searched(dataclasses.replace(recipe, temporal=Temporal(fsc="tib")))
     assert stages.searched(dataclasses.replace(recipe, grouping=PerStep()))  # needs none
+
+
+@pytest.mark.parametrize(("recorded", "draws"), [(2, False), (1, True)], ids=["enough", "too few"])
+def test_recorded_calls_save_drawing_if_they_are_enough(recipe, recorded, draws):
+    other = dataclasses.replace(recipe, calibration=Calibration(samples=2, seed=recorded))
+    stages.finish(stages.capture(other, trajectories=recorded))
+    stages_seen = {progress.stage for progress in stages.search(other)}
+    assert ("Draw" in stages_seen) == draws and "Search" in stages_seen
 
 
 def test_calibration_steps_keep_the_capture(recipe):

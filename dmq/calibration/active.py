@@ -2,8 +2,9 @@
 
     draw      one run of the float pipeline; x[i] and what the denoiser answered are kept for all i
     start     k-means on the ranges of every step, so that groups differ and each step leans towards one
-    search    step i by its score; at every quantized site the mixture of the groups; loss = relative squared error of
-              the denoiser's answer + weight * entropy; row i of the logits and all ranges move
+    search    step i by its score; at every quantized site the mixture of the groups; loss = squared error of the
+              denoiser's answer, as a share of what it was when step i was first visited, + weight * entropy; row i of
+              the logits and all ranges move
     harden    each step to one group, unused groups dropped
     refit     a pass or two over all steps, ranges alone
 
@@ -115,6 +116,7 @@ class _Search:
         self.random = np.random.default_rng(spec.seed)
         self.visits = np.zeros(stats.steps, np.int32)
         self.alike = similarity(_features(stats, self.rows))
+        self.usual: dict[int, float] = {}  # the error of each step when it was first visited
         self.last: tuple[int | None, float, float] = (None, np.nan, np.nan)  # step, error and penalty
         self.history: list[tuple[int, float, float]] = []
         self.slot: np.ndarray | None = None
@@ -203,7 +205,7 @@ class _Search:
                 break
             yield self.snapshot("Refit", n + 1, len(order))
         refitted = (yield from self.measure()) if order else hard
-        if not refitted.mean() <= hard.mean():
+        if not geometric_mean(refitted) <= geometric_mean(hard):
             self.candidates.restore(before)
         return refitted
 
@@ -226,7 +228,9 @@ class _Search:
         answer = repeat(self.model, self.trajectory, call, rows)
         error = (answer - target).square().mean() / target.square().mean().clamp(min=1e-30)
         penalty = weight * uncertainty(self.candidates.weights(i)).mean() if weight else error.new_zeros(())
-        (error + penalty).backward()
+        # Errors at the last steps are a hundred times those of others: unscaled, they alone would be learned from.
+        usual = self.usual.setdefault(i, max(error.item(), 1e-30))
+        (error / usual + penalty).backward()
         learned = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
         if not (error.isfinite() and all(p.grad.isfinite().all() for p in learned)):
             where = f"step {i} (t = {self.stats.timesteps[i]:g})"
@@ -305,6 +309,11 @@ class _Search:
             "per step": self.errors(PerStep()),
         }
         return {name: found.per_step() for name, found in errors.items()}
+
+
+def geometric_mean(errors: np.ndarray) -> float:
+    """Of errors per step [T]: all steps count alike, however far apart their errors are."""
+    return float(np.exp(np.log(np.maximum(errors, 1e-30)).mean()))
 
 
 def _features(stats: ActivationStats, rows: list[int]) -> np.ndarray:
