@@ -1,0 +1,84 @@
+"""What is learned in the app: groups of timesteps, and the rounding of the time path; with the mouse, in Chromium."""
+
+import dataclasses
+
+import pytest
+from playwright.sync_api import expect
+
+from dmq import stages
+from dmq.recipe import LearnedGroups, Temporal, Tiar, UniformGroups, Weights
+from tests.browser.test_app import in_address, press
+
+
+pytestmark = pytest.mark.browser
+
+
+SPEC = LearnedGroups(count=2, iterations=12, trajectories=2, batch=1, refits=1)
+
+
+def test_groups_are_learned_watched_and_used(visit, recipe):
+    page = visit(dataclasses.replace(recipe, name="learned", grouping=SPEC), "time-groups")
+    expect(page.locator(".block.dmq-empty:visible")).to_contain_text("still to be learned")
+    page.locator("#search > button").click()
+    press(page, "Search")
+    expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
+    expect(page.locator("#search-summary")).to_contain_text("Noise error")
+    expect(page.get_by_text("Done; the groups are kept.")).to_be_visible()
+    for figure in ("#search-steps", "#search-map"):
+        expect(page.locator(f"{figure} .main-svg").first).to_be_visible()
+    press(page, "Use these groups")
+    page.wait_for_function("decodeURIComponent(location.search).includes('LearnedGroups')")
+    made = in_address(page)
+    assert made.grouping == SPEC
+    assert stages.searched(made)
+    expect(page.locator("#total-error")).to_contain_text("2 learned groups")
+
+
+def test_a_search_can_be_stopped_or_finished_early(visit, recipe):
+    spec = dataclasses.replace(SPEC, iterations=100_000, seed=1)
+    wanted = dataclasses.replace(recipe, name="long", grouping=spec)
+    page = visit(wanted, "time-groups")
+    page.locator("#search > button").click()
+    press(page, "Search")
+    expect(page.locator("#search-summary")).to_contain_text("noise error")
+    press(page, "Stop the search")
+    expect(page.get_by_text("Stopped; nothing was kept.")).to_be_visible()
+    assert not stages.searched(wanted)
+    press(page, "Search")
+    expect(page.locator("#search-summary")).to_contain_text("noise error")
+    press(page, "Finish now, keep what is there")
+    expect(page.locator("#search-summary")).to_contain_text("It ended early")
+    assert stages.searched(wanted)
+
+
+def test_the_time_path_is_seen_learned_and_run_alone(visit, recipe):
+    spec = Temporal(rounding=Tiar(iterations=50))
+    wanted = dataclasses.replace(
+        recipe, name="time", weights=Weights(bits=4), grouping=UniformGroups(count=2), temporal=spec
+    )
+    page = visit(wanted, "temporal")
+    said = page.locator("#temporal-said")
+    expect(said).to_contain_text("still to be learned")
+    press(page, "Learn the rounding")
+    expect(said).to_contain_text("as all other layers")
+    expect(said).not_to_contain_text("still to be learned")
+    assert stages.temporal_learned(wanted)
+    heat, cell = page.locator("#temporal-after .nsewdrag").first, page.locator("#temporal-cell")
+    heat.scroll_into_view_if_needed()
+    box = heat.bounding_box()
+    page.mouse.click(box["x"] + 0.95 * box["width"], box["y"] + 0.1 * box["height"])
+    expect(cell).to_contain_text("step 9")
+    expect(page.locator("#temporal-vectors .main-svg").first).to_be_visible()
+    press(page, "Run with the time path alone quantized")
+    expect(page.locator("#temporal-deviation .main-svg").first).to_be_visible()
+
+
+def test_a_cache_of_the_time_path_is_one_choice_away(visit, recipe):
+    page = visit(dataclasses.replace(recipe, name="plain"), "temporal")
+    expect(page.locator("#temporal-said")).to_contain_text("Worst cosine")
+    page.get_by_label("Keep the time path in a way of its own").check()
+    page.get_by_label("Time path: cache").click()
+    page.get_by_role("option", name="Cache the features").click()
+    expect(page.locator("#temporal-said")).to_contain_text("100 % of the features come from the cache")
+    page.wait_for_function("decodeURIComponent(location.search).includes('Cache')")
+    assert in_address(page).temporal.cache.bits == 8
