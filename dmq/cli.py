@@ -1,4 +1,4 @@
-"""The command line: `dmq serve | capture | search | temporal | run | show | compare`, each a few lines of Python."""
+"""The command line: `dmq serve | capture | search | temporal | reconstruct | run | …`, each a few lines of Python."""
 
 import argparse
 import dataclasses
@@ -52,6 +52,9 @@ def parser() -> argparse.ArgumentParser:
     recipe_argument(one)
     one.add_argument("--again", action="store_true", help="even if they were learned already")
     one = add("temporal", temporal, "Learn the rounding of the time path (TIAR) if the recipe asks; print its errors.")
+    recipe_argument(one)
+    one.add_argument("--again", action="store_true", help="even if it was learned already")
+    one = add("reconstruct", reconstruct, "Learn the rounding of the blocks (AdaRound, BRECQ); print their errors.")
     recipe_argument(one)
     one.add_argument("--again", action="store_true", help="even if it was learned already")
     one = add("run", run, "Capture, search and learn as needed, quantize, compare with the float model, save the run.")
@@ -168,6 +171,25 @@ def temporal(given: argparse.Namespace) -> None:
         print(f"from the cache: {100 * errors.cached.mean():.0f} % of {errors.cached.size} features")
     if errors.note:
         print(f"dmq: {errors.note}", file=sys.stderr)
+
+
+def reconstruct(given: argparse.Namespace) -> None:
+    from . import stages
+
+    recipe = chosen_recipe(given.recipe, given.model)
+    if recipe.reconstruction is None:
+        raise DmqError("nothing to reconstruct: set the recipe's reconstruction to BlockReconstruction.")
+    told(stages.capture(recipe))
+    if not stages.searched(recipe):
+        told(stages.search(recipe))
+    told(stages.reconstruct(recipe, again=given.again))
+    result = stages.blocks_result(recipe)
+    width = max(map(len, result.after), default=0)
+    print("squared error of a block's output over its power, %: nearest rounding, learned")
+    for block, after in result.after.items():
+        print(f"  {block:{width}}  {100 * result.before[block]:10.4g}  {100 * after:10.4g}")
+    if result.note:
+        print(f"dmq: {result.note}", file=sys.stderr)
 
 
 def run(given: argparse.Namespace) -> None:

@@ -278,6 +278,26 @@ class Temporal(Spec):
     cache: Maintenance = NoCache()
 
 
+# --- the rounding of the other layers ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockReconstruction(Spec):
+    """Learn which way the weights of each block are rounded, so that its output is the float one's (BRECQ).
+
+    Blocks go in forward order; each gets its inputs from the quantized part before it. Of little use at 8 bits.
+    """
+
+    iterations: int = knob(1000, "Iterations for each block", 1, 50_000)
+    rate: float = knob(0.01, "Learning rate", choices=(0.0003, 0.001, 0.003, 0.01, 0.03))
+    batch: int = knob(8, "Rows at a time", 1, 256, help="Of one denoiser call; with guidance a picture has two.")
+    pictures: int = knob(8, "Pictures learned from", 1, 1024)
+    time: bool = knob(
+        False, "Also what the blocks make of the time", help="As before TIAR. Otherwise those layers stay as they are."
+    )
+    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+
+
 def check_prompts(prompts: tuple[str, ...]) -> None:
     """Raise DmqError for an empty prompt or one longer than MAX_PROMPT characters."""
     for prompt in prompts:
@@ -350,6 +370,7 @@ class Recipe(Spec):
     activations: Activations = Activations()
     grouping: Grouping = SharedRange()
     temporal: Temporal | None = None  # none: the time path is treated as all other layers
+    reconstruction: BlockReconstruction | None = None  # none: each weight takes its nearest code
     protection: Protection = Protection()
     overrides: tuple[Override, ...] = ()
     on_miss: str = knob(
@@ -369,6 +390,11 @@ class Recipe(Spec):
             raise DmqError(
                 "temporal.fsc 'all' gives every activation a range per step, grouping is "
                 f"{type(self.grouping).__name__}; set grouping to SharedRange or PerStep, or fsc to 'tib'."
+            )
+        if self.reconstruction and self.reconstruction.time and self.temporal:
+            raise DmqError(
+                "reconstruction.time would learn the time path's rounding with the blocks, temporal keeps it apart; "
+                "set reconstruction.time to false, or temporal to null."
             )
         if isinstance(self.grouping, LearnedGroups):
             if self.grouping.count > self.sampling.steps:

@@ -3,7 +3,7 @@
     RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors, model.json,
                           trajectory.safetensors if asked for
     RUNS/searches/KEY/    search.safetensors, recipe.json
-    RUNS/roundings/KEY/   rounding.safetensors
+    RUNS/roundings/KEY/   rounding.safetensors; KEY-blocks/BLOCK/ the same of each block while not all are done
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
@@ -320,6 +320,12 @@ def load_rounding(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         return load_file(file), plain
     except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
         raise DmqError(f"{file}: damaged ({error}); delete the folder and learn the rounding again.") from None
+
+
+def discard(folder: Path) -> None:
+    """Delete what was kept in `folder` of unfinished work, if anything was."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
 
 
 # --- runs ----------------------------------------------------------------------------------------------------------

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .models.loading import Loaded
+    from .reconstruction.block import LearnedBlocks
     from .reconstruction.temporal import LearnedRounding
     from .trajectory.errors import ErrorTable
 
@@ -96,13 +97,13 @@ def finish(work: Generator[Any, None, Value]) -> Value:
             return end.value
 
 
-def clocked(stage: str) -> Callable[[int, int], Progress]:
-    """A function (done, total) -> Progress whose estimate extends the speed so far."""
+def clocked(stage: str, already: int = 0) -> Callable[[int, int], Progress]:
+    """A function (done, total) -> Progress whose estimate extends the speed so far; `already` was done before."""
     start = time.monotonic()
 
     def at(done: int, total: int) -> Progress:
-        spent = time.monotonic() - start
-        return Progress(stage, done, total, spent / done * (total - done) if done else None)
+        spent, new = time.monotonic() - start, done - already
+        return Progress(stage, done, total, spent / new * (total - done) if new else None)
 
     return at
 
@@ -247,7 +248,8 @@ def search(
     from .calibration.active import search_groups
 
     work = search_groups(
-        load(recipe.model), recipe, spec, statistics(recipe), trajectory=_recorded(recipe, spec), enough=enough
+        load(recipe.model), recipe, spec, statistics(recipe), enough=enough,
+        trajectory=_recorded(recipe, spec.trajectories),
     )
     at: dict[str, Callable[[int, int], Progress]] = {}
     try:
@@ -263,15 +265,15 @@ def search(
     return result
 
 
-def _recorded(recipe: Recipe, spec: LearnedGroups) -> Trajectory | None:
-    """The denoiser calls saved with the capture, if they are of enough pictures to search with."""
+def _recorded(recipe: Recipe, pictures: int) -> Trajectory | None:
+    """The denoiser calls saved with the capture, if they are of enough pictures to learn from."""
     folder = runs.find_capture(recipe)
     if folder is None or not (folder / "trajectory.safetensors").is_file():
         return None
     trajectory = runs.load_trajectory(folder)
     guided = 2 if recipe.sampling.guidance and any((half >= 0).any() for half in trajectory.half) else 1
     rows = sum(len(half) for half, i in zip(trajectory.half, trajectory.step, strict=True) if i == 0)
-    return trajectory if rows >= guided * spec.trajectories else None
+    return trajectory if rows >= guided * pictures else None
 
 
 def _find_search(recipe: Recipe) -> Path | None:
@@ -389,7 +391,7 @@ def quantize(recipe: Recipe) -> "nn.Module":
     folder = runs.find_capture(recipe)
     changed = folder and (folder / "capture.json").stat().st_mtime_ns
     learned = _find_search(recipe) if search_spec(recipe) else None
-    changes = (changed, learned and _changed(learned), _rounding_changed(recipe))
+    changes = (changed, learned and _changed(learned), _rounding_changed(recipe), _blocks_changed(recipe))
     return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changes))
 
 
@@ -398,10 +400,13 @@ def _quantized(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Mod
     from .quantizers.apply import quantized
 
     loaded = load(recipe.model)
-    learned = _learned_rounding(recipe)
-    made = quantized(loaded.denoiser, plan(recipe), loaded.adapter, learned and learned.codes)
+    learned, blocks = _learned_rounding(recipe), blocks_result(recipe)
+    codes = (learned.codes if learned else {}) | (blocks.codes if blocks else {})
+    made = quantized(loaded.denoiser, plan(recipe), loaded.adapter, codes)
     if learned and learned.note:
         made.clock.notes.append(f"rounding of the time path: {learned.note}")
+    if blocks and blocks.note:
+        made.clock.notes.append(f"rounding of the blocks: {blocks.note}")
     return made
 
 
@@ -617,6 +622,134 @@ def _conditioning(recipe: Recipe) -> "dict[str, Tensor]":
     return conditioning_rows(runs.load_trajectory(runs.find_capture(recipe)), block)
 
 
+# --- the rounding of blocks ----------------------------------------------------------------------------------------
+
+
+def reconstructed(recipe: Recipe) -> bool:
+    """Has the rounding of the blocks been learned, or is there none to be learned?"""
+    folder = _blocks_folder(recipe)
+    return folder is None or folder.is_dir()
+
+
+def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
+    """Learn the rounding of the blocks, after that of the time path; returns the folder where it is kept.
+
+    None if `recipe` needs none. Does nothing if it was learned already, unless `again`. Blocks that are finished when
+    the generator is closed are kept: the next call goes on behind them. `blocks_result` tells what was found.
+    """
+    if recipe.reconstruction is None:
+        return None
+    yield from learn_temporal(recipe)
+    yield Progress("Load the model", 0, 1)
+    folder = _blocks_folder(recipe)
+    if folder.is_dir() and not again:
+        return folder
+    folder = _blocks_folder(recipe, own=True)  # never where those are that ship
+    unfinished = folder.with_name(f"{folder.name}-blocks")
+    if again:
+        runs.discard(unfinished)
+    learned = yield from _reconstruct(recipe, unfinished)
+    from .reconstruction.block import to_arrays
+
+    runs.save_rounding(folder, *to_arrays(learned))
+    runs.discard(unfinished)
+    return folder
+
+
+def blocks_result(recipe: Recipe) -> "LearnedBlocks | None":
+    """What `reconstruct` found; None if there is nothing to be learned. Raises DmqError if it did not run yet."""
+    from .reconstruction.block import from_arrays
+
+    folder = _blocks_folder(recipe)
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise DmqError(
+            "recipe.reconstruction: the rounding of the blocks was not learned yet; run `dmq reconstruct`, or "
+            "`dmq run`, with this recipe."
+        )
+    return from_arrays(*runs.load_rounding(folder))
+
+
+def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "LearnedBlocks"]:
+    """Learn one block after another, each saved in a folder of `kept`; those that are there are not learned again."""
+    from .calibration.selection import step_counts
+    from .reconstruction.block import (
+        from_arrays,
+        joined,
+        reconstruct_block,
+        to_arrays,
+        trained_layers,
+        training_model,
+    )
+
+    loaded, spec, made = load(recipe.model), recipe.reconstruction, plan(recipe)
+    blocks = trained_layers(loaded.denoiser, loaded.adapter, made, spec)
+    found = {name: from_arrays(*runs.load_rounding(kept / name)) for name in blocks if (kept / name).is_dir()}
+    time_path = _learned_rounding(recipe)
+    codes = (time_path.codes if time_path else {}) | joined(list(found.values())).codes
+    counts = step_counts(recipe.calibration_steps, len(made.timesteps), lambda: search_result(recipe))
+    trajectory = _recorded(recipe, spec.pictures) or (yield from _draw_calls(recipe, spec.pictures))
+    twin = training_model(loaded.denoiser, loaded.adapter, made, codes)
+    at = clocked("Reconstruct the blocks", len(found) * spec.iterations)
+    for name, formats in blocks.items():
+        if any(part.note for part in found.values()):
+            break  # what comes behind a failure would be learned from its answers
+        if name in found:
+            continue
+        work = reconstruct_block(loaded.denoiser, twin, name, formats, spec, trajectory, counts)
+        try:
+            while True:
+                done, _ = next(work)
+                yield at(len(found) * spec.iterations + done, len(blocks) * spec.iterations)
+        except StopIteration as end:
+            found[name] = end.value
+        finally:
+            work.close()
+        runs.save_rounding(kept / name, *to_arrays(found[name]))
+    return joined([found[name] for name in blocks if name in found])
+
+
+def _draw_calls(recipe: Recipe, pictures: int) -> Generator[Progress, None, Trajectory]:
+    """The denoiser calls of the first calibration pictures, drawn by the float model."""
+    from .capture.activations import calibration_pictures
+    from .capture.trajectories import record_trajectory
+    from .models.stepping import stepping
+
+    loaded = load(recipe.model)
+    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=pictures))
+    prompts, seeds = zip(*jobs, strict=True)
+    work = stepping(
+        lambda on_step: record_trajectory(
+            loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
+        )[0]
+    )
+    at = clocked("Draw pictures to learn from")
+    try:
+        while True:
+            yield at(next(work)[0] + 1, recipe.sampling.steps)
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()
+
+
+def _blocks_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
+    """Where the learned rounding of `recipe`'s blocks is or will be; None if none is to be learned."""
+    if recipe.reconstruction is None:
+        return None
+    # Inputs come from the whole quantized model, so all that the recipe says matters.
+    asked = dataclasses.replace(recipe, name="", on_miss="error")
+    stats = statistics(recipe)
+    return runs.rounding_folder("blocks", asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)
+
+
+def _blocks_changed(recipe: Recipe) -> int | None:
+    folder = _blocks_folder(recipe)
+    file = folder and folder / "rounding.safetensors"
+    return file.stat().st_mtime_ns if file and file.is_file() else None
+
+
 # --- pictures ------------------------------------------------------------------------------------------------------
 
 
@@ -639,6 +772,7 @@ def compare(
         model = loaded.denoiser
         if recipe is not None:
             yield from learn_temporal(recipe)
+            yield from reconstruct(recipe)
             yield Progress(f"Quantize {who}", 0, 1)
             plans[who], model = plan(recipe), quantize(recipe)
         on_the_way[who] = {}

@@ -8,6 +8,7 @@ from dmq.errors import DmqError
 from dmq.recipe import (
     MAX_PROMPT,
     Activations,
+    BlockReconstruction,
     Cache,
     Comparison,
     ManualGroups,
@@ -37,8 +38,12 @@ RICH = Recipe(
 
 
 TIMED = Recipe(temporal=Temporal(rounding=Tiar(iterations=9), fsc="tib", cache=Cache(bits=5, selection="row")))
+BLOCKS = Recipe(reconstruction=BlockReconstruction(iterations=9, time=True))
 
-RECIPES = {"timed": TIMED, "default": Recipe(), "kind": Recipe(grouping=OptimalGroups(count=3)), "rich": RICH}
+RECIPES = {
+    "timed": TIMED, "blocks": BLOCKS, "default": Recipe(), "kind": Recipe(grouping=OptimalGroups(count=3)),
+    "rich": RICH,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -78,6 +83,9 @@ def test_a_link_holds_only_what_differs():
          "recipe.activations: per-channel activations need range MinMax: histograms are kept per tensor."),
         ({"temporal": {"cache": {"kind": "Cache", "bits": 3}}},
          "recipe.temporal.cache: bits is 3, outside 4 to 16."),
+        ({"reconstruction": {"time": True}, "temporal": {}},
+         "recipe: reconstruction.time would learn the time path's rounding with the blocks, temporal keeps it apart; "
+         "set reconstruction.time to false, or temporal to null."),
         ({"temporal": {"fsc": "some"}}, "recipe.temporal: fsc is 'some', not one of none, tib, all."),
         ({"temporal": {"fsc": "all"}, "grouping": {"kind": "UniformGroups"}},
          "recipe: temporal.fsc 'all' gives every activation a range per step, grouping is UniformGroups; "

@@ -1,16 +1,25 @@
-"""Linear layers whose rounding is learned: what TIAR and block reconstruction train."""
+"""Layers whose rounding is learned: what TIAR and block reconstruction train."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace as changed
+from functools import singledispatch
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..numerics.affine import dequantize
 from ..numerics.rounding import hard_codes, indecision, share_up, soft_codes, start
+from ..quantizers.layers import FakeQuantConv1d, FakeQuantConv2d, FakeQuantConv3d, FakeQuantLinear
 from ..quantizers.weights import QuantizedWeight, quantize_weight
 from ..recipe import Weights
+
+
+PENALTY = 0.01  # weight of the regulariser
+KEPT_EVERY = 25  # iterations from one good state that is kept to the next, and from one report to the next
+PARTS = ("codes", "scale", "zero")  # of a quantized weight
 
 
 class Rounding(nn.Module):
@@ -39,20 +48,80 @@ class Rounding(nn.Module):
 
 
 class SoftLinear(nn.Module):
-    """A linear layer whose weight is that of `rounding`; what reads `weight` past `forward` gets it too."""
+    """A linear layer whose weight is that of `rounding`; what reads `weight` past `forward` gets it too.
 
-    def __init__(self, layer: nn.Linear, rounding: Rounding) -> None:
+    Its input passes through `bank`, if there is one.
+    """
+
+    def __init__(self, layer: nn.Linear, rounding: Rounding, bank: nn.Module | None = None) -> None:
         super().__init__()
         self.rounding, self.bias = rounding, layer.bias
+        self.input = nn.Identity() if bank is None else bank
 
     @property
     def weight(self) -> Tensor:
         return self.rounding()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.rounding(), self.bias)
+        return F.linear(self.input(x), self.rounding(), self.bias)
+
+
+class SoftConv(nn.Module):
+    """A convolution of any dimension around the quantized `layer`, with the weight of `rounding`."""
+
+    def __init__(self, layer: FakeQuantConv1d | FakeQuantConv2d | FakeQuantConv3d, rounding: Rounding) -> None:
+        super().__init__()
+        self.layer, self.rounding = layer, rounding
+
+    @property
+    def weight(self) -> Tensor:
+        return self.rounding()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer._conv_forward(self.layer.input(x), self.rounding(), self.layer.bias)
+
+
+@singledispatch
+def soft(layer: nn.Module, rounding: Rounding) -> nn.Module:
+    """A layer like the quantized `layer`, its bank included, whose weight is that of `rounding`."""
+    raise TypeError(f"the rounding of a {type(layer).__name__} cannot be learned")
+
+
+@soft.register
+def _soft_linear(layer: FakeQuantLinear, rounding: Rounding) -> nn.Module:
+    return SoftLinear(layer, rounding, layer.input)
+
+
+for _known in (FakeQuantConv1d, FakeQuantConv2d, FakeQuantConv3d):
+    soft.register(_known, SoftConv)
 
 
 def undecided(roundings: Iterable[Rounding], beta: float) -> Tensor:
     """The regulariser of all `roundings` together, as of their last call."""
     return sum(indecision(rounding.up, beta) for rounding in roundings)
+
+
+def state_of(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
+    """A copy of all that is learned, by layer."""
+    return {name: rounding.v.detach().clone() for name, rounding in roundings.items()}
+
+
+def code_arrays(codes: Mapping[str, QuantizedWeight]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """`codes` by layer as numpy arrays and plain data, for a file."""
+    arrays = {f"{part}/{name}": getattr(code, part).cpu().numpy() for name, code in codes.items() for part in PARTS}
+    plain = {
+        name: {"size": code.size, "bits": code.bits, "symmetric": code.symmetric, "shape": code.shape}
+        for name, code in codes.items()
+    }
+    return arrays, plain
+
+
+def codes_from(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> dict[str, QuantizedWeight]:
+    """The inverse of `code_arrays`."""
+    return {
+        name: QuantizedWeight(
+            **layer | {"shape": tuple(layer["shape"])},
+            **{part: torch.from_numpy(arrays[f"{part}/{name}"]) for part in PARTS},
+        )
+        for name, layer in plain.items()
+    }

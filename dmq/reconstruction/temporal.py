@@ -21,12 +21,7 @@ from ..numerics.threads import one_thread
 from ..quantizers.weights import QuantizedWeight
 from ..recipe import Tiar, Weights
 from ..results import TemporalBlock
-from .adaround import Rounding, SoftLinear, undecided
-
-
-PENALTY = 0.01  # weight of the regulariser
-PARTS = ("codes", "scale", "zero")  # of a quantized weight
-KEPT_EVERY = 25  # iterations from one good state that is kept to the next, and from one report to the next
+from .adaround import KEPT_EVERY, PENALTY, Rounding, SoftLinear, code_arrays, codes_from, state_of, undecided
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +57,7 @@ def learn_rounding(
     optimiser = torch.optim.Adam([rounding.v for rounding in roundings.values()], spec.rate, fused=True)
     rows = torch.Generator().manual_seed(spec.seed)
     losses: list[float] = []
-    note, kept = "", _state(roundings)
+    note, kept = "", state_of(roundings)
     for n in range(spec.iterations):
         # The consumer runs between two yields, so the setting of threads must not stay open across one.
         with one_thread(), torch.enable_grad():
@@ -79,7 +74,7 @@ def learn_rounding(
                 break
             optimiser.step()
             if n % KEPT_EVERY == KEPT_EVERY - 1:
-                kept = _state(roundings)
+                kept = state_of(roundings)
         if n % KEPT_EVERY == KEPT_EVERY - 1:
             yield n + 1, spec.iterations
     if note:
@@ -89,29 +84,12 @@ def learn_rounding(
     return LearnedRounding(codes=codes, losses=np.array(losses, np.float32), note=note)
 
 
-def _state(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
-    return {name: rounding.v.detach().clone() for name, rounding in roundings.items()}
-
-
 def to_arrays(learned: LearnedRounding) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """`learned` as numpy arrays and plain data, for a file."""
-    arrays = {"losses": learned.losses}
-    for name, code in learned.codes.items():
-        arrays |= {f"{part}/{name}": getattr(code, part).numpy() for part in PARTS}
-    plain = {
-        name: {"size": code.size, "bits": code.bits, "symmetric": code.symmetric, "shape": code.shape}
-        for name, code in learned.codes.items()
-    }
-    return arrays, {"layers": plain, "note": learned.note}
+    arrays, plain = code_arrays(learned.codes)
+    return {"losses": learned.losses} | arrays, {"layers": plain, "note": learned.note}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedRounding:
     """The inverse of `to_arrays`."""
-    codes = {
-        name: QuantizedWeight(
-            **layer | {"shape": tuple(layer["shape"])},
-            **{part: torch.from_numpy(arrays[f"{part}/{name}"]) for part in PARTS},
-        )
-        for name, layer in plain["layers"].items()
-    }
-    return LearnedRounding(codes=codes, losses=arrays["losses"], note=plain["note"])
+    return LearnedRounding(codes=codes_from(arrays, plain["layers"]), losses=arrays["losses"], note=plain["note"])

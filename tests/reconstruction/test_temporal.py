@@ -137,8 +137,8 @@ def test_few_rows_at_a_time_and_the_seed(subject):
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
 def test_training_that_breaks_keeps_the_last_good_state(subject, monkeypatch):
     """The penalty is no number from iteration 60 on: what was there after 50 must come back."""
-    states, keep = [], temporal._state
-    monkeypatch.setattr(temporal, "_state", lambda roundings: states.append(keep(roundings)) or states[-1])
+    states, keep = [], temporal.state_of
+    monkeypatch.setattr(temporal, "state_of", lambda roundings: states.append(keep(roundings)) or states[-1])
     monkeypatch.setattr(temporal, "beta_at", lambda progress: None if progress < 60 / 75 else 2.0)
     monkeypatch.setattr(temporal, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
     seen, learned = learn(subject)

@@ -1,0 +1,137 @@
+"""Block reconstruction by stages: interrupted and resumed, kept, used in models and pictures; on a tiny pipeline."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from dmq import cli, jsonio, runs, stages
+from dmq.errors import DmqError
+from dmq.models.tiny import tiny_sd
+from dmq.recipe import (
+    Activations,
+    BlockReconstruction,
+    Calibration,
+    Comparison,
+    MinMax,
+    Recipe,
+    Sampling,
+    Temporal,
+    Tiar,
+    Weights,
+)
+from dmq.reconstruction import block
+from dmq.reconstruction.adaround import PARTS
+
+
+BLOCKS = ["down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"]
+SPEC = BlockReconstruction(iterations=8, rate=0.03, batch=4, pictures=2)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """W3A8 on a captured tiny pipeline; its blocks were learned, with an interruption after the second one."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tiny_sd().save_pretrained(folder / "model", safe_serialization=True)
+    patch = pytest.MonkeyPatch()
+    patch.setenv("DMQ_RUNS", str(folder / "runs"))
+    made = Recipe(
+        model=str(folder / "model"), sampling=Sampling(steps=3, guidance=2.0), calibration=Calibration(samples=2),
+        weights=Weights(bits=3, range=MinMax()), activations=Activations(range=MinMax()),
+        temporal=Temporal(rounding=Tiar(iterations=25)), reconstruction=SPEC,
+    )  # fmt: skip
+    stages.finish(stages.capture(made))
+    stages.finish(stages.learn_temporal(made))
+    assert not stages.reconstructed(made)
+    with pytest.raises(DmqError, match="run `dmq reconstruct`"):
+        stages.quantize(made)
+    work = stages.reconstruct(made)
+    for at in work:
+        if at.stage == "Reconstruct the blocks" and at.done > 2 * 8:
+            break
+    work.close()
+    assert not stages.reconstructed(made) and kept() == BLOCKS[:2]
+    rest = [at for at in stages.reconstruct(made) if at.stage == "Reconstruct the blocks"]
+    assert rest[0].done == 2 * 8 and (rest[-1].done, rest[-1].total) == (5 * 8, 5 * 8)
+    assert rest[0].seconds_left is None and rest[-1].seconds_left == 0
+    yield made
+    patch.undo()
+
+
+def kept():
+    """Names of the finished blocks of unfinished work; nothing else may lie about."""
+    left = [folder for folder in (runs.home() / "roundings").iterdir() if not folder.name.startswith("rounding-")]
+    assert left == []
+    return sorted(part.name for folder in (runs.home() / "roundings").glob("*-blocks") for part in folder.iterdir())
+
+
+def test_what_was_interrupted_ends_like_what_was_not(recipe):
+    resumed = stages.blocks_result(recipe)
+    assert stages.reconstructed(recipe) and kept() == [] and list(resumed.after) == BLOCKS
+    stages.finish(stages.reconstruct(recipe, again=True))
+    whole = stages.blocks_result(recipe)
+    assert whole.after == resumed.after and whole.codes.keys() == resumed.codes.keys()
+    for name, code in whole.codes.items():
+        assert all(torch.equal(getattr(code, part), getattr(resumed.codes[name], part)) for part in PARTS)
+
+
+def test_it_happens_once_and_depends_on_what_goes_in(recipe):
+    assert not [at for at in stages.reconstruct(recipe) if at.stage == "Reconstruct the blocks"]
+    assert stages.reconstructed(dataclasses.replace(recipe, name="else", on_miss="nearest"))
+    assert stages.reconstructed(dataclasses.replace(recipe, reconstruction=None))
+    for changes in ({"activations": Activations(bits=6)}, {"temporal": None},
+                    {"reconstruction": dataclasses.replace(SPEC, seed=1)}):  # fmt: skip
+        assert not stages.reconstructed(dataclasses.replace(recipe, **changes))
+
+
+def test_the_model_has_the_learned_codes_and_all_else_as_without(recipe):
+    """The time path above all: its learned rounding, scales and banks are bit for bit the same (tfm, test 9)."""
+    codes = stages.blocks_result(recipe).codes
+    plain = dataclasses.replace(recipe, reconstruction=None)
+    with_it, without = (stages.quantize(r).state_dict() for r in (recipe, plain))
+    assert with_it.keys() == without.keys()
+    time = stages.temporal_block(recipe.model).layers
+    assert not set(time) & set(codes) and not {"conv_in", "conv_out"} & set(codes)
+    for name, x in with_it.items():
+        layer = name.removesuffix(".weight")
+        assert torch.equal(x, codes[layer].dequantize() if layer in codes else without[name]), name
+    assert any(not torch.equal(x, without[name]) for name, x in with_it.items())
+
+
+def test_the_plan_needs_no_result(recipe):
+    fresh = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, seed=5))
+    assert stages.plan(fresh).bytes == stages.plan(recipe).bytes
+
+
+def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
+    fresh = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, iterations=2))
+    told = []
+    work = stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (fresh,))
+    while True:
+        try:
+            told.append(str(next(work)))
+        except StopIteration as end:
+            assert end.value.scores[0].psnr > 0
+            break
+    assert any("Reconstruct the blocks" in line for line in told) and stages.reconstructed(fresh)
+
+
+def test_a_failure_is_told_and_nothing_is_learned_behind_it(recipe, monkeypatch):
+    broken = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, seed=3))
+    monkeypatch.setattr(block, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
+    stages.finish(stages.reconstruct(broken))
+    result = stages.blocks_result(broken)
+    assert list(result.after) == BLOCKS[:1]
+    assert result.note == "down_blocks.0: stopped at iteration 3 of 8, the loss was nan."
+    assert stages.quantize(broken).clock.notes == [f"rounding of the blocks: {result.note}"]
+
+
+def test_the_command_line_reconstructs(recipe, tmp_path, capsys):
+    file = tmp_path / "blocks.json"
+    file.write_text(jsonio.dumps(recipe))
+    assert cli.main(["reconstruct", str(file)]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
+    result = stages.blocks_result(recipe)
+    assert lines == [[b, f"{100 * result.before[b]:.4g}", f"{100 * result.after[b]:.4g}"] for b in BLOCKS]
+    assert cli.main(["reconstruct", "W8A8, one range", "--model", recipe.model]) == 1
+    assert "nothing to reconstruct" in capsys.readouterr().err
