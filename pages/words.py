@@ -110,6 +110,8 @@ def words(recipe: Recipe) -> str:
     said = f"{weights}, {activations}; {grouping(recipe)}."
     if recipe.temporal and (own := time_path(recipe.temporal)):
         said += f" Time path: {own}."
+    if recipe.reconstruction:
+        said += " Rounding learned block by block."
     if not isinstance(recipe.calibration_steps, AllSteps):
         said += " Ranges from chosen calibration steps."
     if kept:
@@ -122,6 +124,7 @@ def words(recipe: Recipe) -> str:
 def short_name(recipe: Recipe) -> str:
     """A name that tells recipes apart: "W4A6 8 optimal groups, cached time"."""
     name, own = grouped_name(recipe), recipe.temporal
+    name += ", BRECQ" if recipe.reconstruction else ""
     if own is None:
         return name
     marks = ["TIAR"] if isinstance(own.rounding, Tiar) else []

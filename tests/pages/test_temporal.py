@@ -9,7 +9,7 @@ import pytest
 
 from dmq import jsonio, stages
 from dmq.errors import DmqError
-from dmq.recipe import Cache, LearnedGroups, NoCache, Temporal, Tiar, Weights
+from dmq.recipe import BlockReconstruction, Cache, LearnedGroups, NoCache, Temporal, Tiar, Weights
 from pages import temporal, words
 
 
@@ -125,4 +125,6 @@ def test_a_recipe_says_in_words_how_it_keeps_the_time(low):
     assert "Time path: rounding learned, ranges per step, 4-bit cache where a step errs less." in said
     named = words.short_name(dataclasses.replace(low, temporal=made, grouping=LearnedGroups(count=2)))
     assert named == "W4A6 2 learned groups, TIAR, FSC, 4-bit time cache"
+    blocks = dataclasses.replace(low, reconstruction=BlockReconstruction())
+    assert words.short_name(blocks).endswith(", BRECQ") and "Rounding learned block by block." in words.words(blocks)
     assert words.time_path(dataclasses.replace(made, cache=NoCache())) == "rounding learned, ranges per step"
