@@ -27,6 +27,7 @@ from .recipe import (
     NoCache,
     PerStep,
     Recipe,
+    Sampling,
     Temporal,
     Tiar,
 )
@@ -133,13 +134,18 @@ def load(model: str) -> "Loaded":
     return loading.load(model)
 
 
-def for_model(recipe: Recipe, model: str) -> Recipe:
-    """`recipe` for another model, with that model's sampling; boundaries set by hand keep their places in time."""
-    sampling = EMBEDDED.get(model, recipe.sampling)
+def for_model(recipe: Recipe, model: str, sampling: Sampling | None = None) -> Recipe:
+    """`recipe` for another model, with that model's sampling unless another is given.
+
+    Boundaries set by hand keep their places in time, and there are no more groups than steps.
+    """
+    sampling = sampling or EMBEDDED.get(model, recipe.sampling)
     grouping, old, new = recipe.grouping, recipe.sampling.steps, sampling.steps
     if isinstance(grouping, ManualGroups):
         moved = {round(b * new / old) for b in grouping.boundaries}
         grouping = ManualGroups(boundaries=tuple(sorted(b for b in moved if 0 < b < new)))
+    elif hasattr(grouping, "count"):
+        grouping = dataclasses.replace(grouping, count=min(grouping.count, new))
     return dataclasses.replace(recipe, model=model, sampling=sampling, grouping=grouping)
 
 

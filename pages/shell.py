@@ -44,8 +44,8 @@ def set_outside(recipe: Recipe) -> dict[str, str]:
 
 def adopt(recipe: Recipe, current: Recipe) -> Recipe:
     """`recipe` for the current model and its statistics: model, sampling and calibration stay as they are."""
-    moved = stages.for_model(replace(recipe, sampling=current.sampling), current.model)
-    return replace(moved, sampling=current.sampling, calibration=current.calibration)
+    moved = stages.for_model(recipe, current.model, current.sampling)
+    return replace(moved, calibration=current.calibration)
 
 
 # --- events --------------------------------------------------------------------------------------------------------

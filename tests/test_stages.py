@@ -4,7 +4,7 @@ import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import ManualGroups, Recipe, Sampling, UniformGroups
+from dmq.recipe import LearnedGroups, ManualGroups, Recipe, Sampling, UniformGroups
 
 
 def test_finish_returns_the_value():
@@ -22,6 +22,8 @@ def test_boundaries_keep_their_place_in_time_on_another_model():
     assert moved.grouping == ManualGroups(boundaries=(20, 50, 98))
     assert stages.for_model(moved, "emoji-sd").grouping == recipe.grouping
     assert stages.for_model(Recipe(grouping=UniformGroups(count=3)), "emoji-ddpm").grouping == UniformGroups(count=3)
+    few = stages.for_model(Recipe(grouping=LearnedGroups(count=8)), "some-model", Sampling(steps=5))
+    assert (few.grouping.count, few.sampling.steps) == (5, 5)
 
 
 def test_missing_statistics_say_what_to_do(tmp_path, monkeypatch):

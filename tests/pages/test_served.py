@@ -26,7 +26,8 @@ def test_every_component_has_a_label():
 
 def test_tabs_are_named_once_and_links_know_them():
     assert app.TABS == {
-        "start": "Start", "activations": "Activations", "time-groups": "Time groups", "compare": "Compare",
+        "start": "Start", "activations": "Activations", "time-groups": "Time groups", "temporal": "Temporal",
+        "compare": "Compare",
     }  # fmt: skip
 
 
