@@ -94,6 +94,7 @@ def overview(recipe: Recipe, errors: TemporalErrors, learned: bool, at: tuple[in
         "said": summary(recipe, errors) + ("" if learned else f"\n\n{MISSING}"),
         "ranges": figures.ranges(errors),
         "bits": figures.cache_bits(errors, cache.bits if cache else None),
+        "deviation": gr.update(value=None, visible=False),  # it was of another recipe
         "loss": gr.update(value=figures.rounding_loss(errors.losses) if len(errors.losses) else None,
                           visible=len(errors.losses) > 0),
     }  # fmt: skip
@@ -158,7 +159,7 @@ def learn(text: str) -> Iterator[dict[str, Any]]:
             for progress in work:
                 yield {"status": bar(progress)}
     except Exception:
-        yield idle() | {"status": ""}
+        yield idle() | {"status": "", "learn": gr.update(visible=True)}
         raise
     errors, learned = measured(recipe)
     yield idle() | {"status": note("Learned.")} | overview(recipe, errors, learned, chosen(errors, ""))

@@ -71,6 +71,19 @@ def test_stopping_keeps_nothing(kept):
     assert temporal.stopped(text)["learn"]["visible"] is True
 
 
+def test_learning_that_fails_gives_its_button_back(kept, monkeypatch):
+    def fails(recipe):
+        yield stages.Progress("Learn the rounding", 0, 1)
+        raise DmqError("no luck")
+
+    monkeypatch.setattr(stages, "learn_temporal", fails)
+    seen = []
+    with pytest.raises(DmqError, match="no luck"):
+        for answer in temporal.learn(jsonio.dumps(kept)):
+            seen.append(answer)
+    assert seen[-1]["learn"]["visible"] is True and seen[-1]["stop"]["visible"] is False
+
+
 def test_a_click_frames_its_cell_and_shows_its_vectors(low):
     answer = temporal.pick(jsonio.dumps(low), SimpleNamespace(index=[1, 3]))
     errors = stages.temporal_errors(low)
@@ -103,6 +116,7 @@ def test_running_the_time_path_alone_shows_both_ways(low):
     assert set(lines) == {temporal.STATES["before"], temporal.STATES["after"]}
     assert (lines[temporal.STATES["after"]] < lines[temporal.STATES["before"]])[1:].all()
     assert answers[-1]["run"]["visible"] is True
+    assert last(temporal.show(PATHS, jsonio.dumps(low), ""))["deviation"]["visible"] is False, "of another recipe"
     plain = list(temporal.deviate(jsonio.dumps(low), 1))
     assert len(plain[-1]["deviation"]["value"].data) == 1
 
