@@ -88,12 +88,12 @@ def compose(
     while len(made) < count:
         draw, first, second = chance.random(), chance.choice(fit), chance.choice(fit)
         name, picture = short_form(names[first]), None
-        if draw < 0.6:
+        if draw < 0.4:
             colour = chance.choice(COLOURS)
             caption, picture = f"{colour} {name}", recolour(pictures[first], colour)
-        elif draw < 0.72:
+        elif draw < 0.6:
             caption, picture = f"{name} with eyes", with_eyes(pictures[first])
-        elif draw < 0.92 and first != second:
+        elif draw < 0.88 and first != second:
             caption = f"{name} and {short_form(names[second])}"
             picture = place([pictures[first], pictures[second]], 32, [(0, 16), (32, 16)])
         else:

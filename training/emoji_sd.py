@@ -16,8 +16,8 @@ from training.prompts import COMPOSITIONS
 
 
 BATCH = 64
-COMPOSED = 8  # of each batch
-COMPOSED_PICTURES = 6000
+COMPOSED = 12  # of each batch
+COMPOSED_PICTURES = 8000
 WIDTH = 128
 
 

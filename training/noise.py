@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from training.mixed import half_precision
+
 
 def spread_timesteps(count: int, generator: torch.Generator) -> Tensor:
     """`count` timesteps in 0 to 999, one from each of `count` equal ranges: less noise than independent draws."""
@@ -41,7 +43,9 @@ def diffusion_loss(
     a = abar[t][:, None, None, None]
     noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
     target = a.sqrt() * noise - (1 - a).sqrt() * clean if velocity else noise
-    error = (predict(noisy, t) - target).pow(2).mean((1, 2, 3))
+    with half_precision():
+        predicted = predict(noisy, t).float()
+    error = (predicted - target).pow(2).mean((1, 2, 3))
     snr = abar[t] / (1 - abar[t])
     weight = weigh_velocity(snr) if velocity else weigh(snr)
     return (weight * error).mean(), error.mean().item()
