@@ -300,6 +300,7 @@ class PlannedLayer:
     bias_bytes: int
     bank: Bank | None  # of its input; layers with the same bank share one, which is stored once
     dropped: bool = False  # the model does without it, since a cache holds what it would compute
+    learned: str = ""  # how its codes are learned: "TIAR", "block"; "" if each weight takes its nearest one
 
     @property
     def format(self) -> str:
@@ -309,6 +310,11 @@ class PlannedLayer:
         if self.weights.bits == self.activation_bits == FLOAT:
             return "float"
         return f"W{self.weights.bits}A{self.activation_bits}"
+
+    @property
+    def rounding(self) -> str:
+        """Where its codes come from: "nearest", "TIAR" or "block"; "" without codes."""
+        return "" if self.dropped or self.weights.bits == FLOAT else self.learned or "nearest"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -414,17 +420,19 @@ class Plan:
             left.append(f"{self.attention_sites - len(self.attention)} attention operands")
         left += ["1-D parameters"] if self.vector_bits == FLOAT else []
         time = f"; time path: {self.temporal.line()}" if self.temporal else ""
-        return f"{', '.join(counts) or 'nothing quantized'}; float: {', '.join(left) or 'nothing'}{time}"
+        blocks = sum(row.learned == "block" for row in self.layers)
+        learned = f"; rounding of {blocks} layers learned block by block" if blocks else ""
+        return f"{', '.join(counts) or 'nothing quantized'}; float: {', '.join(left) or 'nothing'}{time}{learned}"
 
     def coverage_rows(self) -> list[dict[str, str | int]]:
-        """A row for each layer, the cache, and each quantized attention operand: bits, why in float, bytes."""
+        """A row for each layer, the cache, and each quantized attention operand: bits, rounding, reason, bytes."""
         first = {row.bank.site: row.layer.name for row in reversed(self.layers) if row.bank}
         rows: list[dict[str, str | int]] = [
             {
                 "layer": row.layer.name, "kind": row.layer.kind, "block": row.layer.block,
                 "weights": "cached" if row.dropped else _bits(row.weights.bits),
                 "activations": "cached" if row.dropped else _bits(row.activation_bits),
-                "groups": len(row.bank.bits) if row.bank else 0, "reason": row.reason,
+                "groups": len(row.bank.bits) if row.bank else 0, "rounding": row.rounding, "reason": row.reason,
                 "bytes": row.weight_bytes + row.bias_bytes
                 + (row.bank.bytes if row.bank and first[row.bank.site] == row.layer.name else 0),
             }
@@ -433,13 +441,13 @@ class Plan:
         if self.cache_bytes:
             rows.append({
                 "layer": "cache of temporal features", "kind": "cache", "block": "", "weights": "", "activations": "",
-                "groups": 0, "reason": "", "bytes": self.cache_bytes,
+                "groups": 0, "rounding": "", "reason": "", "bytes": self.cache_bytes,
             })
         return rows + [
             {
                 "layer": bank.site.label, "kind": "attention", "block": bank.site.block,
                 "weights": "", "activations": _bits(int(bank.bits.max())),
-                "groups": len(bank.bits), "reason": "", "bytes": bank.bytes,
+                "groups": len(bank.bits), "rounding": "", "reason": "", "bytes": bank.bytes,
             }
             for bank in self.attention
         ]

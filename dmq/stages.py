@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from .models.loading import Loaded
+    from .quantizers.weights import QuantizedWeight
     from .reconstruction.block import LearnedBlocks
     from .reconstruction.temporal import LearnedRounding
     from .trajectory.errors import ErrorTable
@@ -387,7 +388,25 @@ def plan(recipe: Recipe) -> Plan:
     # Without such a block, or if more than t enters, the plan says why there can be no selection.
     possible = chosen and known.temporal is not None and known.temporal.finite
     cached = temporal_errors(recipe).cached if possible else None
-    return make_plan(known, recipe, statistics(recipe), errors(recipe), cached)
+    made = make_plan(known, recipe, statistics(recipe), errors(recipe), cached)
+    how = _learned_layers(recipe, made)
+    rows = tuple(dataclasses.replace(row, learned=how.get(row.layer.name, "")) for row in made.layers)
+    return dataclasses.replace(made, layers=rows)
+
+
+def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:
+    """How the codes of each layer are learned that does not take its nearest ones."""
+    time = set(made.temporal.block.layers) if _learns(recipe) else set()
+    how = {row.layer.name: "TIAR" for row in made.layers if row.layer.name in time and row.weights.bits < FLOAT}
+    if recipe.reconstruction is None:
+        return how
+    if reconstructed(recipe):  # it may have ended before its time
+        return how | dict.fromkeys(blocks_result(recipe).codes, "block")
+    from .reconstruction.block import trained_layers
+
+    loaded = load(recipe.model)
+    blocks = trained_layers(loaded.denoiser, loaded.adapter, made, recipe.reconstruction)
+    return how | {name: "block" for formats in blocks.values() for name in formats}
 
 
 def quantize(recipe: Recipe) -> "nn.Module":
@@ -461,28 +480,41 @@ def temporal_errors(recipe: Recipe) -> TemporalErrors:
     """What `recipe` does to the temporal features, beside treating the time path as all other layers.
 
     Runs the time path alone, which takes seconds. Raises DmqError if the model has no temporal block that dmq
-    knows, or if its rounding was not learned yet.
+    knows, or if its rounding was not learned yet, by itself or with the blocks.
     """
-    if recipe.temporal is None:
-        recipe = dataclasses.replace(recipe, temporal=Temporal())
-    return _temporal_errors(dataclasses.replace(recipe, name=""), _rounding_changed(recipe))
+    if not _learned_with_blocks(recipe):
+        recipe = dataclasses.replace(recipe, reconstruction=None)  # which leaves the time path alone
+    changes = _rounding_changed(recipe), _blocks_changed(recipe)
+    return _temporal_errors(dataclasses.replace(recipe, name=""), changes)
 
 
 @lru_cache(maxsize=8)
-def _temporal_errors(recipe: Recipe, _changed: int | None) -> TemporalErrors:
+def _temporal_errors(recipe: Recipe, _changes: tuple) -> TemporalErrors:
     from .metrics.temporal import measure_time_path
 
-    plans = [_uncached(recipe, spec) for spec in (Temporal(), recipe.temporal)]
-    before, computed = (
-        plans[0],
-        dataclasses.replace(plans[1], temporal=dataclasses.replace(plans[1].temporal, spec=recipe.temporal)),
-    )
-    loaded, learned = load(recipe.model), _learned_rounding(recipe)
+    codes, losses, note = _time_codes(recipe)
+    spec = recipe.temporal or Temporal()
+    recipe = dataclasses.replace(recipe, temporal=spec, reconstruction=None)
+    before, computed = (_uncached(recipe, each) for each in (Temporal(), spec))
+    computed = dataclasses.replace(computed, temporal=dataclasses.replace(computed.temporal, spec=spec))
+    loaded = load(recipe.model)
     return measure_time_path(
-        loaded.denoiser, loaded.adapter, before, computed, statistics(recipe), _conditioning(recipe),
-        learned.codes if learned else {}, learned.losses if learned else np.zeros(0, np.float32),
-        learned.note if learned else "",
+        loaded.denoiser, loaded.adapter, before, computed, statistics(recipe), _conditioning(recipe), codes, losses,
+        note,
     )  # fmt: skip
+
+
+def _time_codes(recipe: Recipe) -> "tuple[dict[str, QuantizedWeight], np.ndarray, str]":
+    """Codes learned for the time path among others, the loss of each iteration if learned alone, and a note."""
+    blocks = blocks_result(recipe) if _learned_with_blocks(recipe) else None
+    learned = blocks or _learned_rounding(recipe)
+    losses = np.zeros(0, np.float32) if blocks or not learned else learned.losses
+    return (learned.codes, losses, learned.note) if learned else ({}, losses, "")
+
+
+def _learned_with_blocks(recipe: Recipe) -> bool:
+    """Is the rounding of the time path learned with the blocks instead of by itself?"""
+    return recipe.reconstruction is not None and recipe.reconstruction.time
 
 
 def temporal_block(model: str) -> TemporalBlock | None:
@@ -517,11 +549,14 @@ def _time_paths(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "nn.Mod
     from .quantizers.apply import quantized
     from .quantizers.temporal import time_path_only
 
-    yield "before", quantized(loaded.denoiser, time_path_only(_uncached(recipe, Temporal())), loaded.adapter)
+    alone = time_path_only(_uncached(recipe, Temporal()))
+    yield "before", quantized(loaded.denoiser, alone, loaded.adapter)
+    codes, _, _ = _time_codes(recipe)
     if recipe.temporal is not None:
-        whole, learned = plan(recipe), _learned_rounding(recipe)
+        whole = plan(recipe)
         alone = dataclasses.replace(time_path_only(whole), temporal=whole.temporal)
-        yield "after", quantized(loaded.denoiser, alone, loaded.adapter, learned and learned.codes)
+    if recipe.temporal is not None or codes:
+        yield "after", quantized(loaded.denoiser, alone, loaded.adapter, codes)
 
 
 def _latents(
@@ -566,7 +601,8 @@ def _uncached(recipe: Recipe, spec: Temporal) -> Plan:
     """The plan of `recipe` with the time path kept as by `spec`, but without a cache."""
     from .quantizers.plan import make_plan
 
-    recipe = dataclasses.replace(recipe, temporal=dataclasses.replace(spec, cache=NoCache()))
+    own = dataclasses.replace(spec, cache=NoCache())
+    recipe = dataclasses.replace(recipe, temporal=own, reconstruction=None)
     return make_plan(_timed_info(recipe), recipe, statistics(recipe), errors(recipe))
 
 
@@ -641,7 +677,8 @@ def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, N
     """Learn the rounding of the blocks, after that of the time path; returns the folder where it is kept.
 
     None if `recipe` needs none. Does nothing if it was learned already, unless `again`. Blocks that are finished when
-    the generator is closed are kept: the next call goes on behind them. `blocks_result` tells what was found.
+    the generator is closed are kept: the next call goes on behind them. A Progress after a block has all that was
+    learned by then as its snapshot, `blocks_result` tells what was found.
     """
     if recipe.reconstruction is None:
         return None
@@ -650,8 +687,7 @@ def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, N
     folder = _blocks_folder(recipe)
     if folder.is_dir() and not again:
         return folder
-    folder = _blocks_folder(recipe, own=True)  # never where those are that ship
-    unfinished = folder.with_name(f"{folder.name}-blocks")
+    folder, unfinished = _blocks_folder(recipe, own=True), _unfinished(recipe)  # never where those are that ship
     if again:
         runs.discard(unfinished)
     learned = yield from _reconstruct(recipe, unfinished)
@@ -664,17 +700,40 @@ def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, N
 
 def blocks_result(recipe: Recipe) -> "LearnedBlocks | None":
     """What `reconstruct` found; None if there is nothing to be learned. Raises DmqError if it did not run yet."""
-    from .reconstruction.block import from_arrays
-
     folder = _blocks_folder(recipe)
     if folder is None:
         return None
     if not folder.is_dir():
         raise DmqError(
-            "recipe.reconstruction: the rounding of the blocks was not learned yet; run `dmq reconstruct`, or "
-            "`dmq run`, with this recipe."
+            "recipe.reconstruction: the rounding of the blocks was not learned yet; press Learn, or run "
+            "`dmq reconstruct` or `dmq run` with this recipe."
         )
+    return _load_blocks(folder, _blocks_changed(recipe))
+
+
+@lru_cache(maxsize=4)
+def _load_blocks(folder: Path, _changed: int) -> "LearnedBlocks":
+    from .reconstruction.block import from_arrays
+
     return from_arrays(*runs.load_rounding(folder))
+
+
+def blocks_so_far(recipe: Recipe) -> "LearnedBlocks | None":
+    """What there is of the rounding of the blocks, finished or interrupted; None if there is nothing yet."""
+    from .reconstruction.block import from_arrays, joined
+
+    if recipe.reconstruction is None or reconstructed(recipe):
+        return blocks_result(recipe)
+    kept = _unfinished(recipe)
+    names = [name for name in load(recipe.model).adapter.blocks(load(recipe.model).denoiser) if (kept / name).is_dir()]
+    found = [from_arrays(*runs.load_rounding(kept / name)) for name in names]
+    return joined(found) if found else None
+
+
+def _unfinished(recipe: Recipe) -> Path:
+    """Where finished blocks are kept until all are."""
+    folder = _blocks_folder(recipe, own=True)
+    return folder.with_name(f"{folder.name}-blocks")
 
 
 def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "LearnedBlocks"]:
@@ -713,6 +772,9 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
         finally:
             work.close()
         runs.save_rounding(kept / name, *to_arrays(found[name]))
+        made_by_now = joined([found[name] for name in blocks if name in found])
+        progress = at(len(found) * spec.iterations, len(blocks) * spec.iterations)
+        yield dataclasses.replace(progress, snapshot=made_by_now)
     return joined([found[name] for name in blocks if name in found])
 
 

@@ -16,6 +16,8 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW = (
 GREY = "#8a8f99"
 PALETTE = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED, YELLOW, GREY)
 STEP = "step i (0 is noise)"
+SMOOTH = 25  # iterations that a point of a smoothed loss is the mean of
+MOST_POINTS = 1000  # of a line that is sent to a browser
 TALLEST = 900  # pixels; what scrolls beyond that is the page's business
 
 SHORTER = {
@@ -86,6 +88,19 @@ def row_axis(names: list[str], height: int) -> dict[str, object]:
     }  # fmt: skip
 
 
+def smoothed(values: np.ndarray) -> np.ndarray:
+    """The mean of each value and those before it, up to SMOOTH of them; values that are not finite are left out."""
+    finite = np.isfinite(values)
+    total = np.concatenate([[0.0], np.where(finite, values, 0).cumsum()])
+    count = np.concatenate([[0], finite.cumsum()])
+    start = np.maximum(np.arange(1, len(values) + 1) - SMOOTH, 0)
+    return (total[1:] - total[start]) / np.maximum(count[1:] - count[start], 1)
+
+
 def rgba(colour: str, alpha: float) -> str:
     """A colour of the palette, see-through."""
     return f"rgba({','.join(str(int(colour[k : k + 2], 16)) for k in (1, 3, 5))},{alpha})"
+
+
+# Below, none and above on a light page as on a dark one: what is nothing lets the page shine through.
+DIVERGING = [[0, BLUE], [0.5, rgba(GREY, 0.12)], [1, ORANGE]]

@@ -7,11 +7,20 @@ import plotly.graph_objects as go
 
 from ..results import SearchResult, SearchSnapshot, Site
 from .groups import SHARE, STYLES
-from .look import BLUE, GREY, ORANGE, PALETTE, STEP, label, layout, right_axis, row_axis, rows_height
-
-
-SMOOTH = 25  # iterations that a point of the smoothed loss is the mean of
-MOST_POINTS = 1000  # of a line that is sent to a browser
+from .look import (
+    BLUE,
+    GREY,
+    MOST_POINTS,
+    ORANGE,
+    PALETTE,
+    STEP,
+    label,
+    layout,
+    right_axis,
+    row_axis,
+    rows_height,
+    smoothed,
+)
 
 
 def assignment(sites: tuple[Site, ...], importance: np.ndarray) -> go.Figure:
@@ -78,7 +87,7 @@ def loss(errors: np.ndarray, penalties: np.ndarray) -> go.Figure:
     """Both terms of the loss over the iterations [n], smoothed, on one axis: neither should drown the other."""
     figure = go.Figure()
     for name, values, colour in (("noise error", errors, BLUE), ("entropy term", penalties, ORANGE)):
-        smooth = _smoothed(values)
+        smooth = smoothed(values)
         every = max(1, len(smooth) // MOST_POINTS)
         figure.add_scatter(
             x=np.arange(len(smooth))[::every], y=smooth[::every].astype(np.float32), name=name, mode="lines",
@@ -127,12 +136,3 @@ def entropy_of(importance: np.ndarray) -> np.ndarray:
 def live(snapshot: SearchSnapshot) -> tuple[go.Figure, go.Figure]:
     """What moves while the search runs: the importance of the groups, and how undecided each step is."""
     return importance(snapshot.importance.mean(0)), uncertainty(snapshot.entropy, snapshot.visits)
-
-
-def _smoothed(values: np.ndarray) -> np.ndarray:
-    """The mean of each value and those before it, up to SMOOTH of them; values that are not finite are left out."""
-    finite = np.isfinite(values)
-    total = np.concatenate([[0.0], np.where(finite, values, 0).cumsum()])
-    count = np.concatenate([[0], finite.cumsum()])
-    start = np.maximum(np.arange(1, len(values) + 1) - SMOOTH, 0)
-    return (total[1:] - total[start]) / np.maximum(count[1:] - count[start], 1)

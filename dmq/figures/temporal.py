@@ -6,7 +6,22 @@ import plotly.graph_objects as go
 
 from ..results import Projection, TemporalErrors
 from .groups import STYLES
-from .look import BLUE, GREEN, GREY, ORANGE, PALETTE, RED, STEP, layout, rgba, right_axis, row_axis, rows_height, short
+from .look import (
+    BLUE,
+    DIVERGING,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALETTE,
+    RED,
+    STEP,
+    layout,
+    rgba,
+    right_axis,
+    row_axis,
+    rows_height,
+    short,
+)
 
 
 STATES = ("before", "computed", "after")  # of TemporalErrors: as all other layers, with the recipe, with its cache
@@ -38,7 +53,7 @@ def shift_map(errors: TemporalErrors, state: str, at: tuple[int, int] | None = N
     bar = {"title": {"text": "steps"}}
     return _map(
         errors, shift.astype(np.int16), at, shift.astype(np.int16), "taken for the step %{customdata:+d} away",
-        zmin=-most, zmax=most, colorscale="RdBu", colorbar=bar,
+        zmin=-most, zmax=most, colorscale=DIVERGING, colorbar=bar,
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ from .adaround import KEPT_EVERY, PENALTY, Rounding, code_arrays, codes_from, so
 
 HELD = 2**30  # bytes of inputs and targets that are held at a time
 MEASURED = 16  # batches that errors before and after are measured on
+TOLD = ("before", "after", "changed", "note")  # what a file keeps as plain data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ class LearnedBlocks:
     before: dict[str, float]  # by block: squared error of its output over the output's power, nearest rounding
     after: dict[str, float]  # the same with the learned codes
     losses: dict[str, np.ndarray]  # by block: float32 [iterations], without the regulariser
+    changed: dict[str, int]  # by layer: weights whose code is not the nearest one
     note: str = ""  # why it ended before its time, if it did
 
 
@@ -119,7 +121,7 @@ def reconstruct_block(
         after = _error(twin, block, measured.values())
     return LearnedBlocks(
         codes=codes, before={block: before}, after={block: after},
-        losses={block: np.array(training.losses, np.float32)}, note=training.note,
+        losses={block: np.array(training.losses, np.float32)}, changed=training.changed(codes), note=training.note,
     )  # fmt: skip
 
 
@@ -179,6 +181,10 @@ class _Training:
             layer.weight = nn.Parameter(weight, requires_grad=False)
             replace(self.twin, name, layer)
         return codes
+
+    def changed(self, codes: Mapping[str, QuantizedWeight]) -> dict[str, int]:
+        """How many weights of each layer have another code than the nearest one."""
+        return {name: int((code.codes != self.roundings[name].nearest.codes).sum()) for name, code in codes.items()}
 
 
 # --- recorded inputs and targets -----------------------------------------------------------------------------------
@@ -310,7 +316,7 @@ def _error(twin: nn.Module, block: str, batches: Iterable[_Batch]) -> float:
 
 def joined(parts: Sequence[LearnedBlocks]) -> LearnedBlocks:
     """What was learned block by block as one."""
-    both = {name: {} for name in ("codes", "before", "after", "losses")}
+    both = {name: {} for name in ("codes", "before", "after", "losses", "changed")}
     for part in parts:
         for name, values in both.items():
             values |= getattr(part, name)
@@ -321,11 +327,11 @@ def to_arrays(learned: LearnedBlocks) -> tuple[dict[str, np.ndarray], dict[str, 
     """`learned` as numpy arrays and plain data, for a file."""
     arrays, plain = code_arrays(learned.codes)
     arrays |= {f"losses/{block}": losses for block, losses in learned.losses.items()}
-    return arrays, {"layers": plain, "before": learned.before, "after": learned.after, "note": learned.note}
+    return arrays, {"layers": plain} | {name: getattr(learned, name) for name in TOLD}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedBlocks:
     """The inverse of `to_arrays`."""
     losses = {key.partition("/")[2]: x for key, x in arrays.items() if key.startswith("losses/")}
-    own = {name: plain[name] for name in ("before", "after", "note")}
+    own = {name: plain[name] for name in TOLD}
     return LearnedBlocks(codes=codes_from(arrays, plain["layers"]), losses=losses, **own)

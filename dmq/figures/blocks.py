@@ -1,0 +1,43 @@
+"""Block reconstruction: what the learned codes did to each block's error, and how the loss fell."""
+
+import numpy as np
+import plotly.graph_objects as go
+
+from .look import BLUE, GREY, MOST_POINTS, ORANGE, PALETTE, layout, row_axis, rows_height, short, smoothed
+
+
+def block_errors(before: dict[str, float], after: dict[str, float]) -> go.Figure:
+    """Squared error of every block's output over its power, with nearest and with learned codes, joined by a line.
+
+    Blocks are from the top in forward order; those of `before` that `after` lacks are not there yet.
+    """
+    blocks = list(after)
+    ends = [(100 * before[block], 100 * after[block]) for block in blocks]
+    figure = go.Figure()
+    for row, (old, new) in enumerate(ends):
+        figure.add_shape(type="line", x0=old, x1=new, y0=row, y1=row, line={"color": GREY, "width": 2}, layer="below")
+    styles = ("nearest codes", ORANGE, "circle-open"), ("learned codes", BLUE, "circle")
+    for k, (name, colour, symbol) in enumerate(styles):
+        figure.add_scatter(
+            x=[pair[k] for pair in ends], y=list(range(len(blocks))), name=name, mode="markers", text=blocks,
+            marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2}},
+            hovertemplate="%{text}<br>%{x:.3g} %<extra>" + name + "</extra>",
+        )  # fmt: skip
+    height = rows_height(len(blocks))
+    layout(figure, height=height, x="error of the output, % of its power")
+    return figure.update_yaxes(**row_axis([short(block) for block in blocks], height)).update_xaxes(rangemode="tozero")
+
+
+def block_losses(losses: dict[str, np.ndarray]) -> go.Figure:
+    """The loss of every block over the iterations, smoothed, as a share of its first value: blocks differ in scale."""
+    figure = go.Figure()
+    for n, (block, values) in enumerate(losses.items()):
+        smooth = smoothed(values)
+        every = max(1, len(smooth) // MOST_POINTS)
+        dash = ("solid", "dash", "dot")[n // len(PALETTE) % 3]
+        figure.add_scatter(
+            x=np.arange(len(smooth))[::every], y=(smooth / max(smooth[0], 1e-30))[::every].astype(np.float32),
+            name=short(block), mode="lines", line={"color": PALETTE[n % len(PALETTE)], "width": 2, "dash": dash},
+            hovertemplate="iteration %{x}: %{y:.3g}<extra>" + short(block) + "</extra>",
+        )  # fmt: skip
+    return layout(figure, x="iteration", y="loss, share of the first one")
