@@ -9,16 +9,16 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
-from dmq import stages
+from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.runs import ASSETS
-from pages import activations, api, capturing, compare, links, sidebar, start, temporal, time_groups
-from pages.shell import Shared, on, set_outside
+from pages import activations, api, capturing, compare, links, reconstruct, sidebar, start, temporal, time_groups
+from pages.shell import Shared, follows, on, set_outside
 
 
 PAGES = {
     "Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Temporal": temporal.tab,
-    "Compare": compare.tab,
+    "Reconstruct": reconstruct.tab, "Compare": compare.tab,
 }  # fmt: skip
 TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
 THEME = gr.themes.Default(
@@ -31,12 +31,21 @@ FOLD = "() => { if (innerWidth < 769) document.querySelector('.sidebar.open .tog
 
 
 def opened(request: gr.Request) -> dict[str, Any]:
-    """Model, recipe and tab of the link that was opened."""
+    """The link that was opened, as far as it can be read."""
     recipe, tab, wrong = links.parsed(request.query_params, list(TABS))
     if wrong:
         gr.Warning(wrong)
-    chosen = set_outside(recipe) | {"tabs": gr.Tabs(selected=tab)}
-    return chosen | {"open_tab": tab} if tab == next(iter(TABS)) else chosen  # another tab opens itself when selected
+    return {"linked": (jsonio.dumps(recipe), tab)}
+
+
+def entered(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
+    """Model, recipe and tab of the link; a tab that a visitor chose while the page was loading stays open."""
+    text, tab = linked
+    first = next(iter(TABS))
+    chosen = set_outside(jsonio.loads(text))
+    if open_tab not in ("", first) or tab == first:
+        return chosen | {"open_tab": open_tab or first}
+    return chosen | {"tabs": gr.Tabs(selected=tab)}  # which opens itself when selected
 
 
 def build() -> gr.Blocks:
@@ -50,8 +59,10 @@ def build() -> gr.Blocks:
                     PAGES[name](shared, tab)
         capturing.build(shared)
         api.build()
+        linked = gr.State(None)
         state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
-        on(app.load, opened, [], state)
+        # Two events, since the second one sees which tab was clicked before the first one has answered.
+        follows(on(app.load, opened, [], {"linked": linked}), entered, [linked, shared.open_tab], state)
         app.load(None, js=FOLD)
     return app
 

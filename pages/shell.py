@@ -103,13 +103,18 @@ def on(events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **
     return gr.on(events, by_name(told(handler), list(outputs)), inputs, list(outputs.values()), **options)
 
 
+def follows(event: Any, handler: Callable, inputs: list, outputs: dict[str, Any]) -> None:
+    """Have `handler` run when the handlers of `event` have answered; it sees what they changed."""
+    told_by_name = by_name(told(handler), list(outputs))
+    event.then(told_by_name, inputs, list(outputs.values()), show_progress="hidden", api_visibility="private")
+
+
 def stops(
     button: gr.Button, running: list, stopped: Callable, outputs: dict[str, Any], inputs: list | None = None
 ) -> None:
     """Have `button` end the events `running`, and only then say so: a late answer of theirs would stand over it."""
     ended = button.click(None, cancels=running, api_visibility="private")
-    told_by_name = by_name(told(stopped), list(outputs))
-    ended.then(told_by_name, inputs or [], list(outputs.values()), show_progress="hidden", api_visibility="private")
+    follows(ended, stopped, inputs or [], outputs)
 
 
 def shows(
@@ -126,8 +131,8 @@ def shows(
         yield from (answer,) if isinstance(answer, dict) else answer
 
     def opened(text: str, *values: Any) -> Iterator[dict[str, Any]]:
-        # The first tab is also "opened" while the page loads, when there is no recipe yet.
-        yield {"open_tab": tab.id} if text else {}
+        # While the page loads there is no recipe yet; the tab is drawn as soon as there is one.
+        yield {"open_tab": tab.id}
         yield from pieces(text, *values) if text else ()
 
     def changed(text: str, open_tab: str, *values: Any) -> Iterator[dict[str, Any]]:

@@ -24,8 +24,8 @@ MAIN = {
     "activations.attention_bits": "Attention bits",
 }
 # The columns of the table of layers, and what `Plan.coverage_rows` calls them.
-LAYERS = {"Layer": "layer", "Weights": "weights", "Input": "activations", "Groups": "groups", "Why float": "reason",
-          "Bytes": "bytes"}  # fmt: skip
+LAYERS = {"Layer": "layer", "Weights": "weights", "Input": "activations", "Groups": "groups", "Rounding": "rounding",
+          "Why float": "reason", "Bytes": "bytes"}  # fmt: skip
 
 
 def choose_model(text: str, name: str | None) -> dict[str, Any]:
@@ -112,7 +112,7 @@ def look_away() -> dict[str, Any]:
 
 def relink(text: str, tab: str) -> dict[str, Any]:
     """The link after another tab was opened."""
-    return {"link": links.query(read(text), tab)}
+    return {"link": links.query(read(text), tab)} if text else {}  # a page that loads must keep its address
 
 
 def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def build(shared: Shared) -> None:
             out["coverage"] = gr.Textbox(label="Coverage", lines=2, interactive=False)
             out["layers"] = gr.Dataframe(
                 headers=list(LAYERS), label="Every layer", show_label=False, interactive=False, max_height=420,
-                show_search="search", column_widths=[210, 80, 90, 70, 150, 80], elem_id="layers",
+                show_search="search", column_widths=[210, 80, 90, 70, 90, 150, 80], elem_id="layers",
             )  # fmt: skip
         with gr.Accordion("Link, Python and CLI", open=False):
             out["link"] = gr.Textbox(label="Link to this view", buttons=["copy"], interactive=False)

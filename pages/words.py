@@ -111,7 +111,7 @@ def words(recipe: Recipe) -> str:
     if recipe.temporal and (own := time_path(recipe.temporal)):
         said += f" Time path: {own}."
     if recipe.reconstruction:
-        said += " Rounding learned block by block."
+        said += f" Rounding learned block by block{', the time path too' if recipe.reconstruction.time else ''}."
     if not isinstance(recipe.calibration_steps, AllSteps):
         said += " Ranges from chosen calibration steps."
     if kept:
@@ -193,8 +193,9 @@ def python(recipe: Recipe) -> str:
 def commands(recipe: Recipe) -> str:
     """The same on the command line, with the recipe saved as a file."""
     file = shlex.quote(file_name(recipe))
+    learn = f"dmq reconstruct {file}\n" if recipe.reconstruction else ""
     return (
-        f"dmq capture {file}\n"
+        f"dmq capture {file}\n{learn}"
         f'dmq run {file} --prompt "grinning cat" --seed 0\n'
         "dmq show\n"
         f'dmq compare {file} other.json --prompt "grinning cat"\n'

@@ -1,0 +1,208 @@
+"""Reconstruct: learn which way the weights of each block are rounded (AdaRound, BRECQ), and see what that did."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.figures import blocks as figures
+from dmq.recipe import FLOAT, BlockReconstruction, Recipe
+
+from . import forms, words
+from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .widgets.plotly_view import PlotlyView
+
+
+MAIN = ("iterations", "pictures", "time")
+HEAD = ["Block", "Layers", "Error, nearest", "Error, learned", "Codes changed", "Weights", "Share"]
+
+
+def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:
+    """The recipe with blocks learned as the form says, or not at all if not `own`."""
+    given = dict(zip(paths, values, strict=True))
+    spec = forms.spec_of(BlockReconstruction, given, recipe.reconstruction) if own else None
+    made = dataclasses.replace(recipe, reconstruction=spec)
+    return dataclasses.replace(made, name=words.short_name(made))
+
+
+def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
+    """The recipe after a control has moved."""
+    recipe = read(text)
+    made = kept(recipe, own, paths, values)
+    return {} if made.reconstruction == recipe.reconstruction else set_outside(made)
+
+
+def hindrance(recipe: Recipe) -> str:
+    """Why there is nothing to learn, with what to do; empty if there is."""
+    if not stages.captured(recipe):
+        return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+    if not stages.searched(recipe):
+        return "The groups of this recipe are still to be learned: open **Time groups** and press **Search**."
+    if recipe.weights.bits == FLOAT and not any(o.weight_bits not in (None, FLOAT) for o in recipe.overrides):
+        return "This recipe leaves all weights in float: there is nothing to round. Choose weight bits."
+    if recipe.reconstruction is None:
+        return "Every weight takes its nearest code. Tick the box above to learn them block by block."
+    return ""
+
+
+def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
+    """The tab for the current recipe: the form at once, then what was learned."""
+    recipe = read(text)
+    spec, on_now = recipe.reconstruction or BlockReconstruction(), recipe.reconstruction is not None
+    form = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
+    form |= {"own": on_now, "settings": gr.update(visible=on_now)}
+    if why := hindrance(recipe):
+        yield form | {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False),
+                      "learn": gr.update(visible=False)}  # fmt: skip
+        return
+    yield form | {"empty": gr.update(visible=False)}
+    yield found(recipe)
+
+
+def found(recipe: Recipe) -> dict[str, Any]:
+    """What there is of `recipe`, finished or not, and the button for the rest."""
+    learned, done = stages.blocks_so_far(recipe), stages.reconstructed(recipe)
+    button = gr.update(visible=not done, value="Learn the other blocks" if learned else "Learn the blocks")
+    if learned is None:
+        why = "The blocks are still to be learned: press **Learn the blocks**."
+        return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False), "learn": button}
+    return overview(learned, done) | {"learn": button}
+
+
+def overview(learned: Any, done: bool) -> dict[str, Any]:
+    """The figures and the table of what was learned by now."""
+    return {
+        "empty": gr.update(visible=False),
+        "body": gr.update(visible=True),
+        "said": summary(learned, done),
+        "errors": figures.block_errors(learned.before, learned.after),
+        "losses": figures.block_losses(learned.losses),
+        "table": table(learned),
+    }
+
+
+def counts(learned: Any) -> dict[str, tuple[int, int, int]]:
+    """Layers, weights, and weights with another code than the nearest one, for every block."""
+    made = {}
+    for block in learned.after:
+        names = [name for name in learned.codes if name.startswith(f"{block}.")]
+        weights = sum(learned.codes[name].codes.numel() for name in names)
+        made[block] = len(names), weights, sum(learned.changed[name] for name in names)
+    return made
+
+
+def table(learned: Any) -> list[list[Any]]:
+    """One row for each block, in forward order."""
+    return [
+        [block, layers, f"{100 * learned.before[block]:.4g} %", f"{100 * learned.after[block]:.4g} %",
+         f"{moved:,}", f"{weights:,}", f"{100 * moved / max(1, weights):.1f} %"]
+        for block, (layers, weights, moved) in counts(learned).items()
+    ]  # fmt: skip
+
+
+def summary(learned: Any, done: bool) -> str:
+    """How many blocks got better and how many codes changed, in two sentences."""
+    rows = list(counts(learned).values())
+    layers, weights, moved = (sum(row[k] for row in rows) for k in range(3))
+    better = sum(learned.after[block] < learned.before[block] for block in learned.after)
+    text = f"{better} of {len(rows)} block{'s' if len(rows) > 1 else ''} err less than with nearest codes. "
+    text += f"**{moved:,}** of {weights:,} weights in {layers} layers have another code than the nearest one "
+    text += f"({100 * moved / max(1, weights):.1f} %)."
+    if not done:
+        text += "\n\nNot all blocks are learned yet: finished ones are kept, and learning goes on behind them."
+    return text + (f"\n\n⚠ {learned.note} What comes behind keeps its nearest codes." if learned.note else "")
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def learn(text: str) -> Iterator[dict[str, Any]]:
+    """Learn block after block, with a bar and what is finished; all that is finished when it is stopped is kept."""
+    recipe = read(text)
+    yield busy() | {"status": note("Waiting for the model …")}
+    try:
+        with contextlib.closing(stages.reconstruct(recipe)) as work:
+            for progress in work:
+                seen = overview(progress.snapshot, False) if progress.snapshot is not None else {}
+                yield seen | {"status": bar(progress)}
+    except Exception:
+        yield idle() | {"status": "", "learn": gr.update(visible=True)}
+        raise
+    yield idle() | {"status": note("Learned.")} | found(recipe)
+
+
+def busy() -> dict[str, Any]:
+    """The buttons while blocks are learned."""
+    return {"learn": gr.update(visible=False), "stop": gr.update(visible=True)}
+
+
+def idle() -> dict[str, Any]:
+    """The buttons when nothing runs."""
+    return {"stop": gr.update(visible=False)}
+
+
+def stopped(text: str) -> dict[str, Any]:
+    """What is said and shown after Stop."""
+    recipe = read(text)
+    if hindrance(recipe):  # another recipe was chosen meanwhile
+        return idle() | {"status": note("Stopped; finished blocks were kept.")}
+    return idle() | {"status": note("Stopped; finished blocks were kept.")} | found(recipe)
+
+
+def tab(shared: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    out: dict[str, Any] = {}
+    gr.Markdown(
+        "A weight need not take its nearest code: what matters is what its block answers. Here the rounding of each "
+        "block's weights is learned, one block after another, so that it answers as the float one (AdaRound, BRECQ). "
+        "It shows at 4 bits and below; it takes minutes to hours."
+    )
+    own = out["own"] = gr.Checkbox(False, label="Learn the rounding block by block")
+    form = draw_settings(out)
+    with gr.Row():
+        go = out["learn"] = gr.Button("Learn the blocks", variant="primary", visible=False)
+        stop = out["stop"] = gr.Button("Stop, keep finished blocks", variant="stop", visible=False)
+    status = out["status"] = gr.HTML(label="Progress of the blocks")
+    draw_results(out)
+    paths = list(form)
+
+    def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
+        return change(paths, text, own, *values)
+
+    def redraw(text: str) -> Iterator[dict[str, Any]]:
+        yield from show(paths, text)
+
+    chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
+    on([own.input, *forms.events(form)], moved, [shared.recipe, own, *form.values()], chosen_in,
+       trigger_mode="always_last")  # fmt: skip
+    learning = on(go.click, learn, [shared.recipe], out, show_progress="minimal", show_progress_on=status,
+                  concurrency_id="model", concurrency_limit=1)  # fmt: skip
+    stops(stop, [learning], stopped, out, [shared.recipe])
+    shown = {f"form {path}": component for path, component in form.items()} | out
+    shows(shared, this, redraw, [], shown, waiting=out["said"])
+
+
+def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
+    """The form of a BlockReconstruction; its components by path."""
+    rest = tuple(field.name for field in dataclasses.fields(BlockReconstruction) if field.name not in MAIN)
+    with gr.Column(visible=False) as out["settings"]:
+        form = forms.form(BlockReconstruction, "Blocks", leave=rest)
+        with gr.Accordion("More settings", open=False):
+            form |= forms.form(BlockReconstruction, "Blocks", leave=MAIN)
+    return form
+
+
+def draw_results(out: dict[str, Any]) -> None:
+    """What is shown of learned blocks."""
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    with gr.Column(visible=False) as out["body"]:
+        out["said"] = gr.Markdown(label="What was learned", elem_id="blocks-said")
+        with gr.Row():
+            with gr.Column(min_width=380):
+                out["errors"] = PlotlyView(label="Error of each block before and after", elem_id="blocks-errors")
+            with gr.Column(min_width=380):
+                out["losses"] = PlotlyView(label="Learning each block", elem_id="blocks-losses")
+        out["table"] = gr.Dataframe(headers=HEAD, label="Every block", interactive=False, max_height=420)

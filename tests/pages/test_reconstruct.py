@@ -1,0 +1,147 @@
+"""The handlers of the Reconstruct tab, called as functions, with a tiny model whose blocks are really learned."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from dmq import jsonio, stages
+from dmq.errors import DmqError
+from dmq.quantizers.weights import quantize_weight
+from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Weights
+from pages import reconstruct, sidebar, words
+
+
+PATHS = ["iterations", "pictures", "time"]
+SPEC = BlockReconstruction(iterations=6, pictures=1, batch=2, rate=0.03)
+
+
+@pytest.fixture
+def low(recipe):
+    """Three bits, so that there is something to learn."""
+    return dataclasses.replace(recipe, weights=Weights(bits=3), grouping=type(recipe.grouping)(count=1))
+
+
+@pytest.fixture
+def wanted(low):
+    return dataclasses.replace(low, reconstruction=SPEC)
+
+
+@pytest.fixture
+def learned(wanted):
+    stages.finish(stages.reconstruct(wanted))
+    return wanted
+
+
+def last(answers):
+    *_, end = answers
+    return end
+
+
+def test_the_form_makes_the_reconstruction_of_the_recipe(low):
+    made = jsonio.loads(reconstruct.change(PATHS, jsonio.dumps(low), True, 6, 1, False)["recipe"])
+    assert made.reconstruction == BlockReconstruction(iterations=6, pictures=1) and "BRECQ" in made.name
+    other = dataclasses.replace(made, reconstruction=dataclasses.replace(made.reconstruction, seed=7))
+    kept = jsonio.loads(reconstruct.change(PATHS, jsonio.dumps(other), True, 9, 1, False)["recipe"]).reconstruction
+    assert (kept.seed, kept.iterations) == (7, 9), "what the form does not show stays"
+    assert reconstruct.change(PATHS, jsonio.dumps(made), True, 6, 1, False) == {}
+    assert (
+        jsonio.loads(reconstruct.change(PATHS, jsonio.dumps(made), False, 6, 1, False)["recipe"]).reconstruction
+        is None
+    )
+
+
+def test_the_time_path_is_not_learned_twice(low):
+    timed = dataclasses.replace(low, temporal=Temporal())
+    with pytest.raises(DmqError, match="temporal to null"):
+        reconstruct.change(PATHS, jsonio.dumps(timed), True, 6, 1, True)
+
+
+def test_learning_is_stopped_goes_on_and_is_shown(low):
+    recipe = dataclasses.replace(low, reconstruction=dataclasses.replace(SPEC, seed=4))
+    text = jsonio.dumps(recipe)
+    assert "press **Learn the blocks**" in last(reconstruct.show(PATHS, text))["empty"]["value"]
+    work = reconstruct.learn(text)
+    seen = next(answer for answer in work if "table" in answer)
+    work.close()
+    first = [row[0] for row in seen["table"]]
+    assert first == ["down_blocks.0"] and not stages.reconstructed(recipe)
+    after = reconstruct.stopped(text)
+    assert after["table"] == seen["table"] and after["learn"]["value"] == "Learn the other blocks"
+    assert "Not all blocks" in after["said"] and after["stop"]["visible"] is False
+    answers = list(reconstruct.learn(text))
+    assert "5 of" not in answers[1]["status"] and stages.reconstructed(recipe)
+    end = answers[-1]
+    assert end["table"][0] == seen["table"][0] and len(end["table"]) == 5, "the finished block was not learned again"
+    assert end["learn"]["visible"] is False and "Not all blocks" not in end["said"]
+    assert last(reconstruct.show(PATHS, text))["table"] == end["table"]
+
+
+def test_the_table_counts_codes_as_a_comparison_with_nearest_ones_does(learned):
+    floats = stages.load(learned.model).denoiser
+    result = stages.blocks_result(learned)
+    for block, layers, before, after, moved, weights, _ in last(reconstruct.show(PATHS, jsonio.dumps(learned)))[
+        "table"
+    ]:
+        names = [name for name in result.codes if name.startswith(block)]
+        nearest = {n: quantize_weight(floats.get_submodule(n).weight, learned.weights).codes for n in names}
+        assert layers == len(names) and int(weights.replace(",", "")) == sum(x.numel() for x in nearest.values())
+        count = sum(int(torch.ne(nearest[n], result.codes[n].codes).sum()) for n in names)
+        assert int(moved.replace(",", "")) == count > 0
+        assert (before, after) == (f"{100 * result.before[block]:.4g} %", f"{100 * result.after[block]:.4g} %")
+
+
+def test_a_failure_says_so_and_gives_its_button_back(wanted, monkeypatch):
+    def fails(recipe):
+        yield stages.Progress("Reconstruct the blocks", 0, 1)
+        raise DmqError("no luck")
+
+    monkeypatch.setattr(stages, "reconstruct", fails)
+    seen = []
+    with pytest.raises(DmqError, match="no luck"):
+        for answer in reconstruct.learn(jsonio.dumps(wanted)):
+            seen.append(answer)
+    assert seen[-1]["learn"]["visible"] is True and seen[-1]["stop"]["visible"] is False
+
+
+def test_an_early_end_is_told(learned):
+    result = dataclasses.replace(stages.blocks_result(learned), note="mid_block: stopped.")
+    assert "⚠ mid_block: stopped." in reconstruct.summary(result, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"weights": Weights(bits=32)}, "nothing to round"),
+        ({"reconstruction": None}, "Tick the box"),
+        ({"grouping": LearnedGroups(count=2)}, "press \\*\\*Search"),
+    ],
+    ids=["float", "off", "no groups"],
+)
+def test_what_hinders_is_said(wanted, changes, why):
+    (answer,) = reconstruct.show(PATHS, jsonio.dumps(dataclasses.replace(wanted, **changes)))
+    assert why.replace("\\", "") in answer["empty"]["value"] and answer["body"]["visible"] is False
+
+
+def test_coverage_says_which_codes_are_learned(learned, wanted):
+    fresh = dataclasses.replace(wanted, reconstruction=dataclasses.replace(SPEC, seed=9))
+    time = set(stages.temporal_block(learned.model).layers)
+    for recipe in (learned, fresh):
+        plan = stages.plan(recipe)
+        column = list(sidebar.LAYERS).index("Rounding")
+        table = {row[0]: row[column] for row in sidebar.layers(plan)}
+        blocks = {name for name, how in table.items() if how == "block"}
+        assert blocks == set(stages.blocks_result(learned).codes) and not blocks & time
+        assert {table[name] for name in time} == {"nearest"} and table["conv_in"] == ""
+        assert f"rounding of {len(blocks)} layers learned block by block" in plan.coverage_line()
+    assert "block by block" not in stages.plan(dataclasses.replace(learned, reconstruction=None)).coverage_line()
+
+
+def test_words_and_commands_tell_of_it(wanted):
+    assert "Rounding learned block by block." in words.words(wanted)
+    timed = dataclasses.replace(wanted, reconstruction=dataclasses.replace(SPEC, time=True))
+    assert "block by block, the time path too." in words.words(timed)
+    assert "\ndmq reconstruct " in words.commands(wanted) and "BlockReconstruction(iterations=6" in words.python(
+        wanted
+    )
+    assert "reconstruct" not in words.commands(dataclasses.replace(wanted, reconstruction=None))
