@@ -222,7 +222,7 @@ class GroupErrors:
 class SearchSnapshot:
     """A search for groups as it stands; Q searched sites, T steps, G groups."""
 
-    phase: str  # "Draw", "Search", "Measure" or "Refit"
+    phase: str  # "Draw", "Start", "Search", "Measure" or "Refit"
     done: int
     total: int  # of this phase
     step: int | None  # the step i of the last iteration

@@ -1,7 +1,8 @@
 """The search for groups of timesteps by gradients, with calibration steps picked on the way (ADP-DM).
 
     draw      one run of the float pipeline; x[i] and what the denoiser answered are kept for all i
-    start     k-means on the ranges of every step, so that groups differ and each step leans towards one
+    start     k-means on the ranges of every step, or the exact cuts of least local error, whichever predicts noise
+              better; so groups differ and each step leans towards one
     search    step i by its score; at every quantized site the mixture of the groups; loss = squared error of the
               denoiser's answer, as a share of what it was when step i was first visited, + weight * entropy; row i of
               the logits and all ranges move
@@ -76,6 +77,7 @@ def search_groups(
         search = _Search(loaded, recipe, spec, stats)
     search.trajectory = trajectory or (yield from search.draw(loaded, recipe))
     _check_trajectory(search.trajectory, stats)
+    yield from search.choose_start()
     yield from search.learn(enough)
     soft = np.full(stats.steps, np.nan) if search.note else (yield from search.measure())
     search.harden()
@@ -104,11 +106,11 @@ class _Search:
         plan = make_plan(loaded.info, plain, stats, static)
         self.sites = banked_sites(plan)
         self.rows = [stats.index[site.name, site.point] for site in self.sites]
-        self.start = start_groups(spec, self.errors(PerStep()), self.rows)
-        low, high = self._start_ranges(static)
+        self.static = static
+        self.start = self.clusters = start_groups(spec, self.errors(PerStep()), self.rows)
         self.model = quantized(loaded.denoiser, plan, loaded.adapter)
         self.candidates = CandidateGroups(
-            self.start, low, high, sites=self.sites, bits=self.table.bits[self.rows],
+            self.start, *self._start_ranges(self.start), sites=self.sites, bits=self.table.bits[self.rows],
             symmetric=recipe.activations.symmetric, shared=not spec.per_layer,
             device=next(self.model.parameters()).device,
         )  # fmt: skip
@@ -131,11 +133,11 @@ class _Search:
         everywhere[self.rows] = slot
         return Groups(sites=self.stats.sites, slot=everywhere)
 
-    def _start_ranges(self, static: GroupErrors) -> tuple[np.ndarray, np.ndarray]:
+    def _start_ranges(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The best range of every group's members [Q, G]; that of all steps for a group without any."""
-        errors = self.table.errors(self._groups(without_empty(self.start)[0]))
-        low, high = (np.repeat(end[self.rows, :1], self.spec.count, 1) for end in (static.low, static.high))
-        for q, (slot, s) in enumerate(zip(self.start, self.rows, strict=True)):
+        errors = self.table.errors(self._groups(without_empty(start)[0]))
+        low, high = (np.repeat(end[self.rows, :1], self.spec.count, 1) for end in (self.static.low, self.static.high))
+        for q, (slot, s) in enumerate(zip(start, self.rows, strict=True)):
             used, first = np.unique(slot, return_index=True)
             low[q, used], high[q, used] = errors.low[s, first], errors.high[s, first]
         return low, high
@@ -152,6 +154,21 @@ class _Search:
             )[0]
         )
         return (yield from _followed(run, lambda report: self.snapshot("Draw", report[0] + 1, recipe.sampling.steps)))
+
+    def choose_start(self) -> Snapshots:
+        """Start from exact cuts if the noise is predicted better with them than with the clusters of ranges.
+
+        What is alike in range is not alike in effect: where the time path is quantized, clusters that mix distant
+        steps can double the error, which a search of a few visits a step does not make good.
+        """
+        cuts = self.errors(OptimalGroups(count=self.spec.count, per_layer=self.spec.per_layer)).groups.slot[self.rows]
+        found = []
+        for slot in (self.clusters, cuts.astype(np.int64)):
+            self.candidates.begin(slot, *self._start_ranges(slot))
+            self.candidates.assign(slot)
+            found.append((geometric_mean((yield from self.measure("Start"))), slot))
+        self.start = min(found, key=lambda pair: pair[0])[1]
+        self.candidates.begin(self.start, *self._start_ranges(self.start))
 
     def learn(self, enough: Callable[[], bool]) -> Snapshots:
         """The iterations of the search, until there are enough or one fails."""
@@ -180,10 +197,10 @@ class _Search:
             self.history.append(self.last)
             yield self.snapshot("Search", n + 1, total)
 
-    def measure(self) -> Snapshots:
+    def measure(self, phase: str = "Measure") -> Snapshots:
         """The noise-prediction error per step as things stand, on a batch of the pictures."""
         work = noise_errors(self.model, self.trajectory, range(self.spec.batch))
-        return (yield from _followed(work, lambda done: self.snapshot("Measure", *done)))
+        return (yield from _followed(work, lambda done: self.snapshot(phase, *done)))
 
     def harden(self) -> None:
         """Give every step to one group."""
@@ -298,11 +315,11 @@ class _Search:
     def _local(self, made: SearchResult) -> dict[str, np.ndarray]:
         """The layer-local relative error per step of the learned groups and of what they must be compared with."""
         count = self.spec.count
-        better = [lloyd(self.table.losses(s), slot) for s, slot in zip(self.rows, self.start, strict=True)]
+        better = [lloyd(self.table.losses(s), slot) for s, slot in zip(self.rows, self.clusters, strict=True)]
         errors = {
             "shared": self.errors(SharedRange()),
             "uniform": self.errors(UniformGroups(count=count)),
-            "kmeans": self.table.errors(self._groups(without_empty(self.start)[0])),
+            "kmeans": self.table.errors(self._groups(without_empty(self.clusters)[0])),
             "lloyd": self.table.errors(self._groups(without_empty(np.stack(better))[0])),
             "optimal": self.errors(OptimalGroups(count=count, per_layer=self.spec.per_layer)),
             "learned": learned_errors(made, self.table),

@@ -41,19 +41,23 @@ class CandidateGroups:
         device: torch.device,
     ) -> None:
         """`slot` [Q, T] and `low`, `high` [Q, G] are the start; one row of logits serves all sites if `shared`."""
-        start = start_logits(slot[:1] if shared else slot, low.shape[1])
-        self.sites, self.bits, self.symmetric = sites, bits.tolist(), symmetric
-        self.rows = [nn.Parameter(torch.tensor(start[:, i], device=device)) for i in range(slot.shape[1])]
-        low, high = (torch.tensor(end, dtype=torch.float32, device=device) for end in (low, high))
-        self.width = (high - low).clamp(min=NARROWEST)
-        self.centre = (low + high) / 2
-        self.shift, self.stretch = (nn.Parameter(torch.zeros_like(low)) for _ in range(2))
-        self.temperature = 1.0
-        self.assignment: Tensor | None = None  # [Q, T] int64
+        self.sites, self.bits, self.symmetric, self.shared = sites, bits.tolist(), symmetric, shared
+        self.device, self.temperature = device, 1.0
         self._bits = torch.tensor(bits.astype(np.int64), device=device)[:, None]
         probs = torch.tensor([[site.point == "probs"] for site in sites], device=device)
         self._least, self._most = torch.where(probs, 0.0, -torch.inf), torch.where(probs, 1.0, torch.inf)
         self._parts: list[tuple[Tensor, Grids]] = []
+        self.begin(slot, low, high)
+
+    def begin(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        """Start anew from `slot` [Q, T] and `low`, `high` [Q, G]; what was learned is forgotten."""
+        start = start_logits(slot[:1] if self.shared else slot, low.shape[1])
+        self.rows = [nn.Parameter(torch.tensor(start[:, i], device=self.device)) for i in range(slot.shape[1])]
+        low, high = (torch.tensor(end, dtype=torch.float32, device=self.device) for end in (low, high))
+        self.width = (high - low).clamp(min=NARROWEST)
+        self.centre = (low + high) / 2
+        self.shift, self.stretch = (nn.Parameter(torch.zeros_like(low)) for _ in range(2))
+        self.assignment: Tensor | None = None  # [Q, T] int64
 
     def ranges(self) -> tuple[Tensor, Tensor]:
         """Low and high of every group [Q, G], differentiable; softmax outputs stay within 0..1."""

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmq.calibration.active import _Search, search_groups
+from dmq.calibration.active import _Search, geometric_mean, search_groups
 from dmq.capture.activations import capture_activations
 from dmq.capture.replay import noise_errors
 from dmq.capture.trajectories import record_trajectory
@@ -23,6 +23,7 @@ from dmq.recipe import (
     Calibration,
     LearnedGroups,
     MinMax,
+    OptimalGroups,
     PerStep,
     Recipe,
     Sampling,
@@ -129,6 +130,23 @@ def test_the_start_breaks_the_symmetry(subject):
     assert distinct[differing(search)].mean() > 0.95  # groups of different ranges may have the same best one
 
 
+def test_it_starts_from_whichever_predicts_the_noise_better(subject):
+    """Clusters or exact cuts, also when what was there before was learned."""
+    search = started(subject)
+    iterate(search, 1)
+    finish(search.choose_start())
+    cuts = search.errors(OptimalGroups(count=2, per_layer=True)).groups.slot[search.rows]
+    errors = []
+    for slot in (search.start, search.clusters, cuts):
+        twin = started(subject)
+        twin.candidates.begin(slot, *twin._start_ranges(slot))
+        twin.candidates.assign(slot)
+        errors.append(geometric_mean(finish(twin.measure())[0]))
+    assert errors[0] == min(errors[1:]) and errors[1] != errors[2]
+    assert search.candidates.assignment is None and not search.candidates.shift.any()
+    assert (search.candidates.importance().argmax(-1) == search.start).all()
+
+
 def test_an_iteration_leaves_the_rows_of_other_steps_alone(subject):
     """Momentum included: two iterations at step 1, then one at step 2."""
     search = started(subject)
@@ -207,7 +225,7 @@ def test_the_result_is_what_the_quantized_model_uses_bit_for_bit(subject):
         zip(result.sites, result.slot.tolist(), strict=True)
     )
     assert all(0 <= bank.zero.min() and bank.zero.max() < 16 for bank in banks.values())
-    assert {s.phase for s in seen} == {"Search", "Measure", "Refit"}
+    assert {s.phase for s in seen} == {"Start", "Search", "Measure", "Refit"}
     assert result.visits.sum() == len(result.steps) == 6
 
 
@@ -255,7 +273,7 @@ def test_stopping_keeps_what_is_there(ddpm):
     calls = iter([False] * 3 + [True] * 100)
     result, seen = finish(ddpm.search(enough=lambda: next(calls)))
     assert result.note == "stopped after 3 of 6 iterations" and len(result.steps) == 3
-    assert {s.phase for s in seen} == {"Search"} and np.isnan(result.hard).all()
+    assert {s.phase for s in seen} == {"Start", "Search"} and np.isnan(result.hard).all()
 
 
 def test_closing_ends_at_once(ddpm):
