@@ -25,6 +25,7 @@ captures: .venv/run.done
 
 bench: .venv/dev.done
 	for script in capture simulate interactive start; do $(BIN)/python -m bench.$$script || exit 1; done
+	$(BIN)/python -m bench.time --out build/bench-time.json
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .

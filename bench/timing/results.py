@@ -33,7 +33,7 @@ class Results:
         self.file = file
         held = _read(file) if file is not None and file.is_file() else {"rows": [], "learned": {}}
         self.rows: dict[tuple[str, ...], Row] = {tuple(row[key] for key in PLACE): row for row in held["rows"]}
-        self.learned: dict[str, float] = {} if again else held["learned"]
+        self.learned: dict[str, float] = held["learned"]
         self.old = {row["asked"] for row in held["rows"]} if again else set()
 
     def find(self, place: tuple[str, ...], asked: str) -> Row | None:

@@ -13,7 +13,7 @@ from bench.timing.measure import Bench
 from bench.timing.results import Results, interval
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import Activations, Cache, Comparison, LearnedGroups, Temporal, Tiar, Weights
+from dmq.recipe import Activations, Cache, Comparison, LearnedGroups, SharedRange, Temporal, Tiar, Weights
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -59,7 +59,9 @@ def test_the_dear_rows_are_only_where_they_are_wanted(tiny):
     chosen.search = {}
 
     def names(table, weights, activations):
-        recipe = replace(tiny[1], weights=Weights(bits=weights), activations=Activations(bits=activations))
+        recipe = replace(
+            tiny[1], grouping=SharedRange(), weights=Weights(bits=weights), activations=Activations(bits=activations)
+        )
         return [one.name for one in candidates(table, recipe, chosen)]
 
     assert "learned 2" in names("grouping", 4, 6) and "learned 2" not in names("grouping", 8, 8)
