@@ -22,9 +22,8 @@ from .widgets.plotly_view import PlotlyView
 
 PARTS = tuple(field.name for field in dataclasses.fields(Temporal))
 STATES = {"before": "as all other layers", "computed": "with this recipe, computed", "after": "with this recipe"}
-MISSING = (
-    "The rounding is still to be learned: press **Learn the rounding**. Until then the figures show nearest codes."
-)
+MISSING = "The rounding is still to be learned: {}. Until then the figures show nearest codes."
+ALONE, WITH_BLOCKS = "press **Learn the rounding**", "open **Reconstruct** and press **Learn the blocks**"
 
 
 def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:
@@ -43,8 +42,11 @@ def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, An
 
 def measured(recipe: Recipe) -> tuple[TemporalErrors, bool]:
     """What happens to the features, and whether that is what the recipe asks: not before its rounding was learned."""
-    if stages.temporal_learned(recipe):
+    with_blocks = recipe.reconstruction is not None and recipe.reconstruction.time
+    if stages.temporal_learned(recipe) and (not with_blocks or stages.reconstructed(recipe)):
         return stages.temporal_errors(recipe), True
+    if with_blocks:
+        return stages.temporal_errors(dataclasses.replace(recipe, reconstruction=None)), False
     spec = dataclasses.replace(recipe.temporal, rounding=NearestRounding())
     return stages.temporal_errors(dataclasses.replace(recipe, temporal=spec)), False
 
@@ -89,9 +91,10 @@ def chosen(errors: TemporalErrors, picked: str) -> tuple[int, int]:
 def overview(recipe: Recipe, errors: TemporalErrors, learned: bool, at: tuple[int, int]) -> dict[str, Any]:
     """All that follows from the recipe without running the model."""
     spec = recipe.temporal or Temporal()
+    missing = MISSING.format(ALONE if recipe.temporal else WITH_BLOCKS)
     cache = spec.cache if isinstance(spec.cache, Cache) else None
     return maps(errors, at) | {
-        "said": summary(recipe, errors) + ("" if learned else f"\n\n{MISSING}"),
+        "said": summary(recipe, errors) + ("" if learned else f"\n\n{missing}"),
         "ranges": figures.ranges(errors),
         "bits": figures.cache_bits(errors, cache.bits if cache else None),
         "deviation": gr.update(value=None, visible=False),  # it was of another recipe
@@ -128,7 +131,7 @@ def summary(recipe: Recipe, errors: TemporalErrors) -> str:
     wrong = {name: 100 * float((getattr(errors, f"shift_{name}") != 0).mean()) for name in ("before", "after")}
     text = f"{len(block.projections)} features of {steps} steps depend on {', '.join(block.depends)}. "
     text += f"Worst cosine **{worst['after']:.6f}**, taken for another step: **{wrong['after']:.0f} %**"
-    if recipe.temporal is not None:
+    if recipe.temporal is not None or (recipe.reconstruction and recipe.reconstruction.time):
         text += f" (as all other layers: {worst['before']:.6f}, {wrong['before']:.0f} %)"
     if not block.finite:
         text += f"; worst of {errors.conditionings} rows of conditioning"
@@ -204,26 +207,37 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         "Each block is told the time by a vector that no picture enters. Quantize that path carelessly, and the model "
         "believes to be at another step than it is (Temporal Feature Matters)."
     )
-    own = out["own"] = gr.Checkbox(False, label="Keep the time path in a way of its own")
-    with gr.Column(visible=False) as out["settings"]:
-        form: dict[str, Any] = {}
-        with gr.Row():
-            for part in PARTS:
-                with gr.Column(min_width=240):
-                    form |= forms.form(Temporal, "Time path", leave=tuple(name for name in PARTS if name != part))
+    out["own"] = gr.Checkbox(False, label="Keep the time path in a way of its own")
+    form = draw_settings(out)
     with gr.Row():
-        go = out["learn"] = gr.Button("Learn the rounding", variant="primary", visible=False)
+        out["learn"] = gr.Button("Learn the rounding", variant="primary", visible=False)
         count = gr.Slider(1, 16, 2, step=1, label="Pictures to run", min_width=160)
-        run = out["run"] = gr.Button("Run with the time path alone quantized")
-        stop = out["stop"] = gr.Button("Stop it", variant="stop", visible=False)
-    status = out["status"] = gr.HTML(label="Progress of the time path")
+        out["run"] = gr.Button("Run with the time path alone quantized")
+        out["stop"] = gr.Button("Stop it", variant="stop", visible=False)
+    out["status"] = gr.HTML(label="Progress of the time path")
+    draw_results(out)
+    connect(shared, this, form, out, count)
+
+
+def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
+    """The form of a Temporal, its parts side by side; its components by path."""
+    form: dict[str, Any] = {}
+    with gr.Column(visible=False) as out["settings"], gr.Row():
+        for part in PARTS:
+            with gr.Column(min_width=240):
+                form |= forms.form(Temporal, "Time path", leave=tuple(name for name in PARTS if name != part))
+    return form
+
+
+def draw_results(out: dict[str, Any]) -> None:
+    """What is shown of the time path."""
+    pair = {"before": "Error of the features, as all other layers",
+            "after": "Error of the features, with this recipe; click a cell",
+            "shift_before": "Step a feature is taken for, as all other layers",
+            "shift_after": "Step a feature is taken for, with this recipe"}  # fmt: skip
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What happens to the features", elem_id="temporal-said")
-        pair = {"before": "Error of the features, as all other layers",
-                "after": "Error of the features, with this recipe; click a cell",
-                "shift_before": "Step a feature is taken for, as all other layers",
-                "shift_after": "Step a feature is taken for, with this recipe"}  # fmt: skip
         for names in (("before", "after"), ("shift_before", "shift_after")):
             with gr.Row():
                 for name in names:
@@ -240,7 +254,11 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         out["deviation"] = PlotlyView(label="The latents, with the time path alone quantized", visible=False,
                                       elem_id="temporal-deviation")  # fmt: skip
         out["loss"] = PlotlyView(label="Learning the rounding", visible=False)
-    paths = list(form)
+
+
+def connect(shared: Shared, this: gr.Tab, form: dict[str, Any], out: dict[str, Any], count: gr.Slider) -> None:
+    """The tab's events."""
+    own, status, paths = out["own"], out["status"], list(form)
 
     def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
         return change(paths, text, own, *values)
@@ -254,9 +272,9 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     clicks = [out[name].select for name in ("before", "after", "shift_before", "shift_after", "selection")]
     on(clicks, pick, [shared.recipe], out, trigger_mode="always_last")
     heavy = {"show_progress": "minimal", "show_progress_on": status, "concurrency_id": "model", "concurrency_limit": 1}
-    learning = on(go.click, learn, [shared.recipe], out, **heavy)
-    running = on(run.click, deviate, [shared.recipe, count], out, **heavy)
-    stops(stop, [learning, running], stopped, {name: out[name] for name in ("status", "learn", "run", "stop")},
+    learning = on(out["learn"].click, learn, [shared.recipe], out, **heavy)
+    running = on(out["run"].click, deviate, [shared.recipe, count], out, **heavy)
+    stops(out["stop"], [learning, running], stopped, {name: out[name] for name in ("status", "learn", "run", "stop")},
           [shared.recipe])  # fmt: skip
     shown = {f"form {path}": component for path, component in form.items()} | out
     shows(shared, this, redraw, [out["picked"]], shown, waiting=out["said"])

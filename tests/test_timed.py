@@ -9,11 +9,13 @@ import torch
 
 from dmq import runs, stages
 from dmq.errors import DmqError
+from dmq.metrics.temporal import step_features
 from dmq.models.tiny import tiny_sd
 from dmq.quantizers.cache import FeatureTable
 from dmq.recipe import (
     FLOAT,
     Activations,
+    BlockReconstruction,
     Cache,
     Calibration,
     Comparison,
@@ -53,6 +55,24 @@ def recipe(tmp_path_factory):
     ]
     yield made
     patch.undo()
+
+
+def test_codes_learned_with_the_blocks_are_those_of_the_features(recipe):
+    """What the quantized model itself computes for a step is what the errors are of."""
+    plain = dataclasses.replace(recipe, temporal=None)
+    spec = BlockReconstruction(iterations=25, rate=0.03, batch=4, pictures=2, time=True)
+    made = dataclasses.replace(plain, reconstruction=spec)
+    with pytest.raises(DmqError, match="not learned yet"):
+        stages.temporal_errors(made)
+    stages.finish(stages.reconstruct(made))
+    errors = stages.temporal_errors(made)
+    loaded, model = stages.load(made.model), stages.quantize(made)
+    features = step_features(model, loaded.adapter, errors.block, errors.timesteps, {})
+    for mine, theirs in zip(errors.vectors_after, features, strict=True):
+        np.testing.assert_allclose(mine, theirs[:, 0].numpy(), rtol=1e-5, atol=1e-6)
+    assert any((a != b).any() for a, b in zip(errors.vectors_after, errors.vectors_before, strict=True))
+    without = dataclasses.replace(made, reconstruction=dataclasses.replace(spec, time=False))
+    assert np.array_equal(stages.temporal_errors(without).cosine_after, stages.temporal_errors(plain).cosine_after)
 
 
 def other(recipe, **changes):

@@ -121,6 +121,26 @@ def test_running_the_time_path_alone_shows_both_ways(low):
     assert len(plain[-1]["deviation"]["value"].data) == 1
 
 
+def test_a_time_path_learned_with_its_blocks_is_shown(low):
+    spec = BlockReconstruction(iterations=20, pictures=1, batch=2, rate=0.03, time=True)
+    recipe = dataclasses.replace(low, weights=Weights(bits=3), reconstruction=spec)
+    text, nearest = jsonio.dumps(recipe), stages.temporal_errors(dataclasses.replace(recipe, reconstruction=None))
+    waiting = last(temporal.show(PATHS, text, ""))
+    assert "open **Reconstruct**" in waiting["said"] and waiting["after"].data[0].z.tolist() == _map(nearest)
+    stages.finish(stages.reconstruct(recipe))
+    answer = last(temporal.show(PATHS, text, ""))
+    assert "still to be learned" not in answer["said"] and "as all other layers" in answer["said"]
+    assert answer["before"].data[0].z.tolist() == waiting["before"].data[0].z.tolist()
+    assert answer["after"].data[0].z.tolist() != _map(nearest)
+    drawn = list(temporal.deviate(text, 1))[-1]["deviation"]["value"].data
+    assert {part.name for part in drawn} == {temporal.STATES["before"], temporal.STATES["after"]}
+    assert not np.array_equal(drawn[0].y, drawn[1].y)
+
+
+def _map(errors):
+    return temporal.figures.cosine_map(errors, "after").data[0].z.tolist()
+
+
 def test_what_hinders_is_said(low):
     other = dataclasses.replace(low, sampling=dataclasses.replace(low.sampling, steps=5))
     (answer,) = temporal.show(PATHS, jsonio.dumps(other), "")
