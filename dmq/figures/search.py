@@ -94,7 +94,7 @@ def loss(errors: np.ndarray, penalties: np.ndarray) -> go.Figure:
             line={"color": colour, "width": 2}, hovertemplate="%{y:.3g}<extra>" + name + "</extra>",
         )  # fmt: skip
     layout(figure, x="iteration", y="share of the output's power", hovermode="x")
-    return figure.update_yaxes(type="log", exponentformat="power")
+    return figure.update_yaxes(type="log", dtick="D2", exponentformat="power")
 
 
 def noise_errors(result: SearchResult) -> go.Figure:

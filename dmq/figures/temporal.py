@@ -11,6 +11,7 @@ from .look import (
     DIVERGING,
     GREEN,
     GREY,
+    MOST_POINTS,
     ORANGE,
     PALETTE,
     RED,
@@ -74,6 +75,7 @@ def _map(
     """A heat map of [K, T] values; the cell `at` (feature, step) is framed."""
     names = [feature_name(projection) for projection in errors.block.projections]
     height = rows_height(len(names))
+    colours["colorbar"] = {"thickness": 12} | colours["colorbar"]  # the map needs the width on a phone
     figure = go.Figure(
         go.Heatmap(
             z=z, x=np.arange(z.shape[1]), y=np.arange(len(names)), customdata=told,
@@ -163,11 +165,13 @@ def deviation(lines: dict[str, np.ndarray]) -> go.Figure:
 
 def rounding_loss(losses: np.ndarray) -> go.Figure:
     """The squared error of all features over the iterations of the learned rounding."""
-    every = max(1, len(losses) // 1000)
+    every = max(1, len(losses) // MOST_POINTS)
+    positive = losses[losses > 0]
+    decades = np.log10(positive.max() / positive.min()) if len(positive) else 0
     figure = go.Figure()
     figure.add_scatter(
         x=np.arange(len(losses))[::every], y=losses[::every].astype(np.float32), mode="lines",
         line={"color": BLUE, "width": 2}, hovertemplate="iteration %{x}: %{y:.3g}<extra></extra>",
     )  # fmt: skip
     layout(figure, x="iteration", y="squared error of all features")
-    return figure.update_yaxes(type="log", exponentformat="power")
+    return figure.update_yaxes(type="log", dtick=1 if decades > 1 else "D2", exponentformat="power")

@@ -183,6 +183,24 @@ def test_a_link_restores_model_recipe_and_tab(visit, recipe):
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
 
 
+@pytest.mark.parametrize("linked", ["start", "compare"])
+def test_a_tab_that_is_clicked_while_the_page_loads_stays_open(page, address, recipe, linked):
+    held, loading = [], True
+    page.route("**/queue/join*", lambda route: held.append(route) if loading else route.continue_())
+    page.goto(address + links.query(recipe, linked))
+    clicked = page.get_by_role("tab", name="Time groups", exact=True)
+    clicked.click()
+    page.wait_for_timeout(500)
+    assert held, "the page is still loading"
+    loading = False
+    for route in held:
+        route.continue_()
+    expect(page.locator("#total-error")).to_contain_text("2 equal groups")
+    page.wait_for_function("location.search.includes('tab=time-groups')")
+    expect(clicked).to_have_attribute("aria-selected", "true")
+    assert in_address(page) == recipe
+
+
 def test_light_and_dark_both_read_well(visit, recipe):
     contrast = {}
     for theme in ("light", "dark"):

@@ -1,4 +1,4 @@
-"""What is learned in the app: groups of timesteps, and the rounding of the time path; with the mouse, in Chromium."""
+"""What is learned in the app: groups of timesteps, the rounding of the time path and of blocks; in Chromium."""
 
 import dataclasses
 
@@ -6,8 +6,8 @@ import pytest
 from playwright.sync_api import expect
 
 from dmq import stages
-from dmq.recipe import LearnedGroups, Temporal, Tiar, UniformGroups, Weights
-from tests.browser.test_app import in_address, press
+from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Tiar, UniformGroups, Weights
+from tests.browser.test_app import in_address, press, toast
 
 
 pytestmark = pytest.mark.browser
@@ -82,3 +82,33 @@ def test_a_cache_of_the_time_path_is_one_choice_away(visit, recipe):
     expect(page.locator("#temporal-said")).to_contain_text("100 % of the features come from the cache")
     page.wait_for_function("decodeURIComponent(location.search).includes('Cache')")
     assert in_address(page).temporal.cache.bits == 8
+
+
+def test_blocks_are_learned_stopped_and_gone_on_with(visit, recipe):
+    spec = BlockReconstruction(iterations=150, pictures=1, batch=2)
+    wanted = dataclasses.replace(recipe, name="blocks", weights=Weights(bits=3), reconstruction=spec)
+    page = visit(wanted, "reconstruct")
+    expect(page.locator(".block.dmq-empty:visible")).to_contain_text("still to be learned")
+    press(page, "Learn the blocks")
+    expect(page.locator("#blocks-said")).to_contain_text("Not all blocks are learned yet")
+    press(page, "Stop, keep finished blocks")
+    expect(page.get_by_text("Stopped; finished blocks were kept.")).to_be_visible()
+    assert not stages.reconstructed(wanted)
+    before = list(stages.blocks_so_far(wanted).after)
+    assert before
+    press(page, "Learn the other blocks")
+    expect(page.get_by_text("Learned.", exact=True)).to_be_visible()
+    expect(page.locator("#blocks-said")).to_contain_text("5 blocks err less")
+    expect(page.locator("#blocks-errors .main-svg").first).to_be_visible()
+    expect(page.get_by_role("button", name="Learn the other blocks", exact=True)).to_be_hidden()
+    assert stages.reconstructed(wanted)
+
+
+def test_block_reconstruction_is_one_tick_away_and_a_conflict_is_told(visit, recipe):
+    page = visit(dataclasses.replace(recipe, name="plain", temporal=Temporal()), "reconstruct")
+    expect(page.locator(".block.dmq-empty:visible")).to_contain_text("Tick the box")
+    page.get_by_label("Learn the rounding block by block").check()
+    page.wait_for_function("decodeURIComponent(location.search).includes('BlockReconstruction')")
+    assert in_address(page).reconstruction == BlockReconstruction()
+    page.get_by_label("Also what the blocks make of the time").check()
+    expect(toast(page)).to_contain_text("set reconstruction.time to false, or temporal to null")

@@ -140,7 +140,7 @@ def test_the_open_table_says_what_every_layer_gets(text, recipe):
     assert [row[0] for row in rows] == [row.layer.name for row in plan.layers]
     first = next(row for row in plan.layers if row.reason == "first layer")
     assert ["conv_in", "float", "float", 0, "", "first layer", first.weight_bytes + first.bias_bytes] in rows
-    assert {tuple(row[1:4]) for row in rows if row[4] == ""} == {("8 bit", "6 bit", 2)}
+    assert {tuple(row[1:4]) for row in rows if row[5] == ""} == {("8 bit", "6 bit", 2)}
     assert sidebar.weigh(text, True)["layers"] == rows
     assert sidebar.look_away() == {"looking": False, "layers": []}
 
