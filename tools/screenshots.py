@@ -18,7 +18,7 @@ def main(address: str) -> None:
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
         page = browser.new_page(viewport={"width": 1400, "height": 960})
         page.goto(f"{address}/?__theme=light")
-        page.get_by_text("Whole pipeline").wait_for(timeout=WAIT)  # a tab that is clicked earlier is left again
+        page.get_by_text("Whole pipeline").wait_for(timeout=WAIT)
         for name in TABS:
             page.get_by_role("tab", name=name, exact=True).click()
             if name == "Compare":
