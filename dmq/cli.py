@@ -82,6 +82,7 @@ def comparison_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--seed", action="append", dest="seeds", type=int, metavar="N", help="may be given several times")
     to.add_argument("--steps", type=int, help="other than the recipe's")
     to.add_argument("--guidance", type=float, help="other than the recipe's")
+    to.add_argument("--size", type=int, help="pixels of a side, other than the recipe's")
     to.add_argument("--name", help="of the run; the recipe's unless given")
 
 
@@ -100,7 +101,7 @@ def chosen_recipe(name: str, model: str | None) -> Recipe:
 
 def chosen_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:
     """What to draw: the command line's wishes, and the recipe's sampling for the rest."""
-    wishes = {"steps": given.steps, "guidance": given.guidance}
+    wishes = {"steps": given.steps, "guidance": given.guidance, "size": given.size}
     wishes = {name: value for name, value in wishes.items() if value is not None}
     sampling = dataclasses.replace(recipe.sampling, **wishes)
     return Comparison(

@@ -341,6 +341,7 @@ class Sampling(Spec):
 
     steps: int = knob(50, "Steps", 1, 1000)
     guidance: float = knob(4.0, "Guidance", 0.0, 30.0)
+    size: int = knob(0, "Picture side", 0, 4096, help="In pixels, both ways; 0: what the pipeline draws itself.")
 
 
 @dataclass(frozen=True, kw_only=True)

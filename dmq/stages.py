@@ -21,6 +21,7 @@ from .recipe import (
     FLOAT,
     ActiveSteps,
     Cache,
+    Calibration,
     Comparison,
     LearnedGroups,
     ManualGroups,
@@ -59,6 +60,7 @@ if TYPE_CHECKING:
 
 FLOAT_NAME = "float"
 BATCH = 8  # pictures drawn at a time when comparing
+CONDITIONINGS = 64  # calibration pictures whose prompts the time path is learned from, where they enter
 SHOWN_STEPS = 8  # intermediate pictures of a trajectory
 Value = TypeVar("Value")
 
@@ -447,8 +449,8 @@ def temporal_learned(recipe: Recipe) -> bool:
 def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
     """Learn the rounding of the time path (TIAR); returns the folder where it is kept, None if `recipe` needs none.
 
-    Does nothing if it was learned already, unless `again`. Needs no pictures where t is all that enters; else the
-    conditioning of recorded calls. Closing the generator leaves no trace.
+    Does nothing if it was learned already, unless `again`. Needs no pictures; where more than t enters, the
+    prompts, classes or sizes of the calibration pictures. Closing the generator leaves no trace.
     """
     if not _learns(recipe):
         return None
@@ -655,13 +657,23 @@ def _learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
 
 
 def _conditioning(recipe: Recipe) -> "dict[str, Tensor]":
-    """What enters the time path beside t, from the recorded calls of the capture; nothing where t is all."""
-    from .models.temporal import conditioning_rows
-
+    """What enters the time path beside t for the calibration pictures; nothing where t is all."""
     block = _timed_info(recipe).temporal
     if block is None or block.finite:
         return {}
-    return conditioning_rows(runs.load_trajectory(runs.find_capture(recipe)), block)
+    return _conditioning_rows(recipe.model, recipe.sampling, recipe.calibration)
+
+
+@lru_cache(maxsize=8)
+def _conditioning_rows(model: str, sampling: Sampling, calibration: Calibration) -> "dict[str, Tensor]":
+    from .capture.activations import calibration_pictures
+    from .capture.conditioning import conditioning_of
+    from .models.temporal import conditioning_rows
+
+    loaded = load(model)
+    pictures = calibration_pictures(loaded, calibration)[:CONDITIONINGS]
+    calls = conditioning_of(loaded, pictures, sampling, calibration.batch)
+    return conditioning_rows(calls, info(model).temporal)
 
 
 # --- the rounding of blocks ----------------------------------------------------------------------------------------
@@ -829,12 +841,14 @@ def compare(
     Pictures are yielded as they come. With a `name`, the finished run is saved under it.
     """
     _check(recipes)
+    warnings = [f"{r.name}: {line}" for r in recipes for line in check_sampling(r, comparison.sampling)]
     yield Progress("Load the model", 0, 1)
     loaded = load(recipes[0].model)
+    _check_sampler(loaded, recipes)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
     drawn: dict[str, list[np.ndarray]] = {}
     on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}
-    seconds, plans, notes = {}, {}, []
+    seconds, plans = {}, {}
     floor_jobs = [(prompt, comparison.seeds[0] + 1) for prompt in comparison.prompts[:BATCH]]
     for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
         model = loaded.denoiser
@@ -846,7 +860,7 @@ def compare(
         on_the_way[who] = {}
         work = _draw(loaded, model, who, jobs, comparison)
         drawn[who], seconds[who] = yield from _keeping(work, on_the_way[who])
-        notes += [f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())]
+        warnings += [f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())]
     others, _ = yield from _draw(loaded, loaded.denoiser, "noise floor", floor_jobs, comparison, shown=False)
     report = Report(
         scores=tuple(_scores(jobs, drawn)),
@@ -855,7 +869,7 @@ def compare(
         coverage={who: p.coverage_line() for who, p in plans.items()},
         noise_floor=_floor(drawn[FLOAT_NAME][:: len(comparison.seeds)], others),
         samples=len(jobs),
-        warnings=tuple(notes),
+        warnings=tuple(warnings),
     )
     if name is not None:
         runs.save_run(name, recipes, comparison, report, drawn, on_the_way)
@@ -906,6 +920,37 @@ def _check(recipes: tuple[Recipe, ...]) -> None:
         statistics(recipe)  # what is missing is said before anything is drawn
         if search_spec(recipe):
             search_result(recipe)
+
+
+def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
+    """How `sampling` differs from what the ranges of `recipe` were captured with, a line for each difference.
+
+    Raises DmqError for the first one unless the recipe accepts the nearest step, `on_miss="nearest"`.
+    """
+    spec, lines = recipe.activations, []
+    if spec.bits == spec.attention_bits == FLOAT and recipe.temporal is None and not recipe.overrides:
+        return []  # nothing was learned from the captured steps
+    prompted = info(recipe.model).prompted
+    for name, said in (("steps", "{} steps"), ("guidance", "guidance {:g}"), ("size", "a picture side of {}")):
+        asked, known = getattr(sampling, name), getattr(recipe.sampling, name)
+        if asked == known or (name == "guidance" and not prompted):
+            continue
+        if recipe.on_miss == "error":
+            raise DmqError(
+                f"{said.format(asked)}, but the ranges were captured for {said.format(known)}; draw with {known:g}, "
+                f"capture for {asked:g}, or set on_miss of the recipe to nearest."
+            )
+        lines.append(f"drawn with {said.format(asked)}, the ranges were captured for {said.format(known)}")
+    return lines
+
+
+def _check_sampler(loaded: "Loaded", recipes: tuple[Recipe, ...]) -> None:
+    from .capture.activations import sampler_line
+
+    for recipe in recipes:
+        then, now = statistics(recipe).sampler, sampler_line(loaded, recipe.sampling)
+        if then != now:
+            raise DmqError(f"the statistics were captured with {then}; the pipeline has {now}. Capture again.")
 
 
 def _draw(
@@ -963,7 +1008,8 @@ def _sample(
     def on_step(i: int, t: float, latents: Any) -> None:
         nonlocal aside
         paused = time.monotonic()
-        report(i, loading.decode(loaded, latents) if i in watched else [])
+        # Some pipelines step both halves of guidance, the pictures' own rows first.
+        report(i, loading.decode(loaded, latents[: len(part)]) if i in watched else [])
         aside += time.monotonic() - paused
 
     begun = time.monotonic()

@@ -4,7 +4,7 @@ import dataclasses
 
 from dmq import runs, stages
 from dmq.errors import DmqError
-from dmq.recipe import Comparison, Recipe, Sampling
+from dmq.recipe import Comparison, Recipe
 
 from .shell import adopt
 
@@ -36,13 +36,8 @@ def comparison_of(recipe: Recipe, prompts: str, seeds: str, steps: float, guidan
         lines = (UNPROMPTED,)
     if not steps or not float(steps).is_integer():
         raise DmqError(f"steps must be a whole number, got {steps}.")
-    sampling = Sampling(steps=int(steps), guidance=float(guidance or 0))
-    known = recipe.sampling.steps
-    if int(steps) != known and recipe.on_miss == "error":
-        raise DmqError(
-            f"{int(steps)} steps, but the ranges were captured for {known}; draw with {known}, capture for "
-            f"{int(steps)}, or set on_miss of the recipe to nearest."
-        )
+    sampling = dataclasses.replace(recipe.sampling, steps=int(steps), guidance=float(guidance or 0))
+    stages.check_sampling(recipe, sampling)
     made = Comparison(prompts=lines, seeds=seeds_of(seeds), sampling=sampling)
     if len(made.prompts) * len(made.seeds) > MOST:
         raise DmqError(f"{len(made.prompts) * len(made.seeds)} pictures; at most {MOST} are drawn at once.")

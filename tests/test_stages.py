@@ -1,10 +1,12 @@
 """The parts of stages that need no model; whole runs are in tests/test_whole.py."""
 
+import dataclasses
+
 import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import LearnedGroups, ManualGroups, Recipe, Sampling, UniformGroups
+from dmq.recipe import EMBEDDED, Activations, LearnedGroups, ManualGroups, Recipe, Sampling, UniformGroups
 
 
 def test_finish_returns_the_value():
@@ -45,3 +47,27 @@ def test_missing_statistics_say_what_to_do(tmp_path, monkeypatch):
 def test_a_comparison_that_makes_no_sense_is_refused_before_it_starts(recipes, says):
     with pytest.raises(DmqError, match=says):
         next(stages.compare(stages.Comparison(), recipes))
+
+
+@pytest.mark.parametrize(
+    ("sampling", "says"),
+    [
+        (Sampling(steps=20), r"20 steps, but the ranges were captured for 50 steps; draw with 50, capture for 20"),
+        (Sampling(guidance=7.5), r"guidance 7\.5, but the ranges were captured for guidance 4; draw with 4"),
+        (Sampling(size=128), r"a picture side of 128, but the ranges were captured for a picture side of 0"),
+    ],
+    ids=["steps", "guidance", "size"],
+)
+def test_another_sampling_is_refused_naming_both_or_told(sampling, says):
+    """Unless the recipe accepts the nearest step; and unless nothing was learned from the captured ones."""
+    with pytest.raises(DmqError, match=says):
+        stages.check_sampling(Recipe(), sampling)
+    (line,) = stages.check_sampling(Recipe(on_miss="nearest"), sampling)
+    assert line.startswith("drawn with ") and ", the ranges were captured for " in line
+    assert stages.check_sampling(Recipe(activations=Activations(bits=32)), sampling) == []
+    assert stages.check_sampling(Recipe(), Sampling()) == []
+
+
+def test_guidance_means_nothing_to_a_model_without_prompts():
+    recipe = Recipe(model="emoji-ddpm", sampling=EMBEDDED["emoji-ddpm"])
+    assert stages.check_sampling(recipe, dataclasses.replace(recipe.sampling, guidance=9.0)) == []

@@ -16,6 +16,7 @@ from ..models.attention import POINTS, explicit_products
 from ..models.borrow import borrow
 from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
+from ..models.running import own_prompts
 from ..models.stepping import stepping
 from ..numerics.mergeable import BINS
 from ..numerics.mergeable import merge as merge_counts
@@ -123,7 +124,8 @@ def calibration_pictures(loaded: Loaded, calibration: Calibration) -> list[tuple
     seeds = range(calibration.seed, calibration.seed + calibration.samples)
     if not loaded.info.prompted:
         return [("", seed) for seed in seeds]
-    prompts = calibration.prompts or tuple(filter(None, map(str.strip, PROMPTS.read_text().splitlines())))
+    prompts = calibration.prompts or own_prompts(loaded.pipe)
+    prompts = prompts or tuple(filter(None, map(str.strip, PROMPTS.read_text().splitlines())))
     return [(prompts[n % len(prompts)], seed) for n, seed in enumerate(seeds)]
 
 
@@ -132,7 +134,8 @@ def sampler_line(loaded: Loaded, sampling: Sampling) -> str:
     scheduler = loaded.pipe.scheduler
     config = {key: value for key, value in sorted(scheduler.config.items()) if not key.startswith("_")}
     guidance = f", guidance {sampling.guidance:g}" if loaded.info.prompted else ""
-    return f"{type(scheduler).__name__}, {sampling.steps} steps{guidance}, {json.dumps(config, default=str)}"
+    size = f", {sampling.size} pixels" if sampling.size else ""
+    return f"{type(scheduler).__name__}, {sampling.steps} steps{guidance}{size}, {json.dumps(config, default=str)}"
 
 
 def merge(a: ActivationStats, b: ActivationStats) -> ActivationStats:

@@ -85,7 +85,7 @@ class Recorder:
         """Count `x`, which flows through `site`."""
         known = self._measure(x) if site.kind == "conv" else self._recall(x)
         if not known.sums and self._exact(site, known):
-            known.sums = self._sums(_rows(x, self.rows).view(-1))
+            known.sums = self._sums(_rows(x, self.rows).reshape(-1))
         low, high = self._extremes(known, site, x)
         if site.kind == "conv":
             known.tensor = None

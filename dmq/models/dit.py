@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from functools import singledispatch
 from typing import Any
 
+import numpy as np
 from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, PixArtTransformer2DModel
 from torch import Tensor, nn
 
@@ -37,8 +38,7 @@ class DiTAdapter(AbstractAdapter):
     name = "dit"
 
     def matches(self, pipe: Any) -> bool:
-        known = (DiTTransformer2DModel, PixArtTransformer2DModel, HunyuanDiT2DModel)
-        return isinstance(pipe.components.get("transformer"), known)
+        return isinstance(pipe.components.get("transformer"), (PixArtTransformer2DModel, HunyuanDiT2DModel))
 
     def component(self, pipe: Any) -> str:
         return "transformer"
@@ -64,6 +64,19 @@ class DiTAdapter(AbstractAdapter):
 
     def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         return _embeddings(denoiser, t, given)
+
+
+class ClassDiTAdapter(DiTAdapter):
+    """DiT proper, whose pipeline stacks guidance the other way round: conditional rows come first."""
+
+    name = "class-dit"
+
+    def matches(self, pipe: Any) -> bool:
+        return isinstance(pipe.components.get("transformer"), DiTTransformer2DModel)
+
+    def halves(self, rows: int, pictures: int) -> np.ndarray:
+        halves = super().halves(rows, pictures)
+        return np.where(halves < 0, halves, 1 - halves).astype(np.int8)
 
 
 @singledispatch

@@ -28,7 +28,7 @@ from ..recipe import Sampling
 from ..results import ModelInfo
 from .adapter import AbstractAdapter
 from .checks import PICKLES, check_folder, refuse_caches
-from .dit import DiTAdapter
+from .dit import ClassDiTAdapter, DiTAdapter
 from .generic import GenericAdapter
 from .mmdit import MMDiTAdapter
 from .running import arguments, private, prompted
@@ -39,7 +39,9 @@ from .unet import UNetAdapter
 
 MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
 # The first that matches is used.
-ADAPTERS: tuple[AbstractAdapter, ...] = (UNetAdapter(), DiTAdapter(), MMDiTAdapter(), GenericAdapter())
+ADAPTERS: tuple[AbstractAdapter, ...] = (
+    UNetAdapter(), DiTAdapter(), ClassDiTAdapter(), MMDiTAdapter(), GenericAdapter(),
+)  # fmt: skip
 CACHED = 3  # pipelines kept in memory
 
 _cache: OrderedDict[str, "Loaded"] = OrderedDict()
@@ -160,9 +162,10 @@ def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
 
 
 def _size(pipe: DiffusionPipeline, denoiser: nn.Module) -> tuple[int, int]:
-    side = denoiser.config.get("sample_size") or 0
+    side = denoiser.config.get("sample_size") or vars(pipe).get("default_sample_size") or 0
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
-    factor = vars(pipe).get("vae_scale_factor", 1)
+    vae = pipe.components.get("vae")
+    factor = 2 ** (len(vae.config.block_out_channels) - 1) if vae is not None else 1
     return height * factor, width * factor
 
 
@@ -200,13 +203,21 @@ def sample(
 
 
 def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
-    """Pictures uint8 [H, W, 3] of what `on_step` reports, noise and all. Latents of a VAE are [B, C, h, w]."""
+    """Pictures uint8 [H, W, 3] of what `on_step` reports, noise and all.
+
+    Latents of a VAE are [B, C, h, w]; packed ones [B, patches, C] are unpacked by the pipeline, as a square. Of other
+    shapes there is nothing to see: no pictures.
+    """
     vae = loaded.pipe.components.get("vae")
     if vae is None:
         pictures = latents
     else:
+        if latents.ndim == 3 and hasattr(loaded.pipe, "_unpack_latents"):
+            factor = loaded.pipe.vae_scale_factor
+            side = round(latents.shape[1] ** 0.5) * 2 * factor
+            latents = loaded.pipe._unpack_latents(latents, side, side, factor)
         if latents.ndim != 4:
-            raise DmqError(f"{loaded.info.pipeline}: packed latents cannot be shown before the last step.")
+            return []
         shift = vae.config.get("shift_factor") or 0.0
         with torch.no_grad():
             pictures = vae.decode(latents / vae.config.scaling_factor + shift).sample

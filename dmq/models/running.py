@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -27,8 +27,15 @@ def private(pipe: DiffusionPipeline) -> DiffusionPipeline:
 
 
 def prompted(pipe: DiffusionPipeline) -> bool:
-    """Does the pipeline take a prompt?"""
-    return "prompt" in inspect.signature(pipe.__call__).parameters
+    """Does the pipeline take a prompt, or a class in its place?"""
+    return "prompt" in inspect.signature(pipe.__call__).parameters or _classed(pipe)
+
+
+def own_prompts(pipe: DiffusionPipeline) -> tuple[str, ...]:
+    """Prompts that only this pipeline understands: the names or numbers of its classes; none if it takes words."""
+    if not _classed(pipe):
+        return ()
+    return tuple(pipe.labels) or tuple(map(str, range(_classes(pipe))))
 
 
 def arguments(
@@ -39,6 +46,8 @@ def arguments(
     Each picture has its own generator, so its noise depends on its seed alone.
     """
     known = inspect.signature(pipe.__call__).parameters
+    if prompted(pipe) and len(prompts) != len(seeds):
+        raise ValueError(f"expected as many prompts as seeds, got {len(prompts)} and {len(seeds)}")
     call: dict[str, Any] = {
         "num_inference_steps": sampling.steps,
         "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
@@ -46,16 +55,52 @@ def arguments(
     if "guidance_scale" in known:
         call["guidance_scale"] = sampling.guidance
     if "prompt" in known:
-        if len(prompts) != len(seeds):
-            raise ValueError(f"expected as many prompts as seeds, got {len(prompts)} and {len(seeds)}")
         call["prompt"] = list(prompts)
+    elif _classed(pipe):
+        call["class_labels"] = [_class_of(pipe, prompt) for prompt in prompts]
     elif "batch_size" in known:
         call["batch_size"] = len(seeds)
+    if "clean_caption" in known:
+        call["clean_caption"] = False  # else prompts would depend on whether Beautiful Soup is installed
+    _check_known(pipe, known, call)
+    return call | (_sized(pipe, known, sampling.size) if sampling.size else {})
+
+
+def _check_known(pipe: DiffusionPipeline, known: Mapping[str, inspect.Parameter], call: dict[str, Any]) -> None:
     named = [p for p in known.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
     missing = [p.name for p in named if p.default is p.empty and p.name not in call]
-    if missing or not {"prompt", "batch_size"} & set(known):
+    if missing or not {"prompt", "class_labels", "batch_size"} & set(known):
         needs = ", ".join(missing) or "something other than a prompt"
         raise DmqError(
-            f"{type(pipe).__name__} needs {needs}; dmq runs text-to-image and unconditional pipelines."
+            f"{type(pipe).__name__} needs {needs}; dmq runs text-to-image, class-conditional and unconditional "
+            "pipelines."
         )
-    return call
+
+
+def _sized(pipe: DiffusionPipeline, known: Mapping[str, inspect.Parameter], size: int) -> dict[str, Any]:
+    """The arguments for pictures of `size` x `size` pixels, exactly: some pipelines would take a standard size."""
+    if not {"height", "width"} <= set(known):
+        raise DmqError(f"{type(pipe).__name__} draws pictures of one size only; set sampling.size to 0.")
+    if size % 8:
+        raise DmqError(f"sampling.size is {size}, but must be a multiple of 8; use {max(8, size // 8 * 8)}.")
+    exact = {"use_resolution_binning": False} if "use_resolution_binning" in known else {}
+    return {"height": size, "width": size, **exact}
+
+
+def _classed(pipe: DiffusionPipeline) -> bool:
+    """Must the pipeline be told a class, as DiT's? Others that may be told one draw without."""
+    return "class_labels" in inspect.signature(pipe.__call__).parameters and hasattr(pipe, "get_label_ids")
+
+
+def _classes(pipe: DiffusionPipeline) -> int:
+    return pipe.transformer.config.num_embeds_ada_norm
+
+
+def _class_of(pipe: DiffusionPipeline, prompt: str) -> int:
+    """The class that a prompt names, by its label or its number."""
+    if prompt in pipe.labels:
+        return pipe.labels[prompt]
+    if prompt.isascii() and prompt.isdigit() and int(prompt) < _classes(pipe):
+        return int(prompt)
+    some, count = ", ".join(own_prompts(pipe)[:3]), _classes(pipe)
+    raise DmqError(f"{prompt!r:.60} is no class of this model; give a number below {count} or a name: {some}.")

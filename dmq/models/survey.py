@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..recipe import Sampling
 from .adapter import LAYERS, AbstractAdapter
 from .borrow import borrow
-from .running import arguments, private
+from .running import arguments, own_prompts, private
 
 
 class _Enough(Exception):
@@ -47,7 +47,7 @@ def macs(pipe: DiffusionPipeline, adapter: AbstractAdapter) -> dict[str, int]:
     own = private(pipe)
     setattr(own, component, denoiser)
     try:
-        own(**arguments(own, ["a"], [0], Sampling(steps=2, guidance=0.0)))
+        own(**arguments(own, own_prompts(own)[:1] or ["a"], [0], Sampling(steps=2, guidance=0.0)))
     except _Enough:
         pass
     return {name: n // rows for name, n in found.items()}

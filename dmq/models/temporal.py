@@ -9,12 +9,11 @@ It sees no picture, so that for T steps it has T different inputs, unless a clas
 
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ..errors import DmqError
-from ..results import Projection, TemporalBlock, Trajectory
+from ..results import Projection, TemporalBlock
 from .adapter import AbstractAdapter
 
 
@@ -40,24 +39,22 @@ def _project(model: nn.Module, block: TemporalBlock, projection: Projection, emb
     return model.get_submodule(projection.name)(embedding)
 
 
-def conditioning_rows(trajectory: Trajectory, block: TemporalBlock, most: int = 64) -> dict[str, Tensor]:
-    """Distinct rows of what enters `block` beside t, as recorded: tensors [R, ...] by argument, R at most `most`.
+def conditioning_rows(
+    calls: Iterable[Mapping[str, Tensor]], block: TemporalBlock, most: int = 64
+) -> dict[str, Tensor]:
+    """Distinct rows of what enters `block` beside t in the conditioning of denoiser calls (`adapter.conditioning`).
 
-    Raises DmqError if the calls were recorded without one of them.
+    Tensors [R, ...] by argument, R at most `most`. Raises DmqError if a call came without one of them.
     """
-    rows: dict[bytes, list[np.ndarray]] = {}
-    for call in trajectory.arguments:
+    rows: dict[bytes, tuple[Tensor, ...]] = {}
+    for call in calls:
         missing = [name for name in block.arguments if name not in call]
         if missing:
-            raise DmqError(f"the recorded calls have no {missing[0]}, which the time path needs. Capture again.")
-        given = [trajectory.conditioning[call[name]] for name in block.arguments]
-        for row in zip(*given, strict=True):
-            rows.setdefault(b"".join(x.tobytes() for x in row), list(row))
+            raise DmqError(f"the pipeline gives no {missing[0]}, which the time path needs; dmq cannot follow it.")
+        for row in zip(*(call[name].detach().cpu() for name in block.arguments), strict=True):
+            rows.setdefault(b"".join(x.contiguous().numpy().tobytes() for x in row), row)
     kept = list(rows.values())[:most]
-    return {
-        name: torch.from_numpy(np.stack(column))
-        for name, column in zip(block.arguments, zip(*kept, strict=True), strict=True)
-    }
+    return {name: torch.stack(column) for name, column in zip(block.arguments, zip(*kept, strict=True), strict=True)}
 
 
 def every_pair(timesteps: Sequence[float], given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:

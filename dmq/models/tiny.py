@@ -12,6 +12,7 @@ from diffusers import (
     AutoencoderKL,
     DDIMPipeline,
     DDIMScheduler,
+    DiffusionPipeline,
     DiTTransformer2DModel,
     FluxTransformer2DModel,
     HunyuanDiT2DModel,
@@ -44,10 +45,10 @@ def tiny_sd(seed: int = 0) -> StableDiffusionPipeline:
                 max_position_embeddings=12, bos_token_id=0, eos_token_id=1, pad_token_id=1,
             )
         )
-    return _calm(
+    return calm(
         StableDiffusionPipeline(
-            vae=vae, text_encoder=text, tokenizer=_letters(), unet=unet, scheduler=_scheduler(), safety_checker=None,
-            feature_extractor=None, requires_safety_checker=False,
+            vae=vae, text_encoder=text, tokenizer=letters(), unet=unet, scheduler=ddim_scheduler(),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
         )
     )
 
@@ -60,7 +61,7 @@ def tiny_ddpm(seed: int = 0) -> DDIMPipeline:
             sample_size=8, block_out_channels=(16, 24), layers_per_block=1, norm_num_groups=8, attention_head_dim=8,
             down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
         )
-    return _calm(DDIMPipeline(unet=unet, scheduler=_scheduler()))
+    return calm(DDIMPipeline(unet=unet, scheduler=ddim_scheduler()))
 
 
 # --- denoisers of every family, without a pipeline around them ------------------------------------------------------
@@ -186,11 +187,16 @@ def _(denoiser: FluxTransformer2DModel, t: torch.Tensor, rows: int, randn: Draw)
     }  # fmt: skip
 
 
-def _scheduler() -> DDIMScheduler:
+# --- parts of pipelines ---------------------------------------------------------------------------------------------
+
+
+def ddim_scheduler() -> DDIMScheduler:
+    """Stable Diffusion's."""
     return DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
-def _letters() -> PreTrainedTokenizerFast:
+def letters() -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are letters."""
     words = {word: n for n, word in enumerate(["<start>", "<end>", *map(chr, range(97, 123))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<end>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -203,7 +209,8 @@ def _letters() -> PreTrainedTokenizerFast:
     )
 
 
-def _calm(pipe):
+def calm(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """`pipe` without progress bars and gradients."""
     pipe.set_progress_bar_config(disable=True)
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):

@@ -91,10 +91,17 @@ def _layer_bits(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> dict
     for override in recipe.overrides:
         if not any(map(override.matches, names)):
             raise _no_match(override, [*names, *(f"{layer.block}.*" for layer in info.layers)])
-    return {layer: _resolve(layer, recipe) for layer in info.layers}
+    return {layer: _resolve(layer, recipe, _is_called(layer, stats)) for layer in info.layers}
 
 
-def _resolve(layer: Layer, recipe: Recipe) -> tuple[int, int, str]:
+def _is_called(layer: Layer, stats: ActivationStats) -> bool:
+    """Some modules only hold weights that others read, such as the projections of Hunyuan-DiT's pooler."""
+    return layer.macs > 0 or (layer.name, "input") in stats.index
+
+
+def _resolve(layer: Layer, recipe: Recipe, called: bool) -> tuple[int, int, str]:
+    if not called:
+        return FLOAT, FLOAT, "never called"
     bits = {"weight": recipe.weights.bits, "activation": recipe.activations.bits}
     why = dict.fromkeys(bits, "recipe")
     if recipe.protection.first_last and layer.role in ("first", "last"):

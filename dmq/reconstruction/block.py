@@ -331,7 +331,9 @@ def to_arrays(learned: LearnedBlocks) -> tuple[dict[str, np.ndarray], dict[str, 
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedBlocks:
-    """The inverse of `to_arrays`."""
+    """The inverse of `to_arrays`. DmqError for what an earlier version of dmq kept, which told less."""
+    if missing := [name for name in TOLD if name not in plain]:
+        raise DmqError(f"the kept codes do not tell {missing[0]}: another version learned them. Learn them again.")
     losses = {key.partition("/")[2]: x for key, x in arrays.items() if key.startswith("losses/")}
     own = {name: plain[name] for name in TOLD}
     return LearnedBlocks(codes=codes_from(arrays, plain["layers"]), losses=losses, **own)

@@ -10,7 +10,7 @@ from dmq.errors import DmqError
 from dmq.metrics.temporal import cached_features, cosines, relative_errors, shifts
 from dmq.models.temporal import conditioning_rows, every_pair
 from dmq.quantizers.cache import FeatureTable
-from dmq.results import Projection, TemporalBlock, Trajectory
+from dmq.results import Projection, TemporalBlock
 
 
 def turned(*degrees: float) -> torch.Tensor:
@@ -60,20 +60,16 @@ def test_every_step_meets_every_row():
     assert t.tolist() == [9, 5] and given == {}
 
 
-def trajectory(*rows: list[list[int]], name: str = "class_labels") -> Trajectory:
-    arrays = {f"{n}/{name}": np.array(row) for n, row in enumerate(rows)}
-    return Trajectory(
-        timesteps=(9, 5), step=np.zeros(len(rows), np.int32), inputs=(), outputs=(), half=(), conditioning=arrays,
-        arguments=tuple({name: key} for key in arrays),
-    )  # fmt: skip
+def calls(*rows: list[int], name: str = "class_labels") -> list[dict[str, torch.Tensor]]:
+    return [{name: torch.tensor(row)} for row in rows]
 
 
-def test_distinct_rows_of_recorded_calls():
+def test_distinct_rows_of_conditioning():
     block = TemporalBlock(
         embeddings=("h",), projections=(Projection(name="g", block="b", width=1),), layers=("g",),
         depends=("t", "class"), arguments=("class_labels",),
     )  # fmt: skip
-    assert conditioning_rows(trajectory([5, 3], [5, 3], [3, 4]), block)["class_labels"].tolist() == [5, 3, 4]
-    assert conditioning_rows(trajectory([5, 3], [4, 1]), block, most=2)["class_labels"].tolist() == [5, 3]
-    with pytest.raises(DmqError, match="the recorded calls have no class_labels"):
-        conditioning_rows(trajectory([5], name="else"), block)
+    assert conditioning_rows(calls([5, 3], [5, 3], [3, 4]), block)["class_labels"].tolist() == [5, 3, 4]
+    assert conditioning_rows(calls([5, 3], [4, 1]), block, most=2)["class_labels"].tolist() == [5, 3]
+    with pytest.raises(DmqError, match="the pipeline gives no class_labels"):
+        conditioning_rows(calls([5], name="else"), block)

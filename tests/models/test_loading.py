@@ -4,7 +4,7 @@ import threading
 import numpy as np
 import pytest
 import torch
-from diffusers import DiTPipeline, DiTTransformer2DModel, EulerDiscreteScheduler, SD3Transformer2DModel
+from diffusers import DDPMScheduler, EulerDiscreteScheduler, KandinskyV22Pipeline, SD3Transformer2DModel, VQModel
 
 from dmq.errors import DmqError
 from dmq.models import loading
@@ -106,12 +106,9 @@ def test_what_no_adapter_knows_is_listed_by_the_generic_one():
 
 
 def test_a_pipeline_that_needs_more_than_a_prompt_is_refused():
-    transformer = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=1, norm_num_groups=8, sample_size=8
-    )
-    pipe = DiTPipeline(transformer=transformer, vae=tiny_sd().vae, scheduler=tiny_sd().scheduler)
-    with pytest.raises(DmqError, match="DiTPipeline needs class_labels"):
-        describe("dit", pipe)
+    pipe = KandinskyV22Pipeline(unet=tiny_sd().unet, scheduler=DDPMScheduler(), movq=VQModel())
+    with pytest.raises(DmqError, match="KandinskyV22Pipeline needs image_embeds, negative_image_embeds; dmq runs"):
+        describe("kandinsky", pipe)
 
 
 @pytest.mark.parametrize("kind", ["sd", "ddpm"])

@@ -8,7 +8,7 @@ from torch import nn
 
 from dmq import runs
 from dmq.models.borrow import borrow, replace
-from dmq.models.dit import DiTAdapter
+from dmq.models.dit import ClassDiTAdapter, DiTAdapter
 from dmq.models.generic import GenericAdapter
 from dmq.models.loading import describe
 from dmq.models.mmdit import MMDiTAdapter
@@ -36,7 +36,7 @@ DEPENDS = {
 def adapter_of(denoiser):
     part = "unet" if type(denoiser).__name__.startswith("UNet") else "transformer"
     pipe = SimpleNamespace(components={part: denoiser})
-    return next(a for a in (UNetAdapter(), DiTAdapter(), MMDiTAdapter()) if a.matches(pipe))
+    return next(a for a in (UNetAdapter(), DiTAdapter(), ClassDiTAdapter(), MMDiTAdapter()) if a.matches(pipe))
 
 
 @pytest.fixture(params=FAMILIES)

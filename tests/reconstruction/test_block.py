@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dmq.calibration.selection import step_counts
+from dmq.errors import DmqError
 from dmq.models.adapter import LAYERS
 from dmq.models.borrow import borrow
 from dmq.models.survey import fingerprint
@@ -209,7 +210,10 @@ def test_going_on_behind_finished_blocks_gives_the_same(subject, outcome):
     whole, _, _ = outcome
     first, _, _ = learn(subject, stop_before="mid_block")
     assert list(first) == ["down_blocks.0", "down_blocks.1"]
-    kept = from_arrays(*to_arrays(joined(list(first.values()))))
+    arrays, plain = to_arrays(joined(list(first.values())))
+    kept = from_arrays(arrays, plain)
+    with pytest.raises(DmqError, match="do not tell changed: another version"):
+        from_arrays(arrays, {name: plain[name] for name in plain if name != "changed"})
     rest, _, _ = learn(subject, codes=kept.codes)
     assert [*first, *rest] == list(whole)
     for block, learned in (first | rest).items():
