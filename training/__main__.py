@@ -21,7 +21,7 @@ from training.pictures import FONT
 SCHEDULES = {
     "vae": Schedule(steps=4000, rate=6e-4, muon_rate=0.004),
     "emoji-sd": Schedule(steps=5000, rate=6e-4, muon_rate=0.006),
-    "emoji-ddpm": Schedule(steps=4000, rate=6e-4, muon_rate=0.006),
+    "emoji-ddpm": Schedule(steps=8300, rate=6e-4, muon_rate=0.006),
 }
 STAGES = ("vae", "emoji-sd", "pack", "emoji-ddpm", "pack-ddpm", "score", "cards")
 

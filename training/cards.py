@@ -79,7 +79,8 @@ Starting point: {origin}. Two CPU cores, seed {seed}.
 Muon for matrices and AdamW for the rest, learning rates constant after a warm-up and falling to 0 over the last
 {decay:.0%} of the steps, min-SNR weights (gamma 5) that grow again where nearly all is noise, averaged weights
 (0.999). Captions: two thirds names, one tenth empty, the rest names with keywords, keywords alone, shortened or
-misspelt names. One picture in eight is a composition: an emoji recoloured, with eyes, small, or beside another.
+misspelt names. {composed} of each {batch} pictures are compositions: an emoji recoloured, with eyes, small, or beside
+another. Matrix products in bfloat16, the rest in float32.
 
 ![loss](loss.png)
 
@@ -126,14 +127,14 @@ DDPM_TRAINING = """## Training
 From random weights, two CPU cores, seed {seed}: {steps:,} steps of {batch}, {minutes:.0f} CPU minutes, last loss
 {loss:.4f} (velocity error). It learns {lessons} of the pictures: faces, animals, plants, food and drink, so that each
 is seen often. Muon for matrices and AdamW for the rest, learning rates constant after a warm-up and falling to 0 over
-the last {decay:.0%} of the steps, averaged weights (0.999).
+the last {decay:.0%} of the steps, averaged weights (0.999). Matrix products in bfloat16, the rest in float32.
 
 ![loss](loss.png)
 
 ## Limits
 
 It has seen these pictures and nothing else: samples are those pictures, blends of them, and some that are neither.
-There is no prompt. It has not been trained to convergence.
+There is no prompt.
 """
 
 
@@ -186,7 +187,7 @@ def write_emoji_sd(cache: Path, folder: Path, origin: str) -> None:
     card = SD.format(**sizes, **figures, vocabulary=vocabulary, prompts=prompts)
     card += DATA + "\n" + SD_TRAINING.format(
         command="python -m training" if origin == "random weights" else "python -m training --init FOLDER",
-        origin=origin, seed=run["seed"], steps=run["step"], batch=emoji_sd.BATCH,
+        origin=origin, seed=run["seed"], steps=run["step"], batch=emoji_sd.BATCH, composed=emoji_sd.COMPOSED,
         minutes=run["seconds"] / 60, loss=run["losses"][-1][2], decay=Schedule.decay,
         vae_steps=autoencoder["step"], vae_batch=vae.BATCH,
         vae_minutes=autoencoder["seconds"] / 60, vae_loss=autoencoder["losses"][-1][2],
