@@ -20,6 +20,7 @@ from ..results import Site
 
 
 RECENT = 6  # tensors kept for being seen again: the input and the outputs of to_q, to_k, to_v, and some room
+LONG = 256  # elements of a channel, in one row, whose reduction vectorises well by itself
 PENDING = 2**22  # values that wait for binning, at most, plus one tensor
 
 
@@ -279,10 +280,14 @@ def _rows(x: Tensor, rows: int) -> Tensor:
 
 
 def _over_channels(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    # Over rows first: this way reads memory in order and vectorises for any size of what is inside.
-    lows, highs = (x[0], x[0]) if len(x) == 1 else (x.amin(0), x.amax(0))
     if axis == -1:
-        return lows.reshape(-1, x.shape[-1]).amin(0), highs.reshape(-1, x.shape[-1]).amax(0)
+        rows = x.reshape(-1, x.shape[-1])
+        return rows.amin(0), rows.amax(0)
+    if x.is_contiguous() and x[0, 0].numel() >= LONG:
+        pixels = x.flatten(2)
+        return pixels.amin(2).amin(0), pixels.amax(2).amax(0)
+    # Over rows first: this way reads memory in order and vectorises however little is inside.
+    lows, highs = (x[0], x[0]) if len(x) == 1 else (x.amin(0), x.amax(0))
     return lows.flatten(1).amin(1), highs.flatten(1).amax(1)
 
 

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from ..numerics.memory import keep_freed_memory
+
 
 R = TypeVar("R")
 OnStep = Callable[[int, float, Tensor], None]
@@ -27,6 +29,7 @@ def stepping(run: Callable[[Callable[..., None]], R]) -> Generator[tuple, None, 
     `run` works in a thread of its own. Closing the generator cancels: the next report raises inside `run`, and close()
     returns when `run` has ended, so nothing goes on in the dark.
     """
+    keep_freed_memory()
     reports: queue.Queue[Any] = queue.Queue()
     gone = threading.Event()
     outcome: dict[str, Any] = {}
