@@ -177,8 +177,7 @@ class Recorder:
             if few.any():
                 x = values[few.to(values.device)]
                 square = x * x
-                vecdot = torch.linalg.vecdot
-                sums = torch.stack([x.sum(1), vecdot(x, x), vecdot(square, x), vecdot(square, square)], 1)
+                sums = torch.stack([x.sum(1), square.sum(1), (square * x).sum(1), (square * square).sum(1)], 1)
                 step.sums.index_add_(0, where[few], sums.double().cpu())
                 step.elements.index_add_(0, where[few], torch.full_like(where[few], x.shape[1]))
 
