@@ -26,7 +26,9 @@ def test_the_capture_that_ships_is_of_the_weights_that_ship(model, tmp_path, mon
 @pytest.mark.parametrize("model", EMBEDDED)
 def test_every_recipe_that_ships_can_be_planned_at_once(model, name, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
-    plan = stages.plan(stages.for_model(runs.shipped_recipes()[name], model))
+    recipe = stages.for_model(runs.shipped_recipes()[name], model)
+    assert stages.searched(recipe) and stages.temporal_learned(recipe) and stages.reconstructed(recipe)
+    plan = stages.plan(recipe)
     assert 0 < plan.bytes < plan.float_bytes
     assert plan.coverage_line()
 

@@ -150,7 +150,7 @@ def test_closing_a_capture_leaves_nothing(recipe, tmp_path, monkeypatch, after):
 
 def test_other_steps_than_those_captured_are_refused_or_noted(recipe):
     other = comparison(sampling=Sampling(steps=STEPS + 2, guidance=2.0))
-    with pytest.raises(DmqError, match="recorded"):
+    with pytest.raises(DmqError, match=f"{STEPS + 2} steps, but the ranges were captured for {STEPS} steps"):
         stages.finish(stages.compare(other, (recipe,)))
     report = stages.finish(stages.compare(other, (dataclasses.replace(recipe, on_miss="nearest"),)))
     assert report.warnings

@@ -1,6 +1,6 @@
 """What ships in assets/runs: captures, and what recipes that ship must learn. `python -m training.captures`.
 
-Run it after the weights have changed.
+Run it after the weights have changed. Half an hour on two cores, most of it for the blocks of BRECQ.
 """
 
 import os
@@ -34,6 +34,7 @@ def main() -> None:
                 if not stages.searched(recipe):
                     told(model, stages.search(recipe))
                 told(model, stages.learn_temporal(recipe))
+                told(model, stages.reconstruct(recipe))
         for kind in ("captures", "searches", "roundings"):
             for made in (Path(home) / kind).iterdir():
                 shutil.move(made, place / made.name)
