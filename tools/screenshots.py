@@ -1,4 +1,4 @@
-"""The pictures of the README: every tab of a running app, light. `python tools/screenshots.py http://127.0.0.1:7860`"""
+"""The pictures of the README: every tab of a running app, light. `python -m tools.screenshots http://127.0.0.1:7860`"""
 
 import shutil
 import sys
@@ -6,9 +6,12 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
+from dmq.runs import shipped_recipes
+from pages.links import query
+
 
 PLACE = Path(__file__).resolve().parent.parent / "assets" / "screenshots"
-TABS = ("Start", "Activations", "Time groups", "Temporal", "Compare")
+TABS = ("Start", "Activations", "Time groups", "Temporal", "Reconstruct", "Compare")
 WAIT = 120_000  # milliseconds
 
 
@@ -27,6 +30,12 @@ def main(address: str) -> None:
                 page.get_by_text("Saved as").wait_for(timeout=WAIT)
             page.wait_for_timeout(7000)
             page.screenshot(path=PLACE / f"{name.lower().replace(' ', '-')}.png")
+            if name == "Temporal":  # blocks are learned in one recipe only
+                page.goto(f"{address}/{query(shipped_recipes()['BRECQ W4A8'], 'reconstruct')}&__theme=light")
+                page.get_by_text("err less than with nearest codes").wait_for(timeout=WAIT)
+            if name == "Reconstruct":
+                page.goto(f"{address}/?__theme=light")
+                page.get_by_text("Whole pipeline").wait_for(timeout=WAIT)
         browser.close()
 
 

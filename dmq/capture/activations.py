@@ -1,10 +1,9 @@
 """See the activations of a model: run its pipeline on calibration pictures and keep statistics of every site."""
 
 import json
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
-from functools import partial, reduce
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +17,7 @@ from ..models.borrow import borrow
 from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
 from ..models.running import own_prompts
-from ..models.stepping import OnStep, stepping
+from ..models.stepping import stepping
 from ..numerics.mergeable import BINS
 from ..numerics.mergeable import merge as merge_counts
 from ..recipe import Calibration, Sampling
@@ -29,7 +28,6 @@ from .watching import watching
 
 
 PROMPTS = Path(__file__).resolve().parents[2] / "assets" / "prompts" / "default.txt"
-MOST_LANES = 4  # each has counts of its own for all sites and steps
 SUBSET = 256  # histogram elements of a site in each row of a denoiser call
 
 
@@ -58,70 +56,33 @@ def capture_activations(
     Raises DmqError for a step-skipping cache, mixed timesteps or activations that are not finite.
     """
     refuse_caches(loaded.denoiser)
+    denoiser = borrow(loaded.denoiser)
+    sites = sites_of(loaded, denoiser, attention)
+    recorder = Recorder(subset)
+    calls = TrajectoryRecorder(loaded.adapter, trajectories)
     pictures = calibration_pictures(loaded, calibration)
+    pipe = with_denoiser(loaded, denoiser)
     batches = [pictures[n : n + calibration.batch] for n in range(0, len(pictures), calibration.batch)]
-    lanes = [_Lane(loaded, attention, subset, trajectories) for _ in range(_lane_count(loaded, batches, trajectories))]
-    for n, batch in enumerate(batches):
-        parts = [batch[k :: len(lanes)] for k in range(len(lanes))]
-        for i in _side_by_side([lane.draw(part, sampling) for lane, part in zip(lanes, parts, strict=True) if part]):
-            yield n * sampling.steps + i + 1, len(batches) * sampling.steps
-    trajectory = lanes[0].calls.finished() if trajectories else None
-    return Captured(reduce(merge, [lane.stats(sampling) for lane in lanes]), trajectory)
-
-
-class _Lane:
-    """A copy of the pipeline that is watched: lanes draw parts of a batch side by side, each on cores of its own.
-
-    Statistics are many small operations in a row, which more cores do not speed up; two lanes on two cores do.
-    """
-
-    def __init__(self, loaded: Loaded, attention: bool, subset: int, trajectories: int) -> None:
-        self.loaded, self.drawn = loaded, 0
-        self.denoiser = borrow(loaded.denoiser)
-        self.sites = sites_of(loaded, self.denoiser, attention)
-        self.recorder, self.calls = Recorder(subset), TrajectoryRecorder(loaded.adapter, trajectories)
-        self.pipe = with_denoiser(loaded, self.denoiser)
-
-    def draw(self, part: Sequence[tuple[str, int]], sampling: Sampling) -> Callable[[OnStep], Any]:
-        """What draws the pictures `part` and records all it sees, to be run by `stepping`."""
-        prompts, seeds = zip(*part, strict=True)
-        self.drawn += len(part)
-        self.calls.next_batch(len(part))
-
-        def run(on_step: OnStep) -> None:
-            with _recording(self.denoiser, self.loaded, self.sites, self.recorder, self.calls):
-                sample(self.pipe, self.loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
-
-        return run
-
-    def stats(self, sampling: Sampling) -> ActivationStats:
-        """What was seen here."""
-        info = self.loaded.info
-        return ActivationStats(
-            model=info.name, fingerprint=info.fingerprint, sampler=sampler_line(self.loaded, sampling),
-            samples=self.drawn, subset=self.recorder.subset, **self.recorder.finished(),
-        )  # fmt: skip
-
-
-def _lane_count(loaded: Loaded, batches: Sequence[Sequence], trajectories: int) -> int:
-    """How many lanes: one for each core, but a picture for each; one where calls are recorded whole, or on a GPU."""
-    if trajectories or next(loaded.denoiser.parameters()).device.type != "cpu":
-        return 1
-    return min(torch.get_num_threads(), MOST_LANES, len(batches[0]))
-
-
-def _side_by_side(runs: Sequence[Callable[[OnStep], Any]]) -> Iterator[int]:
-    """Make the runs at once, each with its share of the threads; yield each step that all of them have done."""
-    threads = max(1, torch.get_num_threads() // len(runs))
-
-    def alone(run: Callable[[OnStep], Any], on_step: OnStep) -> None:
-        torch.set_num_threads(threads)  # of the thread that `stepping` made for it
-        run(on_step)
-
-    with ExitStack() as stack:
-        works = [stack.enter_context(closing(stepping(partial(alone, run)))) for run in runs]
-        for reports in zip(*works, strict=True):
-            yield reports[0][0]
+    with _recording(denoiser, loaded, sites, recorder, calls):
+        for n, batch in enumerate(batches):
+            calls.next_batch(len(batch))
+            prompts, seeds = zip(*batch, strict=True)
+            run = stepping(
+                lambda on_step, prompts=prompts, seeds=seeds: sample(
+                    pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step
+                )
+            )
+            for i, _, _ in run:
+                yield n * sampling.steps + i + 1, len(batches) * sampling.steps
+    stats = ActivationStats(
+        model=loaded.info.name,
+        fingerprint=loaded.info.fingerprint,
+        sampler=sampler_line(loaded, sampling),
+        samples=len(pictures),
+        subset=subset,
+        **recorder.finished(),
+    )
+    return Captured(stats, calls.finished() if trajectories else None)
 
 
 def _recording(

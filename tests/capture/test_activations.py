@@ -198,26 +198,3 @@ def test_watching_leaves_no_hook_behind():
         raise ZeroDivisionError
     assert seen == [("0", (3, 2))]
     assert not model[0]._forward_pre_hooks
-
-
-def test_lanes_see_what_one_run_sees():
-    """Two threads draw a batch in two parts at once: the same statistics, errors and progress as in one."""
-    calibration = Calibration(samples=3, batch=3, prompts=PROMPTS[:1])
-    _, (alone, _) = captured(samples=3, batch=3, subset=16)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    try:
-        work = capture_activations(loaded("sd"), SAMPLING, calibration, subset=16)
-        told = []
-        with pytest.raises(StopIteration) as end:
-            while True:
-                told.append(next(work))
-        both = end.value.value.stats
-    finally:
-        torch.set_num_threads(threads)
-    assert told == [(i + 1, SAMPLING.steps) for i in range(SAMPLING.steps)]
-    assert (both.samples, both.sites, both.timesteps) == (3, alone.sites, alone.timesteps)
-    np.testing.assert_array_equal(both.elements, alone.elements)
-    np.testing.assert_allclose(both.maximum, alone.maximum, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(both.power_sums, alone.power_sums, rtol=1e-3, atol=1e-3)
-    assert [a.sum() for a in both.counts] == [b.sum() for b in alone.counts]
