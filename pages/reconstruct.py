@@ -178,8 +178,9 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
     on([own.input, *forms.events(form)], moved, [shared.recipe, own, *form.values()], chosen_in,
        trigger_mode="always_last")  # fmt: skip
+    # "multiple", since Gradio would drop a click that comes before it has noticed that the stopped run is over.
     learning = on(go.click, learn, [shared.recipe], out, show_progress="minimal", show_progress_on=status,
-                  concurrency_id="model", concurrency_limit=1)  # fmt: skip
+                  concurrency_id="model", concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
     stops(stop, [learning], stopped, out, [shared.recipe])
     shown = {f"form {path}": component for path, component in form.items()} | out
     shows(shared, this, redraw, [], shown, waiting=out["said"])
