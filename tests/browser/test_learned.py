@@ -86,7 +86,7 @@ def test_a_cache_of_the_time_path_is_one_choice_away(visit, recipe):
 
 
 def press_until(page, name, wanted):
-    """Press again if nothing came of it: Gradio drops a click that comes before it knows that a stopped run is over."""
+    """Press again if nothing came of it: Gradio drops a click that comes before it has noticed the end of a run."""
     button = page.get_by_role("button", name=name, exact=True)
     for _ in range(20):
         if button.is_visible():
