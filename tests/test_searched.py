@@ -12,6 +12,7 @@ from dmq.recipe import (
     Activations,
     ActiveSteps,
     Calibration,
+    Comparison,
     LearnedGroups,
     MinMax,
     PerChannel,
@@ -91,7 +92,7 @@ def test_the_plan_has_the_ranges_and_slots_that_were_learned(recipe):
 
 def test_the_quantized_model_is_called_at_its_own_steps_only(recipe):
     sampling = Sampling(steps=STEPS + 2)
-    comparison = stages.Comparison(prompts=("a",), sampling=sampling)
+    comparison = Comparison(prompts=("a",), sampling=sampling)
     with pytest.raises(DmqError, match="6 steps, but the ranges were captured for 4 steps"):
         stages.finish(stages.compare(comparison, (recipe,)))
     nearest = dataclasses.replace(recipe, on_miss="nearest")

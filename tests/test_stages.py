@@ -1,12 +1,15 @@
 """The parts of stages that need no model; whole runs are in tests/test_whole.py."""
 
 import dataclasses
+import threading
+import time
 
 import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import EMBEDDED, Activations, LearnedGroups, ManualGroups, Recipe, Sampling, UniformGroups
+from dmq.recipe import EMBEDDED, Activations, Comparison, LearnedGroups, ManualGroups, Recipe, Sampling, UniformGroups
+from dmq.stages import known
 
 
 def test_finish_returns_the_value():
@@ -46,7 +49,7 @@ def test_missing_statistics_say_what_to_do(tmp_path, monkeypatch):
 )
 def test_a_comparison_that_makes_no_sense_is_refused_before_it_starts(recipes, says):
     with pytest.raises(DmqError, match=says):
-        next(stages.compare(stages.Comparison(), recipes))
+        next(stages.compare(Comparison(), recipes))
 
 
 @pytest.mark.parametrize(
@@ -71,3 +74,22 @@ def test_another_sampling_is_refused_naming_both_or_told(sampling, says):
 def test_guidance_means_nothing_to_a_model_without_prompts():
     recipe = Recipe(model="emoji-ddpm", sampling=EMBEDDED["emoji-ddpm"])
     assert stages.check_sampling(recipe, dataclasses.replace(recipe.sampling, guidance=9.0)) == []
+
+
+def test_the_libraries_are_imported_by_one_thread_at_a_time(monkeypatch):
+    """diffusers and transformers import their parts lazily; a second importer would find them half made."""
+    inside, most = [], []
+
+    def slow_import(name):
+        inside.append(name)
+        most.append(len(inside))
+        time.sleep(0.05)
+        inside.pop()
+
+    monkeypatch.setattr(known.importlib, "import_module", slow_import)
+    threads = [threading.Thread(target=known.libraries) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert most == [1, 1, 1]

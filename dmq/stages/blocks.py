@@ -1,0 +1,132 @@
+"""Learning the rounding of blocks, one after another; what is finished is kept when it is interrupted."""
+
+import dataclasses
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import runs
+from ..recipe import Recipe
+from ..results import Trajectory
+from .blocks_kept import blocks_folder, blocks_result, reconstructed
+from .known import libraries, load
+from .planning import plan
+from .progress import Progress, clocked
+from .searches import recorded_calls, search_result
+from .time_path import learn_temporal, learned_rounding
+
+
+if TYPE_CHECKING:
+    from ..reconstruction.block import LearnedBlocks
+
+
+def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
+    """Learn the rounding of the blocks, after that of the time path; returns the folder where it is kept.
+
+    None if `recipe` needs none. Does nothing if it was learned already, unless `again`. Blocks that are finished when
+    the generator is closed are kept: the next call goes on behind them. A Progress after a block has all that was
+    learned by then as its snapshot, `blocks_result` tells what was found.
+    """
+    if recipe.reconstruction is None:
+        return None
+    yield from learn_temporal(recipe)
+    yield Progress("Load the model", 0, 1)
+    folder = blocks_folder(recipe)
+    if folder.is_dir() and not again:
+        return folder
+    folder, unfinished = blocks_folder(recipe, own=True), _unfinished(recipe)  # never where those are that ship
+    if again:
+        runs.discard(unfinished)
+    learned = yield from _reconstruct(recipe, unfinished)
+    from ..reconstruction.block import to_arrays
+
+    runs.save_rounding(folder, *to_arrays(learned))
+    runs.discard(unfinished)
+    return folder
+
+
+def blocks_so_far(recipe: Recipe) -> "LearnedBlocks | None":
+    """What there is of the rounding of the blocks, finished or interrupted; None if there is nothing yet."""
+    libraries()
+    from ..reconstruction.block import from_arrays, joined
+
+    if recipe.reconstruction is None or reconstructed(recipe):
+        return blocks_result(recipe)
+    kept = _unfinished(recipe)
+    names = [name for name in load(recipe.model).adapter.blocks(load(recipe.model).denoiser) if (kept / name).is_dir()]
+    found = [from_arrays(*runs.load_rounding(kept / name)) for name in names]
+    return joined(found) if found else None
+
+
+def _unfinished(recipe: Recipe) -> Path:
+    """Where finished blocks are kept until all are."""
+    folder = blocks_folder(recipe, own=True)
+    return folder.with_name(f"{folder.name}-blocks")
+
+
+def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "LearnedBlocks"]:
+    """Learn one block after another, each saved in a folder of `kept`; those that are there are not learned again."""
+    from ..calibration.selection import step_counts
+
+    libraries()
+    from ..reconstruction.block import (
+        from_arrays,
+        joined,
+        reconstruct_block,
+        to_arrays,
+        trained_layers,
+        training_model,
+    )
+
+    loaded, spec, made = load(recipe.model), recipe.reconstruction, plan(recipe)
+    blocks = trained_layers(loaded.denoiser, loaded.adapter, made, spec)
+    found = {name: from_arrays(*runs.load_rounding(kept / name)) for name in blocks if (kept / name).is_dir()}
+    time_path = learned_rounding(recipe)
+    codes = (time_path.codes if time_path else {}) | joined(list(found.values())).codes
+    counts = step_counts(recipe.calibration_steps, len(made.timesteps), lambda: search_result(recipe))
+    trajectory = recorded_calls(recipe, spec.pictures) or (yield from _draw_calls(recipe, spec.pictures))
+    twin = training_model(loaded.denoiser, loaded.adapter, made, codes)
+    at = clocked("Reconstruct the blocks", len(found) * spec.iterations)
+    for name, formats in blocks.items():
+        if any(part.note for part in found.values()):
+            break  # what comes behind a failure would be learned from its answers
+        if name in found:
+            continue
+        work = reconstruct_block(loaded.denoiser, twin, name, formats, spec, trajectory, counts)
+        try:
+            while True:
+                done, _ = next(work)
+                yield at(len(found) * spec.iterations + done, len(blocks) * spec.iterations)
+        except StopIteration as end:
+            found[name] = end.value
+        finally:
+            work.close()
+        runs.save_rounding(kept / name, *to_arrays(found[name]))
+        made_by_now = joined([found[name] for name in blocks if name in found])
+        progress = at(len(found) * spec.iterations, len(blocks) * spec.iterations)
+        yield dataclasses.replace(progress, snapshot=made_by_now)
+    return joined([found[name] for name in blocks if name in found])
+
+
+def _draw_calls(recipe: Recipe, pictures: int) -> Generator[Progress, None, Trajectory]:
+    """The denoiser calls of the first calibration pictures, drawn by the float model."""
+    from ..capture.activations import calibration_pictures
+    from ..capture.trajectories import record_trajectory
+    from ..models.stepping import stepping
+
+    loaded = load(recipe.model)
+    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=pictures))
+    prompts, seeds = zip(*jobs, strict=True)
+    work = stepping(
+        lambda on_step: record_trajectory(
+            loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
+        )[0]
+    )
+    at = clocked("Draw pictures to learn from")
+    try:
+        while True:
+            yield at(next(work)[0] + 1, recipe.sampling.steps)
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()

@@ -1,0 +1,58 @@
+"""The learned rounding of blocks as it is kept in the run folder."""
+
+import dataclasses
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import runs
+from ..errors import DmqError
+from ..recipe import Recipe
+from .known import libraries, statistics
+
+
+if TYPE_CHECKING:
+    from ..reconstruction.block import LearnedBlocks
+
+
+def reconstructed(recipe: Recipe) -> bool:
+    """Has the rounding of the blocks been learned, or is there none to be learned?"""
+    folder = blocks_folder(recipe)
+    return folder is None or folder.is_dir()
+
+
+def blocks_result(recipe: Recipe) -> "LearnedBlocks | None":
+    """What `reconstruct` found; None if there is nothing to be learned. Raises DmqError if it did not run yet."""
+    folder = blocks_folder(recipe)
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise DmqError(
+            "recipe.reconstruction: the rounding of the blocks was not learned yet; press Learn, or run "
+            "`dmq reconstruct` or `dmq run` with this recipe."
+        )
+    return _load_blocks(folder, blocks_changed(recipe))
+
+
+@lru_cache(maxsize=4)
+def _load_blocks(folder: Path, search_changed: int) -> "LearnedBlocks":
+    libraries()
+    from ..reconstruction.block import from_arrays
+
+    return from_arrays(*runs.load_rounding(folder))
+
+
+def blocks_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
+    """Where the learned rounding of `recipe`'s blocks is or will be; None if none is to be learned."""
+    if recipe.reconstruction is None:
+        return None
+    # Inputs come from the whole quantized model, so all that the recipe says matters.
+    asked = dataclasses.replace(recipe, name="", on_miss="error")
+    stats = statistics(recipe)
+    return runs.rounding_folder("blocks", asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)
+
+
+def blocks_changed(recipe: Recipe) -> int | None:
+    folder = blocks_folder(recipe)
+    file = folder and folder / "rounding.safetensors"
+    return file.stat().st_mtime_ns if file and file.is_file() else None

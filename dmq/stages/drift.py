@@ -1,0 +1,87 @@
+"""How far the latents drift when the time path alone is quantized."""
+
+import dataclasses
+from collections.abc import Callable, Generator, Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..recipe import Recipe, Temporal
+from .known import libraries, load
+from .planning import plan
+from .progress import Progress, clocked
+from .time_path import temporal_errors, time_codes, uncached_plan
+
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.loading import Loaded
+
+
+def deviation(recipe: Recipe, *, pictures: int = 2) -> Generator[Progress, None, dict[str, np.ndarray]]:
+    """1 - cosine between the latents of runs with the time path alone quantized and float ones, after each step [T].
+
+    Mean over the first calibration `pictures`, all from the same noise. "before" treats the time path as all other
+    layers, "after" as `recipe` says. Raises DmqError where `temporal_errors` does.
+    """
+    temporal_errors(recipe)  # what is missing is said before anything is drawn
+    yield Progress("Load the model", 0, 1)
+    libraries()
+    from ..capture.activations import calibration_pictures
+
+    loaded = load(recipe.model)
+    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=pictures))
+    models = {"float": loaded.denoiser} | dict(_time_paths(loaded, recipe))
+    drawn = {}
+    for name, model in models.items():
+        work = _latents(loaded, model, jobs, recipe, clocked(f"Draw {name}"))
+        drawn[name] = yield from work
+    wanted = drawn.pop("float")
+    return {name: _cosine_errors(made, wanted) for name, made in drawn.items()}
+
+
+def _time_paths(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "nn.Module"]]:
+    """Models whose time path alone is quantized: as all other layers, and as the recipe says if it says anything."""
+    from ..quantizers.apply import quantized
+    from ..quantizers.temporal import time_path_only
+
+    alone = time_path_only(uncached_plan(recipe, Temporal()))
+    yield "before", quantized(loaded.denoiser, alone, loaded.adapter)
+    codes, _, _ = time_codes(recipe)
+    if recipe.temporal is not None:
+        whole = plan(recipe)
+        alone = dataclasses.replace(time_path_only(whole), temporal=whole.temporal)
+    if recipe.temporal is not None or codes:
+        yield "after", quantized(loaded.denoiser, alone, loaded.adapter, codes)
+
+
+def _latents(
+    loaded: "Loaded",
+    model: "nn.Module",
+    jobs: list[tuple[str, int]],
+    recipe: Recipe,
+    at: Callable[[int, int], Progress],
+) -> Generator[Progress, None, np.ndarray]:
+    """What each step of one run leaves behind, [T, pictures, values]."""
+    from ..models import loading
+    from ..models.stepping import stepping
+
+    prompts, seeds = zip(*jobs, strict=True)
+    run = stepping(
+        lambda on_step: loading.sample(
+            loading.with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling,
+            on_step=on_step,
+        )
+    )  # fmt: skip
+    seen: list[np.ndarray] = []
+    for i, _, latents in run:
+        seen.append(latents.detach().double().cpu().flatten(1).numpy())
+        yield at(i + 1, recipe.sampling.steps)
+    return np.stack(seen)
+
+
+def _cosine_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Mean over pictures of 1 - cosine, [T, pictures, values] twice to [T]."""
+    lengths = np.linalg.norm(made, axis=2) * np.linalg.norm(wanted, axis=2)
+    return (1 - (made * wanted).sum(2) / np.maximum(lengths, 1e-30)).mean(1)

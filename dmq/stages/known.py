@@ -1,0 +1,136 @@
+"""What is known of a model: its description, its pipeline, and the statistics of its activations.
+
+torch and diffusers take most of the app's start: the rooms that need them are imported where they are used, so that
+the page is up, and shows what was captured before, while they load.
+"""
+
+import dataclasses
+import importlib
+import threading
+from collections.abc import Generator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import runs
+from ..errors import DmqError
+from ..recipe import EMBEDDED, ManualGroups, Recipe, Sampling
+from ..results import ActivationStats, ModelInfo, TemporalBlock
+from .progress import Progress, clocked
+
+
+if TYPE_CHECKING:
+    from ..models.loading import Loaded
+
+
+_importing = threading.Lock()
+
+
+def libraries() -> None:
+    """Import torch, transformers and diffusers, one caller at a time.
+
+    They import each other's parts lazily: two threads that begin at once find modules half made. So whoever needs them
+    first comes through here.
+    """
+    with _importing:
+        importlib.import_module("dmq.models.loading")
+
+
+def info(model: str) -> ModelInfo:
+    """What is known of a model: an embedded name, a folder or a Hub id. Raises DmqError if it cannot be loaded.
+
+    An embedded model need not be loaded for that: its description ships with its capture.
+    """
+    shipped = _shipped_info(model) if model in EMBEDDED else None
+    return shipped or load(model).info
+
+
+@lru_cache
+def _shipped_info(model: str) -> ModelInfo | None:
+    folder = runs.ASSETS / "runs" / runs.capture_key(for_model(Recipe(), model))
+    return runs.load_info(folder)
+
+
+def load(model: str) -> "Loaded":
+    """The float pipeline itself, cached and never to be changed, with its adapter and description."""
+    libraries()
+    from ..models import loading
+
+    return loading.load(model)
+
+
+def for_model(recipe: Recipe, model: str, sampling: Sampling | None = None) -> Recipe:
+    """`recipe` for another model, with that model's sampling unless another is given.
+
+    Boundaries set by hand keep their places in time, and there are no more groups than steps.
+    """
+    sampling = sampling or EMBEDDED.get(model, recipe.sampling)
+    grouping, old, new = recipe.grouping, recipe.sampling.steps, sampling.steps
+    if isinstance(grouping, ManualGroups):
+        moved = {round(b * new / old) for b in grouping.boundaries}
+        grouping = ManualGroups(boundaries=tuple(sorted(b for b in moved if 0 < b < new)))
+    elif hasattr(grouping, "count"):
+        grouping = dataclasses.replace(grouping, count=min(grouping.count, new))
+    return dataclasses.replace(recipe, model=model, sampling=sampling, grouping=grouping)
+
+
+def captured(recipe: Recipe) -> bool:
+    """Are there statistics for `recipe`, so that `errors` and `plan` answer at once?"""
+    return runs.find_capture(recipe) is not None
+
+
+def statistics(recipe: Recipe) -> ActivationStats:
+    """The activation statistics that `recipe` stands on. Raises DmqError if nothing was captured yet."""
+    folder = runs.find_capture(recipe)
+    if folder is None:
+        raise DmqError(
+            f"nothing captured yet for {recipe.model} with {recipe.sampling.steps} steps and "
+            f"{recipe.calibration.samples} pictures; press Capture, or run `dmq capture`."
+        )
+    return _load_stats(folder, (folder / "capture.json").stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=4)
+def _load_stats(folder: Path, search_changed: int) -> ActivationStats:
+    return runs.load_stats(folder)
+
+
+def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Generator[Progress, None, Path]:
+    """Watch the float model draw the calibration pictures; returns the folder of the statistics.
+
+    Does nothing if there are such statistics already, unless `again`. The denoiser calls of the first `trajectories`
+    pictures are saved beside them (`runs.load_trajectory`). Closing the generator leaves no trace.
+    """
+    folder = runs.find_capture(recipe)
+    if folder is not None and not again:
+        return folder
+    yield Progress("Load the model", 0, 1)
+    libraries()
+    from ..capture.activations import capture_activations
+
+    loaded = load(recipe.model)
+    at = clocked("Capture")
+    work = capture_activations(loaded, recipe.sampling, recipe.calibration, trajectories=trajectories)
+    try:
+        while True:
+            yield at(*next(work))
+    except StopIteration as end:
+        seen = end.value
+    finally:
+        work.close()
+    folder = runs.home() / "captures" / runs.capture_key(recipe)
+    runs.save_stats(folder, seen.stats, loaded.info, seen.trajectory)
+    return folder
+
+
+def temporal_block(model: str) -> TemporalBlock | None:
+    """The part of `model` that sees the time only; None if dmq knows none in it."""
+    # Descriptions that were kept with a capture may be older than dmq's knowledge of such blocks.
+    return info(model).temporal or load(model).info.temporal
+
+
+def timed_info(recipe: Recipe) -> ModelInfo:
+    """The description of the model, with its temporal block if `recipe` needs it and dmq knows one."""
+    known = info(recipe.model)
+    # Descriptions that were kept with a capture may be older than dmq's knowledge of such blocks.
+    return load(recipe.model).info if recipe.temporal is not None and known.temporal is None else known

@@ -1,0 +1,238 @@
+"""Pictures and the report: the float model and quantized ones drawn from the same noise."""
+
+import time
+from collections.abc import Callable, Generator, Iterator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import runs
+from ..errors import DmqError
+from ..recipe import FLOAT, Comparison, Recipe, Sampling
+from ..results import PictureScore, Report
+from .blocks import reconstruct
+from .known import capture, info, load, statistics
+from .planning import plan, quantize
+from .progress import FLOAT_NAME, Picture, Progress, Value, clocked
+from .searches import search, search_result, search_spec, searched
+from .time_path import learn_temporal
+
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.loading import Loaded
+
+
+BATCH = 8  # pictures drawn at a time when comparing
+SHOWN_STEPS = 8  # intermediate pictures of a trajectory
+
+
+def compare(
+    comparison: Comparison, recipes: tuple[Recipe, ...], *, name: str | None = None
+) -> Generator[Progress | Picture, None, Report]:
+    """Draw the comparison with the float model, then with each recipe, from the same noise; returns the report.
+
+    Pictures are yielded as they come. With a `name`, the finished run is saved under it.
+    """
+    _check(recipes)
+    warnings = [f"{r.name}: {line}" for r in recipes for line in check_sampling(r, comparison.sampling)]
+    yield Progress("Load the model", 0, 1)
+    loaded = load(recipes[0].model)
+    _check_sampler(loaded, recipes)
+    jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
+    drawn: dict[str, list[np.ndarray]] = {}
+    on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}
+    seconds, plans = {}, {}
+    floor_jobs = [(prompt, comparison.seeds[0] + 1) for prompt in comparison.prompts[:BATCH]]
+    for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
+        model = loaded.denoiser
+        if recipe is not None:
+            yield from learn_temporal(recipe)
+            yield from reconstruct(recipe)
+            yield Progress(f"Quantize {who}", 0, 1)
+            plans[who], model = plan(recipe), quantize(recipe)
+        on_the_way[who] = {}
+        work = _draw(loaded, model, who, jobs, comparison)
+        drawn[who], seconds[who] = yield from _keeping(work, on_the_way[who])
+        warnings += [f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())]
+    others, _ = yield from _draw(loaded, loaded.denoiser, "noise floor", floor_jobs, comparison, shown=False)
+    report = Report(
+        scores=tuple(_scores(jobs, drawn)),
+        seconds=seconds,
+        bytes={FLOAT_NAME: next(iter(plans.values())).float_bytes} | {who: p.bytes for who, p in plans.items()},
+        coverage={who: p.coverage_line() for who, p in plans.items()},
+        noise_floor=_floor(drawn[FLOAT_NAME][:: len(comparison.seeds)], others),
+        samples=len(jobs),
+        warnings=tuple(warnings),
+    )
+    if name is not None:
+        runs.save_run(name, recipes, comparison, report, drawn, on_the_way)
+    return report
+
+
+def _keeping(
+    work: Generator[Any, None, Value], kept: dict[tuple[int, int], np.ndarray]
+) -> Generator[Any, None, Value]:
+    """`work`, with its pictures on the way put into `kept` as they pass."""
+    try:
+        while True:
+            item = next(work)
+            if isinstance(item, Picture) and item.step is not None:
+                kept[item.index, item.step] = item.pixels
+            yield item
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()
+
+
+def run(recipe: Recipe, comparison: Comparison, *, name: str) -> Generator[Progress | Picture, None, Report]:
+    """Carry a recipe out from nothing: capture if that was not done yet, quantize, compare, save under `name`."""
+    runs.folder_of(name)  # a name that cannot be saved is better refused before the work than after it
+    yield from capture(recipe)
+    if not searched(recipe):
+        yield from search(recipe)
+    return (yield from compare(comparison, (recipe,), name=name))
+
+
+def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Where two pictures differ, four times brighter than it is, uint8 [H, W, 3]."""
+    from ..metrics import pixel
+
+    return pixel.difference(a, b)
+
+
+def _check(recipes: tuple[Recipe, ...]) -> None:
+    if not recipes:
+        raise DmqError("nothing to compare: choose at least one recipe.")
+    if len({recipe.model for recipe in recipes}) > 1:
+        raise DmqError(f"recipes of different models ({', '.join(r.model for r in recipes)}) cannot be compared.")
+    seen = [FLOAT_NAME, *(recipe.name for recipe in recipes)]
+    if len(set(seen)) < len(seen):
+        raise DmqError(f"every recipe needs a name of its own other than {FLOAT_NAME!r}; got {', '.join(seen[1:])}.")
+    for recipe in recipes:
+        statistics(recipe)  # what is missing is said before anything is drawn
+        if search_spec(recipe):
+            search_result(recipe)
+
+
+def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
+    """How `sampling` differs from what the ranges of `recipe` were captured with, a line for each difference.
+
+    Raises DmqError for the first one unless the recipe accepts the nearest step, `on_miss="nearest"`.
+    """
+    spec, lines = recipe.activations, []
+    if spec.bits == spec.attention_bits == FLOAT and recipe.temporal is None and not recipe.overrides:
+        return []  # nothing was learned from the captured steps
+    prompted = info(recipe.model).prompted
+    for name, said in (("steps", "{} steps"), ("guidance", "guidance {:g}"), ("size", "a picture side of {}")):
+        asked, known = getattr(sampling, name), getattr(recipe.sampling, name)
+        if asked == known or (name == "guidance" and not prompted):
+            continue
+        if recipe.on_miss == "error":
+            raise DmqError(
+                f"{said.format(asked)}, but the ranges were captured for {said.format(known)}; draw with {known:g}, "
+                f"capture for {asked:g}, or set on_miss of the recipe to nearest."
+            )
+        lines.append(f"drawn with {said.format(asked)}, the ranges were captured for {said.format(known)}")
+    return lines
+
+
+def _check_sampler(loaded: "Loaded", recipes: tuple[Recipe, ...]) -> None:
+    from ..capture.activations import sampler_line
+
+    for recipe in recipes:
+        then, now = statistics(recipe).sampler, sampler_line(loaded, recipe.sampling)
+        if then != now:
+            raise DmqError(f"the statistics were captured with {then}; the pipeline has {now}. Capture again.")
+
+
+def _draw(
+    loaded: "Loaded",
+    model: "nn.Module",
+    who: str,
+    jobs: list[tuple[str, int]],
+    comparison: Comparison,
+    *,
+    shown: bool = True,
+) -> Generator[Progress | Picture, None, tuple[list[np.ndarray], float]]:
+    """All pictures of `jobs` in batches, and the seconds that sampling took without decoding pictures on the way."""
+    from ..models.stepping import stepping
+
+    at, steps = clocked(f"Draw {who}"), comparison.sampling.steps
+    watched = set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist()) if shown else set()
+    pictures: list[np.ndarray] = []
+    spent = 0.0
+    for start in range(0, len(jobs), BATCH):
+        part = jobs[start : start + BATCH]
+
+        def seen(pixels: list[np.ndarray], step: int | None, start: int = start, part: list = part) -> list[Picture]:
+            return [Picture(who, start + n, *part[n], made, step) for n, made in enumerate(pixels)]
+
+        work = stepping(partial(_sample, loaded, model, part, comparison, watched))
+        try:
+            while True:
+                i, pixels = next(work)
+                yield from seen(pixels, i)
+                yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
+        except StopIteration as end:
+            made, seconds = end.value
+        finally:
+            work.close()
+        pictures += made
+        spent += seconds
+        if shown:
+            yield from seen(made, None)
+    return pictures, spent
+
+
+def _sample(
+    loaded: "Loaded",
+    model: "nn.Module",
+    part: list[tuple[str, int]],
+    comparison: Comparison,
+    watched: set[int],
+    report: Callable[[int, list[np.ndarray]], None],
+) -> tuple[list[np.ndarray], float]:
+    """One batch, each step reported, with pictures if it is `watched`; returns pictures, and seconds without those."""
+    from ..models import loading
+
+    aside = 0.0
+
+    def on_step(i: int, t: float, latents: Any) -> None:
+        nonlocal aside
+        paused = time.monotonic()
+        # Some pipelines step both halves of guidance, the pictures' own rows first.
+        report(i, loading.decode(loaded, latents[: len(part)]) if i in watched else [])
+        aside += time.monotonic() - paused
+
+    begun = time.monotonic()
+    made = loading.sample(
+        loading.with_denoiser(loaded, model), loaded, prompts=[prompt for prompt, _ in part],
+        seeds=[seed for _, seed in part], sampling=comparison.sampling, on_step=on_step,
+    )  # fmt: skip
+    return made, time.monotonic() - begun - aside
+
+
+def _scores(jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]) -> Iterator[PictureScore]:
+    from ..metrics import pixel
+
+    for who, pictures in drawn.items():
+        if who == FLOAT_NAME:
+            continue
+        for (prompt, seed), ours, floats in zip(jobs, pictures, drawn[FLOAT_NAME], strict=True):
+            quality = {"psnr": pixel.psnr(ours, floats), "ssim": pixel.ssim(ours, floats)}
+            yield PictureScore(recipe=who, prompt=prompt, seed=seed, **quality)
+
+
+def _floor(ours: list[np.ndarray], others: list[np.ndarray]) -> dict[str, float]:
+    """Mean PSNR and SSIM of float pictures against float pictures of the same prompts with another seed."""
+    from ..metrics import pixel
+
+    pairs = list(zip(ours, others, strict=False))
+    return {
+        "psnr": float(np.mean([pixel.psnr(a, b) for a, b in pairs])),
+        "ssim": float(np.mean([pixel.ssim(a, b) for a, b in pairs])),
+    }

@@ -1,0 +1,79 @@
+"""A recipe resolved for its model: the plan, and the quantized model that follows it."""
+
+import dataclasses
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .. import runs
+from ..recipe import FLOAT, Cache, Recipe
+from ..results import Plan
+from .blocks_kept import blocks_changed, blocks_result, reconstructed
+from .known import libraries, load, statistics, timed_info
+from .local import errors
+from .searches import find_search, search_changed, search_spec
+from .time_path import learned_rounding, learns_rounding, rounding_changed, temporal_errors
+
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def plan(recipe: Recipe) -> Plan:
+    """The recipe resolved for its model: what every layer gets, and the exact bytes."""
+    from ..quantizers.plan import make_plan
+
+    known = timed_info(recipe)
+    spec = recipe.temporal
+    chosen = spec is not None and isinstance(spec.cache, Cache) and spec.cache.selection != "none"
+    # Without such a block, or if more than t enters, the plan says why there can be no selection.
+    possible = chosen and known.temporal is not None and known.temporal.finite
+    cached = temporal_errors(recipe).cached if possible else None
+    made = make_plan(known, recipe, statistics(recipe), errors(recipe), cached)
+    how = _learned_layers(recipe, made)
+    rows = tuple(dataclasses.replace(row, learned=how.get(row.layer.name, "")) for row in made.layers)
+    return dataclasses.replace(made, layers=rows)
+
+
+def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:
+    """How the codes of each layer are learned that does not take its nearest ones."""
+    time = set(made.temporal.block.layers) if learns_rounding(recipe) else set()
+    how = {row.layer.name: "TIAR" for row in made.layers if row.layer.name in time and row.weights.bits < FLOAT}
+    if recipe.reconstruction is None:
+        return how
+    if reconstructed(recipe):  # it may have ended before its time
+        return how | dict.fromkeys(blocks_result(recipe).codes, "block")
+    libraries()
+    from ..reconstruction.block import trained_layers
+
+    loaded = load(recipe.model)
+    blocks = trained_layers(loaded.denoiser, loaded.adapter, made, recipe.reconstruction)
+    return how | {name: "block" for formats in blocks.values() for name in formats}
+
+
+def quantize(recipe: Recipe) -> "nn.Module":
+    """The quantized denoiser of `recipe`: a new model with a clock of its own; the float one stays as it was."""
+    libraries()
+    from ..models.borrow import borrow
+
+    folder = runs.find_capture(recipe)
+    changed = folder and (folder / "capture.json").stat().st_mtime_ns
+    learned = find_search(recipe) if search_spec(recipe) else None
+    changes = (changed, learned and search_changed(learned), rounding_changed(recipe), blocks_changed(recipe))
+    return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changes))
+
+
+@lru_cache(maxsize=3)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
+def _quantized(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Module":
+    libraries()
+    from ..quantizers.apply import quantized
+
+    loaded = load(recipe.model)
+    learned, blocks = learned_rounding(recipe), blocks_result(recipe)
+    codes = (learned.codes if learned else {}) | (blocks.codes if blocks else {})
+    made = quantized(loaded.denoiser, plan(recipe), loaded.adapter, codes)
+    if learned and learned.note:
+        made.clock.notes.append(f"rounding of the time path: {learned.note}")
+    if blocks and blocks.note:
+        made.clock.notes.append(f"rounding of the blocks: {blocks.note}")
+    return made

@@ -1,0 +1,187 @@
+"""The time path: learning its rounding, and measuring what a recipe does to its features."""
+
+import dataclasses
+from collections.abc import Generator
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import runs
+from ..errors import DmqError
+from ..recipe import FLOAT, Calibration, NoCache, Recipe, Sampling, Temporal, Tiar
+from ..results import Plan, TemporalErrors
+from .blocks_kept import blocks_changed, blocks_result
+from .known import info, libraries, load, statistics, timed_info
+from .local import errors
+from .progress import Progress, clocked
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..quantizers.weights import QuantizedWeight
+    from ..reconstruction.temporal import LearnedRounding
+
+
+CONDITIONINGS = 64  # calibration pictures whose prompts the time path is learned from, where they enter
+
+
+def temporal_learned(recipe: Recipe) -> bool:
+    """Has the rounding of the time path been learned, or is there none to be learned?"""
+    folder = _rounding_folder(recipe)
+    return folder is None or folder.is_dir()
+
+
+def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
+    """Learn the rounding of the time path (TIAR); returns the folder where it is kept, None if `recipe` needs none.
+
+    Does nothing if it was learned already, unless `again`. Needs no pictures; where more than t enters, the
+    prompts, classes or sizes of the calibration pictures. Closing the generator leaves no trace.
+    """
+    if not learns_rounding(recipe):
+        return None
+    yield Progress("Load the model", 0, 1)
+    folder = _rounding_folder(recipe)
+    if folder is None or (folder.is_dir() and not again):
+        return folder
+    libraries()
+    from ..models.temporal import every_pair
+    from ..reconstruction.temporal import learn_rounding, to_arrays
+
+    loaded, spec = load(recipe.model), recipe.temporal.rounding
+    t, given = every_pair(statistics(recipe).timesteps, conditioning(recipe))
+    block, formats = timed_info(recipe).temporal, _temporal_formats(recipe)
+    at = clocked("Learn the rounding of the time path")
+    work = learn_rounding(loaded.denoiser, loaded.adapter, block, formats, spec, t, given)
+    try:
+        while True:
+            yield at(*next(work))
+    except StopIteration as end:
+        learned = end.value
+    finally:
+        work.close()
+    folder = _rounding_folder(recipe, own=True)  # never where those are that ship
+    runs.save_rounding(folder, *to_arrays(learned))
+    return folder
+
+
+def temporal_errors(recipe: Recipe) -> TemporalErrors:
+    """What `recipe` does to the temporal features, beside treating the time path as all other layers.
+
+    Runs the time path alone, which takes seconds. Raises DmqError if the model has no temporal block that dmq
+    knows, or if its rounding was not learned yet, by itself or with the blocks.
+    """
+    if not _learned_with_blocks(recipe):
+        recipe = dataclasses.replace(recipe, reconstruction=None)  # which leaves the time path alone
+    changes = rounding_changed(recipe), blocks_changed(recipe)
+    return _temporal_errors(dataclasses.replace(recipe, name=""), changes)
+
+
+@lru_cache(maxsize=8)
+def _temporal_errors(recipe: Recipe, _changes: tuple) -> TemporalErrors:
+    libraries()
+    from ..metrics.temporal import measure_time_path
+
+    codes, losses, note = time_codes(recipe)
+    spec = recipe.temporal or Temporal()
+    recipe = dataclasses.replace(recipe, temporal=spec, reconstruction=None)
+    before, computed = (uncached_plan(recipe, each) for each in (Temporal(), spec))
+    computed = dataclasses.replace(computed, temporal=dataclasses.replace(computed.temporal, spec=spec))
+    loaded = load(recipe.model)
+    return measure_time_path(
+        loaded.denoiser, loaded.adapter, before, computed, statistics(recipe), conditioning(recipe), codes, losses,
+        note,
+    )  # fmt: skip
+
+
+def time_codes(recipe: Recipe) -> "tuple[dict[str, QuantizedWeight], np.ndarray, str]":
+    """Codes learned for the time path among others, the loss of each iteration if learned alone, and a note."""
+    blocks = blocks_result(recipe) if _learned_with_blocks(recipe) else None
+    learned = blocks or learned_rounding(recipe)
+    losses = np.zeros(0, np.float32) if blocks or not learned else learned.losses
+    return (learned.codes, losses, learned.note) if learned else ({}, losses, "")
+
+
+def _learned_with_blocks(recipe: Recipe) -> bool:
+    """Is the rounding of the time path learned with the blocks instead of by itself?"""
+    return recipe.reconstruction is not None and recipe.reconstruction.time
+
+
+def uncached_plan(recipe: Recipe, spec: Temporal) -> Plan:
+    """The plan of `recipe` with the time path kept as by `spec`, but without a cache."""
+    from ..quantizers.plan import make_plan
+
+    own = dataclasses.replace(spec, cache=NoCache())
+    recipe = dataclasses.replace(recipe, temporal=own, reconstruction=None)
+    return make_plan(timed_info(recipe), recipe, statistics(recipe), errors(recipe))
+
+
+def learns_rounding(recipe: Recipe) -> bool:
+    """Is there rounding to be learned? Not if a cache takes the place of everything."""
+    spec = recipe.temporal
+    if spec is None or not isinstance(spec.rounding, Tiar):
+        return False
+    return isinstance(spec.cache, NoCache) or spec.cache.selection != "none"
+
+
+def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
+    """The weight format of every layer of the time path that is not in float."""
+    plan = uncached_plan(recipe, recipe.temporal)
+    rows = [row for row in plan.layers if row.layer.name in plan.temporal.block.layers]
+    return {row.layer.name: row.weights for row in rows if row.weights.bits < FLOAT}
+
+
+def _rounding_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
+    """Where the learned rounding of `recipe` is or will be; None if nothing is to be learned."""
+    if not learns_rounding(recipe):
+        return None
+    formats = tuple(_temporal_formats(recipe).items())
+    stats, block = statistics(recipe), timed_info(recipe).temporal
+    # The conditioning that is learned from comes from the capture.
+    source = "" if block.finite else runs.capture_key(recipe)
+    asked = stats.fingerprint, stats.timesteps, formats, recipe.temporal.rounding, source
+    return runs.rounding_folder(*asked, own=own)
+
+
+def rounding_changed(recipe: Recipe) -> int | None:
+    folder = _rounding_folder(recipe)
+    file = folder and folder / "rounding.safetensors"
+    return file.stat().st_mtime_ns if file and file.is_file() else None
+
+
+def learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
+    """What `learn_temporal` found; None if there is nothing to be learned. Raises DmqError if it did not run yet."""
+    from ..reconstruction.temporal import from_arrays
+
+    folder = _rounding_folder(recipe)
+    if folder is None:
+        return None
+    if not folder.is_dir():
+        raise DmqError(
+            "recipe.temporal.rounding: the rounding of the time path was not learned yet; press Learn, or run "
+            "`dmq run` with this recipe."
+        )
+    return from_arrays(*runs.load_rounding(folder))
+
+
+def conditioning(recipe: Recipe) -> "dict[str, Tensor]":
+    """What enters the time path beside t for the calibration pictures; nothing where t is all."""
+    block = timed_info(recipe).temporal
+    if block is None or block.finite:
+        return {}
+    return _conditioning_rows(recipe.model, recipe.sampling, recipe.calibration)
+
+
+@lru_cache(maxsize=8)
+def _conditioning_rows(model: str, sampling: Sampling, calibration: Calibration) -> "dict[str, Tensor]":
+    libraries()
+    from ..capture.activations import calibration_pictures
+    from ..capture.conditioning import conditioning_of
+    from ..models.temporal import conditioning_rows
+
+    loaded = load(model)
+    pictures = calibration_pictures(loaded, calibration)[:CONDITIONINGS]
+    calls = conditioning_of(loaded, pictures, sampling, calibration.batch)
+    return conditioning_rows(calls, info(model).temporal)
