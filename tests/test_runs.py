@@ -36,7 +36,7 @@ def same(a, b):
 
 @pytest.mark.parametrize("shard", [runs.SHARD, 2_000], ids=["one-file", "many-files"])
 def test_statistics_survive_saving_exactly(home, monkeypatch, shard):
-    monkeypatch.setattr(runs, "SHARD", shard)
+    monkeypatch.setattr(runs.captures, "SHARD", shard)
     stats = random_stats(sites=6, steps=9)
     runs.save_stats(home / "captures" / "a", stats)
     same(runs.load_stats(home / "captures" / "a"), stats)

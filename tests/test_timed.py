@@ -96,7 +96,7 @@ def test_a_rounding_that_ships_is_used_and_never_written_to(recipe, tmp_path, mo
     own = stages.finish(stages.learn_temporal(recipe))
     shipped = tmp_path / "assets" / "runs" / own.name
     shutil.copytree(own, shipped)
-    monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(runs.folders, "ASSETS", tmp_path / "assets")
     assert stages.finish(stages.learn_temporal(recipe)) == own, "the user's own comes first"
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
     (tmp_path / "runs").mkdir()

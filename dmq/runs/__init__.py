@@ -1,0 +1,52 @@
+"""Run folders: what was captured and measured, saved so that it can be opened again.
+
+    RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors, model.json,
+                          trajectory.safetensors if asked for
+    RUNS/searches/KEY/    search.safetensors, recipe.json
+    RUNS/roundings/KEY/   rounding.safetensors; KEY-blocks/BLOCK/ the same of each block while not all are done
+    RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
+                          pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
+
+Everything is written under a temporary name and renamed, so a folder is either whole or not there.
+"""
+
+from .captures import SHARD, capture_key, find_capture, load_info, load_stats, load_trajectory, save_stats
+from .comparisons import contact_sheet, load_comparison, load_pictures, load_recipes, load_report, load_steps, save_run
+from .folders import ASSETS, folder_of, free_name, home, names, remove, written
+from .roundings import discard, load_rounding, rounding_folder, save_rounding
+from .searches import find_search, load_search, save_search, search_key
+from .shipped import shipped_recipes
+
+
+__all__ = [
+    "ASSETS",
+    "SHARD",
+    "capture_key",
+    "contact_sheet",
+    "discard",
+    "find_capture",
+    "find_search",
+    "folder_of",
+    "free_name",
+    "home",
+    "load_comparison",
+    "load_info",
+    "load_pictures",
+    "load_recipes",
+    "load_report",
+    "load_rounding",
+    "load_search",
+    "load_stats",
+    "load_steps",
+    "load_trajectory",
+    "names",
+    "remove",
+    "rounding_folder",
+    "save_rounding",
+    "save_run",
+    "save_search",
+    "save_stats",
+    "search_key",
+    "shipped_recipes",
+    "written",
+]

@@ -1,0 +1,183 @@
+"""Captures: activation statistics, the model they were seen in, recorded denoiser calls."""
+
+import hashlib
+import json
+import re
+from dataclasses import asdict
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from .. import jsonio
+from ..errors import DmqError
+from ..recipe import Recipe
+from ..results import ActivationStats, Layer, ModelInfo, Projection, Site, TemporalBlock, Trajectory
+from . import folders
+from .folders import home, written
+
+
+SHARD = 8_000_000  # bytes before compression; every file stays below the 10 MB that a Space accepts
+SCALARS = ("elements", "minimum", "maximum")
+
+
+def capture_key(recipe: Recipe) -> str:
+    """A name for what `recipe` must know of the activations: two recipes that differ only in bits share it."""
+    asked = [recipe.model, jsonio.to_data(recipe.sampling), jsonio.to_data(recipe.calibration)]
+    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', recipe.model).strip('-')[-40:]}-{digest}"
+
+
+def find_capture(recipe: Recipe) -> Path | None:
+    """The folder of a finished capture for `recipe`: the user's own before the one that ships."""
+    key = capture_key(recipe)
+    places = [home() / "captures" / key, folders.ASSETS / "runs" / key]
+    return next((place for place in places if (place / "capture.json").is_file()), None)
+
+
+def save_stats(
+    folder: Path, stats: ActivationStats, info: ModelInfo | None = None, trajectory: Trajectory | None = None
+) -> None:
+    """Write `stats`, and what else there is to keep, into `folder`, which appears only when complete."""
+    with written(folder) as part:
+        if info is not None:
+            (part / "model.json").write_text(json.dumps(asdict(info)), encoding="utf-8")
+        if trajectory is not None:
+            _save_trajectory(part, trajectory)
+        rows = np.arange(len(stats.sites))
+        table = {"site": np.repeat(rows, stats.steps), "step": np.tile(np.arange(stats.steps), len(rows))}
+        table |= {name: getattr(stats, name).reshape(-1) for name in SCALARS}
+        table |= {f"sum_x{k + 1}": stats.power_sums[..., k].reshape(-1) for k in range(4)}
+        table |= {name: getattr(stats, name).astype(np.float32).reshape(-1) for name in ("mean", "std", "kurtosis")}
+        for q in (0.001, 0.01, 0.5, 0.99, 0.999):
+            table[f"q{q}"] = np.concatenate([stats.quantile(s, q) for s in rows]).astype(np.float32)
+        pd.DataFrame(table).to_parquet(part / "steps.parquet", compression="zstd")
+        counts = [_narrow(c) for c in stats.counts]
+        for n, (a, b) in enumerate(_shards([c.nbytes for c in counts])):
+            _save_histograms(part / f"histograms-{n:05d}.parquet", range(a, b), counts[a:b])
+        channels = [np.stack([low, high]) for low, high in zip(stats.channel_min, stats.channel_max, strict=True)]
+        for n, (a, b) in enumerate(_shards([c.nbytes for c in channels])):
+            save_file({str(s): channels[s] for s in range(a, b)}, part / f"channels-{n:05d}.safetensors")
+        plain = {name: getattr(stats, name) for name in ("model", "fingerprint", "sampler", "samples", "subset")}
+        plain |= {"version": 1, "timesteps": stats.timesteps, "sites": [asdict(site) for site in stats.sites]}
+        plain |= {"exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
+        (part / "capture.json").write_text(json.dumps(plain), encoding="utf-8")
+
+
+def load_stats(folder: Path) -> ActivationStats:
+    """The statistics that `save_stats` wrote. Raises DmqError if the folder is damaged or of another version."""
+    try:
+        plain = json.loads((folder / "capture.json").read_text(encoding="utf-8"))
+        if plain.pop("version") != 1:
+            raise DmqError(f"{folder.name}: a capture of another version of dmq; capture again.")
+        shape = (len(plain["sites"]), len(plain["timesteps"]))
+        table = pq.read_table(folder / "steps.parquet")
+        column = {name: table[name].to_numpy().reshape(shape) for name in table.column_names if name[0] != "q"}
+        counts = _load_histograms(folder, *shape)
+        channels: dict[str, np.ndarray] = {}
+        for file in sorted(folder.glob("channels-*.safetensors")):
+            channels |= load_file(file)
+        both = [channels[str(s)] for s in range(shape[0])]
+        plain["sites"] = tuple(Site(**site) for site in plain["sites"])
+        plain["timesteps"] = tuple(plain["timesteps"])
+        return ActivationStats(
+            **plain | {"exponent": np.array(plain["exponent"], np.int16), "first": np.array(plain["first"], np.int32)},
+            counts=counts,
+            power_sums=np.stack([column[f"sum_x{k + 1}"] for k in range(4)], -1),
+            channel_min=tuple(pair[0] for pair in both),
+            channel_max=tuple(pair[1] for pair in both),
+            **{name: column[name] for name in SCALARS},
+        )
+    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DmqError(f"{folder}: a damaged capture ({why}); delete the folder and capture again.") from None
+
+
+def load_info(folder: Path) -> ModelInfo | None:
+    """The description of the captured model, if it was kept; None for a folder without one."""
+    file = folder / "model.json"
+    if not file.is_file():
+        return None
+    try:
+        plain = json.loads(file.read_text(encoding="utf-8"))
+        layers = tuple(Layer(**row | {"shape": tuple(row["shape"])}) for row in plain.pop("layers"))
+        plain |= {name: tuple(plain[name]) for name in ("size", "vectors")}
+        plain["temporal"] = plain.get("temporal") and _temporal_block(plain["temporal"])
+        return ModelInfo(layers=layers, **plain)
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        why = f"{type(error).__name__}: {error}"
+        raise DmqError(f"{file}: damaged ({why}); delete the folder and capture again.") from None
+
+
+def _temporal_block(plain: dict) -> TemporalBlock:
+    projections = tuple(Projection(**row) for row in plain["projections"])
+    return TemporalBlock(**{name: tuple(value) for name, value in plain.items()} | {"projections": projections})
+
+
+def _save_trajectory(part: Path, trajectory: Trajectory) -> None:
+    arrays = {"step": trajectory.step} | {f"conditioning/{key}": x for key, x in trajectory.conditioning.items()}
+    for name in ("inputs", "outputs", "half"):
+        arrays |= {f"{name}/{n}": np.ascontiguousarray(x) for n, x in enumerate(getattr(trajectory, name))}
+    plain = {"timesteps": trajectory.timesteps, "arguments": trajectory.arguments}
+    save_file(arrays, part / "trajectory.safetensors", metadata={"trajectory": json.dumps(plain)})
+
+
+def load_trajectory(folder: Path) -> Trajectory:
+    """The denoiser calls saved in a capture. Raises DmqError if none were recorded or the file is damaged."""
+    file = folder / "trajectory.safetensors"
+    if not file.is_file():
+        raise DmqError(f"{folder}: no denoiser calls were recorded; `dmq capture --again --trajectories N` does that.")
+    try:
+        with safe_open(file, "numpy") as opened:
+            plain = json.loads(opened.metadata()["trajectory"])
+        arrays = load_file(file)
+        calls = range(len(arrays["step"]))
+        return Trajectory(
+            timesteps=tuple(plain["timesteps"]),
+            arguments=tuple(plain["arguments"]),
+            step=arrays["step"],
+            conditioning={key.partition("/")[2]: x for key, x in arrays.items() if key.startswith("conditioning/")},
+            **{name: tuple(arrays[f"{name}/{n}"] for n in calls) for name in ("inputs", "outputs", "half")},
+        )
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise DmqError(f"{file}: damaged ({error}); delete the folder and capture again.") from None
+
+
+def _narrow(counts: np.ndarray) -> np.ndarray:
+    """The same counts in the smallest unsigned type that holds them: exact, and a quarter of the bytes."""
+    return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
+
+
+def _shards(sizes: list[int]) -> list[tuple[int, int]]:
+    """Runs [a, b) of neighbours, each of at most SHARD bytes unless one alone is larger."""
+    cuts, filled = [0], 0
+    for s, size in enumerate(sizes):
+        if filled and filled + size > SHARD:
+            cuts.append(s)
+            filled = 0
+        filled += size
+    return list(pairwise([*cuts, len(sizes)]))
+
+
+def _save_histograms(file: Path, rows: range, counts: list[np.ndarray]) -> None:
+    widest = np.result_type(*counts)
+    flat = pa.array(np.concatenate([c.reshape(-1) for c in counts]).astype(widest))
+    offsets = np.cumsum([0, *(c.size for c in counts)]).astype(np.int32)
+    table = pa.table({"site": list(rows), "counts": pa.ListArray.from_arrays(offsets, flat)})
+    pq.write_table(table, file, compression="zstd")
+
+
+def _load_histograms(folder: Path, sites: int, steps: int) -> tuple[np.ndarray, ...]:
+    found: dict[int, np.ndarray] = {}
+    for file in sorted(folder.glob("histograms-*.parquet")):
+        table = pq.read_table(file)
+        lists = table["counts"].combine_chunks()
+        flat, offsets = lists.flatten().to_numpy(), lists.offsets.to_numpy()
+        for row, (a, b) in zip(table["site"].to_pylist(), pairwise(offsets), strict=True):
+            found[row] = flat[a:b].reshape(steps, -1)
+    return tuple(found[s] for s in range(sites))

@@ -1,0 +1,68 @@
+"""Where runs are kept, and how a folder is written so that it is either whole or not there."""
+
+import contextlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from ..errors import DmqError
+
+
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
+
+
+def home() -> Path:
+    """Where runs are kept: `$DMQ_RUNS`, or `runs` in the current folder."""
+    return Path(os.environ.get("DMQ_RUNS", "runs"))
+
+
+@contextlib.contextmanager
+def written(folder: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `folder` if the block ends well, and disappears if it does not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    try:
+        yield part
+        part.chmod(0o755)
+        if folder.exists():
+            # Two renames instead of remove-then-rename: a reader never finds half a folder.
+            old = Path(tempfile.mkdtemp(prefix=".old-", dir=folder.parent))
+            folder.rename(old / "was")
+            part.rename(folder)
+            shutil.rmtree(old)
+        else:
+            part.rename(folder)
+    finally:
+        if part.exists():
+            shutil.rmtree(part)
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
+    if not NAME.fullmatch(name) or name in ("captures", "searches", "roundings"):
+        raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
+    return home() / name
+
+
+def names() -> list[str]:
+    """The finished runs, newest first."""
+    found = [file.parent for file in home().glob("*/report.json") if not file.parent.name.startswith(".")]
+    return [f.name for f in sorted(found, key=lambda f: -(f / "report.json").stat().st_mtime)]
+
+
+def free_name(wanted: str) -> str:
+    """`wanted` made fit to name a run, with a number behind it if there is such a run already."""
+    stem = re.sub(r"[^A-Za-z0-9 ._+-]+", "-", wanted).strip(" .-")[:60] or "run"
+    return next(n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if not folder_of(n).exists())
+
+
+def remove(name: str) -> None:
+    """Delete a run. Raises DmqError if there is none of that name."""
+    folder = folder_of(name)
+    if not folder.is_dir():
+        raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
+    shutil.rmtree(folder)

@@ -1,0 +1,51 @@
+"""Codes whose rounding was learned: of the time path, and of blocks one after another."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import load_file, save_file
+
+from .. import jsonio
+from ..errors import DmqError
+from . import folders
+from .folders import home, written
+
+
+def rounding_folder(*asked: Any, own: bool = False) -> Path:
+    """Where the rounding is kept that was learned for `asked`: plain data and specs that it depends on.
+
+    The user's place for it, unless only one that ships is there and the user's `own` is not insisted on.
+    """
+    digest = hashlib.sha256(json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True).encode())
+    places = home() / "roundings", folders.ASSETS / "runs"
+    place, shipped = (folder / f"rounding-{digest.hexdigest()[:16]}" for folder in places)
+    return shipped if shipped.is_dir() and not (own or place.is_dir()) else place
+
+
+def save_rounding(folder: Path, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+    """Write learned codes, and what is needed to read them, into `folder`, which appears only when complete."""
+    with written(folder) as part:
+        arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
+        save_file(arrays, part / "rounding.safetensors", metadata={"rounding": json.dumps(plain)})
+
+
+def load_rounding(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """What `save_rounding` wrote. Raises DmqError if the file is damaged."""
+    file = folder / "rounding.safetensors"
+    try:
+        with safe_open(file, "numpy") as opened:
+            plain = json.loads(opened.metadata()["rounding"])
+        return load_file(file), plain
+    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+        raise DmqError(f"{file}: damaged ({error}); delete the folder and learn the rounding again.") from None
+
+
+def discard(folder: Path) -> None:
+    """Delete what was kept in `folder` of unfinished work, if anything was."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
