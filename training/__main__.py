@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import cards, emoji_ddpm, emoji_sd, pack, score, vae
+from training import cards, clip, clip_lessons, emoji_ddpm, emoji_sd, pack, score, score_clip, vae
 from training.captions import CLDR
 from training.loop import Schedule
 from training.pictures import FONT
@@ -22,8 +22,9 @@ SCHEDULES = {
     "vae": Schedule(steps=4000, rate=6e-4, muon_rate=0.004),
     "emoji-sd": Schedule(steps=5000, rate=6e-4, muon_rate=0.006),
     "emoji-ddpm": Schedule(steps=8300, rate=6e-4, muon_rate=0.006),
+    "emoji-clip": Schedule(steps=2150, rate=1e-3, muon_rate=0.01, average=0.998, weight_decay=0.01),
 }
-STAGES = ("vae", "emoji-sd", "pack", "emoji-ddpm", "pack-ddpm", "score", "cards")
+STAGES = ("vae", "emoji-sd", "pack", "emoji-ddpm", "pack-ddpm", "score", "emoji-clip", "score-clip", "cards")
 
 
 def missing_packages() -> list[str]:
@@ -59,6 +60,11 @@ def run_stage(stage: str, chosen: argparse.Namespace) -> None:
         pack.pack_emoji_ddpm(cache, models / "emoji-ddpm")
     elif stage == "score":
         score.score(cache, models)
+    elif stage == "emoji-clip":
+        clip_lessons.run(cache, models, scheduled(stage, chosen), score_clip.score_held_out)
+        clip.pack(cache, models)
+    elif stage == "score-clip":
+        score_clip.score_packed(cache, models)
     elif stage == "cards":
         cards.write(cache, models, chosen.origin)
 

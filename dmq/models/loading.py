@@ -43,10 +43,12 @@ ADAPTERS: tuple[AbstractAdapter, ...] = (
     UNetAdapter(), DiTAdapter(), ClassDiTAdapter(), MMDiTAdapter(), GenericAdapter(),
 )  # fmt: skip
 CACHED = 3  # pipelines kept in memory
+# What diffusers and transformers raise for files that are missing, broken or of another kind.
+UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
 
 _cache: OrderedDict[str, "Loaded"] = OrderedDict()
 _lock = threading.Lock()  # of the cache
-_loading = threading.Lock()  # transformers and diffusers patch torch while they load, so one at a time
+LOADING = threading.Lock()  # transformers and diffusers patch torch while they load, so one at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +80,7 @@ def load(name: str) -> Loaded:
     """
     if (loaded := _cached(name)) is not None:
         return loaded
-    with _loading:
+    with LOADING:
         if (loaded := _cached(name)) is None:  # else somebody loaded it while we waited
             source = _source(name)
             with one_thread():  # see stepping: threads of torch belong to the run
@@ -118,16 +120,21 @@ def _source(name: str) -> str | Path:
 
 def _open(name: str, source: str | Path) -> DiffusionPipeline:
     try:
-        with _quiet():
+        with quiet():
             pipe = DiffusionPipeline.from_pretrained(str(source), use_safetensors=True, dtype=torch.float32)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError) as error:
-        why = str(error).strip().partition("\n")[0].partition(". ")[0]
-        if isinstance(source, Path):
-            raise DmqError(f"{name}: cannot be read ({why}). Save the pipeline again with save_pretrained.") from error
-        raise DmqError(
-            f"{name}: cannot be fetched from the Hugging Face Hub ({why}). Check name and network, or give a folder."
-        ) from error
+    except UNREADABLE as error:
+        raise unreadable(name, source, error, "pipeline") from error
     return pipe
+
+
+def unreadable(name: str, source: str | Path, error: Exception, what: str) -> DmqError:
+    """The one line to show when `source`, a folder or a Hub id, gave `error` instead of a `what`."""
+    why = str(error).strip().partition("\n")[0].partition(". ")[0]
+    if isinstance(source, Path):
+        return DmqError(f"{name}: cannot be read ({why}). Save the {what} again with save_pretrained.")
+    return DmqError(
+        f"{name}: cannot be fetched from the Hugging Face Hub ({why}). Check name and network, or give a folder."
+    )
 
 
 def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
@@ -246,7 +253,7 @@ def _to_bytes(pictures: np.ndarray) -> list[np.ndarray]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No progress bars and no advice on other packages while loading; all of it as before afterwards."""
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     levels = [library.get_verbosity() for library in libraries]

@@ -1,0 +1,151 @@
+"""Pictures and texts seen by CLIP: features of pictures, and how well a picture matches its prompt.
+
+The embedded emoji-clip needs no network; a folder or a Hub id of any `CLIPModel` works as well. Safetensors only.
+"""
+
+import functools
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor
+from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerBase
+
+from ..errors import DmqError
+from ..numerics.threads import one_thread
+from .checks import check_single
+from .loading import LOADING, MODELS, UNREADABLE, quiet, unreadable
+
+
+EMBEDDED = "emoji-clip"
+BATCH = 32  # pictures at a time
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PictureText:
+    """A CLIP that nobody changes: `name` for tables, its two towers, and how it wants its pictures."""
+
+    name: str
+    model: CLIPModel
+    tokenizer: PreTrainedTokenizerBase
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    @property
+    def size(self) -> int:
+        """Pixels of a side of what the picture tower sees."""
+        return self.model.config.vision_config.image_size
+
+    def pixels(self, pictures: Sequence[np.ndarray]) -> Tensor:
+        """The pictures (uint8 [H, W, 3], of any sizes) as the picture tower takes them, [N, 3, size, size].
+
+        The shorter side is resized to `size` (bicubic, antialiased), the middle cut out, then normalised: CLIP's own
+        preprocessing. A picture of that size already is only normalised.
+        """
+        colours = torch.stack([self._fitted(picture) for picture in pictures])
+        mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
+        return (colours - mean) / deviation
+
+    def _fitted(self, picture: np.ndarray) -> Tensor:
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
+            raise ValueError(f"expected uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}")
+        colours = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
+        height, width = picture.shape[:2]
+        if min(height, width) != self.size:
+            scale = self.size / min(height, width)
+            shape = (round(height * scale), round(width * scale))
+            colours = F.interpolate(colours, shape, mode="bicubic", antialias=True).clamp(0, 1)
+        top, left = ((side - self.size) // 2 for side in colours.shape[2:])
+        return colours[0, :, top : top + self.size, left : left + self.size]
+
+    @torch.no_grad()
+    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        """What the picture tower sees, float32 [N, D], not normalised.
+
+        Taken before the projection, as Inception's are taken before its classes: the projection keeps what texts
+        tell apart, and a picture can be damaged in ways that no text names.
+        """
+        parts = [self.model.vision_model(pixel_values=self.pixels(part)).pooler_output for part in _batches(pictures)]
+        return torch.cat(parts).numpy() if parts else np.zeros((0, self.model.vision_embed_dim), np.float32)
+
+    @torch.no_grad()
+    def match(self, pictures: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """100 times the cosine between each picture and its own prompt, float32 [N], -100 to 100.
+
+        Not cut off at 0, as CLIPScore is (Hessel et al., arXiv:2104.08718, equation 1, without the factor 2.5).
+        Prompts longer than the text tower reads are cut. Raises ValueError unless there are as many of both.
+        """
+        if len(pictures) != len(prompts):
+            raise ValueError(f"{len(pictures)} pictures for {len(prompts)} prompts")
+        limit, parts = self.model.config.text_config.max_position_embeddings, []
+        for part, texts in zip(_batches(pictures), _batches(prompts), strict=True):
+            ids = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+            words = self.model.get_text_features(input_ids=ids.input_ids, attention_mask=ids.attention_mask)
+            seen = self.model.get_image_features(pixel_values=self.pixels(part))
+            parts.append(100 * F.cosine_similarity(seen.pooler_output, words.pooler_output))
+        return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
+
+
+def _batches(items: Sequence) -> list[Sequence]:
+    return [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
+
+
+@functools.lru_cache(maxsize=2)
+def load_clip(name_or_folder: str = EMBEDDED) -> PictureText:
+    """The CLIP `name_or_folder`: the embedded emoji-clip, a folder, or a Hub id "owner/name". Cached, quiet.
+
+    Raises DmqError for an unknown name, a model that is no CLIP, pickled weights, code, or no network.
+    """
+    source = _source(name_or_folder)
+    with LOADING, quiet(), one_thread():
+        try:
+            return _open(name_or_folder, source)
+        except (*UNREADABLE, SafetensorError) as error:
+            raise unreadable(name_or_folder, source, error, "CLIP and its processor") from error
+
+
+def _source(name: str) -> str | Path:
+    """Where `name` is to be read from; DmqError if no CLIP can be there."""
+    path = MODELS / name if name == EMBEDDED else Path(name).expanduser()
+    if path.is_dir():
+        check_single(path, "clip")
+        return path
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.is_absolute():
+        return name
+    raise DmqError(f"{name!r} is not {EMBEDDED}, no folder of a CLIP model and no Hub id owner/name.")
+
+
+def _open(name: str, source: str | Path) -> PictureText:
+    try:
+        # What was fetched before is used without asking the network.
+        return _read(name, str(source), local_files_only=True)
+    except OSError:
+        if isinstance(source, Path):
+            raise
+        return _read(name, str(source), local_files_only=False)
+
+
+def _read(name: str, source: str, local_files_only: bool) -> PictureText:
+    only = {"local_files_only": local_files_only, "trust_remote_code": False}
+    kind = AutoConfig.from_pretrained(source, **only).model_type
+    if kind != "clip":  # CLIPModel would fill what is missing with random weights
+        raise DmqError(f"{name}: is of a {kind!r} model, expected 'clip'.")
+    model, loaded = CLIPModel.from_pretrained(
+        source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
+    )
+    if missing := sorted(loaded["missing_keys"]):
+        raise DmqError(f"{name}: has no weights for {missing[0]} and {len(missing) - 1} others. Save the model again.")
+    # transformers' own processors for other sizes and crops need torchvision; only their numbers are used.
+    wanted, _ = CLIPImageProcessorPil.get_image_processor_dict(source, local_files_only=local_files_only)
+    return PictureText(
+        name=name,
+        model=model.eval().requires_grad_(False),
+        tokenizer=AutoTokenizer.from_pretrained(source, **only),
+        mean=tuple(wanted.get("image_mean") or CLIPImageProcessorPil.image_mean),
+        deviation=tuple(wanted.get("image_std") or CLIPImageProcessorPil.image_std),
+    )
