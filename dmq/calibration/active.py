@@ -1,15 +1,19 @@
 """The search for groups of timesteps by gradients, with calibration steps picked on the way (ADP-DM).
 
-    draw      one run of the float pipeline; x[i] and what the denoiser answered are kept for all i
-    start     k-means on the ranges of every step, or the exact cuts of least local error, whichever predicts noise
-              better; so groups differ and each step leans towards one
+    draw      one run of the float pipeline; x[i] and what the denoiser answered are kept for all i; a quarter of the
+              pictures is laid aside
+    start     k-means on the ranges of every step, the exact cuts of least local error, or equal cuts, whichever
+              predict noise best; so groups differ and each step leans towards one
     search    step i by its score; at every quantized site the mixture of the groups; loss = squared error of the
-              denoiser's answer, as a share of what it was when step i was first visited, + weight * entropy; row i of
-              the logits and all ranges move
+              denoiser's answer in units of the start's + weight * entropy; row i of the logits and all ranges move
     harden    each step to one group, unused groups dropped
-    refit     a pass or two over all steps, ranges alone
+    refit     a pass or two over the steps, ranges alone: of the groups found, and of those of the start
+    choose    on the pictures laid aside: which of both, with ranges as learned or drawn back towards what is best for
+              their members; equal cuts unless both means over the steps are as small
 
-Nothing is saved here and no file is read.
+A way of grouping is judged by the error's mean and its geometric mean over the steps alike: the last steps, a hundred
+times worse than others, decide the one alone and hardly count in the other. Of a `SearchResult`, `soft` and `hard` are
+the errors before anything was chosen and `refitted` those of what is kept. Nothing is saved here and no file is read.
 """
 
 import dataclasses
@@ -49,6 +53,8 @@ from ..trajectory.search import (
 
 
 VISITS = 8  # iterations for each step, unless the recipe says how many in all
+SHARES = (1.0, 0.75, 0.5)  # of the way from the best ranges of a group's members to those that were learned
+Way = tuple[np.ndarray, np.ndarray, np.ndarray]  # to quantize: slot [Q, T], low and high [Q, G]
 Snapshots = Generator[SearchSnapshot, None, Any]
 
 
@@ -77,6 +83,7 @@ def search_groups(
         search = _Search(loaded, recipe, spec, stats)
     search.trajectory = trajectory or (yield from search.draw(loaded, recipe))
     _check_trajectory(search.trajectory, stats)
+    search.divide()
     yield from search.choose_start()
     yield from search.learn(enough)
     soft = np.full(stats.steps, np.nan) if search.note else (yield from search.measure())
@@ -84,7 +91,7 @@ def search_groups(
     hard = refitted = np.full(stats.steps, np.nan)
     if not search.note:
         hard = yield from search.measure()
-        refitted = yield from search.refit(hard, enough)
+        refitted = yield from search.choose((yield from search.refits(enough)))
     with one_thread():
         return search.result(soft, hard, refitted)
 
@@ -110,7 +117,7 @@ class _Search:
         self.start = self.clusters = start_groups(spec, self.errors(PerStep()), self.rows)
         self.model = quantized(loaded.denoiser, plan, loaded.adapter)
         self.candidates = CandidateGroups(
-            self.start, *self._start_ranges(self.start), sites=self.sites, bits=self.table.bits[self.rows],
+            self.start, *self._member_ranges(self.start), sites=self.sites, bits=self.table.bits[self.rows],
             symmetric=recipe.activations.symmetric, shared=not spec.per_layer,
             device=next(self.model.parameters()).device,
         )  # fmt: skip
@@ -118,7 +125,7 @@ class _Search:
         self.random = np.random.default_rng(spec.seed)
         self.visits = np.zeros(stats.steps, np.int32)
         self.alike = similarity(_features(stats, self.rows))
-        self.usual: dict[int, float] = {}  # the error of each step when it was first visited
+        self.usual = np.ones(stats.steps)  # the error of the start at each step
         self.last: tuple[int | None, float, float] = (None, np.nan, np.nan)  # step, error and penalty
         self.history: list[tuple[int, float, float]] = []
         self.slot: np.ndarray | None = None
@@ -128,12 +135,18 @@ class _Search:
         """The layer-local errors of another way of grouping."""
         return self.table.errors(group_timesteps(grouping, self.table))
 
+    def _cuts(self, kind: type[OptimalGroups] | type[UniformGroups]) -> np.ndarray:
+        """The groups [Q, T] of another kind, as many."""
+        how = {"per_layer": self.spec.per_layer} if kind is OptimalGroups else {}
+        groups = group_timesteps(kind(count=self.spec.count, **how), self.table)
+        return groups.slot[self.rows].astype(np.int64)
+
     def _groups(self, slot: np.ndarray) -> Groups:
         everywhere = np.zeros((len(self.stats.sites), self.stats.steps), np.int16)
         everywhere[self.rows] = slot
         return Groups(sites=self.stats.sites, slot=everywhere)
 
-    def _start_ranges(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _member_ranges(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The best range of every group's members [Q, G]; that of all steps for a group without any."""
         errors = self.table.errors(self._groups(without_empty(start)[0]))
         low, high = (np.repeat(end[self.rows, :1], self.spec.count, 1) for end in (self.static.low, self.static.high))
@@ -155,20 +168,25 @@ class _Search:
         )
         return (yield from _followed(run, lambda report: self.snapshot("Draw", report[0] + 1, recipe.sampling.steps)))
 
+    def divide(self) -> None:
+        """Lay aside the last quarter of every call's pictures; of a single picture, it serves for both."""
+        pictures = min(pictures_in(self.trajectory, n) for n in range(len(self.trajectory.step)))
+        aside = max(1, pictures // 4)
+        self.seen, self.unseen = range(max(1, pictures - aside)), range(pictures - aside, pictures)
+
     def choose_start(self) -> Snapshots:
-        """Start from exact cuts if the noise is predicted better with them than with the clusters of ranges.
+        """Start from exact or equal cuts if the noise is predicted better with them than with the clusters of ranges.
 
         What is alike in range is not alike in effect: where the time path is quantized, clusters that mix distant
         steps can double the error, which a search of a few visits a step does not make good.
         """
-        cuts = self.errors(OptimalGroups(count=self.spec.count, per_layer=self.spec.per_layer)).groups.slot[self.rows]
-        found = []
-        for slot in (self.clusters, cuts.astype(np.int64)):
-            self.candidates.begin(slot, *self._start_ranges(slot))
-            self.candidates.assign(slot)
-            found.append((geometric_mean((yield from self.measure("Start"))), slot))
-        self.start = min(found, key=lambda pair: pair[0])[1]
-        self.candidates.begin(self.start, *self._start_ranges(self.start))
+        slots = (self.clusters, self._cuts(OptimalGroups), self._cuts(UniformGroups))
+        errors = yield from self._compared(
+            "Start", [(slot, *self._member_ranges(slot)) for slot in slots], self.seen[: self.spec.batch]
+        )
+        usual, self.start = min(zip(errors, slots, strict=True), key=lambda pair: merit(pair[0]))
+        self.usual = np.where(np.isfinite(usual), np.maximum(usual, 1e-30), 1.0)
+        self.candidates.begin(self.start, *self._member_ranges(self.start))
 
     def learn(self, enough: Callable[[], bool]) -> Snapshots:
         """The iterations of the search, until there are enough or one fails."""
@@ -179,15 +197,17 @@ class _Search:
                 {"params": [self.candidates.shift, self.candidates.stretch], "lr": spec.rate},
             ]
         )
-        good = self.candidates.state()
+        good, weight = self.candidates.state(), self._weight()
         for n in range(total):
+            # A rate that does not fall leaves ranges of little effect wherever chance took them.
+            optimiser.param_groups[1]["lr"] = spec.rate * (1 - n / total)
             if enough():
                 self.note = f"stopped after {n} of {total} iterations"
                 return
             self.candidates.temperature = spec.temperature * (spec.final_temperature / spec.temperature) ** (n / total)
             i = self._next()
             with one_thread():
-                good = self._iterate(i, optimiser, good, spec.entropy_weight)
+                good = self._iterate(i, optimiser, good, weight[i], spec.entropy_weight)
             if self.note:
                 self.note = f"iteration {n + 1} of {total}, {self.note}"
                 if n == 0:
@@ -198,8 +218,11 @@ class _Search:
             yield self.snapshot("Search", n + 1, total)
 
     def measure(self, phase: str = "Measure") -> Snapshots:
-        """The noise-prediction error per step as things stand, on a batch of the pictures."""
-        work = noise_errors(self.model, self.trajectory, range(self.spec.batch))
+        """The noise-prediction error per step as things stand, on a batch of the pictures that are learned from."""
+        return (yield from self._measured(phase, self.seen[: self.spec.batch]))
+
+    def _measured(self, phase: str, pictures: range) -> Snapshots:
+        work = noise_errors(self.model, self.trajectory, pictures)
         return (yield from _followed(work, lambda done: self.snapshot(phase, *done)))
 
     def harden(self) -> None:
@@ -208,23 +231,73 @@ class _Search:
         self.slot = harden(self.weights, self.spec.contiguous)
         self.candidates.assign(self.slot)
 
-    def refit(self, hard: np.ndarray, enough: Callable[[], bool]) -> Snapshots:
-        """Learn the ranges again with groups fixed, every step as often; they are kept only if that helps."""
-        order = [int(i) for _ in range(self.spec.refits) for i in self.random.permutation(self.stats.steps)]
-        before = good = self.candidates.state()
+    def refits(self, enough: Callable[[], bool]) -> Generator[SearchSnapshot, None, list[Way]]:
+        """The groups of the start and those found, with ranges learned for them as they are."""
+        found = self._drawn_back(self.slot, *self._ranges())
+        errors = yield from self._compared("Measure", found, self.seen[: self.spec.batch])
+        best = min(range(len(found)), key=lambda n: merit(errors[n]))
+        start = self.start, *self._member_ranges(self.start)
+        made = []
+        for way, before in ((start, self.usual), (found[best], errors[best])):
+            self._use(*way)
+            yield from self.refit(before, enough)
+            made.append((way[0], *self._ranges()))
+        return made
+
+    def refit(self, before: np.ndarray, enough: Callable[[], bool]) -> Snapshots:
+        """Learn the ranges with groups fixed; they are kept only if the errors are no larger than `before`.
+
+        A step is drawn as often as it counts, instead of weighed: the few that decide the mean are seen more often.
+        """
+        share = self._weight() * self.usual
+        order = self.random.choice(len(share), self.spec.refits * len(share), p=share / share.sum())
+        begun = good = self.candidates.state()
         optimiser = torch.optim.Adam([self.candidates.shift, self.candidates.stretch])
-        for n, i in enumerate(order):
-            for group in optimiser.param_groups:
-                group["lr"] = self.spec.rate * (1 - n / len(order))
+        for n, i in enumerate(order.tolist()):
+            optimiser.param_groups[0]["lr"] = self.spec.rate * (1 - n / len(order))
             with one_thread():
-                good = self._iterate(i, optimiser, good, 0.0)
+                good = self._iterate(i, optimiser, good, 1 / self.usual[i])
             if self.note or enough():
                 break
             yield self.snapshot("Refit", n + 1, len(order))
-        refitted = (yield from self.measure()) if order else hard
-        if not geometric_mean(refitted) <= geometric_mean(hard):
-            self.candidates.restore(before)
-        return refitted
+        if len(order) and not merit((yield from self.measure())) <= merit(before):
+            self.candidates.restore(begun)
+
+    def choose(self, made: list[Way]) -> Snapshots:
+        """Keep what predicts the noise of the pictures laid aside best; return its errors on those learned from.
+
+        Nothing is kept with which either mean over the steps is larger than with equal cuts.
+        """
+        equal = self._cuts(UniformGroups)
+        ways = [(equal, *self._member_ranges(equal)), *(way for each in made for way in self._drawn_back(*each))]
+        errors = yield from self._compared("Choose", ways, self.unseen)
+        best = ways[better_than_first(errors)]
+        self._use(*best)
+        self.slot = best[0]
+        return (yield from self.measure())
+
+    def _drawn_back(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Way]:
+        """The given ranges, and others between them and the best ranges of the groups' members."""
+        pairs = list(zip(self._member_ranges(slot), (low, high), strict=True))
+        return [(slot, *(best + share * (end - best) for best, end in pairs)) for share in SHARES]
+
+    def _compared(self, phase: str, ways: list[Way], pictures: range) -> Generator[SearchSnapshot, None, list]:
+        """The errors per step of each of `ways` on those pictures."""
+        errors = []
+        for way in ways:
+            self._use(*way)
+            errors.append((yield from self._measured(phase, pictures)))
+        return errors
+
+    def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
+        with torch.no_grad():
+            low, high = (end.cpu().numpy() for end in self.candidates.ranges())
+        return low, high
+
+    def _use(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
+        """Quantize with the groups `slot` [Q, T] and ranges `low`, `high` [Q, G] from now on."""
+        self.candidates.begin(slot, low, high)
+        self.candidates.assign(slot)
 
     # --- one iteration ---------------------------------------------------------------------------------------------
 
@@ -237,17 +310,24 @@ class _Search:
     def _uncertainty(self) -> np.ndarray:
         return uncertainty(torch.from_numpy(self.candidates.importance())).mean(0).numpy()
 
-    def _iterate(self, i: int, optimiser: torch.optim.Optimizer, good: list[Tensor], weight: float) -> list[Tensor]:
-        """One step down at step i; returns the state before it. What is not finite brings `good` back, and a note."""
+    def _weight(self) -> np.ndarray:
+        """By how much the error of each step [T] counts: d log merit / d error at the start's errors, times T."""
+        return (1 / self.usual + 1 / self.usual.mean()) / 2
+
+    def _iterate(
+        self, i: int, optimiser: torch.optim.Optimizer, good: list[Tensor], weight: float, entropy: float = 0.0
+    ) -> list[Tensor]:
+        """One step down at step i, on weight * error + entropy * uncertainty; returns the state before it.
+
+        What is not finite brings `good` back, and a note.
+        """
         optimiser.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient: the rows of other steps
         call, rows = self._sample(i)
         target = wanted(self.model, self.trajectory, call, rows)
         answer = repeat(self.model, self.trajectory, call, rows)
         error = (answer - target).square().mean() / target.square().mean().clamp(min=1e-30)
-        penalty = weight * uncertainty(self.candidates.weights(i)).mean() if weight else error.new_zeros(())
-        # Errors at the last steps are a hundred times those of others: unscaled, they alone would be learned from.
-        usual = self.usual.setdefault(i, max(error.item(), 1e-30))
-        (error / usual + penalty).backward()
+        penalty = entropy * uncertainty(self.candidates.weights(i)).mean() if entropy else error.new_zeros(())
+        (weight * error + penalty).backward()
         learned = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
         if not (error.isfinite() and all(p.grad.isfinite().all() for p in learned)):
             where = f"step {i} (t = {self.stats.timesteps[i]:g})"
@@ -262,8 +342,7 @@ class _Search:
     def _sample(self, i: int) -> tuple[int, np.ndarray]:
         """A recorded call at step i, and the rows of some of its pictures."""
         call = int(self.random.choice(np.flatnonzero(self.trajectory.step == i)))
-        pictures = pictures_in(self.trajectory, call)
-        chosen = self.random.choice(pictures, min(self.spec.batch, pictures), replace=False)
+        chosen = self.random.choice(self.seen, min(self.spec.batch, len(self.seen)), replace=False)
         return call, rows_of(self.trajectory, call, chosen)
 
     def _broken(self, call: int, rows: np.ndarray) -> str:
@@ -298,9 +377,7 @@ class _Search:
         )
 
     def result(self, soft: np.ndarray, hard: np.ndarray, refitted: np.ndarray) -> SearchResult:
-        with torch.no_grad():
-            low, high = (end.cpu().numpy() for end in self.candidates.ranges())
-        slot, low, high = without_empty(self.slot, low, high)
+        slot, low, high = without_empty(self.slot, *self._ranges())
         steps, errors, penalties = zip(*self.history, strict=True) if self.history else ((), (), ())
         made = SearchResult(
             model=self.stats.model, fingerprint=self.stats.fingerprint, sampler=self.stats.sampler,
@@ -328,9 +405,22 @@ class _Search:
         return {name: found.per_step() for name, found in errors.items()}
 
 
-def geometric_mean(errors: np.ndarray) -> float:
-    """Of errors per step [T]: all steps count alike, however far apart their errors are."""
-    return float(np.exp(np.log(np.maximum(errors, 1e-30)).mean()))
+def means(errors: np.ndarray) -> tuple[float, float]:
+    """The mean and the geometric mean of errors per step [T]; in the latter all steps count alike."""
+    return float(errors.mean()), float(np.exp(np.log(np.maximum(errors, 1e-30)).mean()))
+
+
+def merit(errors: np.ndarray) -> float:
+    """The geometric mean of both `means` of errors per step [T]: what one gains in share, the other may lose."""
+    plain, typical = means(errors)
+    return (plain * typical) ** 0.5
+
+
+def better_than_first(errors: list[np.ndarray]) -> int:
+    """Which errors per step have the smallest merit, of those neither of whose means is larger than the first's."""
+    first = means(errors[0])
+    able = [n for n, each in enumerate(errors) if all(a <= b for a, b in zip(means(each), first, strict=True))]
+    return min(able, key=lambda n: merit(errors[n]), default=0)
 
 
 def _features(stats: ActivationStats, rows: list[int]) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmq.calibration.active import _Search, geometric_mean, search_groups
+from dmq.calibration.active import _Search, better_than_first, means, merit, search_groups
 from dmq.capture.activations import capture_activations
 from dmq.capture.replay import noise_errors
 from dmq.capture.trajectories import record_trajectory
@@ -28,6 +28,7 @@ from dmq.recipe import (
     Recipe,
     Sampling,
     SharedRange,
+    UniformGroups,
     Weights,
 )
 from dmq.trajectory.search import learned_errors
@@ -86,13 +87,14 @@ def made(pipe):
 def started(subject, spec=SPEC):
     search = _Search(subject.loaded, subject.recipe, spec, subject.stats)
     search.trajectory = subject.trajectory
+    search.divide()
     return search
 
 
-def iterate(search, i, weight=0.05):
+def iterate(search, i, entropy=0.05):
     learned = search.candidates
     optimiser = torch.optim.Adam([*learned.rows, learned.shift, learned.stretch], lr=0.1)
-    search._iterate(i, optimiser, learned.state(), weight)
+    search._iterate(i, optimiser, learned.state(), 1.0, entropy)
     return optimiser
 
 
@@ -110,7 +112,7 @@ def test_gradients_reach_every_quantized_site(subject):
     search = started(subject)
     learned, differ = search.candidates, differing(search)
     assert len(learned.sites) == len(search.table.quantized) > 30 and differ.mean() > 0.7
-    iterate(search, 1, weight=0.0)
+    iterate(search, 1, entropy=0.0)
     of_ranges = learned.shift.grad.abs().amax(-1) + learned.stretch.grad.abs().amax(-1)
     of_choice = learned.rows[1].grad.abs().amax(-1)
     assert [learned.sites[q].label for q in range(len(differ)) if not of_ranges[q] > 0] == []
@@ -131,18 +133,23 @@ def test_the_start_breaks_the_symmetry(subject):
 
 
 def test_it_starts_from_whichever_predicts_the_noise_better(subject):
-    """Clusters or exact cuts, also when what was there before was learned."""
+    """Clusters, exact cuts or equal ones, also when what was there before was learned."""
     search = started(subject)
     iterate(search, 1)
     finish(search.choose_start())
-    cuts = search.errors(OptimalGroups(count=2, per_layer=True)).groups.slot[search.rows]
+    cuts = [
+        search.errors(kind).groups.slot[search.rows]
+        for kind in (OptimalGroups(count=2, per_layer=True), UniformGroups(count=2))
+    ]
     errors = []
-    for slot in (search.start, search.clusters, cuts):
+    for slot in (search.start, search.clusters, *cuts):
         twin = started(subject)
-        twin.candidates.begin(slot, *twin._start_ranges(slot))
+        twin.candidates.begin(slot, *twin._member_ranges(slot))
         twin.candidates.assign(slot)
-        errors.append(geometric_mean(finish(twin.measure())[0]))
-    assert errors[0] == min(errors[1:]) and errors[1] != errors[2]
+        errors.append(finish(twin.measure())[0])
+    merits = [merit(each) for each in errors]
+    assert merits[0] == min(merits[1:]) and len(set(merits[1:])) == 3
+    np.testing.assert_array_equal(search.usual, errors[0])
     assert search.candidates.assignment is None and not search.candidates.shift.any()
     assert (search.candidates.importance().argmax(-1) == search.start).all()
 
@@ -154,24 +161,29 @@ def test_an_iteration_leaves_the_rows_of_other_steps_alone(subject):
     optimiser = torch.optim.Adam([*learned.rows, learned.shift, learned.stretch], lr=0.1)
     for i, others in ((1, (0, 2, 3)), (1, (0, 2, 3)), (2, (0, 1, 3))):
         before = [row.detach().clone() for row in learned.rows]
-        search._iterate(i, optimiser, learned.state(), 0.05)
+        search._iterate(i, optimiser, learned.state(), 1.0, 0.05)
         assert all(torch.equal(before[j], learned.rows[j]) for j in others)
         assert not torch.equal(before[i], learned.rows[i])
 
 
-def test_errors_of_all_steps_pull_alike(ddpm):
-    """The loss is the share of what a step's error was at first: its gradient is that of the error, divided by it."""
+def test_the_loss_is_the_slope_of_both_means_of_the_error(ddpm):
+    """T * d log merit / d error, by differences; all is in units of the start's errors."""
+    search = started(ddpm)
+    search.usual = np.array([1e-3, 2e-3, 5e-2, 4e-1])
+    for i, weight in enumerate(search._weight()):
+        more = search.usual * np.where(np.arange(STEPS) == i, 1 + 1e-6, 1)
+        slope = np.log(merit(more) / merit(search.usual)) / (1e-6 * search.usual[i])
+        assert weight == pytest.approx(STEPS * slope, rel=1e-4)
+
+
+def test_the_weight_of_a_step_scales_its_gradient(ddpm):
     gradients = []
-    for usual in ({}, {0: 1.0}):
+    for weight in (1.0, 7.0):
         search = started(ddpm)
-        search.usual = usual
-        iterate(search, 0, weight=0.0)
-        gradients.append(search.candidates.stretch.grad)
-    error = search.last[1]
-    assert 0 < error < 0.5
-    torch.testing.assert_close(
-        gradients[0] * error, gradients[1], rtol=1e-3, atol=1e-3 * gradients[1].abs().max().item()
-    )
+        learned = search.candidates
+        search._iterate(0, torch.optim.Adam([learned.shift, learned.stretch]), learned.state(), weight)
+        gradients.append(learned.stretch.grad)
+    torch.testing.assert_close(gradients[0] * 7, gradients[1], rtol=1e-4, atol=1e-5 * gradients[1].abs().max().item())
 
 
 def test_ranges_of_probabilities_stay_within_0_and_1(subject):
@@ -217,16 +229,60 @@ def test_the_result_is_what_the_quantized_model_uses_bit_for_bit(subject):
     errors = learned_errors(result, started(subject).table)
     plan = make_plan(subject.loaded.info, subject.recipe, subject.stats, errors)
     model = quantized(subject.loaded.denoiser, plan, subject.loaded.adapter)
-    measured, _ = finish(noise_errors(model, subject.trajectory, range(SPEC.batch)))
-    kept = min(result.refitted, result.hard, key=lambda errors: np.log(errors).mean())
-    np.testing.assert_array_equal(measured, kept)
+    measured, _ = finish(noise_errors(model, subject.trajectory, [0]))  # of two pictures, one is laid aside
+    np.testing.assert_array_equal(measured, result.refitted)
     banks = {bank.site: bank for bank in (*(row.bank for row in plan.layers if row.bank), *plan.attention)}
     assert {site: bank.slot.tolist() for site, bank in banks.items()} == dict(
         zip(result.sites, result.slot.tolist(), strict=True)
     )
     assert all(0 <= bank.zero.min() and bank.zero.max() < 16 for bank in banks.values())
-    assert {s.phase for s in seen} == {"Start", "Search", "Measure", "Refit"}
+    assert {s.phase for s in seen} == {"Start", "Search", "Measure", "Refit", "Choose"}
     assert result.visits.sum() == len(result.steps) == 6
+
+
+def test_on_pictures_laid_aside_it_is_never_worse_than_equal_cuts(subject):
+    """In neither mean, whatever was learned: here, nothing of use."""
+    kept = []
+    for spoil in (False, True):
+        search = started(subject)
+        finish(search.choose_start())
+        finish(search.learn(lambda: False))
+        search.harden()
+        made, _ = finish(search.refits(lambda: False))
+        finish(search.choose([(slot, 9 * low, 9 * high) for slot, low, high in made] if spoil else made))
+        kept.append(means(finish(noise_errors(search.model, subject.trajectory, [1]))[0]))
+    cuts = started(subject)
+    cuts._use(slot := cuts._cuts(UniformGroups), *cuts._member_ranges(slot))
+    equal = means(finish(noise_errors(cuts.model, subject.trajectory, [1]))[0])
+    assert all(a <= b for each in kept for a, b in zip(each, equal, strict=True))
+
+
+def test_what_is_chosen_loses_in_neither_mean():
+    first = np.array([1.0, 1.0, 1.0, 9.0])
+    plain = np.array([2.9, 2.9, 2.9, 2.9])  # a smaller mean and merit, a larger geometric mean
+    typical = np.array([0.01, 0.01, 0.01, 20.0])  # the other way round
+    small, smaller = np.array([0.9, 1.0, 1.0, 9.0]), np.array([0.9, 0.9, 0.9, 8.0])
+    broken = np.array([0.1, 0.1, 0.1, np.inf])
+    assert means(first) == pytest.approx((3.0, 9**0.25))
+    assert better_than_first([first, plain, typical, broken]) == 0
+    assert better_than_first([first, small, plain, smaller, typical]) == 3
+    assert better_than_first([broken, first]) == 1 and better_than_first([broken]) == 0
+
+
+@pytest.mark.parametrize(("pictures", "seen", "unseen"), [(1, [0], [0]), (2, [0], [1]), (3, [0, 1], [2]), (16, 12, 4)])
+def test_a_quarter_of_the_pictures_is_laid_aside(ddpm, pictures, seen, unseen):
+    search = started(ddpm)
+    calls = ddpm.trajectory
+    search.trajectory = dataclasses.replace(calls, half=tuple(half[:1].repeat(pictures) for half in calls.half))
+    search.divide()
+    assert list(search.seen) == (seen if pictures < 16 else list(range(12)))
+    assert list(search.unseen) == (unseen if pictures < 16 else [12, 13, 14, 15])
+
+
+def test_only_pictures_that_were_not_laid_aside_are_learned_from(ddpm):
+    search = started(ddpm)
+    rows = {int(row) for _ in range(20) for row in search._sample(1)[1]}
+    assert rows == {0}
 
 
 def test_groups_are_numbered_without_gaps(subject):
@@ -316,7 +372,7 @@ def test_ranges_that_grow_out_of_hand_are_taken_back(ddpm):
     with torch.no_grad():
         search.candidates.stretch.fill_(200.0)
     optimiser = torch.optim.Adam([search.candidates.shift])
-    search._iterate(0, optimiser, good, 0.0)
+    search._iterate(0, optimiser, good, 1.0)
     assert "not finite" in search.note
     assert all(torch.equal(a, b) for a, b in zip(search.candidates.state(), good, strict=True))
 
