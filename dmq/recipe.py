@@ -428,5 +428,68 @@ class Comparison(Spec):
             raise DmqError(f"seeds must be whole numbers from 0, got {list(self.seeds)}.")
 
 
+PAIRED = ("psnr", "ssim", "distance", "latent")  # one number for each picture, against the float one of the same noise
+SETS = ("fid", "kid", "cmmd")  # one number for all pictures of a domain
+MEASURES = (*PAIRED, *SETS, "clip")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Domain(Spec):
+    """A named list of prompts; for a model without prompts, their number is what counts."""
+
+    name: str
+    prompts: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        check_prompts(self.prompts)
+        if not self.name.strip() or len(self.name) > 60:
+            raise DmqError(f"a domain needs a name of 1 to 60 characters, got {self.name!r:.80}.")
+        if not self.prompts:
+            raise DmqError(f"domain {self.name!r} has no prompts.")
+        if len(set(self.prompts)) < len(self.prompts):
+            twice = next(prompt for n, prompt in enumerate(self.prompts) if prompt in self.prompts[:n])
+            raise DmqError(f"domain {self.name!r} has the prompt {twice!r} twice: it would count as two.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Benchmark(Spec):
+    """Pictures by which quantized models are measured against the float one (QDiffBench).
+
+    The noise floor is the float model with as many other seeds.
+    """
+
+    domains: tuple[Domain, ...]
+    seeds: tuple[int, ...] = (0,)
+    sampling: Sampling = Sampling()
+    features: str = "emoji-clip"  # or a folder or Hub id of a CLIP model
+    reference: str = ""  # a folder of real pictures; none: those that ship with the features, if any do
+    measures: tuple[str, ...] = MEASURES
+    batch: int = knob(8, "Pictures at a time", 1, 256)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        names = [domain.name for domain in self.domains]
+        if not names or len(set(names)) < len(names):
+            raise DmqError(f"a benchmark needs domains with different names, got {names}.")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise DmqError(f"a benchmark needs seeds that differ, got {list(self.seeds)}.")
+        if any(type(seed) is not int or not 0 <= seed < 2**62 for seed in self.seeds):
+            raise DmqError(f"seeds must be whole numbers from 0, got {list(self.seeds)}.")
+        if unknown := [name for name in self.measures if name not in MEASURES]:
+            raise DmqError(f"measures: {unknown[0]!r} is none of {', '.join(MEASURES)}.")
+        if not self.measures:
+            raise DmqError(f"nothing to measure: choose among {', '.join(MEASURES)}.")
+
+    @property
+    def floor_seeds(self) -> tuple[int, ...]:
+        """As many seeds as `seeds`, all of them others."""
+        return tuple(max(self.seeds) + 1 + k for k in range(len(self.seeds)))
+
+    @property
+    def pictures(self) -> int:
+        """How many pictures each model draws."""
+        return len(self.seeds) * sum(len(domain.prompts) for domain in self.domains)
+
+
 # What ships in assets/models, with the sampling that each was captured with.
 EMBEDDED = {"emoji-sd": Sampling(steps=50, guidance=4.0), "emoji-ddpm": Sampling(steps=100, guidance=0.0)}
