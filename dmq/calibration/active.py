@@ -238,19 +238,20 @@ class _Search:
         best = min(range(len(found)), key=lambda n: merit(errors[n]))
         start = self.start, *self._member_ranges(self.start)
         made = []
-        for way, before in ((start, self.usual), (found[best], errors[best])):
+        # Those of the start were never learned: they need twice as long.
+        for way, before, passes in ((start, self.usual, 2), (found[best], errors[best], 1)):
             self._use(*way)
-            yield from self.refit(before, enough)
+            yield from self.refit(before, passes * self.spec.refits, enough)
             made.append((way[0], *self._ranges()))
         return made
 
-    def refit(self, before: np.ndarray, enough: Callable[[], bool]) -> Snapshots:
+    def refit(self, before: np.ndarray, passes: int, enough: Callable[[], bool]) -> Snapshots:
         """Learn the ranges with groups fixed; they are kept only if the errors are no larger than `before`.
 
         A step is drawn as often as it counts, instead of weighed: the few that decide the mean are seen more often.
         """
         share = self._weight() * self.usual
-        order = self.random.choice(len(share), self.spec.refits * len(share), p=share / share.sum())
+        order = self.random.choice(len(share), passes * len(share), p=share / share.sum())
         begun = good = self.candidates.state()
         optimiser = torch.optim.Adam([self.candidates.shift, self.candidates.stretch])
         for n, i in enumerate(order.tolist()):
