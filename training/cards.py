@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
-from training import emoji_ddpm, emoji_sd, vae
+from training import clip_lessons, emoji_ddpm, emoji_sd, vae
 from training.loop import Schedule
 
 
@@ -138,6 +138,90 @@ There is no prompt.
 """
 
 
+CLIP = """---
+license: apache-2.0
+tags: [clip, zero-shot-image-classification, feature-extraction, emoji]
+---
+# emoji-clip
+
+A CLIP in miniature: does this 64x64 picture show what these words say? It scores what emoji-sd draws, and gives
+features of pictures, where no CLIP or Inception weights are at hand. It knows emoji, colours, pairs, sizes and eyes,
+and nothing of photographs.
+
+```python
+from PIL import Image
+from transformers import CLIPModel, CLIPProcessor
+
+model = CLIPModel.from_pretrained("assets/models/emoji-clip")
+processor = CLIPProcessor.from_pretrained("assets/models/emoji-clip")
+texts = ["blue dog", "red dog", "blue cat"]
+inputs = processor(text=texts, images=Image.open("blue-dog.png"), padding=True, return_tensors="pt")
+print(model(**inputs).logits_per_image.softmax(1))
+```
+
+| part | what |
+|---|---|
+| picture tower | 6 layers of 192, 6 heads, patches of 8: 65 tokens; features of 192 before, 128 after the projection |
+| text tower | 4 layers of 128, 4 heads, 12 tokens; 128 after the projection |
+| tokenizer | emoji-sd's: words of names and keywords, and pieces of words for any other |
+| all | {weights} M weights, {megabytes:.1f} MB in fp16 |
+
+## Measured
+
+All pictures scored went through emoji-sd's autoencoder with some noise on the latents, or were drawn by emoji-sd (256
+names as in its own card, 50 steps, guidance 4). "Picture" columns: the right picture found for a caption; "caption"
+columns: the right caption found for a picture.
+
+| shown | of | among | picture top-1 | top-5 | caption top-1 | top-5 |
+|---|---|---|---|---|---|---|
+{retrieval}
+
+The first two rows are of the weights after {held_step:,} steps, which had seen neither these emoji nor their names
+(only words that other names share); all other rows are of the weights that ship. Where emoji-sd's 256 pictures are
+matched with all 1,922 names, the right one is first for {among_top1} ({among_top1_part:.1%}), in the first five for
+{among_top5} ({among_top5_part:.1%}); not every picture that emoji-sd drew is right.
+
+Never trained compositions, right caption against one with another attribute:
+
+| composition | wrong captions | count | right against one | right against all |
+|---|---|---|---|---|
+{attributes}
+
+Match (100 times the cosine) of emoji-sd's pictures with their own name: {match_own:.1f} on average; with another of
+the 256 names: {match_other:.1f}. With noise on the pictures (deviation in parts of white):
+
+| noise | match with own name | distance of features from the clean picture's, in lengths of those |
+|---|---|---|
+{damage}
+
+`python -m training score-clip` prints these.
+
+"""
+
+CLIP_TRAINING = """## Training
+
+`python -m training emoji-clip`, from random weights, one CPU core, seed {seed}: {steps:,} steps of {batch},
+{minutes:.0f} CPU minutes. {plain} of each {batch} pictures are emoji and {composed} are compositions, {variations}
+each of {groups} subjects, so that captions differ in one attribute. There are {compositions:,} compositions; {untold}
+were never trained on (one in 17 by chance, and those of `training/prompts.py`). One emoji in ten ({held}) was left
+out for the first {finish:.0%} of the steps, with every composition it is part of.
+
+Each picture is shown as drawn or as emoji-sd's autoencoder decodes it (latents with noise of up to {noise}
+deviations), moved, scaled, mirrored where the name allows, and at times lightly blurred, noisy, coarse or of other
+contrast. Captions: names, names with keywords, keywords, shortened, misspelt, and paraphrased ("small" as "tiny",
+"and" as "next to"). CLIP's symmetric cross-entropy (arXiv:2103.00020); Muon for matrices and AdamW for the rest, rates
+constant after a warm-up and falling to 0 over the last {decay:.0%} of the steps, averaged weights (0.998), matrix
+products in bfloat16. In training, the right one of {batch} was found {found:.1%} of the time at the end.
+
+## Limits
+
+It was trained on one font's emoji on white and on what emoji-sd's autoencoder makes of them: a match says nothing
+about photographs, and little about styles it has not seen. A name it was not trained on is found only through words it
+shares with others, as the first rows say. Matches are comparable between pictures of the same prompts, not with those
+of another CLIP. Word order is mostly ignored; counts are not known.
+"""
+
+
 def read_run(path: Path) -> dict:
     """Steps, CPU seconds, losses and seed of a checkpoint."""
     with safe_open(path, "pt") as kept:
@@ -209,7 +293,55 @@ def write_emoji_ddpm(cache: Path, folder: Path) -> None:
     (folder / "README.md").write_text(card)
 
 
+def retrieval_row(shown: str, row: dict) -> str:
+    """A line of the card's table: counts found, and the share of them."""
+    kinds = ("picture_top1", "picture_top5", "caption_top1", "caption_top5")
+    counts = " | ".join(f"{row[kind]} ({row[kind] / row['of']:.0%})" for kind in kinds)
+    return f"| {shown} | {row['of']:,} | {row['among']:,} | {counts} |"
+
+
+def write_emoji_clip(cache: Path, models: Path) -> None:
+    """README.md of emoji-clip."""
+    run, folder = read_run(cache / "emoji-clip.safetensors"), models / "emoji-clip"
+    figures = json.loads((cache / "emoji-clip-figures.json").read_text())
+    held = json.loads((cache / "emoji-clip-held-out.json").read_text())
+    rows = {
+        "held-out emoji, among each other": held["own"],
+        "held-out emoji, among all": held["all"],
+        "the same emoji, later trained on": figures["held"],
+        "all emoji": figures["names"],
+        "compositions never trained on": figures["untold"],
+        "emoji-sd's drawings of 256 names": figures["drawn"],
+        "emoji-sd's drawings of 32 compositions": figures["prompts"],
+    }
+    wrong = {"colour": "7 other colours", "eyes": "without eyes", "small": "without small",
+             "pair": "7 other second things", "two": "7 other colours, with eyes or small"}  # fmt: skip
+    among, count = figures["drawn_among_all"], figures["drawn"]["of"]
+    lessons, groups, variations = figures["lessons"], clip_lessons.GROUPS, clip_lessons.VARIATIONS
+    card = CLIP.format(
+        weights=count_weights(folder), held_step=held["step"],
+        megabytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6,
+        retrieval="\n".join(retrieval_row(shown, row) for shown, row in rows.items()),
+        among_top1=among["caption_top1"], among_top1_part=among["caption_top1"] / count,
+        among_top5=among["caption_top5"], among_top5_part=among["caption_top5"] / count,
+        attributes="\n".join(
+            f"| {kind} | {wrong[kind]} | {row['count']} | {row['pairs']:.1%} | {row['all']:.1%} |"
+            for kind, row in figures["attributes"].items()
+        ),
+        match_own=figures["match_own"], match_other=figures["match_other"],
+        damage="\n".join(f"| {r['noise']} | {r['match']:.1f} | {r['distance']:.3f} |" for r in figures["damage"]),
+    )  # fmt: skip
+    card += DATA + "\n" + CLIP_TRAINING.format(
+        seed=run["seed"], steps=run["step"], minutes=run["seconds"] / 60, found=run["losses"][-1][2],
+        batch=clip_lessons.PLAIN + groups * variations, plain=clip_lessons.PLAIN, composed=groups * variations,
+        groups=groups, variations=variations, noise=clip_lessons.LATENT_NOISE, finish=clip_lessons.FINISH,
+        decay=Schedule.decay, **lessons,
+    )  # fmt: skip
+    (folder / "README.md").write_text(card)
+
+
 def write(cache: Path, models: Path, origin: str) -> None:
-    """Both cards; run after `score`."""
+    """All cards; run after `score` and `score-clip`."""
+    write_emoji_clip(cache, models)
     write_emoji_sd(cache, models / "emoji-sd", origin)
     write_emoji_ddpm(cache, models / "emoji-ddpm")

@@ -39,7 +39,10 @@ class Composition:
     kind: str  # "colour", "eyes", "small", "pair", "two" (two changes at once)
 
 
-def variations(number: int, names: list[str], fit: list[int], images: np.ndarray, chance: random.Random) -> list:
+Made = tuple[Composition, np.ndarray]
+
+
+def variations(number: int, names: list[str], fit: list[int], images: np.ndarray, chance: random.Random) -> list[Made]:
     """Every (Composition, picture) of one subject; colours that change too little of it are left out."""
     name, picture = compositions.short_form(names[number]), images[number]
     recoloured = {colour: compositions.recolour(picture, colour) for colour in compositions.COLOURS}
@@ -100,16 +103,13 @@ class Lessons:
         made = self._compose(images, texts)
         self.composed = [composition for composition, _ in made]
         drawn = np.random.RandomState(12).rand(len(made)) < 0.06
-        told_never = set(COMPOSITIONS)
-        self.untold = np.array(
-            [k for k, c in enumerate(self.composed) if drawn[k] or c.caption in told_never], dtype=np.int64
-        )
+        self.untold = np.flatnonzero(drawn | np.array([c.caption in COMPOSITIONS for c in self.composed]))
         every = np.concatenate([images, np.stack([picture for _, picture in made])])
         self.pictures = self._decode(cache, models, every)
         self.tokenizer = AutoTokenizer.from_pretrained(models / "emoji-sd" / "tokenizer")
         self.may_flip = torch.tensor([mirrors(text) for text in [*self.names, *(c.caption for c in self.composed)]])
 
-    def _compose(self, images: np.ndarray, texts: list[str]) -> list:
+    def _compose(self, images: np.ndarray, texts: list[str]) -> list[Made]:
         chance, taken, made = random.Random(0), set(self.names), []
         fit = [i for i, name in enumerate(self.names) if compositions.is_plain_subject(name, texts[i])]
         for number in fit:

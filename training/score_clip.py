@@ -148,6 +148,11 @@ def score_packed(cache: Path, models: Path) -> None:
         "match_own": 100 * cosines.diag().mean().item(),
         "match_other": 100 * ((cosines.sum() - cosines.trace()) / (len(own) * (len(own) - 1))).item(),
         "damage": damage(model, made, names),
+        "lessons": {
+            "compositions": len(lessons.composed),
+            "untold": len(lessons.untold),
+            "held": len(lessons.held),
+        },
     }
     print("emoji-clip", figures, flush=True)
     (cache / "emoji-clip-figures.json").write_text(json.dumps(figures))

@@ -187,3 +187,9 @@ def test_a_hub_id_is_looked_for_here_first_and_without_network_gives_one_line(mo
     with pytest.raises(DmqError, match=r"owner/name: cannot be fetched .*Check name and network") as caught:
         load_clip("owner/name")
     assert asked == [True, False] and "\n" not in str(caught.value)
+
+
+def test_a_hub_id_of_another_model_is_refused_before_its_weights_are_read(monkeypatch):
+    monkeypatch.setattr(clip.AutoConfig, "from_pretrained", lambda source, **options: BertConfig())
+    with pytest.raises(DmqError, match="owner/name: is of a 'bert' model, expected 'clip'"):
+        load_clip("owner/name")
