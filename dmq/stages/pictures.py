@@ -1,8 +1,6 @@
 """Pictures and the report: the float model and quantized ones drawn from the same noise."""
 
-import time
-from collections.abc import Callable, Generator, Iterator
-from functools import partial
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,12 +9,13 @@ from .. import runs
 from ..errors import DmqError
 from ..recipe import FLOAT, Comparison, Recipe, Sampling
 from ..results import PictureScore, Report
-from .blocks import reconstruct
-from .known import capture, info, load, statistics
+from .drawing import draw_batch
+from .known import info, load, statistics
 from .planning import plan, quantize
+from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, Value, clocked
-from .searches import search, search_result, search_spec, searched
-from .time_path import learn_temporal
+from .progressive import prepare
+from .searches import search_result, search_spec
 
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ def compare(
     warnings = [f"{r.name}: {line}" for r in recipes for line in check_sampling(r, comparison.sampling)]
     yield Progress("Load the model", 0, 1)
     loaded = load(recipes[0].model)
-    _check_sampler(loaded, recipes)
+    check_sampler(loaded, recipes)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
     drawn: dict[str, list[np.ndarray]] = {}
     on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}
@@ -49,8 +48,7 @@ def compare(
     for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
         model = loaded.denoiser
         if recipe is not None:
-            yield from learn_temporal(recipe)
-            yield from reconstruct(recipe)
+            yield from prepare(recipe)
             yield Progress(f"Quantize {who}", 0, 1)
             plans[who], model = plan(recipe), quantize(recipe)
         on_the_way[who] = {}
@@ -91,9 +89,7 @@ def _keeping(
 def run(recipe: Recipe, comparison: Comparison, *, name: str) -> Generator[Progress | Picture, None, Report]:
     """Carry a recipe out from nothing: capture if that was not done yet, quantize, compare, save under `name`."""
     runs.folder_of(name)  # a name that cannot be saved is better refused before the work than after it
-    yield from capture(recipe)
-    if not searched(recipe):
-        yield from search(recipe)
+    yield from prepare(recipe)
     return (yield from compare(comparison, (recipe,), name=name))
 
 
@@ -104,14 +100,20 @@ def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return pixel.difference(a, b)
 
 
-def _check(recipes: tuple[Recipe, ...]) -> None:
+def check_together(recipes: tuple[Recipe, ...], taken: tuple[str, ...] = (FLOAT_NAME,)) -> None:
+    """Raise DmqError unless the recipes are of one model, each with a name of its own that is not among `taken`."""
     if not recipes:
         raise DmqError("nothing to compare: choose at least one recipe.")
     if len({recipe.model for recipe in recipes}) > 1:
         raise DmqError(f"recipes of different models ({', '.join(r.model for r in recipes)}) cannot be compared.")
-    seen = [FLOAT_NAME, *(recipe.name for recipe in recipes)]
+    seen = [*taken, *(recipe.name for recipe in recipes)]
     if len(set(seen)) < len(seen):
-        raise DmqError(f"every recipe needs a name of its own other than {FLOAT_NAME!r}; got {', '.join(seen[1:])}.")
+        said = " or ".join(map(repr, taken))
+        raise DmqError(f"every recipe needs a name of its own other than {said}; got {', '.join(seen[len(taken) :])}.")
+
+
+def _check(recipes: tuple[Recipe, ...]) -> None:
+    check_together(recipes)
     for recipe in recipes:
         statistics(recipe)  # what is missing is said before anything is drawn
         if search_spec(recipe):
@@ -140,7 +142,8 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
     return lines
 
 
-def _check_sampler(loaded: "Loaded", recipes: tuple[Recipe, ...]) -> None:
+def check_sampler(loaded: "Loaded", recipes: tuple[Recipe, ...]) -> None:
+    """Raise DmqError if statistics were captured with another sampler than the pipeline has now."""
     from ..capture.activations import sampler_line
 
     for recipe in recipes:
@@ -159,8 +162,6 @@ def _draw(
     shown: bool = True,
 ) -> Generator[Progress | Picture, None, tuple[list[np.ndarray], float]]:
     """All pictures of `jobs` in batches, and the seconds that sampling took without decoding pictures on the way."""
-    from ..models.stepping import stepping
-
     at, steps = clocked(f"Draw {who}"), comparison.sampling.steps
     watched = set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist()) if shown else set()
     pictures: list[np.ndarray] = []
@@ -171,49 +172,21 @@ def _draw(
         def seen(pixels: list[np.ndarray], step: int | None, start: int = start, part: list = part) -> list[Picture]:
             return [Picture(who, start + n, *part[n], made, step) for n, made in enumerate(pixels)]
 
-        work = stepping(partial(_sample, loaded, model, part, comparison, watched))
+        work = draw_batch(loaded, model, part, comparison.sampling, watched)
         try:
             while True:
                 i, pixels = next(work)
                 yield from seen(pixels, i)
                 yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
         except StopIteration as end:
-            made, seconds = end.value
+            drawn = end.value
         finally:
             work.close()
-        pictures += made
-        spent += seconds
+        pictures += drawn.pictures
+        spent += drawn.seconds
         if shown:
-            yield from seen(made, None)
+            yield from seen(drawn.pictures, None)
     return pictures, spent
-
-
-def _sample(
-    loaded: "Loaded",
-    model: "nn.Module",
-    part: list[tuple[str, int]],
-    comparison: Comparison,
-    watched: set[int],
-    report: Callable[[int, list[np.ndarray]], None],
-) -> tuple[list[np.ndarray], float]:
-    """One batch, each step reported, with pictures if it is `watched`; returns pictures, and seconds without those."""
-    from ..models import loading
-
-    aside = 0.0
-
-    def on_step(i: int, t: float, latents: Any) -> None:
-        nonlocal aside
-        paused = time.monotonic()
-        # Some pipelines step both halves of guidance, the pictures' own rows first.
-        report(i, loading.decode(loaded, latents[: len(part)]) if i in watched else [])
-        aside += time.monotonic() - paused
-
-    begun = time.monotonic()
-    made = loading.sample(
-        loading.with_denoiser(loaded, model), loaded, prompts=[prompt for prompt, _ in part],
-        seeds=[seed for _, seed in part], sampling=comparison.sampling, on_step=on_step,
-    )  # fmt: skip
-    return made, time.monotonic() - begun - aside
 
 
 def _scores(jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]) -> Iterator[PictureScore]:
