@@ -9,7 +9,8 @@
     harden    each step to one group, unused groups dropped
     refit     a pass or two over the steps, ranges alone: of the groups found, and of those of the start
     choose    on the pictures laid aside: which of both, with ranges as learned or drawn back towards what is best for
-              their members; equal cuts unless both means over the steps are as small
+              their members, in the time path as far as it costs little; equal cuts unless both means over the steps
+              are as small
 
 A way of grouping is judged by the error's mean and its geometric mean over the steps alike: the last steps, a hundred
 times worse than others, decide the one alone and hardly count in the other. Of a `SearchResult`, `soft` and `hard` are
@@ -54,6 +55,7 @@ from ..trajectory.search import (
 
 VISITS = 8  # iterations for each step, unless the recipe says how many in all
 SHARES = (1.0, 0.75, 0.5)  # of the way from the best ranges of a group's members to those that were learned
+DEAR = 1.05  # more than this, as a factor of the merit, is too much for straight temporal features
 Way = tuple[np.ndarray, np.ndarray, np.ndarray]  # to quantize: slot [Q, T], low and high [Q, G]
 Snapshots = Generator[SearchSnapshot, None, Any]
 
@@ -114,6 +116,8 @@ class _Search:
         self.sites = banked_sites(plan)
         self.rows = [stats.index[site.name, site.point] for site in self.sites]
         self.static = static
+        inside = frozenset(loaded.info.temporal.layers) if loaded.info.temporal else frozenset()
+        self.timed = np.array([site.name in inside for site in self.sites])
         self.start = self.clusters = start_groups(spec, self.errors(PerStep()), self.rows)
         self.model = quantized(loaded.denoiser, plan, loaded.adapter)
         self.candidates = CandidateGroups(
@@ -272,15 +276,33 @@ class _Search:
         equal = self._cuts(UniformGroups)
         ways = [(equal, *self._member_ranges(equal)), *(way for each in made for way in self._drawn_back(*each))]
         errors = yield from self._compared("Choose", ways, self.unseen)
-        best = ways[better_than_first(errors)]
-        self._use(*best)
-        self.slot = best[0]
+        best = better_than_first(errors)
+        way = yield from self.straighten(ways[best], errors[best], errors[0])
+        self._use(*way)
+        self.slot = way[0]
         return (yield from self.measure())
+
+    def straighten(self, way: Way, errors: np.ndarray, equal: np.ndarray) -> Generator[SearchSnapshot, None, Way]:
+        """`way` with ranges in the time path drawn back as far as it costs little of its `errors`; see `choose`.
+
+        Ranges that are learned there let a bent temporal feature be made up for elsewhere, which ties the time path to
+        what was learned around it. `equal` are the errors of equal cuts.
+        """
+        for share in (0.0, 0.5) if self.timed.any() else ():
+            straight = self._between(*way, np.where(self.timed, share, 1.0)[:, None])
+            [found] = yield from self._compared("Choose", [straight], self.unseen)
+            if merit(found) <= DEAR * merit(errors) and better_than_first([equal, found]):
+                return straight
+        return way
 
     def _drawn_back(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Way]:
         """The given ranges, and others between them and the best ranges of the groups' members."""
-        pairs = list(zip(self._member_ranges(slot), (low, high), strict=True))
-        return [(slot, *(best + share * (end - best) for best, end in pairs)) for share in SHARES]
+        return [self._between(slot, low, high, share) for share in SHARES]
+
+    def _between(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray, share: float | np.ndarray) -> Way:
+        """Ranges that lie `share` of the way from the best of the groups' members to those given."""
+        pairs = zip(self._member_ranges(slot), (low, high), strict=True)
+        return slot, *(best + share * (end - best) for best, end in pairs)
 
     def _compared(self, phase: str, ways: list[Way], pictures: range) -> Generator[SearchSnapshot, None, list]:
         """The errors per step of each of `ways` on those pictures."""

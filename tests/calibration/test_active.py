@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmq.calibration import active
 from dmq.calibration.active import _Search, better_than_first, means, merit, search_groups
 from dmq.capture.activations import capture_activations
 from dmq.capture.replay import noise_errors
@@ -265,6 +266,23 @@ def test_on_pictures_laid_aside_it_is_never_worse_than_equal_cuts(subject):
     cuts._use(slot := cuts._cuts(UniformGroups), *cuts._member_ranges(slot))
     equal = means(finish(noise_errors(cuts.model, subject.trajectory, [1]))[0])
     assert all(a <= b for each in kept for a, b in zip(each, equal, strict=True))
+
+
+@pytest.mark.parametrize(("dear", "kept"), [(np.inf, 0.0), (0.0, 1.0)], ids=["costs little", "costs too much"])
+def test_ranges_in_the_time_path_are_drawn_back_if_that_costs_little(subject, dear, kept, monkeypatch):
+    """All the way to the best of their members, or not at all; those elsewhere stay."""
+    monkeypatch.setattr(active, "DEAR", dear)
+    search = started(subject)
+    inside = set(subject.loaded.info.temporal.layers)
+    assert search.timed.tolist() == [site.name in inside for site in search.sites] and search.timed.any()
+    slot, low, high = search.start, *search._member_ranges(search.start)
+    learned = slot, 1.1 * low, 1.1 * high
+    equal = np.full(STEPS, 1e9)
+    [errors], _ = finish(search._compared("Choose", [learned], search.unseen))
+    _, *made = finish(search.straighten(learned, errors, equal))[0]
+    for end, best in zip(made, (low, high), strict=True):
+        factor = np.where(search.timed, 1 + 0.1 * kept, 1.1)[:, None]
+        np.testing.assert_allclose(end, factor * best, rtol=1e-6)
 
 
 def test_what_is_chosen_loses_in_neither_mean():
