@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from dmq import stages
-from dmq.models.tiny import tiny_sd
+from dmq.models.tiny import letters, tiny_sd
 from dmq.recipe import Activations, Calibration, Recipe, Sampling, UniformGroups
 
 
@@ -17,6 +19,19 @@ def runs_in(folder: Path) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DMQ_RUNS", str(folder / "runs"))
         yield folder
+
+
+def tiny_clip(folder: Path) -> Path:
+    """A real CLIPModel of a few thousand random weights, with its tokenizer and processor, saved in `folder`."""
+    torch.manual_seed(0)
+    tower = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"vocab_size": 28, "max_position_embeddings": 12, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
+    config = CLIPConfig(text_config=tower | ends, vision_config=tower | {"image_size": 16, "patch_size": 4},
+                        projection_dim=12)  # fmt: skip
+    CLIPModel(config).save_pretrained(folder, safe_serialization=True)
+    letters().save_pretrained(folder)
+    CLIPImageProcessorPil(size={"shortest_edge": 16}, crop_size=16).save_pretrained(folder)
+    return folder
 
 
 def captured_recipe(folder: Path, steps: int) -> Recipe:

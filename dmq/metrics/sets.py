@@ -4,11 +4,15 @@ torchmetrics has FID and KID too, but around an Inception network of its own, wh
 CMMD; here the features are anybody's and the arithmetic is float64.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
 from ..errors import DmqError
 
 
+SIGMA = 10.0  # of CMMD's kernel
 FEWEST = {"fid": 16, "kid": 2, "cmmd": 2}  # pictures of a set
 WHY = {
     "fid": "the covariance of n pictures has rank n - 1, and with fewer the distance measures little but n",
@@ -26,13 +30,49 @@ def check_count(measure: str, count: int) -> None:
         )
 
 
-def fid(a: np.ndarray, b: np.ndarray) -> float:
+@dataclass(frozen=True, eq=False)
+class Features:
+    """A set of pictures as features [N, D], with what every distance to it needs computed once."""
+
+    rows: np.ndarray
+
+    @cached_property
+    def mean(self) -> np.ndarray:
+        return self.rows.mean(0)
+
+    @cached_property
+    def root(self) -> np.ndarray:
+        """R [min(N, D), D] with R^T R the covariance."""
+        centred = (self.rows - self.mean) / np.sqrt(len(self.rows) - 1)
+        return centred if len(centred) <= centred.shape[1] else _root(centred.T @ centred)
+
+    @cached_property
+    def cubic(self) -> float:
+        """The mean of KID's kernel over pairs of different pictures."""
+        gram = _cubic(self.rows, self.rows)
+        return (gram.sum() - np.trace(gram)) / (len(gram) * (len(gram) - 1))
+
+    @cached_property
+    def unit(self) -> np.ndarray:
+        return self.rows / np.linalg.norm(self.rows, axis=1, keepdims=True)
+
+    @cached_property
+    def gaussian(self) -> float:
+        """The mean of CMMD's kernel, less 1, over all pairs."""
+        return _gaussian(self.unit, self.unit)
+
+
+Set = np.ndarray | Features
+
+
+def fid(a: Set, b: Set, left_out: int = 0) -> float:
     """Fréchet distance of Gaussians fitted to features [N, D] and [M, D]; Heusel et al., arXiv:1706.08500, eq. (6).
 
-    Raises DmqError for fewer than 16 rows. Biased upwards by about 1/n: compare with a noise floor of the same n.
+    Raises DmqError for fewer than 16 rows, `left_out` ones (for an interval) included. Biased upwards by about 1/n:
+    compare with a noise floor of the same n.
     """
-    a, b = _checked("fid", a, b)
-    return _frechet(a.mean(0), _factor(a), b.mean(0), _factor(b))
+    a, b = _checked("fid", a, b, left_out)
+    return _frechet(a.mean, a.root, b.mean, b.root)
 
 
 def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
@@ -51,55 +91,45 @@ def _frechet(mean_a: np.ndarray, root_a: np.ndarray, mean_b: np.ndarray, root_b:
     return float(max(apart, 0.0))
 
 
-def _factor(features: np.ndarray) -> np.ndarray:
-    """R [min(N, D), D] with R^T R the covariance of features [N, D]."""
-    centred = (features - features.mean(0)) / np.sqrt(len(features) - 1)
-    return centred if len(centred) <= centred.shape[1] else _root(centred.T @ centred)
-
-
 def _root(covariance: np.ndarray) -> np.ndarray:
     """The symmetric square root of a positive semidefinite matrix, by its eigendecomposition."""
     values, vectors = np.linalg.eigh(covariance)
     return (vectors * np.sqrt(values.clip(0))) @ vectors.T
 
 
-def kid(a: np.ndarray, b: np.ndarray) -> float:
+def kid(a: Set, b: Set, left_out: int = 0) -> float:
     """Unbiased MMD^2 of features [N, D], [M, D] with kernel (x.y / D + 1)^3; Binkowski et al., arXiv:1801.01401.
 
     Around 0 for sets of the same distribution, so also below. Raises DmqError for fewer than 2 rows.
     """
-    a, b = _checked("kid", a, b)
-
-    def kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return (x @ y.T / x.shape[1] + 1) ** 3
-
-    def within(x: np.ndarray) -> float:
-        gram = kernel(x, x)
-        return (gram.sum() - np.trace(gram)) / (len(x) * (len(x) - 1))
-
-    return float(within(a) + within(b) - 2 * kernel(a, b).mean())
+    a, b = _checked("kid", a, b, left_out)
+    return float(a.cubic + b.cubic - 2 * _cubic(a.rows, b.rows).mean())
 
 
-def cmmd(a: np.ndarray, b: np.ndarray, sigma: float = 10.0) -> float:
-    """1000 MMD^2 of features [N, D], [M, D], scaled to unit length, with kernel exp(-||x - y||^2 / (2 sigma^2)).
+def _cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+def cmmd(a: Set, b: Set, left_out: int = 0) -> float:
+    """1000 MMD^2 of features [N, D], [M, D], scaled to unit length, with kernel exp(-||x - y||^2 / (2 * 10^2)).
 
     Jayasumana et al., arXiv:2401.09603, as released: pairs of a picture with itself count (the biased estimate), so
     that it is 0 for equal sets only. Raises DmqError for fewer than 2 rows.
     """
-    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in _checked("cmmd", a, b))
-
-    def mean_kernel(x: np.ndarray, y: np.ndarray) -> float:
-        squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
-        return float(np.expm1(-squared.clip(0) / (2 * sigma**2)).mean())  # the 1 of each kernel cancels below
-
-    return 1000 * max(mean_kernel(a, a) + mean_kernel(b, b) - 2 * mean_kernel(a, b), 0.0)
+    a, b = _checked("cmmd", a, b, left_out)
+    return 1000 * max(a.gaussian + b.gaussian - 2 * _gaussian(a.unit, b.unit), 0.0)
 
 
-def _checked(measure: str, a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(f"features must be [N, D] and [M, D], got {a.shape} and {b.shape}")
-    check_count(measure, min(len(a), len(b)))
+def _gaussian(x: np.ndarray, y: np.ndarray) -> float:
+    squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
+    return float(np.expm1(-squared.clip(0) / (2 * SIGMA**2)).mean())  # less 1, which cancels in the distance
+
+
+def _checked(measure: str, a: Set, b: Set, left_out: int) -> tuple[Features, Features]:
+    a, b = (x if isinstance(x, Features) else Features(np.asarray(x, np.float64)) for x in (a, b))
+    if a.rows.ndim != 2 or b.rows.ndim != 2 or a.rows.shape[1] != b.rows.shape[1]:
+        raise ValueError(f"features must be [N, D] and [M, D], got {a.rows.shape} and {b.rows.shape}")
+    check_count(measure, min(len(a.rows), len(b.rows)) + left_out)
     return a, b
 
 

@@ -1,0 +1,283 @@
+"""QDiffBench: quantized models against the float one, on the same prompts and seeds, with a noise floor.
+
+Every batch is kept when it is finished: a benchmark that was interrupted goes on, and ends with an equal result.
+"""
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
+
+from ..errors import DmqError
+from ..recipe import SETS, Benchmark, Recipe, Sampling
+from ..results import FLOOR_NAME, BenchPicture, BenchReport, BenchRow
+from ..runs import benchmarks as kept
+from .benched import Bench, Part, layout
+from .blocks_kept import reconstructed
+from .drawing import draw_batch
+from .known import captured, info, load
+from .pictures import check_sampler, check_sampling, check_together
+from .planning import plan, quantize
+from .preparing import prepare
+from .progress import FLOAT_NAME, Picture, Progress, clocked
+from .reference import load_eye, real_features, weights_of
+from .searches import searched
+from .time_path import temporal_learned
+
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from ..models.loading import Loaded
+
+SLOWER = 1.6  # a quantized model against the float one, where no benchmark says how much
+TRIED = 4  # steps drawn to measure the speed
+
+
+def bench(
+    benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str
+) -> Generator[Progress | Picture | BenchRow, None, BenchReport]:
+    """Draw and measure the float model, the noise floor and each recipe; returns the report, kept under `name`.
+
+    Yields pictures as they are drawn and a model's rows when it is done. If a benchmark of that name was interrupted,
+    what it kept is used; raises DmqError if that one has other prompts, seeds, sampling or recipes.
+    """
+    warnings = check_benchmark(benchmark, recipes)
+    yield Progress("Load the model", 0, 1)
+    loaded = load(recipes[0].model)
+    for recipe in recipes:
+        yield from prepare(recipe)
+    check_sampler(loaded, recipes)
+    setting, known, reference = _setting(benchmark, loaded)
+    folder = kept.begin(name, benchmark, recipes, known)
+    if (folder / "report.json").is_file():
+        return kept.load_report(name)
+    setting = Bench(folder, *setting)
+    models: list[tuple[str, Recipe | None]] = [(FLOAT_NAME, None), (FLOOR_NAME, None), *((r.name, r) for r in recipes)]
+    rows: list[BenchRow] = []
+    pictures: list[BenchPicture] = []
+    for who, (called, _) in enumerate(models):
+        found = kept.load_rows(folder, who)
+        if found is None:
+            yield from _draw(setting, loaded, who, models)
+            yield Progress(f"Measure {called}", who, len(models))
+            kept.save_rows(folder, who, setting.measure(who, called))
+            found = kept.load_rows(folder, who)
+        rows += found.rows
+        pictures += found.pictures
+        warnings += found.notes
+        yield from found.rows
+    plans = {recipe.name: plan(recipe) for recipe in recipes}
+    report = BenchReport(
+        model=recipes[0].model, sampler=known["sampler"], features=benchmark.features if setting.eye else "",
+        reference=reference, benchmark=benchmark, rows=tuple(rows), pictures=tuple(pictures),
+        bytes=dict.fromkeys((FLOAT_NAME, FLOOR_NAME), next(iter(plans.values())).float_bytes)
+        | {who: made.bytes for who, made in plans.items()},
+        coverage={who: made.coverage_line() for who, made in plans.items()},
+        machine=f"{platform.machine()}, {_cores()} cores", warnings=(*warnings, *_broken(rows)),
+    )  # fmt: skip
+    kept.save_report(folder, report, [called for called, _ in models])
+    return kept.load_report(name)
+
+
+def check_benchmark(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> list[str]:
+    """Raise DmqError for what makes no sense, before anything is drawn; returns warnings."""
+    from ..metrics.sets import check_count
+
+    check_together(recipes, (FLOAT_NAME, FLOOR_NAME))
+    prompted = info(recipes[0].model).prompted
+    if not prompted and set(benchmark.measures) <= {"clip"}:
+        raise DmqError(
+            f"{recipes[0].model} draws without prompts: there is no CLIP score of it. Choose other measures."
+        )
+    if not prompted and any(len(domain.prompts) > 1 for domain in benchmark.domains):
+        raise DmqError(f"{recipes[0].model} draws without prompts: only seeds make a difference. Give one prompt.")
+    for domain in benchmark.domains:
+        for measure in (name for name in SETS if name in benchmark.measures):
+            try:
+                check_count(measure, len(domain.prompts) * len(benchmark.seeds))
+            except DmqError as error:
+                raise DmqError(f"{domain.name}: {error}") from None
+    return [f"{r.name}: {line}" for r in recipes for line in check_sampling(r, benchmark.sampling)]
+
+
+def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[tuple, dict[str, Any], str]:
+    """What a `Bench` is made of, what its result depends on besides the specs, and what the real pictures are."""
+    from ..capture.activations import sampler_line
+
+    prompted = loaded.info.prompted
+    wanted = set(benchmark.measures) - (set() if prompted else {"clip"})
+    eye = load_eye(benchmark.features) if wanted & {"distance", "clip", *SETS} else None
+    real = real_features(benchmark, loaded.info.name, eye) if wanted & set(SETS) else None
+    known = {
+        "model": loaded.info.name, "weights": loaded.info.fingerprint,
+        "sampler": sampler_line(loaded, benchmark.sampling),
+        "features": weights_of(eye) if eye else "", "reference": real[1] if real else "",
+    }  # fmt: skip
+    return (benchmark, prompted, eye, real[0] if real else None), known, known["reference"]
+
+
+def _draw(
+    setting: Bench, loaded: "Loaded", who: int, models: list[tuple[str, Recipe | None]]
+) -> Generator[Progress | Picture, None, None]:
+    """Draw what is missing of model `who`, keeping every batch."""
+    called, recipe = models[who]
+    parts, steps = layout(setting.benchmark), setting.benchmark.sampling.steps
+    missing = [part for part in parts if kept.load_batch(setting.folder, who, part.number) is None]
+    if not missing:
+        return
+    model: nn.Module = loaded.denoiser
+    if recipe is not None:
+        yield Progress(f"Quantize {called}", who, len(models))
+        model = quantize(recipe)
+    each = setting.benchmark.pictures * steps
+    done = who * each + (sum(part.count for part in parts) - sum(part.count for part in missing)) * steps
+    at = clocked(f"Draw {called} (model {who + 1} of {len(models)})", done)
+    for part in missing:
+        jobs = _jobs(setting.benchmark, who, part)
+        work = draw_batch(loaded, model, jobs, setting.benchmark.sampling)
+        try:
+            while True:
+                i, _ = next(work)
+                yield at(done + (i + 1) * part.count, len(models) * each)
+        except StopIteration as end:
+            drawn = end.value
+        finally:
+            work.close()
+        done += part.count * steps
+        batch = kept.Batch(drawn.pictures, drawn.latents, drawn.seconds)
+        kept.save_batch(setting.folder, who, part.number, part.first, batch)
+        for n, pixels in enumerate(drawn.pictures):
+            yield Picture(called, part.first + n, *jobs[n], pixels)
+
+
+def _jobs(benchmark: Benchmark, who: int, part: Part) -> list[tuple[str, int]]:
+    """Prompt and seed of each picture of a batch; the noise floor has seeds of its own."""
+    chosen = kept.jobs_of(benchmark)[part.first : part.first + part.count]
+    other = dict(zip(benchmark.seeds, benchmark.floor_seeds, strict=True))
+    return [(prompt, other[seed] if who == 1 else seed) for _, prompt, seed in chosen]
+
+
+def _broken(rows: list[BenchRow]) -> Iterator[str]:
+    for row in rows:
+        if row.failed:
+            yield (
+                f"{row.recipe}, {row.domain}: {row.failed} of {row.failed + row.samples} pictures are not finite "
+                "numbers; they are in no figure."
+            )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+# --- how long it will take -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a benchmark will take on this machine."""
+
+    pictures: int  # still to be drawn, of all models
+    calls: int  # of denoisers, a call a batch and step
+    seconds: float
+    learning: tuple[str, ...]  # recipes for which something must be learned first, which is not in `seconds`
+
+    def __str__(self) -> str:
+        minutes = self.seconds / 60
+        spoken = f"{self.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else (
+            f"{minutes / 60:.1f} h"
+        )  # fmt: skip
+        more = f"; besides, {', '.join(self.learning)} must learn first" if self.learning else ""
+        return f"{self.pictures:,} pictures, {self.calls:,} denoiser calls: about {spoken} on this machine{more}"
+
+
+def estimate(benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | None = None) -> Estimate:
+    """How long `bench` will take, from a few steps drawn now; of an interrupted one called `name`, the rest.
+
+    Raises what `bench` would raise. Loads the model; quantized ones are taken to be slower by what earlier benchmarks
+    of the model found.
+    """
+    check_benchmark(benchmark, recipes)
+    folder = kept.folder_of(name) if name else None
+    steps, parts = benchmark.sampling.steps, layout(benchmark)
+    slower = _slower(recipes[0].model)
+    pictures, calls, seconds = 0, 0, 0.0
+    for who in range(len(recipes) + 2):
+        missing = [p for p in parts if not (folder and kept.load_batch(folder, who, p.number))]
+        pictures += sum(part.count for part in missing)
+        calls += steps * len(missing)
+        share = sum(part.count for part in missing) / benchmark.batch  # a smaller batch takes less time
+        a_call = _seconds_a_call(recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.pictures))
+        seconds += share * steps * a_call * (slower if who > 1 else 1.0)
+    return Estimate(pictures, calls, seconds, tuple(r.name for r in recipes if not _prepared(r)))
+
+
+def _prepared(recipe: Recipe) -> bool:
+    return captured(recipe) and searched(recipe) and temporal_learned(recipe) and reconstructed(recipe)
+
+
+@lru_cache(maxsize=8)
+def _seconds_a_call(model: str, sampling: Sampling, batch: int) -> float:
+    """The float model's, one step of a batch: the fastest of a few, since the first ones pay for waking up."""
+    loaded = load(model)
+    jobs, times = [("a", seed) for seed in range(batch)], [time.monotonic()]
+    work = draw_batch(loaded, loaded.denoiser, jobs, sampling)
+    try:
+        for _, _ in zip(work, range(min(TRIED, sampling.steps)), strict=False):
+            times.append(time.monotonic())
+    finally:
+        work.close()
+    return min(b - a for a, b in pairwise(times))
+
+
+def _slower(model: str) -> float:
+    """How much longer quantized models took than the float one in the finished benchmarks of `model`."""
+    for name in kept.finished():
+        try:
+            report = kept.load_report(name)
+        except DmqError:
+            continue
+        if report.model == model:
+            took = {who: sum(r.seconds for r in report.rows if r.recipe == who) for who in report.recipes}
+            quantized = [took[who] for who in report.coverage]
+            return max(1.0, sum(quantized) / len(quantized) / took[FLOAT_NAME])
+    return SLOWER
+
+
+def joined(names: list[str]) -> BenchReport:
+    """Several finished benchmarks as one; a recipe whose name is taken is called after its benchmark too.
+
+    Raises DmqError, naming both, if they have other prompts, seeds, sampling or models.
+    """
+    reports = [(name, kept.load_report(name)) for name in dict.fromkeys(names)]
+    first_name, first = reports[0]
+    for name, report in reports[1:]:
+        kept.check_alike(first_name, first.benchmark, name, report.benchmark)
+        for part in ("model", "sampler", "features", "reference"):
+            if getattr(first, part) != getattr(report, part):
+                raise DmqError(
+                    f"{first_name} has {part} {getattr(first, part)!r}, {name} has {getattr(report, part)!r}: their "
+                    "figures cannot be compared."
+                )
+        first = _with(first, report, name)
+    return first
+
+
+def _with(first: BenchReport, other: BenchReport, name: str) -> BenchReport:
+    new = {who: who if who not in first.recipes else f"{who} · {name}" for who in other.coverage}
+
+    def renamed(items: tuple) -> tuple:
+        return tuple(dataclasses.replace(item, recipe=new[item.recipe]) for item in items if item.recipe in new)
+
+    return dataclasses.replace(
+        first, rows=first.rows + renamed(other.rows), pictures=first.pictures + renamed(other.pictures),
+        bytes=first.bytes | {new[who]: size for who, size in other.bytes.items() if who in new},
+        coverage=first.coverage | {new[who]: line for who, line in other.coverage.items()},
+        warnings=(*first.warnings, *other.warnings),
+    )  # fmt: skip
