@@ -298,6 +298,50 @@ class BlockReconstruction(Spec):
     seed: int = knob(0, "Seed", 0, 2**31 - 1)
 
 
+# --- ranges along the quantized trajectory, and steps with more bits -------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progressive(Spec):
+    """Set the activation ranges step by step on the trajectory that the quantized model really walks (PCR)."""
+
+    variant: str = knob(
+        "exact", "Procedure", choices=("exact", "strict", "one_pass"),
+        help="exact: observe a step, set its ranges, draw it again. strict: observe with activations of the step in "
+        "float. one_pass: do not draw it again, which takes half the time and means something else.",
+    )
+    inner: int = knob(1, "Times a step is observed", 1, 8, help="Each time with the ranges set before.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Relaxing(Spec):
+    """Give a part of the steps more activation bits (PCR's activation relaxing)."""
+
+    bits: int = knob(10, "Bits of relaxed steps", choices=BITS)
+    fraction: float = knob(0.2, "Part of the steps", 0.0, 1.0)
+    where: str = knob(
+        "last", "Which steps", choices=("first", "last", "list", "auto"),
+        help="The noisy end (first), the clean end (last), given ones, or the run of steps that measuring finds best.",
+    )
+    steps: tuple[int, ...] = ()
+    judge: str = knob(
+        "fidelity", "What decides", choices=("fidelity", "text"),
+        help="With auto: likeness to the float pictures, or how well pictures fit their prompts.",
+    )
+    windows: int = knob(5, "Windows measured", 2, 50, help="With auto: the trajectory is cut into so many.")
+    pictures: int = knob(8, "Pictures measured on", 1, 1024, help="With auto.")
+    released: bool = knob(
+        False, "Steps as in the released code", help="Both ends of the interval included, which is one step more."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.where == "list") != bool(self.steps):
+            raise DmqError("relaxing.steps names the relaxed steps if, and only if, relaxing.where is 'list'.")
+        if not all(low < high for low, high in pairwise([-1, *self.steps])):
+            raise DmqError(f"relaxing.steps must rise strictly from 0, got {list(self.steps)}.")
+
+
 def check_prompts(prompts: tuple[str, ...]) -> None:
     """Raise DmqError for an empty prompt or one longer than MAX_PROMPT characters."""
     for prompt in prompts:
@@ -372,6 +416,8 @@ class Recipe(Spec):
     grouping: Grouping = SharedRange()
     temporal: Temporal | None = None  # none: the time path is treated as all other layers
     reconstruction: BlockReconstruction | None = None  # none: each weight takes its nearest code
+    progressive: Progressive | None = None  # none: ranges come from the float model's trajectory
+    relaxing: Relaxing | None = None  # none: all steps have the same bits
     protection: Protection = Protection()
     overrides: tuple[Override, ...] = ()
     on_miss: str = knob(
@@ -392,6 +438,7 @@ class Recipe(Spec):
                 "temporal.fsc 'all' gives every activation a range per step, grouping is "
                 f"{type(self.grouping).__name__}; set grouping to SharedRange or PerStep, or fsc to 'tib'."
             )
+        self._check_trajectory()
         if self.reconstruction and self.reconstruction.time and self.temporal:
             raise DmqError(
                 "reconstruction.time would learn the time path's rounding with the blocks, temporal keeps it apart; "
@@ -409,6 +456,24 @@ class Recipe(Spec):
             raise DmqError(
                 f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for {self.sampling.steps} steps, "
                 f"got {list(self.grouping.boundaries)}."
+            )
+
+    def _check_trajectory(self) -> None:
+        if self.progressive and not isinstance(self.calibration_steps, AllSteps):
+            raise DmqError(
+                "progressive sets the ranges of every step on its own; set calibration_steps to AllSteps, or "
+                "progressive to null."
+            )
+        relaxing = self.relaxing
+        if relaxing and relaxing.bits < self.activations.bits:
+            raise DmqError(
+                f"relaxing.bits is {relaxing.bits}, below the {self.activations.bits} of activations.bits; relaxed "
+                "steps have more bits, not fewer."
+            )
+        if relaxing and relaxing.steps and relaxing.steps[-1] >= self.sampling.steps:
+            raise DmqError(
+                f"relaxing.steps names step {relaxing.steps[-1]}, but {self.sampling.steps} steps end with "
+                f"{self.sampling.steps - 1}."
             )
 
 
@@ -489,6 +554,26 @@ class Benchmark(Spec):
     def pictures(self) -> int:
         """How many pictures each model draws."""
         return len(self.seeds) * sum(len(domain.prompts) for domain in self.domains)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(Spec):
+    """An experiment: the quantization error of some steps, amplified, with all other steps in float (PCR)."""
+
+    windows: int = knob(4, "Windows", 1, 20, help="The trajectory is cut into so many, and each is tried.")
+    first: int | None = None  # a single window from here …
+    last: int | None = None  # … to here, both included
+    gains: tuple[float, ...] = (1.0, 2.0, 4.0)
+    prompt: str = "grinning cat"
+    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_prompts((self.prompt,))
+        if (self.first is None) != (self.last is None):
+            raise DmqError("a window of its own needs both its first and its last step.")
+        if not self.gains or not all(0 <= gain <= 100 for gain in self.gains):
+            raise DmqError(f"gains must be one or more numbers from 0 to 100, got {list(self.gains)}.")
 
 
 # What ships in assets/models, with the sampling that each was captured with.

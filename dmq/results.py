@@ -4,11 +4,14 @@
 """
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
+from .errors import DmqError
 from .recipe import FLOAT, Benchmark, Cache, Temporal, Tiar, Weights
 
 
@@ -126,6 +129,17 @@ class ActivationStats:
     def steps(self) -> int:
         return len(self.timesteps)
 
+    def only(self, rows: Sequence[int]) -> "ActivationStats":
+        """The statistics of some sites."""
+        rows = list(rows)
+        arrays = ("exponent", "first", "elements", "minimum", "maximum", "power_sums")
+        lists = ("sites", "counts", "channel_min", "channel_max")
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in arrays},
+            **{name: tuple(getattr(self, name)[s] for s in rows) for name in lists},
+        )
+
     def edges(self, s: int) -> np.ndarray:
         """The bin edges of site s, float64 [bins + 1]."""
         return (self.first[s] + np.arange(self.counts[s].shape[1] + 1)) * 2.0 ** int(self.exponent[s])
@@ -193,7 +207,7 @@ class GroupErrors:
     """
 
     groups: Groups
-    bits: np.ndarray  # [S] of each site; FLOAT rows have no error
+    bits: np.ndarray  # [S, T] of each site at each step; FLOAT rows have no error
     low: np.ndarray  # [S, T] the range in force at each step
     high: np.ndarray
     rounding: np.ndarray
@@ -207,7 +221,8 @@ class GroupErrors:
 
     def per_step(self) -> np.ndarray:
         """Mean over the quantized sites of the relative error [T]."""
-        return self.relative[self.bits < FLOAT].mean(0) if (self.bits < FLOAT).any() else np.zeros(self.power.shape[1])
+        quantized = (self.bits < FLOAT).any(1)
+        return self.relative[quantized].mean(0) if quantized.any() else np.zeros(self.power.shape[1])
 
     def per_site(self) -> np.ndarray:
         """Mean over the steps of the relative error [S]."""
@@ -216,6 +231,89 @@ class GroupErrors:
     @property
     def total(self) -> float:
         return float(self.per_step().mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowEffects:
+    """What it does to pictures to leave one window of the steps in float while all others are quantized. W windows.
+
+    Latent errors are mean |x^ - x|^2 / |x|^2 of the finished samples, paired by noise; matches are 100 * cosine of
+    picture and prompt, nan where there are no prompts.
+    """
+
+    timesteps: tuple[float, ...]
+    starts: tuple[int, ...]  # the first step of each window; the last one ends with the trajectory
+    fidelity: np.ndarray  # [W, pictures] latent error with that window in float
+    fidelity_all: np.ndarray  # [pictures] with all steps quantized
+    text: np.ndarray  # [W, pictures] match
+    text_all: np.ndarray  # [pictures]
+    text_float: np.ndarray  # [pictures] of the float model
+    matcher: str  # what judged pictures and prompts; "" if nothing did
+
+    @property
+    def windows(self) -> tuple[tuple[int, int], ...]:
+        """First step and last plus one of each window."""
+        return tuple(pairwise([*self.starts, len(self.timesteps)]))
+
+    def gains(self, judge: str) -> np.ndarray:
+        """What each restored step brings, mean over the pictures [W]: error that goes away, or match that is won.
+
+        Raises DmqError if `judge` is "text" and nothing judged that.
+        """
+        if judge == "text" and not np.isfinite(self.text_all).any():
+            raise DmqError("relaxing.judge is 'text', but this model draws without prompts; set it to fidelity.")
+        lengths = np.array([end - start for start, end in self.windows])
+        if judge == "text":
+            return np.nanmean(self.text - self.text_all, axis=1) / lengths
+        return np.mean(self.fidelity_all - self.fidelity, axis=1) / lengths
+
+    def step_gains(self, judge: str) -> np.ndarray:
+        """`gains` of the window that each step is in, [T]."""
+        return np.repeat(self.gains(judge), [end - start for start, end in self.windows])
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverTime:
+    """Errors along the steps, by recipe name; T steps, P pictures, all as squared distance over squared length."""
+
+    timesteps: tuple[float, ...]
+    coefficients: np.ndarray  # [T] |c_i|: how far the sampler moves for each unit of error in the answer
+    accumulated: dict[str, np.ndarray]  # [T, P] of the latents after each step, on the model's own trajectory
+    foreseen: dict[str, np.ndarray]  # [T, P] of the finished sample that each answer stands for; {} if unknown
+    isolated: dict[str, np.ndarray]  # [T] of the noise prediction, on the float model's trajectory
+    mean_bits: dict[str, float]  # of the activations
+    watched: tuple[int, ...]  # steps whose foreseen picture is in the strips
+    strips: dict[str, tuple[np.ndarray, ...]]  # "float" included: one picture at these steps, then finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbePicture:
+    """What an amplified quantization error within one window of steps makes of a picture."""
+
+    start: int
+    end: int  # behind the last step
+    gain: float
+    pixels: np.ndarray  # uint8 [H, W, 3]
+    exact: np.ndarray  # the float model's picture
+    error: float  # squared distance of the finished sample from the float one, over its squared length
+    psnr: float
+    match: float  # 100 * cosine of picture and prompt; nan where there is none
+    match_float: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProgressiveRanges:
+    """Activation ranges that were set along the trajectory of the quantized model (PCR).
+
+    `stats` are those of the float model's trajectory, with what was seen on the quantized one at every input that is
+    quantized; `low` and `high` [S, T] are the ranges in force, nan at other sites.
+    """
+
+    stats: ActivationStats
+    low: np.ndarray  # [S, T] float32
+    high: np.ndarray
+    calls: int  # denoiser calls of the pipeline: T, unless some timestep is visited more than once
+    widest_change: float  # largest part by which a range that several calls share grew after it was first used
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,6 +477,9 @@ class Plan:
     vector_bytes: int  # of all 1-D and other parameters that are no layer's weight or bias
     float_bytes: int  # the float denoiser, 4 bytes a parameter
     temporal: TimePath | None = None  # None: the time path is nothing special
+    relaxed: tuple[int, ...] = ()  # steps whose activations have more bits
+    relaxed_bits: int = FLOAT
+    progressive: bool = False  # ranges come from the quantized trajectory
 
     @property
     def weight_bytes(self) -> int:
@@ -422,7 +523,25 @@ class Plan:
         time = f"; time path: {self.temporal.line()}" if self.temporal else ""
         blocks = sum(row.learned == "block" for row in self.layers)
         learned = f"; rounding of {blocks} layers learned block by block" if blocks else ""
-        return f"{', '.join(counts) or 'nothing quantized'}; float: {', '.join(left) or 'nothing'}{time}{learned}"
+        walked = "; ranges from the quantized trajectory" if self.progressive else ""
+        relaxed = f"; {self.relaxed_line()}" if self.relaxed else ""
+        counted, floats = ", ".join(counts) or "nothing quantized", ", ".join(left) or "nothing"
+        return f"{counted}; float: {floats}{time}{learned}{walked}{relaxed}"
+
+    @property
+    def mean_activation_bits(self) -> float:
+        """Bits of the quantized layers' inputs, mean over layers and steps; FLOAT if none is quantized."""
+        banks = [row.bank for row in self.layers if row.bank]
+        return float(np.mean([bank.bits[bank.slot].mean() for bank in banks])) if banks else float(FLOAT)
+
+    def relaxed_line(self) -> str:
+        """Which steps have more activation bits, such as "10 of 50 steps (40 to 49) with 10-bit activations"."""
+        if not self.relaxed:
+            return ""
+        first, last = self.relaxed[0], self.relaxed[-1]
+        run = last - first + 1 == len(self.relaxed)
+        which = f"{first} to {last}" if run else ", ".join(map(str, self.relaxed))
+        return f"{len(self.relaxed)} of {len(self.timesteps)} steps ({which}) with {self.relaxed_bits}-bit activations"
 
     def coverage_rows(self) -> list[dict[str, str | int]]:
         """A row for each layer, the cache, and each quantized attention operand: bits, rounding, reason, bytes."""
@@ -431,7 +550,7 @@ class Plan:
             {
                 "layer": row.layer.name, "kind": row.layer.kind, "block": row.layer.block,
                 "weights": "cached" if row.dropped else _bits(row.weights.bits),
-                "activations": "cached" if row.dropped else _bits(row.activation_bits),
+                "activations": "cached" if row.dropped else _activation_bits(row),
                 "groups": len(row.bank.bits) if row.bank else 0, "rounding": row.rounding, "reason": row.reason,
                 "bytes": row.weight_bytes + row.bias_bytes
                 + (row.bank.bytes if row.bank and first[row.bank.site] == row.layer.name else 0),
@@ -493,6 +612,13 @@ NAMED = 4  # float layers that a coverage line names before it counts them
 
 def _bits(bits: int) -> str:
     return "float" if bits == FLOAT else f"{bits} bit"
+
+
+def _activation_bits(row: PlannedLayer) -> str:
+    """Such as "8 bit", or "8 and 10 bit" where some steps have more."""
+    if row.bank is None:
+        return _bits(row.activation_bits)
+    return f"{' and '.join(map(str, sorted(set(row.bank.bits.tolist()))))} bit"
 
 
 @dataclass(frozen=True, kw_only=True)

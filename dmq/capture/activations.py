@@ -18,7 +18,7 @@ from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
 from ..models.running import own_prompts
 from ..models.stepping import stepping
-from ..numerics.mergeable import BINS
+from ..numerics.mergeable import BINS, coarsen
 from ..numerics.mergeable import merge as merge_counts
 from ..recipe import Calibration, Sampling
 from ..results import ActivationStats, Site, Trajectory
@@ -162,6 +162,51 @@ def merge(a: ActivationStats, b: ActivationStats) -> ActivationStats:
     )
 
 
+def joined_steps(parts: Sequence[ActivationStats]) -> ActivationStats:
+    """The statistics of several runs of steps, one behind the other; sites and their order are those of the first."""
+    rows = [[part.index[site.name, site.point] for site in parts[0].sites] for part in parts]
+    parts = [part.only(chosen) for part, chosen in zip(parts, rows, strict=True)]
+    joined = [_join_site(parts, s) for s in range(len(parts[0].sites))]
+    return replace(
+        parts[0],
+        timesteps=tuple(t for part in parts for t in part.timesteps),
+        counts=tuple(counts for counts, _, _ in joined),
+        first=np.array([first for _, first, _ in joined], np.int32),
+        exponent=np.array([k for _, _, k in joined], np.int16),
+        **{
+            name: np.concatenate([getattr(part, name) for part in parts], 1)
+            for name in ("elements", "power_sums", "minimum", "maximum")
+        },
+        **{
+            name: tuple(map(np.concatenate, zip(*(getattr(part, name) for part in parts), strict=True)))
+            for name in ("channel_min", "channel_max")
+        },
+    )
+
+
+def _join_site(parts: Sequence[ActivationStats], s: int) -> tuple[np.ndarray, int, int]:
+    k = max(int(part.exponent[s]) for part in parts)
+    counts = torch.cat([coarsen(_all_bins(part, s), k - int(part.exponent[s])) for part in parts])
+    cut, first = _cut(counts)
+    return cut.astype(parts[0].counts[s].dtype), first, k
+
+
+def with_sites(stats: ActivationStats, seen: ActivationStats) -> ActivationStats:
+    """`stats` with what was `seen` in the place of its own at the sites of `seen`."""
+    both = replace(stats, **{
+        name: getattr(stats, name).copy()
+        for name in ("exponent", "first", "elements", "minimum", "maximum", "power_sums")
+    })
+    lists = {name: list(getattr(stats, name)) for name in ("counts", "channel_min", "channel_max")}
+    for n, site in enumerate(seen.sites):
+        s = stats.index[site.name, site.point]
+        for name in ("exponent", "first", "elements", "minimum", "maximum", "power_sums"):
+            getattr(both, name)[s] = getattr(seen, name)[n]
+        for name, kept in lists.items():
+            kept[s] = getattr(seen, name)[n]
+    return replace(both, **{name: tuple(kept) for name, kept in lists.items()})
+
+
 def _merge_site(a: ActivationStats, b: ActivationStats, s: int) -> tuple[np.ndarray, int, int]:
     counts, k = merge_counts(_all_bins(a, s), int(a.exponent[s]), _all_bins(b, s), int(b.exponent[s]))
     cut, first = _cut(counts)
@@ -171,5 +216,5 @@ def _merge_site(a: ActivationStats, b: ActivationStats, s: int) -> tuple[np.ndar
 def _all_bins(stats: ActivationStats, s: int) -> Tensor:
     start, counts = int(stats.first[s]) + BINS // 2, stats.counts[s]
     full = torch.zeros(len(counts), BINS, dtype=torch.int64)
-    full[:, start : start + counts.shape[1]] = torch.from_numpy(counts)
+    full[:, start : start + counts.shape[1]] = torch.tensor(counts)  # what was loaded may be read-only
     return full

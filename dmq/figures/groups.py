@@ -42,7 +42,7 @@ def error_per_site(lines: dict[str, GroupErrors]) -> go.Figure:
     The customdata of a point is the site.
     """
     first = next(iter(lines.values()))
-    sites = np.flatnonzero(first.bits < FLOAT)
+    sites = np.flatnonzero((first.bits < FLOAT).any(1))
     order = sites[np.argsort(-first.per_site()[sites], kind="stable")]
     figure = go.Figure()
     styles = list(zip(lines.items(), cycle(STYLES), cycle(SYMBOLS), strict=False))

@@ -18,6 +18,7 @@ class AbstractAdapter(ABC):
     """Describes the denoiser of a pipeline and how it is called. Stateless: one instance serves all models."""
 
     name: ClassVar[str]
+    shared_arguments: ClassVar[frozenset[str]] = frozenset()  # of a denoiser call: without a row for each row of x_t
 
     @abstractmethod
     def matches(self, pipe: Any) -> bool:

@@ -36,6 +36,7 @@ class DiTAdapter(AbstractAdapter):
     """Transformers that modulate each block by the time."""
 
     name = "dit"
+    shared_arguments = frozenset({"image_rotary_emb"})
 
     def matches(self, pipe: Any) -> bool:
         return isinstance(pipe.components.get("transformer"), (PixArtTransformer2DModel, HunyuanDiT2DModel))

@@ -32,6 +32,7 @@ from .dit import ClassDiTAdapter, DiTAdapter
 from .generic import GenericAdapter
 from .mmdit import MMDiTAdapter
 from .running import arguments, private, prompted
+from .scheduling import SchedulerCall
 from .stepping import OnStep
 from .survey import fingerprint, macs
 from .unet import UNetAdapter
@@ -191,22 +192,28 @@ def sample(
     seeds: Sequence[int],
     sampling: Sampling,
     on_step: OnStep | None = None,
+    decoded: bool = True,
+    on_output: Callable[[SchedulerCall], None] | None = None,
 ) -> list[np.ndarray]:
     """One picture a seed, uint8 [H, W, 3], by one call of diffusers' own pipeline; unprompted ones ignore `prompts`.
 
+    Not `decoded`, latents of a VAE are left as they are and no pictures are returned.
+
     A seed gives the same noise in any batch. `pipe` itself is not changed, so several may sample with it at once.
-    `on_step(i, t, latents)` is called after each scheduler step; what it raises ends the run and comes out here.
+    `on_step(i, t, latents)` is called after each scheduler step, `on_output(call)` before it with
+    what the scheduler is given; what they raise ends the run and comes out here.
     """
     own = private(pipe)
-    if on_step is not None:
-        _report_steps(own.scheduler, on_step)
+    if on_step is not None or on_output is not None:
+        _report_steps(own.scheduler, on_step, on_output)
     call = arguments(own, prompts, seeds, sampling)
+    latent = not decoded and own.components.get("vae") is not None
     try:
-        pictures = own(**call, output_type="np").images
+        pictures = own(**call, output_type="latent" if latent else "np").images
     except IndexError as error:  # schedulers read past the end of their tables
         why = f"{type(own.scheduler).__name__} cannot make {sampling.steps} steps ({error})"
         raise DmqError(f"{loaded.info.name}: {why}. Use fewer steps.") from error
-    return _to_bytes(pictures)
+    return _to_bytes(pictures) if decoded else []
 
 
 def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
@@ -231,17 +238,20 @@ def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
     return _to_bytes((pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _report_steps(scheduler: Any, on_step: Callable[[int, float, Tensor], None]) -> None:
+def _report_steps(scheduler: Any, on_step: OnStep | None, on_output: Callable[[SchedulerCall], None] | None) -> None:
     """Wrap `scheduler.step`, the one thing that all pipelines call each step; some have no callback."""
     step, seen = scheduler.step, []
 
     @functools.wraps(step)  # pipelines look at its signature
     def reported(model_output: Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
-        output = step(model_output, timestep, *args, **kwargs)
         t = float(timestep)
         if t not in seen:
             seen.append(t)
-        on_step(seen.index(t), t, output[0])
+        if on_output is not None:
+            on_output(SchedulerCall(scheduler, seen.index(t), model_output, timestep, args, kwargs))
+        output = step(model_output, timestep, *args, **kwargs)
+        if on_step is not None:
+            on_step(seen.index(t), t, output[0])
         return output
 
     scheduler.step = reported

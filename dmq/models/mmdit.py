@@ -38,6 +38,7 @@ class MMDiTAdapter(AbstractAdapter):
     """Transformers of the SD3 and Flux kind, whose modulation depends on the time and the pooled prompt."""
 
     name = "mmdit"
+    shared_arguments = frozenset({"txt_ids", "img_ids"})
 
     def matches(self, pipe: Any) -> bool:
         return isinstance(pipe.components.get("transformer"), (SD3Transformer2DModel, FluxTransformer2DModel))

@@ -24,6 +24,7 @@ class Clock:
     ) -> None:
         self.timesteps, self.on_miss, self.timestep = timesteps, on_miss, timestep
         self.notes: list[str] = []
+        self.bypassed = False  # let activations pass as they are
         self._i: int | None = None
 
     @property
@@ -55,7 +56,7 @@ class ActivationBank(nn.Module):
 
     def __init__(self, bank: Bank, clock: Clock) -> None:
         super().__init__()
-        self.clock, self.axis = clock, bank.axis
+        self.clock, self.axis, self.site = clock, bank.axis, bank.site
         self.register_buffer("scale", torch.tensor(bank.scale, dtype=torch.float32))
         self.register_buffer("zero", torch.tensor(bank.zero, dtype=torch.float32))
         # Python numbers, so that choosing a slot does not wait for the device.
@@ -63,7 +64,16 @@ class ActivationBank(nn.Module):
         self.bits: list[int] = bank.bits.tolist()
         self.zeros: list[float] | None = bank.zero.tolist() if bank.axis is None else None
 
+    def set_grid(self, slot: int, scale: Tensor, zero: Tensor) -> None:
+        """Give `slot` another grid, of the same bits."""
+        self.scale[slot] = scale
+        self.zero[slot] = zero
+        if self.zeros is not None:
+            self.zeros[slot] = float(zero)
+
     def forward(self, x: Tensor) -> Tensor:
+        if self.clock.bypassed:
+            return x
         slot = self.slot[self.clock.i]
         scale = self.scale[slot]
         if self.zeros is not None:

@@ -62,12 +62,15 @@ def make_plan(
         timesteps=stats.timesteps,
         on_miss=recipe.on_miss,
         layers=tuple(rows),
-        attention=tuple(_bank(s, bits[s], recipe, stats, errors) for s in operands if bits[s] < FLOAT),
+        attention=tuple(_bank(s, recipe, stats, errors) for s in operands if bits[s] < FLOAT),
         attention_sites=len(operands),
         vector_bits=vectors,
         vector_bytes=4 * (outside - sum(info.vectors)) + sum(_vector_bytes(size, recipe) for size in info.vectors),
         float_bytes=4 * info.parameters,
         temporal=None if recipe.temporal is None else time,
+        relaxed=tuple(np.flatnonzero((errors.bits != errors.bits.min(1, keepdims=True)).any(0)).tolist()),
+        relaxed_bits=recipe.relaxing.bits if recipe.relaxing else FLOAT,
+        progressive=recipe.progressive is not None,
     )
 
 
@@ -149,7 +152,7 @@ def _planned(
         s = stats.index.get((layer.name, "input"))
         if s is None:
             raise DmqError(f"{layer.name}: the statistics do not have its input. Capture again.")
-        bank = _bank(s, activation, recipe, stats, errors)
+        bank = _bank(s, recipe, stats, errors)
     return PlannedLayer(
         layer=layer, weights=spec, activation_bits=activation, reason=reason, bank=bank,
         weight_bytes=weight_bytes(layer.shape, spec),
@@ -161,29 +164,41 @@ def _biases(layer: Layer) -> int:
     return layer.shape[0] if layer.bias else 0
 
 
-def _bank(s: int, bits: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors) -> Bank:
+def _bank(s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors) -> Bank:
     site, slot = stats.sites[s], errors.groups.slot[s]
+    first = [int(np.flatnonzero(slot == k)[0]) for k in range(int(slot.max()) + 1)]
     # Operands of attention have no channels that mean the same in every call: one range serves the whole tensor.
     channels = not isinstance(recipe.activations.granularity, PerTensor) and site.kind != "attention"
     if channels:
-        low, high = _channel_ranges(s, recipe.activations, stats, slot)
+        low, high = channel_ranges(s, recipe.activations, stats, slot)
     else:
-        steps = [int(np.flatnonzero(slot == k)[0]) for k in range(int(slot.max()) + 1)]
-        low, high = errors.low[s, steps], errors.high[s, steps]
-    if site.point == "probs":
-        low, high = np.maximum(low, 0), np.minimum(high, 1)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise DmqError(f"{site.label}: no range was seen at some of its timesteps. Capture again.")
-    ends = (torch.from_numpy(np.asarray(end, dtype=np.float32)) for end in (low, high))
-    scale, zero = grid(*ends, bits, recipe.activations.symmetric)
+        low, high = errors.low[s, first], errors.high[s, first]
+    bits = errors.bits[s, first].astype(np.uint8)
+    scale, zero = slot_grid(site, low, high, bits, recipe.activations.symmetric)
     return Bank(
-        site=site, bits=np.full(len(low), bits, dtype=np.uint8), scale=scale.numpy(),
-        zero=zero.numpy().astype(np.int32), slot=slot.astype(np.int16),
+        site=site, bits=bits, scale=scale, zero=zero, slot=slot.astype(np.int16),
         axis=(1 if site.kind == "conv" else -1) if channels else None,
     )
 
 
-def _channel_ranges(
+def slot_grid(
+    site: Site, low: np.ndarray, high: np.ndarray, bits: np.ndarray, symmetric: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scale float32 and zero int32 of the grids from `low` to `high`, [slots] or [slots, C]; `bits` [slots].
+
+    Raises DmqError for a range that is not finite.
+    """
+    if site.point == "probs":
+        low, high = np.maximum(low, 0), np.minimum(high, 1)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        raise DmqError(f"{site.label}: no range was seen at some of its timesteps. Capture again.")
+    ends = [torch.from_numpy(np.asarray(end, dtype=np.float32)) for end in (low, high)]
+    each = torch.tensor(bits.astype(np.int64)).view(-1, *[1] * (ends[0].ndim - 1))
+    scale, zero = grid(*ends, each, symmetric)
+    return scale.numpy(), zero.numpy().astype(np.int32)
+
+
+def channel_ranges(
     s: int, spec: Activations, stats: ActivationStats, slot: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """What was seen of every channel in the steps of each slot, [slots, C]; neighbours of a group share theirs."""

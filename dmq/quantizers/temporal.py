@@ -115,17 +115,17 @@ def _with_step_banks(
         if row.layer.name in block.layers and row.bank is not None:
             key = (shared.get(row.layer.name, row.layer.name), row.activation_bits)
             if key not in made:
-                made[key] = _step_bank(row.bank, row.activation_bits, stats, symmetric)
+                made[key] = _step_bank(row.bank, stats, symmetric)
             row = replace(row, bank=made[key])
         kept.append(row)
     return kept
 
 
-def _step_bank(bank: Bank, bits: int, stats: ActivationStats, symmetric: bool) -> Bank:
-    s = stats.index[bank.site.name, bank.site.point]
+def _step_bank(bank: Bank, stats: ActivationStats, symmetric: bool) -> Bank:
+    s, bits = stats.index[bank.site.name, bank.site.point], bank.bits[bank.slot]
     ends = (torch.tensor(end[s]) for end in (stats.minimum, stats.maximum))
-    scale, zero = grid(*ends, bits, symmetric)
+    scale, zero = grid(*ends, torch.tensor(bits.astype(np.int64)), symmetric)
     return Bank(
-        site=bank.site, bits=np.full(stats.steps, bits, dtype=np.uint8), scale=scale.numpy(),
+        site=bank.site, bits=bits, scale=scale.numpy(),
         zero=zero.numpy().astype(np.int32), slot=np.arange(stats.steps, dtype=np.int16),
     )  # fmt: skip

@@ -4,6 +4,8 @@
                           trajectory.safetensors if asked for
     RUNS/searches/KEY/    search.safetensors, recipe.json
     RUNS/roundings/KEY/   rounding.safetensors; KEY-blocks/BLOCK/ the same of each block while not all are done
+    RUNS/trajectories/    progressive-KEY/: stats/, ranges.safetensors, KEY-calls/NNNNN/ while unfinished;
+                          windows-KEY/: windows.safetensors
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
@@ -16,6 +18,15 @@ from .folders import ASSETS, folder_of, free_name, home, names, remove, written
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
 from .searches import find_search, load_search, save_search, search_key
 from .shipped import shipped_recipes
+from .trajectories import (
+    load_calls,
+    load_progressive,
+    load_windows,
+    save_call,
+    save_progressive,
+    save_windows,
+    trajectory_folder,
+)
 
 
 __all__ = [
@@ -29,9 +40,11 @@ __all__ = [
     "folder_of",
     "free_name",
     "home",
+    "load_calls",
     "load_comparison",
     "load_info",
     "load_pictures",
+    "load_progressive",
     "load_recipes",
     "load_report",
     "load_rounding",
@@ -39,14 +52,19 @@ __all__ = [
     "load_stats",
     "load_steps",
     "load_trajectory",
+    "load_windows",
     "names",
     "remove",
     "rounding_folder",
+    "save_call",
+    "save_progressive",
     "save_rounding",
     "save_run",
     "save_search",
     "save_stats",
+    "save_windows",
     "search_key",
     "shipped_recipes",
+    "trajectory_folder",
     "written",
 ]

@@ -43,7 +43,7 @@ def written(folder: Path) -> Iterator[Path]:
 
 def folder_of(name: str) -> Path:
     """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
-    if not NAME.fullmatch(name) or name in ("captures", "searches", "roundings"):
+    if not NAME.fullmatch(name) or name in ("captures", "searches", "roundings", "trajectories"):
         raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
     return home() / name
 

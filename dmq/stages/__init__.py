@@ -4,24 +4,40 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 `Progress` (and `Picture`s), whose value comes with its end (`finish`), and which can be closed at any time.
 """
 
+from .benchmarks import Estimate, bench, estimate, joined
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
 from .drift import deviation
 from .known import capture, captured, for_model, info, load, statistics, temporal_block
 from .local import error_curves, errors, table
+from .over_time import over_time, probe
 from .pictures import check_sampling, compare, difference, run
 from .planning import plan, quantize
+from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, finish
+from .progressive import calibrate, measure_windows
 from .searches import search, search_result, search_spec, searched
 from .time_path import learn_temporal, temporal_errors, temporal_learned
+from .trajectory_kept import (
+    calibrated,
+    progressive_ranges,
+    relaxed,
+    seen_statistics,
+    window_effects,
+    windows_measured,
+)
 
 
 __all__ = [
     "FLOAT_NAME",
+    "Estimate",
     "Picture",
     "Progress",
+    "bench",
     "blocks_result",
     "blocks_so_far",
+    "calibrate",
+    "calibrated",
     "capture",
     "captured",
     "check_sampling",
@@ -30,23 +46,34 @@ __all__ = [
     "difference",
     "error_curves",
     "errors",
+    "estimate",
     "finish",
     "for_model",
     "info",
+    "joined",
     "learn_temporal",
     "load",
+    "measure_windows",
+    "over_time",
     "plan",
+    "prepare",
+    "probe",
+    "progressive_ranges",
     "quantize",
     "reconstruct",
     "reconstructed",
+    "relaxed",
     "run",
     "search",
     "search_result",
     "search_spec",
     "searched",
+    "seen_statistics",
     "statistics",
     "table",
     "temporal_block",
     "temporal_errors",
     "temporal_learned",
+    "window_effects",
+    "windows_measured",
 ]

@@ -14,6 +14,7 @@ from .planning import plan
 from .progress import Progress, clocked
 from .searches import recorded_calls, search_result
 from .time_path import learn_temporal, learned_rounding
+from .trajectory_kept import plain
 
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
         training_model,
     )
 
-    loaded, spec, made = load(recipe.model), recipe.reconstruction, plan(recipe)
+    loaded, spec, made = load(recipe.model), recipe.reconstruction, plan(plain(recipe))
     blocks = trained_layers(loaded.denoiser, loaded.adapter, made, spec)
     found = {name: from_arrays(*runs.load_rounding(kept / name)) for name in blocks if (kept / name).is_dir()}
     time_path = learned_rounding(recipe)

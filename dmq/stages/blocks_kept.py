@@ -5,10 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import runs
+from .. import jsonio, runs
 from ..errors import DmqError
 from ..recipe import Recipe
 from .known import libraries, statistics
+from .trajectory_kept import plain
 
 
 if TYPE_CHECKING:
@@ -46,8 +47,10 @@ def blocks_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
     """Where the learned rounding of `recipe`'s blocks is or will be; None if none is to be learned."""
     if recipe.reconstruction is None:
         return None
-    # Inputs come from the whole quantized model, so all that the recipe says matters.
-    asked = dataclasses.replace(recipe, name="", on_miss="error")
+    # Inputs come from the whole quantized model, so all that the recipe says matters, but for what comes later:
+    # relaxed steps and ranges along the quantized trajectory. Fields with their defaults are left out of the key, so
+    # that what was learned is found again when recipes have more fields.
+    asked = jsonio.shortest(dataclasses.replace(plain(recipe), name="", on_miss="error"))
     stats = statistics(recipe)
     return runs.rounding_folder("blocks", asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)
 

@@ -1,7 +1,7 @@
 """How far the latents drift when the time path alone is quantized."""
 
 import dataclasses
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +11,8 @@ from .known import libraries, load
 from .planning import plan
 from .progress import Progress, clocked
 from .time_path import temporal_errors, time_codes, uncached_plan
+from .trajectory_kept import plain
+from .walks import walk
 
 
 if TYPE_CHECKING:
@@ -35,8 +37,8 @@ def deviation(recipe: Recipe, *, pictures: int = 2) -> Generator[Progress, None,
     models = {"float": loaded.denoiser} | dict(_time_paths(loaded, recipe))
     drawn = {}
     for name, model in models.items():
-        work = _latents(loaded, model, jobs, recipe, clocked(f"Draw {name}"))
-        drawn[name] = yield from work
+        made = yield from walk(loaded, model, jobs, recipe.sampling, clocked(f"Draw {name}"))
+        drawn[name] = made.latents.astype(np.float64)
     wanted = drawn.pop("float")
     return {name: _cosine_errors(made, wanted) for name, made in drawn.items()}
 
@@ -50,35 +52,10 @@ def _time_paths(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "nn.Mod
     yield "before", quantized(loaded.denoiser, alone, loaded.adapter)
     codes, _, _ = time_codes(recipe)
     if recipe.temporal is not None:
-        whole = plan(recipe)
+        whole = plan(plain(recipe))
         alone = dataclasses.replace(time_path_only(whole), temporal=whole.temporal)
     if recipe.temporal is not None or codes:
         yield "after", quantized(loaded.denoiser, alone, loaded.adapter, codes)
-
-
-def _latents(
-    loaded: "Loaded",
-    model: "nn.Module",
-    jobs: list[tuple[str, int]],
-    recipe: Recipe,
-    at: Callable[[int, int], Progress],
-) -> Generator[Progress, None, np.ndarray]:
-    """What each step of one run leaves behind, [T, pictures, values]."""
-    from ..models import loading
-    from ..models.stepping import stepping
-
-    prompts, seeds = zip(*jobs, strict=True)
-    run = stepping(
-        lambda on_step: loading.sample(
-            loading.with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling,
-            on_step=on_step,
-        )
-    )  # fmt: skip
-    seen: list[np.ndarray] = []
-    for i, _, latents in run:
-        seen.append(latents.detach().double().cpu().flatten(1).numpy())
-        yield at(i + 1, recipe.sampling.steps)
-    return np.stack(seen)
 
 
 def _cosine_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:

@@ -8,10 +8,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import runs
-from ..recipe import LearnedGroups, PerStep, Recipe
+from ..recipe import FLOAT, LearnedGroups, PerStep, Recipe
 from ..results import GroupErrors
-from .known import info, statistics
+from .known import info
 from .searches import find_search, search_changed, search_result
+from .trajectory_kept import (
+    plain,
+    progressive_changed,
+    progressive_folder,
+    progressive_ranges,
+    relaxed,
+    seen_statistics,
+)
 
 
 if TYPE_CHECKING:
@@ -20,13 +28,20 @@ if TYPE_CHECKING:
 
 def table(recipe: Recipe) -> "ErrorTable":
     """The error table of `recipe`'s activations: made once per choice of bits and range, cheap to ask after that."""
+    return _table_with(recipe, 0)
+
+
+def _table_with(recipe: Recipe, least: int) -> "ErrorTable":
+    """The error table with at least `least` bits wherever anything is quantized."""
     from ..calibration.selection import step_counts
     from ..quantizers.plan import site_bits
 
-    stats = statistics(recipe)
+    stats = seen_statistics(recipe)
     bits = site_bits(info(recipe.model), recipe, stats)
+    bits = np.where(bits < FLOAT, np.maximum(bits, least), bits)
     counts = step_counts(recipe.calibration_steps, stats.steps, lambda: search_result(recipe))
-    which = runs.find_capture(recipe), stats.fingerprint, recipe.activations
+    place = progressive_folder(recipe) if recipe.progressive else runs.find_capture(recipe)
+    which = (place, progressive_changed(recipe)), stats.fingerprint, recipe.activations
     return _table(*which, tuple(bits.tolist()), tuple(counts.tolist()), Held(stats))
 
 
@@ -45,7 +60,7 @@ class Held:
 
 @lru_cache(maxsize=6)
 def _table(
-    _folder: Path, _fingerprint: str, activations: Any, bits: tuple[int, ...], counts: tuple[int, ...], held: Held
+    _source: tuple, _fingerprint: str, activations: Any, bits: tuple[int, ...], counts: tuple[int, ...], held: Held
 ) -> "ErrorTable":
     from ..trajectory.errors import ErrorTable
 
@@ -53,9 +68,38 @@ def _table(
 
 
 def errors(recipe: Recipe) -> GroupErrors:
-    """The activations' quantization error under `recipe`'s partition, per site and step, without running a model."""
+    """The activations' quantization error under `recipe`'s partition, per site and step, without running a model.
+
+    Raises DmqError if something that it stands on was not captured, searched, measured or calibrated yet.
+    """
     everything_per_step = recipe.temporal is not None and recipe.temporal.fsc == "all"
-    return _partitioned(PerStep() if everything_per_step else recipe.grouping, recipe)
+    chosen = relaxed(recipe)
+    if not chosen and recipe.progressive is None:
+        return _partitioned(PerStep() if everything_per_step else recipe.grouping, recipe)
+    wide = _table_with(recipe, recipe.relaxing.bits) if chosen else None
+    # The partition is the one that the float trajectory has led to, cut where the number of bits changes.
+    base, ranges = errors(plain(recipe)), progressive_ranges(recipe)
+    learned = find_search(recipe) if isinstance(recipe.grouping, LearnedGroups) else None
+    partition = recipe.grouping, everything_per_step, learned and search_changed(learned)
+    return _along(table(recipe), wide, chosen, partition, Held((base, ranges)))
+
+
+@lru_cache(maxsize=16)
+def _along(
+    usual: "ErrorTable", wide: "ErrorTable | None", chosen: tuple[int, ...], partition: tuple, held: Held
+) -> GroupErrors:
+    """Errors with some steps relaxed, with ranges set along the quantized trajectory, or both."""
+    from ..trajectory.relaxing import relaxed_errors, split
+
+    base, ranges = held.value
+    groups = split(base.groups, chosen)
+    if ranges is not None:
+        made = [made and made.errors_of(groups, ranges.low, ranges.high) for made in (usual, wide)]
+    else:
+        learned = isinstance(partition[0], LearnedGroups)  # such ranges are not chosen anew
+        kept = usual.errors_of(groups, base.low, base.high) if learned else usual.errors(groups)
+        made = [kept, wide and wide.errors(groups)]
+    return relaxed_errors(made[0], made[1], chosen) if chosen else made[0]
 
 
 @singledispatch

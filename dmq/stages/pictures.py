@@ -14,7 +14,6 @@ from .known import info, load, statistics
 from .planning import plan, quantize
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, Value, clocked
-from .progressive import prepare
 from .searches import search_result, search_spec
 
 
@@ -35,8 +34,7 @@ def compare(
 
     Pictures are yielded as they come. With a `name`, the finished run is saved under it.
     """
-    _check(recipes)
-    warnings = [f"{r.name}: {line}" for r in recipes for line in check_sampling(r, comparison.sampling)]
+    warnings = check_recipes(recipes, comparison.sampling)
     yield Progress("Load the model", 0, 1)
     loaded = load(recipes[0].model)
     check_sampler(loaded, recipes)
@@ -112,12 +110,17 @@ def check_together(recipes: tuple[Recipe, ...], taken: tuple[str, ...] = (FLOAT_
         raise DmqError(f"every recipe needs a name of its own other than {said}; got {', '.join(seen[len(taken) :])}.")
 
 
-def _check(recipes: tuple[Recipe, ...]) -> None:
+def check_recipes(recipes: tuple[Recipe, ...], sampling: Sampling) -> list[str]:
+    """How `sampling` differs from what the recipes were calibrated for, a line for each difference.
+
+    Raises DmqError if they cannot be compared: no recipe, several models, a name twice, sampling that one refuses.
+    """
     check_together(recipes)
     for recipe in recipes:
         statistics(recipe)  # what is missing is said before anything is drawn
         if search_spec(recipe):
             search_result(recipe)
+    return [f"{recipe.name}: {line}" for recipe in recipes for line in check_sampling(recipe, sampling)]
 
 
 def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:

@@ -9,14 +9,17 @@ from .. import runs
 from ..recipe import FLOAT, Cache, Recipe
 from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
-from .known import libraries, load, statistics, timed_info
+from .known import libraries, load, timed_info
 from .local import errors
 from .searches import find_search, search_changed, search_spec
 from .time_path import learned_rounding, learns_rounding, rounding_changed, temporal_errors
+from .trajectory_kept import progressive_changed, relaxed, seen_statistics
 
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..quantizers.weights import QuantizedWeight
 
 
 def plan(recipe: Recipe) -> Plan:
@@ -29,7 +32,7 @@ def plan(recipe: Recipe) -> Plan:
     # Without such a block, or if more than t enters, the plan says why there can be no selection.
     possible = chosen and known.temporal is not None and known.temporal.finite
     cached = temporal_errors(recipe).cached if possible else None
-    made = make_plan(known, recipe, statistics(recipe), errors(recipe), cached)
+    made = make_plan(known, recipe, seen_statistics(recipe), errors(recipe), cached)
     how = _learned_layers(recipe, made)
     rows = tuple(dataclasses.replace(row, learned=how.get(row.layer.name, "")) for row in made.layers)
     return dataclasses.replace(made, layers=rows)
@@ -59,7 +62,8 @@ def quantize(recipe: Recipe) -> "nn.Module":
     folder = runs.find_capture(recipe)
     changed = folder and (folder / "capture.json").stat().st_mtime_ns
     learned = find_search(recipe) if search_spec(recipe) else None
-    changes = (changed, learned and search_changed(learned), rounding_changed(recipe), blocks_changed(recipe))
+    walks = relaxed(recipe), progressive_changed(recipe)
+    changes = (changed, learned and search_changed(learned), rounding_changed(recipe), blocks_changed(recipe), walks)
     return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changes))
 
 
@@ -70,10 +74,15 @@ def _quantized(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Mod
 
     loaded = load(recipe.model)
     learned, blocks = learned_rounding(recipe), blocks_result(recipe)
-    codes = (learned.codes if learned else {}) | (blocks.codes if blocks else {})
-    made = quantized(loaded.denoiser, plan(recipe), loaded.adapter, codes)
+    made = quantized(loaded.denoiser, plan(recipe), loaded.adapter, learned_codes(recipe))
     if learned and learned.note:
         made.clock.notes.append(f"rounding of the time path: {learned.note}")
     if blocks and blocks.note:
         made.clock.notes.append(f"rounding of the blocks: {blocks.note}")
     return made
+
+
+def learned_codes(recipe: Recipe) -> "dict[str, QuantizedWeight]":
+    """The codes of all layers of `recipe` whose rounding was learned. Raises DmqError if it was not yet."""
+    learned, blocks = learned_rounding(recipe), blocks_result(recipe)
+    return (learned.codes if learned else {}) | (blocks.codes if blocks else {})

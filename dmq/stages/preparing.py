@@ -1,19 +1,21 @@
-"""Everything that must be learned before a recipe can quantize its model."""
+"""Everything that must be there before a recipe can quantize its model."""
 
 from collections.abc import Generator
 
 from ..recipe import Recipe
-from .blocks import reconstruct
-from .known import capture
+from .learning import learn
 from .progress import Progress
-from .searches import search, searched
-from .time_path import learn_temporal
+from .progressive import calibrate, measure_windows
+from .trajectory_kept import windows_measured
 
 
 def prepare(recipe: Recipe) -> Generator[Progress, None, None]:
-    """Capture, search for groups, learn roundings: what `recipe` needs and has not been done yet."""
-    yield from capture(recipe)
-    if not searched(recipe):
-        yield from search(recipe)
-    yield from learn_temporal(recipe)
-    yield from reconstruct(recipe)
+    """Learn, measure and calibrate what `recipe` needs and has not been done yet.
+
+    First what the float model's trajectory tells, then the windows that say which steps to relax, then the ranges
+    along the quantized trajectory.
+    """
+    yield from learn(recipe)
+    if not windows_measured(recipe):
+        yield from measure_windows(recipe)
+    yield from calibrate(recipe)

@@ -16,6 +16,7 @@ from .blocks_kept import blocks_changed, blocks_result
 from .known import info, libraries, load, statistics, timed_info
 from .local import errors
 from .progress import Progress, clocked
+from .trajectory_kept import plain
 
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ def temporal_errors(recipe: Recipe) -> TemporalErrors:
     """
     if not _learned_with_blocks(recipe):
         recipe = dataclasses.replace(recipe, reconstruction=None)  # which leaves the time path alone
+    recipe = plain(recipe)
     changes = rounding_changed(recipe), blocks_changed(recipe)
     return _temporal_errors(dataclasses.replace(recipe, name=""), changes)
 
@@ -110,11 +112,14 @@ def _learned_with_blocks(recipe: Recipe) -> bool:
 
 
 def uncached_plan(recipe: Recipe, spec: Temporal) -> Plan:
-    """The plan of `recipe` with the time path kept as by `spec`, but without a cache."""
+    """The plan of `recipe` with the time path kept as by `spec`, but without a cache.
+
+    Ranges along the quantized trajectory and relaxed steps come later: what enters the time path is the same there.
+    """
     from ..quantizers.plan import make_plan
 
     own = dataclasses.replace(spec, cache=NoCache())
-    recipe = dataclasses.replace(recipe, temporal=own, reconstruction=None)
+    recipe = dataclasses.replace(plain(recipe), temporal=own, reconstruction=None)
     return make_plan(timed_info(recipe), recipe, statistics(recipe), errors(recipe))
 
 

@@ -87,8 +87,8 @@ class ErrorTable:
     def _errors(self, groups: Groups, low: np.ndarray, high: np.ndarray, *parts: np.ndarray) -> GroupErrors:
         rounding, clipping = parts
         return GroupErrors(
-            groups=groups, bits=self.bits, low=low, high=high, rounding=rounding, clipping=clipping,
-            power=self.stats.power,
+            groups=groups, bits=np.repeat(self.bits[:, None], self.steps, 1), low=low, high=high, rounding=rounding,
+            clipping=clipping, power=self.stats.power,
         )
 
     def losses(self, s: int) -> np.ndarray:

@@ -14,7 +14,7 @@ SLOT = np.array([[0, 0, 1, 1, 1, 2]] * 3, np.int16)
 def errors(rounding, bits=(8, FLOAT, 4)):
     zeros = np.zeros((3, 6))
     return GroupErrors(
-        groups=Groups(sites=SITES, slot=SLOT), bits=np.array(bits), low=zeros, high=zeros,
+        groups=Groups(sites=SITES, slot=SLOT), bits=np.repeat(np.array(bits)[:, None], 6, 1), low=zeros, high=zeros,
         rounding=np.array(rounding, float)[:, None] * np.arange(1, 7), clipping=zeros, power=np.full((3, 6), 2.0),
     )  # fmt: skip
 

@@ -44,8 +44,9 @@ class Subject:
                 low[s, row == k] = stats.minimum[s, row == k].min()
                 high[s, row == k] = stats.maximum[s, row == k].max()
         nothing = np.zeros(slots.shape)
+        bits = np.repeat(site_bits(self.info, recipe, stats)[:, None], stats.steps, 1)
         return GroupErrors(
-            groups=Groups(sites=stats.sites, slot=slots), bits=site_bits(self.info, recipe, stats), low=low, high=high,
+            groups=Groups(sites=stats.sites, slot=slots), bits=bits, low=low, high=high,
             rounding=nothing, clipping=nothing, power=nothing + 1,
         )
 

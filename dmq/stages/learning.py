@@ -1,0 +1,19 @@
+"""Everything that a recipe must learn from the float model's trajectory."""
+
+from collections.abc import Generator
+
+from ..recipe import Recipe
+from .blocks import reconstruct
+from .known import capture
+from .progress import Progress
+from .searches import search, searched
+from .time_path import learn_temporal
+
+
+def learn(recipe: Recipe) -> Generator[Progress, None, None]:
+    """Capture, search for groups, learn roundings: what `recipe` needs and has not been done yet."""
+    yield from capture(recipe)
+    if not searched(recipe):
+        yield from search(recipe)
+    yield from learn_temporal(recipe)
+    yield from reconstruct(recipe)

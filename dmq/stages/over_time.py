@@ -1,0 +1,163 @@
+"""How errors build up along the steps, and the probe: what an error at some steps does to the picture (PCR)."""
+
+import dataclasses
+from collections.abc import Generator, Iterator, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ..errors import DmqError
+from ..recipe import Comparison, Probe, Recipe
+from ..results import OverTime, ProbePicture
+from .known import libraries, load, statistics
+from .pictures import check_sampling, check_together
+from .planning import plan, quantize
+from .preparing import prepare
+from .progress import FLOAT_NAME, Progress, Value, clocked
+from .progressive import matcher_of
+from .walks import Walk, latent_errors, walk
+
+
+SHOWN = 8  # pictures of the strip
+
+
+def over_time(
+    comparison: Comparison, recipes: tuple[Recipe, ...]
+) -> Generator[Progress, None, OverTime]:
+    """Draw the comparison with the float model and each recipe from the same noise, and measure every step.
+
+    Accumulated errors are those of the latents on each model's own trajectory; isolated ones are those of the noise
+    prediction on the float model's. Each Progress has the `results.OverTime` so far as its snapshot, once there is a
+    recipe in it. Raises DmqError for recipes that cannot be compared or do not fit the comparison's sampling.
+    """
+    check_together(recipes)
+    for recipe in recipes:
+        check_sampling(recipe, comparison.sampling)
+        yield from prepare(recipe)
+    yield Progress("Load the model", 0, 1)
+    libraries()
+    from ..capture.replay import noise_errors
+    from ..capture.trajectories import TrajectoryRecorder
+    from ..models.borrow import borrow
+
+    loaded, steps = load(recipes[0].model), comparison.sampling.steps
+    jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
+    watched = tuple(dict.fromkeys(np.linspace(0, steps - 1, min(SHOWN, steps)).round().astype(int).tolist()))
+    calls = TrajectoryRecorder(loaded.adapter, len(jobs))
+    calls.next_batch(len(jobs))
+    recorded = borrow(loaded.denoiser)
+    recorded.register_forward_hook(lambda m, args, kwargs, out: calls.see(args, kwargs, out), with_kwargs=True)
+    floats = yield from walk(
+        loaded, recorded, jobs, comparison.sampling, clocked("Draw float"), watched=watched, coefficients=True
+    )
+    trajectory = calls.finished()
+    made: dict[str, tuple[Walk, np.ndarray, float]] = {}
+    for recipe in recipes:
+        snapshot = _measured(floats, made, watched, statistics(recipe).timesteps) if made else None
+        model = quantize(recipe)
+        drawn = yield from _with_snapshot(
+            walk(loaded, model, jobs, comparison.sampling, clocked(f"Draw {recipe.name}"), watched=watched), snapshot
+        )
+        at = clocked(f"Isolated errors of {recipe.name}")
+        isolated = yield from _with_snapshot(_clocked(noise_errors(model, trajectory), at), snapshot)
+        made[recipe.name] = drawn, isolated, plan(recipe).mean_activation_bits
+    return _measured(floats, made, watched, statistics(recipes[0]).timesteps)
+
+
+def _clocked(work: Generator[tuple[int, int], None, Value], at: Any) -> Generator[Progress, None, Value]:
+    try:
+        while True:
+            yield at(*next(work))
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()
+
+
+def _with_snapshot(work: Generator[Progress, None, Value], snapshot: Any) -> Generator[Progress, None, Value]:
+    try:
+        while True:
+            yield dataclasses.replace(next(work), snapshot=snapshot)
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()
+
+
+def _measured(
+    floats: Walk, made: dict[str, tuple[Walk, np.ndarray, float]], watched: Sequence[int], timesteps: tuple[float, ...]
+) -> OverTime:
+    known = floats.foreseen is not None
+    return OverTime(
+        timesteps=timesteps,
+        coefficients=floats.coefficients,
+        accumulated={name: latent_errors(own.latents, floats.latents) for name, (own, _, _) in made.items()},
+        foreseen={name: latent_errors(own.foreseen, floats.foreseen) for name, (own, _, _) in made.items()}
+        if known else {},
+        isolated={name: isolated for name, (_, isolated, _) in made.items()},
+        mean_bits={name: bits for name, (_, _, bits) in made.items()},
+        watched=tuple(watched) if floats.on_the_way else (),
+        strips={FLOAT_NAME: _strip(floats), **{name: _strip(own) for name, (own, _, _) in made.items()}},
+    )  # fmt: skip
+
+
+def _strip(drawn: Walk) -> tuple[np.ndarray, ...]:
+    """The first picture as foreseen at the watched steps, and finished."""
+    return (*(pictures[0] for _, pictures in sorted(drawn.on_the_way.items())), drawn.pictures[0])
+
+
+# --- the probe -----------------------------------------------------------------------------------------------------
+
+
+def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
+    """First step and last plus one of each of the probe's windows. Raises DmqError if there are more than steps."""
+    if spec.first is not None:
+        if not 0 <= spec.first < spec.last < steps:
+            raise DmqError(f"the window {spec.first} to {spec.last} does not lie within 0 to {steps - 1}.")
+        return ((spec.first, spec.last + 1),)
+    if spec.windows > steps:
+        raise DmqError(f"{spec.windows} windows of {steps} steps; ask for {steps} or fewer.")
+    return tuple(pairwise(round(n * steps / spec.windows) for n in range(spec.windows + 1)))
+
+
+def probe(recipe: Recipe, spec: Probe) -> Generator[Progress | ProbePicture, None, tuple[ProbePicture, ...]]:
+    """Multiply the quantization error eps_q - eps by a gain within one window of steps, leave the rest in float.
+
+    Yields and returns what each (window, gain) makes of the picture beside the float one. Source: pcr, "the probe".
+    """
+    from ..metrics import pixel
+
+    windows = windows_of(spec, recipe.sampling.steps)
+    yield from prepare(recipe)
+    yield Progress("Load the model", 0, 1)
+    libraries()
+    from ..models.windows import amplified
+
+    loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
+    matcher = matcher_of(recipe.model)
+    at, total = clocked("Probe"), (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps
+    drawn = 0
+
+    def one(model: Any) -> Iterator[Progress]:
+        nonlocal drawn
+        before = drawn * recipe.sampling.steps
+        drawn += 1
+        return walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
+
+    exact = yield from one(loaded.denoiser)
+    found = []
+    for start, end in windows:
+        for gain in spec.gains:
+            own = yield from one(amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain))
+            found.append(
+                ProbePicture(
+                    start=start, end=end, gain=gain, pixels=own.pictures[0], exact=exact.pictures[0],
+                    error=float(latent_errors(own.latents[-1], exact.latents[-1])[0]),
+                    psnr=pixel.psnr(own.pictures[0], exact.pictures[0]),
+                    match=float(matcher.match(own.pictures, [spec.prompt])[0]) if matcher else float("nan"),
+                    match_float=float(matcher.match(exact.pictures, [spec.prompt])[0]) if matcher else float("nan"),
+                )
+            )  # fmt: skip
+            yield found[-1]
+    return tuple(found)

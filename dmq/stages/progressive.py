@@ -1,0 +1,141 @@
+"""Setting ranges along the quantized trajectory, and measuring which steps deserve more bits (PCR)."""
+
+import dataclasses
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import runs
+from ..recipe import Recipe, Relaxing
+from ..results import WindowEffects
+from .known import info, libraries, load, statistics
+from .learning import learn
+from .local import errors
+from .planning import learned_codes, plan, quantize
+from .progress import Progress, clocked
+from .trajectory_kept import (
+    calibrated,
+    plain,
+    progressive_folder,
+    window_effects,
+    windows_folder,
+)
+from .walks import latent_errors, walk
+
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
+    """Set the ranges of `recipe` on the trajectory that its quantized model walks; returns where they are kept.
+
+    None if `recipe` takes those of the float trajectory. Does nothing if it was done already, unless `again`. Denoiser
+    calls that are finished when the generator is closed are kept: the next call replays them without observing.
+    """
+    if recipe.progressive is None:
+        return None
+    if calibrated(recipe) and not again:
+        return progressive_folder(recipe)
+    yield from learn(recipe)
+    yield Progress("Load the model", 0, 1)
+    libraries()
+    from ..calibration.progressive import CallDone, calibrate_progressively
+
+    folder = progressive_folder(recipe, own=True)  # never where those are that ship
+    kept = folder.with_name(f"{folder.name}-calls")
+    if again:
+        runs.discard(kept)
+    start = dataclasses.replace(recipe, progressive=None)
+    work = calibrate_progressively(
+        load(recipe.model), recipe, plan(start), (statistics(recipe), errors(start)), learned_codes(recipe),
+        runs.load_calls(kept),
+    )  # fmt: skip
+    at = clocked("Set the ranges along the quantized trajectory")
+    try:
+        while True:
+            seen = next(work)
+            if isinstance(seen, CallDone):
+                runs.save_call(kept, seen.call, seen.stats, seen.grids)
+            else:
+                yield at(*seen)
+    except StopIteration as end:
+        made = end.value
+    finally:
+        work.close()
+    runs.save_progressive(folder, made)
+    runs.discard(kept)
+    return folder
+
+
+def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, WindowEffects]:
+    """Draw with all steps quantized but those of one window, for each window in turn; what differs is its effect.
+
+    Each Progress has the `results.WindowEffects` so far as its snapshot, once there are some. Pictures are the first
+    calibration ones, all from the same noise. The recipe is taken without relaxing and progressive ranges.
+    """
+    if windows_folder(recipe).is_dir() and not again:
+        return window_effects(recipe)
+    spec, usual = recipe.relaxing or Relaxing(), plain(recipe)
+    yield from learn(usual)
+    yield Progress("Load the model", 0, 1)
+    libraries()
+    from ..capture.activations import calibration_pictures
+    from ..models.windows import float_inside
+
+    loaded, steps = load(recipe.model), recipe.sampling.steps
+    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=spec.pictures))
+    count = min(spec.windows, steps)
+    starts = tuple(round(n * steps / count) for n in range(count))
+    timesteps = statistics(recipe).timesteps
+    at, total = clocked("Measure the windows"), (count + 2) * steps
+    matcher = matcher_of(recipe.model)
+    drawn: list[Any] = []
+
+    def one(model: "nn.Module") -> Generator[Progress, None, None]:
+        before = len(drawn) * steps
+        effects = _effects(drawn, starts, timesteps, [prompt for prompt, _ in jobs], matcher)
+        work = walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
+        try:
+            while True:
+                yield dataclasses.replace(next(work), snapshot=effects)
+        except StopIteration as end:
+            drawn.append(end.value)
+
+    yield from one(loaded.denoiser)
+    yield from one(quantize(usual))
+    for start, end in zip(starts, (*starts[1:], steps), strict=True):
+        yield from one(float_inside(quantize(usual), loaded.denoiser, range(start, end)))
+    effects = _effects(drawn, starts, timesteps, [prompt for prompt, _ in jobs], matcher)
+    runs.save_windows(windows_folder(recipe, own=True), effects)
+    return effects
+
+
+def matcher_of(model: str) -> Any:
+    """What judges pictures and prompts of `model`: emoji-clip, where a picture has a prompt in words."""
+    if not info(model).prompted:
+        return None
+    from ..models.clip import load_clip
+    from ..models.running import own_prompts
+
+    return None if own_prompts(load(model).pipe) else load_clip()
+
+
+def _effects(
+    drawn: list[Any], starts: tuple[int, ...], timesteps: tuple[float, ...], prompts: list[str], matcher: Any
+) -> WindowEffects | None:
+    """The effects of the windows drawn so far: walks of the float model, the quantized one, then one a window."""
+    if len(drawn) < 3:
+        return None
+    final = [one.latents[-1] for one in drawn]
+    errors_ = [latent_errors(one, final[0]) for one in final[1:]]
+    nothing = np.full(len(prompts), np.nan)
+    matches = [matcher.match(one.pictures, prompts) if matcher else nothing for one in drawn]
+    missing = len(starts) - len(drawn) + 2
+    return WindowEffects(
+        timesteps=timesteps, starts=starts, fidelity_all=errors_[0],
+        fidelity=np.stack([*errors_[1:], *[nothing] * missing]), text_float=matches[0], text_all=matches[1],
+        text=np.stack([*matches[2:], *[nothing] * missing]), matcher=matcher.name if matcher else "",
+    )  # fmt: skip

@@ -1,0 +1,85 @@
+"""Runs of a denoiser through its pipeline, with what each step leaves behind."""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..recipe import Sampling
+from .progress import Progress
+
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..models.loading import Loaded
+
+
+@dataclass(frozen=True)
+class Walk:
+    """One run of P pictures over T steps."""
+
+    latents: np.ndarray  # [T, P, values] float32, after each step
+    foreseen: np.ndarray | None  # [T, P, values] the finished sample that each answer stands for; None if unknown
+    coefficients: np.ndarray  # [T] how far a step moves for each unit of error in the answer
+    pictures: list[np.ndarray]  # P finished pictures, uint8 [H, W, 3]
+    on_the_way: dict[int, list[np.ndarray]]  # pictures at the watched steps, as foreseen there if that is known
+
+
+def walk(
+    loaded: "Loaded",
+    model: "nn.Module",
+    jobs: Sequence[tuple[str, int]],
+    sampling: Sampling,
+    at: Callable[[int, int], Progress],
+    *,
+    watched: Sequence[int] = (),
+    coefficients: bool = False,
+) -> Generator[Progress, None, Walk]:
+    """Draw the (prompt, seed) `jobs` in one batch with `model` as the denoiser, and keep what each step leaves."""
+    from ..models import loading
+    from ..models.scheduling import coefficient, foreseen
+    from ..models.stepping import stepping
+
+    prompts, seeds = zip(*jobs, strict=True)
+    predicted: list[np.ndarray | None] = []
+    weights: list[float] = []
+    shown: dict[int, list[np.ndarray]] = {}
+    seen: list[np.ndarray] = []
+
+    def on_output(call: "loading.SchedulerCall") -> None:
+        finished = foreseen(call)
+        predicted.append(None if finished is None else _plain(finished, len(jobs)))
+        weights.append(coefficient(call) if coefficients else np.nan)
+        if call.i in watched and finished is not None:
+            shown[call.i] = loading.decode(loaded, finished[: len(jobs)])
+
+    run = stepping(
+        lambda on_step: loading.sample(
+            loading.with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=sampling,
+            on_step=on_step, on_output=on_output,
+        )
+    )  # fmt: skip
+    steps = sampling.steps
+    try:
+        while True:
+            _, _, latents = next(run)
+            seen.append(_plain(latents, len(jobs)))
+            yield at(min(len(seen), steps), steps)
+    except StopIteration as end:
+        pictures = end.value
+    finally:
+        run.close()
+    known = all(one is not None for one in predicted)
+    return Walk(np.stack(seen), np.stack(predicted) if known else None, np.array(weights), pictures, shown)
+
+
+def _plain(x: "Tensor", pictures: int) -> np.ndarray:
+    return x[:pictures].detach().float().cpu().flatten(1).numpy().copy()
+
+
+def latent_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Squared distance over squared length of the float one, [..., P] from two [..., P, values]."""
+    wrong = np.square(made.astype(np.float64) - wanted).sum(-1)
+    return wrong / np.maximum(np.square(wanted.astype(np.float64)).sum(-1), 1e-30)
