@@ -3,8 +3,10 @@
 import subprocess
 
 import pytest
+from safetensors import safe_open
 
 from dmq import runs, stages
+from dmq.models import loading
 from dmq.recipe import EMBEDDED, Recipe
 
 
@@ -38,3 +40,11 @@ def test_no_file_is_larger_than_a_space_accepts():
     names = [name for name in files.decode().split("\0") if name]
     assert len(names) > 50
     assert [name for name in names if (runs.ASSETS.parent / name).stat().st_size >= LIMIT] == []
+
+
+def test_emoji_clip_ships_in_fp16_with_emoji_sds_tokenizer_and_its_card():
+    folder, tokenizer = loading.MODELS / "emoji-clip", loading.MODELS / "emoji-sd" / "tokenizer"
+    assert (folder / "tokenizer.json").read_bytes() == (tokenizer / "tokenizer.json").read_bytes()
+    with safe_open(folder / "model.safetensors", "pt") as kept:
+        assert {kept.get_slice(key).get_dtype() for key in kept.keys()} == {"F16"}
+    assert "| held-out emoji, among all | 192 | 1,922 |" in (folder / "README.md").read_text()
