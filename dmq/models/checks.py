@@ -36,21 +36,12 @@ def check_folder(folder: Path) -> None:
         _check_weights(folder / name)
 
 
-def check_single(folder: Path, kind: str) -> None:
-    """Raise DmqError unless `folder` holds one transformers model of `kind` in safetensors, and no code."""
-    config = folder / "config.json"
-    if not config.is_file():
-        raise DmqError(
-            f"{folder}: holds no config.json; expected a folder that a {kind} model's save_pretrained wrote."
-        )
+def check_single(folder: Path) -> None:
+    """Raise DmqError unless `folder` holds one transformers model in safetensors, without code of its own."""
+    if not (folder / "config.json").is_file():
+        raise DmqError(f"{folder}: holds no config.json; expected a folder that model.save_pretrained(...) wrote.")
     if code := next(folder.rglob("*.py"), None):
         raise DmqError(f"{folder}: carries code ({code.name}), which dmq never runs. Use one of transformers' own.")
-    try:
-        found = json.loads(config.read_text()).get("model_type")
-    except (ValueError, AttributeError):
-        raise DmqError(f"{config}: is no configuration; save the model again with save_pretrained.") from None
-    if found != kind:
-        raise DmqError(f"{config}: is of a {found!r} model, expected {kind!r}.")
     _check_weights(folder)
 
 

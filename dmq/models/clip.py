@@ -113,7 +113,7 @@ def _source(name: str) -> str | Path:
     """Where `name` is to be read from; DmqError if no CLIP can be there."""
     path = MODELS / name if name == EMBEDDED else Path(name).expanduser()
     if path.is_dir():
-        check_single(path, "clip")
+        check_single(path)
         return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.is_absolute():
         return name

@@ -147,7 +147,7 @@ def more_layers(path):
     "change, message",
     [
         (lambda path: (path / "config.json").unlink(), "holds no config.json"),
-        (lambda path: (path / "config.json").write_text("["), "is no configuration"),
+        (lambda path: (path / "config.json").write_text("["), "cannot be read"),
         (lambda path: BertConfig().save_pretrained(path), "of a 'bert' model, expected 'clip'"),
         (pickled, r"pytorch_model\.bin: is a pickle"),
         (lambda path: (path / "model.py").touch(), r"carries code \(model\.py\)"),

@@ -17,7 +17,7 @@ from training.clip_lessons import Composition, Lessons, mirrors, paraphrase, var
 
 
 EMOJI = {"pear": "🍐", "tiger": "🐅", "lemon": "🍋", "red apple": "🍎", "dog face": "🐶", "left arrow": "⬅",
-         "rocket": "🚀", "balloon": "🎈", "carrot": "🥕", "tulip": "🌷", "key": "🔑"}  # fmt: skip
+         "rocket": "🚀", "balloon": "🎈", "carrot": "🥕", "tulip": "🌷", "apple": "🍏"}  # fmt: skip
 
 
 def disc(hue):
