@@ -6,6 +6,7 @@
     RUNS/roundings/KEY/   rounding.safetensors; KEY-blocks/BLOCK/ the same of each block while not all are done
     RUNS/trajectories/    progressive-KEY/: stats/, ranges.safetensors, KEY-calls/NNNNN/ while unfinished;
                           windows-KEY/: windows.safetensors
+                          over-time-KEY/, probe-KEY/: question.json, answer.safetensors
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
@@ -15,6 +16,7 @@ Everything is written under a temporary name and renamed, so a folder is either 
 from .captures import SHARD, capture_key, find_capture, load_info, load_stats, load_trajectory, save_stats
 from .comparisons import contact_sheet, load_comparison, load_pictures, load_recipes, load_report, load_steps, save_run
 from .folders import ASSETS, folder_of, free_name, home, names, remove, written
+from .over_time import answers, load_over_time, load_probe, load_question, save_over_time, save_probe
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
 from .searches import find_search, load_search, save_search, search_key
 from .shipped import shipped_recipes
@@ -32,6 +34,7 @@ from .trajectories import (
 __all__ = [
     "ASSETS",
     "SHARD",
+    "answers",
     "capture_key",
     "contact_sheet",
     "discard",
@@ -43,8 +46,11 @@ __all__ = [
     "load_calls",
     "load_comparison",
     "load_info",
+    "load_over_time",
     "load_pictures",
+    "load_probe",
     "load_progressive",
+    "load_question",
     "load_recipes",
     "load_report",
     "load_rounding",
@@ -57,6 +63,8 @@ __all__ = [
     "remove",
     "rounding_folder",
     "save_call",
+    "save_over_time",
+    "save_probe",
     "save_progressive",
     "save_rounding",
     "save_run",

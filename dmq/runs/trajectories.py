@@ -42,7 +42,7 @@ def save_progressive(folder: Path, made: ProgressiveRanges) -> None:
 
 def load_progressive(folder: Path) -> ProgressiveRanges:
     """What `save_progressive` wrote. Raises DmqError if the folder is damaged."""
-    arrays, plain = _opened(folder / "ranges.safetensors", "progressive")
+    arrays, plain = opened(folder / "ranges.safetensors", "progressive")
     return ProgressiveRanges(stats=load_stats(folder / "stats"), low=arrays["low"], high=arrays["high"], **plain)
 
 
@@ -71,12 +71,13 @@ def save_windows(folder: Path, effects: WindowEffects) -> None:
 
 def load_windows(folder: Path) -> WindowEffects:
     """What `save_windows` wrote. Raises DmqError if the file is damaged."""
-    arrays, plain = _opened(folder / "windows.safetensors", "windows")
+    arrays, plain = opened(folder / "windows.safetensors", "windows")
     plain |= {name: tuple(plain[name]) for name in ("timesteps", "starts")}
     return WindowEffects(**plain, **arrays)
 
 
-def _opened(file: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def opened(file: Path, name: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The arrays of a file and its metadata called `name`. Raises DmqError if it is damaged."""
     try:
         with safe_open(file, "numpy") as opened:
             plain = json.loads(opened.metadata()[name])

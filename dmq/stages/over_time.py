@@ -3,10 +3,12 @@
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .. import jsonio, runs
 from ..errors import DmqError
 from ..recipe import Comparison, Probe, Recipe
 from ..results import OverTime, ProbePicture
@@ -16,6 +18,7 @@ from .planning import plan, quantize
 from .preparing import prepare
 from .progress import FLOAT_NAME, Progress, Value, clocked
 from .progressive import matcher_of
+from .trajectory_kept import walked
 from .walks import Walk, latent_errors, walk
 
 
@@ -23,15 +26,18 @@ SHOWN = 8  # pictures of the strip
 
 
 def over_time(
-    comparison: Comparison, recipes: tuple[Recipe, ...]
+    comparison: Comparison, recipes: tuple[Recipe, ...], *, again: bool = False
 ) -> Generator[Progress, None, OverTime]:
     """Draw the comparison with the float model and each recipe from the same noise, and measure every step.
 
     Accumulated errors are those of the latents on each model's own trajectory; isolated ones are those of the noise
     prediction on the float model's. Each Progress has the `results.OverTime` so far as its snapshot, once there is a
-    recipe in it. Raises DmqError for recipes that cannot be compared or do not fit the comparison's sampling.
+    recipe in it. A question that was answered before is answered from what was kept, unless `again`. Raises DmqError
+    for recipes that cannot be compared or do not fit the comparison's sampling.
     """
     check_together(recipes)
+    if not again and (kept := kept_over_time(comparison, recipes)):
+        return kept
     for recipe in recipes:
         check_sampling(recipe, comparison.sampling)
         yield from prepare(recipe)
@@ -62,7 +68,50 @@ def over_time(
         at = clocked(f"Isolated errors of {recipe.name}")
         isolated = yield from _with_snapshot(_clocked(noise_errors(model, trajectory), at), snapshot)
         made[recipe.name] = drawn, isolated, plan(recipe).mean_activation_bits
-    return _measured(floats, made, watched, statistics(recipes[0]).timesteps)
+    answer = _measured(floats, made, watched, statistics(recipes[0]).timesteps)
+    question = {"comparison": comparison, "recipes": recipes}
+    runs.save_over_time(_over_time_folder(comparison, recipes, own=True), question, answer)
+    return answer
+
+
+def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverTime | None:
+    """What `over_time` found when it was asked the same; None if it was not, or if the recipes are not prepared."""
+    try:
+        folder = _over_time_folder(comparison, recipes)
+    except DmqError:  # something that the recipes stand on was not captured or measured yet
+        return None
+    if not folder.is_dir():
+        return None
+    found = runs.load_over_time(folder)
+    names = dict(zip(found.isolated, [recipe.name for recipe in recipes], strict=True)) | {FLOAT_NAME: FLOAT_NAME}
+    parts = ("accumulated", "foreseen", "isolated", "mean_bits", "strips")
+    renamed = {part: {names[who]: x for who, x in getattr(found, part).items()} for part in parts}
+    return dataclasses.replace(found, **renamed)
+
+
+def last_over_time(recipe: Recipe) -> tuple[Comparison, tuple[Recipe, ...], OverTime] | None:
+    """The last question that began with `recipe`, and its answer; None if there was none."""
+    for question in _questions("over-time", recipe, comparison=Comparison, recipes=tuple[Recipe, ...]):
+        if found := kept_over_time(question["comparison"], question["recipes"]):
+            return question["comparison"], question["recipes"], found
+    return None
+
+
+def _questions(kind: str, recipe: Recipe, **expected: Any) -> Iterator[dict[str, Any]]:
+    """Questions of a kind that begin with `recipe`, its name apart; those that cannot be read are passed over."""
+    for folder in runs.answers(kind):
+        try:
+            question = runs.load_question(folder, **expected)
+        except DmqError:
+            continue
+        first, *others = question["recipes"]
+        if dataclasses.replace(first, name=recipe.name) == recipe:
+            yield question | {"recipes": (recipe, *others)}
+
+
+def _over_time_folder(comparison: Comparison, recipes: tuple[Recipe, ...], *, own: bool = False) -> Path:
+    asked = jsonio.shortest(comparison)
+    return runs.trajectory_folder("over-time", asked, *map(walked, recipes), own=own)
 
 
 def _clocked(work: Generator[tuple[int, int], None, Value], at: Any) -> Generator[Progress, None, Value]:
@@ -121,14 +170,19 @@ def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
     return tuple(pairwise(round(n * steps / spec.windows) for n in range(spec.windows + 1)))
 
 
-def probe(recipe: Recipe, spec: Probe) -> Generator[Progress | ProbePicture, None, tuple[ProbePicture, ...]]:
+def probe(
+    recipe: Recipe, spec: Probe, *, again: bool = False
+) -> Generator[Progress | ProbePicture, None, tuple[ProbePicture, ...]]:
     """Multiply the quantization error eps_q - eps by a gain within one window of steps, leave the rest in float.
 
-    Yields and returns what each (window, gain) makes of the picture beside the float one. Source: pcr, "the probe".
+    Yields and returns what each (window, gain) makes of the picture beside the float one. A question that was answered
+    before is answered from what was kept, unless `again`. Source: pcr, "the probe".
     """
     from ..metrics import pixel
 
     windows = windows_of(spec, recipe.sampling.steps)
+    if not again and (kept := kept_probe(recipe, spec)):
+        return kept
     yield from prepare(recipe)
     yield Progress("Load the model", 0, 1)
     libraries()
@@ -160,4 +214,26 @@ def probe(recipe: Recipe, spec: Probe) -> Generator[Progress | ProbePicture, Non
                 )
             )  # fmt: skip
             yield found[-1]
+    runs.save_probe(_probe_folder(recipe, spec, own=True), {"recipes": (recipe,), "probe": spec}, tuple(found))
     return tuple(found)
+
+
+def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbePicture, ...] | None:
+    """What `probe` found when it was asked the same; None if it was not, or if the recipe is not prepared."""
+    try:
+        folder = _probe_folder(recipe, spec)
+    except DmqError:  # something that the recipe stands on was not captured or measured yet
+        return None
+    return runs.load_probe(folder) if folder.is_dir() else None
+
+
+def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbePicture, ...]] | None:
+    """The last probe of `recipe` and what it found; None if there was none."""
+    for question in _questions("probe", recipe, recipes=tuple[Recipe, ...], probe=Probe):
+        if found := kept_probe(recipe, question["probe"]):
+            return question["probe"], found
+    return None
+
+
+def _probe_folder(recipe: Recipe, spec: Probe, *, own: bool = False) -> Path:
+    return runs.trajectory_folder("probe", jsonio.shortest(spec), walked(recipe), own=own)

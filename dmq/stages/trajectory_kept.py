@@ -95,10 +95,21 @@ def progressive_changed(recipe: Recipe) -> int | None:
     return file.stat().st_mtime_ns if file and file.is_file() else None
 
 
+def calls_kept(recipe: Recipe) -> int:
+    """How many denoiser calls are finished of a calibration of `recipe` that was stopped."""
+    folder = progressive_folder(recipe, own=True)
+    return len(list(folder.with_name(f"{folder.name}-calls").glob("[0-9]*")))
+
+
 def seen_statistics(recipe: Recipe) -> ActivationStats:
     """The statistics that the ranges of `recipe` are made of: of the float trajectory, or of the quantized one."""
     walked = progressive_ranges(recipe)
     return walked.stats if walked else statistics(recipe)
+
+
+def walked(recipe: Recipe) -> tuple:
+    """All that the pictures of `recipe` depend on, plain data. Raises DmqError if a choice needs measuring first."""
+    return *_asked(recipe), list(relaxed(recipe))
 
 
 def _asked(recipe: Recipe) -> tuple:

@@ -1,0 +1,56 @@
+"""What giving more bits to one end or another promises, from windows that were measured: nothing is run here."""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..recipe import Recipe, Relaxing
+from ..results import WindowEffects
+from .known import statistics
+from .trajectory_kept import window_effects
+
+
+@dataclass(frozen=True, kw_only=True)
+class RelaxedChoice:
+    """Steps that could be relaxed, and what they promise at most: as if they were not quantized at all."""
+
+    where: str  # "first", "last", "list" or "auto"
+    judge: str  # what decided, with "auto"; otherwise ""
+    steps: tuple[int, ...]
+    mean_bits: float  # of the activations, over denoiser calls
+    fidelity: float  # latent error that goes away
+    text: float  # match that is won; nan where nothing judged it
+
+
+def relaxed_choices(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
+    """The recipe's own choice, then the noisy end, the clean end and what measuring finds, at the same mean bits.
+
+    Raises DmqError if the windows of `recipe` were not measured yet.
+    """
+    effects, spec = window_effects(recipe), recipe.relaxing or Relaxing()
+    judges = ("fidelity", "text") if np.isfinite(effects.text_all).any() else ("fidelity",)
+    share = len(_steps(spec, recipe, effects)) / recipe.sampling.steps
+    equal = dataclasses.replace(spec, fraction=share, steps=(), where="last", released=False)
+    others = [dataclasses.replace(equal, where=where) for where in ("first", "last")]
+    others += [dataclasses.replace(equal, where="auto", judge=judge) for judge in judges]
+    return tuple(_choice(one, recipe, effects, judges) for one in (spec, *others))
+
+
+def _steps(spec: Relaxing, recipe: Recipe, effects: WindowEffects) -> tuple[int, ...]:
+    from ..trajectory.relaxing import relaxed_steps
+
+    return relaxed_steps(spec, recipe.sampling.steps, effects)
+
+
+def _choice(spec: Relaxing, recipe: Recipe, effects: WindowEffects, judges: tuple[str, ...]) -> RelaxedChoice:
+    from ..trajectory.relaxing import mean_bits
+
+    steps = _steps(spec, recipe, effects)
+    gains = {judge: float(effects.step_gains(judge)[list(steps)].sum()) for judge in judges}
+    calls = statistics(recipe).elements[0]  # in proportion to how often each step's timestep is visited
+    return RelaxedChoice(
+        where=spec.where, judge=spec.judge if spec.where == "auto" else "", steps=steps,
+        mean_bits=mean_bits(recipe.activations.bits, spec.bits, steps, calls),
+        fidelity=gains["fidelity"], text=gains.get("text", float("nan")),
+    )  # fmt: skip
