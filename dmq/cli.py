@@ -10,7 +10,7 @@ from typing import Any
 
 from . import __version__, jsonio, runs
 from .errors import DmqError
-from .recipe import EMBEDDED, Comparison, Recipe
+from .recipe import EMBEDDED, MEASURES, Benchmark, Comparison, Recipe, Sampling
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,6 +64,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("recipes", nargs="+", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
     one.add_argument("--model", help="use this model instead of the recipes' own")
     comparison_arguments(one)
+    one = add(
+        "bench", bench, "Measure recipes against the float model on many pictures, with a noise floor (QDiffBench)."
+    )
+    one.add_argument("recipes", nargs="*", metavar="RECIPE", help="none: go on with, or print, the one called --name")
+    one.add_argument("--model", help="use this model instead of the recipes' own")
+    benchmark_arguments(one)
     one = add("show", show, "List the runs; print a run, or what a recipe does to its model.")
     one.add_argument("name", nargs="?", metavar="NAME", help="of a run, or a recipe (JSON file or one that ships)")
     one.add_argument("--layers", action="store_true", help="also every layer's bits, why it is float, bytes")
@@ -86,6 +92,28 @@ def comparison_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--name", help="of the run; the recipe's unless given")
 
 
+def benchmark_arguments(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--domain", action="append", dest="domains", metavar="FILE", default=[],
+                    help="a text file with a prompt a line, or names, compositions, paraphrases; may be given several "
+                    "times; all that ship unless given")  # fmt: skip
+    to.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures of each prompt")
+    to.add_argument("--pictures", type=int, metavar="N", help="of each domain; without prompts, 64 unless given")
+    to.add_argument("--measure", action="append", dest="measures", choices=MEASURES, help="all unless given")
+    to.add_argument(
+        "--features", default="emoji-clip", metavar="NAME", help="emoji-clip, or a folder or Hub id of CLIP"
+    )
+    to.add_argument("--real", default="", metavar="FOLDER", help="real pictures, as a second reference")
+    to.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at a time")
+    for name in ("steps", "guidance", "size"):
+        to.add_argument(f"--{name}", type=float if name == "guidance" else int, help="other than the recipe's")
+    to.add_argument("--name", help="of the benchmark; one that was interrupted goes on")
+    to.add_argument("--beside", action="append", default=[], metavar="NAME", help="a finished one, in the same table")
+    to.add_argument("--estimate", action="store_true", help="only say how long it will take")
+    to.add_argument("--html", metavar="FILE", help="also write a page that can be mailed")
+    to.add_argument("--csv", metavar="FILE", help="also write every figure")
+    to.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+
+
 def chosen_recipe(name: str, model: str | None) -> Recipe:
     """The recipe in a file, or one that ships, for another model if one is named."""
     shipped = runs.shipped_recipes()
@@ -101,12 +129,34 @@ def chosen_recipe(name: str, model: str | None) -> Recipe:
 
 def chosen_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:
     """What to draw: the command line's wishes, and the recipe's sampling for the rest."""
+    prompts, seeds = tuple(given.prompts or Comparison().prompts), tuple(given.seeds or (0,))
+    return Comparison(prompts=prompts, seeds=seeds, sampling=chosen_sampling(given, recipe))
+
+
+def chosen_sampling(given: argparse.Namespace, recipe: Recipe) -> Sampling:
+    """The recipe's sampling with what the command line says instead."""
     wishes = {"steps": given.steps, "guidance": given.guidance, "size": given.size}
-    wishes = {name: value for name, value in wishes.items() if value is not None}
-    sampling = dataclasses.replace(recipe.sampling, **wishes)
-    return Comparison(
-        prompts=tuple(given.prompts or Comparison().prompts), seeds=tuple(given.seeds or (0,)), sampling=sampling
-    )
+    return dataclasses.replace(recipe.sampling, **{name: value for name, value in wishes.items() if value is not None})
+
+
+def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
+    """The benchmark that the command line asks for, of models like `recipe`'s."""
+    from . import stages
+    from .runs import prompts
+
+    if given.seeds < 1 or (given.pictures is not None and given.pictures < 1):
+        raise DmqError("--seeds and --pictures must be at least 1.")
+    settings = {"sampling": chosen_sampling(given, recipe), "features": given.features, "reference": given.real}
+    settings |= {"batch": given.batch} | ({"measures": tuple(given.measures)} if given.measures else {})
+    if not stages.info(recipe.model).prompted:
+        return Benchmark(domains=(prompts.UNCONDITIONAL,), seeds=tuple(range(given.pictures or 64)), **settings)
+    shipped = prompts.shipped_domains()
+    asked = given.domains or list(shipped)
+    domains = [shipped[name] if name in shipped else prompts.read_prompts(name) for name in asked]
+    if given.pictures is not None:
+        most = -(-given.pictures // given.seeds)
+        domains = [dataclasses.replace(domain, prompts=domain.prompts[:most]) for domain in domains]
+    return Benchmark(domains=tuple(domains), seeds=tuple(range(given.seeds)), **settings)
 
 
 def told(work: Generator[Any, None, Any]) -> Any:
@@ -209,6 +259,53 @@ def compare(given: argparse.Namespace) -> None:
     name = given.name or runs.free_name(" vs ".join(recipe.name for recipe in recipes))
     told(stages.compare(chosen_comparison(given, recipes[0]), recipes, name=name))
     print_run(name)
+
+
+def bench(given: argparse.Namespace) -> None:
+    from . import stages
+    from .figures import bench_table
+    from .runs import benchmarks
+
+    if not given.recipes and not given.name:
+        raise DmqError("bench what? Name recipes, or with --name a benchmark to go on with or to print.")
+    recipes = tuple(chosen_recipe(name, given.model) for name in given.recipes) or benchmarks.load_recipes(given.name)
+    asked = chosen_benchmark(given, recipes[0]) if given.recipes else benchmarks.load_benchmark(given.name)
+    name = given.name or benchmarks.free_name(" vs ".join(recipe.name for recipe in recipes))
+    if given.estimate:
+        print(stages.estimate(asked, recipes, name=name))
+        return
+    if given.recipes or name not in benchmarks.finished():
+        print(f"benchmark {name!r}; `dmq bench --name` goes on with it if it is stopped.", file=sys.stderr)
+        told(stages.bench(asked, recipes, name=name))
+    report = stages.joined([name, *given.beside])
+    print(bench_table.markdown(report) if given.markdown else bench_table.text(report))
+    for finding in [] if given.markdown else stages.inversions(report)[:3]:
+        print(f"finding: {finding}")
+    if given.csv:
+        write(given.csv, benchmarks.as_csv(report))
+    if given.html:
+        write(given.html, benchmark_page(name))
+
+
+def benchmark_page(name: str) -> str:
+    """A finished benchmark as one HTML file."""
+    from . import stages
+    from .figures import bench_report
+    from .runs import benchmarks
+
+    report = benchmarks.load_report(name)
+    findings = [str(finding) for finding in stages.inversions(report)[:3]]
+    return bench_report.page(
+        name, report, benchmarks.worst(report), benchmarks.load_worst(name), findings, stages.FLOAT_NAME
+    )
+
+
+def write(file: str, text: str) -> None:
+    """Write a text file that a user named."""
+    try:
+        Path(file).write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DmqError(f"{file}: cannot be written ({error.strerror}).") from None
 
 
 def show(given: argparse.Namespace) -> None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from dmq import cli, jsonio, stages
 from dmq.capture.activations import PROMPTS
 from dmq.errors import DmqError
+from dmq.figures import bench_report
 from dmq.metrics import paired, pixel, sets
 from dmq.models.tiny import tiny_ddpm
 from dmq.recipe import Benchmark, Calibration, Domain, Recipe, Sampling, Weights
@@ -299,24 +301,16 @@ def test_the_command_line_draws_resumes_and_prints(folder, recipes, report, caps
         file.write_text(jsonio.dumps(recipe))
         files.append(str(file))
     (folder / "mine.txt").write_text("\n".join("abcdefgh\n\n"), "utf-8")
-    asked = [
-        "bench",
-        *files,
-        "--domain",
-        "mine.txt",
-        "--seeds",
-        "2",
-        "--features",
-        str(folder / "eye"),
-        "--batch",
-        "6",
-    ]
+    asked = ["bench", *files, "--domain", "mine.txt", "--seeds", "2"]
+    asked += ["--features", str(folder / "eye"), "--batch", "6"]
     assert cli.main([*asked, "--name", "cli", "--html", "out.html", "--csv", "out.csv"]) == 0
     said = capsys.readouterr().out
     assert "six" in said and "noise floor" in said and "8 prompts" in said and "seeds 0, 1" in said
     assert (folder / "out.csv").read_text() == kept.as_csv(kept.load_report("cli"))
     page = (folder / "out.html").read_text()
-    assert "six" in page and "http" not in page.replace("http://www.w3.org", "").split("<!-- plotly -->")[-1]
+    own = page.partition(bench_report.MARK)[2]
+    assert "six" in own and own.count("data:image/png;base64,") >= 32 and page.count("plotly.js v") == 1
+    assert not re.search(r"(src|href)=.?(?!.?data:)|@import|url\(", own), "nothing is fetched"
     assert cli.main(["bench", "--name", "cli", "--markdown"]) == 0
     said = capsys.readouterr().out
     assert said.startswith("| ") and "| six |" in said

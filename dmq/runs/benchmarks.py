@@ -108,8 +108,8 @@ def begin(name: str, benchmark: Benchmark, recipes: Sequence[Recipe], known: dic
                 "give another name."
             )
         old = _manifest(folder_of(name))["known"]
-        if changed := [key for key in known if old.get(key) != known[key]]:
-            raise DmqError(f"benchmark {name!r}: {changed[0]} was {old.get(changed[0])!r}, now it is "
+        if changed := [key for key in known if key in old and old[key] != known[key]]:
+            raise DmqError(f"benchmark {name!r}: {changed[0]} was {old[changed[0]]!r}, now it is "
                            f"{known[changed[0]]!r}; give another name.")  # fmt: skip
         return folder_of(name)
     with written(folder) as part:

@@ -8,18 +8,21 @@ from .benchmarks import Estimate, bench, estimate, joined
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
 from .drift import deviation
+from .findings import Inversion, inversions
 from .known import capture, captured, for_model, info, load, statistics, temporal_block
 from .local import error_curves, errors, table
-from .over_time import over_time, probe
+from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .pictures import check_sampling, compare, difference, run
 from .planning import plan, quantize
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, finish
 from .progressive import calibrate, measure_windows
+from .relaxing import RelaxedChoice, relaxed_choices
 from .searches import search, search_result, search_spec, searched
 from .time_path import learn_temporal, temporal_errors, temporal_learned
 from .trajectory_kept import (
     calibrated,
+    calls_kept,
     progressive_ranges,
     relaxed,
     seen_statistics,
@@ -31,13 +34,16 @@ from .trajectory_kept import (
 __all__ = [
     "FLOAT_NAME",
     "Estimate",
+    "Inversion",
     "Picture",
     "Progress",
+    "RelaxedChoice",
     "bench",
     "blocks_result",
     "blocks_so_far",
     "calibrate",
     "calibrated",
+    "calls_kept",
     "capture",
     "captured",
     "check_sampling",
@@ -50,7 +56,12 @@ __all__ = [
     "finish",
     "for_model",
     "info",
+    "inversions",
     "joined",
+    "kept_over_time",
+    "kept_probe",
+    "last_over_time",
+    "last_probe",
     "learn_temporal",
     "load",
     "measure_windows",
@@ -63,6 +74,7 @@ __all__ = [
     "reconstruct",
     "reconstructed",
     "relaxed",
+    "relaxed_choices",
     "run",
     "search",
     "search_result",

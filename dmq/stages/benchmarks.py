@@ -28,6 +28,7 @@ from .progress import FLOAT_NAME, Picture, Progress, clocked
 from .reference import load_eye, real_features, weights_of
 from .searches import searched
 from .time_path import temporal_learned
+from .trajectory_kept import calibrated, windows_measured
 
 
 if TYPE_CHECKING:
@@ -219,7 +220,8 @@ def estimate(benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | N
 
 
 def _prepared(recipe: Recipe) -> bool:
-    return captured(recipe) and searched(recipe) and temporal_learned(recipe) and reconstructed(recipe)
+    learned = captured(recipe) and searched(recipe) and temporal_learned(recipe) and reconstructed(recipe)
+    return learned and windows_measured(recipe) and calibrated(recipe)
 
 
 @lru_cache(maxsize=8)

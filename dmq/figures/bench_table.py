@@ -1,0 +1,155 @@
+"""The table of a benchmark as plain text, Markdown and HTML: never a figure without its context."""
+
+import html
+import math
+
+from ..results import BENCH_MEASURES, FLOOR_NAME, BenchReport, BenchRow, Figure, Measure
+
+
+def measures(report: BenchReport) -> list[Measure]:
+    """What was measured, in the order of the columns."""
+    return [m for name, m in BENCH_MEASURES.items() if any(name in row.figures for row in report.rows)]
+
+
+def value(number: float, measure: Measure) -> str:
+    """A figure in the digits that it deserves.
+
+    >>> value(float("inf"), BENCH_MEASURES["psnr"]), value(2 / 3, BENCH_MEASURES["ssim"])
+    ('equal', '0.6667')
+    """
+    if math.isnan(number):
+        return "–"
+    return "equal" if math.isinf(number) else f"{number:.{measure.digits}f}"
+
+
+def interval(figure: Figure, measure: Measure) -> str:
+    """Such as "[1.2, 1.4]"; "" where one prompt tells nothing of the spread."""
+    if math.isnan(figure.low) or math.isnan(figure.high):
+        return ""
+    return f"[{value(figure.low, measure)}, {value(figure.high, measure)}]"
+
+
+def context(report: BenchReport) -> str:
+    """What all figures of the table hold for, in one line."""
+    asked, seeds = report.benchmark, report.benchmark.seeds
+    named = ", ".join(map(str, seeds)) if len(seeds) <= 4 else f"{seeds[0]} to {seeds[-1]} ({len(seeds)})"
+    others = asked.floor_seeds
+    floor = ", ".join(map(str, others)) if len(others) <= 4 else f"{others[0]} to {others[-1]}"
+    domains = ", ".join(f"{d.name} ({len(d.prompts)} prompt{'s' * (len(d.prompts) > 1)})" for d in asked.domains)
+    seen = f"features and matches by {report.features}" if report.features else "no measure needs features"
+    real = f"real pictures: {report.reference}" if report.reference else "no real pictures to compare with"
+    return (
+        f"{report.model}; {report.sampler.partition(', {')[0]}; seeds {named}, noise floor with seeds {floor}; "
+        f"{domains}; {seen}; {real}; intervals: 95 %, over prompts; seconds on {report.machine}."
+    )
+
+
+def head(report: BenchReport) -> list[str]:
+    """The names of the columns."""
+    titles = [f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.higher else '↓'}" for m in measures(report)]
+    return ["Recipe", "Pictures", *titles, "MB", "s a picture"]
+
+
+def cells(report: BenchReport, row: BenchRow) -> list[tuple[str, str]]:
+    """The columns of a row: what is in it, and the interval or remark that belongs to it."""
+    broken = f"{row.failed} not finite" if row.failed else ""
+    found = []
+    for measure in measures(report):
+        figure = row.figures.get(measure.name)
+        found.append((value(figure.value, measure), interval(figure, measure)) if figure else ("–", ""))
+    size = report.bytes.get(row.recipe)
+    seconds = row.seconds / max(1, row.samples + row.failed)
+    return [(row.recipe, ""), (str(row.samples), broken), *found, (f"{size / 1e6:.2f}" if size else "–", ""),
+            (f"{seconds:.2f}", "")]  # fmt: skip
+
+
+def _joined(report: BenchReport, row: BenchRow) -> list[str]:
+    return [" ".join(filter(None, cell)) for cell in cells(report, row)]
+
+
+def rows_of(report: BenchReport, domain: str) -> list[BenchRow]:
+    """The rows of one domain: float, its noise floor, then the recipes."""
+    return [row for row in report.rows if row.domain == domain]
+
+
+def text(report: BenchReport) -> str:
+    """Columns under each other, a block for each domain, then the context."""
+    lines = []
+    for domain in report.benchmark.domains:
+        table = [head(report)]
+        table += [
+            [" ".join(filter(None, cell)) for cell in cells(report, row)] for row in rows_of(report, domain.name)
+        ]
+        widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
+        lines += ["", f"{domain.name}:"]
+        lines += ["  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += ["", context(report), f"The noise floor is the row {FLOOR_NAME!r}."]
+    lines += [f"{who}: {line}" for who, line in report.coverage.items()]
+    lines += [f"note: {line}" for line in report.warnings]
+    return "\n".join(lines[1:])
+
+
+def markdown(report: BenchReport) -> str:
+    """The table for a README, one for each domain, with its context below."""
+    lines = []
+    for domain in report.benchmark.domains:
+        title = head(report)
+        title[0] = f"{report.model}, {domain.name}"
+        lines += [f"| {' | '.join(title)} | float stays |", "|---" * (len(title) + 1) + "|"]
+        for row in rows_of(report, domain.name):
+            own = _joined(report, row)
+            kept = report.coverage.get(row.recipe, "everything").partition("float: ")[2] or "everything"
+            lines.append(f"| {' | '.join(own)} | {kept.replace('|', '/')} |")
+        lines.append("")
+    return "\n".join([*lines, context(report)])
+
+
+def as_html(report: BenchReport, domain: str) -> str:
+    """One domain as a table; a figure no better than the noise floor is marked."""
+    made = ['<div class="dmq-bench"><table><thead><tr>']
+    helps = ["", "that the figures are of", *(m.help for m in measures(report)), "everything that the denoiser stores",
+             "of sampling"]  # fmt: skip
+    made += [
+        f'<th title="{html.escape(help)}">{html.escape(name)}</th>'
+        for name, help in zip(head(report), helps, strict=True)
+    ]
+    made.append("<th>what is quantized</th></tr></thead><tbody>")
+    for row in rows_of(report, domain):
+        kind = "float" if row.recipe not in report.coverage else ""
+        made.append(f'<tr class="{kind}">')
+        marks = ["", "", *(_beyond(report, row, m) for m in measures(report)), "", ""]
+        for k, ((shown, beside), mark) in enumerate(zip(cells(report, row), marks, strict=True)):
+            tag = "th" if k == 0 else "td"
+            small = f"<small>{html.escape(beside)}</small>" if beside else ""
+            made.append(f'<{tag} class="{mark}">{html.escape(shown)}{small}</{tag}>')
+        said = report.coverage.get(row.recipe, "noise floor" if row.recipe == FLOOR_NAME else "nothing")
+        made.append(f"<td>{html.escape(said)}</td></tr>")
+    note = (
+        "Faint: no better than the float model with other seeds, the noise floor. Small: 95 % intervals over prompts."
+    )
+    return "".join([*made, f"</tbody></table><p>{note}</p></div>"])
+
+
+def _beyond(report: BenchReport, row: BenchRow, measure: Measure) -> str:
+    """Marks a figure of a recipe that is no better than the noise floor; real pictures have no such floor."""
+    figure, floor = row.figures.get(measure.name), report.floor(row.domain, measure.name)
+    if figure is None or row.recipe not in report.coverage or measure.name.startswith("real") or math.isnan(floor):
+        return ""
+    worse = figure.value <= floor if measure.higher else figure.value >= floor
+    return "faint" if worse and measure.name != "clip" else ""
+
+
+STYLE = """
+.dmq-bench { overflow-x: auto; max-width: 100%; }
+.dmq-bench table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+.dmq-bench th, .dmq-bench td { padding: 5px 9px; text-align: right; vertical-align: top; white-space: nowrap;
+  border: 0; border-bottom: 1px solid rgba(128,128,128,.3); background: none; }
+.dmq-bench thead th { font-weight: 600; white-space: normal; min-width: 62px; vertical-align: bottom; }
+.dmq-bench tbody th, .dmq-bench thead th:first-child { text-align: left; font-weight: 600; }
+.dmq-bench td:last-child, .dmq-bench thead th:last-child { text-align: left; white-space: normal; min-width: 300px;
+  font-size: 12px; }
+.dmq-bench small { display: block; opacity: .7; font-size: 11px; }
+.dmq-bench tr.float { background: rgba(128,128,128,.12); }
+.dmq-bench .faint { opacity: .55; }
+.dmq-bench p { font-size: 12px; opacity: .75; margin: 6px 0 0; }
+"""

@@ -1,0 +1,87 @@
+"""What a benchmark's table shows that is easily overlooked: where the two references disagree about who is better."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from ..recipe import SETS
+from ..results import BENCH_MEASURES, FLOOR_NAME, BenchReport, BenchRow, Figure
+from .progress import FLOAT_NAME
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inversion:
+    """Real pictures rank `damaged` above `better`, the float model's own pictures surely do not."""
+
+    domain: str
+    measure: str  # "fid", "kid" or "cmmd"
+    damaged: str
+    better: str
+    to_float: tuple[Figure, Figure]  # of the damaged one, of the better one; the float model's own is 0
+    to_real: tuple[Figure, Figure]
+    psnr: tuple[float, float]  # nan where it was not measured
+    samples: int
+
+    @property
+    def sure(self) -> bool:
+        """Do the intervals of the distances to real pictures not overlap either?"""
+        return self.to_real[0].high < self.to_real[1].low
+
+    def __str__(self) -> str:
+        label = BENCH_MEASURES[self.measure].label.partition(" ")[0]
+        a, b = (f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]" for figure in self.to_real)
+        c, d = (f"{figure.value:.3g}" for figure in self.to_float)
+        seen = f", PSNR {self.psnr[0]:.1f} dB" if self.psnr[0] == self.psnr[0] else ""
+        seen += f" against {self.psnr[1]:.1f} dB" if self.psnr[1] == self.psnr[1] and seen else ""
+        return (
+            f"{self.domain}: by {label} to real pictures {self.damaged} is better than {self.better} ({a} against {b}"
+            f"{'' if self.sure else ', intervals overlap'}), by {label} to the float pictures it is worse ({c} "
+            f"against {d}{seen}); n = {self.samples}."
+        )
+
+
+def inversions(report: BenchReport) -> list[Inversion]:
+    """Pairs of models where distance to real pictures prefers the more damaged one, the clearest first.
+
+    "More damaged" means farther from the float pictures by the same measure, with intervals that do not overlap, and
+    not closer by PSNR. The float model itself is at distance 0 from its pictures.
+    """
+    found = [one for domain in report.benchmark.domains for one in _in_domain(report, domain.name)]
+    return sorted(found, key=lambda one: (not one.sure, SETS.index(one.measure), one.better != FLOAT_NAME, -_gap(one)))
+
+
+def _gap(one: Inversion) -> float:
+    """By how much of its own size the distance to real pictures is smaller for the damaged one."""
+    damaged, better = (figure.value for figure in one.to_real)
+    return (better - damaged) / max(abs(better), 1e-12)
+
+
+def _in_domain(report: BenchReport, domain: str) -> Iterator[Inversion]:
+    names = [name for name in report.recipes if name != FLOOR_NAME]
+    rows = [row for row in (report.row(name, domain) for name in names) if row]
+    for measure in SETS:
+        for damaged in rows:
+            for better in rows:
+                pair = _pair(damaged, better, measure)
+                if pair is not None:
+                    yield pair
+
+
+def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None:
+    real = f"real {measure}"
+    if damaged is better or not all(real in row.figures for row in (damaged, better)):
+        return None
+    to_float = tuple(_to_float(row, measure) for row in (damaged, better))
+    to_real = tuple(row.figures[real] for row in (damaged, better))
+    psnr = tuple(row.figures["psnr"].value if "psnr" in row.figures else float("nan") for row in (damaged, better))
+    if None in to_float or not to_float[0].low > to_float[1].high or not to_real[0].value < to_real[1].value:
+        return None
+    if psnr[0] > psnr[1]:
+        return None
+    return Inversion(
+        domain=damaged.domain, measure=measure, damaged=damaged.recipe, better=better.recipe, to_float=to_float,
+        to_real=to_real, psnr=psnr, samples=min(damaged.samples, better.samples),
+    )  # fmt: skip
+
+
+def _to_float(row: BenchRow, measure: str) -> Figure | None:
+    return Figure(value=0.0, low=0.0, high=0.0) if row.recipe == FLOAT_NAME else row.figures.get(measure)

@@ -1,0 +1,93 @@
+"""The benchmarks that ship in assets/runs: `python -m training.benchmarks [MODEL ...]`, after the captures.
+
+Pictures are drawn into $DMQ_RUNS, or `runs`, batch by batch: what was interrupted goes on. With --measure-again the
+pictures that were drawn are measured anew, as after emoji-clip has changed. Hours on two cores.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from dmq import runs, stages
+from dmq.errors import DmqError
+from dmq.recipe import EMBEDDED, Benchmark, Recipe
+from dmq.runs import benchmarks as kept
+from dmq.runs.prompts import UNCONDITIONAL, shipped_domains
+from dmq.stages.benchmarks import bench
+from dmq.stages.progress import Progress
+
+
+RECIPES = {
+    "emoji-sd": (
+        "W8A8, one range", "W8A6, one range", "W8A6, 8 best groups", "W4A8, 8 best groups", "BRECQ W4A8",
+        "TFMQ-DM W4A8", "ADP-DM W6A6", "W4, activations in float", "W3A4, to see it break",
+    ),
+    "emoji-ddpm": (
+        "W8A8, one range", "W8A8, 8 best groups", "W8A6, one range", "W8A6, 8 best groups", "W4A8, 8 best groups",
+        "BRECQ W4A8", "TFMQ-DM W4A8", "ADP-DM W6A6", "W4, activations in float", "W3A4, to see it break",
+    ),
+}  # fmt: skip
+SHIPPED = ("report.json", "benchmark.json", "manifest.json", "pictures.parquet", "worst", "recipe-*.json")
+
+
+def asked(model: str) -> tuple[Benchmark, tuple[Recipe, ...]]:
+    """What is drawn of `model`, and its recipes."""
+    shipped = runs.shipped_recipes()
+    recipes = tuple(stages.for_model(shipped[name], model) for name in RECIPES[model])
+    if model == "emoji-sd":
+        domains, seeds = tuple(shipped_domains().values()), (100,)
+    else:
+        domains, seeds = (UNCONDITIONAL,), tuple(range(100, 164))
+    return Benchmark(domains=domains, seeds=seeds, sampling=EMBEDDED[model], batch=16), recipes
+
+
+def told(model: str) -> None:
+    """Draw and measure, with progress on lines of their own every ten parts of a hundred."""
+    said = ""
+    benchmark, recipes = asked(model)
+    for seen in bench(benchmark, recipes, name=model):
+        if isinstance(seen, Progress):
+            line = f"{model}: {seen.stage}, {10 * (10 * seen.done // max(1, seen.total))} %"
+            if line != said:
+                print(line, flush=True)
+            said = line
+
+
+def forget_figures(model: str) -> None:
+    """Delete what was measured, and which weights measured it; the pictures stay."""
+    folder = kept.home() / "benchmarks" / model
+    if not folder.is_dir():
+        raise DmqError(f"{model}: nothing was drawn yet.")
+    shutil.rmtree(folder / "rows", ignore_errors=True)
+    (folder / "report.json").unlink(missing_ok=True)
+    manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
+    for part in ("features", "reference"):
+        manifest["known"].pop(part)
+    (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
+
+
+def ship(model: str) -> Path:
+    """Copy what the app shows into assets/runs."""
+    own, place = kept.home() / "benchmarks" / model, runs.ASSETS / "runs" / f"bench-{model}"
+    with runs.written(place) as part:
+        for pattern in SHIPPED:
+            for found in own.glob(pattern):
+                (shutil.copytree if found.is_dir() else shutil.copy)(found, part / found.name)
+    return place
+
+
+def main() -> None:
+    given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    given.add_argument("models", nargs="*", default=list(RECIPES))
+    given.add_argument("--measure-again", action="store_true")
+    chosen = given.parse_args()
+    for model in chosen.models:
+        if chosen.measure_again:
+            forget_figures(model)
+        told(model)
+        print(ship(model))
+
+
+if __name__ == "__main__":
+    main()
