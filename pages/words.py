@@ -21,6 +21,7 @@ from dmq.recipe import (
     PerStep,
     PerTensor,
     Recipe,
+    Relaxing,
     SharedRange,
     Temporal,
     Tiar,
@@ -46,6 +47,7 @@ KINDS = {
     NoCache: "Compute the features",
     Cache: "Cache the features",
 }
+PROCEDURES = {"exact": "PCR", "strict": "PCR, strict", "one_pass": "PCR in one pass"}
 
 
 def bits(count: int) -> str:
@@ -92,6 +94,16 @@ def time_path(spec: Temporal) -> str:
     return ", ".join(parts)
 
 
+def relaxing(spec: Relaxing) -> str:
+    """Which steps have more activation bits, in words."""
+    if spec.where == "list":
+        return f"{spec.bits} bits at {len(spec.steps)} given step{'s' if len(spec.steps) > 1 else ''}"
+    which = f"best {100 * spec.fraction:.3g} % of the steps ({spec.judge} decides)"
+    return f"{spec.bits} bits at the " + (
+        which if spec.where == "auto" else f"{spec.where} {100 * spec.fraction:.3g} % of the steps"
+    )
+
+
 def words(recipe: Recipe) -> str:
     """The recipe in two or three plain sentences."""
     w, a = recipe.weights, recipe.activations
@@ -112,6 +124,10 @@ def words(recipe: Recipe) -> str:
         said += f" Time path: {own}."
     if recipe.reconstruction:
         said += f" Rounding learned block by block{', the time path too' if recipe.reconstruction.time else ''}."
+    if recipe.progressive:
+        said += f" Ranges set along the quantized trajectory ({PROCEDURES[recipe.progressive.variant]})."
+    if recipe.relaxing:
+        said += f" Activations with {relaxing(recipe.relaxing)}."
     if not isinstance(recipe.calibration_steps, AllSteps):
         said += " Ranges from chosen calibration steps."
     if kept:
@@ -125,12 +141,22 @@ def short_name(recipe: Recipe) -> str:
     """A name that tells recipes apart: "W4A6 8 optimal groups, cached time"."""
     name, own = grouped_name(recipe), recipe.temporal
     name += ", BRECQ" if recipe.reconstruction else ""
+    name += ", PCR" if recipe.progressive else ""
+    name += f", {relaxed_name(recipe.relaxing)}" if recipe.relaxing else ""
     if own is None:
         return name
     marks = ["TIAR"] if isinstance(own.rounding, Tiar) else []
     marks += {"tib": ["FSC"], "all": ["FSC all"]}.get(own.fsc, [])
     marks += [f"{own.cache.bits}-bit time cache"] if isinstance(own.cache, Cache) else []
     return ", ".join([name, *marks])
+
+
+def relaxed_name(spec: Relaxing) -> str:
+    """Relaxed steps in a name: "last 20 % A10"."""
+    if spec.where == "list":
+        return f"{len(spec.steps)} steps A{spec.bits}"
+    judged = " by text" if (spec.where, spec.judge) == ("auto", "text") else ""
+    return f"{spec.where} {100 * spec.fraction:.3g} %{judged} A{spec.bits}"
 
 
 def grouped_name(recipe: Recipe) -> str:
@@ -172,6 +198,11 @@ def kinds_in(value: Any) -> set[str]:
     return {type(value).__name__, *(kind for f in changed for kind in kinds_in(getattr(value, f.name)))}
 
 
+def prepared(recipe: Recipe) -> bool:
+    """Does it take more than statistics to say what the recipe does?"""
+    return recipe.progressive is not None or (recipe.relaxing is not None and recipe.relaxing.where == "auto")
+
+
 def python(recipe: Recipe) -> str:
     """A Python program that does what the app does with `recipe`."""
     inner = ",\n".join(
@@ -182,7 +213,7 @@ def python(recipe: Recipe) -> str:
         "from dmq import stages\n"
         f"from dmq.recipe import {', '.join(sorted(kinds_in(recipe) | {'Comparison', 'Recipe'}))}\n\n"
         f"recipe = Recipe(\n{inner},\n)\n"
-        "stages.finish(stages.capture(recipe))\n"
+        f"stages.finish(stages.{'prepare' if prepared(recipe) else 'capture'}(recipe))\n"
         "print(stages.errors(recipe).total, stages.plan(recipe).bytes)\n\n"
         'comparison = Comparison(prompts=("grinning cat",), seeds=(0,), sampling=recipe.sampling)\n'
         "report = stages.finish(stages.compare(comparison, (recipe,)))\n"
@@ -194,6 +225,8 @@ def commands(recipe: Recipe) -> str:
     """The same on the command line, with the recipe saved as a file."""
     file = shlex.quote(file_name(recipe))
     learn = f"dmq reconstruct {file}\n" if recipe.reconstruction else ""
+    learn += f"dmq windows {file}\n" if recipe.relaxing and recipe.relaxing.where == "auto" else ""
+    learn += f"dmq calibrate {file}\n" if recipe.progressive else ""
     return (
         f"dmq capture {file}\n{learn}"
         f'dmq run {file} --prompt "grinning cat" --seed 0\n'

@@ -4,7 +4,7 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 `Progress` (and `Picture`s), whose value comes with its end (`finish`), and which can be closed at any time.
 """
 
-from .benchmarks import Estimate, bench, estimate, joined
+from .benchmarks import Estimate, bench, benchmark_of, check_benchmark, estimate, joined
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
 from .drift import deviation
@@ -17,7 +17,8 @@ from .planning import plan, quantize
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, finish
 from .progressive import calibrate, measure_windows
-from .relaxing import RelaxedChoice, relaxed_choices
+from .range_change import RangeChange, range_change
+from .relaxing import RelaxedChoice, mean_activation_bits, relaxed_choices
 from .searches import search, search_result, search_spec, searched
 from .time_path import learn_temporal, temporal_errors, temporal_learned
 from .trajectory_kept import (
@@ -27,6 +28,7 @@ from .trajectory_kept import (
     relaxed,
     seen_statistics,
     window_effects,
+    windows_known,
     windows_measured,
 )
 
@@ -37,8 +39,10 @@ __all__ = [
     "Inversion",
     "Picture",
     "Progress",
+    "RangeChange",
     "RelaxedChoice",
     "bench",
+    "benchmark_of",
     "blocks_result",
     "blocks_so_far",
     "calibrate",
@@ -46,6 +50,7 @@ __all__ = [
     "calls_kept",
     "capture",
     "captured",
+    "check_benchmark",
     "check_sampling",
     "compare",
     "deviation",
@@ -64,6 +69,7 @@ __all__ = [
     "last_probe",
     "learn_temporal",
     "load",
+    "mean_activation_bits",
     "measure_windows",
     "over_time",
     "plan",
@@ -71,6 +77,7 @@ __all__ = [
     "probe",
     "progressive_ranges",
     "quantize",
+    "range_change",
     "reconstruct",
     "reconstructed",
     "relaxed",
@@ -87,5 +94,6 @@ __all__ = [
     "temporal_errors",
     "temporal_learned",
     "window_effects",
+    "windows_known",
     "windows_measured",
 ]

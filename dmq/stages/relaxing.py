@@ -5,10 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..recipe import Recipe, Relaxing
+from ..recipe import FLOAT, Recipe, Relaxing
 from ..results import WindowEffects
 from .known import statistics
-from .trajectory_kept import window_effects
+from .trajectory_kept import relaxed, window_effects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,18 @@ def relaxed_choices(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
     return tuple(_choice(one, recipe, effects, judges) for one in (spec, *others))
 
 
+def mean_activation_bits(recipe: Recipe) -> float:
+    """Mean activation bits over the denoiser calls of `recipe`. Raises DmqError if a choice needs measuring first."""
+    return _mean_bits(recipe, recipe.relaxing or Relaxing(bits=FLOAT, fraction=0.0), relaxed(recipe))
+
+
+def _mean_bits(recipe: Recipe, spec: Relaxing, steps: tuple[int, ...]) -> float:
+    from ..trajectory.relaxing import mean_bits
+
+    calls = statistics(recipe).elements[0]  # in proportion to how often each step's timestep is visited
+    return mean_bits(recipe.activations.bits, spec.bits, steps, calls)
+
+
 def _steps(spec: Relaxing, recipe: Recipe, effects: WindowEffects) -> tuple[int, ...]:
     from ..trajectory.relaxing import relaxed_steps
 
@@ -44,13 +56,10 @@ def _steps(spec: Relaxing, recipe: Recipe, effects: WindowEffects) -> tuple[int,
 
 
 def _choice(spec: Relaxing, recipe: Recipe, effects: WindowEffects, judges: tuple[str, ...]) -> RelaxedChoice:
-    from ..trajectory.relaxing import mean_bits
-
     steps = _steps(spec, recipe, effects)
     gains = {judge: float(effects.step_gains(judge)[list(steps)].sum()) for judge in judges}
-    calls = statistics(recipe).elements[0]  # in proportion to how often each step's timestep is visited
     return RelaxedChoice(
         where=spec.where, judge=spec.judge if spec.where == "auto" else "", steps=steps,
-        mean_bits=mean_bits(recipe.activations.bits, spec.bits, steps, calls),
+        mean_bits=_mean_bits(recipe, spec, steps),
         fidelity=gains["fidelity"], text=gains.get("text", float("nan")),
     )  # fmt: skip

@@ -21,6 +21,11 @@ def windows_measured(recipe: Recipe) -> bool:
     return recipe.relaxing is None or recipe.relaxing.where != "auto" or windows_folder(recipe).is_dir()
 
 
+def windows_known(recipe: Recipe) -> bool:
+    """Were the windows of `recipe` measured, whether its choice stands on that or not?"""
+    return windows_folder(recipe).is_dir()
+
+
 def window_effects(recipe: Recipe) -> WindowEffects:
     """What leaving each window of steps in float does to the pictures of `recipe`, as it was measured.
 

@@ -1,0 +1,214 @@
+"""Over time: how the error of several recipes builds up along the steps, and what PCR does about it."""
+
+import contextlib
+import dataclasses
+import html
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import over_time as figures
+from dmq.recipe import Comparison, Recipe
+from dmq.results import OverTime
+
+from . import probe, relaxing, walked
+from .asked import UNPROMPTED, comparison_of, offered, recipes_of
+from .shell import Shared, bar, note, on, read, shows, stops
+from .widgets.plotly_view import PlotlyView
+
+
+MOST = 16  # pictures: they are drawn as one batch, and every denoiser call of theirs is kept while it is needed
+HEAD = ["Recipe", "Error of the finished sample", "Isolated error, mean", "Mean activation bits", "MB"]
+CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
+
+
+# --- what is asked and shown ----------------------------------------------------------------------------------------
+
+
+def asked(text: str, prompts: str, seeds: str, others: list[str]) -> tuple[Comparison, tuple[Recipe, ...]]:
+    """What to draw with which recipes. Raises DmqError for what cannot be drawn."""
+    recipe = read(text)
+    sampling = recipe.sampling
+    comparison = comparison_of(recipe, prompts, seeds, sampling.steps, sampling.guidance)
+    if (pictures := len(comparison.prompts) * len(comparison.seeds)) > MOST:
+        raise DmqError(f"{pictures} pictures; at most {MOST} are followed along the steps at once.")
+    return comparison, recipes_of(recipe, others)
+
+
+def shown(found: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
+    """Curves, pictures and numbers of what was found by now."""
+    optional = {"foreseen": figures.foreseen(found), "weighed": figures.weighed(found)}
+    return {
+        "body": gr.update(visible=True),
+        "empty": gr.update(visible=False),
+        "accumulated": figures.accumulated(found),
+        "isolated": figures.isolated(found),
+        **{name: gr.update(value=figure, visible=figure is not None) for name, figure in optional.items()},
+        "strip": gr.update(value=strip(found), columns=len(found.watched) + 1),
+        "table": table(found, recipes),
+    }
+
+
+def strip(found: OverTime) -> list[tuple[Any, str]]:
+    """The pictures that are foreseen on the way and the finished one: a row for float, and one for each recipe."""
+    return [
+        (pixels, f"{who}, step {found.watched[n]}" if n < len(found.watched) else f"{who}, finished")
+        for who, pictures in found.strips.items()
+        for n, pixels in enumerate(pictures)
+    ]
+
+
+def table(found: OverTime, recipes: tuple[Recipe, ...]) -> list[list[Any]]:
+    """One row for each recipe."""
+    return [
+        [recipe.name, f"{found.accumulated[recipe.name][-1].mean():.3e}", f"{found.isolated[recipe.name].mean():.3e}",
+         f"{found.mean_bits[recipe.name]:.2f}", megabytes(recipe)]
+        for recipe in recipes if recipe.name in found.isolated
+    ]  # fmt: skip
+
+
+def megabytes(recipe: Recipe) -> str:
+    """The exact size, where what it depends on is there."""
+    try:
+        return f"{stages.plan(recipe).bytes / 1e6:.2f}"
+    except DmqError:
+        return "–"
+
+
+def summary(comparison: Comparison, recipes: tuple[Recipe, ...]) -> str:
+    """What the curves are of, in a sentence."""
+    count = len(comparison.prompts) * len(comparison.seeds)
+    prompts = ", ".join(prompt for prompt in comparison.prompts if prompt != UNPROMPTED)
+    of = f" ({html.escape(prompts)})" if prompts else ""
+    text = f"{count} picture{'s' if count > 1 else ''}{of}, seeds {', '.join(map(str, comparison.seeds))}, "
+    text += "from the same noise. Every error is a squared distance to the float model's over its squared length"
+    return text + (": lines are means, bands go from the least to the most." if count > 1 else ".")
+
+
+def show(text: str, others: list[str] | None) -> dict[str, Any]:
+    """The part for the current recipe: the last answer that began with it, and its question in the form."""
+    recipe = read(text)
+    known = offered(recipe)
+    form = {
+        "others": gr.update(choices=list(known), value=[name for name in others or [] if name in known]),
+        "prompts": gr.update(visible=stages.info(recipe.model).prompted),
+    }
+    if not stages.captured(recipe):
+        return form | nothing(CAPTURE.format(recipe.model))
+    last = stages.last_over_time(recipe)
+    if last is None:
+        return form | nothing("Nothing was drawn with this recipe yet: press **Draw along the steps**.")
+    comparison, recipes, found = last
+    prompts = [prompt for prompt in comparison.prompts if prompt != UNPROMPTED]
+    plain = {dataclasses.replace(one, name=""): name for name, one in known.items()}
+    beside = [plain.get(dataclasses.replace(one, name="")) for one in recipes[1:]]
+    form["others"] = gr.update(choices=list(known), value=[name for name in beside if name])
+    form["seeds"] = ", ".join(map(str, comparison.seeds))
+    form |= {"prompts": gr.update(visible=True, value="\n".join(prompts))} if prompts else {}
+    return form | shown(found, recipes) | {"said": summary(comparison, recipes)}
+
+
+def nothing(why: str) -> dict[str, Any]:
+    """No curves, and why."""
+    return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def draw(text: str, prompts: str, seeds: str, others: list[str]) -> Iterator[dict[str, Any]]:
+    """Draw with the float model and each recipe; curves come as recipes are finished, and stay after Stop."""
+    comparison, recipes = asked(text, prompts, seeds, others)
+    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
+    seen = None
+    try:
+        with contextlib.closing(stages.over_time(comparison, recipes)) as work:
+            while True:
+                progress = next(work)
+                new = progress.snapshot if progress.snapshot is not seen else None
+                seen = progress.snapshot or seen
+                yield {"status": bar(progress)} | (
+                    shown(new, recipes) | {"said": summary(comparison, recipes)} if new else {}
+                )
+    except StopIteration as end:
+        found = end.value
+    except Exception:
+        yield {"status": "", **idle()}
+        raise
+    said = {"said": summary(comparison, recipes), "status": note("Drawn; the answer is kept.")}
+    yield shown(found, recipes) | said | idle()
+
+
+def idle() -> dict[str, Any]:
+    """The buttons when nothing runs."""
+    return {"go": gr.update(visible=True), "stop": gr.update(visible=False)}
+
+
+def stopped() -> dict[str, Any]:
+    """What is said after Stop."""
+    return idle() | {"status": note("Stopped; what is shown stays, but was not kept.")}
+
+
+# --- the tab --------------------------------------------------------------------------------------------------------
+
+
+def tab(shared: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    gr.Markdown(
+        "Each step works on what the steps before it left, so errors build up. Progressive calibration sets the "
+        "ranges on the way that the quantized model really takes; activation relaxing gives more bits to the steps "
+        "that need them (PCR)."
+    )
+    build(shared, this)
+    walked.build(shared, this)
+    relaxing.build(shared, this)
+    probe.build(shared, this)
+
+
+def build(shared: Shared, this: gr.Tab) -> None:
+    """The errors along the steps, and their events."""
+    out: dict[str, Any] = {}
+    with gr.Accordion("Errors along the steps", open=True, elem_id="over-time"):
+        with gr.Row():
+            prompts = out["prompts"] = gr.Textbox("grinning cat", lines=2, label="Prompts to follow, one per line")
+            with gr.Column(min_width=280):
+                seeds = out["seeds"] = gr.Textbox("0", label="Seeds to follow, such as 0, 1 or 0-3")
+                others = out["others"] = gr.Dropdown([], multiselect=True, label="Also with these recipes")
+        with gr.Row():
+            out["go"] = gr.Button("Draw along the steps", variant="primary")
+            out["stop"] = gr.Button("Stop drawing along the steps", variant="stop", visible=False)
+        out["status"] = gr.HTML(label="Progress along the steps")
+        draw_results(out)
+    started = on(
+        out["go"].click, draw, [shared.recipe, prompts, seeds, others], out, show_progress="minimal",
+        show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
+    )  # fmt: skip
+    stops(out["stop"], [started], stopped, {name: out[name] for name in ("go", "stop", "status")})
+    shows(shared, this, show, [others], out, waiting=out["said"])
+
+
+def draw_results(out: dict[str, Any]) -> None:
+    """What is shown of the steps."""
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    with gr.Column(visible=False) as out["body"]:
+        out["said"] = gr.Markdown(label="What was drawn", elem_id="over-time-said")
+        labels = {
+            "accumulated": "Accumulated: the latents on the recipe's own trajectory",
+            "foreseen": "The finished picture as each step foresees it",
+            "isolated": "Isolated: the answer on the float trajectory",
+            "weighed": "Isolated, as it enters the latents",
+        }
+        for names in (("accumulated", "foreseen"), ("isolated", "weighed")):
+            with gr.Row():
+                for name in names:
+                    with gr.Column(min_width=380):
+                        out[name] = PlotlyView(label=labels[name], elem_id=f"over-time-{name}")
+        out["strip"] = gr.Gallery(
+            label="Noise to picture: what each step foresees, and the finished one", columns=9, format="png",
+            object_fit="contain", elem_classes="dmq-pixels", height="auto", interactive=False, fit_columns=False,
+            elem_id="over-time-strip",
+        )  # fmt: skip
+        out["table"] = gr.Dataframe(headers=HEAD, label="Every recipe", interactive=False, max_height=300)

@@ -1,0 +1,229 @@
+"""The probe (PCR), in the Over time tab: the quantization error of a window of steps, amplified, the rest in float."""
+
+import contextlib
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import over_time as figures
+from dmq.recipe import FLOAT, Probe, Recipe
+from dmq.results import ProbePicture
+
+from . import forms
+from .asked import UNPROMPTED, seeds_of
+from .shell import Shared, bar, note, on, read, shows, stops
+from .widgets.plotly_view import PlotlyView
+
+
+HEAD = ["Steps", "Gain", "PSNR (dB)", "Latent error", "Match", "Match of float"]
+PUBLISHED = (
+    "*Published example, one quarter of the steps each: errors in the first quarter (noisiest) give wrong content or "
+    "style, in the second another pose, in the third almost nothing, in the last grain and loss of fidelity.*"
+)
+MOST = 24  # pictures of a probe
+
+
+def asked(text: str, windows: float, own: bool, first: Any, last: Any, gains: str, prompt: str, seed: str) -> Probe:
+    """The experiment of the form. Raises DmqError for what is none."""
+    recipe, seeds = read(text), seeds_of(seed)
+    if len(seeds) != 1:
+        raise DmqError("the probe draws one picture each: give one seed.")
+    edges = {}
+    if own:
+        edges = {"first": forms.plain(first, int, "First step"), "last": forms.plain(last, int, "Last step")}
+    spec = Probe(
+        windows=forms.plain(windows, int, "Windows"), gains=gains_of(gains), seed=seeds[0],
+        prompt=(prompt or "").strip() if stages.info(recipe.model).prompted else UNPROMPTED, **edges,
+    )  # fmt: skip
+    if (count := (1 if own else spec.windows) * len(spec.gains)) > MOST:
+        raise DmqError(f"{count} pictures; a probe draws at most {MOST}: fewer windows or gains.")
+    return spec
+
+
+def gains_of(text: str) -> tuple[float, ...]:
+    """Numbers with commas or spaces between them. Raises DmqError for anything else."""
+    try:
+        gains = tuple(dict.fromkeys(float(part) for part in str(text or "").replace(",", " ").split()))
+    except ValueError:
+        raise DmqError(f"gains must be numbers such as 1, 2, 4, got {text!r:.40}.") from None
+    return gains
+
+
+def hindrance(recipe: Recipe) -> str:
+    """Why nothing can be probed, with what to do; empty if it can."""
+    if not stages.captured(recipe):
+        return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+    if recipe.weights.bits == recipe.activations.bits == FLOAT and not recipe.overrides:
+        return "This recipe leaves everything in float: there is no error to amplify. Choose bits."
+    return ""
+
+
+def show(text: str) -> dict[str, Any]:
+    """The part for the current recipe: its last probe, and the question of that in the form."""
+    recipe = read(text)
+    prompted = stages.info(recipe.model).prompted
+    form = {"prompt": gr.update(visible=prompted), "windows": gr.update(maximum=min(20, recipe.sampling.steps))}
+    if why := hindrance(recipe):
+        return form | nothing(why)
+    last = stages.last_probe(recipe)
+    if last is None:
+        return form | nothing("Nothing was probed with this recipe yet: press **Probe**.")
+    spec, pictures = last
+    own = spec.first is not None
+    form |= {"windows": gr.update(maximum=min(20, recipe.sampling.steps), value=spec.windows), "own": own,
+             "window": gr.update(visible=own), "seed": str(spec.seed),
+             "gains": ", ".join(f"{gain:g}" for gain in spec.gains)}  # fmt: skip
+    form |= {"first": spec.first, "last": spec.last} if own else {}
+    form |= {"prompt": gr.update(visible=True, value=spec.prompt)} if prompted else {}
+    return form | shown(pictures)
+
+
+def nothing(why: str) -> dict[str, Any]:
+    """No pictures, and why."""
+    return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
+
+
+def shown(pictures: tuple[ProbePicture, ...]) -> dict[str, Any]:
+    """The pictures that there are by now, and what they say."""
+    lost = figures.probed(pictures, "match")
+    gains = len({one.gain for one in pictures})
+    return {
+        "body": gr.update(visible=True),
+        "empty": gr.update(visible=False),
+        "grid": gr.update(value=grid(pictures), columns=gains + 1),
+        "said": summary(pictures),
+        "error": figures.probed(pictures, "error"),
+        "match": gr.update(value=lost, visible=lost is not None),
+        "table": [
+            [f"{one.start} to {one.end - 1}", one.gain, _db(one.psnr), f"{one.error:.3e}", _two(one.match),
+             _two(one.match_float)]
+            for one in pictures
+        ],
+    }  # fmt: skip
+
+
+def grid(pictures: tuple[ProbePicture, ...]) -> list[tuple[Any, str]]:
+    """A row for each window: the float picture, then one for each gain."""
+    made: list[tuple[Any, str]] = []
+    for n, one in enumerate(pictures):
+        steps = f"steps {one.start} to {one.end - 1}"
+        if n == 0 or one.start != pictures[n - 1].start:
+            match = "" if math.isnan(one.match_float) else f", match {one.match_float:.1f}"
+            made.append((one.exact, f"float{match} | {steps} →"))
+        match = "" if math.isnan(one.match) else f", match {one.match:.1f}"
+        made.append((one.pixels, f"× {one.gain:g}: {_db(one.psnr)} dB, error {one.error:.2g}{match}"))
+    return made
+
+
+def summary(pictures: tuple[ProbePicture, ...]) -> str:
+    """Which window hurts fidelity most, and which the fit to the prompt, at the largest gain."""
+    gain = max(one.gain for one in pictures)
+    own = [one for one in pictures if one.gain == gain]
+    if len({one.start for one in own}) < 2:
+        return PUBLISHED
+    worst = max(own, key=lambda one: one.error)
+    text = f"Seen here at gain {gain:g}: fidelity suffers most from steps **{worst.start} to {worst.end - 1}** "
+    text += f"(latent error {worst.error:.2g}, {_db(worst.psnr)} dB)"
+    if not math.isnan(worst.match):
+        odd = max(own, key=lambda one: one.match_float - one.match)
+        lost = odd.match_float - odd.match
+        which = f"steps **{odd.start} to {odd.end - 1}** ({-lost:+.2f})" if lost > 0.005 else "none of the windows"
+        text += f", the match with the prompt from {which}"
+    return f"{text}. One picture: an impression, no measurement.\n\n{PUBLISHED}"
+
+
+def _db(psnr: float) -> str:
+    return f"{psnr:.1f}" if math.isfinite(psnr) else "∞"
+
+
+def _two(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.2f}"
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def run(text: str, *form: Any) -> Iterator[dict[str, Any]]:
+    """Draw picture after picture; they are shown as they come, and stay after Stop."""
+    recipe, seen = read(text), []
+    if why := hindrance(recipe):
+        raise DmqError(why.replace("**", ""))
+    spec = asked(text, *form)
+    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
+    try:
+        with contextlib.closing(stages.probe(recipe, spec)) as work:
+            while True:
+                item = next(work)
+                if isinstance(item, ProbePicture):
+                    seen.append(item)
+                    yield shown(tuple(seen))
+                else:
+                    yield {"status": bar(item)}
+    except StopIteration as end:
+        found = end.value
+    except Exception:
+        yield idle() | {"status": ""}
+        raise
+    yield shown(found) | idle() | {"status": note("Probed; the answer is kept.")}
+
+
+def idle() -> dict[str, Any]:
+    """The buttons when nothing runs."""
+    return {"go": gr.update(visible=True), "stop": gr.update(visible=False)}
+
+
+def stopped() -> dict[str, Any]:
+    """What is said after Stop."""
+    return idle() | {"status": note("Stopped; what is shown stays, but was not kept.")}
+
+
+def build(shared: Shared, this: gr.Tab) -> None:
+    """Draw the part and connect it."""
+    out: dict[str, Any] = {}
+    knobs = Probe.__dataclass_fields__
+    with gr.Accordion("Probe: what an error at some steps does to the picture", open=True, elem_id="probe"):
+        gr.Markdown("Within a window the error of the answer is multiplied by a gain; all other steps are in float.")
+        with gr.Row():
+            out["prompt"] = gr.Textbox(Probe.prompt, label="Prompt to probe", min_width=200)
+            out["windows"] = forms.control(knobs["windows"], int)
+            out["gains"] = gr.Textbox("1, 2, 4", label="Gains, such as 1, 2, 4", min_width=140)
+            out["seed"] = gr.Textbox("0", label="Seed to probe", min_width=100)
+        out["own"] = gr.Checkbox(False, label="One window of my own")
+        with gr.Row(visible=False) as out["window"]:
+            out["first"] = gr.Number(0, precision=0, label="First step")
+            out["last"] = gr.Number(9, precision=0, label="Last step")
+        with gr.Row():
+            out["go"] = gr.Button("Probe", variant="primary")
+            out["stop"] = gr.Button("Stop the probe", variant="stop", visible=False)
+        out["status"] = gr.HTML(label="Progress of the probe")
+        draw_results(out)
+    asked_in = [out[name] for name in ("windows", "own", "first", "last", "gains", "prompt", "seed")]
+    on(out["own"].input, lambda own: {"window": gr.update(visible=own)}, [out["own"]], {"window": out["window"]})
+    running = on(
+        out["go"].click, run, [shared.recipe, *asked_in], out, show_progress="minimal",
+        show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
+    )  # fmt: skip
+    stops(out["stop"], [running], stopped, {name: out[name] for name in ("go", "stop", "status")})
+    shows(shared, this, show, [], out, waiting=out["said"])
+
+
+def draw_results(out: dict[str, Any]) -> None:
+    """What is shown of a probe."""
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    with gr.Column(visible=False) as out["body"]:
+        out["said"] = gr.Markdown(label="What the probe says", elem_id="probe-said")
+        out["grid"] = gr.Gallery(
+            label="A row for each window of steps, a column for each gain", columns=4, format="png",
+            object_fit="contain", elem_classes="dmq-pixels", height="auto", interactive=False, fit_columns=False,
+            elem_id="probe-grid",
+        )  # fmt: skip
+        with gr.Row():
+            with gr.Column(min_width=380):
+                out["error"] = PlotlyView(label="Fidelity: error of the finished sample", elem_id="probe-error")
+            with gr.Column(min_width=380):
+                out["match"] = PlotlyView(label="Fit to the prompt: match that is lost", elem_id="probe-match")
+        out["table"] = gr.Dataframe(headers=HEAD, label="Every picture probed", interactive=False, max_height=300)

@@ -1,0 +1,273 @@
+"""More bits for some steps (PCR's activation relaxing), in the Over time tab: what measuring says, and the choice."""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import over_time as figures
+from dmq.recipe import Recipe, Relaxing
+from dmq.results import WindowEffects
+
+from . import forms, words
+from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .widgets.plotly_view import PlotlyView
+
+
+MAIN = ("where", "bits", "judge")
+OWN = ("fraction", "steps")  # have controls of their own
+REST = ("windows", "pictures", "released")
+HEAD = ["Steps with more bits", "Which", "Mean bits", "Latent error, at best", "Match, at best"]
+KERNELS = (
+    "There is no integer kernel for 10-bit activations: what they cost is counted in bits. Relaxed steps of **16 "
+    "bits** are the variant that can be executed. What is expected is a bound: as if the steps were not quantized."
+)
+WAYS = {"first": "noisy end (first)", "last": "clean end (last)", "list": "given steps", "auto": "measured (auto)"}
+
+
+# --- the recipe -----------------------------------------------------------------------------------------------------
+
+
+def steps_of(text: str | None) -> tuple[int, ...]:
+    """Steps with commas or spaces between them, or ranges such as 40-49, sorted. Raises DmqError for anything else."""
+    steps: set[int] = set()
+    for part in str(text or "").replace(",", " ").split():
+        first, dash, last = part.partition("-")
+        numbers = [first, last] if dash else [first]
+        if not all(n.isascii() and n.isdigit() and len(n) < 6 for n in numbers):
+            raise DmqError(f"steps must be whole numbers such as 3, 7 or 40-49, got {part!r:.40}.")
+        if int(numbers[-1]) - int(first) >= 1000 or int(numbers[-1]) < int(first):
+            raise DmqError(f"steps {part!r:.40}: a range goes from a step to a later one, at most 1000 of them.")
+        steps.update(range(int(first), int(numbers[-1]) + 1))
+    return tuple(sorted(steps))
+
+
+def steps_text(steps: tuple[int, ...]) -> str:
+    """The inverse of `steps_of`: "0-3, 9"."""
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in figures.runs_of(steps))
+
+
+def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
+    """The recipe with the relaxed steps of the form, or none if not `own`. Raises DmqError for what cannot be."""
+    if not own:
+        made = dataclasses.replace(recipe, relaxing=None)
+    else:
+        base, listed = recipe.relaxing or Relaxing(), given["where"] == "list"
+        steps = (steps_of(given["steps"]) or so_far(recipe)) if listed else ()
+        fraction = forms.plain(given["fraction"], float, "Part of the steps")
+        base = dataclasses.replace(base, where=given["where"], steps=steps, fraction=fraction)
+        rest = {path: value for path, value in given.items() if path not in OWN}
+        made = dataclasses.replace(recipe, relaxing=forms.spec_of(Relaxing, rest, base))
+        spec = made.relaxing
+        if spec.where == "auto" and spec.judge == "text" and not stages.info(recipe.model).prompted:
+            raise DmqError("relaxing.judge is 'text', but this model draws without prompts; set it to fidelity.")
+    return recipe if made == recipe else dataclasses.replace(made, name=words.short_name(made))
+
+
+def so_far(recipe: Recipe) -> tuple[int, ...]:
+    """The steps that are relaxed now, or would be: what a list of one's own begins with."""
+    with contextlib.suppress(DmqError):
+        if chosen := stages.relaxed(recipe):
+            return chosen
+    return stages.relaxed(dataclasses.replace(recipe, relaxing=Relaxing())) or (recipe.sampling.steps - 1,)
+
+
+def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
+    """The recipe after a control has moved, and at once what that promises."""
+    recipe = read(text)
+    made = kept(recipe, own, dict(zip(paths, values, strict=True)))
+    return {} if made == recipe else set_outside(made) | form_of(made, paths) | found(made)
+
+
+def form_of(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
+    """What the form shows; controls that mean nothing for the chosen way are hidden."""
+    spec, on_now = recipe.relaxing or Relaxing(), recipe.relaxing is not None
+    values = forms.values_of(spec, [path for path in paths if path != "steps"])
+    return {f"form {path}": value for path, value in values.items()} | {
+        "own": on_now,
+        "settings": gr.update(visible=on_now),
+        "form fraction": gr.update(value=spec.fraction, visible=spec.where != "list"),
+        "form steps": gr.update(value=steps_text(spec.steps), visible=spec.where == "list"),
+        "form judge": gr.update(value=spec.judge, visible=spec.where == "auto"),
+    }
+
+
+# --- what was measured ----------------------------------------------------------------------------------------------
+
+
+def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
+    """The part for the current recipe: the form at once, then what was measured."""
+    recipe = read(text)
+    yield form_of(recipe, paths)
+    yield found(recipe)
+
+
+def found(recipe: Recipe) -> dict[str, Any]:
+    """Curves, choices and the chosen steps, where the windows were measured."""
+    try:
+        effects = stages.window_effects(recipe)
+        choices, chosen = stages.relaxed_choices(recipe), stages.relaxed(recipe)
+    except DmqError as error:
+        if not stages.captured(recipe):
+            why = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+            return nothing(why) | {"go": gr.update(visible=False)}
+        if not stages.windows_known(recipe):
+            why = "What each window of steps is worth was not measured yet: press **Measure the windows**."
+            return nothing(known(recipe) + why) | {"go": gr.update(visible=True)}
+        return nothing(str(error)) | {"go": gr.update(visible=False)}
+    own = [dataclasses.replace(choices[0], where="")] if recipe.relaxing else []
+    return curves(effects, chosen, recipe.relaxing) | {
+        "go": gr.update(visible=False),
+        "said": summary(recipe, choices[0]),
+        "table": table([*own, *choices[1:]], effects),
+    }
+
+
+def known(recipe: Recipe) -> str:
+    """What can be said without measuring: the steps and the mean bits, if the choice needs none."""
+    if recipe.relaxing is None or recipe.relaxing.where == "auto":
+        return ""
+    steps, mean = stages.relaxed(recipe), stages.mean_activation_bits(recipe)
+    return f"Steps {steps_text(steps) or 'none'} have {recipe.relaxing.bits} bits: {mean:.2f} bits on average. "
+
+
+def nothing(why: str) -> dict[str, Any]:
+    """No curves, and why."""
+    return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
+
+
+def curves(effects: WindowEffects, chosen: tuple[int, ...], spec: Relaxing | None) -> dict[str, Any]:
+    """Both window curves, with the relaxed steps shaded."""
+    text = figures.window_gains(effects, "text", chosen)
+    return {
+        "body": gr.update(visible=True),
+        "empty": gr.update(visible=False),
+        "fidelity": figures.window_gains(effects, "fidelity", chosen),
+        "text": gr.update(value=text, visible=text is not None),
+    }
+
+
+def summary(recipe: Recipe, choice: Any) -> str:
+    """Which steps are relaxed, who decided that, what it costs and promises."""
+    spec, effects = recipe.relaxing, stages.window_effects(recipe)
+    if spec is None:
+        return f"No step has more bits. Shown is what leaving a window in float does to {_pictures(effects)}."
+    decided = f"**{spec.judge}** decided" if spec.where == "auto" else "chosen by hand, neither curve decided"
+    text = f"Steps **{steps_text(choice.steps) or 'none'}** have {spec.bits} bits ({decided}): "
+    text += f"**{choice.mean_bits:.2f} bits** on average. "
+    before = float(effects.fidelity_all.mean())
+    text += f"Expected at best, measured on {_pictures(effects)}: latent error {before:.3g} → "
+    text += f"{max(before - choice.fidelity, 0):.3g} ({-100 * choice.fidelity / max(before, 1e-30):+.0f} %)"
+    if math.isfinite(choice.text):
+        match = float(effects.text_all.mean())
+        text += f", match {match:.2f} → {match + choice.text:.2f} (float: {effects.text_float.mean():.2f})"
+    return f"{text}."
+
+
+def _pictures(effects: WindowEffects) -> str:
+    count = len(effects.fidelity_all)
+    return f"{count} picture{'s' if count > 1 else ''}"
+
+
+def table(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
+    """One row for each way to choose as many steps."""
+    before, match = float(effects.fidelity_all.mean()), float(effects.text_all.mean())
+    return [
+        ["this recipe" if not choice.where else WAYS[choice.where] + (f", {choice.judge}" if choice.judge else ""),
+         steps_text(choice.steps) or "none", f"{choice.mean_bits:.2f}",
+         f"{before:.3g} → {max(before - choice.fidelity, 0):.3g}",
+         f"{match:.2f} → {match + choice.text:.2f}" if math.isfinite(choice.text) else "–"]
+        for choice in choices
+    ]  # fmt: skip
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def measure(text: str) -> Iterator[dict[str, Any]]:
+    """Measure window after window, with the curves of those that are finished."""
+    recipe, seen = read(text), None
+    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
+    try:
+        with contextlib.closing(stages.measure_windows(recipe)) as work:
+            for progress in work:
+                answer = {"status": bar(progress)}
+                if progress.snapshot is not None and progress.snapshot is not seen:
+                    seen = progress.snapshot
+                    answer |= curves(seen, (), recipe.relaxing) | {"said": "Windows are measured …", "table": []}
+                yield answer
+    except Exception:
+        yield idle() | {"status": "", "go": gr.update(visible=True)}
+        raise
+    # Progressive ranges, sizes and names of all tabs may stand on what was measured.
+    yield idle() | {"status": note("Measured.")} | found(recipe) | set_outside(recipe)
+
+
+def idle() -> dict[str, Any]:
+    """The buttons when nothing runs."""
+    return {"stop": gr.update(visible=False)}
+
+
+def stopped(text: str) -> dict[str, Any]:
+    """What is said and shown after Stop."""
+    return idle() | {"status": note("Stopped; nothing was kept.")} | found(read(text))
+
+
+def build(shared: Shared, this: gr.Tab) -> None:
+    """Draw the part and connect it."""
+    out: dict[str, Any] = {}
+    with gr.Accordion("More bits for some steps", open=True, elem_id="relaxing"):
+        out["own"] = gr.Checkbox(False, label="Give some steps more activation bits")
+        form = draw_settings(out)
+        with gr.Row():
+            go = out["go"] = gr.Button("Measure the windows", variant="primary", visible=False)
+            stop = out["stop"] = gr.Button("Stop measuring", variant="stop", visible=False)
+        status = out["status"] = gr.HTML(label="Progress of the windows")
+        draw_results(out)
+    paths = list(form)
+
+    def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
+        return change(paths, text, own, *values)
+
+    def redraw(text: str) -> Iterator[dict[str, Any]]:
+        yield from show(paths, text)
+
+    chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
+    shown = {f"form {path}": component for path, component in form.items()} | out
+    on([out["own"].input, *forms.events(form)], moved, [shared.recipe, out["own"], *form.values()], chosen_in | shown,
+       trigger_mode="always_last")  # fmt: skip
+    running = on(go.click, measure, [shared.recipe], out | chosen_in, show_progress="minimal", show_progress_on=status,
+                 concurrency_id="model", concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
+    stops(stop, [running], stopped, out, [shared.recipe])
+    shows(shared, this, redraw, [], shown, waiting=out["said"])
+
+
+def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
+    """The form of a Relaxing; its components by path."""
+    with gr.Column(visible=False) as out["settings"]:
+        with gr.Row():
+            form = forms.form(Relaxing, "Relaxing", leave=(*OWN, *REST))
+            form["fraction"] = gr.Slider(0, 1, 0.2, step=0.01, label="Part of the steps")
+            form["steps"] = gr.Textbox("", label="Which steps, such as 0, 3 or 40-49", visible=False)
+        with gr.Accordion("How the windows are measured", open=False):
+            form |= forms.form(Relaxing, "Relaxing", leave=(*OWN, *MAIN))
+    return form
+
+
+def draw_results(out: dict[str, Any]) -> None:
+    """What is shown of the windows."""
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    with gr.Column(visible=False) as out["body"]:
+        out["said"] = gr.Markdown(label="What more bits promise", elem_id="relaxing-said")
+        with gr.Row():
+            with gr.Column(min_width=380):
+                out["fidelity"] = PlotlyView(label="Fidelity: a window in float", elem_id="relaxing-fidelity")
+            with gr.Column(min_width=380):
+                out["text"] = PlotlyView(label="Fit to the prompt: a window in float", elem_id="relaxing-text")
+        out["table"] = gr.Dataframe(headers=HEAD, label="Ends at equal mean bits", interactive=False, max_height=300)
+        gr.Markdown(KERNELS, elem_classes="dmq-hint")

@@ -1,0 +1,208 @@
+"""Ranges along the quantized trajectory (PCR), in the Over time tab: set them, stop, go on, see what they changed."""
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import over_time as figures
+from dmq.figures.look import label
+from dmq.recipe import FLOAT, Progressive, Recipe
+
+from . import forms, words
+from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .widgets.plotly_view import PlotlyView
+
+
+# --- the recipe and its state ---------------------------------------------------------------------------------------
+
+
+def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
+    """The recipe after a control has moved."""
+    recipe = read(text)
+    given = dict(zip(paths, values, strict=True))
+    spec = forms.spec_of(Progressive, given, recipe.progressive) if own else None
+    made = dataclasses.replace(recipe, progressive=spec)
+    if made == recipe:
+        return {}
+    return set_outside(dataclasses.replace(made, name=words.short_name(made)))
+
+
+def hindrance(recipe: Recipe) -> str:
+    """Why no ranges can be set, with what to do; empty if they can."""
+    if not stages.captured(recipe):
+        return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+    if recipe.progressive is None:
+        return "Ranges are those of the float model's trajectory. Tick the box to set them on the quantized one."
+    if recipe.activations.bits == FLOAT and not any(o.activation_bits not in (None, FLOAT) for o in recipe.overrides):
+        return "This recipe leaves all activations in float: there are no ranges to set. Choose activation bits."
+    if not stages.windows_measured(recipe):
+        return "Which steps get more bits is still to be measured: press **Measure the windows** below."
+    try:
+        stages.relaxed(recipe)
+    except DmqError as error:
+        return str(error)
+    return ""
+
+
+def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
+    """The part for the current recipe: the form at once, then the ranges."""
+    recipe = read(text)
+    spec, on_now = recipe.progressive or Progressive(), recipe.progressive is not None
+    form = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
+    form |= {"own": on_now, "settings": gr.update(visible=on_now)}
+    if why := hindrance(recipe):
+        yield form | nothing(why) | {"go": gr.update(visible=False)}
+        return
+    yield form
+    yield found(recipe, picked)
+
+
+def nothing(why: str) -> dict[str, Any]:
+    """No figures, and why."""
+    return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
+
+
+def found(recipe: Recipe, picked: str) -> dict[str, Any]:
+    """The ranges that were set, or what there is of them, and the button for the rest."""
+    if not stages.calibrated(recipe):
+        kept = stages.calls_kept(recipe)
+        why = "The ranges are still to be set: press **Calibrate**. That takes two denoiser calls for each step."
+        if kept:
+            why = f"{kept} denoiser calls are finished and kept: press **Calibrate the other steps** to go on."
+        return nothing(why) | {
+            "go": gr.update(visible=True, value="Calibrate the other steps" if kept else "Calibrate")
+        }
+    return overview(recipe, picked) | {"go": gr.update(visible=False)}
+
+
+# --- figures ---------------------------------------------------------------------------------------------------------
+
+
+def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
+    """The map, the ribbons of the picked layer, and what there is to say."""
+    change = stages.range_change(recipe)
+    wider, labels = change.wider, [site.label for site in change.sites]
+    name, _, step = picked.rpartition(" ")
+    if name in labels and int(step) < wider.shape[1]:
+        s, i = labels.index(name), int(step)
+    else:
+        s, i = (int(k) for k in np.unravel_index(np.abs(wider).argmax(), wider.shape))
+    told = f"### {label(change.sites[s])}, step {i}\n"
+    told += f"float trajectory: {change.float_low[s, i]:.4g} to {change.float_high[s, i]:.4g}; "
+    told += f"quantized trajectory: {change.low[s, i]:.4g} to {change.high[s, i]:.4g}, "
+    return {
+        "body": gr.update(visible=True),
+        "empty": gr.update(visible=False),
+        "said": summary(recipe, wider),
+        "map": figures.range_change(change.sites, wider, (s, i)),
+        "cell": told + f"{100 * abs(wider[s, i]):.2f} % {'wider' if wider[s, i] > 0 else 'narrower'}.",
+        "ribbons": figures.ranges((change.float_low[s], change.float_high[s]), (change.low[s], change.high[s])),
+        "layer": gr.update(choices=[(label(site), site.label) for site in change.sites], value=labels[s]),
+        "picked": f"{labels[s]} {i}",
+    }
+
+
+def summary(recipe: Recipe, wider: np.ndarray) -> str:
+    """How far the ranges moved, in two or three sentences."""
+    ranges = stages.progressive_ranges(recipe)
+    text = f"Set on {recipe.calibration.samples} pictures at {ranges.calls} denoiser calls. "
+    text += f"A range is **{100 * np.abs(wider).mean():.2f} %** wider or narrower than on the float trajectory on "
+    text += f"average, {100 * np.abs(wider).max():.1f} % at most."
+    if ranges.widest_change > 0:
+        text += (
+            f"\n\n⚠ Some range serves several calls, and grew by up to {100 * ranges.widest_change:.2f} % after it "
+            "was first used: the earlier calls were answered with a narrower one. A range per step avoids this."
+        )
+    return text
+
+
+def pick(text: str, click: gr.SelectData) -> dict[str, Any]:
+    """The layer and step that were clicked in the map."""
+    recipe = read(text)
+    change = stages.range_change(recipe)
+    row, step = click.index if isinstance(click.index, list | tuple) else (-1, -1)
+    if not (0 <= row < len(change.sites) and 0 <= step < change.low.shape[1]):
+        raise DmqError("this cell is no longer there; click again.")
+    return overview(recipe, f"{change.sites[row].label} {step}")
+
+
+def choose(text: str, layer: str | None, picked: str) -> dict[str, Any]:
+    """Another layer at the same step."""
+    return overview(read(text), f"{layer} {picked.rpartition(' ')[2] or 0}") if layer else {}
+
+
+# --- what runs ------------------------------------------------------------------------------------------------------
+
+
+def calibrate(text: str) -> Iterator[dict[str, Any]]:
+    """Set the ranges, with a bar; denoiser calls that are finished when it is stopped are kept."""
+    recipe = read(text)
+    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
+    try:
+        with contextlib.closing(stages.calibrate(recipe)) as work:
+            for progress in work:
+                yield {"status": bar(progress)}
+    except Exception:
+        yield idle() | {"status": "", "go": gr.update(visible=True)}
+        raise
+    yield idle() | {"status": note("The ranges are set.")} | found(recipe, "")
+
+
+def idle() -> dict[str, Any]:
+    """The buttons when nothing runs."""
+    return {"stop": gr.update(visible=False)}
+
+
+def stopped(text: str) -> dict[str, Any]:
+    """What is said and shown after Stop."""
+    recipe = read(text)
+    said = idle() | {"status": note("Stopped; finished denoiser calls were kept.")}
+    return said if hindrance(recipe) else said | found(recipe, "")
+
+
+def build(shared: Shared, this: gr.Tab) -> None:
+    """Draw the part and connect it."""
+    out: dict[str, Any] = {"picked": gr.State("")}
+    with gr.Accordion("Ranges along the quantized trajectory", open=True, elem_id="walked"):
+        own = out["own"] = gr.Checkbox(False, label="Set the ranges on the quantized trajectory")
+        with gr.Column(visible=False) as out["settings"], gr.Row():
+            form = forms.form(Progressive, "Trajectory")
+        with gr.Row():
+            out["go"] = gr.Button("Calibrate", variant="primary", visible=False)
+            out["stop"] = gr.Button("Stop, keep finished calls", variant="stop", visible=False)
+        out["status"] = gr.HTML(label="Progress of the calibration")
+        out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+        with gr.Column(visible=False) as out["body"]:
+            out["said"] = gr.Markdown(label="How the ranges moved", elem_id="walked-said")
+            with gr.Row():
+                with gr.Column(min_width=380):
+                    out["map"] = PlotlyView(label="How much wider each range is; click a cell", elem_id="walked-map")
+                with gr.Column(min_width=380):
+                    out["layer"] = gr.Dropdown([], label="Layer whose ranges are drawn")
+                    out["cell"] = gr.Markdown(label="Chosen range", elem_id="walked-cell")
+                    out["ribbons"] = PlotlyView(label="Its range at every step", elem_id="walked-ribbons")
+    paths = list(form)
+
+    def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
+        return change(paths, text, own, *values)
+
+    def redraw(text: str, picked: str) -> Iterator[dict[str, Any]]:
+        yield from show(paths, text, picked)
+
+    chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
+    on([own.input, *forms.events(form)], moved, [shared.recipe, own, *form.values()], chosen_in,
+       trigger_mode="always_last")  # fmt: skip
+    on(out["map"].select, pick, [shared.recipe], out, trigger_mode="always_last")
+    on(out["layer"].input, choose, [shared.recipe, out["layer"], out["picked"]], out, trigger_mode="always_last")
+    running = on(out["go"].click, calibrate, [shared.recipe], out, show_progress="minimal",
+                 show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1,
+                 trigger_mode="multiple")  # fmt: skip
+    stops(out["stop"], [running], stopped, out, [shared.recipe])
+    shown = {f"form {path}": component for path, component in form.items()} | out
+    shows(shared, this, redraw, [out["picked"]], shown, waiting=out["said"])
