@@ -218,7 +218,7 @@ products in bfloat16. In training, the right one of {batch} was found {found:.1%
 It was trained on one font's emoji on white and on what emoji-sd's autoencoder makes of them: a match says nothing
 about photographs, and little about styles it has not seen. A name it was not trained on is found only through words it
 shares with others, as the first rows say. Matches are comparable between pictures of the same prompts, not with those
-of another CLIP. Word order is mostly ignored; counts are not known.
+of another CLIP. Word order is ignored, and with it which colour belongs to which of two things; counts are not known.
 """
 
 
@@ -296,7 +296,7 @@ def write_emoji_ddpm(cache: Path, folder: Path) -> None:
 def retrieval_row(shown: str, row: dict) -> str:
     """A line of the card's table: counts found, and the share of them."""
     kinds = ("picture_top1", "picture_top5", "caption_top1", "caption_top5")
-    counts = " | ".join(f"{row[kind]} ({row[kind] / row['of']:.0%})" for kind in kinds)
+    counts = " | ".join(f"{row[kind]} ({row[kind] / row['of']:.1%})" for kind in kinds)
     return f"| {shown} | {row['of']:,} | {row['among']:,} | {counts} |"
 
 

@@ -22,7 +22,7 @@ from training.prompts import COMPOSITIONS
 PLAIN, GROUPS, VARIATIONS = 80, 12, 4  # a batch: emoji, and subjects with so many compositions each
 PAIRS = 3  # compositions with another emoji, for each subject
 LATENT_NOISE = 0.25  # the most noise on a latent before it is decoded, in deviations of the latents
-FINISH = 0.8  # the part of the steps without the held-out emoji
+FINISH = 0.65  # the part of the steps without the held-out emoji
 MIRRORED = {
     "left", "right", "leftwards", "rightwards", "oclock", "thirty", "arrow", "arrows", "flag", "button", "sign",
     "keycap", "clockwise", "counterclockwise", "moon", "crescent", "letter", "letters", "latin", "input", "symbols",
