@@ -12,13 +12,27 @@ import gradio as gr
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.runs import ASSETS
-from pages import activations, api, capturing, compare, links, reconstruct, sidebar, start, temporal, time_groups
+from pages import (
+    activations,
+    api,
+    benchmark,
+    capturing,
+    compare,
+    links,
+    over_time,
+    reconstruct,
+    sidebar,
+    start,
+    temporal,
+    time_groups,
+)
 from pages.shell import Shared, follows, on, set_outside
 
 
 PAGES = {
     "Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Temporal": temporal.tab,
-    "Reconstruct": reconstruct.tab, "Compare": compare.tab,
+    "Reconstruct": reconstruct.tab, "Over time": over_time.tab, "Benchmark": benchmark.tab,
+    "Compare": compare.tab,
 }  # fmt: skip
 TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
 THEME = gr.themes.Default(

@@ -144,19 +144,12 @@ def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     from . import stages
     from .runs import prompts
 
-    if given.seeds < 1 or (given.pictures is not None and given.pictures < 1):
-        raise DmqError("--seeds and --pictures must be at least 1.")
     settings = {"sampling": chosen_sampling(given, recipe), "features": given.features, "reference": given.real}
     settings |= {"batch": given.batch} | ({"measures": tuple(given.measures)} if given.measures else {})
-    if not stages.info(recipe.model).prompted:
-        return Benchmark(domains=(prompts.UNCONDITIONAL,), seeds=tuple(range(given.pictures or 64)), **settings)
     shipped = prompts.shipped_domains()
     asked = given.domains or list(shipped)
     domains = [shipped[name] if name in shipped else prompts.read_prompts(name) for name in asked]
-    if given.pictures is not None:
-        most = -(-given.pictures // given.seeds)
-        domains = [dataclasses.replace(domain, prompts=domain.prompts[:most]) for domain in domains]
-    return Benchmark(domains=tuple(domains), seeds=tuple(range(given.seeds)), **settings)
+    return stages.benchmark_of(recipe, domains, seeds=given.seeds, pictures=given.pictures, **settings)
 
 
 def told(work: Generator[Any, None, Any]) -> Any:
@@ -263,7 +256,7 @@ def compare(given: argparse.Namespace) -> None:
 
 def bench(given: argparse.Namespace) -> None:
     from . import stages
-    from .figures import bench_table
+    from .figures import bench_report, bench_table
     from .runs import benchmarks
 
     if not given.recipes and not given.name:
@@ -284,20 +277,9 @@ def bench(given: argparse.Namespace) -> None:
     if given.csv:
         write(given.csv, benchmarks.as_csv(report))
     if given.html:
-        write(given.html, benchmark_page(name))
-
-
-def benchmark_page(name: str) -> str:
-    """A finished benchmark as one HTML file."""
-    from . import stages
-    from .figures import bench_report
-    from .runs import benchmarks
-
-    report = benchmarks.load_report(name)
-    findings = [str(finding) for finding in stages.inversions(report)[:3]]
-    return bench_report.page(
-        name, report, benchmarks.worst(report), benchmarks.load_worst(name), findings, stages.FLOAT_NAME
-    )
+        shown = benchmarks.worst(report), benchmarks.load_worst(name)
+        findings = [str(finding) for finding in stages.inversions(report)[:3]]
+        write(given.html, bench_report.page(name, report, *shown, findings, stages.FLOAT_NAME))
 
 
 def write(file: str, text: str) -> None:

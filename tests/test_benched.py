@@ -14,7 +14,7 @@ from dmq.figures import bench_report
 from dmq.metrics import paired, pixel, sets
 from dmq.models.tiny import tiny_ddpm
 from dmq.recipe import Benchmark, Calibration, Domain, Recipe, Sampling, Weights
-from dmq.results import FLOOR_NAME, BenchRow
+from dmq.results import FLOOR_NAME, BenchReport
 from dmq.runs import benchmarks as kept
 from dmq.runs.prompts import UNCONDITIONAL, read_prompts, shipped_domains
 from dmq.stages import benchmarks as bench_stage
@@ -159,7 +159,7 @@ def test_every_report_has_its_context(report, recipes):
 def test_rows_come_when_a_model_is_done(wanted, recipes):
     few = dataclasses.replace(wanted, measures=("psnr", "latent"), domains=wanted.domains[:1], seeds=(1,))
     seen = list(stages.bench(few, recipes[:1], name="streamed"))
-    rows = [(k, item.recipe) for k, item in enumerate(seen) if isinstance(item, BenchRow)]
+    rows = [(k, item.recipes[-1]) for k, item in enumerate(seen) if isinstance(item, BenchReport)]
     last = {item.recipe: k for k, item in enumerate(seen) if isinstance(item, stages.Picture)}
     assert [name for _, name in rows] == ["float", FLOOR_NAME, "six"]
     assert all(k > last[name] for k, name in rows) and rows[0][0] < last[FLOOR_NAME]

@@ -20,8 +20,8 @@ from dmq.stages.progress import Progress
 
 RECIPES = {
     "emoji-sd": (
-        "W8A8, one range", "W8A6, one range", "W8A6, 8 best groups", "W4A8, 8 best groups", "BRECQ W4A8",
-        "TFMQ-DM W4A8", "ADP-DM W6A6", "W4, activations in float", "W3A4, to see it break",
+        "W8A8, one range", "W3A4, to see it break", "W8A6, one range", "W8A6, 8 best groups", "TFMQ-DM W4A8",
+        "BRECQ W4A8",
     ),
     "emoji-ddpm": (
         "W8A8, one range", "W8A8, 8 best groups", "W8A6, one range", "W8A6, 8 best groups", "W4A8, 8 best groups",

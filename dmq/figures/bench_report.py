@@ -78,6 +78,11 @@ def _figure(figure: go.Figure, name: str) -> str:
     return f"<div>{drawn}</div>"
 
 
+def side_by_side(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Two pictures [H, W, 3] of one size as one, with a white line between them."""
+    return np.concatenate([a, np.full((len(a), max(1, a.shape[1] // 16), 3), 255, np.uint8), b], 1)
+
+
 def _pair(one: BenchPicture, pictures: Mapping[tuple[str, int], np.ndarray], float_name: str) -> str:
     images = "".join(
         f'<img alt="{who}" src="{_uri(pictures[key])}"> '

@@ -57,6 +57,12 @@ def finished() -> list[str]:
     return [*sorted(shipped, reverse=True), *(f.parent.name for f in own if f.parent.name not in shipped)]
 
 
+def model_of(name: str) -> str:
+    """The model of a benchmark."""
+    recipes = load_recipes(name)
+    return recipes[0].model if recipes else ""
+
+
 def unfinished() -> list[str]:
     """The user's benchmarks that were interrupted, newest first."""
     found = [file for file in _own("manifest.json") if not (file.parent / "report.json").is_file()]

@@ -7,16 +7,17 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DmqError
-from ..recipe import SETS, Benchmark, Recipe, Sampling
+from ..recipe import SETS, Benchmark, Domain, Recipe, Sampling
 from ..results import FLOOR_NAME, BenchPicture, BenchReport, BenchRow
 from ..runs import benchmarks as kept
+from ..runs.prompts import UNCONDITIONAL
 from .benched import Bench, Part, layout
 from .blocks_kept import reconstructed
 from .drawing import draw_batch
@@ -37,16 +38,17 @@ if TYPE_CHECKING:
     from ..models.loading import Loaded
 
 SLOWER = 1.6  # a quantized model against the float one, where no benchmark says how much
+UNPROMPTED = 64  # pictures of a model without prompts, unless asked otherwise
 TRIED = 4  # steps drawn to measure the speed
 
 
 def bench(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str
-) -> Generator[Progress | Picture | BenchRow, None, BenchReport]:
+) -> Generator[Progress | Picture | BenchReport, None, BenchReport]:
     """Draw and measure the float model, the noise floor and each recipe; returns the report, kept under `name`.
 
-    Yields pictures as they are drawn and a model's rows when it is done. If a benchmark of that name was interrupted,
-    what it kept is used; raises DmqError if that one has other prompts, seeds, sampling or recipes.
+    Yields pictures as they are drawn, and the report so far whenever a model is done. If a benchmark of that name was
+    interrupted, what it kept is used; raises DmqError if that one has other prompts, seeds, sampling or recipes.
     """
     warnings = check_benchmark(benchmark, recipes)
     yield Progress("Load the model", 0, 1)
@@ -71,19 +73,35 @@ def bench(
             found = kept.load_rows(folder, who)
         rows += found.rows
         pictures += found.pictures
-        warnings += found.notes
-        yield from found.rows
-    plans = {recipe.name: plan(recipe) for recipe in recipes}
-    report = BenchReport(
-        model=recipes[0].model, sampler=known["sampler"], features=benchmark.features if setting.eye else "",
-        reference=reference, benchmark=benchmark, rows=tuple(rows), pictures=tuple(pictures),
-        bytes=dict.fromkeys((FLOAT_NAME, FLOOR_NAME), next(iter(plans.values())).float_bytes)
-        | {who: made.bytes for who, made in plans.items()},
-        coverage={who: made.coverage_line() for who, made in plans.items()},
-        machine=f"{platform.machine()}, {_cores()} cores", warnings=(*warnings, *_broken(rows)),
-    )  # fmt: skip
-    kept.save_report(folder, report, [called for called, _ in models])
+        warnings += [*found.notes, *_broken(found.rows)]
+        made = BenchReport(
+            model=recipes[0].model, sampler=known["sampler"], features=benchmark.features if setting.eye else "",
+            reference=reference, benchmark=benchmark, rows=tuple(rows), pictures=tuple(pictures),
+            bytes=dict.fromkeys((FLOAT_NAME, FLOOR_NAME)[: who + 1], plan(recipes[0]).float_bytes)
+            | {recipe.name: plan(recipe).bytes for recipe in recipes[: max(0, who - 1)]},
+            coverage={recipe.name: plan(recipe).coverage_line() for recipe in recipes[: max(0, who - 1)]},
+            machine=f"{platform.machine()}, {_cores()} cores", warnings=tuple(warnings),
+        )  # fmt: skip
+        yield made
+    kept.save_report(folder, made, [called for called, _ in models])
     return kept.load_report(name)
+
+
+def benchmark_of(
+    recipe: Recipe, domains: Sequence[Domain], *, seeds: int = 1, pictures: int | None = None, **settings: Any
+) -> Benchmark:
+    """A benchmark for `recipe`'s model: `seeds` pictures of each prompt, at most `pictures` of each domain.
+
+    A model without prompts has one domain of `pictures` seeds. Raises DmqError for numbers below 1.
+    """
+    if seeds < 1 or (pictures is not None and pictures < 1):
+        raise DmqError("a benchmark needs at least one seed and one picture.")
+    settings = {"sampling": recipe.sampling} | settings
+    if not info(recipe.model).prompted:
+        return Benchmark(domains=(UNCONDITIONAL,), seeds=tuple(range(pictures or UNPROMPTED)), **settings)
+    most = None if pictures is None else -(-pictures // seeds)
+    cut = tuple(dataclasses.replace(domain, prompts=domain.prompts[:most]) for domain in domains)
+    return Benchmark(domains=cut, seeds=tuple(range(seeds)), **settings)
 
 
 def check_benchmark(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> list[str]:
@@ -164,7 +182,7 @@ def _jobs(benchmark: Benchmark, who: int, part: Part) -> list[tuple[str, int]]:
     return [(prompt, other[seed] if who == 1 else seed) for _, prompt, seed in chosen]
 
 
-def _broken(rows: list[BenchRow]) -> Iterator[str]:
+def _broken(rows: tuple[BenchRow, ...]) -> Iterator[str]:
     for row in rows:
         if row.failed:
             yield (

@@ -1,0 +1,181 @@
+"""A new benchmark: what it is of, how long it will take, and its rows as they come; stopped and gone on with."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import bench_table
+from dmq.recipe import Benchmark, Recipe
+from dmq.results import BenchReport
+from dmq.runs import benchmarks as kept
+from dmq.runs import prompts
+
+from .asked import offered, recipes_of
+from .shell import Shared, bar, note, on, read, stops
+
+
+LAST = 12  # pictures shown while drawing
+MOST = 20_000  # pictures of each model that a visitor may ask for
+
+
+def asked(
+    text: str, domains: list[str], file: str | None, count: float, seeds: float, others: list[str]
+) -> tuple[Benchmark, tuple[Recipe, ...]]:
+    """What the form asks for. Raises DmqError for what makes no sense."""
+    recipe = read(text)
+    known = prompts.shipped_domains()
+    chosen = [known[name] for name in domains or [] if name in known] + ([prompts.read_prompts(file)] if file else [])
+    if stages.info(recipe.model).prompted and not chosen:
+        raise DmqError("choose at least one list of prompts, or give a file with one prompt a line.")
+    for number, said in ((count, "pictures"), (seeds, "seeds")):
+        if not number or not float(number).is_integer() or not 1 <= number <= MOST:
+            raise DmqError(f"{said} must be a whole number from 1 to {MOST:,}, got {number}.")
+    made = stages.benchmark_of(recipe, chosen, seeds=int(seeds), pictures=int(count))
+    return made, recipes_of(recipe, others)
+
+
+def estimate(text: str, *form: Any) -> Iterator[dict[str, Any]]:
+    """How long the form's benchmark will take, or why it cannot be drawn."""
+    yield {"estimate": note("Measuring the speed of this machine …")}
+    try:
+        said = str(stages.estimate(*asked(text, *form)))
+    except DmqError as error:
+        said = f"Not like this: {error}"
+    yield {"estimate": note(said)}
+
+
+def start(text: str, *form: Any) -> Iterator[dict[str, Any]]:
+    """Begin a benchmark of the form; its name comes from the model and its recipes."""
+    benchmark, recipes = asked(text, *form)
+    yield from running(benchmark, recipes, kept.free_name(f"{recipes[0].model} {recipes[0].name}"))
+
+
+def go_on(name: str | None) -> Iterator[dict[str, Any]]:
+    """Draw the rest of an interrupted benchmark."""
+    if not name or name not in kept.unfinished():
+        raise DmqError("no interrupted benchmark is chosen.")
+    yield from running(kept.load_benchmark(name), kept.load_recipes(name), name)
+
+
+def running(benchmark: Benchmark, recipes: tuple[Recipe, ...], name: str) -> Iterator[dict[str, Any]]:
+    """Draw and measure, with a bar, the last pictures, and the rows of every model that is done."""
+    stages.check_benchmark(benchmark, recipes)
+    said = str(stages.estimate(benchmark, recipes, name=name))
+    yield {"estimate": note(said), "status": note("Waiting for the model …"), "live": gr.update(visible=True),
+           "rows": "", "last": []} | buttons(True)  # fmt: skip
+    last: list[tuple[Any, str]] = []
+    try:
+        with contextlib.closing(stages.bench(benchmark, recipes, name=name)) as work:
+            for seen in work:
+                if isinstance(seen, stages.Progress):
+                    yield {"status": bar(seen)}
+                elif isinstance(seen, BenchReport):
+                    yield {"rows": rows(seen)}
+                else:
+                    last = [*last, (seen.pixels, f"{seen.recipe} · {seen.prompt} · seed {seen.seed}")][-LAST:]
+                    if seen.index % benchmark.batch == benchmark.batch - 1:
+                        yield {"last": last}
+    except Exception:
+        yield {"status": ""} | buttons(False) | waiting()
+        raise
+    yield (
+        {"status": note(f"Done; kept as “{name}”."), "live": gr.update(visible=False), "done": name}
+        | buttons(False)
+        | waiting()
+    )
+
+
+def rows(report: BenchReport) -> str:
+    """The tables of what is done by now."""
+    named = [f"<b>{d.name}</b>{bench_table.as_html(report, d.name)}" for d in report.benchmark.domains]
+    return "".join([*named, f"<p>{bench_table.context(report)}</p>"])
+
+
+def buttons(busy: bool) -> dict[str, Any]:
+    """Start and Go on when nothing runs, Stop while something does."""
+    return {name: gr.update(visible=busy == (name == "stop")) for name in ("start", "stop", "resume")}
+
+
+def waiting() -> dict[str, Any]:
+    """The interrupted benchmarks, to go on with."""
+    left = kept.unfinished()
+    shown = gr.update(choices=left, value=next(iter(left), None), visible=bool(left))
+    return {"unfinished": shown, "resume": gr.update(visible=bool(left))}
+
+
+def stopped() -> dict[str, Any]:
+    """What is said after Stop."""
+    said = "Stopped; what was drawn is kept. “Go on” draws the rest, and ends as if it had not been stopped."
+    return {"status": note(said)} | buttons(False) | waiting()
+
+
+def form_for(recipe: Recipe) -> dict[str, Any]:
+    """The form for the current recipe."""
+    prompted = stages.info(recipe.model).prompted
+    return {
+        "others": gr.update(choices=list(offered(recipe))),
+        "domains": gr.update(visible=prompted),
+        "file": gr.update(visible=prompted),
+        "seeds": gr.update(visible=prompted),
+    } | waiting()
+
+
+def draw(out: dict[str, Any]) -> None:
+    """The form, and what is shown while it is drawn."""
+    shipped = prompts.shipped_domains()
+    labels = {"names": "names (of the kind it was trained on)"}
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            out["domains"] = gr.CheckboxGroup(
+                [(labels.get(name, f"{name} (never trained on)"), name) for name in shipped], value=list(shipped),
+                label="Prompts",
+            )  # fmt: skip
+            out["others"] = gr.Dropdown([], multiselect=True, label="Recipes besides the current one")
+        with gr.Column(scale=2, min_width=280):
+            with gr.Row():
+                out["count"] = gr.Number(16, label="Pictures of each list", precision=0, minimum=1, min_width=100)
+                out["seeds"] = gr.Number(1, label="Seeds of each prompt", precision=0, minimum=1, min_width=100)
+            out["file"] = gr.File(label="Your own prompts: a text file, one a line", file_types=["text"], height=110)
+    out["estimate"] = gr.HTML(label="How long it will take", elem_id="bench-estimate")
+    with gr.Row():
+        out["start"] = gr.Button("Start the benchmark", variant="primary", min_width=220)
+        out["stop"] = gr.Button("Stop, keep what is drawn", variant="stop", visible=False, min_width=220)
+        out["unfinished"] = gr.Dropdown([], value=None, label="Interrupted", visible=False, min_width=220)
+        out["resume"] = gr.Button("Go on", visible=False, min_width=120)
+    out["status"] = gr.HTML(label="Progress of the benchmark")
+    with gr.Column(visible=False) as out["live"]:
+        out["rows"] = gr.HTML(label="Rows so far", elem_id="bench-rows", css_template=bench_table.STYLE)
+        out["last"] = gr.Gallery(
+            label="Drawn last", columns=LAST, format="png", object_fit="contain", elem_classes="dmq-pixels",
+            height="auto", interactive=False, fit_columns=False,
+        )  # fmt: skip
+    out["done"] = gr.State("")  # the benchmark that was finished last
+
+
+def connect(
+    shared: Shared, out: dict[str, Any], more: gr.Accordion, shown: Any, opened: Callable, view: list[Any]
+) -> None:
+    """The form's events; a finished benchmark is shown by `opened`."""
+    form = [shared.recipe, *(out[name] for name in ("domains", "file", "count", "seeds", "others"))]
+    moved = [out["domains"].input, out["others"].input, out["count"].blur, out["seeds"].blur, out["file"].upload]
+    queue = {"concurrency_id": "model", "concurrency_limit": 1}
+    on([more.expand, *moved], estimate, form, {"estimate": out["estimate"]}, trigger_mode="always_last", **queue)
+    status = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
+    drawing = [
+        on(out["start"].click, start, form, out, **queue, **status),
+        on(out["resume"].click, go_on, [out["unfinished"]], out, **queue, **status),
+    ]
+    stops(out["stop"], drawing, stopped, out)
+
+    def finished(text: str, name: str) -> Iterator[dict[str, Any]]:
+        if not name:
+            return
+        names = [one for one in kept.finished() if kept.model_of(one) == read(text).model]
+        yield {"run": gr.update(choices=names, value=name)}
+        yield from opened(name, [], None, None)
+
+    on(out["done"].change, finished, [shared.recipe, out["done"]], out)

@@ -1,0 +1,187 @@
+"""Benchmark: quantized models against the float one on many pictures, with a noise floor (QDiffBench)."""
+
+import html
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import bench_report, bench_table
+from dmq.figures import benchmark as figures
+from dmq.results import BENCH_MEASURES, BenchReport
+from dmq.runs import benchmarks as kept
+
+from . import benching
+from .shell import Shared, on, read, shows
+from .widgets.plotly_view import PlotlyView
+
+
+FINDINGS = 3
+GALLERY = 24  # pairs of pictures
+VIEW = ("run", "beside", "domain", "measure")  # the controls of what is shown
+
+
+def names_for(model: str) -> list[str]:
+    """The finished benchmarks of `model`: those that ship first."""
+    return [name for name in kept.finished() if _model(name) == model]
+
+
+def _model(name: str) -> str:
+    try:
+        return kept.model_of(name)
+    except DmqError:  # one that cannot be read must not take the whole tab away
+        return ""
+
+
+def show(text: str, run: str | None, beside: list[str] | None, domain: str | None, measure: str | None) -> Iterator:
+    """The tab for the current recipe's model: the benchmark that is shown, or the first that there is."""
+    recipe = read(text)
+    names = names_for(recipe.model)
+    name = run if run in names else next(iter(names), None)
+    yield benching.form_for(recipe) | {"run": gr.update(choices=names, value=name)}
+    yield from opened(name, beside if name == run else [], domain, measure)
+
+
+def opened(name: str | None, beside: list[str] | None, domain: str | None, measure: str | None) -> Iterator:
+    """A finished benchmark, with others beside it; then the files to download."""
+    if not name:
+        why = "No benchmark of this model yet: open **A new benchmark** below."
+        yield {"empty": gr.update(value=why, visible=True), "results": gr.update(visible=False)}
+        return
+    others = [one for one in beside or [] if one != name]
+    report = stages.joined([name, *others])
+    choices = [other for other in names_for(report.model) if other != name]
+    yield {
+        "empty": gr.update(visible=False),
+        "results": gr.update(visible=True),
+        "beside": gr.update(choices=choices, value=others),
+        "gallery": gallery(name),
+    } | view(report, domain, measure)
+    yield downloads(name)
+
+
+def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[str, Any]:
+    """The table and the figures of one domain."""
+    domains = [d.name for d in report.benchmark.domains]
+    domain = domain if domain in domains else domains[0]
+    known = [m.name for m in bench_table.measures(report) if m.name in _quantized(report)]
+    measure = measure if measure in known else next(iter(known), None)
+    shown = {
+        "domain": gr.update(choices=domains, value=domain),
+        "measure": gr.update(choices=[(BENCH_MEASURES[name].label, name) for name in known], value=measure),
+        "table": bench_table.as_html(report, domain),
+        "context": bench_table.context(report),
+        "finding": findings(report),
+        "notes": gr.update(value="\n".join(f"- {line}" for line in report.warnings), visible=bool(report.warnings)),
+    }
+    if measure is not None:
+        shown |= {
+            "bytes": figures.against_bytes(report, measure, domain),
+            "seconds": figures.against_seconds(report, measure, domain),
+        }
+    return shown
+
+
+def _quantized(report: BenchReport) -> set[str]:
+    """The measures that some quantized model has."""
+    return {name for row in report.rows if row.recipe in report.coverage for name in row.figures}
+
+
+def findings(report: BenchReport) -> str:
+    """Where the two references disagree, as marked lines; computed from the table, whichever it is."""
+    found = stages.inversions(report)
+    if not found:
+        said = "distances to real pictures and to the float pictures rank no pair of models in opposite ways."
+        return f'<p class="quiet">In this table {said}</p>' if report.reference else ""
+    lines = "".join(f"<li>{html.escape(str(one))}</li>" for one in found[:FINDINGS])
+    more = f"<p>{len(found) - FINDINGS} more such pairs in this table.</p>" if len(found) > FINDINGS else ""
+    return (
+        "<div class='finding' role='note'><b>Real pictures as the yardstick would mislead here</b>"
+        f"<ul>{lines}</ul>{more}</div>"
+    )
+
+
+def gallery(name: str) -> list[tuple[Any, str]]:
+    """The pictures farthest from the float ones: float on the left, quantized on the right."""
+    report, pictures = kept.load_report(name), kept.load_worst(name)
+    made = []
+    for one in kept.worst(report)[:GALLERY]:
+        pair = [pictures.get((who, one.number)) for who in (stages.FLOAT_NAME, one.recipe)]
+        if all(part is not None for part in pair):
+            made.append((bench_report.side_by_side(*pair), bench_report.caption(one)))
+    return made
+
+
+def downloads(name: str) -> dict[str, str]:
+    """The table as CSV and the whole benchmark as a page, in a temporary folder."""
+    report, folder = kept.load_report(name), Path(tempfile.mkdtemp(prefix="dmq-"))
+    lines = [str(one) for one in stages.inversions(report)[:FINDINGS]]
+    page = bench_report.page(name, report, kept.worst(report), kept.load_worst(name), lines, stages.FLOAT_NAME)
+    (folder / f"{name}.csv").write_text(kept.as_csv(report), "utf-8")
+    (folder / f"{name}.html").write_text(page, "utf-8")
+    return {"csv": str(folder / f"{name}.csv"), "page": str(folder / f"{name}.html")}
+
+
+def look(name: str | None, beside: list[str] | None, domain: str | None, measure: str | None) -> dict[str, Any]:
+    """Another domain or measure of what is shown."""
+    return view(stages.joined([name, *(beside or [])]), domain, measure) if name else {}
+
+
+def tab(shared: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    out: dict[str, Any] = {}
+    gr.Markdown(
+        "Each recipe draws the same prompts from the same noise as the float model, and is measured against the "
+        "**float model's own pictures**. What float differs from itself with other seeds is the noise floor."
+    )
+    with gr.Row():
+        out["run"] = gr.Dropdown([], value=None, label="Finished benchmark", min_width=240)
+        out["beside"] = gr.Dropdown(
+            [], multiselect=True, label="Beside it", min_width=240, info="With the same prompts, seeds and sampling."
+        )
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    draw_results(out)
+    with gr.Accordion("A new benchmark", open=False) as more:
+        benching.draw(out)
+    view_inputs = [out[name] for name in VIEW]
+    shown = on([out["run"].input, out["beside"].input], opened, view_inputs, out, show_progress="minimal",
+               show_progress_on=out["context"], trigger_mode="always_last")  # fmt: skip
+    on([out["domain"].input, out["measure"].input], look, view_inputs, out, trigger_mode="always_last")
+    benching.connect(shared, out, more, shown, opened, view_inputs)
+    shows(shared, this, show, view_inputs, out, waiting=out["context"])
+
+
+def draw_results(out: dict[str, Any]) -> None:
+    """What is shown of a benchmark."""
+    with gr.Column(visible=False) as out["results"]:
+        out["finding"] = gr.HTML(label="Finding", elem_id="bench-finding", css_template=FINDING_STYLE)
+        out["domain"] = gr.Radio([], label="Domain")
+        out["table"] = gr.HTML(label="Table", elem_id="bench-table", css_template=bench_table.STYLE)
+        out["context"] = gr.Markdown(label="What the figures hold for", elem_id="bench-context",
+                                     elem_classes="dmq-hint")  # fmt: skip
+        out["notes"] = gr.Markdown(visible=False, label="Notes", elem_id="bench-notes")
+        out["measure"] = gr.Dropdown([], value=None, label="Measure in the figures")
+        with gr.Row():
+            with gr.Column(min_width=320):
+                out["bytes"] = PlotlyView(label="Quality against bytes", elem_id="bench-bytes")
+            with gr.Column(min_width=320):
+                out["seconds"] = PlotlyView(label="Quality against seconds", elem_id="bench-seconds")
+        out["gallery"] = gr.Gallery(
+            label="The worst pictures: float | quantized", columns=6, format="png", object_fit="contain",
+            elem_classes="dmq-pixels dmq-pairs", elem_id="bench-worst", height="auto", interactive=False,
+            fit_columns=False,
+        )  # fmt: skip
+        with gr.Row():
+            out["page"] = gr.DownloadButton("Download the report (HTML)", size="sm")
+            out["csv"] = gr.DownloadButton("Download the table (CSV)", size="sm")
+
+
+FINDING_STYLE = """
+.finding { border-left: 4px solid #E69F00; padding: 6px 14px; background: rgba(230,159,0,.10); border-radius: 4px; }
+.finding ul { margin: 4px 0 0; padding-left: 18px; list-style: disc; }
+.finding p, .quiet { margin: 4px 0 0; opacity: .75; font-size: 13px; }
+"""

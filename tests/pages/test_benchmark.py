@@ -1,0 +1,180 @@
+"""The handlers of the Benchmark tab, called as functions: what is shown, drawn, stopped, gone on with."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from dmq import jsonio, stages
+from dmq.errors import DmqError
+from dmq.recipe import Benchmark, Domain, Weights
+from dmq.results import FLOOR_NAME, BenchReport, BenchRow, Figure
+from dmq.runs import benchmarks as kept
+from pages import benching, benchmark
+from tests.tiny import tiny_clip
+
+
+@pytest.fixture(scope="module")
+def asked(recipe, tmp_path_factory):
+    eye = tiny_clip(tmp_path_factory.mktemp("eye"))
+    domains = (Domain(name="in", prompts=tuple("abcdefgh")), Domain(name="out", prompts=tuple("stuvwxyz")))
+    return Benchmark(domains=domains, seeds=(0, 1), sampling=recipe.sampling, features=str(eye))
+
+
+@pytest.fixture(scope="module")
+def recipes(recipe):
+    return tuple(dataclasses.replace(recipe, name=f"w{bits}", weights=Weights(bits=bits)) for bits in (8, 3))
+
+
+@pytest.fixture(scope="module")
+def finished(asked, recipes):
+    stages.finish(stages.bench(asked, recipes, name="tiny bench"))
+    return "tiny bench"
+
+
+@pytest.fixture
+def text(recipe):
+    return jsonio.dumps(recipe)
+
+
+def last(answers):
+    whole = {}
+    for answer in answers:
+        whole |= answer
+    return whole
+
+
+def test_the_tab_opens_on_the_benchmark_of_the_model(text, finished):
+    shown = last(benchmark.show(text, None, None, None, None))
+    assert shown["run"]["value"] == finished and finished in shown["run"]["choices"]
+    assert shown["domain"]["choices"] == ["in", "out"] and shown["measure"]["value"] == "psnr"
+    report = kept.load_report(finished)
+    for name in ("float", FLOOR_NAME, "w8", "w3"):
+        assert name in shown["table"]
+    for name in ("w8", "w3"):
+        assert report.coverage[name] in shown["table"] and f"{report.bytes[name] / 1e6:.2f}" in shown["table"]
+    assert "seeds 0, 1, noise floor with seeds 2, 3; in (8 prompts)" in shown["context"]
+    assert len(shown["gallery"]) == 24 and "dB" not in shown["gallery"][0][1] and "PSNR" in shown["gallery"][0][1]
+    psnr = [float(caption.split("PSNR ")[1].split(",")[0]) for _, caption in shown["gallery"]]
+    assert psnr == sorted(psnr), "the worst first"
+    height, width, _ = shown["gallery"][0][0].shape
+    assert width == 2 * height + height // 16
+    assert Path(shown["csv"]).read_text("utf-8") == kept.as_csv(report)
+    assert finished in Path(shown["page"]).read_text("utf-8")
+
+
+def test_figures_have_intervals_floors_and_every_recipe(text, finished):
+    shown = benchmark.look(finished, [], "out", "ssim")
+    report = kept.load_report(finished)
+    for key, across in (("bytes", lambda row: report.bytes[row.recipe] / 1e6), ("seconds", lambda r: r.seconds / 16)):
+        traces = {trace.name: trace for trace in shown[key].data}
+        assert traces.keys() == {"w8", "w3"}
+        for name, trace in traces.items():
+            row = report.row(name, "out")
+            figure = row.figures["ssim"]
+            assert (trace.x[0], trace.y[0]) == (pytest.approx(across(row)), figure.value)
+            assert trace.error_y.array[0] == pytest.approx(figure.high - figure.value)
+            assert trace.error_y.arrayminus[0] == pytest.approx(figure.value - figure.low)
+        (line,) = shown[key].layout.shapes
+        assert line.y0 == report.floor("out", "ssim")
+
+
+def test_a_model_without_a_benchmark_says_what_to_do(text, recipe):
+    other = jsonio.dumps(dataclasses.replace(recipe, model="emoji-none"))
+    with pytest.raises(DmqError):
+        last(benchmark.show(other, None, None, None, None))
+    assert "open **A new benchmark**" in last(benchmark.opened(None, [], None, None))["empty"]["value"]
+
+
+def test_what_differs_is_not_shown_beside_it(finished, asked, recipes):
+    other = dataclasses.replace(asked, seeds=(5, 6), measures=("psnr",))
+    stages.finish(stages.bench(other, recipes[:1], name="other seeds"))
+    with pytest.raises(DmqError, match="tiny bench has seeds 0, 1, other seeds has seeds 5, 6"):
+        last(benchmark.opened(finished, ["other seeds"], None, None))
+
+
+def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
+    one = dataclasses.replace(asked, measures=("psnr", "latent"))
+    work = benching.running(one, recipes, "halfway")
+    first = next(work)
+    assert "128 pictures" in first["estimate"] and first["stop"]["visible"]
+    tables = []
+    for answer in work:
+        tables += [answer["rows"]] if "rows" in answer else []
+        if len(tables) == 2 and "last" in answer:
+            break
+    work.close()
+    after = benching.stopped()
+    assert after["unfinished"]["value"] == "halfway" and after["resume"]["visible"] and not after["stop"]["visible"]
+    assert "w8" not in tables[-1] and FLOOR_NAME in tables[-1]
+    left = next(benching.go_on("halfway"))["estimate"]
+    assert "128 pictures" not in left
+    end = last(benching.go_on("halfway"))
+    assert end["done"] == "halfway" and "w3" in end["rows"] and kept.unfinished() == []
+    assert end["live"]["visible"] is False and end["start"]["visible"] and not end["resume"]["visible"]
+    whole = kept.load_report("halfway")
+    straight = stages.finish(stages.bench(one, recipes, name="straight"))
+    assert repr([row.figures for row in whole.rows]) == repr([row.figures for row in straight.rows])
+    with pytest.raises(DmqError, match="no interrupted benchmark"):
+        next(benching.go_on("halfway"))
+
+
+def test_the_form_is_checked_and_says_how_long_it_takes(text, tmp_path):
+    benchmark_, recipes = benching.asked(text, ["names", "compositions"], None, 4, 2, [])
+    assert [len(domain.prompts) for domain in benchmark_.domains] == [2, 2] and benchmark_.seeds == (0, 1)
+    assert [recipe.name for recipe in recipes] == ["tiny"]
+    said = last(benching.estimate(text, ["names"], None, 4, 1, []))["estimate"]
+    assert "Not like this: names: FID needs at least 16 pictures, got 4" in said
+    said = last(benching.estimate(text, ["names"], None, 16, 1, []))["estimate"]
+    assert "48 pictures" in said and "on this machine" in said
+    file = tmp_path / "mine.txt"
+    file.write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(DmqError, match="is no UTF-8 text"):
+        benching.asked(text, [], str(file), 4, 2, [])
+    for wrong in ((0, 1), (4, 0.5), (None, 1), (4, 10**9)):
+        with pytest.raises(DmqError, match="must be a whole number from 1"):
+            benching.asked(text, ["names"], None, *wrong, [])
+    with pytest.raises(DmqError, match="choose at least one list"):
+        benching.asked(text, [], None, 4, 2, [])
+
+
+def table_with(*rows):
+    """A report of (name, FID to float, its half interval, FID to real, PSNR)."""
+
+    def figure(value, half=0.1):
+        return Figure(value=value, low=value - half, high=value + half)
+
+    made = [
+        BenchRow(recipe="float", domain="in", samples=20, failed=0, seconds=1.0, figures={"real fid": figure(5.0)})
+    ]
+    for name, fid, half, real, psnr in rows:
+        figures = {"fid": figure(fid, half), "real fid": figure(real), "psnr": figure(psnr)}
+        made.append(BenchRow(recipe=name, domain="in", samples=20, failed=0, seconds=1.0, figures=figures))
+    names = [row[0] for row in rows]
+    return BenchReport(
+        model="m", sampler="s", features="f", reference="20 pictures", machine="x", rows=tuple(made), pictures=(),
+        benchmark=Benchmark(domains=(Domain(name="in", prompts=("a",)),)), bytes=dict.fromkeys(["float", *names], 1),
+        coverage=dict.fromkeys(names, ""),
+    )  # fmt: skip
+
+
+def test_inversions_are_found_in_any_table_and_only_where_they_are():
+    found = stages.inversions(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale", 3.0, 0.1, 4.0, 20.0)))
+    assert [(one.damaged, one.better, one.sure) for one in found] == [("pale", "float", True), ("pale", "mild", True)]
+    assert "by FID to real pictures pale is better than float" in str(found[0])
+    assert "PSNR 20.0 dB against 30.0 dB" in str(found[1]) and "n = 20" in str(found[1])
+    assert stages.inversions(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0))) == []
+    unsure = table_with(("mild", 1.0, 2.0, 5.5, 30.0), ("pale", 1.5, 2.0, 5.1, 20.0))
+    assert stages.inversions(unsure) == [], "the distances to float may be equal"
+    better = table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("sharp", 3.0, 0.1, 5.2, 31.0))
+    assert stages.inversions(better) == [], "closer by PSNR is not more damaged"
+    close = stages.inversions(table_with(("mild", 1.0, 0.1, 5.9, 30.0), ("pale", 3.0, 0.1, 5.85, 20.0)))
+    assert [(one.damaged, one.better, one.sure) for one in close] == [("pale", "mild", False)]
+    assert "intervals overlap" in str(close[0])
+
+
+def test_the_finding_is_computed_from_the_table():
+    shown = benchmark.findings(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale<", 3.0, 0.1, 4.0, 20.0)))
+    assert "would mislead" in shown and "pale&lt;" in shown
+    quiet = benchmark.findings(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0)))
+    assert "no pair of models" in quiet and "mislead" not in quiet
