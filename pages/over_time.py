@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import html
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,6 +23,7 @@ from .widgets.plotly_view import PlotlyView
 
 
 MOST = 16  # pictures: they are drawn as one batch, and every denoiser call of theirs is kept while it is needed
+EVERY = 1.0  # seconds between two pictures of what is there: drawing them takes time from the model
 HEAD = ["Recipe", "Error of the finished sample", "Isolated error, mean", "Mean activation bits", "MB"]
 CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
 
@@ -64,10 +67,15 @@ def strip(found: OverTime) -> list[tuple[Any, str]]:
 def table(found: OverTime, recipes: tuple[Recipe, ...]) -> list[list[Any]]:
     """One row for each recipe."""
     return [
-        [recipe.name, f"{found.accumulated[recipe.name][-1].mean():.3e}", f"{found.isolated[recipe.name].mean():.3e}",
+        [recipe.name, number(found.accumulated[recipe.name][-1].mean()), number(found.isolated[recipe.name].mean()),
          f"{found.mean_bits[recipe.name]:.2f}", megabytes(recipe)]
         for recipe in recipes if recipe.name in found.isolated
     ]  # fmt: skip
+
+
+def number(value: float) -> str:
+    """An error, if it is known already."""
+    return f"{value:.3e}" if math.isfinite(value) else "…"
 
 
 def megabytes(recipe: Recipe) -> str:
@@ -78,7 +86,7 @@ def megabytes(recipe: Recipe) -> str:
         return "–"
 
 
-def summary(comparison: Comparison, recipes: tuple[Recipe, ...]) -> str:
+def summary(comparison: Comparison) -> str:
     """What the curves are of, in a sentence."""
     count = len(comparison.prompts) * len(comparison.seeds)
     prompts = ", ".join(prompt for prompt in comparison.prompts if prompt != UNPROMPTED)
@@ -108,7 +116,7 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
     form["others"] = gr.update(choices=list(known), value=[name for name in beside if name])
     form["seeds"] = ", ".join(map(str, comparison.seeds))
     form |= {"prompts": gr.update(visible=True, value="\n".join(prompts))} if prompts else {}
-    return form | shown(found, recipes) | {"said": summary(comparison, recipes)}
+    return form | shown(found, recipes) | {"said": summary(comparison)}
 
 
 def nothing(why: str) -> dict[str, Any]:
@@ -120,25 +128,24 @@ def nothing(why: str) -> dict[str, Any]:
 
 
 def draw(text: str, prompts: str, seeds: str, others: list[str]) -> Iterator[dict[str, Any]]:
-    """Draw with the float model and each recipe; curves come as recipes are finished, and stay after Stop."""
+    """Draw with the float model and each recipe; curves grow with the steps, and stay after Stop."""
     comparison, recipes = asked(text, prompts, seeds, others)
     yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
-    seen = None
+    drawn = -math.inf
     try:
         with contextlib.closing(stages.over_time(comparison, recipes)) as work:
             while True:
-                progress = next(work)
-                new = progress.snapshot if progress.snapshot is not seen else None
-                seen = progress.snapshot or seen
-                yield {"status": bar(progress)} | (
-                    shown(new, recipes) | {"said": summary(comparison, recipes)} if new else {}
-                )
+                progress, answer = next(work), {}
+                if progress.snapshot is not None and time.monotonic() - drawn > EVERY:
+                    answer = shown(progress.snapshot, recipes) | {"said": summary(comparison)}
+                    drawn = time.monotonic()
+                yield answer | {"status": bar(progress)}
     except StopIteration as end:
         found = end.value
     except Exception:
         yield {"status": "", **idle()}
         raise
-    said = {"said": summary(comparison, recipes), "status": note("Drawn; the answer is kept.")}
+    said = {"said": summary(comparison), "status": note("Drawn; the answer is kept.")}
     yield shown(found, recipes) | said | idle()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -59,16 +60,22 @@ def over_time(
     )
     trajectory = calls.finished()
     made: dict[str, tuple[Walk, np.ndarray, float]] = {}
+    timesteps = statistics(recipes[0]).timesteps
+
+    def so_far(recipe: Recipe, drawn: Walk) -> OverTime:
+        made[recipe.name] = drawn, np.full(len(timesteps), np.nan), plan(recipe).mean_activation_bits
+        return _measured(floats, made, watched, timesteps)
+
     for recipe in recipes:
-        snapshot = _measured(floats, made, watched, statistics(recipe).timesteps) if made else None
         model = quantize(recipe)
-        drawn = yield from _with_snapshot(
-            walk(loaded, model, jobs, comparison.sampling, clocked(f"Draw {recipe.name}"), watched=watched), snapshot
-        )
-        at = clocked(f"Isolated errors of {recipe.name}")
-        isolated = yield from _with_snapshot(_clocked(noise_errors(model, trajectory), at), snapshot)
-        made[recipe.name] = drawn, isolated, plan(recipe).mean_activation_bits
-    answer = _measured(floats, made, watched, statistics(recipes[0]).timesteps)
+        drawn = yield from walk(
+            loaded, model, jobs, comparison.sampling, clocked(f"Draw {recipe.name}"), watched=watched,
+            so_far=partial(so_far, recipe),
+        )  # fmt: skip
+        snapshot, at = so_far(recipe, drawn), clocked(f"Isolated errors of {recipe.name}")
+        isolated = yield from _clocked(noise_errors(model, trajectory), at, snapshot)
+        made[recipe.name] = drawn, isolated, made[recipe.name][2]
+    answer = _measured(floats, made, watched, timesteps)
     question = {"comparison": comparison, "recipes": recipes}
     runs.save_over_time(_over_time_folder(comparison, recipes, own=True), question, answer)
     return answer
@@ -114,20 +121,12 @@ def _over_time_folder(comparison: Comparison, recipes: tuple[Recipe, ...], *, ow
     return runs.trajectory_folder("over-time", asked, *map(walked, recipes), own=own)
 
 
-def _clocked(work: Generator[tuple[int, int], None, Value], at: Any) -> Generator[Progress, None, Value]:
+def _clocked(
+    work: Generator[tuple[int, int], None, Value], at: Any, snapshot: Any
+) -> Generator[Progress, None, Value]:
     try:
         while True:
-            yield at(*next(work))
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()
-
-
-def _with_snapshot(work: Generator[Progress, None, Value], snapshot: Any) -> Generator[Progress, None, Value]:
-    try:
-        while True:
-            yield dataclasses.replace(next(work), snapshot=snapshot)
+            yield dataclasses.replace(at(*next(work)), snapshot=snapshot)
     except StopIteration as end:
         return end.value
     finally:
@@ -141,8 +140,8 @@ def _measured(
     return OverTime(
         timesteps=timesteps,
         coefficients=floats.coefficients,
-        accumulated={name: latent_errors(own.latents, floats.latents) for name, (own, _, _) in made.items()},
-        foreseen={name: latent_errors(own.foreseen, floats.foreseen) for name, (own, _, _) in made.items()}
+        accumulated={name: _errors(own.latents, floats.latents) for name, (own, _, _) in made.items()},
+        foreseen={name: _errors(own.foreseen, floats.foreseen) for name, (own, _, _) in made.items()}
         if known else {},
         isolated={name: isolated for name, (_, isolated, _) in made.items()},
         mean_bits={name: bits for name, (_, _, bits) in made.items()},
@@ -151,9 +150,17 @@ def _measured(
     )  # fmt: skip
 
 
+def _errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """`latent_errors`, nan at steps that were not drawn yet."""
+    known = min(len(made), len(wanted))
+    errors = np.full(wanted.shape[:2], np.nan)
+    errors[:known] = latent_errors(made[:known], wanted[:known])
+    return errors
+
+
 def _strip(drawn: Walk) -> tuple[np.ndarray, ...]:
-    """The first picture as foreseen at the watched steps, and finished."""
-    return (*(pictures[0] for _, pictures in sorted(drawn.on_the_way.items())), drawn.pictures[0])
+    """The first picture as foreseen at the watched steps, and finished if it is."""
+    return (*(pictures[0] for _, pictures in sorted(drawn.on_the_way.items())), *drawn.pictures[:1])
 
 
 # --- the probe -----------------------------------------------------------------------------------------------------

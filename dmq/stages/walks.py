@@ -1,8 +1,8 @@
 """Runs of a denoiser through its pipeline, with what each step leaves behind."""
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -36,8 +36,12 @@ def walk(
     *,
     watched: Sequence[int] = (),
     coefficients: bool = False,
+    so_far: Callable[[Walk], Any] | None = None,
 ) -> Generator[Progress, None, Walk]:
-    """Draw the (prompt, seed) `jobs` in one batch with `model` as the denoiser, and keep what each step leaves."""
+    """Draw the (prompt, seed) `jobs` in one batch with `model` as the denoiser, and keep what each step leaves.
+
+    Each Progress has as its snapshot what `so_far` makes of the walk up to there, which has no pictures yet.
+    """
     from ..models import loading
     from ..models.scheduling import coefficient, foreseen
     from ..models.stepping import stepping
@@ -55,6 +59,10 @@ def walk(
         if call.i in watched and finished is not None:
             shown[call.i] = loading.decode(loaded, finished[: len(jobs)])
 
+    def walked(pictures: list[np.ndarray]) -> Walk:
+        known = all(one is not None for one in predicted)
+        return Walk(np.stack(seen), np.stack(predicted) if known else None, np.array(weights), pictures, shown)
+
     run = stepping(
         lambda on_step: loading.sample(
             loading.with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=sampling,
@@ -66,13 +74,13 @@ def walk(
         while True:
             _, _, latents = next(run)
             seen.append(_plain(latents, len(jobs)))
-            yield at(min(len(seen), steps), steps)
+            progress = at(min(len(seen), steps), steps)
+            yield replace(progress, snapshot=so_far(walked([]))) if so_far else progress
     except StopIteration as end:
         pictures = end.value
     finally:
         run.close()
-    known = all(one is not None for one in predicted)
-    return Walk(np.stack(seen), np.stack(predicted) if known else None, np.array(weights), pictures, shown)
+    return walked(pictures)
 
 
 def _plain(x: "Tensor", pictures: int) -> np.ndarray:
