@@ -191,7 +191,7 @@ def search(given: argparse.Namespace) -> None:
     print("error of the activations, % of their power")
     for way, errors in result.local.items():
         print(f"  {way:9} {100 * errors.mean():.4g}")
-    parts = {"mixed": result.soft, "hard": result.hard, "ranges learned again": result.refitted}
+    parts = {"mixed": result.soft, "hard": result.hard, "as kept": result.refitted}
     said = ", ".join(f"{name} {100 * errors.mean():.4g}" for name, errors in parts.items())
     print(f"error of the denoiser's answer, %: {said}")
     if result.note:
@@ -277,7 +277,7 @@ def bench(given: argparse.Namespace) -> None:
     if given.csv:
         write(given.csv, benchmarks.as_csv(report))
     if given.html:
-        shown = benchmarks.worst(report), benchmarks.load_worst(name)
+        shown = benchmarks.worst(benchmarks.load_report(name)), benchmarks.load_worst(name)
         findings = [str(finding) for finding in stages.inversions(report)[:3]]
         write(given.html, bench_report.page(name, report, *shown, findings, stages.FLOAT_NAME))
 

@@ -418,6 +418,11 @@ class Recipe(Spec):
     reconstruction: BlockReconstruction | None = None  # none: each weight takes its nearest code
     progressive: Progressive | None = None  # none: ranges come from the float model's trajectory
     relaxing: Relaxing | None = None  # none: all steps have the same bits
+    split: bool = knob(
+        False, "Split shortcuts",
+        help="In a U-Net: where a layer reads a shortcut beside what comes from below, each of the two has scales of "
+        "its own, in weights and activations (Q-Diffusion).",
+    )
     protection: Protection = Protection()
     overrides: tuple[Override, ...] = ()
     on_miss: str = knob(

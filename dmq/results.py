@@ -78,6 +78,9 @@ class ModelInfo:
     # None: not known to dmq, or described before dmq knew of such blocks. It follows from the denoiser, hence no part
     # of what makes two descriptions equal.
     temporal: TemporalBlock | None = field(default=None, compare=False)
+    # By layer whose input is what comes from below beside a shortcut: the channels before the shortcut's. None if
+    # described before dmq knew of it.
+    splits: dict[str, int] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
@@ -320,7 +323,7 @@ class ProgressiveRanges:
 class SearchSnapshot:
     """A search for groups as it stands; Q searched sites, T steps, G groups."""
 
-    phase: str  # "Draw", "Start", "Search", "Measure" or "Refit"
+    phase: str  # "Draw", "Start", "Search", "Measure", "Refit" or "Choose"
     done: int
     total: int  # of this phase
     step: int | None  # the step i of the last iteration
@@ -336,8 +339,8 @@ class SearchResult:
     """Groups and ranges that a search found (ADP-DM), with what it takes to judge them. Q searched sites.
 
     `soft`, `hard` and `refitted` are relative noise-prediction errors per step on the pictures that were learned from:
-    with mixed groups, with each step in one group, and after the ranges were learned again for these. The ranges kept
-    are those of the smaller of the last two.
+    with mixed groups, with each step in one group, and with the groups and ranges that are kept: learned again, and
+    chosen on pictures laid aside.
     """
 
     model: str
@@ -371,15 +374,17 @@ class Bank:
     """The activation quantizer of one site (contract 2): scale and zero per slot, a slot per timestep.
 
     codes = clip(round(x / scale[slot]) + zero[slot], 0, 2**bits[slot] - 1). Per channel, scale and zero are [slots, C]
-    and `axis` is the channel's axis in x.
+    and `axis` is the channel's axis in x; where runs of channels share theirs, `parts` are the lengths of the runs and
+    scale and zero [slots, runs].
     """
 
     site: Site
     bits: np.ndarray  # [slots] uint8
-    scale: np.ndarray  # [slots] or [slots, C] float32
+    scale: np.ndarray  # [slots], [slots, C] or [slots, runs] float32
     zero: np.ndarray  # like scale, int32
     slot: np.ndarray  # [T] int16
     axis: int | None = None
+    parts: tuple[int, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -399,6 +404,7 @@ class PlannedLayer:
     bank: Bank | None  # of its input; layers with the same bank share one, which is stored once
     dropped: bool = False  # the model does without it, since a cache holds what it would compute
     learned: str = ""  # how its codes are learned: "TIAR", "block"; "" if each weight takes its nearest one
+    split: int = 0  # input channels before those of a shortcut, which have scales of their own; 0: nothing is split
 
     @property
     def format(self) -> str:
@@ -523,10 +529,12 @@ class Plan:
         time = f"; time path: {self.temporal.line()}" if self.temporal else ""
         blocks = sum(row.learned == "block" for row in self.layers)
         learned = f"; rounding of {blocks} layers learned block by block" if blocks else ""
+        split = sum(row.split > 0 for row in self.layers)
+        apart = f"; shortcut split in {split} layers" if split else ""
         walked = "; ranges from the quantized trajectory" if self.progressive else ""
         relaxed = f"; {self.relaxed_line()}" if self.relaxed else ""
         counted, floats = ", ".join(counts) or "nothing quantized", ", ".join(left) or "nothing"
-        return f"{counted}; float: {floats}{time}{learned}{walked}{relaxed}"
+        return f"{counted}; float: {floats}{time}{apart}{learned}{walked}{relaxed}"
 
     @property
     def mean_activation_bits(self) -> float:

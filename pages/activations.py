@@ -86,7 +86,7 @@ def detail(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[st
 def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
     """What depends on the step: channels, and the grid over the histogram."""
     errors = stages.errors(recipe)
-    bits, low, high = int(errors.bits[s]), float(errors.low[s, step]), float(errors.high[s, step])
+    bits, low, high = int(errors.bits[s, step]), float(errors.low[s, step]), float(errors.high[s, step])
     kept = f"grid of {bits} bits, {low:.3g} to {high:.3g}"
     if bits == FLOAT:
         bits = min(recipe.activations.bits, 8)

@@ -111,10 +111,9 @@ def summary(result: SearchResult) -> str:
     text += f"{apart} of them have groups that are no single run of steps." if apart else "all are runs of steps."
     mixed, hard, again = (float(errors.mean()) for errors in (result.soft, result.hard, result.refitted))
     if math.isfinite(hard):
-        kept = min(error for error in (hard, again) if math.isfinite(error))
+        kept = again if math.isfinite(again) else hard
         text += f" Noise error **{100 * kept:.3g} %** of the output's power"
-        text += f" ({100 * mixed:.3g} % with mixed groups, {100 * hard:.3g} % made hard"
-        text += f", {100 * again:.3g} % with ranges learned again)." if math.isfinite(again) else ")."
+        text += f" ({100 * mixed:.3g} % with mixed groups, {100 * hard:.3g} % made hard)."
     return text + (f"\n\n⚠ It ended early: {result.note}." if result.note else "")
 
 

@@ -32,7 +32,7 @@ from ..models.stepping import OnStep, stepping
 from ..numerics.threads import one_thread
 from ..quantizers.apply import quantized
 from ..quantizers.bank import ActivationBank
-from ..quantizers.plan import channel_ranges, slot_grid
+from ..quantizers.plan import channel_ranges, slot_grid, split_ranges
 from ..quantizers.weights import QuantizedWeight
 from ..recipe import Recipe, SharedRange
 from ..results import ActivationStats, GroupErrors, Plan, ProgressiveRanges, Site
@@ -198,7 +198,9 @@ class _Walk:
             errors = table.errors(group_timesteps(SharedRange(), table))
             low, high = errors.low[0, :1], errors.high[0, :1]
         self._note_change(site, slot, float(low[0]), float(high[0]))
-        if bank.axis is not None:
+        if bank.parts:
+            low, high = split_ranges(s, part, np.zeros(part.steps, int), bank.parts[0], low, high)
+        elif bank.axis is not None:
             low, high = channel_ranges(s, spec, part, np.zeros(part.steps, int))
         self._put(bank, slot, *slot_grid(site, low, high, np.array([bank.bits[slot]]), spec.symmetric))
 

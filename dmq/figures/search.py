@@ -98,8 +98,8 @@ def loss(errors: np.ndarray, penalties: np.ndarray) -> go.Figure:
 
 
 def noise_errors(result: SearchResult) -> go.Figure:
-    """Error of the denoiser's answer at every step: groups mixed, made hard, and with their ranges learned again."""
-    lines = {"learned again": result.refitted, "hard groups": result.hard, "mixed groups": result.soft}
+    """Error of the denoiser's answer at every step: groups mixed, made hard, and as they are kept."""
+    lines = {"as kept": result.refitted, "hard groups": result.hard, "mixed groups": result.soft}
     figure = go.Figure()
     for (name, errors), style in reversed(list(zip(lines.items(), STYLES, strict=False))):
         if np.isfinite(errors).any():

@@ -52,6 +52,10 @@ class AbstractAdapter(ABC):
         """The temporal information block of `denoiser`; None if the adapter knows none."""
         return None
 
+    def splits(self, denoiser: nn.Module) -> dict[str, int]:
+        """By layer whose input is [what comes from below, shortcut] along its channels: how many come from below."""
+        return {}
+
     def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         """What `TemporalBlock.projections` read, each [rows, width]; `Projection.source` counts them.
 

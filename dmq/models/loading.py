@@ -165,6 +165,7 @@ def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
         fingerprint=fingerprint(denoiser),
         vectors=tuple(p.numel() for name, p in denoiser.named_parameters() if name not in inside and p.ndim < 2),
         temporal=adapter.temporal(denoiser),
+        splits=adapter.splits(denoiser),
     )
     return Loaded(pipe=pipe, adapter=adapter, info=info)
 

@@ -85,6 +85,19 @@ class UNetAdapter(AbstractAdapter):
             depends=("t", *(word for word, _ in enters)), arguments=tuple(name for _, name in enters),
         )
 
+    def splits(self, denoiser: nn.Module) -> dict[str, int]:
+        # A residual block of the way up is handed more channels than its predecessor made: those of a shortcut, behind
+        # the others. Attention and upsampling between the two leave the number as it is.
+        below = (denoiser.mid_block or denoiser.down_blocks[-1]).resnets[-1].out_channels
+        found: dict[str, int] = {}
+        for b, block in enumerate(denoiser.up_blocks):
+            for r, resnet in enumerate(block.resnets):
+                layers = ("conv1", *(("conv_shortcut",) if resnet.conv_shortcut is not None else ()))
+                if resnet.in_channels > below:
+                    found |= {f"up_blocks.{b}.resnets.{r}.{layer}": below for layer in layers}
+                below = resnet.out_channels
+        return found
+
     def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
         # Not `denoiser.dtype`: it walks the whole model, and takes longer than the time path itself.
         sinusoid = denoiser.time_proj(t).to(denoiser.conv_in.weight.dtype)

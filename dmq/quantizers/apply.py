@@ -68,7 +68,7 @@ def plan_of(model: nn.Module) -> Plan | None:
 def _layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: QuantizedWeight | None) -> nn.Module:
     weight = layer.weight
     if row.weights.bits < FLOAT:
-        codes = learned if learned is not None else quantize_weight(weight, row.weights)
+        codes = learned if learned is not None else quantize_weight(weight, row.weights, row.split)
         weight = nn.Parameter(codes.dequantize().to(weight), weight.requires_grad)
     return fake_quantized(layer, weight, layer.bias, bank)
 

@@ -56,7 +56,7 @@ class ActivationBank(nn.Module):
 
     def __init__(self, bank: Bank, clock: Clock) -> None:
         super().__init__()
-        self.clock, self.axis, self.site = clock, bank.axis, bank.site
+        self.clock, self.axis, self.site, self.parts = clock, bank.axis, bank.site, bank.parts
         self.register_buffer("scale", torch.tensor(bank.scale, dtype=torch.float32))
         self.register_buffer("zero", torch.tensor(bank.zero, dtype=torch.float32))
         # Python numbers, so that choosing a slot does not wait for the device.
@@ -80,7 +80,11 @@ class ActivationBank(nn.Module):
             return fake_quantize(x, scale, self.zeros[slot], self.bits[slot])
         shape = [1] * x.ndim
         shape[self.axis] = -1
-        return fake_quantize(x, scale.view(shape), self.zero[slot].view(shape), self.bits[slot])
+        scale, zero = (self._by_channel(values).view(shape) for values in (scale, self.zero[slot]))
+        return fake_quantize(x, scale, zero, self.bits[slot])
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        return torch.cat([v.expand(n) for v, n in zip(values, self.parts, strict=True)]) if self.parts else values
 
     def extra_repr(self) -> str:
         bits = "/".join(map(str, sorted(set(self.bits))))

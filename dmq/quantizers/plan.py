@@ -48,7 +48,8 @@ def make_plan(
     """
     _check(info, recipe, stats)
     resolved = _layer_bits(info, recipe, stats)
-    rows = [_planned(layer, chosen, recipe, stats, errors) for layer, chosen in resolved.items()]
+    splits = info.splits or {} if recipe.split else {}
+    rows = [_planned(row, chosen, recipe, stats, errors, splits.get(row.name, 0)) for row, chosen in resolved.items()]
     operands = [s for s, site in enumerate(stats.sites) if site.kind == "attention"]
     bits = {s: _operand_bits(info, recipe, stats.sites[s]) for s in operands}
     vectors = recipe.weights.bits if not recipe.protection.vectors else FLOAT
@@ -143,8 +144,9 @@ def _no_match(override: Override, names: list[str]) -> DmqError:
 
 
 def _planned(
-    layer: Layer, resolved: tuple[int, int, str], recipe: Recipe, stats: ActivationStats, errors: GroupErrors
-) -> PlannedLayer:
+    layer: Layer, resolved: tuple[int, int, str], recipe: Recipe, stats: ActivationStats, errors: GroupErrors,
+    split: int,
+) -> PlannedLayer:  # fmt: skip
     weights, activation, reason = resolved
     spec = replace(recipe.weights, bits=weights)
     bank = None
@@ -152,11 +154,12 @@ def _planned(
         s = stats.index.get((layer.name, "input"))
         if s is None:
             raise DmqError(f"{layer.name}: the statistics do not have its input. Capture again.")
-        bank = _bank(s, recipe, stats, errors)
+        bank = _bank(s, recipe, stats, errors, split)
     return PlannedLayer(
         layer=layer, weights=spec, activation_bits=activation, reason=reason, bank=bank,
-        weight_bytes=weight_bytes(layer.shape, spec),
+        weight_bytes=weight_bytes(layer.shape, spec, split),
         bias_bytes=_vector_bytes(_biases(layer), recipe) if layer.bias else 0,
+        split=split if min(weights, activation) < FLOAT else 0,
     )
 
 
@@ -164,7 +167,7 @@ def _biases(layer: Layer) -> int:
     return layer.shape[0] if layer.bias else 0
 
 
-def _bank(s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors) -> Bank:
+def _bank(s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors, split: int = 0) -> Bank:
     site, slot = stats.sites[s], errors.groups.slot[s]
     first = [int(np.flatnonzero(slot == k)[0]) for k in range(int(slot.max()) + 1)]
     # Operands of attention have no channels that mean the same in every call: one range serves the whole tensor.
@@ -173,11 +176,14 @@ def _bank(s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors) -
         low, high = channel_ranges(s, recipe.activations, stats, slot)
     else:
         low, high = errors.low[s, first], errors.high[s, first]
+        if split:
+            low, high = split_ranges(s, stats, slot, split, low, high)
     bits = errors.bits[s, first].astype(np.uint8)
     scale, zero = slot_grid(site, low, high, bits, recipe.activations.symmetric)
     return Bank(
         site=site, bits=bits, scale=scale, zero=zero, slot=slot.astype(np.int16),
-        axis=(1 if site.kind == "conv" else -1) if channels else None,
+        axis=(1 if site.kind == "conv" else -1) if channels or split else None,
+        parts=(split, stats.channel_min[s].shape[1] - split) if split and not channels else (),
     )
 
 
@@ -211,6 +217,20 @@ def channel_ranges(
         low = np.minimum.reduceat(low, starts, axis=1)[:, group]
         high = np.maximum.reduceat(high, starts, axis=1)[:, group]
     return low, high
+
+
+def split_ranges(
+    s: int, stats: ActivationStats, slot: np.ndarray, split: int, low: np.ndarray, high: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ranges of a site's first `split` channels and of the others, [slots, 2], from the whole's [slots].
+
+    Histograms are of whole tensors, only extremes are known by channel. So each side covers what low..high and its own
+    extremes have in common: together the sides clip exactly what the whole would, and neither has a coarser grid.
+    """
+    lows, highs = channel_ranges(s, Activations(), stats, slot)
+    lows = np.minimum.reduceat(lows, [0, split], axis=1)
+    highs = np.maximum.reduceat(highs, [0, split], axis=1)
+    return np.maximum(lows, low[:, None]), np.minimum(highs, high[:, None])
 
 
 # --- what must fit -------------------------------------------------------------------------------------------------

@@ -5,10 +5,12 @@ A weight is read as rows, one for each output channel, and every row in runs tha
     per tensor     [1, O*I]        one run
     per channel    [O, I*kh*kw]    a run is a row
     per group      [O, I*kh*kw]    runs of `size`; the last one of a row is shorter where `size` does not divide
+    split          [O, I*kh*kw]    the columns of the first input channels as above, then those of the others: each of
+                                   the two sides as if it were a weight by itself
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any
 
@@ -25,12 +27,13 @@ class QuantizedWeight:
     """The codes of a weight with what is needed to read them."""
 
     codes: Tensor  # [rows, n] uint8, or int32 above 8 bits
-    scale: Tensor  # [rows, runs] float32
-    zero: Tensor  # [rows, runs] int32
+    scale: Tensor  # [rows, runs] float32; [1, 2] for a split weight with one scale a side
+    zero: Tensor  # like scale, int32
     size: int  # neighbours that share a scale
     bits: int
     symmetric: bool
     shape: tuple[int, ...]  # of the weight
+    split: int = 0  # columns of the first side; 0 if the weight is not split
 
     def dequantize(self) -> Tensor:
         """The weight that the codes stand for, float32, in its own shape."""
@@ -38,7 +41,8 @@ class QuantizedWeight:
 
     def spread(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point as they broadcast against `codes`, both float32."""
-        scale, zero = (_spread(x, self.size, self.codes.shape[1]) for x in (self.scale, self.zero.float()))
+        length = self.codes.shape[1]
+        scale, zero = (_spread(x, self.size, length, self.split) for x in (self.scale, self.zero.float()))
         return scale, zero
 
     @property
@@ -47,8 +51,13 @@ class QuantizedWeight:
         return _bytes(self.codes.numel(), self.scale.numel(), self.bits, self.symmetric)
 
 
-def quantize_weight(weight: Tensor, spec: Weights) -> QuantizedWeight:
-    """`weight` in the format of `spec`, whose bits are fewer than 32; output channels come first."""
+def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> QuantizedWeight:
+    """`weight` in the format of `spec`, whose bits are fewer than 32; output channels come first, then input channels.
+
+    The first `split` input channels, if any, and the others are quantized each by themselves (Q-Diffusion).
+    """
+    if split:
+        return _joined(weight, quantize_weight(weight[:, :split], spec), quantize_weight(weight[:, split:], spec))
     rows, size = _layout(spec.granularity, tuple(weight.shape))
     x = weight.detach().float().reshape(rows, -1)
     scale, zero = grid(*_ranges(x, size, spec), spec.bits, spec.symmetric)
@@ -59,13 +68,27 @@ def quantize_weight(weight: Tensor, spec: Weights) -> QuantizedWeight:
     )
 
 
-def weight_bytes(shape: tuple[int, ...], spec: Weights) -> int:
+def _joined(weight: Tensor, *sides: QuantizedWeight) -> QuantizedWeight:
+    codes = [side.codes.reshape(len(weight), -1) for side in sides]
+    scale, zero = (torch.cat([getattr(side, part) for side in sides], 1) for part in ("scale", "zero"))
+    return replace(
+        sides[0], codes=torch.cat(codes, 1), scale=scale, zero=zero, size=max(side.size for side in sides),
+        shape=tuple(weight.shape), split=codes[0].shape[1],
+    )  # fmt: skip
+
+
+def weight_bytes(shape: tuple[int, ...], spec: Weights, split: int = 0) -> int:
     """What `QuantizedWeight.bytes` will be, from the shape alone; 4 bytes an element if `spec` says float."""
     count = math.prod(shape)
     if spec.bits == FLOAT:
         return 4 * count
+    sides = [(shape[0], side, *shape[2:]) for side in (split, shape[1] - split)] if split else [shape]
+    return _bytes(count, sum(_scales(side, spec) for side in sides), spec.bits, spec.symmetric)
+
+
+def _scales(shape: tuple[int, ...], spec: Weights) -> int:
     rows, size = _layout(spec.granularity, shape)
-    return _bytes(count, rows * -(-count // rows // size), spec.bits, spec.symmetric)
+    return rows * -(-math.prod(shape) // rows // size)
 
 
 def _bytes(count: int, scales: int, bits: int, symmetric: bool) -> int:
@@ -102,6 +125,14 @@ def _ranges(x: Tensor, size: int, spec: Weights) -> tuple[Tensor, Tensor]:
     return torch.cat([y.reshape(rows, -1) for y in low], 1), torch.cat([y.reshape(rows, -1) for y in high], 1)
 
 
-def _spread(x: Tensor, size: int, length: int) -> Tensor:
+def _spread(x: Tensor, size: int, length: int, split: int = 0) -> Tensor:
     """[rows, runs] to [rows, length], or to [rows, 1] where a row is one run."""
-    return x if x.shape[1] == 1 else x.repeat_interleave(size, 1)[:, :length]
+    if split:
+        runs = -(-split // size)
+        first, second = x[:, :runs], x[:, runs:]
+        return torch.cat([_filled(first, size, split), _filled(second, size, length - split)], 1)
+    return x if x.shape[1] == 1 else _filled(x, size, length)
+
+
+def _filled(x: Tensor, size: int, length: int) -> Tensor:
+    return x.repeat_interleave(size, 1)[:, :length]

@@ -25,9 +25,9 @@ PARTS = ("codes", "scale", "zero")  # of a quantized weight
 class Rounding(nn.Module):
     """The soft codes of one weight: `v` is learned, scale, zero point and floor stay what they are."""
 
-    def __init__(self, weight: Tensor, spec: Weights) -> None:
+    def __init__(self, weight: Tensor, spec: Weights, split: int = 0) -> None:
         super().__init__()
-        self.nearest = quantize_weight(weight, spec)
+        self.nearest = quantize_weight(weight, spec, split)
         rows = weight.detach().float().reshape(self.nearest.codes.shape)
         self.scale, self.zero = self.nearest.spread()
         self.floor, v = start(rows, self.scale)
@@ -111,6 +111,7 @@ def code_arrays(codes: Mapping[str, QuantizedWeight]) -> tuple[dict[str, np.ndar
     arrays = {f"{part}/{name}": getattr(code, part).cpu().numpy() for name, code in codes.items() for part in PARTS}
     plain = {
         name: {"size": code.size, "bits": code.bits, "symmetric": code.symmetric, "shape": code.shape}
+        | ({"split": code.split} if code.split else {})
         for name, code in codes.items()
     }
     return arrays, plain

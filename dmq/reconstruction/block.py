@@ -133,7 +133,10 @@ class _Training:
     ) -> None:
         self.twin, self.block, self.spec = twin, block, spec
         self.layers = {name: twin.get_submodule(name) for name in formats}
-        self.roundings = {name: Rounding(model.get_submodule(name).weight, spec) for name, spec in formats.items()}
+        splits = {row.layer.name: row.split for row in twin.plan.layers}
+        self.roundings = {
+            name: Rounding(model.get_submodule(name).weight, spec, splits[name]) for name, spec in formats.items()
+        }
         for name, layer in self.layers.items():
             replace(twin, name, soft(layer, self.roundings[name]))
         self.optimiser = torch.optim.Adam([r.v for r in self.roundings.values()], spec.rate, fused=True)

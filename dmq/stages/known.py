@@ -129,8 +129,9 @@ def temporal_block(model: str) -> TemporalBlock | None:
     return info(model).temporal or load(model).info.temporal
 
 
-def timed_info(recipe: Recipe) -> ModelInfo:
-    """The description of the model, with its temporal block if `recipe` needs it and dmq knows one."""
+def info_for(recipe: Recipe) -> ModelInfo:
+    """The description of the model, with its temporal block and its splits if `recipe` needs them."""
     known = info(recipe.model)
-    # Descriptions that were kept with a capture may be older than dmq's knowledge of such blocks.
-    return load(recipe.model).info if recipe.temporal is not None and known.temporal is None else known
+    # Descriptions that were kept with a capture may be older than dmq's knowledge of such things.
+    missing = (recipe.temporal is not None and known.temporal is None) or (recipe.split and known.splits is None)
+    return load(recipe.model).info if missing else known

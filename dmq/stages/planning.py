@@ -9,7 +9,7 @@ from .. import runs
 from ..recipe import FLOAT, Cache, Recipe
 from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
-from .known import libraries, load, timed_info
+from .known import info_for, libraries, load
 from .local import errors
 from .searches import find_search, search_changed, search_spec
 from .time_path import learned_rounding, learns_rounding, rounding_changed, temporal_errors
@@ -26,7 +26,7 @@ def plan(recipe: Recipe) -> Plan:
     """The recipe resolved for its model: what every layer gets, and the exact bytes."""
     from ..quantizers.plan import make_plan
 
-    known = timed_info(recipe)
+    known = info_for(recipe)
     spec = recipe.temporal
     chosen = spec is not None and isinstance(spec.cache, Cache) and spec.cache.selection != "none"
     # Without such a block, or if more than t enters, the plan says why there can be no selection.

@@ -13,7 +13,7 @@ from ..errors import DmqError
 from ..recipe import FLOAT, Calibration, NoCache, Recipe, Sampling, Temporal, Tiar
 from ..results import Plan, TemporalErrors
 from .blocks_kept import blocks_changed, blocks_result
-from .known import info, libraries, load, statistics, timed_info
+from .known import info, info_for, libraries, load, statistics
 from .local import errors
 from .progress import Progress, clocked
 from .trajectory_kept import plain
@@ -53,7 +53,7 @@ def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress
 
     loaded, spec = load(recipe.model), recipe.temporal.rounding
     t, given = every_pair(statistics(recipe).timesteps, conditioning(recipe))
-    block, formats = timed_info(recipe).temporal, _temporal_formats(recipe)
+    block, formats = info_for(recipe).temporal, _temporal_formats(recipe)
     at = clocked("Learn the rounding of the time path")
     work = learn_rounding(loaded.denoiser, loaded.adapter, block, formats, spec, t, given)
     try:
@@ -120,7 +120,7 @@ def uncached_plan(recipe: Recipe, spec: Temporal) -> Plan:
 
     own = dataclasses.replace(spec, cache=NoCache())
     recipe = dataclasses.replace(plain(recipe), temporal=own, reconstruction=None)
-    return make_plan(timed_info(recipe), recipe, statistics(recipe), errors(recipe))
+    return make_plan(info_for(recipe), recipe, statistics(recipe), errors(recipe))
 
 
 def learns_rounding(recipe: Recipe) -> bool:
@@ -143,7 +143,7 @@ def _rounding_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
     if not learns_rounding(recipe):
         return None
     formats = tuple(_temporal_formats(recipe).items())
-    stats, block = statistics(recipe), timed_info(recipe).temporal
+    stats, block = statistics(recipe), info_for(recipe).temporal
     # The conditioning that is learned from comes from the capture.
     source = "" if block.finite else runs.capture_key(recipe)
     asked = stats.fingerprint, stats.timesteps, formats, recipe.temporal.rounding, source
@@ -173,7 +173,7 @@ def learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
 
 def conditioning(recipe: Recipe) -> "dict[str, Tensor]":
     """What enters the time path beside t for the calibration pictures; nothing where t is all."""
-    block = timed_info(recipe).temporal
+    block = info_for(recipe).temporal
     if block is None or block.finite:
         return {}
     return _conditioning_rows(recipe.model, recipe.sampling, recipe.calibration)

@@ -67,7 +67,7 @@ def test_a_long_search_sends_few_points():
 
 def test_noise_errors_leave_out_what_was_not_measured():
     figure = figures.noise_errors(result(soft=np.full(4, np.nan)))
-    assert sorted(by_name(figure)) == ["hard groups", "learned again"]
+    assert sorted(by_name(figure)) == ["as kept", "hard groups"]
     np.testing.assert_allclose(by_name(figure)["hard groups"].y, [20, 40, 80, 160], rtol=1e-6)
 
 

@@ -1,0 +1,256 @@
+"""What progressive calibration and relaxed steps (PCR) do to pictures, all in one run; or what calibration costs.
+
+    python -m bench.progress [--model emoji-sd] [--settings W8A8 W4A8 W4A6] [--ranges MseSearch MinMax] [--out FILE]
+    python -m bench.progress --speed [--pictures 64]
+
+Static ranges for every step, from the float trajectory ("float") or along the quantized one ("progressive"); a fifth
+of the steps with 10-bit activations, at the noisy end ("first"), in the middle, at the clean end ("last"), or where
+leaving windows of steps in float pays most by likeness to the float pictures ("auto") or by match with the prompt
+("auto text"); and both together. Latent error: squared distance of the finished sample from the float one over its
+squared length; its geometric mean counts all pictures alike. PSNR is of the pictures, match 100 * cosine of picture
+and prompt by emoji-clip. All on pictures with seeds that nothing has seen; +- is 95 % over the seeds, "better" the
+share of pictures with a smaller latent error than with float ranges and the same bits, with its one-sided sign test.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import binomtest
+
+from bench.timing.results import Results, Row, asked, interval
+from dmq import stages
+from dmq.capture.activations import calibration_pictures
+from dmq.errors import DmqError
+from dmq.metrics.pixel import psnr
+from dmq.models.loading import sample, with_denoiser
+from dmq.recipe import (
+    EMBEDDED,
+    Activations,
+    Calibration,
+    MinMax,
+    MseSearch,
+    PerStep,
+    Progressive,
+    Recipe,
+    Relaxing,
+    Sampling,
+    Weights,
+)
+from dmq.stages.progress import clocked
+from dmq.stages.progressive import matcher_of
+from dmq.stages.walks import Walk, latent_errors, walk
+
+
+UNSEEN = 100_000  # first seed of the pictures that are measured
+EQUAL = 99.0  # dB that a picture equal to the float one counts as
+RANGES = {"MseSearch": MseSearch(), "MinMax": MinMax()}
+HEADS = (
+    f"{'':<26}{'bits':>6}{'latent error':>14}{'+-':>9}{'geometric':>11}{'+-':>9}{'better':>8}{'p':>8}{'PSNR dB':>9}"
+    f"{'+-':>6}{'match':>8}{'+-':>6}{'bytes':>12}"
+)
+
+
+def recipe_for(model: str, setting: str, ranges: str, chosen: argparse.Namespace) -> Recipe:
+    """A range for every step, from the float trajectory."""
+    weights, _, activations = setting.removeprefix("W").partition("A")
+    sampling = EMBEDDED.get(model, Sampling())
+    return Recipe(
+        name=f"{setting} {ranges}", model=model,
+        sampling=replace(sampling, steps=chosen.steps or sampling.steps),
+        calibration=Calibration(samples=chosen.samples), weights=Weights(bits=int(weights)),
+        activations=Activations(bits=int(activations), range=RANGES[ranges]), grouping=PerStep(),
+    )  # fmt: skip
+
+
+def candidates(recipe: Recipe, chosen: argparse.Namespace) -> Iterator[tuple[str, str, Recipe]]:
+    """Name of each row, the row it is compared to, and its recipe."""
+    steps, walked = recipe.sampling.steps, Progressive()
+    count = round(0.2 * steps)
+    middle = (steps - count) // 2
+    auto = Relaxing(where="auto", pictures=chosen.window_pictures)
+    relaxed = {
+        "first": Relaxing(where="first"),
+        "middle": Relaxing(where="list", steps=tuple(range(middle, middle + count))),
+        "last": Relaxing(where="last"),
+        "auto": auto,
+    }
+    if chosen.text:
+        relaxed["auto text"] = replace(auto, judge="text")
+    yield "float", "", recipe
+    yield "progressive", "float", replace(recipe, progressive=walked)
+    for name, spec in relaxed.items():
+        yield f"float + {name}", "float", replace(recipe, relaxing=spec)
+    yield "progressive + auto", "float + auto", replace(recipe, progressive=walked, relaxing=auto)
+
+
+class Drawn:
+    """The float model's walk over the pictures that everything is measured on."""
+
+    def __init__(self, recipe: Recipe, seeds: int, pictures: int) -> None:
+        self.loaded, self.sampling, self.seeds, self.pictures = (
+            stages.load(recipe.model), recipe.sampling, seeds, pictures
+        )  # fmt: skip
+        calibration = replace(recipe.calibration, samples=seeds * pictures, seed=UNSEEN)
+        self.jobs = calibration_pictures(self.loaded, calibration)
+        self.matcher = matcher_of(recipe.model)
+        self.floats = self.walk(self.loaded.denoiser)
+        self.match = self._match(self.floats)
+
+    def walk(self, model: Any) -> Walk:
+        return stages.finish(walk(self.loaded, model, self.jobs, self.sampling, clocked("")))
+
+    def _match(self, drawn: Walk) -> np.ndarray:
+        prompts = [prompt for prompt, _ in self.jobs]
+        nothing = np.full(len(prompts), np.nan)
+        return self.matcher.match(drawn.pictures, prompts) if self.matcher else nothing
+
+    def measure(self, recipe: Recipe) -> Row:
+        """Figures of each picture with the quantized model of `recipe`."""
+        drawn = self.walk(stages.quantize(recipe))
+        near = [min(psnr(a, b), EQUAL) for a, b in zip(drawn.pictures, self.floats.pictures, strict=True)]
+        made, plan = latent_errors(drawn.latents[-1], self.floats.latents[-1]), stages.plan(recipe)
+        match = [None if np.isnan(x) else float(x) for x in self._match(drawn)]
+        return {
+            "error": made.tolist(), "psnr": near, "match": match,
+            "bytes": plan.bytes, "bits": plan.mean_activation_bits, "relaxed": list(plan.relaxed),
+        }  # fmt: skip
+
+    def of_seeds(self, values: list[float]) -> np.ndarray:
+        return np.array(values, float).reshape(self.seeds, self.pictures)
+
+
+def line(row: Row, other: Row | None, drawn: Drawn) -> str:
+    """A row as it is printed."""
+    error = drawn.of_seeds(row["error"])
+    geometric = np.exp(np.log(np.maximum(error, 1e-30)).mean(1))
+    match = drawn.of_seeds([np.nan if x is None else x for x in row["match"]]).mean(1)
+    near = drawn.of_seeds(row["psnr"]).mean(1)
+    better = p = ""
+    if other is not None:
+        wins, total = int((np.array(row["error"]) < np.array(other["error"])).sum()), len(row["error"])
+        better, p = f"{wins}/{total}", f"{binomtest(wins, total, alternative='greater').pvalue:.3f}"
+    return (
+        f"{row['name']:<26}{row['bits']:>6.2f}{error.mean():>14.3e}{_half(error.mean(1)):>9}{geometric.mean():>11.3e}"
+        f"{_half(geometric):>9}{better:>8}{p:>8}{near.mean():>9.2f}{_half(near, '.2f'):>6}{match.mean():>8.2f}"
+        f"{_half(match, '.2f'):>6}{row['bytes']:>12,}"
+    )
+
+
+def _half(values: np.ndarray, form: str = ".1e") -> str:
+    half = interval(values)
+    return "-" if half is None or not np.isfinite(half) else format(half, form)
+
+
+def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
+    """What should hold, and whether it does, in the geometric mean of the latent error over all pictures."""
+    error = {name: float(np.exp(np.log(np.maximum(row["error"], 1e-30)).mean())) for name, row in rows.items()}
+    ends = [error[f"float + {name}"] for name in ("first", "middle", "last")]
+    return [
+        ("progressive < float", error["progressive"] < error["float"]),
+        ("both together best", error["progressive + auto"] <= min(error.values())),
+        ("auto <= first, middle, last at equal bits", error["float + auto"] <= min(ends) * 1.0001),
+    ]
+
+
+def report(recipe: Recipe, drawn: Drawn, results: Results, chosen: argparse.Namespace) -> None:
+    """Measure and print one setting."""
+    print(
+        f"\n{recipe.model} {recipe.name}, {recipe.sampling.steps} steps, {chosen.pictures} unseen pictures for each "
+        f"of {chosen.seeds} seeds; match of the float model {drawn.match.mean():.2f}\n{HEADS}"
+    )
+    rows: dict[str, Row] = {}
+    for name, other, candidate in candidates(recipe, chosen):
+        key = asked(candidate, drawn.loaded.info.fingerprint, drawn.seeds, drawn.pictures)
+        place = (recipe.model, recipe.name, "progress", name)
+        row = results.find(place, key)
+        if row is None:
+            begun = time.process_time()
+            stages.finish(stages.prepare(candidate))
+            row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {"asked": key}
+            row |= drawn.measure(candidate) | {"took": time.process_time() - begun}
+        results.put(row)
+        rows[name] = row
+        print(line(row, rows.get(other), drawn) + f"   {_run(row['relaxed'])}", flush=True)
+    for words, holds in bars(rows):
+        print(f"  {'holds' if holds else 'FAILS'}: {words}", flush=True)
+
+
+def _run(steps: list[int]) -> str:
+    return f"steps {steps[0]} to {steps[-1]}" if steps else ""
+
+
+def speed(model: str, chosen: argparse.Namespace) -> None:
+    """Progressive calibration against plain sampling of the same pictures, in turn."""
+    from dmq.calibration.progressive import calibrate_progressively
+
+    recipe = replace(recipe_for(model, "W8A8", "MseSearch", chosen), progressive=Progressive())
+    small, start = recipe, replace(recipe, progressive=None)
+    stages.finish(stages.capture(start))
+    plan, ranges = stages.plan(start), (stages.statistics(start), stages.errors(start))
+    recipe = replace(recipe, calibration=replace(small.calibration, samples=chosen.pictures))
+    loaded = stages.load(model)
+    prompts, seeds = zip(*calibration_pictures(loaded, recipe.calibration), strict=True)
+    batch, times = recipe.calibration.batch, {"sampling": [], "calibration": []}
+    for _ in range(chosen.repeats):
+        begun = time.perf_counter()
+        for n in range(0, len(seeds), batch):
+            part = slice(n, n + batch)
+            pipe = with_denoiser(loaded, loaded.denoiser)
+            sample(pipe, loaded, prompts=prompts[part], seeds=seeds[part], sampling=recipe.sampling)
+        times["sampling"].append(time.perf_counter() - begun)
+        begun = time.perf_counter()
+        stages.finish(calibrate_progressively(loaded, recipe, plan, ranges))
+        times["calibration"].append(time.perf_counter() - begun)
+    a, b = (statistics.median(times[name]) for name in ("sampling", "calibration"))
+    ratios = [y / x for x, y in zip(*times.values(), strict=True)]
+    print(
+        f"{model}: {len(seeds)} pictures, {recipe.sampling.steps} steps: sampling {a:.1f} s, progressive calibration "
+        f"{b:.1f} s, ratio {b / a:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", dest="models", help="default: emoji-sd")
+    parser.add_argument("--settings", nargs="+", default=["W8A8", "W4A8", "W4A6"], metavar="W4A8")
+    parser.add_argument("--ranges", nargs="+", default=["MseSearch"], choices=RANGES)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON of all rows, to quote and to go on from")
+    parser.add_argument("--again", action="store_true", help="measure also what is in FILE")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=8, help="measured for each seed; with --speed in all")
+    parser.add_argument("--samples", type=int, default=Calibration().samples, help="calibration pictures")
+    parser.add_argument("--window-pictures", type=int, default=8, help="that the windows are measured on")
+    parser.add_argument("--steps", type=int, help="other than the model's own")
+    parser.add_argument("--text", action="store_true", help="also the steps that match with prompts chooses")
+    parser.add_argument("--speed", action="store_true", help="only the time of calibration beside that of sampling")
+    parser.add_argument("--repeats", type=int, default=3, help="with --speed")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    chosen = options().parse_args(arguments)
+    try:
+        for model in chosen.models or ["emoji-sd"]:
+            if chosen.speed:
+                speed(model, chosen)
+                continue
+            results = Results(chosen.out, chosen.again)
+            every = [recipe_for(model, s, ranges, chosen) for s in chosen.settings for ranges in chosen.ranges]
+            stages.finish(stages.capture(every[0]))
+            drawn = Drawn(every[0], chosen.seeds, chosen.pictures)
+            for recipe in every:
+                report(recipe, drawn, results, chosen)
+    except DmqError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

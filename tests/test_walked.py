@@ -1,0 +1,388 @@
+"""Ranges along the quantized trajectory, relaxed steps, windows and the probe, on tiny real pipelines."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+)
+
+from dmq import runs, stages
+from dmq.calibration.progressive import CallDone, calibrate_progressively
+from dmq.capture.activations import calibration_pictures
+from dmq.errors import DmqError
+from dmq.models.loading import sample, with_denoiser
+from dmq.models.parts import take_over
+from dmq.models.tiny import tiny_ddpm, tiny_sd
+from dmq.numerics.affine import grid
+from dmq.quantizers.bank import ActivationBank
+from dmq.recipe import (
+    FLOAT,
+    Activations,
+    Calibration,
+    Comparison,
+    MinMax,
+    PerStep,
+    Probe,
+    Progressive,
+    Recipe,
+    Relaxing,
+    Sampling,
+    SharedRange,
+    UniformGroups,
+    Weights,
+)
+from dmq.stages.trajectory_kept import progressive_folder
+from tests.tiny import runs_in
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+
+STEPS = 4
+MINMAX = Activations(bits=5, range=MinMax())
+
+
+def captured(folder, scheduler=DDIMScheduler, *, guidance=2.0, pipe=tiny_sd, **changes):
+    """W4A5 with a range per step on a captured tiny pipeline of that scheduler, ranges not walked yet."""
+    made, place = pipe(), folder / f"{pipe.__name__}-{scheduler.__name__}"
+    if not place.is_dir():
+        own = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}  # as Stable Diffusion has it
+        made.scheduler = scheduler.from_config(made.scheduler.config, **own)
+        made.save_pretrained(place, safe_serialization=True)
+    recipe = Recipe(**{
+        "model": str(place), "sampling": Sampling(steps=STEPS, guidance=guidance),
+        "calibration": Calibration(samples=3, batch=2, prompts=("a", "b", "c") if pipe is tiny_sd else ()),
+        "weights": Weights(bits=4, range=MinMax()), "activations": MINMAX, "grouping": PerStep(),
+        "progressive": Progressive(),
+    } | changes)  # fmt: skip
+    stages.finish(stages.capture(recipe))
+    return recipe
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    with runs_in(tmp_path_factory.mktemp("walked")) as folder:
+        yield folder
+
+
+def start_of(recipe):
+    return dataclasses.replace(recipe, progressive=None)
+
+
+def work_on(recipe, done=()):
+    start = start_of(recipe)
+    return calibrate_progressively(
+        stages.load(recipe.model), recipe, stages.plan(start), (stages.statistics(recipe), stages.errors(start)), {},
+        done,
+    )  # fmt: skip
+
+
+def banks_of(model):
+    return {m.site: m for m in model.modules() if isinstance(m, ActivationBank)}
+
+
+class Enough(Exception):
+    """The naive procedure has seen its step."""
+
+
+def naive(recipe):
+    """Every step from the noise again: replay with final ranges, observe the step with its first ones, freeze."""
+    loaded, start = stages.load(recipe.model), start_of(recipe)
+    model, frozen = stages.quantize(start), {}
+    banks = banks_of(model)
+    prompts, seeds = zip(*calibration_pictures(loaded, recipe.calibration), strict=True)
+    visits, position, watching = 0, 0, False
+    seen: dict = {}
+
+    def look(bank, args):
+        if watching:
+            low, high = seen.get(bank.site, (args[0].amin(), args[0].amax()))
+            seen[bank.site] = torch.minimum(low, args[0].amin()), torch.maximum(high, args[0].amax())
+
+    for bank in banks.values():
+        bank.register_forward_pre_hook(look)
+
+    def answer(forward, args, kwargs):
+        nonlocal visits, watching
+        x, rows = args[0], 2 * (len(args[0]) // recipe.calibration.samples)
+        hidden = kwargs.get("encoder_hidden_states")
+        watching = visits == position
+        made = []
+        for n in range(0, len(x), rows):
+            own = kwargs if hidden is None else kwargs | {"encoder_hidden_states": hidden[n : n + rows]}
+            made.append(forward(x[n : n + rows], *args[1:], **own))
+        if watching:
+            raise Enough
+        visits += 1
+        cat = torch.cat([one[0] for one in made])
+        return (cat,) if isinstance(made[0], tuple) else type(made[0])(sample=cat)
+
+    take_over(model, answer)
+    for position in range(STEPS):
+        visits, seen = 0, {}
+        try:
+            sample(with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling)
+        except Enough:
+            watching = False
+        for site, (low, high) in seen.items():
+            bits = banks[site].bits[position]
+            frozen[site, position] = grid(low, high, bits, recipe.activations.symmetric)
+            banks[site].set_grid(position, *frozen[site, position])
+    return frozen
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "guidance", "pipe"),
+    [
+        (DDIMScheduler, 2.0, tiny_sd),
+        (DDIMScheduler, 0.0, tiny_sd),
+        (EulerDiscreteScheduler, 2.0, tiny_sd),
+        (DPMSolverMultistepScheduler, 2.0, tiny_sd),
+        (LCMScheduler, 0.0, tiny_sd),
+        (DDIMScheduler, 0.0, tiny_ddpm),
+    ],
+)
+def test_one_pass_through_the_pipeline_equals_starting_anew_for_every_step(place, scheduler, guidance, pipe):
+    recipe = captured(place, scheduler, guidance=guidance, pipe=pipe)
+    stages.finish(stages.calibrate(recipe))
+    plan, wanted = stages.plan(recipe), naive(recipe)
+    banks = [row.bank for row in plan.layers if row.bank]
+    assert len(wanted) == len(banks) * STEPS
+    for bank in banks:
+        for i in range(STEPS):
+            scale, zero = wanted[bank.site, i]
+            assert bank.scale[bank.slot[i]] == scale.numpy()
+            assert bank.zero[bank.slot[i]] == zero.numpy()
+    before = {row.bank.site: row.bank for row in stages.plan(start_of(recipe)).layers if row.bank}
+    changed = np.array([bank.scale != before[bank.site].scale for bank in banks])
+    assert changed.any(0).all()  # every step, the last one included
+
+
+def test_what_comes_before_all_quantization_keeps_the_first_ranges(place):
+    recipe = captured(place)
+    stages.finish(stages.calibrate(recipe))
+    walked, first = stages.errors(recipe), stages.errors(start_of(recipe))
+    rows = [s for s, site in enumerate(walked.groups.sites) if site.name == "time_embedding.linear_1"]
+    rows += [
+        s for s, site in enumerate(walked.groups.sites) if site.name.endswith("attn2.to_k") and site.point == "input"
+    ]
+    assert len(rows) > 2
+    assert np.allclose(walked.low[rows, 0], first.low[rows, 0], rtol=1e-6)
+    assert np.allclose(walked.high[rows, 0], first.high[rows, 0], rtol=1e-6)
+
+
+def test_without_quantization_nothing_moves(place):
+    """Float weights, activations observed in float, and one step: the ranges are those of the float trajectory."""
+    exact = {"weights": Weights(bits=FLOAT), "progressive": Progressive(variant="strict")}
+    recipe = captured(place, sampling=Sampling(steps=1, guidance=2.0), **exact)
+    made = stages.finish(work_on(recipe))
+    first = stages.errors(start_of(recipe))
+    quantized = (first.bits < FLOAT).any(1)
+    assert np.allclose(made.low[quantized], first.low[quantized], rtol=1e-5, atol=1e-6)
+    assert np.allclose(made.high[quantized], first.high[quantized], rtol=1e-5, atol=1e-6)
+
+
+def test_sixteen_bits_walk_the_float_trajectory(place):
+    recipe = captured(place, weights=Weights(bits=FLOAT), activations=Activations(bits=16, range=MinMax()))
+    made = stages.finish(work_on(recipe))
+    first = stages.errors(start_of(recipe))
+    quantized = (first.bits < FLOAT).any(1)
+    width = (first.high - first.low)[quantized]
+    assert (np.abs(made.low - first.low)[quantized] <= 2e-2 * width).all()
+    assert (np.abs(made.high - first.high)[quantized] <= 2e-2 * width).all()
+
+
+def test_the_size_of_the_parts_does_not_matter(place):
+    recipe = captured(place)
+    alone = dataclasses.replace(recipe, calibration=dataclasses.replace(recipe.calibration, batch=1))
+    stages.finish(stages.capture(alone))
+    a, b = (stages.finish(work_on(one)) for one in (recipe, alone))
+    assert np.allclose(a.low, b.low, rtol=1e-3, atol=1e-3) and np.allclose(a.high, b.high, rtol=1e-3, atol=1e-3)
+    assert a.stats.elements.tolist() == b.stats.elements.tolist()
+
+
+@pytest.mark.parametrize(("variant", "inner", "passes"), [("exact", 1, 2), ("one_pass", 1, 1), ("exact", 3, 4)])
+def test_each_part_is_answered_twice_and_no_more(place, variant, inner, passes):
+    recipe = captured(place, progressive=Progressive(variant=variant, inner=inner))
+    reports = [seen for seen in work_on(recipe) if not isinstance(seen, CallDone)]
+    parts = 2  # three pictures with guidance, two at a time
+    assert reports[-1] == (passes * parts * STEPS, passes * parts * STEPS)
+    assert len(reports) == passes * parts * STEPS
+
+
+def test_observing_leaves_no_trace(place):
+    """With the new ranges set beforehand, the pictures are those that the walk itself has drawn."""
+    recipe = captured(place)
+    stages.finish(stages.calibrate(recipe))
+    calls = []
+    for seen in work_on(recipe):
+        if isinstance(seen, CallDone):
+            calls.append(seen)
+    replayed = stages.finish(work_on(recipe, [(one.stats, one.grids) for one in calls]))
+    walked = stages.progressive_ranges(recipe)
+    assert np.array_equal(replayed.low, walked.low, equal_nan=True)
+    model, loaded = stages.quantize(recipe), stages.load(recipe.model)
+    for site, bank in banks_of(model).items():
+        k = list(banks_of(model)).index(site)
+        for i, one in enumerate(calls):
+            assert np.array_equal(bank.scale[bank.slot[i]][None].numpy(), one.grids[f"{k}.scale"])
+    assert loaded.denoiser is not model
+
+
+def test_a_walk_that_was_cut_off_ends_as_if_it_had_not_been(place):
+    recipe = captured(place, activations=Activations(bits=6, range=MinMax()))
+    whole = stages.finish(work_on(recipe))
+    work = stages.calibrate(recipe)
+    for progress in work:
+        if progress.done >= 9:  # in the middle of the third step
+            break
+    work.close()
+    assert not stages.calibrated(recipe)
+    kept = progressive_folder(recipe, own=True)
+    kept = kept.with_name(f"{kept.name}-calls")
+    assert 1 <= len(list(kept.iterdir())) < STEPS
+    folder = stages.finish(stages.calibrate(recipe))
+    assert stages.calibrated(recipe) and not kept.exists()
+    again = runs.load_progressive(folder)
+    for name in ("low", "high"):
+        assert np.array_equal(getattr(again, name), getattr(whole, name))
+    assert all(map(np.array_equal, again.stats.counts, whole.stats.counts))
+    assert np.array_equal(again.stats.power_sums, whole.stats.power_sums)
+    assert stages.finish(stages.calibrate(recipe)) == folder
+
+
+@pytest.mark.parametrize("scheduler", [HeunDiscreteScheduler, PNDMScheduler])
+def test_a_timestep_that_is_visited_twice_covers_both_visits(place, scheduler):
+    recipe = captured(place, scheduler)
+    work, calls = work_on(recipe), []
+    while True:
+        try:
+            seen = next(work)
+        except StopIteration as end:
+            made = end.value
+            break
+        if isinstance(seen, CallDone):
+            calls.append(seen)
+    assert made.calls == len(calls) > STEPS
+    steps = [one.stats.timesteps[0] for one in calls]
+    assert len(set(steps)) == made.stats.steps < len(calls)
+    twice = next(t for t in steps if steps.count(t) == 2)
+    first, second = (one.stats for one in calls if one.stats.timesteps[0] == twice)
+    assert (second.elements == 2 * first.elements).all()
+    assert (second.minimum <= first.minimum).all() and (second.maximum >= first.maximum).all()
+
+
+def test_groups_of_steps_share_what_their_members_saw(place):
+    recipe = captured(place, grouping=SharedRange())
+    made = stages.finish(work_on(recipe))
+    first = stages.errors(start_of(recipe))
+    quantized = np.flatnonzero((first.bits < FLOAT).any(1))
+    assert (np.ptp(made.low[quantized], 1) == 0).all()
+    seen = made.stats.minimum[quantized].min(1)
+    assert np.allclose(made.low[quantized, 0], np.minimum(seen, 0))
+    assert made.widest_change > 0
+
+
+def test_what_was_not_walked_says_so(place):
+    recipe = captured(place, name="other", activations=Activations(bits=7, range=MinMax()))
+    for question in (stages.errors, stages.plan, stages.quantize):
+        with pytest.raises(DmqError, match="not set along the quantized trajectory yet"):
+            question(recipe)
+    with pytest.raises(DmqError, match="no activation is quantized"):
+        next(work_on(captured(place, activations=Activations(bits=FLOAT))))
+
+
+# --- relaxed steps -------------------------------------------------------------------------------------------------
+
+
+def test_relaxed_steps_have_more_levels_and_groups_of_their_own(place):
+    plain = captured(place, progressive=None, grouping=UniformGroups(count=2), activations=Activations(bits=6))
+    recipe = dataclasses.replace(plain, relaxing=Relaxing(where="list", steps=(0, 3)))
+    plan, errors = stages.plan(recipe), stages.errors(recipe)
+    bank = next(row.bank for row in plan.layers if row.bank)
+    assert bank.bits[bank.slot].tolist() == [10, 6, 6, 10]
+    assert len(bank.bits) == 4
+    assert plan.mean_activation_bits == 8.0
+    assert "2 of 4 steps (0, 3) with 10-bit activations" in plan.coverage_line()
+    usual = stages.errors(plain).per_step()
+    assert (errors.per_step()[[0, 3]] < usual[[0, 3]] / 10).all()
+    assert (errors.per_step()[[1, 2]] <= usual[[1, 2]] * 1.001).all()
+    model = stages.quantize(recipe)
+    bank = next(iter(banks_of(model).values()))
+    model.clock.set(stages.statistics(recipe).timesteps[0])
+    assert len(bank(torch.linspace(-1, 1, 100_000)).unique()) == 1024
+
+
+def test_relaxed_ranges_are_walked_with_their_own_levels(place):
+    recipe = captured(place, relaxing=Relaxing(where="last", fraction=0.5))
+    stages.finish(stages.calibrate(recipe))
+    plan = stages.plan(recipe)
+    bank = next(row.bank for row in plan.layers if row.bank)
+    assert bank.bits[bank.slot].tolist() == [5, 5, 10, 10] and plan.progressive
+    grids = [seen.grids for seen in work_on(recipe) if isinstance(seen, CallDone)]
+    for one, levels in zip(grids, (31, 31, 1023, 1023), strict=True):
+        low, high = one["0.range"]
+        assert np.isclose(one["0.scale"][0], (max(high, 0) - min(low, 0)) / levels, rtol=1e-5)
+
+
+def test_windows_tell_which_steps_to_relax(place):
+    recipe = captured(place, progressive=None, relaxing=Relaxing(where="auto", fraction=0.5, windows=2, pictures=2))
+    assert not stages.windows_measured(recipe)
+    with pytest.raises(DmqError, match="no window of steps was measured yet"):
+        stages.errors(recipe)
+    seen = list(stages.measure_windows(recipe))
+    assert seen[-1].snapshot is not None and np.isfinite(seen[-1].snapshot.fidelity[0]).all()
+    effects = stages.window_effects(recipe)
+    assert effects.windows == ((0, 2), (2, 4)) and effects.fidelity.shape == (2, 2)
+    best = int(effects.gains("fidelity").argmax())
+    assert stages.relaxed(recipe) == ((0, 1), (2, 3))[best]
+    everywhere = dataclasses.replace(recipe, relaxing=dataclasses.replace(recipe.relaxing, windows=3))
+    assert not stages.windows_measured(everywhere)
+
+
+def test_all_windows_in_float_is_the_float_model(place):
+    recipe = captured(place, progressive=None)
+    shown = stages.finish(stages.probe(recipe, Probe(windows=1, gains=(0.0, 1.0), prompt="a")))
+    assert shown[0].error == 0 and shown[0].psnr == np.inf
+    drawn = [one for one in stages.compare(
+        Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,)
+    ) if isinstance(one, stages.Picture) and one.step is None]  # fmt: skip
+    assert np.array_equal(drawn[0].pixels, shown[0].exact)
+    assert np.array_equal(drawn[1].pixels, shown[1].pixels)
+
+
+def test_the_probe_grows_with_its_gain(place):
+    recipe = captured(place, progressive=None)
+    shown = stages.finish(stages.probe(recipe, Probe(windows=2, gains=(0.5, 2.0), prompt="a")))
+    assert [(one.start, one.end, one.gain) for one in shown] == [(0, 2, 0.5), (0, 2, 2.0), (2, 4, 0.5), (2, 4, 2.0)]
+    assert shown[0].error < shown[1].error and shown[2].error < shown[3].error
+    with pytest.raises(DmqError, match="5 windows of 4 steps"):
+        next(stages.probe(recipe, Probe(windows=5)))
+    with pytest.raises(DmqError, match="2 to 4 does not lie within 0 to 3"):
+        next(stages.probe(recipe, Probe(first=2, last=4)))
+
+
+# --- errors along the steps ----------------------------------------------------------------------------------------
+
+
+def test_errors_over_time_start_and_end_where_they_must(place):
+    recipe = captured(place, progressive=None, name="low")
+    high = dataclasses.replace(recipe, name="high", activations=Activations(bits=16, range=MinMax()),
+                               weights=Weights(bits=16))  # fmt: skip
+    comparison = Comparison(prompts=("a", "b"), sampling=recipe.sampling)
+    seen = list(stages.over_time(comparison, (recipe, high)))
+    assert any(one.snapshot is not None and list(one.snapshot.accumulated) == ["low"] for one in seen)
+    made = stages.finish(stages.over_time(comparison, (recipe, high)))
+    assert made.accumulated["low"].shape == (STEPS, 2)
+    assert (made.accumulated["high"] < made.accumulated["low"] / 100).all()
+    assert (made.isolated["high"] < made.isolated["low"] / 100).all()
+    assert made.coefficients.shape == (STEPS,) and (made.coefficients > 0).all()
+    assert set(made.strips) == {"float", "low", "high"} and len(made.strips["low"]) == len(made.watched) + 1
+    assert made.mean_bits == {"low": 5.0, "high": 16.0}
