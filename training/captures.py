@@ -1,8 +1,9 @@
 """What ships in assets/runs: captures, and what recipes that ship must learn. `python -m training.captures`.
 
-Run it after the weights have changed. Half an hour on two cores, most of it for the blocks of BRECQ.
+Run it after the weights have changed. An hour on two cores, most of it for the blocks of BRECQ and Q-Diffusion.
 """
 
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -11,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from dmq import runs, stages
-from dmq.recipe import EMBEDDED, Recipe
+from dmq.recipe import EMBEDDED, Comparison, Probe, Recipe
+from pages import links
+from pages.asked import UNPROMPTED
 
 
 def told(model: str, work: Generator[Any, None, Any]) -> None:
@@ -19,6 +22,20 @@ def told(model: str, work: Generator[Any, None, Any]) -> None:
     for progress in work:
         print(f"\r{model}: {progress}   ", end="", flush=True)
     print()
+
+
+def trajectories(model: str) -> None:
+    """What Over time opens on: windows, errors along the steps and a probe, of what the app opens with and of PCR."""
+    opening, pcr = (
+        stages.for_model(recipe, model) for recipe in (links.OPENING, runs.shipped_recipes()["PCR W4A8"])
+    )
+    prompts = ("grinning cat", "red heart") if stages.info(model).prompted else (UNPROMPTED,)
+    comparison = Comparison(prompts=prompts, seeds=(0, 1), sampling=opening.sampling)
+    plain = dataclasses.replace(pcr, name="PCR W4A8 without PCR", progressive=None, relaxing=None)
+    for recipe, others in ((opening, ()), (pcr, (plain,))):
+        told(model, stages.measure_windows(recipe))
+        told(model, stages.over_time(comparison, (recipe, *others)))
+        told(model, stages.probe(recipe, Probe(prompt=prompts[0])))
 
 
 def main() -> None:
@@ -35,7 +52,9 @@ def main() -> None:
                     told(model, stages.search(recipe))
                 told(model, stages.learn_temporal(recipe))
                 told(model, stages.reconstruct(recipe))
-        for kind in ("captures", "searches", "roundings"):
+                told(model, stages.calibrate(recipe))
+            trajectories(model)
+        for kind in ("captures", "searches", "roundings", "trajectories"):
             for made in (Path(home) / kind).iterdir():
                 shutil.move(made, place / made.name)
 
