@@ -1,16 +1,25 @@
 """The command line: `dmq serve | capture | search | temporal | reconstruct | run | …`, each a few lines of Python."""
 
 import argparse
-import dataclasses
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from . import __version__, jsonio, runs
+from . import __version__, runs
+from .commands import walks
+from .commands.asking import (
+    chosen_comparison,
+    chosen_recipe,
+    chosen_sampling,
+    comparison_arguments,
+    recipe_argument,
+    recipes_argument,
+    told,
+    write,
+)
 from .errors import DmqError
-from .recipe import EMBEDDED, MEASURES, Benchmark, Comparison, Recipe, Sampling
+from .recipe import MEASURES, Benchmark, Recipe
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,9 +70,9 @@ def parser() -> argparse.ArgumentParser:
     recipe_argument(one)
     comparison_arguments(one)
     one = add("compare", compare, "Compare several recipes of one model, from the same noise.")
-    one.add_argument("recipes", nargs="+", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
-    one.add_argument("--model", help="use this model instead of the recipes' own")
+    recipes_argument(one)
     comparison_arguments(one)
+    walks.add_to(add)
     one = add(
         "bench", bench, "Measure recipes against the float model on many pictures, with a noise floor (QDiffBench)."
     )
@@ -76,20 +85,6 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--model", help="of the recipe, instead of its own")
     one.add_argument("--remove", action="store_true", help="delete the run")
     return top
-
-
-def recipe_argument(to: argparse.ArgumentParser) -> None:
-    to.add_argument("recipe", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
-    to.add_argument("--model", help=f"use this model instead: {', '.join(EMBEDDED)}, a folder, or a Hub id")
-
-
-def comparison_arguments(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--prompt", action="append", dest="prompts", metavar="TEXT", help="may be given several times")
-    to.add_argument("--seed", action="append", dest="seeds", type=int, metavar="N", help="may be given several times")
-    to.add_argument("--steps", type=int, help="other than the recipe's")
-    to.add_argument("--guidance", type=float, help="other than the recipe's")
-    to.add_argument("--size", type=int, help="pixels of a side, other than the recipe's")
-    to.add_argument("--name", help="of the run; the recipe's unless given")
 
 
 def benchmark_arguments(to: argparse.ArgumentParser) -> None:
@@ -114,31 +109,6 @@ def benchmark_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--markdown", action="store_true", help="print the table as Markdown")
 
 
-def chosen_recipe(name: str, model: str | None) -> Recipe:
-    """The recipe in a file, or one that ships, for another model if one is named."""
-    shipped = runs.shipped_recipes()
-    if Path(name).suffix != ".json" and name not in shipped:
-        raise DmqError(f"no recipe called {name!r}; give a .json file or one of: {'; '.join(shipped)}.")
-    recipe = shipped[name] if name in shipped else jsonio.read(name)
-    if model is None:
-        return recipe
-    from . import stages
-
-    return stages.for_model(recipe, model)
-
-
-def chosen_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:
-    """What to draw: the command line's wishes, and the recipe's sampling for the rest."""
-    prompts, seeds = tuple(given.prompts or Comparison().prompts), tuple(given.seeds or (0,))
-    return Comparison(prompts=prompts, seeds=seeds, sampling=chosen_sampling(given, recipe))
-
-
-def chosen_sampling(given: argparse.Namespace, recipe: Recipe) -> Sampling:
-    """The recipe's sampling with what the command line says instead."""
-    wishes = {"steps": given.steps, "guidance": given.guidance, "size": given.size}
-    return dataclasses.replace(recipe.sampling, **{name: value for name, value in wishes.items() if value is not None})
-
-
 def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     """The benchmark that the command line asks for, of models like `recipe`'s."""
     from . import stages
@@ -150,24 +120,6 @@ def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     asked = given.domains or list(shipped)
     domains = [shipped[name] if name in shipped else prompts.read_prompts(name) for name in asked]
     return stages.benchmark_of(recipe, domains, seeds=given.seeds, pictures=given.pictures, **settings)
-
-
-def told(work: Generator[Any, None, Any]) -> Any:
-    """Run a stage to its end, its progress on one line of standard error; returns its value."""
-    last = ""
-    try:
-        while True:
-            item = next(work)
-            if hasattr(item, "total"):
-                line = str(item)
-                print("\r" + line.ljust(len(last)), end="", file=sys.stderr, flush=True)
-                last = line
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()
-        if last:  # leave the line empty, for the result or for what went wrong
-            print("\r" + " " * len(last) + "\r", end="", file=sys.stderr, flush=True)
 
 
 def serve(given: argparse.Namespace) -> None:
@@ -280,14 +232,6 @@ def bench(given: argparse.Namespace) -> None:
         shown = benchmarks.worst(benchmarks.load_report(name)), benchmarks.load_worst(name)
         findings = [str(finding) for finding in stages.inversions(report)[:3]]
         write(given.html, bench_report.page(name, report, *shown, findings, stages.FLOAT_NAME))
-
-
-def write(file: str, text: str) -> None:
-    """Write a text file that a user named."""
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DmqError(f"{file}: cannot be written ({error.strerror}).") from None
 
 
 def show(given: argparse.Namespace) -> None:

@@ -11,6 +11,7 @@ import gradio as gr
 from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import over_time as figures
+from dmq.figures.over_time import steps_text
 from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 
@@ -45,11 +46,6 @@ def steps_of(text: str | None) -> tuple[int, ...]:
             raise DmqError(f"steps {part!r:.40}: a range goes from a step to a later one, at most 1000 of them.")
         steps.update(range(int(first), int(numbers[-1]) + 1))
     return tuple(sorted(steps))
-
-
-def steps_text(steps: tuple[int, ...]) -> str:
-    """The inverse of `steps_of`: "0-3, 9"."""
-    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in figures.runs_of(steps))
 
 
 def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:

@@ -19,6 +19,7 @@ ROWS = [
     {"calibration", "reconstruction", "allocation", "runtime", "metrics"},
     {"checkpoint"},
     {"stages"},
+    {"commands"},
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

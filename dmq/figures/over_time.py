@@ -169,6 +169,15 @@ def runs_of(steps: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(steps[start], steps[end]) for start, end in zip([0, *(k + 1 for k in ends)], ends, strict=False)]
 
 
+def steps_text(steps: tuple[int, ...]) -> str:
+    """Steps as people write them.
+
+    >>> steps_text((0, 1, 2, 7))
+    '0-2, 7'
+    """
+    return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs_of(steps))
+
+
 # --- the probe -------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,49 @@
+"""Pictures in rows and columns with their names beside and above them, as one PNG."""
+
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..errors import DmqError
+
+
+LEAST = 96  # pixels of a side: smaller pictures are enlarged, by a whole number so that each pixel stays one
+GAP = 6
+
+
+def sheet(rows: dict[str, list[np.ndarray]], columns: list[str]) -> Image.Image:
+    """Pictures uint8 [H, W, 3] of one size, a row for each name, under the names of the `columns`."""
+    height, width = next(iter(rows.values()))[0].shape[:2]
+    times = max(1, -(-LEAST // min(height, width)))
+    font = ImageFont.load_default(size=13)
+    margin = round(max(font.getlength(name) for name in rows)) + 2 * GAP
+    across = max(width * times, *(round(font.getlength(name)) for name in columns)) + GAP
+    down, top = height * times + GAP, 20 + GAP
+    made = Image.new("RGB", (margin + len(columns) * across, top + len(rows) * down), "white")
+    pen = ImageDraw.Draw(made)
+    for x, name in enumerate(columns):
+        pen.text((margin + x * across, GAP), name, fill="black", font=font)
+    for y, (name, pictures) in enumerate(rows.items()):
+        pen.text((GAP, top + y * down + height * times // 2), name, fill="black", font=font, anchor="lm")
+        for x, pixels in enumerate(pictures):
+            large = Image.fromarray(pixels).resize((width * times, height * times), Image.Resampling.NEAREST)
+            made.paste(large, (margin + x * across, top + y * down))
+    return made
+
+
+def save_png(file: str, picture: Image.Image) -> None:
+    """Write `picture` so that `file` is whole or as it was. Raises DmqError if it cannot be written."""
+    part = ""
+    try:
+        with tempfile.NamedTemporaryFile(dir=Path(file).parent, prefix=".part-", suffix=".png", delete=False) as made:
+            part = made.name
+            picture.save(made, format="PNG")
+        Path(part).chmod(0o644)
+        Path(part).replace(file)
+    except OSError as error:
+        raise DmqError(f"{file}: cannot be written ({error.strerror}).") from None
+    finally:
+        if part:
+            Path(part).unlink(missing_ok=True)
