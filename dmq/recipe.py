@@ -285,7 +285,8 @@ class Temporal(Spec):
 class BlockReconstruction(Spec):
     """Learn which way the weights of each block are rounded, so that its output is the float one's (BRECQ).
 
-    Blocks go in forward order; each gets its inputs from the quantized part before it. Of little use at 8 bits.
+    Blocks go in forward order; each gets its inputs from the quantized part before it. Of little use at 8 bits. With
+    `steps`, the step sizes of its activations are learned after that (LSQ, as in Q-Diffusion).
     """
 
     iterations: int = knob(1000, "Iterations for each block", 1, 50_000)
@@ -296,6 +297,10 @@ class BlockReconstruction(Spec):
         False, "Also what the blocks make of the time", help="As before TIAR. Otherwise those layers stay as they are."
     )
     seed: int = knob(0, "Seed", 0, 2**31 - 1)
+    steps: int = knob(
+        0, "Iterations for activation step sizes", 0, 50_000, help="After the rounding; 0: the ranges stay."
+    )
+    step_rate: float = knob(0.001, "Their learning rate", choices=(0.0001, 0.0004, 0.001, 0.004, 0.01))
 
 
 # --- ranges along the quantized trajectory, and steps with more bits -------------------------------------------------
@@ -468,6 +473,11 @@ class Recipe(Spec):
             raise DmqError(
                 "progressive sets the ranges of every step on its own; set calibration_steps to AllSteps, or "
                 "progressive to null."
+            )
+        if self.progressive and self.reconstruction and self.reconstruction.steps:
+            raise DmqError(
+                "reconstruction.steps would learn anew the step sizes that progressive sets; set reconstruction.steps "
+                "to 0, or progressive to null."
             )
         relaxing = self.relaxing
         if relaxing and relaxing.bits < self.activations.bits:

@@ -486,6 +486,7 @@ class Plan:
     relaxed: tuple[int, ...] = ()  # steps whose activations have more bits
     relaxed_bits: int = FLOAT
     progressive: bool = False  # ranges come from the quantized trajectory
+    step_sizes: int = 0  # sites whose step sizes were learned by gradients
 
     @property
     def weight_bytes(self) -> int:
@@ -531,6 +532,7 @@ class Plan:
         learned = f"; rounding of {blocks} layers learned block by block" if blocks else ""
         split = sum(row.split > 0 for row in self.layers)
         apart = f"; shortcut split in {split} layers" if split else ""
+        learned += f"; step sizes of {self.step_sizes} activations learned" if self.step_sizes else ""
         walked = "; ranges from the quantized trajectory" if self.progressive else ""
         relaxed = f"; {self.relaxed_line()}" if self.relaxed else ""
         counted, floats = ", ".join(counts) or "nothing quantized", ", ".join(left) or "nothing"

@@ -20,7 +20,7 @@ from dmq.recipe import (
     Tiar,
     Weights,
 )
-from dmq.reconstruction import block
+from dmq.reconstruction import training
 from dmq.reconstruction.adaround import PARTS
 
 
@@ -118,7 +118,7 @@ def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
 
 def test_a_failure_is_told_and_nothing_is_learned_behind_it(recipe, monkeypatch):
     broken = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, seed=3))
-    monkeypatch.setattr(block, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
+    monkeypatch.setattr(training, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
     stages.finish(stages.reconstruct(broken))
     result = stages.blocks_result(broken)
     assert list(result.after) == BLOCKS[:1]

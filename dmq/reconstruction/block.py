@@ -3,6 +3,7 @@
     inputs    what the block is given inside the quantized model, on recorded denoiser calls
     targets   what the float block gives in the float model, on the same calls
     learned   AdaRound variables of the block's Linear and Conv weights; all scales and zero points stay
+    then      if asked, the step sizes of its activations (`step_sizes`)
 
 Blocks are learned one after another in forward order, each with the learned codes of those before it in place.
 Activations are quantized all the while, as they are in the model that the codes are for. Source: neighbours,
@@ -12,26 +13,26 @@ layers".
 
 import math
 import zlib
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
 from dataclasses import replace as changed
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from ..capture.replay import repeat
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
-from ..models.borrow import borrow, replace
-from ..numerics.rounding import beta_at
+from ..models.borrow import borrow
 from ..numerics.threads import one_thread
 from ..quantizers.apply import quantized
 from ..quantizers.weights import QuantizedWeight
 from ..recipe import FLOAT, BlockReconstruction, Weights
-from ..results import Plan, PlannedLayer, Trajectory
-from .adaround import KEPT_EVERY, PENALTY, Rounding, code_arrays, codes_from, soft, state_of, undecided
+from ..results import Plan, Trajectory
+from .adaround import code_arrays, codes_from
+from .recorded import Source, cut, error_of, gathered
+from .step_sizes import StepSizes, banks_of, size_arrays, sizes_from, with_step_sizes
+from .training import Feed, RoundingTraining, StepTraining
 
 
 HELD = 2**30  # bytes of inputs and targets that are held at a time
@@ -49,6 +50,8 @@ class LearnedBlocks:
     losses: dict[str, np.ndarray]  # by block: float32 [iterations], without the regulariser
     changed: dict[str, int]  # by layer: weights whose code is not the nearest one
     note: str = ""  # why it ended before its time, if it did
+    stepped: dict[str, float] = field(default_factory=dict)  # by block: the error once step sizes were learned as well
+    sizes: dict[str, StepSizes] = field(default_factory=dict)  # by label of the site
 
 
 def trained_layers(
@@ -59,24 +62,36 @@ def trained_layers(
     Left out are layers whose weights are in float or that a cache replaces, the first and the last layer, what lies in
     no block, and the layers of the time path unless `spec.time`.
     """
-    known = adapter.temporal(model)
-
-    def timed(row: PlannedLayer) -> bool:
-        return row.layer.name in known.layers if known else row.layer.role == "time"
-
+    apart = left_out(model, adapter, plan, spec)
     rows = [
         row for row in plan.layers
         if row.weights.bits < FLOAT and not row.dropped and row.layer.role not in ("first", "last")
-        and (spec.time or not timed(row))
+        and row.layer.name not in apart
     ]  # fmt: skip
     found = {b: {r.layer.name: r.weights for r in rows if r.layer.block == b} for b in adapter.blocks(model)}
     return {block: formats for block, formats in found.items() if formats}
 
 
+def left_out(model: nn.Module, adapter: AbstractAdapter, plan: Plan, spec: BlockReconstruction) -> frozenset[str]:
+    """The layers of the time path, unless `spec.time` says that they are learned with their blocks."""
+    known = None if spec.time else adapter.temporal(model)
+    if known:
+        return frozenset(known.layers)
+    return frozenset(row.layer.name for row in plan.layers if row.layer.role == "time" and not spec.time)
+
+
 def training_model(
-    model: nn.Module, adapter: AbstractAdapter, plan: Plan, codes: Mapping[str, QuantizedWeight]
+    model: nn.Module,
+    adapter: AbstractAdapter,
+    plan: Plan,
+    codes: Mapping[str, QuantizedWeight],
+    sizes: Mapping[str, StepSizes] | None = None,
 ) -> nn.Module:
-    """The quantized model in which blocks are learned, with the `codes` of the time path and of finished blocks."""
+    """The quantized model in which blocks are learned, with the `codes` of the time path and of finished blocks.
+
+    `sizes` are the learned step sizes of finished blocks.
+    """
+    plan = with_step_sizes(plan, sizes or {})
     if plan.temporal is not None and plan.temporal.per_request:
         # Such a cache answers for the rows of the last whole call, and here blocks are called without one. The layers
         # that it is built from are in float in the plan, so without it the features are those before their rounding.
@@ -92,226 +107,47 @@ def reconstruct_block(
     spec: BlockReconstruction,
     trajectory: Trajectory,
     counts: np.ndarray,
+    apart: frozenset[str] = frozenset(),
 ) -> Generator[tuple[int, int], None, LearnedBlocks]:
-    """Yield (iterations done, all) while the rounding of one block is learned; return what was found.
+    """Yield (iterations done, all) while one block is learned; return what was found.
 
-    `twin` is the quantized model (`training_model`), which has the learned codes in place at the end and is of no
+    `twin` is the quantized model (`training_model`), which has what was learned in place at the end and is of no
     further use if the generator was closed; the float `model` stays as it is. `counts` [T] says how often each step is
-    drawn. Iterations see one denoiser call each, since the ranges in force depend on its step. Training stops at the
-    first loss that is not finite, with the last good state and a note.
+    drawn; step sizes at the inputs of the layers `apart` stay. Iterations see one denoiser call each, since the ranges
+    in force depend on its step. Training stops at the first loss that is not finite, with the last good state and a
+    note.
     """
     random = np.random.default_rng([spec.seed, zlib.crc32(block.encode())])
-    cuts, share = _cut(trajectory, spec.batch, counts, random)
+    cuts, share = cut(trajectory, spec.batch, counts, random)
     schedule = random.choice(len(cuts), spec.iterations, p=share)
     used = random.permutation(np.unique(schedule))
-    source = _Source(borrow(model), twin, block, trajectory)
-    measured = yield from _gathered(source, cuts, used[:MEASURED], (0, spec.iterations))
+    later = random.choice(len(cuts), spec.steps, p=share)
+    used = np.concatenate([used, np.setdiff1d(later, used)])
+    source = Source(borrow(model), twin, block, trajectory)
+    measured = yield from gathered(source, cuts, used[:MEASURED], (0, spec.iterations + spec.steps))
     with one_thread():
-        before = _error(twin, block, measured.values())
-        training = _Training(model, twin, block, formats, spec)
+        before = error_of(twin, block, measured.values())
+        training = RoundingTraining(model, twin, block, formats, spec)
     # Batches that are too many to hold at once are taken in parts, each with all the iterations that draw from it.
     parts = min(len(used), math.ceil(len(used) * next(iter(measured.values())).bytes / HELD))
-    for mine in (used[part::parts] for part in range(parts)):
-        held = yield from _gathered(source, cuts, mine, training.progress)
-        yield from training.learn(held[p] for p in schedule[np.isin(schedule, mine)])
-        if training.note:
-            break
+    feed = Feed(source, cuts, [used[part::parts] for part in range(parts)])
+    yield from feed.run(training, schedule)
     with one_thread():
         codes = training.hardened()
-        after = _error(twin, block, measured.values())
-    return LearnedBlocks(
+        after = error_of(twin, block, measured.values())
+    learned = LearnedBlocks(
         codes=codes, before={block: before}, after={block: after},
         losses={block: np.array(training.losses, np.float32)}, changed=training.changed(codes), note=training.note,
     )  # fmt: skip
-
-
-class _Training:
-    """The soft weights of one block inside `twin`, and how far they have got."""
-
-    def __init__(
-        self, model: nn.Module, twin: nn.Module, block: str, formats: Mapping[str, Weights], spec: BlockReconstruction
-    ) -> None:
-        self.twin, self.block, self.spec = twin, block, spec
-        self.layers = {name: twin.get_submodule(name) for name in formats}
-        splits = {row.layer.name: row.split for row in twin.plan.layers}
-        self.roundings = {
-            name: Rounding(model.get_submodule(name).weight, spec, splits[name]) for name, spec in formats.items()
-        }
-        for name, layer in self.layers.items():
-            replace(twin, name, soft(layer, self.roundings[name]))
-        self.optimiser = torch.optim.Adam([r.v for r in self.roundings.values()], spec.rate, fused=True)
-        self.good = state_of(self.roundings)
-        self.losses: list[float] = []
-        self.note = ""
-
-    @property
-    def progress(self) -> tuple[int, int]:
-        return len(self.losses), self.spec.iterations
-
-    def learn(self, batches: Iterable["_Batch"]) -> Generator[tuple[int, int], None, None]:
-        """An iteration for each batch; ends early with a `note` when a loss is not finite."""
-        for batch in batches:
-            # The consumer runs between two yields, so the setting of threads must not stay open across one.
-            with one_thread(), torch.enable_grad():
-                self._iterate(batch)
-            if self.note:
-                return
-            if len(self.losses) % KEPT_EVERY == 0 or len(self.losses) == self.spec.iterations:
-                self.good = state_of(self.roundings)
-                yield self.progress
-
-    def _iterate(self, batch: "_Batch") -> None:
-        loss = _distance(_answer(self.twin, self.block, batch), batch.wanted)
-        beta = beta_at(len(self.losses) / self.spec.iterations)
-        total = loss if beta is None else loss + PENALTY * undecided(self.roundings.values(), beta)
-        self.optimiser.zero_grad()
-        total.backward()
-        self.losses.append(loss.item())
-        if math.isfinite(total.item()):
-            self.optimiser.step()
-        else:
-            done, iterations = self.progress
-            self.note = f"{self.block}: stopped at iteration {done} of {iterations}, the loss was {total.item()}."
-
-    @torch.no_grad()
-    def hardened(self) -> dict[str, QuantizedWeight]:
-        """Whole codes, put in place; after a loss that was not finite, those of the last good state."""
-        for name, v in self.good.items() if self.note else ():
-            self.roundings[name].v.data = v
-        codes = {name: rounding.hardened() for name, rounding in self.roundings.items()}
-        for name, layer in self.layers.items():
-            weight = codes[name].dequantize().to(layer.weight)
-            layer.weight = nn.Parameter(weight, requires_grad=False)
-            replace(self.twin, name, layer)
-        return codes
-
-    def changed(self, codes: Mapping[str, QuantizedWeight]) -> dict[str, int]:
-        """How many weights of each layer have another code than the nearest one."""
-        return {name: int((code.codes != self.roundings[name].nearest.codes).sum()) for name, code in codes.items()}
-
-
-# --- recorded inputs and targets -----------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """One call of a block: what it is given in the quantized model, and what the float one answers in its own."""
-
-    t: float
-    args: tuple
-    kwargs: dict[str, Any]
-    wanted: list[Tensor]
-
-    @property
-    def bytes(self) -> int:
-        return sum(x.nbytes for x in _tensors((self.args, self.kwargs, self.wanted)))
-
-
-class _Reached(Exception):
-    pass
-
-
-@dataclass(frozen=True)
-class _Source:
-    """Makes batches by repeating recorded denoiser calls up to the block."""
-
-    floats: nn.Module
-    twin: nn.Module
-    block: str
-    trajectory: Trajectory
-
-    @torch.no_grad()
-    def __call__(self, n: int, rows: np.ndarray) -> _Batch:
-        """The block's part in those rows of call n."""
-        t = self.trajectory.timesteps[self.trajectory.step[n]]
-        seen: list = []
-
-        def given(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
-            seen.append((args, kwargs))
-            raise _Reached
-
-        def answered(_: nn.Module, args: tuple, answer: Any) -> None:
-            seen.append(_tensors(answer))
-            raise _Reached
-
-        hook = self.twin.get_submodule(self.block).register_forward_pre_hook(given, with_kwargs=True)
-        self._repeat(self.twin, n, rows, hook)
-        hook = self.floats.get_submodule(self.block).register_forward_hook(answered)
-        self._repeat(self.floats, n, rows, hook)
-        (args, kwargs), wanted = seen
-        return _Batch(t, args, kwargs, wanted)
-
-    def _repeat(self, model: nn.Module, n: int, rows: np.ndarray, hook: Any) -> None:
-        try:
-            repeat(model, self.trajectory, n, rows)
-        except _Reached:
-            return
-        finally:
-            hook.remove()
-        raise DmqError(f"{self.block}: it does not run in the recorded denoiser calls, so it cannot be reconstructed.")
-
-
-def _cut(
-    trajectory: Trajectory, batch: int, counts: np.ndarray, random: np.random.Generator
-) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
-    """The calls cut into batches (call, rows), and how likely each is drawn: steps as `counts` [T] says."""
-    cuts = []
-    for n, half in enumerate(trajectory.half):
-        rows = random.permutation(len(half))
-        cuts += [(n, rows[a : a + batch]) for a in range(0, len(rows), batch)]
-    step = trajectory.step[[n for n, _ in cuts]]
-    weight = counts[step] / np.bincount(step, minlength=len(counts))[step]
-    return cuts, weight / weight.sum()
-
-
-def _gathered(
-    source: _Source, cuts: Sequence[tuple[int, np.ndarray]], which: np.ndarray, progress: tuple[int, int]
-) -> Generator[tuple[int, int], None, dict[int, _Batch]]:
-    held = {}
-    for p in which:
-        with one_thread():
-            held[p] = source(*cuts[p])
-        yield progress
-    return held
-
-
-def _answer(twin: nn.Module, block: str, batch: _Batch) -> list[Tensor]:
-    twin.clock.set(batch.t)
-    return _tensors(twin.get_submodule(block)(*batch.args, **batch.kwargs))
-
-
-def _tensors(answer: Any) -> list[Tensor]:
-    """The different tensors in nested tuples and dicts: a block that answers with its skip connections repeats one."""
-    found: dict[int, Tensor] = {}
-
-    def collect(value: Any) -> None:
-        if isinstance(value, Tensor):
-            found[id(value)] = value
-        elif isinstance(value, (list, tuple)):
-            for inner in value:
-                collect(inner)
-        elif isinstance(value, Mapping):
-            collect(list(value.values()))
-
-    collect(answer)
-    return list(found.values())
-
-
-def _distance(made: list[Tensor], wanted: list[Tensor]) -> Tensor:
-    """Squared error summed over outputs and channels, mean over everything else."""
-    pairs = zip(made, wanted, strict=True)
-    return sum((a - b).square().mean() * b.shape[1 if b.ndim == 4 else -1] for a, b in pairs)
-
-
-@torch.no_grad()
-def _error(twin: nn.Module, block: str, batches: Iterable[_Batch]) -> float:
-    """Squared error of the block's answers over their power."""
-    wrong = power = 0.0
-    for batch in batches:
-        for a, b in zip(_answer(twin, block, batch), batch.wanted, strict=True):
-            wrong += (a - b).double().square().sum().item()
-            power += b.double().square().sum().item()
-    return wrong / max(power, 1e-30)
+    banks = banks_of(twin, block, apart)
+    if not spec.steps or not banks or training.note:
+        return learned
+    stepping = StepTraining(twin, block, banks, spec)
+    yield from feed.run(stepping, later)
+    with one_thread():
+        sizes = stepping.finished()
+        stepped = {block: error_of(twin, block, measured.values())}
+    return changed(learned, sizes=sizes, stepped=stepped, note=stepping.note)
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -319,7 +155,7 @@ def _error(twin: nn.Module, block: str, batches: Iterable[_Batch]) -> float:
 
 def joined(parts: Sequence[LearnedBlocks]) -> LearnedBlocks:
     """What was learned block by block as one."""
-    both = {name: {} for name in ("codes", "before", "after", "losses", "changed")}
+    both = {name: {} for name in ("codes", "before", "after", "losses", "changed", "stepped", "sizes")}
     for part in parts:
         for name, values in both.items():
             values |= getattr(part, name)
@@ -330,7 +166,9 @@ def to_arrays(learned: LearnedBlocks) -> tuple[dict[str, np.ndarray], dict[str, 
     """`learned` as numpy arrays and plain data, for a file."""
     arrays, plain = code_arrays(learned.codes)
     arrays |= {f"losses/{block}": losses for block, losses in learned.losses.items()}
-    return arrays, {"layers": plain} | {name: getattr(learned, name) for name in TOLD}
+    arrays |= size_arrays(learned.sizes)
+    stepped = {"stepped": learned.stepped} if learned.stepped else {}
+    return arrays, {"layers": plain} | {name: getattr(learned, name) for name in TOLD} | stepped
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedBlocks:
@@ -339,4 +177,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> L
         raise DmqError(f"the kept codes do not tell {missing[0]}: another version learned them. Learn them again.")
     losses = {key.partition("/")[2]: x for key, x in arrays.items() if key.startswith("losses/")}
     own = {name: plain[name] for name in TOLD}
-    return LearnedBlocks(codes=codes_from(arrays, plain["layers"]), losses=losses, **own)
+    return LearnedBlocks(
+        codes=codes_from(arrays, plain["layers"]), losses=losses, stepped=plain.get("stepped", {}),
+        sizes=sizes_from(arrays), **own,
+    )  # fmt: skip

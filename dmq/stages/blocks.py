@@ -73,6 +73,7 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
     from ..reconstruction.block import (
         from_arrays,
         joined,
+        left_out,
         reconstruct_block,
         to_arrays,
         trained_layers,
@@ -83,28 +84,31 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
     blocks = trained_layers(loaded.denoiser, loaded.adapter, made, spec)
     found = {name: from_arrays(*runs.load_rounding(kept / name)) for name in blocks if (kept / name).is_dir()}
     time_path = learned_rounding(recipe)
-    codes = (time_path.codes if time_path else {}) | joined(list(found.values())).codes
+    finished = joined(list(found.values()))
+    codes = (time_path.codes if time_path else {}) | finished.codes
     counts = step_counts(recipe.calibration_steps, len(made.timesteps), lambda: search_result(recipe))
     trajectory = recorded_calls(recipe, spec.pictures) or (yield from _draw_calls(recipe, spec.pictures))
-    twin = training_model(loaded.denoiser, loaded.adapter, made, codes)
-    at = clocked("Reconstruct the blocks", len(found) * spec.iterations)
+    twin = training_model(loaded.denoiser, loaded.adapter, made, codes, finished.sizes)
+    apart = left_out(loaded.denoiser, loaded.adapter, made, spec)
+    each = spec.iterations + spec.steps
+    at = clocked("Reconstruct the blocks", len(found) * each)
     for name, formats in blocks.items():
         if any(part.note for part in found.values()):
             break  # what comes behind a failure would be learned from its answers
         if name in found:
             continue
-        work = reconstruct_block(loaded.denoiser, twin, name, formats, spec, trajectory, counts)
+        work = reconstruct_block(loaded.denoiser, twin, name, formats, spec, trajectory, counts, apart)
         try:
             while True:
                 done, _ = next(work)
-                yield at(len(found) * spec.iterations + done, len(blocks) * spec.iterations)
+                yield at(len(found) * each + done, len(blocks) * each)
         except StopIteration as end:
             found[name] = end.value
         finally:
             work.close()
         runs.save_rounding(kept / name, *to_arrays(found[name]))
         made_by_now = joined([found[name] for name in blocks if name in found])
-        progress = at(len(found) * spec.iterations, len(blocks) * spec.iterations)
+        progress = at(len(found) * each, len(blocks) * each)
         yield dataclasses.replace(progress, snapshot=made_by_now)
     return joined([found[name] for name in blocks if name in found])
 

@@ -35,7 +35,13 @@ def plan(recipe: Recipe) -> Plan:
     made = make_plan(known, recipe, seen_statistics(recipe), errors(recipe), cached)
     how = _learned_layers(recipe, made)
     rows = tuple(dataclasses.replace(row, learned=how.get(row.layer.name, "")) for row in made.layers)
-    return dataclasses.replace(made, layers=rows)
+    made = dataclasses.replace(made, layers=rows)
+    if not (recipe.reconstruction and recipe.reconstruction.steps and reconstructed(recipe)):
+        return made
+    libraries()
+    from ..reconstruction.step_sizes import with_step_sizes
+
+    return with_step_sizes(made, blocks_result(recipe).sizes)
 
 
 def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:

@@ -17,7 +17,9 @@ from dmq.models.tiny import tiny_call, tiny_denoiser
 from dmq.numerics.affine import grid
 from dmq.quantizers.weights import quantize_weight, weight_bytes
 from dmq.recipe import FLOAT, AllSteps, BlockReconstruction, MinMax, UniformSteps, Weights
-from dmq.reconstruction import block as module
+from dmq.reconstruction import block as blocks
+from dmq.reconstruction import recorded
+from dmq.reconstruction import training as module
 from dmq.reconstruction.block import (
     from_arrays,
     joined,
@@ -224,7 +226,7 @@ def test_going_on_behind_finished_blocks_gives_the_same(subject, outcome):
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
 def test_data_that_does_not_fit_is_taken_in_parts(subject, monkeypatch):
     """Each part has all the iterations that draw from it, and only its own batches are held."""
-    monkeypatch.setattr(module, "HELD", 1)
+    monkeypatch.setattr(blocks, "HELD", 1)
     spec = dataclasses.replace(SPEC, batch=2)
     found, _, reports = learn(subject, spec, stop_before="down_blocks.1")
     learned = found["down_blocks.0"]
@@ -235,8 +237,8 @@ def test_data_that_does_not_fit_is_taken_in_parts(subject, monkeypatch):
 
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
 def test_only_the_chosen_steps_are_used(subject, monkeypatch):
-    calls, whole = [], module.repeat
-    monkeypatch.setattr(module, "repeat", lambda *given: calls.append(given[2]) or whole(*given))
+    calls, whole = [], recorded.repeat
+    monkeypatch.setattr(recorded, "repeat", lambda *given: calls.append(given[2]) or whole(*given))
     learn(subject, stop_before="down_blocks.1", steps=UniformSteps(count=1))
     assert set(calls) == {1}
 

@@ -1,0 +1,165 @@
+"""What is learned of one block inside the quantized model, iteration by iteration: rounding, then step sizes."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..models.borrow import replace
+from ..numerics.rounding import beta_at
+from ..numerics.threads import one_thread
+from ..quantizers.bank import ActivationBank
+from ..quantizers.weights import QuantizedWeight
+from ..recipe import BlockReconstruction, Weights
+from .adaround import KEPT_EVERY, PENALTY, Rounding, soft, state_of, undecided
+from .recorded import Batch, Source, answer, distance, gathered
+from .step_sizes import POWER, LearnedScales, StepSizes
+
+
+class Training(ABC):
+    """Something of one block inside `twin` that is learned from its answers, and how far it has got."""
+
+    what = ""  # goes before "stopped at iteration" in the note
+    optimiser: torch.optim.Optimizer
+
+    def __init__(self, twin: nn.Module, block: str, iterations: int, progress: tuple[int, int]) -> None:
+        self.twin, self.block, self.iterations = twin, block, iterations
+        self.before, self.all = progress  # iterations before these, and of the block in all
+        self.good = self.state()
+        self.losses: list[float] = []
+        self.note = ""
+
+    @property
+    def progress(self) -> tuple[int, int]:
+        return self.before + len(self.losses), self.all
+
+    def learn(self, batches: Iterable[Batch]) -> Generator[tuple[int, int], None, None]:
+        """An iteration for each batch; ends early with a `note` when a loss is not finite."""
+        for batch in batches:
+            # The consumer runs between two yields, so the setting of threads must not stay open across one.
+            with one_thread(), torch.enable_grad():
+                self._iterate(batch)
+            if self.note:
+                return
+            if len(self.losses) % KEPT_EVERY == 0 or len(self.losses) == self.iterations:
+                self.good = self.state()
+                yield self.progress
+
+    def _iterate(self, batch: Batch) -> None:
+        loss, total = self.loss(batch)
+        self.optimiser.zero_grad()
+        total.backward()
+        self.losses.append(loss.item())
+        if math.isfinite(total.item()):
+            self.update()
+        else:
+            at = f"stopped at iteration {len(self.losses)} of {self.iterations}"
+            self.note = f"{self.block}: {self.what}{at}, the loss was {total.item()}."
+
+    @abstractmethod
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What is noted of a call, and what is made smaller."""
+
+    @abstractmethod
+    def state(self) -> Any:
+        """A copy of all that is learned."""
+
+    def update(self) -> None:
+        """Take a step, the gradients being there."""
+        self.optimiser.step()
+
+
+class RoundingTraining(Training):
+    """The soft weights of one block."""
+
+    def __init__(
+        self, model: nn.Module, twin: nn.Module, block: str, formats: Mapping[str, Weights], spec: BlockReconstruction
+    ) -> None:
+        self.layers = {name: twin.get_submodule(name) for name in formats}
+        splits = {row.layer.name: row.split for row in twin.plan.layers}
+        self.roundings = {
+            name: Rounding(model.get_submodule(name).weight, spec, splits[name]) for name, spec in formats.items()
+        }
+        for name, layer in self.layers.items():
+            replace(twin, name, soft(layer, self.roundings[name]))
+        self.optimiser = torch.optim.Adam([r.v for r in self.roundings.values()], spec.rate, fused=True)
+        super().__init__(twin, block, spec.iterations, (0, spec.iterations + spec.steps))
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        loss = distance(answer(self.twin, self.block, batch), batch.wanted)
+        beta = beta_at(len(self.losses) / self.iterations)
+        return loss, loss if beta is None else loss + PENALTY * undecided(self.roundings.values(), beta)
+
+    def state(self) -> dict[str, Tensor]:
+        return state_of(self.roundings)
+
+    @torch.no_grad()
+    def hardened(self) -> dict[str, QuantizedWeight]:
+        """Whole codes, put in place; after a loss that was not finite, those of the last good state."""
+        for name, v in self.good.items() if self.note else ():
+            self.roundings[name].v.data = v
+        codes = {name: rounding.hardened() for name, rounding in self.roundings.items()}
+        for name, layer in self.layers.items():
+            weight = codes[name].dequantize().to(layer.weight)
+            layer.weight = nn.Parameter(weight, requires_grad=False)
+            replace(self.twin, name, layer)
+        return codes
+
+    def changed(self, codes: Mapping[str, QuantizedWeight]) -> dict[str, int]:
+        """How many weights of each layer have another code than the nearest one."""
+        return {name: int((code.codes != self.roundings[name].nearest.codes).sum()) for name, code in codes.items()}
+
+
+class StepTraining(Training):
+    """The step sizes of one block's activations."""
+
+    what = "step sizes "
+
+    def __init__(
+        self, twin: nn.Module, block: str, banks: Mapping[str, ActivationBank], spec: BlockReconstruction
+    ) -> None:
+        self.scales = LearnedScales(banks)
+        self.optimiser = torch.optim.Adam(self.scales.parameters(), spec.step_rate)
+        self.falling = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, spec.steps)
+        super().__init__(twin, block, spec.steps, (spec.iterations, spec.iterations + spec.steps))
+
+    def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        self.scales.install()
+        loss = distance(answer(self.twin, self.block, batch), batch.wanted, POWER)
+        return loss, loss
+
+    def update(self) -> None:
+        super().update()
+        self.falling.step()
+
+    def state(self) -> list[Tensor]:
+        return self.scales.state()
+
+    def finished(self) -> dict[str, StepSizes]:
+        """Whole step sizes, put in place; after a loss that was not finite, those of the last good state."""
+        return self.scales.finish(self.good if self.note else None)
+
+
+@dataclass
+class Feed:
+    """Hands recorded calls to a training, part by part, and holds those of the last part."""
+
+    source: Source
+    cuts: list[tuple[int, np.ndarray]]
+    parts: list[np.ndarray]
+    held: dict[int, Batch] = field(default_factory=dict)
+
+    def run(self, training: Training, schedule: np.ndarray) -> Generator[tuple[int, int], None, None]:
+        """Train on the cuts that `schedule` names, in its order within each part; yields progress."""
+        for mine in self.parts:
+            if not self.held.keys() >= set(mine.tolist()):
+                self.held = {}
+                self.held = yield from gathered(self.source, self.cuts, mine, training.progress)
+            yield from training.learn(self.held[p] for p in schedule[np.isin(schedule, mine)])
+            if training.note:
+                return
