@@ -28,6 +28,7 @@ def effects(starts, steps, seed=0, pictures=3):
         (0.2, "last", True, 51, range(40, 51), 8.4314),  # Stable Diffusion, PNDM: 11 of 51 calls
         (0.2, "first", True, 50, range(11), 8.44),  # SDXL: 11 of 50
         (0.2, "first", False, 50, range(10), 8.4),
+        (0.9, "last", True, 50, range(5, 50), 9.8),  # from 0.1, though 1 - 0.9 is a little less
         (0.0, "last", False, 50, range(0), 8.0),
         (1.0, "first", True, 50, range(50), 10.0),  # what lies behind the end does not exist
     ],
