@@ -219,7 +219,7 @@ def bench(given: argparse.Namespace) -> None:
     if given.estimate:
         print(stages.estimate(asked, recipes, name=name))
         return
-    if given.recipes or name not in benchmarks.finished():
+    if given.recipes or name in benchmarks.unfinished():
         print(f"benchmark {name!r}; `dmq bench --name` goes on with it if it is stopped.", file=sys.stderr)
         told(stages.bench(asked, recipes, name=name))
     report = stages.joined([name, *given.beside])

@@ -172,6 +172,7 @@ def connect(
     stops(out["stop"], drawing, stopped, out)
 
     def finished(text: str, name: str) -> Iterator[dict[str, Any]]:
+        yield {}  # a generator that ends without an answer empties all its outputs
         if not name:
             return
         names = [one for one in kept.finished() if kept.model_of(one) == read(text).model]

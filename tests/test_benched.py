@@ -16,6 +16,7 @@ from dmq.models.tiny import tiny_ddpm
 from dmq.recipe import Benchmark, Calibration, Domain, Recipe, Sampling, Weights
 from dmq.results import FLOOR_NAME, BenchReport
 from dmq.runs import benchmarks as kept
+from dmq.runs import folders
 from dmq.runs.prompts import UNCONDITIONAL, read_prompts, shipped_domains
 from dmq.stages import benchmarks as bench_stage
 from dmq.stages import reference
@@ -92,6 +93,48 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
             a, b = (kept.load_batch(kept.folder_of(name), who, number) for name in ("whole", "stopped"))
             assert np.array_equal(a.latents, b.latents) and np.array_equal(a.pictures, b.pictures)
     assert not [seen for seen in stages.bench(wanted, recipes, name="stopped") if isinstance(seen, stages.Picture)]
+
+
+@pytest.mark.parametrize("stopped", [False, True], ids=["finished", "interrupted"])
+def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wanted, recipes):
+    """Equal to all at once; what is there is neither drawn nor measured again."""
+    name = f"grown {stopped}"
+    work = stages.bench(wanted, recipes[:1], name=name)
+    for seen in work:
+        if stopped and isinstance(seen, stages.Picture) and (seen.recipe, seen.index) == ("six", 11):
+            work.close()
+    place = kept.folder_of(name)
+    there = {file: file.stat().st_mtime_ns for part in ("pictures", "rows") for file in (place / part).rglob("*.*")}
+    assert kept.unfinished() == [name] * stopped
+    left = stages.estimate(wanted, recipes, name=name)
+    drawn = []
+    for seen in (work := stages.bench(wanted, recipes, name=name)):
+        drawn += [seen] if isinstance(seen, stages.Picture) else []
+        if len(drawn) == 1:
+            assert kept.unfinished() == [name]
+            assert stopped or kept.load_report(name).recipes == MODELS[:3], "until the new one is done"
+    assert {seen.recipe for seen in drawn} == ({"six", "two"} if stopped else {"two"}) and len(drawn) == left.pictures
+    assert same(kept.load_report(name), report) and kept.unfinished() == []
+    assert kept.load_worst(name).keys() == kept.load_worst("whole").keys()
+    assert there == {file: file.stat().st_mtime_ns for file in there}
+
+
+def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(report, wanted, recipes, folder, monkeypatch):
+    third = dataclasses.replace(recipes[0], name="three")
+    monkeypatch.setattr(folders, "ASSETS", folder / "assets")
+    place = folder / "assets" / "runs" / "bench-whole"
+    for pattern in ("*.json", "pictures.parquet"):
+        for file in kept.folder_of("whole").glob(pattern):
+            place.mkdir(parents=True, exist_ok=True)
+            (place / file.name).write_bytes(file.read_bytes())
+    with monkeypatch.context() as patch:
+        patch.setenv("DMQ_RUNS", str(folder / "elsewhere"))
+        assert kept.finished() == ["whole"] and same(kept.load_report("whole"), report)
+        with pytest.raises(DmqError, match="'whole' ships without most of its pictures"):
+            kept.begin("whole", wanted, (*recipes, third), {})
+    with pytest.raises(DmqError, match="'whole': weights was '[0-9a-f]+', now it is 'other'; give another name"):
+        kept.begin("whole", wanted, (*recipes, third), {"weights": "other"})
+    assert kept.load_recipes("whole") == recipes and kept.unfinished() == []
 
 
 def test_figures_are_those_of_the_pictures_in_the_folder(report, wanted):

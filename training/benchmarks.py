@@ -1,7 +1,8 @@
 """The benchmarks that ship in assets/runs: `python -m training.benchmarks [MODEL ...]`, after the captures.
 
 Pictures are drawn into $DMQ_RUNS, or `runs`, batch by batch: what was interrupted goes on. With --measure-again the
-pictures that were drawn are measured anew, as after emoji-clip has changed. Hours on two cores.
+pictures that were drawn are measured anew, as after emoji-clip has changed. Hours on two cores. A recipe that is
+appended to a list below is drawn behind the others, which are not drawn again.
 """
 
 import argparse
@@ -20,12 +21,12 @@ from dmq.stages.progress import Progress
 
 RECIPES = {
     "emoji-sd": (
-        "W8A8, one range", "W3A4, to see it break", "W8A6, one range", "W8A6, 8 best groups", "TFMQ-DM W4A8",
-        "BRECQ W4A8",
+        "W8A8, one range", "W8A6, one range", "W8A6, 8 best groups", "TFMQ-DM W4A8", "BRECQ W4A8", "PCR W4A8",
+        "ADP-DM W6A6", "W3A4, to see it break",
     ),
     "emoji-ddpm": (
         "W8A8, one range", "W8A8, 8 best groups", "W8A6, one range", "W8A6, 8 best groups", "W4A8, 8 best groups",
-        "BRECQ W4A8", "TFMQ-DM W4A8", "ADP-DM W6A6", "W4, activations in float", "W3A4, to see it break",
+        "BRECQ W4A8", "TFMQ-DM W4A8", "ADP-DM W6A6", "W4, activations in float", "W3A4, to see it break", "PCR W4A8",
     ),
 }  # fmt: skip
 SHIPPED = ("report.json", "benchmark.json", "manifest.json", "pictures.parquet", "worst", "recipe-*.json")

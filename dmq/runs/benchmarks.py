@@ -64,8 +64,8 @@ def model_of(name: str) -> str:
 
 
 def unfinished() -> list[str]:
-    """The user's benchmarks that were interrupted, newest first."""
-    found = [file for file in _own("manifest.json") if not (file.parent / "report.json").is_file()]
+    """The user's benchmarks that were interrupted, newest first; finished ones with recipes to come among them."""
+    found = [file for file in _own("manifest.json") if not complete(file.parent)]
     return [file.parent.name for file in sorted(found, key=lambda file: -file.stat().st_mtime)]
 
 
@@ -97,33 +97,72 @@ def jobs_of(benchmark: Benchmark) -> Jobs:
 def begin(name: str, benchmark: Benchmark, recipes: Sequence[Recipe], known: dict[str, Any]) -> Path:
     """The folder of a benchmark that is begun, or that goes on. `known` is what else the pictures depend on.
 
-    Raises DmqError, naming both, if there is one of that name with other prompts, seeds, sampling or recipes.
+    One that goes on may get recipes behind those it has, whose pictures and figures stay as they are. Raises DmqError,
+    naming both, if there is one of that name with other prompts, seeds, sampling or recipes.
     """
     folder = home() / "benchmarks" / name
-    folder_of(name)
-    manifest = {
-        "version": 1, "models": [recipe.name for recipe in recipes], "known": known,
-        "pictures": [dict(zip(("domain", "prompt", "seed"), job, strict=True)) for job in jobs_of(benchmark)],
-    }  # fmt: skip
-    if folder.exists() or folder_of(name).exists():
-        then, used = load_benchmark(name), load_recipes(name)
-        check_alike(name, then, "what is asked now", benchmark)
-        if tuple(recipes) != used:
+    if folder_of(name).exists():
+        used = load_recipes(name)
+        check_alike(name, load_benchmark(name), "what is asked now", benchmark)
+        if tuple(recipes[: len(used)]) != used:
             raise DmqError(
                 f"benchmark {name!r} is of {_listed(used)}, asked now are {_listed(recipes)} with these settings; "
-                "give another name."
+                "new recipes may come behind those that it has, or give another name."
             )
-        old = _manifest(folder_of(name))["known"]
-        if changed := [key for key in known if key in old and old[key] != known[key]]:
-            raise DmqError(f"benchmark {name!r}: {changed[0]} was {old[changed[0]]!r}, now it is "
+        old = _manifest(folder_of(name))
+        if changed := [key for key in known if key in old["known"] and old["known"][key] != known[key]]:
+            raise DmqError(f"benchmark {name!r}: {changed[0]} was {old['known'][changed[0]]!r}, now it is "
                            f"{known[changed[0]]!r}; give another name.")  # fmt: skip
-        return folder_of(name)
+        return _extended(name, recipes, len(used), old | {"known": known})
     with written(folder) as part:
         (part / "benchmark.json").write_text(jsonio.dumps(benchmark), "utf-8")
-        for n, recipe in enumerate(recipes, 1):
-            (part / f"recipe-{n}.json").write_text(jsonio.dumps(recipe), "utf-8")
-        (part / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
+        _write_recipes(part, recipes, 0)
+        pictures = [dict(zip(("domain", "prompt", "seed"), job, strict=True)) for job in jobs_of(benchmark)]
+        _write_manifest(part, {"version": 1, "models": [], "known": known, "pictures": pictures}, recipes)
     return folder
+
+
+def _extended(name: str, recipes: Sequence[Recipe], there: int, manifest: dict[str, Any]) -> Path:
+    """The folder of a benchmark that has the first `there` of `recipes`, with the others behind them."""
+    folder = folder_of(name)
+    if folder != home() / "benchmarks" / name:
+        if len(recipes) > there:
+            raise DmqError(
+                f"benchmark {name!r} ships without most of its pictures: no recipe can be added to it; give another "
+                "name, and look at both beside each other."
+            )
+        return folder
+    _write_recipes(folder, recipes, there)  # before the manifest: if this stops half way, the next call writes the rest
+    _write_manifest(folder, manifest, recipes)
+    return folder
+
+
+def _write_recipes(folder: Path, recipes: Sequence[Recipe], there: int) -> None:
+    for n, recipe in enumerate(recipes[there:], there + 1):
+        _replace(folder / f"recipe-{n}.json", jsonio.dumps(recipe))
+
+
+def _write_manifest(folder: Path, manifest: dict[str, Any], recipes: Sequence[Recipe]) -> None:
+    whole = manifest | {"models": [recipe.name for recipe in recipes]}
+    _replace(folder / "manifest.json", json.dumps(whole, ensure_ascii=False, indent=1))
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file so that a reader finds the old or the new one, never a half."""
+    part = file.with_name(f".{file.name}")
+    part.write_text(text, "utf-8")
+    part.rename(file)
+
+
+def complete(folder: Path) -> bool:
+    """Is there a report of all models in the folder of a benchmark?"""
+    try:
+        plain = json.loads((folder / "report.json").read_text("utf-8"))
+        return [*plain["coverage"]] == _manifest(folder)["models"]
+    except FileNotFoundError:
+        return False
+    except (OSError, KeyError, ValueError, TypeError, DmqError):
+        return True  # damaged: who opens it is told
 
 
 def _listed(recipes: Sequence[Recipe]) -> str:
@@ -279,8 +318,7 @@ def save_report(folder: Path, report: BenchReport, models: Sequence[str]) -> Non
         (part / "worst.json").write_text(json.dumps(pairs), "utf-8")
     _frame(report.pictures).to_parquet(folder / ".pictures.parquet", compression="zstd")
     (folder / ".pictures.parquet").rename(folder / "pictures.parquet")
-    (folder / ".report.json").write_text(json.dumps(plain, indent=1), "utf-8")
-    (folder / ".report.json").rename(folder / "report.json")
+    _replace(folder / "report.json", json.dumps(plain, indent=1))
 
 
 def load_report(name: str) -> BenchReport:

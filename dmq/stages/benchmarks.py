@@ -48,7 +48,8 @@ def bench(
     """Draw and measure the float model, the noise floor and each recipe; returns the report, kept under `name`.
 
     Yields pictures as they are drawn, and the report so far whenever a model is done. If a benchmark of that name was
-    interrupted, what it kept is used; raises DmqError if that one has other prompts, seeds, sampling or recipes.
+    interrupted, what it kept is used, and of one with fewer recipes all of it: the new ones go on behind. Raises
+    DmqError if that one has other prompts, seeds, sampling, weights or recipes.
     """
     warnings = check_benchmark(benchmark, recipes)
     yield Progress("Load the model", 0, 1)
@@ -58,7 +59,7 @@ def bench(
     check_sampler(loaded, recipes)
     setting, known, reference = _setting(benchmark, loaded)
     folder = kept.begin(name, benchmark, recipes, known)
-    if (folder / "report.json").is_file():
+    if kept.complete(folder):
         return kept.load_report(name)
     setting = Bench(folder, *setting)
     models: list[tuple[str, Recipe | None]] = [(FLOAT_NAME, None), (FLOOR_NAME, None), *((r.name, r) for r in recipes)]
