@@ -132,7 +132,7 @@ def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(report, wa
         assert kept.finished() == ["whole"] and same(kept.load_report("whole"), report)
         with pytest.raises(DmqError, match="'whole' ships without most of its pictures"):
             kept.begin("whole", wanted, (*recipes, third), {})
-    with pytest.raises(DmqError, match="'whole': weights was '[0-9a-f]+', now it is 'other'; give another name"):
+    with pytest.raises(DmqError, match=r"'whole': weights was '[0-9a-f]+', now it is 'other'; give another name"):
         kept.begin("whole", wanted, (*recipes, third), {"weights": "other"})
     assert kept.load_recipes("whole") == recipes and kept.unfinished() == []
 

@@ -132,7 +132,7 @@ def _extended(name: str, recipes: Sequence[Recipe], there: int, manifest: dict[s
                 "name, and look at both beside each other."
             )
         return folder
-    _write_recipes(folder, recipes, there)  # before the manifest: if this stops half way, the next call writes the rest
+    _write_recipes(folder, recipes, there)  # before the manifest: stopped half way, the next call writes the rest
     _write_manifest(folder, manifest, recipes)
     return folder
 
