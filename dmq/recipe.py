@@ -300,7 +300,7 @@ class BlockReconstruction(Spec):
     steps: int = knob(
         0, "Iterations for activation step sizes", 0, 50_000, help="After the rounding; 0: the ranges stay."
     )
-    step_rate: float = knob(0.001, "Their learning rate", choices=(0.0001, 0.0004, 0.001, 0.004, 0.01))
+    step_rate: float = knob(0.004, "Their learning rate", choices=(0.0001, 0.0004, 0.001, 0.004, 0.01))
 
 
 # --- ranges along the quantized trajectory, and steps with more bits -------------------------------------------------
