@@ -38,7 +38,22 @@ def asked(text: str, prompts: str, seeds: str, others: list[str]) -> tuple[Compa
     comparison = comparison_of(recipe, prompts, seeds, sampling.steps, sampling.guidance)
     if (pictures := len(comparison.prompts) * len(comparison.seeds)) > MOST:
         raise DmqError(f"{pictures} pictures; at most {MOST} are followed along the steps at once.")
-    return comparison, recipes_of(recipe, others)
+    recipes, less = recipes_of(recipe, [name for name in others or [] if name not in variants(recipe)]), []
+    for name, variant in variants(recipe).items():
+        if name in (others or []) and all(dataclasses.replace(variant, name=r.name) != r for r in recipes):
+            less.append(variant)
+    return comparison, (recipes[0], *less, *recipes[1:])
+
+
+def variants(recipe: Recipe) -> dict[str, Recipe]:
+    """`recipe` with less of PCR, by name: what shows the worth of each part."""
+    less: dict[str, dict[str, None]] = {}
+    if recipe.progressive or recipe.relaxing:
+        less["without PCR"] = {"progressive": None, "relaxing": None}
+    if recipe.progressive and recipe.relaxing:
+        less |= {"without more bits": {"relaxing": None}, "without progressive ranges": {"progressive": None}}
+    made = {f"{recipe.name} {what}": changes for what, changes in less.items()}
+    return {name: dataclasses.replace(recipe, name=name, **changes) for name, changes in made.items()}
 
 
 def shown(found: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
@@ -99,7 +114,7 @@ def summary(comparison: Comparison) -> str:
 def show(text: str, others: list[str] | None) -> dict[str, Any]:
     """The part for the current recipe: the last answer that began with it, and its question in the form."""
     recipe = read(text)
-    known = offered(recipe)
+    known = variants(recipe) | offered(recipe)
     form = {
         "others": gr.update(choices=list(known), value=[name for name in others or [] if name in known]),
         "prompts": gr.update(visible=stages.info(recipe.model).prompted),
@@ -214,7 +229,7 @@ def draw_results(out: dict[str, Any]) -> None:
                     with gr.Column(min_width=380):
                         out[name] = PlotlyView(label=labels[name], elem_id=f"over-time-{name}")
         out["strip"] = gr.Gallery(
-            label="Noise to picture: what each step foresees, and the finished one", columns=9, format="png",
+            label="Foreseen at each step, then finished", columns=9, format="png",
             object_fit="contain", elem_classes="dmq-pixels", height="auto", interactive=False, fit_columns=False,
             elem_id="over-time-strip",
         )  # fmt: skip

@@ -110,10 +110,9 @@ def grid(pictures: tuple[ProbePicture, ...]) -> list[tuple[Any, str]]:
     """A row for each window: the float picture, then one for each gain."""
     made: list[tuple[Any, str]] = []
     for n, one in enumerate(pictures):
-        steps = f"steps {one.start} to {one.end - 1}"
         if n == 0 or one.start != pictures[n - 1].start:
             match = "" if math.isnan(one.match_float) else f", match {one.match_float:.1f}"
-            made.append((one.exact, f"float{match} | {steps} →"))
+            made.append((one.exact, f"Steps {one.start} to {one.end - 1} → float{match}"))
         match = "" if math.isnan(one.match) else f", match {one.match:.1f}"
         made.append((one.pixels, f"× {one.gain:g}: {_db(one.psnr)} dB, error {one.error:.2g}{match}"))
     return made
@@ -217,7 +216,7 @@ def draw_results(out: dict[str, Any]) -> None:
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What the probe says", elem_id="probe-said")
         out["grid"] = gr.Gallery(
-            label="A row for each window of steps, a column for each gain", columns=4, format="png",
+            label="Windows of steps down, gains across", columns=4, format="png",
             object_fit="contain", elem_classes="dmq-pixels", height="auto", interactive=False, fit_columns=False,
             elem_id="probe-grid",
         )  # fmt: skip

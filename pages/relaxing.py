@@ -250,6 +250,8 @@ def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
             form = forms.form(Relaxing, "Relaxing", leave=(*OWN, *REST))
             form["fraction"] = gr.Slider(0, 1, 0.2, step=0.01, label="Part of the steps")
             form["steps"] = gr.Textbox("", label="Which steps, such as 0, 3 or 40-49", visible=False)
+            for component in form.values():
+                component.min_width = 200  # else help stands in a column of single words on a phone
         with gr.Accordion("How the windows are measured", open=False):
             form |= forms.form(Relaxing, "Relaxing", leave=(*OWN, *MAIN))
     return form

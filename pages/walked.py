@@ -173,6 +173,8 @@ def build(shared: Shared, this: gr.Tab) -> None:
         own = out["own"] = gr.Checkbox(False, label="Set the ranges on the quantized trajectory")
         with gr.Column(visible=False) as out["settings"], gr.Row():
             form = forms.form(Progressive, "Trajectory")
+            for component in form.values():
+                component.min_width = 240  # else help stands in a column of single words on a phone
         with gr.Row():
             out["go"] = gr.Button("Calibrate", variant="primary", visible=False)
             out["stop"] = gr.Button("Stop, keep finished calls", variant="stop", visible=False)

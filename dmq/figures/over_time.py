@@ -1,5 +1,6 @@
 """Errors along the steps, ranges on two trajectories, what windows of steps are worth, and the probe."""
 
+from collections.abc import Iterable
 from itertools import cycle
 
 import numpy as np
@@ -26,8 +27,8 @@ from .look import (
 
 LEAST = 1e-12  # errors below are rounding of the arithmetic, and have no logarithm
 WORTH = {
-    "fidelity": ("latent error that goes away, % per step", 100.0, BLUE),
-    "text": ("match won, per step", 1.0, ORANGE),
+    "fidelity": ("error less, % per step", 100.0, BLUE),
+    "text": ("match more, per step", 1.0, ORANGE),
 }
 
 
@@ -51,7 +52,15 @@ def curves(lines: dict[str, np.ndarray], y: str) -> go.Figure:
             hovertemplate="%{y:.2e}<extra>" + name + "</extra>",
         )  # fmt: skip
     layout(figure, x=STEP, y=y, hovermode="x")
-    return figure.update_yaxes(type="log", exponentformat="power")
+    return figure.update_yaxes(**logarithmic(lines.values()))
+
+
+def logarithmic(shown: Iterable[np.ndarray]) -> dict[str, object]:
+    """A logarithmic axis with as many labels between the powers of ten as there is room for."""
+    values = np.concatenate([np.ravel(part) for part in shown])
+    values = np.maximum(values[np.isfinite(values)], LEAST)
+    span = values.max() / values.min() if len(values) else 1.0
+    return {"type": "log", "exponentformat": "power", "dtick": "D1" if span < 10 else "D2" if span < 100 else 1}
 
 
 def accumulated(found: OverTime) -> go.Figure:
@@ -80,7 +89,8 @@ def weighed(found: OverTime) -> go.Figure | None:
         mode="lines", line={"color": GREY, "width": 2, "dash": "dot"},
         hovertemplate="|cᵢ| = %{y:.3g}<extra></extra>",
     )  # fmt: skip
-    right = right_axis("|cᵢ|") | {"type": "log", "exponentformat": "power"}
+    right = right_axis("|cᵢ|") | logarithmic([np.abs(found.coefficients)])
+    right.pop("tickmode")
     return figure.update_layout(yaxis2=right, margin={"l": 60, "r": 60, "t": 44, "b": 50})
 
 
@@ -197,5 +207,5 @@ def probed(pictures: tuple[ProbePicture, ...], what: str) -> go.Figure | None:
     layout(figure, height=300, x="window of steps", y="latent error" if what == "error" else "match lost")
     figure.update_xaxes(type="category")
     if what == "error" and min(lost) > 0:
-        figure.update_yaxes(type="log", exponentformat="power")
+        figure.update_yaxes(**logarithmic([np.array(lost)]))
     return figure
