@@ -181,9 +181,11 @@ def reconstruct(given: argparse.Namespace) -> None:
     told(stages.reconstruct(recipe, again=given.again))
     result = stages.blocks_result(recipe)
     width = max(map(len, result.after), default=0)
-    print("squared error of a block's output over its power, %: nearest rounding, learned")
+    more = ", step sizes too" if result.stepped else ""
+    print(f"squared error of a block's output over its power, %: nearest rounding, learned{more}")
     for block, after in result.after.items():
-        print(f"  {block:{width}}  {100 * result.before[block]:10.4g}  {100 * after:10.4g}")
+        row = [result.before[block], after, *([result.stepped[block]] if block in result.stepped else [])]
+        print(f"  {block:{width}}  " + "  ".join(f"{100 * error:10.4g}" for error in row))
     if result.note:
         print(f"dmq: {result.note}", file=sys.stderr)
 

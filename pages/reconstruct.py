@@ -17,7 +17,7 @@ from .widgets.plotly_view import PlotlyView
 
 
 MAIN = ("iterations", "pictures", "time")
-HEAD = ["Block", "Layers", "Error, nearest", "Error, learned", "Codes changed", "Weights", "Share"]
+HEAD = ["Block", "Layers", "Error, nearest", "Error, learned", "… step sizes too", "Codes changed", "Weights", "Share"]
 
 
 def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:
@@ -78,7 +78,7 @@ def overview(learned: Any, done: bool) -> dict[str, Any]:
         "empty": gr.update(visible=False),
         "body": gr.update(visible=True),
         "said": summary(learned, done),
-        "errors": figures.block_errors(learned.before, learned.after),
+        "errors": figures.block_errors(learned.before, learned.after, learned.stepped),
         "losses": figures.block_losses(learned.losses),
         "table": table(learned),
     }
@@ -96,9 +96,10 @@ def counts(learned: Any) -> dict[str, tuple[int, int, int]]:
 
 def table(learned: Any) -> list[list[Any]]:
     """One row for each block, in forward order."""
+    stepped = {block: f"{100 * error:.4g} %" for block, error in learned.stepped.items()}
     return [
         [block, layers, f"{100 * learned.before[block]:.4g} %", f"{100 * learned.after[block]:.4g} %",
-         f"{moved:,}", f"{weights:,}", f"{100 * moved / max(1, weights):.1f} %"]
+         stepped.get(block, "–"), f"{moved:,}", f"{weights:,}", f"{100 * moved / max(1, weights):.1f} %"]
         for block, (layers, weights, moved) in counts(learned).items()
     ]  # fmt: skip
 
@@ -111,6 +112,10 @@ def summary(learned: Any, done: bool) -> str:
     text = f"{better} of {len(rows)} block{'s' if len(rows) > 1 else ''} err less than with nearest codes. "
     text += f"**{moved:,}** of {weights:,} weights in {layers} layers have another code than the nearest one "
     text += f"({100 * moved / max(1, weights):.1f} %)."
+    if learned.stepped:
+        nearer = sum(learned.stepped[block] < learned.after[block] for block in learned.stepped)
+        text += f" Learned step sizes of {len(learned.sizes)} activations bring {nearer} of {len(learned.stepped)} "
+        text += "blocks nearer still; they hold in all that is drawn, other tabs show the ranges before."
     if not done:
         text += "\n\nNot all blocks are learned yet: finished ones are kept, and learning goes on behind them."
     return text + (f"\n\n⚠ {learned.note} What comes behind keeps its nearest codes." if learned.note else "")

@@ -8,6 +8,7 @@ import torch
 from dmq import cli, jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
+from dmq.quantizers.bank import ActivationBank
 from dmq.recipe import (
     Activations,
     BlockReconstruction,
@@ -15,6 +16,7 @@ from dmq.recipe import (
     Comparison,
     MinMax,
     Recipe,
+    Relaxing,
     Sampling,
     Temporal,
     Tiar,
@@ -135,3 +137,59 @@ def test_the_command_line_reconstructs(recipe, tmp_path, capsys):
     assert lines == [[b, f"{100 * result.before[b]:.4g}", f"{100 * result.after[b]:.4g}"] for b in BLOCKS]
     assert cli.main(["reconstruct", "W8A8, one range", "--model", recipe.model]) == 1
     assert "nothing to reconstruct" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def stepped(recipe):
+    """The recipe with learned step sizes, interrupted after the first block."""
+    made = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, steps=25), name="with step sizes")
+    work = stages.reconstruct(made)
+    for at in work:
+        if at.stage == "Reconstruct the blocks" and at.done > 33:
+            break
+    work.close()
+    rest = [at for at in stages.reconstruct(made) if at.stage == "Reconstruct the blocks"]
+    assert (rest[0].done, rest[-1].done, rest[-1].total) == (33, 5 * 33, 5 * 33)
+    return made
+
+
+def test_step_sizes_are_in_the_plan_and_in_the_model(recipe, stepped):
+    found, plan = stages.blocks_result(stepped), stages.plan(stepped)
+    banks = {row.bank.site.label: row.bank for row in plan.layers if row.bank}
+    before = {row.bank.site.label: row.bank for row in stages.plan(recipe).layers if row.bank}
+    assert f"step sizes of {len(found.sizes)} activations learned" in plan.coverage_line()
+    assert plan.bytes == stages.plan(recipe).bytes and set(found.sizes) < set(banks)
+    for label, bank in banks.items():
+        assert (bank.scale != before[label].scale).any() == (label in found.sizes), label
+    modules = [m for m in stages.quantize(stepped).modules() if isinstance(m, ActivationBank)]
+    assert {m.site.label for m in modules} == set(banks)
+    assert all((m.scale.numpy() == banks[m.site.label].scale).all() for m in modules)
+    whole = dataclasses.replace(stepped, name="whole")
+    stages.finish(stages.reconstruct(whole, again=True))
+    again = stages.blocks_result(whole)
+    assert again.stepped == found.stepped and set(found.stepped) == set(BLOCKS)
+    assert all((again.sizes[label].scale == own.scale).all() for label, own in found.sizes.items())
+
+
+def test_relaxed_steps_keep_their_own_grids(stepped):
+    relaxed = dataclasses.replace(stepped, relaxing=Relaxing(where="list", steps=(2,), bits=10))
+    learned = {row.bank.site.label: row.bank for row in stages.plan(stepped).layers if row.bank}
+    plain = dataclasses.replace(relaxed, reconstruction=None)
+    floats = {row.bank.site.label: row.bank for row in stages.plan(plain).layers if row.bank}
+    sizes = stages.blocks_result(stepped).sizes
+    for row in stages.plan(relaxed).layers:
+        if row.bank and row.bank.site.label in sizes:
+            bank, label = row.bank, row.bank.site.label
+            assert bank.scale[bank.slot[0]] == learned[label].scale[learned[label].slot[0]]
+            assert bank.bits[bank.slot[2]] == 10
+            assert bank.scale[bank.slot[2]] == floats[label].scale[floats[label].slot[2]]
+
+
+def test_the_command_line_tells_of_step_sizes(stepped, tmp_path, capsys):
+    file = tmp_path / "stepped.json"
+    file.write_text(jsonio.dumps(stepped))
+    assert cli.main(["reconstruct", str(file)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    found = stages.blocks_result(stepped)
+    assert head.endswith("learned, step sizes too")
+    assert [line.split()[3] for line in lines] == [f"{100 * found.stepped[block]:.4g}" for block in BLOCKS]

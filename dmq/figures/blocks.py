@@ -3,23 +3,26 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from .look import BLUE, GREY, MOST_POINTS, ORANGE, PALETTE, layout, row_axis, rows_height, short, smoothed
+from .look import BLUE, GREEN, GREY, MOST_POINTS, ORANGE, PALETTE, layout, row_axis, rows_height, short, smoothed
 
 
-def block_errors(before: dict[str, float], after: dict[str, float]) -> go.Figure:
+def block_errors(before: dict[str, float], after: dict[str, float], stepped: dict[str, float]) -> go.Figure:
     """Squared error of every block's output over its power, with nearest and with learned codes, joined by a line.
 
-    Blocks are from the top in forward order; those of `before` that `after` lacks are not there yet.
+    Then with learned step sizes too, for blocks in `stepped`. Blocks are from the top in forward order; those of
+    `before` that `after` lacks are not there yet.
     """
     blocks = list(after)
-    ends = [(100 * before[block], 100 * after[block]) for block in blocks]
+    ends = [100 * np.array([before[b], after[b], stepped.get(b, np.nan)]) for b in blocks]
     figure = go.Figure()
-    for row, (old, new) in enumerate(ends):
-        figure.add_shape(type="line", x0=old, x1=new, y0=row, y1=row, line={"color": GREY, "width": 2}, layer="below")
-    styles = ("nearest codes", ORANGE, "circle-open"), ("learned codes", BLUE, "circle")
+    for row, errors in enumerate(ends):
+        line = {"x0": np.nanmin(errors), "x1": np.nanmax(errors), "line": {"color": GREY, "width": 2}}
+        figure.add_shape(type="line", y0=row, y1=row, layer="below", **line)
+    styles = [("nearest codes", ORANGE, "circle-open"), ("learned codes", BLUE, "circle")]
+    styles += [("step sizes as well", GREEN, "diamond")] if stepped else []
     for k, (name, colour, symbol) in enumerate(styles):
         figure.add_scatter(
-            x=[pair[k] for pair in ends], y=list(range(len(blocks))), name=name, mode="markers", text=blocks,
+            x=[errors[k] for errors in ends], y=list(range(len(blocks))), name=name, mode="markers", text=blocks,
             marker={"color": colour, "symbol": symbol, "size": 11, "line": {"width": 2}},
             hovertemplate="%{text}<br>%{x:.3g} %<extra>" + name + "</extra>",
         )  # fmt: skip

@@ -80,7 +80,9 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
         training_model,
     )
 
-    loaded, spec, made = load(recipe.model), recipe.reconstruction, plan(plain(recipe))
+    loaded, spec = load(recipe.model), recipe.reconstruction
+    # Without what was learned before, were it learned already: step sizes would start from there.
+    made = plan(dataclasses.replace(plain(recipe), reconstruction=None))
     blocks = trained_layers(loaded.denoiser, loaded.adapter, made, spec)
     found = {name: from_arrays(*runs.load_rounding(kept / name)) for name in blocks if (kept / name).is_dir()}
     time_path = learned_rounding(recipe)

@@ -80,9 +80,8 @@ def test_learning_is_stopped_goes_on_and_is_shown(low):
 def test_the_table_counts_codes_as_a_comparison_with_nearest_ones_does(learned):
     floats = stages.load(learned.model).denoiser
     result = stages.blocks_result(learned)
-    for block, layers, before, after, moved, weights, _ in last(reconstruct.show(PATHS, jsonio.dumps(learned)))[
-        "table"
-    ]:
+    table = last(reconstruct.show(PATHS, jsonio.dumps(learned)))["table"]
+    for block, layers, before, after, _, moved, weights, _ in table:
         names = [name for name in result.codes if name.startswith(block)]
         nearest = {n: quantize_weight(floats.get_submodule(n).weight, learned.weights).codes for n in names}
         assert layers == len(names) and int(weights.replace(",", "")) == sum(x.numel() for x in nearest.values())
@@ -145,3 +144,22 @@ def test_words_and_commands_tell_of_it(wanted):
         wanted
     )
     assert "reconstruct" not in words.commands(dataclasses.replace(wanted, reconstruction=None))
+
+
+def test_step_sizes_have_a_column_and_a_sentence(learned):
+    plain = stages.blocks_result(learned)
+    assert {row[4] for row in reconstruct.table(plain)} == {"–"}
+    assert "step sizes" not in reconstruct.summary(plain, True)
+    block = next(iter(plain.after))
+    stepped = {block: plain.after[block] / 2}
+    result = dataclasses.replace(plain, stepped=stepped, sizes={"a": None, "b": None})
+    row = next(row for row in reconstruct.table(result) if row[0] == block)
+    assert row[4] == f"{100 * stepped[block]:.4g} %"
+    assert "step sizes of 2 activations bring 1 of 1 blocks nearer" in reconstruct.summary(result, True)
+    figure = reconstruct.overview(result, True)["errors"]
+    assert [trace["name"] for trace in traces(figure)] == ["nearest codes", "learned codes", "step sizes as well"]
+    assert len(traces(reconstruct.overview(plain, True)["errors"])) == 2
+
+
+def traces(figure):
+    return figure.to_plotly_json()["data"]
