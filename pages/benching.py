@@ -171,12 +171,10 @@ def connect(
     ]
     stops(out["stop"], drawing, stopped, out)
 
-    def finished(text: str, name: str) -> Iterator[dict[str, Any]]:
-        yield {}  # a generator that ends without an answer empties all its outputs
+    def finished(text: str, name: str) -> dict[str, Any]:
         if not name:
-            return
+            return {}
         names = [one for one in kept.finished() if kept.model_of(one) == read(text).model]
-        yield {"run": gr.update(choices=names, value=name)}
-        yield from opened(name, [], None, None)
+        return {"run": gr.update(choices=names, value=name)} | opened(name, [], None, None)
 
     on(out["done"].change, finished, [shared.recipe, out["done"]], out)

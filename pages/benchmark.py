@@ -2,7 +2,6 @@
 
 import html
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,31 +36,35 @@ def _model(name: str) -> str:
         return ""
 
 
-def show(text: str, run: str | None, beside: list[str] | None, domain: str | None, measure: str | None) -> Iterator:
+def show(
+    text: str, run: str | None, beside: list[str] | None, domain: str | None, measure: str | None
+) -> dict[str, Any]:
     """The tab for the current recipe's model: the benchmark that is shown, or the first that there is."""
     recipe = read(text)
     names = names_for(recipe.model)
     name = run if run in names else next(iter(names), None)
-    yield benching.form_for(recipe) | {"run": gr.update(choices=names, value=name)}
-    yield from opened(name, beside if name == run else [], domain, measure)
+    form = benching.form_for(recipe) | {"run": gr.update(choices=names, value=name)}
+    return form | opened(name, beside if name == run else [], domain, measure)
 
 
-def opened(name: str | None, beside: list[str] | None, domain: str | None, measure: str | None) -> Iterator:
-    """A finished benchmark, with others beside it; then the files to download."""
+def opened(name: str | None, beside: list[str] | None, domain: str | None, measure: str | None) -> dict[str, Any]:
+    """A finished benchmark, with others beside it, and the files to download.
+
+    All at once: the browser loses an answer's properties if the next answer comes before they are drawn.
+    """
     if not name:
         why = "No benchmark of this model yet: open **A new benchmark** below."
-        yield {"empty": gr.update(value=why, visible=True), "results": gr.update(visible=False)}
-        return
+        return {"empty": gr.update(value=why, visible=True), "results": gr.update(visible=False)}
     others = [one for one in beside or [] if one != name]
     report = stages.joined([name, *others])
     choices = [other for other in names_for(report.model) if other != name]
-    yield {
+    top = {
         "empty": gr.update(visible=False),
         "results": gr.update(visible=True),
         "beside": gr.update(choices=choices, value=others),
         "gallery": gallery(name),
-    } | view(report, domain, measure)
-    yield downloads(name)
+    }
+    return top | view(report, domain, measure) | downloads(name)
 
 
 def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[str, Any]:

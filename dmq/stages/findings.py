@@ -68,7 +68,8 @@ def _in_domain(report: BenchReport, domain: str) -> Iterator[Inversion]:
 
 def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None:
     real = f"real {measure}"
-    if damaged is better or not all(real in row.figures for row in (damaged, better)):
+    # The float model is no damaged one, though an unbiased KID of pictures of the same seeds lies below its 0.
+    if damaged is better or damaged.recipe == FLOAT_NAME or not all(real in row.figures for row in (damaged, better)):
         return None
     to_float = tuple(_to_float(row, measure) for row in (damaged, better))
     to_real = tuple(row.figures[real] for row in (damaged, better))

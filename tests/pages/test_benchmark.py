@@ -45,7 +45,7 @@ def last(answers):
 
 
 def test_the_tab_opens_on_the_benchmark_of_the_model(text, finished):
-    shown = last(benchmark.show(text, None, None, None, None))
+    shown = benchmark.show(text, None, None, None, None)
     assert shown["run"]["value"] == finished and finished in shown["run"]["choices"]
     assert shown["domain"]["choices"] == ["in", "out"] and shown["measure"]["value"] == "psnr"
     report = kept.load_report(finished)
@@ -82,15 +82,15 @@ def test_figures_have_intervals_floors_and_every_recipe(text, finished):
 def test_a_model_without_a_benchmark_says_what_to_do(text, recipe):
     other = jsonio.dumps(dataclasses.replace(recipe, model="emoji-none"))
     with pytest.raises(DmqError):
-        last(benchmark.show(other, None, None, None, None))
-    assert "open **A new benchmark**" in last(benchmark.opened(None, [], None, None))["empty"]["value"]
+        benchmark.show(other, None, None, None, None)
+    assert "open **A new benchmark**" in benchmark.opened(None, [], None, None)["empty"]["value"]
 
 
 def test_what_differs_is_not_shown_beside_it(finished, asked, recipes):
     other = dataclasses.replace(asked, seeds=(5, 6), measures=("psnr",))
     stages.finish(stages.bench(other, recipes[:1], name="other seeds"))
     with pytest.raises(DmqError, match="tiny bench has seeds 0, 1, other seeds has seeds 5, 6"):
-        last(benchmark.opened(finished, ["other seeds"], None, None))
+        benchmark.opened(finished, ["other seeds"], None, None)
 
 
 def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
