@@ -238,7 +238,7 @@ class GroupErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowEffects:
-    """What it does to pictures to leave one window of the steps in float while all others are quantized. W windows.
+    """What it does to pictures to leave activations in float within one window of the steps. W windows.
 
     Latent errors are mean |x^ - x|^2 / |x|^2 of the finished samples, paired by noise; matches are 100 * cosine of
     picture and prompt, nan where there are no prompts.
@@ -258,21 +258,38 @@ class WindowEffects:
         """First step and last plus one of each window."""
         return tuple(pairwise([*self.starts, len(self.timesteps)]))
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Steps in each window, [W]."""
+        return np.diff([*self.starts, len(self.timesteps)])
+
+    def won(self, judge: str) -> np.ndarray:
+        """What each window brings each picture [W, pictures]: decibels of its latent error, or match.
+
+        Decibels, so that every picture counts alike: a few err a hundred times more than the others.
+        """
+        if judge == "text":
+            return self.text - self.text_all
+        smallest = np.finfo(np.float32).tiny
+        return 10 * np.log10(np.maximum(self.fidelity_all, smallest) / np.maximum(self.fidelity, smallest))
+
     def gains(self, judge: str) -> np.ndarray:
-        """What each restored step brings, mean over the pictures [W]: error that goes away, or match that is won.
+        """What each restored step brings, mean over the pictures [W]: decibels of error, or match that is won.
 
         Raises DmqError if `judge` is "text" and nothing judged that.
         """
         if judge == "text" and not np.isfinite(self.text_all).any():
             raise DmqError("relaxing.judge is 'text', but this model draws without prompts; set it to fidelity.")
-        lengths = np.array([end - start for start, end in self.windows])
-        if judge == "text":
-            return np.nanmean(self.text - self.text_all, axis=1) / lengths
-        return np.mean(self.fidelity_all - self.fidelity, axis=1) / lengths
+        return self.won(judge).mean(1) / self.lengths
+
+    @property
+    def typical_error(self) -> float:
+        """Latent error with all steps quantized, geometric mean over the pictures."""
+        return float(np.exp(np.log(np.maximum(self.fidelity_all, np.finfo(np.float32).tiny)).mean()))
 
     def step_gains(self, judge: str) -> np.ndarray:
         """`gains` of the window that each step is in, [T]."""
-        return np.repeat(self.gains(judge), [end - start for start, end in self.windows])
+        return np.repeat(self.gains(judge), self.lengths)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -152,17 +152,22 @@ def summary(recipe: Recipe, choice: Any) -> str:
     """Which steps are relaxed, who decided that, what it costs and promises."""
     spec, effects = recipe.relaxing, stages.window_effects(recipe)
     if spec is None:
-        return f"No step has more bits. Shown is what leaving a window in float does to {_pictures(effects)}."
+        return f"No step has more bits. Shown is what a window without rounding does to {_pictures(effects)}."
     decided = f"**{spec.judge}** decided" if spec.where == "auto" else "chosen by hand, neither curve decided"
     text = f"Steps **{steps_text(choice.steps) or 'none'}** have {spec.bits} bits ({decided}): "
     text += f"**{choice.mean_bits:.2f} bits** on average. "
-    before = float(effects.fidelity_all.mean())
+    before, after = effects.typical_error, expected(choice, effects)
     text += f"Expected at best, measured on {_pictures(effects)}: latent error {before:.3g} → "
-    text += f"{max(before - choice.fidelity, 0):.3g} ({-100 * choice.fidelity / max(before, 1e-30):+.0f} %)"
+    text += f"{after:.3g} ({100 * (after / before - 1):+.0f} %)"
     if math.isfinite(choice.text):
         match = float(effects.text_all.mean())
         text += f", match {match:.2f} → {match + choice.text:.2f} (float: {effects.text_float.mean():.2f})"
     return f"{text}."
+
+
+def expected(choice: Any, effects: WindowEffects) -> float:
+    """The typical latent error that is left when all that the relaxed steps bring adds up."""
+    return effects.typical_error * 10 ** (-choice.fidelity / 10)
 
 
 def _pictures(effects: WindowEffects) -> str:
@@ -172,11 +177,11 @@ def _pictures(effects: WindowEffects) -> str:
 
 def table(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
     """One row for each way to choose as many steps."""
-    before, match = float(effects.fidelity_all.mean()), float(effects.text_all.mean())
+    before, match = effects.typical_error, float(effects.text_all.mean())
     return [
         ["this recipe" if not choice.where else WAYS[choice.where] + (f", {choice.judge}" if choice.judge else ""),
          steps_text(choice.steps) or "none", f"{choice.mean_bits:.2f}",
-         f"{before:.3g} → {max(before - choice.fidelity, 0):.3g}",
+         f"{before:.3g} → {expected(choice, effects):.3g}",
          f"{match:.2f} → {match + choice.text:.2f}" if math.isfinite(choice.text) else "–"]
         for choice in choices
     ]  # fmt: skip
@@ -264,8 +269,8 @@ def draw_results(out: dict[str, Any]) -> None:
         out["said"] = gr.Markdown(label="What more bits promise", elem_id="relaxing-said")
         with gr.Row():
             with gr.Column(min_width=380):
-                out["fidelity"] = PlotlyView(label="Fidelity: a window in float", elem_id="relaxing-fidelity")
+                out["fidelity"] = PlotlyView(label="Fidelity: a window without rounding", elem_id="relaxing-fidelity")
             with gr.Column(min_width=380):
-                out["text"] = PlotlyView(label="Fit to the prompt: a window in float", elem_id="relaxing-text")
+                out["text"] = PlotlyView(label="Fit to the prompt: a window without rounding", elem_id="relaxing-text")
         out["table"] = gr.Dataframe(headers=HEAD, label="Ends at equal mean bits", interactive=False, max_height=300)
         gr.Markdown(KERNELS, elem_classes="dmq-hint")

@@ -105,10 +105,10 @@ def test_windows_print_both_curves_and_what_each_judge_would_choose(recipe, said
     wanted = dataclasses.replace(recipe, name="relaxed", relaxing=Relaxing(fraction=0.5, windows=2, pictures=2))
     lines = said("windows", wanted)
     effects = stages.window_effects(wanted)
-    table = columns(lines, "in float")[:2]
+    table = columns(lines, "unrounded")[:2]
     assert [row[0] for row in table] == ["0 to 1", "2 to 3"]
     for row, less, more in zip(table, effects.gains("fidelity"), effects.gains("text"), strict=True):
-        assert float(row[2].split()[0]) == pytest.approx(100 * less, rel=1e-3)
+        assert float(row[2].split()[0]) == pytest.approx(less, rel=1e-3)
         assert float(row[4]) == pytest.approx(more, abs=1e-4)
     ways = columns(lines, "more bits for")
     assert [row[0] for row in ways] == [

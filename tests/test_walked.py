@@ -20,7 +20,8 @@ from dmq.capture.activations import calibration_pictures
 from dmq.errors import DmqError
 from dmq.models.loading import sample, with_denoiser
 from dmq.models.parts import take_over
-from dmq.models.tiny import tiny_ddpm, tiny_sd
+from dmq.models.tiny import tiny_call, tiny_ddpm, tiny_sd
+from dmq.models.windows import unquantized_inside
 from dmq.numerics.affine import grid
 from dmq.quantizers.bank import ActivationBank
 from dmq.recipe import (
@@ -39,6 +40,7 @@ from dmq.recipe import (
     UniformGroups,
     Weights,
 )
+from dmq.results import WindowEffects
 from dmq.stages.trajectory_kept import progressive_folder
 from tests.tiny import runs_in
 
@@ -386,3 +388,28 @@ def test_errors_over_time_start_and_end_where_they_must(place):
     assert made.coefficients.shape == (STEPS,) and (made.coefficients > 0).all()
     assert set(made.strips) == {"float", "low", "high"} and len(made.strips["low"]) == len(made.watched) + 1
     assert made.mean_bits == {"low": 5.0, "high": 16.0}
+
+
+def test_within_a_window_only_activations_are_in_float(place):
+    recipe = captured(place, progressive=None)
+    floats = dataclasses.replace(recipe, activations=Activations(bits=FLOAT))
+    twin, weights = unquantized_inside(stages.quantize(recipe), {1}), stages.quantize(floats)
+    plain, model = stages.quantize(recipe), stages.load(recipe.model).denoiser
+    for i, t in enumerate(stages.statistics(recipe).timesteps):
+        call = tiny_call(model, t, rows=2, seed=i)
+        with torch.no_grad():
+            wanted, other = (m(**call).sample for m in ((plain, weights) if i != 1 else (weights, plain)))
+            made = twin(**call).sample
+        assert torch.equal(made, wanted) and not torch.equal(made, other)
+
+
+def test_one_picture_that_errs_far_more_does_not_decide():
+    """The others all gain at the end; the outlier loses there what outweighs them in a plain mean."""
+    effects = WindowEffects(
+        timesteps=(3.0, 2.0), starts=(0, 1), fidelity=np.array([[0.9, 0.9, 0.9, 90.0], [0.3, 0.3, 0.3, 110.0]]),
+        fidelity_all=np.array([1.0, 1.0, 1.0, 100.0]), text=np.full((2, 4), np.nan), text_all=np.full(4, np.nan),
+        text_float=np.full(4, np.nan), matcher="",
+    )  # fmt: skip
+    assert (effects.fidelity_all - effects.fidelity).mean(1).argmax() == 0 and effects.gains("fidelity").argmax() == 1
+    np.testing.assert_allclose(effects.won("fidelity")[0], 10 * np.log10(1 / 0.9), rtol=1e-6)
+    assert effects.typical_error == pytest.approx(100**0.25)

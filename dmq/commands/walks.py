@@ -103,19 +103,20 @@ def windows(given: argparse.Namespace) -> None:
 
 
 def print_windows(effects: WindowEffects) -> None:
-    """Both curves: what each step of a window brings when the window stays in float."""
+    """Both curves: what each step of a window brings whose activations are in float."""
     judged = bool(np.isfinite(effects.text_all).any())
     each, match = effects.gains("fidelity"), effects.gains("text") if judged else None
     count = len(effects.fidelity_all)
-    print(f"all steps quantized: latent error {effects.fidelity_all.mean():.4g} on {count} pictures", end="")
+    print(f"all steps quantized: latent error {effects.typical_error:.4g}, geometric mean of {count} pictures", end="")
     text = f", match {effects.text_all.mean():.2f} (float {effects.text_float.mean():.2f})" if judged else ""
     print(text)
+    left = effects.typical_error * 10 ** (-effects.won("fidelity").mean(1) / 10)
     rows = [
-        [f"{start} to {end - 1}", f"{effects.fidelity[w].mean():.4g}", f"{100 * each[w]:+.4g} %",
+        [f"{start} to {end - 1}", f"{left[w]:.4g}", f"{each[w]:+.4g} dB",
          f"{effects.text[w].mean():.2f}" if judged else "–", f"{match[w]:+.4f}" if judged else "–"]
         for w, (start, end) in enumerate(effects.windows)
     ]  # fmt: skip
-    print_table(["in float", "latent error", "less, per step", "match", "more, per step"], rows)
+    print_table(["unrounded", "latent error", "less, per step", "match", "more, per step"], rows)
 
 
 def print_choices(choices: list) -> None:
@@ -124,7 +125,7 @@ def print_choices(choices: list) -> None:
 
     rows = [
         [name + (f", {one.judge}" if one.judge else ""), steps_text(one.steps) or "none", f"{one.mean_bits:.4g}",
-         f"{100 * one.fidelity:.4g} %", f"{one.text:+.2f}" if math.isfinite(one.text) else "–"]
+         f"{one.fidelity:.4g} dB", f"{one.text:+.2f}" if math.isfinite(one.text) else "–"]
         for name, one in choices
     ]  # fmt: skip
     print_table(["more bits for", "steps", "mean bits", "less error, at best", "more match, at best"], rows, left=2)

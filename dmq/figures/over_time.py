@@ -27,8 +27,8 @@ from .look import (
 
 LEAST = 1e-12  # errors below are rounding of the arithmetic, and have no logarithm
 WORTH = {
-    "fidelity": ("error less, % per step", 100.0, BLUE),
-    "text": ("match more, per step", 1.0, ORANGE),
+    "fidelity": ("error less, dB per step", BLUE),
+    "text": ("match more, per step", ORANGE),
 }
 
 
@@ -138,19 +138,15 @@ def range_change(sites: tuple[Site, ...], change: np.ndarray, at: tuple[int, int
 
 
 def window_gains(effects: WindowEffects, judge: str, relaxed: tuple[int, ...] = ()) -> go.Figure | None:
-    """What each step of a window brings when it stays in float: mean and standard error over the pictures.
+    """What each step of a window brings whose activations are in float: mean and standard error over the pictures.
 
     `relaxed` steps are shaded. Windows that are not measured yet are left out; None if nothing judged the matches.
     """
-    title, times, colour = WORTH[judge]
-    lengths = np.array([end - start for start, end in effects.windows])
-    if judge == "text":
-        won = effects.text - effects.text_all
-    else:
-        won = effects.fidelity_all - effects.fidelity
+    title, colour = WORTH[judge]
+    lengths, won = effects.lengths, effects.won(judge)
     if not np.isfinite(won).any():
         return None
-    each = times * won / lengths[:, None]
+    each = won / lengths[:, None]
     spread = each.std(1, ddof=1) / np.sqrt(each.shape[1]) if each.shape[1] > 1 else np.zeros(len(each))
     names = [f"{start} to {end - 1}" for start, end in effects.windows]
     figure = go.Figure()

@@ -8,9 +8,22 @@ from torch import Tensor, nn
 from .parts import Forward, take_over
 
 
-def float_inside(quantized: nn.Module, denoiser: nn.Module, steps: Collection[int]) -> nn.Module:
-    """`quantized`, a private copy, with the float `denoiser` answering at `steps` (positions in sampling order)."""
-    return amplified(quantized, denoiser, steps, inside=0.0, outside=1.0)
+def unquantized_inside(quantized: nn.Module, steps: Collection[int]) -> nn.Module:
+    """`quantized`, a private copy, whose activations pass as they are at `steps` (positions in sampling order).
+
+    Weights stay quantized: it is what a model tends to whose activations have more and more bits at those steps.
+    """
+    steps = frozenset(steps)
+
+    def answer(forward: Forward, args: tuple, kwargs: dict[str, Any]) -> Any:
+        quantized.clock.bypassed = quantized.clock.i in steps
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            quantized.clock.bypassed = False
+
+    take_over(quantized, answer)
+    return quantized
 
 
 def amplified(

@@ -71,8 +71,9 @@ def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, Non
 
 
 def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, WindowEffects]:
-    """Draw with all steps quantized but those of one window, for each window in turn; what differs is its effect.
+    """Draw with all steps quantized, but without rounding activations within one window; what differs is its effect.
 
+    Weights stay quantized throughout, since more activation bits do not change them.
     Each Progress has the `results.WindowEffects` so far as its snapshot, once there are some. Pictures are the first
     calibration ones, all from the same noise. The recipe is taken without relaxing and progressive ranges.
     """
@@ -83,7 +84,7 @@ def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progres
     yield Progress("Load the model", 0, 1)
     libraries()
     from ..capture.activations import calibration_pictures
-    from ..models.windows import float_inside
+    from ..models.windows import unquantized_inside
 
     loaded, steps = load(recipe.model), recipe.sampling.steps
     jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=spec.pictures))
@@ -107,7 +108,7 @@ def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progres
     yield from one(loaded.denoiser)
     yield from one(quantize(usual))
     for start, end in zip(starts, (*starts[1:], steps), strict=True):
-        yield from one(float_inside(quantize(usual), loaded.denoiser, range(start, end)))
+        yield from one(unquantized_inside(quantize(usual), range(start, end)))
     effects = _effects(drawn, starts, timesteps, [prompt for prompt, _ in jobs], matcher)
     runs.save_windows(windows_folder(recipe, own=True), effects)
     return effects

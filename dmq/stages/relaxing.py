@@ -19,7 +19,7 @@ class RelaxedChoice:
     judge: str  # what decided, with "auto"; otherwise ""
     steps: tuple[int, ...]
     mean_bits: float  # of the activations, over denoiser calls
-    fidelity: float  # latent error that goes away
+    fidelity: float  # decibels of latent error that go away, typical picture
     text: float  # match that is won; nan where nothing judged it
 
 

@@ -110,12 +110,12 @@ def test_wider_and_narrower_have_colours_of_equal_weight_and_the_chosen_cell_a_f
 def test_a_window_is_worth_what_its_steps_bring_each(judge, colour):
     seen = effects()
     (bars,) = figures.window_gains(seen, judge).data
-    times = 100 if judge == "fidelity" else 1
-    np.testing.assert_allclose(bars.y, times * seen.gains(judge), rtol=1e-5)
+    np.testing.assert_allclose(bars.y, seen.gains(judge), rtol=1e-5)
     np.testing.assert_allclose(bars.x, [0.5, 4, 8])
     np.testing.assert_allclose(bars.width, 0.94 * np.array([2, 5, 3]))
-    won = seen.fidelity_all - seen.fidelity if judge == "fidelity" else seen.text - seen.text_all
-    spread = times * won.std(1, ddof=1) / np.sqrt(P) / [2, 5, 3]
+    decibels = 10 * np.log10(seen.fidelity_all / seen.fidelity)
+    won = decibels if judge == "fidelity" else seen.text - seen.text_all
+    spread = won.std(1, ddof=1) / np.sqrt(P) / [2, 5, 3]
     np.testing.assert_allclose(bars.error_y.array, spread, rtol=1e-5)
     assert bars.text == ("0 to 1", "2 to 6", "7 to 9")
 

@@ -180,7 +180,8 @@ def test_the_form_makes_progressive_ranges(low):
     assert made_of(walked.change(WALK, text_of(made), False, "strict", 2)).progressive is None
 
 
-def test_ranges_are_set_stopped_gone_on_with_and_shown(low):
+def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
+    monkeypatch.setattr(walked, "OFTEN", 0.0)
     recipe = dataclasses.replace(low, name="walk", progressive=Progressive())
     text = text_of(recipe)
     first = settled(walked.show(WALK, text, ""))
@@ -295,8 +296,9 @@ def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
     ((shaded,),) = ([(s.x0, s.x1) for s in end[name].layout.shapes] for name in ("fidelity",))
     assert shaded == (chosen[0] - 0.5, chosen[-1] + 0.5)
     assert f"Steps **{chosen[0]}-{chosen[-1]}** have 10 bits (**fidelity** decided): **6.67 bits**" in end["said"]
-    before, gain = effects.fidelity_all.mean(), effects.step_gains("fidelity")[list(chosen)].sum()
-    assert f"latent error {before:.3g} → {before - gain:.3g} ({-100 * gain / before:+.0f} %)" in end["said"]
+    before, gain = effects.typical_error, effects.step_gains("fidelity")[list(chosen)].sum()
+    after = before * 10 ** (-gain / 10)
+    assert f"latent error {before:.3g} → {after:.3g} ({100 * (after / before - 1):+.0f} %)" in end["said"]
     names = [row[0] for row in end["table"]]
     assert names == ["this recipe", "noisy end (first)", "clean end (last)", "measured (auto), fidelity",
                      "measured (auto), text"]  # fmt: skip

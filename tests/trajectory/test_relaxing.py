@@ -79,7 +79,7 @@ def test_the_measured_run_equals_exhaustive_search(judge, count):
 
 def test_gains_are_for_each_restored_step():
     seen = effects((0, 3), 12)
-    lost = (seen.fidelity_all - seen.fidelity).mean(1)
+    lost = 10 * np.log10(seen.fidelity_all / seen.fidelity).mean(1)
     np.testing.assert_allclose(seen.gains("fidelity"), [lost[0] / 3, lost[1] / 9])
     assert seen.step_gains("fidelity").sum() == pytest.approx(lost.sum())
 
