@@ -3,7 +3,8 @@
     python -m bench.progress [--model emoji-sd] [--settings W8A8 W4A8 W4A6] [--ranges MseSearch MinMax] [--out FILE]
     python -m bench.progress --speed [--pictures 64]
 
-Static ranges for every step, from the float trajectory ("float") or along the quantized one ("progressive"); a fifth
+Static ranges for every step, from the float trajectory ("float") or along the quantized one ("progressive"; "strict"
+observes a step with its activations in float); a fifth
 of the steps with 10-bit activations, at the noisy end ("first"), in the middle, at the clean end ("last"), or where
 leaving windows of steps in float pays most by likeness to the float pictures ("auto") or by match with the prompt
 ("auto text"); and both together. Latent error: squared distance of the finished sample from the float one over its
@@ -85,6 +86,7 @@ def candidates(recipe: Recipe, chosen: argparse.Namespace) -> Iterator[tuple[str
         relaxed["auto text"] = replace(auto, judge="text")
     yield "float", "", recipe
     yield "progressive", "float", replace(recipe, progressive=walked)
+    yield "progressive, strict", "float", replace(recipe, progressive=Progressive(variant="strict"))
     for name, spec in relaxed.items():
         yield f"float + {name}", "float", replace(recipe, relaxing=spec)
     yield "progressive + auto", "float + auto", replace(recipe, progressive=walked, relaxing=auto)
