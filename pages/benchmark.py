@@ -83,6 +83,7 @@ def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[s
     }
     if measure is not None:
         shown |= {
+            "key": figures.key(report),
             "bytes": figures.against_bytes(report, measure, domain),
             "seconds": figures.against_seconds(report, measure, domain),
         }
@@ -168,6 +169,7 @@ def draw_results(out: dict[str, Any]) -> None:
                                      elem_classes="dmq-hint")  # fmt: skip
         out["notes"] = gr.Markdown(visible=False, label="Notes", elem_id="bench-notes")
         out["measure"] = gr.Dropdown([], value=None, label="Measure in the figures")
+        out["key"] = gr.HTML(label="Marks", elem_id="bench-key", css_template=figures.KEY_STYLE)
         with gr.Row():
             with gr.Column(min_width=320):
                 out["bytes"] = PlotlyView(label="Quality against bytes", elem_id="bench-bytes")

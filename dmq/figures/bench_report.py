@@ -22,6 +22,7 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 24px auto; padding: 0 20px;
 h1 { margin-bottom: 0; } .context { color: #5b6270; } .pair { display: inline-block; margin: 0 14px 14px 0;
   vertical-align: top; width: 216px; font-size: 12px; } .pair img { width: 104px; image-rendering: pixelated; }
 .figures { display: flex; flex-wrap: wrap; gap: 16px; } .figures > div { flex: 1 1 480px; min-width: 0; }
+.dmq-key { margin-top: 20px; }
 .finding { border-left: 4px solid #E69F00; padding: 4px 12px; }
 @media print { .figures { break-inside: avoid; } }
 """
@@ -40,7 +41,7 @@ def page(
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',
-        f"<title>{title}</title><style>{STYLE}{bench_table.STYLE}</style>",
+        f"<title>{title}</title><style>{STYLE}{bench_table.STYLE}{benchmark.KEY_STYLE}</style>",
         f"<script>{get_plotlyjs()}</script>{MARK}</head><body>",
         f"<h1>{html.escape(name)}</h1><p class=context>{html.escape(bench_table.context(report))}</p>",
         *(f"<p class=finding>{html.escape(line)}</p>" for line in findings),
@@ -51,6 +52,7 @@ def page(
         parts += [
             f"<h2>{html.escape(domain.name)}</h2>",
             bench_table.as_html(report, domain.name),
+            benchmark.key(report),
             "<div class=figures>",
         ]
         for measure in _plotted(report):

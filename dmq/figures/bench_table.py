@@ -12,14 +12,19 @@ def measures(report: BenchReport) -> list[Measure]:
 
 
 def value(number: float, measure: Measure) -> str:
-    """A figure in the digits that it deserves.
+    """A figure in the digits that it deserves, at most five where there are digits behind the point.
 
     >>> value(float("inf"), BENCH_MEASURES["psnr"]), value(2 / 3, BENCH_MEASURES["ssim"])
     ('equal', '0.6667')
+    >>> value(-146.6436, BENCH_MEASURES["kid"])
+    '-146.64'
     """
     if math.isnan(number):
         return "–"
-    return "equal" if math.isinf(number) else f"{number:.{measure.digits}f}"
+    if math.isinf(number):
+        return "equal"
+    before = len(str(int(abs(number))))
+    return f"{number:.{max(0, min(measure.digits, 5 - before))}f}"
 
 
 def interval(figure: Figure, measure: Measure) -> str:
@@ -63,10 +68,6 @@ def cells(report: BenchReport, row: BenchRow) -> list[tuple[str, str]]:
             (f"{seconds:.2f}", "")]  # fmt: skip
 
 
-def _joined(report: BenchReport, row: BenchRow) -> list[str]:
-    return [" ".join(filter(None, cell)) for cell in cells(report, row)]
-
-
 def rows_of(report: BenchReport, domain: str) -> list[BenchRow]:
     """The rows of one domain: float, its noise floor, then the recipes."""
     return [row for row in report.rows if row.domain == domain]
@@ -97,9 +98,9 @@ def markdown(report: BenchReport) -> str:
         title[0] = f"{report.model}, {domain.name}"
         lines += [f"| {' | '.join(title)} | float stays |", "|---" * (len(title) + 1) + "|"]
         for row in rows_of(report, domain.name):
-            own = _joined(report, row)
-            kept = report.coverage.get(row.recipe, "everything").partition("float: ")[2] or "everything"
-            lines.append(f"| {' | '.join(own)} | {kept.replace('|', '/')} |")
+            own = [" ".join(filter(None, cell)) for cell in cells(report, row)]
+            own.append(report.coverage.get(row.recipe, "everything").partition("float: ")[2] or "everything")
+            lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in own) + " |")
         lines.append("")
     return "\n".join([*lines, context(report)])
 
@@ -141,15 +142,18 @@ def _beyond(report: BenchReport, row: BenchRow, measure: Measure) -> str:
 
 STYLE = """
 .dmq-bench { overflow-x: auto; max-width: 100%; }
+.dmq-bench table, .dmq-bench tr { border: 0; }
 .dmq-bench table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 .dmq-bench th, .dmq-bench td { padding: 5px 9px; text-align: right; vertical-align: top; white-space: nowrap;
   border: 0; border-bottom: 1px solid rgba(128,128,128,.3); background: none; }
 .dmq-bench thead th { font-weight: 600; white-space: normal; min-width: 62px; vertical-align: bottom; }
 .dmq-bench tbody th, .dmq-bench thead th:first-child { text-align: left; font-weight: 600; }
-.dmq-bench td:last-child, .dmq-bench thead th:last-child { text-align: left; white-space: normal; min-width: 300px;
+.dmq-bench td:last-child, .dmq-bench thead th:last-child { text-align: left; white-space: normal; min-width: 560px;
   font-size: 12px; }
+.dmq-bench th:first-child { position: sticky; left: 0; background: var(--background-fill-primary, #fff); }
 .dmq-bench small { display: block; opacity: .7; font-size: 11px; }
 .dmq-bench tr.float { background: rgba(128,128,128,.12); }
+.dmq-bench tr.float th:first-child { background-image: linear-gradient(rgba(128,128,128,.12) 0 100%); }
 .dmq-bench .faint { opacity: .55; }
 .dmq-bench p { font-size: 12px; opacity: .75; margin: 6px 0 0; }
 """
