@@ -275,7 +275,9 @@ def print_recipe(recipe: Recipe, *, layers: bool) -> None:
     print(plan.coverage_line())
     if not layers:
         return
-    columns = {"layer": "<", "weights": "<", "activations": "<", "groups": ">", "bytes": ">", "reason": "<"}
+    columns = {
+        "layer": "<", "weights": "<", "activations": "<", "groups": ">", "rounding": "<", "bytes": ">", "reason": "<",
+    }  # fmt: skip
     rows = [{name: name for name in columns} | {"reason": "why float"}, *plan.coverage_rows()]
     width = {name: max(len(str(row[name])) for row in rows) for name in columns}
     for row in rows:

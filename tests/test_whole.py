@@ -181,7 +181,7 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
     assert [row[0] for row in rows] == [row["layer"] for row in plan.coverage_rows()]
     (first,) = (row for row in rows if row[0] == "conv_in")
     assert (first[1:4], first[5:]) == (["float", "float", "0"], ["first", "layer"])
-    assert rows[0][1:] == ["8", "bit", "8", "bit", "2", str(plan.coverage_rows()[0]["bytes"])]
+    assert rows[0][1:] == ["8", "bit", "8", "bit", "2", "nearest", str(plan.coverage_rows()[0]["bytes"])]
     assert cli.main(["show", str(file)]) == 0
     assert capsys.readouterr().out.splitlines() == of_file.splitlines()[:2]
     assert cli.main(["show", "by cli", "--model", "x"]) == 1
