@@ -81,13 +81,13 @@ def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[s
         "finding": findings(report),
         "notes": gr.update(value="\n".join(f"- {line}" for line in report.warnings), visible=bool(report.warnings)),
     }
-    if measure is not None:
-        shown |= {
-            "key": figures.key(report),
-            "bytes": figures.against_bytes(report, measure, domain),
-            "seconds": figures.against_seconds(report, measure, domain),
-        }
-    return shown
+    if measure is None:  # no picture of any recipe consists of numbers: the figures before must not stay
+        return shown | {"key": "", "bytes": None, "seconds": None}
+    return shown | {
+        "key": figures.key(report),
+        "bytes": figures.against_bytes(report, measure, domain),
+        "seconds": figures.against_seconds(report, measure, domain),
+    }
 
 
 def _quantized(report: BenchReport) -> set[str]:

@@ -5,12 +5,13 @@ import json
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from dmq import cli, jsonio, stages
 from dmq.capture.activations import PROMPTS
 from dmq.errors import DmqError
-from dmq.figures import bench_report
+from dmq.figures import bench_report, bench_table
 from dmq.metrics import paired, pixel, sets
 from dmq.models.tiny import tiny_ddpm
 from dmq.recipe import Benchmark, Calibration, Domain, Recipe, Sampling, Weights
@@ -365,6 +366,36 @@ def test_the_command_line_draws_resumes_and_prints(folder, recipes, report, caps
         assert cli.main(["bench", *files, "--domain", name]) == 1
         err = capsys.readouterr().err
         assert says in err and err.count("\n") == 1
+
+
+def test_the_command_line_prints_what_is_kept_and_refuses_what_differs(folder, recipes, report, wanted, capsys):
+    other = dataclasses.replace(wanted, domains=wanted.domains[1:], measures=("psnr",), seeds=(0, 3))
+    stages.finish(stages.bench(other, recipes[:1], name="other prompts"))
+    assert cli.main(["bench", "--name", "whole", "--markdown"]) == 0
+    assert capsys.readouterr().out == bench_table.markdown(report) + "\n"
+    files = [str(folder / f"whole.{kind}") for kind in ("csv", "html")]
+    assert cli.main(["bench", "--name", "whole", "--csv", files[0], "--html", files[1]]) == 0
+    assert capsys.readouterr().out.startswith(bench_table.text(report))
+    table = pd.read_csv(files[0]).set_index(["recipe", "domain", "measure"])
+    for row in report.rows:
+        for name, figure in row.figures.items():
+            line = table.loc[(row.recipe, row.domain, name)]
+            assert (line.value, line.low, line.high) == pytest.approx((figure.value, figure.low, figure.high))
+            floor = report.floor(row.domain, name)
+            assert (line.pictures, line.bytes, line.noise_floor) == pytest.approx(
+                (16, report.bytes[row.recipe], floor), nan_ok=True
+            )
+    for asked, says in (
+        (["nope"], "no recipe called 'nope'; give a .json file or one of: W8A8"),
+        ([], "bench what?"),
+        (["--name", "whole", "--beside", "other prompts"],
+         "whole has measures psnr, ssim, distance, latent, fid, kid, cmmd, clip, other prompts has measures psnr"),
+        (["--name", "../whole"], "cannot name a benchmark"),
+        (["--name", "whole", "--csv", str(folder / "none" / "x.csv")], "cannot be written"),
+    ):  # fmt: skip
+        assert cli.main(["bench", *asked]) == 1
+        err = capsys.readouterr().err
+        assert says in err and err.count("\n") == 1 and err.startswith("dmq: "), err
 
 
 def test_prompt_files_say_the_line_of_a_mistake(tmp_path):

@@ -10,6 +10,7 @@ from dmq.errors import DmqError
 from dmq.recipe import Benchmark, Domain, Weights
 from dmq.results import FLOOR_NAME, BenchReport, BenchRow, Figure
 from dmq.runs import benchmarks as kept
+from dmq.stages import benchmarks as bench_stage
 from pages import benching, benchmark
 from tests.tiny import tiny_clip
 
@@ -117,6 +118,36 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
     assert repr([row.figures for row in whole.rows]) == repr([row.figures for row in straight.rows])
     with pytest.raises(DmqError, match="no interrupted benchmark"):
         next(benching.go_on("halfway"))
+
+
+def test_pictures_that_are_no_numbers_are_counted_and_named(asked, recipes, monkeypatch):
+    def broken(recipe):
+        made = real(recipe)
+        made.register_forward_hook(lambda module, given, answer: (answer[0] * float("nan"), *answer[1:]))
+        return made
+
+    real = bench_stage.quantize
+    few = dataclasses.replace(asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4)
+    work = benching.running(few, recipes[:1], "broken")
+    for answer in work:
+        if FLOOR_NAME in answer.get("rows", ""):
+            monkeypatch.setattr(bench_stage, "quantize", broken)
+    shown = benchmark.opened("broken", [], None, None)
+    assert "<small>8 not finite</small>" in shown["table"]
+    assert shown["notes"]["visible"] and "w8, in: 8 of 8 pictures are not finite numbers" in shown["notes"]["value"]
+    assert [caption.split(" · ")[-1] for _, caption in shown["gallery"]] == ["not finite"] * 8
+    assert shown["bytes"] is shown["seconds"] is None, "there is no measure to draw"
+    assert "w8" in Path(shown["page"]).read_text("utf-8")
+
+
+def test_what_cannot_be_drawn_is_refused_at_the_start_and_leaves_nothing(text, tmp_path):
+    before = kept.unfinished()
+    with pytest.raises(DmqError, match="names: FID needs at least 16 pictures, got 3"):
+        last(benching.start(text, ["names"], None, 3, 1, []))
+    (tmp_path / "long.txt").write_text("\n".join(f"p{n}" for n in range(100_000)))
+    with pytest.raises(DmqError, match="100,000 lines; at most 10,000"):
+        last(benching.start(text, [], str(tmp_path / "long.txt"), 16, 1, []))
+    assert kept.unfinished() == before
 
 
 def test_the_form_is_checked_and_says_how_long_it_takes(text, tmp_path):
