@@ -101,10 +101,11 @@ def findings(report: BenchReport) -> str:
     if not found:
         said = "distances to real pictures and to the float pictures rank no pair of models in opposite ways."
         return f'<p class="quiet">In this table {said}</p>' if report.reference else ""
+    surely = "would" if any(one.sure and one.apart for one in found) else "may"
     lines = "".join(f"<li>{html.escape(str(one))}</li>" for one in found[:FINDINGS])
     more = f"<p>{len(found) - FINDINGS} more such pairs in this table.</p>" if len(found) > FINDINGS else ""
     return (
-        "<div class='finding' role='note'><b>Real pictures as the yardstick would mislead here</b>"
+        f"<div class='finding' role='note'><b>Real pictures as the yardstick {surely} mislead here</b>"
         f"<ul>{lines}</ul>{more}</div>"
     )
 

@@ -3,12 +3,13 @@
 import dataclasses
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import Benchmark, Domain, Weights
-from dmq.results import FLOOR_NAME, BenchReport, BenchRow, Figure
+from dmq.results import FLOOR_NAME, BenchPicture, BenchReport, BenchRow, Figure
 from dmq.runs import benchmarks as kept
 from dmq.stages import benchmarks as bench_stage
 from pages import benching, benchmark
@@ -202,6 +203,43 @@ def test_inversions_are_found_in_any_table_and_only_where_they_are():
     close = stages.inversions(table_with(("mild", 1.0, 0.1, 5.9, 30.0), ("pale", 3.0, 0.1, 5.85, 20.0)))
     assert [(one.damaged, one.better, one.sure) for one in close] == [("pale", "mild", False)]
     assert "intervals overlap" in str(close[0])
+
+
+def test_pictures_of_the_same_noise_decide_where_intervals_overlap():
+    """Distances whose intervals overlap, and PSNR by picture: surely lower, or now lower and now higher."""
+    table = table_with(("mild", 1.0, 2.0, 5.5, 30.0), ("pale", 1.5, 2.0, 5.1, 28.0))
+
+    def drawn(lost):
+        return dataclasses.replace(table, pictures=pictures_with(lost))
+
+    (one,) = stages.inversions(drawn(np.linspace(1.5, 2.5, 20)))
+    assert (one.damaged, one.better, one.sure, one.apart) == ("pale", "mild", True, False)
+    low, high = one.lost
+    assert -2.5 < low < -2 < high < -1.5
+    assert "it is worse (1.5 against 1, intervals overlap, PSNR 28.0 dB against 30.0 dB, picture by" in str(one)
+    assert stages.inversions(drawn(np.resize([22.0, -18.0], 20))) == []
+    assert "may mislead" in benchmark.findings(drawn(np.full(20, 2.0)))
+
+
+def pictures_with(lost):
+    """Twenty pictures of "mild", and of "pale" with `lost` dB less; the last one is no number."""
+    values = {"mild": np.linspace(10, 50, 20), "pale": np.linspace(10, 50, 20) - lost}
+    made = [
+        BenchPicture(recipe=name, domain="in", number=n, prompt="a", seed=n, finite=True, values={"psnr": value})
+        for name, own in values.items()
+        for n, value in enumerate(own)
+    ]
+    return *made, BenchPicture(recipe="pale", domain="in", number=20, prompt="a", seed=20, finite=False, values={})
+
+
+def test_the_float_model_is_never_the_damaged_one():
+    """An unbiased distance between pictures of the same noise is below the float model's own, which is set to 0."""
+    table = table_with(("mild", -3.0, 0.1, 5.5, 30.0))
+    rows = [
+        dataclasses.replace(row, figures={k.replace("fid", "kid"): figure for k, figure in row.figures.items()})
+        for row in table.rows
+    ]
+    assert stages.inversions(dataclasses.replace(table, rows=tuple(rows))) == []
 
 
 def test_the_finding_is_computed_from_the_table():
