@@ -2,6 +2,8 @@
 
 import contextlib
 import dataclasses
+import math
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +19,9 @@ from dmq.recipe import FLOAT, Progressive, Recipe
 from . import forms, words
 from .shell import Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
+
+
+OFTEN = 0.2  # seconds between two bars: a small model answers faster than a browser draws
 
 
 # --- the recipe and its state ---------------------------------------------------------------------------------------
@@ -146,8 +151,11 @@ def calibrate(text: str) -> Iterator[dict[str, Any]]:
     yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
     try:
         with contextlib.closing(stages.calibrate(recipe)) as work:
+            told = -math.inf
             for progress in work:
-                yield {"status": bar(progress)}
+                if time.monotonic() - told > OFTEN:
+                    yield {"status": bar(progress)}
+                    told = time.monotonic()
     except Exception:
         yield idle() | {"status": "", "go": gr.update(visible=True)}
         raise

@@ -1,0 +1,83 @@
+"""Over time in Chromium: ranges that are set, stopped and gone on with, windows, curves, the probe."""
+
+import contextlib
+import dataclasses
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from dmq import stages
+from dmq.recipe import Comparison, PerStep, Probe, Progressive, Relaxing
+from tests.browser.test_app import in_address, press, toast
+from tests.browser.test_learned import press_until
+
+
+pytestmark = pytest.mark.browser
+
+
+def test_setting_ranges_is_stopped(visit, recipe):
+    many = dataclasses.replace(recipe.calibration, samples=8, batch=1)  # so that there is time to stop
+    wanted = dataclasses.replace(recipe, name="long", calibration=many, progressive=Progressive(inner=8))
+    stages.finish(stages.capture(wanted))
+    page = visit(wanted, "over-time")
+    part = page.locator("#walked")
+    expect(part.locator(".block.dmq-empty")).to_contain_text("still to be set")
+    press(page, "Calibrate")
+    expect(part.get_by_role("progressbar", name="Progress")).to_be_visible()
+    press(page, "Stop, keep finished calls")
+    expect(page.get_by_text("Stopped; finished denoiser calls were kept.")).to_be_visible()
+    expect(part.get_by_role("button", name="Calibrate")).to_be_visible()
+    assert not stages.calibrated(wanted)
+
+
+def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
+    wanted = dataclasses.replace(recipe, name="walk", grouping=PerStep(), progressive=Progressive())
+    with contextlib.closing(stages.calibrate(wanted)) as work:
+        next(progress for progress in work if stages.calls_kept(wanted) == 4)
+    page = visit(wanted, "over-time")
+    expect(page.locator("#walked .block.dmq-empty")).to_contain_text("4 denoiser calls are finished and kept")
+    press(page, "Calibrate the other steps")
+    expect(page.locator("#walked-said")).to_contain_text("Set on 2 pictures at 10 denoiser calls")
+    assert stages.calibrated(wanted)
+    heat, cell = page.locator("#walked-map .nsewdrag").first, page.locator("#walked-cell")
+    heat.scroll_into_view_if_needed()
+    box = heat.bounding_box()
+    page.mouse.click(box["x"] + 0.95 * box["width"], box["y"] + 0.02 * box["height"])
+    expect(cell).to_contain_text(re.compile(r"time.linear_\d, step 9"))
+    expect(page.locator("#walked-ribbons .main-svg").first).to_be_visible()
+
+
+def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
+    wanted = dataclasses.replace(recipe, name="along", relaxing=Relaxing(where="auto", windows=2, pictures=1))
+    page = visit(wanted, "over-time")
+    press(page, "Measure the windows")
+    said = page.locator("#relaxing-said")
+    expect(said).to_contain_text("fidelity decided")
+    expect(said).to_contain_text("6.80 bits on average")
+    expect(page.locator("#relaxing-fidelity .main-svg").first).to_be_visible()
+    page.locator("#relaxing").get_by_label("Part of the steps").first.fill("0.5")
+    page.keyboard.press("Tab")
+    expect(said).to_contain_text("8.00 bits on average")
+    page.wait_for_function("decodeURIComponent(location.search).includes('0.5')")
+    made = in_address(page)
+    assert made.relaxing == dataclasses.replace(wanted.relaxing, fraction=0.5)
+
+    page.get_by_label("Prompts to follow, one per line").fill("a\nb")
+    press_until(page, "Draw along the steps", page.get_by_text("Drawn; the answer is kept."))
+    expect(page.locator("#over-time-said")).to_contain_text("2 pictures (a, b), seeds 0")
+    for figure in ("accumulated", "foreseen", "isolated", "weighed"):
+        expect(page.locator(f"#over-time-{figure} .main-svg").first).to_be_visible()
+    expect(page.locator("#over-time-strip .thumbnail-item")).to_have_count(2 * 9)
+    assert stages.kept_over_time(Comparison(prompts=("a", "b"), sampling=made.sampling), (made,))
+
+    page.get_by_label("Prompt to probe").fill("a")
+    page.get_by_label("Gains, such as 1, 2, 4").fill("much")
+    press(page, "Probe")
+    expect(toast(page)).to_contain_text("gains must be numbers")
+    page.get_by_label("Gains, such as 1, 2, 4").fill("3")
+    page.locator("#probe").get_by_label("Windows").first.fill("2")
+    page.keyboard.press("Tab")
+    press_until(page, "Probe", page.get_by_text("Probed; the answer is kept."))
+    expect(page.locator("#probe-grid .thumbnail-item")).to_have_count(4)
+    assert len(stages.kept_probe(made, Probe(windows=2, gains=(3.0,), prompt="a"))) == 2
