@@ -18,6 +18,7 @@ from .shell import Shared, on, read, set_outside
 
 
 FORMS = {"weights": Weights, "activations": Activations, "protection": Protection}
+SWITCHES = ("split",)  # fields of the recipe itself
 MAIN = {
     "weights.bits": "Weight bits",
     "activations.bits": "Activation bits",
@@ -44,6 +45,7 @@ def edit(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
     for part, spec in FORMS.items():
         own = {path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")}
         parts[part] = forms.spec_of(spec, own, getattr(recipe, part))
+    parts |= {name: bool(by_path[name]) for name in SWITCHES if name in by_path}
     made = dataclasses.replace(recipe, **parts)
     if made == recipe:
         return {}
@@ -117,7 +119,7 @@ def relink(text: str, tab: str) -> dict[str, Any]:
 
 def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
     """What the form's components show for `recipe`."""
-    return {
+    return {name: getattr(recipe, name) for name in SWITCHES if name in paths} | {
         f"{part}.{path}": value
         for part in FORMS
         for path, value in forms.values_of(
@@ -151,6 +153,8 @@ def build(shared: Shared) -> None:
             for part, spec in FORMS.items():
                 own = tuple(path.partition(".")[2] for path in MAIN if path.startswith(part))
                 form |= {f"{part}.{path}": c for path, c in forms.form(spec, part.capitalize(), leave=own).items()}
+            for name in SWITCHES:
+                form[name] = forms.control(Recipe.__dataclass_fields__[name], bool)
         with gr.Accordion("What every layer gets", open=False) as panel:
             out["coverage"] = gr.Textbox(label="Coverage", lines=2, interactive=False)
             out["layers"] = gr.Dataframe(

@@ -123,7 +123,10 @@ def words(recipe: Recipe) -> str:
     if recipe.temporal and (own := time_path(recipe.temporal)):
         said += f" Time path: {own}."
     if recipe.reconstruction:
-        said += f" Rounding learned block by block{', the time path too' if recipe.reconstruction.time else ''}."
+        said += f" Rounding learned block by block{', the time path too' if recipe.reconstruction.time else ''}"
+        said += ", then the step sizes of activations." if recipe.reconstruction.steps else "."
+    if recipe.split:
+        said += " Shortcuts have scales of their own."
     if recipe.progressive:
         said += f" Ranges set along the quantized trajectory ({PROCEDURES[recipe.progressive.variant]})."
     if recipe.relaxing:
@@ -140,7 +143,9 @@ def words(recipe: Recipe) -> str:
 def short_name(recipe: Recipe) -> str:
     """A name that tells recipes apart: "W4A6 8 optimal groups, cached time"."""
     name, own = grouped_name(recipe), recipe.temporal
+    name += ", split" if recipe.split else ""
     name += ", BRECQ" if recipe.reconstruction else ""
+    name += " + step sizes" if recipe.reconstruction and recipe.reconstruction.steps else ""
     name += ", PCR" if recipe.progressive else ""
     name += f", {relaxed_name(recipe.relaxing)}" if recipe.relaxing else ""
     if own is None:

@@ -12,7 +12,7 @@ from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, ManualGroups, OptimalGroups, Override, PerStep, SharedRange
 from dmq.results import Report
-from pages import activations, asked, capturing, compare, links, shell, sidebar, start, time_groups
+from pages import activations, asked, capturing, compare, links, shell, sidebar, start, time_groups, words
 
 
 @pytest.fixture
@@ -125,6 +125,10 @@ def test_a_control_changes_its_field_and_nothing_else(text, recipe):
         recipe, name="W4A6 2 equal groups", weights=dataclasses.replace(recipe.weights, bits=4)
     )
     assert sidebar.edit(paths, text, recipe.weights.bits, 6) == {}
+    split = jsonio.loads(sidebar.edit(["split"], text, True)["recipe"])
+    assert split == dataclasses.replace(recipe, name=f"{words.short_name(recipe)}, split", split=True)
+    assert sidebar.refresh(["split"], jsonio.dumps(split), "start")["form split"] is True
+    assert "Shortcuts have scales of their own." in words.words(split)
 
 
 def test_the_sidebar_says_size_and_coverage(text, recipe):
