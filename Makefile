@@ -15,7 +15,7 @@ run: .venv/run.done
 test: .venv/dev.done
 	tools/browser.sh
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 train: .venv/train.done
 	$(BIN)/python -m training
