@@ -103,7 +103,8 @@ def findings(report: BenchReport) -> str:
         return f'<p class="quiet">In this table {said}</p>' if report.reference else ""
     surely = "would" if any(one.sure and one.apart for one in found) else "may"
     lines = "".join(f"<li>{html.escape(str(one))}</li>" for one in found[:FINDINGS])
-    more = f"<p>{len(found) - FINDINGS} more such pairs in this table.</p>" if len(found) > FINDINGS else ""
+    rest = len(found) - FINDINGS
+    more = f"<p>{rest} more such pair{'s' * (rest > 1)} in this table.</p>" if rest > 0 else ""
     return (
         f"<div class='finding' role='note'><b>Real pictures as the yardstick {surely} mislead here</b>"
         f"<ul>{lines}</ul>{more}</div>"

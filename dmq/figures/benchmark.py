@@ -50,7 +50,7 @@ def _mark(report: BenchReport, name: str) -> tuple[str, str]:
         return GREY, "circle"
     k = [*report.coverage].index(name)
     colours = [colour for colour in PALETTE if colour not in (GREY, YELLOW)]  # of float; hard to see on white
-    return colours[k % len(colours)], [*SYMBOLS][(k + k // len(colours)) % len(SYMBOLS)]
+    return colours[k % len(colours)], [*SYMBOLS][k % len(SYMBOLS)]  # six and seven: 42 different ones
 
 
 def _scatter(

@@ -94,6 +94,8 @@ def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None
     psnr = tuple(row.figures["psnr"].value if "psnr" in row.figures else float("nan") for row in (damaged, better))
     if None in to_float or not to_float[0].value > to_float[1].value or not to_real[0].value < to_real[1].value:
         return None
+    if f"{to_real[0].value:.3g}" == f"{to_real[1].value:.3g}":  # a difference that nobody goes by
+        return None
     return Inversion(
         domain=damaged.domain, measure=measure, damaged=damaged.recipe, better=better.recipe, to_float=to_float,
         to_real=to_real, psnr=psnr, samples=min(damaged.samples, better.samples),

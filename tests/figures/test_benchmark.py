@@ -1,5 +1,6 @@
 """Figures, tables and the page of a benchmark, from reports made by hand."""
 
+import dataclasses
 import math
 import re
 from html.parser import HTMLParser
@@ -99,6 +100,15 @@ def test_a_recipe_has_one_mark_everywhere_and_no_two_the_same():
     assert "<img" not in key and FLOOR_NAME not in key
 
 
+def test_marks_of_many_recipes_differ():
+    names = [f"r{k}" for k in range(42)]
+    rows = tuple(BenchRow(recipe=name, domain="in", samples=1, failed=0, seconds=1.0, figures={"psnr": figure(9.0)})
+                 for name in names)  # fmt: skip
+    many = dataclasses.replace(REPORT, rows=rows, coverage=dict.fromkeys(names, ""), bytes=dict.fromkeys(names, 1))
+    drawn = figures.against_bytes(many, "psnr", "in").data
+    assert len({(trace.marker.color, trace.marker.symbol) for trace in drawn}) == 42
+
+
 def test_a_table_never_shows_a_figure_without_its_context():
     head = bench_table.head(REPORT)
     assert head == ["Recipe", "Pictures", "PSNR (dB) ↑", "FID to float ↓", "KID to float × 1000 ↓", "CLIP score ↑",
@@ -183,4 +193,4 @@ def test_the_page_that_is_mailed_fetches_nothing_and_runs_no_name():
 def test_all_measures_have_a_column():
     full = {name: figure(1.0) for name in BENCH_MEASURES}
     rows = (BenchRow(recipe="float", domain="in", samples=20, failed=0, figures=full, seconds=1.0),)
-    assert [m.name for m in bench_table.measures(BenchReport(**{**vars(REPORT), "rows": rows}))] == [*BENCH_MEASURES]
+    assert [m.name for m in bench_table.measures(dataclasses.replace(REPORT, rows=rows))] == [*BENCH_MEASURES]

@@ -96,10 +96,10 @@ def test_what_differs_is_not_shown_beside_it(finished, asked, recipes):
 
 
 def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
-    one = dataclasses.replace(asked, measures=("psnr", "latent"))
+    one = dataclasses.replace(asked, measures=("psnr", "latent"), domains=asked.domains[:1], seeds=(0,), batch=4)
     work = benching.running(one, recipes, "halfway")
     first = next(work)
-    assert "128 pictures" in first["estimate"] and first["stop"]["visible"]
+    assert "32 pictures" in first["estimate"] and first["stop"]["visible"]
     tables = []
     for answer in work:
         tables += [answer["rows"]] if "rows" in answer else []
@@ -110,7 +110,7 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
     assert after["unfinished"]["value"] == "halfway" and after["resume"]["visible"] and not after["stop"]["visible"]
     assert "w8" not in tables[-1] and FLOOR_NAME in tables[-1]
     left = next(benching.go_on("halfway"))["estimate"]
-    assert "128 pictures" not in left
+    assert "32 pictures" not in left
     end = last(benching.go_on("halfway"))
     assert end["done"] == "halfway" and "w3" in end["rows"] and kept.unfinished() == []
     assert end["live"]["visible"] is False and end["start"]["visible"] and not end["resume"]["visible"]
@@ -200,6 +200,8 @@ def test_inversions_are_found_in_any_table_and_only_where_they_are():
     assert stages.inversions(unsure) == [], "the distances to float may be equal"
     better = table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("sharp", 3.0, 0.1, 5.2, 31.0))
     assert stages.inversions(better) == [], "closer by PSNR is not more damaged"
+    equal = table_with(("mild", 1.0, 0.1, 5.501, 30.0), ("pale", 3.0, 0.1, 5.499, 20.0))
+    assert stages.inversions(equal) == [], "both are 5.5"
     close = stages.inversions(table_with(("mild", 1.0, 0.1, 5.9, 30.0), ("pale", 3.0, 0.1, 5.85, 20.0)))
     assert [(one.damaged, one.better, one.sure) for one in close] == [("pale", "mild", False)]
     assert "intervals overlap" in str(close[0])
