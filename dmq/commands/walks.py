@@ -232,7 +232,7 @@ def grid_of(pictures: tuple[ProbePicture, ...]) -> tuple[dict[str, list[np.ndarr
     rows: dict[str, list[np.ndarray]] = {}
     for one in pictures:
         rows.setdefault(f"steps {one.start} to {one.end - 1}", [one.exact]).append(one.pixels)
-    return rows, ["float", *dict.fromkeys(f"× {one.gain:g}" for one in pictures)]
+    return rows, ["float", *dict.fromkeys(f"gain {one.gain:g}" for one in pictures)]
 
 
 def _two(value: float) -> str:

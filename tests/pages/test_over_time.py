@@ -130,6 +130,8 @@ def test_stop_keeps_what_is_shown_and_leaves_nothing_behind(low):
 
 def test_each_part_of_pcr_can_be_left_out(low):
     assert over_time.variants(low) == {}
+    one = dataclasses.replace(low, relaxing=Relaxing())
+    assert list(over_time.variants(one)) == ["low without PCR"], "what is left out alone is all of it"
     both = dataclasses.replace(low, name="both", progressive=Progressive(), relaxing=Relaxing())
     made = over_time.variants(both)
     assert {(one.progressive is None, one.relaxing is None) for one in made.values()} == {
