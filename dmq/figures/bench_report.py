@@ -21,7 +21,8 @@ STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 24px auto; padding: 0 20px; max-width: 1300px; color: #1f2430; }
 h1 { margin-bottom: 0; } .context { color: #5b6270; } .pair { display: inline-block; margin: 0 14px 14px 0;
   vertical-align: top; width: 216px; font-size: 12px; } .pair img { width: 104px; image-rendering: pixelated; }
-.figures { display: flex; flex-wrap: wrap; gap: 16px; } .figures > div { flex: 1 1 480px; min-width: 0; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 480px), 1fr)); gap: 16px; }
+.figures > div { min-width: 0; }
 .dmq-key { margin-top: 20px; }
 .finding { border-left: 4px solid #E69F00; padding: 4px 12px; }
 @media print { .figures { break-inside: avoid; } }

@@ -55,6 +55,8 @@ def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, recipe, 
     page.goto((tmp_path / "report.html").as_uri())
     expect(page.locator(".main-svg").first).to_be_visible()
     assert [url for url in fetched if not url.startswith(("file:", "data:", "blob:"))] == [], "nothing is fetched"
+    wider = "all => all.some(one => one.querySelector('.main-svg').clientWidth > one.clientWidth)"
+    assert not page.locator(".plotly-graph-div").evaluate_all(wider), "figures would lie upon each other"
     assert page.locator("img").count() >= 24 and not page.locator("img").evaluate_all("all => all.some(i => !i.width)")
 
 
