@@ -149,12 +149,12 @@ def test_a_probe_is_printed_and_drawn(recipe, said, folder):
     out = folder / "probe.png"
     out.write_bytes(b"old")
     lines = said(
-        "probe", recipe, "--first", "1", "--last", "2", "--gains", "0", "2", "--prompt", "a", "--out", str(out)
+        "probe", recipe, "--first", "1", "--last", "2", "--gains", "2", "0", "--prompt", "a", "--out", str(out)
     )
-    pictures = stages.kept_probe(recipe, Probe(first=1, last=2, gains=(0.0, 2.0), prompt="a"))
+    pictures = stages.kept_probe(recipe, Probe(first=1, last=2, gains=(2.0, 0.0), prompt="a"))
     rows = columns(lines, "steps")
-    assert [row[:2] for row in rows] == [["1 to 2", "0"], ["1 to 2", "2"]] and rows[0][2] == "inf"
-    assert float(rows[1][3]) == pytest.approx(pictures[1].error, rel=1e-3)
+    assert [row[:2] for row in rows] == [["1 to 2", "2"], ["1 to 2", "0"]] and rows[1][2] == "inf"
+    assert float(rows[0][3]) == pytest.approx(pictures[0].error, rel=1e-3)
     drawn = np.asarray(Image.open(out))
     side = pictures[0].exact.shape[0]
     times = -(-sheets.LEAST // side)
