@@ -86,10 +86,11 @@ def candidates(recipe: Recipe, chosen: argparse.Namespace) -> Iterator[tuple[str
         relaxed["auto text"] = replace(auto, judge="text")
     yield "float", "", recipe
     yield "progressive", "float", replace(recipe, progressive=walked)
-    yield "progressive, strict", "float", replace(recipe, progressive=Progressive(variant="strict"))
+    yield "strict", "float", replace(recipe, progressive=Progressive(variant="strict"))
     for name, spec in relaxed.items():
         yield f"float + {name}", "float", replace(recipe, relaxing=spec)
     yield "progressive + auto", "float + auto", replace(recipe, progressive=walked, relaxing=auto)
+    yield "strict + auto", "float + auto", replace(recipe, progressive=Progressive(variant="strict"), relaxing=auto)
 
 
 class Drawn:
@@ -156,7 +157,9 @@ def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
     ends = [error[f"float + {name}"] for name in ("first", "middle", "last")]
     return [
         ("progressive < float", error["progressive"] < error["float"]),
-        ("both together best", error["progressive + auto"] <= min(error.values())),
+        ("strict < float", error["strict"] < error["float"]),
+        ("progressive and relaxed together best", error["progressive + auto"] <= min(error.values())),
+        ("strict and relaxed together best", error["strict + auto"] <= min(error.values())),
         ("auto <= first, middle, last at equal bits", error["float + auto"] <= min(ends) * 1.0001),
     ]
 

@@ -22,11 +22,12 @@ from dmq.stages.progress import Progress
 RECIPES = {
     "emoji-sd": (
         "W8A8, one range", "W8A6, one range", "W8A6, 8 best groups", "TFMQ-DM W4A8", "BRECQ W4A8", "PCR W4A8",
-        "ADP-DM W6A6", "W3A4, to see it break",
+        "ADP-DM W6A6", "W3A4, to see it break", "Q-Diffusion W4A8",
     ),
     "emoji-ddpm": (
         "W8A8, one range", "W8A8, 8 best groups", "W8A6, one range", "W8A6, 8 best groups", "W4A8, 8 best groups",
         "BRECQ W4A8", "TFMQ-DM W4A8", "ADP-DM W6A6", "W4, activations in float", "W3A4, to see it break", "PCR W4A8",
+        "Q-Diffusion W4A8",
     ),
 }  # fmt: skip
 SHIPPED = ("report.json", "benchmark.json", "manifest.json", "pictures.parquet", "worst", "recipe-*.json")
