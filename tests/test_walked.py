@@ -30,6 +30,7 @@ from dmq.recipe import (
     Calibration,
     Comparison,
     MinMax,
+    MseSearch,
     PerStep,
     Probe,
     Progressive,
@@ -413,3 +414,16 @@ def test_one_picture_that_errs_far_more_does_not_decide():
     assert (effects.fidelity_all - effects.fidelity).mean(1).argmax() == 0 and effects.gains("fidelity").argmax() == 1
     np.testing.assert_allclose(effects.won("fidelity")[0], 10 * np.log10(1 / 0.9), rtol=1e-6)
     assert effects.typical_error == pytest.approx(100**0.25)
+
+
+def test_no_range_fits_what_was_observed_worse_than_the_one_before(place):
+    """Ranges are searched among those of the float trajectory too, so setting them anew cannot lose."""
+    recipe = captured(place, activations=Activations(bits=5, range=MseSearch()))
+    stages.finish(stages.calibrate(recipe))
+    made, before = stages.progressive_ranges(recipe), stages.errors(dataclasses.replace(recipe, progressive=None))
+    table, lost = stages.table(recipe), []
+    for ends in ((made.low, made.high), (before.low, before.high)):
+        seen = table.errors_of(before.groups, *ends)
+        lost.append((seen.rounding + seen.clipping) / np.maximum(seen.power, 1e-30))
+    # Bins of all steps together are a little coarser than those that a step's range was chosen with.
+    assert (lost[0] <= lost[1] * 1.02).all() and (lost[0] < 0.99 * lost[1]).any()

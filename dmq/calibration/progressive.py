@@ -34,10 +34,9 @@ from ..quantizers.apply import quantized
 from ..quantizers.bank import ActivationBank
 from ..quantizers.plan import channel_ranges, slot_grid, split_ranges
 from ..quantizers.weights import QuantizedWeight
-from ..recipe import Recipe, SharedRange
+from ..recipe import Recipe
 from ..results import ActivationStats, GroupErrors, Plan, ProgressiveRanges, Site
 from ..trajectory.errors import ErrorTable
-from ..trajectory.grouping import group_timesteps
 
 
 Grids = dict[str, np.ndarray]
@@ -67,7 +66,7 @@ def calibrate_progressively(
     Raises DmqError if no activation is quantized, or if an activation is not finite.
     """
     model = quantized(loaded.denoiser, plan, loaded.adapter, codes)
-    walk = _Walk(loaded, recipe, plan, start[0], model, done)
+    walk = _Walk(loaded, recipe, plan, start, model, done)
     prompts, seeds = zip(*calibration_pictures(loaded, recipe.calibration), strict=True)
 
     def run(report: OnStep) -> None:
@@ -92,14 +91,18 @@ class _Walk:
     report: OnStep
 
     def __init__(
-        self, loaded: Loaded, recipe: Recipe, plan: Plan, stats: ActivationStats, model: Any,
+        self, loaded: Loaded, recipe: Recipe, plan: Plan, start: tuple[ActivationStats, GroupErrors], model: Any,
         done: Sequence[tuple[ActivationStats, Grids]],
     ) -> None:  # fmt: skip
+        stats, before = start
         self.loaded, self.recipe, self.spec, self.model = loaded, recipe, recipe.progressive, model
         self.banks: dict[Site, ActivationBank] = {m.site: m for m in model.modules() if isinstance(m, ActivationBank)}
         if not self.banks:
             raise DmqError("progressive: no activation is quantized, so there are no ranges to set. Lower their bits.")
         self.exact = _exact_sites(plan)
+        # A range per step was searched among those of all steps; one step's own search is coarser.
+        rows = {site: stats.index[site.name, site.point] for site in self.banks}
+        self.candidates = {site: (before.low[s], before.high[s]) for site, s in rows.items()}
         self.done, self.calls, self.parts_done, self.steps = done, 0, 0, stats.steps
         self.seen: dict[int, ActivationStats] = {}  # by step
         self.ranges: dict[tuple[Site, int], tuple[float, float]] = {}  # by site and slot
@@ -195,8 +198,9 @@ class _Walk:
             low, high = part.minimum[s].min(keepdims=True), part.maximum[s].max(keepdims=True)
         else:
             table = ErrorTable(part.only([s]), spec, np.array([bank.bits[slot]]))
-            errors = table.errors(group_timesteps(SharedRange(), table))
-            low, high = errors.low[0, :1], errors.high[0, :1]
+            low, high = table.one_range(0, *self.candidates[site])
+            if low.ndim == 2:  # channels: the widest range stands for all
+                low, high = low.min(1), high.max(1)
         self._note_change(site, slot, float(low[0]), float(high[0]))
         if bank.parts:
             low, high = split_ranges(s, part, np.zeros(part.steps, int), bank.parts[0], low, high)

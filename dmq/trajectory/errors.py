@@ -91,6 +91,21 @@ class ErrorTable:
             clipping=clipping, power=self.stats.power,
         )
 
+    def one_range(self, s: int, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The range of site s for all steps together, [1] and [1] or [1, C] of each if channels have their own.
+
+        With MseSearch, `low` and `high` [R] are candidates beside those of the site itself.
+        """
+        fit = self._fits[s]
+        own_low, own_high, *lost = fit.fit((0,))
+        if not isinstance(fit, Searched):
+            return own_low, own_high
+        low, high = (np.append(own, given).astype(np.float32) for own, given in ((own_low, low), (own_high, high)))
+        parts = Bins(self.stats, s).errors(low[1:], high[1:], int(self.bits[s]), self.activations.symmetric)
+        sums = np.append((sum(lost) * self.weights).sum(), (sum(parts) * self.weights[:, None]).sum(0))
+        best = [int(sums.argmin())]
+        return low[best], high[best]
+
     def losses(self, s: int) -> np.ndarray:
         """What each step of site s loses on each of the candidate ranges, shares of its power [T, R].
 
