@@ -172,6 +172,8 @@ def report(recipe: Recipe, drawn: Drawn, results: Results, chosen: argparse.Name
     )
     rows: dict[str, Row] = {}
     for name, other, candidate in candidates(recipe, chosen):
+        if chosen.rows and name not in chosen.rows:
+            continue
         key = asked(candidate, drawn.loaded.info.fingerprint, drawn.seeds, drawn.pictures)
         place = (recipe.model, recipe.name, "progress", name)
         row = results.find(place, key)
@@ -183,7 +185,7 @@ def report(recipe: Recipe, drawn: Drawn, results: Results, chosen: argparse.Name
         results.put(row)
         rows[name] = row
         print(line(row, rows.get(other), drawn) + f"   {_run(row['relaxed'])}", flush=True)
-    for words, holds in bars(rows):
+    for words, holds in () if chosen.rows else bars(rows):
         print(f"  {'holds' if holds else 'FAILS'}: {words}", flush=True)
 
 
@@ -234,6 +236,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--samples", type=int, default=Calibration().samples, help="calibration pictures")
     parser.add_argument("--window-pictures", type=int, default=8, help="that the windows are measured on")
     parser.add_argument("--steps", type=int, help="other than the model's own")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, and no bars")
     parser.add_argument("--text", action="store_true", help="also the steps that match with prompts chooses")
     parser.add_argument("--speed", action="store_true", help="only the time of calibration beside that of sampling")
     parser.add_argument("--repeats", type=int, default=3, help="with --speed")
