@@ -43,7 +43,14 @@ def test_what_ships_opens_like_what_was_drawn_and_is_measured_anew_from_its_pict
         asked = Benchmark(domains=domains, sampling=recipe.sampling, measures=("psnr", "latent"))
         monkeypatch.setattr(training, "asked", lambda model: (asked, (recipe,)))
         training.told("drawn")
-        report, own = kept.load_report("drawn"), kept.folder_of("drawn")
+        before, own = kept.load_report("drawn"), kept.folder_of("drawn")
+        training.time_again("drawn")
+        report = kept.load_report("drawn")
+        a, b = (tuple(dataclasses.replace(row, seconds=0.0) for row in one.rows) for one in (before, report))
+        assert repr(a) == repr(b) and repr(before.pictures) == repr(report.pictures)
+        seconds = {row.recipe: row.seconds for row in report.rows}
+        assert seconds["float"] == seconds[FLOOR_NAME] > 0 and len(set(seconds.values())) == 2
+        assert all(old.seconds != new.seconds for old, new in zip(before.rows, report.rows, strict=True))
         monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
         monkeypatch.setattr(runs.folders, "ASSETS", tmp_path / "assets")
         place = training.ship("drawn")
