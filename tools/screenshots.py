@@ -11,7 +11,7 @@ from pages.links import query
 
 
 PLACE = Path(__file__).resolve().parent.parent / "assets" / "screenshots"
-TABS = ("Start", "Activations", "Time groups", "Temporal", "Reconstruct", "Over time", "Compare")
+TABS = ("Start", "Activations", "Time groups", "Temporal", "Reconstruct", "Over time", "Benchmark", "Compare")
 OWN = {  # tabs that show what only one recipe has, with a text that is there when it is shown
     "Reconstruct": ("BRECQ W4A8", "err less than with nearest codes"),
     "Over time": ("PCR W4A8", "lines are means"),
