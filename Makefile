@@ -1,5 +1,6 @@
 # make run    the app on http://127.0.0.1:7860        make test   everything tests need, then all tests
 # make train  the embedded models, from nothing        make captures   their captures in assets/runs
+# make benchmarks   the tables of results in assets/runs
 # make bench  every figure that the README and the notes quote
 
 PYTHON ?= python3
@@ -7,7 +8,7 @@ BIN := .venv/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test train captures bench lint clean
+.PHONY: run test train captures benchmarks bench lint clean
 
 run: .venv/run.done
 	$(BIN)/dmq serve
@@ -23,9 +24,14 @@ train: .venv/train.done
 captures: .venv/run.done
 	$(BIN)/python -m training.captures
 
+benchmarks: .venv/run.done
+	$(BIN)/python -m training.benchmarks --time-again
+
 bench: .venv/dev.done
 	for script in capture simulate interactive start; do $(BIN)/python -m bench.$$script || exit 1; done
 	$(BIN)/python -m bench.time --out build/bench-time.json
+	$(BIN)/python -m bench.progress --ranges MinMax --text --out build/bench-progress.json
+	$(BIN)/python -m bench.progress --speed
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .

@@ -44,3 +44,24 @@ def test_the_space_header_names_what_is_installed():
     version = re.search(r"^sdk_version: (.+)$", TEXT, re.MULTILINE)[1]
     assert f"gradio=={version}" in pinned
     assert (runs.ASSETS.parent / re.search(r"^app_file: (.+)$", TEXT, re.MULTILINE)[1]).is_file()
+
+
+@pytest.mark.parametrize("model", ["emoji-sd", "emoji-ddpm"])
+def test_the_tables_of_results_are_what_dmq_bench_prints(model, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
+    assert cli.main(["bench", "--name", model, "--markdown"]) == 0
+    printed, shown = tables(capsys.readouterr().out), {k: v for k, v in tables(TEXT).items() if k.startswith(model)}
+    assert shown
+    for head, rows in shown.items():
+        assert list(rows) == list(printed[head]), "every model is there"
+        assert all(row.items() <= printed[head][name].items() for name, row in rows.items())
+
+
+def tables(text):
+    """By the first cell of their heads: rows by name, each as its cells by column."""
+    found = {}
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
+        (head, *names), _, *rows = lines
+        found[head] = {name: dict(zip(names, cells, strict=True)) for name, *cells in rows}
+    return found
