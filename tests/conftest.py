@@ -4,3 +4,8 @@ import os
 
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items):
+    """Browser tests first: files go to the processes in this order, and the longest must not come last."""
+    items.sort(key=lambda item: "browser" not in item.keywords)
