@@ -31,6 +31,7 @@ def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, recipe, 
     expect(page.locator("#bench-estimate")).to_contain_text("96 pictures")
     press(page, "Start the benchmark")
     expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
+    expect(page.get_by_role("status").filter(has_text="Draw float").first).to_be_visible()
     press(page, "Stop, keep what is drawn")  # at once: all of it takes a few seconds only
     expect(page.get_by_text("Stopped; what was drawn is kept.")).to_be_visible()
     (name,) = kept.unfinished()
