@@ -5,13 +5,13 @@ import dataclasses
 from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, Recipe
+from dmq.runs.prompts import UNPROMPTED
 
 from .shell import adopt
 
 
 MOST = 64  # pictures a visitor may ask for at once, of each model
 RUNS = 50  # the newest runs, whose recipes are offered again
-UNPROMPTED = "unprompted"  # stands for the prompt of a model that takes none
 
 
 def seeds_of(text: str) -> tuple[int, ...]:

@@ -15,9 +15,10 @@ from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.recipe import Comparison, Recipe
 from dmq.results import OverTime
+from dmq.runs.prompts import UNPROMPTED
 
 from . import probe, relaxing, walked
-from .asked import UNPROMPTED, comparison_of, offered, recipes_of
+from .asked import comparison_of, offered, recipes_of
 from .shell import Shared, bar, note, on, read, shows, stops
 from .widgets.plotly_view import PlotlyView
 

@@ -12,9 +12,10 @@ from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.recipe import FLOAT, Probe, Recipe
 from dmq.results import ProbePicture
+from dmq.runs.prompts import UNPROMPTED
 
 from . import forms
-from .asked import UNPROMPTED, seeds_of
+from .asked import seeds_of
 from .shell import Shared, bar, note, on, read, shows, stops
 from .widgets.plotly_view import PlotlyView
 

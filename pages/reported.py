@@ -6,8 +6,7 @@ from typing import Any
 
 from dmq import runs
 from dmq.results import Report
-
-from .asked import UNPROMPTED
+from dmq.runs.prompts import UNPROMPTED
 
 
 def caption(who: str, prompt: str, seed: int) -> str:

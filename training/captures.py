@@ -13,8 +13,8 @@ from typing import Any
 
 from dmq import runs, stages
 from dmq.recipe import EMBEDDED, Comparison, Probe, Recipe
+from dmq.runs.prompts import UNPROMPTED
 from pages import links
-from pages.asked import UNPROMPTED
 
 
 def told(model: str, work: Generator[Any, None, Any]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import DmqError
 from ..recipe import Comparison, Probe, Recipe, Relaxing
 from ..results import OverTime, ProbePicture, WindowEffects
+from ..runs.prompts import UNPROMPTED
 from .asking import (
     check_place,
     chosen_recipe,
@@ -24,7 +25,6 @@ from .asking import (
 )
 
 
-UNPROMPTED = "unprompted"  # as the app asks it, so that each finds the answers of the other
 MOVED = 8  # inputs whose ranges moved most
 WAYS = {"first": "noisy end (first)", "last": "clean end (last)", "list": "given steps", "auto": "measured (auto)"}
 

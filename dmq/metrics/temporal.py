@@ -16,7 +16,7 @@ from ..quantizers.apply import quantized
 from ..quantizers.cache import FeatureTable
 from ..quantizers.temporal import select, time_path_only
 from ..quantizers.weights import QuantizedWeight
-from ..recipe import Cache
+from ..recipe import Cache, Temporal
 from ..results import ActivationStats, Plan, TemporalBlock, TemporalErrors, cache_bytes
 
 
@@ -104,11 +104,7 @@ def measure_time_path(
         tables = {bits: [cached_features(x, bits) for x in wanted] for bits in CACHE_BITS}
     errors = {bits: _each(relative_errors, made, wanted) for bits, made in tables.items()}
     error_computed = _each(relative_errors, ours, wanted)
-    cached, stored = np.zeros(error_computed.shape, dtype=bool), np.full(error_computed.shape, np.nan, np.float32)
-    if isinstance(spec.cache, Cache):
-        stored = errors[spec.cache.bits]
-        whole = spec.cache.selection == "none"
-        cached = ~cached if whole else select(error_computed, stored, spec.cache.selection, block)
+    cached, stored = _from_cache(spec, error_computed, errors, block)
     final = [
         _mixed(row, ours[k], tables[spec.cache.bits][k]) if row.any() else ours[k] for k, row in enumerate(cached)
     ]
@@ -142,6 +138,18 @@ def measure_time_path(
         losses=losses,
         note=note,
     )
+
+
+def _from_cache(
+    spec: Temporal, computed: np.ndarray, errors: Mapping[int, np.ndarray], block: TemporalBlock
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which features come from the cache, and their errors there (nan without one), both [K, T]."""
+    if not isinstance(spec.cache, Cache):
+        return np.zeros(computed.shape, dtype=bool), np.full(computed.shape, np.nan, np.float32)
+    stored = errors[spec.cache.bits]
+    if spec.cache.selection == "none":
+        return np.ones(computed.shape, dtype=bool), stored
+    return select(computed, stored, spec.cache.selection, block), stored
 
 
 def _each(of: object, made: list[Tensor], wanted: list[Tensor]) -> np.ndarray:

@@ -21,6 +21,7 @@ def shipped_domains() -> dict[str, Domain]:
     return {file.stem: read_prompts(file) for file in found}
 
 
+UNPROMPTED = "unprompted"  # stands for the prompt of a model that takes none, so that questions about it are equal
 UNCONDITIONAL = Domain(name="unconditional", prompts=("unconditional",))  # of a model without prompts: seeds differ
 
 

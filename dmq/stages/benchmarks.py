@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from ..models.loading import Loaded
 
 SLOWER = 1.6  # a quantized model against the float one, where no benchmark says how much
-UNPROMPTED = 64  # pictures of a model without prompts, unless asked otherwise
+SEEDS = 64  # pictures of a model without prompts, unless asked otherwise
 TRIED = 4  # steps drawn to measure the speed
 
 
@@ -99,7 +99,7 @@ def benchmark_of(
         raise DmqError("a benchmark needs at least one seed and one picture.")
     settings = {"sampling": recipe.sampling} | settings
     if not info(recipe.model).prompted:
-        return Benchmark(domains=(UNCONDITIONAL,), seeds=tuple(range(pictures or UNPROMPTED)), **settings)
+        return Benchmark(domains=(UNCONDITIONAL,), seeds=tuple(range(pictures or SEEDS)), **settings)
     most = None if pictures is None else -(-pictures // seeds)
     cut = tuple(dataclasses.replace(domain, prompts=domain.prompts[:most]) for domain in domains)
     return Benchmark(domains=cut, seeds=tuple(range(seeds)), **settings)
