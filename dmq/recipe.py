@@ -17,13 +17,17 @@ BITS = (2, 3, 4, 5, 6, 7, 8, 10, 16, FLOAT)
 MAX_PROMPT = 300  # characters; longer ones are cut by every text encoder anyway, so they are a mistake
 
 
-def knob(default: Any, label: str, low: Any = None, high: Any = None, *, choices: tuple = (), help: str = "") -> Any:
+def knob(
+    default: Any, label: str, low: Any = None, high: Any = None, *, choices: tuple = (), help: str = "",
+    later: bool = False,
+) -> Any:  # fmt: skip
     """A field with its name and limits, read by validation, the forms, and `--help` alike.
 
-    A number has `low` and `high` (both included), a choice has `choices`, a switch or a text has neither.
+    A number has `low` and `high` (both included), a choice has `choices`, a switch or a text has neither. What came
+    `later` is left out of JSON where it has its default, so that what was kept before it came is still found.
     """
     limits = {"low": low, "high": high} if low is not None else {"choices": choices} if choices else {}
-    return field(default=default, metadata={"label": label, "help": help} | limits)
+    return field(default=default, metadata={"label": label, "help": help, "later": later} | limits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,14 +88,134 @@ class PerGroup(Spec):
 Granularity = PerTensor | PerChannel | PerGroup
 
 
+# --- what a weight is made into ------------------------------------------------------------------------------------
+
+
+TABLE = {"choices": (16, 32), "help": "Of each number in the tables beside the codes: half or full precision."}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid(Spec):
+    """The uniform grid that granularity, symmetry and range describe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Uaq(Spec):
+    """A uniform grid for each output channel, its range the best of a few shrunken ones (Qua²SeDiMo's UAQ)."""
+
+    power: float = knob(2.4, "Exponent of the error", 1.0, 8.0)
+    candidates: int = knob(10, "Ranges tried", 1, 100, help="From the full range down, in equal parts.")
+    table: int = knob(16, "Bits of scales", **TABLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class KMeans(Spec):
+    """A codebook of 2**bits values, found by k-means (Qua²SeDiMo's KMC and KMA)."""
+
+    shared: str = knob("channel", "A codebook for", choices=("channel", "tensor"))
+    iterations: int = knob(30, "Iterations", 1, 1000)
+    table: int = knob(16, "Bits of centroids", **TABLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hqq(Spec):
+    """A grid for each group of inputs, whose zero points are moved to serve the many small weights (HQQ); no data."""
+
+    group: int = knob(64, "Group size", 2, 1024)
+    iterations: int = knob(20, "Iterations", 1, 1000)
+    table: int = knob(16, "Bits of scales", **TABLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gptq(Spec):
+    """A uniform grid whose rounding errors are made up for by the columns that follow (GPTQ); learned from inputs."""
+
+    group: int = knob(0, "Group size", 0, 1024, help="0: one grid for each output channel.")
+    damping: float = knob(0.01, "Damping", 0.0, 1.0, help="Added to the diagonal, as part of its mean.")
+    order: bool = knob(False, "Columns by size of inputs", help="Instead of from left to right.")
+    table: int = knob(16, "Bits of scales", **TABLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PowerOfTwo(Spec):
+    """Zero and plus or minus powers of two times a scale for each output channel: products become shifts."""
+
+    table: int = knob(16, "Bits of scales", **TABLE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LowRank(Spec):
+    """Two thin factors in half precision, and what they leave on a grid for each group of inputs (SVDQuant).
+
+    Smoothing moves outliers of the inputs into the weights first. It is learned from inputs, and needs activations
+    that are in float or quantized as they come.
+    """
+
+    rank: int = knob(32, "Rank", 1, 1024, help="At most half of the smaller side of a weight.")
+    group: int = knob(64, "Group size", 2, 1024)
+    rounds: int = knob(8, "Rounds", 1, 100, help="Factors and rest are fitted to each other in turn.")
+    smooth: bool = knob(True, "Smooth inputs")
+    table: int = knob(16, "Bits of scales", **TABLE)
+
+
+Format = Grid | Uaq | KMeans | Hqq | Gptq | PowerOfTwo | LowRank
+
+
 @dataclass(frozen=True, kw_only=True)
 class Weights(Spec):
-    """Uniform affine weights of every Linear and Conv layer."""
+    """Weights of every Linear and Conv layer."""
 
     bits: int = knob(8, "Weight bits", choices=BITS, help="32 leaves them in floating point.")
     granularity: Granularity = PerChannel()
     symmetric: bool = knob(False, "Symmetric weights", help="The zero point stays in the middle of the grid.")
     range: Range = MseSearch()
+    format: Format = field(default=Grid(), metadata={"later": True})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice(Spec):
+    """What a weight can be made into: a format and its bits. Written "KMC-4", "UAQ-3", "float"; see `choice_label`."""
+
+    bits: int = knob(4, "Weight bits", choices=BITS)
+    format: Format = Uaq()
+
+
+SHORT = {
+    "Grid": "W", "Uaq": "UAQ", "Hqq": "HQQ", "Gptq": "GPTQ", "PowerOfTwo": "PoT", "LowRank": "LR",
+}  # fmt: skip
+
+
+def choice_label(choice: Choice | Weights) -> str:
+    """The short name of a format and its bits, such as "KMC-4".
+
+    >>> choice_label(Choice(bits=3, format=KMeans(shared="tensor")))
+    'KMA-3'
+    """
+    if choice.bits == FLOAT:
+        return "float"
+    if isinstance(choice.format, KMeans):
+        return f"{'KMC' if choice.format.shared == 'channel' else 'KMA'}-{choice.bits}"
+    return f"{SHORT[type(choice.format).__name__]}-{choice.bits}"
+
+
+FORMATS = {
+    "W": Grid(), "UAQ": Uaq(), "KMC": KMeans(), "KMA": KMeans(shared="tensor"), "HQQ": Hqq(), "GPTQ": Gptq(),
+    "POT": PowerOfTwo(), "LR": LowRank(),
+}  # fmt: skip
+
+
+def choice_of(label: str) -> Choice:
+    """The choice that a short name stands for, its format with default settings. Raises DmqError for others.
+
+    >>> choice_of("KMC-4")
+    Choice(bits=4, format=KMeans(shared='channel', iterations=30, table=16))
+    """
+    if label == "float":
+        return Choice(bits=FLOAT, format=Grid())
+    name, _, bits = label.rpartition("-")
+    if name.upper() not in FORMATS or not bits.isdigit() or int(bits) not in BITS:
+        raise DmqError(f"{label!r:.40} is no choice; write a format and its bits, as UAQ-4: {', '.join(FORMATS)}.")
+    return Choice(bits=int(bits), format=FORMATS[name.upper()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,9 +229,16 @@ class Activations(Spec):
     granularity: Granularity = PerTensor()
     symmetric: bool = knob(False, "Symmetric activations")
     range: Range = MseSearch()
+    dynamic: str = knob(
+        "none", "Ranges as they come", choices=("none", "token", "sample"), later=True,
+        help="none: ranges are calibrated. token, sample: each token (of a convolution: each picture), or each "
+        "picture, gets the range of its own values at run time; groups of timesteps then mean nothing.",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.dynamic != "none" and not isinstance(self.granularity, PerTensor):
+            raise DmqError("dynamic activations have a range for each token or sample: set granularity to PerTensor.")
         if not isinstance(self.granularity, PerTensor) and not isinstance(self.range, MinMax):
             raise DmqError("per-channel activations need range MinMax: histograms are kept per tensor.")
 
@@ -366,6 +497,7 @@ class Override(Spec):
     layers: str
     weight_bits: int | None = None
     activation_bits: int | None = None
+    format: Format | None = field(default=None, metadata={"later": True})  # none: that of the recipe's weights
 
     def __post_init__(self) -> None:
         for name in ("weight_bits", "activation_bits"):
@@ -589,6 +721,81 @@ class Probe(Spec):
             raise DmqError("a window of its own needs both its first and its last step.")
         if not self.gains or not all(0 <= gain <= 100 for gain in self.gains):
             raise DmqError(f"gains must be one or more numbers from 0 to 100, got {list(self.gains)}.")
+
+
+# --- how many bits where -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sensitivity(Spec):
+    """A question: what does it cost to make one layer's weight into each of some choices? In noise, pictures or text.
+
+    The bits, ranges and groups of the activations are the recipe's, or float.
+    """
+
+    choices: tuple[Choice, ...] = tuple(
+        Choice(bits=bits, format=form) for bits in (4, 3, 2) for form in (Uaq(), KMeans(), KMeans(shared="tensor"))
+    )
+    how: str = knob(
+        "measure", "How", choices=("measure", "fisher", "local"),
+        help="measure: run the model once for each layer and choice. fisher: estimate all of them from gradients in "
+        "one pass. local: the error of the layer's own output.",
+    )
+    mode: str = knob(
+        "only", "What is quantized", choices=("only", "all_but"),
+        help="Only this layer, or all layers but this one (then the cost is what its restoration saves).",
+    )
+    measure: str = knob(
+        "noise", "Judged by", choices=("noise", "picture", "text"),
+        help="The noise prediction on recorded steps, the distance of pictures from float ones, or their match with "
+        "the prompt.",
+    )
+    steps: int = knob(8, "Steps looked at", 1, 1000, help="Spread evenly over the trajectory.")
+    pictures: int = knob(2, "Pictures", 1, 256)
+    probes: int = knob(4, "Probes", 1, 1024, help="Random directions for each step and picture (fisher).")
+    activations: bool = knob(False, "Activations as in the recipe", help="Otherwise in float.")
+    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        labels = [choice_label(choice) for choice in self.choices]
+        if not labels or len(set(labels)) < len(labels):
+            raise DmqError(f"sensitivity needs choices that differ, got {labels}.")
+        if "float" in labels:
+            raise DmqError("the choice 'float' costs nothing and need not be measured.")
+        if self.how != "measure" and (self.mode, self.measure) != ("only", "noise"):
+            raise DmqError(f"how {self.how!r} knows mode 'only' and measure 'noise' only; set how to 'measure'.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(Spec):
+    """What a budget must respect for the layers whose name matches `layers`, a pattern with *."""
+
+    layers: str
+    choice: str = ""  # this one and no other, such as "UAQ-4" or "float"
+    least: int = knob(0, "Least bits", 0, FLOAT)
+    same: bool = knob(False, "All the same choice")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.choice:
+            choice_of(self.choice)
+        if not (self.choice or self.least or self.same):
+            raise DmqError(f"rule for {self.layers!r} says nothing: give a choice, least bits, or same.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Spec):
+    """How much the weights of the layers may take: in bytes, or in bits a weight on average."""
+
+    bits: float | None = 4.0
+    bytes: int | None = None
+    rules: tuple[Rule, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.bits is None) == (self.bytes is None):
+            raise DmqError("a budget is given in bits or in bytes: set the other one to null.")
 
 
 # What ships in assets/models, with the sampling that each was captured with.

@@ -12,7 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 from .errors import DmqError
-from .recipe import FLOAT, Benchmark, Cache, Temporal, Tiar, Weights
+from .recipe import FLOAT, Benchmark, Cache, Choice, Temporal, Tiar, Weights, choice_label
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -334,6 +334,63 @@ class ProgressiveRanges:
     high: np.ndarray
     calls: int  # denoiser calls of the pipeline: T, unless some timestep is visited more than once
     widest_change: float  # largest part by which a range that several calls share grew after it was first used
+
+
+@dataclass(frozen=True, kw_only=True)
+class SensitivityTable:
+    """What each layer's weight costs as each of some choices. L layers, C choices, T steps that were looked at.
+
+    Costs of different kinds have different units; within a table lower is better, and costs of different layers add up
+    (roughly). `nan`: not known.
+    """
+
+    title: str  # what was asked, in words: "noise error, only this layer"
+    kind: str  # "measured", "estimated" (fisher), "local", "predicted", "score"
+    unit: str  # of the costs: "part of the noise prediction's power", "dB", "score (negated)"
+    model: str
+    fingerprint: str
+    layers: tuple[Layer, ...]  # in forward order
+    choices: tuple[Choice, ...]  # "float" among them only where it is a choice
+    bytes: np.ndarray  # [L, C] int64: of the layer's weight
+    cost: np.ndarray  # [L, C] float64
+    spread: np.ndarray  # [L, C] float64: standard error of the cost
+    timesteps: tuple[float, ...] = ()  # those looked at, in sampling order
+    per_step: np.ndarray | None = None  # [L, C, T] float64
+    local: np.ndarray | None = None  # [L, C] float64: squared error of the weight over its squared length
+    note: str = ""  # why it is not complete, if it is not; what to beware of
+
+    @cached_property
+    def labels(self) -> tuple[str, ...]:
+        """The choices' short names."""
+        return tuple(map(choice_label, self.choices))
+
+    @cached_property
+    def row(self) -> dict[str, int]:
+        """Position of each layer by its name."""
+        return {layer.name: n for n, layer in enumerate(self.layers)}
+
+    @property
+    def weights(self) -> int:
+        """How many weights all layers have together."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def sensitivity(self) -> np.ndarray:
+        """How much the choice matters in each layer [L]: from its cheapest to its dearest choice."""
+        return np.nanmax(self.cost, 1) - np.nanmin(self.cost, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Allocation:
+    """A choice for every layer of a table."""
+
+    layers: tuple[str, ...]
+    choices: tuple[Choice, ...]  # of each layer
+    bytes: int  # of all their weights
+    average_bits: float  # 8 * bytes over the number of weights
+    cost: float  # sum of the table's costs
+    reasons: tuple[str, ...]  # of each layer, one line
+    bound: float = float("nan")  # no allocation within the budget costs less than this
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from .words import KINDS
 
 NAMES = {
     "granularity": "Scales", "range": "Range", "prompts": "Calibration prompts, one per line", "rounding": "Rounding",
-    "cache": "Cache",
+    "cache": "Cache", "format": "Format",
 }  # fmt: skip
 
 

@@ -46,6 +46,13 @@ KINDS = {
     Tiar: "Learned for all steps (TIAR)",
     NoCache: "Compute the features",
     Cache: "Cache the features",
+    Grid: "Uniform grid, as below",
+    Uaq: "Uniform, range by |error|^2.4 (UAQ)",
+    KMeans: "Codebooks (k-means)",
+    Hqq: "Half-quadratic zero points (HQQ)",
+    Gptq: "Second-order rounding (GPTQ)",
+    PowerOfTwo: "Powers of two",
+    LowRank: "Low rank and rest (SVDQuant)",
 }
 PROCEDURES = {"exact": "PCR", "strict": "PCR, strict", "one_pass": "PCR in one pass"}
 

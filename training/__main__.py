@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import cards, clip, clip_lessons, emoji_ddpm, emoji_sd, pack, score, score_clip, vae
+from training import cards, clip, clip_lessons, emoji_ddpm, emoji_dit, emoji_sd, pack, score, score_clip, vae
 from training.captions import CLDR
 from training.loop import Schedule
 from training.pictures import FONT
@@ -21,10 +21,14 @@ from training.pictures import FONT
 SCHEDULES = {
     "vae": Schedule(steps=4000, rate=6e-4, muon_rate=0.004),
     "emoji-sd": Schedule(steps=5000, rate=6e-4, muon_rate=0.006),
+    "emoji-dit": Schedule(steps=5000, rate=6e-4, muon_rate=0.006),
     "emoji-ddpm": Schedule(steps=8300, rate=6e-4, muon_rate=0.006),
     "emoji-clip": Schedule(steps=2150, rate=1e-3, muon_rate=0.01, average=0.998, weight_decay=0.01),
 }
-STAGES = ("vae", "emoji-sd", "pack", "emoji-ddpm", "pack-ddpm", "score", "emoji-clip", "score-clip", "cards")
+STAGES = (
+    "vae", "emoji-sd", "pack", "emoji-dit", "pack-dit", "emoji-ddpm", "pack-ddpm", "score", "emoji-clip", "score-clip",
+    "cards",
+)  # fmt: skip
 
 
 def missing_packages() -> list[str]:
@@ -54,6 +58,10 @@ def run_stage(stage: str, chosen: argparse.Namespace) -> None:
         emoji_sd.run(cache, scheduled(stage, chosen), start)
     elif stage == "pack":
         pack.pack_emoji_sd(cache, models / "emoji-sd")
+    elif stage == "emoji-dit":
+        emoji_dit.run(cache, models, scheduled(stage, chosen))
+    elif stage == "pack-dit":
+        pack.pack_emoji_dit(cache, models)
     elif stage == "emoji-ddpm":
         emoji_ddpm.run(cache, scheduled(stage, chosen))
     elif stage == "pack-ddpm":

@@ -79,10 +79,11 @@ class Lessons:
         self.vocabulary = words.build_vocabulary(self.subjects, [*self.composed_captions, *COMPOSITIONS])
         self.tokenizer = words.build_tokenizer(self.vocabulary)
 
-    def encode(self, cache: Path, autoencoder: AutoencoderKL) -> tuple[Tensor, Tensor]:
-        """Scaled latent means of pictures and compositions, kept in the cache until the autoencoder changes."""
+    def encode(self, cache: Path, folder: Path) -> tuple[Tensor, Tensor]:
+        """Scaled latent means of pictures and compositions by the autoencoder in `folder`, kept until that changes."""
         path = cache / "latents.npz"
-        weights = cache / "vae" / "diffusion_pytorch_model.safetensors"
+        weights = folder / "diffusion_pytorch_model.safetensors"
+        autoencoder = AutoencoderKL.from_pretrained(folder).float().eval()
         if not path.exists() or path.stat().st_mtime < weights.stat().st_mtime:
             np.savez(
                 path,
@@ -134,7 +135,7 @@ def open_run(
 def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
     """Train text encoder and U-Net up to `schedule.steps`, from the checkpoint in `cache` if there is one."""
     lessons = Lessons(cache)
-    latents, composed = lessons.encode(cache, vae.load(cache))
+    latents, composed = lessons.encode(cache, cache / "vae")
     encoder, unet, checkpoint = open_run(cache, schedule.seed, lessons, start)
     encoder.train()
     abar = new_scheduler().alphas_cumprod

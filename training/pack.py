@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import torch
-from diffusers import DDIMPipeline, DiffusionPipeline, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DDIMPipeline, DiffusionPipeline, PixArtAlphaPipeline, StableDiffusionPipeline
 
-from training import emoji_ddpm, emoji_sd, vae
+from training import emoji_ddpm, emoji_dit, emoji_sd, vae
 
 
 def save_half(pipe: DiffusionPipeline, folder: Path) -> None:
@@ -41,3 +41,18 @@ def pack_emoji_ddpm(cache: Path, folder: Path) -> None:
     unet, checkpoint = emoji_ddpm.open_run(cache, 0)
     checkpoint.apply_average()
     save_half(DDIMPipeline(unet=unet, scheduler=emoji_ddpm.new_scheduler()), folder)
+
+
+def pack_emoji_dit(cache: Path, models: Path) -> None:
+    """Write emoji-dit from the averaged weights of its checkpoint and emoji-sd's autoencoder."""
+    lessons = emoji_sd.Lessons(cache)
+    encoder, transformer, checkpoint = emoji_dit.open_run(cache, models, 0, lessons)
+    checkpoint.apply_average()
+    pipe = PixArtAlphaPipeline(
+        vae=AutoencoderKL.from_pretrained(models / "emoji-sd", subfolder="vae"),
+        text_encoder=encoder,
+        tokenizer=lessons.tokenizer,
+        transformer=transformer,
+        scheduler=emoji_dit.new_scheduler(),
+    )
+    save_half(pipe, models / "emoji-dit")
