@@ -67,14 +67,14 @@ def run_stage(stage: str, chosen: argparse.Namespace) -> None:
     elif stage == "pack-ddpm":
         pack.pack_emoji_ddpm(cache, models / "emoji-ddpm")
     elif stage == "score":
-        score.score(cache, models)
+        score.score(cache, models, chosen.only)
     elif stage == "emoji-clip":
         clip_lessons.run(cache, models, scheduled(stage, chosen), score_clip.score_held_out)
         clip.pack(cache, models)
     elif stage == "score-clip":
         score_clip.score_packed(cache, models)
     elif stage == "cards":
-        cards.write(cache, models, chosen.origin)
+        cards.write(cache, models, chosen.origin, chosen.only)
 
 
 def main() -> int:
@@ -87,6 +87,7 @@ def main() -> int:
     parser.add_argument("--rates", type=float, default=1.0, help="multiply the learning rates; less than 1 refines")
     parser.add_argument("--init", type=Path, metavar="FOLDER", help="start vae and emoji-sd from a saved pipeline")
     parser.add_argument("--origin", default="random weights", help="what --init's weights are, for the model card")
+    parser.add_argument("--only", choices=score.MEASURES, help="the one model that score and cards are about")
     parser.add_argument("--cache", type=Path, default=Path(".training"), help="checkpoints and latents")
     parser.add_argument("--models", type=Path, default=Path("assets/models"), help="where the pipelines are written")
     chosen = parser.parse_args()

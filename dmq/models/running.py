@@ -62,6 +62,10 @@ def arguments(
         call["batch_size"] = len(seeds)
     if "clean_caption" in known:
         call["clean_caption"] = False  # else prompts would depend on whether Beautiful Soup is installed
+    if "use_resolution_binning" in known:
+        call["use_resolution_binning"] = False  # else another size may be drawn than asked, and small models refuse
+    if "max_sequence_length" in known:
+        call |= _readable(pipe, known["max_sequence_length"].default)
     _check_known(pipe, known, call)
     return call | (_sized(pipe, known, sampling.size) if sampling.size else {})
 
@@ -83,8 +87,15 @@ def _sized(pipe: DiffusionPipeline, known: Mapping[str, inspect.Parameter], size
         raise DmqError(f"{type(pipe).__name__} draws pictures of one size only; set sampling.size to 0.")
     if size % 8:
         raise DmqError(f"sampling.size is {size}, but must be a multiple of 8; use {max(8, size // 8 * 8)}.")
-    exact = {"use_resolution_binning": False} if "use_resolution_binning" in known else {}
-    return {"height": size, "width": size, **exact}
+    return {"height": size, "width": size}
+
+
+def _readable(pipe: DiffusionPipeline, most: int) -> dict[str, int]:
+    """No more tokens than the tokenizer says that its text encoder reads: padding beyond costs time and is masked."""
+    tokenizer = pipe.components.get("tokenizer")
+    length = getattr(tokenizer, "model_max_length", most)
+    alone = pipe.components.get("tokenizer_2") is None  # of several, each has a length of its own
+    return {"max_sequence_length": length} if alone and length < most else {}
 
 
 def _classed(pipe: DiffusionPipeline) -> bool:
