@@ -1,8 +1,10 @@
-"""What ships in assets/runs: captures, and what recipes that ship must learn. `python -m training.captures`.
+"""What ships in assets/runs: captures, and what recipes that ship must learn. `python -m training.captures [MODEL ...]`.
 
-Run it after the weights have changed. An hour on two cores, most of it for the blocks of BRECQ and Q-Diffusion.
+Run it after the weights have changed. Two hours on two cores, most of it for the blocks of BRECQ and Q-Diffusion. With
+models named, what ships already stays, and only what these lack is made.
 """
 
+import argparse
 import dataclasses
 import os
 import shutil
@@ -39,24 +41,29 @@ def trajectories(model: str) -> None:
 
 
 def main() -> None:
-    place = runs.ASSETS / "runs"
-    for old in place.glob("*-*"):
+    given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    given.add_argument("models", nargs="*", choices=[[], *EMBEDDED], metavar="MODEL")
+    chosen, place = given.parse_args(), runs.ASSETS / "runs"
+    for old in () if chosen.models else place.glob("*-*"):
         shutil.rmtree(old)
     with tempfile.TemporaryDirectory() as home:
         os.environ["DMQ_RUNS"] = home  # else what the user has of his own would be found, and nothing made
-        for model in EMBEDDED:
-            told(model, stages.capture(stages.for_model(Recipe(), model), again=True))
+        for model in chosen.models or EMBEDDED:
+            told(model, stages.capture(stages.for_model(Recipe(), model)))
             for shipped in runs.shipped_recipes().values():
                 recipe = stages.for_model(shipped, model)
-                if not stages.searched(recipe):
-                    told(model, stages.search(recipe))
-                told(model, stages.learn_temporal(recipe))
-                told(model, stages.reconstruct(recipe))
+                told(model, stages.learn(recipe))
                 told(model, stages.calibrate(recipe))
+                ship(Path(home), place)  # at once: what follows takes long
             trajectories(model)
-        for kind in ("captures", "searches", "roundings", "trajectories"):
-            for made in (Path(home) / kind).iterdir():
-                shutil.move(made, place / made.name)
+            ship(Path(home), place)
+
+
+def ship(home: Path, place: Path) -> None:
+    """Move what was made into the folder that ships."""
+    for kind in ("captures", "searches", "roundings", "trajectories", "tables"):
+        for made in (home / kind).glob("[!.]*"):
+            shutil.move(made, place / made.name)
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ pipe("blue dog", num_inference_steps=25, guidance_scale=4, use_resolution_binnin
 | `vae` | emoji-sd's `AutoencoderKL`, 64x64 to 16x16x4, {vae_size} M weights |
 | `text_encoder` | `T5EncoderModel`, 2 layers of 128, {text_size} M weights, trained with the transformer |
 | `tokenizer` | emoji-sd's, {vocabulary:,} tokens |
-| `transformer` | `PixArtTransformer2DModel`, 8 blocks of 256, 4 heads, patches of 2x2 (64 tokens), {denoiser_size} M weights |
+| `transformer` | `PixArtTransformer2DModel`, 8 blocks of 256, 4 heads, 64 patches of 2x2, {denoiser_size} M weights |
 | `scheduler` | `DDIMScheduler`, scaled-linear betas 0.00085 to 0.012, 1,000 steps; velocities are predicted |
 
 All files are fp16.

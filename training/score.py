@@ -68,12 +68,17 @@ def nearest(made: Tensor, real: np.ndarray) -> Tensor:
     return torch.cdist(features(made), targets).argsort(1)
 
 
+def scored_names(names: int) -> np.ndarray:
+    """Which 256 of the names are scored, [256]; each is the seed of its picture too."""
+    return np.random.RandomState(7).choice(names, 256, replace=False)
+
+
 def score_prompted(cache: Path, folder: Path, steps: int = STEPS, count: int = 256) -> dict[str, float]:
     """PSNR (dB), top-1 and top-5 over `count` names; writes samples.png and compositions.png into `folder`."""
     real, names, _ = pictures.load(cache)
     pipe = open_pipeline(folder)
     figures = {"psnr_db": round(vae.mean_psnr(pipe.vae, real), 2)}
-    chosen = np.random.RandomState(7).choice(len(names), 256, replace=False)[:count]
+    chosen = scored_names(len(names))[:count]
     made = draw(pipe, [names[k] for k in chosen], chosen.tolist(), steps)
     order = nearest(made, real)
     target = torch.from_numpy(chosen)[:, None]
