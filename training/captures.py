@@ -1,4 +1,4 @@
-"""What ships in assets/runs: captures, and what recipes that ship must learn. `python -m training.captures [MODEL ...]`.
+"""What ships in assets/runs: captures, and what recipes that ship must learn; `python -m training.captures [MODEL]`.
 
 Run it after the weights have changed. Two hours on two cores, most of it for the blocks of BRECQ and Q-Diffusion. With
 models named, what ships already stays, and only what these lack is made.
