@@ -160,6 +160,22 @@ class LowRank(Spec):
 
 Format = Grid | Uaq | KMeans | Hqq | Gptq | PowerOfTwo | LowRank
 
+MOST_BITS = {  # of formats that make no sense with more
+    KMeans: "a codebook has at most 256 values",
+    Hqq: "above that a grid needs no better zero points",
+    PowerOfTwo: "finer powers are all next to zero",
+    LowRank: "above that the rest needs no factors beside it",
+}  # fmt: skip
+
+
+def check_bits(bits: int, format: Any) -> None:
+    """Raise DmqError if `format` cannot have, or makes no sense with, so many bits; FLOAT is float in any format."""
+    if type(format) in MOST_BITS and 8 < bits < FLOAT:
+        raise DmqError(
+            f"bits is {bits}, but format {type(format).__name__} has at most 8: {MOST_BITS[type(format)]}. "
+            "Use 8 bits or fewer, or the format Grid."
+        )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Weights(Spec):
@@ -171,6 +187,10 @@ class Weights(Spec):
     range: Range = MseSearch()
     format: Format = field(default=Grid(), metadata={"later": True})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bits(self.bits, self.format)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Spec):
@@ -178,6 +198,10 @@ class Choice(Spec):
 
     bits: int = knob(4, "Weight bits", choices=BITS)
     format: Format = Uaq()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_bits(self.bits, self.format)
 
 
 SHORT = {
@@ -581,6 +605,7 @@ class Recipe(Spec):
                 f"{type(self.grouping).__name__}; set grouping to SharedRange or PerStep, or fsc to 'tib'."
             )
         self._check_trajectory()
+        self._check_dynamic()
         if self.reconstruction and self.reconstruction.time and self.temporal:
             raise DmqError(
                 "reconstruction.time would learn the time path's rounding with the blocks, temporal keeps it apart; "
@@ -598,6 +623,22 @@ class Recipe(Spec):
             raise DmqError(
                 f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for {self.sampling.steps} steps, "
                 f"got {list(self.grouping.boundaries)}."
+            )
+
+    def _check_dynamic(self) -> None:
+        if self.activations.dynamic == "none":
+            return
+        asked = {
+            "temporal.fsc": self.temporal is not None and self.temporal.fsc != "none",
+            "progressive": self.progressive is not None,
+            "reconstruction.steps": self.reconstruction is not None and self.reconstruction.steps > 0,
+            "grouping LearnedGroups": isinstance(self.grouping, LearnedGroups),
+            "calibration_steps ActiveSteps": isinstance(self.calibration_steps, ActiveSteps),
+        }
+        if wrong := [name for name, given in asked.items() if given]:
+            raise DmqError(
+                f"activations.dynamic is {self.activations.dynamic!r}: ranges are taken as they come, and "
+                f"{' and '.join(wrong)} would set them before. Set dynamic to 'none', or do without the other."
             )
 
     def _check_trajectory(self) -> None:
