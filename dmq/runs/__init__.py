@@ -7,6 +7,7 @@
     RUNS/trajectories/    progressive-KEY/: stats/, ranges.safetensors, KEY-calls/NNNNN/ while unfinished;
                           windows-KEY/: windows.safetensors
                           over-time-KEY/, probe-KEY/: question.json, answer.safetensors
+    RUNS/tables/          sensitivity-KEY/: table.safetensors; sensitivity-KEY-parts/PART/ while unfinished
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
@@ -20,6 +21,7 @@ from .over_time import answers, load_over_time, load_probe, load_question, save_
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
 from .searches import find_search, load_search, save_search, search_key
 from .shipped import shipped_recipes
+from .tables import find_tables, load_part, load_table, save_part, save_table, table_folder
 from .trajectories import (
     load_calls,
     load_progressive,
@@ -40,6 +42,7 @@ __all__ = [
     "discard",
     "find_capture",
     "find_search",
+    "find_tables",
     "folder_of",
     "free_name",
     "home",
@@ -47,6 +50,7 @@ __all__ = [
     "load_comparison",
     "load_info",
     "load_over_time",
+    "load_part",
     "load_pictures",
     "load_probe",
     "load_progressive",
@@ -57,6 +61,7 @@ __all__ = [
     "load_search",
     "load_stats",
     "load_steps",
+    "load_table",
     "load_trajectory",
     "load_windows",
     "names",
@@ -64,15 +69,18 @@ __all__ = [
     "rounding_folder",
     "save_call",
     "save_over_time",
+    "save_part",
     "save_probe",
     "save_progressive",
     "save_rounding",
     "save_run",
     "save_search",
     "save_stats",
+    "save_table",
     "save_windows",
     "search_key",
     "shipped_recipes",
+    "table_folder",
     "trajectory_folder",
     "written",
 ]

@@ -13,6 +13,7 @@ from ..errors import DmqError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
+RESERVED = ("captures", "searches", "roundings", "trajectories", "tables")  # folders beside the runs
 
 
 def home() -> Path:
@@ -43,7 +44,7 @@ def written(folder: Path) -> Iterator[Path]:
 
 def folder_of(name: str) -> Path:
     """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
-    if not NAME.fullmatch(name) or name in ("captures", "searches", "roundings", "trajectories"):
+    if not NAME.fullmatch(name) or name in RESERVED:
         raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
     return home() / name
 
