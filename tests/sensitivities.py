@@ -1,0 +1,32 @@
+"""Made-up sensitivity tables that look like real ones: costs fall with bits and differ by layer over decades."""
+
+import dataclasses
+
+import numpy as np
+
+from dmq.recipe import Choice, KMeans, Uaq
+from dmq.results import Layer, SensitivityTable
+
+
+CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 3, 2) for form in (Uaq(), KMeans()))
+ROLES = ("first", "attention", "feedforward", "residual", "time", "last")
+
+
+def random_table(layers: int = 12, steps: int = 5, seed: int = 0, **changes: object) -> SensitivityTable:
+    """A table of CHOICES for `layers` layers in blocks of four; `changes` replace its fields."""
+    rng = np.random.default_rng(seed)
+    made = tuple(
+        Layer(name=f"down_blocks.{n // 4}.attentions.{n % 4}.to_q", kind="linear", role=ROLES[n % len(ROLES)],
+              block=f"down_blocks.{n // 4}" if n else "", shape=(8 * (1 + n % 5), 64), bias=True)
+        for n in range(layers)
+    )  # fmt: skip
+    bits = np.array([choice.bits for choice in CHOICES])
+    cost = 10.0 ** rng.uniform(-5, -2, (layers, 1)) * 4.0 ** (4 - bits) * rng.uniform(0.8, 1.2, (layers, len(bits)))
+    per_step = None if not steps else cost[:, :, None] * rng.uniform(0.5, 1.5, (layers, len(bits), steps))
+    sizes = np.array([layer.weights for layer in made])[:, None] * bits // 8 + 4 * np.arange(len(bits)) + 40
+    table = SensitivityTable(
+        title=f"noise error, made up {seed}", kind="measured", unit="part of the power", model="tiny",
+        fingerprint="0", layers=made, choices=CHOICES, bytes=sizes.astype(np.int64), cost=cost, spread=0.1 * cost,
+        timesteps=tuple(float(t) for t in np.linspace(981, 1, steps)), per_step=per_step,
+    )  # fmt: skip
+    return dataclasses.replace(table, **changes)
