@@ -24,8 +24,8 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from bench.timing.drawn import Drawn
-from bench.timing.results import Results, Row, asked, interval
+from bench.timing.drawn import Drawn, half
+from bench.timing.results import Results, Row, asked
 from dmq import stages
 from dmq.capture.activations import calibration_pictures
 from dmq.errors import DmqError
@@ -98,15 +98,10 @@ def line(row: Row, other: Row | None, drawn: Drawn) -> str:
         wins, total = int((np.array(row["error"]) < np.array(other["error"])).sum()), len(row["error"])
         better, p = f"{wins}/{total}", f"{binomtest(wins, total, alternative='greater').pvalue:.3f}"
     return (
-        f"{row['name']:<26}{row['bits']:>6.2f}{error.mean():>14.3e}{_half(error.mean(1)):>9}{geometric.mean():>11.3e}"
-        f"{_half(geometric):>9}{better:>8}{p:>8}{near.mean():>9.2f}{_half(near, '.2f'):>6}{match.mean():>8.2f}"
-        f"{_half(match, '.2f'):>6}{row['bytes']:>12,}"
+        f"{row['name']:<26}{row['bits']:>6.2f}{error.mean():>14.3e}{half(error.mean(1)):>9}{geometric.mean():>11.3e}"
+        f"{half(geometric):>9}{better:>8}{p:>8}{near.mean():>9.2f}{half(near, '.2f'):>6}{match.mean():>8.2f}"
+        f"{half(match, '.2f'):>6}{row['bytes']:>12,}"
     )
-
-
-def _half(values: np.ndarray, form: str = ".1e") -> str:
-    half = interval(values)
-    return "-" if half is None or not np.isfinite(half) else format(half, form)
 
 
 def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from bench.timing.results import Row
+from bench.timing.results import Row, interval
 from dmq import stages
 from dmq.capture.activations import calibration_pictures
 from dmq.metrics.pixel import psnr
@@ -32,8 +32,8 @@ class Drawn:
         self.floats = self.walk(self.loaded.denoiser)
         self.match = self._match(self.floats)
 
-    def walk(self, model: Any) -> Walk:
-        return stages.finish(walk(self.loaded, model, self.jobs, self.sampling, clocked("")))
+    def walk(self, model: Any, jobs: list[tuple[str, int]] | None = None) -> Walk:
+        return stages.finish(walk(self.loaded, model, jobs or self.jobs, self.sampling, clocked("")))
 
     def _match(self, drawn: Walk) -> np.ndarray:
         prompts = [prompt for prompt, _ in self.jobs]
@@ -42,14 +42,22 @@ class Drawn:
 
     def measure(self, recipe: Recipe) -> Row:
         """Figures of each picture with the quantized model of `recipe`."""
-        drawn = self.walk(stages.quantize(recipe))
+        plan = stages.plan(recipe)
+        figures = {"bytes": plan.bytes, "bits": plan.mean_activation_bits, "relaxed": list(plan.relaxed)}
+        return self.judge(self.walk(stages.quantize(recipe))) | figures
+
+    def judge(self, drawn: Walk) -> Row:
+        """Figures of each picture of a walk."""
         near = [min(psnr(a, b), EQUAL) for a, b in zip(drawn.pictures, self.floats.pictures, strict=True)]
-        made, plan = latent_errors(drawn.latents[-1], self.floats.latents[-1]), stages.plan(recipe)
+        made = latent_errors(drawn.latents[-1], self.floats.latents[-1])
         match = [None if np.isnan(x) else float(x) for x in self._match(drawn)]
-        return {
-            "error": made.tolist(), "psnr": near, "match": match,
-            "bytes": plan.bytes, "bits": plan.mean_activation_bits, "relaxed": list(plan.relaxed),
-        }  # fmt: skip
+        return {"error": made.tolist(), "psnr": near, "match": match}
 
     def of_seeds(self, values: list[float]) -> np.ndarray:
         return np.array(values, float).reshape(self.seeds, self.pictures)
+
+
+def half(values: np.ndarray, form: str = ".1e") -> str:
+    """Half of the 95 % interval of the mean of `values`, one a seed, as it is printed."""
+    width = interval(values)
+    return "-" if width is None or not np.isfinite(width) else format(width, form)

@@ -1,0 +1,239 @@
+"""Mixed precision at equal bytes: what a choice for each layer does to pictures, all in one run.
+
+    python -m bench.layers [--model emoji-sd] [--bits 3.4 3.7 4.0] [--activations 32 8 6] [--out FILE]
+
+Every row of a table has the same bytes: "4.0" bits are those of UAQ-4 everywhere, 3.4 and 3.7 are that share of them.
+Where a format has no such number of bits, it has more in some layers and fewer in others, drawn at random: "UAQ alone"
+is that, and at 4.0 simply UAQ-4. "random" draws formats too (the six choices of Qua2SeDiMo: UAQ, KMC and KMA at 4 and
+3 bits). "measured", "fisher" and "ridge" give the budget solver costs of these six choices, "predictor op" and
+"predictor block" scores of the graph network. "measured, all" may also take UAQ and k-means at 2 bits, HQQ, GPTQ and
+low rank (of rank 4). Activations are dynamic, a range for each token. The first and the last layer stay in float.
+
+Latent error: squared distance of the finished sample from the float one over its squared length; its geometric mean
+counts all pictures alike. PSNR is of the pictures, FID of their features to those of the float pictures (the floor: of
+float pictures with other seeds), match 100 * cosine of picture and prompt, all by emoji-clip. Pictures have seeds that
+nothing has seen; +- is 95 % over the seeds; "better" the share of pictures with a smaller latent error than with
+"UAQ alone", with its one-sided sign test.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from dmq.allocation.budget import random_allocation
+from scipy.stats import binomtest
+
+from bench.timing.drawn import Drawn, half
+from bench.timing.results import Results, Row, asked
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.metrics.sets import fid
+from dmq.quantizers.weights import weight_bytes
+from dmq.recipe import (
+    EMBEDDED,
+    FLOAT,
+    Activations,
+    Budget,
+    Choice,
+    LowRank,
+    Predictor,
+    Recipe,
+    Sampling,
+    Sensitivity,
+    Uaq,
+    Weights,
+    choice_of,
+)
+from dmq.results import Allocation, Layer, SensitivityTable
+from dmq.stages.walks import Walk
+
+
+SIX = tuple(f"{name}-{bits}" for bits in (4, 3) for name in ("UAQ", "KMC", "KMA"))
+MORE = (*SIX, "UAQ-2", "KMC-2", "KMA-2", "HQQ-3", "HQQ-2", "GPTQ-4", "GPTQ-3", "GPTQ-2", "LR-3", "LR-2")
+ALONE = {
+    "UAQ": ("UAQ-4", "UAQ-3"), "KMC": ("KMC-4", "KMC-3"), "KMA": ("KMA-4", "KMA-3"),
+    "HQQ": ("HQQ-4", "HQQ-3", "HQQ-2"), "GPTQ": ("GPTQ-4", "GPTQ-3"), "low rank": ("LR-4", "LR-3", "LR-2"),
+}  # fmt: skip
+RANK = 4  # of the low-rank factors: 32 would take more bits than all the rest in layers of 256 channels
+RANDOM = 3  # random allocations
+HEADS = (
+    f"{'':<20}{'latent error':>13}{'geometric':>11}{'+-':>9}{'better':>8}{'p':>8}{'PSNR dB':>9}{'+-':>6}{'FID':>8}"
+    f"{'match':>8}{'bits':>7}{'bytes':>11}"
+)
+BARS = ("measured", "fisher", "predictor block")
+
+
+def choice(label: str) -> Choice:
+    """A choice by its short name, low-rank ones with a rank that suits small layers."""
+    made = choice_of(label)
+    return replace(made, format=replace(made.format, rank=RANK)) if isinstance(made.format, LowRank) else made
+
+
+@dataclass
+class Evidence:
+    """What rows are made from: tables of one model, each made when it is first asked for."""
+
+    recipe: Recipe
+    layers: tuple[Layer, ...]
+    configurations: int
+    tables: dict[str, SensitivityTable] = field(default_factory=dict)
+
+    def bytes(self, labels: tuple[str, ...]) -> SensitivityTable:
+        """A table that knows what some choices take, and says that all cost the same."""
+        choices = tuple(map(choice, labels))
+        stored = [[weight_bytes(layer.shape, Weights(bits=one.bits, format=one.format)) for one in choices]
+                  for layer in self.layers]  # fmt: skip
+        nothing = np.zeros((len(self.layers), len(choices)))
+        return SensitivityTable(
+            title="bytes", kind="measured", unit="", model=self.recipe.model,
+            fingerprint=stages.info(self.recipe.model).fingerprint, layers=self.layers, choices=choices,
+            bytes=np.array(stored, np.int64), cost=nothing, spread=nothing,
+        )  # fmt: skip
+
+    def table(self, name: str) -> SensitivityTable:
+        """Costs or scores of choices, measured or predicted."""
+        if name not in self.tables:
+            self.tables[name] = self._asked(name)
+        return self.tables[name]
+
+    def _asked(self, name: str) -> SensitivityTable:
+        if name.startswith("predictor") or name == "ridge":
+            spec = Predictor(choices=tuple(map(choice, SIX)), configurations=self.configurations)
+            found = stages.finish(stages.predict(self.recipe, spec))
+            return found.ridge_table() if name == "ridge" else found.table(name.removeprefix("predictor "))
+        labels = MORE if name == "measured, all" else SIX
+        asked_ = Sensitivity(choices=tuple(map(choice, labels)), how="fisher" if name == "fisher" else "measure")
+        return stages.finish(stages.sensitivity(self.recipe, asked_))
+
+
+def allocations(evidence: Evidence, size: int) -> Iterator[tuple[str, Callable[[], Allocation]]]:
+    """Name of each row, and what makes its choices for at most `size` bytes."""
+    budget = Budget(bits=None, bytes=size)
+    for name, labels in ALONE.items():
+        yield f"{name} alone", lambda labels=labels: random_allocation(evidence.bytes(labels), budget, 0)
+    for seed in range(RANDOM):
+        yield f"random {seed + 1}", lambda seed=seed: random_allocation(evidence.bytes(SIX), budget, seed)
+    for name in ("measured", "fisher", "ridge", "predictor op", "predictor block", "measured, all"):
+        yield name, lambda name=name: stages.allocate(evidence.table(name), budget)
+
+
+class Judged(Drawn):
+    """Pictures with the features that FID is of."""
+
+    def __init__(self, recipe: Recipe, seeds: int, pictures: int) -> None:
+        super().__init__(recipe, seeds, pictures)
+        self.seen = self.matcher.features(self.floats.pictures)
+        others = [(prompt, seed + 2 * len(self.jobs)) for prompt, seed in self.jobs]
+        self.floor = fid(self.matcher.features(self.walk(self.loaded.denoiser, others).pictures), self.seen)
+
+    def judge(self, drawn: Walk) -> Row:
+        return super().judge(drawn) | {"fid": fid(self.matcher.features(drawn.pictures), self.seen)}
+
+
+def line(row: Row, other: Row | None, drawn: Judged) -> str:
+    """A row as it is printed."""
+    error = drawn.of_seeds(row["error"])
+    typical, near = np.exp(np.log(np.maximum(error, 1e-30)).mean(1)), drawn.of_seeds(row["psnr"]).mean(1)
+    better = p = ""
+    if other is not None:
+        wins, total = int((np.array(row["error"]) < np.array(other["error"])).sum()), len(row["error"])
+        better, p = f"{wins}/{total}", f"{binomtest(wins, total, alternative='greater').pvalue:.3f}"
+    return (
+        f"{row['name']:<20}{error.mean():>13.3e}{typical.mean():>11.3e}{half(typical):>9}{better:>8}{p:>8}"
+        f"{near.mean():>9.2f}{half(near, '.2f'):>6}{row['fid']:>8.2f}{np.mean(row['match']):>8.2f}{row['bits']:>7.3f}"
+        f"{row['size']:>11,}"
+    )
+
+
+def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
+    """What should hold, and whether it does, in the geometric mean of the latent error over all pictures."""
+    error = {name: float(np.exp(np.log(np.maximum(row["error"], 1e-30)).mean())) for name, row in rows.items()}
+    uniform = {name: error[f"{name} alone"] for name in ("UAQ", "KMC", "KMA")}
+    drawn = min(error[f"random {n + 1}"] for n in range(RANDOM))
+    made = [(f"{name} < {other} alone", error[name] < least) for name in BARS for other, least in uniform.items()]
+    return made + [(f"{name} < best of {RANDOM} random", error[name] < drawn) for name in BARS]
+
+
+def report(evidence: Evidence, drawn: Judged, bits: float, activation: int, results: Results, rows: list[str]) -> None:
+    """Measure and print the table of one budget and number of activation bits."""
+    size = int(evidence.bytes(("UAQ-4",)).bytes.sum() * bits / 4)
+    setting = f"{bits:g} bits, " + ("float activations" if activation == FLOAT else f"A{activation}")
+    print(
+        f"\n{evidence.recipe.model}, {setting}: {size:,} bytes of weights, {drawn.pictures} unseen pictures for each "
+        f"of {drawn.seeds} seeds; FID floor {drawn.floor:.2f}, match of the float model {drawn.match.mean():.2f}\n"
+        f"{HEADS}"
+    )
+    base = replace(evidence.recipe, activations=replace(evidence.recipe.activations, bits=activation))
+    made: dict[str, Row] = {}
+    for name, choose in allocations(evidence, size):
+        if rows and name not in rows:
+            continue
+        row = row_of(base, choose(), (base.model, setting, "layers", name), drawn, results)
+        made[name] = row
+        print(line(row, made.get("UAQ alone"), drawn), flush=True)
+    for words, holds in () if rows else bars(made):
+        print(f"  {'holds' if holds else 'FAILS'}: {words}", flush=True)
+
+
+def row_of(base: Recipe, chosen: Allocation, place: tuple[str, ...], drawn: Judged, results: Results) -> Row:
+    """The row of an allocation, measured unless `results` has it."""
+    recipe = stages.with_allocation(base, chosen)
+    key = asked(recipe, drawn.loaded.info.fingerprint, drawn.seeds, drawn.pictures)
+    row = results.find(place, key)
+    if row is None:
+        begun = time.process_time()
+        stages.finish(stages.prepare(recipe))
+        row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {"asked": key}
+        row |= drawn.measure(recipe) | {"size": chosen.bytes, "bits": chosen.average_bits}
+        row |= {"took": time.process_time() - begun}
+    results.put(row)
+    return row
+
+
+def evidence_of(model: str, chosen: argparse.Namespace) -> Evidence:
+    """A model's layers that are given choices: all that are called, but for the first and the last one."""
+    sampling = EMBEDDED.get(model, Sampling())
+    recipe = Recipe(
+        name="", model=model, sampling=replace(sampling, steps=chosen.steps or sampling.steps),
+        weights=Weights(bits=4, format=Uaq()), activations=Activations(bits=FLOAT, dynamic="token"),
+    )  # fmt: skip
+    layers = tuple(row.layer for row in stages.plan(recipe).layers if row.weights.bits < FLOAT)
+    return Evidence(recipe, layers, chosen.configurations)
+
+
+def options() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", action="append", dest="models", help="default: emoji-sd and emoji-dit")
+    parser.add_argument("--bits", nargs="+", type=float, default=[3.4, 3.7, 4.0])
+    parser.add_argument("--activations", nargs="+", type=int, default=[FLOAT, 8, 6], help="bits; 32 is float")
+    parser.add_argument("--configurations", type=int, default=Predictor().configurations, help="of the predictor")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON of all rows, to quote and to go on from")
+    parser.add_argument("--again", action="store_true", help="measure also what is in FILE")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--pictures", type=int, default=8, help="measured for each seed")
+    parser.add_argument("--steps", type=int, help="other than the model's own")
+    parser.add_argument("--rows", nargs="+", metavar="NAME", default=[], help="only these rows, and no bars")
+    return parser
+
+
+def main(arguments: list[str] | None = None) -> None:
+    chosen = options().parse_args(arguments)
+    try:
+        results = Results(chosen.out, chosen.again)
+        for model in chosen.models or ["emoji-sd", "emoji-dit"]:
+            evidence = evidence_of(model, chosen)
+            drawn = Judged(evidence.recipe, chosen.seeds, chosen.pictures)
+            for activation in chosen.activations:
+                for bits in chosen.bits:
+                    report(evidence, drawn, bits, activation, results, chosen.rows)
+    except DmqError as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
