@@ -12,7 +12,20 @@ from itertools import pairwise
 import numpy as np
 
 from .errors import DmqError
-from .recipe import FLOAT, Benchmark, Cache, Choice, Temporal, Tiar, Weights, choice_label
+from .recipe import (
+    FLOAT,
+    Benchmark,
+    Cache,
+    Choice,
+    Grid,
+    Hqq,
+    KMeans,
+    LowRank,
+    Temporal,
+    Tiar,
+    Weights,
+    choice_label,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -394,6 +407,39 @@ class Allocation:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Piece:
+    """A part of a denoiser that is scored as a whole: a node with what reaches it within the piece."""
+
+    name: str  # such as "transformer_blocks.0.attn1"
+    kind: str  # such as "self-attention", the same in all blocks
+    nodes: tuple[int, ...]  # into `Graph.nodes`; the last one is the root, where all of it comes together
+    hops: int  # the longest way from a node of the piece to its root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Graph:
+    """How the layers of a denoiser hand data to each other: V nodes, E edges, no cycles."""
+
+    nodes: tuple[str, ...]
+    layers: tuple[str, ...]  # the weight layer that each node is; "" where values are only combined
+    types: tuple[str, ...]  # such as "attn1.to_q", "add"; the same in all blocks
+    block: np.ndarray  # [V] int16: position among the blocks in forward order, -1 outside of them
+    stage: np.ndarray  # [V] int8: of a U-Net: 0 down, 1 middle, 2 up; otherwise 0
+    edges: np.ndarray  # [2, E] int64: from, to
+    pieces: tuple[Piece, ...]  # every weight layer is in one of them
+    note: str = ""  # what to beware of: the wiring is a guess
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Position of each node by its name."""
+        return {name: n for n, name in enumerate(self.nodes)}
+
+    def before(self, node: str) -> tuple[str, ...]:
+        """The nodes whose output `node` reads, in order."""
+        return tuple(self.nodes[u] for u in sorted(self.edges[0, self.edges[1] == self.place[node]]))
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchSnapshot:
     """A search for groups as it stands; Q searched sites, T steps, G groups."""
 
@@ -449,7 +495,8 @@ class Bank:
 
     codes = clip(round(x / scale[slot]) + zero[slot], 0, 2**bits[slot] - 1). Per channel, scale and zero are [slots, C]
     and `axis` is the channel's axis in x; where runs of channels share theirs, `parts` are the lengths of the runs and
-    scale and zero [slots, runs].
+    scale and zero [slots, runs]. A `dynamic` one takes ranges as they come: it has no scale and zero, [0], and slots
+    only where steps differ in bits.
     """
 
     site: Site
@@ -459,10 +506,23 @@ class Bank:
     slot: np.ndarray  # [T] int16
     axis: int | None = None
     parts: tuple[int, ...] = ()
+    dynamic: str = ""  # "token" or "sample": what gets the range of its own values at run time
+    symmetric: bool = False  # such a range
 
     @property
     def bytes(self) -> int:
-        return self.bits.nbytes + self.scale.nbytes + self.zero.nbytes + len(self.slot)  # a slot is stored in one byte
+        slots = 0 if self.dynamic and len(self.bits) == 1 else len(self.slot)  # a slot is stored in one byte
+        return self.bits.nbytes + self.scale.nbytes + self.zero.nbytes + slots
+
+    @property
+    def per(self) -> str:
+        """What gets a range at run time, "token" or "sample"; "" if the range is known before, as a softmax's 0..1."""
+        if self.site.point == "probs":
+            return ""
+        return "sample" if self.dynamic and self.site.kind == "conv" else self.dynamic
+
+
+ROUNDINGS = {KMeans: "k-means", Hqq: "HQQ", LowRank: "low rank"}  # where codes are not just the nearest ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -477,22 +537,39 @@ class PlannedLayer:
     bias_bytes: int
     bank: Bank | None  # of its input; layers with the same bank share one, which is stored once
     dropped: bool = False  # the model does without it, since a cache holds what it would compute
-    learned: str = ""  # how its codes are learned: "TIAR", "block"; "" if each weight takes its nearest one
+    learned: str = ""  # how its codes are learned: "TIAR", "block", …; "" if they follow from the weight alone
     split: int = 0  # input channels before those of a shortcut, which have scales of their own; 0: nothing is split
 
     @property
     def format(self) -> str:
-        """Such as "W8A8"; a part in float has 32 bits, and a layer without a quantized part is "float"."""
+        """Such as "W8A8", or "KMC-4 A8" off the uniform grid; "W8A32" and "KMC-4" have inputs in float.
+
+        A layer without a quantized part is "float".
+        """
         if self.dropped:
             return "cached"
         if self.weights.bits == self.activation_bits == FLOAT:
             return "float"
-        return f"W{self.weights.bits}A{self.activation_bits}"
+        if self.weights.bits == FLOAT or isinstance(self.weights.format, Grid):
+            return f"W{self.weights.bits}A{self.activation_bits}"
+        inputs = f" A{self.activation_bits}" if self.activation_bits < FLOAT else ""
+        return choice_label(self.weights) + inputs
 
     @property
     def rounding(self) -> str:
-        """Where its codes come from: "nearest", "TIAR" or "block"; "" without codes."""
-        return "" if self.dropped or self.weights.bits == FLOAT else self.learned or "nearest"
+        """Where its codes come from: what they are learned by ("TIAR", "block", …), "nearest", "k-means", "HQQ", …
+
+        "" without codes.
+        """
+        if self.dropped or self.weights.bits == FLOAT:
+            return ""
+        return self.learned or ROUNDINGS.get(type(self.weights.format), "nearest")
+
+    @property
+    def unsmoothed(self) -> bool:
+        """Is it low rank with calibrated ranges, which smoothed inputs cannot have?"""
+        low_rank = isinstance(self.weights.format, LowRank) and self.weights.bits < FLOAT and not self.dropped
+        return low_rank and self.bank is not None and not self.bank.dynamic
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -608,9 +685,20 @@ class Plan:
         apart = f"; shortcut split in {split} layers" if split else ""
         learned += f"; step sizes of {self.step_sizes} activations learned" if self.step_sizes else ""
         walked = "; ranges from the quantized trajectory" if self.progressive else ""
+        walked += f"; {self.dynamic_line()}" if self.dynamic_line() else ""
+        plain = sum(row.unsmoothed for row in self.layers)
+        apart += f"; low rank without smoothing in {plain} layers, whose ranges are calibrated" if plain else ""
         relaxed = f"; {self.relaxed_line()}" if self.relaxed else ""
         counted, floats = ", ".join(counts) or "nothing quantized", ", ".join(left) or "nothing"
         return f"{counted}; float: {floats}{time}{apart}{learned}{walked}{relaxed}"
+
+    def dynamic_line(self) -> str:
+        """Which activations have ranges as they come: "activations A8 dynamic per token"; "" if none has."""
+        banks = [bank for bank in (*(row.bank for row in self.layers), *self.attention) if bank and bank.per]
+        bits = "/".join(f"A{b}" for b in sorted({int(b) for bank in banks for b in bank.bits}))
+        per = sorted({bank.per for bank in banks}, reverse=True)
+        but = " (per sample in convolutions)" if len(per) > 1 else ""
+        return f"activations {bits} dynamic per {per[0]}{but}" if banks else ""
 
     @property
     def mean_activation_bits(self) -> float:
@@ -633,7 +721,7 @@ class Plan:
         rows: list[dict[str, str | int]] = [
             {
                 "layer": row.layer.name, "kind": row.layer.kind, "block": row.layer.block,
-                "weights": "cached" if row.dropped else _bits(row.weights.bits),
+                "weights": "cached" if row.dropped else _weight_bits(row),
                 "activations": "cached" if row.dropped else _activation_bits(row),
                 "groups": len(row.bank.bits) if row.bank else 0, "rounding": row.rounding, "reason": row.reason,
                 "bytes": row.weight_bytes + row.bias_bytes
@@ -649,7 +737,7 @@ class Plan:
         return rows + [
             {
                 "layer": bank.site.label, "kind": "attention", "block": bank.site.block,
-                "weights": "", "activations": _bits(int(bank.bits.max())),
+                "weights": "", "activations": _bank_bits(bank),
                 "groups": len(bank.bits), "rounding": "", "reason": "", "bytes": bank.bytes,
             }
             for bank in self.attention
@@ -698,11 +786,19 @@ def _bits(bits: int) -> str:
     return "float" if bits == FLOAT else f"{bits} bit"
 
 
+def _weight_bits(row: PlannedLayer) -> str:
+    """Such as "8 bit", or "KMC-4" off the uniform grid."""
+    return _bits(row.weights.bits) if isinstance(row.weights.format, Grid) else choice_label(row.weights)
+
+
 def _activation_bits(row: PlannedLayer) -> str:
-    """Such as "8 bit", or "8 and 10 bit" where some steps have more."""
-    if row.bank is None:
-        return _bits(row.activation_bits)
-    return f"{' and '.join(map(str, sorted(set(row.bank.bits.tolist()))))} bit"
+    return _bits(row.activation_bits) if row.bank is None else _bank_bits(row.bank)
+
+
+def _bank_bits(bank: Bank) -> str:
+    """Such as "8 bit", "8 and 10 bit" where some steps have more, or "8 bit per token" with ranges as they come."""
+    per = f" per {bank.per}" if bank.per else ""
+    return f"{' and '.join(map(str, sorted(set(bank.bits.tolist()))))} bit{per}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from ..models.attention import explicit_products
 from ..models.borrow import borrow, replace
 from ..models.survey import fingerprint
 from ..numerics.threads import one_thread
-from ..recipe import FLOAT
+from ..recipe import FLOAT, LowRank
 from ..results import Plan, PlannedLayer, Site
-from .bank import ActivationBank, Clock
+from .bank import Clock, bank_module
 from .cache import install_cache
-from .layers import fake_quantized
+from .layers import fake_quantized, low_rank_layer
 from .plan import vector_format
 from .weights import QuantizedWeight, quantize_weight
 
@@ -41,18 +41,20 @@ def quantized(
                 continue
             layer = twin.get_submodule(row.layer.name)
             if row.bank and row.bank.site not in banks:
-                banks[row.bank.site] = ActivationBank(row.bank, clock).to(layer.weight.device)
+                banks[row.bank.site] = bank_module(row.bank, clock).to(layer.weight.device)
             bank = banks[row.bank.site] if row.bank else nn.Identity()
             replace(twin, row.layer.name, _layer(layer, row, bank, (learned or {}).get(row.layer.name)))
     if plan.attention:
         explicit_products(twin)
         for bank in plan.attention:
             place = f"{bank.site.name}.processor.{bank.site.point}"
-            replace(twin, place, ActivationBank(bank, clock).to(next(twin.parameters()).device))
+            replace(twin, place, bank_module(bank, clock).to(next(twin.parameters()).device))
     if plan.vector_bits < FLOAT:
         _quantize_vectors(twin, plan)
     cached = plan.temporal is not None and plan.temporal.cached is not None
-    if cached or any(isinstance(module, ActivationBank) for module in twin.modules()):
+    used = [*(row.bank for row in plan.layers if row.bank), *plan.attention]
+    clock.needed = cached or any(len(bank.bits) > 1 or not bank.dynamic for bank in used)
+    if cached or used:
         twin.register_forward_pre_hook(clock.before_call, with_kwargs=True)
     if cached:
         install_cache(twin, model, plan.temporal, adapter, clock)
@@ -67,10 +69,25 @@ def plan_of(model: nn.Module) -> Plan | None:
 
 def _layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: QuantizedWeight | None) -> nn.Module:
     weight = layer.weight
-    if row.weights.bits < FLOAT:
-        codes = learned if learned is not None else quantize_weight(weight, row.weights, row.split)
-        weight = nn.Parameter(codes.dequantize().to(weight), weight.requires_grad)
+    if row.weights.bits == FLOAT:
+        return fake_quantized(layer, weight, layer.bias, bank)
+    codes = learned if learned is not None else quantize_weight(weight, row.weights, row.split)
+    if isinstance(row.weights.format, LowRank) and row.bank:
+        return _low_rank(layer, row, bank, codes)
+    weight = nn.Parameter(codes.dequantize().to(weight), weight.requires_grad)
     return fake_quantized(layer, weight, layer.bias, bank)
+
+
+def _low_rank(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: QuantizedWeight) -> nn.Module:
+    if codes.smoothing is not None and not row.bank.dynamic:
+        raise DmqError(
+            f"{row.layer.name}: its weight is for smoothed inputs, but the ranges are those of inputs as they are. "
+            "Learn it again for this recipe, or set activations.dynamic."
+        )
+    like = layer.weight
+    parts = (nn.Parameter(x.to(like), like.requires_grad) for x in (codes.low_rank_weight(), codes.rest_weight()))
+    smoothing = None if codes.smoothing is None else codes.smoothing.to(like)
+    return low_rank_layer(layer, *parts, layer.bias, bank, smoothing)
 
 
 def _quantize_vectors(twin: nn.Module, plan: Plan) -> None:

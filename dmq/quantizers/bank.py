@@ -1,4 +1,8 @@
-"""The activation quantizers of a model, and the clock that tells all of them which step it is (contract 2)."""
+"""The activation quantizers of a model, and the clock that tells all of them which step it is (contract 2).
+
+    ActivationBank    ranges were calibrated: a table of grids, one of which is in force at each step
+    DynamicBank       ranges are those of the values that come: of each token, or of each row of the batch
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DmqError
-from ..numerics.affine import fake_quantize
+from ..numerics.affine import fake_quantize, grid
 from ..results import Bank
 from ..trajectory.steps import index_of
 
@@ -16,7 +20,8 @@ class Clock:
     """The step of the denoiser call that is running, found from the timestep that the call was given.
 
     One per quantized model, read by all of its banks; a call's order and number mean nothing to it. `notes` collects a
-    sentence for every timestep that was not recorded, once each, where `on_miss` is "nearest".
+    sentence for every timestep that was not recorded, once each, where `on_miss` is "nearest". Where nothing depends
+    on the step, `needed` is False and any timestep will do.
     """
 
     def __init__(
@@ -25,6 +30,7 @@ class Clock:
         self.timesteps, self.on_miss, self.timestep = timesteps, on_miss, timestep
         self.notes: list[str] = []
         self.bypassed = False  # let activations pass as they are
+        self.needed = True
         self._i: int | None = None
 
     @property
@@ -44,7 +50,13 @@ class Clock:
     # A method, not a closure: a copy of the model then copies the clock too, instead of setting this one.
     def before_call(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of the denoiser."""
-        self.set(self.timestep(args, kwargs))
+        if self.needed:
+            self.set(self.timestep(args, kwargs))
+            return
+        try:  # windows of steps are told by it all the same
+            self._i, _ = index_of(self.timestep(args, kwargs), self.timesteps)
+        except DmqError:
+            self._i = None
 
 
 class ActivationBank(nn.Module):
@@ -89,3 +101,54 @@ class ActivationBank(nn.Module):
     def extra_repr(self) -> str:
         bits = "/".join(map(str, sorted(set(self.bits))))
         return f"bits={bits}, slots={len(self.bits)}, axis={self.axis}"
+
+
+class DynamicBank(nn.Module):
+    """The fake quantizer of one site whose ranges are the least and the greatest of the values that come.
+
+    Per "token" each vector along the last axis has its own range, in convolutions and per "sample" each row of the
+    batch; each run of channels in `parts` by itself. The softmax output has the range 0..1. Takes and returns a tensor
+    of any shape, as `ActivationBank` does. Differentiable in the values, straight through; ranges count as constants.
+    """
+
+    def __init__(self, bank: Bank, clock: Clock) -> None:
+        super().__init__()
+        self.clock, self.axis, self.site, self.parts = clock, bank.axis, bank.site, bank.parts
+        self.per, self.symmetric = bank.per, bank.symmetric
+        self.slot: list[int] = bank.slot.tolist()
+        self.bits: list[int] = bank.bits.tolist()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.clock.bypassed:
+            return x
+        bits = self.bits[self.slot[self.clock.i] if len(self.bits) > 1 else 0]
+        if not self.parts:
+            return self._quantized(x, bits)
+        return torch.cat([self._quantized(part, bits) for part in x.split(self.parts, self.axis)], self.axis)
+
+    def _quantized(self, x: Tensor, bits: int) -> Tensor:
+        if self.site.point == "probs":
+            return fake_quantize(x, torch.tensor(1 / (2**bits - 1), device=x.device), 0.0, bits)
+        return fake_quantize(x, *grid(*value_ranges(x.detach(), self.per), bits, self.symmetric), bits)
+
+    def extra_repr(self) -> str:
+        return f"bits={'/'.join(map(str, sorted(set(self.bits))))}, per={self.per or 'constant range'}"
+
+
+def value_ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
+    """The least and the greatest value of each token or sample of `x`, float32, as they broadcast against it.
+
+    >>> [end.flatten().tolist() for end in value_ranges(torch.tensor([[[1.0, -2.0], [3.0, 5.0]]]), "token")]
+    [[-2.0, 3.0], [1.0, 5.0]]
+    """
+    if per == "token" or x.ndim < 2:
+        low, high = x.aminmax(dim=-1, keepdim=True)
+    else:
+        shape = [len(x)] + [1] * (x.ndim - 1)
+        low, high = (end.view(shape) for end in x.flatten(1).aminmax(dim=1))
+    return low.float(), high.float()
+
+
+def bank_module(bank: Bank, clock: Clock) -> ActivationBank | DynamicBank:
+    """The quantizer that does what `bank` says."""
+    return DynamicBank(bank, clock) if bank.dynamic else ActivationBank(bank, clock)

@@ -1,6 +1,7 @@
 """Layers that compute what a quantized layer would, in floating point.
 
 Their weights were rounded when they were made; their inputs pass through a bank, or an `nn.Identity`, named `input`.
+A low-rank weight beside quantized inputs stays in its two parts; beside float inputs it is a weight like all others.
 """
 
 from functools import singledispatch
@@ -51,6 +52,42 @@ class FakeQuantConv3d(_FakeQuantConv, nn.Conv3d):
     """A 3-D convolution around the parameters of another one."""
 
 
+class FakeQuantLowRank(nn.Module):
+    """A layer whose weight is a low-rank part in float and a quantized rest; only the rest reads quantized inputs.
+
+        low_rank(x / smoothing) + rest(bank(x / smoothing)) + bias
+
+    `low_rank` and `rest` are layers around the two parts, the bias with the second; `smoothing` [input channels] or
+    none. What reads `weight` past `forward` gets what the parts stand for together. Source: neighbours, "SVDQuant".
+    """
+
+    def __init__(self, low_rank: nn.Module, rest: nn.Module, bank: nn.Module, smoothing: Tensor | None) -> None:
+        super().__init__()
+        self.low_rank, self.rest, self.input = low_rank, rest, bank
+        # A buffer, since it is no vector of the float model that could be rounded.
+        self.register_buffer("smoothing", smoothing)
+        self.train(rest.training)
+
+    @property
+    def weight(self) -> Tensor:
+        weight = self.low_rank.weight + self.rest.weight
+        return weight if self.smoothing is None else weight / self._by_channel(self.smoothing)
+
+    @property
+    def bias(self) -> Tensor | None:
+        return self.rest.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.smoothing is not None:
+            groups = getattr(self.rest, "groups", 1)  # whose inputs are smoothed alike
+            x = x / self._by_channel(self.smoothing.repeat(groups))
+        return self.low_rank(x) + self.rest(self.input(x))
+
+    def _by_channel(self, values: Tensor) -> Tensor:
+        """Values of input channels as they broadcast against inputs, and against weights alike."""
+        return values.view(-1, *[1] * (self.rest.weight.ndim - 2))
+
+
 @singledispatch
 def fake_quantized(layer: nn.Module, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module) -> nn.Module:
     """A layer like `layer` with these parameters and its input through `bank`; `layer` itself is left alone."""
@@ -64,3 +101,16 @@ for _known, _made in (
     (nn.Conv3d, FakeQuantConv3d),
 ):
     fake_quantized.register(_known, _made)
+
+
+def low_rank_layer(
+    layer: nn.Module,
+    low_rank: nn.Parameter,
+    rest: nn.Parameter,
+    bias: nn.Parameter | None,
+    bank: nn.Module,
+    smoothing: Tensor | None,
+) -> FakeQuantLowRank:
+    """A layer like `layer` with the weight `low_rank` + `rest` for smoothed inputs, quantized for `rest` only."""
+    parts = (fake_quantized(layer, part, own, nn.Identity()) for part, own in ((low_rank, None), (rest, bias)))
+    return FakeQuantLowRank(*parts, bank, smoothing)

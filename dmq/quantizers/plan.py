@@ -1,4 +1,4 @@
-"""The recipe resolved for one model: bits of every layer and attention operand, banks, exact bytes.
+"""The recipe resolved for one model: format and bits of every layer, bits of attention operands, banks, exact bytes.
 
 Made from statistics and the model's description alone; no model is loaded here. Bits come from the recipe, then from
 protection, then from the overrides, each stronger than what comes before it.
@@ -12,7 +12,7 @@ import torch
 
 from ..errors import DmqError
 from ..numerics.affine import grid
-from ..recipe import FLOAT, Activations, Override, PerGroup, PerTensor, Recipe, Weights
+from ..recipe import FLOAT, Activations, LowRank, Override, PerGroup, PerTensor, Recipe, Weights
 from ..results import ActivationStats, Bank, GroupErrors, Layer, ModelInfo, Plan, PlannedLayer, Site
 from .temporal import keep_time, time_path
 from .weights import weight_bytes
@@ -24,7 +24,7 @@ def site_bits(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> np.nda
     Raises DmqError if `stats` are of another model, or if an override matches nothing.
     """
     _check(info, recipe, stats)
-    layers = {layer.name: activation for layer, (_, activation, _) in _layer_bits(info, recipe, stats).items()}
+    layers = {layer.name: activation for layer, (_, activation, _) in _resolved(info, recipe, stats).items()}
     bits = [
         _operand_bits(info, recipe, site) if site.kind == "attention"
         else layers.get(site.name, FLOAT) if site.point == "input"
@@ -47,7 +47,7 @@ def make_plan(
     Raises DmqError if statistics and model or recipe do not fit, or if an override matches nothing.
     """
     _check(info, recipe, stats)
-    resolved = _layer_bits(info, recipe, stats)
+    resolved = _resolved(info, recipe, stats)
     splits = info.splits or {} if recipe.split else {}
     rows = [_planned(row, chosen, recipe, stats, errors, splits.get(row.name, 0)) for row, chosen in resolved.items()]
     operands = [s for s, site in enumerate(stats.sites) if site.kind == "attention"]
@@ -88,8 +88,8 @@ def _vector_bytes(size: int, recipe: Recipe) -> int:
 # --- bits ----------------------------------------------------------------------------------------------------------
 
 
-def _layer_bits(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> dict[Layer, tuple[int, int, str]]:
-    """Weight bits, activation bits and the reason why a part is in float, for every layer in order."""
+def _resolved(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> dict[Layer, tuple[Weights, int, str]]:
+    """What its weight is made into, activation bits and why a part is in float, for every layer in order."""
     operands = [site for site in stats.sites if site.kind == "attention"]
     names = [*(layer.name for layer in info.layers), *(s.name for s in operands), *(s.label for s in operands)]
     for override in recipe.overrides:
@@ -103,20 +103,26 @@ def _is_called(layer: Layer, stats: ActivationStats) -> bool:
     return layer.macs > 0 or (layer.name, "input") in stats.index
 
 
-def _resolve(layer: Layer, recipe: Recipe, called: bool) -> tuple[int, int, str]:
+def _resolve(layer: Layer, recipe: Recipe, called: bool) -> tuple[Weights, int, str]:
     if not called:
-        return FLOAT, FLOAT, "never called"
+        return replace(recipe.weights, bits=FLOAT), FLOAT, "never called"
     bits = {"weight": recipe.weights.bits, "activation": recipe.activations.bits}
     why = dict.fromkeys(bits, "recipe")
     if recipe.protection.first_last and layer.role in ("first", "last"):
         bits, why = dict.fromkeys(bits, FLOAT), dict.fromkeys(bits, f"{layer.role} layer")
-    for override in recipe.overrides:
+    form = recipe.weights.format
+    for override in filter(lambda o: o.matches(layer.name), recipe.overrides):
+        form = override.format or form
         for part in bits:
             chosen = getattr(override, f"{part}_bits")
-            if chosen is not None and override.matches(layer.name):
+            if chosen is not None:
                 bits[part], why[part] = chosen, f"override {override.layers}"
     reasons = dict.fromkeys(why[part] for part in bits if bits[part] == FLOAT)
-    return bits["weight"], bits["activation"], ", ".join(reasons)
+    try:
+        weights = replace(recipe.weights, bits=bits["weight"], format=form)
+    except DmqError as error:
+        raise DmqError(f"recipe.overrides: {layer.name}: {error}") from None
+    return weights, bits["activation"], ", ".join(reasons)
 
 
 def _operand_bits(info: ModelInfo, recipe: Recipe, site: Site) -> int:
@@ -144,22 +150,23 @@ def _no_match(override: Override, names: list[str]) -> DmqError:
 
 
 def _planned(
-    layer: Layer, resolved: tuple[int, int, str], recipe: Recipe, stats: ActivationStats, errors: GroupErrors,
+    layer: Layer, resolved: tuple[Weights, int, str], recipe: Recipe, stats: ActivationStats, errors: GroupErrors,
     split: int,
 ) -> PlannedLayer:  # fmt: skip
     weights, activation, reason = resolved
-    spec = replace(recipe.weights, bits=weights)
     bank = None
     if activation < FLOAT:
         s = stats.index.get((layer.name, "input"))
         if s is None:
             raise DmqError(f"{layer.name}: the statistics do not have its input. Capture again.")
         bank = _bank(s, recipe, stats, errors, split)
+        if isinstance(weights.format, LowRank) and not bank.dynamic:  # the ranges are those of unsmoothed inputs
+            weights = replace(weights, format=replace(weights.format, smooth=False))
     return PlannedLayer(
-        layer=layer, weights=spec, activation_bits=activation, reason=reason, bank=bank,
-        weight_bytes=weight_bytes(layer.shape, spec, split),
+        layer=layer, weights=weights, activation_bits=activation, reason=reason, bank=bank,
+        weight_bytes=weight_bytes(layer.shape, weights, split),
         bias_bytes=_vector_bytes(_biases(layer), recipe) if layer.bias else 0,
-        split=split if min(weights, activation) < FLOAT else 0,
+        split=split if min(weights.bits, activation) < FLOAT else 0,
     )
 
 
@@ -168,6 +175,8 @@ def _biases(layer: Layer) -> int:
 
 
 def _bank(s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors, split: int = 0) -> Bank:
+    if recipe.activations.dynamic != "none":
+        return _dynamic_bank(s, recipe.activations, stats, errors, split)
     site, slot = stats.sites[s], errors.groups.slot[s]
     first = [int(np.flatnonzero(slot == k)[0]) for k in range(int(slot.max()) + 1)]
     # Operands of attention have no channels that mean the same in every call: one range serves the whole tensor.
@@ -182,9 +191,25 @@ def _bank(s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors, s
     scale, zero = slot_grid(site, low, high, bits, recipe.activations.symmetric)
     return Bank(
         site=site, bits=bits, scale=scale, zero=zero, slot=slot.astype(np.int16),
-        axis=(1 if site.kind == "conv" else -1) if channels or split else None,
+        axis=_channel_axis(site) if channels or split else None,
         parts=(split, stats.channel_min[s].shape[1] - split) if split and not channels else (),
     )
+
+
+def _dynamic_bank(s: int, spec: Activations, stats: ActivationStats, errors: GroupErrors, split: int) -> Bank:
+    """Groups of steps mean nothing where ranges are taken as they come: a slot for each number of bits."""
+    site, none = stats.sites[s], np.zeros(0, np.float32)
+    bits, slot = np.unique(errors.bits[s], return_inverse=True)
+    return Bank(
+        site=site, bits=bits.astype(np.uint8), scale=none, zero=none.astype(np.int32), slot=slot.astype(np.int16),
+        axis=_channel_axis(site) if split else None,
+        parts=(split, stats.channel_min[s].shape[1] - split) if split else (),
+        dynamic=spec.dynamic, symmetric=spec.symmetric,
+    )
+
+
+def _channel_axis(site: Site) -> int:
+    return 1 if site.kind == "conv" else -1
 
 
 def slot_grid(

@@ -129,7 +129,8 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
     Raises DmqError for the first one unless the recipe accepts the nearest step, `on_miss="nearest"`.
     """
     spec, lines = recipe.activations, []
-    if spec.bits == spec.attention_bits == FLOAT and recipe.temporal is None and not recipe.overrides:
+    ranges = spec.dynamic == "none" and (min(spec.bits, spec.attention_bits) < FLOAT or recipe.overrides)
+    if not (ranges or recipe.temporal or recipe.relaxing):
         return []  # nothing was learned from the captured steps
     prompted = info(recipe.model).prompted
     for name, said in (("steps", "{} steps"), ("guidance", "guidance {:g}"), ("size", "a picture side of {}")):
