@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..recipe import MinMax, MseSearch, Percentile
 from .affine import fake_quantize, grid
+from .tables import stored_scale
 
 
 CHUNK = 2**18  # elements looked at together: 1 MB in float32, which stays in the cache
@@ -61,6 +62,41 @@ def squared_error(rows: Tensor, low: Tensor, high: Tensor, bits: int, symmetric:
     scale, zero = grid(low[:, None], high[:, None], bits, symmetric)
     parts = rows.split(max(1, CHUNK // len(rows)), dim=1)
     return sum((fake_quantize(part, scale, zero, bits) - part).square_().sum(1) for part in parts)
+
+
+def power_search(
+    rows: Tensor, bits: int, *, power: float = 2.4, candidates: int = 10, table: int = 32
+) -> tuple[Tensor, Tensor]:
+    """Scale and zero point of the asymmetric grid with the least mean |x - x_hat|**power in each row.
+
+    Its range is one of `candidates`: all of the row's, and shares (1 - n / candidates) of it. Scales are rounded to
+    `table` bits before they are compared. Shapes: `rows` [R, n] to two tensors [R], zero points being whole numbers.
+    Source: qua2sedimo, "Search space" (UAQ).
+    """
+    blocks = rows.split(max(1, CHUNK // rows.shape[1]))
+    found = [_power_search(block, bits, power, candidates, table) for block in blocks]
+    scale, zero = zip(*found, strict=True)
+    return torch.cat(scale), torch.cat(zero)
+
+
+def _power_search(rows: Tensor, bits: int, power: float, candidates: int, table: int) -> tuple[Tensor, Tensor]:
+    low, high = (end[:, None] for end in rows.aminmax(dim=1))
+    best, scale, zero = rows.new_full((len(rows), 1), torch.inf), torch.ones_like(low), torch.zeros_like(low)
+    for part in (1.0, *_shares(candidates)):
+        tried, shift = stored_grid(low * part, high * part, bits, table)
+        error = (fake_quantize(rows, tried, shift, bits) - rows).abs_().pow_(power).mean(1, keepdim=True)
+        better = error < best
+        best, scale, zero = error.where(better, best), tried.where(better, scale), shift.where(better, zero)
+    return scale[:, 0], zero[:, 0]
+
+
+def stored_grid(low: Tensor, high: Tensor, bits: int, table: int) -> tuple[Tensor, Tensor]:
+    """`affine.grid` of low..high, asymmetric, with a scale that `table` bits hold; all tensors alike in shape."""
+    scale, zero = grid(low, high, bits, symmetric=False)
+    if table == 32:
+        return scale, zero
+    scale = stored_scale(scale, table)
+    return scale, (-low.clamp(max=0) / scale).round_().clamp_(max=2**bits - 1)
 
 
 def _search(rows: Tensor, candidates: int, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ import torch
 
 from ..errors import DmqError
 from ..numerics.affine import grid
-from ..recipe import FLOAT, Activations, LowRank, Override, PerGroup, PerTensor, Recipe, Weights
+from ..recipe import FLOAT, Activations, Grid, LowRank, Override, PerGroup, PerTensor, Recipe, Weights
 from ..results import ActivationStats, Bank, GroupErrors, Layer, ModelInfo, Plan, PlannedLayer, Site
 from .temporal import keep_time, time_path
 from .weights import weight_bytes
@@ -76,8 +76,8 @@ def make_plan(
 
 
 def vector_format(weights: Weights, bits: int) -> Weights:
-    """How 1-D parameters are quantized when they are not protected: as the weights are, with one scale each."""
-    return replace(weights, bits=bits, granularity=PerTensor())
+    """How 1-D parameters are quantized when they are not protected: on the uniform grid, with one scale each."""
+    return replace(weights, bits=bits, granularity=PerTensor(), format=Grid())
 
 
 def _vector_bytes(size: int, recipe: Recipe) -> int:

@@ -1,71 +1,195 @@
-"""A weight as codes and scales, and the bytes that it takes.
+"""From a weight to its codes, and the bytes that they take: one way for each spec of `recipe.Format`.
 
-A weight is read as rows, one for each output channel, and every row in runs that share a scale:
+A weight is read as rows, one for each output channel, and on a grid every row in runs that share a scale:
 
     per tensor     [1, O*I]        one run
     per channel    [O, I*kh*kw]    a run is a row
     per group      [O, I*kh*kw]    runs of `size`; the last one of a row is shorter where `size` does not divide
     split          [O, I*kh*kw]    the columns of the first input channels as above, then those of the others: each of
                                    the two sides as if it were a weight by itself
+
+Granularity, symmetry and range of a `Weights` are those of the format Grid; the others say by themselves how they are
+laid out, and are asymmetric.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from functools import singledispatch
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..numerics.affine import dequantize, grid, quantize
-from ..numerics.ranges import find_range
-from ..recipe import FLOAT, PerChannel, PerGroup, PerTensor, Weights
+from ..errors import DmqError
+from ..numerics.affine import grid, quantize
+from ..numerics.codebook import kmeans, nearest
+from ..numerics.hqq import half_quadratic, shifted_codes
+from ..numerics.low_rank import separate
+from ..numerics.power_of_two import power_of_two_scale, shift_codes
+from ..numerics.ranges import find_range, power_search, stored_grid
+from ..numerics.tables import stored
+from ..recipe import (
+    FLOAT,
+    Gptq,
+    Grid,
+    Hqq,
+    KMeans,
+    LowRank,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    PowerOfTwo,
+    Uaq,
+    Weights,
+    choice_label,
+)  # fmt: skip
+from .codes import (
+    CodebookWeight,
+    LowRankWeight,
+    QuantizedWeight,
+    ShiftWeight,
+    SplitWeight,
+    WeightCodes,
+    by_input,
+    packed,
+    run_bytes,
+)  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuantizedWeight:
-    """The codes of a weight with what is needed to read them."""
-
-    codes: Tensor  # [rows, n] uint8, or int32 above 8 bits
-    scale: Tensor  # [rows, runs] float32; [1, 2] for a split weight with one scale a side
-    zero: Tensor  # like scale, int32
-    size: int  # neighbours that share a scale
-    bits: int
-    symmetric: bool
-    shape: tuple[int, ...]  # of the weight
-    split: int = 0  # columns of the first side; 0 if the weight is not split
-
-    def dequantize(self) -> Tensor:
-        """The weight that the codes stand for, float32, in its own shape."""
-        return dequantize(self.codes.float(), *self.spread()).reshape(self.shape)
-
-    def spread(self) -> tuple[Tensor, Tensor]:
-        """Scale and zero point as they broadcast against `codes`, both float32."""
-        length = self.codes.shape[1]
-        scale, zero = (_spread(x, self.size, length, self.split) for x in (self.scale, self.zero.float()))
-        return scale, zero
-
-    @property
-    def bytes(self) -> int:
-        """Codes packed without gaps over the whole tensor, 4 bytes a scale, and zero points unless symmetric."""
-        return _bytes(self.codes.numel(), self.scale.numel(), self.bits, self.symmetric)
-
-
-def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> QuantizedWeight:
+def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> WeightCodes:
     """`weight` in the format of `spec`, whose bits are fewer than 32; output channels come first, then input channels.
 
-    The first `split` input channels, if any, and the others are quantized each by themselves (Q-Diffusion).
+    The first `split` input channels, if any, and the others are quantized each by themselves (Q-Diffusion). What a
+    format learns from inputs is not learned here: on GPTQ's grid each weight takes its nearest code, and inputs of a
+    low-rank weight are not smoothed (see `low_rank_codes`). Raises DmqError for a weight that is not finite, and
+    where bits do not fit the format.
     """
-    if split:
-        return _joined(weight, quantize_weight(weight[:, :split], spec), quantize_weight(weight[:, split:], spec))
+    if not weight.isfinite().all():
+        what = "NaN" if weight.isnan().any() else "infinite values"
+        raise DmqError(f"the weight has {what}, which {choice_label(spec)} cannot hold. Is the checkpoint sound?")
+    if not split:
+        return _codes(spec.format, weight.detach(), spec)
+    sides = [quantize_weight(side, spec) for side in (weight[:, :split], weight[:, split:])]
+    if all(isinstance(side, QuantizedWeight) for side in sides):
+        return _joined(weight, *sides)
+    return SplitWeight(bits=spec.bits, shape=tuple(weight.shape), first=sides[0], second=sides[1])
+
+
+def weight_bytes(shape: tuple[int, ...], spec: Weights, split: int = 0) -> int:
+    """What `WeightCodes.bytes` will be, from the shape alone; 4 bytes an element if `spec` says float."""
+    count = math.prod(shape)
+    if spec.bits == FLOAT:
+        return 4 * count
+    sides = [(shape[0], side, *shape[2:]) for side in (split, shape[1] - split)] if split else [shape]
+    return packed(count, spec.bits) + sum(_overhead(spec.format, side, spec) for side in sides)
+
+
+def weight_grid(weight: Tensor, spec: Weights) -> tuple[Tensor, Tensor, int]:
+    """Scale and zero point [rows, runs] float32 of a weight in the format Gptq, and how many neighbours share them.
+
+    One grid for each output channel is searched as for Uaq, that of a group reaches from its least to its greatest
+    value. Scales are such as `format.table` bits hold.
+    """
+    form = spec.format
+    rows = _rows(weight)
+    size = min(form.group, rows.shape[1]) or rows.shape[1]
+
+    def find(runs: Tensor) -> tuple[Tensor, Tensor]:
+        if form.group:
+            return stored_grid(*runs.aminmax(dim=1), spec.bits, form.table)
+        return power_search(runs, spec.bits, table=form.table)
+
+    return *_by_runs(rows, size, find), size
+
+
+@singledispatch
+def _codes(form: Any, weight: Tensor, spec: Weights) -> WeightCodes:
+    raise TypeError(f"no codes are written for {type(form).__name__}")
+
+
+@singledispatch
+def _overhead(form: Any, shape: tuple[int, ...], spec: Weights) -> int:
+    """Bytes beside the codes."""
+    raise TypeError(f"no bytes are counted for {type(form).__name__}")
+
+
+# --- grids ---------------------------------------------------------------------------------------------------------
+
+
+@_codes.register
+def _(form: Grid, weight: Tensor, spec: Weights) -> QuantizedWeight:
     rows, size = _layout(spec.granularity, tuple(weight.shape))
-    x = weight.detach().float().reshape(rows, -1)
-    scale, zero = grid(*_ranges(x, size, spec), spec.bits, spec.symmetric)
-    codes = quantize(x, _spread(scale, size, x.shape[1]), _spread(zero, size, x.shape[1]), spec.bits)
-    return QuantizedWeight(
-        codes=codes.to(torch.uint8 if spec.bits <= 8 else torch.int32), scale=scale, zero=zero.to(torch.int32),
-        size=size, bits=spec.bits, symmetric=spec.symmetric, shape=tuple(weight.shape),
-    )
+    x = weight.float().reshape(rows, -1)
+    ends = _by_runs(x, size, lambda runs: find_range(spec.range, runs, spec.bits, spec.symmetric))
+    return replace(_on_grid(weight, x, *grid(*ends, spec.bits, spec.symmetric), size, spec), symmetric=spec.symmetric)
+
+
+@_overhead.register
+def _(form: Grid, shape: tuple[int, ...], spec: Weights) -> int:
+    rows, size = _layout(spec.granularity, shape)
+    return rows * _runs(shape, rows, size) * run_bytes(spec.bits, spec.symmetric)
+
+
+@_codes.register
+def _(form: Uaq, weight: Tensor, spec: Weights) -> QuantizedWeight:
+    x = _rows(weight)
+    scale, zero = power_search(x, spec.bits, power=form.power, candidates=form.candidates, table=form.table)
+    made = _on_grid(weight, x, scale[:, None], zero[:, None], x.shape[1], spec)
+    return replace(made, table=form.table, wide=True)
+
+
+@_overhead.register
+def _(form: Uaq, shape: tuple[int, ...], spec: Weights) -> int:
+    return shape[0] * run_bytes(spec.bits, table=form.table, wide=True)
+
+
+@_codes.register
+def _(form: Hqq, weight: Tensor, spec: Weights) -> QuantizedWeight:
+    x = _rows(weight)
+    size = min(form.group, x.shape[1])
+    found = _by_runs(x, size, lambda runs: half_quadratic(runs, spec.bits, form.iterations, form.table))
+    made = replace(_on_grid(weight, x, *found, size, spec), zero=found[1], table=form.table, wide=True)
+    return replace(made, codes=_whole(shifted_codes(x, *made.spread(), spec.bits), spec.bits))
+
+
+@_overhead.register
+def _(form: Hqq, shape: tuple[int, ...], spec: Weights) -> int:
+    return shape[0] * _runs(shape, shape[0], form.group) * run_bytes(spec.bits, table=form.table, wide=True)
+
+
+@_codes.register
+def _(form: Gptq, weight: Tensor, spec: Weights) -> QuantizedWeight:
+    scale, zero, size = weight_grid(weight, spec)
+    return replace(_on_grid(weight, _rows(weight), scale, zero, size, spec), table=form.table)
+
+
+@_overhead.register
+def _(form: Gptq, shape: tuple[int, ...], spec: Weights) -> int:
+    runs = _runs(shape, shape[0], form.group) if form.group else 1
+    return shape[0] * runs * run_bytes(spec.bits, table=form.table)
+
+
+def _rows(weight: Tensor) -> Tensor:
+    return weight.detach().float().reshape(len(weight), -1)
+
+
+def _runs(shape: tuple[int, ...], rows: int, size: int) -> int:
+    """How many runs a row has."""
+    return -(-math.prod(shape) // rows // size)
+
+
+def _on_grid(weight: Tensor, x: Tensor, scale: Tensor, zero: Tensor, size: int, spec: Weights) -> QuantizedWeight:
+    """The nearest codes of the rows `x` of `weight`; `scale` and `zero` are [rows, runs]."""
+    made = QuantizedWeight(
+        codes=x, scale=scale, zero=zero, size=size, bits=spec.bits, symmetric=False, shape=tuple(weight.shape),
+    )  # fmt: skip
+    codes = quantize(x, *made.spread(), spec.bits)
+    return replace(made, codes=_whole(codes, spec.bits), zero=zero.to(torch.int32))
+
+
+def _whole(codes: Tensor, bits: int) -> Tensor:
+    return codes.to(torch.uint8 if bits <= 8 else torch.int32)
 
 
 def _joined(weight: Tensor, *sides: QuantizedWeight) -> QuantizedWeight:
@@ -75,24 +199,6 @@ def _joined(weight: Tensor, *sides: QuantizedWeight) -> QuantizedWeight:
         sides[0], codes=torch.cat(codes, 1), scale=scale, zero=zero, size=max(side.size for side in sides),
         shape=tuple(weight.shape), split=codes[0].shape[1],
     )  # fmt: skip
-
-
-def weight_bytes(shape: tuple[int, ...], spec: Weights, split: int = 0) -> int:
-    """What `QuantizedWeight.bytes` will be, from the shape alone; 4 bytes an element if `spec` says float."""
-    count = math.prod(shape)
-    if spec.bits == FLOAT:
-        return 4 * count
-    sides = [(shape[0], side, *shape[2:]) for side in (split, shape[1] - split)] if split else [shape]
-    return _bytes(count, sum(_scales(side, spec) for side in sides), spec.bits, spec.symmetric)
-
-
-def _scales(shape: tuple[int, ...], spec: Weights) -> int:
-    rows, size = _layout(spec.granularity, shape)
-    return rows * -(-math.prod(shape) // rows // size)
-
-
-def _bytes(count: int, scales: int, bits: int, symmetric: bool) -> int:
-    return -(-count * bits // 8) + scales * (4 + (0 if symmetric else -(-bits // 8)))
 
 
 @singledispatch
@@ -116,23 +222,110 @@ def _per_group(granularity: PerGroup, shape: tuple[int, ...]) -> tuple[int, int]
     return shape[0], min(granularity.size, math.prod(shape[1:]))
 
 
-def _ranges(x: Tensor, size: int, spec: Weights) -> tuple[Tensor, Tensor]:
-    """Low and high [rows, runs]: whole runs together, the shorter last ones together."""
+def _by_runs(x: Tensor, size: int, find: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """What `find` gives for runs as rows, as [rows, runs]: whole runs together, the shorter last ones together."""
     rows, cut = len(x), x.shape[1] // size * size
     parts = [x[:, :cut].reshape(-1, size), *([x[:, cut:]] if cut < x.shape[1] else [])]
-    found = [find_range(spec.range, part, spec.bits, spec.symmetric) for part in parts]
-    low, high = zip(*found, strict=True)
-    return torch.cat([y.reshape(rows, -1) for y in low], 1), torch.cat([y.reshape(rows, -1) for y in high], 1)
+    first, second = zip(*map(find, parts), strict=True)
+    return torch.cat([y.reshape(rows, -1) for y in first], 1), torch.cat([y.reshape(rows, -1) for y in second], 1)
 
 
-def _spread(x: Tensor, size: int, length: int, split: int = 0) -> Tensor:
-    """[rows, runs] to [rows, length], or to [rows, 1] where a row is one run."""
-    if split:
-        runs = -(-split // size)
-        first, second = x[:, :runs], x[:, runs:]
-        return torch.cat([_filled(first, size, split), _filled(second, size, length - split)], 1)
-    return x if x.shape[1] == 1 else _filled(x, size, length)
+# --- codebooks -----------------------------------------------------------------------------------------------------
 
 
-def _filled(x: Tensor, size: int, length: int) -> Tensor:
-    return x.repeat_interleave(size, 1)[:, :length]
+@_codes.register
+def _(form: KMeans, weight: Tensor, spec: Weights) -> CodebookWeight:
+    _check_codebook(spec)
+    x = _rows(weight) if form.shared == "channel" else weight.float().reshape(1, -1)
+    codes, centroids = kmeans(x, 2**spec.bits, form.iterations)
+    if form.table < FLOAT:
+        centroids = stored(centroids, form.table)
+        codes = nearest(x, centroids)
+    return CodebookWeight(
+        codes=codes, centroids=centroids, table=form.table, bits=spec.bits, shape=tuple(weight.shape)
+    )
+
+
+@_overhead.register
+def _(form: KMeans, shape: tuple[int, ...], spec: Weights) -> int:
+    _check_codebook(spec)
+    return (shape[0] if form.shared == "channel" else 1) * 2**spec.bits * form.table // 8
+
+
+def _check_codebook(spec: Weights) -> None:
+    if spec.bits > 8:
+        raise DmqError(f"{choice_label(spec)}: a codebook has at most 8 bits. Use fewer, or a grid (format UAQ).")
+
+
+# --- powers of two -------------------------------------------------------------------------------------------------
+
+
+@_codes.register
+def _(form: PowerOfTwo, weight: Tensor, spec: Weights) -> ShiftWeight:
+    x = _rows(weight)
+    scale = power_of_two_scale(x, spec.bits, form.table)[:, None]
+    codes = _whole(shift_codes(x, scale, spec.bits), spec.bits)
+    return ShiftWeight(codes=codes, scale=scale, table=form.table, bits=spec.bits, shape=tuple(weight.shape))
+
+
+@_overhead.register
+def _(form: PowerOfTwo, shape: tuple[int, ...], spec: Weights) -> int:
+    return shape[0] * form.table // 8
+
+
+# --- factors and a rest --------------------------------------------------------------------------------------------
+
+
+@_codes.register
+def _(form: LowRank, weight: Tensor, spec: Weights) -> LowRankWeight:
+    return low_rank_codes(weight, spec)
+
+
+def low_rank_codes(
+    weight: Tensor, spec: Weights, smoothing: Tensor | None = None, moment: Tensor | None = None
+) -> LowRankWeight:
+    """`weight` in the format LowRank, made for inputs that are divided by `smoothing`, one number for each channel.
+
+    Of the rounds, the one whose weight errs least is taken, in squares; or, with the second moments of the inputs in
+    `moment`, whose output does: the trace of E H E^T. Where the format smooths and no `smoothing` is given, it is 1.
+    Shapes: `smoothing` [I], all above zero; `moment` [n, n], of the inputs before smoothing, n = I * kh * kw.
+    """
+    form = spec.format
+    if form.smooth:
+        ones = weight.new_ones(weight.shape[1]) if smoothing is None else smoothing
+        smoothing = stored(ones, form.table).to(torch.float16 if form.table == 16 else torch.float32)
+    elif smoothing is not None:
+        raise ValueError("smoothing is given, but the format does not smooth")
+    factor = 1.0 if smoothing is None else by_input(smoothing, weight)
+    smoothed = _rows(weight.detach().float() * factor)
+    back = _rows(torch.ones_like(weight[:1], dtype=torch.float32) * factor)
+
+    def rest_of(matrix: Tensor) -> QuantizedWeight:
+        size = min(form.group, matrix.shape[1])
+        found = _by_runs(matrix, size, lambda runs: power_search(runs, spec.bits, table=form.table))
+        return replace(_on_grid(weight, matrix, *found, size, spec), table=form.table)
+
+    def error(wrong: Tensor) -> Tensor:
+        wrong = wrong / back
+        return wrong.square().sum() if moment is None else ((wrong @ moment) * wrong).sum()
+
+    def rounded(matrix: Tensor) -> Tensor:
+        return rest_of(matrix).dequantize().reshape(matrix.shape)
+
+    left, right = separate(smoothed, _rank(form, smoothed.shape), form.rounds, rounded, error)
+    rest = rest_of(smoothed - left.float() @ right.float())
+    return LowRankWeight(
+        left=left, right=right, rest=rest, smoothing=smoothing, bits=spec.bits, shape=tuple(weight.shape)
+    )
+
+
+@_overhead.register
+def _(form: LowRank, shape: tuple[int, ...], spec: Weights) -> int:
+    columns = math.prod(shape[1:])
+    thin = 2 * _rank(form, (shape[0], columns)) * (shape[0] + columns)
+    grids = shape[0] * _runs(shape, shape[0], form.group) * run_bytes(spec.bits, table=form.table)
+    return thin + grids + (shape[1] * form.table // 8 if form.smooth else 0)
+
+
+def _rank(form: LowRank, shape: tuple[int, int]) -> int:
+    return min(form.rank, min(shape) // 2)

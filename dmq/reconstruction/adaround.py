@@ -3,23 +3,21 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import replace as changed
 from functools import singledispatch
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..numerics.affine import dequantize
 from ..numerics.rounding import hard_codes, indecision, share_up, soft_codes, start
+from ..quantizers.codes import QuantizedWeight
 from ..quantizers.layers import FakeQuantConv1d, FakeQuantConv2d, FakeQuantConv3d, FakeQuantLinear
-from ..quantizers.weights import QuantizedWeight, quantize_weight
+from ..quantizers.weights import quantize_weight
 from ..recipe import Weights
 
 
 PENALTY = 0.01  # weight of the regulariser
 KEPT_EVERY = 25  # iterations from one good state that is kept to the next, and from one report to the next
-PARTS = ("codes", "scale", "zero")  # of a quantized weight
 
 
 class Rounding(nn.Module):
@@ -104,25 +102,3 @@ def undecided(roundings: Iterable[Rounding], beta: float) -> Tensor:
 def state_of(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:
     """A copy of all that is learned, by layer."""
     return {name: rounding.v.detach().clone() for name, rounding in roundings.items()}
-
-
-def code_arrays(codes: Mapping[str, QuantizedWeight]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """`codes` by layer as numpy arrays and plain data, for a file."""
-    arrays = {f"{part}/{name}": getattr(code, part).cpu().numpy() for name, code in codes.items() for part in PARTS}
-    plain = {
-        name: {"size": code.size, "bits": code.bits, "symmetric": code.symmetric, "shape": code.shape}
-        | ({"split": code.split} if code.split else {})
-        for name, code in codes.items()
-    }
-    return arrays, plain
-
-
-def codes_from(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> dict[str, QuantizedWeight]:
-    """The inverse of `code_arrays`."""
-    return {
-        name: QuantizedWeight(
-            **layer | {"shape": tuple(layer["shape"])},
-            **{part: torch.from_numpy(arrays[f"{part}/{name}"]) for part in PARTS},
-        )
-        for name, layer in plain.items()
-    }

@@ -26,10 +26,9 @@ from ..models.adapter import AbstractAdapter
 from ..models.borrow import borrow
 from ..numerics.threads import one_thread
 from ..quantizers.apply import quantized
-from ..quantizers.weights import QuantizedWeight
+from ..quantizers.codes import QuantizedWeight, code_arrays, codes_from
 from ..recipe import FLOAT, BlockReconstruction, Weights
 from ..results import Plan, Trajectory
-from .adaround import code_arrays, codes_from
 from .recorded import Source, cut, error_of, gathered
 from .step_sizes import StepSizes, banks_of, size_arrays, sizes_from, with_step_sizes
 from .training import Feed, RoundingTraining, StepTraining

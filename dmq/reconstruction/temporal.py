@@ -18,10 +18,10 @@ from ..models.borrow import borrow, replace
 from ..models.temporal import temporal_features
 from ..numerics.rounding import beta_at
 from ..numerics.threads import one_thread
-from ..quantizers.weights import QuantizedWeight
+from ..quantizers.codes import QuantizedWeight, code_arrays, codes_from
 from ..recipe import Tiar, Weights
 from ..results import TemporalBlock
-from .adaround import KEPT_EVERY, PENALTY, Rounding, SoftLinear, code_arrays, codes_from, state_of, undecided
+from .adaround import KEPT_EVERY, PENALTY, Rounding, SoftLinear, state_of, undecided
 
 
 @dataclass(frozen=True, kw_only=True)

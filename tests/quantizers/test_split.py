@@ -11,10 +11,11 @@ from dmq.models.dit import DiTAdapter
 from dmq.models.tiny import tiny_denoiser
 from dmq.numerics.affine import fake_quantize, grid
 from dmq.quantizers.apply import quantized
+from dmq.quantizers.codes import code_arrays, codes_from
 from dmq.quantizers.plan import split_ranges
 from dmq.quantizers.weights import quantize_weight, weight_bytes
 from dmq.recipe import FLOAT, Activations, MinMax, MseSearch, Override, PerChannel, PerGroup, PerTensor, Weights
-from dmq.reconstruction.adaround import Rounding, code_arrays, codes_from
+from dmq.reconstruction.adaround import Rounding
 
 
 SLOT = [0, 0, 1, 1, 1, 2]
