@@ -6,6 +6,7 @@ from typing import Any
 
 from dmq.recipe import (
     FLOAT,
+    Activations,
     AllSteps,
     Cache,
     Gptq,
@@ -20,6 +21,7 @@ from dmq.recipe import (
     NearestRounding,
     NoCache,
     OptimalGroups,
+    Override,
     Percentile,
     PerChannel,
     PerGroup,
@@ -33,6 +35,7 @@ from dmq.recipe import (
     Tiar,
     Uaq,
     UniformGroups,
+    choice_label,
 )
 
 
@@ -118,22 +121,59 @@ def relaxing(spec: Relaxing) -> str:
     )
 
 
+def weight_format(recipe: Recipe) -> str:
+    """How weights are quantized, in words that follow their bits."""
+    spec, a = recipe.weights, recipe.activations
+    match spec.format:
+        case Uaq():
+            return "per channel (UAQ)"
+        case KMeans(shared=shared):
+            return f"in codebooks per {shared} (k-means)"
+        case Hqq(group=group):
+            return f"per {group} inputs (HQQ)"
+        case Gptq(group=group):
+            return f"per {f'{group} inputs' if group else 'channel'} (GPTQ)"
+        case PowerOfTwo():
+            return "as powers of two per channel"
+        case LowRank(group=group, rank=rank, smooth=smooth):
+            # Not with calibrated ranges, which are those of inputs as they are.
+            smoothed = ", smoothed" if smooth and (a.bits == FLOAT or a.dynamic != "none") else ""
+            return f"per {group} inputs beside factors of rank {rank} (SVDQuant{smoothed})"
+    return f"{granularity(spec.granularity)} ({range_words(spec.range)}{', symmetric' if spec.symmetric else ''})"
+
+
+def activation_format(spec: Activations) -> str:
+    """How activations are quantized, in words that follow their bits."""
+    symmetric = ", symmetric" if spec.symmetric else ""
+    if spec.dynamic != "none":
+        but = ", in convolutions of each sample" if spec.dynamic == "token" else ""
+        return f"with the range of each {spec.dynamic}{but}{symmetric}"
+    return f"{granularity(spec.granularity)} ({range_words(spec.range)}{symmetric})"
+
+
+def overridden(overrides: tuple[Override, ...]) -> str:
+    """How many layers are apart from the others, in a sentence or two; empty if none are."""
+    own = [override.layers for override in overrides if override.format]
+    what = "override" if any("*" in name or "?" in name for name in own) else "layer"
+    said = f" {len(own)} {what}s have formats of their own." if own else ""
+    if len(own) == 1:
+        said = f" 1 {what} has a format of its own."
+    others = len(overrides) - len(own)
+    return said + (f" {others} override{'s' if others > 1 else ''} for single layers." if others else "")
+
+
 def words(recipe: Recipe) -> str:
     """The recipe in two or three plain sentences."""
     w, a = recipe.weights, recipe.activations
-    weights = f"Weights {bits(w.bits)}"
-    if w.bits != FLOAT:
-        weights += f" {granularity(w.granularity)} ({range_words(w.range)}{', symmetric' if w.symmetric else ''})"
-    activations = f"activations {bits(a.bits)}"
-    if a.bits != FLOAT:
-        activations += f" {granularity(a.granularity)} ({range_words(a.range)}{', symmetric' if a.symmetric else ''})"
+    weights = f"Weights {bits(w.bits)}{f' {weight_format(recipe)}' if w.bits != FLOAT else ''}"
+    activations = f"activations {bits(a.bits)}{f' {activation_format(a)}' if a.bits != FLOAT else ''}"
     if a.attention_bits != FLOAT:
         activations += f", attention {bits(a.attention_bits)}"
     kept = [text for yes, text in (
         (recipe.protection.first_last, "the first and last layer"),
         (recipe.protection.vectors, "norms and biases"),
     ) if yes]  # fmt: skip
-    said = f"{weights}, {activations}; {grouping(recipe)}."
+    said = f"{weights}, {activations}{f'; {grouping(recipe)}' if a.dynamic == 'none' else ''}."
     if recipe.temporal and (own := time_path(recipe.temporal)):
         said += f" Time path: {own}."
     if recipe.reconstruction:
@@ -149,14 +189,13 @@ def words(recipe: Recipe) -> str:
         said += " Ranges from chosen calibration steps."
     if kept:
         said += f" In float: {' and '.join(kept)}."
-    if recipe.overrides:
-        said += f" {len(recipe.overrides)} override{'s' if len(recipe.overrides) > 1 else ''} for single layers."
-    return said
+    return said + overridden(recipe.overrides)
 
 
 def short_name(recipe: Recipe) -> str:
     """A name that tells recipes apart: "W4A6 8 optimal groups, cached time"."""
     name, own = grouped_name(recipe), recipe.temporal
+    name += ", mixed" if any(override.format for override in recipe.overrides) else ""
     name += ", split" if recipe.split else ""
     name += ", BRECQ" if recipe.reconstruction else ""
     name += " + step sizes" if recipe.reconstruction and recipe.reconstruction.steps else ""
@@ -179,11 +218,14 @@ def relaxed_name(spec: Relaxing) -> str:
 
 
 def grouped_name(recipe: Recipe) -> str:
-    """Bits and groups of a recipe: "W4A6 8 optimal groups"."""
-    spec, w, a = recipe.grouping, recipe.weights.bits, recipe.activations.bits
-    name = f"W{w}A{a}"
+    """Formats, bits and groups of a recipe: "W4A6 8 optimal groups", "KMC-4 A8 per token"."""
+    spec, weights, a = recipe.grouping, recipe.weights, recipe.activations.bits
+    plain = weights.bits == FLOAT or isinstance(weights.format, Grid)
+    name = f"W{weights.bits}A{a}" if plain else f"{choice_label(weights)} A{a}"
     if recipe.activations.attention_bits != FLOAT:
         name += f" attention {recipe.activations.attention_bits}"
+    if recipe.activations.dynamic != "none":
+        return f"{name} per {recipe.activations.dynamic}"
     if isinstance(spec, PerStep):
         return f"{name} per step"
     if isinstance(spec, ManualGroups):

@@ -1,18 +1,23 @@
 """What a recipe becomes: words, Python, commands, a link, a form - and back."""
 
+import dataclasses
 import shlex
 from urllib.parse import parse_qsl
 
 import gradio as gr
 import pytest
 
+from dmq import jsonio
 from dmq import recipe as recipes
 from dmq.errors import DmqError
 from dmq.recipe import (
     EMBEDDED,
+    FLOAT,
     Activations,
     Calibration,
+    KMeans,
     LearnedGroups,
+    LowRank,
     ManualGroups,
     MinMax,
     OptimalGroups,
@@ -24,6 +29,7 @@ from dmq.recipe import (
     Protection,
     Recipe,
     Sampling,
+    Uaq,
     UniformGroups,
     Weights,
 )
@@ -45,6 +51,14 @@ RECIPES = {
         overrides=(Override(layers="mid*", weight_bits=8), Override(layers="up_blocks.0.*")),
         grouping=PerStep(),
     ),
+}  # fmt: skip
+RECIPES |= {
+    "formats": Recipe(
+        weights=Weights(bits=4, format=KMeans()), activations=Activations(dynamic="token", attention_bits=8),
+        overrides=(Override(layers="mid", format=Uaq(power=2.0)), Override(layers="up", format=LowRank(rank=8)),
+                   Override(layers="down*", weight_bits=8)),
+    ),
+    "low rank": Recipe(weights=Weights(bits=4, format=LowRank()), activations=Activations(dynamic="sample", bits=4)),
 }  # fmt: skip
 each = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
@@ -90,7 +104,7 @@ def test_a_link_restores_recipe_and_tab(recipe):
         ({"recipe": '{"grouping": {"kind": "ManualGroups", "boundaries": [9, 3]}}'}, "must rise strictly"),
         ({"recipe": '{"grouping": {"kind": "ManualGroups", "boundaries": [90]}}'}, "must lie in 1 to 49"),
         ({"tab": "nowhere"}, "unknown name 'nowhere'"),
-        ({"recipe": "9" * 300_000}, "at most"),
+        ({"recipe": "9" * (jsonio.LONGEST + 1)}, "at most"),
     ],
     ids=["no json", "misspelt", "bits", "unsorted", "outside", "tab", "too long"],
 )
@@ -107,6 +121,31 @@ def test_words_say_what_matters():
     assert "one range for all 50 steps" in said
     assert "In float: the first and last layer and norms and biases." in said
     assert "2 overrides" in words.words(RECIPES["strange"])
+
+
+def test_words_say_formats_and_ranges_as_they_come():
+    said = words.words(RECIPES["formats"])
+    assert said.startswith("Weights 4 bits in codebooks per channel (k-means), activations 8 bits with the range of ")
+    assert "each token, in convolutions of each sample, attention 8 bits. In float:" in said  # no groups of steps
+    assert said.endswith(" 2 layers have formats of their own. 1 override for single layers.")
+    patterns = (Override(layers="up*", format=Uaq()),)
+    assert words.words(Recipe(overrides=patterns)).endswith(" 1 override has a format of its own.")
+    assert words.short_name(RECIPES["formats"]) == "KMC-4 A8 attention 8 per token, mixed"
+    assert words.short_name(Recipe(weights=Weights(bits=FLOAT, format=Uaq()))) == "W32A8"
+
+
+def test_low_rank_is_called_smoothed_only_where_it_can_be():
+    assert "of rank 32 (SVDQuant, smoothed)" in words.words(RECIPES["low rank"])
+    calibrated = dataclasses.replace(RECIPES["low rank"], activations=Activations(bits=4))
+    assert "of rank 32 (SVDQuant)" in words.words(calibrated)
+    apart = dataclasses.replace(RECIPES["low rank"], activations=Activations(bits=FLOAT))
+    assert "(SVDQuant, smoothed)" in words.words(apart)
+
+
+def test_every_format_is_said_in_its_own_words():
+    made = [Recipe(weights=Weights(bits=4, format=form)) for form in recipes.FORMATS.values()]
+    for name in (words.words, words.short_name):
+        assert len({name(recipe) for recipe in made}) == len(made)
 
 
 def test_recipes_that_differ_in_bits_or_groups_get_different_names():
@@ -157,5 +196,5 @@ def test_a_form_refuses_what_a_browser_could_not_have_sent(values, says):
 
 
 def test_every_kind_of_the_recipe_has_a_name_for_people():
-    unions = (recipes.Range, recipes.Granularity, recipes.Grouping)
+    unions = (recipes.Range, recipes.Granularity, recipes.Grouping, recipes.Format)
     assert all(kind in words.KINDS for union in unions for kind in union.__args__)
