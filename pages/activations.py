@@ -12,6 +12,7 @@ from dmq.figures import activations as figures
 from dmq.recipe import FLOAT, Recipe
 from dmq.results import ActivationStats
 
+from . import words
 from .shell import Shared, on, read, shows
 from .widgets.plotly_view import PlotlyView
 
@@ -88,6 +89,8 @@ def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[s
     errors = stages.errors(recipe)
     bits, low, high = int(errors.bits[s, step]), float(errors.low[s, step]), float(errors.high[s, step])
     kept = f"grid of {bits} bits, {low:.3g} to {high:.3g}"
+    if recipe.activations.dynamic != "none":
+        kept += f". {words.AS_THEY_COME}"
     if bits == FLOAT:
         bits = min(recipe.activations.bits, 8)
         low, high = float(stats.minimum[s, step]), float(stats.maximum[s, step])

@@ -40,6 +40,8 @@ def said(recipe: Recipe, now: GroupErrors, lines: dict[str, GroupErrors]) -> str
         return "This recipe leaves all activations in float: there is no error to see. Choose activation bits."
     one, each = lines[SHARED].total, lines[PER_STEP].total
     text = f"### {words.grouping(recipe).capitalize()}: {decibels(now.total)}\n"
+    if recipe.activations.dynamic != "none":
+        text += f"{words.AS_THEY_COME} Groups of steps change nothing.\n\n"
     text += f"The activations' error is **{100 * now.total:.3g} %** of their power"
     if one > 0 and abs(one - now.total) > 1e-12 * one:
         text += f", **{100 * (1 - now.total / one):.1f} % less** than with one range ({decibels(one)})"

@@ -64,6 +64,7 @@ KINDS = {
     PowerOfTwo: "Powers of two",
     LowRank: "Low rank and rest (SVDQuant)",
 }
+AS_THEY_COME = "This recipe takes ranges as they come; what is shown is what one calibrated range would do."
 PROCEDURES = {"exact": "PCR", "strict": "PCR, strict", "one_pass": "PCR in one pass"}
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from ..recipe import BITS, FLOAT
-from ..results import ModelInfo, Plan
+from ..recipe import BITS, FLOAT, Grid, choice_label
+from ..results import ModelInfo, Plan, PlannedLayer
 from .look import GREY, PALETTE, SHORTER, layout, short
 
 
@@ -35,7 +35,7 @@ def _block(name: str) -> str:
 
 
 def coverage(plan: Plan) -> go.Figure:
-    """Bits of the weight and of the input of every layer in forward order; grey is float. Hover says why."""
+    """Bits of the weight and of the input of every layer in forward order; grey is float. Hover says why, or how."""
     rows = plan.layers
     weights, inputs = [row.weights.bits for row in rows], [row.activation_bits for row in rows]
     place = {bits: k for k, bits in enumerate(BITS)}
@@ -48,9 +48,9 @@ def coverage(plan: Plan) -> go.Figure:
             z=[[place[bits] for bits in line] for line in (inputs, weights)], y=["inputs", "weights"],
             x=np.arange(len(rows)), xgap=0.5, ygap=3, zmin=-0.5, zmax=len(BITS) - 0.5, colorscale=scale,
             text=[
-                [f"{row.layer.name}<br>{_bits(bits)}" + (f" ({row.reason})" if bits == FLOAT and row.reason else "")
-                 for row, bits in zip(rows, line, strict=True)]
-                for line in (inputs, weights)
+                [f"{row.layer.name}<br>{_bits(bits)}{_aside(row, bits, own)}"
+                 for row, bits, own in zip(rows, line, how, strict=True)]
+                for line, how in ((inputs, _ranges(plan)), (weights, _formats(plan)))
             ],
             hovertemplate="%{text}<extra>%{y}</extra>",
             colorbar={"tickvals": [place[bits] for bits in used], "ticktext": [_bits(bits) for bits in used],
@@ -64,6 +64,20 @@ def coverage(plan: Plan) -> go.Figure:
         tickfont={"size": 9}, zeroline=False,
     )  # fmt: skip
     return figure.update_yaxes(showgrid=False)
+
+
+def _aside(row: PlannedLayer, bits: int, how: str) -> str:
+    """Why it is in float, or how it is quantized where that is not the usual way."""
+    said = row.reason if bits == FLOAT else how
+    return f" ({said})" if said else ""
+
+
+def _formats(plan: Plan) -> list[str]:
+    return ["" if isinstance(row.weights.format, Grid) else choice_label(row.weights) for row in plan.layers]
+
+
+def _ranges(plan: Plan) -> list[str]:
+    return [f"range per {row.bank.per}" if row.bank and row.bank.per else "" for row in plan.layers]
 
 
 def _bits(bits: int) -> str:
