@@ -1,0 +1,126 @@
+"""A new sensitivity table, in the Layers tab: what is asked, measured with a bar, stopped and gone on with."""
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.recipe import FORMATS, Sensitivity, choice_label, choice_of
+from dmq.results import SensitivityTable
+
+from . import forms
+from .layers_kept import named, table_of
+from .shell import Shared, bar, note, on, read, stamp, stops
+
+
+OFTEN = 0.2  # seconds between two bars
+BITS = (8, 4, 3, 2)  # of the choices that are offered; others can be written
+OFFERED = [f"{name}-{bits}" for bits in BITS for name in ("UAQ", "KMC", "KMA", "HQQ", "GPTQ", "LR", "PoT", "W")]
+MEASURED = ("mode", "measure")  # what only a table that is measured has a choice of
+HOWS = "**measure** runs the model for each layer and choice; **fisher** takes one pass and gradients, and answers "
+HOWS += "soonest; **local** looks at each layer's own output only."
+
+
+def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Sensitivity:
+    """What the form asks for. Raises DmqError for choices or numbers that make no sense."""
+    given = dict(zip(paths, values, strict=True))
+    if given["how"] != "measure":
+        given |= {name: Sensitivity.__dataclass_fields__[name].default for name in MEASURED}
+    if not labels:
+        raise DmqError(f"choose at least one choice, such as UAQ-4; formats are {', '.join(FORMATS)}.")
+    choices = tuple({choice_label(choice): choice for choice in map(choice_of, labels)}.values())
+    return forms.spec_of(Sensitivity, given, Sensitivity(choices=choices, how="measure"))
+
+
+def hows(how: str) -> dict[str, Any]:
+    """The controls that mean something for a way to measure."""
+    shown = {f"form {name}": gr.update(visible=how == "measure") for name in MEASURED}
+    return shown | {"form probes": gr.update(visible=how == "fisher")}
+
+
+def measure(paths: list[str], text: str, labels: list[str] | None, *values: Any) -> Iterator[dict[str, Any]]:
+    """Make the table, with a bar; what is finished when it is stopped is kept."""
+    recipe, ask = read(text), asked(paths, labels, *values)
+    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
+    try:
+        with contextlib.closing(stages.sensitivity(recipe, ask)) as work:
+            table = yield from watched(work)
+    except Exception:
+        yield idle() | {"status": ""}
+        raise
+    made = next((name for name in named(recipe.model) if same(table_of(recipe.model, name), table)), "")
+    yield idle() | {"status": note("The table is kept."), "made": f"{made} {stamp()}"}
+
+
+def watched(work: Any) -> Iterator[dict[str, Any]]:
+    """A bar now and then; returns what `work` returns."""
+    told = -math.inf
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as end:
+            return end.value
+        if time.monotonic() - told > OFTEN:
+            yield {"status": bar(progress)}
+            told = time.monotonic()
+
+
+def same(one: SensitivityTable, other: SensitivityTable) -> bool:
+    """Are two tables one?"""
+    return (one.title, one.labels) == (other.title, other.labels) and np.array_equal(one.cost, other.cost, True)
+
+
+def idle() -> dict[str, Any]:
+    """The buttons when nothing runs."""
+    return {"go": gr.update(visible=True), "stop": gr.update(visible=False)}
+
+
+def stopped() -> dict[str, Any]:
+    """What is said after Stop."""
+    return idle() | {"status": note("Stopped; finished layers were kept, and “Measure” goes on behind them.")}
+
+
+def draw(out: dict[str, Any]) -> dict[str, Any]:
+    """The form; its components by path."""
+    gr.Markdown(HOWS, elem_classes="dmq-hint")
+    defaults = [choice_label(choice) for choice in Sensitivity().choices]
+    out["choices"] = gr.Dropdown(
+        OFFERED, value=defaults, multiselect=True, allow_custom_value=True, label="Choices: a format and its bits"
+    )
+    with gr.Row():
+        form = forms.form(Sensitivity, "Sensitivity", leave=("choices",))
+        for component in form.values():
+            component.min_width = 240  # else help stands in a column of single words on a phone
+    form["probes"].visible = False
+    with gr.Row(elem_classes="dmq-buttons"):
+        out["go"] = gr.Button("Measure", variant="primary", min_width=180)
+        out["stop"] = gr.Button("Stop, keep finished layers", variant="stop", visible=False, min_width=180)
+    out["status"] = gr.HTML(label="Progress of the table")
+    out["made"] = gr.State("")  # the table that was made last
+    return form
+
+
+def connect(shared: Shared, out: dict[str, Any], form: dict[str, Any], show: Callable, view: list[Any]) -> None:
+    """The form's events; a finished table is shown by `show`, which begins with its name in `view`."""
+    paths = list(form)
+
+    def started(text: str, labels: list[str] | None, *values: Any) -> Iterator[dict[str, Any]]:
+        yield from measure(paths, text, labels, *values)
+
+    def finished(text: str, made: str, _: str | None, *rest: Any) -> dict[str, Any]:
+        return show(text, made.partition(" ")[0], *rest) if made else {}
+
+    shown = {f"form {path}": component for path, component in form.items()}
+    on(form["how"].input, hows, [form["how"]], shown)
+    running = on(
+        out["go"].click, started, [shared.recipe, out["choices"], *form.values()], out, show_progress="minimal",
+        show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
+    )  # fmt: skip
+    stops(out["stop"], [running], stopped, out)
+    on(out["made"].change, finished, [shared.recipe, out["made"], *view], out)

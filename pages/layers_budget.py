@@ -1,0 +1,315 @@
+"""A budget of bits, in the Layers tab: the slider, what every layer gets, layers set by hand, the recipe."""
+
+import fnmatch
+import glob
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures import budget as figures
+from dmq.figures.look import plain
+from dmq.recipe import Budget, Rule, choice_label, choice_of
+from dmq.results import Allocation, SensitivityTable
+
+from .layers_kept import Key, key_of, loaded
+from .shell import Shared, on, read, set_outside, stamp
+from .widgets.plotly_view import PlotlyView
+
+
+INPUTS = ("bits", "allowed", "rules")  # the components that say what is asked for
+RULES = ["Layers, with * for any", "Choice", "Least bits", "All the same"]
+HEAD = ["Layer", "Block", "Role", "Choice", "Bytes", "Cost", "Why"]
+NAME, CHOICE = HEAD.index("Layer"), HEAD.index("Choice")
+FIRST = 4.0  # bits a weight that a table is opened with, where it can have them
+POINTS = 33  # budgets on the front
+
+Rows = list[list[Any]]  # what a table of the page holds
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A table, the choices that are allowed, and the rules: what the front of all budgets depends on."""
+
+    key: Key
+    labels: tuple[str, ...]
+    rules: tuple[Rule, ...]
+
+    @property
+    def whole(self) -> SensitivityTable:
+        """The table with all its choices."""
+        return loaded(self.key)
+
+    @property
+    def hand(self) -> frozenset[str]:
+        """The layers that were set by hand: a rule fixes each of them alone."""
+        alone = {rule.layers for rule in self.rules if rule.choice}
+        return frozenset(name for name in self.whole.row if glob.escape(name) in alone)
+
+
+def asked(text: str, name: str | None, allowed: Sequence[str] | None, rules: Rows) -> Asked:
+    """What the form asks for. Raises DmqError for rules that cannot be read, and if no choice is allowed."""
+    key = key_of(read(text).model, name)
+    labels = tuple(label for label in loaded(key).labels if label in (allowed or ()))
+    if not labels:
+        raise DmqError("no choice is allowed: tick at least one.")
+    return Asked(key, labels, rules_of(rules))
+
+
+def rules_of(rows: Rows | None) -> tuple[Rule, ...]:
+    """The rules of the table's rows; one that is still being written is left out. Raises DmqError for nonsense."""
+    made = []
+    for number, row in enumerate(rows or [], 1):
+        layers, choice, least, same = (*row, *[""] * 4)[:4]
+        layers, choice = str(layers or "").strip(), str(choice or "").strip()
+        try:
+            bits = int(float(least or 0))
+        except (TypeError, ValueError, OverflowError):
+            raise DmqError(f"rules, row {number}: least bits must be a number, got {least!r:.40}.") from None
+        alike = str(same).strip().lower() in ("true", "1", "yes")
+        if layers and (choice or bits or alike):
+            try:
+                made.append(Rule(layers=layers, choice=choice, least=bits, same=alike))
+            except DmqError as error:
+                raise DmqError(f"rules, row {number}: {error}") from None
+    return tuple(made)
+
+
+def rows_of(rules: Sequence[Rule]) -> Rows:
+    """The table's rows for `rules`, with room for more."""
+    return [[r.layers, r.choice, r.least or None, r.same] for r in rules] + [["", "", None, False] for _ in range(2)]
+
+
+# --- what is shared out ---------------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=16)
+def table_for(ask: Asked) -> SensitivityTable:
+    """The table without the choices that are not allowed, except where a rule asks for one."""
+    whole, cost = ask.whole, ask.whole.cost.copy()
+    fixed = [(rule.layers, choice_label(choice_of(rule.choice))) for rule in ask.rules if rule.choice]
+    for c, label in enumerate(whole.labels):
+        if label not in ask.labels:
+            own = [pattern for pattern, choice in fixed if choice == label]
+            open_ = [any(fnmatch.fnmatchcase(name, pattern) for pattern in own) for name in whole.row]
+            cost[:, c] = np.where(open_, cost[:, c], np.nan)
+    return replace(whole, cost=cost)
+
+
+@lru_cache(maxsize=16)
+def limits_of(ask: Asked) -> tuple[int, int]:
+    """The smallest and the largest number of bytes that there is an answer for."""
+    return stages.limits(table_for(ask), ask.rules)
+
+
+@lru_cache(maxsize=16)
+def front_of(ask: Asked) -> tuple[Allocation, ...]:
+    """The best answer for each of some budgets."""
+    return tuple(stages.pareto(table_for(ask), ask.rules, POINTS))
+
+
+def allocated(ask: Asked, bits: Any) -> Allocation:
+    """The best answer for `bits` a weight on average; what is beyond the ends counts as the end."""
+    low, high = limits_of(ask)
+    return _allocated(ask, min(max(int(plain_number(bits) * ask.whole.weights / 8), low), high))
+
+
+@lru_cache(maxsize=64)
+def _allocated(ask: Asked, size: int) -> Allocation:
+    return stages.allocate(table_for(ask), Budget(bits=None, bytes=size, rules=ask.rules))
+
+
+def plain_number(bits: Any) -> float:
+    """The slider's value. Raises DmqError if it was emptied."""
+    if isinstance(bits, bool) or not isinstance(bits, int | float) or not math.isfinite(bits):
+        raise DmqError(f"average bits: expected a number, got {bits!r:.40}.")
+    return float(bits)
+
+
+# --- what is shown --------------------------------------------------------------------------------------------------
+
+
+def fresh(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
+    """The budget for a table that was just opened: choices that it has not are dropped; all, if none is left."""
+    labels = loaded(key_of(read(text).model, name)).labels
+    kept = [label for label in labels if label in (allowed or ())] or list(labels)
+    return {"allowed": gr.update(choices=list(labels), value=kept)} | changed(text, name, bits, kept, rules)
+
+
+def changed(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
+    """The answer, within the ends of other choices or rules."""
+    try:
+        ask = asked(text, name, allowed, rules)
+        ends = [8 * size / ask.whole.weights for size in limits_of(ask)]
+        low, high = math.floor(100 * ends[0]) / 100, math.ceil(100 * ends[1]) / 100
+        value = min(max(plain_number(bits), low), high)
+        return answer(ask, value) | {"bits": gr.update(minimum=low, maximum=max(high, low + 0.01), value=value)}
+    except DmqError as error:
+        return wrong(error)
+
+
+def moved(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
+    """The answer for another place of the slider."""
+    try:
+        return answer(asked(text, name, allowed, rules), bits)
+    except DmqError as error:
+        return wrong(error)
+
+
+def wrong(error: DmqError) -> dict[str, Any]:
+    """What is said in place of an answer; the figures before must not stay."""
+    return {"said": f"⚠ {html.escape(str(error))}", "strip": None, "front": None, "layers": [], "labels": {},
+            "forget": gr.update(visible=False), "apply": gr.update(interactive=False),
+            "compare": gr.update(interactive=False)}  # fmt: skip
+
+
+def answer(ask: Asked, bits: Any) -> dict[str, Any]:
+    """An allocation in words, figures and rows."""
+    found = allocated(ask, bits)
+    return {
+        "said": words(ask, found),
+        "strip": figures.strip(ask.whole, found, ask.hand),
+        "front": figures.front(ask.whole, list(front_of(ask)), found),
+        "layers": rows(ask, found),
+        "labels": dict(zip(found.layers, map(choice_label, found.choices), strict=True)),
+        "forget": gr.update(visible=bool(ask.hand), value=f"Give {len(ask.hand)} set by hand back to the budget"),
+        "apply": gr.update(interactive=True),
+        "compare": gr.update(interactive=True),
+    }
+
+
+def words(ask: Asked, found: Allocation) -> str:
+    """Size and predicted loss, beside the best single choice of that size."""
+    table = ask.whole
+    text = f"**{found.average_bits:.2f} bits** a weight on average: **{found.bytes:,} bytes** for the weights of "
+    text += f"{len(table.layers)} layers ({4 * table.weights:,} in float). Predicted loss: **{plain(found.cost)}** "
+    text += f"({html.escape(table.unit)}), the sum over the layers"
+    if math.isfinite(found.bound) and found.cost - found.bound > 1e-3 * abs(found.cost):
+        text += f"; nothing of this size costs less than {plain(found.bound)}"
+    sizes, costs = table.bytes.sum(0), table.cost.sum(0)
+    fits = [c for c in range(len(costs)) if sizes[c] <= found.bytes and math.isfinite(costs[c])]
+    if fits:
+        best = min(fits, key=lambda c: costs[c])
+        text += f". {table.labels[best]} in all layers: {sizes[best]:,} bytes, {plain(float(costs[best]))}"
+    text += ". What is not in the table stays as the recipe has it: biases, norms, activations"
+    return f"{text}; that costs add up is an approximation, so draw and compare before you believe it."
+
+
+def rows(ask: Asked, found: Allocation) -> Rows:
+    """What every layer gets, in forward order."""
+    table, made = ask.whole, []
+    for n, (layer, choice) in enumerate(zip(table.layers, found.choices, strict=True)):
+        label = choice_label(choice)
+        c = table.labels.index(label) if label in table.labels else None
+        size = 4 * layer.weights if c is None else int(table.bytes[n, c])
+        cost = plain(0.0 if c is None else float(table.cost[n, c]))
+        why = "set by hand" if layer.name in ask.hand else found.reasons[n]
+        made.append([layer.name, layer.block, layer.role, label, f"{size:,}", cost, why])
+    return made
+
+
+# --- by hand --------------------------------------------------------------------------------------------------------
+
+
+def edit(
+    text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows,
+    edited: Rows, labels: dict[str, str],
+) -> dict[str, Any]:  # fmt: skip
+    """The answer after choices were written into the table of layers; what cannot be is told, and put back."""
+    changes = {
+        row[NAME]: str(row[CHOICE] or "").strip()
+        for row in edited
+        if len(row) > CHOICE and labels.get(row[NAME], row[CHOICE]) != row[CHOICE]
+    }
+    if not changes:
+        return {}
+    before = asked(text, name, allowed, rules)
+    try:
+        own = tuple(with_hand(before.rules, changes))
+        allocated(replace(before, rules=own), bits)
+    except DmqError as error:
+        gr.Warning(html.escape(str(error), quote=False))
+        return {"layers": rows(before, allocated(before, bits))}
+    return changed(text, name, bits, allowed, rows_of(own)) | {"rules": rows_of(own)}
+
+
+def with_hand(rules: Sequence[Rule], changes: dict[str, str]) -> list[Rule]:
+    """`rules` with a rule for each layer of `changes`, which are new choices; an empty one frees the layer again."""
+    alone = {glob.escape(layer) for layer in changes}
+    kept = [rule for rule in rules if not (rule.choice and rule.layers in alone)]
+    return kept + [
+        Rule(layers=glob.escape(layer), choice=choice_label(choice_of(label)))
+        for layer, label in changes.items()
+        if label
+    ]
+
+
+def forget(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
+    """Give the layers that were set by hand back to the budget."""
+    ask = asked(text, name, allowed, rules)
+    left = rows_of(with_hand(ask.rules, dict.fromkeys(ask.hand, "")))
+    return changed(text, name, bits, allowed, left) | {"rules": left}
+
+
+# --- to the recipe --------------------------------------------------------------------------------------------------
+
+
+def apply(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
+    """The recipe with what every layer got, as the current one."""
+    found = allocated(asked(text, name, allowed, rules), bits)
+    return set_outside(stages.with_allocation(read(text), found))
+
+
+def compare(text: str, *form: Any) -> dict[str, Any]:
+    """The same, and the tab where it is drawn."""
+    return apply(text, *form) | {"wanted": f"compare {stamp()}"}
+
+
+def draw(out: dict[str, Any]) -> None:
+    """The slider, its answer, and every layer."""
+    gr.Markdown("### How many bits each layer gets")
+    with gr.Row():
+        with gr.Column(scale=3, min_width=300):
+            out["bits"] = gr.Slider(2, 8, FIRST, step=0.01, label="Budget: bits a weight on average",
+                                    elem_id="budget-bits")  # fmt: skip
+            out["said"] = gr.Markdown(label="What the budget buys", elem_id="budget-said")
+        with gr.Column(scale=2, min_width=280):
+            out["allowed"] = gr.CheckboxGroup([], label="Choices allowed", elem_id="budget-allowed")
+    out["strip"] = PlotlyView(label="Bits of every layer in forward order", elem_id="budget-strip")
+    out["front"] = PlotlyView(label="What other budgets would bring", elem_id="budget-front")
+    out["rules"] = gr.Dataframe(
+        rows_of(()), headers=RULES, datatype=["str", "str", "number", "bool"], type="array", interactive=True,
+        label="Rules that every budget respects", column_count=4, max_height=220, elem_id="budget-rules",
+        column_widths=["46%", "18%", "18%", "18%"],
+    )  # fmt: skip
+    out["layers"] = gr.Dataframe(
+        headers=HEAD, label="Every layer; write another choice, such as UAQ-4 or float, to set it by hand",
+        type="array", interactive=True, max_height=460, show_search="search", column_count=len(HEAD),
+        static_columns=[n for n in range(len(HEAD)) if n != CHOICE], elem_id="budget-layers",
+        column_widths=[300, 120, 100, 90, 100, 90, 420],
+    )  # fmt: skip
+    out["labels"] = gr.State({})  # the choices that the table of layers was filled with
+    with gr.Row(elem_classes="dmq-buttons"):
+        out["apply"] = gr.Button("Apply to the recipe", variant="primary", min_width=180)
+        out["compare"] = gr.Button("Apply and compare pictures", min_width=180)
+        out["forget"] = gr.Button("Give all back to the budget", visible=False, min_width=180)
+
+
+def connect(shared: Shared, out: dict[str, Any]) -> None:
+    """The budget's events."""
+    form = [shared.recipe, out["name"], *(out[name] for name in INPUTS)]
+    latest = {"trigger_mode": "always_last"}
+    on(out["bits"].input, moved, form, out, **latest)
+    on([out["allowed"].input, out["rules"].input], changed, form, out, **latest)
+    on(out["layers"].input, edit, [*form, out["layers"], out["labels"]], out, **latest)
+    on(out["forget"].click, forget, form, out)
+    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    on(out["apply"].click, apply, form, chosen)
+    on(out["compare"].click, compare, form, chosen | {"wanted": shared.wanted})

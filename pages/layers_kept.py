@@ -1,0 +1,88 @@
+"""The sensitivity tables of a model, by the names that visitors choose among; what they hold for, in words."""
+
+import html
+import math
+from functools import lru_cache
+from pathlib import Path
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.figures.look import plain
+from dmq.results import SensitivityTable
+
+
+REWARD = (
+    "These are a predictor's **scores**: how much better a choice makes the whole model's label. If the label was "
+    "trained with a reward for fewer bits, the scores mix sensitivity with that reward, and a sensitive layer's best "
+    "choice can be one of few bits: such scores do not say which layers to keep at many bits. What does in either "
+    "case is how much the choice matters: the dearest less the cheapest."
+)
+KINDS = {
+    "measured": "measured by running the model",
+    "estimated": "estimated from gradients",
+    "local": "error of each layer's own output",
+    "predicted": "predicted",
+    "score": "scores of a predictor",
+}
+
+
+def named(model: str) -> dict[str, str]:
+    """Titles of everything that is kept for `model`, by name."""
+    return {Path(folder).name: title for title, folder in stages.tables(model)}
+
+
+Key = tuple[Path, int]  # of a table: its folder, and when that was written
+
+
+def key_of(model: str, name: str | None) -> Key:
+    """The kept table of that name. Raises DmqError if `model` has none such: names come from visitors."""
+    for _, folder in stages.tables(model):
+        if Path(folder).name == name:
+            return Path(folder), Path(folder).stat().st_mtime_ns
+    raise DmqError(f"there is no table {name!r:.60} of {model}; choose another one.")
+
+
+@lru_cache(maxsize=16)
+def loaded(key: Key) -> SensitivityTable:
+    """The table of that key, read once."""
+    return stages.load_table(key[0])
+
+
+def table_of(model: str, name: str | None) -> SensitivityTable:
+    """The kept table of that name. Raises DmqError if there is none."""
+    return loaded(key_of(model, name))
+
+
+def context(table: SensitivityTable) -> str:
+    """What the costs hold for, in two or three sentences."""
+    text = f"**{html.escape(table.title)}** ({KINDS.get(table.kind, table.kind)}): {len(table.layers)} layers, "
+    text += f"{table.weights:,} weights, {len(table.choices)} choices ({', '.join(table.labels)}). "
+    text += f"A cost is in **{html.escape(table.unit)}**; less is better."
+    if table.timesteps:
+        count = len(table.timesteps)
+        text += f" Seen at {count} step{'s' if count > 1 else ''}, t = {table.timesteps[0]:g}"
+        text += f" to {table.timesteps[-1]:g}." if count > 1 else "."
+    missing = sum(not math.isfinite(value) for value in table.cost.ravel().tolist())
+    text += f" {missing:,} of {table.cost.size:,} costs are not known." if missing else ""
+    return text + (f"\n\n⚠ {html.escape(table.note)}" if table.note else "")
+
+
+def choices_of_layer(table: SensitivityTable, row: int) -> str:
+    """What one layer costs as each choice, as an HTML table."""
+    layer = table.layers[row]
+    head = ["choice", "bytes", f"cost: {table.unit}", "standard error"]
+    head += ["error of the weight"] if table.local is not None else []
+    lines = []
+    for c, label in enumerate(table.labels):
+        cells = [label, f"{table.bytes[row, c]:,}", _said(table.cost[row, c]), _said(table.spread[row, c])]
+        cells += [_said(table.local[row, c])] if table.local is not None else []
+        lines.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+    shape = " × ".join(map(str, layer.shape))
+    said = f"<b>{html.escape(layer.name)}</b> ({layer.kind}, {layer.role}, {shape}: {layer.weights:,} weights)"
+    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<p>{said}</p><div class="dmq-wide"><table><tr>{titles}</tr>{rows}</table></div>'
+
+
+def _said(value: float) -> str:
+    return plain(float(value)) if math.isfinite(value) else "–"
