@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__, runs
-from .commands import walks
+from .commands import layers, walks
 from .commands.asking import (
     chosen_comparison,
     chosen_recipe,
@@ -73,6 +73,7 @@ def parser() -> argparse.ArgumentParser:
     recipes_argument(one)
     comparison_arguments(one)
     walks.add_to(add)
+    layers.add_to(add)
     one = add(
         "bench", bench, "Measure recipes against the float model on many pictures, with a noise floor (QDiffBench)."
     )

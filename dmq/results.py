@@ -404,6 +404,7 @@ class Allocation:
     cost: float  # sum of the table's costs
     reasons: tuple[str, ...]  # of each layer, one line
     bound: float = float("nan")  # no allocation within the budget costs less than this
+    fingerprint: str = ""  # of the model whose table it was made from; "": not known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -437,6 +438,107 @@ class Graph:
     def before(self, node: str) -> tuple[str, ...]:
         """The nodes whose output `node` reads, in order."""
         return tuple(self.nodes[u] for u in sorted(self.edges[0, self.edges[1] == self.place[node]]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """How well one way to predict labels does on mixes that it was not fitted to; means over folds, nan: no such."""
+
+    name: str  # "graph network", "ridge on choices", …
+    srcc: float  # Spearman's correlation of predictions with labels
+    spread: float  # its standard error over the folds
+    quality: float  # the same once average bits are regressed out of both
+    ndcg: float
+    tau: float  # Kendall's correlation between the scores of two folds
+
+
+@dataclass(frozen=True, kw_only=True)
+class PieceScores:
+    """The scores of a piece's choices: M mixes of its K weight layers."""
+
+    piece: str
+    kind: str
+    layers: tuple[str, ...]  # K
+    mixes: np.ndarray  # [M, K] int16: positions among the choices
+    scores: np.ndarray  # [M] float32, mean over folds
+    spread: np.ndarray  # [M] float32, standard error over folds
+    complete: bool  # all mixes, or some at random
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictorResult:
+    """What random mixes of choices teach about them. N mixes, L layers, C choices. Scores: the higher the better."""
+
+    model: str
+    fingerprint: str
+    layers: tuple[Layer, ...]
+    types: tuple[str, ...]  # of each layer, such as "attn1.to_q"
+    choices: tuple[Choice, ...]
+    bytes: np.ndarray  # [L, C] int64
+    local: np.ndarray  # [L, C] float64: squared error of the weight over its squared length
+    label: str  # what the labels are, in words
+    mixes: np.ndarray  # [N, L] int16: positions among the choices
+    labels: np.ndarray  # [N] float64
+    again: np.ndarray  # [R] float64: labels of the first R mixes with other noises
+    average_bits: np.ndarray  # [N] float64
+    fold: np.ndarray  # [N] int16: which fold a mix was held out of
+    predicted: np.ndarray  # [N] float64: by the network of the fold that did not see it
+    predictions: tuple[Prediction, ...]  # the graph network first, then the controls
+    op_scores: np.ndarray  # [L, C] float64: of a layer by itself
+    op_spread: np.ndarray  # [L, C] float64: standard error over folds
+    pieces: tuple[PieceScores, ...]
+    ridge: np.ndarray  # [L, C] float64: what a choice adds to the label, by ridge regression
+    ridge_spread: np.ndarray  # [L, C] float64
+    note: str = ""
+
+    @property
+    def noise(self) -> float:
+        """Standard deviation of a label from the choice of noises; nan if no mix was judged twice."""
+        wrong = self.again - self.labels[: len(self.again)]
+        return float(np.sqrt(np.mean(wrong**2) / 2)) if len(wrong) else float("nan")
+
+    @property
+    def as_good(self) -> tuple[str, ...]:
+        """The controls whose held-out correlation is not below the network's by more than both are unsure of."""
+        best, *others = self.predictions
+        return tuple(
+            one.name for one in others
+            if "permuted" not in one.name and one.srcc >= best.srcc - float(np.hypot(one.spread, best.spread))
+        )  # fmt: skip
+
+    def block_scores(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each layer and choice the mean score, and its standard error, of its piece's mixes with it; [L, C]."""
+        scores, spread = self.op_scores.copy(), self.op_spread.copy()
+        row = {layer.name: n for n, layer in enumerate(self.layers)}
+        for piece in self.pieces:
+            for k, name in enumerate(piece.layers):
+                for c in range(len(self.choices)):
+                    chosen = piece.mixes[:, k] == c
+                    if chosen.any():
+                        scores[row[name], c] = piece.scores[chosen].mean()
+                        spread[row[name], c] = piece.spread[chosen].mean()
+        return scores, spread
+
+    def table(self, level: str = "block") -> SensitivityTable:
+        """The scores as costs: of each layer by itself ("op"), or of its choices whatever its neighbours take ("block").
+
+        At the level of blocks a layer's score is the mean over the other choices of its piece, which a table of layers
+        cannot tell apart.
+        """
+        scores, spread = self.block_scores() if level == "block" else (self.op_scores, self.op_spread)
+        title = {"op": "predicted score of each layer", "block": "predicted score of each layer in its block"}[level]
+        return self._table(title, "score", "score (negated)", -scores, spread)
+
+    def ridge_table(self) -> SensitivityTable:
+        """The costs that a ridge regression on the choices finds: what each takes off the label."""
+        cost = self.ridge.max(1, keepdims=True) - self.ridge
+        return self._table("predicted by ridge regression", "predicted", self.label, cost, self.ridge_spread)
+
+    def _table(self, title: str, kind: str, unit: str, cost: np.ndarray, spread: np.ndarray) -> SensitivityTable:
+        return SensitivityTable(
+            title=title, kind=kind, unit=unit, model=self.model, fingerprint=self.fingerprint, layers=self.layers,
+            choices=self.choices, bytes=self.bytes, cost=cost, spread=spread, local=self.local, note=self.note,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,11 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 from .benchmarks import Estimate, bench, benchmark_of, check_benchmark, estimate, joined
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
+from .budgets import allocate, limits, pareto, with_allocation
 from .drift import deviation
 from .findings import Inversion, inversions
 from .known import capture, captured, for_model, info, load, statistics, temporal_block
+from .learning import learn
 from .local import error_curves, errors, table
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .pictures import check_sampling, compare, difference, run
@@ -20,6 +22,7 @@ from .progressive import calibrate, measure_windows
 from .range_change import RangeChange, range_change
 from .relaxing import RelaxedChoice, mean_activation_bits, relaxed_choices
 from .searches import search, search_result, search_spec, searched
+from .sensitivity import agreement, load_table, sensitivity, sensitivity_table, tables
 from .time_path import learn_temporal, temporal_errors, temporal_learned
 from .trajectory_kept import (
     calibrated,
@@ -31,6 +34,8 @@ from .trajectory_kept import (
     windows_known,
     windows_measured,
 )
+from .weights_kept import has_learned_weights, learned_weights, weights_result
+from .weights_learned import learn_weights, weight_variants
 
 
 __all__ = [
@@ -41,6 +46,8 @@ __all__ = [
     "Progress",
     "RangeChange",
     "RelaxedChoice",
+    "agreement",
+    "allocate",
     "bench",
     "benchmark_of",
     "blocks_result",
@@ -60,6 +67,7 @@ __all__ = [
     "estimate",
     "finish",
     "for_model",
+    "has_learned_weights",
     "info",
     "inversions",
     "joined",
@@ -67,11 +75,17 @@ __all__ = [
     "kept_probe",
     "last_over_time",
     "last_probe",
+    "learn",
     "learn_temporal",
+    "learn_weights",
+    "learned_weights",
+    "limits",
     "load",
+    "load_table",
     "mean_activation_bits",
     "measure_windows",
     "over_time",
+    "pareto",
     "plan",
     "prepare",
     "probe",
@@ -88,12 +102,18 @@ __all__ = [
     "search_spec",
     "searched",
     "seen_statistics",
+    "sensitivity",
+    "sensitivity_table",
     "statistics",
     "table",
+    "tables",
     "temporal_block",
     "temporal_errors",
     "temporal_learned",
+    "weight_variants",
+    "weights_result",
     "window_effects",
     "windows_known",
     "windows_measured",
+    "with_allocation",
 ]

@@ -1,0 +1,121 @@
+"""`dmq budget`: how many bits where, within a budget of bytes, in a terminal."""
+
+import argparse
+import csv
+import io
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+from .. import jsonio
+from ..errors import DmqError
+from ..recipe import Budget, Recipe, Rule, choice_label
+from ..results import Allocation, SensitivityTable
+from .asking import check_place, chosen_recipe, print_table, recipe_argument, write
+
+
+def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
+    """Offer the commands of this file; `add` makes a parser from name, function and help."""
+    one = add("budget", budget, "Choose a format for each layer from a table of costs, within a budget of bytes.")
+    one.add_argument("table", metavar="TABLE", help="the folder of a table, or the title or name of one that is kept")
+    recipe_argument(one)
+    how_much = one.add_mutually_exclusive_group()
+    how_much.add_argument("--bits", type=float, metavar="B", help="bits a weight on average; 4 unless given")
+    how_much.add_argument("--bytes", type=int, metavar="N", help="of all layers' weights, instead of bits")
+    one.add_argument("--rule", action="append", dest="rules", metavar="RULE", default=[],
+                     help='such as "conv_in=float", "*.attn1.*=UAQ-4", "*.ff.*>=4" (bits), "*.attn2.*=same"; may be '
+                     "given several times")  # fmt: skip
+    one.add_argument("--out", metavar="FILE.json", help="write the recipe with these choices")
+    one.add_argument("--front", metavar="FILE.csv", help="write the best of every budget, from smallest to largest")
+
+
+def budget(given: argparse.Namespace) -> None:
+    from .. import stages
+
+    for file, suffix in ((given.out, ".json"), (given.front, ".csv")):
+        if file:
+            check_written(file, suffix)
+    bits = 4.0 if given.bits is None and given.bytes is None else given.bits
+    asked = Budget(bits=bits, bytes=given.bytes, rules=tuple(map(rule_of, given.rules)))
+    recipe = chosen_recipe(given.recipe, given.model)
+    table = chosen_table(given.table, recipe)
+    found = stages.allocate(table, asked)
+    mixed = stages.with_allocation(recipe, found)
+    if given.front:
+        write(given.front, as_csv(stages.pareto(table, asked.rules)))
+    if given.out:
+        write(given.out, jsonio.dumps(mixed))
+    print_allocation(table, found)
+    print(f"{mixed.name}: {recipe.model}" + (f", written to {given.out}" if given.out else ""))
+
+
+def check_written(file: str, suffix: str) -> None:
+    """Raise DmqError unless `file` could be written and says what it is."""
+    if not file.lower().endswith(suffix):
+        raise DmqError(f"{file}: give a name that ends with {suffix}.")
+    check_place(file)
+
+
+def rule_of(text: str) -> Rule:
+    """The rule that the command line writes as "GLOB=CHOICE", "GLOB=same" or "GLOB>=BITS"."""
+    least = ">=" in text
+    layers, _, wanted = text.rpartition(">=" if least else "=")
+    if not layers or not wanted or (least and not wanted.isdigit()):
+        raise DmqError(f'--rule {text!r:.80}: write "LAYERS=UAQ-4", "LAYERS=float", "LAYERS>=4" or "LAYERS=same".')
+    try:
+        if least:
+            return Rule(layers=layers, least=int(wanted))
+        return Rule(layers=layers, same=True) if wanted == "same" else Rule(layers=layers, choice=wanted)
+    except DmqError as error:
+        raise DmqError(f"--rule {text!r:.80}: {error}") from None
+
+
+def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
+    """The table in a folder, or the one that is kept for the recipe's model under this title or folder name."""
+    from .. import stages
+
+    if Path(name).is_dir():
+        return stages.load_table(Path(name), recipe.model)
+    kept = stages.tables(recipe.model)
+    folder = next((folder for title, folder in kept if name in (title, folder.name)), None)
+    if folder is None:
+        some = "kept are: " + "; ".join(title for title, _ in kept) if kept else "make one with `dmq sensitivity`"
+        raise DmqError(f"no table {name!r:.80} for {recipe.model}; {some}.")
+    return stages.load_table(folder, recipe.model)
+
+
+def print_allocation(table: SensitivityTable, found: Allocation) -> None:
+    """A line for each layer, then the totals."""
+    taken = [taken_by(table, n, choice_label(choice)) for n, choice in enumerate(found.choices)]
+    width = max(len(f"{count:,}") for count in taken)
+    rows = [
+        [layer, choice_label(choice), f"{count:{width},}", why]
+        for layer, choice, count, why in zip(found.layers, found.choices, taken, found.reasons, strict=True)
+    ]
+    print_table(["layer", "choice", "bytes", "why"], rows, left=4)
+    counts = Counter(map(choice_label, found.choices)).most_common()
+    print(f"{len(rows)} layers: " + ", ".join(f"{count} {label}" for label, count in counts))
+    print(
+        f"{found.bytes:,} bytes, {found.average_bits:.3f} bits a weight; cost {found.cost:.6g} ({table.unit}), "
+        f"no choice within the budget costs less than {found.bound:.6g}"
+    )
+
+
+def taken_by(table: SensitivityTable, n: int, label: str) -> int:
+    """Bytes of layer n as one of the table's choices, or in float because a rule says so."""
+    if label not in table.labels:
+        return 4 * table.layers[n].weights
+    return int(table.bytes[n, table.labels.index(label)])
+
+
+def as_csv(front: list[Allocation]) -> str:
+    """A line for each point of the front."""
+    labels = sorted({choice_label(choice) for point in front for choice in point.choices})
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["bytes", "average_bits", "cost", "bound", *labels])
+    for point in front:
+        counts = Counter(map(choice_label, point.choices))
+        numbers = (point.average_bits, point.cost, point.bound)
+        table.writerow([point.bytes, *map(repr, numbers), *(counts[label] for label in labels)])
+    return text.getvalue()
