@@ -1,0 +1,403 @@
+"""Tables of what each layer's weight costs as each of some choices: asked, kept part by part, found again.
+
+A table depends on the model, how it is run, and the question; of the recipe's weights only on how grids are laid, and
+of its activations only if the question includes them. So recipes that differ in bits share their tables.
+"""
+
+import contextlib
+import dataclasses
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import engine, jsonio, runs
+from ..errors import DmqError
+from ..recipe import FLOAT, Activations, Choice, Grid, Recipe, Sensitivity, Weights, choice_label
+from ..results import Layer, SensitivityTable
+from .drawing import draw_batch
+from .known import capture, captured, info, info_for, libraries, load, statistics
+from .planning import quantize
+from .preparing import prepare
+from .progress import Progress, clocked, finish
+from .progressive import matcher_of
+from .searches import denoiser_calls
+from .weights_kept import needs_inputs
+from .weights_learned import weight_variants
+
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from ..allocation.sensitivity import Agreement, Watched
+
+TOGETHER = 2_000_000  # weights whose changes are held at a time, for all choices
+KINDS = {"measure": "measured", "fisher": "estimated", "local": "local"}
+TITLES = {"noise": "noise error", "picture": "latent error of pictures", "text": "match with the prompt that is lost"}
+UNITS = {
+    "noise": "part of the noise prediction's power", "picture": "part of the float latents' power",
+    "text": "points of the match",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Task:
+    """A part of a table: some layers, each made into some choices."""
+
+    subject: Recipe  # the model with float weights that they are compared with
+    ask: Sensitivity
+    layers: tuple[str, ...]
+    choices: tuple[Choice, ...]
+
+    @property
+    def name(self) -> str:
+        """That of the folder in which the finished part is kept."""
+        several = f"+{len(self.layers) - 1}" if len(self.layers) > 1 else ""
+        return f"{self.layers[0]}{several}" + (f"--{choice_label(self.choices[0])}" if len(self.choices) == 1 else "")
+
+
+# --- asked and answered ----------------------------------------------------------------------------------------------
+
+
+def sensitivity(
+    recipe: Recipe, ask: Sensitivity, *, again: bool = False, scheduler: str = "", workers: int = 1
+) -> Generator[Progress, None, SensitivityTable]:
+    """Answer `ask` for the model of `recipe`; does nothing if that was done already, unless `again`.
+
+    What is finished when the generator is closed, or when a worker dies, is kept: the next call goes on behind it.
+    `scheduler` and `workers` are those of `engine.run`. Raises DmqError for what cannot be asked of this model.
+    """
+    ask, subject = _normal(ask), _subject(recipe, ask)
+    yield from prepare(subject) if ask.activations else capture(subject)
+    folder = _folder(subject, ask)
+    if folder.is_dir() and not again:
+        return runs.load_table(folder)
+    yield Progress("Load the model", 0, 1)
+    libraries()
+    from ..allocation.sensitivity import check_finite
+
+    layers, left_out = _layers(recipe)
+    _check(subject, ask)
+    check_finite(load(subject.model).denoiser)
+    folder = _folder(subject, ask, own=True)
+    unfinished = folder.with_name(f"{folder.name}-parts")
+    if again:
+        runs.discard(unfinished)
+    tasks = _tasks(subject, ask, layers)
+    missing = [task for task in tasks if runs.load_part(unfinished, task.name) is None]
+    learned = [choice for choice in ask.choices if needs_inputs(choice.format)]
+    if learned and missing:
+        yield from weight_variants(subject, learned, dict.fromkeys(name for task in missing for name in task.layers))
+    if missing and not scheduler and workers == 1 and ask.measure == "noise":
+        yield from _watching(subject, ask)  # drawn once, and its progress told
+    at = clocked("Ask what layers cost", len(tasks) - len(missing))
+    work = engine.run(
+        evaluate, missing, kept=lambda task, arrays: runs.save_part(unfinished, task.name, arrays),
+        scheduler=scheduler, workers=workers,
+    )  # fmt: skip
+    try:
+        for done, _, _ in work:
+            yield at(len(tasks) - len(missing) + done, len(tasks))
+    finally:
+        work.close()
+    table = _joined(subject, ask, layers, left_out, [(task, runs.load_part(unfinished, task.name)) for task in tasks])
+    runs.save_table(folder, table)
+    runs.discard(unfinished)
+    return table
+
+
+def sensitivity_table(recipe: Recipe, ask: Sensitivity) -> SensitivityTable | None:
+    """The answer to `ask` for the model of `recipe`, if it is there."""
+    ask, subject = _normal(ask), _subject(recipe, ask)
+    if not captured(subject):
+        return None
+    folder = _folder(subject, ask)
+    return runs.load_table(folder) if folder.is_dir() else None
+
+
+def tables(model: str) -> list[tuple[str, Path]]:
+    """Title and folder of everything kept for that model as it is now: the user's, newest first, then what ships."""
+    found = []
+    for folder in runs.find_tables(fingerprint=info(model).fingerprint):
+        with contextlib.suppress(DmqError):  # a damaged one; who opens it by name is told
+            found.append((runs.load_table(folder), folder))
+    titles = [table.title for table, _ in found]
+    return [
+        (title if titles.count(title) == 1 else f"{title}: {', '.join(table.labels)}", folder)
+        for title, (table, folder) in zip(titles, found, strict=True)
+    ]
+
+
+def load_table(folder: Path, model: str = "") -> SensitivityTable:
+    """The table in a folder that `tables` named. Raises DmqError if it is damaged, or not of `model`."""
+    return runs.load_table(folder, info(model) if model else None)
+
+
+def agreement(a: SensitivityTable, b: SensitivityTable) -> "Agreement":
+    """How alike two tables rank the layers and choices that both know: Spearman's and Kendall's correlation."""
+    from ..allocation.sensitivity import agreement
+
+    return agreement(a, b)
+
+
+# --- what it depends on ----------------------------------------------------------------------------------------------
+
+
+def _normal(ask: Sensitivity) -> Sensitivity:
+    """`ask` with settings that do not matter as they are by default."""
+    changes: dict[str, Any] = {} if ask.how == "fisher" else {"probes": Sensitivity.probes}
+    if ask.measure != "noise":
+        changes["steps"] = Sensitivity.steps
+    elif ask.how != "fisher":
+        changes["seed"] = Sensitivity.seed
+    return dataclasses.replace(ask, **changes)
+
+
+def _subject(recipe: Recipe, ask: Sensitivity) -> Recipe:
+    """The recipe of the model that is compared with: weights in float, and activations too unless asked for."""
+    laid = any(isinstance(choice.format, Grid) for choice in ask.choices)
+    weights = dataclasses.replace(recipe.weights, bits=FLOAT, format=Grid()) if laid else Weights(bits=FLOAT)
+    if not ask.activations:
+        return Recipe(
+            name="", model=recipe.model, sampling=recipe.sampling, calibration=recipe.calibration, weights=weights,
+            activations=Activations(bits=FLOAT), split=recipe.split,
+        )  # fmt: skip
+    kept = [over for over in recipe.overrides if over.activation_bits is not None]
+    return dataclasses.replace(
+        recipe, name="", on_miss="error", weights=weights, temporal=None, reconstruction=None, progressive=None,
+        relaxing=None, overrides=tuple(dataclasses.replace(over, weight_bits=None, format=None) for over in kept),
+    )  # fmt: skip
+
+
+def _folder(subject: Recipe, ask: Sensitivity, *, own: bool = False) -> Path:
+    # Fields with their defaults are left out, so that tables are found again when specs have more fields.
+    stats = statistics(subject)
+    asked = jsonio.shortest(subject), jsonio.shortest(ask)
+    return runs.table_folder(*asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)
+
+
+def _layers(recipe: Recipe) -> tuple[tuple[Layer, ...], list[str]]:
+    """The layers that are called, and the names of the others."""
+    layers = load(recipe.model).info.layers
+    return tuple(layer for layer in layers if layer.macs), [layer.name for layer in layers if not layer.macs]
+
+
+def _check(subject: Recipe, ask: Sensitivity) -> None:
+    if ask.activations and ask.how != "measure":
+        raise DmqError(f"how {ask.how!r} knows float activations only; set how to 'measure', or activations to false.")
+    if ask.measure == "text" and matcher_of(subject.model) is None:
+        raise DmqError(f"{subject.model} draws without prompts in words, so no match can be lost; judge by 'picture'.")
+
+
+def _tasks(subject: Recipe, ask: Sensitivity, layers: tuple[Layer, ...]) -> list[Task]:
+    """The parts of a table: where all layers are seen in one pass as many as memory holds, otherwise a cell each."""
+    if ask.how != "measure":
+        return [Task(subject, ask, names, ask.choices) for names in _together(layers)]
+    cells = [(choice, layer) for choice in ask.choices for layer in layers]
+    if ask.mode == "only":  # where all layers have a choice, those of all layers are held for it
+        cells = [(choice, layer) for layer in layers for choice in ask.choices]
+    return [Task(subject, ask, (layer.name,), (choice,)) for choice, layer in cells]
+
+
+def _together(layers: tuple[Layer, ...]) -> Iterator[tuple[str, ...]]:
+    names, size = [], 0
+    for layer in layers:
+        if names and size + layer.weights > TOGETHER:
+            yield tuple(names)
+            names, size = [], 0
+        names.append(layer.name)
+        size += layer.weights
+    yield tuple(names)
+
+
+def _joined(
+    subject: Recipe, ask: Sensitivity, layers: tuple[Layer, ...], left_out: list[str],
+    parts: Sequence[tuple[Task, dict[str, np.ndarray]]],
+) -> SensitivityTable:  # fmt: skip
+    from ..allocation.sensitivity import steps_between, summary
+    from ..quantizers.weights import weight_bytes
+
+    row = {layer.name: n for n, layer in enumerate(layers)}
+    values = np.full((len(layers), len(ask.choices), *parts[0][1]["values"].shape[2:]), np.nan)
+    local = np.full(values.shape[:2], np.nan)
+    for task, arrays in parts:
+        at = np.ix_([row[name] for name in task.layers], [ask.choices.index(choice) for choice in task.choices])
+        values[at], local[at] = arrays["values"], arrays["local"]
+    cost, spread, per_step = summary(values)
+    over_time, splits = ask.measure == "noise", _splits(subject)
+    known = statistics(subject)
+    steps = steps_between(len(known.timesteps), ask.steps) if over_time else []
+    sizes = [
+        [weight_bytes(layer.shape, _format(subject, choice), splits.get(layer.name, 0)) for choice in ask.choices]
+        for layer in layers
+    ]
+    return SensitivityTable(
+        title=_title(ask), kind=KINDS[ask.how], unit="part of the output's power" if ask.how == "local" else
+        UNITS[ask.measure], model=subject.model, fingerprint=known.fingerprint, layers=layers, choices=ask.choices,
+        bytes=np.array(sizes, np.int64), cost=cost, spread=spread, timesteps=tuple(known.timesteps[i] for i in steps),
+        per_step=per_step if over_time else None, local=local,
+        note=f"never called, hence left out: {', '.join(left_out)}" if left_out else "",
+    )  # fmt: skip
+
+
+def _title(ask: Sensitivity) -> str:
+    other = {"fisher": f"{TITLES['noise']} by gradients", "local": "error of its own output"}
+    what = other.get(ask.how, TITLES[ask.measure])
+    which = "only this layer" if ask.mode == "only" else "saved by restoring this layer"
+    seen = f"{ask.steps} steps of {ask.pictures} pictures" if ask.measure == "noise" else f"{ask.pictures} pictures"
+    return f"{what}, {which}, {seen}" + (", quantized activations" if ask.activations else "")
+
+
+def _format(subject: Recipe, choice: Choice) -> Weights:
+    return dataclasses.replace(subject.weights, bits=choice.bits, format=choice.format)
+
+
+def _splits(subject: Recipe) -> dict[str, int]:
+    return (info_for(subject).splits or {}) if subject.split else {}
+
+
+# --- one part: what a worker does ------------------------------------------------------------------------------------
+
+_one_at_a_time = threading.Lock()  # weights are exchanged in a model that all parts share
+_watched: dict[tuple, "Watched"] = {}  # the last ones, by what they depend on
+
+
+def evaluate(task: Task) -> dict[str, np.ndarray]:
+    """A part of a table: `values` [layers, choices, T, samples], see `allocation.sensitivity`, and `local` errors.
+
+    Runs anywhere: it loads the model by name, and draws or learns what is not in its run folder.
+    """
+    libraries()
+    from ..allocation.sensitivity import local_changes, probe_changes, weight_error
+
+    with _one_at_a_time:
+        model = load(task.subject.model).denoiser
+        floats = {name: model.get_submodule(name).weight.detach() for name in task.layers}
+        if task.ask.mode == "all_but":
+            made = _all_made(task.subject, task.choices[0], _state(task.subject))
+            weights = {name: [made[name]] for name in task.layers}
+        else:
+            weights = _made(task.subject, task.layers, task.choices)
+        local = [[weight_error(floats[name], made) for made in weights[name]] for name in task.layers]
+        if task.ask.how == "measure":
+            values = _change(task, weights[task.layers[0]][0])[None, None]
+        else:
+            import torch
+
+            watched = finish(_watching(task.subject, task.ask))
+            deltas = {name: torch.stack([made - floats[name] for made in weights[name]]) for name in task.layers}
+            ask = task.ask
+            values = (
+                probe_changes(watched, deltas, ask.probes, ask.seed) if ask.how == "fisher"
+                else local_changes(watched, deltas)
+            )  # fmt: skip
+    return {"values": values, "local": np.array(local)}
+
+
+def _state(subject: Recipe) -> tuple:
+    """What else decides what is computed for `subject`: the weights under its model's name, and its capture."""
+    folder = runs.find_capture(subject)
+    return load(subject.model).info.fingerprint, folder and (folder / "capture.json").stat().st_mtime_ns
+
+
+def _made(subject: Recipe, layers: Sequence[str], choices: Sequence[Choice]) -> "dict[str, list[Tensor]]":
+    """By layer its weight as each of the choices, in float32."""
+    from ..allocation.sensitivity import new_weight
+
+    model, splits = load(subject.model).denoiser, _splits(subject)
+    learned = [choice for choice in choices if needs_inputs(choice.format)]
+    codes = finish(weight_variants(subject, learned, layers)) if learned else {}
+    return {
+        name: [
+            new_weight(model.get_submodule(name).weight, _format(subject, choice), splits.get(name, 0),
+                       codes.get((name, choice_label(choice))))
+            for choice in choices
+        ]
+        for name in layers
+    }  # fmt: skip
+
+
+@lru_cache(maxsize=1)  # as large as the model; parts come choice by choice
+def _all_made(subject: Recipe, choice: Choice, _state: tuple) -> "dict[str, Tensor]":
+    names = [layer.name for layer in _layers(subject)[0]]
+    return {name: made for name, (made,) in _made(subject, names, (choice,)).items()}
+
+
+def _change(task: Task, weight: "Tensor") -> np.ndarray:
+    """What the model loses [T, samples] by the one layer of `task`, or wins by its restoration."""
+    (name,), (choice,) = task.layers, task.choices
+    if task.ask.mode == "only":
+        return _loss(task, {name: weight})
+    state = _state(task.subject)
+    others = {other: made for other, made in _all_made(task.subject, choice, state).items() if other != name}
+    with np.errstate(invalid="ignore"):  # inf - inf: that layer alone does not make it finite
+        return _all_lost(task.subject, task.ask, choice, state) - _loss(task, others)
+
+
+@lru_cache(maxsize=1)
+def _all_lost(subject: Recipe, ask: Sensitivity, choice: Choice, state: tuple) -> np.ndarray:
+    return _loss(Task(subject, ask, (), (choice,)), _all_made(subject, choice, state))
+
+
+def _loss(task: Task, weights: "dict[str, Tensor]") -> np.ndarray:
+    """How much worse the model is with these weights, [T, samples]."""
+    from ..allocation.sensitivity import exchanged, noise_change
+    from ..metrics.paired import relative_error
+
+    if task.ask.measure == "noise":
+        return noise_change(finish(_watching(task.subject, task.ask)), weights)
+    float_latents, float_match = _float_pictures(task.subject, task.ask, _state(task.subject))
+    model = _comparison(task.subject)
+    with exchanged(model, weights):
+        latents, match = _draw(task.subject, task.ask, model)
+    if task.ask.measure == "text":
+        return (float_match - match)[None].astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        lost = relative_error(latents, float_latents)
+    return np.where(np.isfinite(lost), lost, np.inf)[None]
+
+
+def _watching(subject: Recipe, ask: Sensitivity) -> "Generator[Progress, None, Watched]":
+    """The model with float weights on the recorded calls that are looked at; made once."""
+    from ..allocation.sensitivity import watch
+
+    key = subject, ask.steps, ask.pictures, _state(subject)
+    if key not in _watched:
+        trajectory = yield from denoiser_calls(subject, ask.pictures)
+        made = watch(_comparison(subject), trajectory, ask.steps, ask.pictures)
+        while len(_watched) > 1:
+            _watched.pop(next(iter(_watched)))
+        _watched[key] = made
+    return _watched[key]
+
+
+def _comparison(subject: Recipe) -> "nn.Module":
+    """A borrowed model with the weights in float, in which they may be exchanged."""
+    from ..models.borrow import borrow
+
+    plain = subject.activations.bits == FLOAT and subject.activations.attention_bits == FLOAT
+    return borrow(load(subject.model).denoiser) if plain and not subject.overrides else quantize(subject)
+
+
+@lru_cache(maxsize=2)
+def _float_pictures(subject: Recipe, ask: Sensitivity, _state: tuple) -> tuple[np.ndarray, np.ndarray]:
+    return _draw(subject, ask, _comparison(subject))
+
+
+def _draw(subject: Recipe, ask: Sensitivity, model: "nn.Module") -> tuple[np.ndarray, np.ndarray]:
+    """The finished samples [P, ...] and the matches [P] of pictures with their prompts, nan unless asked for."""
+    from ..capture.activations import calibration_pictures
+    from ..numerics.threads import one_thread
+
+    loaded, own = load(subject.model), subject.calibration
+    own = dataclasses.replace(own, samples=ask.pictures, seed=own.seed + ask.seed)
+    jobs = calibration_pictures(loaded, own)
+    drawn = finish(draw_batch(loaded, model, jobs, subject.sampling))
+    if ask.measure != "text":
+        return drawn.latents, np.full(len(jobs), np.nan)
+    with one_thread():
+        return drawn.latents, matcher_of(subject.model).match(drawn.pictures, [prompt for prompt, _ in jobs])
