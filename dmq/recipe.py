@@ -839,5 +839,48 @@ class Budget(Spec):
             raise DmqError("a budget is given in bits or in bytes: set the other one to null.")
 
 
+LABELS = ("features", "noise", "latent", "fid_float", "fid_reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Predictor(Spec):
+    """A question: how good is the model with each mix of choices? Learned from random mixes (Qua²SeDiMo).
+
+    Mixes are judged with activations in float. A label is better the higher it is.
+    """
+
+    choices: tuple[Choice, ...] = tuple(
+        Choice(bits=bits, format=form) for bits in (4, 3) for form in (Uaq(), KMeans(), KMeans(shared="tensor"))
+    )
+    configurations: int = knob(100, "Random mixes", 20, 100_000)
+    label: str = knob(
+        "features", "Judged by", choices=LABELS,
+        help="The distance from the float model's pictures in features of pictures, of its noise prediction, of its "
+        "finished samples (the smaller the better, in logarithms); or the Fréchet distance to float or real pictures.",
+    )
+    pictures: int = knob(8, "Pictures", 1, 100_000, help="Of each mix, the same prompts and noises for all.")
+    steps: int = knob(10, "Steps of a picture", 1, 1000, help="Fewer than in use: only the order of mixes matters.")
+    repeats: int = knob(5, "Mixes judged twice", 0, 1000, help="With other noises: how sure is a label?")
+    bits_price: float = knob(
+        0.0, "Price of a bit", 0.0, 1e6, help="Taken off the label for each average bit; 0 for use with a budget."
+    )
+    loss: str = knob("hybrid", "Loss", choices=("mse", "srcc", "ndcg", "hybrid"), help="Ranking beside regression.")
+    weight: float = knob(1.0, "Weight of the ranking", 0.0, 1000.0)
+    width: int = knob(32, "Width of the network", 4, 256, help="64 in the paper.")
+    epochs: int = knob(120, "Epochs", 1, 100_000, help="10,000 in the paper.")
+    rate: float = knob(0.005, "Learning rate", 1e-6, 1.0, help="0.001 in the paper.")
+    folds: int = knob(5, "Folds", 2, 20)
+    combinations: int = knob(1296, "Mixes of a block", 1, 100_000, help="At most; of more, these many at random.")
+    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        labels = [choice_label(choice) for choice in self.choices]
+        if len(labels) < 2 or len(set(labels)) < len(labels):
+            raise DmqError(f"a predictor needs two choices or more that differ, got {labels}.")
+        if self.configurations < 4 * self.folds:
+            raise DmqError(f"{self.configurations} random mixes are too few for {self.folds} folds of four.")
+
+
 # What ships in assets/models, with the sampling that each was captured with.
 EMBEDDED = {"emoji-sd": Sampling(steps=50, guidance=4.0), "emoji-ddpm": Sampling(steps=100, guidance=0.0)}

@@ -520,7 +520,7 @@ class PredictorResult:
         return scores, spread
 
     def table(self, level: str = "block") -> SensitivityTable:
-        """The scores as costs: of each layer by itself ("op"), or of its choices whatever its neighbours take ("block").
+        """The scores as costs: of each layer by itself ("op"), or of its choices whatever others take ("block").
 
         At the level of blocks a layer's score is the mean over the other choices of its piece, which a table of layers
         cannot tell apart.
