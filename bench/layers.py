@@ -97,7 +97,7 @@ class Evidence:
     def table(self, name: str) -> SensitivityTable:
         """Costs or scores of choices, measured or predicted."""
         if name not in self.tables:
-            self.tables[name] = self._asked(name)
+            self.tables[name] = self._asked(name).only({layer.name for layer in self.layers})
         return self.tables[name]
 
     def _asked(self, name: str) -> SensitivityTable:

@@ -4,7 +4,7 @@
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
@@ -386,6 +386,14 @@ class SensitivityTable:
     def weights(self) -> int:
         """How many weights all layers have together."""
         return sum(layer.weights for layer in self.layers)
+
+    def only(self, names: Collection[str]) -> "SensitivityTable":
+        """The table of some of the layers."""
+        rows = [n for n, layer in enumerate(self.layers) if layer.name in names]
+        parts = ("bytes", "cost", "spread", "per_step", "local")
+        held = {part: getattr(self, part) for part in parts}
+        some = {part: None if values is None else values[rows] for part, values in held.items()}
+        return replace(self, layers=tuple(self.layers[n] for n in rows), **some)
 
     @property
     def sensitivity(self) -> np.ndarray:
