@@ -118,7 +118,7 @@ def _within(made: Problem, room: int) -> int:
     if not low <= room <= high:
         # Bits are rounded inwards, so that what is said can be given.
         ends = math.ceil(8000 * low / made.table.weights) / 1000, math.floor(8000 * high / made.table.weights) / 1000
-        rules = " under these rules" if any(made.fixed) or any(made.tied) else ""
+        rules = " under these rules" if made.rules else ""
         raise DmqError(
             f"budget: {room:,} bytes ({8 * room / made.table.weights:.3f} bits a weight) is "
             f"{'below the smallest' if room < low else 'above the largest'} possible; the layers take {low:,} to "

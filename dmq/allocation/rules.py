@@ -23,6 +23,7 @@ class Problem:
     """Rows R to choose for, C choices; each layer of the table belongs to one row."""
 
     table: SensitivityTable
+    rules: tuple[Rule, ...]
     choices: tuple[Choice, ...]  # the table's, and "float" behind them where only a rule asks for it
     labels: tuple[str, ...]
     layer_bytes: np.ndarray  # [L, C] int64
@@ -57,7 +58,7 @@ def problem(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> Problem:
     choices = table.choices if cost.shape[1] == len(table.choices) else (*table.choices, choice_of("float"))
     labels = tuple(map(choice_label, choices))
     fixed = _fix(names, labels, cost, rules, matched)
-    _raise_bits(names, choices, cost, rules, matched, fixed)
+    limited = _raise_bits(names, choices, cost, rules, matched, fixed)
     unknown = [name for name, known in zip(names, np.isfinite(cost).any(1), strict=True) if not known]
     if unknown:
         raise DmqError(
@@ -66,10 +67,10 @@ def problem(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> Problem:
         )
     row, tied = _rows(len(names), rules, matched)
     made = Problem(
-        table=table, choices=choices, labels=labels, layer_bytes=table_bytes, layer_cost=cost, row=row,
+        table=table, rules=rules, choices=choices, labels=labels, layer_bytes=table_bytes, layer_cost=cost, row=row,
         bytes=_summed(table_bytes, row), cost=_summed(cost, row), fixed=fixed, tied=tied,
     )  # fmt: skip
-    _check_alike(made, names)
+    _check_alike(made, limited)
     return made
 
 
@@ -122,9 +123,12 @@ def _fix(
 def _raise_bits(
     names: list[str], choices: tuple[Choice, ...], cost: np.ndarray, rules: tuple[Rule, ...],
     matched: list[list[int]], fixed: tuple[str, ...],
-) -> None:  # fmt: skip
-    """Close the choices with fewer bits than a rule allows, in `cost`."""
-    bits = np.array([choice.bits for choice in choices])
+) -> tuple[str, ...]:  # fmt: skip
+    """Close the choices with fewer bits than a rule allows, in `cost`; returns the patterns of what limits layers.
+
+    That is the rule that fixes a layer's choice, or the last one that closed something there.
+    """
+    limited, bits = list(fixed), np.array([choice.bits for choice in choices])
     for rule, layers in zip(rules, matched, strict=True):
         for n in layers:
             known = np.isfinite(cost[n])
@@ -132,7 +136,9 @@ def _raise_bits(
                 most = choice_label(choices[int(np.where(known, bits, 0).argmax())])
                 why = f"it is {most} by {fixed[n]!r}" if fixed[n] else f"the most that it can have is {most}"
                 raise DmqError(f"rules: {names[n]} needs {rule.least} bits by {rule.layers!r}, but {why}.")
-            cost[n, bits < rule.least] = np.nan
+            if (known & (bits < rule.least)).any():
+                cost[n, bits < rule.least], limited[n] = np.nan, rule.layers
+    return tuple(limited)
 
 
 def _rows(count: int, rules: tuple[Rule, ...], matched: list[list[int]]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -154,21 +160,20 @@ def _summed(values: np.ndarray, row: np.ndarray) -> np.ndarray:
     return sums
 
 
-def _check_alike(made: Problem, names: list[str]) -> None:
+def _check_alike(made: Problem, limited: tuple[str, ...]) -> None:
     """Raise DmqError if layers that must be alike have no choice in common."""
+    known = np.isfinite(made.layer_cost)
     for row in np.flatnonzero(~made.open.any(1)):
-        layers = made.members(int(row))
-        left = [
-            [label for label, known in zip(made.labels, np.isfinite(made.layer_cost[n]), strict=True) if known]
-            for n in layers
-        ]
-        other = next((k for k in range(len(layers)) if not set(left[0]) & set(left[k])), len(layers) - 1)
+        layers = sorted(made.members(int(row)), key=lambda n: known[n].sum())
+        first = layers[0]  # the one with the fewest choices, and one that shares none of them if there is such
+        other = next((n for n in layers if not (known[first] & known[n]).any()), layers[1])
         said = " and ".join(
-            f"{names[layers[k]]} can only be {' or '.join(left[k])}"
-            + (f" by {made.fixed[layers[k]]!r}" if made.fixed[layers[k]] else "")
-            for k in (0, other)
+            f"{made.table.layers[n].name} can only be "
+            + " or ".join(label for label, can in zip(made.labels, known[n], strict=True) if can)
+            + (f" by {limited[n]!r}" if limited[n] else "")
+            for n in (first, other)
         )
-        raise DmqError(f"rules: {made.tied[layers[other]]!r} wants the same choice for its layers, but {said}.")
+        raise DmqError(f"rules: {made.tied[first]!r} wants the same choice for its layers, but {said}.")
 
 
 def _named(layers: list[str]) -> str:
