@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
@@ -15,14 +15,15 @@ from ..recipe import FLOAT, LowRank
 from ..results import Plan, PlannedLayer, Site
 from .bank import Clock, bank_module
 from .cache import install_cache
+from .codes import SplitWeight, WeightCodes
 from .layers import fake_quantized, low_rank_layer
 from .plan import vector_format
-from .weights import QuantizedWeight, quantize_weight
+from .weights import quantize_weight
 
 
 @torch.no_grad()
 def quantized(
-    model: nn.Module, plan: Plan, adapter: AbstractAdapter, learned: Mapping[str, QuantizedWeight] | None = None
+    model: nn.Module, plan: Plan, adapter: AbstractAdapter, learned: Mapping[str, WeightCodes] | None = None
 ) -> nn.Module:
     """A model that simulates `plan`; `model` itself stays as it is, and lends its memory for all that stays in float.
 
@@ -67,27 +68,39 @@ def plan_of(model: nn.Module) -> Plan | None:
     return vars(model).get("plan")
 
 
-def _layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: QuantizedWeight | None) -> nn.Module:
+def _layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: WeightCodes | None) -> nn.Module:
     weight = layer.weight
     if row.weights.bits == FLOAT:
         return fake_quantized(layer, weight, layer.bias, bank)
-    codes = learned if learned is not None else quantize_weight(weight, row.weights, row.split)
+    try:
+        codes = learned if learned is not None else quantize_weight(weight, row.weights, row.split)
+    except DmqError as error:
+        raise DmqError(f"{row.layer.name}: {error}") from None
     if isinstance(row.weights.format, LowRank) and row.bank:
         return _low_rank(layer, row, bank, codes)
     weight = nn.Parameter(codes.dequantize().to(weight), weight.requires_grad)
     return fake_quantized(layer, weight, layer.bias, bank)
 
 
-def _low_rank(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: QuantizedWeight) -> nn.Module:
-    if codes.smoothing is not None and not row.bank.dynamic:
+def _low_rank(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes) -> nn.Module:
+    low_rank, rest, smoothing = _parts(codes)
+    if smoothing is not None and not row.bank.dynamic:
         raise DmqError(
             f"{row.layer.name}: its weight is for smoothed inputs, but the ranges are those of inputs as they are. "
             "Learn it again for this recipe, or set activations.dynamic."
         )
     like = layer.weight
-    parts = (nn.Parameter(x.to(like), like.requires_grad) for x in (codes.low_rank_weight(), codes.rest_weight()))
-    smoothing = None if codes.smoothing is None else codes.smoothing.to(like)
-    return low_rank_layer(layer, *parts, layer.bias, bank, smoothing)
+    weights = (nn.Parameter(part.to(like), like.requires_grad) for part in (low_rank, rest))
+    return low_rank_layer(layer, *weights, layer.bias, bank, None if smoothing is None else smoothing.to(like))
+
+
+def _parts(codes: WeightCodes) -> tuple[Tensor, Tensor, Tensor | None]:
+    """The low-rank weight, the rest and the smoothing, or none; of a split weight those of both sides together."""
+    if not isinstance(codes, SplitWeight):
+        return codes.low_rank_weight(), codes.rest_weight(), codes.smoothing
+    (*first, s1), (*second, s2) = _parts(codes.first), _parts(codes.second)
+    low_rank, rest = (torch.cat(sides, 1) for sides in zip(first, second, strict=True))
+    return low_rank, rest, None if s1 is None else torch.cat([s1, s2])
 
 
 def _quantize_vectors(twin: nn.Module, plan: Plan) -> None:
