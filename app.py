@@ -2,6 +2,7 @@
 
 import os
 import threading
+from dataclasses import fields
 from typing import Any
 
 
@@ -18,6 +19,7 @@ from pages import (
     benchmark,
     capturing,
     compare,
+    layers,
     links,
     over_time,
     reconstruct,
@@ -31,7 +33,7 @@ from pages.shell import Shared, follows, on, set_outside
 
 PAGES = {
     "Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Temporal": temporal.tab,
-    "Reconstruct": reconstruct.tab, "Over time": over_time.tab, "Benchmark": benchmark.tab,
+    "Layers": layers.tab, "Reconstruct": reconstruct.tab, "Over time": over_time.tab, "Benchmark": benchmark.tab,
     "Compare": compare.tab,
 }  # fmt: skip
 TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
@@ -62,10 +64,15 @@ def entered(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
     return chosen | {"tabs": gr.Tabs(selected=tab)}  # which opens itself when selected
 
 
+def wanted_tab(wanted: str) -> dict[str, Any]:
+    """The tab that another one asks to open."""
+    return {"tabs": gr.Tabs(selected=wanted.partition(" ")[0])}
+
+
 def build() -> gr.Blocks:
     """The whole app; it loads no model."""
     with gr.Blocks(title="dmq", fill_width=True, delete_cache=(3600, 3600)) as app:
-        shared = Shared(gr.State(""), gr.State(""), gr.State(""), gr.State(""))
+        shared = Shared(*(gr.State("") for _ in fields(Shared)))
         sidebar.build(shared)
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             for key, name in TABS.items():
@@ -77,6 +84,7 @@ def build() -> gr.Blocks:
         state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
         # Two events, since the second one sees which tab was clicked before the first one has answered.
         follows(on(app.load, opened, [], {"linked": linked}), entered, [linked, shared.open_tab], state)
+        on(shared.wanted.change, wanted_tab, [shared.wanted], {"tabs": tabs})
         app.load(None, js=FOLD)
     return app
 

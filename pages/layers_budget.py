@@ -28,7 +28,7 @@ INPUTS = ("bits", "allowed", "rules")  # the components that say what is asked f
 RULES = ["Layers, with * for any", "Choice", "Least bits", "All the same"]
 HEAD = ["Layer", "Block", "Role", "Choice", "Bytes", "Cost", "Why"]
 NAME, CHOICE = HEAD.index("Layer"), HEAD.index("Choice")
-FIRST = 4.0  # bits a weight that a table is opened with, where it can have them
+FIRST = 3.5  # bits a weight that a table is opened with, where it can have them
 POINTS = 33  # budgets on the front
 
 Rows = list[list[Any]]  # what a table of the page holds

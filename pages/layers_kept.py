@@ -28,7 +28,7 @@ KINDS = {
 
 def named(model: str) -> dict[str, str]:
     """Titles of everything that is kept for `model`, by name."""
-    return {Path(folder).name: title for title, folder in stages.tables(model)}
+    return {folder.name: title for title, folder in stages.tables(model)}
 
 
 Key = tuple[Path, int]  # of a table: its folder, and when that was written
@@ -36,10 +36,22 @@ Key = tuple[Path, int]  # of a table: its folder, and when that was written
 
 def key_of(model: str, name: str | None) -> Key:
     """The kept table of that name. Raises DmqError if `model` has none such: names come from visitors."""
-    for _, folder in stages.tables(model):
-        if Path(folder).name == name:
-            return Path(folder), Path(folder).stat().st_mtime_ns
-    raise DmqError(f"there is no table {name!r:.60} of {model}; choose another one.")
+    fingerprint = stages.info(model).fingerprint
+    try:
+        folder = _folder(model, fingerprint, name)
+        return folder, folder.stat().st_mtime_ns
+    except FileNotFoundError:  # removed since it was found
+        _folder.cache_clear()
+        folder = _folder(model, fingerprint, name)
+        return folder, folder.stat().st_mtime_ns
+
+
+@lru_cache(maxsize=64)  # a slider asks again and again, and finding tables reads all of them
+def _folder(model: str, _: str, name: str | None) -> Path:
+    found = next((folder for _, folder in stages.tables(model) if folder.name == name), None)
+    if found is None:
+        raise DmqError(f"there is no table {name!r:.60} of {model}; choose another one.")
+    return found
 
 
 @lru_cache(maxsize=16)

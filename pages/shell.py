@@ -25,6 +25,7 @@ class Shared:
     outside: gr.State  # changes when the recipe was set elsewhere than in the tab that is open
     open_tab: gr.State  # id of the open tab
     captured: gr.State  # changes when new statistics are there
+    wanted: gr.State  # id of a tab to be opened, and a `stamp`, so that it changes every time
 
 
 def read(text: str) -> Recipe:

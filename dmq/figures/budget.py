@@ -6,10 +6,10 @@ import plotly.graph_objects as go
 from ..recipe import FLOAT, choice_label
 from ..results import Allocation, SensitivityTable
 from .layers import FORMATS, block_of, format_of, is_wide, logarithmic
-from .look import BLUE, GREEN, GREY, ORANGE, RED, layout, plain
+from .look import GREY, RED, layout, plain
 
 
-NAMED = 26  # blocks with a name below the strip
+NAMED = 40  # as many names find room below the strip
 
 
 def strip(table: SensitivityTable, allocation: Allocation, hand: frozenset[str] = frozenset()) -> go.Figure:
@@ -37,11 +37,11 @@ def strip(table: SensitivityTable, allocation: Allocation, hand: frozenset[str] 
     starts = [n for n, block in enumerate(blocks) if n == 0 or block != blocks[n - 1]]
     edge = {"type": "line", "yref": "paper", "y0": 0, "y1": 1, "layer": "below",
             "line": {"color": GREY, "width": 1, "dash": "dot"}}  # fmt: skip
-    every = -(-len(starts) // NAMED)
+    named = [start for k, start in enumerate(starts) if k == 0 or start - starts[k - 1] > len(blocks) / NAMED]
     edges = [edge | {"x0": start - 0.5, "x1": start - 0.5} for start in starts[1:]]
     layout(figure, height=280, y="bits of the weights", bargap=0.08, barmode="stack", shapes=edges,
            uirevision=f"strip {table.title}")  # fmt: skip
-    figure.update_xaxes(tickvals=starts[::every], ticktext=[blocks[n] for n in starts[::every]], tickangle=-40,
+    figure.update_xaxes(tickvals=named, ticktext=[blocks[n] for n in named], tickangle=-40,
                         showgrid=False, zeroline=False, tickfont={"size": 10},
                         range=[-0.6, len(blocks) - 0.4])  # fmt: skip
     names = ["float" if bits == FLOAT else str(bits) for bits in levels]
@@ -54,29 +54,29 @@ def front(table: SensitivityTable, best: list[Allocation], now: Allocation | Non
     figure = go.Figure()
     figure.add_scatter(
         x=[one.average_bits for one in best], y=[one.cost for one in best], name="best for each budget",
-        mode="lines+markers", line={"color": BLUE, "width": 2}, marker={"size": 5},
+        mode="lines+markers", line={"color": GREY, "width": 2}, marker={"size": 5},
         text=[f"{one.bytes:,} bytes" for one in best],
         hovertemplate="%{x:.2f} bits (%{text}): %{y:.4g}<extra>best</extra>",
     )  # fmt: skip
     uniform = {label: _uniform(table, c) for c, label in enumerate(table.labels)}
     known = {label: point for label, point in uniform.items() if np.isfinite(point).all()}
-    if known:
+    for kind in dict.fromkeys(map(format_of, known)):
+        own = [label for label in known if format_of(label) == kind]
         figure.add_scatter(
-            x=[bits for bits, _ in known.values()], y=[cost for _, cost in known.values()], text=list(known),
-            name="one choice in all layers", mode="markers+text", textposition="top right", textfont={"size": 10},
-            marker={"symbol": "x", "size": 8, "color": ORANGE},
+            x=[known[label][0] for label in own], y=[known[label][1] for label in own], text=own, mode="markers",
+            name=f"all layers {kind}", marker={"symbol": "x", "size": 8, "color": FORMATS[kind]},
             hovertemplate="%{text} in all layers, %{x:.2f} bits: %{y:.4g}<extra></extra>",
         )  # fmt: skip
     if now is not None:
         figure.add_scatter(
             x=[now.average_bits], y=[now.cost], name="now", mode="markers",
-            marker={"symbol": "star", "size": 15, "color": GREEN, "line": {"width": 1, "color": GREY}},
+            marker={"symbol": "star", "size": 15, "color": RED, "line": {"width": 1, "color": GREY}},
             hovertemplate=f"now: %{{x:.2f}} bits, {plain(now.cost)}<extra></extra>",
         )  # fmt: skip
     shown = np.array([*(one.cost for one in best), *(cost for _, cost in known.values())])
     layout(figure, height=380, x="bits a weight on average", y=f"sum of costs: {table.unit}",
            uirevision=f"front {table.title}")  # fmt: skip
-    return figure.update_yaxes(**(logarithmic(shown) if is_wide(shown) else {"type": "linear"}))
+    return figure.update_yaxes(**(logarithmic(shown) if is_wide(shown, 4) else {"type": "linear"}))
 
 
 def _uniform(table: SensitivityTable, column: int) -> tuple[float, float]:

@@ -106,18 +106,19 @@ def tree(table: SensitivityTable, label: str = "", area: str = "weights") -> go.
     rows = {block: [n for n, layer in enumerate(table.layers) if block_of(layer) == block] for block in blocks}
     worst = [np.nanmax(values[own]) if np.isfinite(values[own]).any() else np.nan for own in rows.values()]
     shown, colours = coloured(np.concatenate([worst, values]))
-    named = [block_of(layer) for layer in table.layers]
     figure = go.Figure(
         go.Treemap(
-            ids=[*blocks, *(layer.name for layer in table.layers)], branchvalues="total",
+            # A layer may be called as its block is, and each name may stand only once.
+            ids=[*(f"block {block}" for block in blocks), *(layer.name for layer in table.layers)],
             labels=[*blocks, *(short(layer.name).rpartition(" · ")[2] for layer in table.layers)],
-            parents=[*([""] * len(blocks)), *named],
+            parents=[*([""] * len(blocks)), *(f"block {block_of(layer)}" for layer in table.layers)],
+            branchvalues="total",
             values=[*(int(sizes[own].sum()) for own in rows.values()), *map(int, sizes)],
             customdata=[*([-1] * len(blocks)), *range(len(table.layers))],
             text=[*(f"dearest layer {_said(v)}" for v in worst), *(_said(v) for v in values)],
             textinfo="label", marker={"colors": shown.astype(np.float32), **colours, "line": {"width": 0.5}},
             hovertemplate=f"%{{id}}<br>%{{text}}<br>%{{value:,}} {area if label else 'weights'}<extra></extra>",
-            tiling={"pad": 1}, pathbar={"visible": True},
+            tiling={"pad": 1}, pathbar={"visible": True}, root={"color": "rgba(0,0,0,0)"},
         )
     )  # fmt: skip
     layout(figure, height=480, uirevision=f"tree {table.title} {label} {area}")
@@ -235,11 +236,11 @@ def agreement(one: SensitivityTable, other: SensitivityTable, ranks: tuple[float
 # --- scales ---------------------------------------------------------------------------------------------------------
 
 
-def is_wide(values: np.ndarray) -> bool:
+def is_wide(values: np.ndarray, wide: float = WIDE) -> bool:
     """Do costs span so much that they want a logarithmic scale? Never where one is negative."""
     finite = values[np.isfinite(values)]
     over = finite[finite > 0]
-    return bool(len(over)) and not (finite < 0).any() and over.max() > WIDE * over.min()
+    return bool(len(over)) and not (finite < 0).any() and over.max() > wide * over.min()
 
 
 def above_zero(values: np.ndarray, among: np.ndarray) -> np.ndarray:
@@ -248,9 +249,10 @@ def above_zero(values: np.ndarray, among: np.ndarray) -> np.ndarray:
 
 
 def logarithmic(values: np.ndarray) -> dict[str, object]:
-    """A logarithmic axis for `values`."""
+    """A logarithmic axis for `values`, with labels in plain units."""
     over = values[np.isfinite(values) & (values > 0)]
-    return {"type": "log", "exponentformat": "power", "dtick": 1 if over.max() > 100 * over.min() else "D2"}
+    ticks = _ticks(math.log10(over.min()), math.log10(over.max()))
+    return {"type": "log", "tickvals": [10.0**tick for tick in ticks], "ticktext": [plain(10.0**t) for t in ticks]}
 
 
 def coloured(values: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
@@ -260,13 +262,16 @@ def coloured(values: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
     if not is_wide(values):
         return values, {"colorscale": "Viridis", "colorbar": bar, "showscale": bool(len(finite))}
     shown = np.log10(above_zero(values, values))
-    low, high = np.nanmin(shown), np.nanmax(shown)
-    ticks = np.arange(math.ceil(low), math.floor(high) + 1)
-    if len(ticks) < 3:
-        marks = [base + math.log10(k) for base in range(math.floor(low), math.ceil(high) + 1) for k in (1, 2, 5)]
-        ticks = np.array([mark for mark in marks if low <= mark <= high])
+    ticks = _ticks(float(np.nanmin(shown)), float(np.nanmax(shown)))
     bar |= {"tickvals": ticks, "ticktext": [plain(10.0**tick) for tick in ticks]}
     return shown, {"colorscale": "Viridis", "colorbar": bar, "showscale": True}
+
+
+def _ticks(low: float, high: float) -> list[float]:
+    """Powers of ten between two logarithms; where they are few, twice and five times those too."""
+    each = (1,) if high - low > 2.5 else (1, 2, 5)
+    marks = [base + math.log10(k) for base in range(math.floor(low), math.ceil(high) + 1) for k in each]
+    return [mark for mark in marks if low - 0.1 <= mark <= high + 0.1]
 
 
 def _said(value: float) -> str:

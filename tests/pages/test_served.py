@@ -27,7 +27,8 @@ def test_every_component_has_a_label():
 def test_tabs_are_named_once_and_links_know_them():
     assert app.TABS == {
         "start": "Start", "activations": "Activations", "time-groups": "Time groups", "temporal": "Temporal",
-        "reconstruct": "Reconstruct", "over-time": "Over time", "benchmark": "Benchmark", "compare": "Compare",
+        "layers": "Layers", "reconstruct": "Reconstruct", "over-time": "Over time", "benchmark": "Benchmark",
+        "compare": "Compare",
     }  # fmt: skip
 
 
