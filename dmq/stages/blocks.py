@@ -7,14 +7,15 @@ from typing import TYPE_CHECKING
 
 from .. import runs
 from ..recipe import Recipe
-from ..results import Trajectory
 from .blocks_kept import blocks_folder, blocks_result, reconstructed
 from .known import libraries, load
 from .planning import plan
 from .progress import Progress, clocked
-from .searches import recorded_calls, search_result
+from .searches import denoiser_calls, search_result
 from .time_path import learn_temporal, learned_rounding
 from .trajectory_kept import plain
+from .weights_kept import learned_weights
+from .weights_learned import learn_weights
 
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
-    """Learn the rounding of the blocks, after that of the time path; returns the folder where it is kept.
+    """Learn the rounding of the blocks, after all other codes; returns the folder where it is kept.
 
     None if `recipe` needs none. Does nothing if it was learned already, unless `again`. Blocks that are finished when
     the generator is closed are kept: the next call goes on behind them. A Progress after a block has all that was
@@ -30,6 +31,7 @@ def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, N
     """
     if recipe.reconstruction is None:
         return None
+    yield from learn_weights(recipe)
     yield from learn_temporal(recipe)
     yield Progress("Load the model", 0, 1)
     folder = blocks_folder(recipe)
@@ -87,9 +89,9 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
     found = {name: from_arrays(*runs.load_rounding(kept / name)) for name in blocks if (kept / name).is_dir()}
     time_path = learned_rounding(recipe)
     finished = joined(list(found.values()))
-    codes = (time_path.codes if time_path else {}) | finished.codes
+    codes = learned_weights(recipe) | (time_path.codes if time_path else {}) | finished.codes
     counts = step_counts(recipe.calibration_steps, len(made.timesteps), lambda: search_result(recipe))
-    trajectory = recorded_calls(recipe, spec.pictures) or (yield from _draw_calls(recipe, spec.pictures))
+    trajectory = yield from denoiser_calls(recipe, spec.pictures)
     twin = training_model(loaded.denoiser, loaded.adapter, made, codes, finished.sizes)
     apart = left_out(loaded.denoiser, loaded.adapter, made, spec)
     each = spec.iterations + spec.steps
@@ -113,27 +115,3 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
         progress = at(len(found) * each, len(blocks) * each)
         yield dataclasses.replace(progress, snapshot=made_by_now)
     return joined([found[name] for name in blocks if name in found])
-
-
-def _draw_calls(recipe: Recipe, pictures: int) -> Generator[Progress, None, Trajectory]:
-    """The denoiser calls of the first calibration pictures, drawn by the float model."""
-    from ..capture.activations import calibration_pictures
-    from ..capture.trajectories import record_trajectory
-    from ..models.stepping import stepping
-
-    loaded = load(recipe.model)
-    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=pictures))
-    prompts, seeds = zip(*jobs, strict=True)
-    work = stepping(
-        lambda on_step: record_trajectory(
-            loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
-        )[0]
-    )
-    at = clocked("Draw pictures to learn from")
-    try:
-        while True:
-            yield at(next(work)[0] + 1, recipe.sampling.steps)
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()

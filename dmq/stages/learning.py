@@ -8,12 +8,14 @@ from .known import capture
 from .progress import Progress
 from .searches import search, searched
 from .time_path import learn_temporal
+from .weights_learned import learn_weights
 
 
 def learn(recipe: Recipe) -> Generator[Progress, None, None]:
-    """Capture, search for groups, learn roundings: what `recipe` needs and has not been done yet."""
+    """Capture, search for groups, learn codes and roundings: what `recipe` needs and has not been done yet."""
     yield from capture(recipe)
     if not searched(recipe):
         yield from search(recipe)
+    yield from learn_weights(recipe)
     yield from learn_temporal(recipe)
     yield from reconstruct(recipe)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import runs
-from ..recipe import FLOAT, Cache, Recipe
+from ..recipe import FLOAT, Cache, Grid, Recipe
 from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
 from .known import info_for, libraries, load
@@ -14,6 +14,7 @@ from .local import errors
 from .searches import find_search, search_changed, search_spec
 from .time_path import learned_rounding, learns_rounding, rounding_changed, temporal_errors
 from .trajectory_kept import progressive_changed, relaxed, seen_statistics
+from .weights_kept import learned_from_inputs, learned_weights, weights_changed, weights_result
 
 
 if TYPE_CHECKING:
@@ -47,7 +48,9 @@ def plan(recipe: Recipe) -> Plan:
 def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:
     """How the codes of each layer are learned that does not take its nearest ones."""
     time = set(made.temporal.block.layers) if learns_rounding(recipe) else set()
-    how = {row.layer.name: "TIAR" for row in made.layers if row.layer.name in time and row.weights.bits < FLOAT}
+    how = {task.layer: "GPTQ" if task.inputs is None else "low rank, smoothed" for task in learned_from_inputs(recipe)}
+    rows = [row for row in made.layers if row.weights.bits < FLOAT and isinstance(row.weights.format, Grid)]
+    how |= {row.layer.name: "TIAR" for row in rows if row.layer.name in time}
     if recipe.reconstruction is None:
         return how
     if reconstructed(recipe):  # it may have ended before its time
@@ -69,7 +72,8 @@ def quantize(recipe: Recipe) -> "nn.Module":
     changed = folder and (folder / "capture.json").stat().st_mtime_ns
     learned = find_search(recipe) if search_spec(recipe) else None
     walks = relaxed(recipe), progressive_changed(recipe)
-    changes = (changed, learned and search_changed(learned), rounding_changed(recipe), blocks_changed(recipe), walks)
+    learnings = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
+    changes = (changed, learned and search_changed(learned), *learnings, walks)
     return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changes))
 
 
@@ -85,10 +89,13 @@ def _quantized(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Mod
         made.clock.notes.append(f"rounding of the time path: {learned.note}")
     if blocks and blocks.note:
         made.clock.notes.append(f"rounding of the blocks: {blocks.note}")
+    for name, weight in weights_result(recipe).items():
+        if weight.note:
+            made.clock.notes.append(f"{name}: {weight.note}")
     return made
 
 
 def learned_codes(recipe: Recipe) -> "dict[str, QuantizedWeight]":
-    """The codes of all layers of `recipe` whose rounding was learned. Raises DmqError if it was not yet."""
+    """The codes of all layers of `recipe` whose codes were learned. Raises DmqError if it was not yet."""
     learned, blocks = learned_rounding(recipe), blocks_result(recipe)
-    return (learned.codes if learned else {}) | (blocks.codes if blocks else {})
+    return learned_weights(recipe) | (learned.codes if learned else {}) | (blocks.codes if blocks else {})

@@ -99,6 +99,33 @@ def recorded_calls(recipe: Recipe, pictures: int) -> Trajectory | None:
     return trajectory if rows >= guided * pictures else None
 
 
+def denoiser_calls(recipe: Recipe, pictures: int) -> Generator[Progress, None, Trajectory]:
+    """The denoiser calls of the first calibration pictures: those saved with the capture, or drawn now."""
+    saved = recorded_calls(recipe, pictures)
+    if saved is not None:
+        return saved
+    from ..capture.activations import calibration_pictures
+    from ..capture.trajectories import record_trajectory
+    from ..models.stepping import stepping
+
+    loaded = load(recipe.model)
+    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=pictures))
+    prompts, seeds = zip(*jobs, strict=True)
+    work = stepping(
+        lambda on_step: record_trajectory(
+            loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
+        )[0]
+    )
+    at = clocked("Draw pictures to learn from")
+    try:
+        while True:
+            yield at(next(work)[0] + 1, recipe.sampling.steps)
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()
+
+
 def find_search(recipe: Recipe) -> Path | None:
     return runs.find_search(recipe, search_spec(recipe), info(recipe.model).fingerprint)
 
