@@ -1,0 +1,112 @@
+"""How long the bit budget takes and how near it comes to its bound: python -m bench.budget
+
+On made-up tables of 100 and of 1,316 layers (SDXL's) with nine choices each, and on one whose choices are all worth
+about the same for their bytes, which is the hardest kind. Prints, over budgets from end to end: seconds of the answer
+with its reasons, of the answer alone, of prices and single changes alone (`lagrange`), and of scipy's integer
+programming (`milp`, a few budgets, at most 10 s each); the gap of each to the Lagrangian bound over the bound; and the
+seconds of the whole front. Lines that name HighsMipSolverData are left over in scipy's solver.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import csr_array
+
+
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))
+
+from dmq.allocation.budget import allocate, limits, pareto  # noqa: E402
+from dmq.allocation.knapsack import best, filled, price_steps, priced  # noqa: E402
+from dmq.recipe import Budget, choice_of  # noqa: E402
+from dmq.results import Layer, SensitivityTable  # noqa: E402
+
+
+LABELS = [f"{name}-{bits}" for bits in (4, 3, 2) for name in ("UAQ", "KMC", "KMA")]
+BUDGETS, OTHERS = 17, 3
+SECONDS = 10.0
+
+
+def made_up(count: int, seed: int, alike: bool = False) -> SensitivityTable:
+    """Layers of 2 thousand to 13 million weights; costs fall fourfold with a bit, and differ a lot between layers."""
+    rng = np.random.default_rng(seed)
+    side = np.exp(rng.uniform(np.log(45), np.log(3600), (2, count))).astype(int)
+    layers = tuple(
+        Layer(name=f"layers.{n}", kind="linear", role="other", block="layers", shape=(int(o), int(i)), bias=False)
+        for n, (o, i) in enumerate(side.T)
+    )
+    bits = np.array([choice_of(label).bits for label in LABELS])
+    tables = np.stack([{"UAQ": 4 * side[0], "KMC": 2 * 2**b * side[0], "KMA": 0 * side[0] + 2 * 2**b}[label[:3]]
+                       for label, b in zip(LABELS, bits, strict=True)], 1)  # fmt: skip
+    taken = -(-side.prod(0)[:, None] * bits // 8) + tables
+    cost = np.exp(rng.normal(0, 2, (count, 1))) * 1e-4 * 4.0**-bits * np.exp(rng.normal(0, 0.3, taken.shape))
+    if alike:
+        cost = 1e-9 * (taken.max() - taken * rng.uniform(0.999, 1.001, taken.shape))
+    return SensitivityTable(
+        title="made up", kind="measured", unit="", model="", fingerprint="", layers=layers,
+        choices=tuple(map(choice_of, LABELS)), bytes=taken, cost=cost, spread=0 * cost,
+    )  # fmt: skip
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Seconds of this process's own computing, since others may be busy too, and the value."""
+    start = time.process_time()
+    value = work()
+    return time.process_time() - start, value
+
+
+def by_scipy(taken: np.ndarray, cost: np.ndarray, budget: int) -> float:
+    """The least cost by integer programming alone; nan if it found nothing in its time."""
+    count, choices = cost.shape
+    one_hot = csr_array((np.ones(cost.size), (np.repeat(np.arange(count), choices), np.arange(cost.size))))
+    scale = float((cost.max(1) - cost.min(1)).mean())
+    answer = milp(
+        c=cost.ravel() / scale, integrality=np.ones(cost.size), bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_hot, 1, 1),
+            LinearConstraint(csr_array(taken.reshape(1, -1) / 1e6), -np.inf, budget / 1e6),
+        ],
+        options={"mip_rel_gap": 1e-6, "time_limit": SECONDS},
+    )  # fmt: skip
+    return float("nan") if answer.fun is None else answer.fun * scale
+
+
+def measure(name: str, table: SensitivityTable) -> None:
+    budgets = [round(at) for at in np.linspace(*limits(table), BUDGETS).tolist()]
+    taken, cost = table.bytes, table.cost
+    said, whole, exact, prices, gaps, rough = [], [], [], [], [], []
+    for budget in budgets:
+        seconds, found = timed(lambda: allocate(table, Budget(bits=None, bytes=budget)))  # noqa: B023
+        whole.append(seconds)
+        seconds, known = timed(
+            lambda: filled(priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget)  # noqa: B023
+        )
+        prices.append(seconds)
+        exact.append(seconds + timed(lambda: best(known, taken, cost, budget))[0])  # noqa: B023
+        gaps.append(found.cost / found.bound - 1)
+        rough.append(known.cost / known.bound - 1)
+    for budget in budgets[1 : -1 : BUDGETS // OTHERS]:
+        bound = priced(price_steps(taken, cost), taken, cost, budget).bound
+        seconds, value = timed(lambda: by_scipy(taken, cost, budget))  # noqa: B023
+        said.append((seconds, value / bound - 1, allocate(table, Budget(bits=None, bytes=budget)).cost / bound - 1))
+    front, points = timed(lambda: pareto(table))
+    print(f"\n{name}: {len(table.layers)} layers, {len(table.choices)} choices, {BUDGETS} budgets")
+    for what, seconds in (("allocate, with reasons", whole), ("exact", exact), ("lagrange", prices)):
+        print(f"  {what:24} median {1e3 * statistics.median(seconds):7.1f} ms, most {1e3 * max(seconds):7.1f} ms")
+    print(f"  {'gap to the bound':24} median {statistics.median(gaps):.1e}, most {max(gaps):.1e}; "
+          f"lagrange {statistics.median(rough):.1e}, {max(rough):.1e}")  # fmt: skip
+    for seconds, gap, own in said:
+        print(f"  {'milp':24} {1e3 * seconds:9.1f} ms, gap {gap:.3e}, that of allocate {own:.3e}")
+    print(f"  {'front':24} {len(points)} points in {1e3 * front:.0f} ms")
+
+
+if __name__ == "__main__":
+    measure("a small model", made_up(100, 0))
+    measure("as large as SDXL", made_up(1316, 0))
+    measure("hardest", made_up(100, 1, alike=True))
