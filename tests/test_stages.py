@@ -8,7 +8,17 @@ import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import EMBEDDED, Activations, Comparison, LearnedGroups, ManualGroups, Recipe, Sampling, UniformGroups
+from dmq.recipe import (
+    EMBEDDED,
+    Activations,
+    Comparison,
+    LearnedGroups,
+    ManualGroups,
+    Recipe,
+    Relaxing,
+    Sampling,
+    UniformGroups,
+)
 from dmq.stages import known
 
 
@@ -69,6 +79,10 @@ def test_another_sampling_is_refused_naming_both_or_told(sampling, says):
     assert line.startswith("drawn with ") and ", the ranges were captured for " in line
     assert stages.check_sampling(Recipe(activations=Activations(bits=32)), sampling) == []
     assert stages.check_sampling(Recipe(), Sampling()) == []
+    dynamic = Activations(dynamic="token")
+    assert stages.check_sampling(Recipe(activations=dynamic), sampling) == []
+    with pytest.raises(DmqError, match="the ranges were captured"):  # which steps have more bits is of the captured ones
+        stages.check_sampling(Recipe(activations=dynamic, relaxing=Relaxing()), sampling)
 
 
 def test_guidance_means_nothing_to_a_model_without_prompts():

@@ -3,8 +3,8 @@ import pytest
 
 from dmq.figures import groups as figures
 from dmq.figures import model, pictures
-from dmq.recipe import FLOAT, Weights
-from dmq.results import GroupErrors, Groups, Layer, ModelInfo, PictureScore, Plan, PlannedLayer, Report, Site
+from dmq.recipe import FLOAT, KMeans, Weights
+from dmq.results import Bank, GroupErrors, Groups, Layer, ModelInfo, PictureScore, Plan, PlannedLayer, Report, Site
 
 
 SITES = tuple(Site(name=f"down_blocks.{s}.conv", point="input", kind="conv") for s in range(3))
@@ -91,6 +91,23 @@ def test_coverage_says_what_stays_in_float_and_why():
     heat = model.coverage(plan).data[0]
     assert heat.text[1][0] == "a<br>float (first layer)" and heat.text[0][1] == "b<br>8 bits"
     assert list(heat.colorbar.ticktext) == ["4 bits", "8 bits", "float"]
+
+
+def test_coverage_says_formats_and_ranges_as_they_come():
+    bank = Bank(
+        site=Site(name="a", point="input"), bits=np.array([8], np.uint8), scale=np.zeros(0), zero=np.zeros(0),
+        slot=np.zeros(1, int), dynamic="token",
+    )  # fmt: skip
+    row = PlannedLayer(
+        layer=layer("a"), weights=Weights(bits=3, format=KMeans()), activation_bits=8, reason="", weight_bytes=1,
+        bias_bytes=0, bank=bank,
+    )  # fmt: skip
+    plan = Plan(
+        model="m", fingerprint="", timesteps=(1,), on_miss="error", layers=(row,), attention=(), attention_sites=0,
+        vector_bits=FLOAT, vector_bytes=0, float_bytes=1,
+    )  # fmt: skip
+    inputs, weights = model.coverage(plan).data[0].text
+    assert inputs[0] == "a<br>8 bits (range per token)" and weights[0] == "a<br>3 bits (KMC-3)"
 
 
 def test_scores_show_every_picture_and_the_noise_floor():

@@ -10,7 +10,7 @@ import pytest
 
 from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
-from dmq.recipe import Comparison, ManualGroups, OptimalGroups, Override, PerStep, SharedRange
+from dmq.recipe import Comparison, KMeans, ManualGroups, OptimalGroups, Override, PerStep, SharedRange
 from dmq.results import Report
 from pages import activations, asked, capturing, compare, links, shell, sidebar, start, time_groups, words
 
@@ -106,6 +106,17 @@ def test_the_grid_drawn_is_that_of_the_recipe(text, recipe):
     assert f"grid of 6 bits, {errors.low[s, 5]:.3g} to {errors.high[s, 5]:.3g}" in said
 
 
+def test_tabs_say_where_ranges_are_taken_as_they_come(text, recipe):
+    spec = dataclasses.replace(recipe.activations, dynamic="token")
+    own = dataclasses.replace(recipe, activations=spec)
+    stats, errors = stages.statistics(own), stages.errors(own)
+    s = next(s for s in range(len(stats.sites)) if errors.bits[s].max() == 6)
+    said = {time_groups.shared(jsonio.dumps(r))["said"].count("takes ranges as they come") for r in (own, recipe)}
+    assert said == {1, 0}
+    titles = [activations.at_step(r, stats, s, 5)["title"] for r in (own, recipe)]
+    assert titles[0] == f"{titles[1]}. {words.AS_THEY_COME}"
+
+
 # --- sidebar and start ---------------------------------------------------------------------------------------------
 
 
@@ -129,6 +140,22 @@ def test_a_control_changes_its_field_and_nothing_else(text, recipe):
     assert split == dataclasses.replace(recipe, name=f"{words.short_name(recipe)}, split", split=True)
     assert sidebar.refresh(["split"], jsonio.dumps(split), "start")["form split"] is True
     assert "Shortcuts have scales of their own." in words.words(split)
+
+
+def test_formats_and_ranges_as_they_come_are_chosen_in_the_sidebar(text, recipe):
+    chosen = {
+        "weights.bits": 4, "weights.format.kind": "KMeans", "weights.format.KMeans.shared": "tensor",
+        "weights.format.KMeans.iterations": 3, "weights.format.KMeans.table": 16, "activations.dynamic": "sample",
+    }  # fmt: skip
+    made = jsonio.loads(sidebar.edit([*chosen], text, *chosen.values())["recipe"])
+    assert made.weights == dataclasses.replace(recipe.weights, bits=4, format=KMeans(shared="tensor", iterations=3))
+    assert (made.name, made.activations.dynamic) == ("KMA-4 A6 per sample", "sample")
+    assert sidebar.form_values(made, [*chosen]) == chosen
+    table, plan = sidebar.look(jsonio.dumps(made))["layers"], stages.plan(made)
+    row = next(row for row, planned in zip(table, plan.layers, strict=False) if planned.format == "KMA-4 A6")
+    assert row[1:3] == ["KMA-4", "6 bit per sample"] and row[4] == "k-means"
+    with pytest.raises(DmqError, match="format KMeans has at most 8"):
+        sidebar.edit([*chosen], text, 16, *[*chosen.values()][1:])
 
 
 def test_the_sidebar_says_size_and_coverage(text, recipe):
