@@ -24,12 +24,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from dmq.allocation.budget import random_allocation
 from scipy.stats import binomtest
 
 from bench.timing.drawn import Drawn, half
 from bench.timing.results import Results, Row, asked
 from dmq import stages
+from dmq.allocation.budget import random_allocation
 from dmq.errors import DmqError
 from dmq.metrics.sets import fid
 from dmq.quantizers.weights import weight_bytes
