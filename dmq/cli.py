@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__, runs
-from .commands import layers, walks
+from .commands import layers, learning, sensitivity, walks
 from .commands.asking import (
     chosen_comparison,
     chosen_recipe,
@@ -72,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     one = add("compare", compare, "Compare several recipes of one model, from the same noise.")
     recipes_argument(one)
     comparison_arguments(one)
+    learning.add_to(add)
     walks.add_to(add)
+    sensitivity.add_to(add)
     layers.add_to(add)
     one = add(
         "bench", bench, "Measure recipes against the float model on many pictures, with a noise floor (QDiffBench)."

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import torch
 
-from dmq import runs, stages
+from dmq import cli, jsonio, runs, stages
 from dmq.capture.moments import output_error, second_moments, spread_calls
 from dmq.errors import DmqError
 from dmq.quantizers.codes import LowRankWeight, to_arrays
@@ -82,8 +82,8 @@ def test_every_output_is_nearer_than_with_nearest_codes(recipe):
     found = stages.weights_result(recipe)
     assert sum(one.after for one in found.values()) < 0.8 * sum(one.before for one in found.values())
     loaded = stages.load(recipe.model)
-    trajectory = stages.finish(denoiser_calls(recipe, 8))
-    calls = spread_calls(trajectory, 10, 8)
+    trajectory = stages.finish(denoiser_calls(recipe, 2))
+    calls = spread_calls(trajectory, 10, 2)
     moments = stages.finish(second_moments(loaded.denoiser, trajectory, calls, list(found)))
     for name, one in found.items():
         weight = loaded.denoiser.get_submodule(name).weight.detach()
@@ -187,7 +187,7 @@ def test_blocks_are_learned_behind_what_is_learned_from_inputs(recipe):
         recipe, weights=Weights(bits=3), overrides=(Override(layers="down_blocks.0.*", format=Gptq()),),
         reconstruction=BlockReconstruction(iterations=2, batch=4, pictures=1),
     )  # fmt: skip
-    stages.finish(stages.learn(both))
+    stages.finish(stages.reconstruct(both))
     state, codes = stages.quantize(both).state_dict(), stages.learned_weights(both)
     assert codes and all(name.startswith("down_blocks.0.") for name in codes)
     assert all(torch.equal(state[f"{name}.weight"], code.dequantize()) for name, code in codes.items())
@@ -203,3 +203,20 @@ def test_a_weight_that_is_not_finite_is_named(recipe, tmp_path):
     layer.weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(DmqError, match=r"^mid_block.resnets.0.conv1: the weight has NaN"):
         stages.finish(stages.learn_weights(broken))
+
+
+def test_the_command_line_learns(recipe, smoothed, tmp_path, capsys):
+    for made in (recipe, smoothed):
+        file = tmp_path / "learn.json"
+        file.write_text(jsonio.dumps(made))
+        assert cli.main(["learn", str(file), "--layers"]) == 0
+        _, head, *lines, last = capsys.readouterr().out.splitlines()
+        found = stages.weights_result(made)
+        assert head.split() == ["layer", "weights", "before", "learned", "smoothing"]
+        assert [line.split()[0] for line in lines] == list(found)
+        assert [line.split()[3] for line in lines] == [f"{100 * one.after:.4g}" for one in found.values()]
+        assert {line.split()[1] for line in lines} == ({"GPTQ-3"} if made is recipe else {"LR-4"})
+        assert last.startswith(f"mean of {len(found)} layers")
+    file.write_text(jsonio.dumps(dataclasses.replace(recipe, weights=Weights())))
+    assert cli.main(["learn", str(file)]) == 1
+    assert "nothing to learn from inputs" in capsys.readouterr().err

@@ -11,7 +11,6 @@ from .budgets import allocate, limits, pareto, with_allocation
 from .drift import deviation
 from .findings import Inversion, inversions
 from .known import capture, captured, for_model, info, load, statistics, temporal_block
-from .learning import learn
 from .local import error_curves, errors, table
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .pictures import check_sampling, compare, difference, run
@@ -75,7 +74,6 @@ __all__ = [
     "kept_probe",
     "last_over_time",
     "last_probe",
-    "learn",
     "learn_temporal",
     "learn_weights",
     "learned_weights",
