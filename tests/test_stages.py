@@ -81,7 +81,7 @@ def test_another_sampling_is_refused_naming_both_or_told(sampling, says):
     assert stages.check_sampling(Recipe(), Sampling()) == []
     dynamic = Activations(dynamic="token")
     assert stages.check_sampling(Recipe(activations=dynamic), sampling) == []
-    with pytest.raises(DmqError, match="the ranges were captured"):  # which steps have more bits is of the captured ones
+    with pytest.raises(DmqError, match="the ranges were captured"):
         stages.check_sampling(Recipe(activations=dynamic, relaxing=Relaxing()), sampling)
 
 
