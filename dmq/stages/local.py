@@ -1,6 +1,6 @@
 """What only reads finished statistics: each layer's own error under any partition of the steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, singledispatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,7 +41,8 @@ def _table_with(recipe: Recipe, least: int) -> "ErrorTable":
     bits = np.where(bits < FLOAT, np.maximum(bits, least), bits)
     counts = step_counts(recipe.calibration_steps, stats.steps, lambda: search_result(recipe))
     place = progressive_folder(recipe) if recipe.progressive else runs.find_capture(recipe)
-    which = (place, progressive_changed(recipe)), stats.fingerprint, recipe.activations
+    calibrated = replace(recipe.activations, dynamic="none")  # what is shown where ranges are taken as they come
+    which = (place, progressive_changed(recipe)), stats.fingerprint, calibrated
     return _table(*which, tuple(bits.tolist()), tuple(counts.tolist()), Held(stats))
 
 
@@ -70,6 +71,7 @@ def _table(
 def errors(recipe: Recipe) -> GroupErrors:
     """The activations' quantization error under `recipe`'s partition, per site and step, without running a model.
 
+    Statistics know nothing of ranges that are taken as they come; shown is then what calibrated ones would do.
     Raises DmqError if something that it stands on was not captured, searched, measured or calibrated yet.
     """
     everything_per_step = recipe.temporal is not None and recipe.temporal.fsc == "all"
