@@ -67,6 +67,7 @@ RULES = {
     "fixed": (Rule(layers="blocks.0.q", choice="UAQ-3"),),
     "least": (Rule(layers="*.k", least=3),),
     "same": (Rule(layers="blocks.0.*", same=True),),
+    "chain": tuple(Rule(layers=f"blocks.0.[{pair}]", same=True) for pair in ("qk", "vo", "ko")),
     "float": (Rule(layers="blocks.1.q", choice="float"), Rule(layers="blocks.0.[qk]", same=True)),
     "all": (
         Rule(layers="blocks.0.*", same=True), Rule(layers="blocks.0.o", choice="KMC-4"), Rule(layers="*", least=3),
@@ -254,7 +255,7 @@ REFUSED = {
     "too many bits": ([Rule(layers="*.o", least=8)], {}, r"needs 8 bits by '\*\.o', but the most .* is UAQ-4"),
     "not the same": (
         [Rule(layers="blocks.0.*", same=True), Rule(layers="*.k", choice="UAQ-4"), Rule(layers="*.o", choice="KMA-2")],
-        {}, r"'blocks\.0\.\*' wants the same .* blocks\.0\.",
+        {}, r"'blocks\.0\.\*' wants the same .* only be UAQ-4 by '\*\.k' and .* only be KMA-2 by '\*\.o'",
     ),
     "least of the same": (
         [Rule(layers="blocks.0.*", same=True), Rule(layers="*.k", choice="KMA-2"), Rule(layers="*.o", least=3)],
