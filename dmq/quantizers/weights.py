@@ -28,7 +28,7 @@ from ..numerics.hqq import half_quadratic, shifted_codes
 from ..numerics.low_rank import separate
 from ..numerics.power_of_two import power_of_two_scale, shift_codes
 from ..numerics.ranges import find_range, power_search, stored_grid
-from ..numerics.tables import stored
+from ..numerics.tables import stored, stored_scale
 from ..recipe import (
     FLOAT,
     Gptq,
@@ -68,6 +68,8 @@ def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> WeightCode
     if not weight.isfinite().all():
         what = "NaN" if weight.isnan().any() else "infinite values"
         raise DmqError(f"the weight has {what}, which {choice_label(spec)} cannot hold. Is the checkpoint sound?")
+    if isinstance(spec.format, LowRank):
+        return low_rank_codes(weight, spec, split=split)
     if not split:
         return _codes(spec.format, weight.detach(), spec)
     sides = [quantize_weight(side, spec) for side in (weight[:, :split], weight[:, split:])]
@@ -82,7 +84,8 @@ def weight_bytes(shape: tuple[int, ...], spec: Weights, split: int = 0) -> int:
     if spec.bits == FLOAT:
         return 4 * count
     sides = [(shape[0], side, *shape[2:]) for side in (split, shape[1] - split)] if split else [shape]
-    return packed(count, spec.bits) + sum(_overhead(spec.format, side, spec) for side in sides)
+    shared = _factor_bytes(spec.format, shape) if isinstance(spec.format, LowRank) else 0
+    return packed(count, spec.bits) + shared + sum(_overhead(spec.format, side, spec) for side in sides)
 
 
 def weight_grid(weight: Tensor, spec: Weights) -> tuple[Tensor, Tensor, int]:
@@ -276,55 +279,60 @@ def _(form: PowerOfTwo, shape: tuple[int, ...], spec: Weights) -> int:
 # --- factors and a rest --------------------------------------------------------------------------------------------
 
 
-@_codes.register
-def _(form: LowRank, weight: Tensor, spec: Weights) -> LowRankWeight:
-    return low_rank_codes(weight, spec)
-
-
 def low_rank_codes(
-    weight: Tensor, spec: Weights, smoothing: Tensor | None = None, moment: Tensor | None = None
+    weight: Tensor, spec: Weights, smoothing: Tensor | None = None, moment: Tensor | None = None, split: int = 0
 ) -> LowRankWeight:
     """`weight` in the format LowRank, made for inputs that are divided by `smoothing`, one number for each channel.
 
     Of the rounds, the one whose weight errs least is taken, in squares; or, with the second moments of the inputs in
     `moment`, whose output does: the trace of E H E^T. Where the format smooths and no `smoothing` is given, it is 1.
+    The sides of a weight that is `split` have grids of their own, and factors in common.
     Shapes: `smoothing` [I], all above zero; `moment` [n, n], of the inputs before smoothing, n = I * kh * kw.
     """
-    form = spec.format
+    form, weight = spec.format, weight.detach().float()
     if form.smooth:
         ones = weight.new_ones(weight.shape[1]) if smoothing is None else smoothing
-        smoothing = stored(ones, form.table).to(torch.float16 if form.table == 16 else torch.float32)
+        smoothing = stored_scale(ones, form.table).to(torch.float16 if form.table == 16 else torch.float32)
     elif smoothing is not None:
         raise ValueError("smoothing is given, but the format does not smooth")
-    factor = 1.0 if smoothing is None else by_input(smoothing, weight)
-    smoothed = _rows(weight.detach().float() * factor)
-    back = _rows(torch.ones_like(weight[:1], dtype=torch.float32) * factor)
+    factor = torch.ones_like(weight) if smoothing is None else by_input(smoothing, weight).expand_as(weight)
+    smoothed, factor = _rows(weight * factor), _rows(factor)
 
     def rest_of(matrix: Tensor) -> QuantizedWeight:
-        size = min(form.group, matrix.shape[1])
-        found = _by_runs(matrix, size, lambda runs: power_search(runs, spec.bits, table=form.table))
-        return replace(_on_grid(weight, matrix, *found, size, spec), table=form.table)
-
-    def error(wrong: Tensor) -> Tensor:
-        wrong = wrong / back
-        return wrong.square().sum() if moment is None else ((wrong @ moment) * wrong).sum()
+        return _rest(matrix.view(weight.shape), spec, split)
 
     def rounded(matrix: Tensor) -> Tensor:
-        return rest_of(matrix).dequantize().reshape(matrix.shape)
+        return _rows(rest_of(matrix).dequantize())
+
+    def error(wrong: Tensor) -> Tensor:
+        wrong = wrong / factor
+        return ((wrong if moment is None else wrong @ moment) * wrong).sum()
 
     left, right = separate(smoothed, _rank(form, smoothed.shape), form.rounds, rounded, error)
-    rest = rest_of(smoothed - left.float() @ right.float())
     return LowRankWeight(
-        left=left, right=right, rest=rest, smoothing=smoothing, bits=spec.bits, shape=tuple(weight.shape)
-    )
+        left=left, right=right, rest=rest_of(smoothed - left.float() @ right.float()), smoothing=smoothing,
+        bits=spec.bits, shape=tuple(weight.shape),
+    )  # fmt: skip
+
+
+def _rest(weight: Tensor, spec: Weights, split: int) -> QuantizedWeight:
+    if split:
+        return _joined(weight, *(_rest(side, spec, 0) for side in (weight[:, :split], weight[:, split:])))
+    x, form = _rows(weight), spec.format
+    size = min(form.group, x.shape[1])
+    found = _by_runs(x, size, lambda runs: power_search(runs, spec.bits, table=form.table))
+    return replace(_on_grid(weight, x, *found, size, spec), table=form.table)
 
 
 @_overhead.register
 def _(form: LowRank, shape: tuple[int, ...], spec: Weights) -> int:
+    return shape[0] * _runs(shape, shape[0], form.group) * run_bytes(spec.bits, table=form.table)
+
+
+def _factor_bytes(form: LowRank, shape: tuple[int, ...]) -> int:
+    """Of the factors and of the smoothing."""
     columns = math.prod(shape[1:])
-    thin = 2 * _rank(form, (shape[0], columns)) * (shape[0] + columns)
-    grids = shape[0] * _runs(shape, shape[0], form.group) * run_bytes(spec.bits, table=form.table)
-    return thin + grids + (shape[1] * form.table // 8 if form.smooth else 0)
+    return 2 * _rank(form, (shape[0], columns)) * (shape[0] + columns) + shape[1] * form.table // 8 * form.smooth
 
 
 def _rank(form: LowRank, shape: tuple[int, int]) -> int:

@@ -27,7 +27,7 @@ from ..models.borrow import borrow
 from ..numerics.threads import one_thread
 from ..quantizers.apply import quantized
 from ..quantizers.codes import QuantizedWeight, code_arrays, codes_from
-from ..recipe import FLOAT, BlockReconstruction, Weights
+from ..recipe import FLOAT, BlockReconstruction, Grid, Weights
 from ..results import Plan, Trajectory
 from .recorded import Source, cut, error_of, gathered
 from .step_sizes import StepSizes, banks_of, size_arrays, sizes_from, with_step_sizes
@@ -58,14 +58,15 @@ def trained_layers(
 ) -> dict[str, dict[str, Weights]]:
     """For every block in forward order that has any: the layers whose rounding is learned, with their formats.
 
-    Left out are layers whose weights are in float or that a cache replaces, the first and the last layer, what lies in
-    no block, and the layers of the time path unless `spec.time`.
+    Left out are layers whose weights are in float or on no uniform grid (those keep their format's own codes), layers
+    that a cache replaces, the first and the last layer, what lies in no block, and the layers of the time path unless
+    `spec.time`.
     """
     apart = left_out(model, adapter, plan, spec)
     rows = [
         row for row in plan.layers
-        if row.weights.bits < FLOAT and not row.dropped and row.layer.role not in ("first", "last")
-        and row.layer.name not in apart
+        if row.weights.bits < FLOAT and isinstance(row.weights.format, Grid) and not row.dropped
+        and row.layer.role not in ("first", "last") and row.layer.name not in apart
     ]  # fmt: skip
     found = {b: {r.layer.name: r.weights for r in rows if r.layer.block == b} for b in adapter.blocks(model)}
     return {block: formats for block, formats in found.items() if formats}

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
-from ..recipe import FLOAT, Calibration, NoCache, Recipe, Sampling, Temporal, Tiar
+from ..recipe import FLOAT, Calibration, Grid, NoCache, Recipe, Sampling, Temporal, Tiar
 from ..results import Plan, TemporalErrors
 from .blocks_kept import blocks_changed, blocks_result
 from .known import info, info_for, libraries, load, statistics
@@ -132,10 +132,10 @@ def learns_rounding(recipe: Recipe) -> bool:
 
 
 def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
-    """The weight format of every layer of the time path that is not in float."""
+    """The weight format of every layer of the time path that is on a uniform grid: others keep their own codes."""
     plan = uncached_plan(recipe, recipe.temporal)
     rows = [row for row in plan.layers if row.layer.name in plan.temporal.block.layers]
-    return {row.layer.name: row.weights for row in rows if row.weights.bits < FLOAT}
+    return {row.layer.name: row.weights for row in rows if row.weights.bits < FLOAT and isinstance(row.weights.format, Grid)}
 
 
 def _rounding_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
@@ -143,6 +143,8 @@ def _rounding_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
     if not learns_rounding(recipe):
         return None
     formats = tuple(_temporal_formats(recipe).items())
+    if not formats:
+        return None
     stats, block = statistics(recipe), info_for(recipe).temporal
     # The conditioning that is learned from comes from the capture.
     source = "" if block.finite else runs.capture_key(recipe)
