@@ -134,8 +134,8 @@ def learns_rounding(recipe: Recipe) -> bool:
 def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
     """The weight format of every layer of the time path that is on a uniform grid: others keep their own codes."""
     plan = uncached_plan(recipe, recipe.temporal)
-    rows = [row for row in plan.layers if row.layer.name in plan.temporal.block.layers]
-    return {row.layer.name: row.weights for row in rows if row.weights.bits < FLOAT and isinstance(row.weights.format, Grid)}
+    formats = {row.layer.name: row.weights for row in plan.layers if row.layer.name in plan.temporal.block.layers}
+    return {name: spec for name, spec in formats.items() if spec.bits < FLOAT and isinstance(spec.format, Grid)}
 
 
 def _rounding_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
