@@ -15,7 +15,7 @@ from dmq.allocation.budget import allocate, greedy, limits, pareto, random_alloc
 from dmq.allocation.knapsack import best, filled, price_steps, priced
 from dmq.errors import DmqError
 from dmq.recipe import Budget, Rule, choice_label
-from tests.allocation.tables import LABELS, random_table
+from tests.allocation.tables import random_table
 
 
 FOUR = ("UAQ-4", "KMC-4", "UAQ-3", "KMA-2")
@@ -94,11 +94,11 @@ def test_the_answer_is_that_of_trying_everything(rules, seed):
         assert (found.cost, found.bytes) in [pytest.approx(pair) for pair in zip(cost, taken, strict=True)]
 
 
-def test_of_hundred_layers_it_agrees_with_integer_programming():
+def test_of_many_layers_it_agrees_with_integer_programming():
     for seed in range(3):
-        table = random_table(100, seed, LABELS[:6])
+        table = random_table(60, seed)
         low, high = limits(table)
-        for share in (0.3, 0.7):
+        for share in (0.1, 0.3, 0.5, 0.7):
             budget = round(low + share * (high - low))
             found = allocate(table, Budget(bits=None, bytes=budget))
             assert found.bytes <= budget
