@@ -83,7 +83,7 @@ def test_every_output_is_nearer_than_with_nearest_codes(recipe):
     assert sum(one.after for one in found.values()) < 0.8 * sum(one.before for one in found.values())
     loaded = stages.load(recipe.model)
     trajectory = stages.finish(denoiser_calls(recipe, 2))
-    calls = spread_calls(trajectory, 10, 2)
+    calls = spread_calls(trajectory, 10, 2, 2)
     moments = stages.finish(second_moments(loaded.denoiser, trajectory, calls, list(found)))
     for name, one in found.items():
         weight = loaded.denoiser.get_submodule(name).weight.detach()

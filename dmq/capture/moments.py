@@ -59,17 +59,22 @@ def output_error(error: Tensor, moments: Moments) -> float:
     return sum(((e @ h) * e).sum(dtype=torch.float64).item() for e, h in parts)
 
 
-def spread_calls(trajectory: Trajectory, steps: int, pictures: int) -> list[tuple[int, np.ndarray]]:
-    """(call, its rows) of the first `pictures` pictures at `steps` steps, or all, spread evenly."""
+def spread_calls(
+    trajectory: Trajectory, steps: int, pictures: int, at_once: int
+) -> list[tuple[int, np.ndarray]]:
+    """(call, its rows) of `steps` steps spread evenly, or all: at each, `at_once` of the first `pictures` in turn.
+
+    Many steps with few pictures tell more than the reverse: layers of the time path see nothing but the step.
+    """
     every = len(trajectory.timesteps)
-    chosen = set(np.linspace(0, every - 1, min(steps, every)).round().astype(int).tolist())
+    chosen = np.unique(np.linspace(0, every - 1, min(steps, every)).round().astype(int)).tolist()
+    turn = {i: {(k * at_once + p) % pictures for p in range(at_once)} for k, i in enumerate(chosen)}
     before: Counter[int] = Counter()
     found = []
     for n, i in enumerate(trajectory.step.tolist()):
-        here, left = pictures_in(trajectory, n), pictures - before[i]
-        before[i] += here
-        if i in chosen and left > 0:
-            found.append((n, rows_of(trajectory, n, range(min(left, here)))))
+        rows = rows_of(trajectory, n, [p - before[i] for p in turn.get(i, ())])
+        before[i] += pictures_in(trajectory, n)
+        found += [(n, rows)] if len(rows) else []
     return found
 
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from ..reconstruction.from_inputs import LearnedWeight
 
 
-STEPS, PICTURES = 10, 8  # of the float model's trajectory that are looked at, if it has so many
+STEPS, PICTURES = 50, 16  # of the float model's trajectory that are looked at, if it has so many
+AT_ONCE = 2  # pictures at each step, which take turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,9 +87,9 @@ def place(recipe: Recipe, task: Task, *, own: bool = False) -> Path:
     stats = statistics(recipe)
     what = jsonio.shortest(task.weights), task.split, task.inputs and jsonio.shortest(task.inputs)
     source = runs.capture_key(recipe), stats.fingerprint, stats.sampler, stats.timesteps
-    folder = runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, own=own)
+    folder = runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, AT_ONCE, own=own)
     if not own and not (folder / task.layer).is_dir():  # of those that ship, some may be there
-        return runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, own=True) / task.layer
+        return runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, AT_ONCE, own=True) / task.layer
     return folder / task.layer
 
 

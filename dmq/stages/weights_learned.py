@@ -5,6 +5,7 @@ what was learned for one is good in every recipe, and an interruption loses noth
 through the blocks and gives each the outputs of the rounded ones before it.)
 """
 
+import math
 from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from ..recipe import Choice, Recipe
 from .known import capture, libraries, load, statistics
 from .progress import Progress, clocked
 from .searches import denoiser_calls
-from .weights_kept import PICTURES, STEPS, Task, learned_from_inputs, load_learned, place, variants
+from .weights_kept import AT_ONCE, PICTURES, STEPS, Task, learned_from_inputs, load_learned, place, variants
 
 
 if TYPE_CHECKING:
@@ -62,7 +63,8 @@ def _learn(recipe: Recipe, missing: Sequence[Task], every: int) -> Generator[Pro
             raise DmqError(f"{name}: the weight has NaN or infinite values. Is the checkpoint sound?")
     pictures = min(PICTURES, recipe.calibration.samples)
     trajectory = yield from denoiser_calls(recipe, pictures)
-    calls = spread_calls(trajectory, STEPS, pictures)
+    at_once = max(AT_ONCE, math.ceil(pictures / min(STEPS, recipe.sampling.steps)))
+    calls = spread_calls(trajectory, STEPS, pictures, min(at_once, pictures))
     already = done = every - len(missing)
     at = clocked("Learn weights from their inputs", already)
     for names in in_turns(loaded.denoiser, by_layer):

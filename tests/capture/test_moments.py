@@ -7,19 +7,22 @@ from torch import nn
 from torch.nn import functional as F
 
 from dmq.capture import moments as module
+from dmq.capture.activations import capture_activations
 from dmq.capture.moments import Moments, in_turns, output_error, second_moments, spread_calls
 from dmq.capture.trajectories import record_trajectory
 from dmq.capture.watching import watching
 from dmq.errors import DmqError
-from dmq.recipe import Sampling
+from dmq.recipe import Calibration, Sampling
 from dmq.results import Site
 from tests.capture.helpers import finish, loaded
 
 
+SAMPLING = Sampling(steps=3, guidance=3.0)
+
+
 @pytest.fixture(scope="module")
 def trajectory():
-    sampling = Sampling(steps=3, guidance=3.0)
-    return record_trajectory(loaded("sd"), prompts=["cat", "dog"], seeds=[3, 4], sampling=sampling)[0]
+    return record_trajectory(loaded("sd"), prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING)[0]
 
 
 def moments_of(layer: nn.Module, *inputs: torch.Tensor, share: str = "token") -> Moments:
@@ -57,7 +60,7 @@ def test_moments_equal_those_of_unfolded_inputs_in_double_precision(trajectory):
     """Of every layer of a real model; the order of columns is that of the flattened weight."""
     model = loaded("sd")
     names = [layer.name for layer in model.info.layers]
-    calls = spread_calls(trajectory, 10, 10)
+    calls = spread_calls(trajectory, 10, 2, 2)
     (*_, last), found = finish(second_moments(model.denoiser, trajectory, calls, names))
     assert last == (3, 3) and set(found) == set(names)
     seen = {name: [] for name in names}
@@ -85,7 +88,7 @@ def test_turns_keep_memory_within_the_bound_and_give_the_same(trajectory):
     sizes = {name: 4 * model.denoiser.get_submodule(name).weight[0].numel() ** 2 for name in names}
     assert [name for turn in turns for name in turn] == names and len(turns) > 2
     assert all(sum(sizes[name] for name in turn) <= 400_000 or len(turn) == 1 for turn in turns)
-    calls = spread_calls(trajectory, 2, 1)
+    calls = spread_calls(trajectory, 2, 1, 1)
     _, whole = finish(second_moments(model.denoiser, trajectory, calls, names))
     _, alone = finish(second_moments(model.denoiser, trajectory, calls, turns[1]))
     assert all(torch.equal(alone[name].parts[0], whole[name].parts[0]) for name in turns[1])
@@ -121,14 +124,23 @@ def test_what_shares_a_range(monkeypatch):
     assert torch.equal(pictures.low, x.amin(2)) and torch.equal(pictures.high, x.amax(2))
 
 
-def test_calls_are_spread_over_the_steps_and_of_the_first_pictures(trajectory):
-    assert [(n, rows.tolist()) for n, rows in spread_calls(trajectory, 2, 1)] == [(0, [0, 2]), (2, [0, 2])]
-    assert [(n, len(rows)) for n, rows in spread_calls(trajectory, 9, 9)] == [(0, 4), (1, 4), (2, 4)]
+def test_calls_are_spread_over_the_steps_and_pictures_take_turns(trajectory):
+    def spread(*asked):
+        return [(n, rows.tolist()) for n, rows in spread_calls(trajectory, *asked)]
+
+    assert spread(2, 1, 1) == [(0, [0, 2]), (2, [0, 2])]
+    assert spread(3, 2, 1) == [(0, [0, 2]), (1, [1, 3]), (2, [0, 2])]
+    assert spread(9, 2, 2) == [(n, [0, 1, 2, 3]) for n in range(3)]
+    calibration = Calibration(samples=3, batch=2, prompts=("cat",))
+    work = capture_activations(loaded("sd"), SAMPLING, calibration, subset=40, trajectories=3)
+    apart = finish(work)[1].trajectory  # the third picture has calls of its own, behind those of the first two
+    found = [(n, rows.tolist()) for n, rows in spread_calls(apart, 3, 3, 2)]
+    assert found == [(0, [0, 1, 2, 3]), (1, [0, 2]), (2, [1, 3]), (3 + 1, [0, 1]), (3 + 2, [0, 1])]
 
 
 def test_nothing_is_left_behind_and_infinity_is_named(trajectory):
     model = loaded("sd")
-    work = second_moments(model.denoiser, trajectory, spread_calls(trajectory, 3, 1), ["conv_in"])
+    work = second_moments(model.denoiser, trajectory, spread_calls(trajectory, 3, 1, 1), ["conv_in"])
     next(work)
     work.close()
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.denoiser.modules())
