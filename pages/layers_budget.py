@@ -2,7 +2,6 @@
 
 import fnmatch
 import glob
-import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +18,7 @@ from dmq.figures.look import plain
 from dmq.recipe import Budget, Rule, choice_label, choice_of
 from dmq.results import Allocation, SensitivityTable
 
-from .layers_kept import Key, key_of, loaded
+from .layers_kept import Key, escaped, key_of, loaded
 from .shell import Shared, on, read, set_outside, stamp
 from .widgets.plotly_view import PlotlyView
 
@@ -165,7 +164,7 @@ def moved(text: str, name: str | None, bits: Any, allowed: list[str] | None, rul
 
 def wrong(error: DmqError) -> dict[str, Any]:
     """What is said in place of an answer; the figures before must not stay."""
-    return {"said": f"⚠ {html.escape(str(error))}", "strip": None, "front": None, "layers": [], "labels": {},
+    return {"said": f"⚠ {escaped(str(error))}", "strip": None, "front": None, "layers": [], "labels": {},
             "forget": gr.update(visible=False), "apply": gr.update(interactive=False),
             "compare": gr.update(interactive=False)}  # fmt: skip
 
@@ -190,7 +189,7 @@ def words(ask: Asked, found: Allocation) -> str:
     table = ask.whole
     text = f"**{found.average_bits:.2f} bits** a weight on average: **{found.bytes:,} bytes** for the weights of "
     text += f"{len(table.layers)} layers ({4 * table.weights:,} in float). Predicted loss: **{plain(found.cost)}** "
-    text += f"({html.escape(table.unit)}), the sum over the layers"
+    text += f"({escaped(table.unit)}), the sum over the layers"
     if math.isfinite(found.bound) and found.cost - found.bound > 1e-3 * abs(found.cost):
         text += f"; nothing of this size costs less than {plain(found.bound)}"
     sizes, costs = table.bytes.sum(0), table.cost.sum(0)
@@ -204,13 +203,13 @@ def words(ask: Asked, found: Allocation) -> str:
 
 def rows(ask: Asked, found: Allocation) -> Rows:
     """What every layer gets, in forward order."""
-    table, made = ask.whole, []
+    table, hand, made = ask.whole, ask.hand, []
     for n, (layer, choice) in enumerate(zip(table.layers, found.choices, strict=True)):
         label = choice_label(choice)
         c = table.labels.index(label) if label in table.labels else None
         size = 4 * layer.weights if c is None else int(table.bytes[n, c])
         cost = plain(0.0 if c is None else float(table.cost[n, c]))
-        why = "set by hand" if layer.name in ask.hand else found.reasons[n]
+        why = "set by hand" if layer.name in hand else found.reasons[n]
         made.append([layer.name, layer.block, layer.role, label, f"{size:,}", cost, why])
     return made
 
@@ -235,7 +234,7 @@ def edit(
         own = tuple(with_hand(before.rules, changes))
         allocated(replace(before, rules=own), bits)
     except DmqError as error:
-        gr.Warning(html.escape(str(error), quote=False))
+        gr.Warning(escaped(str(error)))
         return {"layers": rows(before, allocated(before, bits))}
     return changed(text, name, bits, allowed, rows_of(own)) | {"rules": rows_of(own)}
 

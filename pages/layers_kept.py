@@ -26,6 +26,11 @@ KINDS = {
 }
 
 
+def escaped(text: str) -> str:
+    """`text` in Markdown or HTML, such as a name that came from elsewhere."""
+    return html.escape(text, quote=False)
+
+
 def named(model: str) -> dict[str, str]:
     """Titles of everything that is kept for `model`, by name."""
     return {folder.name: title for title, folder in stages.tables(model)}
@@ -67,16 +72,16 @@ def table_of(model: str, name: str | None) -> SensitivityTable:
 
 def context(table: SensitivityTable) -> str:
     """What the costs hold for, in two or three sentences."""
-    text = f"**{html.escape(table.title)}** ({KINDS.get(table.kind, table.kind)}): {len(table.layers)} layers, "
+    text = f"**{escaped(table.title)}** ({KINDS.get(table.kind, table.kind)}): {len(table.layers)} layers, "
     text += f"{table.weights:,} weights, {len(table.choices)} choices ({', '.join(table.labels)}). "
-    text += f"A cost is in **{html.escape(table.unit)}**; less is better."
+    text += f"A cost is in **{escaped(table.unit)}**; less is better."
     if table.timesteps:
         count = len(table.timesteps)
         text += f" Seen at {count} step{'s' if count > 1 else ''}, t = {table.timesteps[0]:g}"
         text += f" to {table.timesteps[-1]:g}." if count > 1 else "."
     missing = sum(not math.isfinite(value) for value in table.cost.ravel().tolist())
     text += f" {missing:,} of {table.cost.size:,} costs are not known." if missing else ""
-    return text + (f"\n\n⚠ {html.escape(table.note)}" if table.note else "")
+    return text + (f"\n\n⚠ {escaped(table.note)}" if table.note else "")
 
 
 def choices_of_layer(table: SensitivityTable, row: int) -> str:
@@ -88,10 +93,10 @@ def choices_of_layer(table: SensitivityTable, row: int) -> str:
     for c, label in enumerate(table.labels):
         cells = [label, f"{table.bytes[row, c]:,}", _said(table.cost[row, c]), _said(table.spread[row, c])]
         cells += [_said(table.local[row, c])] if table.local is not None else []
-        lines.append("".join(f"<td>{html.escape(cell)}</td>" for cell in cells))
+        lines.append("".join(f"<td>{escaped(cell)}</td>" for cell in cells))
     shape = " × ".join(map(str, layer.shape))
-    said = f"<b>{html.escape(layer.name)}</b> ({layer.kind}, {layer.role}, {shape}: {layer.weights:,} weights)"
-    titles = "".join(f"<th>{html.escape(title)}</th>" for title in head)
+    said = f"<b>{escaped(layer.name)}</b> ({layer.kind}, {layer.role}, {shape}: {layer.weights:,} weights)"
+    titles = "".join(f"<th>{escaped(title)}</th>" for title in head)
     rows = "".join(f"<tr>{line}</tr>" for line in lines)
     return f'<p>{said}</p><div class="dmq-wide"><table><tr>{titles}</tr>{rows}</table></div>'
 

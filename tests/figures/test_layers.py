@@ -81,7 +81,8 @@ def test_a_layer_that_is_its_own_block_is_drawn_inside_it():
     table = random_table()
     own = dataclasses.replace(table.layers[5], name="conv_in", block="conv_in")
     (tree,) = layers.tree(dataclasses.replace(table, layers=(*table.layers[:5], own, *table.layers[6:]))).data
-    assert len(set(tree.ids)) == len(tree.ids) and dict(zip(tree.ids, tree.parents, strict=True))["conv_in"] in tree.ids
+    assert len(set(tree.ids)) == len(tree.ids)
+    assert dict(zip(tree.ids, tree.parents, strict=True))["conv_in"] in tree.ids
 
 
 def test_maps_show_every_choice_and_step_by_the_logarithm_and_what_is_not_known_not_at_all():

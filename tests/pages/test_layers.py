@@ -1,0 +1,329 @@
+"""The handlers of the Layers tab, called as functions, with real tables of a tiny model."""
+
+import dataclasses
+import glob
+import types
+
+import gradio as gr
+import numpy as np
+import pytest
+
+from dmq import jsonio, stages
+from dmq.errors import DmqError
+from dmq.recipe import Choice, KMeans, Rule, Sensitivity, Uaq, choice_label, choice_of
+from pages import layers, layers_asked, layers_budget, layers_kept
+from pages.layers_budget import CHOICE, NAME, rows_of, rules_of
+
+
+CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 2) for form in (Uaq(), KMeans()))
+ASK = Sensitivity(choices=CHOICES, how="fisher", steps=2, pictures=1, probes=1)
+EMPTY = rows_of(())
+FORM = ["how", "mode", "measure", "steps", "pictures", "probes", "activations", "seed"]
+VIEW = ("bars", "", "weights", None)
+
+
+@pytest.fixture(scope="module")
+def text(recipe):
+    """The recipe's JSON, once two tables of its model are kept."""
+    for how in ("local", "fisher"):  # the newest one is shown first
+        stages.finish(stages.sensitivity(recipe, dataclasses.replace(ASK, how=how)))
+    return jsonio.dumps(recipe)
+
+
+@pytest.fixture(scope="module")
+def table(recipe, text):
+    return stages.sensitivity_table(recipe, ASK)
+
+
+@pytest.fixture(scope="module")
+def name(recipe, table):
+    """Of the table by gradients."""
+    return next(name for name, title in layers_kept.named(recipe.model).items() if title == table.title)
+
+
+@pytest.fixture(scope="module")
+def nothing(recipe, tmp_path_factory):
+    """The same for a model of which no table is kept."""
+    from tests.tiny import tiny_sd
+
+    folder = tmp_path_factory.mktemp("other")
+    made = tiny_sd()
+    made.unet.conv_out.bias.data += 1  # other weights: tables are found by them
+    made.save_pretrained(folder, safe_serialization=True)
+    return jsonio.dumps(dataclasses.replace(recipe, model=str(folder)))
+
+
+def click(row):
+    return types.SimpleNamespace(custom=row)
+
+
+def value(update):
+    return update["value"] if isinstance(update, dict) else update
+
+
+def labels_of(found):
+    return {row[NAME]: row[CHOICE] for row in found["layers"]}
+
+
+# --- which table, which view ----------------------------------------------------------------------------------------
+
+
+def test_the_first_table_is_open_at_once_with_what_its_costs_hold_for(text, table, name):
+    shown = layers.show(text, None, *VIEW, 3.5, [], EMPTY)
+    assert [one for _, one in shown["name"]["choices"]] == list(layers_kept.named(jsonio.loads(text).model))
+    shown = layers.show(text, name, *VIEW, 3.5, [], EMPTY)
+    assert shown["name"]["value"] == name and shown["body"]["visible"] and not shown["empty"]["visible"]
+    for said in (table.title, table.unit, f"{len(table.layers)} layers", "Seen at 2 steps", "UAQ-4, KMC-4"):
+        assert said in shown["context"]
+    assert shown["allowed"]["value"] == list(table.labels)
+    assert len(shown["layers"]) == len(table.layers) and not shown["reward"]["visible"]
+
+
+def test_a_model_without_tables_says_what_to_do(nothing):
+    shown = layers.show(nothing, "sensitivity-of-another", *VIEW, 3.5, [], EMPTY)
+    assert "press **Measure**" in shown["empty"]["value"] and not shown["body"]["visible"]
+
+
+@pytest.mark.parametrize("view", [view for view in layers.VIEWS if view != "agreement"])
+def test_every_view_is_drawn_with_the_controls_that_mean_something(text, table, name, view):
+    shown = layers.look(text, name, view, "KMC-4", "bytes", None)
+    assert shown["figure"]["visible"] and shown["figure"]["value"].data
+    assert shown["label"]["visible"] == (view in layers.AT_A_CHOICE) and shown["label"]["value"] == "KMC-4"
+    assert shown["area"]["visible"] == (view == "tree") and not shown["other"]["visible"]
+    assert layers.look(text, name, view, "GPTQ-8", "bytes", None)["label"]["value"] == "", "no choice of this table"
+
+
+def test_two_tables_are_compared_by_their_ranks(recipe, text, table, name):
+    shown = layers.look(text, name, "agreement", "", "weights", None)
+    other = layers_kept.table_of(recipe.model, shown["other"]["value"])
+    assert other.kind == "local" and shown["other"]["visible"]
+    found = stages.agreement(table, other)
+    said = shown["figure"]["value"].layout.title.text
+    assert f"Spearman {found.spearman:.2f}, Kendall {found.kendall:.2f}, n = {found.cells}" == said
+
+
+def test_what_a_view_lacks_is_said_in_its_place(text, name, table, monkeypatch):
+    plain = dataclasses.replace(table, per_step=None, kind="score", note="only a <few> mixes")
+    monkeypatch.setattr(layers, "table_of", lambda *_: plain)
+    shown = layers.look(text, name, "steps", "", "weights", None)
+    assert not shown["figure"]["visible"] and "does not tell steps apart" in shown["why"]["value"]
+    opened = layers.opened(text, name, *VIEW, 3.5, [], EMPTY)
+    assert opened["reward"]["visible"] and "⚠ only a &lt;few&gt; mixes" in opened["context"]
+    monkeypatch.setattr(layers, "named", lambda _: {name: "alone"})
+    assert "only table of this model" in layers.look(text, name, "agreement", "", "", "x")["why"]["value"]
+
+
+def test_a_click_shows_the_layers_choices_and_a_block_nothing(text, table, name):
+    said = layers.pick(text, name, click(3))["picked"]
+    assert table.layers[3].name in said
+    for c, label in enumerate(table.labels):
+        assert f"<td>{label}</td><td>{table.bytes[3, c]:,}</td>" in said
+    assert layers.pick(text, name, click(-1)) == {}
+    for row in (10_000, "3", None, -2, True):
+        with pytest.raises(DmqError, match="click again"):
+            layers.pick(text, name, click(row))
+
+
+@pytest.mark.parametrize("wrong", [None, "", "../../etc", "sensitivity-0"], ids=str)
+def test_names_that_nobody_kept_are_refused(text, wrong):
+    with pytest.raises(DmqError, match="there is no table"):
+        layers.look(text, wrong, *VIEW)
+
+
+# --- the budget -----------------------------------------------------------------------------------------------------
+
+
+def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, name):
+    found = layers_budget.moved(text, name, 3.0, list(table.labels), EMPTY)
+    size = int(3.0 * table.weights / 8)
+    best = stages.allocate(table, layers_budget.Budget(bits=None, bytes=size))
+    assert labels_of(found) == dict(zip(best.layers, map(choice_label, best.choices), strict=True)) == found["labels"]
+    assert best.bytes <= size and f"**{best.bytes:,} bytes**" in found["said"]
+    assert f"{best.average_bits:.2f} bits" in found["said"] and "in all layers" in found["said"]
+    star = found["front"].data[-1]
+    assert (star.name, star.x[0], star.y[0]) == ("now", best.average_bits, best.cost)
+    total = sum(int(row[4].replace(",", "")) for row in found["layers"])
+    assert total == best.bytes
+    assert [row[-1] for row in found["layers"]] == list(best.reasons)
+
+
+def test_the_slider_ends_where_the_table_does(text, table, name):
+    shown = layers_budget.changed(text, name, 99.0, list(table.labels), EMPTY)
+    low, high = (8 * size / table.weights for size in stages.limits(table))
+    bits = shown["bits"]
+    assert low - 0.01 <= bits["minimum"] <= low and high <= bits["maximum"] <= high + 0.01
+    assert bits["value"] == bits["maximum"]
+    for end in (bits["minimum"], bits["maximum"]):
+        assert layers_budget.moved(text, name, end, list(table.labels), EMPTY)["layers"]
+
+
+def test_only_allowed_choices_are_used_and_one_at_least_is_needed(text, table, name):
+    found = layers_budget.changed(text, name, 4.0, ["KMC-4", "KMC-2"], EMPTY)
+    assert set(labels_of(found).values()) <= {"KMC-4", "KMC-2"}
+    said = layers_budget.changed(text, name, 4.0, [], EMPTY)
+    assert "tick at least one" in said["said"] and said["strip"] is None and not said["apply"]["interactive"]
+    shown = layers_budget.fresh(text, name, 3.0, ["KMC-4", "HQQ-8"], EMPTY)
+    assert shown["allowed"]["value"] == ["KMC-4"]
+
+
+def test_rules_are_respected_even_for_choices_that_are_not_allowed(text, table, name):
+    one, other = table.layers[0].name, table.layers[1].name
+    rules = [[one, "uaq-2", None, False], [other, "float", "", ""], ["", "", None, False], ["*", "", "4", "false"]]
+    found = layers_budget.changed(text, name, 3.0, ["KMC-4"], rules[:3])
+    assert labels_of(found)[one] == "UAQ-2" and labels_of(found)[other] == "float"
+    assert {label for layer, label in labels_of(found).items() if layer not in (one, other)} == {"KMC-4"}
+    row = next(row for row in found["layers"] if row[NAME] == other)
+    assert row[4] == f"{4 * table.layers[1].weights:,}" and row[5] == "0"
+    assert "needs 4 bits by '*'" in layers_budget.changed(text, name, 3.0, ["KMC-4"], rules)["said"]
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (["*", "UAQ", None, False], "row 1: 'UAQ' is no choice"),
+        (["*", "", "many", False], "row 1: least bits must be a number, got 'many'"),
+        (["*", "", 99, False], "row 1: least is 99"),
+        (["nowhere*", "UAQ-4", None, False], "'nowhere*' matches no layer"),
+        (["*", "HQQ-4", None, False], "HQQ-4, which the table has not"),
+    ],
+)
+def test_rules_that_make_no_sense_are_told_in_one_line(text, table, name, row, said):
+    found = layers_budget.changed(text, name, 3.0, list(table.labels), [row])
+    assert said in found["said"] and "\n" not in found["said"] and found["layers"] == []
+
+
+def test_rows_of_rules_are_read_back_and_unfinished_ones_left_out():
+    rules = (Rule(layers="a*", choice="UAQ-4"), Rule(layers="b", least=3, same=True))
+    assert rules_of(rows_of(rules)) == rules
+    assert rules_of([["a*", "", None, False], ["", "UAQ-4", 2, True], [], None and []][:3]) == ()
+    assert rules_of(None) == ()
+
+
+@pytest.mark.parametrize("bits", [None, "3", float("nan"), True], ids=str)
+def test_an_emptied_slider_is_told(text, table, name, bits):
+    assert "expected a number" in layers_budget.moved(text, name, bits, list(table.labels), EMPTY)["said"]
+
+
+# --- by hand --------------------------------------------------------------------------------------------------------
+
+
+def edited(found, row, label):
+    rows = [list(one) for one in found["layers"]]
+    rows[row][CHOICE] = label
+    return rows[::-1]  # as a visitor may have sorted them
+
+
+def test_a_layer_set_by_hand_keeps_its_choice_wherever_the_slider_goes(text, table, name):
+    form = text, name, 3.0, list(table.labels)
+    before = layers_budget.moved(*form, EMPTY)
+    now = before["layers"][2][CHOICE]
+    other = "UAQ-2" if now != "UAQ-2" else "UAQ-4"
+    found = layers_budget.edit(*form, EMPTY, edited(before, 2, f" {other.lower()} "), before["labels"])
+    layer = table.layers[2].name
+    assert rules_of(found["rules"]) == (Rule(layers=glob.escape(layer), choice=other),)
+    assert labels_of(found)[layer] == other and found["layers"][2][-1] == "set by hand"
+    assert "set by hand" in {part.name for part in found["strip"].data}
+    size = sum(int(row[4].replace(",", "")) for row in found["layers"])
+    assert f"{size:,} bytes" in found["said"] and found["forget"]["visible"]
+    for bits in (2.3, 3.7):
+        moved = layers_budget.moved(text, name, bits, list(table.labels), found["rules"])
+        assert labels_of(moved)[layer] == other
+    again = layers_budget.edit(*form, found["rules"], edited(found, 2, "float"), found["labels"])
+    assert rules_of(again["rules"]) == (Rule(layers=glob.escape(layer), choice="float"),)
+    freed = layers_budget.edit(*form, again["rules"], edited(again, 2, ""), again["labels"])
+    assert rules_of(freed["rules"]) == () and labels_of(freed) == labels_of(before)
+
+
+def test_giving_back_forgets_single_layers_and_keeps_other_rules(text, table, name):
+    kept = Rule(layers="*", least=2)
+    hand = Rule(layers=glob.escape(table.layers[1].name), choice="KMC-4")
+    found = layers_budget.forget(text, name, 3.0, list(table.labels), rows_of((kept, hand)))
+    assert rules_of(found["rules"]) == (kept,) and not found["forget"]["visible"]
+
+
+@pytest.mark.parametrize(
+    ("label", "said"), [("UAQ", "is no choice"), ("HQQ-4", "which the table has not"), ("<b>", "is no choice")]
+)
+def test_a_wrong_choice_is_told_in_one_line_and_put_back(text, table, name, monkeypatch, label, said):
+    told = []
+    monkeypatch.setattr(gr, "Warning", told.append)
+    form = text, name, 3.0, list(table.labels), EMPTY
+    before = layers_budget.moved(*form)
+    found = layers_budget.edit(*form, edited(before, 0, label), before["labels"])
+    assert found == {"layers": before["layers"]}
+    (line,) = told
+    assert said in line and "\n" not in line and "<b>" not in line
+
+
+def test_nothing_edited_changes_nothing(text, table, name):
+    form = text, name, 3.0, list(table.labels), EMPTY
+    before = layers_budget.moved(*form)
+    assert layers_budget.edit(*form, before["layers"], before["labels"]) == {}
+    stranger = [["unknown", "", "", "UAQ-2", "", "", ""], []]
+    assert layers_budget.edit(*form, stranger, before["labels"]) == {}
+
+
+# --- to the recipe, and new tables ----------------------------------------------------------------------------------
+
+
+def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table, name):
+    form = text, name, 3.0, list(table.labels), EMPTY
+    found = layers_budget.compare(*form)
+    made = jsonio.loads(found["recipe"])
+    chosen = layers_budget.moved(*form)["labels"]
+    by_layer = {over.layers: choice_of(chosen[layer]) for layer, over in zip(chosen, made.overrides, strict=True)}
+    for over in made.overrides:
+        assert (over.weight_bits, over.format) == (by_layer[over.layers].bits, by_layer[over.layers].format)
+    assert "bits mixed" in made.name and found["wanted"].startswith("compare ")
+    plan = stages.plan(made)
+    assert sum(row.weight_bytes for row in plan.layers if row.layer.name in table.row) == stages.allocate(
+        table, layers_budget.Budget(bits=None, bytes=int(3.0 * table.weights / 8))
+    ).bytes  # fmt: skip
+
+
+def test_a_form_asks_for_what_it_shows_and_hides_what_has_no_meaning():
+    labels, values = ["UAQ-4", "kmc-3", "KMC-3"], ("fisher", "all_but", "text", 3, 2, 1, False, 0)
+    ask = layers_asked.asked(FORM, labels, *values)
+    assert tuple(map(choice_label, ask.choices)) == ("UAQ-4", "KMC-3")
+    assert (ask.how, ask.mode, ask.measure, ask.steps) == ("fisher", "only", "noise", 3)
+    ask = layers_asked.asked(FORM, labels, "measure", *values[1:])
+    assert (ask.mode, ask.measure) == ("all_but", "text")
+    shown = {how: layers_asked.hows(how) for how in ("measure", "fisher", "local")}
+    assert [shown[how]["form mode"]["visible"] for how in shown] == [True, False, False]
+    assert [shown[how]["form probes"]["visible"] for how in shown] == [False, True, False]
+    for wrong, said in (([], "at least one choice"), (["UAQ"], "is no choice"), (["float"], "need not be measured")):
+        with pytest.raises(DmqError, match=said):
+            layers_asked.asked(FORM, wrong, *values)
+    with pytest.raises(DmqError, match="expected a whole number"):
+        layers_asked.asked(FORM, labels, "measure", "only", "noise", 2.5, 2, 1, False, 0)
+
+
+def test_a_table_is_measured_with_a_bar_stopped_and_gone_on_with(recipe, text):
+    values = ("measure", "only", "noise", 1, 1, 1, False, 7)
+    ask = layers_asked.asked(FORM, ["UAQ-2"], *values)
+    work = layers_asked.measure(FORM, text, ["UAQ-2"], *values)
+    seen = [next(work) for _ in range(4)]
+    work.close()
+    assert "Waiting" in seen[0]["status"] and seen[0]["stop"]["visible"] and "progressbar" in seen[-1]["status"]
+    assert stages.sensitivity_table(recipe, ask) is None
+    *_, last = layers_asked.measure(FORM, text, ["UAQ-2"], *values)
+    table = stages.sensitivity_table(recipe, ask)
+    made = last["made"].partition(" ")[0]
+    assert np.array_equal(layers_kept.table_of(recipe.model, made).cost, table.cost)
+    assert last["go"]["visible"] and not last["stop"]["visible"] and "kept" in last["status"]
+
+
+def test_what_cannot_be_asked_leaves_the_buttons_as_they_were(text):
+    with pytest.raises(DmqError, match="no choice"):
+        list(layers_asked.measure(FORM, text, ["UAQ-99"], "fisher", "only", "noise", 1, 1, 1, False, 0))
+    work = layers_asked.measure(FORM, text, ["UAQ-2"], "fisher", "only", "noise", 1, 1, 1, True, 0)
+    seen = []
+    with pytest.raises(DmqError, match="float activations only"):
+        seen.extend(iter_into(work, seen))
+    assert seen[-1]["go"]["visible"] and seen[-1]["status"] == ""
+
+
+def iter_into(work, seen):
+    for one in work:
+        seen.append(one)
+    return []
