@@ -15,6 +15,7 @@ from .local import error_curves, errors, table
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .pictures import check_sampling, compare, difference, run
 from .planning import plan, quantize
+from .predictor import predict, predictor_result
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, finish
 from .progressive import calibrate, measure_windows
@@ -85,6 +86,8 @@ __all__ = [
     "over_time",
     "pareto",
     "plan",
+    "predict",
+    "predictor_result",
     "prepare",
     "probe",
     "progressive_ranges",
