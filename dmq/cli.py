@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__, runs
-from .commands import layers, learning, sensitivity, walks
+from .commands import layers, learning, predict, sensitivity, walks
 from .commands.asking import (
     chosen_comparison,
     chosen_recipe,
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     walks.add_to(add)
     sensitivity.add_to(add)
     layers.add_to(add)
+    predict.add_to(add)
     one = add(
         "bench", bench, "Measure recipes against the float model on many pictures, with a noise floor (QDiffBench)."
     )
