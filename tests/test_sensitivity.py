@@ -1,14 +1,44 @@
 """Tables of sensitivity: kept, found, refused; made by the stage and printed by the command, on tiny real models."""
 
+import csv
 import dataclasses
+import shutil
+import sys
 
 import numpy as np
 import pytest
+import torch
 
-from dmq import runs
+from dmq import cli, jsonio, runs, stages
+from dmq.capture.activations import calibration_pictures
+from dmq.capture.replay import noise_errors, repeat, rows_of
 from dmq.errors import DmqError
-from dmq.recipe import choice_of
+from dmq.models.borrow import borrow
+from dmq.models.clip import load_clip
+from dmq.models.running import private
+from dmq.models.tiny import tiny_ddpm
+from dmq.quantizers.weights import quantize_weight
+from dmq.recipe import (
+    Activations,
+    Calibration,
+    KMeans,
+    PerTensor,
+    Sampling,
+    Sensitivity,
+    Uaq,
+    Weights,
+    choice_of,
+)
 from dmq.results import Layer, ModelInfo, SensitivityTable
+from dmq.stages.drawing import draw_batch
+from dmq.stages.searches import denoiser_calls
+from tests.tiny import captured_recipe, runs_in
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+
+made_by = sys.modules["dmq.stages.sensitivity"]  # the name is that of its function in dmq.stages
+ASKED = "Ask what layers cost"
 
 
 def made_up(model="tiny", fingerprint="0", steps=3):
@@ -117,3 +147,261 @@ def test_parts_are_kept_one_by_one(home):
 def test_tables_can_be_no_name_of_a_run(home):
     with pytest.raises(DmqError, match="cannot name a run"):
         runs.folder_of("tables")
+
+
+# --- asked of a tiny pipeline --------------------------------------------------------------------------------------
+
+CHOICES = tuple(map(choice_of, ("UAQ-4", "KMC-2")))
+
+
+def question(**changes):
+    return Sensitivity(**{"choices": CHOICES, "steps": 2, "pictures": 2, "probes": 2} | changes)
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    with runs_in(tmp_path_factory.mktemp("asked")) as folder:
+        yield captured_recipe(folder, 3)
+
+
+def inside(recipe):
+    return {path.name.partition("-")[2][16:] for path in (runs.home() / "tables").iterdir()}
+
+
+def weights_of(recipe):
+    model = stages.load(recipe.model).denoiser
+    return {name: x.clone() for name, x in model.state_dict().items()}
+
+
+def test_a_measured_table_has_every_layer_and_choice_and_is_kept(recipe):
+    before = weights_of(recipe)
+    assert stages.sensitivity_table(recipe, question()) is None
+    table = stages.finish(stages.sensitivity(recipe, question()))
+    layers = stages.info(recipe.model).layers
+    assert [layer.name for layer in table.layers] == [layer.name for layer in layers]
+    assert table.labels == ("UAQ-4", "KMC-2") and table.kind == "measured"
+    assert (table.cost > 0).all() and (table.spread > 0).all() and np.isfinite(table.cost).all()
+    assert np.allclose(table.per_step.mean(-1), table.cost) and len(table.timesteps) == 2
+    assert table.cost[:, 1].mean() > 3 * table.cost[:, 0].mean()
+    for n, layer in enumerate(layers):
+        weight = stages.load(recipe.model).denoiser.get_submodule(layer.name).weight
+        for c, choice in enumerate(CHOICES):
+            made = quantize_weight(weight, Weights(bits=choice.bits, format=choice.format))
+            assert table.bytes[n, c] == made.bytes
+            wrong = (made.dequantize() - weight).square().sum() / weight.square().sum()
+            assert np.isclose(table.local[n, c], wrong.item(), rtol=1e-4)
+    same(stages.sensitivity_table(recipe, question()), table)
+    assert list(stages.sensitivity(recipe, question())) == []  # nothing to be done
+    assert all(torch.equal(x, before[name]) for name, x in weights_of(recipe).items())
+    assert not any(name.endswith("-parts") for name in inside(recipe))
+
+
+def test_what_does_not_matter_does_not_make_a_new_table(recipe):
+    table = stages.finish(stages.sensitivity(recipe, question()))
+    other = dataclasses.replace(recipe, name="other", weights=Weights(bits=3), activations=Activations(bits=4))
+    same(stages.sensitivity_table(other, question(probes=9, seed=3)), table)
+    for changed in (question(steps=3), question(pictures=1), question(mode="all_but"), question(how="fisher")):
+        assert stages.sensitivity_table(recipe, changed) is None
+    longer = dataclasses.replace(recipe, sampling=Sampling(steps=2, guidance=2.0))
+    assert stages.sensitivity_table(longer, question()) is None
+    grids = question(choices=(choice_of("W-4"),))
+    stages.finish(stages.sensitivity(recipe, grids))
+    tensor = dataclasses.replace(recipe, weights=dataclasses.replace(recipe.weights, granularity=PerTensor()))
+    assert stages.sensitivity_table(recipe, grids) is not None and stages.sensitivity_table(tensor, grids) is None
+
+
+@pytest.mark.parametrize("changes", [{}, {"mode": "all_but"}, {"how": "fisher"}], ids=["only", "all_but", "fisher"])
+def test_an_interrupted_table_goes_on_and_ends_equal(recipe, changes, monkeypatch):
+    monkeypatch.setattr(made_by, "TOGETHER", 3000)  # weights, so that gradients come in several parts
+    ask = question(pictures=1, **changes)
+    whole = stages.finish(stages.sensitivity(recipe, ask))
+    seen, evaluate = [], made_by.evaluate
+    monkeypatch.setattr(made_by, "evaluate", lambda task: seen.append(task.name) or evaluate(task))
+    work = stages.sensitivity(recipe, ask, again=True)
+    for progress in work:
+        if progress.stage == ASKED and progress.done == 3:
+            break
+    work.close()
+    assert len(seen) == 3
+    again = stages.sensitivity(recipe, ask, again=False)
+    same(stages.finish(again), whole)  # the finished one is not lost meanwhile
+    (parts,) = (runs.home() / "tables").glob("*-parts")
+    assert len(list(parts.iterdir())) == 3
+    shutil.rmtree(parts.with_name(parts.name.removesuffix("-parts")))
+    work = stages.sensitivity(recipe, ask)
+    first = next(progress for progress in work if progress.stage == ASKED)
+    assert first.done == 4
+    stages.finish(work)
+    table = stages.sensitivity_table(recipe, ask)
+    assert len(seen) == len(set(seen)) == first.total
+    same(table, whole)
+    assert not parts.exists()
+
+
+def test_all_but_is_what_restoring_a_layer_saves(recipe):
+    ask = question(mode="all_but", choices=CHOICES[1:])
+    table = stages.finish(stages.sensitivity(recipe, ask))
+    loaded = stages.load(recipe.model)
+    spec = Weights(bits=CHOICES[1].bits, format=CHOICES[1].format)
+    trajectory = stages.finish(denoiser_calls(recipe, 2))
+    everything = borrow(loaded.denoiser)
+    for layer in loaded.info.layers:
+        place = everything.get_submodule(layer.name)
+        made = quantize_weight(place.weight, spec).dequantize()
+        place.weight = torch.nn.Parameter(made, requires_grad=False)
+    steps = [trajectory.timesteps.index(t) for t in table.timesteps]
+    lost = stages.finish(noise_errors(everything, trajectory, [0, 1]))[steps].mean()
+    for n in (0, 7, len(table.layers) - 1):
+        name = table.layers[n].name
+        restored = borrow(everything)
+        restored.get_submodule(name).weight = loaded.denoiser.get_submodule(name).weight
+        left = stages.finish(noise_errors(restored, trajectory, [0, 1]))[steps].mean()
+        assert np.isclose(table.cost[n, 0], lost - left, rtol=0.05, atol=1e-6 * lost), name
+    assert table.title.startswith("noise error, saved by restoring this layer")
+
+
+def test_gradients_and_measurements_agree(recipe):
+    ask = question(choices=tuple(map(choice_of, ("UAQ-7", "UAQ-5", "UAQ-4"))))
+    measured = stages.finish(stages.sensitivity(recipe, ask))
+    estimated = stages.finish(stages.sensitivity(recipe, dataclasses.replace(ask, how="fisher", probes=32)))
+    local = stages.finish(stages.sensitivity(recipe, dataclasses.replace(ask, how="local")))
+    assert (measured.kind, estimated.kind, local.kind) == ("measured", "estimated", "local")
+    assert stages.agreement(measured, estimated).spearman > 0.9
+    assert stages.agreement(measured, estimated).spearman > stages.agreement(measured, local).spearman
+    assert np.allclose(measured.local, estimated.local) and (measured.bytes == local.bytes).all()
+
+
+def test_quantized_activations_are_those_of_the_recipe(recipe):
+    ask = question(activations=True, choices=CHOICES[:1])
+    table = stages.finish(stages.sensitivity(recipe, ask))
+    float_table = stages.finish(stages.sensitivity(recipe, dataclasses.replace(ask, activations=False)))
+    assert table.title.endswith("quantized activations") and not np.allclose(table.cost, float_table.cost, rtol=1e-3)
+    model = stages.quantize(dataclasses.replace(recipe, weights=Weights(bits=32)))
+    trajectory, name = stages.finish(denoiser_calls(recipe, 2)), table.layers[3].name
+    layer, right, wrong, power = model.get_submodule(name), [], 0.0, 0.0
+    calls = [n for n, i in enumerate(trajectory.step) if trajectory.timesteps[i] == table.timesteps[0]]
+    with torch.no_grad():
+        right = [repeat(model, trajectory, n, rows_of(trajectory, n, [0, 1])) for n in calls]
+        layer.weight = torch.nn.Parameter(quantize_weight(layer.weight, Weights(bits=4, format=Uaq())).dequantize())
+        for n, answer in zip(calls, right, strict=True):
+            wrong += (repeat(model, trajectory, n, rows_of(trajectory, n, [0, 1])) - answer).square().sum().item()
+            power += answer.square().sum().item()
+    assert np.isclose(table.per_step[3, 0, 0], wrong / power, rtol=1e-3)
+
+
+@pytest.mark.parametrize("measure", ["picture", "text"])
+def test_pictures_are_judged_against_float_ones_of_the_same_noise(recipe, measure):
+    few = dataclasses.replace(recipe, sampling=Sampling(steps=2, guidance=2.0))
+    stages.finish(stages.capture(few))
+    ask = question(measure=measure, choices=CHOICES[1:])
+    table = stages.finish(stages.sensitivity(few, ask))
+    assert table.timesteps == () and table.per_step is None and np.isfinite(table.cost).all()
+    loaded, n = stages.load(few.model), 5
+    jobs = calibration_pictures(loaded, dataclasses.replace(few.calibration, samples=2))
+    model = borrow(loaded.denoiser)
+    layer = model.get_submodule(table.layers[n].name)
+    right = stages.finish(draw_batch(loaded, model, jobs, few.sampling))
+    layer.weight = torch.nn.Parameter(
+        quantize_weight(layer.weight, Weights(bits=2, format=KMeans())).dequantize(), requires_grad=False
+    )
+    wrong = stages.finish(draw_batch(loaded, model, jobs, few.sampling))
+    if measure == "picture":
+        x, y = (drawn.latents.reshape(2, -1).astype(np.float64) for drawn in (right, wrong))
+        values = ((y - x) ** 2).sum(1) / (x**2).sum(1)
+        assert (table.cost > 0).all()
+    else:
+        prompts = [prompt for prompt, _ in jobs]
+        values = load_clip().match(right.pictures, prompts) - load_clip().match(wrong.pictures, prompts)
+    assert np.isclose(table.cost[n, 0], values.mean(), rtol=1e-4, atol=1e-5)
+    assert np.isclose(table.spread[n, 0], values.std(ddof=1) / np.sqrt(2), rtol=1e-3, atol=1e-5)
+
+
+def test_weights_learned_from_inputs_are_learned_first(recipe):
+    ask = question(choices=(choice_of("GPTQ-3"), choice_of("W-3")), how="local")
+    table = stages.finish(stages.sensitivity(recipe, ask))
+    codes = stages.finish(stages.weight_variants(recipe, ask.choices[:1], [table.layers[4].name]))
+    weight = stages.load(recipe.model).denoiser.get_submodule(table.layers[4].name).weight
+    wrong = (codes[table.layers[4].name, "GPTQ-3"].dequantize() - weight).square().sum() / weight.square().sum()
+    assert np.isclose(table.local[4, 0], wrong.item(), rtol=1e-4)
+
+
+def test_processes_give_the_same_table_as_this_one(recipe):
+    ask = question(how="fisher", pictures=1)
+    here = stages.finish(stages.sensitivity(recipe, ask))
+    there = stages.finish(stages.sensitivity(recipe, ask, again=True, workers=2))
+    assert np.allclose(here.cost, there.cost, rtol=1e-3)
+
+
+def test_what_cannot_be_asked_is_told(recipe, tmp_path):
+    with pytest.raises(DmqError, match="how 'fisher' knows float activations only"):
+        stages.finish(stages.sensitivity(recipe, question(how="fisher", activations=True)))
+    tiny_ddpm().save_pretrained(tmp_path / "tiny-ddpm", safe_serialization=True)
+    silent = dataclasses.replace(recipe, model=str(tmp_path / "tiny-ddpm"), calibration=Calibration(samples=2))
+    with pytest.raises(DmqError, match="draws without prompts in words"):
+        stages.finish(stages.sensitivity(silent, question(measure="text")))
+
+
+def test_layers_that_are_not_finite_are_named_and_those_never_called_left_out(recipe, monkeypatch):
+    loaded = stages.load(recipe.model)
+    first, *others = loaded.info.layers
+    asleep = dataclasses.replace(loaded.info, layers=(dataclasses.replace(first, macs=0), *others))
+    monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, info=asleep))
+    table = stages.finish(stages.sensitivity(recipe, question(how="local", pictures=1)))
+    assert [layer.name for layer in table.layers] == [layer.name for layer in others]
+    assert table.note == f"never called, hence left out: {first.name}"
+    broken = borrow(loaded.denoiser)
+    weight = broken.get_submodule(first.name).weight.detach() * float("nan")
+    broken.get_submodule(first.name).weight = torch.nn.Parameter(weight, requires_grad=False)
+    pipe = private(loaded.pipe)
+    pipe.unet = broken
+    monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, pipe=pipe))
+    with pytest.raises(DmqError, match=f"^{first.name}.weight: not all of it are finite numbers"):
+        stages.finish(stages.sensitivity(recipe, question(how="local", pictures=1), again=True))
+
+
+def test_tables_of_a_model_are_listed_with_titles_that_differ(recipe):
+    stages.finish(stages.sensitivity(recipe, question(how="local")))
+    stages.finish(stages.sensitivity(recipe, question(how="local", choices=CHOICES[:1])))
+    found = stages.tables(recipe.model)
+    titles = [title for title, _ in found]
+    assert len(set(titles)) == len(titles)
+    assert "error of its own output, only this layer, 2 steps of 2 pictures: UAQ-4" in titles
+    assert all(stages.load_table(folder, recipe.model).model == recipe.model for _, folder in found)
+    with pytest.raises(DmqError, match=r"not of 'emoji-sd' as it is now"):
+        stages.load_table(found[0][1], "emoji-sd")
+
+
+def test_the_command_prints_the_costs_and_how_tables_agree(recipe, tmp_path, capsys):
+    file = tmp_path / "tiny.json"
+    file.write_text(jsonio.dumps(recipe))
+    start = ["sensitivity", str(file), "--choices", "UAQ-4", "KMC-2", "--steps", "2", "--probes", "2"]
+    assert cli.main(start) == 0
+    capsys.readouterr()
+    assert cli.main([*start, "--how", "fisher", "--csv", str(tmp_path / "out.csv")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    ask = question(how="fisher")
+    table = stages.sensitivity_table(recipe, ask)
+    assert lines[1].split() == ["layer", "role", "weights", "UAQ-4", "KMC-2"]
+    worst = table.cost.max(1)
+    assert [line.split()[0] for line in lines[2:14]] == [table.layers[n].name for n in np.argsort(-worst)[:12]]
+    measured = stages.sensitivity_table(recipe, question())
+    ranks = stages.agreement(table, measured)
+    agreed = next(line for line in lines if "(measured)" in line and f"over {ranks.cells} layers" in line)
+    assert f"Spearman {ranks.spearman:.3f}, Kendall {ranks.kendall:.3f}" in agreed
+    rows = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert len(rows) == table.cost.size
+    assert float(rows[3]["cost"]) == table.cost[1, 1] and int(rows[3]["bytes"]) == table.bytes[1, 1]
+    assert float(rows[3][f"cost at t={table.timesteps[1]:g}"]) == table.per_step[1, 1, 1]
+
+
+def test_the_command_tells_what_makes_no_sense(recipe, tmp_path, capsys):
+    file = tmp_path / "tiny.json"
+    file.write_text(jsonio.dumps(recipe))
+    for wrong, said in (
+        (["--choices", "XYZ-4"], "'XYZ-4' is no choice"), (["--how", "local", "--mode", "all_but"], "knows mode 'on"),
+        (["--steps", "0"], "steps is 0"), (["--scheduler", "nonsense"], "none answers"),
+        (["--workers", "0"], "workers is 0"), (["--csv", "/nowhere/x.csv"], "there is no folder"),
+    ):  # fmt: skip
+        assert cli.main(["sensitivity", str(file), *wrong]) == 1
+        told = capsys.readouterr().err.strip("\r ")
+        assert said in told and told.count("\n") == 1
