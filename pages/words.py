@@ -56,7 +56,7 @@ KINDS = {
     Tiar: "Learned for all steps (TIAR)",
     NoCache: "Compute the features",
     Cache: "Cache the features",
-    Grid: "Uniform grid, as below",
+    Grid: "Uniform grid, as above",
     Uaq: "Uniform, range by |error|^2.4 (UAQ)",
     KMeans: "Codebooks (k-means)",
     Hqq: "Half-quadratic zero points (HQQ)",

@@ -174,8 +174,10 @@ def test_a_form_gives_back_what_it_was_filled_with(spec, recipe):
 
 def test_a_form_has_every_field_and_every_kind():
     with gr.Blocks():
-        paths = set(forms.form(Weights, "Weights"))
+        paths = forms.form(Weights, "Weights").keys()
     assert {"bits", "symmetric", "granularity.kind", "granularity.PerGroup.size", "range.Percentile.percent"} <= paths
+    assert {"format.kind", "format.KMeans.shared", "format.LowRank.smooth"} <= paths
+    assert [*paths][-1].startswith("format.")  # what it calls "above" is above it
 
 
 @pytest.mark.parametrize(
