@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 
 QUANTILES = 128  # of a row that its density is estimated from
-SPANS = (1.0, 0.2)  # of the windows, as parts of the width of a cluster, one after another
+SPANS = (2.0, 1.0, 0.2)  # of the windows, as parts of the width of a cluster, one after another
 PLACES = 8  # of a border on either side of where it is
 ROWS = 256  # windows are looked at in so many rows at a time: tables of 0.3 MB, which stay in the cache
 CHUNK = 2**22  # values sorted at a time: 16 MB, and as prefix sums twice that

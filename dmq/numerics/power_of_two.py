@@ -26,8 +26,8 @@ def shift_codes(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
     levels = 2 ** (bits - 1) - 1
     part, exponent = torch.frexp(rows.abs() / scale)  # |x| / scale = part * 2**exponent, part in [0.5, 1)
     level = (2 - exponent - (part >= 0.75).int()).clamp(1, levels)
-    # Below half of the smallest value, zero is nearer.
-    level = level.where(rows.abs() >= torch.ldexp(scale, torch.tensor(-levels)), 0)
+    # Below half of the smallest value, which may be too small for float32, zero is nearer.
+    level = level.where((rows.abs() >= torch.ldexp(scale, torch.tensor(-levels))) & (rows != 0), 0)
     return level + ((rows < 0) & (level > 0)) * (levels + 1)
 
 

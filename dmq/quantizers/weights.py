@@ -62,8 +62,7 @@ def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> WeightCode
 
     The first `split` input channels, if any, and the others are quantized each by themselves (Q-Diffusion). What a
     format learns from inputs is not learned here: on GPTQ's grid each weight takes its nearest code, and inputs of a
-    low-rank weight are not smoothed (see `low_rank_codes`). Raises DmqError for a weight that is not finite, and
-    where bits do not fit the format.
+    low-rank weight are not smoothed (see `low_rank_codes`). Raises DmqError for a weight that is not finite.
     """
     if not weight.isfinite().all():
         what = "NaN" if weight.isnan().any() else "infinite values"
@@ -238,7 +237,6 @@ def _by_runs(x: Tensor, size: int, find: Callable[[Tensor], tuple[Tensor, Tensor
 
 @_codes.register
 def _(form: KMeans, weight: Tensor, spec: Weights) -> CodebookWeight:
-    _check_codebook(spec)
     x = _rows(weight) if form.shared == "channel" else weight.float().reshape(1, -1)
     codes, centroids = kmeans(x, 2**spec.bits, form.iterations)
     if form.table < FLOAT:
@@ -251,13 +249,7 @@ def _(form: KMeans, weight: Tensor, spec: Weights) -> CodebookWeight:
 
 @_overhead.register
 def _(form: KMeans, shape: tuple[int, ...], spec: Weights) -> int:
-    _check_codebook(spec)
     return (shape[0] if form.shared == "channel" else 1) * 2**spec.bits * form.table // 8
-
-
-def _check_codebook(spec: Weights) -> None:
-    if spec.bits > 8:
-        raise DmqError(f"{choice_label(spec)}: a codebook has at most 8 bits. Use fewer, or a grid (format UAQ).")
 
 
 # --- powers of two -------------------------------------------------------------------------------------------------
