@@ -50,7 +50,7 @@ def test_the_error_never_rises_with_iterations(shape, given):
     start = torch.linspace(float(rows.min()), float(rows.max()), 8) if given else None
     errors = torch.stack([error(rows, *kmeans(rows, 8, iterations, start)) for iterations in range(12)])
     assert (errors.diff(dim=0) <= 1e-6 * errors[:-1] + 1e-9).all()
-    assert not given or (errors[-1] < errors[0]).all()
+    assert not given or (errors[-1] < errors[0]).any()
 
 
 @pytest.mark.parametrize("shape", SHAPES)
