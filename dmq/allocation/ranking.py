@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 
-SOFTNESS = 0.1  # of ranks, in standard deviations of what is ranked
+SOFTNESS = 0.3  # of ranks, in standard deviations of what is ranked
 
 
 def soft_ranks(values: Tensor) -> Tensor:
