@@ -2,7 +2,8 @@
 
 A task is a small description that can be pickled, and what is done with it is a function of a module: whoever works on
 it loads what it needs by name, once for all its tasks. So an interruption loses only what was being worked on, and
-the next run is given what is missing. Nothing is retried that failed by itself.
+the next run is given what is missing. Nothing is retried that failed by itself. A cluster is one's own: what Dask
+sends to and fro is believed, as whatever comes from another process of this machine.
 """
 
 import contextlib

@@ -72,6 +72,7 @@ def sensitivity(
     `scheduler` and `workers` are those of `engine.run`. Raises DmqError for what cannot be asked of this model.
     """
     ask, subject = _normal(ask), _subject(recipe, ask)
+    _check(subject, ask)
     yield from prepare(subject) if ask.activations else capture(subject)
     folder = _folder(subject, ask)
     if folder.is_dir() and not again:
@@ -81,7 +82,6 @@ def sensitivity(
     from ..allocation.sensitivity import check_finite
 
     layers, left_out = _layers(recipe)
-    _check(subject, ask)
     check_finite(load(subject.model).denoiser)
     folder = _folder(subject, ask, own=True)
     unfinished = folder.with_name(f"{folder.name}-parts")
@@ -248,8 +248,10 @@ def _title(ask: Sensitivity) -> str:
     other = {"fisher": f"{TITLES['noise']} by gradients", "local": "error of its own output"}
     what = other.get(ask.how, TITLES[ask.measure])
     which = "only this layer" if ask.mode == "only" else "saved by restoring this layer"
-    seen = f"{ask.steps} steps of {ask.pictures} pictures" if ask.measure == "noise" else f"{ask.pictures} pictures"
-    return f"{what}, {which}, {seen}" + (", quantized activations" if ask.activations else "")
+    counts = ("step", "picture") if ask.measure == "noise" else ("picture",)
+    seen = ((getattr(ask, f"{name}s"), name) for name in counts)
+    parts = [what, which, *(f"{count} {name}{'s' if count > 1 else ''}" for count, name in seen)]
+    return ", ".join(parts + (["quantized activations"] if ask.activations else []))
 
 
 def _format(subject: Recipe, choice: Choice) -> Weights:
