@@ -157,6 +157,7 @@ def test_a_weight_that_no_grid_can_harm_costs_nothing_in_any_way():
     model, name = borrow(loaded.denoiser), layers_of(loaded)[1]
     zero = torch.zeros_like(model.get_submodule(name).weight)
     model.get_submodule(name).weight = torch.nn.Parameter(zero, requires_grad=False)
+    model.get_submodule(name).bias = None  # so that its output has no power either
     made = new_weight(zero, SPEC)
     watched, delta = watch(model, trajectory, 2, 2), {name: (made - zero)[None]}
     assert weight_error(zero, made) == 0.0
