@@ -1,0 +1,121 @@
+"""The Layers tab in Chromium: a table is measured, looked at from all sides; a budget moves, a layer is edited."""
+
+import dataclasses
+import re
+
+import pytest
+from playwright.sync_api import expect
+
+from dmq import stages
+from dmq.recipe import Budget, Choice, KMeans, Sensitivity, Uaq, choice_label
+from tests.browser.test_app import in_address, press, toast
+
+
+pytestmark = pytest.mark.browser
+
+
+CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 2) for form in (Uaq(), KMeans()))
+
+
+def row_of(page, layer):
+    """The cells of a layer in the table of layers; names are in full."""
+    return page.locator("#budget-layers tbody tr").filter(has=page.get_by_text(layer, exact=True)).first
+
+
+def write(page, cell, text):
+    """Write into a cell of a table."""
+    cell.dblclick()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(text)
+    page.keyboard.press("Enter")
+
+
+def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, unprompted):
+    stages.finish(stages.capture(unprompted))
+    page = visit(unprompted, "layers")
+    expect(page.locator(".block.dmq-empty:visible")).to_contain_text("Nothing is known yet")
+    page.locator("#new-table > button").click()
+    form = page.locator("#new-table")
+    form.get_by_label("Pictures").first.fill("1")
+    form.get_by_label("Steps looked at").first.fill("2")
+    page.keyboard.press("Tab")
+    press(page, "Measure")
+    expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
+    press(page, "Stop, keep finished layers")
+    expect(page.get_by_text("Stopped; finished layers were kept")).to_be_visible()
+    assert stages.tables(unprompted.model) == []
+    form.get_by_label("How", exact=True).click()
+    page.get_by_role("option", name="fisher").click()
+    expect(form.get_by_label("Judged by")).to_have_count(0)
+    press(page, "Measure")
+    expect(page.locator("#table-context")).to_contain_text("noise error by gradients")
+    ((title, _),) = stages.tables(unprompted.model)
+    expect(page.get_by_label("Table", exact=True)).to_have_value(title)
+    expect(page.locator("#layer-figure .main-svg").first).to_be_visible()
+
+
+def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
+    for how in ("local", "fisher"):
+        ask = Sensitivity(choices=CHOICES, how=how, steps=2, pictures=1, probes=1)
+        stages.finish(stages.sensitivity(recipe, ask))
+    page = visit(dataclasses.replace(recipe, name="look at layers"), "layers")
+    figure = page.locator("#layer-figure")
+    bars = figure.locator(".barlayer .point path")
+    expect(bars).to_have_count(30)
+    bars.last.click()
+    expect(page.locator("#layer-picked")).to_contain_text("KMC-2")
+    marks = {
+        "Tree map by block": ".treemaplayer .slice", "Layer × choice": ".heatmaplayer image",
+        "Layer × step": ".heatmaplayer image", "By kind of layer": ".boxlayer .trace",
+        "By block": ".boxlayer .trace", "By choice": ".boxlayer .trace", "Two tables": ".scatterlayer .trace",
+    }  # fmt: skip
+    for view, mark in marks.items():
+        page.locator("#layer-views").get_by_label(view, exact=True).check()
+        expect(figure.locator(mark).first).to_be_attached()
+    expect(figure).to_contain_text("Spearman")
+    for width in (1400, 420):
+        page.set_viewport_size({"width": width, "height": 900})
+        expect(page.locator("#budget-strip .main-svg").first).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), width
+
+
+def test_the_budget_moves_a_layer_is_edited_and_all_of_it_applied(visit, recipe):
+    ask = Sensitivity(choices=CHOICES, how="fisher", steps=2, pictures=1, probes=1)
+    table = stages.finish(stages.sensitivity(recipe, ask))
+    page = visit(dataclasses.replace(recipe, name="mixed"), "layers")
+    page.get_by_label("Table", exact=True).click()
+    page.get_by_role("option", name=table.title).click()
+    said, slider = page.locator("#budget-said"), page.locator("#budget-bits input[type=range]")
+    expect(said).to_contain_text("bits a weight on average")
+    start = float(slider.input_value())
+    slider.focus()
+    for _ in range(3):
+        page.keyboard.press("PageDown")
+    moved = "start => document.querySelector('#budget-bits input[type=range]').value < start"
+    page.wait_for_function(moved, arg=start)
+    bits = float(slider.input_value())
+    best = stages.allocate(table, Budget(bits=None, bytes=int(bits * table.weights / 8)))
+    expect(said).to_contain_text(f"{best.bytes:,} bytes")
+    layer, choice = best.layers[0], choice_label(best.choices[0])
+    cells = row_of(page, layer).get_by_role("gridcell")
+    expect(cells.nth(3)).to_contain_text(choice)
+    other = "UAQ-4" if choice != "UAQ-4" else "KMC-2"
+    write(page, cells.nth(3), other)
+    expect(cells.nth(6)).to_contain_text("set by hand")
+    expect(page.locator("#budget-rules").get_by_role("gridcell").nth(1)).to_contain_text(other)
+    write(page, cells.nth(3), "KMX-4")
+    expect(toast(page).first).to_contain_text("'KMX-4' is no choice")
+    expect(cells.nth(3)).to_contain_text(other)
+    slider.focus()
+    page.keyboard.press("PageUp")
+    expect(said).not_to_contain_text(f"{best.bytes:,} bytes")
+    expect(cells.nth(3)).to_contain_text(other)
+    press(page, "Apply to the recipe")
+    expect(page.locator(".dmq-name")).to_have_text(re.compile("bits mixed"))
+    page.wait_for_function("decodeURIComponent(location.search).includes('bits+mixed')")
+    made = {over.layers: choice_label(Choice(bits=over.weight_bits, format=over.format))
+            for over in in_address(page).overrides}  # fmt: skip
+    assert len(made) == len(table.layers) and made[layer] == other
+    press(page, "Apply and compare pictures")
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    page.wait_for_function("location.search.includes('tab=compare')")
