@@ -20,6 +20,7 @@ from dmq.recipe import (
     LowRank,
     MinMax,
     Override,
+    Uaq,
     Weights,
 )
 from dmq.stages.searches import denoiser_calls
@@ -180,6 +181,13 @@ def test_variants_are_kept_like_the_weights_of_recipes(recipe):
         Override(layers=name, weight_bits=2, format=LOW) for name in names))  # fmt: skip
     assert stages.has_learned_weights(plain)
     assert all(same(found[name, "LR-2"], code) for name, code in stages.learned_weights(plain).items())
+
+
+def test_the_time_path_is_measured_with_its_learned_codes(recipe):
+    """GPTQ sees every step, which is all that these layers are told."""
+    learned = stages.temporal_errors(recipe)
+    nearest = stages.temporal_errors(dataclasses.replace(recipe, weights=Weights(bits=3, format=Uaq(candidates=100))))
+    assert (1 - learned.cosine_after).mean() < 0.5 * (1 - nearest.cosine_after).mean()
 
 
 def test_blocks_are_learned_behind_what_is_learned_from_inputs(recipe):

@@ -30,6 +30,7 @@ from .reference import load_eye, real_features, weights_of
 from .searches import searched
 from .time_path import temporal_learned
 from .trajectory_kept import calibrated, windows_measured
+from .weights_kept import has_learned_weights
 
 
 if TYPE_CHECKING:
@@ -239,8 +240,8 @@ def estimate(benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | N
 
 
 def _prepared(recipe: Recipe) -> bool:
-    learned = captured(recipe) and searched(recipe) and temporal_learned(recipe) and reconstructed(recipe)
-    return learned and windows_measured(recipe) and calibrated(recipe)
+    learned = captured(recipe) and searched(recipe) and temporal_learned(recipe) and has_learned_weights(recipe)
+    return learned and reconstructed(recipe) and windows_measured(recipe) and calibrated(recipe)
 
 
 @lru_cache(maxsize=8)

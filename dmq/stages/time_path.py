@@ -17,6 +17,7 @@ from .known import info, info_for, libraries, load, statistics
 from .local import errors
 from .progress import Progress, clocked
 from .trajectory_kept import plain
+from .weights_kept import has_learned_weights, learned_weights, weights_changed
 
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def temporal_errors(recipe: Recipe) -> TemporalErrors:
     if not _learned_with_blocks(recipe):
         recipe = dataclasses.replace(recipe, reconstruction=None)  # which leaves the time path alone
     recipe = plain(recipe)
-    changes = rounding_changed(recipe), blocks_changed(recipe)
+    changes = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
     return _temporal_errors(dataclasses.replace(recipe, name=""), changes)
 
 
@@ -99,11 +100,15 @@ def _temporal_errors(recipe: Recipe, _changes: tuple) -> TemporalErrors:
 
 
 def time_codes(recipe: Recipe) -> "tuple[dict[str, QuantizedWeight], np.ndarray, str]":
-    """Codes learned for the time path among others, the loss of each iteration if learned alone, and a note."""
+    """Codes learned for the time path among others, the loss of each iteration if learned alone, and a note.
+
+    Those that are learned from inputs are there once they have been learned.
+    """
     blocks = blocks_result(recipe) if _learned_with_blocks(recipe) else None
     learned = blocks or learned_rounding(recipe)
     losses = np.zeros(0, np.float32) if blocks or not learned else learned.losses
-    return (learned.codes, losses, learned.note) if learned else ({}, losses, "")
+    codes = learned_weights(recipe) if has_learned_weights(recipe) else {}
+    return (codes | learned.codes, losses, learned.note) if learned else (codes, losses, "")
 
 
 def _learned_with_blocks(recipe: Recipe) -> bool:
