@@ -4,6 +4,7 @@
                           trajectory.safetensors if asked for
     RUNS/searches/KEY/    search.safetensors, recipe.json
     RUNS/roundings/KEY/   rounding.safetensors; KEY-blocks/BLOCK/ the same of each block while not all are done
+                          LAYER/rounding.safetensors of each weight that is learned from its layer's inputs
     RUNS/trajectories/    progressive-KEY/: stats/, ranges.safetensors, KEY-calls/NNNNN/ while unfinished;
                           windows-KEY/: windows.safetensors
                           over-time-KEY/, probe-KEY/: question.json, answer.safetensors
