@@ -78,7 +78,7 @@ def _gptq(
     codes = replace(nearest, codes=found.to(nearest.codes.dtype))
     errors = (output_error(rows - each.dequantize().flatten(1), moments) for each in (nearest, codes))
     before, after = _relative(rows, moments, *errors)
-    note = f"damping raised to {used:g}, since its inputs hardly vary." if used > form.damping else ""
+    note = f"damping raised to {used:g}: its inputs span too few directions for less." if used > form.damping else ""
     return LearnedWeight(codes=codes, before=before, after=after, note=note)
 
 
@@ -91,7 +91,6 @@ def _smoothed(
     whole = len(moments.parts) == len(moments.parts[0]) == 1
     moment = moments.parts[0][0] if whole else None
     quick = replace(spec, format=replace(form, rounds=1))  # the order of the exponents hardly depends on the rounds
-
     rounded = inputs.bits, inputs.symmetric
 
     def make(factors: Tensor | None) -> LowRankWeight:
