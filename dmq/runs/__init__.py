@@ -9,6 +9,7 @@
                           windows-KEY/: windows.safetensors
                           over-time-KEY/, probe-KEY/: question.json, answer.safetensors
     RUNS/tables/          sensitivity-KEY/: table.safetensors; sensitivity-KEY-parts/PART/ while unfinished
+                          predictor-KEY/: predictor.safetensors; labels-KEY/NNNNN.json, NNNNN-again.json
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
