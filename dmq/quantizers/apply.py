@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
@@ -15,7 +15,7 @@ from ..recipe import FLOAT, LowRank
 from ..results import Plan, PlannedLayer, Site
 from .bank import Clock, bank_module
 from .cache import install_cache
-from .codes import SplitWeight, WeightCodes
+from .codes import LowRankWeight, WeightCodes
 from .layers import fake_quantized, low_rank_layer
 from .plan import vector_format
 from .weights import quantize_weight
@@ -82,25 +82,16 @@ def _layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: Weight
     return fake_quantized(layer, weight, layer.bias, bank)
 
 
-def _low_rank(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes) -> nn.Module:
-    low_rank, rest, smoothing = _parts(codes)
+def _low_rank(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: LowRankWeight) -> nn.Module:
+    smoothing = codes.smoothing
     if smoothing is not None and not row.bank.dynamic:
         raise DmqError(
             f"{row.layer.name}: its weight is for smoothed inputs, but the ranges are those of inputs as they are. "
             "Learn it again for this recipe, or set activations.dynamic."
         )
-    like = layer.weight
-    weights = (nn.Parameter(part.to(like), like.requires_grad) for part in (low_rank, rest))
+    like, parts = layer.weight, (codes.low_rank_weight(), codes.rest_weight())
+    weights = (nn.Parameter(part.to(like), like.requires_grad) for part in parts)
     return low_rank_layer(layer, *weights, layer.bias, bank, None if smoothing is None else smoothing.to(like))
-
-
-def _parts(codes: WeightCodes) -> tuple[Tensor, Tensor, Tensor | None]:
-    """The low-rank weight, the rest and the smoothing, or none; of a split weight those of both sides together."""
-    if not isinstance(codes, SplitWeight):
-        return codes.low_rank_weight(), codes.rest_weight(), codes.smoothing
-    (*first, s1), (*second, s2) = _parts(codes.first), _parts(codes.second)
-    low_rank, rest = (torch.cat(sides, 1) for sides in zip(first, second, strict=True))
-    return low_rank, rest, None if s1 is None else torch.cat([s1, s2])
 
 
 def _quantize_vectors(twin: nn.Module, plan: Plan) -> None:
