@@ -108,6 +108,8 @@ def test_damping_is_raised_as_far_as_it_must_be():
     factor, used = inverse_factor(h, 0.0)
     assert used == pytest.approx(0.1)
     torch.testing.assert_close(factor[0].T @ factor[0], torch.linalg.inv(h[0] + used * torch.eye(2)))
+    _, told = compensated_codes(torch.ones(1, 2), torch.ones(1, 1), torch.zeros(1, 1), 3, (h,), damping=0.0)
+    assert told == used
     with pytest.raises(ValueError, match="are they finite"):
         inverse_factor(torch.full((1, 2, 2), float("nan")), 0.0)
 
