@@ -883,4 +883,8 @@ class Predictor(Spec):
 
 
 # What ships in assets/models, with the sampling that each was captured with.
-EMBEDDED = {"emoji-sd": Sampling(steps=50, guidance=4.0), "emoji-ddpm": Sampling(steps=100, guidance=0.0)}
+EMBEDDED = {
+    "emoji-sd": Sampling(steps=50, guidance=4.0),
+    "emoji-dit": Sampling(steps=25, guidance=4.0),
+    "emoji-ddpm": Sampling(steps=100, guidance=0.0),
+}
