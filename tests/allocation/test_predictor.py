@@ -60,6 +60,15 @@ def test_a_hop_is_gatv2():
             torch.testing.assert_close(made[v, n], expected)
 
 
+def test_each_hop_behind_the_first_adds_to_what_was_there(model):
+    read, network = network_of(model, Predictor(choices=CHOICES, width=8))
+    for norm in network.norms:
+        torch.nn.init.zeros_(norm.weight)
+        torch.nn.init.constant_(norm.bias, 0.5)  # what every hop adds
+    choices = torch.from_numpy(node_choices(read, sample_mixes(CHOICES, len(model[1]), 3, 0)))
+    assert [h.unique().tolist() for h in network.embeddings(choices)[1:]] == [[0.5], [1.0], [1.5], [2.0]]
+
+
 def test_mixes_do_not_see_each_other_when_it_no_longer_learns(model):
     spec = Predictor(choices=CHOICES, width=8)
     read, network = network_of(model, spec)
