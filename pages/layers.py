@@ -121,9 +121,11 @@ def pick(text: str, name: str | None, click: gr.SelectData) -> dict[str, Any]:
     """The choices of the layer that was clicked in a figure."""
     table = table_of(read(text).model, name)
     row = click.custom
-    if type(row) is not int or not -1 <= row < len(table.layers):
+    if row in (None, -1):  # a box and not a point of it; a block of the tree map
+        return {}
+    if type(row) is not int or not 0 <= row < len(table.layers):
         raise DmqError("this layer is no longer there; click again.")
-    return {"picked": choices_of_layer(table, row)} if row >= 0 else {}  # -1: a block of the tree map
+    return {"picked": choices_of_layer(table, row)}
 
 
 def tab(shared: Shared, this: gr.Tab) -> None:

@@ -22,7 +22,7 @@ from .shell import Shared, bar, note, on, read, stamp, stops
 OFTEN = 0.2  # seconds between two bars
 BITS = (8, 4, 3, 2)  # of the choices that are offered; others can be written
 OFFERED = [f"{name}-{bits}" for bits in BITS for name in ("UAQ", "KMC", "KMA", "HQQ", "GPTQ", "LR", "PoT", "W")]
-MEASURED = ("mode", "measure")  # what only a table that is measured has a choice of
+MEASURED = ("mode", "measure", "activations")  # what only a table that is measured has a choice of
 HOWS = "**measure** runs the model for each layer and choice; **fisher** takes one pass and gradients, and answers "
 HOWS += "soonest; **local** looks at each layer's own output only."
 

@@ -1,5 +1,6 @@
 """The sensitivity tables of a model, by the names that visitors choose among; what they hold for, in words."""
 
+import contextlib
 import html
 import math
 from functools import lru_cache
@@ -9,6 +10,8 @@ from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures.look import plain
 from dmq.results import SensitivityTable
+from dmq.runs.predictors import load_predictor
+from dmq.runs.scored import TABLES, find_predictors
 
 
 REWARD = (
@@ -32,37 +35,49 @@ def escaped(text: str) -> str:
 
 
 def named(model: str) -> dict[str, str]:
-    """Titles of everything that is kept for `model`, by name."""
-    return {folder.name: title for title, folder in stages.tables(model)}
+    """Titles of everything that is kept for `model`, by name: tables, then what can be made of predictors."""
+    titles = {folder.name: title for title, folder in stages.tables(model)}
+    for folder in find_predictors(stages.info(model).fingerprint):
+        with contextlib.suppress(DmqError):  # a damaged one must not take the whole tab away
+            found = load_predictor(folder)
+            for level, made in TABLES.items():
+                titles[f"{folder.name}.{level}"] = f"{made(found).title}, {len(found.labels)} mixes: {found.label}"
+    return titles
 
 
-Key = tuple[Path, int]  # of a table: its folder, and when that was written
+Key = tuple[Path, str, int]  # of a table: its folder, what is made of the predictor in it, and when it was written
 
 
 def key_of(model: str, name: str | None) -> Key:
     """The kept table of that name. Raises DmqError if `model` has none such: names come from visitors."""
     fingerprint = stages.info(model).fingerprint
-    try:
-        folder = _folder(model, fingerprint, name)
-        return folder, folder.stat().st_mtime_ns
-    except FileNotFoundError:  # removed since it was found
-        _folder.cache_clear()
-        folder = _folder(model, fingerprint, name)
-        return folder, folder.stat().st_mtime_ns
+    for _ in range(2):
+        folder, level = _folder(model, fingerprint, name)
+        try:
+            return folder, level, folder.stat().st_mtime_ns
+        except FileNotFoundError:  # removed since it was found
+            _folder.cache_clear()
+    raise _unknown(model, name)
 
 
 @lru_cache(maxsize=64)  # a slider asks again and again, and finding tables reads all of them
-def _folder(model: str, _: str, name: str | None) -> Path:
-    found = next((folder for _, folder in stages.tables(model) if folder.name == name), None)
-    if found is None:
-        raise DmqError(f"there is no table {name!r:.60} of {model}; choose another one.")
-    return found
+def _folder(model: str, fingerprint: str, name: str | None) -> tuple[Path, str]:
+    kept = {folder.name: (folder, "") for _, folder in stages.tables(model)}
+    kept |= {f"{folder.name}.{level}": (folder, level) for folder in find_predictors(fingerprint) for level in TABLES}
+    if name not in kept:
+        raise _unknown(model, name)
+    return kept[name]
+
+
+def _unknown(model: str, name: str | None) -> DmqError:
+    return DmqError(f"there is no table {name!r:.60} of {model}; choose another one.")
 
 
 @lru_cache(maxsize=16)
 def loaded(key: Key) -> SensitivityTable:
     """The table of that key, read once."""
-    return stages.load_table(key[0])
+    folder, level, _ = key
+    return TABLES[level](load_predictor(folder)) if level else stages.load_table(folder)
 
 
 def table_of(model: str, name: str | None) -> SensitivityTable:

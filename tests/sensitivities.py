@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from dmq.recipe import Choice, KMeans, Uaq
-from dmq.results import Layer, SensitivityTable
+from dmq.results import Layer, PredictorResult, SensitivityTable
 
 
 CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 3, 2) for form in (Uaq(), KMeans()))
@@ -30,3 +30,17 @@ def random_table(layers: int = 12, steps: int = 5, seed: int = 0, **changes: obj
         timesteps=tuple(float(t) for t in np.linspace(981, 1, steps)), per_step=per_step,
     )  # fmt: skip
     return dataclasses.replace(table, **changes)
+
+
+def random_predictor(table: SensitivityTable, mixes: int = 20, seed: int = 0) -> PredictorResult:
+    """A predictor whose scores are those of `table`, negated, and whose ridge regression finds its costs."""
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(table.choices), (mixes, len(table.layers))).astype(np.int16)
+    labels = -np.take_along_axis(table.cost, chosen.T.astype(int), 1).sum(0)
+    return PredictorResult(
+        model=table.model, fingerprint=table.fingerprint, layers=table.layers, types=("",) * len(table.layers),
+        choices=table.choices, bytes=table.bytes, local=np.abs(table.cost), label="made up", mixes=chosen,
+        labels=labels, again=labels[:0], average_bits=np.full(mixes, 3.0), fold=np.zeros(mixes, np.int16),
+        predicted=labels, predictions=(), op_scores=-table.cost, op_spread=0.1 * table.cost, pieces=(),
+        ridge=-table.cost, ridge_spread=0.1 * table.cost,
+    )  # fmt: skip

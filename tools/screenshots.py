@@ -11,7 +11,9 @@ from pages.links import query
 
 
 PLACE = Path(__file__).resolve().parent.parent / "assets" / "screenshots"
-TABS = ("Start", "Activations", "Time groups", "Temporal", "Reconstruct", "Over time", "Benchmark", "Compare")
+TABS = (
+    "Start", "Activations", "Time groups", "Temporal", "Layers", "Reconstruct", "Over time", "Benchmark", "Compare",
+)  # fmt: skip
 OWN = {  # tabs that show what only one recipe has, with a text that is there when it is shown
     "Reconstruct": ("BRECQ W4A8", "err less than with nearest codes"),
     "Over time": ("PCR W4A8", "lines are means"),

@@ -75,7 +75,7 @@ def front(table: SensitivityTable, best: list[Allocation], now: Allocation | Non
         )  # fmt: skip
     shown = np.array([*(one.cost for one in best), *(cost for _, cost in known.values())])
     layout(figure, height=380, x="bits a weight on average", y=f"sum of costs: {table.unit}",
-           uirevision=f"front {table.title}")  # fmt: skip
+           uirevision=f"front {table.title}", margin={"l": 60, "r": 20, "t": 70, "b": 50})  # fmt: skip
     return figure.update_yaxes(**(logarithmic(shown) if is_wide(shown, 4) else {"type": "linear"}))
 
 

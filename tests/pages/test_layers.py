@@ -2,6 +2,7 @@
 
 import dataclasses
 import glob
+import shutil
 import types
 
 import gradio as gr
@@ -11,8 +12,10 @@ import pytest
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import Choice, KMeans, Rule, Sensitivity, Uaq, choice_label, choice_of
+from dmq.runs import predictors
 from pages import layers, layers_asked, layers_budget, layers_kept
 from pages.layers_budget import CHOICE, NAME, rows_of, rules_of
+from tests.sensitivities import random_predictor
 
 
 CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 2) for form in (Uaq(), KMeans()))
@@ -113,13 +116,33 @@ def test_what_a_view_lacks_is_said_in_its_place(text, name, table, monkeypatch):
     assert "only table of this model" in layers.look(text, name, "agreement", "", "", "x")["why"]["value"]
 
 
+def test_scores_of_a_predictor_are_tables_too_with_a_warning_of_what_they_mix(recipe, text, table):
+    folder = predictors.predictor_folder("predictor", "made up")
+    predictors.save_predictor(folder, random_predictor(table))
+    try:
+        titles = layers_kept.named(recipe.model)
+        own = {name.partition(".")[2]: name for name in titles if name.startswith(folder.name)}
+        assert own.keys() == {"block", "op", "ridge"} and "20 mixes: made up" in titles[own["op"]]
+        shown = layers.opened(text, own["op"], *VIEW, 3.0, [], EMPTY)
+        assert shown["reward"]["visible"] and "score (negated)" in shown["context"]
+        best = layers_budget.moved(text, own["op"], 3.0, list(table.labels), EMPTY)
+        assert best["labels"] == layers_budget.moved(text, own["ridge"], 3.0, list(table.labels), EMPTY)["labels"]
+        assert not layers.opened(text, own["ridge"], *VIEW, 3.0, [], EMPTY)["reward"]["visible"]
+        (folder / "predictor.safetensors").write_bytes(b"broken")
+        assert not any(name.startswith(folder.name) for name in layers_kept.named(recipe.model))
+    finally:
+        shutil.rmtree(folder)
+    with pytest.raises(DmqError, match="there is no table"):
+        layers_kept.key_of(recipe.model, own["op"])
+
+
 def test_a_click_shows_the_layers_choices_and_a_block_nothing(text, table, name):
     said = layers.pick(text, name, click(3))["picked"]
     assert table.layers[3].name in said
     for c, label in enumerate(table.labels):
         assert f"<td>{label}</td><td>{table.bytes[3, c]:,}</td>" in said
-    assert layers.pick(text, name, click(-1)) == {}
-    for row in (10_000, "3", None, -2, True):
+    assert layers.pick(text, name, click(-1)) == layers.pick(text, name, click(None)) == {}
+    for row in (10_000, "3", [3], -2, True):
         with pytest.raises(DmqError, match="click again"):
             layers.pick(text, name, click(row))
 
@@ -282,12 +305,12 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
 
 
 def test_a_form_asks_for_what_it_shows_and_hides_what_has_no_meaning():
-    labels, values = ["UAQ-4", "kmc-3", "KMC-3"], ("fisher", "all_but", "text", 3, 2, 1, False, 0)
+    labels, values = ["UAQ-4", "kmc-3", "KMC-3"], ("fisher", "all_but", "text", 3, 2, 1, True, 0)
     ask = layers_asked.asked(FORM, labels, *values)
     assert tuple(map(choice_label, ask.choices)) == ("UAQ-4", "KMC-3")
-    assert (ask.how, ask.mode, ask.measure, ask.steps) == ("fisher", "only", "noise", 3)
+    assert (ask.how, ask.mode, ask.measure, ask.steps, ask.activations) == ("fisher", "only", "noise", 3, False)
     ask = layers_asked.asked(FORM, labels, "measure", *values[1:])
-    assert (ask.mode, ask.measure) == ("all_but", "text")
+    assert (ask.mode, ask.measure, ask.activations) == ("all_but", "text", True)
     shown = {how: layers_asked.hows(how) for how in ("measure", "fisher", "local")}
     assert [shown[how]["form mode"]["visible"] for how in shown] == [True, False, False]
     assert [shown[how]["form probes"]["visible"] for how in shown] == [False, True, False]
@@ -313,17 +336,17 @@ def test_a_table_is_measured_with_a_bar_stopped_and_gone_on_with(recipe, text):
     assert last["go"]["visible"] and not last["stop"]["visible"] and "kept" in last["status"]
 
 
-def test_what_cannot_be_asked_leaves_the_buttons_as_they_were(text):
+def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
     with pytest.raises(DmqError, match="no choice"):
         list(layers_asked.measure(FORM, text, ["UAQ-99"], "fisher", "only", "noise", 1, 1, 1, False, 0))
-    work = layers_asked.measure(FORM, text, ["UAQ-2"], "fisher", "only", "noise", 1, 1, 1, True, 0)
-    seen = []
-    with pytest.raises(DmqError, match="float activations only"):
-        seen.extend(iter_into(work, seen))
-    assert seen[-1]["go"]["visible"] and seen[-1]["status"] == ""
 
+    def failing(*_):
+        yield stages.Progress("Ask what layers cost", 1, 2)
+        raise DmqError("a worker died; run it again to go on.")
 
-def iter_into(work, seen):
-    for one in work:
-        seen.append(one)
-    return []
+    monkeypatch.setattr(stages, "sensitivity", failing)
+    work = layers_asked.measure(FORM, text, ["UAQ-2"], "fisher", "only", "noise", 1, 1, 1, False, 0)
+    *_, last = (next(work) for _ in range(3))
+    assert last["go"]["visible"] and not last["stop"]["visible"] and last["status"] == ""
+    with pytest.raises(DmqError, match="a worker died"):
+        next(work)
