@@ -21,7 +21,7 @@ from training.pictures import FONT
 SCHEDULES = {
     "vae": Schedule(steps=4000, rate=6e-4, muon_rate=0.004),
     "emoji-sd": Schedule(steps=5000, rate=6e-4, muon_rate=0.006),
-    "emoji-dit": Schedule(steps=5000, rate=6e-4, muon_rate=0.006),
+    "emoji-dit": Schedule(steps=3000, rate=6e-4, muon_rate=0.006),
     "emoji-ddpm": Schedule(steps=8300, rate=6e-4, muon_rate=0.006),
     "emoji-clip": Schedule(steps=2150, rate=1e-3, muon_rate=0.01, average=0.998, weight_decay=0.01),
 }

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq import runs, stages
-from dmq.recipe import EMBEDDED, Comparison, Probe, Recipe
+from dmq.recipe import EMBEDDED, Comparison, Predictor, Probe, Recipe, Sensitivity
 from dmq.runs.prompts import UNPROMPTED
 from pages import links
 
@@ -40,6 +40,14 @@ def trajectories(model: str) -> None:
         told(model, stages.probe(recipe, Probe(prompt=prompts[0])))
 
 
+def tables(model: str) -> None:
+    """What Layers opens on: costs by gradients and measured, and scores learned from random mixes."""
+    recipe = stages.for_model(Recipe(), model)
+    told(model, stages.sensitivity(recipe, Sensitivity(how="fisher")))
+    told(model, stages.sensitivity(recipe, Sensitivity()))
+    told(model, stages.predict(recipe, Predictor()))
+
+
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     given.add_argument("models", nargs="*", choices=[[], *EMBEDDED], metavar="MODEL")
@@ -52,10 +60,10 @@ def main() -> None:
             told(model, stages.capture(stages.for_model(Recipe(), model)))
             for shipped in runs.shipped_recipes().values():
                 recipe = stages.for_model(shipped, model)
-                told(model, stages.learn(recipe))
-                told(model, stages.calibrate(recipe))
+                told(model, stages.prepare(recipe))
                 ship(Path(home), place)  # at once: what follows takes long
             trajectories(model)
+            tables(model)
             ship(Path(home), place)
 
 
