@@ -1,5 +1,6 @@
 """Which choice each layer gets for a budget of bytes, why, and how much better anything could be.
 
+What prices for a byte leave to decide is decided by integer programming, `scipy.optimize.milp` (`knapsack.best`).
 Costs of layers are taken to add up. Layers influence each other, so the model that comes out has to be measured as a
 whole; `greedy`, `random_allocation` and `uniform` are what it has to be measured against, at equal bytes.
 """

@@ -1,22 +1,33 @@
-"""One choice for every row, at least cost, within so many bytes: a multiple-choice knapsack, solved exactly.
+"""One choice for every row, at least cost, within so many bytes: a multiple-choice knapsack, by integer programming.
 
 A price mu for a byte makes the rows independent: each takes the choice of least cost + mu * bytes. As the price falls,
 a row walks along the lower convex hull of its (bytes, cost) points, so all that prices can reach is one list of steps
 in order of what they save for a byte, and the price that a budget ends at is that of the first step it cannot pay
 (`Steps`; finding it by bisection on mu would give the same). Paying part of that step gives the Lagrangian bound:
-nothing within the budget costs less. What prices cannot reach is searched exactly (`best`), over the choices that the
-bound does not rule out, by dynamic programming: in whole bytes, which no solver's tolerance can overrun, and mostly in
-milliseconds, so that a slider can follow. Tests hold it to scipy's integer programming and to trying everything.
+nothing within the budget costs less. What prices cannot reach is left to `scipy.optimize.milp` (`best`), which sees
+only the choices that the bound does not rule out, the core: mostly a few dozen of thousands, so that a slider can
+follow. Tests hold it to integer programming without any such reduction and to trying everything.
 """
 
-from dataclasses import dataclass
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
+from scipy.sparse import csr_array
 
 
-STATES = 4000  # partial choices that are remembered at a time; usual are a few hundred
-SAME = 1e-9  # relative to the largest cost: two costs closer than this are the same
-CLOSE = 1e-6  # and this close to the bound is close enough where there are too many states to be exact
+FEW, TIMES, MOST = 60, 5, 1500  # choices in the first core, how many times as many in the next, and in the last
+NODES = 50  # of a search: unlike a time limit, it gives the same answer on every machine
+SECONDS = 3.0  # for a machine that is busy with other things
+SAME = 1e-7  # relative to the largest cost: two costs closer than this are the same
+CLOSE = 1e-6  # and this close to the bound is not worth a larger core
+FINE = 100  # the largest change of a row, in the solver's unit of bytes; its tolerance is a millionth of the unit
+
+_one_at_a_time = threading.Lock()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,97 +124,111 @@ def filled(known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int) ->
     return _solution(known, chosen, taken, cost)
 
 
-def best(known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int, states: int = STATES) -> Solution:
+def best(known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int, most: int = MOST) -> Solution:
     """The choice of least cost within `budget` bytes, at least as good as `known`, a solution with its bound.
 
-    At the price of the bound a choice is dearer than its row's cheapest by some amount; where bound and amount
-    together exceed what is known already, the choice is part of nothing better. What is left is solved row by row. A
-    state is what the rows so far take and cost beyond their cheapest choices at the price, which the rows to come are
-    meant to keep. It is dropped if another one takes and costs no more, or if even the most efficient changes to come
-    could not make it fit, or not better than what is known. Exact, unless more than `states` states are left (tables
-    in which many choices are worth about the same for their bytes): then the most promising ones go on.
+    At the price of the bound a choice is dearer than its row's cheapest by some amount, and whatever holds it costs at
+    least that much more than the bound. Integer programming gets the choices of the least amounts, the core; where the
+    least amount left out is more than its solution costs above the bound, nothing else can be better. Otherwise the
+    core grows, up to `most` choices. The answer is the best there is, unless that or NODES ends the search (tables in
+    which many choices are worth about the same for their bytes). Its bound is what is proven, the Lagrangian bound or
+    better.
     """
-    gap, scale = known.cost - known.bound, max(float(np.nanmax(np.abs(cost))), abs(known.cost))
-    if gap <= SAME * scale:
-        return known
-    core = _core(known, taken, cost, budget, gap)
-    used, paid, enough = np.zeros(1, dtype=np.int64), np.zeros(1), SAME * scale
-    steps = []
-    for k, row in enumerate(core.rows):
-        options = core.options[k]
-        used_now = (used + core.more[row, options, None]).ravel()
-        paid_now = (paid + core.extra[row, options, None]).ravel()
-        promise, finished = core.promise(k, used_now, paid_now)
-        gap = min(gap, finished.min(initial=np.inf))
-        keep = np.flatnonzero((promise <= gap + SAME * scale) & (used_now + core.shrink[k] <= core.room))
-        keep = keep[np.lexsort((paid_now[keep], used_now[keep]))]
-        lowest = np.minimum.accumulate(paid_now[keep])
-        keep = keep[np.append(True, paid_now[keep][1:] < lowest[:-1])[: len(keep)]]
-        if len(keep) > states:
-            keep, enough = keep[np.argsort(promise[keep], kind="stable")[:states]], CLOSE * scale
-        steps.append((row, options[keep // len(used)], keep % len(used)))
-        used, paid = used_now[keep], paid_now[keep]
-        if gap <= enough or not len(keep):
+    every, scale = np.arange(len(cost)), max(float(np.nanmax(np.abs(cost))), abs(known.cost))
+    at_price, lagrange = cost + known.price * taken, known.bound
+    dearer = at_price - np.nanmin(at_price, axis=1, keepdims=True)
+    base = np.where(dearer <= 0, taken, np.iinfo(np.int64).max).argmin(1)
+    dearer[every, base] = np.nan
+    order, count = np.argsort(dearer, axis=None, kind="stable"), min(FEW, most)  # nan comes last
+    while (gap := known.cost - lagrange) > SAME * scale:
+        inside = int((dearer < gap).sum())
+        row, to = np.unravel_index(order[: min(count, inside)], cost.shape)
+        core = _Core(
+            row=row, more=taken[row, to] - taken[row, base[row]], dearer=dearer[row, to], price=known.price,
+            room=budget - int(taken[every, base].sum()), unit=gap,
+        )  # fmt: skip
+        picked, proven = core.searched(SAME * scale / gap)
+        chosen = base.copy()
+        chosen[row[picked]] = to[picked]
+        made = _solution(known, chosen, taken, cost)
+        if made.bytes <= budget and made.cost < known.cost:
+            known = made
+        gap, left = known.cost - lagrange, float(dearer.flat[order[count]]) if count < inside else np.inf
+        known = replace(known, bound=max(known.bound, lagrange + min(proven, left, gap)))
+        if min(proven, gap) <= left or gap <= CLOSE * scale or count >= most:
             break
-    made = _solution(known, core.walked_back(used, paid, steps), taken, cost)
-    return made if made.bytes <= budget and made.cost < known.cost else known
+        count = min(TIMES * count, most)
+    return known
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Core:
-    """What the bound leaves to decide: K rows, the most efficient ones first, so that what is to come gets poorer."""
+    """N choices, at most one a row, to take instead of their rows' cheapest at the price."""
 
+    row: np.ndarray  # [N]
+    more: np.ndarray  # [N] bytes beyond the row's cheapest
+    dearer: np.ndarray  # [N] cost at the price, beyond the row's cheapest
     price: float
-    base: np.ndarray  # [R] the choice at the price, of several the smallest
-    room: int  # bytes that these leave of the budget
-    more: np.ndarray  # [R, C] bytes beyond the base
-    extra: np.ndarray  # [R, C] cost beyond the base
-    rows: np.ndarray  # [K]
-    options: tuple[np.ndarray, ...]  # of each of these rows, its base first
-    fill: np.ndarray  # [K] least that rows to come pay for using up a byte, above its price
-    save: np.ndarray  # [K] least that they pay for saving a byte, above its price
-    shrink: np.ndarray  # [K] bytes that they can save together, negative
+    room: int  # bytes that the cheapest leave of the budget
+    unit: float  # of the solver's costs: how far what is known is above the bound
 
-    def promise(self, k: int, used: np.ndarray, paid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How far above the bound states after row k must end at least, and would end as they are (inf: too large)."""
-        spare = self.room - used
-        ahead = paid + self.price * used
-        to_come = np.where(spare < 0, -spare * self.save[k], spare * min(self.price, self.fill[k]))
-        return ahead + to_come, np.where(spare >= 0, ahead + self.price * spare, np.inf)
+    def searched(self, close: float) -> tuple[np.ndarray, float]:
+        """Which to take, bool [N], within the room; and how far above the bound any of them must end at least.
 
-    def walked_back(self, used: np.ndarray, paid: np.ndarray, steps: list[tuple]) -> np.ndarray:
-        """The choices [R] of the cheapest state that fits; the base where none is left."""
-        chosen, fits = self.base.copy(), np.flatnonzero(used <= self.room)
-        at = fits[paid[fits].argmin()] if len(fits) else None
-        for row, option, before in reversed(steps) if len(fits) else ():
-            chosen[row], at = option[at], before[at]
-        return chosen
+        Taken are the best but for the part `close` of that distance, unless NODES or SECONDS ended the search.
+        """
+        room, answer = self.room, self._milp(self.room, close)
+        proven = answer.mip_dual_bound
+        while (over := int(self.more[self._picked(answer)].sum()) - self.room) > 0 and answer.x is not None:
+            room -= over  # so much the solver's tolerance has let through
+            answer = self._milp(room, close)
+        above = 0.0 if proven is None or not np.isfinite(proven) else max(0.0, proven * self.unit)
+        return self._picked(answer), above
 
+    def _milp(self, room: int, close: float) -> OptimizeResult:
+        """Least distance from the bound: what those taken are dearer, and the price of each byte that is left.
 
-def _core(known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int, gap: float) -> _Core:
-    every = np.arange(len(cost))
-    at_price = cost + known.price * taken
-    dearer = at_price - np.nanmin(at_price, axis=1, keepdims=True)
-    base = np.where(dearer <= 0, taken, np.iinfo(np.int64).max).argmin(1)
-    more, extra = taken - taken[every, base, None], cost - cost[every, base, None]
-    left = dearer <= gap * (1 + SAME)  # a comparison with nan is false
-    left[every, base] = False
-    rate = np.where(left, dearer / np.maximum(np.abs(more), 1), np.inf)
-    rows = np.flatnonzero(left.any(1))
-    rows = rows[np.argsort(rate[rows].min(1), kind="stable")]
-    return _Core(
-        price=known.price, base=base, room=budget - int(taken[every, base].sum()), more=more, extra=extra, rows=rows,
-        options=tuple(np.array([base[row], *np.flatnonzero(left[row])]) for row in rows),
-        fill=_to_come(np.minimum, np.where(more > 0, rate, np.inf)[rows].min(1), np.inf),
-        # Where nothing can be saved, a byte too many is already more than all that there is to win.
-        save=_to_come(np.minimum, np.where(more < 0, rate, np.inf)[rows].min(1), 2 * gap),
-        shrink=_to_come(np.add, np.where(left, more, 0)[rows].min(1), 0),
-    )  # fmt: skip
+        Those bytes are a variable of their own, the last: without it costs would not be distances, and `close`, a part
+        of the cost, not a part of the distance.
+        """
+        rows, row = np.unique(self.row, return_inverse=True)
+        size = np.abs(self.more).max(initial=1) / FINE
+        one = csr_array((np.ones(len(row)), (row, np.arange(len(row)))), shape=(len(rows), len(row) + 1))
+        with _silent():
+            return milp(
+                np.append(self.dearer, self.price * size) / self.unit,
+                integrality=np.append(np.ones(len(row)), 0), bounds=Bounds(0, np.append(np.ones(len(row)), np.inf)),
+                constraints=[
+                    LinearConstraint(one, -np.inf, 1),
+                    LinearConstraint(csr_array(np.append(self.more / size, 1)[None]), room / size, room / size),
+                ],
+                options={"mip_rel_gap": close, "node_limit": NODES, "time_limit": SECONDS},
+            )  # fmt: skip
+
+    def _picked(self, answer: OptimizeResult) -> np.ndarray:
+        """None are taken where nothing was found: without them there always is a solution."""
+        return np.zeros(len(self.row), bool) if answer.x is None else answer.x[:-1] > 0.5
 
 
-def _to_come(join: np.ufunc, values: np.ndarray, end: float) -> np.ndarray:
-    """For each of some rows: `join` over the values of those that come after it; `end` behind the last."""
-    return join.accumulate(np.append(values, end)[::-1])[::-1][1:]
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Nothing that is printed, also by C code, reaches standard output meanwhile.
+
+    HiGHS 1.12, in scipy 1.17, has a printf left in it (HighsMipSolverData::transformNewIntegerFeasibleSolution). It
+    prints, whatever `disp` says, when a solution of its presolved problem is off by more than its tolerance in the
+    problem itself and is repaired. That hangs on the numbers: it was seen with and without presolve, with and without
+    the variable for bytes left, and with bytes in units that differ a thousandfold, so that no option rules it out.
+    HiGHS flushes what it prints before it returns. The price is that what other threads print meanwhile is lost too.
+    """
+    with _one_at_a_time:
+        kept, nothing = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nothing, 1)
+            yield
+        finally:
+            os.dup2(kept, 1)
+            os.close(kept)
+            os.close(nothing)
 
 
 def _solution(known: Solution, chosen: np.ndarray, taken: np.ndarray, cost: np.ndarray) -> Solution:

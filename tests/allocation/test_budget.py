@@ -4,6 +4,7 @@ import dataclasses
 import fnmatch
 import itertools
 import math
+import os
 import re
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
+from dmq.allocation import knapsack
 from dmq.allocation.budget import allocate, greedy, limits, pareto, random_allocation, uniform
 from dmq.allocation.knapsack import best, filled, price_steps, priced
 from dmq.errors import DmqError
@@ -105,30 +107,59 @@ def test_of_many_layers_it_agrees_with_integer_programming():
             assert found.cost == pytest.approx(by_scipy(table.bytes, table.cost, budget), rel=1e-7)
 
 
-def test_the_bound_is_the_linear_relaxation():
+def test_the_bound_of_prices_is_the_linear_relaxation_and_the_one_given_is_better():
     table = random_table(30, 0)
     budget = round(np.mean(limits(table)))
     count, choices = table.cost.shape
     one_hot = csr_array((np.ones(table.cost.size), (np.repeat(np.arange(count), choices), np.arange(table.cost.size))))
     bytes_ = LinearConstraint(table.bytes.reshape(1, -1) / 1e3, -np.inf, budget / 1e3)
     relaxed = milp(table.cost.ravel(), bounds=Bounds(0, 1), constraints=[LinearConstraint(one_hot, 1, 1), bytes_])
+    lagrange = priced(price_steps(table.bytes, table.cost), table.bytes, table.cost, budget).bound
     found = allocate(table, Budget(bits=None, bytes=budget))
-    assert found.bound == pytest.approx(relaxed.fun, rel=1e-9) and found.bound < found.cost
+    assert lagrange == pytest.approx(relaxed.fun, rel=1e-9)
+    assert lagrange < found.bound == pytest.approx(found.cost, rel=1e-6)  # integer programming proves more
 
 
-@pytest.mark.parametrize("states", [1, 300])
-def test_with_too_many_states_it_is_never_worse_than_prices(states):
-    rng = np.random.default_rng(0)
-    taken = rng.integers(1, 10_000, (40, 6))
-    cost = -taken * rng.uniform(0.99, 1.01, taken.shape)  # all worth about the same for their bytes
-    budget = int(taken.min(1).sum() + taken.max(1).sum()) // 2
+def alike(count, choices, seed):
+    """Bytes, costs and a budget of a table whose choices are all worth about the same for their bytes."""
+    rng = np.random.default_rng(seed)
+    taken = rng.integers(1, 10_000, (count, choices))
+    return taken, -taken * rng.uniform(0.99, 1.01, taken.shape), int(taken.min(1).sum() + taken.max(1).sum()) // 2
+
+
+@pytest.mark.parametrize("most", [1, 5, 30])
+def test_a_core_too_small_is_never_worse_than_prices_and_its_bound_holds(most):
+    taken, cost, budget = alike(40, 6, 0)
     walked = priced(price_steps(taken, cost), taken, cost, budget)
     known = filled(walked, taken, cost, budget)
-    found = best(known, taken, cost, budget, states)
-    assert walked.bound <= found.cost <= known.cost < walked.cost
+    found = best(known, taken, cost, budget, most)
+    exact = best(known, taken, cost, budget)
+    assert walked.bound <= found.bound <= exact.cost <= found.cost <= known.cost < walked.cost
     assert found.bytes == taken[np.arange(40), found.chosen].sum() <= budget
-    exact = best(known, taken, cost, budget, 10**6)
-    assert exact.cost <= found.cost and (states == 1 or found.cost < known.cost)
+    assert most < 30 or found.cost < known.cost
+
+
+def test_what_the_solvers_tolerance_lets_through_is_not_taken(monkeypatch):
+    monkeypatch.setattr(knapsack, "FINE", 1e-3)  # a tolerance of a thousandth of the largest change: about 10 bytes
+    taken, cost, budget = alike(12, 4, 1)  # the first answer takes a byte too many
+    known = filled(priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget)
+    found = best(known, taken, cost, budget)
+    assert found.bytes == taken[np.arange(12), found.chosen].sum() <= budget
+    assert found.cost < known.cost  # solved again with less room, not given up
+
+
+def test_what_the_solver_prints_is_not_seen(capfd):
+    rng = np.random.default_rng(28)  # with these numbers HiGHS prints a line, whatever `disp` says
+    count, choices, most = int(rng.integers(3, 150)), int(rng.integers(2, 10)), 10 ** int(rng.integers(2, 8))
+    taken = rng.integers(1, most, (count, choices))
+    cost = -taken * rng.uniform(0.99, 1.01, taken.shape)
+    low, high = taken.min(1).sum(), taken.max(1).sum()
+    budget = int(low + (high - low) * rng.uniform(0.05, 0.9))
+    known = filled(priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget)
+    assert best(known, taken, cost, budget).cost < known.cost
+    assert capfd.readouterr().out == ""
+    os.write(1, b"heard")
+    assert capfd.readouterr().out == "heard"
 
 
 def test_the_smallest_budget_gives_the_smallest_and_the_largest_the_cheapest():
