@@ -7,7 +7,7 @@ import torch
 from dmq.allocation.graph import features, isolated, node_choices
 from dmq.allocation.labels import sample_mixes
 from dmq.allocation.network import Hop, Network, with_loops
-from dmq.allocation.predictor import Known, learn, losses, roots
+from dmq.allocation.predictor import Known, learn, losses, roots, train
 from dmq.models.generic import GenericAdapter
 from dmq.models.graphs import denoiser_graph
 from dmq.models.tiny import tiny_denoiser
@@ -113,6 +113,27 @@ def test_without_an_order_only_the_label_teaches(model):
     read, network = network_of(model, spec)
     choices = torch.from_numpy(node_choices(read, sample_mixes(CHOICES, len(model[1]), 12, 0)))
     assert losses(network, choices, torch.linspace(0, 5, 12), roots(model[0]), spec)[1] == 0
+
+
+def test_labels_that_are_held_out_change_nothing_that_is_learned(model):
+    spec = Predictor(choices=CHOICES, width=4, epochs=2)
+    read, _ = network_of(model, spec)
+    mixes, rng = sample_mixes(CHOICES, len(model[1]), 30, 0), np.random.default_rng(0)
+    labels, held = rng.normal(size=30), np.arange(30) % 5 == 0
+    others = np.where(held, rng.normal(size=30), labels)
+    one, other = (finished(train(read, model[0], mixes, given, held, spec, 0)) for given in (labels, others))
+    np.testing.assert_array_equal(one.predicted, other.predicted)
+    assert one.mean == other.mean
+    changed = finished(train(read, model[0], mixes, labels[::-1].copy(), held, spec, 0))
+    assert (changed.predicted != one.predicted).any()
+
+
+def finished(work):
+    while True:
+        try:
+            next(work)
+        except StopIteration as end:
+            return end.value
 
 
 # --- what is learned ------------------------------------------------------------------------------------------------
