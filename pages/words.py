@@ -17,6 +17,7 @@ from dmq.recipe import (
     LowRank,
     ManualGroups,
     MinMax,
+    Mixed,
     MseSearch,
     NearestRounding,
     NoCache,
@@ -28,6 +29,7 @@ from dmq.recipe import (
     PerStep,
     PerTensor,
     PowerOfTwo,
+    Predictor,
     Recipe,
     Relaxing,
     SharedRange,
@@ -163,6 +165,17 @@ def overridden(overrides: tuple[Override, ...]) -> str:
     return said + (f" {others} override{'s' if others > 1 else ''} for single layers." if others else "")
 
 
+def mixed(spec: Mixed) -> str:
+    """How a budget is shared out, in a sentence."""
+    size = f"{spec.budget.bits:g} bits a weight" if spec.budget.bits is not None else f"{spec.budget.bytes:,} bytes"
+    scores = {"op": "scores of layers", "block": "scores within blocks", "ridge": "ridge regression"}[spec.level]
+    by = f"{scores}, learned from {spec.by.configurations} random mixes" if isinstance(spec.by, Predictor) else (
+        f"sensitivities ({spec.by.how}, {spec.by.measure})"
+    )
+    rules = len(spec.budget.rules)
+    return f"On average {size}, shared out by {by}{f' under {rules} rules' if rules else ''}."
+
+
 def words(recipe: Recipe) -> str:
     """The recipe in two or three plain sentences."""
     w, a = recipe.weights, recipe.activations
@@ -188,6 +201,8 @@ def words(recipe: Recipe) -> str:
         said += f" Activations with {relaxing(recipe.relaxing)}."
     if not isinstance(recipe.calibration_steps, AllSteps):
         said += " Ranges from chosen calibration steps."
+    if recipe.mixed:
+        said += f" {mixed(recipe.mixed)}"
     if kept:
         said += f" In float: {' and '.join(kept)}."
     return said + overridden(recipe.overrides)
@@ -196,7 +211,7 @@ def words(recipe: Recipe) -> str:
 def short_name(recipe: Recipe) -> str:
     """A name that tells recipes apart: "W4A6 8 optimal groups, cached time"."""
     name, own = grouped_name(recipe), recipe.temporal
-    name += ", mixed" if any(override.format for override in recipe.overrides) else ""
+    name += ", mixed" if recipe.mixed or any(override.format for override in recipe.overrides) else ""
     name += ", split" if recipe.split else ""
     name += ", BRECQ" if recipe.reconstruction else ""
     name += " + step sizes" if recipe.reconstruction and recipe.reconstruction.steps else ""

@@ -35,9 +35,10 @@ def limits(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> tuple[int, 
 
 
 def pareto(table: SensitivityTable, rules: tuple[Rule, ...] = (), points: int = 33) -> list[Allocation]:
-    """The best allocations of `points` budgets from the smallest to the largest, even in bytes; without reasons.
+    """Good allocations for `points` budgets from the smallest to the largest, even in bytes; without reasons.
 
-    Costs never rise. Fewer come back where the ends are closer together than that.
+    Made by prices alone, at once for any table; `Allocation.bound` says how far below them the best may be. Costs
+    never rise. Fewer come back where the ends are closer together than that.
     """
     made = problem(table, rules)
     steps = price_steps(made.bytes, made.cost)
@@ -46,7 +47,7 @@ def pareto(table: SensitivityTable, rules: tuple[Rule, ...] = (), points: int = 
         known = filled(priced(steps, made.bytes, made.cost, budget), made.bytes, made.cost, budget)
         if front and front[-1].cost < known.cost:  # what a smaller budget paid for is still there
             known = replace(front[-1], bound=known.bound, price=known.price)
-        front.append(best(known, made.bytes, made.cost, budget))
+        front.append(known)
     return [_allocation(made, found, ("",) * len(table.layers)) for found in front]
 
 

@@ -14,7 +14,7 @@ SHOWN = 10  # layers that err most
 
 def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
     """Offer the command of this file; `add` makes a parser from name, function and help."""
-    one = add("learn", learn, "Learn weights from the inputs of their layers (GPTQ, smoothing); print their errors.")
+    one = add("learn", learn, "Learn weights from inputs (GPTQ, smoothing), share out a budget; print what it gives.")
     recipe_argument(one)
     one.add_argument("--layers", action="store_true", help="every layer, not only those that err most")
     one.add_argument("--again", action="store_true", help="even if they were learned already")
@@ -25,10 +25,15 @@ def learn(given: argparse.Namespace) -> None:
 
     recipe = chosen_recipe(given.recipe, given.model)
     told(stages.capture(recipe))
+    told(stages.learn_mix(recipe))
     if not stages.searched(recipe):
         told(stages.search(recipe))
     told(stages.learn_weights(recipe, again=given.again))
     found = stages.weights_result(recipe)
+    if recipe.mixed:
+        print(stages.plan(recipe).coverage_line())
+    if not found and recipe.mixed:
+        return
     if not found:
         raise DmqError(
             "nothing to learn from inputs: set the recipe's weights.format to Gptq, or to LowRank with activations "

@@ -12,6 +12,7 @@ from .drift import deviation
 from .findings import Inversion, inversions
 from .known import capture, captured, for_model, info, load, statistics, temporal_block
 from .local import error_curves, errors, table
+from .mixing import learn_mix, resolved
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .pictures import check_sampling, compare, difference, run
 from .planning import plan, quantize
@@ -75,6 +76,7 @@ __all__ = [
     "kept_probe",
     "last_over_time",
     "last_probe",
+    "learn_mix",
     "learn_temporal",
     "learn_weights",
     "learned_weights",
@@ -97,6 +99,7 @@ __all__ = [
     "reconstructed",
     "relaxed",
     "relaxed_choices",
+    "resolved",
     "run",
     "search",
     "search_result",

@@ -50,12 +50,14 @@ def with_allocation(recipe: Recipe, allocation: Allocation) -> Recipe:
         )
     exact = {glob.escape(name) for name in names}
     kept = [one for one in recipe.overrides if not (one.layers in exact and _is_choice(one))]
-    chosen = [
-        Override(layers=glob.escape(name), weight_bits=choice.bits, format=choice.format)
-        for name, choice in zip(allocation.layers, allocation.choices, strict=True)
-    ]
     name = f"{MIXED.sub('', recipe.name)}, {allocation.average_bits:.1f} bits mixed"
-    return dataclasses.replace(recipe, name=name, overrides=(*kept, *chosen))
+    return dataclasses.replace(recipe, name=name, overrides=(*kept, *with_choices(allocation)), mixed=None)
+
+
+def with_choices(allocation: Allocation) -> tuple[Override, ...]:
+    """An override for each layer of `allocation`."""
+    pairs = zip(allocation.layers, allocation.choices, strict=True)
+    return tuple(Override(layers=glob.escape(name), weight_bits=c.bits, format=c.format) for name, c in pairs)
 
 
 def _is_choice(override: Override) -> bool:

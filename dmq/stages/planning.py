@@ -11,6 +11,7 @@ from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
 from .known import info_for, libraries, load
 from .local import errors
+from .mixing import resolved
 from .searches import find_search, search_changed, search_spec
 from .time_path import learned_rounding, learns_rounding, rounding_changed, temporal_errors
 from .trajectory_kept import progressive_changed, relaxed, seen_statistics
@@ -33,7 +34,7 @@ def plan(recipe: Recipe) -> Plan:
     # Without such a block, or if more than t enters, the plan says why there can be no selection.
     possible = chosen and known.temporal is not None and known.temporal.finite
     cached = temporal_errors(recipe).cached if possible else None
-    made = make_plan(known, recipe, seen_statistics(recipe), errors(recipe), cached)
+    made = make_plan(known, resolved(recipe), seen_statistics(recipe), errors(recipe), cached)
     how = _learned_layers(recipe, made)
     rows = tuple(dataclasses.replace(row, learned=how.get(row.layer.name, "")) for row in made.layers)
     made = dataclasses.replace(made, layers=rows)
@@ -73,7 +74,8 @@ def quantize(recipe: Recipe) -> "nn.Module":
     learned = find_search(recipe) if search_spec(recipe) else None
     walks = relaxed(recipe), progressive_changed(recipe)
     learnings = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
-    changes = (changed, learned and search_changed(learned), *learnings, walks)
+    mix = resolved(recipe).overrides if recipe.mixed else ()
+    changes = (changed, learned and search_changed(learned), *learnings, walks, mix)
     return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changes))
 
 

@@ -15,6 +15,7 @@ from ..results import Plan, TemporalErrors
 from .blocks_kept import blocks_changed, blocks_result
 from .known import info, info_for, libraries, load, statistics
 from .local import errors
+from .mixing import resolved
 from .progress import Progress, clocked
 from .trajectory_kept import plain
 from .weights_kept import has_learned_weights, learned_weights, weights_changed
@@ -125,7 +126,7 @@ def uncached_plan(recipe: Recipe, spec: Temporal) -> Plan:
 
     own = dataclasses.replace(spec, cache=NoCache())
     recipe = dataclasses.replace(plain(recipe), temporal=own, reconstruction=None)
-    return make_plan(info_for(recipe), recipe, statistics(recipe), errors(recipe))
+    return make_plan(info_for(recipe), resolved(recipe), statistics(recipe), errors(recipe))
 
 
 def learns_rounding(recipe: Recipe) -> bool:

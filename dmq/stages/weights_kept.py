@@ -15,6 +15,7 @@ from ..errors import DmqError
 from ..recipe import FLOAT, Activations, Choice, Gptq, LowRank, Recipe, Weights, choice_label
 from .known import info_for, libraries, statistics
 from .local import errors
+from .mixing import resolved
 from .trajectory_kept import plain
 
 
@@ -42,6 +43,7 @@ def learned_from_inputs(recipe: Recipe) -> tuple[Task, ...]:
 
     Inputs are smoothed where they are in float or have ranges as they come: calibrated ranges are of other inputs.
     """
+    recipe = resolved(recipe)
     chosen = (recipe.weights.format, *(override.format for override in recipe.overrides))
     if not any(needs_inputs(form) for form in chosen):
         return ()

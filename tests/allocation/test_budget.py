@@ -182,7 +182,8 @@ def test_the_front_never_rises_and_holds_what_single_budgets_give():
     assert all(a.cost >= b.cost for a, b in itertools.pairwise(front))
     for budget, point in zip(np.linspace(*ends, 9), front, strict=True):
         alone = allocate(table, Budget(bits=None, bytes=round(budget), rules=rules))
-        assert (point.cost, point.bound) == pytest.approx((alone.cost, alone.bound))
+        assert point.bound <= alone.cost * (1 + 1e-9) and alone.cost <= point.cost * (1 + 1e-9)
+        assert point.cost - point.bound <= table.sensitivity.max() * 9  # no price is further off than one change
         assert point.bytes <= round(budget)
     assert len(pareto(table, (Rule(layers="*", choice="UAQ-4"),))) == 1
 

@@ -1,0 +1,78 @@
+"""A recipe's budget carried out: what choices cost is measured or learned, and each layer gets its own."""
+
+import dataclasses
+from collections.abc import Generator
+from functools import lru_cache
+
+from ..errors import DmqError
+from ..recipe import Predictor, Recipe
+from ..results import SensitivityTable
+from .budgets import allocate, with_choices
+from .known import info
+from .progress import Progress
+
+
+def learn_mix(recipe: Recipe) -> Generator[Progress, None, None]:
+    """Measure or learn what `recipe`'s budget is shared out by, unless that was done already or there is no budget."""
+    from .predictor import predict
+    from .sensitivity import sensitivity
+
+    if recipe.mixed is None:
+        return
+    make = predict if isinstance(recipe.mixed.by, Predictor) else sensitivity
+    yield from make(_bare(recipe), recipe.mixed.by)
+
+
+def mix_table(recipe: Recipe) -> SensitivityTable | None:
+    """What `recipe`'s budget is shared out by; None if it is not known yet."""
+    # These two quantize models themselves, by plans, which stand on this module.
+    from .predictor import predictor_result
+    from .sensitivity import sensitivity_table
+
+    asked = recipe.mixed
+    if not isinstance(asked.by, Predictor):
+        return sensitivity_table(_bare(recipe), asked.by)
+    found = predictor_result(_bare(recipe), asked.by)
+    if found is None:
+        return None
+    return found.ridge_table() if asked.level == "ridge" else found.table(asked.level)
+
+
+def resolved(recipe: Recipe) -> Recipe:
+    """`recipe` with an override for each layer that its budget has a choice for; itself if it has no budget.
+
+    Raises DmqError if what the budget is shared out by is not known yet, or if it cannot be kept.
+    """
+    if recipe.mixed is None:
+        return recipe
+    table = mix_table(recipe)
+    if table is None:
+        what = "random mixes were not judged" if isinstance(recipe.mixed.by, Predictor) else "layers were not measured"
+        raise DmqError(f"recipe.mixed: {what} yet; they are when pictures are drawn, or by `dmq learn`.")
+    kept = {layer.name for layer in info(recipe.model).layers
+            if not (recipe.protection.first_last and layer.role in ("first", "last"))}  # fmt: skip
+    return _with_mix(recipe, _Known(table.only(kept)))
+
+
+class _Known:
+    """A table as part of a cache's key: two are the same if all that is chosen by is."""
+
+    def __init__(self, table: SensitivityTable) -> None:
+        self.table = table
+        self._same = table.fingerprint, table.title, table.cost.tobytes(), table.bytes.tobytes()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Known) and self._same == other._same
+
+    def __hash__(self) -> int:
+        return hash(self._same)
+
+
+@lru_cache(maxsize=8)
+def _with_mix(recipe: Recipe, known: _Known) -> Recipe:
+    chosen = allocate(known.table, recipe.mixed.budget)
+    return dataclasses.replace(recipe, mixed=None, overrides=(*with_choices(chosen), *recipe.overrides))
+
+
+def _bare(recipe: Recipe) -> Recipe:
+    return dataclasses.replace(recipe, mixed=None)
