@@ -6,7 +6,7 @@ Every row of a table has the same bytes: "4.0" bits are those of UAQ-4 everywher
 Where a format has no such number of bits, it has more in some layers and fewer in others, drawn at random: "UAQ alone"
 is that, and at 4.0 simply UAQ-4. "random" draws formats too (the six choices of Qua2SeDiMo: UAQ, KMC and KMA at 4 and
 3 bits). "measured", "fisher" and "ridge" give the budget solver costs of these six choices, "predictor op" and
-"predictor block" scores of the graph network. "measured, all" may also take UAQ and k-means at 2 bits, HQQ, GPTQ and
+"predictor block" scores of the graph network. "fisher, all" may also take UAQ and k-means at 2 bits, HQQ, GPTQ and
 low rank (of rank 4). Activations are dynamic, a range for each token. The first and the last layer stay in float.
 
 Latent error: squared distance of the finished sample from the float one over its squared length; its geometric mean
@@ -105,9 +105,11 @@ class Evidence:
             spec = Predictor(choices=tuple(map(choice, SIX)), configurations=self.configurations)
             found = stages.finish(stages.predict(self.recipe, spec))
             return found.ridge_table() if name == "ridge" else found.table(name.removeprefix("predictor "))
-        labels = MORE if name == "measured, all" else SIX
-        asked_ = Sensitivity(choices=tuple(map(choice, labels)), how="fisher" if name == "fisher" else "measure")
-        return stages.finish(stages.sensitivity(self.recipe, asked_))
+        if name == "fisher, all":
+            every = Sensitivity(choices=tuple(map(choice, MORE)), how="fisher")
+            return stages.finish(stages.sensitivity(self.recipe, every))
+        asked_ = Sensitivity(how="fisher" if name == "fisher" else "measure")  # also at 2 bits: it ships so
+        return stages.finish(stages.sensitivity(self.recipe, asked_)).among(SIX)
 
 
 def allocations(evidence: Evidence, size: int) -> Iterator[tuple[str, Callable[[], Allocation]]]:
@@ -117,7 +119,7 @@ def allocations(evidence: Evidence, size: int) -> Iterator[tuple[str, Callable[[
         yield f"{name} alone", lambda labels=labels: random_allocation(evidence.bytes(labels), budget, 0)
     for seed in range(RANDOM):
         yield f"random {seed + 1}", lambda seed=seed: random_allocation(evidence.bytes(SIX), budget, seed)
-    for name in ("measured", "fisher", "ridge", "predictor op", "predictor block", "measured, all"):
+    for name in ("measured", "fisher", "ridge", "predictor op", "predictor block", "fisher, all"):
         yield name, lambda name=name: stages.allocate(evidence.table(name), budget)
 
 

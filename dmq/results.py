@@ -387,6 +387,14 @@ class SensitivityTable:
         """How many weights all layers have together."""
         return sum(layer.weights for layer in self.layers)
 
+    def among(self, labels: Collection[str]) -> "SensitivityTable":
+        """The table of some of the choices."""
+        some = [c for c, label in enumerate(self.labels) if label in labels]
+        parts = ("bytes", "cost", "spread", "per_step", "local")
+        held = {part: getattr(self, part) for part in parts}
+        left = {part: None if values is None else values[:, some] for part, values in held.items()}
+        return replace(self, choices=tuple(self.choices[c] for c in some), **left)
+
     def only(self, names: Collection[str]) -> "SensitivityTable":
         """The table of some of the layers."""
         rows = [n for n, layer in enumerate(self.layers) if layer.name in names]
