@@ -105,20 +105,21 @@ def tree(table: SensitivityTable, label: str = "", area: str = "weights") -> go.
     blocks = list(dict.fromkeys(block_of(layer) for layer in table.layers))
     rows = {block: [n for n, layer in enumerate(table.layers) if block_of(layer) == block] for block in blocks}
     worst = [np.nanmax(values[own]) if np.isfinite(values[own]).any() else np.nan for own in rows.values()]
-    shown, colours = coloured(np.concatenate([worst, values]))
+    shown, colours = coloured(np.concatenate([[np.nan], worst, values]))
     figure = go.Figure(
         go.Treemap(
             # A layer may be called as its block is, and each name may stand only once.
-            ids=[*(f"block {block}" for block in blocks), *(layer.name for layer in table.layers)],
-            labels=[*blocks, *(short(layer.name).rpartition(" · ")[2] for layer in table.layers)],
-            parents=[*([""] * len(blocks)), *(f"block {block_of(layer)}" for layer in table.layers)],
+            ids=["all blocks", *(f"block {block}" for block in blocks), *(layer.name for layer in table.layers)],
+            labels=["all blocks", *blocks, *(short(layer.name).rpartition(" · ")[2] for layer in table.layers)],
+            parents=["", *(["all blocks"] * len(blocks)), *(f"block {block_of(layer)}" for layer in table.layers)],
             branchvalues="total",
-            values=[*(int(sizes[own].sum()) for own in rows.values()), *map(int, sizes)],
-            customdata=[*([-1] * len(blocks)), *range(len(table.layers))],
-            text=[*(f"dearest layer {_said(v)}" for v in worst), *(_said(v) for v in values)],
-            textinfo="label", marker={"colors": shown.astype(np.float32), **colours, "line": {"width": 0.5}},
+            values=[int(sizes.sum()), *(int(sizes[own].sum()) for own in rows.values()), *map(int, sizes)],
+            customdata=[-1, *([-1] * len(blocks)), *range(len(table.layers))],
+            text=["", *(f"dearest layer {_said(v)}" for v in worst), *(_said(v) for v in values)],
+            textinfo="label", marker={"colors": shown.astype(np.float32), **colours, "line": {"width": 0.5},
+                                       "pad": {"t": 18, "l": 2, "r": 2, "b": 2}},
             hovertemplate=f"%{{id}}<br>%{{text}}<br>%{{value:,}} {area if label else 'weights'}<extra></extra>",
-            tiling={"pad": 1}, pathbar={"visible": True}, root={"color": "rgba(0,0,0,0)"},
+            tiling={"pad": 1},
         )
     )  # fmt: skip
     layout(figure, height=480, uirevision=f"tree {table.title} {label} {area}")

@@ -62,12 +62,13 @@ def test_a_tree_has_blocks_as_large_and_as_dear_as_their_layers():
     size, colour = (dict(zip(tree.ids, of, strict=True)) for of in (tree["values"], tree.marker.colors))
     sizes = table.bytes[:, table.labels.index(LABEL)]
     for block in ("block outside blocks", "block down.0", "block down.1", "block down.2"):
-        own = [n for n, parent in enumerate(tree.parents[4:]) if parent == block]
+        own = [n for n, parent in enumerate(tree.parents[5:]) if parent == block]
         assert size[block] == sizes[own].sum()
         assert colour[block] == pytest.approx(np.log10(column(table)[own].max()), rel=1e-5)
     assert [size[name] for name in table.row] == sizes.tolist()
+    assert size["all blocks"] == sizes.sum() and np.isnan(colour["all blocks"])
     by_weights = layers.tree(table, LABEL).data[0]
-    assert by_weights["values"][4:] == tuple(layer.weights for layer in table.layers)
+    assert by_weights["values"][5:] == tuple(layer.weights for layer in table.layers)
 
 
 def test_a_tree_whose_block_is_not_known_has_no_colour_there():
