@@ -19,14 +19,16 @@ CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 2) for form in (U
 
 def row_of(page, layer):
     """The cells of a layer in the table of layers; names are in full."""
-    return page.locator("#budget-layers tbody tr").filter(has=page.get_by_text(layer, exact=True)).first
+    rows = page.locator("#budget-layers").get_by_role("row")
+    return rows.filter(has=page.get_by_text(layer, exact=True)).first
 
 
 def write(page, cell, text):
     """Write into a cell of a table."""
     cell.dblclick()
-    page.keyboard.press("Control+A")
-    page.keyboard.insert_text(text)
+    field = cell.get_by_label("Edit cell")
+    field.fill(text)
+    expect(field).to_have_value(text)
     page.keyboard.press("Enter")
 
 
