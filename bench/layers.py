@@ -32,6 +32,7 @@ from dmq import stages
 from dmq.allocation.budget import random_allocation
 from dmq.errors import DmqError
 from dmq.metrics.sets import fid
+from dmq.models.clip import load_clip
 from dmq.quantizers.weights import weight_bytes
 from dmq.recipe import (
     EMBEDDED,
@@ -128,12 +129,13 @@ class Judged(Drawn):
 
     def __init__(self, recipe: Recipe, seeds: int, pictures: int) -> None:
         super().__init__(recipe, seeds, pictures)
-        self.seen = self.matcher.features(self.floats.pictures)
+        self.eye = load_clip()
+        self.seen = self.eye.features(self.floats.pictures)
         others = [(prompt, seed + 2 * len(self.jobs)) for prompt, seed in self.jobs]
-        self.floor = fid(self.matcher.features(self.walk(self.loaded.denoiser, others).pictures), self.seen)
+        self.floor = fid(self.eye.features(self.walk(self.loaded.denoiser, others).pictures), self.seen)
 
     def judge(self, drawn: Walk) -> Row:
-        return super().judge(drawn) | {"fid": fid(self.matcher.features(drawn.pictures), self.seen)}
+        return super().judge(drawn) | {"fid": fid(self.eye.features(drawn.pictures), self.seen)}
 
 
 def line(row: Row, other: Row | None, drawn: Judged) -> str:
@@ -144,9 +146,10 @@ def line(row: Row, other: Row | None, drawn: Judged) -> str:
     if other is not None:
         wins, total = int((np.array(row["error"]) < np.array(other["error"])).sum()), len(row["error"])
         better, p = f"{wins}/{total}", f"{binomtest(wins, total, alternative='greater').pvalue:.3f}"
+    match = np.array(row["match"], float).mean()
     return (
         f"{row['name']:<20}{error.mean():>13.3e}{typical.mean():>11.3e}{half(typical):>9}{better:>8}{p:>8}"
-        f"{near.mean():>9.2f}{half(near, '.2f'):>6}{row['fid']:>8.2f}{np.mean(row['match']):>8.2f}{row['bits']:>7.3f}"
+        f"{near.mean():>9.2f}{half(near, '.2f'):>6}{row['fid']:>8.2f}{match:>8.2f}{row['bits']:>7.3f}"
         f"{row['size']:>11,}"
     )
 
