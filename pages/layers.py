@@ -9,8 +9,8 @@ from dmq.errors import DmqError
 from dmq.figures import layers as figures
 from dmq.results import SensitivityTable
 
-from . import layers_asked, layers_budget
-from .layers_kept import REWARD, choices_of_layer, context, named, table_of
+from . import layers_asked, layers_budget, layers_learned
+from .layers_kept import REWARD, choices_of_layer, context, named, predictor_of, table_of
 from .shell import Shared, note, on, read, shows
 from .widgets.plotly_view import PlotlyView
 
@@ -64,8 +64,10 @@ def opened(
     text: str, name: str | None, view: str, label: str, area: str, other: str | None, *budget: Any
 ) -> dict[str, Any]:
     """Another table: its view, and the budget within it."""
-    table = table_of(read(text).model, name)
+    model = read(text).model
+    table, trust = table_of(model, name), layers_learned.trust(predictor_of(model, name))
     said = {"context": context(table), "picked": note(PICKED),
+            "trust": gr.update(value=trust, visible=bool(trust)),
             "reward": gr.update(visible=table.kind == "score")}  # fmt: skip
     return said | look(text, name, view, label, area, other) | layers_budget.fresh(text, name, *budget)
 
@@ -139,10 +141,13 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:
         out["context"] = gr.Markdown(label="What the costs hold for", elem_id="table-context")
+        out["trust"] = gr.HTML(visible=False, label="How far to trust it", elem_id="table-trust")
         draw_views(out)
         layers_budget.draw(out)
     with gr.Accordion("A new table", open=False, elem_id="new-table"):
-        form = layers_asked.draw(out)
+        asked = layers_asked.draw()
+    with gr.Accordion(layers_learned.TITLE, open=False, elem_id="learn-mixes"):
+        learned = layers_learned.draw()
     views = [out[name] for name in ("name", "view", "label", "area", "other")]
     budget = [out[name] for name in layers_budget.INPUTS]
     on([out["name"].input], opened, [shared.recipe, *views, *budget], out, trigger_mode="always_last",
@@ -153,7 +158,10 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         on(out[figure].select, pick, [shared.recipe, out["name"]], {"picked": out["picked"]},
            trigger_mode="always_last")  # fmt: skip
     layers_budget.connect(shared, out)
-    layers_asked.connect(shared, out, form, show, [*views, *budget])
+    for drawn_by, make, stopped in (
+        (asked, layers_asked.measure, layers_asked.stopped), (learned, layers_learned.learn, layers_learned.stopped)
+    ):  # fmt: skip
+        layers_asked.connect(shared, *drawn_by, make, stopped, show, [*views, *budget], out)
     shows(shared, this, show, [*views, *budget], out, waiting=out["context"])
 
 

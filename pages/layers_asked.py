@@ -1,9 +1,13 @@
-"""A new sensitivity table, in the Layers tab: what is asked, measured with a bar, stopped and gone on with."""
+"""A new sensitivity table, in the Layers tab: what is asked, measured with a bar, stopped and gone on with.
+
+What any way to a new table has is here as well: its buttons and its bar (`draw_running`), and what they do
+(`streamed`, `connect`).
+"""
 
 import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -11,7 +15,7 @@ import numpy as np
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import FORMATS, Sensitivity, choice_label, choice_of
+from dmq.recipe import FORMATS, Choice, Sensitivity, choice_label, choice_of
 from dmq.results import SensitivityTable
 
 from . import forms
@@ -32,10 +36,14 @@ def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Sensitivi
     given = dict(zip(paths, values, strict=True))
     if given["how"] != "measure":
         given |= {name: Sensitivity.__dataclass_fields__[name].default for name in MEASURED}
+    return forms.spec_of(Sensitivity, given, Sensitivity(choices=choices_of(labels), how="measure"))
+
+
+def choices_of(labels: list[str] | None) -> tuple[Choice, ...]:
+    """The choices of those labels, each once. Raises DmqError for what is none, and if there are none."""
     if not labels:
         raise DmqError(f"choose at least one choice, such as UAQ-4; formats are {', '.join(FORMATS)}.")
-    choices = tuple({choice_label(choice): choice for choice in map(choice_of, labels)}.values())
-    return forms.spec_of(Sensitivity, given, Sensitivity(choices=choices, how="measure"))
+    return tuple({choice_label(choice): choice for choice in map(choice_of, labels)}.values())
 
 
 def hows(how: str) -> dict[str, Any]:
@@ -47,14 +55,19 @@ def hows(how: str) -> dict[str, Any]:
 def measure(paths: list[str], text: str, labels: list[str] | None, *values: Any) -> Iterator[dict[str, Any]]:
     """Make the table, with a bar; what is finished when it is stopped is kept."""
     recipe, ask = read(text), asked(paths, labels, *values)
+    yield from streamed(recipe.model, stages.sensitivity(recipe, ask))
+
+
+def streamed(model: str, work: Generator[Any, None, SensitivityTable]) -> Iterator[dict[str, Any]]:
+    """Run `work`, which keeps the table of `model` that it returns, with a bar; tell the name of that table."""
     yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
     try:
-        with contextlib.closing(stages.sensitivity(recipe, ask)) as work:
+        with contextlib.closing(work):
             table = yield from watched(work)
     except Exception:
         yield idle() | {"status": ""}
         raise
-    made = next((name for name in named(recipe.model) if same(table_of(recipe.model, name), table)), "")
+    made = next((name for name in named(model) if same(table_of(model, name), table)), "")
     yield idle() | {"status": note("The table is kept."), "made": f"{made} {stamp()}"}
 
 
@@ -86,41 +99,61 @@ def stopped() -> dict[str, Any]:
     return idle() | {"status": note("Stopped; finished layers were kept, and “Measure” goes on behind them.")}
 
 
-def draw(out: dict[str, Any]) -> dict[str, Any]:
-    """The form; its components by path."""
+def draw() -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is drawn, by name, and the form's components by path."""
     gr.Markdown(HOWS, elem_classes="dmq-hint")
-    defaults = [choice_label(choice) for choice in Sensitivity().choices]
-    out["choices"] = gr.Dropdown(
-        OFFERED, value=defaults, multiselect=True, allow_custom_value=True, label="Choices: a format and its bits"
-    )
+    own = {"choices": draw_choices(Sensitivity().choices)}
     with gr.Row():
         form = forms.form(Sensitivity, "Sensitivity", leave=("choices",))
-        for component in form.values():
-            component.min_width = 240  # else help stands in a column of single words on a phone
+        widened(form)
     form["probes"].visible = False
+    draw_running(own, "Measure", "Stop, keep finished layers")
+    on(form["how"].input, hows, [form["how"]], {f"form {path}": component for path, component in form.items()})
+    return own, form
+
+
+def draw_choices(choices: tuple[Choice, ...]) -> gr.Dropdown:
+    """Which choices each layer has."""
+    labels = [choice_label(choice) for choice in choices]
+    return gr.Dropdown(
+        OFFERED, value=labels, multiselect=True, allow_custom_value=True, label="Choices: a format and its bits"
+    )
+
+
+def widened(form: dict[str, Any]) -> None:
+    """Give each control room: else help stands in a column of single words on a phone."""
+    for component in form.values():
+        component.min_width = 240
+
+
+def draw_running(own: dict[str, Any], go: str, stop: str) -> None:
+    """The buttons that say `go` and `stop`, and the bar."""
     with gr.Row(elem_classes="dmq-buttons"):
-        out["go"] = gr.Button("Measure", variant="primary", min_width=180)
-        out["stop"] = gr.Button("Stop, keep finished layers", variant="stop", visible=False, min_width=180)
-    out["status"] = gr.HTML(label="Progress of the table")
-    out["made"] = gr.State("")  # the table that was made last
-    return form
+        own["go"] = gr.Button(go, variant="primary", min_width=180)
+        own["stop"] = gr.Button(stop, variant="stop", visible=False, min_width=180)
+    own["status"] = gr.HTML(label="Progress of the table")
+    own["made"] = gr.State("")  # the table that was made last
 
 
-def connect(shared: Shared, out: dict[str, Any], form: dict[str, Any], show: Callable, view: list[Any]) -> None:
-    """The form's events; a finished table is shown by `show`, which begins with its name in `view`."""
+def connect(
+    shared: Shared, own: dict[str, Any], form: dict[str, Any], make: Callable, stopped: Callable,
+    show: Callable, view: list[Any], out: dict[str, Any],
+) -> None:  # fmt: skip
+    """The events of what was drawn: `make(paths, recipe text, labels, *values)` streams, `stopped` speaks after Stop.
+
+    A finished table is shown in `out` by `show`, which begins with its name in `view`.
+    """
     paths = list(form)
 
     def started(text: str, labels: list[str] | None, *values: Any) -> Iterator[dict[str, Any]]:
-        yield from measure(paths, text, labels, *values)
+        yield from make(paths, text, labels, *values)
 
     def finished(text: str, made: str, _: str | None, *rest: Any) -> dict[str, Any]:
         return show(text, made.partition(" ")[0], *rest) if made else {}
 
-    shown = {f"form {path}": component for path, component in form.items()}
-    on(form["how"].input, hows, [form["how"]], shown)
     running = on(
-        out["go"].click, started, [shared.recipe, out["choices"], *form.values()], out, show_progress="minimal",
-        show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
+        own["go"].click, started, [shared.recipe, own["choices"], *form.values()], own, show_progress="minimal",
+        show_progress_on=own["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
     )  # fmt: skip
-    stops(out["stop"], [running], stopped, out)
-    on(out["made"].change, finished, [shared.recipe, out["made"], *view], out)
+    stops(own["stop"], [running], stopped, own)
+    on(own["made"].change, finished, [shared.recipe, own["made"], *view], out)

@@ -9,7 +9,7 @@ from pathlib import Path
 from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures.look import plain
-from dmq.results import SensitivityTable
+from dmq.results import PredictorResult, SensitivityTable
 from dmq.runs.predictors import load_predictor
 from dmq.runs.scored import TABLES, find_predictors
 
@@ -85,6 +85,12 @@ def table_of(model: str, name: str | None) -> SensitivityTable:
     return loaded(key_of(model, name))
 
 
+def predictor_of(model: str, name: str | None) -> PredictorResult | None:
+    """The predictor that the table of that name is made of; None if it is made otherwise. Raises DmqError as above."""
+    folder, level, _ = key_of(model, name)
+    return load_predictor(folder) if level else None
+
+
 def context(table: SensitivityTable) -> str:
     """What the costs hold for, in two or three sentences."""
     text = f"**{escaped(table.title)}** ({KINDS.get(table.kind, table.kind)}): {len(table.layers)} layers, "
@@ -108,12 +114,17 @@ def choices_of_layer(table: SensitivityTable, row: int) -> str:
     for c, label in enumerate(table.labels):
         cells = [label, f"{table.bytes[row, c]:,}", _said(table.cost[row, c]), _said(table.spread[row, c])]
         cells += [_said(table.local[row, c])] if table.local is not None else []
-        lines.append("".join(f"<td>{escaped(cell)}</td>" for cell in cells))
+        lines.append(cells)
     shape = " × ".join(map(str, layer.shape))
     said = f"<b>{escaped(layer.name)}</b> ({layer.kind}, {layer.role}, {shape}: {layer.weights:,} weights)"
+    return f"<p>{said}</p>{html_table(head, lines)}"
+
+
+def html_table(head: list[str], lines: list[list[str]]) -> str:
+    """A table of figures that scrolls alone where it is wider than the page."""
     titles = "".join(f"<th>{escaped(title)}</th>" for title in head)
-    rows = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<p>{said}</p><div class="dmq-wide"><table><tr>{titles}</tr>{rows}</table></div>'
+    rows = "".join(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    return f'<div class="dmq-wide"><table><tr>{titles}</tr>{rows}</table></div>'
 
 
 def _said(value: float) -> str:

@@ -5,10 +5,15 @@ import dataclasses
 import numpy as np
 
 from dmq.recipe import Choice, KMeans, Uaq
-from dmq.results import Layer, PredictorResult, SensitivityTable
+from dmq.results import Layer, Prediction, PredictorResult, SensitivityTable
 
 
 CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 3, 2) for form in (Uaq(), KMeans()))
+PREDICTIONS = (
+    Prediction(name="graph network", srcc=0.8125, spread=0.03, quality=0.517, ndcg=0.904, tau=0.62),
+    Prediction(name="ridge on <choices>", srcc=0.8, spread=0.021, quality=0.498, ndcg=0.889, tau=0.7),
+    Prediction(name="average bits", srcc=0.25, spread=0.05, quality=float("nan"), ndcg=0.5, tau=float("nan")),
+)
 ROLES = ("first", "attention", "feedforward", "residual", "time", "last")
 
 
@@ -33,14 +38,17 @@ def random_table(layers: int = 12, steps: int = 5, seed: int = 0, **changes: obj
 
 
 def random_predictor(table: SensitivityTable, mixes: int = 20, seed: int = 0) -> PredictorResult:
-    """A predictor whose scores are those of `table`, negated, and whose ridge regression finds its costs."""
+    """A predictor whose scores are those of `table`, negated, and whose ridge regression finds its costs.
+
+    It has evidence of a network and of two controls, of which the first is as good.
+    """
     rng = np.random.default_rng(seed)
     chosen = rng.integers(0, len(table.choices), (mixes, len(table.layers))).astype(np.int16)
     labels = -np.take_along_axis(table.cost, chosen.T.astype(int), 1).sum(0)
     return PredictorResult(
         model=table.model, fingerprint=table.fingerprint, layers=table.layers, types=("",) * len(table.layers),
         choices=table.choices, bytes=table.bytes, local=np.abs(table.cost), label="made up", mixes=chosen,
-        labels=labels, again=labels[:0], average_bits=np.full(mixes, 3.0), fold=np.zeros(mixes, np.int16),
-        predicted=labels, predictions=(), op_scores=-table.cost, op_spread=0.1 * table.cost, pieces=(),
-        ridge=-table.cost, ridge_spread=0.1 * table.cost,
+        labels=labels, again=labels[:3] + 0.5, average_bits=np.linspace(2.5, 3.5, mixes),
+        fold=np.zeros(mixes, np.int16), predicted=labels, predictions=PREDICTIONS, op_scores=-table.cost,
+        op_spread=0.1 * table.cost, pieces=(), ridge=-table.cost, ridge_spread=0.1 * table.cost,
     )  # fmt: skip

@@ -1,7 +1,10 @@
 """The handlers of the Layers tab, called as functions, with real tables of a tiny model."""
 
+import contextlib
 import dataclasses
 import glob
+import html
+import re
 import shutil
 import types
 
@@ -11,9 +14,9 @@ import pytest
 
 from dmq import jsonio, stages
 from dmq.errors import DmqError
-from dmq.recipe import Choice, KMeans, Rule, Sensitivity, Uaq, choice_label, choice_of
+from dmq.recipe import Choice, KMeans, Predictor, Rule, Sensitivity, Uaq, choice_label, choice_of
 from dmq.runs import predictors
-from pages import layers, layers_asked, layers_budget, layers_kept
+from pages import layers, layers_asked, layers_budget, layers_kept, layers_learned
 from pages.layers_budget import CHOICE, NAME, rows_of, rules_of
 from tests.sensitivities import random_predictor
 
@@ -22,6 +25,8 @@ CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 2) for form in (U
 ASK = Sensitivity(choices=CHOICES, how="fisher", steps=2, pictures=1, probes=1)
 EMPTY = rows_of(())
 FORM = ["how", "mode", "measure", "steps", "pictures", "probes", "activations", "seed"]
+LEARN = ["configurations", "label", "pictures", "steps", "repeats", "width", "loss", "epochs", "combinations"]
+MIXES = (20, "noise", 1, 1, 0, 4, "hybrid", 2, 9)
 VIEW = ("bars", "", "weights", None)
 
 
@@ -117,9 +122,7 @@ def test_what_a_view_lacks_is_said_in_its_place(text, name, table, monkeypatch):
 
 
 def test_scores_of_a_predictor_are_tables_too_with_a_warning_of_what_they_mix(recipe, text, table):
-    folder = predictors.predictor_folder("predictor", "made up")
-    predictors.save_predictor(folder, random_predictor(table))
-    try:
+    with kept_predictor(random_predictor(table)) as folder:
         titles = layers_kept.named(recipe.model)
         own = {name.partition(".")[2]: name for name in titles if name.startswith(folder.name)}
         assert own.keys() == {"block", "op", "ridge"} and "20 mixes: made up" in titles[own["op"]]
@@ -130,10 +133,54 @@ def test_scores_of_a_predictor_are_tables_too_with_a_warning_of_what_they_mix(re
         assert not layers.opened(text, own["ridge"], *VIEW, 3.0, [], EMPTY)["reward"]["visible"]
         (folder / "predictor.safetensors").write_bytes(b"broken")
         assert not any(name.startswith(folder.name) for name in layers_kept.named(recipe.model))
-    finally:
-        shutil.rmtree(folder)
     with pytest.raises(DmqError, match="there is no table"):
         layers_kept.key_of(recipe.model, own["op"])
+
+
+def test_tables_of_a_predictor_say_how_far_to_trust_them_and_others_do_not(text, table, name):
+    found = random_predictor(table)
+    with kept_predictor(found) as folder:
+        for level in ("block", "op", "ridge"):
+            shown = layers.opened(text, f"{folder.name}.{level}", *VIEW, 3.0, [], EMPTY)["trust"]
+            assert shown["visible"] and rows_in(shown["value"]) == [
+                [one.name, *figures(one.srcc), f"±{one.spread:.3f}", *figures(one.quality, one.ndcg, one.tau)]
+                for one in found.predictions
+            ]
+    said = html.unescape(shown["value"])
+    assert "20 random mixes of 2.50 to 3.50 bits a weight" in said and "Label: made up" in said
+    assert f"deviation {found.labels.std():.3g}, of it noise {0.5 / 2**0.5:.3g}" in said
+    assert found.as_good == ("ridge on <choices>",) and "A control is as good: ridge on <choices>." in said
+    for other in (layers.opened(text, name, *VIEW, 3.0, [], EMPTY), layers.show(text, name, *VIEW, 3.0, [], EMPTY)):
+        assert other["trust"] == {"value": "", "visible": False, "__type__": "update"}
+
+
+def test_no_control_is_called_as_good_when_none_is_and_nothing_is_said_without_evidence(table):
+    found = random_predictor(table)
+    better = dataclasses.replace(found, predictions=(found.predictions[0], found.predictions[2]), again=np.zeros(0))
+    said = layers_learned.trust(better)
+    assert "as good" not in said and "of it noise –" in said
+    assert layers_learned.trust(dataclasses.replace(found, predictions=())) == layers_learned.trust(None) == ""
+
+
+def figures(*values):
+    return [f"{value:.3f}" if np.isfinite(value) else "–" for value in values]
+
+
+def rows_in(said):
+    """The cells of an HTML table, without its head."""
+    rows = [re.findall(r"<td>(.*?)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", said)]
+    return [[html.unescape(cell) for cell in row] for row in rows if row]
+
+
+@contextlib.contextmanager
+def kept_predictor(found):
+    """Its folder, while it is kept."""
+    folder = predictors.predictor_folder("predictor", "made up")
+    predictors.save_predictor(folder, found)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
 
 
 def test_a_click_shows_the_layers_choices_and_a_block_nothing(text, table, name):
@@ -350,3 +397,58 @@ def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
     assert last["go"]["visible"] and not last["stop"]["visible"] and last["status"] == ""
     with pytest.raises(DmqError, match="a worker died"):
         next(work)
+
+
+# --- learned from random mixes --------------------------------------------------------------------------------------
+
+
+def test_a_form_asks_for_a_predictor_and_keeps_defaults_of_what_it_leaves_out():
+    spec = layers_learned.asked(LEARN, ["UAQ-4", "kmc-3", "KMC-3"], *MIXES)
+    assert tuple(map(choice_label, spec.choices)) == ("UAQ-4", "KMC-3")
+    assert (spec.configurations, spec.label, spec.epochs, spec.width) == (20, "noise", 2, 4)
+    left = [field for field in layers_learned.LEFT if field not in (*LEARN, "choices")]
+    assert left and all(getattr(spec, field) == getattr(Predictor(), field) for field in left)
+
+
+@pytest.mark.parametrize(
+    ("labels", "changes", "said"),
+    [
+        ([], {}, "at least one choice"),
+        (["UAQ-4"], {}, "needs two choices or more"),
+        (["UAQ-4", "UAQ"], {}, "is no choice"),
+        (["UAQ-4", "UAQ-2"], {"configurations": 19}, "19"),
+        (["UAQ-4", "UAQ-2"], {"epochs": None}, "Epochs: expected a number"),
+        (["UAQ-4", "UAQ-2"], {"label": "beauty"}, "beauty"),
+    ],
+)
+def test_what_cannot_be_learned_is_told_in_one_line(text, labels, changes, said):
+    values = (dict(zip(LEARN, MIXES, strict=True)) | changes).values()
+    with pytest.raises(DmqError, match=said) as told:
+        next(layers_learned.learn(LEARN, text, labels, *values))
+    assert "\n" not in str(told.value)
+
+
+def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text, monkeypatch):
+    monkeypatch.setattr(layers_asked, "OFTEN", -1)  # a bar for each mix, however fast they are judged
+    labels = ["UAQ-4", "UAQ-2"]
+    spec = layers_learned.asked(LEARN, labels, *MIXES)
+    work = layers_learned.learn(LEARN, text, labels, *MIXES)
+    seen = [next(work)]
+    while "Judge random mixes: " not in seen[-1]["status"]:
+        seen.append(next(work))
+    work.close()
+    assert "Waiting" in seen[0]["status"] and seen[0]["stop"]["visible"] and "progressbar" in seen[-1]["status"]
+    done = int(re.search(r"Judge random mixes: (\d+) of 20", seen[-1]["status"])[1])
+    assert done >= 1 and stages.predictor_result(recipe, spec) is None
+    assert "“Learn” goes on" in layers_learned.stopped()["status"]
+    again = stages.predict(recipe, spec)
+    first = next(progress for progress in again if progress.stage == "Judge random mixes")
+    again.close()
+    assert first.done > done, "labels were lost"
+    *_, last = layers_learned.learn(LEARN, text, labels, *MIXES)
+    made, found = last["made"].partition(" ")[0], stages.predictor_result(recipe, spec)
+    assert made.startswith("predictor-") and made.endswith(".block") and last["go"]["visible"]
+    assert np.array_equal(layers_kept.table_of(recipe.model, made).cost, found.table("block").cost)
+    shown = layers.show(text, made, *VIEW, 3.5, [], EMPTY)
+    assert shown["name"]["value"] == made
+    assert shown["trust"]["value"] == layers_learned.trust(found) and "graph network" in shown["trust"]["value"]
