@@ -60,7 +60,13 @@ def main() -> None:
             told(model, stages.capture(stages.for_model(Recipe(), model)))
             for shipped in runs.shipped_recipes().values():
                 recipe = stages.for_model(shipped, model)
-                told(model, stages.prepare(recipe))
+                # Not what is learned from inputs (GPTQ, smoothing): a minute's work, and as large as a model each.
+                told(model, stages.learn_mix(recipe))
+                if not stages.searched(recipe):
+                    told(model, stages.search(recipe))
+                told(model, stages.learn_temporal(recipe))
+                told(model, stages.reconstruct(recipe))
+                told(model, stages.calibrate(recipe))
                 ship(Path(home), place)  # at once: what follows takes long
             trajectories(model)
             tables(model)
