@@ -56,6 +56,22 @@ def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, unprompted):
     expect(page.locator("#layer-figure .main-svg").first).to_be_visible()
 
 
+def test_a_predictor_can_be_asked_for(visit, recipe):
+    page = visit(recipe, "layers")
+    page.locator("#learn-mixes > button").click()
+    form = page.locator("#learn-mixes")
+    for label in ("Random mixes", "Judged by", "Pictures", "Steps of a picture", "Loss", "Epochs"):
+        expect(form.get_by_label(label).first).to_be_visible()
+    expect(form.get_by_role("button", name="Learn", exact=True)).to_be_visible()
+    expect(page.locator("#table-trust")).to_be_hidden()
+    form.get_by_label("Random mixes").fill("7")
+    page.keyboard.press("Tab")
+    press(page, "Learn")
+    expect(toast(page).first).to_contain_text("configurations is 7")
+    page.set_viewport_size({"width": 420, "height": 900})
+    page.wait_for_function("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
     for how in ("local", "fisher"):
         ask = Sensitivity(choices=CHOICES, how=how, steps=2, pictures=1, probes=1)
