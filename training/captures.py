@@ -74,10 +74,11 @@ def main() -> None:
 
 
 def ship(home: Path, place: Path) -> None:
-    """Move what was made into the folder that ships."""
+    """Move what was made into the folder that ships; labels of random mixes have done their work."""
     for kind in ("captures", "searches", "roundings", "trajectories", "tables"):
         for made in (home / kind).glob("[!.]*"):
-            shutil.move(made, place / made.name)
+            if not made.name.startswith("labels-"):
+                shutil.move(made, place / made.name)
 
 
 if __name__ == "__main__":
