@@ -17,7 +17,7 @@ from .asking import check_place, chosen_recipe, print_table, recipe_argument, wr
 def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
     """Offer the commands of this file; `add` makes a parser from name, function and help."""
     one = add("budget", budget, "Choose a format for each layer from a table of costs, within a budget of bytes.")
-    one.add_argument("table", metavar="TABLE", help="the folder of a table, or the title or name of one that is kept")
+    one.add_argument("table", metavar="TABLE", help="the folder of a table, or the title or name of one that is kept; block, op or ridge of the latest predictor")
     recipe_argument(one)
     how_much = one.add_mutually_exclusive_group()
     how_much.add_argument("--bits", type=float, metavar="B", help="bits a weight on average; 4 unless given")
@@ -71,17 +71,28 @@ def rule_of(text: str) -> Rule:
 
 
 def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
-    """The table in a folder, or the one that is kept for the recipe's model under this title or folder name."""
+    """The table in a folder, or the one that is kept for the recipe's model under this title or folder name.
+
+    Of what was learned from random mixes, "block", "op" and "ridge" name the tables of the latest.
+    """
     from .. import stages
+    from ..runs.predictors import load_predictor
+    from ..runs.scored import TABLES, find_predictors
 
     if Path(name).is_dir():
         return stages.load_table(Path(name), recipe.model)
     kept = stages.tables(recipe.model)
     folder = next((folder for title, folder in kept if name in (title, folder.name)), None)
-    if folder is None:
-        some = "kept are: " + "; ".join(title for title, _ in kept) if kept else "make one with `dmq sensitivity`"
-        raise DmqError(f"no table {name!r:.80} for {recipe.model}; {some}.")
-    return stages.load_table(folder, recipe.model)
+    if folder is not None:
+        return stages.load_table(folder, recipe.model)
+    learned = find_predictors(stages.info(recipe.model).fingerprint)
+    for found in learned:
+        for level, made in TABLES.items():
+            if name in (level, f"{found.name}.{level}"):
+                return made(load_predictor(found))
+    titles = [*(title for title, _ in kept), *(TABLES if learned else ())]
+    some = f"kept are: {'; '.join(titles)}" if titles else "make one with `dmq sensitivity` or `dmq predict`"
+    raise DmqError(f"no table {name!r:.80} for {recipe.model}; {some}.")
 
 
 def print_allocation(table: SensitivityTable, found: Allocation) -> None:
