@@ -77,3 +77,14 @@ def test_it_is_read_back_said_and_refused_in_one_line(mixed, tmp_path, capsys):
     wrong = dataclasses.replace(mixed, mixed=dataclasses.replace(mixed.mixed, budget=rule))
     with pytest.raises(DmqError, match=r"'nowhere\*' matches no layer"):
         stages.plan(wrong)
+
+
+def test_a_table_of_some_choices_and_of_some_layers(mixed):
+    stages.finish(stages.prepare(mixed))
+    table = stages.sensitivity_table(dataclasses.replace(mixed, mixed=None), ASK)
+    some = table.among({"KMA-2"}).only({table.layers[2].name, table.layers[5].name})
+    assert some.labels == ("KMA-2",) and [layer.name for layer in some.layers] == [
+        table.layers[n].name for n in (2, 5)
+    ]
+    for part in ("bytes", "cost", "spread", "local", "per_step"):
+        assert (getattr(some, part) == getattr(table, part)[[2, 5]][:, [1]]).all() or part == "spread"
