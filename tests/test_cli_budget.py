@@ -12,7 +12,10 @@ from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
 from dmq.recipe import Budget, Grid, Override, Recipe, Rule, Uaq, choice_label, choice_of
 from dmq.results import SensitivityTable
+from dmq.runs.folders import home
+from dmq.runs.predictors import save_predictor
 from dmq.runs.tables import save_table, table_folder
+from tests.sensitivities import random_predictor
 from tests.tiny import runs_in
 
 
@@ -179,3 +182,13 @@ def test_a_folder_of_another_model_is_refused(folder, file, table, refused):
     other = folder / "other"
     save_table(other, dataclasses.replace(table, fingerprint="other"))
     assert "of other weights" in refused(other, file, "--bits", "3")
+
+
+def test_scores_of_a_predictor_are_shared_out_too(recipe, table, file, capsys):
+    made = random_predictor(table)
+    save_predictor(home() / "tables" / "predictor-0123456789abcdef", made)
+    for name in ("op", "predictor-0123456789abcdef.op"):
+        assert cli.main(["budget", name, file, "--bits", "3.3"]) == 0
+        printed = capsys.readouterr().out
+        found = stages.allocate(made.table("op"), Budget(bits=3.3))
+        assert f"{found.bytes:,} bytes, {found.average_bits:.3f} bits" in printed and "score (negated)" in printed

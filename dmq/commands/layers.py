@@ -17,7 +17,8 @@ from .asking import check_place, chosen_recipe, print_table, recipe_argument, wr
 def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
     """Offer the commands of this file; `add` makes a parser from name, function and help."""
     one = add("budget", budget, "Choose a format for each layer from a table of costs, within a budget of bytes.")
-    one.add_argument("table", metavar="TABLE", help="the folder of a table, the title or name of one that is kept, or block, op, ridge: of a predictor")
+    shown = "the folder of a table, the title or name of one that is kept, or block, op, ridge: of a predictor"
+    one.add_argument("table", metavar="TABLE", help=shown)
     recipe_argument(one)
     how_much = one.add_mutually_exclusive_group()
     how_much.add_argument("--bits", type=float, metavar="B", help="bits a weight on average; 4 unless given")
