@@ -5,6 +5,7 @@ The customdata of whatever can be clicked is the layer's row in the table.
 """
 
 import math
+import textwrap
 from itertools import cycle
 
 import numpy as np
@@ -54,6 +55,11 @@ def _reach(costs: np.ndarray) -> np.ndarray:
     known = np.isfinite(costs)
     reach = np.where(known, costs, -np.inf).max(1) - np.where(known, costs, np.inf).min(1)
     return np.where(known.any(1), reach, np.nan)
+
+
+def broken(text: str, width: int = 44) -> str:
+    """`text` in lines, for beside an axis: upright titles are cut off where they are longer than it."""
+    return "<br>".join(textwrap.wrap(text, width))
 
 
 def title_of(table: SensitivityTable, label: str) -> str:
@@ -151,7 +157,7 @@ def boxes(table: SensitivityTable, by: str, label: str = "") -> go.Figure:
             hovertemplate="%{text}<br>%{y:.3g}<extra></extra>",
         )  # fmt: skip
     x = {"role": "kind of layer", "block": "block, in forward order", "choice": "choice"}[by]
-    layout(figure, height=420, x=f"{x} (layers)", y=title, uirevision=f"box {by} {table.title} {label}")
+    layout(figure, height=420, x=f"{x} (layers)", y=broken(title), uirevision=f"box {by} {table.title} {label}")
     return figure.update_yaxes(**(logarithmic(shown) if wide else {"type": "linear"}))
 
 
@@ -227,7 +233,8 @@ def agreement(one: SensitivityTable, other: SensitivityTable, ranks: tuple[float
         named.add(kind)
     said = f"Spearman {ranks[0]:.2f}, Kendall {ranks[1]:.2f}, n = {len(every)}"
     title = {"text": said, "font": {"size": 14}, "y": 0.98}
-    layout(figure, height=460, x=f"{one.title}: {one.unit}", y=f"{other.title}: {other.unit}", title=title,
+    layout(figure, height=460, x=f"{one.title}: {one.unit}", y=broken(f"{other.title}: {other.unit}"),
+           title=title,
            uirevision=f"agreement {one.title} {other.title}")  # fmt: skip
     for k, axis in enumerate(("xaxis", "yaxis")):
         figure.update_layout({axis: logarithmic(every[:, k]) if wide[k] else {"type": "linear"}})
