@@ -21,6 +21,7 @@ from .widgets.plotly_view import PlotlyView
 
 MAIN = ("count", "per_layer", "contiguous", "iterations")
 EVERY = 1.0  # seconds between two pictures of a search: drawing them takes time from it
+OFTEN = 0.2  # seconds between two bars
 WAYS = {
     "shared": "one range", "uniform": "equal groups", "kmeans": "k-means (its start)", "lloyd": "Lloyd's algorithm",
     "optimal": "optimal cuts", "learned": "learned", "per step": "a range per step",
@@ -62,13 +63,15 @@ def search(paths: list[str], text: str, request: gr.Request, *values: Any) -> It
 
 def watched(work: Any) -> Iterator[dict[str, Any]]:
     """A bar for each step of `work`, and now and then its pictures; returns what the work returns."""
-    drawn = 0.0
+    drawn = told = 0.0
     while True:
         try:
             progress = next(work)
         except StopIteration as end:
             return end.value
-        answer = {"status": bar(progress)}
+        if time.monotonic() - told < OFTEN:  # a page that is told of every iteration cannot be clicked any more
+            continue
+        told, answer = time.monotonic(), {"status": bar(progress)}
         if progress.snapshot is not None and time.monotonic() - drawn > EVERY:
             answer |= live(progress.snapshot)
             drawn = time.monotonic()

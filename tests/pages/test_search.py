@@ -68,7 +68,8 @@ def test_groups_still_to_be_learned_say_so(recipe):
     assert answer["body"]["visible"] is False
 
 
-def test_finishing_early_keeps_what_is_there(text):
+def test_finishing_early_keeps_what_is_there(text, monkeypatch):
+    monkeypatch.setattr(search, "OFTEN", 0.0)  # every iteration is told
     work = search.search(["seed", *PATHS], text, VISITOR, 1, *VALUES)
     next(answer for answer in work if "Search" in answer["status"])
     search.finish(SimpleNamespace(session_hash="somebody else"))
