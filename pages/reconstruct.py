@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,6 +18,7 @@ from .widgets.plotly_view import PlotlyView
 
 
 MAIN = ("iterations", "pictures", "time")
+OFTEN = 0.2  # seconds between two bars
 HEAD = ["Block", "Layers", "Error, nearest", "Error, learned", "… step sizes too", "Codes changed", "Weights", "Share"]
 
 
@@ -130,7 +132,11 @@ def learn(text: str) -> Iterator[dict[str, Any]]:
     yield busy() | {"status": note("Waiting for the model …")}
     try:
         with contextlib.closing(stages.reconstruct(recipe)) as work:
+            told = 0.0
             for progress in work:
+                if progress.snapshot is None and time.monotonic() - told < OFTEN:
+                    continue
+                told = time.monotonic()
                 seen = overview(progress.snapshot, False) if progress.snapshot is not None else {}
                 yield seen | {"status": bar(progress)}
     except Exception:
