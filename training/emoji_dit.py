@@ -1,6 +1,5 @@
 """emoji-dit: a PixArt in miniature, a transformer on the latents of emoji-sd's autoencoder, and its text encoder."""
 
-import random
 from pathlib import Path
 
 import torch
@@ -8,8 +7,8 @@ from diffusers import DDIMScheduler, PixArtTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5Config, T5EncoderModel
 
-from training import captions, emoji_sd, words
-from training.emoji_sd import BATCH, COMPOSED, WIDTH, Lessons
+from training import emoji_sd
+from training.emoji_sd import WIDTH, Lessons
 from training.loop import Checkpoint, Schedule, train
 from training.noise import diffusion_loss
 
@@ -58,12 +57,6 @@ def new_scheduler() -> DDIMScheduler:
     return DDIMScheduler.from_config(emoji_sd.new_scheduler().config, prediction_type="v_prediction")
 
 
-def tokens(lessons: Lessons, texts: list[str]) -> dict[str, Tensor]:
-    """Token numbers and mask, each (texts, 12)."""
-    padded = lessons.tokenizer(texts, padding="max_length", truncation=True, max_length=words.LENGTH)
-    return {name: torch.tensor(padded[name]) for name in ("input_ids", "attention_mask")}
-
-
 def open_run(
     cache: Path, models: Path, seed: int, lessons: Lessons
 ) -> tuple[T5EncoderModel, PixArtTransformer2DModel, Checkpoint]:
@@ -86,14 +79,8 @@ def run(cache: Path, models: Path, schedule: Schedule) -> None:
     abar = new_scheduler().alphas_cumprod
 
     def loss_of(generator: torch.Generator) -> tuple[Tensor, float]:
-        chance = random.Random(int(torch.randint(0, 2**31, (1,), generator=generator)))
-        plain = chance.sample(range(len(latents)), BATCH - COMPOSED)
-        mixed = chance.sample(range(len(composed)), COMPOSED)
-        texts = [captions.choose(lessons.subjects[i], chance) for i in plain]
-        texts += [lessons.composed_captions[i] if chance.random() > 0.1 else "" for i in mixed]
-        order = torch.randperm(BATCH, generator=generator)
-        clean = torch.cat([latents[plain], composed[mixed]])[order]
-        read = tokens(lessons, [texts[i] for i in order])
+        clean, texts = lessons.batch(latents, composed, generator)
+        read = lessons.tokens(texts)
         hidden, mask = encoder(**read).last_hidden_state, read["attention_mask"]
 
         def predict(noisy: Tensor, t: Tensor) -> Tensor:

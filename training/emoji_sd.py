@@ -93,10 +93,21 @@ class Lessons:
         kept, scale = np.load(path), autoencoder.config.scaling_factor
         return torch.from_numpy(kept["pictures"]) * scale, torch.from_numpy(kept["composed"]) * scale
 
-    def tokens(self, texts: list[str]) -> Tensor:
-        """Token numbers (texts, 12)."""
+    def tokens(self, texts: list[str]) -> dict[str, Tensor]:
+        """Token numbers and mask, each (texts, 12)."""
         padded = self.tokenizer(texts, padding="max_length", truncation=True, max_length=words.LENGTH)
-        return torch.tensor(padded.input_ids)
+        return {name: torch.tensor(padded[name]) for name in ("input_ids", "attention_mask")}
+
+    def batch(self, latents: Tensor, composed: Tensor, generator: torch.Generator) -> tuple[Tensor, list[str]]:
+        """Latents of plain pictures and compositions in random order, and what each is called this time."""
+        chance = random.Random(int(torch.randint(0, 2**31, (1,), generator=generator)))
+        plain = chance.sample(range(len(latents)), BATCH - COMPOSED)
+        mixed = chance.sample(range(len(composed)), COMPOSED)
+        texts = [captions.choose(self.subjects[i], chance) for i in plain]
+        texts += [self.composed_captions[i] if chance.random() > 0.1 else "" for i in mixed]
+        order = torch.randperm(BATCH, generator=generator)
+        clean = torch.cat([latents[plain], composed[mixed]])[order]
+        return clean, [texts[i] for i in order]
 
 
 def carry_embeddings(
@@ -141,14 +152,8 @@ def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
     abar = new_scheduler().alphas_cumprod
 
     def loss_of(generator: torch.Generator) -> tuple[Tensor, float]:
-        chance = random.Random(int(torch.randint(0, 2**31, (1,), generator=generator)))
-        plain = chance.sample(range(len(latents)), BATCH - COMPOSED)
-        mixed = chance.sample(range(len(composed)), COMPOSED)
-        texts = [captions.choose(lessons.subjects[i], chance) for i in plain]
-        texts += [lessons.composed_captions[i] if chance.random() > 0.1 else "" for i in mixed]
-        order = torch.randperm(BATCH, generator=generator)
-        clean = torch.cat([latents[plain], composed[mixed]])[order]
-        hidden = encoder(lessons.tokens([texts[i] for i in order])).last_hidden_state
+        clean, texts = lessons.batch(latents, composed, generator)
+        hidden = encoder(lessons.tokens(texts)["input_ids"]).last_hidden_state
         return diffusion_loss(lambda noisy, t: unet(noisy, t, hidden).sample, clean, abar, generator)
 
     train(checkpoint, schedule, loss_of)
