@@ -154,17 +154,25 @@ def changed(text: str, name: str | None, bits: Any, allowed: list[str] | None, r
         return wrong(error)
 
 
-def moved(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
-    """The answer for another place of the slider."""
+def moved(
+    text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows, shown: Rows | None = None
+) -> dict[str, Any]:
+    """The answer for another place of the slider.
+
+    Rows that are `shown` already are not sent again: that would end what is being written into a cell.
+    """
     try:
-        return answer(asked(text, name, allowed, rules), bits)
+        made = answer(asked(text, name, allowed, rules), bits)
     except DmqError as error:
         return wrong(error)
+    if made["shown"] == shown:
+        del made["shown"], made["layers"]
+    return made
 
 
 def wrong(error: DmqError) -> dict[str, Any]:
     """What is said in place of an answer; the figures before must not stay."""
-    return {"said": f"⚠ {escaped(str(error))}", "strip": None, "front": None, "layers": [], "labels": {},
+    return {"said": f"⚠ {escaped(str(error))}", "strip": None, "front": None, "layers": [], "shown": [],
             "forget": gr.update(visible=False), "apply": gr.update(interactive=False),
             "compare": gr.update(interactive=False)}  # fmt: skip
 
@@ -172,12 +180,13 @@ def wrong(error: DmqError) -> dict[str, Any]:
 def answer(ask: Asked, bits: Any) -> dict[str, Any]:
     """An allocation in words, figures and rows."""
     found = allocated(ask, bits)
+    every = rows(ask, found)
     return {
         "said": words(ask, found),
         "strip": figures.strip(ask.whole, found, ask.hand),
         "front": figures.front(ask.whole, list(front_of(ask)), found),
-        "layers": rows(ask, found),
-        "labels": dict(zip(found.layers, map(choice_label, found.choices), strict=True)),
+        "layers": every,
+        "shown": every,
         "forget": gr.update(visible=bool(ask.hand), value=f"Give {len(ask.hand)} set by hand back to the budget"),
         "apply": gr.update(interactive=True),
         "compare": gr.update(interactive=True),
@@ -219,13 +228,14 @@ def rows(ask: Asked, found: Allocation) -> Rows:
 
 def edit(
     text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows,
-    edited: Rows, labels: dict[str, str],
+    edited: Rows, shown: Rows,
 ) -> dict[str, Any]:  # fmt: skip
     """The answer after choices were written into the table of layers; what cannot be is told, and put back."""
+    given = {row[NAME]: row for row in shown}
+    if any(not row or others(row) != others(given.get(row[NAME], ())) for row in edited):
+        return {"layers": shown}  # one edit may be told twice: here the table as it was before the answer
     changes = {
-        row[NAME]: str(row[CHOICE] or "").strip()
-        for row in edited
-        if len(row) > CHOICE and labels.get(row[NAME], row[CHOICE]) != row[CHOICE]
+        row[NAME]: str(row[CHOICE] or "").strip() for row in edited if row[CHOICE] != given[row[NAME]][CHOICE]
     }
     if not changes:
         return {}
@@ -237,6 +247,11 @@ def edit(
         gr.Warning(escaped(str(error)))
         return {"layers": rows(before, allocated(before, bits))}
     return changed(text, name, bits, allowed, rows_of(own)) | {"rules": rows_of(own)}
+
+
+def others(row: Sequence[Any]) -> list[Any]:
+    """The cells of a layer that nobody can write into."""
+    return [cell for column, cell in enumerate(row) if column != CHOICE]
 
 
 def with_hand(rules: Sequence[Rule], changes: dict[str, str]) -> list[Rule]:
@@ -294,7 +309,7 @@ def draw(out: dict[str, Any]) -> None:
         static_columns=[n for n in range(len(HEAD)) if n != CHOICE], elem_id="budget-layers",
         column_widths=[300, 120, 100, 90, 100, 90, 420],
     )  # fmt: skip
-    out["labels"] = gr.State({})  # the choices that the table of layers was filled with
+    out["shown"] = gr.State([])  # what the table of layers was filled with
     with gr.Row(elem_classes="dmq-buttons"):
         out["apply"] = gr.Button("Apply to the recipe", variant="primary", min_width=180)
         out["compare"] = gr.Button("Apply and compare pictures", min_width=180)
@@ -305,9 +320,9 @@ def connect(shared: Shared, out: dict[str, Any]) -> None:
     """The budget's events."""
     form = [shared.recipe, out["name"], *(out[name] for name in INPUTS)]
     latest = {"trigger_mode": "always_last"}
-    on(out["bits"].input, moved, form, out, **latest)
+    on(out["bits"].input, moved, [*form, out["shown"]], out, **latest)
     on([out["allowed"].input, out["rules"].input], changed, form, out, **latest)
-    on(out["layers"].input, edit, [*form, out["layers"], out["labels"]], out, **latest)
+    on(out["layers"].input, edit, [*form, out["layers"], out["shown"]], out, **latest)
     on(out["forget"].click, forget, form, out)
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     on(out["apply"].click, apply, form, chosen)

@@ -129,7 +129,7 @@ def test_scores_of_a_predictor_are_tables_too_with_a_warning_of_what_they_mix(re
         shown = layers.opened(text, own["op"], *VIEW, 3.0, [], EMPTY)
         assert shown["reward"]["visible"] and "score (negated)" in shown["context"]
         best = layers_budget.moved(text, own["op"], 3.0, list(table.labels), EMPTY)
-        assert best["labels"] == layers_budget.moved(text, own["ridge"], 3.0, list(table.labels), EMPTY)["labels"]
+        assert labels_of(best) == labels_of(layers_budget.moved(text, own["ridge"], 3.0, list(table.labels), EMPTY))
         assert not layers.opened(text, own["ridge"], *VIEW, 3.0, [], EMPTY)["reward"]["visible"]
         (folder / "predictor.safetensors").write_bytes(b"broken")
         assert not any(name.startswith(folder.name) for name in layers_kept.named(recipe.model))
@@ -207,7 +207,7 @@ def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, 
     found = layers_budget.moved(text, name, 3.0, list(table.labels), EMPTY)
     size = int(3.0 * table.weights / 8)
     best = stages.allocate(table, layers_budget.Budget(bits=None, bytes=size))
-    assert labels_of(found) == dict(zip(best.layers, map(choice_label, best.choices), strict=True)) == found["labels"]
+    assert labels_of(found) == dict(zip(best.layers, map(choice_label, best.choices), strict=True))
     assert best.bytes <= size and f"**{best.bytes:,} bytes**" in found["said"]
     assert f"{best.average_bits:.2f} bits" in found["said"] and "in all layers" in found["said"]
     star = found["front"].data[-1]
@@ -288,7 +288,7 @@ def test_a_layer_set_by_hand_keeps_its_choice_wherever_the_slider_goes(text, tab
     before = layers_budget.moved(*form, EMPTY)
     now = before["layers"][2][CHOICE]
     other = "UAQ-2" if now != "UAQ-2" else "UAQ-4"
-    found = layers_budget.edit(*form, EMPTY, edited(before, 2, f" {other.lower()} "), before["labels"])
+    found = layers_budget.edit(*form, EMPTY, edited(before, 2, f" {other.lower()} "), before["shown"])
     layer = table.layers[2].name
     assert rules_of(found["rules"]) == (Rule(layers=glob.escape(layer), choice=other),)
     assert labels_of(found)[layer] == other and found["layers"][2][-1] == "set by hand"
@@ -298,9 +298,9 @@ def test_a_layer_set_by_hand_keeps_its_choice_wherever_the_slider_goes(text, tab
     for bits in (2.3, 3.7):
         moved = layers_budget.moved(text, name, bits, list(table.labels), found["rules"])
         assert labels_of(moved)[layer] == other
-    again = layers_budget.edit(*form, found["rules"], edited(found, 2, "float"), found["labels"])
+    again = layers_budget.edit(*form, found["rules"], edited(found, 2, "float"), found["shown"])
     assert rules_of(again["rules"]) == (Rule(layers=glob.escape(layer), choice="float"),)
-    freed = layers_budget.edit(*form, again["rules"], edited(again, 2, ""), again["labels"])
+    freed = layers_budget.edit(*form, again["rules"], edited(again, 2, ""), again["shown"])
     assert rules_of(freed["rules"]) == () and labels_of(freed) == labels_of(before)
 
 
@@ -319,7 +319,7 @@ def test_a_wrong_choice_is_told_in_one_line_and_put_back(text, table, name, monk
     monkeypatch.setattr(gr, "Warning", told.append)
     form = text, name, 3.0, list(table.labels), EMPTY
     before = layers_budget.moved(*form)
-    found = layers_budget.edit(*form, edited(before, 0, label), before["labels"])
+    found = layers_budget.edit(*form, edited(before, 0, label), before["shown"])
     assert found == {"layers": before["layers"]}
     (line,) = told
     assert said in line and "\n" not in line and "<b>" not in line
@@ -328,9 +328,21 @@ def test_a_wrong_choice_is_told_in_one_line_and_put_back(text, table, name, monk
 def test_nothing_edited_changes_nothing(text, table, name):
     form = text, name, 3.0, list(table.labels), EMPTY
     before = layers_budget.moved(*form)
-    assert layers_budget.edit(*form, before["layers"], before["labels"]) == {}
+    assert layers_budget.edit(*form, before["layers"], before["shown"]) == {}
     stranger = [["unknown", "", "", "UAQ-2", "", "", ""], []]
-    assert layers_budget.edit(*form, stranger, before["labels"]) == {}
+    assert layers_budget.edit(*form, stranger, before["shown"]) == {"layers": before["shown"]}
+
+
+def test_rows_that_are_shown_are_not_sent_again_and_old_ones_edit_nothing(text, table, name):
+    form = text, name, 3.0, list(table.labels)
+    before = layers_budget.moved(*form, EMPTY)
+    again = layers_budget.moved(*form, EMPTY, before["shown"])
+    assert "layers" not in again and "shown" not in again and again["said"] == before["said"]
+    other = next(label for label in table.labels if label != before["layers"][2][CHOICE])
+    rows = edited(before, 2, other)
+    after = layers_budget.edit(*form, EMPTY, rows, before["shown"])
+    late = layers_budget.edit(*form, after["rules"], rows, after["shown"])  # the same edit, told a second time
+    assert late == {"layers": after["shown"]}
 
 
 # --- to the recipe, and new tables ----------------------------------------------------------------------------------
@@ -340,7 +352,7 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
     form = text, name, 3.0, list(table.labels), EMPTY
     found = layers_budget.compare(*form)
     made = jsonio.loads(found["recipe"])
-    chosen = layers_budget.moved(*form)["labels"]
+    chosen = labels_of(layers_budget.moved(*form))
     by_layer = {over.layers: choice_of(chosen[layer]) for layer, over in zip(chosen, made.overrides, strict=True)}
     for over in made.overrides:
         assert (over.weight_bits, over.format) == (by_layer[over.layers].bits, by_layer[over.layers].format)
