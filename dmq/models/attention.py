@@ -21,7 +21,26 @@ POINTS = ("q", "k", "v", "probs")
 PIECE = 2**18  # softmax outputs at a time: what stays in a core's cache
 
 
-class Products(nn.Module):
+class Opened(nn.Module):
+    """An attention processor around another one, whose products are taken by `product`."""
+
+    def __init__(self, processor: Any) -> None:
+        super().__init__()
+        self.processor = processor
+        # Attention.forward drops the arguments that `inspect.signature(processor.__call__)` does not name. Calling
+        # this object still goes to the class, hence to `forward`.
+        self.__dict__["__call__"] = processor.__call__
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        with _Explicit(self):
+            return self.processor(*args, **kwargs)
+
+    def product(self, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """What `F.scaled_dot_product_attention` is to be here."""
+        raise NotImplementedError
+
+
+class Products(Opened):
     """An attention processor whose operands pass through the submodules `q`, `k`, `v` and `probs`.
 
     These are `nn.Identity`: hooks watch them, quantizers take their place. Shapes there: q (B, heads, Lq, D), k and v
@@ -31,17 +50,9 @@ class Products(nn.Module):
     """
 
     def __init__(self, processor: Any) -> None:
-        super().__init__()
-        self.processor = processor
+        super().__init__(processor)
         self.q, self.k, self.v, self.probs = (nn.Identity() for _ in POINTS)
         self.calls = 0
-        # Attention.forward drops the arguments that `inspect.signature(processor.__call__)` does not name. Calling
-        # this object still goes to the class, hence to `forward`.
-        self.__dict__["__call__"] = processor.__call__
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        with _Explicit(self):
-            return self.processor(*args, **kwargs)
 
     def product(
         self,
@@ -81,12 +92,12 @@ def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
 
 
 class _Explicit(TorchFunctionMode):
-    def __init__(self, products: Products) -> None:
+    def __init__(self, opened: Opened) -> None:
         super().__init__()
-        self.products = products
+        self.opened = opened
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
-        call = self.products.product if func is F.scaled_dot_product_attention else func
+        call = self.opened.product if func is F.scaled_dot_product_attention else func
         return call(*args, **(kwargs or {}))
 
 
@@ -95,10 +106,15 @@ def explicit_products(model: nn.Module) -> dict[str, Products]:
 
     Outputs agree with the fused kernel up to rounding. Hook or replace `model.get_submodule(f"{name}.processor.q")`.
     """
+    return open_attention(model, Products)
+
+
+def open_attention(model: nn.Module, kind: type[Opened]) -> dict[str, Any]:
+    """Put a processor of this `kind` around that of every attention of a borrowed `model`, unless one is there."""
     found = [(name, m) for name, m in model.named_modules() if isinstance(m, (Attention, AttentionModuleMixin))]
     for _, attention in found:
         processor = attention.processor
         # A plain attribute hides a submodule of the same name, so it must go first.
         del attention.processor
-        attention.processor = processor if isinstance(processor, Products) else Products(processor)
+        attention.processor = processor if isinstance(processor, kind) else kind(processor)
     return {name: attention.processor for name, attention in found}

@@ -1,6 +1,6 @@
 """A quantized model from a float one and a plan: a new model that shares the memory of whatever stays as it was."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import nn
@@ -11,7 +11,7 @@ from ..models.attention import explicit_products
 from ..models.borrow import borrow, replace
 from ..models.survey import fingerprint
 from ..numerics.threads import one_thread
-from ..recipe import FLOAT, LowRank
+from ..recipe import FLOAT
 from ..results import Plan, PlannedLayer, Site
 from .bank import Clock, bank_module
 from .cache import install_cache
@@ -21,13 +21,22 @@ from .plan import vector_format
 from .weights import quantize_weight
 
 
+# From a float layer, its row of the plan, its bank and its codes, the layer that takes its place.
+MakeLayer = Callable[[nn.Module, PlannedLayer, nn.Module, WeightCodes], nn.Module]
+
+
 @torch.no_grad()
 def quantized(
-    model: nn.Module, plan: Plan, adapter: AbstractAdapter, learned: Mapping[str, WeightCodes] | None = None
+    model: nn.Module,
+    plan: Plan,
+    adapter: AbstractAdapter,
+    learned: Mapping[str, WeightCodes] | None = None,
+    make: MakeLayer | None = None,
 ) -> nn.Module:
     """A model that simulates `plan`; `model` itself stays as it is, and lends its memory for all that stays in float.
 
     Layers named in `learned` have those codes, in the format that the plan gives them, instead of the nearest ones.
+    Layers with codes are made by `make`; without it they are simulated.
 
     The result has its `plan` and its `clock`, whose `notes` tell of timesteps that were not calibrated. It is called
     by one sampler at a time. Raises DmqError if `model` is quantized already, or is not what the plan was made for.
@@ -44,7 +53,7 @@ def quantized(
             if row.bank and row.bank.site not in banks:
                 banks[row.bank.site] = bank_module(row.bank, clock).to(layer.weight.device)
             bank = banks[row.bank.site] if row.bank else nn.Identity()
-            replace(twin, row.layer.name, _layer(layer, row, bank, (learned or {}).get(row.layer.name)))
+            replace(twin, row.layer.name, _layer(layer, row, bank, learned or {}, make or simulated_layer))
     if plan.attention:
         explicit_products(twin)
         for bank in plan.attention:
@@ -68,30 +77,37 @@ def plan_of(model: nn.Module) -> Plan | None:
     return vars(model).get("plan")
 
 
-def _layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: WeightCodes | None) -> nn.Module:
-    weight = layer.weight
+def _layer(
+    layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: Mapping[str, WeightCodes], make: MakeLayer
+) -> nn.Module:
     if row.weights.bits == FLOAT:
-        return fake_quantized(layer, weight, layer.bias, bank)
+        return fake_quantized(layer, layer.weight, layer.bias, bank)
     try:
-        codes = learned if learned is not None else quantize_weight(weight, row.weights, row.split)
+        codes = learned.get(row.layer.name)
+        codes = quantize_weight(layer.weight, row.weights, row.split) if codes is None else codes
     except DmqError as error:
         raise DmqError(f"{row.layer.name}: {error}") from None
-    if isinstance(row.weights.format, LowRank) and row.bank:
-        return _low_rank(layer, row, bank, codes)
-    weight = nn.Parameter(codes.dequantize().to(weight), weight.requires_grad)
-    return fake_quantized(layer, weight, layer.bias, bank)
-
-
-def _low_rank(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: LowRankWeight) -> nn.Module:
-    smoothing = codes.smoothing
-    if smoothing is not None and not row.bank.dynamic:
+    if isinstance(codes, LowRankWeight) and row.bank and codes.smoothing is not None and not row.bank.dynamic:
         raise DmqError(
             f"{row.layer.name}: its weight is for smoothed inputs, but the ranges are those of inputs as they are. "
             "Learn it again for this recipe, or set activations.dynamic."
         )
+    return make(layer, row, bank, codes)
+
+
+def simulated_layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes) -> nn.Module:
+    """A layer that computes in floating point what one on `codes` would."""
+    if isinstance(codes, LowRankWeight) and row.bank:
+        return _low_rank(layer, bank, codes)
+    weight = nn.Parameter(codes.dequantize().to(layer.weight), layer.weight.requires_grad)
+    return fake_quantized(layer, weight, layer.bias, bank)
+
+
+def _low_rank(layer: nn.Module, bank: nn.Module, codes: LowRankWeight) -> nn.Module:
     like, parts = layer.weight, (codes.low_rank_weight(), codes.rest_weight())
     weights = (nn.Parameter(part.to(like), like.requires_grad) for part in parts)
-    return low_rank_layer(layer, *weights, layer.bias, bank, None if smoothing is None else smoothing.to(like))
+    smoothing = None if codes.smoothing is None else codes.smoothing.to(like)
+    return low_rank_layer(layer, *weights, layer.bias, bank, smoothing)
 
 
 def _quantize_vectors(twin: nn.Module, plan: Plan) -> None:

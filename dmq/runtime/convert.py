@@ -1,0 +1,79 @@
+"""From a float model and a plan to one that really computes on few bits, and what of it does."""
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.adapter import AbstractAdapter
+from ..quantizers.apply import quantized
+from ..quantizers.codes import WeightCodes
+from ..results import Plan, PlannedLayer
+from .attention import chunked_attention
+from .layers import PackedLayer, packed_layers
+
+
+@torch.no_grad()
+def executed(
+    model: nn.Module,
+    plan: Plan,
+    adapter: AbstractAdapter,
+    learned: Mapping[str, WeightCodes] | None = None,
+    rest: torch.dtype = torch.float32,
+    kernels: bool = True,
+) -> nn.Module:
+    """A model that executes `plan` on integer kernels; like `quantizers.apply.quantized` in all else.
+
+    What stays in float is computed in `rest`, float32 or bfloat16; inputs and outputs of the model are float32 all the
+    same. Without `kernels` every layer runs in floating point, as the simulation does, with its weight kept in codes.
+    Raises DmqError as `quantized` does.
+    """
+    twin = quantized(model, plan, adapter, learned, partial(_packed, kernels=kernels))
+    if kernels and not plan.attention:
+        chunked_attention(twin)
+    if rest != torch.float32:
+        twin.to(rest)
+        twin.register_forward_pre_hook(partial(_lowered, rest), with_kwargs=True)
+        twin.register_forward_hook(_raised)
+    return twin
+
+
+def ran(model: nn.Module) -> dict[str, str]:
+    """What runs each layer of an executed `model`: a kernel's name, or "reference: " and why."""
+    return {name: layer.kernel + (f": {layer.why}" if layer.why else "") for name, layer in packed_layers(model)}
+
+
+def ran_line(model: nn.Module) -> str:
+    """The same in one sentence: "41 layers on oneDNN int8; 2 in float (scales change within a row)"."""
+    counts = Counter(ran(model).values())
+    on = Counter()
+    for words, n in counts.items():
+        on[words.split(": ")[0]] += 0 if words.startswith("reference") else n
+    words = [f"{n} layers on {kernel}" for kernel, n in on.items() if n]
+    words += [f"{n} in float ({why.removeprefix('reference: ')})" for why, n in counts.items() if "reference" in why]
+    return "; ".join(words) or "no layer has codes"
+
+
+def _packed(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes, kernels: bool) -> nn.Module:
+    return PackedLayer(layer, codes, layer.bias, bank, kernels)
+
+
+def _lowered(rest: torch.dtype, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+    return _cast(args, rest), _cast(kwargs, rest)
+
+
+def _raised(model: nn.Module, args: tuple, output: Any) -> Any:
+    return _cast(output, torch.float32)
+
+
+def _cast(value: Any, dtype: torch.dtype) -> Any:
+    """Floating-point tensors in `value`, however deep, as `dtype`; timesteps, which have one axis at most, stay."""
+    if isinstance(value, Tensor):
+        return value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
+    if isinstance(value, dict):  # the outputs of diffusers are dicts, and have to stay what they are
+        made = {key: _cast(own, dtype) for key, own in value.items()}
+        return type(value)(**made) if type(value) is not dict else made
+    return type(value)(_cast(own, dtype) for own in value) if isinstance(value, tuple | list) else value

@@ -1,0 +1,195 @@
+"""Products of whole numbers: codes of activations times codes of weights, added up without rounding.
+
+A kernel is prepared once from a weight and is then called with codes of inputs (uint8), their scale and zero point.
+That these two are arguments of each call, and no part of what is prepared, is why time groups cost nothing. All do
+
+    y = sum((codes - zero) * values) * scale * weight_scale + bias
+
+    OneDnn       CPU: oneDNN's int8 kernels, as torch ships them; Linear, Conv1d, Conv2d
+    IntMm        GPU, and wherever torch has `_int_mm`: Linear, and convolutions as products of unfolded inputs
+
+`kernel_for` takes the first that can; what none can do is computed in floating point, by the layer itself.
+"""
+
+from abc import ABC, abstractmethod
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from .whole import WholeWeight
+
+
+CONVS = (nn.Conv1d, nn.Conv2d)
+SMALLEST_INT_MM = 17  # rows that `_int_mm` takes at least
+
+
+class Kernel(ABC):
+    """A prepared weight. `layer` says how the layer computes; its own weight is not read."""
+
+    name: str
+
+    def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
+        self.layer, self.weight = layer, weight
+
+    @staticmethod
+    @abstractmethod
+    def lacks(layer: nn.Module, weight: WholeWeight) -> str:
+        """Why this kernel cannot do `layer`, in a few words; "" if it can."""
+
+    @abstractmethod
+    def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The layer's output in `dtype`, but for what the weight's offset adds.
+
+        Shapes: `codes` uint8 as the layer's input, `bias` [O] float32.
+        """
+
+    def __call__(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """The layer's output in `dtype`."""
+        made = self.product(codes, scale, zero, bias, dtype)
+        if self.weight.offset is None:
+            return made
+        factor = self.weight.offset * self.weight.scale * scale
+        return made.addcmul_(sums(self.layer, codes, zero).to(dtype), self.by_output(factor).to(dtype))
+
+    def by_output(self, values: Tensor) -> Tensor:
+        """Values of output channels as they broadcast against the output."""
+        return values if isinstance(self.layer, nn.Linear) else values.view(-1, *[1] * (self.weight.values.ndim - 2))
+
+
+class OneDnn(Kernel):
+    """oneDNN's int8 kernels: `torch.ops.onednn.qlinear_pointwise` and `qconv_pointwise`."""
+
+    name = "oneDNN int8"
+
+    def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
+        super().__init__(layer, weight)
+        self.zeros = torch.zeros(len(weight.scale), dtype=torch.int32)
+        if isinstance(layer, nn.Linear):
+            self.packed = torch.ops.onednn.qlinear_prepack(weight.values.contiguous(), None)
+            return
+        self.where = [list(values) for values in (layer.stride, layer.padding, layer.dilation)] + [layer.groups]
+        # The zero point that is told here is not used: that of each call is.
+        values = weight.values.contiguous()
+        self.packed = torch.ops.onednn.qconv_prepack(values, weight.scale, 1.0, 0, *self.where, None)
+
+    @staticmethod
+    def lacks(layer: nn.Module, weight: WholeWeight) -> str:
+        if weight.values.device.type != "cpu":
+            return f"it is on {weight.values.device.type}"
+        return lacks_onednn() or _lacks_conv(layer)
+
+    def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        if isinstance(self.layer, nn.Linear):
+            return torch.ops.onednn.qlinear_pointwise(
+                codes, scale, zero, self.packed, self.weight.scale, self.zeros, bias, 1.0, 0, dtype, "none", [], ""
+            )
+        return torch.ops.onednn.qconv_pointwise(
+            codes, scale, zero, self.packed, self.weight.scale, self.zeros, bias, *self.where, 1.0, 0, dtype,
+            "none", [], "",
+        )  # fmt: skip
+
+
+class IntMm(Kernel):
+    """`torch._int_mm`: matrices of int8, added up in int32. Convolutions unfold their inputs before."""
+
+    name = "torch int8"
+
+    def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
+        super().__init__(layer, weight)
+        self.columns = weight.values.flatten(1).t().contiguous()  # [n, O]
+        self.totals = self.columns.sum(0, dtype=torch.int32)
+
+    @staticmethod
+    def lacks(layer: nn.Module, weight: WholeWeight) -> str:
+        if not hasattr(torch, "_int_mm"):
+            return "this torch has no _int_mm"
+        outputs, columns = weight.values.flatten(1).shape
+        if outputs % 8 or columns % 8:
+            return f"{columns} x {outputs} are not multiples of 8"
+        if isinstance(layer, nn.Linear):
+            return ""
+        return "it has groups" if getattr(layer, "groups", 1) > 1 else _lacks_conv(layer, nn.Conv2d)
+
+    def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        rows, shape = codes.reshape(-1, codes.shape[-1]), (*codes.shape[:-1], -1)
+        if not isinstance(self.layer, nn.Linear):
+            rows, shape = self._unfolded(codes, zero)
+        signed = (rows.to(torch.int16) - 128).to(torch.int8)
+        missing = max(0, SMALLEST_INT_MM - len(signed))
+        whole = torch._int_mm(F.pad(signed, (0, 0, 0, missing)), self.columns)[: len(signed)]
+        whole -= (zero - 128) * self.totals
+        made = whole * (scale * self.weight.scale)
+        made = (made if bias is None else made + bias).to(dtype).view(shape)
+        return made if isinstance(self.layer, nn.Linear) else made.permute(0, 3, 1, 2)
+
+    def _unfolded(self, codes: Tensor, zero: int) -> tuple[Tensor, tuple[int, ...]]:
+        layer, (height, width) = self.layer, codes.shape[2:]
+        down, across = layer.padding
+        padded = F.pad(codes, (across, across, down, down), value=zero)  # which stands for 0.0
+        reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
+        out = [
+            (size + 2 * pad - far - 1) // stride + 1
+            for size, pad, far, stride in zip((height, width), layer.padding, reach, layer.stride, strict=True)
+        ]
+        pieces = [
+            padded[:, :, y : y + (out[0] - 1) * layer.stride[0] + 1 : layer.stride[0],
+                   x : x + (out[1] - 1) * layer.stride[1] + 1 : layer.stride[1]]
+            for y in range(0, reach[0] + 1, layer.dilation[0])
+            for x in range(0, reach[1] + 1, layer.dilation[1])
+        ]  # fmt: skip
+        rows = torch.stack(pieces, 2).permute(0, 3, 4, 1, 2).reshape(-1, codes.shape[1] * len(pieces))
+        return rows, (len(codes), *out, -1)
+
+
+KERNELS = (OneDnn, IntMm)
+
+
+def kernel_for(layer: nn.Module, weight: WholeWeight) -> Kernel | str:
+    """The first kernel that can do `layer` with `weight` where the weight is, or why none can, in a few words."""
+    reasons = []
+    for kind in KERNELS:
+        lacks = kind.lacks(layer, weight)
+        if kind is IntMm and weight.values.device.type == "cpu":
+            lacks = lacks or "slower than floats on a CPU"
+        if not lacks:
+            return kind(layer, weight)
+        reasons.append(f"{kind.name}: {lacks}")
+    return "; ".join(reasons)
+
+
+@lru_cache(maxsize=1)
+def lacks_onednn() -> str:
+    """What this machine or this torch lacks for oneDNN's int8 kernels; "" if nothing."""
+    wanted = ("qlinear_prepack", "qlinear_pointwise", "qconv_prepack", "qconv_pointwise")
+    if not torch.backends.mkldnn.is_available() or any(not hasattr(torch.ops.onednn, name) for name in wanted):
+        return "this torch has no int8 kernels of oneDNN"
+    supported = getattr(torch.cpu, "_is_vnni_supported", lambda: True)
+    return "" if supported() else "this processor has no VNNI instructions"
+
+
+def _lacks_conv(layer: nn.Module, kinds: Any = CONVS) -> str:
+    if isinstance(layer, nn.Linear):
+        return ""
+    if not isinstance(layer, kinds):
+        return f"no kernel for {type(layer).__name__}"
+    if isinstance(layer.padding, str) or layer.padding_mode != "zeros":
+        return f"padding {layer.padding_mode if isinstance(layer.padding, tuple) else layer.padding!r}"
+    return ""
+
+
+def sums(layer: nn.Module, codes: Tensor, zero: int) -> Tensor:
+    """What each output sees of its inputs: the sum of codes - zero, float32, one channel for each group.
+
+    Shapes: [..., 1] for a linear layer; [B, G, ...] for a convolution with one group, [B, O, ...] with more.
+    """
+    if isinstance(layer, nn.Linear):
+        return codes.sum(-1, keepdim=True, dtype=torch.int32).float() - zero * codes.shape[-1]
+    channels = codes.shape[1] // layer.groups
+    seen = codes.unflatten(1, (layer.groups, channels)).sum(2, dtype=torch.int32).float() - zero * channels
+    ones = seen.new_ones(layer.groups, 1, *layer.kernel_size)
+    conv = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
+    seen = conv(seen, ones, None, layer.stride, layer.padding, layer.dilation, layer.groups)
+    return seen if layer.groups == 1 else seen.repeat_interleave(layer.out_channels // layer.groups, 1)

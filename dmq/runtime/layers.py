@@ -1,0 +1,221 @@
+"""Layers that compute on codes: those of their weight, which are all that is kept of it, and those of their inputs.
+
+A layer asks its bank for the grid that is in force, makes codes of what comes, and hands them to a kernel. Where there
+is no kernel it does what the simulated layer does, and says why.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..numerics.affine import grid
+from ..quantizers.bank import ActivationBank, DynamicBank, value_ranges
+from ..quantizers.codes import LowRankWeight, WeightCodes
+from .kernels import Kernel, kernel_for
+from .whole import whole_parts
+
+
+class PackedLayer(nn.Module):
+    """A Linear or Conv layer on `codes`, with its inputs through `bank` (an `nn.Identity` for inputs in float).
+
+    `why` is empty where an integer kernel runs, and says why not where the reference does. The bank is shared with
+    other layers, so it is no submodule of this one. Executed equals simulated up to the order of float operations.
+    """
+
+    def __init__(
+        self, layer: nn.Module, codes: WeightCodes, bias: nn.Parameter | None, bank: nn.Module, kernels: bool = True
+    ) -> None:
+        super().__init__()
+        self.bias = bias
+        self.codes = codes
+        self.layout = layout_of(layer)
+        self.__dict__["input"] = bank
+        self.dtype = layer.weight.dtype
+        self.parts: list[Kernel] = []
+        self.why = self._prepare() if kernels else "kernels were not asked for"
+        apart = isinstance(codes, LowRankWeight) and not isinstance(bank, nn.Identity)
+        self.factors = _factors(codes, self.dtype) if apart else None
+        self.kept = self._float() if self.why else None  # made once, instead of at each call
+        self.train(layer.training)
+
+    @property
+    def weight(self) -> Tensor:
+        """What the codes stand for, made anew."""
+        return self.codes.dequantize().to(self.dtype)
+
+    @property
+    def kernel(self) -> str:
+        """What runs it: a kernel's name, or "reference"."""
+        return self.parts[0].name if self.parts else "reference"
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.factors is None:
+            return self._wide(x)
+        smoothing, right, left = self.factors
+        if smoothing is not None:
+            x = x / smoothing.repeat(getattr(self.layout, "groups", 1)).view(-1, *[1] * (right.ndim - 2))
+        thin = compute(self.layout, x, right, None)
+        return self._wide(x).add_(F.linear(thin, left) if right.ndim == 2 else _pointwise(thin, left))
+
+    def _wide(self, x: Tensor) -> Tensor:
+        """The layer, but for low-rank factors beside the codes."""
+        bits = self._bits()
+        if bits is not None:
+            return self._executed(x, bits)
+        weight = self._float() if self.kept is None else self.kept
+        return compute(self.layout, self.input(x), weight, self.bias)
+
+    def _float(self) -> Tensor:
+        """The weight that quantized inputs meet."""
+        return self.weight if self.factors is None else self.codes.rest_weight().to(self.dtype)
+
+    # --- on codes ---------------------------------------------------------------------------------------------------
+
+    def _bits(self) -> int | None:
+        """Bits of the inputs now; None if they pass as floats, or have more than kernels take."""
+        bank = self.input
+        if not self.parts or bank.clock.bypassed:
+            return None
+        bits = bank.bits[bank.slot[bank.clock.i] if len(bank.bits) > 1 else 0]
+        return bits if bits <= 8 else None
+
+    def _executed(self, x: Tensor, bits: int) -> Tensor:
+        bank, made = self.input, None
+        sides = x.split(bank.parts or self._widths(), bank.axis or self._axis(x)) if len(self.parts) > 1 else (x,)
+        for n, (kernel, side) in enumerate(zip(self.parts, sides, strict=True)):
+            bias = None if n or self.bias is None else self.bias.float()
+            if isinstance(bank, DynamicBank):
+                out = self._ranged(kernel, side, bits, bias)
+            else:
+                slot = bank.slot[bank.clock.i]
+                scale, zero = (table[slot][n if bank.parts else 0] for table in self.tables)
+                out = kernel(codes_of(side, scale, zero, bits), scale, int(zero), bias, x.dtype)
+            made = out if made is None else made.add_(out)
+        return made
+
+    def _ranged(self, kernel: Kernel, x: Tensor, bits: int, bias: Tensor | None) -> Tensor:
+        """With ranges as they come."""
+        bank = self.input
+        scale, zero = grid(*value_ranges(x, bank.per), bits, bank.symmetric)
+        if bank.per == "sample":
+            rows = zip(x.split(1), scale.flatten().tolist(), zero.flatten().tolist(), strict=True)
+            return torch.cat([kernel(codes_of(x, s, z, bits), s, int(z), bias, x.dtype) for x, s, z in rows])
+        half = 2 ** (bits - 1)
+        codes = codes_of(x, scale, zero, bits)
+        made = kernel(codes, 1.0, half, None, torch.float32)
+        if not bank.symmetric:
+            made.sub_((zero - half) * self._totals(kernel))
+        made.mul_(scale)
+        return (made if bias is None else made.add_(bias)).to(x.dtype)
+
+    def _totals(self, kernel: Kernel) -> Tensor:
+        """The sum of each row of a linear weight."""
+        if not hasattr(kernel, "row_sums"):
+            kernel.row_sums = kernel.weight.dequantize().sum(1)
+        return kernel.row_sums
+
+    # --- preparing --------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> str:
+        """Make the kernels, and say why not if they cannot be made."""
+        bank = self.input
+        why = _lacks_bank(bank, self.layout)
+        parts = whole_parts(self.codes) if not why else []
+        if isinstance(parts, str) or why:
+            return why or parts
+        if bank.parts and tuple(bank.parts) != tuple(part.values.shape[1] for part in parts):
+            return "inputs and weight are split at different places"
+        if len(parts) > 1 and getattr(self.layout, "groups", 1) > 1:
+            return "it is split and has groups"
+        if isinstance(bank, DynamicBank) and any(part.offset is not None for part in parts):
+            return "asymmetric weights of 8 bits beside ranges that are found at run time"
+        widths = [part.values.shape[1] for part in parts]
+        layouts = [_narrowed(self.layout, width) for width in widths] if len(parts) > 1 else [self.layout]
+        made = [kernel_for(layout, part) for layout, part in zip(layouts, parts, strict=True)]
+        lacking = [kernel for kernel in made if isinstance(kernel, str)]
+        if lacking:
+            return lacking[0]
+        self.parts = made
+        if isinstance(bank, ActivationBank):  # as Python numbers: choosing a slot then waits for nothing
+            self.tables = tuple(table.view(len(bank.bits), -1).tolist() for table in (bank.scale, bank.zero))
+        return ""
+
+    def _widths(self) -> list[int]:
+        return [part.weight.values.shape[1] for part in self.parts]
+
+    def _axis(self, x: Tensor) -> int:
+        return x.ndim - 1 if isinstance(self.layout, nn.Linear) else 1
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "PackedLayer":
+        super()._apply(fn, recurse)
+        if self.kept is not None:
+            self.kept = fn(self.kept)
+        if self.factors is not None:
+            self.factors = tuple(x if x is None else fn(x) for x in self.factors)
+        return self
+
+    def extra_repr(self) -> str:
+        return f"{self.layout}, {self.kernel}" + (f" ({self.why})" if self.why else "")
+
+
+def layout_of(layer: nn.Module) -> nn.Module:
+    """How `layer` computes, without its weight: a copy whose parameters have no memory."""
+    memo = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in layer.parameters()}
+    made = copy.deepcopy(layer, memo)
+    return made.requires_grad_(False)
+
+
+def compute(layout: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The float layer with this weight."""
+    bias = bias if bias is None or bias.dtype == x.dtype else bias.to(x.dtype)
+    weight = weight if weight.dtype == x.dtype else weight.to(x.dtype)
+    return F.linear(x, weight, bias) if isinstance(layout, nn.Linear) else layout._conv_forward(x, weight, bias)
+
+
+def codes_of(x: Tensor, scale: Any, zero: Any, bits: int) -> Tensor:
+    """The codes of `x`, uint8, dense as it is; of 4-D tensors channels come last in memory.
+
+    One new array, and the rest in place: this is limited by memory.
+    """
+    made = torch.div(x.float(), scale).round_().add_(zero).clamp_(0, 2**bits - 1)
+    return made.to(torch.uint8, memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
+
+
+def packed_layers(model: nn.Module) -> Iterator[tuple[str, PackedLayer]]:
+    """The layers of `model` that compute on codes, by name."""
+    return ((name, module) for name, module in model.named_modules() if isinstance(module, PackedLayer))
+
+
+def _lacks_bank(bank: nn.Module, layout: nn.Module) -> str:
+    if not isinstance(bank, ActivationBank | DynamicBank):
+        return "its inputs stay in float"
+    if min(bank.bits) > 8:
+        return f"its inputs have {min(bank.bits)} bits"
+    if isinstance(bank, ActivationBank) and bank.axis is not None and not bank.parts:
+        return "its inputs have a grid for each channel"
+    if isinstance(bank, DynamicBank) and bank.parts:
+        return "its inputs are split, and their ranges found at run time"
+    return ""
+
+
+def _narrowed(layout: nn.Module, inputs: int) -> nn.Module:
+    """The layout for some of the input channels only."""
+    made = copy.copy(layout)
+    setattr(made, "in_features" if isinstance(layout, nn.Linear) else "in_channels", inputs)
+    return made
+
+
+def _factors(codes: LowRankWeight, dtype: torch.dtype) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Smoothing [I] or None, the first factor in the shape of a weight of `rank` outputs, and the second [O, rank]."""
+    right = codes.right.to(dtype).view(-1, *codes.shape[1:])
+    smoothing = None if codes.smoothing is None else codes.smoothing.to(dtype)
+    return smoothing, right, codes.left.to(dtype)
+
+
+def _pointwise(x: Tensor, left: Tensor) -> Tensor:
+    conv = F.conv1d if x.ndim == 3 else F.conv2d
+    return conv(x, left.view(*left.shape, *[1] * (x.ndim - 2)))

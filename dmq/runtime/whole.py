@@ -1,0 +1,64 @@
+"""Weights as whole numbers of eight bits, the form that integer kernels multiply."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..quantizers.codes import LowRankWeight, QuantizedWeight, SplitWeight, WeightCodes
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeWeight:
+    """A weight, or its part for a run of input channels, as (values + offset) * scale.
+
+    `values` [O, I, ...] int8. Codes of fewer than eight bits always fit with an `offset` of 0, and so do those of a
+    symmetric grid; other rows of eight bits reach from -zero to 255 - zero, and are moved until they fit.
+    """
+
+    values: Tensor
+    scale: Tensor  # [O] float32
+    offset: Tensor | None  # [O] float32, whole numbers; None if all of them are 0
+
+    def dequantize(self) -> Tensor:
+        """The weight that is meant, float32."""
+        shape = (-1, *[1] * (self.values.ndim - 1))
+        whole = self.values.float() if self.offset is None else self.values.float() + self.offset.view(shape)
+        return whole * self.scale.view(shape)
+
+
+def whole_parts(codes: WeightCodes) -> list[WholeWeight] | str:
+    """`codes` as one part for each side of a split, or a few words on why they are no whole numbers."""
+    if isinstance(codes, SplitWeight):
+        parts = [whole_parts(side) for side in (codes.first, codes.second)]
+        return next((part for part in parts if isinstance(part, str)), None) or [p for part in parts for p in part]
+    if isinstance(codes, LowRankWeight):
+        return whole_parts(codes.rest)
+    if not isinstance(codes, QuantizedWeight):
+        return "its codes are not on a grid"
+    if codes.bits > 8:
+        return f"its codes have {codes.bits} bits"
+    if codes.zero.is_floating_point():
+        return "its zero points are no whole numbers"
+    if codes.scale.shape[1] > (2 if codes.split else 1):
+        return "scales change within a row"
+    return _on_grid(codes)
+
+
+def _on_grid(codes: QuantizedWeight) -> list[WholeWeight]:
+    rows, columns = codes.shape[0], codes.codes.numel() // codes.shape[0]
+    whole = (codes.codes.to(torch.int32) - codes.zero[:, :1]).reshape(rows, columns)
+    scale = codes.scale[:, :1].expand(len(codes.scale), 1)
+    if not codes.split:
+        return [_fitted(whole.view(codes.shape), scale.reshape(-1).expand(rows))]
+    second = codes.codes.to(torch.int32).reshape(rows, columns) - codes.zero[:, 1:]
+    sides = (side.reshape(rows, -1, *codes.shape[2:]) for side in (whole[:, : codes.split], second[:, codes.split :]))
+    return [_fitted(side, codes.scale[:, i].expand(rows)) for i, side in enumerate(sides)]
+
+
+def _fitted(whole: Tensor, scale: Tensor) -> WholeWeight:
+    low, high = whole.flatten(1).aminmax(dim=1)
+    offset = (high - 127).clamp(min=0) + (low + 128).clamp(max=0)  # a row spans 255 at most, so one of them is 0
+    values = (whole - offset.view(-1, *[1] * (whole.ndim - 1))).to(torch.int8)
+    some = bool(offset.any())
+    return WholeWeight(values=values, scale=scale.float().contiguous(), offset=offset.float() if some else None)
