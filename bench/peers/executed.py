@@ -1,0 +1,15 @@
+"""dmq's W8A8 on its own kernels, with one range for each activation or one for each group of timesteps."""
+
+import torch
+
+from dmq.runtime.convert import executed, ran_line
+
+from .made import Made
+from .subjects import Subject
+
+
+def make(subject: Subject, groups: int, rest: str) -> Made:
+    """The recipe W8A8 with `groups` uniform groups of steps; what stays in float is computed in `rest`, as in torch."""
+    plan, loaded = subject.plan(groups), subject.loaded
+    model = executed(loaded.denoiser, plan, loaded.adapter, rest=getattr(torch, rest))
+    return Made(model, plan.bytes, ran_line(model))

@@ -1,0 +1,24 @@
+"""optimum-quanto: int8 weights and activations of linear and conv layers, ranges calibrated."""
+
+from torch import nn
+
+from dmq.models.borrow import borrow
+
+from .made import Made, float_layers, tensor_bytes
+from .subjects import Subject
+
+
+def make(subject: Subject) -> Made:
+    """The denoiser with all layers that quanto knows in W8A8, calibrated by the subject's recorded calls."""
+    from optimum import quanto
+
+    denoiser = borrow(subject.loaded.denoiser)
+    quanto.quantize(denoiser, weights=quanto.qint8, activations=quanto.qint8)
+    calls = subject.calls()
+    with quanto.Calibration():
+        for call in calls:
+            denoiser(**call)
+    quanto.freeze(denoiser)
+    note = float_layers(denoiser, (nn.Linear, nn.Conv2d))
+    note = "; ".join(filter(None, (f"calibrated by {len(calls)} calls", note)))
+    return Made(denoiser, tensor_bytes(denoiser.state_dict()), note)
