@@ -696,6 +696,11 @@ class Calibration(Spec):
         check_prompts(self.prompts)
 
 
+SIMULATED = "simulated"
+BFLOAT = "executed bf16"
+ENGINES = (SIMULATED, "executed", BFLOAT)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe(Spec):
     """Everything a quantized model depends on: two equal recipes give two equal models."""
@@ -723,6 +728,11 @@ class Recipe(Spec):
     on_miss: str = knob(
         "error", "Unknown timestep", choices=("error", "nearest"),
         help="What to do at a timestep that was not calibrated: stop, or use the nearest one and say so.",
+    )
+    engine: str = knob(
+        SIMULATED, "Computed", choices=ENGINES, later=True,
+        help="Simulated: in floating point, rounded as if it had few bits. Executed: on integer kernels where there "
+        "are some, what stays in float being float32 or bfloat16. It changes speed, and pictures hardly.",
     )
     version: int = 1
 

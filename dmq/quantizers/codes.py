@@ -27,6 +27,9 @@ class WeightCodes(ABC):
     bits: int
     shape: tuple[int, ...]
 
+    def __deepcopy__(self, memo: dict) -> "WeightCodes":
+        return self  # frozen, and its tensors are never written into: what is borrowed shares them
+
     @abstractmethod
     def dequantize(self) -> Tensor:
         """The weight that is stored, float32, in its own shape."""

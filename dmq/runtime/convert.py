@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.adapter import AbstractAdapter
+from ..numerics.memory import keep_freed_memory
 from ..quantizers.apply import quantized
 from ..quantizers.codes import WeightCodes
 from ..results import Plan, PlannedLayer
@@ -31,6 +32,7 @@ def executed(
     same. Without `kernels` every layer runs in floating point, as the simulation does, with its weight kept in codes.
     Raises DmqError as `quantized` does.
     """
+    keep_freed_memory()
     twin = quantized(model, plan, adapter, learned, partial(_packed, kernels=kernels))
     if kernels and not plan.attention:
         chunked_attention(twin)

@@ -46,6 +46,9 @@ class Kernel(ABC):
         Shapes: `codes` uint8 as the layer's input, `bias` [O] float32.
         """
 
+    def __deepcopy__(self, memo: dict) -> "Kernel":
+        return self  # nothing of it is ever written into, and what oneDNN packs cannot be copied
+
     def __call__(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The layer's output in `dtype`."""
         made = self.product(codes, scale, zero, bias, dtype)

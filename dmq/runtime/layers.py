@@ -5,8 +5,7 @@ is no kernel it does what the simulated layer does, and says why.
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from torch.nn import functional as F
 from ..numerics.affine import grid
 from ..quantizers.bank import ActivationBank, DynamicBank, value_ranges
 from ..quantizers.codes import LowRankWeight, WeightCodes
+from .fused import codes_of
 from .kernels import Kernel, kernel_for
 from .whole import whole_parts
 
@@ -38,8 +38,11 @@ class PackedLayer(nn.Module):
         self.parts: list[Kernel] = []
         self.why = self._prepare() if kernels else "kernels were not asked for"
         apart = isinstance(codes, LowRankWeight) and not isinstance(bank, nn.Identity)
-        self.factors = _factors(codes, self.dtype) if apart else None
-        self.kept = self._float() if self.why else None  # made once, instead of at each call
+        # Buffers that are no part of the state: what is borrowed shares them, and they move with the model.
+        factors = _factors(codes, self.dtype) if apart else (None, None, None)
+        for name, x in zip(("smoothing", "right", "left"), factors, strict=True):
+            self.register_buffer(name, x, persistent=False)
+        self.register_buffer("kept", self._float() if self.why else None, persistent=False)  # instead of at each call
         self.train(layer.training)
 
     @property
@@ -53,13 +56,12 @@ class PackedLayer(nn.Module):
         return self.parts[0].name if self.parts else "reference"
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.factors is None:
+        if self.left is None:
             return self._wide(x)
-        smoothing, right, left = self.factors
-        if smoothing is not None:
-            x = x / smoothing.repeat(getattr(self.layout, "groups", 1)).view(-1, *[1] * (right.ndim - 2))
-        thin = compute(self.layout, x, right, None)
-        return self._wide(x).add_(F.linear(thin, left) if right.ndim == 2 else _pointwise(thin, left))
+        if self.smoothing is not None:
+            x = x / self.smoothing.repeat(getattr(self.layout, "groups", 1)).view(-1, *[1] * (self.right.ndim - 2))
+        thin = compute(self.layout, x, self.right, None)
+        return self._wide(x).add_(F.linear(thin, self.left) if self.right.ndim == 2 else _pointwise(thin, self.left))
 
     def _wide(self, x: Tensor) -> Tensor:
         """The layer, but for low-rank factors beside the codes."""
@@ -71,7 +73,7 @@ class PackedLayer(nn.Module):
 
     def _float(self) -> Tensor:
         """The weight that quantized inputs meet."""
-        return self.weight if self.factors is None else self.codes.rest_weight().to(self.dtype)
+        return self.weight if self.left is None else self.codes.rest_weight().to(self.dtype)
 
     # --- on codes ---------------------------------------------------------------------------------------------------
 
@@ -150,14 +152,6 @@ class PackedLayer(nn.Module):
     def _axis(self, x: Tensor) -> int:
         return x.ndim - 1 if isinstance(self.layout, nn.Linear) else 1
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> "PackedLayer":
-        super()._apply(fn, recurse)
-        if self.kept is not None:
-            self.kept = fn(self.kept)
-        if self.factors is not None:
-            self.factors = tuple(x if x is None else fn(x) for x in self.factors)
-        return self
-
     def extra_repr(self) -> str:
         return f"{self.layout}, {self.kernel}" + (f" ({self.why})" if self.why else "")
 
@@ -174,15 +168,6 @@ def compute(layout: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -
     bias = bias if bias is None or bias.dtype == x.dtype else bias.to(x.dtype)
     weight = weight if weight.dtype == x.dtype else weight.to(x.dtype)
     return F.linear(x, weight, bias) if isinstance(layout, nn.Linear) else layout._conv_forward(x, weight, bias)
-
-
-def codes_of(x: Tensor, scale: Any, zero: Any, bits: int) -> Tensor:
-    """The codes of `x`, uint8, dense as it is; of 4-D tensors channels come last in memory.
-
-    One new array, and the rest in place: this is limited by memory.
-    """
-    made = torch.div(x.float(), scale).round_().add_(zero).clamp_(0, 2**bits - 1)
-    return made.to(torch.uint8, memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
 
 
 def packed_layers(model: nn.Module) -> Iterator[tuple[str, PackedLayer]]:

@@ -15,7 +15,7 @@ from .local import error_curves, errors, table
 from .mixing import learn_mix, resolved
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .pictures import check_sampling, compare, difference, run
-from .planning import plan, quantize
+from .planning import computed, coverage, plan, quantize
 from .predictor import predict, predictor_result
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, finish
@@ -94,6 +94,8 @@ __all__ = [
     "probe",
     "progressive_ranges",
     "quantize",
+    "computed",
+    "coverage",
     "range_change",
     "reconstruct",
     "reconstructed",

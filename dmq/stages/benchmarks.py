@@ -23,7 +23,7 @@ from .blocks_kept import reconstructed
 from .drawing import draw_batch
 from .known import captured, info, load
 from .pictures import check_sampler, check_sampling, check_together
-from .planning import plan, quantize
+from .planning import computed, coverage, plan
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, clocked
 from .reference import load_eye, real_features, weights_of
@@ -66,6 +66,7 @@ def bench(
     models: list[tuple[str, Recipe | None]] = [(FLOAT_NAME, None), (FLOOR_NAME, None), *((r.name, r) for r in recipes)]
     rows: list[BenchRow] = []
     pictures: list[BenchPicture] = []
+    covered: dict[str, str] = {}
     for who, (called, _) in enumerate(models):
         found = kept.load_rows(folder, who)
         if found is None:
@@ -73,6 +74,8 @@ def bench(
             yield Progress(f"Measure {called}", who, len(models))
             kept.save_rows(folder, who, setting.measure(who, called))
             found = kept.load_rows(folder, who)
+        if who > 1:
+            covered[called] = coverage(recipes[who - 2])
         rows += found.rows
         pictures += found.pictures
         warnings += [*found.notes, *_broken(found.rows)]
@@ -81,7 +84,7 @@ def bench(
             reference=reference, benchmark=benchmark, rows=tuple(rows), pictures=tuple(pictures),
             bytes=dict.fromkeys((FLOAT_NAME, FLOOR_NAME)[: who + 1], plan(recipes[0]).float_bytes)
             | {recipe.name: plan(recipe).bytes for recipe in recipes[: max(0, who - 1)]},
-            coverage={recipe.name: plan(recipe).coverage_line() for recipe in recipes[: max(0, who - 1)]},
+            coverage=dict(covered),
             machine=f"{platform.machine()}, {_cores()} cores", warnings=tuple(warnings),
         )  # fmt: skip
         yield made
@@ -155,7 +158,7 @@ def _draw(
     model: nn.Module = loaded.denoiser
     if recipe is not None:
         yield Progress(f"Quantize {called}", who, len(models))
-        model = quantize(recipe)
+        model = computed(recipe)
     each = setting.benchmark.pictures * steps
     done = who * each + (sum(part.count for part in parts) - sum(part.count for part in missing)) * steps
     at = clocked(f"Draw {called} (model {who + 1} of {len(models)})", done)

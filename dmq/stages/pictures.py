@@ -11,7 +11,7 @@ from ..recipe import FLOAT, Comparison, Recipe, Sampling
 from ..results import PictureScore, Report
 from .drawing import draw_batch
 from .known import info, load, statistics
-from .planning import plan, quantize
+from .planning import computed, coverage, plan
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, Value, clocked
 from .searches import search_result, search_spec
@@ -41,14 +41,15 @@ def compare(
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
     drawn: dict[str, list[np.ndarray]] = {}
     on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}
-    seconds, plans = {}, {}
+    seconds, plans, covered = {}, {}, {}
     floor_jobs = [(prompt, comparison.seeds[0] + 1) for prompt in comparison.prompts[:BATCH]]
     for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
         model = loaded.denoiser
         if recipe is not None:
             yield from prepare(recipe)
             yield Progress(f"Quantize {who}", 0, 1)
-            plans[who], model = plan(recipe), quantize(recipe)
+            plans[who], model = plan(recipe), computed(recipe)
+            covered[who] = coverage(recipe)
         on_the_way[who] = {}
         work = _draw(loaded, model, who, jobs, comparison)
         drawn[who], seconds[who] = yield from _keeping(work, on_the_way[who])
@@ -58,7 +59,7 @@ def compare(
         scores=tuple(_scores(jobs, drawn)),
         seconds=seconds,
         bytes={FLOAT_NAME: next(iter(plans.values())).float_bytes} | {who: p.bytes for who, p in plans.items()},
-        coverage={who: p.coverage_line() for who, p in plans.items()},
+        coverage=covered,
         noise_floor=_floor(drawn[FLOAT_NAME][:: len(comparison.seeds)], others),
         samples=len(jobs),
         warnings=tuple(warnings),

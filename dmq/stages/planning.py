@@ -1,12 +1,12 @@
 """A recipe resolved for its model: the plan, and the quantized model that follows it."""
 
 import dataclasses
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import runs
-from ..recipe import FLOAT, Cache, Grid, Recipe
+from ..recipe import BFLOAT, FLOAT, SIMULATED, Cache, Grid, Recipe
 from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
 from .known import info_for, libraries, load
@@ -19,6 +19,8 @@ from .weights_kept import learned_from_inputs, learned_weights, weights_changed,
 
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from torch import nn
 
     from ..quantizers.weights import QuantizedWeight
@@ -65,7 +67,12 @@ def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:
 
 
 def quantize(recipe: Recipe) -> "nn.Module":
-    """The quantized denoiser of `recipe`: a new model with a clock of its own; the float one stays as it was."""
+    """The simulated denoiser of `recipe`: a new model with a clock of its own; the float one stays as it was."""
+    return computed(dataclasses.replace(recipe, engine=SIMULATED))
+
+
+def computed(recipe: Recipe) -> "nn.Module":
+    """The quantized denoiser of `recipe`, simulated or executed as its `engine` says; see `quantize`."""
     libraries()
     from ..models.borrow import borrow
 
@@ -76,17 +83,14 @@ def quantize(recipe: Recipe) -> "nn.Module":
     learnings = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
     mix = resolved(recipe).overrides if recipe.mixed else ()
     changes = (changed, learned and search_changed(learned), *learnings, walks, mix)
-    return borrow(_quantized(dataclasses.replace(recipe, name=""), folder, changes))
+    return borrow(_computed(dataclasses.replace(recipe, name=""), folder, changes))
 
 
 @lru_cache(maxsize=3)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
-def _quantized(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Module":
-    libraries()
-    from ..quantizers.apply import quantized
-
+def _computed(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Module":
     loaded = load(recipe.model)
     learned, blocks = learned_rounding(recipe), blocks_result(recipe)
-    made = quantized(loaded.denoiser, plan(recipe), loaded.adapter, learned_codes(recipe))
+    made = _made(recipe)(loaded.denoiser, plan(recipe), loaded.adapter, learned_codes(recipe))
     if learned and learned.note:
         made.clock.notes.append(f"rounding of the time path: {learned.note}")
     if blocks and blocks.note:
@@ -95,6 +99,29 @@ def _quantized(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Mod
         if weight.note:
             made.clock.notes.append(f"{name}: {weight.note}")
     return made
+
+
+def _made(recipe: Recipe) -> "Callable[..., nn.Module]":
+    """What makes a model from the float one, the plan, the adapter and learned codes."""
+    if recipe.engine == SIMULATED:
+        from ..quantizers.apply import quantized
+
+        return quantized
+    import torch
+
+    from ..runtime.convert import executed
+
+    return partial(executed, rest=torch.bfloat16 if recipe.engine == BFLOAT else torch.float32)
+
+
+def coverage(recipe: Recipe) -> str:
+    """What is quantized to what, what stays in float and, if it is executed, what runs where, in one sentence."""
+    line = plan(recipe).coverage_line()
+    if recipe.engine == SIMULATED:
+        return line
+    from ..runtime.convert import ran_line
+
+    return f"{line}; {recipe.engine}: {ran_line(computed(recipe))}"
 
 
 def learned_codes(recipe: Recipe) -> "dict[str, QuantizedWeight]":

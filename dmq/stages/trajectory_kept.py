@@ -6,14 +6,14 @@ from pathlib import Path
 
 from .. import jsonio, runs
 from ..errors import DmqError
-from ..recipe import Recipe
+from ..recipe import SIMULATED, Recipe
 from ..results import ActivationStats, ProgressiveRanges, WindowEffects
 from .known import statistics
 
 
 def plain(recipe: Recipe) -> Recipe:
     """`recipe` with ranges from the float trajectory and the same bits at all steps: what PCR starts from."""
-    return dataclasses.replace(recipe, progressive=None, relaxing=None)
+    return dataclasses.replace(recipe, progressive=None, relaxing=None, engine=SIMULATED)
 
 
 def windows_measured(recipe: Recipe) -> bool:
@@ -119,6 +119,6 @@ def walked(recipe: Recipe) -> tuple:
 
 def _asked(recipe: Recipe) -> tuple:
     """All that a walk of the quantized model depends on; later additions to recipes leave it as it is."""
-    asked = jsonio.shortest(dataclasses.replace(recipe, name="", on_miss="error"))
+    asked = jsonio.shortest(dataclasses.replace(recipe, name="", on_miss="error", engine=SIMULATED))
     stats = statistics(recipe)
     return asked, stats.fingerprint, stats.sampler, stats.timesteps
