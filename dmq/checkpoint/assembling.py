@@ -1,0 +1,196 @@
+"""A quantized model of stored tensors: the counterpart of `quantizers.apply.quantized`, without the float model.
+
+    opened       a skeleton gets a place for each stored tensor, where what it stands for was
+    assembled    the places are replaced by quantized layers, banks and tables, in place
+
+In between somebody fills the skeleton's ordinary parameters.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from dataclasses import replace as replace_fields
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import DmqError
+from ..models.adapter import AbstractAdapter
+from ..models.attention import explicit_products
+from ..models.borrow import replace
+from ..models.loading import ADAPTERS
+from ..numerics.packing import unpack
+from ..quantizers.apply import MakeLayer, simulated_layer
+from ..quantizers.bank import Clock, bank_module
+from ..quantizers.cache import CachedFeature, FeatureTable, Gone, install_cache
+from ..quantizers.codes import WeightCodes
+from ..quantizers.layers import fake_quantized
+from ..recipe import FLOAT
+from ..results import Plan, PlannedLayer
+from ..runtime.attention import chunked_attention
+from ..runtime.layers import PackedLayer
+from .content import Content, cache_layout, cache_rows, quantized_layout
+from .stored import layout, restore
+
+
+Fetch = Callable[[str], Tensor]  # the stored tensor of a name
+
+
+class Held(nn.Module):
+    """A place for stored tensors in a skeleton, and for more such places."""
+
+
+def opened(model: nn.Module, content: Content) -> None:
+    """Put places for the stored tensors into the skeleton `model`, and take out what no longer is.
+
+    Raises DmqError if the skeleton is not the model of the plan.
+    """
+    modules = dict(model.named_modules())
+    for row in content.plan.layers:
+        layer = modules.get(row.layer.name)
+        if layer is None or not hasattr(layer, "weight") or tuple(layer.weight.shape) != row.layer.shape:
+            raise DmqError(f"{row.layer.name:.200}: the model has no such layer; config.json and the plan do not fit.")
+    for row in content.plan.layers:
+        if row.dropped:
+            replace(model, row.layer.name, Gone())
+    for root in gone(content.plan):
+        replace(model, root, Gone())
+    for name in content.codes:
+        parent, _, leaf = name.rpartition(".")
+        owner = modules.get(parent)
+        if owner is None or owner._parameters.get(leaf) is None:
+            raise DmqError(f"{name:.200}: the model has no such parameter; config.json and its codes do not fit.")
+        del owner._parameters[leaf]
+        owner.add_module(leaf, Held())
+    for name, (dtype, shape) in quantized_layout(content.settings).items():
+        *path, leaf = name.split(".")
+        place = model
+        for step in path:
+            if step not in place._modules:
+                place.add_module(step, Held())
+            place = place._modules[step]
+        place.register_buffer(leaf, torch.empty(shape, dtype=dtype, device="meta"))
+
+
+@torch.no_grad()
+def assembled(model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype: torch.dtype) -> None:
+    """Make the opened skeleton, whose ordinary parameters are there, the quantized model that `content` describes.
+
+    What it computes in float has `dtype`. Codes are unpacked layer by layer.
+    """
+    plan, clock = content.plan, Clock(content.plan.timesteps, content.plan.on_miss, adapter_of(content).timestep)
+    device = next((x.device for x in (*model.parameters(), *model.buffers()) if x.device.type != "meta"), None)
+    model._modules.pop("dmq", None)
+    weights = {f"{row.layer.name}.weight": row.layer.shape for row in plan.layers}
+    for name in content.codes:
+        # Of a weight that is made into a layer below, the shape is enough.
+        value = torch.zeros((), dtype=dtype, device=device).expand(weights[name]) if name in weights else (
+            codes_in(content, name, fetch).dequantize().to(device, dtype)
+        )  # fmt: skip
+        parent, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(parent)
+        del owner._modules[leaf]
+        owner.register_parameter(leaf, nn.Parameter(value, False))
+    make, banks = MAKERS[mode], {}
+    for row in plan.layers:
+        if row.dropped or row.format == "float":
+            continue
+        layer = model.get_submodule(row.layer.name)
+        if row.bank and row.bank.site not in banks:
+            banks[row.bank.site] = bank_module(row.bank, clock).to(device)
+        bank = banks[row.bank.site] if row.bank else nn.Identity()
+        if row.weights.bits == FLOAT:
+            made = fake_quantized(layer, layer.weight, layer.bias, bank)
+        else:
+            made = make(layer, row, bank, _moved(codes_in(content, f"{row.layer.name}.weight", fetch), device))
+        replace(model, row.layer.name, made)
+    if plan.attention:
+        explicit_products(model)
+        for bank in plan.attention:
+            replace(model, f"{bank.site.name}.processor.{bank.site.point}", bank_module(bank, clock).to(device))
+    elif mode == "executed":
+        chunked_attention(model)
+    _timed(model, plan, clock, fetch, adapter_of(content), device)
+    model.requires_grad_(False)
+    model.plan, model.clock = plan, clock
+
+
+def codes_in(content: Content, name: str, fetch: Fetch) -> WeightCodes:
+    """The codes of a parameter, in memory of their own. Raises DmqError if nothing can be computed with them."""
+    plain = content.codes[name]
+    try:
+        return restore({part: fetch(f"{name}.{part}") for part in layout(plain)}, plain)
+    except DmqError as error:
+        raise DmqError(f"{name}: {error}") from None
+
+
+def adapter_of(content: Content) -> AbstractAdapter:
+    """How the denoiser is called; DmqError if this dmq does not know."""
+    name = content.settings.get("adapter")
+    found = next((adapter for adapter in ADAPTERS if adapter.name == name), None)
+    if found is None:
+        raise DmqError(f"the adapter {name!r:.40} is of a newer dmq. Update dmq.")
+    return found
+
+
+def _packed(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes) -> nn.Module:
+    return PackedLayer(layer, codes, layer.bias, bank)
+
+
+MAKERS: dict[str, MakeLayer] = {"executed": _packed, "simulated": simulated_layer}
+
+
+def _moved(codes: WeightCodes, device: torch.device | None) -> WeightCodes:
+    """The same codes on a device."""
+    if device is None or device.type == "cpu":
+        return codes
+    values = {f.name: getattr(codes, f.name) for f in fields(codes)}
+    return replace_fields(codes, **{
+        name: x.to(device) if isinstance(x, Tensor) else _moved(x, device) if isinstance(x, WeightCodes) else x
+        for name, x in values.items()
+    })  # fmt: skip
+
+
+# --- the time path -------------------------------------------------------------------------------------------------
+
+
+def gone(plan: Plan) -> tuple[str, ...]:
+    """Modules that a cache of all features takes the place of."""
+    time = plan.temporal
+    whole = time is not None and time.cached is not None and not time.per_request and time.cached.all()
+    return time.block.embeddings if whole else ()
+
+
+def _timed(
+    model: nn.Module, plan: Plan, clock: Clock, fetch: Fetch, adapter: AbstractAdapter, device: torch.device | None
+) -> None:
+    """Hooks that find the step, and the tables of the cache."""
+    time = plan.temporal
+    cached = time is not None and time.cached is not None
+    used = [*(row.bank for row in plan.layers if row.bank), *plan.attention]
+    clock.needed = cached or any(len(bank.bits) > 1 or not bank.dynamic for bank in used)
+    if cached or used:
+        model.register_forward_pre_hook(clock.before_call, with_kwargs=True)
+    if cached and time.per_request:
+        install_cache(model, model, time, adapter, clock)
+    elif cached:
+        for k, kept in cache_rows(plan).items():
+            projection = time.block.projections[int(k)]
+            steps = time.cached[int(k)].nonzero()[0].tolist()
+            row = [steps.index(i) if i in steps else None for i in range(len(plan.timesteps))]
+            computed = None if None not in row else model.get_submodule(projection.name)
+            table = _table(kept, {part: fetch(f"dmq.cache.{k}.{part}") for part in cache_layout(kept)}).to(device)
+            table.like = table.like.to(next(model.parameters()).dtype)
+            replace(model, projection.name, CachedFeature(table, clock, row, computed))
+
+
+def _table(kept: Mapping[str, int], parts: Mapping[str, Tensor]) -> FeatureTable:
+    rows, width, bits = kept["rows"], kept["width"], kept["bits"]
+    table = FeatureTable(torch.zeros(rows, width), bits)
+    if bits == 16:
+        table.codes = parts["codes"].clone()
+        return table
+    table.codes = unpack(parts["codes"], bits, rows * width).view(rows, width)
+    table.scale, table.zero = parts["scale"].clone(), parts["zero"].to(torch.int32)
+    if not (table.scale.isfinite().all() and (table.scale > 0).all()):
+        raise DmqError("the cache in it has scales that nothing can be computed with.")
+    return table
