@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from dmq.errors import DmqError
+from dmq.recipe import EMBEDDED
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -53,7 +54,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name: module of bench.peers, 
     "torchao int8, compiled": ("torchao", {"compiled": True}),
     "optimum-quanto int8": ("quanto", {}),
 }
-EQUAL = ("OpenVINO int8", "SDNQ int8", "optimum-quanto int8")  # as many bits everywhere; torchao has float convolutions
+EQUAL = ("OpenVINO int8", "SDNQ int8", "optimum-quanto int8")  # in all layers, as dmq
 PACKAGES = ("torch", "diffusers", "openvino", "nncf", "sdnq", "torchao", "optimum-quanto")
 ROOM = 3  # times the peak of fp32 eager: what making another model may need
 PATIENCE = 3600  # seconds that a row may take for one thing
@@ -157,6 +158,7 @@ def measured(subject: str, names: list[str], rounds: int, threads: int, work: Pa
     with tempfile.TemporaryDirectory(dir=work, prefix="answers-") as answers, ExitStack() as alive:
 
         def started(name: str) -> Worker:
+            print(f"{subject}: making {name}", file=sys.stderr, flush=True)
             worker = Worker(name, subject, work, Path(answers) / str(names.index(name)), threads)
             alive.callback(worker.stop)
             return worker
@@ -291,6 +293,13 @@ def chosen_rows(asked: list[str]) -> list[str]:
     return [name for name in ROWS if not asked or name in asked or name == BASE]
 
 
+def check_subjects(subjects: list[str]) -> None:
+    """Raise DmqError for one that is neither "unet" nor a pipeline."""
+    for name in subjects:
+        if name not in ("unet", *EMBEDDED) and not Path(name).is_dir():
+            raise DmqError(f"--subjects: {name!r:.60} is no folder and none of unet, {', '.join(EMBEDDED)}.")
+
+
 def options() -> argparse.ArgumentParser:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -313,6 +322,7 @@ def main(arguments: list[str] | None = None) -> None:
         names, held = chosen_rows(chosen.rows), {"machine": machine(chosen.threads), "subjects": {}}
         if min(chosen.rounds, chosen.threads) < 1:
             raise DmqError("--rounds and --threads must be at least 1.")
+        check_subjects(chosen.subjects)
         print(", ".join(f"{key} {value}" for key, value in held["machine"].items() if value is not None))
         with place(chosen.work) as work:
             for subject in chosen.subjects:

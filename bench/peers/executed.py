@@ -9,7 +9,7 @@ from .subjects import Subject
 
 
 def make(subject: Subject, groups: int, rest: str) -> Made:
-    """The recipe W8A8 with `groups` uniform groups of steps; what stays in float is computed in `rest`, as in torch."""
+    """The recipe W8A8 with `groups` uniform groups of steps; what stays in float is computed in the dtype `rest`."""
     plan, loaded = subject.plan(groups), subject.loaded
     model = executed(loaded.denoiser, plan, loaded.adapter, rest=getattr(torch, rest))
     return Made(model, plan.bytes, ran_line(model))

@@ -35,6 +35,7 @@ from dmq.trajectory.grouping import group_timesteps
 UNET = "unet"  # the subject that is one step
 STEPS = 8  # that its ranges come from
 UNSEEN = 100_000  # first seed of the pictures that are timed
+PICTURES = 16  # of them, before they come again
 CALLS = 64  # denoiser calls that peers calibrate from, at most
 
 
@@ -106,7 +107,7 @@ class Subject:
         pipe = with_denoiser(self.loaded, denoiser)
         bare = replace(self.loaded, pipe=pipe)
         sampling = self.recipe.sampling
-        jobs = calibration_pictures(bare, replace(self.recipe.calibration, seed=UNSEEN))
+        jobs = calibration_pictures(bare, Calibration(samples=PICTURES, seed=UNSEEN))
 
         def picture(n: int) -> Tensor:
             prompt, seed = jobs[n % len(jobs)]
