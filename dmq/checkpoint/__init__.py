@@ -10,10 +10,27 @@
 
 from ..models.quantizer import register
 from .loading import Stored, load, mode
+from .pipelines import Checked, check, export_pipeline, load_pipeline
 from .reading import read
+from .shards import quantize_shards
+from .views import dequantized, push
 from .writing import Exported, collect, export_denoiser
 
 
 register(Stored)
 
-__all__ = ["Exported", "collect", "export_denoiser", "load", "mode", "read"]
+__all__ = [
+    "Checked",
+    "Exported",
+    "check",
+    "collect",
+    "dequantized",
+    "export_denoiser",
+    "export_pipeline",
+    "load",
+    "load_pipeline",
+    "mode",
+    "push",
+    "quantize_shards",
+    "read",
+]

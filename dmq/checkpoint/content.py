@@ -164,18 +164,18 @@ def step_policy(plan: Plan, component: str) -> dict[str, Any] | None:
 # --- digests -------------------------------------------------------------------------------------------------------
 
 
-def metadata_of(
-    config: Mapping[str, Any], settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> dict[str, str]:
-    """The metadata of a file with `tensors`; of several files, of all of theirs together."""
-    digests = {name: tensor_digest(x) for name, x in tensors.items()}
-    return sealed(config, settings, digests)
+UNSEALED = {"settings": 16 * "0", "model": 16 * "0"}  # of files whose settings are not known yet
 
 
-def sealed(config: Mapping[str, Any], settings: Mapping[str, Any], digests: Mapping[str, str]) -> dict[str, str]:
-    """The metadata of a file whose tensors have `digests`."""
-    own = {"format": FORMAT, "settings": data_digest(settings, ("mode",)), "model": model_digest(config)}
-    return {"format": "pt", "dmq": json.dumps(own | {"tensors": dict(digests)})}
+def metadata_of(seal: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """The metadata of a file with `tensors`."""
+    own = {"format": FORMAT, **seal, "tensors": {name: tensor_digest(x) for name, x in tensors.items()}}
+    return {"format": "pt", "dmq": json.dumps(own)}
+
+
+def sealed(config: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, str]:
+    """The digests of what `config.json` says."""
+    return {"settings": data_digest(settings, ("mode",)), "model": model_digest(config)}
 
 
 def model_digest(config: Mapping[str, Any]) -> str:

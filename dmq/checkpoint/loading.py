@@ -14,7 +14,7 @@ from ..errors import DmqError
 from ..models.quantizer import Storage, config_data, from_folder
 from ..runtime.layers import PackedLayer
 from .assembling import assembled, opened
-from .content import MODES, Content, metadata_of, quantized_layout
+from .content import MODES, Content, metadata_of, quantized_layout, sealed
 from .reading import read, readable
 from .stored import store
 
@@ -105,7 +105,7 @@ class Stored(Storage):
                 tensors |= {f"{name}.{part}": x.cpu() for part, x in parts.items()}
         for name in self.plain:
             tensors[name] = state[name] if name in state else self.ordinary[name].detach()
-        return tensors, metadata_of(config_data(self.model), self.settings, tensors)
+        return tensors, metadata_of(sealed(config_data(self.model), self.settings), tensors)
 
     def _layer(self, name: str) -> nn.Module | None:
         """The layer whose weight `name` is; None for other parameters."""

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from ..errors import DmqError
@@ -47,29 +48,43 @@ DTYPES = {
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor is: its bytes in a file, all of which are there."""
+
+    file: Path
+    offset: int
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def bytes(self) -> int:
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Files:
     """The files of tensors of one denoiser, whose headers are sound."""
 
-    place: Mapping[str, Path]  # of each tensor
-    layout: Layout
-    metadata: Mapping[str, Any]  # what dmq wrote into them
+    places: Mapping[str, Place]  # of each tensor, in the order of the files
+    metadata: Mapping[str, Any]  # what dmq wrote into them; empty for files of others
+
+    @property
+    def layout(self) -> Layout:
+        return {name: (place.dtype, place.shape) for name, place in self.places.items()}
 
     @property
     def bytes(self) -> int:
-        return sum(dtype.itemsize * math.prod(shape) for dtype, shape in self.layout.values())
+        """Of all tensors."""
+        return sum(place.bytes for place in self.places.values())
 
     def fetch(self, name: str) -> Tensor:
-        """One tensor, in memory of its own."""
-        with safe_open(self.place[name], "pt") as file:
-            return file.get_tensor(name).clone()
-
-    def all(self) -> Iterator[tuple[str, Tensor]]:
-        """Every tensor, one at a time."""
-        for path in dict.fromkeys(self.place.values()):
-            with safe_open(path, "pt") as file:
-                for name in file.keys():
-                    yield name, file.get_tensor(name)
+        """One tensor, in memory of its own: a mapped file would count as memory, and change as the file does."""
+        place = self.places[name]
+        raw = np.fromfile(place.file, np.uint8, place.bytes, offset=place.offset)
+        if len(raw) != place.bytes:
+            _damaged(place.file, "it ends early")
+        return torch.from_numpy(raw).view(place.dtype).reshape(place.shape)
 
 
 def read(folder: Path, *, weights: list[Path] | None = None) -> tuple[Content, Files, nn.Module]:
@@ -84,11 +99,12 @@ def read(folder: Path, *, weights: list[Path] | None = None) -> tuple[Content, F
         files = read_files(weights or weight_files(folder))
         _check_seal(config, settings, files, folder)
         expected = quantized_layout(settings)
-        for name, found in expected.items():
-            if name not in files.layout:
+        there = files.layout
+        for name, wanted in expected.items():
+            if name not in there:
                 raise DmqError(f"{folder}: {name:.200} is missing. Export the model again.")
-            if files.layout[name] != found:
-                raise DmqError(f"{folder}: {name:.200} is {_told(files.layout[name])}, expected {_told(found)}.")
+            if there[name] != wanted:
+                raise DmqError(f"{folder}: {name:.200} is {_told(there[name])}, expected {_told(wanted)}.")
         _check_digests(files)
         content = Content(config=config, settings=settings, plan=plan_of_settings(settings, _arrays(settings, files)))
         _check_plan_file(folder, settings)
@@ -138,7 +154,7 @@ def weight_files(folder: Path) -> list[Path]:
             if not isinstance(name, str) or not SHARD.fullmatch(name):
                 raise DmqError(f"{index}: {name!r:.80} is no file name that belongs here; nothing was opened.")
         files = [folder / name for name in sorted(names)]
-        held = {name: files[n].name for n in range(len(files)) for name in header(files[n])[0]}
+        held = {name: file.name for file in files for name in header(file)[0]}
         if held != mapped:
             raise DmqError(f"{index}: does not say what is in its files. Export the model again.")
         return files
@@ -156,26 +172,29 @@ def weight_files(folder: Path) -> list[Path]:
     raise DmqError(f"{folder}: holds no {WEIGHTS}.safetensors; expected a folder that `dmq export` wrote.")
 
 
-def read_files(files: list[Path]) -> Files:
-    """The headers of files of tensors. Raises DmqError if one is unsound or a tensor is in two of them."""
-    place: dict[str, Path] = {}
-    layout: Layout = {}
-    metadata: dict[str, Any] | None = None
+def read_files(files: list[Path], *, sealed: bool = True) -> Files:
+    """The headers of files of tensors. Raises DmqError if one is unsound or a tensor is in two of them.
+
+    Files that dmq wrote are `sealed`: each names the digests of its own tensors, or of those of all files.
+    """
+    places: dict[str, Place] = {}
+    metadata: dict[str, Any] = {}
+    digests: dict[str, str] = {}
     for file in files:
         found, told = header(file)
-        if twice := sorted(set(found) & set(layout)):
+        if twice := sorted(set(found) & set(places)):
             raise DmqError(f"{file}: {twice[0]:.200} is in another file, too. Export the model again.")
-        place |= dict.fromkeys(found, file)
-        layout |= found
-        own = _sealed(told, file)
-        if metadata is not None and own != metadata:
+        places |= found
+        own = _sealed(told, file) if sealed else {"tensors": {}}
+        told_twice = own.pop("tensors")
+        if (metadata and own != metadata) or any(digests.get(name, x) != x for name, x in told_twice.items()):
             raise DmqError(f"{file}: is of another export than {files[0].name}. Export the model again.")
-        metadata = own
-    return Files(place=place, layout=layout, metadata=metadata or {})
+        metadata, digests = own, digests | told_twice
+    return Files(places=places, metadata=metadata | {"tensors": digests})
 
 
-def header(file: Path) -> tuple[Layout, dict[str, str]]:
-    """Dtype and shape of each tensor in a safetensors file, and its metadata.
+def header(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
+    """Where each tensor of a safetensors file is, and the file's metadata.
 
     Raises DmqError unless the tensors fill the file without gaps, each with just the bytes that its shape takes.
     """
@@ -199,7 +218,8 @@ def header(file: Path) -> tuple[Layout, dict[str, str]]:
         at = end
     if at != size - 8 - length:
         _damaged(file, f"{size - 8 - length} bytes of tensors, but its header speaks of {at}")
-    return {name: (dtype, shape) for name, (dtype, shape, _, _) in entries.items()}, metadata
+    rows = entries.items()
+    return {name: Place(file, 8 + length + at, dtype, shape) for name, (dtype, shape, at, _) in rows}, metadata
 
 
 def _entry(name: str, value: Any, file: Path) -> tuple[torch.dtype, tuple[int, ...], int, int]:
@@ -251,15 +271,16 @@ def _sealed(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
     if "dmq" not in metadata:
         raise DmqError(f"{file}: was not written by dmq, or by an old one. Export the model again.")
     own = parsed(metadata["dmq"].encode("utf-8", "replace"), file)
-    if not isinstance(own.get("tensors"), dict):
+    digests = own.get("tensors")
+    if not isinstance(digests, dict) or not all(isinstance(x, str) for x in digests.values()):
         _damaged(file, "no digests of its tensors")
     return own
 
 
 def _check_seal(config: Mapping[str, Any], settings: Mapping[str, Any], files: Files, folder: Path) -> None:
     own = files.metadata
-    if set(own["tensors"]) != set(files.layout):
-        some = sorted(set(own["tensors"]) ^ set(files.layout))[0]
+    if set(own["tensors"]) != set(files.places):
+        some = sorted(set(own["tensors"]) ^ set(files.places))[0]
         raise DmqError(f"{folder}: {some!r:.200} is missing, or does not belong here. Export the model again.")
     if own.get("settings") != data_digest(settings, ("mode",)) or own.get("format") != settings["format"]:
         raise DmqError(f"{folder}: config.json and the tensors are of two different exports, or one is damaged.")
@@ -268,9 +289,9 @@ def _check_seal(config: Mapping[str, Any], settings: Mapping[str, Any], files: F
 
 
 def _check_digests(files: Files) -> None:
-    for name, x in files.all():
-        if tensor_digest(x) != files.metadata["tensors"][name]:
-            raise DmqError(f"{files.place[name]}: {name} was damaged on the way. Copy or export it again.")
+    for name, place in files.places.items():
+        if tensor_digest(files.fetch(name)) != files.metadata["tensors"][name]:
+            raise DmqError(f"{place.file}: {name:.200} was damaged on the way. Copy or export it again.")
 
 
 def _arrays(settings: Mapping[str, Any], files: Files) -> dict[str, Tensor]:
@@ -285,13 +306,13 @@ def _check_plan_file(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def _check_names(model: nn.Module, files: Files, folder: Path) -> None:
     """Do the tensors fill the skeleton, and nothing else? Floats may be of another precision than the skeleton's."""
-    places = model.state_dict()
-    if missing := sorted(set(places) - set(files.layout)):
+    places, there = model.state_dict(), files.layout
+    if missing := sorted(set(places) - set(there)):
         raise DmqError(f"{folder}: {missing[0]} is missing; these are the tensors of another model.")
-    if unknown := sorted(set(files.layout) - set(places)):
+    if unknown := sorted(set(there) - set(places)):
         raise DmqError(f"{folder}: the model has no {unknown[0]:.200}; these are the tensors of another model.")
     for name, place in places.items():
-        dtype, shape = files.layout[name]
+        dtype, shape = there[name]
         if shape != tuple(place.shape) or dtype.is_floating_point != place.is_floating_point():
             wanted = _told((place.dtype, tuple(place.shape)))
             raise DmqError(f"{folder}: {name} is {_told((dtype, shape))}, expected {wanted}.")

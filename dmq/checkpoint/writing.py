@@ -4,8 +4,9 @@ import contextlib
 import errno
 import json
 import math
-from collections.abc import Generator, Iterator, Mapping
-from dataclasses import asdict, dataclass
+import shutil
+from collections.abc import Generator, Iterator, Mapping, Set
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,12 @@ from ..quantizers.cache import FeatureTable
 from ..quantizers.codes import WeightCodes
 from ..quantizers.plan import vector_format
 from ..quantizers.weights import quantize_weight
-from ..recipe import FLOAT, Recipe
+from ..recipe import FLOAT, Recipe, Weights
 from ..results import Plan, Report
 from ..runs.folders import written
 from .assembling import gone
 from .card import card
-from .content import cache_rows, metadata_of, settings_of
+from .content import UNSEALED, cache_rows, metadata_of, sealed, settings_of
 from .plans import plan_tensors
 from .reading import WEIGHTS
 from .stored import exactly, store, zero_dtype
@@ -63,39 +64,58 @@ class Collected:
     beyond: frozenset[str]  # names of tensors that no plan counts: buffers
 
 
+@dataclass(kw_only=True)
+class Coder:
+    """Makes stored tensors of a float model's tensors, one after another, and remembers how they are read."""
+
+    plan: Plan
+    parameters: Set[str]  # names of the model's parameters; its other tensors are buffers
+    learned: Mapping[str, WeightCodes]
+    codes: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        rows = self.plan.layers
+        self.rows = {f"{row.layer.name}.weight": row for row in rows if row.weights.bits < FLOAT and not row.dropped}
+        self.without = tuple(f"{name}." for name in (*gone(self.plan), *(r.layer.name for r in rows if r.dropped)))
+        self.vectors = vector_format(rows[0].weights, self.plan.vector_bits)
+
+    def stored(self, name: str, x: Tensor) -> dict[str, Tensor]:
+        """What is stored of the model's tensor `name`; nothing of what a cache takes the place of."""
+        if name in self.rows:
+            row = self.rows[name]
+            learned = self.learned.get(row.layer.name)
+            return self._kept(name, x, row.weights, row.split) if learned is None else self._parts(name, learned)
+        if name.startswith(self.without):
+            return {}
+        if name in self.parameters and x.ndim < 2 and self.plan.vector_bits < FLOAT:
+            return self._kept(name, x, self.vectors)
+        return {name: x.detach().cpu().clone()}  # clone: safetensors takes no two views of one memory
+
+    def _kept(self, name: str, x: Tensor, spec: Weights, split: int = 0) -> dict[str, Tensor]:
+        try:
+            with one_thread():  # ranges are searched by tens of thousands of small operations
+                return self._parts(name, quantize_weight(x, spec, split))
+        except DmqError as error:
+            raise DmqError(f"{name}: {error}") from None
+
+    def _parts(self, name: str, made: WeightCodes) -> dict[str, Tensor]:
+        parts, self.codes[name] = store(made)
+        return {f"{name}.{part}": x.cpu() for part, x in parts.items()}
+
+
 @torch.no_grad()
 def collect(
     model: nn.Module, plan: Plan, adapter: AbstractAdapter, learned: Mapping[str, WeightCodes] | None = None
 ) -> Generator[tuple[int, int], None, Collected]:
-    """The stored form of what `quantizers.apply.quantized` makes of the same arguments; yields (done, of) by layer."""
+    """The stored form of what `quantized` makes of the same arguments; yields (done, of) by tensor."""
+    state, names = model.state_dict(), {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    coder = Coder(plan=plan, parameters=names, learned=learned or {})
     tensors: dict[str, Tensor] = {}
-    codes: dict[str, Any] = {}
-
-    def keep(name: str, made: WeightCodes) -> None:
-        parts, codes[name] = store(made)
-        tensors.update({f"{name}.{part}": x for part, x in parts.items()})
-
-    without = tuple(f"{name}." for name in (*gone(plan), *(row.layer.name for row in plan.layers if row.dropped)))
-    rows = [row for row in plan.layers if row.weights.bits < FLOAT and not row.dropped]
-    for n, row in enumerate(rows):
-        with one_thread():
-            made = (learned or {}).get(row.layer.name)
-            weight = model.get_submodule(row.layer.name).weight
-            keep(f"{row.layer.name}.weight", quantize_weight(weight, row.weights, row.split) if made is None else made)
-        yield n + 1, len(rows)
-    state = model.state_dict()
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    spec = vector_format(plan.layers[0].weights, plan.vector_bits)
-    for name, x in state.items():
-        if name in codes or name.startswith(without):
-            continue
-        if name in parameters and x.ndim < 2 and plan.vector_bits < FLOAT:
-            with one_thread():
-                keep(name, quantize_weight(x, spec))
-        else:
-            tensors[name] = x.detach().cpu().clone()  # clone: safetensors takes no two views of one memory
+    for n, (name, x) in enumerate(state.items()):
+        tensors |= coder.stored(name, x)
+        yield n + 1, len(state)
     tensors |= plan_tensors(plan) | _cache(model, plan, adapter)
-    return Collected(tensors=tensors, codes=codes, beyond=frozenset(set(state) - set(parameters)))
+    return Collected(tensors=tensors, codes=coder.codes, beyond=frozenset(set(state) - names))
 
 
 def export_denoiser(
@@ -131,22 +151,79 @@ def write_denoiser(
     part: Path, config: Mapping[str, Any], settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
 ) -> None:
     """`config.json` and the file, or files, of tensors."""
+    shards = Shards(part, SHARD)
+    for name, x in tensors.items():
+        shards.add(name, x)
+    shards.finish(sealed(config, settings))
+    write_config(part, config, settings)
+
+
+def write_config(part: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """The model's `config.json`, with what dmq says of it."""
     _write_json(part / "config.json", {**config, "quantization_config": settings})
-    metadata = metadata_of(config, settings, tensors)
-    shards = _shards(tensors)
-    names = [f"{WEIGHTS}-{n + 1:05d}-of-{len(shards):05d}.safetensors" for n in range(len(shards))]
-    names = names if len(shards) > 1 else [f"{WEIGHTS}.safetensors"]
-    for name, shard in zip(names, shards, strict=True):
-        save_file({key: tensors[key] for key in shard}, part / name, metadata=metadata)
-    if len(shards) > 1:
-        write_index(part, {key: name for name, shard in zip(names, shards, strict=True) for key in shard},
-                    sum(x.nbytes for x in tensors.values()))  # fmt: skip
 
 
-def write_index(part: Path, place: Mapping[str, str], size: int) -> None:
-    """The index that says which file holds which tensor."""
-    index = {"metadata": {"total_size": size}, "weight_map": dict(place)}
-    _write_json(part / f"{WEIGHTS}.safetensors.index.json", index)
+def write_plain(part: Path, config: Mapping[str, Any], source: Path) -> None:
+    """The `config.json` of a model that is no longer quantized, and the recipe it once followed."""
+    _write_json(part / "config.json", {name: x for name, x in config.items() if name != "quantization_config"})
+    if (source / "recipe.json").is_file():
+        shutil.copy(source / "recipe.json", part / "recipe.json")
+
+
+class Shards:
+    """Files of tensors that are written as they come, each of about `size` bytes.
+
+    What a file's header must say of all of them is known at the end only, but not how long it is: until then its
+    digests are zeros.
+    """
+
+    def __init__(self, part: Path, size: int, sealed: bool = True) -> None:
+        """Not `sealed`, the files are for others and say nothing of dmq."""
+        self.part, self.size, self.sealed = part, size, sealed
+        self.waiting: dict[str, Tensor] = {}
+        self.files: list[list[str]] = []  # names of the tensors in each
+        self.total = 0
+
+    def add(self, name: str, x: Tensor) -> None:
+        """Take a tensor; what waits is written once it is large enough."""
+        if self.waiting and sum(y.nbytes for y in self.waiting.values()) + x.nbytes > self.size:
+            self._write()
+        self.waiting[name] = x
+        self.total += x.nbytes
+
+    def finish(self, seal: Mapping[str, str]) -> None:
+        """Write what waits and give the files their names; `seal` is what `content.sealed` gives, or empty."""
+        if self.waiting or not self.files:
+            self._write()
+        count = len(self.files)
+        names = [f"{WEIGHTS}-{n + 1:05d}-of-{count:05d}.safetensors" for n in range(count)]
+        names = names if count > 1 else [f"{WEIGHTS}.safetensors"]
+        for n, name in enumerate(names):
+            if self.sealed:
+                self._seal(self._file(n), seal)
+            self._file(n).rename(self.part / name)
+        if count > 1:
+            place = {name: file for file, held in zip(names, self.files, strict=True) for name in held}
+            index = {"metadata": {"total_size": self.total}, "weight_map": place}
+            _write_json(self.part / f"{WEIGHTS}.safetensors.index.json", index)
+
+    def _file(self, n: int) -> Path:
+        return self.part / f".tensors-{n}"
+
+    def _write(self) -> None:
+        metadata = metadata_of(UNSEALED, self.waiting) if self.sealed else {"format": "pt"}
+        save_file(self.waiting, self._file(len(self.files)), metadata=metadata)
+        self.files.append(list(self.waiting))
+        self.waiting = {}
+
+    def _seal(self, file: Path, seal: Mapping[str, str]) -> None:
+        with file.open("r+b") as opened:
+            length = 8 + int.from_bytes(opened.read(8), "little")
+            head = opened.read(length - 8)
+            for name, blank in UNSEALED.items():
+                head = head.replace(*(f'\\"{name}\\": \\"{x}\\"'.encode() for x in (blank, seal[name])), 1)
+            opened.seek(8)
+            opened.write(head)
 
 
 def write_beside(
@@ -241,19 +318,6 @@ def _cache(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> dict[str, 
                 parts = {"codes": pack(table.codes, table.bits), "scale": table.scale, "zero": zero}
             tensors |= {f"dmq.cache.{k}.{part}": x.cpu().contiguous() for part, x in parts.items()}
     return tensors
-
-
-def _shards(tensors: Mapping[str, Tensor]) -> list[list[str]]:
-    """Names of the tensors of each file, in order, each file below SHARD bytes unless one tensor is larger."""
-    shards: list[list[str]] = [[]]
-    size = 0
-    for name, x in tensors.items():
-        if shards[-1] and size + x.nbytes > SHARD:
-            shards.append([])
-            size = 0
-        shards[-1].append(name)
-        size += x.nbytes
-    return shards
 
 
 def _write_json(file: Path, data: Any) -> None:

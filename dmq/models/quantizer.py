@@ -13,8 +13,9 @@ from typing import Any
 
 import accelerate
 import diffusers
+import huggingface_hub
 import torch
-from diffusers import ModelMixin
+from diffusers import DiffusionPipeline, ModelMixin
 from diffusers.quantizers import auto
 from diffusers.quantizers.base import DiffusersQuantizer
 from diffusers.quantizers.quantization_config import QuantizationConfigMixin
@@ -172,8 +173,31 @@ def from_folder(folder: Path, config: Mapping[str, Any]) -> ModelMixin:
         raise DmqError(f"{folder}: diffusers cannot read it ({type(error).__name__}: {why:.120}).") from None
 
 
+def pipeline_from_folder(folder: Path) -> DiffusionPipeline:
+    """The pipeline in `folder`, by diffusers' own `from_pretrained`. Raises DmqError if that cannot read it."""
+    try:
+        with quiet():
+            return DiffusionPipeline.from_pretrained(folder, use_safetensors=True)
+    except UNREADABLE as error:
+        why = str(error).strip().partition("\n")[0]
+        raise DmqError(f"{folder}: diffusers cannot read it ({type(error).__name__}: {why:.120}).") from None
+
+
+def push_folder(folder: Path, name: str, private: bool) -> str:
+    """Upload `folder` to the Hub as `name`, as whoever is logged in; returns its address. DmqError if it refuses."""
+    if huggingface_hub.get_token() is None:
+        raise DmqError("nobody is logged in to the Hugging Face Hub: run `hf auth login`, or set HF_TOKEN.")
+    try:
+        with quiet():
+            made = huggingface_hub.create_repo(name, private=private, exist_ok=True)
+            huggingface_hub.upload_folder(repo_id=made.repo_id, folder_path=folder)
+    except (OSError, ValueError, huggingface_hub.errors.HfHubHTTPError) as error:
+        why = str(error).strip().partition("\n")[0]
+        raise DmqError(f"{name}: cannot be pushed ({why:.160}). Check the name, the token and the network.") from None
+    return str(made)
+
+
 def config_data(model: ModelMixin) -> dict[str, Any]:
-    """`model.config` as `save_pretrained` writes it, without what another program wrote about quantization."""
+    """`model.config` as `save_pretrained` writes it, without where it came from and how it was quantized."""
     config = json.loads(model.to_json_string())
-    config.pop("quantization_config", None)
-    return config
+    return {name: value for name, value in config.items() if name not in ("quantization_config", "_name_or_path")}

@@ -1,0 +1,72 @@
+"""Checkpoints for people without dmq: plain safetensors, and the Hub."""
+
+import shutil
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import DmqError
+from ..models.quantizer import push_folder
+from .assembling import codes_in
+from .content import quantized_layout
+from .pipelines import check, denoiser_folder
+from .writing import Shards, check_target, write_plain, writing
+
+
+DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+FILE = 5_000_000_000  # bytes
+
+
+@torch.no_grad()
+def dequantized(
+    folder: str | Path, target: str | Path, dtype: str = "float32"
+) -> Generator[tuple[int, int], None, Path]:
+    """Write the checkpoint or pipeline in `folder` with its weights as plain numbers; yields (done, of) by tensor.
+
+    Stock diffusers loads the result. Weights are what their codes stand for; activations are no longer quantized.
+    Raises DmqError where a cache has taken the place of layers, which then are not there to be written.
+    """
+    checked, target = check(folder), Path(target).expanduser()
+    check_target(target)
+    if dtype not in DTYPES:
+        raise DmqError(f"dtype is {dtype!r:.40}, not one of {', '.join(DTYPES)}.")
+    content, files = checked.content, checked.files
+    if any(row.dropped for row in content.plan.layers):
+        raise DmqError(
+            f"{folder}: a cache of temporal features has taken the place of layers, which plain diffusers cannot do "
+            "without. Export a recipe without temporal.cache."
+        )
+    names = [*content.codes, *sorted(set(files.places) - set(quantized_layout(content.settings)))]
+    with writing(target) as part:
+        place = part / checked.component if checked.component else part
+        if checked.component:
+            shutil.copytree(checked.folder, part, dirs_exist_ok=True, ignore=_only_others(checked.folder))
+            place.mkdir(exist_ok=True)
+        shards = Shards(place, FILE, sealed=False)
+        for n, name in enumerate(names):
+            x = codes_in(content, name, files.fetch).dequantize() if name in content.codes else files.fetch(name)
+            shards.add(name, x.to(DTYPES[dtype]).contiguous() if x.is_floating_point() else x)
+            yield n + 1, len(names)
+        shards.finish({})
+        write_plain(place, content.config, denoiser_folder(checked))
+    return target
+
+
+def push(folder: str | Path, name: str, *, private: bool = True) -> str:
+    """Upload a checkpoint with its card to the Hugging Face Hub as `name`, "owner/model"; returns its address.
+
+    Raises DmqError if nobody is logged in, or if the Hub refuses.
+    """
+    return push_folder(check(folder).folder, name, private)
+
+
+def _only_others(folder: Path) -> Any:
+    """What of a pipeline's folder is copied: everything but the denoiser and what speaks of its codes."""
+    own = next((path.name for path in folder.iterdir() if (path / "plan.json").is_file()), "")
+
+    def ignored(where: str, names: list[str]) -> list[str]:
+        return [name for name in names if Path(where) == folder and name in (own, "README.md", "report.json")]
+
+    return ignored
