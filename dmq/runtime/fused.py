@@ -1,48 +1,41 @@
-"""Codes of activations, in one pass over memory where a compiler can make one of them."""
+"""Codes of activations, in one pass over memory where torch has one."""
 
 import warnings
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-LARGE = 2**18  # elements from which one pass instead of five is worth what calling compiled code costs
-
-
-def codes_of(x: Tensor, scale: Any, zero: Any, bits: int) -> Tensor:
+def codes_of(x: Tensor, scale: Tensor | float, zero: Tensor | float, bits: int) -> Tensor:
     """The codes of `x`, uint8: clip(round(x / scale) + zero, 0, 2**bits - 1).
 
-    Shapes: `scale` and `zero` broadcast against `x`. Dense in memory, the channels of 4-D tensors last.
+    Shapes: `scale` and `zero` broadcast against `x`. Dense in memory, the channels of 4-D tensors last. With numbers
+    for the two, x times 1 / scale is rounded, so that a code may be the neighbour of the one that division gives.
     """
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
-    top = 2**bits - 1
-    if x.numel() >= LARGE and not compiling_fails():
-        tensors = (torch.as_tensor(end, dtype=torch.float32, device=x.device) for end in (scale, zero))
-        return _compiled(x.dtype, x.ndim)(x.contiguous(memory_format=layout), *tensors, float(top))
+    if isinstance(scale, float) and x.device.type == "cpu" and _has_one_pass():
+        codes = _one_pass(x.float().contiguous(memory_format=layout), scale, int(zero))
+        return codes if bits == 8 else codes.clamp_(max=2**bits - 1)
     # In place after the first pass: what limits this is memory.
-    codes = torch.div(x.float(), scale).round_().add_(zero).clamp_(0, top)
+    codes = torch.div(x.float(), scale).round_().add_(zero).clamp_(0, 2**bits - 1)
     return codes.to(torch.uint8, memory_format=layout)
 
 
+def _one_pass(x: Tensor, scale: float, zero: int) -> Tensor:
+    """Codes of eight bits, by the kernel of torch's older quantization: five times faster than step by step."""
+    made = torch.quantize_per_tensor(x, scale, zero, torch.quint8)
+    # Its memory under another type, where `int_repr` would copy it.
+    return torch.empty(0, dtype=torch.uint8).set_(made.untyped_storage(), 0, made.shape, made.stride())
+
+
 @cache
-def compiling_fails() -> str:
-    """Why `torch.compile` does not work here, in a few words, such as for want of a C++ compiler; "" if it does."""
+def _has_one_pass() -> bool:
+    """Is that kernel there, and does it do what it should? Later releases of torch are to drop it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            _compiled(torch.float32, 1)(torch.ones(64), torch.ones(()), torch.zeros(()), 255.0)
-    except Exception as error:  # what may go wrong is as varied as compilers are
-        return f"torch.compile does not work here ({type(error).__name__}), so codes take five passes over memory"
-    return ""
-
-
-@cache
-def _compiled(dtype: torch.dtype, axes: int) -> Any:
-    """One for each kind of tensor, so that none meets torch's limit on recompiling."""
-    return torch.compile(_codes, dynamic=True)
-
-
-def _codes(x: Tensor, scale: Tensor, zero: Tensor, top: float) -> Tensor:
-    return (x.float() / scale).round().add(zero).clamp(0, top).to(torch.uint8)
+            warnings.simplefilter("ignore")  # it says so, once
+            codes = _one_pass(torch.tensor([-1.0, 0.0, 0.26, 99.0]), 0.5, 3)
+    except (AttributeError, RuntimeError):
+        return False
+    return codes.tolist() == [1, 3, 4, 201]

@@ -23,6 +23,7 @@ from .whole import WholeWeight
 
 
 CONVS = (nn.Conv1d, nn.Conv2d)
+SOME_ZERO = 128
 SMALLEST_INT_MM = 17  # rows that `_int_mm` takes at least
 
 
@@ -74,9 +75,10 @@ class OneDnn(Kernel):
             self.packed = torch.ops.onednn.qlinear_prepack(weight.values.contiguous(), None)
             return
         self.where = [list(values) for values in (layer.stride, layer.padding, layer.dilation)] + [layer.groups]
-        # The zero point that is told here is not used: that of each call is.
         values = weight.values.contiguous()
-        self.packed = torch.ops.onednn.qconv_prepack(values, weight.scale, 1.0, 0, *self.where, None)
+        # That of each call is used; but only if there is some zero point here is the weight laid out for one. If not,
+        # it is done at each call, which takes longer than small convolutions.
+        self.packed = torch.ops.onednn.qconv_prepack(values, weight.scale, 1.0, SOME_ZERO, *self.where, None)
 
     @staticmethod
     def lacks(layer: nn.Module, weight: WholeWeight) -> str:
