@@ -81,6 +81,8 @@ class Files:
     def fetch(self, name: str) -> Tensor:
         """One tensor, in memory of its own: a mapped file would count as memory, and change as the file does."""
         place = self.places[name]
+        if not place.bytes:
+            return torch.empty(place.shape, dtype=place.dtype)
         raw = np.fromfile(place.file, np.uint8, place.bytes, offset=place.offset)
         if len(raw) != place.bytes:
             _damaged(place.file, "it ends early")
