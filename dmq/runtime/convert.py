@@ -32,12 +32,23 @@ def executed(
     same. Without `kernels` every layer runs in floating point, as the simulation does, with its weight kept in codes.
     Raises DmqError as `quantized` does.
     """
+    return finished(quantized(model, plan, adapter, learned, partial(packed, kernels=kernels)), plan, rest, kernels)
+
+
+def packed(
+    layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes, kernels: bool = True
+) -> PackedLayer:
+    """The layer that computes on `codes` in the place of `layer`: a `quantizers.apply.MakeLayer`."""
+    return PackedLayer(layer, codes, layer.bias, bank, kernels)
+
+
+def finished(twin: nn.Module, plan: Plan, rest: torch.dtype = torch.float32, kernels: bool = True) -> nn.Module:
+    """`twin` itself, whose layers are packed, with all else that an executed model has; see `executed`."""
     keep_freed_memory()
-    twin = quantized(model, plan, adapter, learned, partial(_packed, kernels=kernels))
     if kernels and not plan.attention:
         chunked_attention(twin)
     if rest != torch.float32:
-        twin.to(rest)
+        nn.Module.to(twin, rest)  # not its own `to`: diffusers refuses to cast models that it knows as quantized
         twin.register_forward_pre_hook(partial(_lowered, rest), with_kwargs=True)
         twin.register_forward_hook(_raised)
     return twin
@@ -57,10 +68,6 @@ def ran_line(model: nn.Module) -> str:
     words = [f"{n} layers on {kernel}" for kernel, n in on.items() if n]
     words += [f"{n} in float ({why.removeprefix('reference: ')})" for why, n in counts.items() if "reference" in why]
     return "; ".join(words) or "no layer has codes"
-
-
-def _packed(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes, kernels: bool) -> nn.Module:
-    return PackedLayer(layer, codes, layer.bias, bank, kernels)
 
 
 def _lowered(rest: torch.dtype, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:

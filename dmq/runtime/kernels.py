@@ -34,6 +34,7 @@ class Kernel(ABC):
 
     def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
         self.layer, self.weight = layer, weight
+        self.linear = isinstance(layer, nn.Linear)
 
     @staticmethod
     @abstractmethod
@@ -71,7 +72,7 @@ class OneDnn(Kernel):
     def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
         super().__init__(layer, weight)
         self.zeros = torch.zeros(len(weight.scale), dtype=torch.int32)
-        if isinstance(layer, nn.Linear):
+        if self.linear:
             self.packed = torch.ops.onednn.qlinear_prepack(weight.values.contiguous(), None)
             return
         self.where = [list(values) for values in (layer.stride, layer.padding, layer.dilation)] + [layer.groups]
@@ -87,11 +88,11 @@ class OneDnn(Kernel):
         return lacks_onednn() or _lacks_conv(layer)
 
     def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
-        if isinstance(self.layer, nn.Linear):
-            return torch.ops.onednn.qlinear_pointwise(
+        if self.linear:
+            return torch.ops.onednn.qlinear_pointwise.default(
                 codes, scale, zero, self.packed, self.weight.scale, self.zeros, bias, 1.0, 0, dtype, "none", [], ""
             )
-        return torch.ops.onednn.qconv_pointwise(
+        return torch.ops.onednn.qconv_pointwise.default(
             codes, scale, zero, self.packed, self.weight.scale, self.zeros, bias, *self.where, 1.0, 0, dtype,
             "none", [], "",
         )  # fmt: skip

@@ -86,16 +86,17 @@ class PackedLayer(nn.Module):
         return bits if bits <= 8 else None
 
     def _executed(self, x: Tensor, bits: int) -> Tensor:
-        bank, made = self.input, None
-        sides = x.split(bank.parts or self._widths(), bank.axis or self._axis(x)) if len(self.parts) > 1 else (x,)
-        for n, (kernel, side) in enumerate(zip(self.parts, sides, strict=True)):
-            bias = None if n or self.bias is None else self.bias.float()
-            if isinstance(bank, DynamicBank):
-                out = self._ranged(kernel, side, bits, bias)
-            else:
-                slot = bank.slot[bank.clock.i]
-                scale, zero = (table[slot][n if bank.parts else 0] for table in self.tables)
-                out = kernel(codes_of(side, scale, zero, bits), scale, int(zero), bias, x.dtype)
+        bias = None if self.bias is None else self.bias.float()
+        if isinstance(self.input, DynamicBank):
+            return self._ranged(self.parts[0], x, bits, bias)
+        grids = self.grids[self.input.slot[self.input.clock.i]]
+        if len(self.parts) == 1:
+            scale, zero = grids[0]
+            return self.parts[0](codes_of(x, scale, zero, bits), scale, zero, bias, x.dtype)
+        sides = x.split([part.weight.values.shape[1] for part in self.parts], self._axis(x))
+        made = None
+        for kernel, side, (scale, zero) in zip(self.parts, sides, grids, strict=True):
+            out = kernel(codes_of(side, scale, zero, bits), scale, zero, None if made is not None else bias, x.dtype)
             made = out if made is None else made.add_(out)
         return made
 
@@ -133,7 +134,9 @@ class PackedLayer(nn.Module):
             return "inputs and weight are split at different places"
         if len(parts) > 1 and getattr(self.layout, "groups", 1) > 1:
             return "it is split and has groups"
-        if isinstance(bank, DynamicBank) and any(part.offset is not None for part in parts):
+        if isinstance(bank, DynamicBank) and len(parts) > 1:
+            return "its weight is split, and the ranges of its inputs found at run time"
+        if isinstance(bank, DynamicBank) and parts[0].offset is not None:
             return "asymmetric weights of 8 bits beside ranges that are found at run time"
         widths = [part.values.shape[1] for part in parts]
         layouts = [_narrowed(self.layout, width) for width in widths] if len(parts) > 1 else [self.layout]
@@ -143,11 +146,10 @@ class PackedLayer(nn.Module):
             return lacking[0]
         self.parts = made
         if isinstance(bank, ActivationBank):  # as Python numbers: choosing a slot then waits for nothing
-            self.tables = tuple(table.view(len(bank.bits), -1).tolist() for table in (bank.scale, bank.zero))
+            scale, zero = (table.view(len(bank.bits), -1).tolist() for table in (bank.scale, bank.zero))
+            slots = [[(s, int(z)) for s, z in zip(*ends, strict=True)] for ends in zip(scale, zero, strict=True)]
+            self.grids = [grids * (len(made) if len(grids) == 1 else 1) for grids in slots]
         return ""
-
-    def _widths(self) -> list[int]:
-        return [part.weight.values.shape[1] for part in self.parts]
 
     def _axis(self, x: Tensor) -> int:
         return x.ndim - 1 if isinstance(self.layout, nn.Linear) else 1
