@@ -6,6 +6,7 @@
     pipe = DiffusionPipeline.from_pretrained("folder")
 
 `mode("simulated")`, as a block around it, or `$DMQ_MODE` chooses how the model computes; otherwise its file says.
+Saved again, a model has the tensors that it was loaded from; only what it computes in another precision is cast.
 """
 
 from ..models.quantizer import register

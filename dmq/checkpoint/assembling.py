@@ -19,15 +19,14 @@ from ..models.attention import explicit_products
 from ..models.borrow import replace
 from ..models.loading import ADAPTERS
 from ..numerics.packing import unpack
-from ..quantizers.apply import MakeLayer, simulated_layer
+from ..quantizers.apply import simulated_layer
 from ..quantizers.bank import Clock, bank_module
 from ..quantizers.cache import CachedFeature, FeatureTable, Gone, install_cache
 from ..quantizers.codes import WeightCodes
 from ..quantizers.layers import fake_quantized
-from ..recipe import FLOAT
-from ..results import Plan, PlannedLayer
-from ..runtime.attention import chunked_attention
-from ..runtime.layers import PackedLayer
+from ..recipe import BFLOAT, FLOAT, SIMULATED
+from ..results import Plan
+from ..runtime.convert import finished, packed
 from .content import Content, cache_layout, cache_rows, quantized_layout
 from .stored import layout, restore
 
@@ -90,7 +89,7 @@ def assembled(model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype
         owner = model.get_submodule(parent)
         del owner._modules[leaf]
         owner.register_parameter(leaf, nn.Parameter(value, False))
-    make, banks = MAKERS[mode], {}
+    make, banks = simulated_layer if mode == SIMULATED else packed, {}
     for row in plan.layers:
         if row.dropped or row.format == "float":
             continue
@@ -107,11 +106,11 @@ def assembled(model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype
         explicit_products(model)
         for bank in plan.attention:
             replace(model, f"{bank.site.name}.processor.{bank.site.point}", bank_module(bank, clock).to(device))
-    elif mode == "executed":
-        chunked_attention(model)
     _timed(model, plan, clock, fetch, adapter_of(content), device)
     model.requires_grad_(False)
     model.plan, model.clock = plan, clock
+    if mode != SIMULATED:
+        finished(model, plan, torch.bfloat16 if mode == BFLOAT else dtype)
 
 
 def codes_in(content: Content, name: str, fetch: Fetch) -> WeightCodes:
@@ -130,13 +129,6 @@ def adapter_of(content: Content) -> AbstractAdapter:
     if found is None:
         raise DmqError(f"the adapter {name!r:.40} is of a newer dmq. Update dmq.")
     return found
-
-
-def _packed(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes) -> nn.Module:
-    return PackedLayer(layer, codes, layer.bias, bank)
-
-
-MAKERS: dict[str, MakeLayer] = {"executed": _packed, "simulated": simulated_layer}
 
 
 def _moved(codes: WeightCodes, device: torch.device | None) -> WeightCodes:

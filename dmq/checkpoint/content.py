@@ -1,7 +1,7 @@
 """What a checkpoint says about itself: `quantization_config` of the denoiser's `config.json`, and the digests.
 
     quant_method "dmq", format, dmq      which program wrote it, in which format
-    mode                                 "executed" or "simulated", unless the reader chooses
+    mode                                 one of recipe.ENGINES: how it computes unless the reader chooses
     adapter                              how the denoiser is called (dmq.models)
     plan                                 see plans.plan_data
     codes                                by parameter: how its stored tensors are read, see stored
@@ -32,7 +32,6 @@ from .stored import LARGEST, Layout, layout, stored_bytes, zero_dtype
 
 
 FORMAT = 1
-MODES = ("executed", "simulated")
 POLICY_BITS = 8  # of the steps that stay native in a first/last-N policy
 
 

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import DmqError
 from ..models.quantizer import Storage, config_data, from_folder
+from ..recipe import ENGINES, SIMULATED
 from ..runtime.layers import PackedLayer
 from .assembling import assembled, opened
-from .content import MODES, Content, metadata_of, quantized_layout, sealed
+from .content import Content, metadata_of, quantized_layout, sealed
 from .reading import read, readable
 from .stored import store
 
@@ -25,7 +26,7 @@ _asked: ContextVar[str | None] = ContextVar("mode", default=None)
 
 @contextlib.contextmanager
 def mode(name: str) -> Iterator[None]:
-    """Models loaded in this block are "executed" or "simulated", whatever their files and `$DMQ_MODE` say.
+    """Models loaded in this block are "executed", "executed bf16" or "simulated", whatever files and `$DMQ_MODE` say.
 
     Diffusers takes no settings from its callers for models that are quantized already, hence this way.
     """
@@ -37,7 +38,7 @@ def mode(name: str) -> Iterator[None]:
 
 
 def load(folder: str | Path, how: str | None = None) -> nn.Module:
-    """The quantized denoiser in `folder`, as diffusers loads it; `how` is "executed" or "simulated".
+    """The quantized denoiser in `folder`, as diffusers loads it; `how` is a name that `mode` takes.
 
     It has its `plan` and its `clock`, as a model by `quantizers.apply.quantized` has. Raises DmqError for a folder
     that is no checkpoint, is damaged, or is of a newer dmq.
@@ -92,7 +93,7 @@ class Stored(Storage):
         self.ordinary = dict(model.named_parameters(remove_duplicate=False))
         fetch = self.kept.__getitem__
         assembled(model, self.content, fetch, self.mode, dtype)
-        if self.mode == "executed":  # its layers have their codes, from which the same bytes can be made again
+        if self.mode != SIMULATED:  # its layers have their codes, from which the same bytes can be made again
             parts = {f"{name}." for name in self.content.codes if isinstance(self._layer(name), PackedLayer)}
             self.kept = {name: x for name, x in self.kept.items() if not name.startswith(tuple(parts))}
 
@@ -114,6 +115,6 @@ class Stored(Storage):
 
 
 def _known(name: Any) -> str:
-    if name not in MODES:
-        raise DmqError(f"mode is {name!r:.40}, not one of {', '.join(MODES)}; see ${VARIABLE} and config.json.")
+    if name not in ENGINES:
+        raise DmqError(f"mode is {name!r:.40}, not one of {', '.join(ENGINES)}; see ${VARIABLE} and config.json.")
     return name

@@ -107,7 +107,7 @@ def check(folder: str | Path) -> Checked:
 
 
 def load_pipeline(folder: str | Path, how: str | None = None) -> Any:
-    """The pipeline in `folder`, checked and then loaded by diffusers; `how` is "executed" or "simulated"."""
+    """The pipeline in `folder`, checked and then loaded by diffusers; `how` is a name that `mode` takes."""
     checked = check(folder)
     if not checked.component:
         raise DmqError(f"{folder}: is one denoiser; load it with dmq.checkpoint.load, or give a pipeline's folder.")

@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from ..errors import DmqError
 from ..models.checks import PICKLES
 from ..models.quantizer import skeleton
+from ..recipe import ENGINES
 from .assembling import opened
 from .content import (
     FORMAT,
-    MODES,
     Content,
     data_digest,
     model_digest,
@@ -136,8 +136,8 @@ def settings_in(config: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
         raise DmqError(f"{file}: its format {version!r:.40} is none. Export the model again.")
     if version > FORMAT:
         raise DmqError(f"{file}: format {version} is newer than this dmq, which reads up to {FORMAT}. Update dmq.")
-    if settings.get("mode") not in MODES:
-        raise DmqError(f"{file}: mode is {settings.get('mode')!r:.40}, not one of {', '.join(MODES)}.")
+    if settings.get("mode") not in ENGINES:
+        raise DmqError(f"{file}: mode is {settings.get('mode')!r:.40}, not one of {', '.join(ENGINES)}.")
     return settings
 
 

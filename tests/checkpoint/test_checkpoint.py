@@ -102,6 +102,13 @@ def test_a_cache_that_is_made_for_each_request_is_not_stored(tmp_path):
     assert made.bytes["cache"] == 0 and made.stored - made.bytes["beyond the plan"] == plan.bytes
 
 
+def test_executed_models_may_compute_the_rest_in_bfloat16(sd, tmp_path):
+    plan = plan_for(sd, "W8A8")
+    export(sd, plan, tmp_path / "sd", mode="executed bf16")
+    expected = answers(executed(sd.model, plan, sd.adapter, rest=torch.bfloat16))
+    assert all(map(torch.equal, answers(UNet2DConditionModel.from_pretrained(tmp_path / "sd")), expected))
+
+
 def test_executed_models_come_back_and_are_saved_again(sd, tmp_path):
     plan = plan_for(sd, "W8A8")
     export(sd, plan, tmp_path / "sd", mode="executed")

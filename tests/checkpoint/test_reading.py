@@ -269,7 +269,7 @@ CRAFTED = {
     "no class": (lambda t, s, c: c.update(_class_name="Popen"), "'Popen' is no model of this diffusers"),
     "a class that is no model": (lambda t, s, c: c.update(_class_name="DDIMScheduler"), "is no model"),
     "no sense": (lambda t, s, c: c.update(down_block_types=["DownBlock2D", 7]), "no UNet2DModel can be made of it"),
-    "a layer twice": (lambda t, s, c: s["plan"]["layers"][1].update(name="conv_in"), "conv_in.weight: the plan quantizes it"),
+    "a layer twice": (lambda t, s, c: s["plan"]["layers"][1].update(name="conv_in"), "conv_in.weight: the plan quant"),
     "a cache of fewer rows": (lambda t, s, c: s["cache"]["0"].update(rows=3), "dmq.cache.0"),
     "a cache of another plan": (lambda t, s, c: t["dmq.cache.chosen"].zero_(), "not the one of its plan"),
     "no codes": (lambda t, s, c: s.update(codes=[]), "quantization_config.codes is missing or damaged"),
