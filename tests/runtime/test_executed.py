@@ -1,0 +1,303 @@
+"""Executed layers against simulated ones, for every kind of layer, format and slot: a rounding step apart at most."""
+
+import copy
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dmq.errors import DmqError
+from dmq.models.borrow import borrow
+from dmq.models.tiny import tiny_ddpm, tiny_sd
+from dmq.quantizers.apply import quantized
+from dmq.quantizers.bank import ActivationBank
+from dmq.recipe import (
+    Activations,
+    Grid,
+    Hqq,
+    KMeans,
+    LowRank,
+    MinMax,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    Uaq,
+    Weights,
+)  # fmt: skip
+from dmq.runtime import fused, kernels
+from dmq.runtime.attention import ROWS, chunked
+from dmq.runtime.convert import executed, ran, ran_line
+from dmq.runtime.fused import codes_of
+from dmq.runtime.kernels import IntMm, OneDnn, kernel_for, lacks_onednn
+from dmq.runtime.layers import packed_layers
+from dmq.runtime.whole import whole_parts
+from tests.quantizers.conftest import TIMESTEPS, make_subject
+
+
+GROUPS = [0, 0, 1, 1, 2, 2]
+FORMS = {
+    "static": {},
+    "groups": {"slot": GROUPS},
+    "a slot a step": {"slot": list(range(len(TIMESTEPS)))},
+    "symmetric": {"weights": Weights(symmetric=True, range=MinMax())},
+    "per tensor": {"weights": Weights(granularity=PerTensor(), range=MinMax())},
+    "W4A6": {"weights": Weights(bits=4, range=MinMax()), "activations": Activations(bits=6), "slot": GROUPS},
+    "UAQ": {"weights": Weights(bits=3, format=Uaq())},
+    "dynamic": {"weights": Weights(bits=4, format=Uaq()), "activations": Activations(dynamic="token")},
+    "low rank": {"weights": Weights(bits=4, format=LowRank(rank=4, group=1024))},
+    "low rank, dynamic": {
+        "weights": Weights(bits=4, format=LowRank(rank=4, group=1024)), "activations": Activations(dynamic="token"),
+    },
+    "split": {"split": True, "slot": GROUPS},
+    "split UAQ": {"split": True, "weights": Weights(bits=4, format=Uaq()), "slot": GROUPS},
+}  # fmt: skip
+IN_FLOAT = {
+    "k-means": ({"weights": Weights(bits=4, format=KMeans())}, "not on a grid"),
+    "HQQ": ({"weights": Weights(bits=4, format=Hqq())}, "no whole numbers"),
+    "groups of a row": ({"weights": Weights(bits=4, granularity=PerGroup(size=8), range=MinMax())}, "within a row"),
+    "ten bits": ({"weights": Weights(bits=10, range=MinMax())}, "10 bits"),
+    "inputs per channel": ({"activations": Activations(granularity=PerChannel(), range=MinMax())}, "for each channel"),
+    "inputs of 16 bits": ({"activations": Activations(bits=16)}, "16 bits"),
+    "inputs in float": ({"activations": Activations(bits=32)}, "stay in float"),
+}
+
+
+@pytest.fixture(scope="module", params=[tiny_ddpm, tiny_sd], ids=["ddpm", "sd"])
+def subject(request):
+    return make_subject(request.param())
+
+
+def pair(subject, slot=None, **changes):
+    """The simulated and the executed model of one plan."""
+    plan = subject.plan(slot, **changes)
+    return quantized(subject.model, plan, subject.adapter), executed(subject.model, plan, subject.adapter)
+
+
+def input_of(layout, seed):
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(layout, nn.Linear):
+        return torch.randn(2, 5, layout.in_features, generator=generator)
+    return torch.randn(2, layout.in_channels, 8, 8, generator=generator)
+
+
+def one_step(layer, x, bank):
+    """How far an output moves, at most, if each code of its input moves by one: a bound, and a loose one."""
+    scale = 1.0 if not isinstance(bank, ActivationBank) else float(bank.scale[bank.slot[bank.clock.i]].max())
+    return scale * float(layer.weight.abs().flatten(1).max(1).values.max())
+
+
+@pytest.mark.parametrize("changes", FORMS.values(), ids=FORMS)
+def test_executed_equals_simulated_within_a_step_at_all_slots(subject, changes):
+    simulated, made = pair(subject, **changes)
+    assert set(ran(made).values()) == {"oneDNN int8"}, ran(made)
+    flipped = values = 0
+    for i in range(len(TIMESTEPS)):
+        simulated.clock._i = made.clock._i = i
+        for n, (name, layer) in enumerate(packed_layers(made)):
+            x = input_of(layer.layout, 100 * i + n)
+            with torch.no_grad():
+                wanted, got = simulated.get_submodule(name)(x), layer(x)
+            apart = (got - wanted).abs()
+            assert apart.max() <= 2 * one_step(layer, x, layer.input) + 1e-5 * wanted.abs().max(), name
+            flipped += int((apart > 1e-5 * wanted.abs().max()).sum())
+            values += wanted.numel()
+    assert flipped < 0.02 * values  # where x / scale is next to a half, either code is right
+
+
+@pytest.mark.parametrize(("changes", "why"), IN_FLOAT.values(), ids=IN_FLOAT)
+def test_what_has_no_kernel_is_computed_as_simulated_and_says_why(subject, changes, why):
+    simulated, made = pair(subject, **changes)
+    reasons = {words for words in ran(made).values() if words.startswith("reference")}
+    assert reasons and all(why in words for words in reasons)
+    assert why in ran_line(made) and "in float" in ran_line(made)
+    simulated.clock._i = made.clock._i = 2
+    for name, layer in packed_layers(made):
+        if layer.why:
+            x = input_of(layer.layout, 3)
+            with torch.no_grad():
+                assert torch.equal(layer(x), simulated.get_submodule(name)(x)), name
+
+
+def test_without_kernels_nothing_differs_by_a_bit(subject):
+    plan = subject.plan(GROUPS)
+    simulated = quantized(subject.model, plan, subject.adapter)
+    plain = executed(subject.model, plan, subject.adapter, kernels=False)
+    simulated.clock._i = plain.clock._i = 4
+    for name, layer in packed_layers(plain):
+        x = input_of(layer.layout, 5)
+        with torch.no_grad():
+            assert torch.equal(layer(x), simulated.get_submodule(name)(x)), name
+
+
+def called(subject, model, t=TIMESTEPS[3]):
+    generator = torch.Generator().manual_seed(7)
+    config = subject.model.config
+    x = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=generator)
+    words = [torch.randn(2, 6, config.cross_attention_dim, generator=generator)] if subject.info.prompted else []
+    with torch.no_grad():
+        return model(x, torch.tensor(t), *words).sample
+
+
+def test_a_whole_model_finds_its_slots_and_draws_as_simulated(subject):
+    simulated, made = pair(subject, GROUPS)
+    for t in TIMESTEPS:
+        wanted, got = called(subject, simulated, t), called(subject, made, t)
+        assert (got - wanted).square().mean() < 1e-3 * wanted.square().mean()
+    with pytest.raises(DmqError, match="recorded"):
+        called(subject, made, 333.0)
+
+
+def test_the_rest_in_bfloat16_takes_and_gives_float32(subject):
+    plan = subject.plan(GROUPS)
+    wanted = called(subject, executed(subject.model, plan, subject.adapter))
+    made = executed(subject.model, plan, subject.adapter, rest=torch.bfloat16)
+    got = called(subject, made)
+    assert got.dtype == torch.float32 and next(made.parameters()).dtype == torch.bfloat16
+    assert 0 < (got - wanted).square().mean() < 1e-2 * wanted.square().mean()
+    assert next(subject.model.parameters()).dtype == torch.float32
+
+
+def test_a_borrowed_executed_model_has_a_clock_of_its_own_and_the_same_kernels(subject):
+    _, made = pair(subject, GROUPS)
+    twin = borrow(made)
+    twin.clock.set(TIMESTEPS[-1])
+    made.clock.set(TIMESTEPS[0])
+    ours, theirs = dict(packed_layers(made)), dict(packed_layers(twin))
+    for name, layer in ours.items():
+        assert theirs[name].input.clock is twin.clock and layer.input.clock is made.clock
+        assert theirs[name].parts[0] is layer.parts[0] and theirs[name].codes is layer.codes
+    assert torch.equal(called(subject, made), called(subject, twin))
+
+
+def test_the_float_model_is_left_alone(subject):
+    before = copy.deepcopy(subject.model.state_dict())
+    pair(subject)
+    assert all(torch.equal(x, before[name]) for name, x in subject.model.state_dict().items())
+
+
+# --- kernels --------------------------------------------------------------------------------------------------------
+
+
+LAYOUTS = {
+    "linear": nn.Linear(24, 16), "conv": nn.Conv2d(8, 16, 3, padding=1), "stride": nn.Conv2d(8, 16, 3, 2, 1),
+    "dilation": nn.Conv2d(8, 16, 3, padding=2, dilation=2), "pointwise": nn.Conv2d(8, 16, 1),
+    "uneven": nn.Conv2d(8, 16, (3, 1), padding=(1, 0)),
+}  # fmt: skip
+DEPTHWISE = {"depthwise": nn.Conv2d(8, 8, 3, padding=1, groups=8), "conv1d": nn.Conv1d(8, 16, 3, padding=1)}
+
+
+def weights_of(layer, bits=8):
+    """Codes of an asymmetric weight: rows lie to one side of zero, so that they have to be moved."""
+    from dmq.quantizers.weights import quantize_weight
+
+    weight = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1)) + 0.8
+    return quantize_weight(weight, Weights(bits=bits, format=Grid(), range=MinMax()))
+
+
+@pytest.mark.parametrize("zero", [0, 117, 255])
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [(OneDnn, layer) for layer in (LAYOUTS | DEPTHWISE).values()] + [(IntMm, layer) for layer in LAYOUTS.values()],
+    ids=[f"onednn {name}" for name in LAYOUTS | DEPTHWISE] + [f"int_mm {name}" for name in LAYOUTS],
+)
+def test_a_kernel_adds_up_whole_numbers_exactly(kind, layer, zero):
+    codes = weights_of(layer)
+    (part,) = whole_parts(codes)
+    assert part.offset is not None and torch.equal(part.dequantize(), codes.dequantize())
+    assert not kind.lacks(layer, part)
+    shape = {nn.Linear: (2, 3, 24), nn.Conv1d: (2, 8, 9)}.get(type(layer), (2, 8, 9, 10))
+    x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(zero))
+    bias = torch.linspace(-1, 1, codes.shape[0])
+    got = kind(layer, part)(x, 0.03, zero, bias, torch.float32)
+    exact, weight = (x.double() - zero) * 0.03, codes.dequantize().double()
+    if isinstance(layer, nn.Linear):
+        wanted = exact @ weight.T + bias
+    else:
+        wanted = layer._conv_forward(exact, weight, bias.double())
+    assert torch.allclose(got.double(), wanted, atol=1e-5 * float(wanted.abs().max()))
+
+
+def test_a_kernel_that_is_missing_is_named_and_the_reference_takes_over(subject, monkeypatch):
+    monkeypatch.setattr(kernels, "lacks_onednn", lambda: "this processor has no VNNI instructions")
+    made = executed(subject.model, subject.plan(), subject.adapter)
+    assert all("no VNNI" in words for words in ran(made).values())
+    assert "no VNNI" in ran_line(made)
+    assert called(subject, made).isfinite().all()
+
+
+def test_an_older_torch_is_noticed(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    lacks_onednn.cache_clear()
+    try:
+        assert "no int8 kernels" in lacks_onednn()
+    finally:
+        monkeypatch.undo()
+        lacks_onednn.cache_clear()
+    assert lacks_onednn() == ""
+
+
+def test_reflected_padding_has_no_kernel():
+    layer = nn.Conv2d(8, 16, 3, padding=1, padding_mode="reflect")
+    (part,) = whole_parts(weights_of(layer))
+    assert "padding 'reflect'" in kernel_for(layer, part)
+
+
+# --- codes and attention --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("bits", [2, 5, 8])
+@pytest.mark.parametrize("legacy", [True, False])
+def test_codes_are_those_of_the_formula(monkeypatch, bits, legacy):
+    monkeypatch.setattr(fused, "_has_one_pass", lambda: legacy)
+    x = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * 9
+    scale, zero, top = 0.37, 3, 2**bits - 1
+    codes = codes_of(x, scale, float(zero), bits)
+    wanted = (x.double() / scale).round().add(zero).clamp(0, top)
+    assert codes.dtype == torch.uint8 and torch.equal(codes.double(), wanted)
+    assert codes.is_contiguous(memory_format=torch.channels_last)
+    turned = codes_of(x.transpose(1, 2)[0], scale, float(zero), bits)
+    assert turned.is_contiguous() and torch.equal(turned.double(), wanted.transpose(1, 2)[0])
+
+
+def test_the_fast_way_to_codes_is_there_with_the_pinned_torch():
+    assert fused._has_one_pass()
+
+
+@pytest.mark.parametrize("scale", [None, 0.3])
+def test_attention_in_pieces_is_attention(scale):
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 3, length, 8, generator=generator) for length in (ROWS + 77, 90, 90))
+    wanted = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
+    got = chunked(q, k, v, scale)
+    assert got.dtype == q.dtype and got.shape == wanted.shape
+    assert (got - wanted).norm() < 0.02 * wanted.norm()
+
+
+def test_long_attention_of_an_executed_model_goes_in_pieces(monkeypatch):
+    from dmq.runtime import attention
+
+    seen = []
+    monkeypatch.setattr(attention, "SHORT", 4)
+    monkeypatch.setattr(attention, "chunked", lambda *args: seen.append(args[0].shape) or chunked(*args))
+    subject = make_subject(tiny_sd())
+    plain = called(subject, executed(subject.model, subject.plan(), subject.adapter, kernels=False))
+    assert not seen
+    got = called(subject, executed(subject.model, subject.plan(), subject.adapter))
+    assert seen and (got - plain).square().mean() < 1e-2 * plain.square().mean()
+
+
+def test_slots_with_more_than_eight_bits_run_in_float(subject):
+    plan = subject.plan([0, 0, 0, 1, 1, 1])
+    rows = []
+    for row in plan.layers:
+        bank = row.bank and dataclasses.replace(row.bank, bits=row.bank.bits + np.array([0, 2], np.uint8))
+        rows.append(dataclasses.replace(row, bank=bank))
+    plan = dataclasses.replace(plan, layers=tuple(rows))
+    simulated, made = quantized(subject.model, plan, subject.adapter), executed(subject.model, plan, subject.adapter)
+    simulated.clock._i = made.clock._i = 5
+    for name, layer in packed_layers(made):
+        x = input_of(layer.layout, 5)
+        with torch.no_grad():
+            assert torch.equal(layer(x), simulated.get_submodule(name)(x)), name
