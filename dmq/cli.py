@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__, runs
-from .commands import layers, learning, predict, sensitivity, walks
+from .commands import exporting, layers, learning, predict, sensitivity, walks
 from .commands.asking import (
     chosen_comparison,
     chosen_recipe,
@@ -77,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     sensitivity.add_to(add)
     layers.add_to(add)
     predict.add_to(add)
+    exporting.add_to(add)
     one = add(
         "bench", bench, "Measure recipes against the float model on many pictures, with a noise floor (QDiffBench)."
     )

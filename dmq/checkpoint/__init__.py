@@ -15,7 +15,7 @@ from .pipelines import Checked, check, export_pipeline, load_pipeline
 from .reading import read
 from .shards import quantize_shards
 from .views import dequantized, push
-from .writing import Exported, collect, export_denoiser
+from .writing import Exported, check_target, collect, export_denoiser
 
 
 register(Stored)
@@ -24,6 +24,7 @@ __all__ = [
     "Checked",
     "Exported",
     "check",
+    "check_target",
     "collect",
     "dequantized",
     "export_denoiser",

@@ -12,7 +12,7 @@ from ..models.quantizer import push_folder
 from .assembling import codes_in
 from .content import quantized_layout
 from .pipelines import check, denoiser_folder
-from .writing import Shards, check_target, write_plain, writing
+from .writing import Exported, Shards, check_target, sizes, write_plain, writing
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -22,7 +22,7 @@ FILE = 5_000_000_000  # bytes
 @torch.no_grad()
 def dequantized(
     folder: str | Path, target: str | Path, dtype: str = "float32"
-) -> Generator[tuple[int, int], None, Path]:
+) -> Generator[tuple[int, int], None, Exported]:
     """Write the checkpoint or pipeline in `folder` with its weights as plain numbers; yields (done, of) by tensor.
 
     Stock diffusers loads the result. Weights are what their codes stand for; activations are no longer quantized.
@@ -51,7 +51,7 @@ def dequantized(
             yield n + 1, len(names)
         shards.finish({})
         write_plain(place, content.config, denoiser_folder(checked))
-    return target
+    return Exported(folder=target, planned=shards.total, bytes={"float": shards.total}, files=sizes(target))
 
 
 def push(folder: str | Path, name: str, *, private: bool = True) -> str:

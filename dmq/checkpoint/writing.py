@@ -245,9 +245,13 @@ def exported(folder: Path, plan: Plan, collected: Collected) -> Exported:
     taken = dict.fromkeys(("codes", "tables", "banks", "cache", "float", "beyond the plan"), 0)
     for name, x in collected.tensors.items():
         taken[_part(name, collected)] += x.nbytes
-    files = {str(file.relative_to(folder)): file.stat().st_size for file in sorted(folder.rglob("*"))
-             if file.is_file()}  # fmt: skip
-    return Exported(folder=folder, planned=plan.bytes, bytes=taken, files=files)
+    return Exported(folder=folder, planned=plan.bytes, bytes=taken, files=sizes(folder))
+
+
+def sizes(folder: Path) -> dict[str, int]:
+    """Bytes on disk by file."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file()]
+    return {str(file.relative_to(folder)): file.stat().st_size for file in files}
 
 
 def _part(name: str, collected: Collected) -> str:

@@ -9,6 +9,7 @@ from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
 from .budgets import allocate, limits, pareto, with_allocation
 from .drift import deviation
+from .exporting import check, export
 from .findings import Inversion, inversions
 from .known import capture, captured, for_model, info, load, statistics, temporal_block
 from .local import error_curves, errors, table
@@ -58,6 +59,7 @@ __all__ = [
     "calls_kept",
     "capture",
     "captured",
+    "check",
     "check_benchmark",
     "check_sampling",
     "compare",
@@ -68,6 +70,7 @@ __all__ = [
     "error_curves",
     "errors",
     "estimate",
+    "export",
     "finish",
     "for_model",
     "has_learned_weights",

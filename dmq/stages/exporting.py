@@ -1,0 +1,81 @@
+"""A recipe as a folder for others, and folders from others looked at."""
+
+import shutil
+import tempfile
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..recipe import Recipe
+from ..results import Report
+from .known import libraries, load
+from .planning import learned_codes, plan
+from .preparing import prepare
+from .progress import Progress, clocked
+
+
+if TYPE_CHECKING:
+    from ..checkpoint import Checked, Exported
+
+ENGINE = "executed"  # how a folder is loaded unless it says otherwise, or its reader does
+
+
+def export(
+    recipe: Recipe,
+    folder: str | Path,
+    *,
+    engine: str = ENGINE,
+    denoiser_only: bool = False,
+    dequantized: bool = False,
+    report: Report | None = None,
+) -> Generator[Progress, None, "Exported"]:
+    """Write the pipeline of `recipe` with its quantized denoiser into `folder`; returns bytes by part, and files.
+
+    What the recipe needs is captured and learned first. `denoiser_only` leaves the other parts out; `dequantized`
+    writes plain numbers that diffusers loads without dmq. The folder is there when it is whole, and only then. Raises
+    DmqError if something that dmq did not write is there, before any work.
+    """
+    libraries()
+    from .. import checkpoint
+
+    folder = Path(folder).expanduser()
+    checkpoint.check_target(folder)
+    yield from prepare(recipe)
+    yield Progress("Load the model", 0, 1)
+    loaded, made, codes = load(recipe.model), plan(recipe), learned_codes(recipe)
+    beside = {"learned": codes, "recipe": recipe, "report": report, "mode": engine}
+
+    def written(place: Path) -> Generator[tuple[int, int], None, "Exported"]:
+        if denoiser_only:
+            beside["component"] = loaded.component
+            return checkpoint.export_denoiser(loaded.denoiser, made, loaded.adapter, place, **beside)
+        return checkpoint.export_pipeline(loaded, made, place, **beside)
+
+    if not dequantized:
+        return (yield from _told("Write", written(folder)))
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    between = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
+    try:
+        yield from _told("Quantize", written(between / "it"))
+        return (yield from _told("Write", checkpoint.dequantized(between / "it", folder)))
+    finally:
+        shutil.rmtree(between)
+
+
+def check(folder: str | Path) -> "Checked":
+    """Verify a folder that `export` wrote, whoever it comes from. Raises DmqError for whatever is wrong with it."""
+    libraries()
+    from .. import checkpoint
+
+    return checkpoint.check(folder)
+
+
+def _told(stage: str, work: Generator[tuple[int, int], None, "Exported"]) -> Generator[Progress, None, "Exported"]:
+    at = clocked(stage)
+    try:
+        while True:
+            yield at(*next(work))
+    except StopIteration as end:
+        return end.value
+    finally:
+        work.close()

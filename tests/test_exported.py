@@ -1,0 +1,81 @@
+"""From a recipe to a folder for others, by Python and the command line, on a tiny pipeline."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from diffusers import DiffusionPipeline
+
+import dmq.checkpoint
+from dmq import stages
+from dmq.cli import main
+from dmq.errors import DmqError
+from dmq.models.loading import sample, with_denoiser
+from dmq.models.tiny import calm
+from dmq.recipe import BlockReconstruction, MinMax, Weights
+from tests.tiny import captured_recipe, runs_in
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """Four bits whose rounding is learned, in two groups of steps."""
+    with runs_in(tmp_path_factory.mktemp("exported")) as folder:
+        made = dataclasses.replace(
+            captured_recipe(folder, steps=3), weights=Weights(bits=4, range=MinMax()),
+            reconstruction=BlockReconstruction(iterations=2, pictures=1),
+        )  # fmt: skip
+        (folder / "recipe.json").write_text(dmq.jsonio.dumps(made))
+        yield made, folder
+
+
+def drawn(loaded, pipe, recipe):
+    return sample(pipe, loaded, prompts=["ab"], seeds=[3], sampling=recipe.sampling)[0]
+
+
+def test_the_folder_draws_what_the_recipe_does_learned_codes_and_groups_included(recipe):
+    recipe, folder = recipe
+    work = stages.export(recipe, folder / "out", engine="simulated")
+    seen = []
+    with pytest.raises(StopIteration) as end:
+        while True:
+            seen.append(next(work))
+    made, loaded = end.value.value, stages.load(recipe.model)
+    assert {item.stage for item in seen} >= {"Write"} and seen[-1].done == seen[-1].total
+    assert made.stored == stages.plan(recipe).bytes == made.planned and made.files["model_index.json"]
+    expected = drawn(loaded, with_denoiser(loaded, stages.quantize(recipe)), recipe)
+    pipe = calm(DiffusionPipeline.from_pretrained(folder / "out"))
+    assert np.array_equal(drawn(loaded, pipe, recipe), expected)
+    assert dmq.jsonio.read(folder / "out" / "recipe.json") == recipe
+
+
+def test_closing_leaves_no_trace(recipe):
+    recipe, folder = recipe
+    before = set(folder.iterdir())
+    for dequantized in (False, True):
+        work = stages.export(recipe, folder / "never", dequantized=dequantized)
+        while next(work).stage not in ("Write", "Quantize"):
+            pass
+        next(work)
+        work.close()
+        assert set(folder.iterdir()) == before
+
+
+def test_a_folder_of_something_else_is_refused_before_any_work(recipe):
+    recipe, folder = recipe
+    with pytest.raises(DmqError, match="nothing was changed"):
+        next(stages.export(recipe, folder / "tiny-sd"))
+
+
+def test_the_command_line(recipe, capsys):
+    _, folder = recipe
+    asked, out = str(folder / "recipe.json"), str(folder / "one")
+    assert main(["export", asked, out, "--denoiser-only", "--engine", "simulated"]) == 0
+    said = capsys.readouterr().out
+    assert "together" in said and "the plan counts" in said
+    assert main(["check", out]) == 0
+    assert "sound. denoiser, made from" in capsys.readouterr().out
+    assert main(["export", asked, str(folder / "plain"), "--dequantized"]) == 0
+    assert "quantization_config" not in (folder / "plain" / "unet" / "config.json").read_text()
+    assert not (folder / "plain" / "unet" / "plan.json").exists()
+    assert main(["check", str(folder / "plain")]) == 1
+    assert "0 parts of the pipeline are quantized" in capsys.readouterr().err
