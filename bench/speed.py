@@ -86,7 +86,8 @@ class Row:
         """All of it as plain data."""
         if self.failed:
             return {"name": self.name, "failed": self.failed}
-        made = {f"making_{key}" if key in ("made", "peak") else key: value for key, value in self.made.items()}
+        names = {"made": "making_seconds", "peak": "making_peak"}
+        made = {names.get(key, key): value for key, value in self.made.items()}
         return {
             "name": self.name, "seconds": self.seconds, "base_seconds": self.base, "ratio": middle(self.ratios)[0],
             "peak": self.peak, "distance": self.distance if np.isfinite(self.distance) else None,
