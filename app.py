@@ -25,6 +25,7 @@ from pages import (
     reconstruct,
     sidebar,
     start,
+    take_away,
     temporal,
     time_groups,
 )
@@ -34,7 +35,7 @@ from pages.shell import Shared, follows, on, set_outside
 PAGES = {
     "Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Temporal": temporal.tab,
     "Layers": layers.tab, "Reconstruct": reconstruct.tab, "Over time": over_time.tab, "Benchmark": benchmark.tab,
-    "Compare": compare.tab,
+    "Compare": compare.tab, "Take away": take_away.tab,
 }  # fmt: skip
 TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
 THEME = gr.themes.Default(

@@ -10,9 +10,11 @@ from . import __version__, runs
 from .commands import exporting, layers, learning, predict, sensitivity, walks
 from .commands.asking import (
     chosen_comparison,
+    chosen_engines,
     chosen_recipe,
     chosen_sampling,
     comparison_arguments,
+    engine_argument,
     recipe_argument,
     recipes_argument,
     told,
@@ -20,6 +22,7 @@ from .commands.asking import (
 )
 from .errors import DmqError
 from .recipe import MEASURES, Benchmark, Recipe
+from .results import Execution, speed
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -83,6 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     one.add_argument("recipes", nargs="*", metavar="RECIPE", help="none: go on with, or print, the one called --name")
     one.add_argument("--model", help="use this model instead of the recipes' own")
+    engine_argument(one)
     benchmark_arguments(one)
     one = add("show", show, "List the runs; print a run, or what a recipe does to its model.")
     one.add_argument("name", nargs="?", metavar="NAME", help="of a run, or a recipe (JSON file or one that ships)")
@@ -199,15 +203,16 @@ def run(given: argparse.Namespace) -> None:
     from . import stages
 
     recipe = chosen_recipe(given.recipe, given.model)
+    recipes = chosen_engines((recipe,), given.engine)
     name = given.name or runs.free_name(recipe.name)
-    told(stages.run(recipe, chosen_comparison(given, recipe), name=name))
+    told(stages.run(recipes, chosen_comparison(given, recipe), name=name))
     print_run(name)
 
 
 def compare(given: argparse.Namespace) -> None:
     from . import stages
 
-    recipes = tuple(chosen_recipe(name, given.model) for name in given.recipes)
+    recipes = chosen_engines(tuple(chosen_recipe(name, given.model) for name in given.recipes), given.engine)
     name = given.name or runs.free_name(" vs ".join(recipe.name for recipe in recipes))
     told(stages.compare(chosen_comparison(given, recipes[0]), recipes, name=name))
     print_run(name)
@@ -220,7 +225,10 @@ def bench(given: argparse.Namespace) -> None:
 
     if not given.recipes and not given.name:
         raise DmqError("bench what? Name recipes, or with --name a benchmark to go on with or to print.")
-    recipes = tuple(chosen_recipe(name, given.model) for name in given.recipes) or benchmarks.load_recipes(given.name)
+    if given.engine and not given.recipes:
+        raise DmqError("--engine is for recipes that are named; a benchmark goes on with the engines it began with.")
+    recipes = chosen_engines(tuple(chosen_recipe(name, given.model) for name in given.recipes), given.engine)
+    recipes = recipes or benchmarks.load_recipes(given.name)
     asked = chosen_benchmark(given, recipes[0]) if given.recipes else benchmarks.load_benchmark(given.name)
     name = given.name or benchmarks.free_name(" vs ".join(recipe.name for recipe in recipes))
     if given.estimate:
@@ -276,7 +284,7 @@ def print_recipe(recipe: Recipe, *, layers: bool) -> None:
 
     plan = stages.plan(recipe)
     print(f"{recipe.name}: {recipe.model}, {plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} MB, "
-          f"weights {plan.average_bits:.1f} bits on average")  # fmt: skip
+          f"weights {plan.average_bits:.1f} bits on average, {recipe.engine}")  # fmt: skip
     print(plan.coverage_line())
     if not layers:
         return
@@ -294,21 +302,24 @@ def print_run(name: str) -> None:
     report = runs.load_report(name)
     print(f"{name}: {runs.folder_of(name)}")
     width = max(len(who) for who in report.seconds)
-    print(f"{'':{width}}  PSNR dB    SSIM       MB  seconds")
+    print(f"{'':{width}}  PSNR dB    SSIM       MB  seconds   speed")
     for who, seconds in report.seconds.items():
         mine = [score for score in report.scores if score.recipe == who]
         quality = " " * 15
         if mine:
             means = (sum(getattr(score, part) for score in mine) / len(mine) for part in ("psnr", "ssim"))
             quality = "{:7.2f}  {:6.4f}".format(*means)
-        print(f"{who:{width}}  {quality}  {report.bytes[who] / 1e6:7.2f}  {seconds:7.1f}")
+        fast = speed(seconds, next(iter(report.seconds.values())))  # the float model is the first
+        print(f"{who:{width}}  {quality}  {report.bytes[who] / 1e6:7.2f}  {seconds:7.1f}  {fast:>6}")
     floor = report.noise_floor
     print(
         f"{report.samples} pictures each; float pictures with other seeds are at "
         f"{floor['psnr']:.2f} dB, SSIM {floor['ssim']:.4f}."
     )
     for who, line in report.coverage.items():
-        print(f"{who}: {line}")
+        ran = Execution.of(line)
+        print(f"{who}: {ran.quantized}")
+        print(f"{' ' * len(who)}  {ran.line()}")
     for warning in report.warnings:
         print(f"note: {warning}")
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from .errors import DmqError
 from .recipe import (
+    ENGINES,
     FLOAT,
+    SIMULATED,
     Benchmark,
     Cache,
     Choice,
@@ -941,6 +943,37 @@ class Report:
     noise_floor: dict[str, float]  # PSNR and SSIM of float pictures against float ones with other seeds
     samples: int
     warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A line of coverage in its parts: what is quantized to what, what computed it, and which kernels ran it."""
+
+    quantized: str
+    engine: str  # one of ENGINES
+    kernels: tuple[str, ...] = ()  # such as "41 layers on oneDNN int8"; empty if simulated
+    fell_back: tuple[str, ...] = ()  # such as "2 in float (it is split and has groups)"
+
+    @classmethod
+    def of(cls, coverage: str) -> "Execution":
+        """The parts of what `stages.coverage` says, of which a report keeps only the line."""
+        for engine in ENGINES:
+            quantized, executed, ran = coverage.partition(f"; {engine}: ")
+            if executed:
+                parts = ran.split("; ")
+                slow = tuple(part for part in parts if " in float (" in part)
+                return cls(quantized, engine, tuple(part for part in parts if part not in slow), slow)
+        return cls(coverage, SIMULATED)
+
+    def line(self) -> str:
+        """What computed it: "simulated", or "executed: 41 layers on oneDNN int8; ⚠ fell back: 2 in float (…)"."""
+        said = f"{self.engine}: {', '.join(self.kernels)}" if self.kernels else self.engine
+        return f"{said}; ⚠ fell back: {', '.join(self.fell_back)}" if self.fell_back else said
+
+
+def speed(seconds: float, float_seconds: float) -> str:
+    """How many times as fast as the float model, such as "1.83×"; "–" where no time was taken."""
+    return f"{float_seconds / seconds:.2f}×" if seconds > 0 else "–"
 
 
 @dataclass(frozen=True, kw_only=True)

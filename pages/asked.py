@@ -4,7 +4,7 @@ import dataclasses
 
 from dmq import runs, stages
 from dmq.errors import DmqError
-from dmq.recipe import Comparison, Recipe
+from dmq.recipe import SIMULATED, Comparison, Recipe
 from dmq.runs.prompts import UNPROMPTED
 
 from .shell import adopt
@@ -49,16 +49,21 @@ def offered(current: Recipe) -> dict[str, Recipe]:
 
     Those of runs are named for both, such as "W4A6 · run cats 2"; what was there before is not offered again.
     """
-    made = {name: adopt(recipe, current) for name, recipe in runs.shipped_recipes().items()}
+    made = {name: _taken(recipe, current) for name, recipe in runs.shipped_recipes().items()}
     known = {dataclasses.replace(recipe, name="") for recipe in made.values()}
     earlier: dict[str, Recipe] = {}
     for run in reversed(runs.names()[:RUNS]):  # oldest first: a later run of the same recipe renames nothing
         for recipe in recipes_in(run):
-            adopted = adopt(recipe, current)
+            adopted = _taken(recipe, current)
             if (plain := dataclasses.replace(adopted, name="")) not in known:
                 known.add(plain)
-                earlier[f"{recipe.name} · run {run}"] = adopted
+                earlier[f"{stages.plain_name(recipe.name)} · run {run}"] = adopted
     return made | dict(reversed(earlier.items()))
+
+
+def _taken(recipe: Recipe, current: Recipe) -> Recipe:
+    """`recipe` for the model and statistics of `current`, and computed as that one is."""
+    return stages.with_engine(adopt(recipe, current), current.engine)
 
 
 def recipes_in(run: str) -> tuple[Recipe, ...]:
@@ -69,14 +74,23 @@ def recipes_in(run: str) -> tuple[Recipe, ...]:
         return ()
 
 
-def recipes_of(recipe: Recipe, others: list[str]) -> tuple[Recipe, ...]:
-    """The current recipe and the others that were chosen, each with a name of its own, for the same model."""
+def recipes_of(recipe: Recipe, others: list[str], computed: str | None = None) -> tuple[Recipe, ...]:
+    """The current recipe and the others that were chosen, each with a name of its own, for the same model.
+
+    All are `computed` by one engine, or by "both" in turn; unless that is said, by the engine of the current recipe.
+    """
     known = offered(recipe) if others else {}
     chosen: dict[str, Recipe] = {}
-    for made in [recipe, *(known[name] for name in others or [] if name in known)]:
+    for one in [recipe, *(known[name] for name in others or [] if name in known)]:
+        made = stages.with_engine(one, SIMULATED)
         if any(dataclasses.replace(made, name=other.name) == other for other in chosen.values()):
             continue
         names = (made.name, *(f"{made.name} ({n})" for n in range(2, len(known) + 3)))
         name = next(name for name in names if name not in (*chosen, stages.FLOAT_NAME))
         chosen[name] = dataclasses.replace(made, name=name)
-    return tuple(chosen.values())
+    return stages.computed_as(tuple(chosen.values()), computed or recipe.engine)
+
+
+def engine_shown(recipe: Recipe, computed: str | None) -> str:
+    """What the choice of the engine shows for `recipe`: what a visitor chose, unless the recipe knows better."""
+    return recipe.engine if computed in (None, SIMULATED) else computed

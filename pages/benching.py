@@ -14,7 +14,8 @@ from dmq.results import BenchReport
 from dmq.runs import benchmarks as kept
 from dmq.runs import prompts
 
-from .asked import offered, recipes_of
+from .asked import engine_shown, offered, recipes_of
+from .forms import engine_choice
 from .shell import Shared, bar, note, on, read, stops
 
 
@@ -23,8 +24,9 @@ MOST = 20_000  # pictures of each model that a visitor may ask for
 
 
 def asked(
-    text: str, domains: list[str], file: str | None, count: float, seeds: float, others: list[str]
-) -> tuple[Benchmark, tuple[Recipe, ...]]:
+    text: str, domains: list[str], file: str | None, count: float, seeds: float, others: list[str],
+    computed: str | None = None,
+) -> tuple[Benchmark, tuple[Recipe, ...]]:  # fmt: skip
     """What the form asks for. Raises DmqError for what makes no sense."""
     recipe = read(text)
     known = prompts.shipped_domains()
@@ -35,7 +37,7 @@ def asked(
         if not number or not float(number).is_integer() or not 1 <= number <= MOST:
             raise DmqError(f"{said} must be a whole number from 1 to {MOST:,}, got {number}.")
     made = stages.benchmark_of(recipe, chosen, seeds=int(seeds), pictures=int(count))
-    return made, recipes_of(recipe, others)
+    return made, recipes_of(recipe, others, computed)
 
 
 def estimate(text: str, *form: Any) -> Iterator[dict[str, Any]]:
@@ -113,7 +115,7 @@ def stopped() -> dict[str, Any]:
     return {"status": note(said)} | buttons(False) | waiting()
 
 
-def form_for(recipe: Recipe) -> dict[str, Any]:
+def form_for(recipe: Recipe, computed: str | None = None) -> dict[str, Any]:
     """The form for the current recipe."""
     prompted = stages.info(recipe.model).prompted
     return {
@@ -121,6 +123,7 @@ def form_for(recipe: Recipe) -> dict[str, Any]:
         "domains": gr.update(visible=prompted),
         "file": gr.update(visible=prompted),
         "seeds": gr.update(visible=prompted),
+        "computed": engine_shown(recipe, computed),
     } | waiting()
 
 
@@ -135,6 +138,7 @@ def draw(out: dict[str, Any]) -> None:
                 label="Prompts",
             )  # fmt: skip
             out["others"] = gr.Dropdown([], multiselect=True, label="Recipes besides the current one")
+            out["computed"] = engine_choice()
         with gr.Column(scale=2, min_width=280):
             with gr.Row():
                 out["count"] = gr.Number(16, label="Pictures of each list", precision=0, minimum=1, min_width=100)
@@ -160,8 +164,9 @@ def connect(
     shared: Shared, out: dict[str, Any], more: gr.Accordion, shown: Any, opened: Callable, view: list[Any]
 ) -> None:
     """The form's events; a finished benchmark is shown by `opened`."""
-    form = [shared.recipe, *(out[name] for name in ("domains", "file", "count", "seeds", "others"))]
-    moved = [out["domains"].input, out["others"].input, out["count"].blur, out["seeds"].blur, out["file"].upload]
+    form = [shared.recipe, *(out[name] for name in ("domains", "file", "count", "seeds", "others", "computed"))]
+    moved = [*(out[name].input for name in ("domains", "others", "computed")), out["count"].blur, out["seeds"].blur,
+             out["file"].upload]  # fmt: skip
     queue = {"concurrency_id": "model", "concurrency_limit": 1}
     on([more.expand, *moved], estimate, form, {"estimate": out["estimate"]}, trigger_mode="always_last", **queue)
     status = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}

@@ -37,13 +37,14 @@ def _model(name: str) -> str:
 
 
 def show(
-    text: str, run: str | None, beside: list[str] | None, domain: str | None, measure: str | None
-) -> dict[str, Any]:
+    text: str, run: str | None, beside: list[str] | None, domain: str | None, measure: str | None,
+    computed: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """The tab for the current recipe's model: the benchmark that is shown, or the first that there is."""
     recipe = read(text)
     names = names_for(recipe.model)
     name = run if run in names else next(iter(names), None)
-    form = benching.form_for(recipe) | {"run": gr.update(choices=names, value=name)}
+    form = benching.form_for(recipe, computed) | {"run": gr.update(choices=names, value=name)}
     return form | opened(name, beside if name == run else [], domain, measure)
 
 
@@ -158,7 +159,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
                show_progress_on=out["context"], trigger_mode="always_last")  # fmt: skip
     on([out["domain"].input, out["measure"].input], look, view_inputs, out, trigger_mode="always_last")
     benching.connect(shared, out, more, shown, opened, view_inputs)
-    shows(shared, this, show, view_inputs, out, waiting=out["context"])
+    shows(shared, this, show, [*view_inputs, out["computed"]], out, waiting=out["context"])
 
 
 def draw_results(out: dict[str, Any]) -> None:

@@ -11,7 +11,8 @@ from dmq.errors import DmqError
 from dmq.figures import pictures as figures
 from dmq.recipe import Recipe
 
-from .asked import comparison_of, offered, recipes_of
+from .asked import comparison_of, engine_shown, offered, recipes_of
+from .forms import engine_choice
 from .reported import caption, jobs_of, summary, table
 from .shell import Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
@@ -21,12 +22,12 @@ EXAMPLES = ("grinning cat", "red heart", "sun behind cloud", "pizza")
 
 
 def draw(
-    text: str, prompts: str, seeds: str, steps: float, guidance: float, others: list[str]
+    text: str, prompts: str, seeds: str, steps: float, guidance: float, others: list[str], computed: str | None = None
 ) -> Iterator[dict[str, Any]]:
     """Draw and compare, showing pictures as they come; the finished run is saved and shown like any other."""
     recipe = read(text)
     comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
-    recipes = recipes_of(recipe, others)
+    recipes = recipes_of(recipe, others, computed)
     name = runs.free_name(f"{recipe.model} {recipe.name}")
     row = across(len(comparison.prompts) * len(comparison.seeds))
     yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False),
@@ -123,7 +124,7 @@ def take(name: str | None, who: str | None) -> dict[str, Any]:
     return set_outside(found.get(who, next(iter(found.values()))))
 
 
-def show(text: str, others: list[str] | None) -> dict[str, Any]:
+def show(text: str, others: list[str] | None, computed: str | None = None) -> dict[str, Any]:
     """The tab for the current recipe."""
     recipe = read(text)
     prompted = stages.info(recipe.model).prompted
@@ -133,6 +134,7 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
         "steps": recipe.sampling.steps,
         "run": gr.update(choices=runs.names()),
         "seeds": gr.update() if prompted else "0-3",
+        "computed": engine_shown(recipe, computed),
     }
 
 
@@ -159,6 +161,7 @@ def draw_request(out: dict[str, Any]) -> gr.Textbox:
                 [], multiselect=True, label="Besides the current recipe",
                 info="Recipes that ship and those of earlier runs, for this model and its statistics.",
             )  # fmt: skip
+            out["computed"] = engine_choice()
     with gr.Row(equal_height=True):
         out["go"] = gr.Button("Draw", variant="primary", min_width=280)
         out["stop"] = gr.Button("Stop drawing", variant="stop", visible=False, min_width=280)
@@ -199,7 +202,7 @@ def connect(shared: Shared, this: gr.Tab, out: dict[str, Any], prompts: gr.Textb
     """The tab's events."""
     run, picture, who, others = (out[name] for name in ("run", "picture", "who", "others"))
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
-    asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others"))]
+    asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
     started = on(
         [out["go"].click, prompts.submit], draw, [shared.recipe, *asked], out,
         concurrency_id="model", concurrency_limit=1, show_progress="minimal", show_progress_on=out["status"],
@@ -208,4 +211,4 @@ def connect(shared: Shared, this: gr.Tab, out: dict[str, Any], prompts: gr.Textb
     on(run.input, show_run, [run], out, show_progress="minimal")
     on([picture.input, who.input], pair, [run, picture, who], out)
     on(out["taken"].click, take, [run, who], chosen)
-    shows(shared, this, show, [others], out)
+    shows(shared, this, show, [others, out["computed"]], out)

@@ -10,8 +10,9 @@ from typing import Any, get_args, get_type_hints
 
 import gradio as gr
 
+from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import FLOAT
+from dmq.recipe import BFLOAT, FLOAT, SIMULATED
 
 from .words import KINDS
 
@@ -128,6 +129,16 @@ def plain(value: Any, hint: Any, label: str) -> Any:
     if hint is int and value != int(value):
         raise DmqError(f"{label}: expected a whole number, got {value}.")
     return hint(value)
+
+
+def engine_choice(**options: Any) -> gr.Radio:
+    """What draws the pictures: the simulation, integer kernels, or both beside each other."""
+    named = {BFLOAT: "executed, rest in bfloat16"}
+    return gr.Radio(
+        [(named.get(one, one), one) for one in stages.COMPUTED], value=SIMULATED, label="Computed",
+        info="Simulated: floats, rounded as if they had few bits. Executed: on integer kernels where there are some.",
+        **options,
+    )  # fmt: skip
 
 
 def events(form: dict[str, Any]) -> list[Any]:

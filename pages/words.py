@@ -5,7 +5,9 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from dmq.recipe import (
+    BFLOAT,
     FLOAT,
+    SIMULATED,
     Activations,
     AllSteps,
     Cache,
@@ -203,6 +205,8 @@ def words(recipe: Recipe) -> str:
         said += " Ranges from chosen calibration steps."
     if recipe.mixed:
         said += f" {mixed(recipe.mixed)}"
+    if recipe.engine != SIMULATED:
+        said += f" Executed on integer kernels{', the rest in bfloat16' if recipe.engine == BFLOAT else ''}."
     if kept:
         said += f" In float: {' and '.join(kept)}."
     return said + overridden(recipe.overrides)
@@ -217,12 +221,13 @@ def short_name(recipe: Recipe) -> str:
     name += " + step sizes" if recipe.reconstruction and recipe.reconstruction.steps else ""
     name += ", PCR" if recipe.progressive else ""
     name += f", {relaxed_name(recipe.relaxing)}" if recipe.relaxing else ""
+    executed = [recipe.engine] if recipe.engine != SIMULATED else []
     if own is None:
-        return name
+        return ", ".join([name, *executed])
     marks = ["TIAR"] if isinstance(own.rounding, Tiar) else []
     marks += {"tib": ["FSC"], "all": ["FSC all"]}.get(own.fsc, [])
     marks += [f"{own.cache.bits}-bit time cache"] if isinstance(own.cache, Cache) else []
-    return ", ".join([name, *marks])
+    return ", ".join([name, *marks, *executed])
 
 
 def relaxed_name(spec: Relaxing) -> str:

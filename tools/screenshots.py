@@ -13,6 +13,7 @@ from pages.links import query
 PLACE = Path(__file__).resolve().parent.parent / "assets" / "screenshots"
 TABS = (
     "Start", "Activations", "Time groups", "Temporal", "Layers", "Reconstruct", "Over time", "Benchmark", "Compare",
+    "Take away",
 )  # fmt: skip
 OWN = {  # tabs that show what only one recipe has, with a text that is there when it is shown
     "Reconstruct": ("BRECQ W4A8", "err less than with nearest codes"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from .. import jsonio, runs
 from ..errors import DmqError
-from ..recipe import EMBEDDED, Comparison, Recipe, Sampling
+from ..recipe import EMBEDDED, ENGINES, Comparison, Recipe, Sampling
 
 
 def recipe_argument(to: argparse.ArgumentParser) -> None:
@@ -33,6 +33,24 @@ def comparison_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--guidance", type=float, help="other than the recipe's")
     to.add_argument("--size", type=int, help="pixels of a side, other than the recipe's")
     to.add_argument("--name", help="of the run; the recipe's unless given")
+    engine_argument(to)
+
+
+def engine_argument(to: argparse.ArgumentParser) -> None:
+    to.add_argument(
+        "--engine", choices=(*ENGINES, "both"),
+        help="what draws: the simulation, integer kernels, these with the rest in bfloat16, or both, each recipe "
+        "twice; the recipe's own unless given",
+    )  # fmt: skip
+
+
+def chosen_engines(recipes: tuple[Recipe, ...], engine: str | None) -> tuple[Recipe, ...]:
+    """The recipes with the engine that the command line names; as they are if it names none."""
+    if engine is None:
+        return recipes
+    from .. import stages
+
+    return stages.computed_as(recipes, engine)
 
 
 def chosen_recipe(name: str, model: str | None) -> Recipe:

@@ -3,7 +3,7 @@
 import html
 import math
 
-from ..results import BENCH_MEASURES, FLOOR_NAME, BenchReport, BenchRow, Figure, Measure
+from ..results import BENCH_MEASURES, FLOOR_NAME, BenchReport, BenchRow, Execution, Figure, Measure, speed
 
 
 def measures(report: BenchReport) -> list[Measure]:
@@ -52,7 +52,7 @@ def context(report: BenchReport) -> str:
 def head(report: BenchReport) -> list[str]:
     """The names of the columns."""
     titles = [f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.higher else '↓'}" for m in measures(report)]
-    return ["Recipe", "Pictures", *titles, "MB", "s a picture"]
+    return ["Recipe", "Pictures", *titles, "MB", "s a picture", "speed"]
 
 
 def cells(report: BenchReport, row: BenchRow) -> list[tuple[str, str]]:
@@ -63,9 +63,20 @@ def cells(report: BenchReport, row: BenchRow) -> list[tuple[str, str]]:
         figure = row.figures.get(measure.name)
         found.append((value(figure.value, measure), interval(figure, measure)) if figure else ("–", ""))
     size = report.bytes.get(row.recipe)
-    seconds = row.seconds / max(1, row.samples + row.failed)
+    seconds = _seconds(row)
     return [(row.recipe, ""), (str(row.samples), broken), *found, (f"{size / 1e6:.2f}" if size else "–", ""),
-            (f"{seconds:.2f}", "")]  # fmt: skip
+            (f"{seconds:.2f}", ""), (_speed(report, row), "")]  # fmt: skip
+
+
+def _seconds(row: BenchRow) -> float:
+    """Of sampling one picture."""
+    return row.seconds / max(1, row.samples + row.failed)
+
+
+def _speed(report: BenchReport, row: BenchRow) -> str:
+    """Against the float model in the same domain."""
+    floats = next((one for one in rows_of(report, row.domain) if one.recipe not in report.coverage), row)
+    return speed(_seconds(row), _seconds(floats))
 
 
 def rows_of(report: BenchReport, domain: str) -> list[BenchRow]:
@@ -109,7 +120,7 @@ def as_html(report: BenchReport, domain: str) -> str:
     """One domain as a table; a figure no better than the noise floor is marked."""
     made = ['<div class="dmq-bench"><table><thead><tr>']
     helps = ["", "that the figures are of", *(m.help for m in measures(report)), "everything that the denoiser stores",
-             "of sampling"]  # fmt: skip
+             "of sampling, measured", "how many times as fast as the float model"]  # fmt: skip
     made += [
         f'<th title="{html.escape(help)}">{html.escape(name)}</th>'
         for name, help in zip(head(report), helps, strict=True)
@@ -118,17 +129,25 @@ def as_html(report: BenchReport, domain: str) -> str:
     for row in rows_of(report, domain):
         kind = "float" if row.recipe not in report.coverage else ""
         made.append(f'<tr class="{kind}">')
-        marks = ["", "", *(_beyond(report, row, m) for m in measures(report)), "", ""]
+        marks = ["", "", *(_beyond(report, row, m) for m in measures(report)), "", "", ""]
         for k, ((shown, beside), mark) in enumerate(zip(cells(report, row), marks, strict=True)):
             tag = "th" if k == 0 else "td"
             small = f"<small>{html.escape(beside)}</small>" if beside else ""
             made.append(f'<{tag} class="{mark}">{html.escape(shown)}{small}</{tag}>')
         said = report.coverage.get(row.recipe, "noise floor" if row.recipe == FLOOR_NAME else "nothing")
-        made.append(f"<td>{html.escape(said)}</td></tr>")
+        made.append(f"<td>{_ran(said)}</td></tr>")
     note = (
         "Faint: no better than the float model with other seeds, the noise floor. Small: 95 % intervals over prompts."
     )
     return "".join([*made, f"</tbody></table><p>{note}</p></div>"])
+
+
+def _ran(coverage: str) -> str:
+    """What is quantized, and in lines of their own what computed it unless it is simulated, and what fell back."""
+    ran = Execution.of(coverage)
+    kernels = [f"<b>{html.escape(ran.engine)}</b>: {html.escape(', '.join(ran.kernels))}"] if ran.kernels else []
+    slow = [f'<span class="fell">⚠ {html.escape(part)}</span>' for part in ran.fell_back]
+    return "<br>".join([html.escape(ran.quantized), *kernels, *slow])
 
 
 def _beyond(report: BenchReport, row: BenchRow, measure: Measure) -> str:
@@ -155,5 +174,6 @@ STYLE = """
 .dmq-bench tr.float { background: rgba(128,128,128,.12); }
 .dmq-bench tr.float th:first-child { background-image: linear-gradient(rgba(128,128,128,.12) 0 100%); }
 .dmq-bench .faint { opacity: .55; }
+.dmq-bench .fell { font-weight: 600; }
 .dmq-bench p { font-size: 12px; opacity: .75; margin: 6px 0 0; }
 """

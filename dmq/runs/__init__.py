@@ -10,6 +10,7 @@
                           over-time-KEY/, probe-KEY/: question.json, answer.safetensors
     RUNS/tables/          sensitivity-KEY/: table.safetensors; sensitivity-KEY-parts/PART/ while unfinished
                           predictor-KEY/: predictor.safetensors; labels-KEY/NNNNN.json, NNNNN-again.json
+    RUNS/exports/NAME/    a checkpoint or a pipeline, as diffusers reads it
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
@@ -18,6 +19,7 @@ Everything is written under a temporary name and renamed, so a folder is either 
 
 from .captures import SHARD, capture_key, find_capture, load_info, load_stats, load_trajectory, save_stats
 from .comparisons import contact_sheet, load_comparison, load_pictures, load_recipes, load_report, load_steps, save_run
+from .exports import MOST_ZIPPED, Export, describe_export, export_folder, exports, free_export, zip_export
 from .folders import ASSETS, folder_of, free_name, home, names, remove, written
 from .over_time import answers, load_over_time, load_probe, load_question, save_over_time, save_probe
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
@@ -37,15 +39,21 @@ from .trajectories import (
 
 __all__ = [
     "ASSETS",
+    "MOST_ZIPPED",
     "SHARD",
+    "Export",
     "answers",
     "capture_key",
     "contact_sheet",
+    "describe_export",
     "discard",
+    "export_folder",
+    "exports",
     "find_capture",
     "find_search",
     "find_tables",
     "folder_of",
+    "free_export",
     "free_name",
     "home",
     "load_calls",
@@ -85,4 +93,5 @@ __all__ = [
     "table_folder",
     "trajectory_folder",
     "written",
+    "zip_export",
 ]

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import DmqError
@@ -13,7 +13,7 @@ from ..errors import DmqError
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
-RESERVED = ("captures", "searches", "roundings", "trajectories", "tables")  # folders beside the runs
+RESERVED = ("captures", "searches", "roundings", "trajectories", "tables", "exports")  # folders beside the runs
 
 
 def home() -> Path:
@@ -57,6 +57,11 @@ def names() -> list[str]:
 
 def free_name(wanted: str) -> str:
     """`wanted` made fit to name a run, with a number behind it if there is such a run already."""
+    return free_stem(wanted, folder_of)
+
+
+def free_stem(wanted: str, folder_of: Callable[[str], Path]) -> str:
+    """`wanted` made fit to name a folder, with a number behind it if `folder_of` that name is there already."""
     stem = re.sub(r"[^A-Za-z0-9 ._+-]+", "-", wanted).strip(" .-")[:60] or "run"
     return next(n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if not folder_of(n).exists())
 

@@ -9,8 +9,11 @@ from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
 from .budgets import allocate, limits, pareto, with_allocation
 from .drift import deviation
+from .engines import BOTH, COMPUTED, computed_as, plain_name, with_engine
+from .executing import Placed, placed
 from .exporting import check, export
 from .findings import Inversion, inversions
+from .hub import push, push_hindrance
 from .known import capture, captured, for_model, info, load, statistics, temporal_block
 from .local import error_curves, errors, table
 from .mixing import learn_mix, resolved
@@ -41,10 +44,13 @@ from .weights_learned import learn_weights, weight_variants
 
 
 __all__ = [
+    "BOTH",
+    "COMPUTED",
     "FLOAT_NAME",
     "Estimate",
     "Inversion",
     "Picture",
+    "Placed",
     "Progress",
     "RangeChange",
     "RelaxedChoice",
@@ -64,6 +70,7 @@ __all__ = [
     "check_sampling",
     "compare",
     "computed",
+    "computed_as",
     "coverage",
     "deviation",
     "difference",
@@ -92,12 +99,16 @@ __all__ = [
     "measure_windows",
     "over_time",
     "pareto",
+    "placed",
+    "plain_name",
     "plan",
     "predict",
     "predictor_result",
     "prepare",
     "probe",
     "progressive_ranges",
+    "push",
+    "push_hindrance",
     "quantize",
     "range_change",
     "reconstruct",
@@ -125,4 +136,5 @@ __all__ = [
     "windows_known",
     "windows_measured",
     "with_allocation",
+    "with_engine",
 ]

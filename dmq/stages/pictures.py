@@ -85,11 +85,15 @@ def _keeping(
         work.close()
 
 
-def run(recipe: Recipe, comparison: Comparison, *, name: str) -> Generator[Progress | Picture, None, Report]:
-    """Carry a recipe out from nothing: capture if that was not done yet, quantize, compare, save under `name`."""
+def run(
+    recipe: Recipe | tuple[Recipe, ...], comparison: Comparison, *, name: str
+) -> Generator[Progress | Picture, None, Report]:
+    """Carry a recipe, or several, out from nothing: capture if need be, quantize, compare, save under `name`."""
     runs.folder_of(name)  # a name that cannot be saved is better refused before the work than after it
-    yield from prepare(recipe)
-    return (yield from compare(comparison, (recipe,), name=name))
+    recipes = recipe if isinstance(recipe, tuple) else (recipe,)
+    for one in recipes:
+        yield from prepare(one)
+    return (yield from compare(comparison, recipes, name=name))
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:

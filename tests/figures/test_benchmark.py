@@ -109,10 +109,19 @@ def test_marks_of_many_recipes_differ():
     assert len({(trace.marker.color, trace.marker.symbol) for trace in drawn}) == 42
 
 
+def test_what_ran_on_kernels_and_what_fell_back_stands_in_lines_of_its_own():
+    ran = "executed bf16: 3 layers on <int8>; 1 in float (it is split)"
+    covered = REPORT.coverage | {MODELS[2]: f"W8A8; {ran}"}
+    drawn = bench_table.as_html(dataclasses.replace(REPORT, coverage=covered), "in")
+    wanted = '<b>executed bf16</b>: 3 layers on &lt;int8&gt;<br><span class="fell">⚠ 1 in float (it is split)</span>'
+    assert f"<td>W8A8<br>{wanted}</td>" in drawn
+    assert drawn.count("<br>") == 2, "what is simulated has one line"
+
+
 def test_a_table_never_shows_a_figure_without_its_context():
     head = bench_table.head(REPORT)
     assert head == ["Recipe", "Pictures", "PSNR (dB) ↑", "FID to float ↓", "KID to float × 1000 ↓", "CLIP score ↑",
-                    "FID to real ↓", "MB", "s a picture"]  # fmt: skip
+                    "FID to real ↓", "MB", "s a picture", "speed"]  # fmt: skip
     cells = bench_table.cells(REPORT, REPORT.row(NASTY, "in"))
     assert cells[:4] == [
         (NASTY, ""),
@@ -120,8 +129,10 @@ def test_a_table_never_shows_a_figure_without_its_context():
         ("10.00", "[9.00, 11.00]"),
         ("79.000", "[71.100, 86.900]"),
     ]
-    assert cells[-2:] == [("0.70", ""), ("2.50", "")]
+    assert cells[-3:] == [("0.70", ""), ("2.50", ""), ("0.20×", "")]
     assert bench_table.cells(REPORT, REPORT.row("float", "in"))[2] == ("–", "")
+    speeds = [bench_table.cells(REPORT, REPORT.row(name, "in"))[-1][0] for name in MODELS[:3]]
+    assert speeds == ["1.00×", "0.50×", "0.33×"]
     said = bench_table.context(REPORT)
     assert said == (
         "m; DDIMScheduler; seeds 0, 1, 2, 3, noise floor with seeds 4, 5, 6, 7; in (5 prompts), out (5 prompts); "
@@ -138,7 +149,7 @@ def test_markdown_has_as_many_cells_in_every_line():
     for block, domain in zip(blocks, ("in", "out"), strict=False):
         lines = block.splitlines()
         assert lines[0].startswith(f"| m, {domain} | Pictures | PSNR") and len(lines) == 2 + len(MODELS)
-        assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {12}
+        assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {13}
         assert lines[-1].endswith("| conv_2 |") and "equal" in lines[-2]
 
 
@@ -152,7 +163,7 @@ def test_what_is_no_better_than_the_noise_floor_is_faint(name, faint):
     lines = re.findall(r"<tr[^>]*>.*?</tr>", bench_table.as_html(REPORT, "in"))
     line = lines[1 + MODELS.index(name)]
     marks = re.findall(r'<t[hd] class="([^"]*)">', line)
-    assert [key for key, mark in zip(VALUES, marks[2:-2], strict=True) if mark == "faint"] == faint
+    assert [key for key, mark in zip(VALUES, marks[2:-3], strict=True) if mark == "faint"] == faint
 
 
 class Fetched(HTMLParser):

@@ -127,12 +127,12 @@ def test_pictures_that_are_no_numbers_are_counted_and_named(asked, recipes, monk
         made.register_forward_hook(lambda module, given, answer: (answer[0] * float("nan"), *answer[1:]))
         return made
 
-    real = bench_stage.quantize
+    real = bench_stage.computed
     few = dataclasses.replace(asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4)
     work = benching.running(few, recipes[:1], "broken")
     for answer in work:
         if FLOOR_NAME in answer.get("rows", ""):
-            monkeypatch.setattr(bench_stage, "quantize", broken)
+            monkeypatch.setattr(bench_stage, "computed", broken)
     shown = benchmark.opened("broken", [], None, None)
     assert "<small>8 not finite</small>" in shown["table"]
     assert shown["notes"]["visible"] and "w8, in: 8 of 8 pictures are not finite numbers" in shown["notes"]["value"]
@@ -149,6 +149,19 @@ def test_what_cannot_be_drawn_is_refused_at_the_start_and_leaves_nothing(text, t
     with pytest.raises(DmqError, match="100,000 lines; at most 10,000"):
         last(benching.start(text, [], str(tmp_path / "long.txt"), 16, 1, []))
     assert kept.unfinished() == before
+
+
+def test_a_recipe_of_another_engine_is_another_recipe(asked, recipes, text):
+    few = dataclasses.replace(asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4)
+    both = stages.computed_as(recipes[:1], "both")
+    last(benching.running(few, both[:1], "engines"))
+    drawn = last(benching.running(few, both, "engines"))
+    report = kept.load_report("engines")
+    assert list(report.coverage) == ["w8", "w8, executed"] and "oneDNN" in drawn["rows"]
+    assert report.row("w8", "in").seconds != report.row("w8, executed", "in").seconds > 0
+    with pytest.raises(DmqError):
+        last(benching.running(few, (dataclasses.replace(both[1], name="w8"),), "engines"))
+    assert benching.asked(text, ["names"], None, 16, 1, [], "both")[1][1].engine == "executed"
 
 
 def test_the_form_is_checked_and_says_how_long_it_takes(text, tmp_path):

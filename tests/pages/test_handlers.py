@@ -12,7 +12,7 @@ from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, KMeans, ManualGroups, OptimalGroups, Override, PerStep, SharedRange
 from dmq.results import Report
-from pages import activations, asked, capturing, compare, links, shell, sidebar, start, time_groups, words
+from pages import activations, asked, capturing, compare, links, reported, shell, sidebar, start, time_groups, words
 
 
 @pytest.fixture
@@ -273,6 +273,50 @@ def test_compared_recipes_have_names_of_their_own(recipe):
     made = asked.recipes_of(same_name, [first, "no such recipe"])
     assert len({r.name for r in made}) == len(made) == 2
     assert len(asked.recipes_of(made[1], [first])) == 1
+
+
+def test_both_engines_draw_each_recipe_under_a_name_of_its_own(recipe):
+    others = list(runs.shipped_recipes())[:2]
+    made = asked.recipes_of(recipe, others, "both")
+    assert [r.name for r in made] == [f"{name}{end}" for name in ("tiny", *others) for end in ("", ", executed")]
+    assert [r.engine for r in made] == ["simulated", "executed"] * 3
+    assert [dataclasses.replace(r, name=recipe.name, engine="simulated") for r in made[:2]] == [recipe, recipe]
+    assert asked.recipes_of(made[1], others, "both") == made, "one that is executed already is drawn both ways, too"
+    assert [r.name for r in asked.recipes_of(recipe, [], "executed bf16")] == ["tiny, executed bf16"]
+    assert {r.engine for r in asked.recipes_of(made[1], others)} == {"executed"}, "that of the current recipe"
+    with pytest.raises(DmqError, match="computed is 'magic'"):
+        asked.recipes_of(recipe, [], "magic")
+
+
+def test_an_executed_drawing_is_shown_beside_the_simulated_one_with_its_seconds(text):
+    *_, last = compare.draw(text, "a", "0", 6, 2.0, [], "both")
+    name = last["run"]["value"]
+    report, rows = runs.load_report(name), last["summary"].splitlines()
+    cells = {row.split(" | ")[0].strip("| "): row.split(" | ") for row in rows if row.startswith("| ")}
+    assert [r.engine for r in runs.load_recipes(name)] == ["simulated", "executed"]
+    for who, engine in (("tiny", "simulated"), ("tiny, executed", "executed: ")):
+        seconds = report.seconds[who]
+        assert cells[who][4:6] == [f"{seconds:.1f}", f"{report.seconds['float'] / seconds:.2f}×"]
+        assert cells[who][6].startswith(engine)
+    same = [score.psnr for score in report.scores]
+    assert abs(same[0] - same[1]) < 1, "they differ in speed, and hardly in pictures"
+    taken = jsonio.loads(compare.take(name, "tiny, executed")["recipe"])
+    assert (taken.name, taken.engine) == ("tiny, executed", "executed")
+    assert compare.show(jsonio.dumps(taken), [], "simulated")["computed"] == "executed"
+    assert compare.show(text, [], "both")["computed"] == "both"
+
+
+def test_what_fell_back_is_marked_with_the_reason():
+    line = "3 of 4 layers W4A8; float: a (first layer); executed: 1 layers on oneDNN int8; 2 in float (its <b> splits)"
+    report = Report(
+        scores=(), seconds={"float": 3.0, "x": 1.5, "y": 0.0}, bytes={"float": 4, "x": 1, "y": 1},
+        coverage={"x": line, "y": "all; float: nothing"}, noise_floor={"psnr": 1.0, "ssim": 0.1}, samples=20,
+    )  # fmt: skip
+    _, _, floats, x, y, *_ = reported.summary(report).splitlines()
+    assert floats.startswith("| float |") and "| 1.00× | float | nothing |" in floats
+    assert "| 1.5 | 2.00× | executed: 1 layers on oneDNN int8; ⚠ fell back: 2 in float (its &lt;b&gt; splits) |" in x
+    assert x.endswith("| 3 of 4 layers W4A8; float: a (first layer) |")
+    assert "| 0.0 | – | simulated | all; float: nothing |" in y
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def test_tabs_are_named_once_and_links_know_them():
     assert app.TABS == {
         "start": "Start", "activations": "Activations", "time-groups": "Time groups", "temporal": "Temporal",
         "layers": "Layers", "reconstruct": "Reconstruct", "over-time": "Over time", "benchmark": "Benchmark",
-        "compare": "Compare",
+        "compare": "Compare", "take-away": "Take away",
     }  # fmt: skip
 
 

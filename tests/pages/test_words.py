@@ -152,6 +152,8 @@ def test_recipes_that_differ_in_bits_or_groups_get_different_names():
     made = [Recipe(), Recipe(weights=Weights(bits=4)), *(RECIPES[name] for name in ("groups", "manual", "own cuts"))]
     made += [Recipe(grouping=kind(count=6)) for kind in (UniformGroups, OptimalGroups, LearnedGroups)]
     assert len({words.grouping(recipe) for recipe in made}) == len(made) - 1  # bits alone do not change it
+    made += [Recipe(engine=engine) for engine in recipes.ENGINES[1:]]
+    assert "in bfloat16" in words.words(made[-1]) and "Executed" not in words.words(made[0])
     made += [Recipe(split=True)] + [Recipe(reconstruction=recipes.BlockReconstruction(steps=n)) for n in (0, 9)]
     assert len({words.short_name(recipe) for recipe in made}) == len(made)
 

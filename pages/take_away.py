@@ -1,0 +1,300 @@
+"""Take away: how large the recipe's model is, what of it runs where, and its files to load, download or push."""
+
+import contextlib
+import html
+import shlex
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+
+from dmq import runs, stages
+from dmq.errors import DmqError
+from dmq.recipe import EMBEDDED, SIMULATED, Recipe
+from dmq.results import Plan
+
+from . import words
+from .shell import Shared, bar, note, on, read, shows, stops
+
+
+FORMS = {"dmq checkpoint": "packed", "dequantized safetensors for stock diffusers": "plain"}
+PARTS = {"whole pipeline": "pipeline", "denoiser only": "denoiser"}
+OFTEN = 0.2  # seconds between two bars
+PLACED = ["Runs on", "Layers", "Formats", "Which"]
+NAMED = 3  # layers that a row names before it counts them
+CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
+
+
+# --- sizes and kernels ----------------------------------------------------------------------------------------------
+
+
+def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
+    """The tab for the current recipe: its sizes, and the exports that are there."""
+    recipe = read(text)
+    names = runs.exports()
+    chosen = name if name in names else None
+    top = {"name": gr.update(choices=names, value=chosen), "placed": gr.update(value=[], visible=False)}
+    top |= {"push": gr.update(interactive=not stages.push_hindrance()), "hub": stages.push_hindrance()}
+    top |= code(text, form, part, chosen)
+    try:
+        plan = stages.plan(recipe)
+    except DmqError as error:
+        why = CAPTURE.format(recipe.model) if not stages.captured(recipe) else html.escape(str(error))
+        return top | {"empty": gr.update(value=why, visible=True), "sizes": "", "body": gr.update(visible=False)}
+    return top | {"empty": gr.update(visible=False), "sizes": sizes(plan), "body": gr.update(visible=True)}
+
+
+def sizes(plan: Plan) -> str:
+    """The denoiser in float32, in float16 and quantized, and what the latter consists of, as bars with bytes."""
+    rows = [
+        ("float32", plan.float_bytes, "whole"), ("float16 would be", plan.float_bytes // 2, "whole"),
+        ("quantized", plan.bytes, "whole"), ("codes and their scales", plan.weight_bytes, "part"),
+        ("tables of activations", plan.table_bytes, "part"), ("1-D and other parameters", plan.vector_bytes, "part"),
+        ("cache of temporal features", plan.cache_bytes, "part"),
+    ]  # fmt: skip
+    lines = "".join(_bar(label, size, plan.float_bytes, kind) for label, size, kind in rows if size or kind == "whole")
+    ratio = plan.float_bytes / max(1, plan.bytes)
+    said = f"<b>{ratio:.2f}× smaller</b> than float32, {ratio / 2:.2f}× than float16: "
+    said += f"{plan.bytes / max(1, plan.float_bytes):.1%} and {2 * plan.bytes / max(1, plan.float_bytes):.1%} of it. "
+    said += f"Weights of the layers have {plan.average_bits:.2f} bits on average, scales and zero points included."
+    return f'<p>{said}</p><table class="dmq-sizes"><tbody>{lines}</tbody></table>'
+
+
+def _bar(label: str, size: int, most: int, kind: str) -> str:
+    width = 100 * size / max(1, most)
+    meter = f'<div class="dmq-meter"><div style="width: {width:.2f}%"></div></div>'
+    return (
+        f'<tr class="{kind}"><th>{html.escape(label)}</th><td class="bar" aria-hidden="true">{meter}</td>'
+        f"<td>{size / 1e6:.3f} MB</td><td>{size:,} bytes</td><td>{width:.1f} %</td></tr>"
+    )
+
+
+def place(text: str) -> Iterator[dict[str, Any]]:
+    """What runs where, once the kernels are prepared."""
+    yield {"status": note("Waiting for the model …")}
+    try:
+        with contextlib.closing(stages.placed(read(text))) as work:
+            rows = stages.finish(work)
+    except Exception:
+        yield {"status": ""}
+        raise
+    table = [[("⚠ " if row.fell_back else "") + row.where, len(row.layers), ", ".join(row.formats), named(row.layers)]
+             for row in rows]  # fmt: skip
+    yield {"status": "", "placed": gr.update(value=table, visible=True)}
+
+
+def named(layers: tuple[str, ...]) -> str:
+    """The first of the layers by name, and how many more there are."""
+    more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
+    return ", ".join(layers[:NAMED]) + more
+
+
+# --- exporting ------------------------------------------------------------------------------------------------------
+
+
+def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
+    """Write the recipe's model into a folder of its own, and pack it for the download."""
+    recipe = read(text)
+    plain, alone = FORMS[checked(form, FORMS)] == "plain", PARTS[checked(part, PARTS)] == "denoiser"
+    asked = {"dequantized": plain, "denoiser_only": alone}
+    asked |= {"engine": recipe.engine} if recipe.engine != SIMULATED else {}
+    name = runs.free_export(f"{model_word(recipe)} {recipe.name}{' dequantized' * plain}{' denoiser' * alone}")
+    yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
+    told = 0.0
+    try:
+        with contextlib.closing(stages.export(recipe, runs.export_folder(name), **asked)) as work:
+            for progress in work:
+                if time.monotonic() - told > OFTEN:
+                    told = time.monotonic()
+                    yield {"status": bar(progress)}
+    except Exception:
+        yield {"status": "", **idle()}
+        raise
+    yield idle() | {"name": gr.update(choices=runs.exports(), value=name)} | code(text, form, part, name)
+    yield from fetch(name)
+
+
+def checked(value: str, known: dict[str, str]) -> str:
+    """`value` if it is one of those `known`. Raises DmqError otherwise."""
+    if value not in known:
+        raise DmqError(f"choose one of {', '.join(known)}, not {value!r:.40}.")
+    return value
+
+
+def model_word(recipe: Recipe) -> str:
+    """A word for the model in the name of a folder: the last part of a path or Hub id."""
+    return recipe.model.rstrip("/").rpartition("/")[2]
+
+
+def idle() -> dict[str, Any]:
+    """The two buttons when nothing runs."""
+    return {"stop": gr.update(visible=False), "go": gr.update(visible=True)}
+
+
+def stopped() -> dict[str, Any]:
+    """What is said after Stop."""
+    return {"status": note("Stopped; nothing half-written was left."), **idle()}
+
+
+def fetch(name: str | None) -> Iterator[dict[str, Any]]:
+    """An export as one file to download, packed now."""
+    if not name:
+        return
+    known, told = runs.describe_export(name), 0.0
+    about = {"told": note(f"“{name}”: {known.line()}, in {known.folder.resolve()}"), "file": gr.update(visible=False)}
+    yield about
+    if known.bytes > runs.MOST_ZIPPED:
+        yield {"status": note("Too large for one file; copy the folder.")}
+        return
+    with contextlib.closing(runs.zip_export(name)) as work:
+        for seen in work:
+            if not isinstance(seen, tuple):
+                label = f"Download {name}.zip ({known.bytes / 1e6:.1f} MB)"
+                yield {"file": gr.update(value=str(seen), label=label, visible=True), "status": ""}
+            elif time.monotonic() - told > OFTEN:
+                told = time.monotonic()
+                yield {"status": bar(stages.Progress("Pack, kB", seen[0] // 1000, seen[1] // 1000))}
+
+
+# --- how it is loaded -----------------------------------------------------------------------------------------------
+
+
+def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
+    """Python and commands for the export `name`, or for one that the form would make."""
+    recipe = read(text)
+    known = runs.describe_export(name) if name else None
+    if known is None:
+        packed, whole = FORMS.get(form) == "packed", PARTS.get(part) == "pipeline"
+        folder, denoiser, component = "FOLDER", stages.info(recipe.model).denoiser, ""
+    else:
+        packed, whole, folder = known.packed, known.pipeline, str(known.folder.resolve())
+        denoiser, component, recipe = known.denoiser, known.component, known.recipe or recipe
+    component = component or ("unet" if "UNet" in denoiser else "transformer")
+    return {
+        "python": python(recipe, packed, whole, folder, denoiser, component),
+        "shell": commands(recipe, packed, whole, folder),
+    }
+
+
+def python(recipe: Recipe, packed: bool, whole: bool, folder: str, denoiser: str, component: str) -> str:
+    """A program that loads an export and draws with it."""
+    first = ["import dmq.checkpoint  # teaches diffusers the format"] if packed else []
+    sampling = recipe.sampling
+    if whole:
+        lines = ["from diffusers import DiffusionPipeline", ""]
+        lines += [f"pipe = DiffusionPipeline.from_pretrained({folder!r})"]
+    else:
+        lines = [
+            f"from diffusers import DiffusionPipeline, {denoiser}", "",
+            f"{component} = {denoiser}.from_pretrained({folder!r})",
+            f"pipe = DiffusionPipeline.from_pretrained({source(recipe)!r}, {component}={component})",
+        ]  # fmt: skip
+    asked = f"num_inference_steps={sampling.steps}"
+    if stages.info(recipe.model).prompted:
+        asked = f"'grinning cat', {asked}, guidance_scale={sampling.guidance:g}"
+    return "\n".join([*first, *lines, f"pipe({asked}).images[0].save('picture.png')", ""])
+
+
+def source(recipe: Recipe) -> str:
+    """Where diffusers finds the float pipeline."""
+    return str((runs.ASSETS / "models" / recipe.model).resolve()) if recipe.model in EMBEDDED else recipe.model
+
+
+def commands(recipe: Recipe, packed: bool, whole: bool, folder: str) -> str:
+    """The same export on the command line, with the recipe saved as a file, and how it is verified."""
+    marks = " --dequantized" * (not packed) + " --denoiser-only" * (not whole)
+    place = shlex.quote(folder)
+    check = f"dmq check {place}\n" if packed else ""
+    return f"dmq export {shlex.quote(words.file_name(recipe))} {place}{marks}\n{check}"
+
+
+# --- the Hub --------------------------------------------------------------------------------------------------------
+
+
+def push(name: str | None, repository: str, private: bool) -> Iterator[dict[str, Any]]:
+    """Upload an export to the Hub under the name that was given."""
+    if not name:
+        raise DmqError("no export is chosen; export, or choose an earlier one.")
+    yield {"hub": note(f"Pushing “{name}” …")}
+    try:
+        address = stages.push(runs.export_folder(name), repository, private=private)
+    except Exception:
+        yield {"hub": note("Nothing was pushed.")}
+        raise
+    yield {"hub": note(f"Pushed: {address}")}
+
+
+# --- the tab --------------------------------------------------------------------------------------------------------
+
+
+def tab(shared: Shared, this: gr.Tab) -> None:
+    """Draw the tab and connect it."""
+    out: dict[str, Any] = {}
+    gr.Markdown(
+        "The current recipe as files: packed codes that plain `diffusers` loads after `import dmq.checkpoint`, and no "
+        "larger than the plan says. Sizes are of the denoiser."
+    )
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    out["sizes"] = gr.HTML(label="Sizes", elem_id="take-sizes", css_template=SIZES_STYLE)
+    with gr.Column(visible=False) as out["body"]:
+        where = gr.Button("What runs where", size="sm")
+        out["placed"] = gr.Dataframe(headers=PLACED, label="What runs where", interactive=False, wrap=True,
+                                     visible=False, elem_id="take-placed", max_height=360)  # fmt: skip
+        with gr.Row(equal_height=True):
+            form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
+            part = gr.Radio(list(PARTS), value=next(iter(PARTS)), label="Of", min_width=200)
+        with gr.Row():
+            out["go"] = gr.Button("Export", variant="primary", min_width=220)
+            out["stop"] = gr.Button("Stop exporting", variant="stop", visible=False, min_width=220)
+    out["status"] = gr.HTML(label="Progress of the export")
+    with gr.Row(equal_height=True):
+        out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are.")
+        out["file"] = gr.DownloadButton("Download", visible=False, min_width=260, elem_id="take-file")
+    out["told"] = gr.HTML(label="The chosen export", elem_id="take-told")
+    out["python"] = gr.Code(language="python", label="To load it", interactive=False, wrap_lines=True)
+    out["shell"] = gr.Code(language="shell", label="Command line", interactive=False, wrap_lines=True)
+    with gr.Accordion("To the Hugging Face Hub", open=False):
+        with gr.Row(equal_height=True):
+            repository = gr.Textbox("", label="Repository, owner/name", max_lines=1, min_width=240)
+            private = gr.Checkbox(True, label="Private", min_width=100)
+            out["push"] = gr.Button("Push the chosen export", min_width=200, interactive=False)
+        out["hub"] = gr.HTML(label="What the Hub said", elem_id="take-hub")
+    connect(shared, this, out, (form, part), where, (repository, private))
+
+
+def connect(
+    shared: Shared, this: gr.Tab, out: dict[str, Any], chosen: tuple[Any, Any], where: gr.Button, hub: tuple[Any, Any]
+) -> None:
+    """The tab's events."""
+    queue = {"concurrency_id": "model", "concurrency_limit": 1}
+    shown = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
+    snippets = {name: out[name] for name in ("python", "shell")}
+    on(where.click, place, [shared.recipe], out, **queue, **shown)
+    started = on(out["go"].click, export, [shared.recipe, *chosen], out, **queue, **shown)
+    stops(out["stop"], [started], stopped, out)
+    on(out["name"].input, fetch, [out["name"]], out, show_progress="minimal", show_progress_on=out["status"])
+    on(out["name"].input, code, [shared.recipe, *chosen, out["name"]], snippets)
+    on([one.input for one in chosen], wanted, [shared.recipe, *chosen], snippets, trigger_mode="always_last")
+    on(out["push"].click, push, [out["name"], *hub], out, show_progress="minimal", show_progress_on=out["hub"])
+    shows(shared, this, show, [*chosen, out["name"]], out, waiting=out["sizes"])
+
+
+def wanted(text: str, form: str, part: str) -> dict[str, Any]:
+    """Python and commands for what the form would make."""
+    return code(text, form, part, None)
+
+
+SIZES_STYLE = """
+.dmq-sizes { border-collapse: collapse; border: 0; width: 100%; max-width: 900px; font-size: 13px;
+  font-variant-numeric: tabular-nums; }
+.dmq-sizes tr { border: 0; }
+.dmq-sizes th, .dmq-sizes td { border: 0; padding: 3px 12px 3px 0; text-align: right; white-space: nowrap;
+  background: none; }
+.dmq-sizes th { text-align: left; font-weight: 600; }
+.dmq-sizes .bar { width: 45%; min-width: 60px; }
+.dmq-sizes .part th { font-weight: 400; padding-left: 16px; }
+.dmq-sizes .dmq-meter { height: 10px; border-radius: 5px; background: var(--border-color-primary); overflow: hidden; }
+.dmq-sizes .dmq-meter div { height: 100%; border-radius: 5px; background: var(--color-accent); }
+.dmq-sizes .part .dmq-meter div { opacity: .6; }
+"""
