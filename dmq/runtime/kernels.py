@@ -23,7 +23,7 @@ from .whole import WholeWeight
 
 
 CONVS = (nn.Conv1d, nn.Conv2d)
-SOME_ZERO = 128
+MOST_PACKINGS = 4  # of a convolution, one for each shape of its inputs
 SMALLEST_INT_MM = 17  # rows that `_int_mm` takes at least
 
 
@@ -73,13 +73,25 @@ class OneDnn(Kernel):
         super().__init__(layer, weight)
         self.zeros = torch.zeros(len(weight.scale), dtype=torch.int32)
         if self.linear:
-            self.packed = torch.ops.onednn.qlinear_prepack(weight.values.contiguous(), None)
+            self.packed = torch.ops.onednn.qlinear_prepack(weight.values, None)
             return
         self.where = [list(values) for values in (layer.stride, layer.padding, layer.dilation)] + [layer.groups]
-        values = weight.values.contiguous()
-        # That of each call is used; but only if there is some zero point here is the weight laid out for one. If not,
-        # it is done at each call, which takes longer than small convolutions.
-        self.packed = torch.ops.onednn.qconv_prepack(values, weight.scale, 1.0, SOME_ZERO, *self.where, None)
+        self.packings: dict[tuple[Any, ...], Tensor] = {}
+
+    def packed_for(self, shape: tuple[int, ...], zero: int) -> Tensor:
+        """The weight of a convolution, laid out for inputs of this shape, and for a zero point or none.
+
+        Laid out for others, oneDNN lays it out anew at each call, which takes up to a hundred times as long as the
+        product itself.
+        """
+        key = (*shape, zero > 0)
+        if key not in self.packings:
+            if len(self.packings) == MOST_PACKINGS:
+                self.packings.pop(next(iter(self.packings)))
+            self.packings[key] = torch.ops.onednn.qconv_prepack(
+                self.weight.values, self.weight.scale, 1.0, zero, *self.where, shape
+            )
+        return self.packings[key]
 
     @staticmethod
     def lacks(layer: nn.Module, weight: WholeWeight) -> str:
@@ -93,8 +105,8 @@ class OneDnn(Kernel):
                 codes, scale, zero, self.packed, self.weight.scale, self.zeros, bias, 1.0, 0, dtype, "none", [], ""
             )
         return torch.ops.onednn.qconv_pointwise.default(
-            codes, scale, zero, self.packed, self.weight.scale, self.zeros, bias, *self.where, 1.0, 0, dtype,
-            "none", [], "",
+            codes, scale, zero, self.packed_for(codes.shape, zero), self.weight.scale, self.zeros, bias, *self.where,
+            1.0, 0, dtype, "none", [], "",
         )  # fmt: skip
 
 
@@ -112,6 +124,8 @@ class IntMm(Kernel):
     def lacks(layer: nn.Module, weight: WholeWeight) -> str:
         if not hasattr(torch, "_int_mm"):
             return "this torch has no _int_mm"
+        if weight.values.device.type == "cpu" and lacks_vnni():
+            return lacks_vnni()
         outputs, columns = weight.values.flatten(1).shape
         if outputs % 8 or columns % 8:
             return f"{columns} x {outputs} are not multiples of 8"
@@ -158,8 +172,6 @@ def kernel_for(layer: nn.Module, weight: WholeWeight) -> Kernel | str:
     reasons = []
     for kind in KERNELS:
         lacks = kind.lacks(layer, weight)
-        if kind is IntMm and weight.values.device.type == "cpu":
-            lacks = lacks or "slower than floats on a CPU"
         if not lacks:
             return kind(layer, weight)
         reasons.append(f"{kind.name}: {lacks}")
@@ -172,6 +184,11 @@ def lacks_onednn() -> str:
     wanted = ("qlinear_prepack", "qlinear_pointwise", "qconv_prepack", "qconv_pointwise")
     if not torch.backends.mkldnn.is_available() or any(not hasattr(torch.ops.onednn, name) for name in wanted):
         return "this torch has no int8 kernels of oneDNN"
+    return lacks_vnni()
+
+
+def lacks_vnni() -> str:
+    """What the processor lacks for int8 to be faster than floats; "" if nothing."""
     supported = getattr(torch.cpu, "_is_vnni_supported", lambda: True)
     return "" if supported() else "this processor has no VNNI instructions"
 

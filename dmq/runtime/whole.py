@@ -60,5 +60,5 @@ def _fitted(whole: Tensor, scale: Tensor) -> WholeWeight:
     low, high = whole.flatten(1).aminmax(dim=1)
     offset = (high - 127).clamp(min=0) + (low + 128).clamp(max=0)  # a row spans 255 at most, so one of them is 0
     values = (whole - offset.view(-1, *[1] * (whole.ndim - 1))).to(torch.int8)
-    some = bool(offset.any())
-    return WholeWeight(values=values, scale=scale.float().contiguous(), offset=offset.float() if some else None)
+    moved = offset.float() if offset.any() else None
+    return WholeWeight(values=values.contiguous(), scale=scale.float().contiguous(), offset=moved)

@@ -220,7 +220,9 @@ def test_a_kernel_adds_up_whole_numbers_exactly(kind, layer, zero):
 
 
 def test_a_kernel_that_is_missing_is_named_and_the_reference_takes_over(subject, monkeypatch):
-    monkeypatch.setattr(kernels, "lacks_onednn", lambda: "this processor has no VNNI instructions")
+    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
+    lacks_onednn.cache_clear()
+    monkeypatch.setattr(kernels, "lacks_onednn", kernels.lacks_vnni)
     made = executed(subject.model, subject.plan(), subject.adapter)
     assert all("no VNNI" in words for words in ran(made).values())
     assert "no VNNI" in ran_line(made)

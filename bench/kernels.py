@@ -1,0 +1,112 @@
+"""Kernels side by side on this machine: what decides which of them the runtime uses.
+
+    python -m bench.kernels [--rounds 20]
+
+Products of M rows, K inputs and N outputs; convolutions of two pictures. Weights of few bits without codes of inputs
+are multiplied as floats: torch's own kernels for packed int4 and int8 weights are the alternative. `_int_mm` is what
+a GPU has. Times are the least of all rounds, in milliseconds; in brackets how many times as fast as float32.
+"""
+
+import argparse
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch.nn import functional as F
+
+from dmq.runtime.fused import codes_of
+
+
+LINEAR = ((2, 1280, 1280), (154, 768, 320), (512, 1280, 1280), (8192, 320, 320), (8192, 320, 2560))
+CONVS = ((128, 128, 16), (256, 256, 8), (320, 320, 64), (1280, 1280, 8))
+CODED = ((2, 256, 128), (2, 4096, 320), (2, 4096, 1280))
+GROUP = 64  # weights that share a scale in torch's int4 format
+
+
+def least(work: Callable[[], object], rounds: int) -> float:
+    """Milliseconds."""
+    took = []
+    for _ in range(rounds + 2):
+        begun = time.perf_counter()
+        work()
+        took.append(time.perf_counter() - begun)
+    return 1000 * min(took[2:])
+
+
+def show(what: str, rows: dict[str, Callable[[], object]], rounds: int) -> None:
+    """One line; the first row is what the others are compared with."""
+    times = {name: least(work, rounds) for name, work in rows.items()}
+    first = next(iter(times.values()))
+    print(f"{what:<24}" + "".join(f"  {name} {took:.3f} ({first / took:.1f}x)" for name, took in times.items()))
+
+
+def linear(m: int, k: int, n: int) -> dict[str, Callable[[], object]]:
+    x, weight = torch.randn(m, k), torch.randn(n, k)
+    half, thin = x.bfloat16(), weight.bfloat16()
+    codes = torch.randint(0, 256, (m, k), dtype=torch.uint8)
+    values = torch.randint(-127, 128, (n, k), dtype=torch.int8)
+    scale, zeros = torch.ones(n), torch.zeros(n, dtype=torch.int32)
+    packed = torch.ops.onednn.qlinear_prepack(values, None)
+    four = torch._convert_weight_to_int4pack_for_cpu(torch.randint(0, 16, (n, k), dtype=torch.int32), 1)
+    tables = torch.ones(k // GROUP, n, 2, dtype=torch.bfloat16)
+    rows: dict[str, Callable[[], object]] = {
+        "float32": lambda: F.linear(x, weight),
+        "bfloat16": lambda: F.linear(half, thin),
+        "W8A8 oneDNN": lambda: torch.ops.onednn.qlinear_pointwise.default(
+            codes, 0.1, 128, packed, scale, zeros, None, 1.0, 0, torch.float32, "none", [], ""
+        ),
+        "W4A16 torch": lambda: torch._weight_int4pack_mm_for_cpu(half, four, GROUP, tables),
+        "W8A16 torch": lambda: torch._weight_int8pack_mm(half, values, scale.bfloat16()),
+    }
+    if m > 16:
+        signed, columns = codes.to(torch.int8), values.t().contiguous()
+        rows["W8A8 _int_mm"] = lambda: torch._int_mm(signed, columns)
+    return rows
+
+
+def convolution(inputs: int, outputs: int, side: int) -> dict[str, Callable[[], object]]:
+    x = torch.randn(2, inputs, side, side).contiguous(memory_format=torch.channels_last)
+    weight, bias = torch.randn(outputs, inputs, 3, 3), torch.zeros(outputs)
+    codes = codes_of(x, 0.1, 128.0, 8)
+    values = torch.randint(-127, 128, weight.shape, dtype=torch.int8)
+    scale, zeros, where = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int32), ([1, 1], [1, 1], [1, 1], 1)
+
+    def int8(packed_for: list[int] | None) -> Callable[[], object]:
+        packed = torch.ops.onednn.qconv_prepack(values, scale, 1.0, 128, *where, packed_for)
+        return lambda: torch.ops.onednn.qconv_pointwise.default(
+            codes, 0.1, 128, packed, scale, zeros, bias, *where, 1.0, 0, torch.float32, "none", [], ""
+        )
+
+    return {
+        "float32": lambda: F.conv2d(x, weight, bias, padding=1),
+        "W8A8 oneDNN": int8(list(x.shape)),
+        "W8A8, laid out for no shape": int8(None),
+    }
+
+
+def coding(*shape: int) -> dict[str, Callable[[], object]]:
+    x = torch.randn(shape)
+    return {
+        "in steps": lambda: codes_of(x, torch.tensor(0.1), torch.tensor(128.0), 8),
+        "one pass": lambda: codes_of(x, 0.1, 128.0, 8),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    rounds = parser.parse_args().rounds
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
+    for m, k, n in LINEAR:
+        show(f"linear {m} x {k} x {n}", linear(m, k, n), rounds)
+    for inputs, outputs, side in CONVS:
+        show(f"conv {inputs}-{outputs}, {side} x {side}", convolution(inputs, outputs, side), rounds)
+    for shape in CODED:
+        show("codes of " + " x ".join(map(str, shape)), coding(*shape), rounds)
+
+
+if __name__ == "__main__":
+    main()
