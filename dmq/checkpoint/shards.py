@@ -28,7 +28,7 @@ from .reading import Files, read_files, read_json, readable, weight_files
 from .writing import Coder, Collected, Exported, Shards, check_target, exported, write_beside, write_config, writing
 
 
-WAITING = 500_000_000  # bytes that wait to be written
+WAITING = 250_000_000  # bytes that wait to be written
 
 
 class Lazy(nn.Module):

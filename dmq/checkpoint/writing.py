@@ -277,17 +277,26 @@ def check_target(folder: Path) -> None:
 
 
 def is_export(folder: Path) -> bool:
-    """Did dmq write `folder`? A pipeline says so by the plan in one of its parts."""
-    places = [folder, *(path for path in folder.iterdir() if path.is_dir())] if folder.is_dir() else []
-    return any(_dmq(place / "config.json") for place in places)
+    """Did dmq write `folder`? Of a pipeline, one of the parts that its index names says so.
+
+    A folder that merely has such folders inside is none: replacing it would take everything else in it, too.
+    """
+    parts = [name for name, value in _read(folder / "model_index.json").items() if isinstance(value, list)]
+    return _dmq(folder) or any(_dmq(folder / name) for name in parts)
 
 
-def _dmq(file: Path) -> bool:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8")).get("quantization_config")
-    except (OSError, ValueError, AttributeError):
-        return False
+def _dmq(folder: Path) -> bool:
+    settings = _read(folder / "config.json").get("quantization_config")
     return isinstance(settings, dict) and settings.get("quant_method") == "dmq"
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The object in a JSON file that may be anything; empty if there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 @contextlib.contextmanager

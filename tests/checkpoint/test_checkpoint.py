@@ -254,6 +254,7 @@ def test_an_older_checkpoint_is_replaced_and_nothing_else_is(sd, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "thesis.txt").write_text("all of it")
+    export(sd, plan, other / "model")
     for place in (other, other / "thesis.txt"):
         with pytest.raises(DmqError, match="nothing was changed"):
             export(sd, plan, place)
