@@ -54,6 +54,8 @@ RECIPES = {
         "overrides": (Override(layers="*attn1*", format=Hqq(group=8, iterations=2)),
                       Override(layers="*ff*", format=PowerOfTwo(), weight_bits=3)),
     },
+    "split shortcuts": {"weights": weights(4), "split": True,
+                        "overrides": (Override(layers="up_blocks.1*", format=KMeans(iterations=2)),)},
     "low rank": {"weights": weights(4, LowRank(rank=2, group=8, rounds=1)),
                  "activations": Activations(bits=8, dynamic="token")},
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Plans as plain data and arrays and back."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -41,6 +42,24 @@ def test_banks_that_layers_share_are_stored_once(sd):
     assert len(sites) < len(shared)
     stored = [name for name in plan_tensors(plan) if name.endswith(".bits")]
     assert len(stored) == len({row.bank.site for row in plan.layers if row.bank})
+
+
+def test_more_slots_than_a_byte_counts_take_two_bytes_each(sd):
+    """The plan counts one byte: a recipe with a range for each of more than 256 steps stores more than it says."""
+    plan = sd.plan(weights=weights(8))
+    rows = tuple(dataclasses.replace(row, bank=row.bank and long(row.bank)) for row in plan.layers)
+    plan = dataclasses.replace(plan, timesteps=tuple(map(float, range(300))), layers=rows)
+    tensors = plan_tensors(plan)
+    assert same_plan(plan_from(plan_data(plan), tensors), plan)
+    banks = len({row.bank.site for row in rows if row.bank})
+    assert sum(x.nbytes for x in tensors.values()) == plan.table_bytes + 300 * banks
+
+
+def long(bank):
+    return dataclasses.replace(
+        bank, bits=bank.bits.repeat(300), scale=bank.scale.repeat(300), zero=bank.zero.repeat(300),
+        slot=np.arange(300, dtype=np.int16),
+    )  # fmt: skip
 
 
 LIES = {
