@@ -66,7 +66,7 @@ def _bar(label: str, size: int, most: int, kind: str) -> str:
     meter = f'<div class="dmq-meter"><div style="width: {width:.2f}%"></div></div>'
     return (
         f'<tr class="{kind}"><th>{html.escape(label)}</th><td class="bar" aria-hidden="true">{meter}</td>'
-        f"<td>{size / 1e6:.3f} MB</td><td>{size:,} bytes</td><td>{width:.1f} %</td></tr>"
+        f"<td>{size / 1e6:.3f} MB</td><td>{size:,} bytes</td><td>{width:.2f} %</td></tr>"
     )
 
 
@@ -240,7 +240,8 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     with gr.Column(visible=False) as out["body"]:
         where = gr.Button("What runs where", size="sm")
         out["placed"] = gr.Dataframe(headers=PLACED, label="What runs where", interactive=False, wrap=True,
-                                     visible=False, elem_id="take-placed", max_height=360)  # fmt: skip
+                                     column_widths=["30%", "10%", "16%", "44%"], visible=False, max_height=360,
+                                     elem_id="take-placed")  # fmt: skip
         with gr.Row(equal_height=True):
             form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
             part = gr.Radio(list(PARTS), value=next(iter(PARTS)), label="Of", min_width=200)
@@ -248,14 +249,14 @@ def tab(shared: Shared, this: gr.Tab) -> None:
             out["go"] = gr.Button("Export", variant="primary", min_width=220)
             out["stop"] = gr.Button("Stop exporting", variant="stop", visible=False, min_width=220)
     out["status"] = gr.HTML(label="Progress of the export")
-    with gr.Row(equal_height=True):
+    with gr.Row(elem_classes="dmq-ends"):
         out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are.")
         out["file"] = gr.DownloadButton("Download", visible=False, min_width=260, elem_id="take-file")
     out["told"] = gr.HTML(label="The chosen export", elem_id="take-told")
     out["python"] = gr.Code(language="python", label="To load it", interactive=False, wrap_lines=True)
     out["shell"] = gr.Code(language="shell", label="Command line", interactive=False, wrap_lines=True)
     with gr.Accordion("To the Hugging Face Hub", open=False):
-        with gr.Row(equal_height=True):
+        with gr.Row(elem_classes="dmq-ends"):
             repository = gr.Textbox("", label="Repository, owner/name", max_lines=1, min_width=240)
             private = gr.Checkbox(True, label="Private", min_width=100)
             out["push"] = gr.Button("Push the chosen export", min_width=200, interactive=False)

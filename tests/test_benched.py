@@ -224,8 +224,8 @@ def test_pictures_that_are_no_numbers_are_counted_named_and_in_no_mean(wanted, r
         made.register_forward_hook(spoil)
         return made
 
-    real = bench_stage.quantize
-    monkeypatch.setattr(bench_stage, "quantize", broken)
+    real = bench_stage.computed
+    monkeypatch.setattr(bench_stage, "computed", broken)
     found = stages.finish(stages.bench(wanted, recipes[:1], name="broken"))
     row = found.row("six", "in")
     assert (row.samples, row.failed) == (10, 6) and found.row("six", "out").failed == 0

@@ -18,6 +18,7 @@ TABS = (
 OWN = {  # tabs that show what only one recipe has, with a text that is there when it is shown
     "Reconstruct": ("BRECQ W4A8", "err less than with nearest codes"),
     "Over time": ("PCR W4A8", "lines are means"),
+    "Take away": ("TFMQ-DM W4A8", "× smaller"),
 }
 WAIT = 120_000  # milliseconds
 

@@ -21,7 +21,7 @@ def push_hindrance() -> str:
     if os.environ.get("SPACE_ID"):
         return "This app is open to others, and pushes for nobody: download the export, and push it from your machine."
     if huggingface_hub.get_token() is None:
-        return "Nobody is logged in to the Hugging Face Hub here: run `hf auth login`, or set HF_TOKEN."
+        return "Nobody is logged in to the Hugging Face Hub here: run “hf auth login”, or set HF_TOKEN."
     return ""
 
 
