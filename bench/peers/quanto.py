@@ -13,7 +13,9 @@ def make(subject: Subject) -> Made:
     from optimum import quanto
 
     denoiser = borrow(subject.loaded.denoiser)
-    quanto.quantize(denoiser, weights=quanto.qint8, activations=quanto.qint8)
+    # It makes quantized norms too, and those without a weight cannot be saved.
+    bare = [name for name, m in denoiser.named_modules() if isinstance(m, nn.LayerNorm) and m.weight is None]
+    quanto.quantize(denoiser, weights=quanto.qint8, activations=quanto.qint8, exclude=bare)
     calls = subject.calls()
     with quanto.Calibration():
         for call in calls:

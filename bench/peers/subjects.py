@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dmq import runs, stages
-from dmq.capture.activations import calibration_pictures
+from dmq.capture.activations import calibration_pictures, capture_activations
 from dmq.capture.replay import repeat, rows_of
 from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
@@ -135,10 +135,18 @@ def recipe_of(name: str, work: Path) -> Recipe:
 def prepare(name: str, work: Path, small: bool) -> None:
     """Make, in `work` and the folder of runs, what `opened` opens; what is there already stays."""
     recipe = recipe_of(name, work)
-    if name == UNET and not (work / UNET).is_dir():
+    if name != UNET:
+        stages.finish(stages.capture(recipe))
+        return
+    if not (work / UNET).is_dir():
         with runs.written(work / UNET) as part:
             (tiny_sd() if small else random_sd()).save_pretrained(part)
-    stages.finish(stages.capture(recipe, trajectories=int(name == UNET)))
+    if runs.find_capture(recipe) is None:
+        loaded = stages.load(recipe.model)
+        # Not the stage: it also watches the operands of attention, which takes several times longer at this size.
+        watched = capture_activations(loaded, recipe.sampling, recipe.calibration, attention=False, trajectories=1)
+        seen = stages.finish(watched)
+        runs.save_stats(runs.home() / "captures" / runs.capture_key(recipe), seen.stats, loaded.info, seen.trajectory)
 
 
 def opened(name: str, work: Path) -> Subject:
