@@ -697,8 +697,17 @@ class Calibration(Spec):
 
 
 SIMULATED = "simulated"
-BFLOAT = "executed bf16"
-ENGINES = (SIMULATED, "executed", BFLOAT)
+ENGINES = (SIMULATED, "executed", "executed bf16", "executed compiled", "executed bf16 compiled")
+
+
+def lowered(engine: str) -> bool:
+    """Is what stays in float computed in bfloat16?"""
+    return "bf16" in engine
+
+
+def compiles(engine: str) -> bool:
+    """Is what is between the kernels compiled?"""
+    return engine.endswith("compiled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -732,7 +741,8 @@ class Recipe(Spec):
     engine: str = knob(
         SIMULATED, "Computed", choices=ENGINES, later=True,
         help="Simulated: in floating point, rounded as if it had few bits. Executed: on integer kernels where there "
-        "are some, what stays in float being float32 or bfloat16. It changes speed, and pictures hardly.",
+        "are some, what stays in float being float32 or bfloat16. Compiled: what is between them too, which takes a "
+        "minute at first and needs a C++ compiler. It changes speed, and pictures hardly.",
     )
     version: int = 1
 

@@ -12,7 +12,7 @@ import gradio as gr
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import BFLOAT, FLOAT, SIMULATED
+from dmq.recipe import ENGINES, FLOAT, SIMULATED
 
 from .words import KINDS
 
@@ -133,7 +133,7 @@ def plain(value: Any, hint: Any, label: str) -> Any:
 
 def engine_choice(**options: Any) -> gr.Radio:
     """What draws the pictures: the simulation, integer kernels, or both beside each other."""
-    named = {BFLOAT: "executed, rest in bfloat16"}
+    named = {one: one.replace("executed ", "executed, ").replace("bf16", "rest in bfloat16") for one in ENGINES}
     return gr.Radio(
         [(named.get(one, one), one) for one in stages.COMPUTED], value=SIMULATED, label="Computed",
         info="Simulated: floats, rounded as if they had few bits. Executed: on integer kernels where there are some.",

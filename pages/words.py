@@ -5,7 +5,6 @@ from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
 from dmq.recipe import (
-    BFLOAT,
     FLOAT,
     SIMULATED,
     Activations,
@@ -40,6 +39,7 @@ from dmq.recipe import (
     Uaq,
     UniformGroups,
     choice_label,
+    lowered,
 )
 
 
@@ -206,7 +206,7 @@ def words(recipe: Recipe) -> str:
     if recipe.mixed:
         said += f" {mixed(recipe.mixed)}"
     if recipe.engine != SIMULATED:
-        said += f" Executed on integer kernels{', the rest in bfloat16' if recipe.engine == BFLOAT else ''}."
+        said += f" Executed on integer kernels{', the rest in bfloat16' if lowered(recipe.engine) else ''}."
     if kept:
         said += f" In float: {' and '.join(kept)}."
     return said + overridden(recipe.overrides)

@@ -24,7 +24,7 @@ from ..quantizers.bank import Clock, bank_module
 from ..quantizers.cache import CachedFeature, FeatureTable, Gone, install_cache
 from ..quantizers.codes import WeightCodes
 from ..quantizers.layers import fake_quantized
-from ..recipe import BFLOAT, FLOAT, SIMULATED
+from ..recipe import FLOAT, SIMULATED, compiles, lowered
 from ..results import Plan
 from ..runtime.convert import finished, packed
 from .content import Content, cache_layout, cache_rows, quantized_layout
@@ -110,7 +110,7 @@ def assembled(model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype
     model.requires_grad_(False)
     model.plan, model.clock = plan, clock
     if mode != SIMULATED:
-        finished(model, plan, torch.bfloat16 if mode == BFLOAT else dtype)
+        finished(model, plan, torch.bfloat16 if lowered(mode) else dtype, compiling=compiles(mode))
 
 
 def codes_in(content: Content, name: str, fetch: Fetch) -> WeightCodes:

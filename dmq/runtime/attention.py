@@ -45,6 +45,12 @@ def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float | None = Non
     return made.view(*query.shape[:-1], v.shape[-1]).to(query.dtype)
 
 
+def long_attention(model: nn.Module) -> bool:
+    """May `model` have as many queries as are worth taking in pieces? A guess, from the size that it was made for."""
+    side = getattr(getattr(model, "config", None), "sample_size", None)
+    return isinstance(side, int) and side * side >= SHORT
+
+
 def chunked_attention(model: nn.Module) -> None:
     """Let every attention of a borrowed `model` take its products in pieces."""
     open_attention(model, Chunked)

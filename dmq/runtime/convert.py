@@ -13,7 +13,8 @@ from ..numerics.memory import keep_freed_memory
 from ..quantizers.apply import quantized
 from ..quantizers.codes import WeightCodes
 from ..results import Plan, PlannedLayer
-from .attention import chunked_attention
+from .attention import chunked_attention, long_attention
+from .compiled import compiled
 from .layers import PackedLayer, packed_layers
 
 
@@ -25,14 +26,16 @@ def executed(
     learned: Mapping[str, WeightCodes] | None = None,
     rest: torch.dtype = torch.float32,
     kernels: bool = True,
+    compiling: bool = False,
 ) -> nn.Module:
     """A model that executes `plan` on integer kernels; like `quantizers.apply.quantized` in all else.
 
     What stays in float is computed in `rest`, float32 or bfloat16; inputs and outputs of the model are float32 all the
     same. Without `kernels` every layer runs in floating point, as the simulation does, with its weight kept in codes.
-    Raises DmqError as `quantized` does.
+    `compiling` has all between layers on codes compiled, at the first call. Raises DmqError as `quantized` does.
     """
-    return finished(quantized(model, plan, adapter, learned, partial(packed, kernels=kernels)), plan, rest, kernels)
+    twin = quantized(model, plan, adapter, learned, partial(packed, kernels=kernels))
+    return finished(twin, plan, rest, kernels, compiling)
 
 
 def packed(
@@ -42,16 +45,18 @@ def packed(
     return PackedLayer(layer, codes, layer.bias, bank, kernels)
 
 
-def finished(twin: nn.Module, plan: Plan, rest: torch.dtype = torch.float32, kernels: bool = True) -> nn.Module:
+def finished(
+    twin: nn.Module, plan: Plan, rest: torch.dtype = torch.float32, kernels: bool = True, compiling: bool = False
+) -> nn.Module:
     """`twin` itself, whose layers are packed, with all else that an executed model has; see `executed`."""
     keep_freed_memory()
-    if kernels and not plan.attention:
+    if kernels and not plan.attention and (not compiling or long_attention(twin)):
         chunked_attention(twin)
     if rest != torch.float32:
         nn.Module.to(twin, rest)  # not its own `to`: diffusers refuses to cast models that it knows as quantized
         twin.register_forward_pre_hook(partial(_lowered, rest), with_kwargs=True)
         twin.register_forward_hook(_raised)
-    return twin
+    return compiled(twin) if compiling else twin
 
 
 def ran(model: nn.Module) -> dict[str, str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import runs
-from ..recipe import BFLOAT, FLOAT, SIMULATED, Cache, Grid, Recipe
+from ..recipe import FLOAT, SIMULATED, Cache, Grid, Recipe, compiles, lowered
 from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
 from .known import info_for, libraries, load
@@ -83,7 +83,8 @@ def computed(recipe: Recipe) -> "nn.Module":
     learnings = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
     mix = resolved(recipe).overrides if recipe.mixed else ()
     changes = (changed, learned and search_changed(learned), *learnings, walks, mix)
-    return borrow(_computed(dataclasses.replace(recipe, name=""), folder, changes))
+    made = _computed(dataclasses.replace(recipe, name=""), folder, changes)
+    return made if compiles(recipe.engine) else borrow(made)  # what is compiled belongs to its very modules
 
 
 @lru_cache(maxsize=3)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
@@ -111,7 +112,8 @@ def _made(recipe: Recipe) -> "Callable[..., nn.Module]":
 
     from ..runtime.convert import executed
 
-    return partial(executed, rest=torch.bfloat16 if recipe.engine == BFLOAT else torch.float32)
+    rest = torch.bfloat16 if lowered(recipe.engine) else torch.float32
+    return partial(executed, rest=rest, compiling=compiles(recipe.engine))
 
 
 def coverage(recipe: Recipe) -> str:

@@ -303,3 +303,43 @@ def test_slots_with_more_than_eight_bits_run_in_float(subject):
         x = input_of(layer.layout, 5)
         with torch.no_grad():
             assert torch.equal(layer(x), simulated.get_submodule(name)(x)), name
+
+
+# --- compiled -------------------------------------------------------------------------------------------------------
+
+
+def test_a_compiled_model_draws_the_same_at_all_slots_and_is_compiled_once(subject):
+    from torch._dynamo.testing import CompileCounter
+
+    from dmq.runtime.compiled import compiled
+
+    plan = subject.plan(GROUPS)
+    plain, counter = executed(subject.model, plan, subject.adapter), CompileCounter()
+    made = compiled(executed(subject.model, plan, subject.adapter), counter)
+    first = called(subject, made, TIMESTEPS[0])
+    graphs = counter.frame_count
+    assert graphs and torch.equal(first, called(subject, plain, TIMESTEPS[0]))
+    for t in TIMESTEPS[1:]:
+        assert torch.equal(called(subject, made, t), called(subject, plain, t))
+    assert counter.frame_count == graphs
+
+
+@pytest.mark.parametrize("layer", (LAYOUTS | DEPTHWISE).values(), ids=LAYOUTS | DEPTHWISE)
+def test_the_compiler_is_told_the_right_layout(layer):
+    from dmq.quantizers.bank import Clock, bank_module
+    from dmq.results import Bank, Site
+    from dmq.runtime.compiled import _Called, _layers
+    from dmq.runtime.layers import PackedLayer
+
+    clock = Clock((1.0,), "error", lambda args, kwargs: 1.0)
+    clock.set(1.0)
+    site = Site(name="layer", point="input", kind="conv", block="")
+    one = np.array([8], np.uint8), np.array([0.1], np.float32), np.array([128], np.int32), np.zeros(1, np.int16)
+    bank = bank_module(Bank(site=site, bits=one[0], scale=one[1], zero=one[2], slot=one[3]), clock)
+    packed = PackedLayer(layer, weights_of(layer), layer.bias, bank)
+    _layers[-1] = packed
+    shape = {nn.Linear: (2, 3, 24), nn.Conv1d: (2, 8, 9)}.get(type(layer), (2, 8, 9, 10))
+    told = torch.ops.dmq.on_codes(torch.empty(shape, device="meta"), -1)
+    with torch.no_grad():
+        got = _Called(-1)(torch.randn(shape))
+    assert told.shape == got.shape and told.stride() == got.stride() and told.dtype == got.dtype
