@@ -201,6 +201,7 @@ class Shards:
         for n, name in enumerate(names):
             if self.sealed:
                 self._seal(self._file(n), seal)
+            self._file(n).chmod(0o644)  # safetensors makes files that only their owner reads
             self._file(n).rename(self.part / name)
         if count > 1:
             place = {name: file for file, held in zip(names, self.files, strict=True) for name in held}

@@ -51,17 +51,6 @@ def test_plain_diffusers_draws_the_same_picture(exported, loaded):
     assert checked.component == "unet" and plan.coverage_line() in checked.line()
 
 
-def test_a_new_process_needs_nothing_but_the_import(exported):
-    code = (
-        "import sys, dmq.checkpoint; from diffusers import DiffusionPipeline as P; "
-        "p = P.from_pretrained(sys.argv[1]); print(p.unet.plan.bytes)"
-    )
-    folder, plan = exported
-    run = subprocess.run([sys.executable, "-c", code, folder], capture_output=True, text=True,
-                         cwd=Path(dmq.__file__).parents[1])  # fmt: skip
-    assert run.stdout.strip() == str(plan.bytes), run.stderr
-
-
 def test_a_pipeline_saves_itself_again(exported, tmp_path):
     folder, _ = exported
     DiffusionPipeline.from_pretrained(folder).save_pretrained(tmp_path / "again")
@@ -179,17 +168,19 @@ def test_a_plan_of_shapes_alone_is_the_one_with_statistics(model):
 # --- for others ----------------------------------------------------------------------------------------------------
 
 
-def test_stock_diffusers_loads_plain_numbers_without_dmq(exported, tmp_path):
-    folder, _ = exported
+def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_imported(exported, tmp_path):
+    folder, plan = exported
     finish(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
     code = (
         "import sys; from diffusers import DiffusionPipeline as P; p = P.from_pretrained(sys.argv[1]); "
-        "print(sum(x.double().abs().sum().item() for x in p.unet.parameters()), 'dmq' in sys.modules)"
+        "print(sum(x.double().abs().sum().item() for x in p.unet.parameters()), 'dmq' in sys.modules); "
+        "import dmq.checkpoint; print(P.from_pretrained(sys.argv[2]).unet.plan.bytes)"
     )
-    run = subprocess.run([sys.executable, "-c", code, tmp_path / "plain"], capture_output=True, text=True,
-                         cwd=tmp_path)  # fmt: skip
+    run = subprocess.run([sys.executable, "-c", code, tmp_path / "plain", folder], capture_output=True, text=True,
+                         cwd=Path(dmq.__file__).parents[1])  # fmt: skip
     model = UNet2DConditionModel.from_pretrained(folder / "unet")
-    assert run.stdout.split() == [str(sum(x.double().abs().sum().item() for x in model.parameters())), "False"]
+    expected = [str(sum(x.double().abs().sum().item() for x in model.parameters())), "False", str(plan.bytes)]
+    assert run.stdout.split() == expected, run.stderr
 
 
 def test_plain_numbers_of_another_precision_of_one_denoiser(sd, tmp_path):

@@ -20,7 +20,7 @@ from tests.checkpoint.conftest import cached_plan, plan_for
 from tests.checkpoint.test_checkpoint import WEIGHTS, export
 
 
-QUICK = settings(max_examples=40, deadline=None, derandomize=True,
+QUICK = settings(max_examples=25, deadline=None, derandomize=True,
                  suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 
 
