@@ -78,6 +78,7 @@ class Stored(Storage):
 
     def prepare(self, model: nn.Module) -> None:
         opened(model, self.content)
+        self.model = model
         self.names = frozenset(quantized_layout(self.settings))
         self.plain = [name for name in model.state_dict() if name not in self.names]
 
@@ -86,9 +87,11 @@ class Stored(Storage):
 
     def accept(self, name: str, tensor: Tensor, device: torch.device) -> None:
         self.kept[name] = tensor.clone()  # the file's own pages would follow what is done to the file
+        place, _, part = name.rpartition(".")
+        # With a device map, diffusers moves the model before it is finished: nothing may be without a place.
+        self.model.get_submodule(place).register_buffer(part, tensor.new_empty(0))
 
     def finish(self, model: nn.Module, dtype: torch.dtype) -> None:
-        self.model = model
         # The same objects that the finished model has, wherever its layers put them.
         self.ordinary = dict(model.named_parameters(remove_duplicate=False))
         fetch = self.kept.__getitem__

@@ -12,7 +12,7 @@ from torch import nn
 
 from ..errors import DmqError
 from ..models.checks import check_folder
-from ..models.loading import Loaded
+from ..models.loading import Loaded, quiet
 from ..models.quantizer import config_data, pipeline_from_folder
 from ..quantizers.codes import WeightCodes
 from ..recipe import Recipe
@@ -73,9 +73,10 @@ def export_pipeline(
         write_beside(place, plan, settings, recipe, report, "", collected.tensors)
         for name in ("README.md", *(["recipe.json"] if recipe else []), *(["report.json"] if report else [])):
             (place / name).rename(part / name)
-        for name, other in loaded.pipe.components.items():
-            if name != component and hasattr(other, "save_pretrained"):
-                other.save_pretrained(part / name, **({"safe_serialization": True} if _diffusers(other) else {}))
+        with quiet():
+            for name, other in loaded.pipe.components.items():
+                if name != component and hasattr(other, "save_pretrained"):
+                    other.save_pretrained(part / name, **({"safe_serialization": True} if _diffusers(other) else {}))
         _write_index(part, loaded.pipe)
     return exported(folder, plan, collected)
 

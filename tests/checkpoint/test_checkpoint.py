@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 import dmq.checkpoint
 from dmq.errors import DmqError
+from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_call
 from dmq.quantizers.apply import quantized
 from dmq.recipe import Relaxing
@@ -139,7 +140,7 @@ def test_how_a_model_computes_is_chosen_by_block_then_by_variable_then_by_its_fi
 
 def test_half_precision_casts_what_stays_in_float_and_no_stored_table(sd, tmp_path):
     export(sd, plan_for(sd, "W8A8"), tmp_path / "sd", mode="simulated")
-    loaded = UNet2DConditionModel.from_pretrained(tmp_path / "sd", torch_dtype=torch.bfloat16)
+    loaded = UNet2DConditionModel.from_pretrained(tmp_path / "sd", dtype=torch.bfloat16)
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
     call = {name: x.to(torch.bfloat16) if x.ndim > 1 else x for name, x in tiny_call(loaded, 501).items()}
     with torch.no_grad():
@@ -149,6 +150,17 @@ def test_half_precision_casts_what_stays_in_float_and_no_stored_table(sd, tmp_pa
     a, b = (load_file(tmp_path / name / WEIGHTS) for name in ("sd", "again"))
     tables = [name for name in a if name.endswith((".codes", ".scale", ".zero"))]
     assert tables and all(torch.equal(a[name], b[name]) for name in tables)
+
+
+def test_devices_subfolders_and_copies(sd, tmp_path):
+    plan = plan_for(sd, "everything, groups")
+    export(sd, plan, tmp_path / "sd" / "unet", mode="simulated")
+    expected = answers(quantized(sd.model, plan, sd.adapter))
+    loaded = UNet2DConditionModel.from_pretrained(tmp_path / "sd", subfolder="unet", device_map="cpu")
+    copied = borrow(loaded)
+    copied.save_pretrained(tmp_path / "again")
+    for model in (loaded, copied, dmq.checkpoint.load(tmp_path / "again")):
+        assert all(map(torch.equal, answers(model), expected))
 
 
 def test_several_files_and_an_index(sd, tmp_path, monkeypatch):

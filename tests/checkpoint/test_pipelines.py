@@ -140,7 +140,7 @@ def test_a_plan_with_ranges_is_followed_and_checked_against_the_weights(sd, tmp_
 def test_floats_keep_the_precision_of_the_source(sd, tmp_path):
     recipe = sd.recipe(weights=weights(4), activations=Activations(bits=FLOAT))
     sd.model.save_pretrained(tmp_path / "float")
-    half = UNet2DConditionModel.from_pretrained(tmp_path / "float", torch_dtype=torch.bfloat16)
+    half = UNet2DConditionModel.from_pretrained(tmp_path / "float", dtype=torch.bfloat16)
     half.save_pretrained(tmp_path / "half")
     made = finish(dmq.checkpoint.quantize_shards(tmp_path / "half", recipe, tmp_path / "it"))
     plan = sd.plan(weights=weights(4), activations=Activations(bits=FLOAT))
@@ -186,7 +186,7 @@ def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_impo
 def test_plain_numbers_of_another_precision_of_one_denoiser(sd, tmp_path):
     export(sd, plan_for(sd, "low rank"), tmp_path / "sd")
     finish(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain", "bfloat16"))
-    plain = UNet2DConditionModel.from_pretrained(tmp_path / "plain", torch_dtype=torch.bfloat16)
+    plain = UNet2DConditionModel.from_pretrained(tmp_path / "plain", dtype=torch.bfloat16)
     loaded = dmq.checkpoint.load(tmp_path / "sd", "simulated")
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     assert torch.equal(plain.get_submodule(name).weight, loaded.get_submodule(name).weight.to(torch.bfloat16))
