@@ -173,11 +173,14 @@ def test_headers_that_lie_about_a_tensor(tmp_path, case):
     refused(tmp_path / "it.safetensors", "damaged", header)
 
 
-@pytest.mark.parametrize("second, tail", [([2, 6], 2), ([4, 8], 4)], ids=["overlapping", "too short"])
-def test_tensors_that_do_not_fill_the_file(tmp_path, second, tail):
+@pytest.mark.parametrize("second, size, why", [
+    ([2, 6], 6, "'b' lies about its bytes"), ([5, 9], 9, "'b' lies about its bytes"), ([4, 8], 7, "7 bytes of tensors"),
+    ([4, 8], 9, "9 bytes of tensors"),
+], ids=["overlapping", "with a gap", "too short", "too long"])  # fmt: skip
+def test_tensors_that_do_not_fill_the_file(tmp_path, second, size, why):
     raw = json.dumps(ONE | {"b": ONE["a"] | {"data_offsets": second}}).encode()
-    (tmp_path / "it.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(2 + tail))
-    refused(tmp_path / "it.safetensors", "damaged", header)
+    (tmp_path / "it.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(size))
+    refused(tmp_path / "it.safetensors", why, header)
 
 
 def test_what_safetensors_writes_is_read(tmp_path):
@@ -234,6 +237,15 @@ def test_another_format_or_mode(copy):
         refused(copy, why)
     file.write_text(json.dumps({}))
     refused(copy, "no model that dmq quantized")
+
+
+def test_settings_of_the_model_that_were_changed_are_found(copy):
+    """They decide how it computes and leave every shape as it is."""
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps(config | {"norm_eps": 0.1}))
+    refused(copy, "describes another model than the tensors are of")
+    (copy / "config.json").write_text(json.dumps(config | {"_diffusers_version": "0"}))
+    read(copy)
 
 
 def test_parts_of_two_checkpoints_are_no_checkpoint(copy, ddpm, sd, tmp_path):
