@@ -174,7 +174,8 @@ def test_headers_that_lie_about_a_tensor(tmp_path, case):
 
 
 @pytest.mark.parametrize("second, size, why", [
-    ([2, 6], 6, "'b' lies about its bytes"), ([5, 9], 9, "'b' lies about its bytes"), ([4, 8], 7, "7 bytes of tensors"),
+    ([2, 6], 6, "'b' lies about its bytes"), ([5, 9], 9, "'b' lies about its bytes"),
+    ([4, 8], 7, "7 bytes of tensors"),
     ([4, 8], 9, "9 bytes of tensors"),
 ], ids=["overlapping", "with a gap", "too short", "too long"])  # fmt: skip
 def test_tensors_that_do_not_fill_the_file(tmp_path, second, size, why):
