@@ -131,10 +131,10 @@ def plain(value: Any, hint: Any, label: str) -> Any:
     return hint(value)
 
 
-def engine_choice(**options: Any) -> gr.Radio:
+def engine_choice(**options: Any) -> gr.Dropdown:
     """What draws the pictures: the simulation, integer kernels, or both beside each other."""
     named = {one: one.replace("executed ", "executed, ").replace("bf16", "rest in bfloat16") for one in ENGINES}
-    return gr.Radio(
+    return gr.Dropdown(
         [(named.get(one, one), one) for one in stages.COMPUTED], value=SIMULATED, label="Computed",
         info="Simulated: floats, rounded as if they had few bits. Executed: on integer kernels where there are some.",
         **options,

@@ -254,7 +254,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         out["file"] = gr.DownloadButton("Download", visible=False, min_width=260, elem_id="take-file")
     out["told"] = gr.HTML(label="The chosen export", elem_id="take-told")
     out["python"] = gr.Code(language="python", label="To load it", interactive=False, wrap_lines=True)
-    out["shell"] = gr.Code(language="shell", label="Command line", interactive=False, wrap_lines=True)
+    out["shell"] = gr.Code(language="shell", label="Command line", lines=2, interactive=False, wrap_lines=True)
     with gr.Accordion("To the Hugging Face Hub", open=False):
         with gr.Row(elem_classes="dmq-ends"):
             repository = gr.Textbox("", label="Repository, owner/name", max_lines=1, min_width=240)

@@ -51,7 +51,8 @@ def test_an_export_that_cannot_be_made_is_one_line_and_the_button_stays(visit, r
 def test_both_engines_draw_and_show_their_seconds(visit, recipe):
     page = visit(dataclasses.replace(recipe, name="twice"), "compare")
     expect(page.get_by_role("spinbutton", name="Guidance", exact=True).first).to_have_value("2")
-    page.get_by_role("radio", name="both", exact=True).check()
+    page.get_by_label("Computed", exact=True).click()
+    page.get_by_role("option", name="both", exact=True).click()
     page.get_by_label("Prompts, one per line", exact=True).fill("a")
     press(page, "Draw")
     page.get_by_text("Saved as").wait_for()
