@@ -167,6 +167,9 @@ def opened(name: str, work: Path) -> Subject:
     with quiet():
         pipe = calm(DiffusionPipeline.from_pretrained(str(place), use_safetensors=True, dtype=torch.float32))
     adapter = next(adapter for adapter in ADAPTERS if adapter.matches(pipe))
+    for weight in getattr(pipe, adapter.component(pipe)).parameters():
+        # They are views of one mapped file, of which all would count as memory for as long as a single norm is used.
+        weight.data = weight.data.clone()
     return Subject(name, Loaded(pipe=pipe, adapter=adapter, info=runs.load_info(runs.find_capture(recipe))), recipe)
 
 
