@@ -73,7 +73,7 @@ LIES = {
     "an unknown field": lambda d: d["banks"][0]["site"].update(more=1),
     "a spec": lambda d: d["weights"][0].update(bits=99),
     "axis": lambda d: d["banks"][0].update(axis=1),
-    "twice": lambda d: d["banks"].append(d["banks"][0]),
+    "a bank more": lambda d: d["banks"].append(d["banks"][0]),
     "nothing": lambda d: d.clear(),
 }
 
@@ -88,10 +88,24 @@ def test_a_plan_that_lies_is_refused_in_one_line(sd, lie):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("part, value", [("scale", np.nan), ("scale", 0), ("zero", -1), ("slot", 3), ("bits", 0)])
-def test_banks_that_nothing_can_be_computed_with_are_refused(sd, part, value):
+@pytest.mark.parametrize("part, value, why", [
+    ("scale", np.nan, "has scales or bits that"), ("scale", 0, "has scales or bits that"), ("zero", -1, "outside of"),
+    ("zero", 256, "outside of"), ("slot", 3, "slots that are not there"), ("bits", 0, "has scales or bits that"),
+])  # fmt: skip
+def test_banks_that_nothing_can_be_computed_with_are_refused(sd, part, value, why):
     plan = plan_for(sd, "W8A8")
     tensors = plan_tensors(plan)
     tensors[f"dmq.banks.2.{part}"][0] = value
-    with pytest.raises(DmqError, match=r"dmq\.banks\.2"):
+    with pytest.raises(DmqError, match=why):
         plan_from(plan_data(plan), tensors)
+
+
+def test_two_banks_of_one_site_are_refused(sd):
+    plan = plan_for(sd, "W8A8")
+    data, tensors = plan_data(plan), plan_tensors(plan)
+    k = len(data["banks"])
+    data["banks"].append(data["banks"][0])
+    own = {name: x for name, x in tensors.items() if name.startswith("dmq.banks.0.")}
+    tensors |= {name.replace(".0.", f".{k}."): x for name, x in own.items()}
+    with pytest.raises(DmqError, match="two banks of one site"):
+        plan_from(data, tensors)

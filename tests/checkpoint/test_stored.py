@@ -84,6 +84,13 @@ def test_plain_data_that_lies_is_refused_in_one_line(lie):
     assert "\n" not in str(caught.value)
 
 
+def test_a_flag_is_no_number():
+    """For Python, True is 1."""
+    _, plain = store(made("W-2", (1, 12)))
+    with pytest.raises(DmqError, match="expected a whole number from 1 to 16, got True"):
+        layout(plain | {"bits": True})
+
+
 def test_tables_that_nothing_can_be_computed_with_are_refused():
     parts, plain = store(made("W-3", (10, 12)))
     for wrong in (float("nan"), float("inf"), 0.0, -1.0):
