@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from diffusers import DiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
 
 import dmq.checkpoint
 from dmq.checkpoint.shards import weights_plan
@@ -19,7 +20,7 @@ from dmq.quantizers.apply import quantized
 from dmq.recipe import FLOAT, Activations, LowRank, Sampling
 from dmq.stages.progress import finish
 from tests.checkpoint.conftest import CACHES, EVERYTHING, cached_plan, plan_for, subject_of, weights
-from tests.checkpoint.test_checkpoint import answers, export
+from tests.checkpoint.test_checkpoint import WEIGHTS, answers, export
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +189,7 @@ def test_plain_numbers_of_another_precision_of_one_denoiser(sd, tmp_path):
     finish(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain", "bfloat16"))
     plain = UNet2DConditionModel.from_pretrained(tmp_path / "plain", dtype=torch.bfloat16)
     loaded = dmq.checkpoint.load(tmp_path / "sd", "simulated")
+    assert {x.dtype for x in load_file(tmp_path / "plain" / WEIGHTS).values()} == {torch.bfloat16}
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     assert torch.equal(plain.get_submodule(name).weight, loaded.get_submodule(name).weight.to(torch.bfloat16))
     with pytest.raises(DmqError, match="dtype is 'int3'"):
