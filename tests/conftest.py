@@ -8,13 +8,19 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items):
-    """Browser tests first, all of them in one process, since two browsers at a time are too much for two cores.
-
-    The others go to the processes file by file.
-    """
+    """Browser tests first: they take longest."""
     items.sort(key=lambda item: "browser" not in item.keywords)
-    for item in items:
-        group = "browser" if "browser" in item.keywords else item.location[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """All browser tests to one process, since two browsers are too much for two cores; the others file by file."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file = nodeid.split("::")[0]
+            return "browser" if file.startswith("tests/browser/") else file
+
+    return Scheduling(config, log)
