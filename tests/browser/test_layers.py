@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from dmq import stages
 from dmq.recipe import Budget, Choice, KMeans, Sensitivity, Uaq, choice_label
-from tests.browser.test_app import in_address, press, toast
+from tests.browser.test_app import in_address, press, stop, toast
 
 
 pytestmark = pytest.mark.browser
@@ -43,7 +43,7 @@ def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, unprompted):
     page.keyboard.press("Tab")
     press(page, "Measure")
     expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
-    press(page, "Stop, keep finished layers")
+    stop(page, "Stop, keep finished layers")
     expect(page.get_by_text("Stopped; finished layers were kept")).to_be_visible()
     assert stages.tables(unprompted.model) == []
     form.get_by_label("How", exact=True).click()

@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from dmq import stages
 from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Tiar, UniformGroups, Weights
-from tests.browser.test_app import in_address, press, toast
+from tests.browser.test_app import in_address, press, stop, toast
 
 
 pytestmark = pytest.mark.browser
@@ -42,7 +42,7 @@ def test_a_search_can_be_stopped_or_finished_early(visit, recipe):
     page.locator("#search > button").click()
     press(page, "Search")
     expect(page.locator("#search-summary")).to_contain_text("noise error")
-    press(page, "Stop the search")
+    stop(page, "Stop the search")
     expect(page.get_by_text("Stopped; nothing was kept.")).to_be_visible()
     assert not stages.searched(wanted)
     press(page, "Search")
@@ -104,7 +104,7 @@ def test_blocks_are_learned_stopped_and_gone_on_with(visit, recipe):
     expect(page.locator(".block.dmq-empty:visible")).to_contain_text("still to be learned")
     press(page, "Learn the blocks")
     expect(page.locator("#blocks-said")).to_contain_text("Not all blocks are learned yet")
-    press(page, "Stop, keep finished blocks")
+    stop(page, "Stop, keep finished blocks")
     expect(page.get_by_text("Stopped; finished blocks were kept.")).to_be_visible()
     assert not stages.reconstructed(wanted)
     before = list(stages.blocks_so_far(wanted).after)

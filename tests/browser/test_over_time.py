@@ -9,7 +9,7 @@ from playwright.sync_api import expect
 
 from dmq import stages
 from dmq.recipe import Comparison, PerStep, Probe, Progressive, Relaxing
-from tests.browser.test_app import in_address, press, toast
+from tests.browser.test_app import in_address, press, stop, toast
 from tests.browser.test_learned import press_until
 
 
@@ -25,7 +25,7 @@ def test_setting_ranges_is_stopped(visit, recipe):
     expect(part.locator(".block.dmq-empty")).to_contain_text("still to be set")
     press(page, "Calibrate")
     expect(part.get_by_role("progressbar", name="Progress")).to_be_visible()
-    press(page, "Stop, keep finished calls")
+    stop(page, "Stop, keep finished calls")
     expect(page.get_by_text("Stopped; finished denoiser calls were kept.")).to_be_visible()
     expect(part.get_by_role("button", name="Calibrate")).to_be_visible()
     assert not stages.calibrated(wanted)
