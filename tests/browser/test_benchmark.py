@@ -29,9 +29,9 @@ def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, recipe, 
     expect(page.locator("#bench-estimate")).to_contain_text("144 pictures")
     page.get_by_label("compositions").uncheck()
     expect(page.locator("#bench-estimate")).to_contain_text("96 pictures")
-    page.get_by_label("Seeds of each prompt").fill("3")  # so that there is time to stop it
+    page.get_by_label("Pictures of each list").fill("48")  # so that there is time to stop it
     page.keyboard.press("Tab")
-    expect(page.locator("#bench-estimate")).to_contain_text("288 pictures")
+    expect(page.locator("#bench-estimate")).to_contain_text("192 pictures")
     press(page, "Start the benchmark")
     expect(page.get_by_role("status").filter(has_text="Draw").first).to_be_visible()
     stop(page, "Stop, keep what is drawn")
