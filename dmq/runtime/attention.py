@@ -37,7 +37,7 @@ def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float | None = Non
     heads = math.prod(query.shape[:-2])
     q, k, v = (x.reshape(heads, *x.shape[-2:]).to(torch.bfloat16) for x in (query * factor, key, value))
     k = k.transpose(1, 2)
-    made = torch.empty_like(q[..., :1]).expand(-1, -1, v.shape[-1]).contiguous()
+    made = q.new_empty(*q.shape[:-1], v.shape[-1])
     for head in range(heads):
         for start in range(0, q.shape[1], ROWS):
             rows = slice(start, start + ROWS)

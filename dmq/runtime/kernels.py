@@ -49,7 +49,7 @@ class Kernel(ABC):
         """
 
     def __deepcopy__(self, memo: dict) -> "Kernel":
-        return self  # nothing of it is ever written into, and what oneDNN packs cannot be copied
+        return self  # what it packs never changes, and cannot be copied
 
     def __call__(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The layer's output in `dtype`."""

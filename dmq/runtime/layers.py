@@ -52,8 +52,10 @@ class PackedLayer(nn.Module):
 
     @property
     def kernel(self) -> str:
-        """What runs it: a kernel's name, or "reference"."""
-        return self.parts[0].name if self.parts else "reference"
+        """What runs it: a kernel's name, or "reference"; and whether some steps have more bits than kernels take."""
+        if not self.parts:
+            return "reference"
+        return self.parts[0].name + (", but for steps of more than 8 bits" if max(self.input.bits) > 8 else "")
 
     def forward(self, x: Tensor) -> Tensor:
         if self.left is None:

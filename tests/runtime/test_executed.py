@@ -298,6 +298,7 @@ def test_slots_with_more_than_eight_bits_run_in_float(subject):
         rows.append(dataclasses.replace(row, bank=bank))
     plan = dataclasses.replace(plan, layers=tuple(rows))
     simulated, made = quantized(subject.model, plan, subject.adapter), executed(subject.model, plan, subject.adapter)
+    assert set(ran(made).values()) == {"oneDNN int8, but for steps of more than 8 bits"}
     simulated.clock._i = made.clock._i = 5
     for name, layer in packed_layers(made):
         x = input_of(layer.layout, 5)
