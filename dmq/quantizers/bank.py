@@ -141,7 +141,9 @@ def value_ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
     >>> [end.flatten().tolist() for end in value_ranges(torch.tensor([[[1.0, -2.0], [3.0, 5.0]]]), "token")]
     [[-2.0, 3.0], [1.0, 5.0]]
     """
-    if per == "token" or x.ndim < 2:
+    if per == "call":
+        low, high = (end.view([1] * x.ndim) for end in x.aminmax())
+    elif per == "token" or x.ndim < 2:
         low, high = x.aminmax(dim=-1, keepdim=True)
     else:
         shape = [len(x)] + [1] * (x.ndim - 1)

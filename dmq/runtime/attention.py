@@ -10,7 +10,8 @@ from torch.nn import functional as F
 from ..models.attention import Opened, open_attention
 
 
-ROWS = 512  # queries at a time
+SCORES = 2**21  # at a time: they should stay in the caches
+FAR = 100  # a score's power of two, up to which any sum of them is a number
 SHORT = 1024  # below so many queries torch's own kernel is as good
 
 
@@ -28,21 +29,48 @@ class Chunked(Opened):
             return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
         if query.device.type != "cpu" or query.shape[-2] < SHORT or query.requires_grad:
             return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+        if torch.compiler.is_compiling():  # which would write out the loops
+            return torch.ops.dmq.attention(query, key, value, kwargs.get("scale"))
         return chunked(query, key, value, kwargs.get("scale"))
 
 
 def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """softmax(q k^T * scale) v in bfloat16, and the result in the queries' dtype."""
-    factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
-    heads = math.prod(query.shape[:-2])
-    q, k, v = (x.reshape(heads, *x.shape[-2:]).to(torch.bfloat16) for x in (query * factor, key, value))
-    k = k.transpose(1, 2)
-    made = q.new_empty(*q.shape[:-1], v.shape[-1])
+    """softmax(q k^T * scale) v in bfloat16, and the result in the queries' dtype.
+
+    A row is divided by its sum only after the second product, where it is short. Its greatest score is taken off where
+    powers of two could leave bfloat16's range, which the lengths of queries and keys tell (Cauchy and Schwarz).
+    """
+    factor = (1 / math.sqrt(query.shape[-1]) if scale is None else scale) / math.log(2)
+    *outer, length, depth = query.shape
+    heads, keys = math.prod(outer), key.shape[-2]
+    scaled = torch.mul(query, factor, out=query.new_empty(query.shape, dtype=torch.bfloat16))
+    q, k, v = (x.to(torch.bfloat16).reshape(heads, *x.shape[-2:]) for x in (scaled, key, value))
+    reach = (q.norm(dim=-1).amax(1).float() * k.norm(dim=-1).amax(1).float()).tolist()
+    made, totals = q.new_empty(heads, length, v.shape[-1]), q.new_empty(heads, length, 1)
+    rows = max(1, min(length, SCORES // keys))
+    buffer = q.new_empty(rows, keys)
     for head in range(heads):
-        for start in range(0, q.shape[1], ROWS):
-            rows = slice(start, start + ROWS)
-            torch.mm((q[head, rows] @ k[head]).softmax(-1), v[head], out=made[head, rows])
-    return made.view(*query.shape[:-1], v.shape[-1]).to(query.dtype)
+        for start in range(0, length, rows):
+            some = q[head, start : start + rows]
+            scores = torch.mm(some, k[head].t(), out=buffer[: len(some)])
+            if reach[head] > FAR:
+                scores.sub_(scores.amax(-1, keepdim=True))
+            torch.sum(scores.exp2_(), -1, True, out=totals[head, start : start + rows])
+            torch.mm(scores, v[head], out=made[head, start : start + rows])
+    made, totals = (x.view(*outer, length, -1) for x in (made, totals))
+    return torch.div(made, totals, out=_answer(query, key, value))
+
+
+def _answer(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    """An empty answer: the heads of one query side by side in memory, as the layer that follows wants them."""
+    *outer, heads, length, _ = query.shape
+    return query.new_empty(*outer, length, heads, value.shape[-1]).transpose(-3, -2)
+
+
+_library = torch.library.Library("dmq", "FRAGMENT")
+_library.define("attention(Tensor query, Tensor key, Tensor value, float? scale) -> Tensor")
+_library.impl("attention", lambda *args: chunked(*args), "CompositeExplicitAutograd")
+_library.impl("attention", _answer, "Meta")
 
 
 def long_attention(model: nn.Module) -> bool:

@@ -1,7 +1,8 @@
-"""Executed models whose float part is compiled: norms, activation functions and residuals between integer kernels.
+"""Executed models whose float part is compiled: norms, activation functions, residuals and the rounding of inputs.
 
-A layer on codes becomes one operator that the compiler does not look into. Slots are looked up inside of it, when it
-is called, so that one compiled model serves all steps and nothing is compiled anew where a group ends.
+The compiler sees how inputs become codes, and puts that into the same loop as what made them; the product itself is
+one operator that it does not look into. Scales, zero points and greatest codes of the step are in a table which is
+filled before each call: one compiled model serves all steps, and nothing is compiled anew where a group ends.
 """
 
 import itertools
@@ -11,56 +12,152 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..quantizers.bank import ActivationBank, Clock, DynamicBank
+from ..quantizers.cache import CachedFeature, RequestedFeature
 from .layers import PackedLayer, packed_layers
 
 
-_layers: "weakref.WeakValueDictionary[int, PackedLayer]" = weakref.WeakValueDictionary()
+READS_CLOCK = (ActivationBank, DynamicBank, CachedFeature, RequestedFeature)  # in Python, which the compiler would fix
+_held: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # what operators are told by number
 _numbers = itertools.count()
+
+
+def _numbered(held: Any) -> int:
+    number = next(_numbers)
+    _held[number] = held
+    return number
 
 
 def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
     """`model`, an executed one, in place: compiled at its first call, for each shape of its inputs.
 
     It must not be borrowed, since what is compiled belongs to these very modules. `backend` as for `torch.compile`.
+    Calls whose activations are let through as they are run as they were written.
     """
-    for _, layer in packed_layers(model):
-        number = next(_numbers)
-        _layers[number] = layer
-        layer.forward = _Called(number)
-    model.forward = torch.compile(model.forward, backend=backend)
+    for module in model.modules():
+        if isinstance(module, READS_CLOCK):
+            module.forward = torch.compiler.disable(module.forward)
+    model.forward = _Compiled(model, backend)
     return model
 
 
-class _Called:
-    """The forward of a layer as an operator."""
+class _Compiled:
+    """The forward of a model; `table` [3, columns] has 1 / scale, zero point and greatest code of the step."""
 
-    def __init__(self, number: int) -> None:
-        self.number = number
+    def __init__(self, model: nn.Module, backend: str) -> None:
+        self.clock: Clock = model.clock
+        self.plain = model.forward
+        columns: dict[tuple[nn.Module, int], list[tuple[float, float, float]]] = {}  # of each part, at every step
+        layers = list(packed_layers(model))
+        traced = [_Traced(layer, self, columns) for _, layer in layers]
+        device = next(model.parameters()).device
+        self.steps = torch.tensor([*columns.values()], device=device).permute(1, 2, 0).contiguous() if columns else None
+        self.table = None if self.steps is None else self.steps[0].clone()
+        for (_, layer), forward in zip(layers, traced, strict=True):
+            layer.traced = forward
+        # Which modules a model has does not change: not asking at each call is a tenth of the time of a small one.
+        unasked = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        self.compiled = torch.compile(self.plain, backend=backend, options=unasked)
 
-    def __call__(self, x: Tensor) -> Tensor:
-        return torch.ops.dmq.on_codes(x, self.number)
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.clock.bypassed:
+            return self.plain(*args, **kwargs)
+        if self.table is not None:
+            self.table.copy_(self.steps[self.clock.i])
+        return self.compiled(*args, **kwargs)
 
 
-def _run(x: Tensor, number: int) -> Tensor:
-    made = PackedLayer.forward(_layers[number], x)
-    return made.contiguous(memory_format=torch.channels_last if made.ndim == 4 else torch.contiguous_format)
+class _Traced:
+    """What the compiler sees of a layer on codes."""
+
+    def __init__(self, layer: PackedLayer, model: _Compiled, columns: dict) -> None:
+        self.model, self.layer = model, _numbered(layer)
+        self.products = [_Product(layer, part) for part in range(len(layer.parts))]
+        self.numbers = [_numbered(product) for product in self.products]
+        bank = layer.input
+        self.bits = max(bank.bits) if layer.parts else 0
+        self.way = "opaque"
+        if not layer.parts and isinstance(bank, nn.Identity):
+            self.way = "float"
+        elif layer.parts and isinstance(bank, ActivationBank) and self.bits <= 8:
+            self.way, self.columns = "table", []
+            for part, rows in enumerate(zip(*map(layer.table_rows, bank.slot), strict=True)):
+                columns.setdefault((bank, part), rows)  # layers with one bank share them, and the codes
+                self.columns.append([*columns].index((bank, part)))
+        elif layer.parts and isinstance(bank, DynamicBank) and len(bank.bits) == 1 and self.bits <= 8:
+            self.way = "ranged"
+
+    def __call__(self, layer: PackedLayer, x: Tensor) -> Tensor:
+        if self.way == "float":
+            return layer.in_float(x)
+        if self.way == "opaque":
+            return torch.ops.dmq.on_codes(x, self.layer)
+        if self.way == "ranged":
+            return layer.ranged(x, self.bits, self.product)
+        made = None
+        for side, column, number in zip(layer.sides(x), self.columns, self.numbers, strict=True):
+            inverse, zero, top = self.model.table[:, column].unbind()
+            codes = torch.minimum((side.float() * inverse).round() + zero, top).clamp(min=0).to(torch.uint8)
+            out = torch.ops.dmq.product(_dense(codes), None, None, made is None, number, x.dtype)
+            made = out if made is None else made + out
+        return made
+
+    def product(self, codes: Tensor, scale: Any, zero: Any, biased: bool, dtype: torch.dtype) -> Tensor:
+        """The product of a layer whose ranges are found at run time; numbers, or tensors that stand for one."""
+        scale, zero = (torch.as_tensor(value, dtype=torch.float32) for value in (scale, zero))
+        return torch.ops.dmq.product(codes, scale, zero, biased, self.numbers[0], dtype)
 
 
-def _shaped(x: Tensor, number: int) -> Tensor:
-    """A tensor without values that is laid out as the answer will be."""
-    layout: Any = _layers[number].layout
+class _Product:
+    """One kernel of a layer, with all that it needs at hand: what is looked up here is looked up at every call."""
+
+    def __init__(self, layer: PackedLayer, part: int) -> None:
+        self.kernel, self.layout = layer.parts[part], layer.layout
+        self.bias = None if layer.bias is None else layer.bias.detach().float()
+        self.clock, self.slot = layer.input.clock, layer.input.slot
+        self.grids = [grids[part] for grids in layer.grids] if isinstance(layer.input, ActivationBank) else []
+
+    def __call__(
+        self, codes: Tensor, scale: Tensor | None, zero: Tensor | None, biased: bool, dtype: torch.dtype
+    ) -> Tensor:
+        ends = self.grids[self.slot[self.clock.i]] if scale is None else (scale.item(), int(zero))
+        return _dense(self.kernel(codes, *ends, self.bias if biased else None, dtype))
+
+
+def _on_codes(x: Tensor, number: int) -> Tensor:
+    return _dense(_held[number].wide(x))
+
+
+def _product(
+    codes: Tensor, scale: Tensor | None, zero: Tensor | None, biased: bool, number: int, dtype: torch.dtype
+) -> Tensor:
+    return _held[number](codes, scale, zero, biased, dtype)
+
+
+def _dense(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
+
+
+def _answer(x: Tensor, number: int, dtype: torch.dtype | None = None) -> Tensor:
+    """A tensor without values that is laid out as the answer of a layer will be."""
+    layout: Any = _held[number].layout
     if isinstance(layout, nn.Linear):
-        return x.new_empty(*x.shape[:-1], layout.out_features)
+        return x.new_empty(*x.shape[:-1], layout.out_features, dtype=dtype)
     reach = [d * (k - 1) for d, k in zip(layout.dilation, layout.kernel_size, strict=True)]
     sides = [
         (size + 2 * pad - far - 1) // stride + 1
         for size, pad, far, stride in zip(x.shape[2:], layout.padding, reach, layout.stride, strict=True)
     ]
-    made = x.new_empty((len(x), layout.out_channels, *sides))
+    made = x.new_empty((len(x), layout.out_channels, *sides), dtype=dtype)
     return made.to(memory_format=torch.channels_last) if made.ndim == 4 else made
 
 
-_library = torch.library.Library("dmq", "DEF")
+_library = torch.library.Library("dmq", "FRAGMENT")
 _library.define("on_codes(Tensor x, int layer) -> Tensor")
-_library.impl("on_codes", _run, "CompositeExplicitAutograd")
-_library.impl("on_codes", _shaped, "Meta")
+_library.impl("on_codes", _on_codes, "CompositeExplicitAutograd")
+_library.impl("on_codes", _answer, "Meta")
+_library.define(
+    "product(Tensor codes, Tensor? scale, Tensor? zero, bool biased, int kernel, ScalarType dtype) -> Tensor"
+)
+_library.impl("product", _product, "CompositeExplicitAutograd")
+_library.impl("product", lambda codes, scale, zero, biased, kernel, dtype: _answer(codes, kernel, dtype), "Meta")

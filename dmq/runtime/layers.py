@@ -5,7 +5,8 @@ is no kernel it does what the simulated layer does, and says why.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,10 @@ class PackedLayer(nn.Module):
 
     `why` is empty where an integer kernel runs, and says why not where the reference does. The bank is shared with
     other layers, so it is no submodule of this one. Executed equals simulated up to the order of float operations.
+    `traced`, if given, is what a compiler sees of it.
     """
+
+    traced: Callable[["PackedLayer", Tensor], Tensor] | None = None
 
     def __init__(
         self, layer: nn.Module, codes: WeightCodes, bias: nn.Parameter | None, bank: nn.Module, kernels: bool = True
@@ -59,17 +63,21 @@ class PackedLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.left is None:
-            return self._wide(x)
+            return self.wide(x)
         if self.smoothing is not None:
             x = x / self.smoothing.repeat(getattr(self.layout, "groups", 1)).view(-1, *[1] * (self.right.ndim - 2))
         thin = compute(self.layout, x, self.right, None)
-        return self._wide(x).add_(F.linear(thin, self.left) if self.right.ndim == 2 else _pointwise(thin, self.left))
+        return self.wide(x).add_(F.linear(thin, self.left) if self.right.ndim == 2 else _pointwise(thin, self.left))
 
-    def _wide(self, x: Tensor) -> Tensor:
+    def wide(self, x: Tensor) -> Tensor:
         """The layer, but for low-rank factors beside the codes."""
+        if self.traced is not None and torch.compiler.is_compiling():
+            return self.traced(self, x)
         bits = self._bits()
-        if bits is not None:
-            return self._executed(x, bits)
+        return self.in_float(x) if bits is None else self._executed(x, bits)
+
+    def in_float(self, x: Tensor) -> Tensor:
+        """The same without a kernel."""
         weight = self._float() if self.kept is None else self.kept
         return compute(self.layout, self.input(x), weight, self.bias)
 
@@ -88,40 +96,47 @@ class PackedLayer(nn.Module):
         return bits if bits <= 8 else None
 
     def _executed(self, x: Tensor, bits: int) -> Tensor:
-        bias = None if self.bias is None else self.bias.float()
         if isinstance(self.input, DynamicBank):
-            return self._ranged(self.parts[0], x, bits, bias)
-        grids = self.grids[self.input.slot[self.input.clock.i]]
-        if len(self.parts) == 1:
-            scale, zero = grids[0]
-            return self.parts[0](codes_of(x, scale, zero, bits), scale, zero, bias, x.dtype)
-        sides = x.split([part.weight.values.shape[1] for part in self.parts], self._axis(x))
+            return self.ranged(x, bits, self._product)
+        bias = None if self.bias is None else self.bias.float()
         made = None
-        for kernel, side, (scale, zero) in zip(self.parts, sides, grids, strict=True):
+        grids = self.grids[self.input.slot[self.input.clock.i]]
+        for kernel, side, (scale, zero) in zip(self.parts, self.sides(x), grids, strict=True):
             out = kernel(codes_of(side, scale, zero, bits), scale, zero, None if made is not None else bias, x.dtype)
             made = out if made is None else made.add_(out)
         return made
 
-    def _ranged(self, kernel: Kernel, x: Tensor, bits: int, bias: Tensor | None) -> Tensor:
-        """With ranges as they come."""
+    def sides(self, x: Tensor) -> tuple[Tensor, ...]:
+        """The channels of `x` that each kernel takes."""
+        if len(self.parts) == 1:
+            return (x,)
+        return x.split([part.weight.values.shape[1] for part in self.parts], self._axis(x))
+
+    def ranged(self, x: Tensor, bits: int, product: Callable[[Tensor, Any, Any, bool, torch.dtype], Tensor]) -> Tensor:
+        """With ranges as they come; `product(codes, scale, zero, with its bias?, dtype)` is that of the kernel."""
         bank = self.input
         scale, zero = grid(*value_ranges(x, bank.per), bits, bank.symmetric)
-        if bank.per == "sample":
-            rows = zip(x.split(1), scale.flatten().tolist(), zero.flatten().tolist(), strict=True)
-            return torch.cat([kernel(codes_of(x, s, z, bits), s, int(z), bias, x.dtype) for x, s, z in rows])
+        if bank.per != "token":
+            ends = (values.flatten() for values in (scale, zero))
+            if not torch.compiler.is_compiling():
+                ends = (values.tolist() for values in ends)
+            rows = zip(x.split(len(x) // scale.numel()), *ends, strict=True)
+            made = [product(codes_of(row, s, z, bits), s, z, True, x.dtype) for row, s, z in rows]
+            return torch.cat(made) if len(made) > 1 else made[0]
         half = 2 ** (bits - 1)
-        codes = codes_of(x, scale, zero, bits)
-        made = kernel(codes, 1.0, half, None, torch.float32)
+        made = product(codes_of(x, scale, zero, bits), 1.0, half, False, torch.float32)
         if not bank.symmetric:
-            made.sub_((zero - half) * self._totals(kernel))
+            made.sub_((zero - half) * self.totals)
         made.mul_(scale)
-        return (made if bias is None else made.add_(bias)).to(x.dtype)
+        return (made if self.bias is None else made.add_(self.bias)).to(x.dtype)
 
-    def _totals(self, kernel: Kernel) -> Tensor:
-        """The sum of each row of a linear weight."""
-        if not hasattr(kernel, "row_sums"):
-            kernel.row_sums = kernel.weight.dequantize().sum(1)
-        return kernel.row_sums
+    def _product(self, codes: Tensor, scale: float, zero: float, biased: bool, dtype: torch.dtype) -> Tensor:
+        bias = self.bias.float() if biased and self.bias is not None else None
+        return self.parts[0](codes, scale, int(zero), bias, dtype)
+
+    def table_rows(self, slot: int) -> list[tuple[float, float, float]]:
+        """1 / scale, zero point and greatest code of each part of the inputs."""
+        return [(1 / scale, float(zero), 2.0 ** self.input.bits[slot] - 1) for scale, zero in self.grids[slot]]
 
     # --- preparing --------------------------------------------------------------------------------------------------
 
@@ -147,6 +162,8 @@ class PackedLayer(nn.Module):
         if lacking:
             return lacking[0]
         self.parts = made
+        if isinstance(bank, DynamicBank) and bank.per == "token":
+            self.totals = parts[0].dequantize().sum(1)  # of each row of a linear weight
         if isinstance(bank, ActivationBank):  # as Python numbers: choosing a slot then waits for nothing
             scale, zero = (table.view(len(bank.bits), -1).tolist() for table in (bank.scale, bank.zero))
             slots = [[(s, int(z)) for s, z in zip(*ends, strict=True)] for ends in zip(scale, zero, strict=True)]

@@ -26,8 +26,8 @@ from dmq.recipe import (
     Uaq,
     Weights,
 )  # fmt: skip
-from dmq.runtime import fused, kernels
-from dmq.runtime.attention import ROWS, chunked
+from dmq.runtime import attention, fused, kernels
+from dmq.runtime.attention import chunked
 from dmq.runtime.convert import executed, ran, ran_line
 from dmq.runtime.fused import codes_of
 from dmq.runtime.kernels import IntMm, OneDnn, kernel_for, lacks_onednn
@@ -267,19 +267,31 @@ def test_the_fast_way_to_codes_is_there_with_the_pinned_torch():
     assert fused._has_one_pass()
 
 
+@pytest.mark.parametrize("far", [1e-6, 100])
 @pytest.mark.parametrize("scale", [None, 0.3])
-def test_attention_in_pieces_is_attention(scale):
+def test_attention_in_pieces_is_attention(scale, far, monkeypatch):
+    monkeypatch.setattr(attention, "SCORES", 90 * 23)  # 23 queries at a time, and two left over
+    monkeypatch.setattr(attention, "FAR", far)
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, 3, length, 8, generator=generator) for length in (ROWS + 77, 90, 90))
+    q, k, v = (torch.randn(2, 3, length, depth, generator=generator) for length, depth in ((94, 8), (90, 8), (90, 6)))
     wanted = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
     got = chunked(q, k, v, scale)
     assert got.dtype == q.dtype and got.shape == wanted.shape
     assert (got - wanted).norm() < 0.02 * wanted.norm()
+    told = torch.ops.dmq.attention(*(x.to("meta") for x in (q, k, v)), scale)
+    assert told.shape == got.shape and told.stride() == got.stride() and told.dtype == got.dtype
+
+
+def test_attention_in_pieces_bears_scores_of_any_size():
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 2, 50, 8, generator=generator) for _ in range(3))
+    for factor in (1e-3, 60.0, -60.0):  # products of some thousands: only the greatest scores count
+        wanted = nn.functional.scaled_dot_product_attention(q.bfloat16().float() * factor, k.bfloat16().float(), v)
+        got = chunked(q.bfloat16() * factor, k.bfloat16(), v.bfloat16()).float()
+        assert got.isfinite().all() and (got - wanted).norm() < 0.1 * wanted.norm()
 
 
 def test_long_attention_of_an_executed_model_goes_in_pieces(monkeypatch):
-    from dmq.runtime import attention
-
     seen = []
     monkeypatch.setattr(attention, "SHORT", 4)
     monkeypatch.setattr(attention, "chunked", lambda *args: seen.append(args[0].shape) or chunked(*args))
