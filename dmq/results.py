@@ -626,7 +626,7 @@ class Bank:
     slot: np.ndarray  # [T] int16
     axis: int | None = None
     parts: tuple[int, ...] = ()
-    dynamic: str = ""  # "token" or "sample": what gets the range of its own values at run time
+    dynamic: str = ""  # "token", "call" or "sample": what gets the range of its own values at run time
     symmetric: bool = False  # such a range
 
     @property
@@ -636,10 +636,13 @@ class Bank:
 
     @property
     def per(self) -> str:
-        """What gets a range at run time, "token" or "sample"; "" if the range is known before, as a softmax's 0..1."""
+        """What gets a range at run time, as `value_ranges` has it; "" if that is known before, as a softmax's 0..1."""
         if self.site.point == "probs":
             return ""
-        return "sample" if self.dynamic and self.site.kind == "conv" else self.dynamic
+        conv = self.site.kind == "conv"
+        return {"token": "sample" if conv else "token", "call": "call" if conv else "token"}.get(
+            self.dynamic, self.dynamic
+        )
 
 
 ROUNDINGS = {KMeans: "k-means", Hqq: "HQQ", LowRank: "low rank"}  # where codes are not just the nearest ones
@@ -817,7 +820,7 @@ class Plan:
         banks = [bank for bank in (*(row.bank for row in self.layers), *self.attention) if bank and bank.per]
         bits = "/".join(f"A{b}" for b in sorted({int(b) for bank in banks for b in bank.bits}))
         per = sorted({bank.per for bank in banks}, reverse=True)
-        but = " (per sample in convolutions)" if len(per) > 1 else ""
+        but = f" (per {per[1]} in convolutions)" if len(per) > 1 else ""
         return f"activations {bits} dynamic per {per[0]}{but}" if banks else ""
 
     @property

@@ -147,12 +147,16 @@ def weight_format(recipe: Recipe) -> str:
     return f"{granularity(spec.granularity)} ({range_words(spec.range)}{', symmetric' if spec.symmetric else ''})"
 
 
+CONV_RANGES = {"token": "sample", "call": "call"}  # what has a range at run time where layers have no tokens
+
+
 def activation_format(spec: Activations) -> str:
     """How activations are quantized, in words that follow their bits."""
     symmetric = ", symmetric" if spec.symmetric else ""
     if spec.dynamic != "none":
-        but = ", in convolutions of each sample" if spec.dynamic == "token" else ""
-        return f"with the range of each {spec.dynamic}{but}{symmetric}"
+        if spec.dynamic == "sample":
+            return f"with the range of each sample{symmetric}"
+        return f"with the range of each token, in convolutions of each {CONV_RANGES[spec.dynamic]}{symmetric}"
     return f"{granularity(spec.granularity)} ({range_words(spec.range)}{symmetric})"
 
 

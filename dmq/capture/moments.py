@@ -148,6 +148,8 @@ class _Sum:
     def _shown(self, x: Tensor, which: Tensor) -> None:
         if self.conv:
             low, high = x.flatten(2).aminmax(dim=2)
+            if self.share == "call":
+                low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
         elif self.share == "sample" and x.ndim > 1:
             low, high = x.reshape(len(x), -1, x.shape[-1]).aminmax(dim=1)
         else:

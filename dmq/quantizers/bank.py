@@ -1,7 +1,7 @@
 """The activation quantizers of a model, and the clock that tells all of them which step it is (contract 2).
 
     ActivationBank    ranges were calibrated: a table of grids, one of which is in force at each step
-    DynamicBank       ranges are those of the values that come: of each token, or of each row of the batch
+    DynamicBank       ranges are those of the values that come: of each token, each row of the batch, or the batch
 """
 
 from collections.abc import Callable
@@ -107,8 +107,9 @@ class DynamicBank(nn.Module):
     """The fake quantizer of one site whose ranges are the least and the greatest of the values that come.
 
     Per "token" each vector along the last axis has its own range, in convolutions and per "sample" each row of the
-    batch; each run of channels in `parts` by itself. The softmax output has the range 0..1. Takes and returns a tensor
-    of any shape, as `ActivationBank` does. Differentiable in the values, straight through; ranges count as constants.
+    batch, per "call" in convolutions the batch; each run of channels in `parts` by itself. The softmax output has the
+    range 0..1. Takes and returns a tensor of any shape, as `ActivationBank` does. Differentiable in the values,
+    straight through; ranges count as constants.
     """
 
     def __init__(self, bank: Bank, clock: Clock) -> None:
@@ -136,7 +137,7 @@ class DynamicBank(nn.Module):
 
 
 def value_ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
-    """The least and the greatest value of each token or sample of `x`, float32, as they broadcast against it.
+    """The least and the greatest value of each token or sample of `x`, or of all of it, float32; they broadcast.
 
     >>> [end.flatten().tolist() for end in value_ranges(torch.tensor([[[1.0, -2.0], [3.0, 5.0]]]), "token")]
     [[-2.0, 3.0], [1.0, 5.0]]

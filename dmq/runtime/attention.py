@@ -41,7 +41,7 @@ def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float | None = Non
     powers of two could leave bfloat16's range, which the lengths of queries and keys tell (Cauchy and Schwarz).
     """
     factor = (1 / math.sqrt(query.shape[-1]) if scale is None else scale) / math.log(2)
-    *outer, length, depth = query.shape
+    *outer, length, _ = query.shape
     heads, keys = math.prod(outer), key.shape[-2]
     scaled = torch.mul(query, factor, out=query.new_empty(query.shape, dtype=torch.bfloat16))
     q, k, v = (x.to(torch.bfloat16).reshape(heads, *x.shape[-2:]) for x in (scaled, key, value))

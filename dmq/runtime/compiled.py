@@ -17,7 +17,7 @@ from ..quantizers.cache import CachedFeature, RequestedFeature
 from .layers import PackedLayer, packed_layers
 
 
-READS_CLOCK = (ActivationBank, DynamicBank, CachedFeature, RequestedFeature)  # in Python, which the compiler would fix
+BANKS, FEATURES = (ActivationBank, DynamicBank), (CachedFeature, RequestedFeature)  # which read the clock
 _held: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # what operators are told by number
 _numbers = itertools.count()
 
@@ -35,8 +35,8 @@ def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
     Calls whose activations are let through as they are run as they were written.
     """
     for module in model.modules():
-        if isinstance(module, READS_CLOCK):
-            module.forward = torch.compiler.disable(module.forward)
+        if isinstance(module, (*BANKS, *FEATURES)):
+            module.forward = _Aside(module)
     model.forward = _Compiled(model, backend)
     return model
 
@@ -47,24 +47,56 @@ class _Compiled:
     def __init__(self, model: nn.Module, backend: str) -> None:
         self.clock: Clock = model.clock
         self.plain = model.forward
-        columns: dict[tuple[nn.Module, int], list[tuple[float, float, float]]] = {}  # of each part, at every step
+        columns: dict[tuple[nn.Module, int], list[tuple[float, float, float]]] = {}  # for each part, at every step
         layers = list(packed_layers(model))
         traced = [_Traced(layer, self, columns) for _, layer in layers]
         device = next(model.parameters()).device
-        self.steps = torch.tensor([*columns.values()], device=device).permute(1, 2, 0).contiguous() if columns else None
-        self.table = None if self.steps is None else self.steps[0].clone()
+        self.steps = self.table = None
+        if columns:
+            self.steps = torch.tensor([*columns.values()], device=device).permute(1, 2, 0).contiguous()
+            self.table = self.steps[0].clone()
         for (_, layer), forward in zip(layers, traced, strict=True):
             layer.traced = forward
         # Which modules a model has does not change: not asking at each call is a tenth of the time of a small one.
+        # That is only right for one graph, kept apart: parts of it would serve any module of their class.
         unasked = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
-        self.compiled = torch.compile(self.plain, backend=backend, options=unasked)
+        self.backend = backend
+        self.compiled = torch.compile(
+            self.plain, backend=backend, fullgraph=True, options=unasked, isolate_recompiles=True
+        )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self.clock.bypassed:
             return self.plain(*args, **kwargs)
+        self.set_step()
+        try:
+            return self.compiled(*args, **kwargs)
+        except torch._dynamo.exc.Unsupported:  # the compiler cannot make one graph of it
+            self.compiled = torch.compile(self.plain, backend=self.backend, isolate_recompiles=True)
+            return self.compiled(*args, **kwargs)
+
+    def set_step(self) -> None:
+        """Fill the table for the clock's step."""
         if self.table is not None:
             self.table.copy_(self.steps[self.clock.i])
-        return self.compiled(*args, **kwargs)
+
+
+class _Aside:
+    """The forward of a module that does other things at other steps."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module, self.plain = module, module.forward
+        self.number = _numbered(self)
+
+    def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return torch.ops.dmq.aside(x, self.number)
+
+    def like(self, x: Tensor) -> Tensor:
+        """A tensor without values of the shape of the answer."""
+        if isinstance(self.module, BANKS):
+            return torch.empty_like(x, memory_format=torch.contiguous_format)
+        table = self.module.requests.tables[0][self.module.k] if hasattr(self.module, "k") else self.module.table
+        return x.new_empty(len(x), table.codes.shape[1], dtype=table.like.dtype)
 
 
 class _Traced:
@@ -97,7 +129,7 @@ class _Traced:
         made = None
         for side, column, number in zip(layer.sides(x), self.columns, self.numbers, strict=True):
             inverse, zero, top = self.model.table[:, column].unbind()
-            codes = torch.minimum((side.float() * inverse).round() + zero, top).clamp(min=0).to(torch.uint8)
+            codes = torch.minimum((side.float() * inverse + zero).round(), top).clamp(min=0).to(torch.uint8)
             out = torch.ops.dmq.product(_dense(codes), None, None, made is None, number, x.dtype)
             made = out if made is None else made + out
         return made
@@ -122,6 +154,10 @@ class _Product:
     ) -> Tensor:
         ends = self.grids[self.slot[self.clock.i]] if scale is None else (scale.item(), int(zero))
         return _dense(self.kernel(codes, *ends, self.bias if biased else None, dtype))
+
+
+def _aside(x: Tensor, number: int) -> Tensor:
+    return _held[number].plain(x).clone(memory_format=torch.contiguous_format)
 
 
 def _on_codes(x: Tensor, number: int) -> Tensor:
@@ -153,6 +189,9 @@ def _answer(x: Tensor, number: int, dtype: torch.dtype | None = None) -> Tensor:
 
 
 _library = torch.library.Library("dmq", "FRAGMENT")
+_library.define("aside(Tensor x, int module) -> Tensor")
+_library.impl("aside", _aside, "CompositeExplicitAutograd")
+_library.impl("aside", lambda x, module: _held[module].like(x), "Meta")
 _library.define("on_codes(Tensor x, int layer) -> Tensor")
 _library.impl("on_codes", _on_codes, "CompositeExplicitAutograd")
 _library.impl("on_codes", _answer, "Meta")

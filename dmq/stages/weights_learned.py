@@ -70,7 +70,7 @@ def _learn(recipe: Recipe, missing: Sequence[Task], every: int) -> Generator[Pro
     for names in in_turns(loaded.denoiser, by_layer):
         shares = {task.inputs.dynamic for name in names for task in by_layer[name] if task.inputs}
         work = second_moments(
-            loaded.denoiser, trajectory, calls, names, share="sample" if shares == {"sample"} else "token"
+            loaded.denoiser, trajectory, calls, names, share=shares.pop() if len(shares) == 1 else "token"
         )
         watched = clocked("Watch the inputs of layers")
         try:

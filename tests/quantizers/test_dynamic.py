@@ -80,6 +80,7 @@ def by_hand(vector, bits, symmetric=False):
         ("token", "conv", (2, 3, 4, 4), 3), ("token", "conv", (2, 3, 6), 2), ("token", "attention", (2, 3, 4, 5), 1),
         ("sample", "linear", (2, 3, 5), 2), ("sample", "linear", (4, 5), 1), ("sample", "conv", (2, 3, 4, 4), 3),
         ("sample", "attention", (2, 3, 4, 5), 3), ("sample", "linear", (7,), 1),
+        ("call", "linear", (2, 3, 5), 1), ("call", "conv", (2, 3, 4, 4), 4), ("call", "attention", (2, 3, 4, 5), 1),
     ],
     ids=str,
 )  # fmt: skip
@@ -113,6 +114,15 @@ def test_tokens_do_not_influence_each_other_but_those_of_a_sample_do():
     wide[:, 2] *= 50
     for per, alone in (("token", True), ("sample", False)):
         made, again = (dynamic(3, per)(y)[:, [0, 1, 3]] for y in (x, wide))
+        assert torch.equal(made, again) == alone
+
+
+def test_rows_of_a_call_share_the_range_of_a_convolution():
+    x = values(2, 3, 4, 4)
+    wide = x.clone()
+    wide[1] *= 50
+    for per, alone in (("token", True), ("call", False)):
+        made, again = (dynamic(3, per, "conv")(y)[0] for y in (x, wide))
         assert torch.equal(made, again) == alone
 
 
@@ -237,7 +247,7 @@ def model_of(subject, bits, per="token", attention=FLOAT, **changes):
 
 def test_activation_bits_are_really_on(sd):
     answer = call(sd.model, 501)
-    for per in ("token", "sample"):
+    for per in ("token", "call", "sample"):
         made = [call(model_of(sd, bits, per, bits), 501) for bits in (16, 6, 3)]
         errors = [float((x - answer).square().mean() / answer.square().mean()) for x in made]
         assert 0 < errors[0] < 1e-4 < errors[1] < errors[2]

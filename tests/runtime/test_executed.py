@@ -12,9 +12,10 @@ from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.quantizers.apply import quantized
-from dmq.quantizers.bank import ActivationBank
+from dmq.quantizers.bank import ActivationBank, Clock, bank_module
 from dmq.recipe import (
     Activations,
+    Cache,
     Grid,
     Hqq,
     KMeans,
@@ -23,15 +24,18 @@ from dmq.recipe import (
     PerChannel,
     PerGroup,
     PerTensor,
+    Temporal,
     Uaq,
     Weights,
 )  # fmt: skip
+from dmq.results import Bank, Site
 from dmq.runtime import attention, fused, kernels
 from dmq.runtime.attention import chunked
+from dmq.runtime.compiled import compiled
 from dmq.runtime.convert import executed, ran, ran_line
 from dmq.runtime.fused import codes_of
 from dmq.runtime.kernels import IntMm, OneDnn, kernel_for, lacks_onednn
-from dmq.runtime.layers import packed_layers
+from dmq.runtime.layers import PackedLayer, packed_layers
 from dmq.runtime.whole import whole_parts
 from tests.quantizers.conftest import TIMESTEPS, make_subject
 
@@ -46,6 +50,11 @@ FORMS = {
     "W4A6": {"weights": Weights(bits=4, range=MinMax()), "activations": Activations(bits=6), "slot": GROUPS},
     "UAQ": {"weights": Weights(bits=3, format=Uaq())},
     "dynamic": {"weights": Weights(bits=4, format=Uaq()), "activations": Activations(dynamic="token")},
+    "dynamic per call": {"weights": Weights(bits=4, format=Uaq()), "activations": Activations(dynamic="call")},
+    "dynamic per sample, symmetric": {
+        "weights": Weights(symmetric=True, range=MinMax()),
+        "activations": Activations(dynamic="sample", symmetric=True),
+    },
     "low rank": {"weights": Weights(bits=4, format=LowRank(rank=4, group=1024))},
     "low rank, dynamic": {
         "weights": Weights(bits=4, format=LowRank(rank=4, group=1024)), "activations": Activations(dynamic="token"),
@@ -321,38 +330,85 @@ def test_slots_with_more_than_eight_bits_run_in_float(subject):
 # --- compiled -------------------------------------------------------------------------------------------------------
 
 
-def test_a_compiled_model_draws_the_same_at_all_slots_and_is_compiled_once(subject):
+@pytest.mark.parametrize("name", [*FORMS, "inputs in float"])
+def test_what_the_compiler_sees_of_a_layer_is_the_layer(subject, name, monkeypatch):
+    plan = subject.plan(**(FORMS[name] if name in FORMS else IN_FLOAT[name][0]))
+    plain = executed(subject.model, plan, subject.adapter)
+    made = compiled(executed(subject.model, plan, subject.adapter), "eager")
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    flipped = values = 0
+    for i in range(len(TIMESTEPS)):
+        plain.clock._i = made.clock._i = i
+        made.forward.set_step()
+        for n, (layer_name, layer) in enumerate(packed_layers(made)):
+            x, same = input_of(layer.layout, 100 * i + n), plain.get_submodule(layer_name)
+            with torch.no_grad():
+                wanted, got = same(x), layer(x)
+            apart = (got - wanted).abs()
+            assert apart.max() <= 2 * one_step(same, x, same.input) + 1e-5 * wanted.abs().max(), layer_name
+            flipped += int((apart > 1e-5 * wanted.abs().max()).sum())
+            values += wanted.numel()
+    assert flipped < 0.001 * values
+
+
+@pytest.mark.parametrize("changes", [
+    {"slot": [0, 1, 2, 3, 4, 5]}, {"weights": Weights(bits=4, format=KMeans())},
+    {"temporal": Temporal(cache=Cache(bits=8)), "activations": Activations(bits=32)},
+    {"slot": [0, 1, 2, 3, 4, 5], "activations": Activations(bits=32, attention_bits=6)},
+], ids=["kernels", "reference", "cache", "attention"])  # fmt: skip
+def test_a_compiled_model_draws_the_same_at_all_slots_and_is_compiled_once(changes):
     from torch._dynamo.testing import CompileCounter
 
-    from dmq.runtime.compiled import compiled
-
-    plan = subject.plan(GROUPS)
-    plain, counter = executed(subject.model, plan, subject.adapter), CompileCounter()
+    subject, counter = make_subject(tiny_sd()), CompileCounter()
+    plan = subject.plan(**changes)
+    plain = executed(subject.model, plan, subject.adapter)
     made = compiled(executed(subject.model, plan, subject.adapter), counter)
-    first = called(subject, made, TIMESTEPS[0])
+    drawn = [called(subject, made, t) for t in TIMESTEPS]
     graphs = counter.frame_count
-    assert graphs and torch.equal(first, called(subject, plain, TIMESTEPS[0]))
-    for t in TIMESTEPS[1:]:
-        assert torch.equal(called(subject, made, t), called(subject, plain, t))
-    assert counter.frame_count == graphs
+    for t, first in zip(TIMESTEPS, drawn, strict=True):
+        assert (first - called(subject, plain, t)).norm() < 0.02 * first.norm()
+        assert torch.equal(called(subject, made, t), first)
+    assert 0 < graphs == counter.frame_count
+
+
+def test_models_of_one_class_are_compiled_each_for_itself(subject):
+    plans = [subject.plan(activations=Activations(bits=bits)) for bits in (8, 4)]
+    made = [compiled(executed(subject.model, plan, subject.adapter), "eager") for plan in plans]
+    for _ in range(2):
+        for plan, model in zip(plans, made, strict=True):
+            plain = executed(subject.model, plan, subject.adapter)
+            assert torch.equal(called(subject, model), called(subject, plain))
+
+
+def test_a_compiled_model_lets_activations_through_as_they_are(subject):
+    plan = subject.plan()
+    plain = executed(subject.model, plan, subject.adapter)
+    made = compiled(executed(subject.model, plan, subject.adapter), "eager")
+    rounded = called(subject, made)
+    plain.clock.bypassed = made.clock.bypassed = True
+    through = called(subject, made)
+    assert torch.equal(through, called(subject, plain)) and not torch.equal(through, rounded)
 
 
 @pytest.mark.parametrize("layer", (LAYOUTS | DEPTHWISE).values(), ids=LAYOUTS | DEPTHWISE)
-def test_the_compiler_is_told_the_right_layout(layer):
-    from dmq.quantizers.bank import Clock, bank_module
-    from dmq.results import Bank, Site
-    from dmq.runtime.compiled import _Called, _layers
-    from dmq.runtime.layers import PackedLayer
-
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_compiler_is_told_the_right_layout(layer, dtype):
     clock = Clock((1.0,), "error", lambda args, kwargs: 1.0)
     clock.set(1.0)
     site = Site(name="layer", point="input", kind="conv", block="")
     one = np.array([8], np.uint8), np.array([0.1], np.float32), np.array([128], np.int32), np.zeros(1, np.int16)
     bank = bank_module(Bank(site=site, bits=one[0], scale=one[1], zero=one[2], slot=one[3]), clock)
-    packed = PackedLayer(layer, weights_of(layer), layer.bias, bank)
-    _layers[-1] = packed
+    model = nn.Sequential(PackedLayer(layer, weights_of(layer), layer.bias, bank))
+    model.clock = clock
+    traced = compiled(model, "eager")[0].traced
     shape = {nn.Linear: (2, 3, 24), nn.Conv1d: (2, 8, 9)}.get(type(layer), (2, 8, 9, 10))
-    told = torch.ops.dmq.on_codes(torch.empty(shape, device="meta"), -1)
-    with torch.no_grad():
-        got = _Called(-1)(torch.randn(shape))
-    assert told.shape == got.shape and told.stride() == got.stride() and told.dtype == got.dtype
+    codes = torch.randint(0, 256, shape, dtype=torch.uint8)
+    for operator, x, *given in (
+        (torch.ops.dmq.on_codes, torch.randn(shape), traced.layer),
+        (torch.ops.dmq.product, codes, None, None, True, traced.numbers[0], dtype),
+        (torch.ops.dmq.product, codes, torch.tensor(0.2), torch.tensor(7.0), False, traced.numbers[0], dtype),
+    ):
+        told = operator(torch.empty_like(x, device="meta"), *given)
+        with torch.no_grad():
+            got = operator(x, *given)
+        assert told.shape == got.shape and told.stride() == got.stride() and told.dtype == got.dtype
