@@ -47,9 +47,12 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name: module of bench.peers, 
     "dmq W8A8 static": ("executed", {"groups": 1}),
     "dmq W8A8 8 groups": ("executed", {"groups": 8}),
     "dmq W8A8 bf16 rest": ("executed", {"groups": 8, "rest": "bfloat16"}),
+    "dmq W8A8 per call": ("executed", {"dynamic": "call"}),
+    "dmq per call, SDNQ's float": ("executed", {"dynamic": "call", "like_sdnq": True}),
     "dmq compiled static": ("executed", {"groups": 1, "compiling": True}),
     "dmq compiled 8 groups": ("executed", {"groups": 8, "compiling": True}),
     "dmq compiled bf16 rest": ("executed", {"groups": 8, "compiling": True, "rest": "bfloat16"}),
+    "dmq compiled per call": ("executed", {"dynamic": "call", "compiling": True}),
     "OpenVINO int8": ("openvino", {"rest": "f32"}),
     "OpenVINO int8, bf16 rest": ("openvino", {"rest": "bf16"}),
     "SDNQ int8": ("sdnq", {}),
@@ -170,7 +173,7 @@ def measured(subject: str, names: list[str], rounds: int, threads: int, work: Pa
         base = started(BASE)
         if base.row.failed:
             raise DmqError(f"{subject}: {BASE} cannot run: {base.row.failed}.")
-        families = [list(some) for _, some in groupby(names[1:], lambda name: ROWS[name][0])]
+        families = [list(some) for _, some in groupby(names[1:], family)]
         first = True
         while first or families:
             group: list[Worker] = []
@@ -181,6 +184,12 @@ def measured(subject: str, names: list[str], rounds: int, threads: int, work: Pa
             first = False
             for worker in group:
                 worker.stop()
+
+
+def family(name: str) -> tuple[str, bool]:
+    """What of a row those have in common that are compared in the same rounds."""
+    module, settings = ROWS[name]
+    return module, settings.get("compiling", False)
 
 
 def _work(base: Worker, group: list[Worker], rounds: int) -> None:

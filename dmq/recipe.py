@@ -256,14 +256,14 @@ class Activations(Spec):
     dynamic: str = knob(
         "none", "Ranges as they come", choices=("none", "token", "call", "sample"), later=True,
         help="none: ranges are calibrated. token, sample: each token (of a convolution: each picture), or each "
-        "picture, gets the range of its own values at run time; groups of timesteps then mean nothing. call: as "
-        "token, but all pictures of a call share the range of a convolution: guidance then magnifies less.",
+        "picture, gets the range of its own values at run time; groups of timesteps then mean nothing. call: like "
+        "token, but the pictures of a call share the range of a convolution, so that guidance magnifies less.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dynamic != "none" and not isinstance(self.granularity, PerTensor):
-            raise DmqError("dynamic activations have a range for each token, call or sample: set granularity to PerTensor.")
+            raise DmqError("dynamic activations have ranges by token, call or sample: set granularity to PerTensor.")
         if not isinstance(self.granularity, PerTensor) and not isinstance(self.range, MinMax):
             raise DmqError("per-channel activations need range MinMax: histograms are kept per tensor.")
 

@@ -31,6 +31,7 @@ from dmq.recipe import (
     Activations,
     Calibration,
     MinMax,
+    Override,
     Recipe,
     Sampling,
     SharedRange,
@@ -91,12 +92,15 @@ class Subject:
                 pass
         return seen
 
-    def plan(self, groups: int) -> Plan:
-        """What dmq makes of the captured statistics with `groups` uniform groups of steps.
+    def plan(self, groups: int = 1, dynamic: str = "none", overrides: tuple[Override, ...] = ()) -> Plan:
+        """What dmq makes of the captured statistics with `groups` uniform groups of steps, or `dynamic` ranges.
 
         `stages.plan` would do, but keeps the float model in memory, whose share of it is measured here.
         """
-        recipe = replace(self.recipe, grouping=UniformGroups(count=groups) if groups > 1 else SharedRange())
+        recipe = replace(
+            self.recipe, grouping=UniformGroups(count=groups) if groups > 1 else SharedRange(),
+            activations=replace(self.recipe.activations, dynamic=dynamic), overrides=overrides,
+        )
         stats, info = runs.load_stats(runs.find_capture(recipe)), self.loaded.info
         table = ErrorTable(stats, recipe.activations, site_bits(info, recipe, stats))
         return make_plan(info, recipe, stats, table.errors(group_timesteps(recipe.grouping, table)))
