@@ -1,13 +1,11 @@
 """Benchmark: quantized models against the float one on many pictures, with a noise floor (QDiffBench)."""
 
 import html
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.figures import bench_report, bench_table
 from dmq.figures import benchmark as figures
@@ -125,7 +123,7 @@ def gallery(name: str) -> list[tuple[Any, str]]:
 
 def downloads(name: str) -> dict[str, str]:
     """The table as CSV and the whole benchmark as a page, in a temporary folder."""
-    report, folder = kept.load_report(name), Path(tempfile.mkdtemp(prefix="dmq-"))
+    report, folder = kept.load_report(name), runs.download_folder()
     lines = [str(one) for one in stages.inversions(report)[:FINDINGS]]
     page = bench_report.page(name, report, kept.worst(report), kept.load_worst(name), lines, stages.FLOAT_NAME)
     (folder / f"{name}.csv").write_text(kept.as_csv(report), "utf-8")

@@ -2,13 +2,11 @@
 
 import dataclasses
 import html
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, stages
+from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Activations, Protection, Recipe, Weights
 from dmq.results import Plan
@@ -130,7 +128,7 @@ def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
 
 def written(recipe: Recipe) -> str:
     """The path of a file with `recipe`, in a folder of its own, for the download button."""
-    file = Path(tempfile.mkdtemp(prefix="dmq-")) / words.file_name(recipe)
+    file = runs.download_folder() / words.file_name(recipe)
     file.write_text(jsonio.dumps(recipe), "utf-8")
     return str(file)
 

@@ -1,4 +1,7 @@
 import dataclasses
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +176,9 @@ def test_a_contact_sheet_has_every_picture(home):
         pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
     assert (pixels == (255, 0, 0)).all(1).sum() == 3 * 64
     assert (pixels == (0, 0, 255)).all(1).sum() == 64
+
+
+def test_what_was_handed_out_goes_when_the_process_ends():
+    code = "from dmq import runs; one, two = (runs.download_folder() for _ in 'ab'); (one / 'x').touch(); print(one, two)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert len(set(said)) == 2 and not any(Path(folder).parent.exists() for folder in said)

@@ -1,7 +1,6 @@
 """Finished comparisons: recipes, pictures, report."""
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Comparison, Recipe
 from ..results import PictureScore, Report
-from .folders import folder_of, written
+from .folders import download_folder, folder_of, written
 
 
 def save_run(
@@ -100,6 +99,6 @@ def contact_sheet(name: str, gap: int = 4) -> Path:
         ImageDraw.Draw(sheet).text((gap, top + height // 2), who, fill="black", font=font, anchor="lm")
         for x, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (margin + x * (width + gap), top))
-    file = Path(tempfile.mkdtemp(prefix="dmq-")) / f"{name}.png"
+    file = download_folder() / f"{name}.png"
     sheet.save(file)
     return file

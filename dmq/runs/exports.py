@@ -1,7 +1,6 @@
 """Exported checkpoints and pipelines: where they are, what each of them is, and one file of it to take along."""
 
 import json
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Recipe
-from .folders import NAME, free_stem, home
+from .folders import NAME, download_folder, free_stem, home
 
 
 MOST_ZIPPED = 2_000_000_000  # bytes; what is larger is better copied than packed once more
@@ -96,7 +95,7 @@ def zip_export(name: str) -> Iterator[tuple[int, int] | Path]:
     known = describe_export(name)
     if known.bytes > MOST_ZIPPED:
         raise DmqError(f"{known.folder}: {known.bytes / 1e9:.1f} GB are too much for one file; copy the folder.")
-    target = Path(tempfile.mkdtemp(prefix="dmq-")) / f"{name}.zip"
+    target = download_folder() / f"{name}.zip"
     done, ended = 0, False
     try:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as packed:

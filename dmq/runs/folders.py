@@ -1,6 +1,7 @@
 """Where runs are kept, and how a folder is written so that it is either whole or not there."""
 
 import contextlib
+import functools
 import os
 import re
 import shutil
@@ -40,6 +41,16 @@ def written(folder: Path) -> Iterator[Path]:
     finally:
         if part.exists():
             shutil.rmtree(part)
+
+
+def download_folder() -> Path:
+    """A new folder for what a user takes away at once; all of them go when the process ends."""
+    return Path(tempfile.mkdtemp(dir=_downloads().name))
+
+
+@functools.cache
+def _downloads() -> tempfile.TemporaryDirectory:
+    return tempfile.TemporaryDirectory(prefix="dmq-", ignore_cleanup_errors=True)
 
 
 def folder_of(name: str) -> Path:
