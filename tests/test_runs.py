@@ -179,6 +179,6 @@ def test_a_contact_sheet_has_every_picture(home):
 
 
 def test_what_was_handed_out_goes_when_the_process_ends():
-    code = "from dmq import runs; one, two = (runs.download_folder() for _ in 'ab'); (one / 'x').touch(); print(one, two)"
+    code = "from dmq import runs; a, b = (runs.download_folder() for _ in 'ab'); (a / 'x').touch(); print(a, b)"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert len(set(said)) == 2 and not any(Path(folder).parent.exists() for folder in said)
