@@ -62,7 +62,7 @@ class _Compiled:
         unasked = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
         self.backend = backend
         self.compiled = torch.compile(
-            self.plain, backend=backend, fullgraph=True, options=unasked, isolate_recompiles=True
+            self.plain, backend=backend, fullgraph=True, dynamic=False, options=unasked, isolate_recompiles=True
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -71,8 +71,8 @@ class _Compiled:
         self.set_step()
         try:
             return self.compiled(*args, **kwargs)
-        except torch._dynamo.exc.Unsupported:  # the compiler cannot make one graph of it
-            self.compiled = torch.compile(self.plain, backend=self.backend, isolate_recompiles=True)
+        except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit):  # no graph, or too many
+            self.compiled = torch.compile(self.plain, backend=self.backend, dynamic=False, isolate_recompiles=True)
             return self.compiled(*args, **kwargs)
 
     def set_step(self) -> None:
@@ -95,8 +95,9 @@ class _Aside:
         """A tensor without values of the shape of the answer."""
         if isinstance(self.module, BANKS):
             return torch.empty_like(x, memory_format=torch.contiguous_format)
-        table = self.module.requests.tables[0][self.module.k] if hasattr(self.module, "k") else self.module.table
-        return x.new_empty(len(x), table.codes.shape[1], dtype=table.like.dtype)
+        one = self.module
+        table = one.table if isinstance(one, CachedFeature) else one.requests.tables[0][one.k]
+        return x.new_empty(x.shape[0], table.codes.shape[1], dtype=table.like.dtype)
 
 
 class _Traced:
@@ -184,7 +185,7 @@ def _answer(x: Tensor, number: int, dtype: torch.dtype | None = None) -> Tensor:
         (size + 2 * pad - far - 1) // stride + 1
         for size, pad, far, stride in zip(x.shape[2:], layout.padding, reach, layout.stride, strict=True)
     ]
-    made = x.new_empty((len(x), layout.out_channels, *sides), dtype=dtype)
+    made = x.new_empty((x.shape[0], layout.out_channels, *sides), dtype=dtype)
     return made.to(memory_format=torch.channels_last) if made.ndim == 4 else made
 
 

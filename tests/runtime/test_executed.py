@@ -371,7 +371,8 @@ def test_a_compiled_model_draws_the_same_at_all_slots_and_is_compiled_once(chang
     assert 0 < graphs == counter.frame_count
 
 
-def test_models_of_one_class_are_compiled_each_for_itself(subject):
+def test_models_of_one_class_are_compiled_each_for_itself():
+    subject = make_subject(tiny_ddpm())
     plans = [subject.plan(activations=Activations(bits=bits)) for bits in (8, 4)]
     made = [compiled(executed(subject.model, plan, subject.adapter), "eager") for plan in plans]
     for _ in range(2):
@@ -380,7 +381,30 @@ def test_models_of_one_class_are_compiled_each_for_itself(subject):
             assert torch.equal(called(subject, model), called(subject, plain))
 
 
-def test_a_compiled_model_lets_activations_through_as_they_are(subject):
+def test_a_compiled_model_that_gives_no_single_graph_runs_all_the_same():
+    subject = make_subject(tiny_ddpm())
+    plan = subject.plan([0, 0, 0, 1, 1, 1])
+    plain, made = (executed(subject.model, plan, subject.adapter) for _ in range(2))
+    one = next(m for m in made.modules() if isinstance(m, nn.SiLU))
+    one.forward = torch.compiler.disable(one.forward)
+    made = compiled(made, "eager")
+    for t in (TIMESTEPS[0], TIMESTEPS[-1]):
+        assert torch.equal(called(subject, made, t), called(subject, plain, t))
+
+
+def test_a_compiled_model_takes_batches_of_any_size(monkeypatch):
+    subject = make_subject(tiny_ddpm())
+    plain, made = (executed(subject.model, subject.plan(), subject.adapter) for _ in range(2))
+    made, x = compiled(made, "eager"), torch.randn(11, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)  # beyond it, as without a compiler
+    for rows in (2, 1, 3, 2):
+        with torch.no_grad():
+            got, wanted = (model(x[:rows], torch.tensor(TIMESTEPS[0])).sample for model in (made, plain))
+        assert torch.equal(got, wanted), rows
+
+
+def test_a_compiled_model_lets_activations_through_as_they_are():
+    subject = make_subject(tiny_ddpm())
     plan = subject.plan()
     plain = executed(subject.model, plan, subject.adapter)
     made = compiled(executed(subject.model, plan, subject.adapter), "eager")
