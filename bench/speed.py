@@ -61,7 +61,10 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name: module of bench.peers, 
     "torchao int8, compiled": ("torchao", {"compiled": True}),
     "optimum-quanto int8": ("quanto", {}),
 }
-EQUAL = ("OpenVINO int8", "SDNQ int8", "optimum-quanto int8")  # in all layers, as dmq
+EQUAL = {  # a peer, and the row of dmq with as many bits in as many layers
+    "OpenVINO int8": "dmq W8A8 per call", "SDNQ int8": "dmq per call, SDNQ's float",
+    "optimum-quanto int8": "dmq W8A8 per call",
+}  # fmt: skip
 PACKAGES = ("torch", "diffusers", "openvino", "nncf", "sdnq", "torchao", "optimum-quanto")
 ROOM = 3  # times the peak of fp32 eager: what making another model may need
 PATIENCE = 3600  # seconds that a row may take for one thing
@@ -224,11 +227,11 @@ def bars(subject: str, rows: dict[str, Row]) -> Iterator[tuple[str, bool]]:
             pairs = zip(rows[static].seconds, rows[groups].seconds, strict=True)
             got = statistics.median(b / a for a, b in pairs)
             yield f"{groups}: {100 * (got - 1):+.1f} % of the time of static <= 2 %", got <= 1.02
-    others = [rows[name] for name in EQUAL if name in rows]
-    for row in own if others else ():
-        best = min(others, key=lambda other: other.distance)
-        words = f"{row.name}: distance {row.distance:.2e} <= {best.distance:.2e} of {best.name}"
-        yield words, row.distance <= best.distance
+    for name, ours in EQUAL.items():
+        if name in rows and ours in rows:
+            row, other = rows[ours], rows[name]
+            words = f"{ours}: distance {row.distance:.2e} <= {other.distance:.2e} of {name}"
+            yield words, row.distance <= other.distance
 
 
 def middle(values: list[float]) -> tuple[float, float, float]:

@@ -1,19 +1,16 @@
 """dmq's W8A8 on its own kernels, with one range for each activation or one for each group of timesteps."""
 
+from collections.abc import Iterable, Iterator
+from math import prod
+
 import torch
 
 from dmq.recipe import FLOAT, Override
+from dmq.results import Layer
 from dmq.runtime.convert import executed, ran_line
 
 from .made import Made
 from .subjects import Subject
-
-
-# SDNQ leaves projections into and out of transformers as they are, and gives float inputs to layers with few rows.
-IN_FLOAT = (
-    *(Override(layers=name, weight_bits=FLOAT, activation_bits=FLOAT) for name in ("*proj_in", "*proj_out")),
-    *(Override(layers=name, activation_bits=FLOAT) for name in ("time_embedding*", "*time_emb_proj")),
-)
 
 
 def make(
@@ -24,6 +21,17 @@ def make(
 
     What stays in float is computed in the dtype `rest`; `like_sdnq`, that is as much as with SDNQ's defaults.
     """
-    plan, loaded = subject.plan(groups, dynamic, IN_FLOAT if like_sdnq else ()), subject.loaded
+    loaded = subject.loaded
+    plan = subject.plan(groups, dynamic, tuple(kept_by_sdnq(loaded.info.layers)) if like_sdnq else ())
     model = executed(loaded.denoiser, plan, loaded.adapter, rest=getattr(torch, rest), compiling=compiling)
     return Made(model, plan.bytes, ran_line(model))
+
+
+def kept_by_sdnq(layers: Iterable[Layer]) -> Iterator[Override]:
+    """What is float with SDNQ's defaults: thin and small layers, those around transformers, inputs of few rows."""
+    for layer in layers:
+        outputs, inputs = layer.shape[:2]
+        if prod(layer.shape) < 16384 or min(outputs, inputs) < 32 or layer.name.endswith((".proj_in", ".proj_out")):
+            yield Override(layers=layer.name, weight_bits=FLOAT, activation_bits=FLOAT)
+        elif layer.name.startswith("time_embedding") or layer.name.endswith(".time_emb_proj"):
+            yield Override(layers=layer.name, activation_bits=FLOAT)

@@ -68,13 +68,14 @@ class Subject:
         return "sample" if self.loaded.component == "unet" else "hidden_states"
 
     def calls(self) -> list[dict[str, Any]]:
-        """Keyword arguments of recorded denoiser calls, evenly spread over the steps of a calibration picture."""
+        """Keyword arguments of recorded denoiser calls: evenly spread steps, each of another calibration picture."""
         if self.name == UNET:
-            trajectory = runs.load_trajectory(runs.find_capture(self.recipe))
+            trajectory, pictures = runs.load_trajectory(runs.find_capture(self.recipe)), 1
         else:
-            (prompt, seed), *_ = calibration_pictures(self.loaded, self.recipe.calibration)
+            prompts, seeds = zip(*calibration_pictures(self.loaded, self.recipe.calibration), strict=True)
+            pictures = len(seeds)
             trajectory, _ = record_trajectory(
-                self.loaded, prompts=[prompt], seeds=[seed], sampling=self.recipe.sampling
+                self.loaded, prompts=prompts, seeds=seeds, sampling=self.recipe.sampling
             )
         seen: list[dict[str, Any]] = []
 
@@ -87,7 +88,7 @@ class Subject:
         every = np.unique(np.linspace(0, len(trajectory.step) - 1, CALLS).round().astype(int))
         for n in every.tolist():
             try:
-                repeat(denoiser, trajectory, n, rows_of(trajectory, n, None))
+                repeat(denoiser, trajectory, n, rows_of(trajectory, n, [n % pictures]))
             except _Enough:
                 pass
         return seen
@@ -141,8 +142,11 @@ def recipe_of(name: str, work: Path) -> Recipe:
     sampling = Sampling(steps=STEPS) if name == UNET else EMBEDDED.get(name, Sampling())
     calibration = Calibration(samples=1, batch=1) if name == UNET else Calibration()
     # With 8 bits clipping costs more than it saves: on emoji-sd, ranges by MseSearch were four times further off.
+    weights = Weights(bits=8, symmetric=True)
+    if name == UNET:  # searching its ranges takes minutes, and gains nothing on random weights
+        weights = replace(weights, range=MinMax())
     return Recipe(
-        model=model, sampling=sampling, calibration=calibration, weights=Weights(bits=8, symmetric=True),
+        model=model, sampling=sampling, calibration=calibration, weights=weights,
         activations=Activations(bits=8, range=MinMax()),
     )  # fmt: skip
 

@@ -5,18 +5,21 @@ import json
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
 from bench import speed
-from bench.peers import simulated
+from bench.peers import simulated, subjects
+from bench.peers.executed import kept_by_sdnq
 from bench.peers.made import StandIn, float_bytes, tensor_bytes
-from bench.peers.subjects import STEPS, UNET, Subject, nested, opened, prepare, random_sd
+from bench.peers.subjects import STEPS, UNET, Subject, nested, opened, prepare, random_sd, recipe_of
 from bench.speed import BASE, Row, Worker
 from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
-from dmq.recipe import Sampling, UniformGroups
+from dmq.models.tiny import tiny_sd
+from dmq.recipe import FLOAT, Calibration, Sampling, UniformGroups
 from tests.tiny import runs_in
 
 
@@ -190,8 +193,38 @@ def test_bars():
     rows = {
         "dmq W8A8 static": row("dmq W8A8 static", [1.0, 2.0, 1.0], base, 0.02),
         OURS: row(OURS, [1.1, 2.2, 1.1], base, 0.01),
+        "dmq W8A8 per call": row("dmq W8A8 per call", [2.0] * 3, base, 0.02),
+        "dmq per call, SDNQ's float": row("dmq per call, SDNQ's float", [2.0] * 3, base, 0.014),
         "SDNQ int8": row("SDNQ int8", [2.0] * 3, base, 0.015),
         "OpenVINO int8": Row("OpenVINO int8", failed="ModuleNotFoundError"),
+        "optimum-quanto int8": row("optimum-quanto int8", [2.0] * 3, base, 0.019),
     }
-    assert [holds for _, holds in speed.bars(UNET, rows)] == [True, False, False, True]
+    assert [holds for _, holds in speed.bars(UNET, rows)] == [True, False, True, False]
     assert list(speed.bars("emoji-dit", {})) == []
+
+
+def test_every_row_that_is_compared_is_one_of_the_rows():
+    assert {*speed.EQUAL, *speed.EQUAL.values()} <= {*speed.ROWS}
+
+
+def test_layers_that_sdnq_leaves_in_float(step):
+    kept = {spec.layers: spec for spec in kept_by_sdnq(step.loaded.info.layers)}
+    shapes = {layer.name: layer.shape for layer in step.loaded.info.layers}
+    assert all(spec.activation_bits == FLOAT for spec in kept.values())
+    assert {name for name in shapes if np.prod(shapes[name]) < 16384} <= {*kept}
+    plan = step.plan(1, "call", tuple(kept.values()))
+    assert all((row.bank is None) == (row.layer.name in kept) for row in plan.layers if row.reason != "last layer")
+    assert all(row.bank.dynamic == "call" for row in plan.layers if row.bank)
+
+
+def test_peers_calibrate_from_every_picture_that_dmq_does(tmp_path):
+    with runs_in(tmp_path):
+        tiny_sd().save_pretrained(tmp_path / "tiny")
+        name = str(tmp_path / "tiny")
+        recipe = replace(recipe_of(name, tmp_path), calibration=Calibration(samples=3), sampling=Sampling(steps=4))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(subjects, "recipe_of", lambda *given: recipe)
+            prepare(name, tmp_path, small=True)
+            calls = opened(name, tmp_path).calls()
+    assert [len(call["sample"]) for call in calls] == [2] * 4  # both guidance halves of one picture
+    assert len({call["encoder_hidden_states"].sum().item() for call in calls}) == 3
