@@ -16,6 +16,7 @@ TABS = (
     "Take away",
 )  # fmt: skip
 OWN = {  # tabs that show what only one recipe has, with a text that is there when it is shown
+    "Temporal": ("W8A6, 8 equal groups", "depend on t"),
     "Reconstruct": ("BRECQ W4A8", "err less than with nearest codes"),
     "Over time": ("PCR W4A8", "lines are means"),
     "Take away": ("TFMQ-DM W4A8", "× smaller"),
