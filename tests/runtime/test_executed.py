@@ -396,8 +396,8 @@ def test_a_compiled_model_takes_batches_of_any_size():
     subject = make_subject(tiny_ddpm())
     plain, made = (executed(subject.model, subject.plan(), subject.adapter) for _ in range(2))
     made, x = compiled(made, "eager"), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch._dynamo.config.patch(recompile_limit=2), torch.no_grad():  # beyond it, as without a compiler
-        for rows in (2, 1, 3, 2):
+    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():  # beyond it, with all guards
+        for rows in (2, 1, 2):
             got, wanted = (model(x[:rows], torch.tensor(TIMESTEPS[0])).sample for model in (made, plain))
             assert torch.equal(got, wanted), rows
 
