@@ -72,6 +72,7 @@ class _Compiled:
         try:
             return self.compiled(*args, **kwargs)
         except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit):  # no graph, or too many
+            self.clock.notes.append("compiled in pieces or for too many shapes, which may be slower.")
             self.compiled = torch.compile(self.plain, backend=self.backend, dynamic=False, isolate_recompiles=True)
             return self.compiled(*args, **kwargs)
 

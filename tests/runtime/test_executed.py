@@ -390,6 +390,7 @@ def test_a_compiled_model_that_gives_no_single_graph_runs_all_the_same():
     made = compiled(made, "eager")
     for t in (TIMESTEPS[0], TIMESTEPS[-1]):
         assert torch.equal(called(subject, made, t), called(subject, plain, t))
+    assert [note.partition(" ")[0] for note in made.clock.notes] == ["compiled"]
 
 
 def test_a_compiled_model_takes_batches_of_any_size():
