@@ -61,7 +61,7 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name: module of bench.peers, 
     "torchao int8, compiled": ("torchao", {"compiled": True}),
     "optimum-quanto int8": ("quanto", {}),
 }
-EQUAL = {  # a peer, and the row of dmq with as many bits in as many layers
+EQUAL = {  # a peer, and the row of dmq nearest to it in layers and bits; OpenVINO also takes the first and the last
     "OpenVINO int8": "dmq W8A8 per call", "SDNQ int8": "dmq per call, SDNQ's float",
     "optimum-quanto int8": "dmq W8A8 per call",
 }  # fmt: skip
