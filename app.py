@@ -2,7 +2,7 @@
 
 import os
 import threading
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 
@@ -29,7 +29,7 @@ from pages import (
     temporal,
     time_groups,
 )
-from pages.shell import Shared, follows, on, set_outside
+from pages.shell import Blocks, Shared, follows, on, set_outside, takes_turns
 
 
 PAGES = {
@@ -44,6 +44,7 @@ THEME = gr.themes.Default(
 )  # fmt: skip
 # Gradio confines `css_paths` to its <main>; this is for the page around it.
 PAGE_STYLE = (ASSETS / "web" / "page.css").read_text("utf-8")
+QUEUE = 1000  # events that wait: a page that opens sends about ten, and what finds no place is lost without a word
 FOLD = "() => { if (innerWidth < 769) document.querySelector('.sidebar.open .toggle-button')?.click(); }"
 
 
@@ -62,7 +63,7 @@ def entered(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
     chosen = set_outside(jsonio.loads(text))
     if open_tab not in ("", first) or tab == first:
         return chosen | {"open_tab": open_tab or first}
-    return chosen | {"tabs": gr.Tabs(selected=tab)}  # which opens itself when selected
+    return chosen | {"open_tab": tab, "tabs": gr.Tabs(selected=tab)}
 
 
 def wanted_tab(wanted: str) -> dict[str, Any]:
@@ -72,13 +73,17 @@ def wanted_tab(wanted: str) -> dict[str, Any]:
 
 def build() -> gr.Blocks:
     """The whole app; it loads no model."""
-    with gr.Blocks(title="dmq", fill_width=True, delete_cache=(3600, 3600)) as app:
+    with Blocks(title="dmq", fill_width=True, delete_cache=(3600, 3600)) as app:
         shared = Shared(*(gr.State("") for _ in fields(Shared)))
         sidebar.build(shared)
+        # Not in their tabs: there the browser takes the first answer about a state, even "as it was", for a change.
+        turns = {key: gr.State("") for key in TABS}
+        made = {}
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             for key, name in TABS.items():
-                with gr.Tab(name, id=key) as tab:
-                    PAGES[name](shared, tab)
+                with gr.Tab(name, id=key) as made[key]:
+                    PAGES[name](replace(shared, turn=turns[key]))
+        takes_turns(shared, made, turns)
         capturing.build(shared)
         api.build()
         linked = gr.State(None)
@@ -103,7 +108,7 @@ def warm() -> None:
 def launch(**settings: Any) -> None:
     """Serve the app until it is stopped; `settings` go to Gradio, such as `server_port`."""
     threading.Thread(target=warm, daemon=True).start()
-    build().queue(max_size=20, default_concurrency_limit=4).launch(
+    build().queue(max_size=QUEUE, default_concurrency_limit=4).launch(
         theme=THEME, css_paths=ASSETS / "web" / "app.css", head=f"<style>{PAGE_STYLE}</style>",
         enable_monitoring=False, run_history=False, ssr_mode=False, footer_links=["api"], state_session_capacity=50,
         max_file_size="1mb", **settings,

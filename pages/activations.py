@@ -130,7 +130,7 @@ def scrub(text: str, point: str, block: str, picked: str, step: float) -> dict[s
     return at_step(recipe, stats, at[0], min(int(step), stats.steps - 1)) if at else {}
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
@@ -158,4 +158,4 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     on([c.input for c in filters], refilter, [shared.recipe, *filters, out["picked"]], out, trigger_mode="always_last")
     on(out["heat"].select, pick, [shared.recipe, *filters], out, trigger_mode="always_last")
     on(step.input, scrub, [shared.recipe, point, block, out["picked"], step], out, trigger_mode="always_last")
-    shows(shared, this, show, [*filters, out["picked"]], out, waiting=out["title"])
+    shows(shared, show, [*filters, out["picked"]], out, waiting=out["title"])

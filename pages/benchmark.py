@@ -136,7 +136,7 @@ def look(name: str | None, beside: list[str] | None, domain: str | None, measure
     return view(stages.joined([name, *(beside or [])]), domain, measure) if name else {}
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
@@ -157,7 +157,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
                show_progress_on=out["context"], trigger_mode="always_last")  # fmt: skip
     on([out["domain"].input, out["measure"].input], look, view_inputs, out, trigger_mode="always_last")
     benching.connect(shared, out, more, shown, opened, view_inputs)
-    shows(shared, this, show, [*view_inputs, out["computed"]], out, waiting=out["context"])
+    shows(shared, show, [*view_inputs, out["computed"]], out, waiting=out["context"])
 
 
 def draw_results(out: dict[str, Any]) -> None:

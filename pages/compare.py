@@ -138,12 +138,12 @@ def show(text: str, others: list[str] | None, computed: str | None = None) -> di
     }
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     prompts = draw_request(out)
     draw_results(out)
-    connect(shared, this, out, prompts)
+    connect(shared, out, prompts)
 
 
 def draw_request(out: dict[str, Any]) -> gr.Textbox:
@@ -198,7 +198,7 @@ def draw_results(out: dict[str, Any]) -> None:
             out["taken"] = gr.Button("Make this recipe the current one", size="sm")
 
 
-def connect(shared: Shared, this: gr.Tab, out: dict[str, Any], prompts: gr.Textbox) -> None:
+def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     """The tab's events."""
     run, picture, who, others = (out[name] for name in ("run", "picture", "who", "others"))
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
@@ -211,4 +211,4 @@ def connect(shared: Shared, this: gr.Tab, out: dict[str, Any], prompts: gr.Textb
     on(run.input, show_run, [run], out, show_progress="minimal")
     on([picture.input, who.input], pair, [run, picture, who], out)
     on(out["taken"].click, take, [run, who], chosen)
-    shows(shared, this, show, [others, out["computed"]], out)
+    shows(shared, show, [others, out["computed"]], out)

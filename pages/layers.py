@@ -130,7 +130,7 @@ def pick(text: str, name: str | None, click: gr.SelectData) -> dict[str, Any]:
     return {"picked": choices_of_layer(table, row)}
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
@@ -162,7 +162,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         (asked, layers_asked.measure, layers_asked.stopped), (learned, layers_learned.learn, layers_learned.stopped)
     ):  # fmt: skip
         layers_asked.connect(shared, *drawn_by, make, stopped, show, [*views, *budget], out)
-    shows(shared, this, show, [*views, *budget], out, waiting=out["context"])
+    shows(shared, show, [*views, *budget], out, waiting=out["context"])
 
 
 def draw_views(out: dict[str, Any]) -> None:

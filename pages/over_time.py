@@ -178,20 +178,20 @@ def stopped() -> dict[str, Any]:
 # --- the tab --------------------------------------------------------------------------------------------------------
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     gr.Markdown(
         "Each step works on what the steps before it left, so errors build up. Progressive calibration sets the "
         "ranges on the way that the quantized model really takes; activation relaxing gives more bits to the steps "
         "that need them (PCR)."
     )
-    build(shared, this)
-    walked.build(shared, this)
-    relaxing.build(shared, this)
-    probe.build(shared, this)
+    build(shared)
+    walked.build(shared)
+    relaxing.build(shared)
+    probe.build(shared)
 
 
-def build(shared: Shared, this: gr.Tab) -> None:
+def build(shared: Shared) -> None:
     """The errors along the steps, and their events."""
     out: dict[str, Any] = {}
     with gr.Accordion("Errors along the steps", open=True, elem_id="over-time"):
@@ -210,7 +210,7 @@ def build(shared: Shared, this: gr.Tab) -> None:
         show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
     )  # fmt: skip
     stops(out["stop"], [started], stopped, {name: out[name] for name in ("go", "stop", "status")})
-    shows(shared, this, show, [others], out, waiting=out["said"])
+    shows(shared, show, [others], out, waiting=out["said"])
 
 
 def draw_results(out: dict[str, Any]) -> None:

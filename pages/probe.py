@@ -181,7 +181,7 @@ def stopped() -> dict[str, Any]:
     return idle() | {"status": note("Stopped; what is shown stays, but was not kept.")}
 
 
-def build(shared: Shared, this: gr.Tab) -> None:
+def build(shared: Shared) -> None:
     """Draw the part and connect it."""
     out: dict[str, Any] = {}
     knobs = Probe.__dataclass_fields__
@@ -208,7 +208,7 @@ def build(shared: Shared, this: gr.Tab) -> None:
         show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
     )  # fmt: skip
     stops(out["stop"], [running], stopped, {name: out[name] for name in ("go", "stop", "status")})
-    shows(shared, this, show, [], out, waiting=out["said"])
+    shows(shared, show, [], out, waiting=out["said"])
 
 
 def draw_results(out: dict[str, Any]) -> None:

@@ -163,7 +163,7 @@ def stopped(text: str) -> dict[str, Any]:
     return idle() | {"status": note("Stopped; finished blocks were kept.")} | found(recipe)
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
@@ -194,7 +194,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
                   concurrency_id="model", concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
     stops(stop, [learning], stopped, out, [shared.recipe])
     shown = {f"form {path}": component for path, component in form.items()} | out
-    shows(shared, this, redraw, [], shown, waiting=out["said"])
+    shows(shared, redraw, [], shown, waiting=out["said"])
 
 
 def draw_settings(out: dict[str, Any]) -> dict[str, Any]:

@@ -219,7 +219,7 @@ def stopped(text: str) -> dict[str, Any]:
     return idle() | {"status": note("Stopped; nothing was kept.")} | found(read(text))
 
 
-def build(shared: Shared, this: gr.Tab) -> None:
+def build(shared: Shared) -> None:
     """Draw the part and connect it."""
     out: dict[str, Any] = {}
     with gr.Accordion("More bits for some steps", open=True, elem_id="relaxing"):
@@ -245,7 +245,7 @@ def build(shared: Shared, this: gr.Tab) -> None:
     running = on(go.click, measure, [shared.recipe], out | chosen_in, show_progress="minimal", show_progress_on=status,
                  concurrency_id="model", concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
     stops(stop, [running], stopped, out, [shared.recipe])
-    shows(shared, this, redraw, [], shown, waiting=out["said"])
+    shows(shared, redraw, [], shown, waiting=out["said"])
 
 
 def draw_settings(out: dict[str, Any]) -> dict[str, Any]:

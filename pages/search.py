@@ -161,7 +161,7 @@ def show(paths: list[str], text: str) -> dict[str, Any]:
     return made | {"use": gr.update(visible=recipe.grouping != spec)}
 
 
-def build(session: Shared, this: gr.Tab) -> None:
+def build(session: Shared) -> None:
     """Draw the panel and connect it."""
     with gr.Accordion("Learn the groups by gradients (ADP-DM)", open=False, elem_id="search"):
         gr.Markdown(
@@ -211,7 +211,7 @@ def build(session: Shared, this: gr.Tab) -> None:
     stops(stop, [run], stopped, {name: out[name] for name in ("status", "go", "finish", "stop")})
     on(take.click, use, [out["found"]], {"recipe": session.recipe, "outside": session.outside})
     shown_in = {f"form {path}": component for path, component in every.items()} | out
-    shows(session, this, redraw, [], shown_in)
+    shows(session, redraw, [], shown_in)
 
 
 def names() -> list[str]:

@@ -24,6 +24,7 @@ class Shared:
     recipe: gr.State  # JSON of the current recipe
     outside: gr.State  # changes when the recipe was set elsewhere than in the tab that is open
     open_tab: gr.State  # id of the open tab
+    turn: gr.State  # changes when the tab at hand is to be drawn; every tab has its own
     captured: gr.State  # changes when new statistics are there
     wanted: gr.State  # id of a tab to be opened, and a `stamp`, so that it changes every time
 
@@ -47,6 +48,25 @@ def adopt(recipe: Recipe, current: Recipe) -> Recipe:
     """`recipe` for the current model and its statistics: model, sampling and calibration stay as they are."""
     moved = stages.for_model(recipe, current.model, current.sampling)
     return replace(moved, calibration=current.calibration)
+
+
+class Blocks(gr.Blocks):
+    """`gr.Blocks` whose generators send every value whole, or as unchanged.
+
+    Gradio sends what differs, and the browser writes that into the value before, which it may not have shown yet: a
+    part that was made visible and is then left as it is would never be seen on a busy machine.
+    """
+
+    def handle_streaming_diffs(
+        self, block_fn: Any, data: list, session_hash: str | None, run: str | None, final: bool,
+        simple_format: bool = False,
+    ) -> list:  # fmt: skip
+        """`data`, one answer of a generator, as edits `[action, path, value]` of the answer before; see Gradio."""
+        before = list(self.pending_diff_streams.get(session_hash, {}).get(run, ()))
+        data = super().handle_streaming_diffs(block_fn, data, session_hash, run, final, simple_format=True)
+        if final or simple_format or not before:
+            return data
+        return [[] if old == new else [["replace", [], new]] for old, new in zip(before, data, strict=True)]
 
 
 # --- events --------------------------------------------------------------------------------------------------------
@@ -118,30 +138,34 @@ def stops(
     follows(ended, stopped, inputs or [], outputs)
 
 
-def shows(
-    shared: Shared, tab: gr.Tab, show: Callable, inputs: list, outputs: dict[str, Any], waiting: Any = None
-) -> None:
-    """Have `show(recipe text, *inputs)` draw `tab` whenever it is opened, or the recipe is set while it is open.
+def shows(shared: Shared, show: Callable, inputs: list, outputs: dict[str, Any], waiting: Any = None) -> None:
+    """Have `show(recipe text, *inputs)` draw the tab at hand whenever it is its turn; see `takes_turns`.
 
     `show` may answer piece by piece, as a generator. The component `waiting` shows how long it takes.
     """
     veil = {"show_progress": "minimal", "show_progress_on": waiting} if waiting else {}
+    on(shared.turn.change, show, [shared.recipe, *inputs], outputs, **veil)
 
-    def pieces(text: str, *values: Any) -> Iterator[dict[str, Any]]:
-        answer = show(text, *values)
-        yield from (answer,) if isinstance(answer, dict) else answer
 
-    def opened(text: str, *values: Any) -> Iterator[dict[str, Any]]:
+def takes_turns(shared: Shared, tabs: dict[str, gr.Tab], turns: dict[str, gr.State]) -> None:
+    """Draw a tab when it is opened, and the open one when the recipe is set outside of it; both by the tab's id.
+
+    The others do not hear of it: twenty events for each change keep the server busy that a class shares.
+    """
+
+    def turned(text: str, open_tab: str) -> dict[str, Any]:
         # While the page loads there is no recipe yet; the tab is drawn as soon as there is one.
-        yield {"open_tab": tab.id}
-        yield from pieces(text, *values) if text else ()
+        return {open_tab: stamp()} if text and open_tab in turns else {}
 
-    def changed(text: str, open_tab: str, *values: Any) -> Iterator[dict[str, Any]]:
-        yield {}
-        yield from pieces(text, *values) if open_tab == tab.id else ()
+    def opens(key: str) -> Callable:
+        def opened(text: str, open_tab: str) -> dict[str, Any]:
+            return {} if open_tab == key else {"open_tab": key} | ({"turn": stamp()} if text else {})
 
-    on(tab.select, opened, [shared.recipe, *inputs], outputs | {"open_tab": shared.open_tab}, **veil)
-    on(shared.outside.change, changed, [shared.recipe, shared.open_tab, *inputs], outputs, **veil)
+        return opened
+
+    for key, tab in tabs.items():
+        on(tab.select, opens(key), [shared.recipe, shared.open_tab], {"open_tab": shared.open_tab, "turn": turns[key]})
+    on(shared.outside.change, turned, [shared.recipe, shared.open_tab], turns)
 
 
 def bar(progress: Any) -> str:

@@ -75,7 +75,7 @@ def begin(text: str, name: str | None) -> dict[str, Any]:
     return set_outside(adopt(shipped[name], read(text)))
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     with gr.Row():
@@ -102,4 +102,4 @@ def tab(shared: Shared, this: gr.Tab) -> None:
     on([load.click, name.submit], sidebar.choose_model, [shared.recipe, name], chosen, show_progress="full",
        show_progress_on=[name])  # fmt: skip
     on(recipes.input, begin, [shared.recipe, recipes], chosen)
-    shows(shared, this, show, [], out, waiting=out["title"])
+    shows(shared, show, [], out, waiting=out["title"])

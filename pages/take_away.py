@@ -228,7 +228,7 @@ def push(name: str | None, repository: str, private: bool) -> Iterator[dict[str,
 # --- the tab --------------------------------------------------------------------------------------------------------
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
@@ -261,11 +261,11 @@ def tab(shared: Shared, this: gr.Tab) -> None:
             private = gr.Checkbox(True, label="Private", min_width=100)
             out["push"] = gr.Button("Push the chosen export", min_width=200, interactive=False)
         out["hub"] = gr.HTML(label="What the Hub said", elem_id="take-hub")
-    connect(shared, this, out, (form, part), where, (repository, private))
+    connect(shared, out, (form, part), where, (repository, private))
 
 
 def connect(
-    shared: Shared, this: gr.Tab, out: dict[str, Any], chosen: tuple[Any, Any], where: gr.Button, hub: tuple[Any, Any]
+    shared: Shared, out: dict[str, Any], chosen: tuple[Any, Any], where: gr.Button, hub: tuple[Any, Any]
 ) -> None:
     """The tab's events."""
     queue = {"concurrency_id": "model", "concurrency_limit": 1}
@@ -278,7 +278,7 @@ def connect(
     on(out["name"].input, code, [shared.recipe, *chosen, out["name"]], snippets)
     on([one.input for one in chosen], wanted, [shared.recipe, *chosen], snippets, trigger_mode="always_last")
     on(out["push"].click, push, [out["name"], *hub], out, show_progress="minimal", show_progress_on=out["hub"])
-    shows(shared, this, show, [*chosen, out["name"]], out, waiting=out["sizes"])
+    shows(shared, show, [*chosen, out["name"]], out, waiting=out["sizes"])
 
 
 def wanted(text: str, form: str, part: str) -> dict[str, Any]:

@@ -200,7 +200,7 @@ def stopped(text: str) -> dict[str, Any]:
     return idle() | {"status": note("Stopped; nothing was kept."), "learn": gr.update(visible=not learned)}
 
 
-def tab(shared: Shared, this: gr.Tab) -> None:
+def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     gr.Markdown(
@@ -216,7 +216,7 @@ def tab(shared: Shared, this: gr.Tab) -> None:
         out["stop"] = gr.Button("Stop it", variant="stop", visible=False)
     out["status"] = gr.HTML(label="Progress of the time path")
     draw_results(out)
-    connect(shared, this, form, out, count)
+    connect(shared, form, out, count)
 
 
 def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
@@ -256,7 +256,7 @@ def draw_results(out: dict[str, Any]) -> None:
         out["loss"] = PlotlyView(label="Learning the rounding", visible=False)
 
 
-def connect(shared: Shared, this: gr.Tab, form: dict[str, Any], out: dict[str, Any], count: gr.Slider) -> None:
+def connect(shared: Shared, form: dict[str, Any], out: dict[str, Any], count: gr.Slider) -> None:
     """The tab's events."""
     own, status, paths = out["own"], out["status"], list(form)
 
@@ -277,4 +277,4 @@ def connect(shared: Shared, this: gr.Tab, form: dict[str, Any], out: dict[str, A
     stops(out["stop"], [learning, running], stopped, {name: out[name] for name in ("status", "learn", "run", "stop")},
           [shared.recipe])  # fmt: skip
     shown = {f"form {path}": component for path, component in form.items()} | out
-    shows(shared, this, redraw, [out["picked"]], shown, waiting=out["said"])
+    shows(shared, redraw, [out["picked"]], shown, waiting=out["said"])

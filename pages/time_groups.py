@@ -159,7 +159,7 @@ def merge(text: str, cuts: list[int]) -> dict[str, Any]:
     return by_hand(text, [*cuts[:k], *cuts[k + 1 :]])
 
 
-def tab(session: Shared, this: gr.Tab) -> None:
+def tab(session: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {"recipe": session.recipe}
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
@@ -192,5 +192,5 @@ def tab(session: Shared, this: gr.Tab) -> None:
     on(strip.input, drag, [session.recipe, strip], out, trigger_mode="always_last")
     on(count.input, recount, [session.recipe, count, own], out, trigger_mode="always_last")
     on(own.input, optimal, [session.recipe, count, own], out, trigger_mode="always_last")
-    shows(session, this, show, [count], out, waiting=out["said"])
-    search.build(session, this)
+    shows(session, show, [count], out, waiting=out["said"])
+    search.build(session)

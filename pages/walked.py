@@ -174,7 +174,7 @@ def stopped(text: str) -> dict[str, Any]:
     return said if hindrance(recipe) else said | found(recipe, "")
 
 
-def build(shared: Shared, this: gr.Tab) -> None:
+def build(shared: Shared) -> None:
     """Draw the part and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     with gr.Accordion("Ranges along the quantized trajectory", open=True, elem_id="walked"):
@@ -215,4 +215,4 @@ def build(shared: Shared, this: gr.Tab) -> None:
                  trigger_mode="multiple")  # fmt: skip
     stops(out["stop"], [running], stopped, out, [shared.recipe])
     shown = {f"form {path}": component for path, component in form.items()} | out
-    shows(shared, this, redraw, [out["picked"]], shown, waiting=out["said"])
+    shows(shared, redraw, [out["picked"]], shown, waiting=out["said"])

@@ -13,6 +13,7 @@ from playwright.sync_api import expect
 from dmq import jsonio, runs, stages
 from dmq.recipe import ManualGroups, Sampling, SharedRange, UniformGroups
 from pages import links
+from tests.browser.conftest import PATIENCE
 
 
 pytestmark = pytest.mark.browser
@@ -132,6 +133,19 @@ def test_the_bits_of_the_sidebar_reach_the_open_tab(visit, recipe):
     expect(page.locator("#layer-title")).to_contain_text("grid of 4 bits")
     page.wait_for_function("decodeURIComponent(location.search).includes('\"bits\":4')")
     assert in_address(page).activations.bits == 4
+
+
+def test_a_class_that_opens_the_same_link_at_once_sees_the_page(chromium, address, recipe):
+    rooms = [chromium.new_context() for _ in range(8)]  # pages of one visitor would wait for each other's connections
+    pupils = [room.new_page() for room in rooms]
+    for page in pupils:
+        page.goto(address + links.query(recipe, "activations"), wait_until="commit")
+    for page in pupils:
+        expect(page.locator("#layer-title")).to_contain_text("6 bits")
+        page.locator("#grid .js-plotly-plot").wait_for(timeout=PATIENCE)
+        expect(toast(page)).to_have_count(0)
+    for room in rooms:
+        room.close()
 
 
 # --- the sidebar ---------------------------------------------------------------------------------------------------

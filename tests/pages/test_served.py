@@ -1,11 +1,14 @@
 """The app as a whole: it builds without a warning, every component has a label, its endpoints answer."""
 
+from collections import Counter
+
 import gradio as gr
 import pytest
 from gradio_client import Client
 
 import app
 from dmq import jsonio, stages
+from pages.shell import Blocks
 from pages.widgets.partition_strip import checked
 
 
@@ -30,6 +33,35 @@ def test_tabs_are_named_once_and_links_know_them():
         "layers": "Layers", "reconstruct": "Reconstruct", "over-time": "Over time", "benchmark": "Benchmark",
         "compare": "Compare", "take-away": "Take away",
     }  # fmt: skip
+
+
+def test_only_the_open_tab_hears_of_a_recipe(recipe):
+    served = app.build()
+    listeners = Counter(target for fn in served.fns.values() for target in fn.targets if target[1] == "change")
+    assert max(listeners.values()) <= 4, "a class that opens the page waits for every one of these"
+
+
+def test_an_answer_does_not_edit_the_one_before():
+    """The browser applies edits at once, and shows the answers later."""
+    with Blocks() as blocks:
+        shown = gr.Textbox()
+        button = gr.Button()
+        button.click(lambda: None, None, [shown, shown, shown])
+    fn = next(iter(blocks.fns.values()))
+    answers = [
+        [{"__type__": "update", "visible": True}, "a", [1, 2]],
+        [{"__type__": "update"}, "ab", [1, 2]],
+        [{"__type__": "update", "value": 3}, "", [1]],
+    ]
+    assert blocks.handle_streaming_diffs(fn, list(answers[0]), "session", "run", final=False) == answers[0]
+    value = answers[0]
+    for answer in answers[1:]:
+        sent = blocks.handle_streaming_diffs(fn, list(answer), "session", "run", final=False)
+        assert all(action == "replace" and path == [] for edits in sent for action, path, _ in edits)
+        value = [edits[-1][2] if edits else old for old, edits in zip(value, sent, strict=True)]
+        assert value == answer
+    assert blocks.handle_streaming_diffs(fn, list(answer), "session", "run", final=True) == answer
+    assert not blocks.pending_diff_streams["session"]
 
 
 def test_the_endpoints_answer(recipe):
