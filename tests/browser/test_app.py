@@ -136,7 +136,7 @@ def test_the_bits_of_the_sidebar_reach_the_open_tab(visit, recipe):
 
 
 def test_a_class_that_opens_the_same_link_at_once_sees_the_page(chromium, address, recipe):
-    rooms = [chromium.new_context() for _ in range(8)]  # pages of one visitor would wait for each other's connections
+    rooms = [chromium.new_context() for _ in range(4)]  # pages of one visitor would wait for each other's connections
     pupils = [room.new_page() for room in rooms]
     for page in pupils:
         page.goto(address + links.query(recipe, "activations"), wait_until="commit")
