@@ -46,6 +46,11 @@ class Layer:
     def weights(self) -> int:
         return int(np.prod(self.shape))
 
+    @property
+    def pointwise(self) -> bool:
+        """Does it mix the channels of each pixel of a picture, and nothing else?"""
+        return self.shape[2:] == (1, 1)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
@@ -626,7 +631,7 @@ class Bank:
     slot: np.ndarray  # [T] int16
     axis: int | None = None
     parts: tuple[int, ...] = ()
-    dynamic: str = ""  # "token", "call" or "sample": what gets the range of its own values at run time
+    dynamic: str = ""  # "token", "pixel", "place", "call" or "sample": what has the range of its own values
     symmetric: bool = False  # such a range
 
     @property
@@ -643,6 +648,11 @@ class Bank:
         return {"token": "sample" if conv else "token", "call": "call" if conv else "token"}.get(
             self.dynamic, self.dynamic
         )
+
+    @property
+    def per_words(self) -> str:
+        """`per` as it is said to users."""
+        return {"place": "pixel of the call"}.get(self.per, self.per)
 
 
 ROUNDINGS = {KMeans: "k-means", Hqq: "HQQ", LowRank: "low rank"}  # where codes are not just the nearest ones
@@ -819,9 +829,11 @@ class Plan:
         """Which activations have ranges as they come: "activations A8 dynamic per token"; "" if none has."""
         banks = [bank for bank in (*(row.bank for row in self.layers), *self.attention) if bank and bank.per]
         bits = "/".join(f"A{b}" for b in sorted({int(b) for bank in banks for b in bank.bits}))
-        per = sorted({bank.per for bank in banks}, reverse=True)
-        but = f" (per {per[1]} in convolutions)" if len(per) > 1 else ""
-        return f"activations {bits} dynamic per {per[0]}{but}" if banks else ""
+        said = {bank.per: bank.per_words for bank in banks}
+        first, *others = [per for per in ("token", "sample", "call", "pixel", "place") if per in said] or [""]
+        where = {"pixel": "those of 1 x 1", "place": "those of 1 x 1"}
+        but = ", ".join(f"per {said[per]} in {where.get(per, 'convolutions')}" for per in others)
+        return f"activations {bits} dynamic per {said[first]}{f' ({but})' * bool(but)}" if banks else ""
 
     @property
     def mean_activation_bits(self) -> float:
@@ -920,7 +932,7 @@ def _activation_bits(row: PlannedLayer) -> str:
 
 def _bank_bits(bank: Bank) -> str:
     """Such as "8 bit", "8 and 10 bit" where some steps have more, or "8 bit per token" with ranges as they come."""
-    per = f" per {bank.per}" if bank.per else ""
+    per = f" per {bank.per_words}" if bank.per else ""
     return f"{' and '.join(map(str, sorted(set(bank.bits.tolist()))))} bit{per}"
 
 

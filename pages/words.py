@@ -147,7 +147,7 @@ def weight_format(recipe: Recipe) -> str:
     return f"{granularity(spec.granularity)} ({range_words(spec.range)}{', symmetric' if spec.symmetric else ''})"
 
 
-CONV_RANGES = {"token": "sample", "call": "call"}  # what has a range at run time where layers have no tokens
+CONV_RANGES = {"token": "sample (of 1 x 1: pixel)", "call": "call (of 1 x 1: pixel)"}  # in layers without tokens
 
 
 def activation_format(spec: Activations) -> str:

@@ -146,7 +146,10 @@ class _Sum:
         self.tokens += len(which)
 
     def _shown(self, x: Tensor, which: Tensor) -> None:
-        if self.conv:
+        if self.conv and self.layer.weight.shape[2:] == (1, 1) and self.share in ("token", "call"):
+            ends = (x.amin(0), x.amax(0)) if self.share == "call" else (x.movedim(1, 0).flatten(1),) * 2
+            low, high = (end.flatten(1).mT[which[:SHOWN].to(x.device) % end[0].numel()] for end in ends)
+        elif self.conv:
             low, high = x.flatten(2).aminmax(dim=2)
             if self.share == "call":
                 low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)

@@ -77,7 +77,7 @@ def _formats(plan: Plan) -> list[str]:
 
 
 def _ranges(plan: Plan) -> list[str]:
-    return [f"range per {row.bank.per}" if row.bank and row.bank.per else "" for row in plan.layers]
+    return [f"range per {row.bank.per_words}" if row.bank and row.bank.per else "" for row in plan.layers]
 
 
 def _bits(bits: int) -> str:

@@ -159,7 +159,7 @@ def _planned(
         s = stats.index.get((layer.name, "input"))
         if s is None:
             raise DmqError(f"{layer.name}: the statistics do not have its input. Capture again.")
-        bank = _bank(s, recipe, stats, errors, split)
+        bank = _bank(s, recipe, stats, errors, split, pointwise=layer.pointwise)
         if isinstance(weights.format, LowRank) and not bank.dynamic:  # the ranges are those of unsmoothed inputs
             weights = replace(weights, format=replace(weights.format, smooth=False))
     return PlannedLayer(
@@ -174,9 +174,13 @@ def _biases(layer: Layer) -> int:
     return layer.shape[0] if layer.bias else 0
 
 
-def _bank(s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors, split: int = 0) -> Bank:
+def _bank(
+    s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors, split: int = 0, *, pointwise: bool = False
+) -> Bank:
     if recipe.activations.dynamic != "none":
-        return _dynamic_bank(s, recipe.activations, stats, errors, split)
+        made = _dynamic_bank(s, recipe.activations, stats, errors, split)
+        pixels = {"token": "pixel", "call": "place"} if pointwise else {}
+        return replace(made, dynamic=pixels.get(made.dynamic, made.dynamic))
     site, slot = stats.sites[s], errors.groups.slot[s]
     first = [int(np.flatnonzero(slot == k)[0]) for k in range(int(slot.max()) + 1)]
     # Operands of attention have no channels that mean the same in every call: one range serves the whole tensor.

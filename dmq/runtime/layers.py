@@ -20,6 +20,9 @@ from .kernels import Kernel, kernel_for
 from .whole import whole_parts
 
 
+BY_ROW = ("token", "pixel", "place")  # ranges of what a product of matrices takes as rows
+
+
 class PackedLayer(nn.Module):
     """A Linear or Conv layer on `codes`, with its inputs through `bank` (an `nn.Identity` for inputs in float).
 
@@ -116,7 +119,7 @@ class PackedLayer(nn.Module):
         """With ranges as they come; `product(codes, scale, zero, with its bias?, dtype)` is that of the kernel."""
         bank = self.input
         scale, zero = grid(*value_ranges(x, bank.per), bits, bank.symmetric)
-        if bank.per != "token":
+        if bank.per not in BY_ROW:
             ends = (values.flatten() for values in (scale, zero))
             if not torch.compiler.is_compiling():
                 ends = (values.tolist() for values in ends)
@@ -126,9 +129,12 @@ class PackedLayer(nn.Module):
         half = 2 ** (bits - 1)
         made = product(codes_of(x, scale, zero, bits), 1.0, half, False, torch.float32)
         if not bank.symmetric:
-            made.sub_((zero - half) * self.totals)
+            made.sub_((zero - half) * self._by_output(self.totals))
         made.mul_(scale)
-        return (made if self.bias is None else made.add_(self.bias)).to(x.dtype)
+        return (made if self.bias is None else made.add_(self._by_output(self.bias))).to(x.dtype)
+
+    def _by_output(self, values: Tensor) -> Tensor:
+        return values if isinstance(self.layout, nn.Linear) else values.view(-1, 1, 1)
 
     def _product(self, codes: Tensor, scale: float, zero: float, biased: bool, dtype: torch.dtype) -> Tensor:
         bias = self.bias.float() if biased and self.bias is not None else None
@@ -162,8 +168,8 @@ class PackedLayer(nn.Module):
         if lacking:
             return lacking[0]
         self.parts = made
-        if isinstance(bank, DynamicBank) and bank.per == "token":
-            self.totals = parts[0].dequantize().sum(1)  # of each row of a linear weight
+        if isinstance(bank, DynamicBank) and bank.per in BY_ROW:
+            self.totals = parts[0].dequantize().flatten(1).sum(1)  # of each row of the weight
         if isinstance(bank, ActivationBank):  # as Python numbers: choosing a slot then waits for nothing
             scale, zero = (table.view(len(bank.bits), -1).tolist() for table in (bank.scale, bank.zero))
             slots = [[(s, int(z)) for s, z in zip(*ends, strict=True)] for ends in zip(scale, zero, strict=True)]
@@ -205,7 +211,13 @@ def _lacks_bank(bank: nn.Module, layout: nn.Module) -> str:
         return "its inputs have a grid for each channel"
     if isinstance(bank, DynamicBank) and bank.parts:
         return "its inputs are split, and their ranges found at run time"
+    if isinstance(bank, DynamicBank) and bank.per in ("pixel", "place") and _moves_pixels(layout):
+        return "its inputs have a range for each pixel, and it skips or adds some"
     return ""
+
+
+def _moves_pixels(layout: nn.Module) -> bool:
+    return any(pad != 0 for pad in layout.padding) or any(stride != 1 for stride in layout.stride) or layout.groups > 1
 
 
 def _narrowed(layout: nn.Module, inputs: int) -> nn.Module:
