@@ -255,9 +255,10 @@ class Activations(Spec):
     range: Range = MseSearch()
     dynamic: str = knob(
         "none", "Ranges as they come", choices=("none", "token", "call", "sample"), later=True,
-        help="none: ranges are calibrated. token, sample: each token (of a convolution: each picture, of one of 1 x 1 "
-        "each pixel), or each picture, gets the range of its own values at run time; groups of timesteps then mean "
-        "nothing. call: like token, but the pictures of a call share convolutions' ranges: guidance magnifies less.",
+        help="none: ranges are calibrated. token, sample: each token (of a convolution: each picture), or each "
+        "picture, gets the range of its own values at run time; groups of timesteps then mean nothing. call: like "
+        "token, but the pictures of a call share the range of a convolution (of 1 x 1: of each of its pixels), so "
+        "that guidance magnifies less.",
     )
 
     def __post_init__(self) -> None:

@@ -631,7 +631,7 @@ class Bank:
     slot: np.ndarray  # [T] int16
     axis: int | None = None
     parts: tuple[int, ...] = ()
-    dynamic: str = ""  # "token", "pixel", "place", "call" or "sample": what has the range of its own values
+    dynamic: str = ""  # "token", "place", "call" or "sample": what has the range of its own values
     symmetric: bool = False  # such a range
 
     @property
@@ -830,8 +830,8 @@ class Plan:
         banks = [bank for bank in (*(row.bank for row in self.layers), *self.attention) if bank and bank.per]
         bits = "/".join(f"A{b}" for b in sorted({int(b) for bank in banks for b in bank.bits}))
         said = {bank.per: bank.per_words for bank in banks}
-        first, *others = [per for per in ("token", "sample", "call", "pixel", "place") if per in said] or [""]
-        where = {"pixel": "those of 1 x 1", "place": "those of 1 x 1"}
+        first, *others = [per for per in ("token", "sample", "call", "place") if per in said] or [""]
+        where = {"place": "those of 1 x 1"}
         but = ", ".join(f"per {said[per]} in {where.get(per, 'convolutions')}" for per in others)
         return f"activations {bits} dynamic per {said[first]}{f' ({but})' * bool(but)}" if banks else ""
 

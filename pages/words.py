@@ -147,7 +147,7 @@ def weight_format(recipe: Recipe) -> str:
     return f"{granularity(spec.granularity)} ({range_words(spec.range)}{', symmetric' if spec.symmetric else ''})"
 
 
-CONV_RANGES = {"token": "sample (of 1 x 1: pixel)", "call": "call (of 1 x 1: pixel)"}  # in layers without tokens
+CONV_RANGES = {"token": "sample", "call": "call (of 1 x 1: pixel)"}  # where layers have no tokens
 
 
 def activation_format(spec: Activations) -> str:

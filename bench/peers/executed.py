@@ -28,10 +28,11 @@ def make(
 
 
 def kept_by_sdnq(layers: Iterable[Layer]) -> Iterator[Override]:
-    """What is float with SDNQ's defaults: thin and small layers, those around transformers, inputs of few rows."""
+    """What is float with SDNQ's defaults: thin and small layers, those around transformers and of the time."""
     for layer in layers:
         outputs, inputs = layer.shape[:2]
-        if prod(layer.shape) < 16384 or min(outputs, inputs) < 32 or layer.name.endswith((".proj_in", ".proj_out")):
+        apart = layer.name.endswith((".proj_in", ".proj_out")) or layer.name.startswith("adaln_single.")
+        if apart or prod(layer.shape) < 16384 or min(outputs, inputs) < 32:
             yield Override(layers=layer.name, weight_bits=FLOAT, activation_bits=FLOAT)
         elif layer.name.startswith("time_embedding") or layer.name.endswith(".time_emb_proj"):
             yield Override(layers=layer.name, activation_bits=FLOAT)

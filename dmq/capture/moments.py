@@ -146,9 +146,9 @@ class _Sum:
         self.tokens += len(which)
 
     def _shown(self, x: Tensor, which: Tensor) -> None:
-        if self.conv and self.layer.weight.shape[2:] == (1, 1) and self.share in ("token", "call"):
-            ends = (x.amin(0), x.amax(0)) if self.share == "call" else (x.movedim(1, 0).flatten(1),) * 2
-            low, high = (end.flatten(1).mT[which[:SHOWN].to(x.device) % end[0].numel()] for end in ends)
+        if self.conv and self.layer.weight.shape[2:] == (1, 1) and self.share == "call":
+            ends = (end.flatten(1).mT for end in (x.amin(0), x.amax(0)))  # of each pixel
+            low, high = (end[which[:SHOWN].to(x.device) % len(end)] for end in ends)
         elif self.conv:
             low, high = x.flatten(2).aminmax(dim=2)
             if self.share == "call":

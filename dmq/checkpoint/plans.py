@@ -168,7 +168,7 @@ def _bank(k: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor], steps:
            for name in ("axis", "parts", "dynamic", "symmetric")},
     )  # fmt: skip
     channels = made.axis is not None and not made.dynamic
-    if made.dynamic not in ("", "token", "pixel", "place", "call", "sample") or (scale.ndim == 2) != channels:
+    if made.dynamic not in ("", "token", "place", "call", "sample") or (scale.ndim == 2) != channels:
         raise ValueError(f"dmq.banks.{k}: its ranges and its axis do not fit")
     if made.parts and (min(made.parts) < 1 or (scale.ndim == 2 and scale.shape[1] != len(made.parts))):
         raise ValueError(f"dmq.banks.{k}: its runs of channels do not fit")

@@ -107,10 +107,9 @@ class DynamicBank(nn.Module):
     """The fake quantizer of one site whose ranges are the least and the greatest of the values that come.
 
     Per "token" each vector along the last axis has its own range, in convolutions and per "sample" each row of the
-    batch, per "call" in convolutions the batch, per "pixel" the channels of each pixel, per "place" those of the same
-    pixel in all of the batch; each run of channels in `parts` by itself. The softmax output has the range 0..1. Takes
-    and returns a tensor of any shape, as `ActivationBank` does. Differentiable in the values, straight through; ranges
-    count as constants.
+    batch, per "call" in convolutions the batch, per "place" all channels of the same pixel in the batch; each run of
+    channels in `parts` by itself. The softmax output has the range 0..1. Takes and returns a tensor of any shape, as
+    `ActivationBank` does. Differentiable in the values, straight through; ranges count as constants.
     """
 
     def __init__(self, bank: Bank, clock: Clock) -> None:
@@ -145,9 +144,9 @@ def value_ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
     """
     if per == "call":
         low, high = (end.view([1] * x.ndim) for end in x.aminmax())
-    elif per in ("pixel", "place"):
+    elif per == "place":
         low, high = x.aminmax(dim=-3, keepdim=True)
-        if per == "place" and x.ndim > 3:
+        if x.ndim > 3:
             low, high = low.amin(0, keepdim=True), high.amax(0, keepdim=True)
     elif per == "token" or x.ndim < 2:
         low, high = x.aminmax(dim=-1, keepdim=True)

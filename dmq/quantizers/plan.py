@@ -179,8 +179,7 @@ def _bank(
 ) -> Bank:
     if recipe.activations.dynamic != "none":
         made = _dynamic_bank(s, recipe.activations, stats, errors, split)
-        pixels = {"token": "pixel", "call": "place"} if pointwise else {}
-        return replace(made, dynamic=pixels.get(made.dynamic, made.dynamic))
+        return replace(made, dynamic="place") if pointwise and made.dynamic == "call" else made
     site, slot = stats.sites[s], errors.groups.slot[s]
     first = [int(np.flatnonzero(slot == k)[0]) for k in range(int(slot.max()) + 1)]
     # Operands of attention have no channels that mean the same in every call: one range serves the whole tensor.

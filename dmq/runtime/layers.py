@@ -20,7 +20,7 @@ from .kernels import Kernel, kernel_for
 from .whole import whole_parts
 
 
-BY_ROW = ("token", "pixel", "place")  # ranges of what a product of matrices takes as rows
+BY_ROW = ("token", "place")  # ranges of what a product of matrices takes as rows
 
 
 class PackedLayer(nn.Module):
@@ -211,7 +211,7 @@ def _lacks_bank(bank: nn.Module, layout: nn.Module) -> str:
         return "its inputs have a grid for each channel"
     if isinstance(bank, DynamicBank) and bank.parts:
         return "its inputs are split, and their ranges found at run time"
-    if isinstance(bank, DynamicBank) and bank.per in ("pixel", "place") and _moves_pixels(layout):
+    if isinstance(bank, DynamicBank) and bank.per == "place" and _moves_pixels(layout):
         return "its inputs have a range for each pixel, and it skips or adds some"
     return ""
 

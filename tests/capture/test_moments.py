@@ -122,6 +122,13 @@ def test_what_shares_a_range(monkeypatch):
     assert torch.equal(samples.low, x.amin(1)) and torch.equal(samples.high, x.amax(1))
     pictures = moments_of(nn.Conv1d(7, 2, 1), x)
     assert torch.equal(pictures.low, x.amin(2)) and torch.equal(pictures.high, x.amax(2))
+    y = torch.randn(3, 7, 2, 2, generator=torch.Generator().manual_seed(0))
+    call = moments_of(nn.Conv2d(7, 2, 3, padding=1), y, share="call")
+    assert torch.equal(call.low, y.amin((0, 2, 3))[None]) and torch.equal(call.high, y.amax((0, 2, 3))[None])
+    pixels = moments_of(nn.Conv2d(7, 2, 1), y, share="call")
+    low, high = (end.flatten(1).mT for end in (y.amin(0), y.amax(0)))
+    for a, b in zip(pixels.low, pixels.high, strict=True):
+        assert ((low == a).all(-1) & (high == b).all(-1)).any()
 
 
 def test_calls_are_spread_over_the_steps_and_pictures_take_turns(trajectory):

@@ -126,7 +126,7 @@ def test_words_say_what_matters():
 def test_words_say_formats_and_ranges_as_they_come():
     said = words.words(RECIPES["formats"])
     assert said.startswith("Weights 4 bits in codebooks per channel (k-means), activations 8 bits with the range of ")
-    assert "each token, in convolutions of each sample (of 1 x 1: pixel), attention 8 bits. In float:" in said
+    assert "each token, in convolutions of each sample, attention 8 bits. In float:" in said
     assert "group" not in said
     assert said.endswith(" 2 layers have formats of their own. 1 override for single layers.")
     patterns = (Override(layers="up*", format=Uaq()),)

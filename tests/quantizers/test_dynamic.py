@@ -127,17 +127,13 @@ def test_rows_of_a_call_share_the_range_of_a_convolution():
 
 
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
-def test_pixels_have_the_range_of_their_channels(symmetric):
+def test_pictures_of_a_call_share_the_range_of_a_pixels_channels(symmetric):
     x = values(2, 3, 4, 5) * torch.linspace(0.1, 9, 20).view(4, 5)
-    for given, made in ((x, dynamic(4, "pixel", "conv", symmetric=symmetric)(x)),
-                        (x[0], dynamic(4, "pixel", "conv", symmetric=symmetric)(x[0]))):  # fmt: skip
-        runs = given.movedim(-3, -1).reshape(-1, 3)
-        expected = torch.stack([by_hand(run, 4, symmetric) for run in runs])
-        assert torch.allclose(made.movedim(-3, -1).reshape(-1, 3).double(), expected, atol=1e-6)
-    shared = dynamic(4, "place", "conv", symmetric=symmetric)(x)  # of both pictures
+    module = dynamic(4, "place", "conv", symmetric=symmetric)
     runs = x.permute(2, 3, 0, 1).reshape(20, -1)
     expected = torch.stack([by_hand(run, 4, symmetric) for run in runs])
-    assert torch.allclose(shared.permute(2, 3, 0, 1).reshape(20, -1).double(), expected, atol=1e-6)
+    assert torch.allclose(module(x).permute(2, 3, 0, 1).reshape(20, -1).double(), expected, atol=1e-6)
+    assert torch.equal(module(x[0]), module(x[:1])[0])
 
 
 def test_zero_stays_zero_and_an_empty_token_is_fine():
@@ -196,11 +192,9 @@ def test_a_plan_needs_no_ranges_and_stores_none(sd):
     errors.low[:], errors.high[:] = np.inf, -np.inf  # which no calibrated range survives
     plan = make_plan(sd.info, recipe, sd.stats, errors)
     banks = [*(row.bank for row in plan.layers if row.bank), *plan.attention]
-    assert all(bank.bits.size == bank.bytes == 1 for bank in banks)
-    for row in plan.layers:
-        assert not row.bank or row.bank.dynamic == ("pixel" if row.layer.shape[2:] == (1, 1) else "token")
+    assert all(bank.dynamic == "token" and bank.bits.size == bank.bytes == 1 for bank in banks)
     assert plan.table_bytes == len(banks) and {int(bank.bits[0]) for bank in plan.attention} == {6}
-    said = "; activations A6/A8 dynamic per token (per sample in convolutions, per pixel in those of 1 x 1)"
+    said = "; activations A6/A8 dynamic per token (per sample in convolutions)"
     assert said in plan.coverage_line()
     table = {row["layer"]: row for row in plan.coverage_rows()}
     assert table["conv_in"]["activations"] == "float"
@@ -209,6 +203,15 @@ def test_a_plan_needs_no_ranges_and_stores_none(sd):
     assert table[linear]["activations"] == "8 bit per token" and table[conv]["activations"] == "8 bit per sample"
     probs = next(row for name, row in table.items() if name.endswith("probs"))
     assert probs["activations"] == "6 bit" and probs["groups"] == 1
+
+
+def test_a_range_per_call_is_one_per_pixel_where_a_convolution_is_a_linear_layer(sd):
+    plan = sd.plan(activations=Activations(bits=8, dynamic="call"))
+    kinds = {row.layer.shape[2:]: row.bank.per for row in plan.layers if row.bank}
+    assert kinds == {(): "token", (1, 1): "place", (3, 3): "call"}
+    said = "activations A8 dynamic per token (per call in convolutions, per pixel of the call in those of 1 x 1)"
+    assert said in plan.coverage_line()
+    assert {row["activations"] for row in plan.coverage_rows()} >= {"8 bit per pixel of the call", "8 bit per call"}
 
 
 def test_steps_with_more_bits_are_slots(sd):
