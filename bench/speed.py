@@ -11,8 +11,8 @@ that whatever else the machine does meets all alike; rows that do not fit into m
 own, always with "fp32 eager" among them. A ratio is that of a round: seconds of fp32 eager over those of the row.
 Printed are medians over the rounds, with the least and the greatest. Peak is of the process while it works, Python
 and libraries included; making the model may take more, which the file tells. MB are 10^6 bytes, "file" those that the
-weights take as that peer stores them. Distance: |y - y32|^2 / |y32|^2 over all rounds, of answers or finished latents; compared
-round by round, since one picture that takes another turn outweighs ten others.
+weights take as that peer stores them. Distance: |y - y32|^2 / |y32|^2 over all rounds, of answers or finished latents.
+Two rows are compared round by round, since one picture that takes another turn outweighs ten others.
 """
 
 import argparse
@@ -233,8 +233,8 @@ def bars(subject: str, rows: dict[str, Row]) -> Iterator[tuple[str, bool]]:
         if name in rows and ours in rows:
             row, other = rows[ours], rows[name]
             got = statistics.median(a / b for a, b in zip(row.wrong, other.wrong, strict=True))
-            words = f"{ours}: distance {row.distance:.2e}, {name} {other.distance:.2e}, median ratio of rounds {got:.2f}"
-            yield f"{words} <= 1", got <= 1
+            words = f"{ours}: distance {row.distance:.2e}, {name} {other.distance:.2e}"
+            yield f"{words}, median ratio of rounds {got:.2f} <= 1", got <= 1
 
 
 def middle(values: list[float]) -> tuple[float, float, float]:

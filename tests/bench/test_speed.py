@@ -182,7 +182,8 @@ def test_arguments_are_nested_again():
 
 def row(name, seconds, base, distance=0.0):
     wrong = distance if isinstance(distance, list) else [distance] * len(seconds)
-    return Row(name, made={"bytes": 1, "note": ""}, seconds=seconds, base=base, wrong=wrong, power=[1.0] * len(seconds))
+    power = [1.0] * len(seconds)
+    return Row(name, made={"bytes": 1, "note": ""}, seconds=seconds, base=base, wrong=wrong, power=power)
 
 
 def test_ratios_are_of_rounds_so_that_drift_meets_both_sides():
