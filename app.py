@@ -29,7 +29,7 @@ from pages import (
     temporal,
     time_groups,
 )
-from pages.shell import Blocks, Shared, follows, on, set_outside, takes_turns
+from pages.shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 
 
 PAGES = {
@@ -89,7 +89,7 @@ def build() -> gr.Blocks:
         linked = gr.State(None)
         state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
         # Two events, since the second one sees which tab was clicked before the first one has answered.
-        follows(on(app.load, opened, [], {"linked": linked}), entered, [linked, shared.open_tab], state)
+        follows(on(app.load, opened, [], {"linked": linked}), entered, [linked, shared.open_tab], state, **ONE_BY_ONE)
         on(shared.wanted.change, wanted_tab, [shared.wanted], {"tabs": tabs})
         app.load(None, js=FOLD)
     return app

@@ -39,6 +39,10 @@ def stamp() -> str:
     return str(time.monotonic_ns())
 
 
+# What decides on the open tab: two at a time would each miss what the other one says.
+ONE_BY_ONE = {"concurrency_id": "tabs", "concurrency_limit": 1}
+
+
 def set_outside(recipe: Recipe) -> dict[str, str]:
     """The outputs by which a recipe is made the current one for all tabs."""
     return {"recipe": jsonio.dumps(recipe), "outside": stamp()}
@@ -124,10 +128,11 @@ def on(events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **
     return gr.on(events, by_name(told(handler), list(outputs)), inputs, list(outputs.values()), **options)
 
 
-def follows(event: Any, handler: Callable, inputs: list, outputs: dict[str, Any]) -> None:
+def follows(event: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any) -> None:
     """Have `handler` run when the handlers of `event` have answered; it sees what they changed."""
     told_by_name = by_name(told(handler), list(outputs))
-    event.then(told_by_name, inputs, list(outputs.values()), show_progress="hidden", api_visibility="private")
+    options = {"show_progress": "hidden", "api_visibility": "private"} | options
+    event.then(told_by_name, inputs, list(outputs.values()), **options)
 
 
 def stops(
@@ -157,15 +162,20 @@ def takes_turns(shared: Shared, tabs: dict[str, gr.Tab], turns: dict[str, gr.Sta
         # While the page loads there is no recipe yet; the tab is drawn as soon as there is one.
         return {open_tab: stamp()} if text and open_tab in turns else {}
 
+    first = next(iter(tabs))  # which says that it is selected while the page loads, maybe after another was clicked
+
     def opens(key: str) -> Callable:
         def opened(text: str, open_tab: str) -> dict[str, Any]:
-            return {} if open_tab == key else {"open_tab": key} | ({"turn": stamp()} if text else {})
+            if open_tab == key or (key == first and open_tab and not text):
+                return {}
+            return {"open_tab": key} | ({"turn": stamp()} if text else {})
 
         return opened
 
     for key, tab in tabs.items():
-        on(tab.select, opens(key), [shared.recipe, shared.open_tab], {"open_tab": shared.open_tab, "turn": turns[key]})
-    on(shared.outside.change, turned, [shared.recipe, shared.open_tab], turns)
+        made = {"open_tab": shared.open_tab, "turn": turns[key]}
+        on(tab.select, opens(key), [shared.recipe, shared.open_tab], made, **ONE_BY_ONE)
+    on(shared.outside.change, turned, [shared.recipe, shared.open_tab], turns, **ONE_BY_ONE)
 
 
 def bar(progress: Any) -> str:

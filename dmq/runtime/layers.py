@@ -129,9 +129,10 @@ class PackedLayer(nn.Module):
         half = 2 ** (bits - 1)
         made = product(codes_of(x, scale, zero, bits), 1.0, half, False, torch.float32)
         if not bank.symmetric:
-            made.sub_((zero - half) * self._by_output(self.totals))
-        made.mul_(scale)
-        return (made if self.bias is None else made.add_(self._by_output(self.bias))).to(x.dtype)
+            made.addcmul_(self._by_output(self.totals), half - zero)
+        if self.bias is None:
+            return made.mul_(scale).to(x.dtype)
+        return torch.addcmul(self._by_output(self.bias.float()), made, scale).to(x.dtype)
 
     def _by_output(self, values: Tensor) -> Tensor:
         return values if isinstance(self.layout, nn.Linear) else values.view(-1, 1, 1)
