@@ -1,6 +1,7 @@
 """The app as a whole: it builds without a warning, every component has a label, its endpoints answer."""
 
 from collections import Counter
+from dataclasses import fields
 
 import gradio as gr
 import pytest
@@ -8,7 +9,7 @@ from gradio_client import Client
 
 import app
 from dmq import jsonio, stages
-from pages.shell import Blocks
+from pages.shell import Blocks, Shared, takes_turns
 from pages.widgets.partition_strip import checked
 
 
@@ -39,6 +40,26 @@ def test_only_the_open_tab_hears_of_a_recipe(recipe):
     served = app.build()
     listeners = Counter(target for fn in served.fns.values() for target in fn.targets if target[1] == "change")
     assert max(listeners.values()) <= 4, "a class that opens the page waits for every one of these"
+
+
+def test_which_tab_is_drawn_when():
+    with gr.Blocks() as blocks:
+        shared = Shared(*(gr.State("") for _ in fields(Shared)))
+        turns = {key: gr.State("") for key in ("start", "layers")}
+        with gr.Tabs():
+            tabs = {key: gr.Tab(key) for key in turns}
+        takes_turns(shared, tabs, turns)
+    start, layers, outside = (fn.fn for fn in blocks.fns.values())
+
+    def said(answer):
+        return [value if isinstance(value, str) else None for value in answer]
+
+    assert said(start("", "")) == ["start", None] and said(layers("", "start")) == ["layers", None], "still loading"
+    assert said(start("", "layers")) == [None, None], "the first tab says late that it was selected"
+    assert said(layers("{}", "layers")) == [None, None], "already open"
+    assert said(start("{}", "layers"))[0] == "start" and said(start("{}", "layers"))[1]
+    assert said(outside("{}", "start"))[0] and said(outside("{}", "start"))[1] is None
+    assert said(outside("{}", "")) == said(outside("", "start")) == [None, None]
 
 
 def test_an_answer_does_not_edit_the_one_before():
