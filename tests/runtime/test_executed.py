@@ -414,6 +414,23 @@ def test_a_compiled_model_lets_activations_through_as_they_are():
     assert torch.equal(through, called(subject, plain)) and not torch.equal(through, rounded)
 
 
+@pytest.mark.parametrize(
+    ("changes", "kernel"), [({}, "oneDNN int8"), ({"stride": 2}, "reference"), ({"padding": 1}, "reference")], ids=str
+)
+def test_pixels_with_ranges_of_their_own_are_neither_skipped_nor_added(changes, kernel):
+    clock = Clock((1.0,), "error", lambda args, kwargs: 1.0)
+    clock.set(1.0)
+    site, none = Site(name="layer", point="input", kind="conv", block=""), np.zeros(0, np.float32)
+    bits, slot = np.array([8], np.uint8), np.zeros(1, np.int16)
+    bank = bank_module(Bank(site=site, bits=bits, scale=none, zero=none, slot=slot, dynamic="place"), clock)
+    layer = nn.Conv2d(8, 6, 1, **changes).requires_grad_(False)
+    packed = PackedLayer(layer, weights_of(layer, 4), layer.bias, bank)
+    x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(0))
+    assert packed.kernel == kernel and bool(packed.why) == bool(changes)
+    wanted = layer._conv_forward(x, packed.weight, layer.bias)
+    assert torch.allclose(packed(x), wanted, atol=0.02 * float(wanted.abs().max()))
+
+
 @pytest.mark.parametrize("layer", (LAYOUTS | DEPTHWISE).values(), ids=LAYOUTS | DEPTHWISE)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_compiler_is_told_the_right_layout(layer, dtype):
