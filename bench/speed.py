@@ -50,7 +50,9 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name: module of bench.peers, 
     "dmq W8A8 bf16 rest": ("executed", {"groups": 8, "rest": "bfloat16"}),
     "dmq W8A8 per token": ("executed", {"dynamic": "token"}),
     "dmq W8A8 per call": ("executed", {"dynamic": "call"}),
-    "dmq per call, SDNQ's float": ("executed", {"dynamic": "call", "like_sdnq": True}),
+    "dmq per call, SDNQ's float": ("executed", {"dynamic": "call", "like": "sdnq"}),
+    "dmq per call, quanto's float": ("executed", {"dynamic": "call", "like": "quanto"}),
+    "dmq per token, torchao's float": ("executed", {"dynamic": "token", "like": "torchao"}),
     "dmq compiled static": ("executed", {"groups": 1, "compiling": True}),
     "dmq compiled 8 groups": ("executed", {"groups": 8, "compiling": True}),
     "dmq compiled bf16 rest": ("executed", {"groups": 8, "compiling": True, "rest": "bfloat16"}),
@@ -62,14 +64,15 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name: module of bench.peers, 
     "torchao int8, compiled": ("torchao", {"compiled": True}),
     "optimum-quanto int8": ("quanto", {}),
 }
-EQUAL = {  # a peer, and the row of dmq nearest to it in layers and bits; OpenVINO also takes the first and the last
-    "OpenVINO int8": "dmq W8A8 per call", "SDNQ int8": "dmq per call, SDNQ's float",
-    "optimum-quanto int8": "dmq W8A8 per call",
+EQUAL = {  # a peer, and the row of dmq nearest to it in layers and bits; most peers take the first and the last, too
+    "OpenVINO int8": "dmq W8A8 per call", "OpenVINO int8, bf16 rest": "dmq W8A8 per call",
+    "SDNQ int8": "dmq per call, SDNQ's float", "torchao int8 dynamic": "dmq per token, torchao's float",
+    "optimum-quanto int8": "dmq per call, quanto's float",
 }  # fmt: skip
 PACKAGES = ("torch", "diffusers", "openvino", "nncf", "sdnq", "torchao", "optimum-quanto")
 ROOM = 3  # times the peak of fp32 eager: what making another model may need
 PATIENCE = 3600  # seconds that a row may take for one thing
-HEADS = f"{'':<26}{'seconds':>25}{'times fp32':>23}{'peak MB':>9}{'file MB':>9}{'distance':>11}"
+HEADS = f"{'':<30}{'seconds':>25}{'times fp32':>23}{'peak MB':>9}{'file MB':>9}{'distance':>11}"
 
 
 @dataclass
@@ -108,10 +111,10 @@ class Row:
     def line(self) -> str:
         """The row as it is printed."""
         if self.failed:
-            return f"{self.name:<26}  cannot run: {self.failed}"
+            return f"{self.name:<30}  cannot run: {self.failed}"
         note = self.made["note"] and f"   {self.made['note']}"
         return (
-            f"{self.name:<26}{_spread(self.seconds, '.3f'):>25}{_spread(self.ratios, '.2f'):>23}{self.peak:>9,.0f}"
+            f"{self.name:<30}{_spread(self.seconds, '.3f'):>25}{_spread(self.ratios, '.2f'):>23}{self.peak:>9,.0f}"
             f"{self.made['bytes'] / 1e6:>9,.1f}{self.distance:>11.2e}{note}"
         )
 

@@ -15,14 +15,14 @@ from .subjects import Subject
 
 def make(
     subject: Subject, groups: int = 1, rest: str = "float32", compiling: bool = False, dynamic: str = "none",
-    like_sdnq: bool = False,
+    like: str = "",
 ) -> Made:
     """The recipe W8A8 with `groups` uniform groups of steps, or `dynamic` ranges.
 
-    What stays in float is computed in the dtype `rest`; `like_sdnq`, that is as much as with SDNQ's defaults.
+    What stays in float is computed in the dtype `rest`; it is as much as `like`, one of KEPT, leaves in float.
     """
     loaded = subject.loaded
-    plan = subject.plan(groups, dynamic, tuple(kept_by_sdnq(loaded.info.layers)) if like_sdnq else ())
+    plan = subject.plan(groups, dynamic, tuple(KEPT[like](loaded.info.layers)) if like else ())
     model = executed(loaded.denoiser, plan, loaded.adapter, rest=getattr(torch, rest), compiling=compiling)
     return Made(model, plan.bytes, ran_line(model))
 
@@ -36,3 +36,18 @@ def kept_by_sdnq(layers: Iterable[Layer]) -> Iterator[Override]:
             yield Override(layers=layer.name, weight_bits=FLOAT, activation_bits=FLOAT)
         elif layer.name.startswith("time_embedding") or layer.name.endswith(".time_emb_proj"):
             yield Override(layers=layer.name, activation_bits=FLOAT)
+
+
+def kept_by_quanto(layers: Iterable[Layer]) -> Iterator[Override]:
+    """quanto has int8 weights in convolutions, and inputs as they come."""
+    return (Override(layers=layer.name, activation_bits=FLOAT) for layer in layers if len(layer.shape) > 2)
+
+
+def kept_by_torchao(layers: Iterable[Layer]) -> Iterator[Override]:
+    """torchao leaves convolutions alone."""
+    for layer in layers:
+        if len(layer.shape) > 2:
+            yield Override(layers=layer.name, weight_bits=FLOAT, activation_bits=FLOAT)
+
+
+KEPT = {"sdnq": kept_by_sdnq, "quanto": kept_by_quanto, "torchao": kept_by_torchao}

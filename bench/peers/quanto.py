@@ -1,4 +1,4 @@
-"""optimum-quanto: int8 weights and activations of linear and conv layers, ranges calibrated."""
+"""optimum-quanto: int8 linear layers, ranges calibrated; convolutions have int8 weights and float inputs."""
 
 from torch import nn
 
@@ -9,7 +9,7 @@ from .subjects import Subject
 
 
 def make(subject: Subject) -> Made:
-    """The denoiser with all layers that quanto knows in W8A8, calibrated by the subject's recorded calls."""
+    """The denoiser with all layers that quanto knows, calibrated by the subject's recorded calls."""
     from optimum import quanto
 
     denoiser = borrow(subject.loaded.denoiser)
@@ -22,5 +22,7 @@ def make(subject: Subject) -> Made:
             denoiser(**call)
     quanto.freeze(denoiser)
     note = float_layers(denoiser, (nn.Linear, nn.Conv2d))
-    note = "; ".join(filter(None, (f"calibrated by {len(calls)} calls", note)))
+    wide = sum(isinstance(m, quanto.nn.QConv2d) and "input" not in m._quantize_hooks for m in denoiser.modules())
+    wide = f"{wide} Conv2d layers with float inputs" if wide else ""
+    note = "; ".join(filter(None, (f"calibrated by {len(calls)} calls", wide, note)))
     return Made(denoiser, tensor_bytes(denoiser.state_dict()), note)
