@@ -18,7 +18,11 @@ from . import words
 from .shell import Shared, bar, note, on, read, shows, stops
 
 
-FORMS = {"dmq checkpoint": "packed", "dequantized safetensors for stock diffusers": "plain"}
+FORMS = {
+    "dmq checkpoint": "dmq", "dequantized safetensors for stock diffusers": "dequantized",
+    "weights for diffusers with SDNQ": "sdnq",
+}  # fmt: skip
+MARKS = {"dmq": "", "dequantized": " dequantized", "sdnq": " for SDNQ"}  # behind the name of a folder
 PARTS = {"whole pipeline": "pipeline", "denoiser only": "denoiser"}
 OFTEN = 0.2  # seconds between two bars
 PLACED = ["Runs on", "Layers", "Formats", "Which"]
@@ -96,10 +100,10 @@ def named(layers: tuple[str, ...]) -> str:
 def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
     """Write the recipe's model into a folder of its own, and pack it for the download."""
     recipe = read(text)
-    plain, alone = FORMS[checked(form, FORMS)] == "plain", PARTS[checked(part, PARTS)] == "denoiser"
-    asked = {"dequantized": plain, "denoiser_only": alone}
+    kind, alone = FORMS[checked(form, FORMS)], PARTS[checked(part, PARTS)] == "denoiser"
+    asked = {"form": kind, "denoiser_only": alone}
     asked |= {"engine": recipe.engine} if recipe.engine != SIMULATED else {}
-    name = runs.free_export(f"{model_word(recipe)} {recipe.name}{' dequantized' * plain}{' denoiser' * alone}")
+    name = runs.free_export(f"{model_word(recipe)} {recipe.name}{MARKS[kind]}{' denoiser' * alone}")
     yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
     told = 0.0
     try:
@@ -165,21 +169,22 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     recipe = read(text)
     known = runs.describe_export(name) if name else None
     if known is None:
-        packed, whole = FORMS.get(form) == "packed", PARTS.get(part) == "pipeline"
+        kind, whole = FORMS.get(form), PARTS.get(part) == "pipeline"
         folder, denoiser, component = "FOLDER", stages.info(recipe.model).denoiser, ""
     else:
-        packed, whole, folder = known.packed, known.pipeline, str(known.folder.resolve())
+        kind, whole, folder = known.form, known.pipeline, str(known.folder.resolve())
         denoiser, component, recipe = known.denoiser, known.component, known.recipe or recipe
     component = component or ("unet" if "UNet" in denoiser else "transformer")
     return {
-        "python": python(recipe, packed, whole, folder, denoiser, component),
-        "shell": commands(recipe, packed, whole, folder),
+        "python": python(recipe, kind, whole, folder, denoiser, component),
+        "shell": commands(recipe, kind, whole, folder),
     }
 
 
-def python(recipe: Recipe, packed: bool, whole: bool, folder: str, denoiser: str, component: str) -> str:
+def python(recipe: Recipe, kind: str, whole: bool, folder: str, denoiser: str, component: str) -> str:
     """A program that loads an export and draws with it."""
-    first = ["import dmq.checkpoint  # teaches diffusers the format"] if packed else []
+    first = {"dmq": ["import dmq.checkpoint  # teaches diffusers the format"],
+             "sdnq": ["# diffusers reads this with sdnq: pip install sdnq"]}.get(kind, [])  # fmt: skip
     sampling = recipe.sampling
     if whole:
         lines = ["from diffusers import DiffusionPipeline", ""]
@@ -201,11 +206,11 @@ def source(recipe: Recipe) -> str:
     return str((runs.ASSETS / "models" / recipe.model).resolve()) if recipe.model in EMBEDDED else recipe.model
 
 
-def commands(recipe: Recipe, packed: bool, whole: bool, folder: str) -> str:
+def commands(recipe: Recipe, kind: str, whole: bool, folder: str) -> str:
     """The same export on the command line, with the recipe saved as a file, and how it is verified."""
-    marks = " --dequantized" * (not packed) + " --denoiser-only" * (not whole)
+    marks = f" --form {kind}" * (kind != "dmq") + " --denoiser-only" * (not whole)
     place = shlex.quote(folder)
-    check = f"dmq check {place}\n" if packed else ""
+    check = f"dmq check {place}\n" if kind == "dmq" else ""
     return f"dmq export {shlex.quote(words.file_name(recipe))} {place}{marks}\n{check}"
 
 
@@ -233,7 +238,7 @@ def tab(shared: Shared) -> None:
     out: dict[str, Any] = {}
     gr.Markdown(
         "The current recipe as files: packed codes that plain `diffusers` loads after `import dmq.checkpoint`, and no "
-        "larger than the plan says. Sizes are of the denoiser."
+        "larger than the plan says; or its weights alone, for those who do without dmq. Sizes are of the denoiser."
     )
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     out["sizes"] = gr.HTML(label="Sizes", elem_id="take-sizes", css_template=SIZES_STYLE)

@@ -1,6 +1,7 @@
 """From a recipe to a folder for others, by Python and the command line, on a tiny pipeline."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from dmq.errors import DmqError
 from dmq.models.loading import sample, with_denoiser
 from dmq.models.tiny import calm
 from dmq.recipe import BlockReconstruction, MinMax, Weights
+from dmq.runs import FORMS
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -51,8 +53,8 @@ def test_the_folder_draws_what_the_recipe_does_learned_codes_and_groups_included
 def test_closing_leaves_no_trace(recipe):
     recipe, folder = recipe
     before = set(folder.iterdir())
-    for dequantized in (False, True):
-        work = stages.export(recipe, folder / "never", dequantized=dequantized)
+    for form in FORMS:
+        work = stages.export(recipe, folder / "never", form=form)
         while next(work).stage not in ("Write", "Quantize"):
             pass
         next(work)
@@ -74,8 +76,33 @@ def test_the_command_line(recipe, capsys):
     assert "together" in said and "the plan counts" in said
     assert main(["check", out]) == 0
     assert "sound. denoiser, made from" in capsys.readouterr().out
-    assert main(["export", asked, str(folder / "plain"), "--dequantized"]) == 0
+    assert main(["export", asked, str(folder / "plain"), "--form", "dequantized"]) == 0
     assert "quantization_config" not in (folder / "plain" / "unet" / "config.json").read_text()
     assert not (folder / "plain" / "unet" / "plan.json").exists()
     assert main(["check", str(folder / "plain")]) == 1
     assert "0 parts of the pipeline are quantized" in capsys.readouterr().err
+    assert main(["export", asked, str(folder / "other"), "--form", "sdnq"]) == 0
+    assert "codes and scales" in capsys.readouterr().out
+    settings = json.loads((folder / "other" / "unet" / "config.json").read_text())["quantization_config"]
+    assert settings["quant_method"] == "sdnq" and settings["weights_dtype"] == "uint4"
+
+
+def test_progress_is_one_line_of_a_terminal_and_a_line_now_and_then_of_a_log(recipe, capsys, monkeypatch):
+    _, folder = recipe
+    command = ["export", str(folder / "recipe.json"), str(folder / "told"), "--denoiser-only"]
+    assert main(command) == 0
+    assert capsys.readouterr().err == ""  # it did not take so long
+    monkeypatch.setattr("dmq.commands.asking.LOGGED", 0)
+    assert main(command) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 3 and lines[-1].startswith("Write: ") and not any("\r" in line for line in lines)
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    assert main(command) == 0
+    said = capsys.readouterr().err
+    assert "\n" not in said and said.count("\r") > 3 and said.rpartition("\r")[2] == ""
+
+
+def test_a_form_that_there_is_not_is_refused_before_any_work(recipe):
+    recipe, folder = recipe
+    with pytest.raises(DmqError, match="not one of dmq, dequantized, sdnq"):
+        next(stages.export(recipe, folder / "never", form="gguf"))

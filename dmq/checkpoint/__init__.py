@@ -14,7 +14,7 @@ from .loading import Stored, load, mode
 from .pipelines import Checked, check, export_pipeline, load_pipeline
 from .reading import read
 from .shards import quantize_shards
-from .views import dequantized, push
+from .views import dequantized, for_sdnq, push
 from .writing import Exported, check_target, collect, export_denoiser
 
 
@@ -29,6 +29,7 @@ __all__ = [
     "dequantized",
     "export_denoiser",
     "export_pipeline",
+    "for_sdnq",
     "load",
     "load_pipeline",
     "mode",

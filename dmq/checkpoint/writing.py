@@ -163,9 +163,10 @@ def write_config(part: Path, config: Mapping[str, Any], settings: Mapping[str, A
     _write_json(part / "config.json", {**config, "quantization_config": settings})
 
 
-def write_plain(part: Path, config: Mapping[str, Any], source: Path) -> None:
-    """The `config.json` of a model that is no longer quantized, and the recipe it once followed."""
-    _write_json(part / "config.json", {name: x for name, x in config.items() if name != "quantization_config"})
+def write_plain(part: Path, config: Mapping[str, Any], settings: Mapping[str, Any], source: Path) -> None:
+    """The `config.json` of a model that dmq does not read, `settings` last, and the recipe it once followed."""
+    plain = {name: x for name, x in config.items() if name != "quantization_config"}
+    _write_json(part / "config.json", plain | settings)
     if (source / "recipe.json").is_file():
         shutil.copy(source / "recipe.json", part / "recipe.json")
 

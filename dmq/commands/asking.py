@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import sys
+import time
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from typing import Any
 from .. import jsonio, runs
 from ..errors import DmqError
 from ..recipe import EMBEDDED, ENGINES, Comparison, Recipe, Sampling
+
+
+LOGGED = 30  # seconds between two lines of progress where there is no terminal
 
 
 def recipe_argument(to: argparse.ArgumentParser) -> None:
@@ -79,15 +83,23 @@ def chosen_sampling(given: argparse.Namespace, recipe: Recipe) -> Sampling:
 
 
 def told(work: Generator[Any, None, Any]) -> Any:
-    """Run a stage to its end, its progress on one line of standard error; returns its value."""
-    last = ""
+    """Run a stage to its end, its progress on standard error; returns its value.
+
+    On a terminal that is one line, written over and over; in a log it is a line now and then.
+    """
+    last, live, since = "", sys.stderr.isatty(), time.monotonic()
     try:
         while True:
             item = next(work)
-            if hasattr(item, "total"):
-                line = str(item)
+            if not hasattr(item, "total"):
+                continue
+            line = str(item)
+            if live:
                 print("\r" + line.ljust(len(last)), end="", file=sys.stderr, flush=True)
                 last = line
+            elif time.monotonic() - since > LOGGED:
+                print(line, file=sys.stderr, flush=True)
+                since = time.monotonic()
     except StopIteration as end:
         return end.value
     finally:

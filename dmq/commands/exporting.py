@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from ..recipe import ENGINES
+from ..runs import FORMS
 from .asking import chosen_recipe, print_table, recipe_argument, told
 
 
@@ -12,7 +13,8 @@ def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None
     one = add("export", export, "Write a recipe's pipeline, denoiser in few bits, as a folder that diffusers loads.")
     recipe_argument(one)
     one.add_argument("folder", metavar="FOLDER", help="a new one, or one that was exported before")
-    one.add_argument("--dequantized", action="store_true", help="plain numbers, for diffusers without dmq")
+    one.add_argument("--form", choices=FORMS, default=FORMS[0], help="who loads it: diffusers with dmq, "
+                     "or its weights alone: dequantized for diffusers without anything, sdnq for diffusers with sdnq")
     one.add_argument("--denoiser-only", action="store_true", help="without the other parts of the pipeline")
     one.add_argument("--engine", choices=ENGINES, default="executed", help="how it computes unless its reader chooses")
     one = add("check", check, "Verify a folder that was exported: nothing damaged, missing, or of another model.")
@@ -25,11 +27,11 @@ def export(given: argparse.Namespace) -> None:
     recipe = chosen_recipe(given.recipe, given.model)
     made = told(
         stages.export(recipe, given.folder, engine=given.engine, denoiser_only=given.denoiser_only,
-                      dequantized=given.dequantized)
+                      form=given.form)
     )  # fmt: skip
     rows = [[part, f"{size:,}"] for part, size in made.bytes.items() if size]
     print_table(["tensors of the denoiser", "bytes"], [*rows, ["together", f"{made.stored:,}"]])
-    if not given.dequantized:
+    if given.form == FORMS[0]:
         print(f"the plan counts {made.planned:,}")
     print(f"{made.folder}: {len(made.files)} files, {sum(made.files.values()):,} bytes")
 

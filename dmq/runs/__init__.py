@@ -19,7 +19,7 @@ Everything is written under a temporary name and renamed, so a folder is either 
 
 from .captures import SHARD, capture_key, find_capture, load_info, load_stats, load_trajectory, save_stats
 from .comparisons import contact_sheet, load_comparison, load_pictures, load_recipes, load_report, load_steps, save_run
-from .exports import MOST_ZIPPED, Export, describe_export, export_folder, exports, free_export, zip_export
+from .exports import FORMS, MOST_ZIPPED, Export, describe_export, export_folder, exports, free_export, zip_export
 from .folders import ASSETS, download_folder, folder_of, free_name, home, names, remove, written
 from .over_time import answers, load_over_time, load_probe, load_question, save_over_time, save_probe
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
@@ -39,6 +39,7 @@ from .trajectories import (
 
 __all__ = [
     "ASSETS",
+    "FORMS",
     "MOST_ZIPPED",
     "SHARD",
     "Export",

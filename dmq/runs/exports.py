@@ -12,6 +12,8 @@ from ..recipe import Recipe
 from .folders import NAME, download_folder, free_stem, home
 
 
+# Who loads it: diffusers with dmq; of the weights alone, diffusers without anything, or with sdnq.
+FORMS = ("dmq", "dequantized", "sdnq")
 MOST_ZIPPED = 2_000_000_000  # bytes; what is larger is better copied than packed once more
 CHUNK = 1 << 20
 
@@ -22,7 +24,7 @@ class Export:
 
     folder: Path
     pipeline: bool  # a whole one; otherwise the denoiser alone
-    packed: bool  # codes, which need dmq; otherwise plain numbers
+    form: str  # one of FORMS
     denoiser: str  # its class in diffusers
     component: str  # its name in the pipeline; "" if that is not known
     bytes: int  # of all files
@@ -31,7 +33,7 @@ class Export:
     def line(self) -> str:
         """What it is, in a few words."""
         what = "pipeline" if self.pipeline else f"denoiser ({self.denoiser})"
-        kind = "dmq checkpoint" if self.packed else "dequantized safetensors"
+        kind = {"dmq": "dmq checkpoint", "sdnq": "SDNQ checkpoint"}.get(self.form, "dequantized safetensors")
         return f"{kind}, {what}, {self.bytes / 1e6:.1f} MB on disk"
 
 
@@ -68,7 +70,7 @@ def describe_export(name: str) -> Export:
         component, config = _denoiser(folder, pipeline)
         recipe = jsonio.read(folder / "recipe.json") if (folder / "recipe.json").is_file() else None
         return Export(
-            folder=folder, pipeline=pipeline, packed="quantization_config" in config, denoiser=config["_class_name"],
+            folder=folder, pipeline=pipeline, form=_form(config), denoiser=config["_class_name"],
             component=component, bytes=sum(file.stat().st_size for file in _files(folder)), recipe=recipe,
         )  # fmt: skip
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -84,6 +86,15 @@ def _denoiser(folder: Path, pipeline: bool) -> tuple[str, dict]:
         return component, config
     settings = config.get("quantization_config") or {}
     return settings.get("component") or ("unet" if "UNet" in config["_class_name"] else "transformer"), config
+
+
+def _form(config: dict) -> str:
+    """Which of FORMS a denoiser with these settings has. Raises ValueError for somebody else's codes."""
+    settings = config.get("quantization_config")
+    found = settings["quant_method"] if settings else "dequantized"
+    if found not in FORMS:
+        raise ValueError(f"codes of {found!r:.40}")
+    return found
 
 
 def zip_export(name: str) -> Iterator[tuple[int, int] | Path]:

@@ -6,8 +6,10 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..errors import DmqError
 from ..recipe import Recipe
 from ..results import Report
+from ..runs import FORMS
 from .known import libraries, load
 from .planning import learned_codes, plan
 from .preparing import prepare
@@ -26,15 +28,18 @@ def export(
     *,
     engine: str = ENGINE,
     denoiser_only: bool = False,
-    dequantized: bool = False,
+    form: str = FORMS[0],
     report: Report | None = None,
 ) -> Generator[Progress, None, "Exported"]:
     """Write the pipeline of `recipe` with its quantized denoiser into `folder`; returns bytes by part, and files.
 
-    What the recipe needs is captured and learned first. `denoiser_only` leaves the other parts out; `dequantized`
-    writes plain numbers that diffusers loads without dmq. The folder is there when it is whole, and only then. Raises
-    DmqError if something that dmq did not write is there, before any work.
+    What the recipe needs is captured and learned first. `denoiser_only` leaves the other parts out. `form` is one of
+    runs.FORMS: "dmq", which diffusers loads once dmq.checkpoint is imported, or the weights alone, "dequantized" for
+    diffusers as it is, "sdnq" for diffusers with sdnq. The folder is there when it is whole, and only then. Raises
+    DmqError for another form, or if something that dmq did not write is there, before any work.
     """
+    if form not in FORMS:
+        raise DmqError(f"form is {form!r:.40}, not one of {', '.join(FORMS)}.")
     libraries()
     from .. import checkpoint
 
@@ -51,13 +56,14 @@ def export(
             return checkpoint.export_denoiser(loaded.denoiser, made, loaded.adapter, place, **beside)
         return checkpoint.export_pipeline(loaded, made, place, **beside)
 
-    if not dequantized:
+    if form == FORMS[0]:
         return (yield from _told("Write", written(folder)))
     folder.parent.mkdir(parents=True, exist_ok=True)
     between = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:
         yield from _told("Quantize", written(between / "it"))
-        return (yield from _told("Write", checkpoint.dequantized(between / "it", folder)))
+        view = {"dequantized": checkpoint.dequantized, "sdnq": checkpoint.for_sdnq}[form]
+        return (yield from _told("Write", view(between / "it", folder)))
     finally:
         shutil.rmtree(between)
 

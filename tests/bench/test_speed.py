@@ -11,7 +11,7 @@ import torch
 
 from bench import speed
 from bench.peers import simulated, subjects
-from bench.peers.executed import kept_by_sdnq
+from bench.peers.executed import KEPT, kept_by_sdnq
 from bench.peers.made import StandIn, float_bytes, tensor_bytes
 from bench.peers.subjects import STEPS, UNET, Subject, nested, opened, prepare, random_sd, recipe_of
 from bench.speed import BASE, Row, Worker
@@ -131,6 +131,15 @@ def test_the_plan_is_that_of_the_stages(step):
             assert a.bank is None or (a.bank.scale.tolist() == b.bank.scale.tolist() and len(a.bank.bits) == groups)
 
 
+@pytest.mark.parametrize("peer, weights, dynamic", [("quanto", 8, "call"), ("torchao", FLOAT, "token")])
+def test_convolutions_whose_inputs_peers_leave_in_float(step, peer, weights, dynamic):
+    plan = step.plan(1, dynamic, tuple(KEPT[peer](step.loaded.info.layers)))
+    inner = [row for row in plan.layers if row.layer.name not in ("conv_in", "conv_out")]
+    linear = [row.bank is not None for row in inner]
+    assert linear == [len(row.layer.shape) == 2 for row in inner] and {*linear} == {True, False}
+    assert {row.weights.bits for row in inner if row.bank is None} == {weights}
+
+
 def test_peers_calibrate_from_the_calls_that_were_recorded(step):
     recorded = runs.load_trajectory(runs.find_capture(step.recipe))
     calls = step.calls()
@@ -195,7 +204,7 @@ def test_bars():
     rows = {
         "dmq W8A8 static": row("dmq W8A8 static", [1.0, 2.0, 1.0], base, 0.02),
         OURS: row(OURS, [1.1, 2.2, 1.1], base, 0.01),
-        "dmq W8A8 per call": row("dmq W8A8 per call", [2.0] * 3, base, 0.02),
+        "dmq per call, quanto's float": row("dmq per call, quanto's float", [2.0] * 3, base, 0.02),
         "dmq per call, SDNQ's float": row("dmq per call, SDNQ's float", [2.0] * 3, base, [0.014, 0.9, 0.014]),
         "SDNQ int8": row("SDNQ int8", [2.0] * 3, base, 0.015),
         "OpenVINO int8": Row("OpenVINO int8", failed="ModuleNotFoundError"),

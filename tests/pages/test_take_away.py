@@ -2,12 +2,16 @@
 
 import dataclasses
 import json
+import os
 import shlex
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dmq import cli, jsonio, runs, stages
 from dmq.errors import DmqError
@@ -79,7 +83,7 @@ def test_an_export_is_a_folder_and_the_same_as_one_file(form, part, exported):
     shown = exported[form, part]
     name = shown["name"]["value"]
     known = runs.describe_export(name)
-    assert (known.packed, known.pipeline) == (form == FORMS[0], part == PARTS[0])
+    assert (known.form, known.pipeline) == (take_away.FORMS[form], part == PARTS[0])
     assert name in runs.exports() and known.line() in shown["told"]
     assert shown["go"]["visible"] and not shown["stop"]["visible"] and shown["status"] == ""
     with zipfile.ZipFile(shown["file"]["value"]) as packed:
@@ -91,7 +95,7 @@ def test_an_export_is_a_folder_and_the_same_as_one_file(form, part, exported):
 
 
 @pytest.mark.parametrize("part", PARTS)
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", FORMS[:2])
 def test_the_code_that_is_shown_draws_the_picture(form, part, exported, recipe, tmp_path, monkeypatch):
     code = exported[form, part]["python"]
     assert ("import dmq" in code) == (form == FORMS[0])
@@ -103,11 +107,21 @@ def test_the_code_that_is_shown_draws_the_picture(form, part, exported, recipe, 
     assert hasattr(space["pipe"].unet, "plan") == (form == FORMS[0])
 
 
+@pytest.mark.parametrize("part", PARTS)
+def test_the_code_for_sdnq_draws_the_picture_without_dmq(part, exported, tmp_path):
+    code = exported[FORMS[2], part]["python"].replace("guidance_scale=2)", "guidance_scale=2, height=16, width=16)")
+    code += "import sys; assert 'sdnq' in sys.modules and 'dmq' not in sys.modules\n"
+    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                         env=os.environ | {"SDNQ_USE_TORCH_COMPILE": "0"})  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert Image.open(tmp_path / "picture.png").size == (16, 16)
+
+
 def test_the_commands_that_are_shown_are_understood_and_pass(exported, capsys):
     for (form, _), shown in exported.items():
         lines = [shlex.split(line) for line in shown["shell"].splitlines()]
         given = cli.parser().parse_args(lines[0][1:])
-        assert given.dequantized == (form != FORMS[0]) and Path(given.folder).is_dir()
+        assert given.form == take_away.FORMS[form] and Path(given.folder).is_dir()
         assert len(lines) == (2 if form == FORMS[0] else 1)
         if form == FORMS[0]:
             assert cli.main(lines[1][1:]) == 0
