@@ -195,10 +195,10 @@ def measured(subject: str, names: list[str], rounds: int, threads: int, work: Pa
                 worker.stop()
 
 
-def family(name: str) -> tuple[str, bool]:
-    """What of a row those have in common that are compared in the same rounds."""
+def family(name: str) -> tuple[str, dict[str, Any]]:
+    """What of a row those have in common that are timed against each other, in the same rounds."""
     module, settings = ROWS[name]
-    return module, settings.get("compiling", False)
+    return module, {key: value for key, value in settings.items() if key != "groups"}
 
 
 def _work(base: Worker, group: list[Worker], rounds: int) -> None:

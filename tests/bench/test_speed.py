@@ -4,6 +4,7 @@ import gc
 import json
 import weakref
 from dataclasses import replace
+from itertools import groupby
 
 import numpy as np
 import pytest
@@ -212,6 +213,14 @@ def test_bars():
     }
     assert [holds for _, holds in speed.bars(UNET, rows)] == [True, False, True, False]
     assert list(speed.bars("emoji-dit", {})) == []
+
+
+def test_only_rows_that_are_timed_against_each_other_must_fit_into_memory_together():
+    names = [*speed.ROWS]
+    together = [[*some] for _, some in groupby(names, speed.family)]
+    assert [some for some in together if len(some) > 1] == [
+        ["dmq W8A8 static", "dmq W8A8 8 groups"], ["dmq compiled static", "dmq compiled 8 groups"],
+    ]  # fmt: skip
 
 
 def test_every_row_that_is_compared_is_one_of_the_rows():
