@@ -23,6 +23,10 @@ FORMS = {
     "weights for diffusers with SDNQ": "sdnq",
 }  # fmt: skip
 MARKS = {"dmq": "", "dequantized": " dequantized", "sdnq": " for SDNQ"}  # behind the name of a folder
+HEADS = {  # of a program that loads them
+    "dmq": "import dmq.checkpoint  # teaches diffusers the format",
+    "sdnq": "# diffusers reads this with sdnq (pip install sdnq), which compiles at its first picture",
+}
 PARTS = {"whole pipeline": "pipeline", "denoiser only": "denoiser"}
 OFTEN = 0.2  # seconds between two bars
 PLACED = ["Runs on", "Layers", "Formats", "Which"]
@@ -183,8 +187,7 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
 
 def python(recipe: Recipe, kind: str, whole: bool, folder: str, denoiser: str, component: str) -> str:
     """A program that loads an export and draws with it."""
-    first = {"dmq": ["import dmq.checkpoint  # teaches diffusers the format"],
-             "sdnq": ["# diffusers reads this with sdnq: pip install sdnq"]}.get(kind, [])  # fmt: skip
+    first = [HEADS[kind]] if kind in HEADS else []
     sampling = recipe.sampling
     if whole:
         lines = ["from diffusers import DiffusionPipeline", ""]
