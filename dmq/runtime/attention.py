@@ -12,6 +12,7 @@ from ..models.attention import Opened, open_attention
 
 SCORES = 2**21  # at a time: they should stay in the caches
 FAR = 100  # a score's power of two, up to which any sum of them is a number
+LANES = 16  # numbers that a core multiplies at once: what products are as wide as a multiple of
 SHORT = 1024  # below so many queries torch's own kernel is as good
 
 
@@ -37,16 +38,20 @@ class Chunked(Opened):
 def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     """softmax(q k^T * scale) v in bfloat16, and the result in the queries' dtype.
 
-    A row is divided by its sum only after the second product, where it is short. Its greatest score is taken off where
-    powers of two could leave bfloat16's range, which the lengths of queries and keys tell (Cauchy and Schwarz).
+    A row is divided by its sum only after the second product, which finds that sum as well: by a column of ones beside
+    the values. Its greatest score is taken off where powers of two could leave bfloat16's range, which the lengths of
+    queries and keys tell (Cauchy and Schwarz).
     """
     factor = (1 / math.sqrt(query.shape[-1]) if scale is None else scale) / math.log(2)
     *outer, length, _ = query.shape
-    heads, keys = math.prod(outer), key.shape[-2]
+    heads, keys, width = math.prod(outer), key.shape[-2], value.shape[-1]
     scaled = torch.mul(query, factor, out=query.new_empty(query.shape, dtype=torch.bfloat16))
-    q, k, v = (x.to(torch.bfloat16).reshape(heads, *x.shape[-2:]) for x in (scaled, key, value))
+    q, k = (x.to(torch.bfloat16).reshape(heads, *x.shape[-2:]) for x in (scaled, key))
+    v = q.new_zeros(*outer, keys, (width // LANES + 1) * LANES)
+    v[..., :width], v[..., width] = value, 1
+    v = v.view(heads, keys, -1)
     reach = (q.norm(dim=-1).amax(1).float() * k.norm(dim=-1).amax(1).float()).tolist()
-    made, totals = q.new_empty(heads, length, v.shape[-1]), q.new_empty(heads, length, 1)
+    made = q.new_empty(heads, length, v.shape[-1])
     rows = max(1, min(length, SCORES // keys))
     buffer = q.new_empty(rows, keys)
     for head in range(heads):
@@ -55,10 +60,9 @@ def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float | None = Non
             scores = torch.mm(some, k[head].t(), out=buffer[: len(some)])
             if reach[head] > FAR:
                 scores.sub_(scores.amax(-1, keepdim=True))
-            torch.sum(scores.exp2_(), -1, True, out=totals[head, start : start + rows])
-            torch.mm(scores, v[head], out=made[head, start : start + rows])
-    made, totals = (x.view(*outer, length, -1) for x in (made, totals))
-    return torch.div(made, totals, out=_answer(query, key, value))
+            torch.mm(scores.exp2_(), v[head], out=made[head, start : start + rows])
+    made = made.view(*outer, length, -1)
+    return torch.div(made[..., :width], made[..., width : width + 1], out=_answer(query, key, value))
 
 
 def _answer(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
