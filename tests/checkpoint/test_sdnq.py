@@ -188,9 +188,11 @@ def test_what_no_packing_or_no_grid_of_sdnq_fits_is_written_as_numbers():
                           zero=torch.zeros(2, 1, dtype=torch.int32), size=3, symmetric=False)  # fmt: skip
     every = grid(4, symmetric=False, size=1)  # with a scale for each weight, which saves nothing
     every.scale.copy_(torch.arange(1.0, 17).reshape(2, 8))
-    for name, codes in (("odd.weight", odd), ("every.weight", every)):
+    pairs = grid(4, symmetric=False, size=2)  # which SDNQ has, in more bytes than float16
+    pairs.scale.copy_(torch.arange(1.0, 9).reshape(2, 4))
+    for name, codes in (("odd.weight", odd), ("every.weight", every), ("pairs.weight", pairs)):
         assert torch.equal(forms.stored(name, codes)[name], codes.dequantize())
-    assert forms.floats == ["odd.weight", "every.weight"] and forms.config()["weights_dtype"] == "int8"
+    assert forms.floats == ["odd.weight", "every.weight", "pairs.weight"] and forms.config()["weights_dtype"] == "int8"
 
 
 def test_a_model_without_its_time_path_has_no_such_form(sd, tmp_path):
