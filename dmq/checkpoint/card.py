@@ -1,12 +1,14 @@
-"""The README of a checkpoint: what was quantized to what, how large it is, how it is loaded."""
+"""The README of a checkpoint or of a view: what was quantized to what, how large it is, how it is loaded."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..recipe import Recipe
 from ..results import Plan, Report
 
 
+TAGS = "tags: [dmq, quantized, diffusion]"  # by which a card of ours is known
+ALONE = "A folder of one denoiser is loaded by its class, such as `UNet2DConditionModel.from_pretrained`."
 LINE = "{name}: PSNR {psnr:.2f} dB, SSIM {ssim:.4f} against the float pictures of the same noise ({count} pictures)"
 
 
@@ -14,26 +16,48 @@ def card(
     plan: Plan, settings: Mapping[str, Any], taken: int, recipe: Recipe | None, report: Report | None, source: str
 ) -> str:
     """Markdown with the metadata that the Hub reads; `taken` is the bytes of all tensors, `source` the float model."""
-    model = source or plan.model
-    lines = [
-        "---", "library_name: diffusers", *([f"base_model: {model}"] if _on_hub(model) else []),
-        "tags: [dmq, quantized, diffusion]", "---", "", f"# {model}, quantized by dmq", "",
-        f"**{recipe.name if recipe else 'A plan'}**: {plan.coverage_line()}.", "",
-        f"- {taken:,} bytes of tensors; the plan counts {plan.bytes:,}, the float denoiser takes {plan.float_bytes:,} "
-        f"({taken / max(1, plan.float_bytes):.1%}).",
-        f"- Weights of the layers: {plan.average_bits:.2f} bits on average, scales and zero points included.",
-        f"- Activations: {_steps(plan)}",
-        *([f"- {line}" for line in _measured(report)] if report else []), "",
-        "## To load it", "", "```python", "import dmq.checkpoint  # teaches diffusers the format",
-        "from diffusers import DiffusionPipeline", "",
-        'pipe = DiffusionPipeline.from_pretrained("this folder")', "```", "",
+    facts = [
+        f"{taken:,} bytes of tensors; the plan counts {plan.bytes:,}, {_of_float(plan, taken)}.",
+        f"Weights of the layers: {plan.average_bits:.2f} bits on average, scales and zero points included.",
+        f"Activations: {_steps(plan)}", *(_measured(report) if report else []),
+    ]  # fmt: skip
+    how = (
         f"It is {settings['mode']} unless you choose: `with dmq.checkpoint.mode(\"simulated\"):` around that line, "
-        "or the environment variable `DMQ_MODE`. A folder of one denoiser is loaded by its class, such as "
-        "`UNet2DConditionModel.from_pretrained`. `dmq check FOLDER` verifies it.", "",
+        f"or the environment variable `DMQ_MODE`. {ALONE} `dmq check FOLDER` verifies it."
+    )
+    first = "import dmq.checkpoint  # teaches diffusers the format"
+    return _page(source or plan.model, plan, recipe, facts, [first], how)
+
+
+def view_card(plan: Plan, taken: int, recipe: Recipe | None, needs: str = "") -> str:
+    """The same of a view, which has the weights alone; `needs` is the package that diffusers reads it with."""
+    facts = [
+        f"The weights alone: activations are not quantized, and {needs or 'diffusers as it is'} reads them.",
+        f"{taken:,} bytes of tensors; {_of_float(plan, taken)}.",
+        f"Weights have the values of codes with {plan.average_bits:.2f} bits on average.",
+    ]  # fmt: skip
+    return _page(plan.model, plan, recipe, facts, [f"# pip install {needs}"] if needs else [], ALONE)
+
+
+def _page(
+    model: str, plan: Plan, recipe: Recipe | None, facts: Sequence[str], first: Sequence[str], how: str
+) -> str:  # fmt: skip
+    lines = [
+        "---", "library_name: diffusers", *([f"base_model: {model}"] if _on_hub(model) else []), TAGS, "---", "",
+        f"# {model}, quantized by dmq", "",
+        f"**{recipe.name if recipe else 'A plan'}**: {plan.coverage_line()}.", "",
+        *(f"- {fact}" for fact in facts), "",
+        "## To load it", "", "```python", *first, "from diffusers import DiffusionPipeline", "",
+        'pipe = DiffusionPipeline.from_pretrained("this folder")', "```", "", how, "",
         "## Licence", "",
         f"The weights are made from those of {model}: its licence holds for them, too. Read it there.", "",
     ]  # fmt: skip
     return "\n".join(lines)
+
+
+def _of_float(plan: Plan, taken: int) -> str:
+    share = taken / max(1, plan.float_bytes)
+    return f"the float denoiser takes {plan.float_bytes:,} ({share:.1%})"
 
 
 def _steps(plan: Plan) -> str:

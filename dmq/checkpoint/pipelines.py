@@ -20,7 +20,7 @@ from ..results import Plan, Report
 from .content import Content, data_digest, settings_of
 from .loading import mode as chosen_mode
 from .reading import Files, read, read_json, readable
-from .writing import Exported, check_target, collect, exported, write_beside, write_denoiser, writing
+from .writing import CARD, Exported, check_target, collect, exported, write_beside, write_denoiser, writing
 
 
 NAME = re.compile(r"[A-Za-z]\w{0,63}")  # of a part of a pipeline
@@ -71,7 +71,7 @@ def export_pipeline(
         place.mkdir()
         write_denoiser(place, config_data(loaded.denoiser), settings, collected.tensors)
         write_beside(place, plan, settings, recipe, report, "", collected.tensors)
-        for name in ("README.md", *(["recipe.json"] if recipe else []), *(["report.json"] if report else [])):
+        for name in (CARD, *(["recipe.json"] if recipe else []), *(["report.json"] if report else [])):
             (place / name).rename(part / name)
         with quiet():
             for name, other in loaded.pipe.components.items():

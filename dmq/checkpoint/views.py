@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import jsonio
 from ..errors import DmqError
 from ..models.quantizer import push_folder
 from ..quantizers.codes import WeightCodes
 from .assembling import codes_in
+from .card import view_card
 from .content import quantized_layout
-from .pipelines import check, denoiser_folder
+from .pipelines import Checked, check, denoiser_folder
 from .sdnq import Forms
-from .writing import Exported, Shards, check_target, sizes, write_plain, writing
+from .writing import CARD, Exported, Shards, check_target, is_view, sizes, write_plain, writing
 
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -37,7 +39,7 @@ def dequantized(
         value = x.dequantize() if isinstance(x, WeightCodes) else x
         return {name: value.to(DTYPES[dtype]) if value.is_floating_point() else value}
 
-    return (yield from _view(folder, target, number, dict))
+    return (yield from _view(folder, target, "", number, dict))
 
 
 def for_sdnq(folder: str | Path, target: str | Path) -> Generator[tuple[int, int], None, Exported]:
@@ -48,23 +50,23 @@ def for_sdnq(folder: str | Path, target: str | Path) -> Generator[tuple[int, int
     written as numbers. Raises DmqError as `dequantized` does.
     """
     forms = Forms()
-    return (yield from _view(folder, target, forms.stored, lambda: {"quantization_config": forms.config()}))
+    return (yield from _view(folder, target, "sdnq", forms.stored, lambda: {"quantization_config": forms.config()}))
 
 
 @torch.no_grad()
 def _view(
-    folder: str | Path, target: str | Path, stored: Callable[[str, WeightCodes | Tensor], dict[str, Tensor]],
-    settings: Callable[[], dict[str, Any]],
+    folder: str | Path, target: str | Path, needs: str,
+    stored: Callable[[str, WeightCodes | Tensor], dict[str, Tensor]], settings: Callable[[], dict[str, Any]],
 ) -> Generator[tuple[int, int], None, Exported]:  # fmt: skip
-    """Write what is in `folder` for others: `stored` makes tensors of each parameter, `settings` ends config.json."""
-    checked, target = check(folder), Path(target).expanduser()
+    """Write what is in `folder` for others, who need the package `needs`.
+
+    `stored` makes tensors of each parameter, `settings` ends config.json.
+    """
+    checked, target = _whole(folder), Path(target).expanduser()
     check_target(target)
     content, files = checked.content, checked.files
-    if any(row.dropped for row in content.plan.layers):
-        raise DmqError(
-            f"{folder}: a cache of temporal features has taken the place of layers, which others cannot do without. "
-            "Export a recipe without temporal.cache."
-        )
+    beside = checked.folder / "recipe.json"
+    recipe = jsonio.read(beside) if beside.is_file() else None
     names = [*content.codes, *sorted(set(files.places) - set(quantized_layout(content.settings)))]
     with writing(target) as part:
         place = part / checked.component if checked.component else part
@@ -81,15 +83,28 @@ def _view(
             yield n + 1, len(names)
         shards.finish({})
         write_plain(place, content.config, settings(), denoiser_folder(checked))
+        (part / CARD).write_text(view_card(content.plan, shards.total, recipe, needs), encoding="utf-8")
     return Exported(folder=target, planned=shards.total, bytes=taken, files=sizes(target))
 
 
-def push(folder: str | Path, name: str, *, private: bool = True) -> str:
-    """Upload a checkpoint with its card to the Hugging Face Hub as `name`, "owner/model"; returns its address.
+def _whole(folder: str | Path) -> Checked:
+    """The checkpoint in `folder`, verified, if it has all layers."""
+    checked = check(folder)
+    if any(row.dropped for row in checked.content.plan.layers):
+        raise DmqError(
+            f"{folder}: a cache of temporal features has taken the place of layers, which others cannot do without. "
+            "Export a recipe without temporal.cache."
+        )
+    return checked
 
-    Raises DmqError if nobody is logged in, or if the Hub refuses.
+
+def push(folder: str | Path, name: str, *, private: bool = True) -> str:
+    """Upload a checkpoint, or a view of one, with its card to the Hugging Face Hub; returns its address.
+
+    `name` is "owner/model". Raises DmqError if `folder` is neither, if nobody is logged in, or if the Hub refuses.
     """
-    return push_folder(check(folder).folder, name, private)
+    folder = Path(folder).expanduser()
+    return push_folder(folder if is_view(folder) else check(folder).folder, name, private)
 
 
 def _only_others(folder: Path) -> Any:
@@ -97,6 +112,6 @@ def _only_others(folder: Path) -> Any:
     own = next((path.name for path in folder.iterdir() if (path / "plan.json").is_file()), "")
 
     def ignored(where: str, names: list[str]) -> list[str]:
-        return [name for name in names if Path(where) == folder and name in (own, "README.md", "report.json")]
+        return [name for name in names if Path(where) == folder and name in (own, CARD, "report.json")]
 
     return ignored

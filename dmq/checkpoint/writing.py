@@ -30,13 +30,14 @@ from ..recipe import FLOAT, Recipe, Weights
 from ..results import Plan, Report
 from ..runs.folders import written
 from .assembling import gone
-from .card import card
+from .card import TAGS, card
 from .content import UNSEALED, cache_rows, metadata_of, sealed, settings_of
 from .plans import plan_tensors
 from .reading import WEIGHTS
 from .stored import exactly, store, zero_dtype
 
 
+CARD = "README.md"
 SHARD = 5_000_000_000  # bytes of a file of tensors
 
 
@@ -239,7 +240,7 @@ def write_beside(
     if report is not None:
         _write_json(part / "report.json", asdict(report))
     taken = sum(x.nbytes for x in tensors.values())
-    (part / "README.md").write_text(card(plan, settings, taken, recipe, report, source), encoding="utf-8")
+    (part / CARD).write_text(card(plan, settings, taken, recipe, report, source), encoding="utf-8")
 
 
 def exported(folder: Path, plan: Plan, collected: Collected) -> Exported:
@@ -269,10 +270,10 @@ def _part(name: str, collected: Collected) -> str:
 
 
 def check_target(folder: Path) -> None:
-    """Raise DmqError unless `folder` is free, or a checkpoint or a pipeline that dmq exported."""
+    """Raise DmqError unless `folder` is free, or something that dmq exported."""
     if folder.is_dir() and not any(folder.iterdir()):
         return
-    if not folder.exists() or is_export(folder):
+    if not folder.exists() or is_export(folder) or is_view(folder):
         return
     what = "is no folder" if not folder.is_dir() else "holds something that dmq did not export"
     raise DmqError(f"{folder}: {what}; nothing was changed. Give a new folder, or an empty one.")
@@ -285,6 +286,15 @@ def is_export(folder: Path) -> bool:
     """
     parts = [name for name, value in _read(folder / "model_index.json").items() if isinstance(value, list)]
     return _dmq(folder) or any(_dmq(folder / name) for name in parts)
+
+
+def is_view(folder: Path) -> bool:
+    """Did dmq write `folder` for others? It has dmq's card, and no codes of dmq."""
+    try:
+        ours = TAGS in (folder / CARD).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        return False
+    return ours and not is_export(folder)
 
 
 def _dmq(folder: Path) -> bool:

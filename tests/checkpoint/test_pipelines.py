@@ -184,6 +184,30 @@ def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_impo
     assert run.stdout.split() == expected, run.stderr
 
 
+def test_a_view_has_a_card_and_may_be_pushed_other_folders_may_not(exported, tmp_path, monkeypatch):
+    folder, plan = exported
+    finish(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
+    finish(dmq.checkpoint.for_sdnq(folder, tmp_path / "sdnq"))
+    cards = {name: (tmp_path / name / "README.md").read_text() for name in ("plain", "sdnq")}
+    finish(dmq.checkpoint.for_sdnq(folder, tmp_path / "sdnq"))  # what dmq wrote, it may write again
+    for name, card in cards.items():
+        assert plan.coverage_line() in card and "The weights alone" in card and "dmq.checkpoint" not in card
+        assert ("pip install sdnq" in card) == (name == "sdnq")
+        taken = sum(x.nbytes for x in load_file(tmp_path / name / "unet" / WEIGHTS).values())
+        assert f"{taken:,} bytes of tensors" in card
+    sent = []
+    monkeypatch.setattr("dmq.checkpoint.views.push_folder", lambda *given: sent.append(given) or "there")
+    for place in (folder, tmp_path / "plain", tmp_path / "sdnq"):
+        assert dmq.checkpoint.push(place, "me/model", private=False) == "there"
+        assert sent.pop() == (place, "me/model", False)
+    (tmp_path / "plain" / "README.md").unlink()
+    with pytest.raises(DmqError, match="0 parts of the pipeline are quantized"):
+        dmq.checkpoint.push(tmp_path / "plain", "me/model")
+    with pytest.raises(DmqError, match="nothing was changed"):
+        finish(dmq.checkpoint.for_sdnq(folder, tmp_path / "plain"))
+    assert not sent
+
+
 def test_plain_numbers_of_another_precision_of_one_denoiser(sd, tmp_path):
     export(sd, plan_for(sd, "low rank"), tmp_path / "sd")
     finish(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain", "bfloat16"))
