@@ -28,7 +28,7 @@ def push_hindrance() -> str:
 def push(folder: str | Path, repository: str, *, private: bool = True) -> str:
     """Upload an exported `folder` with its card as `repository`, "owner/name"; returns its address.
 
-    Raises DmqError if it is no checkpoint of dmq, if nobody is logged in, or if the Hub refuses.
+    Raises DmqError if dmq did not export it, if nobody is logged in, or if the Hub refuses.
     """
     if why := push_hindrance():
         raise DmqError(why)
