@@ -1,6 +1,7 @@
 """Whole pipelines out and in again, shard by shard, as plain safetensors, and to the Hub."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -66,8 +67,6 @@ def test_no_place_of_this_machine_is_written(exported):
 
 
 def test_another_sampler_is_told(exported, tmp_path):
-    import shutil
-
     folder, _ = exported
     shutil.copytree(folder, tmp_path / "it")
     file = tmp_path / "it" / "scheduler" / "scheduler_config.json"
@@ -200,7 +199,11 @@ def test_a_view_has_a_card_and_may_be_pushed_other_folders_may_not(exported, tmp
     for place in (folder, tmp_path / "plain", tmp_path / "sdnq"):
         assert dmq.checkpoint.push(place, "me/model", private=False) == "there"
         assert sent.pop() == (place, "me/model", False)
-    (tmp_path / "plain" / "README.md").unlink()
+    shutil.copytree(folder, tmp_path / "damaged")
+    (tmp_path / "damaged" / "unet" / WEIGHTS).write_bytes(b"no tensors")
+    with pytest.raises(DmqError, match="unet"):
+        dmq.checkpoint.push(tmp_path / "damaged", "me/model")
+    (tmp_path / "plain" / "README.md").write_text("# Somebody's")
     with pytest.raises(DmqError, match="0 parts of the pipeline are quantized"):
         dmq.checkpoint.push(tmp_path / "plain", "me/model")
     with pytest.raises(DmqError, match="nothing was changed"):
