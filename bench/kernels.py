@@ -2,9 +2,9 @@
 
     python -m bench.kernels [--rounds 20]
 
-Products of M rows, K inputs and N outputs; convolutions of two pictures. Weights of few bits without codes of inputs
-are multiplied as floats: torch's own kernels for packed int4 and int8 weights are the alternative. `_int_mm` is what
-a GPU has. Times are the least of all rounds, in milliseconds; in brackets how many times as fast as float32.
+Products of M rows, K inputs and N outputs; convolutions of two pictures; attention of heads, tokens and width. Weights
+of few bits without codes of inputs are multiplied as floats: torch's own kernels for packed int4 and int8 weights are
+the alternative. `_int_mm` is what a GPU has. Times are the least of all rounds, in milliseconds; in brackets how many times as fast as the first of a line.
 """
 
 import argparse
@@ -14,12 +14,15 @@ from collections.abc import Callable
 
 import torch
 from torch.nn import functional as F
+from torch.nn.attention.flex_attention import flex_attention
 
+from dmq.runtime.attention import LANES, chunked
 from dmq.runtime.fused import codes_of
 
 
 LINEAR = ((2, 1280, 1280), (154, 768, 320), (512, 1280, 1280), (8192, 320, 320), (8192, 320, 2560))
 CONVS = ((128, 128, 16), (256, 256, 8), (320, 320, 64), (1280, 1280, 8))
+ATTENTION = ((16, 4096, 40), (16, 1024, 80))  # heads, queries and keys, width
 CODED = ((2, 256, 128), (2, 4096, 320), (2, 4096, 1280))
 GROUP = 64  # weights that share a scale in torch's int4 format
 
@@ -93,6 +96,28 @@ def coding(*shape: int) -> dict[str, Callable[[], object]]:
     }
 
 
+def attention(heads: int, length: int, width: int) -> dict[str, Callable[[], object]]:
+    query, key, value = (torch.randn(1, heads, length, width) for _ in range(3))
+    halves = [x.bfloat16() for x in (query, key, value)]
+    flexible = torch.compile(flex_attention, dynamic=False)
+    return {
+        "torch, float32": lambda: F.scaled_dot_product_attention(query, key, value),
+        "torch, bfloat16": lambda: F.scaled_dot_product_attention(*halves),
+        "flexible, compiled, bfloat16": lambda: flexible(*halves),
+        "in pieces": lambda: chunked(query, key, value),
+    }
+
+
+def sums(heads: int, length: int, width: int) -> dict[str, Callable[[], object]]:
+    """Sums of the scores of one head and their product with its values, as often as there are heads."""
+    scores, values = torch.rand(length, length).bfloat16(), torch.randn(length, width).bfloat16()
+    wide = torch.randn(length, (width // LANES + 1) * LANES).bfloat16()
+    return {
+        "apart": lambda: [(scores.sum(-1, True), torch.mm(scores, values)) for _ in range(heads)],
+        "a column of ones": lambda: [torch.mm(scores, wide) for _ in range(heads)],
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
@@ -104,6 +129,9 @@ def main() -> None:
         show(f"linear {m} x {k} x {n}", linear(m, k, n), rounds)
     for inputs, outputs, side in CONVS:
         show(f"conv {inputs}-{outputs}, {side} x {side}", convolution(inputs, outputs, side), rounds)
+    for shape in ATTENTION:
+        show("attention " + " x ".join(map(str, shape)), attention(*shape), rounds)
+        show("sums and values", sums(*shape), rounds)
     for shape in CODED:
         show("codes of " + " x ".join(map(str, shape)), coding(*shape), rounds)
 

@@ -99,8 +99,7 @@ def _(codes: QuantizedWeight) -> Form | None:
     if symmetric:
         weight = (q.to(torch.int16) - 128).to(torch.int8) if codes.bits == 8 else _packed(q, codes.bits)
         return Form({"weight": weight, "scale": scale}, _settings(f"int{codes.bits}", size, groups))
-    weight = q.to(torch.uint8).contiguous() if codes.bits == 8 else _packed(q, codes.bits)
-    tensors = {"weight": weight, "scale": scale, "zero_point": -scale * zero}
+    tensors = {"weight": _packed(q, codes.bits), "scale": scale, "zero_point": -scale * zero}
     return Form(tensors, _settings(f"uint{codes.bits}", size, groups))
 
 
@@ -119,10 +118,8 @@ def _looked_up(codes: WeightCodes, q: Tensor, values: Tensor) -> Form:
     """Codes that look up one of `values` [rows, 2**bits]."""
     outputs, _, *kernel = shape = codes.shape
     scale = values.expand(outputs, -1).reshape(outputs, -1, *[1] * len(kernel)).expand(-1, -1, *kernel).contiguous()
-    q = q.view(shape).to(torch.uint8)
-    weight = q.contiguous() if codes.bits == 8 else _packed(q, codes.bits)
     settings = _settings(f"uint{codes.bits}", -1, 1) | {"use_codebook": True}
-    return Form({"weight": weight, "scale": scale.float()}, settings)
+    return Form({"weight": _packed(q.view(shape), codes.bits), "scale": scale.float()}, settings)
 
 
 def _settings(dtype: str, size: int, groups: int) -> dict[str, Any]:
@@ -142,7 +139,9 @@ def _shared(x: Tensor, size: int) -> bool:
 
 
 def _packed(codes: Tensor, bits: int) -> Tensor:
-    """The bytes of codes: flat where a byte holds whole codes, otherwise [runs, bytes of a run]; see PLACES."""
+    """The bytes of codes: as they are at 8 bits, flat where a byte holds several, else [runs, bytes]; see PLACES."""
+    if bits == 8:
+        return codes.to(torch.uint8).contiguous()
     if bits not in PLACES:
         return pack(codes, bits)
     kept = RUN // 2 if bits == 6 else RUN
