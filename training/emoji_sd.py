@@ -9,7 +9,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
 
-from training import captions, compositions, pictures, vae, words
+from training import captions, compositions, held_out, pictures, vae, words
 from training.loop import Checkpoint, Schedule, train
 from training.noise import diffusion_loss
 from training.prompts import COMPOSITIONS
@@ -67,14 +67,19 @@ def new_scheduler() -> DDIMScheduler:
 
 
 class Lessons:
-    """Everything the text encoder and the U-Net learn from: pictures, captions, compositions and their latents."""
+    """Everything the text encoder and the U-Net learn from: pictures, captions, compositions and their latents.
+
+    Nothing of it is a held-out emoji, shows one as a part, or is called as one.
+    """
 
     def __init__(self, cache: Path):
-        self.pictures, names, texts = pictures.load(cache)
-        self.subjects = captions.describe(names, texts)
+        images, names, texts = pictures.load(cache)
+        trained = held_out.find_trained(names)
+        self.pictures = images[trained]
+        self.subjects = captions.describe([names[k] for k in trained], [texts[k] for k in trained])
         plain_names = [s.name for s in self.subjects]
         self.composed, self.composed_captions = compositions.compose(
-            self.pictures, plain_names, texts, COMPOSED_PICTURES, set(COMPOSITIONS)
+            self.pictures, plain_names, [texts[k] for k in trained], COMPOSED_PICTURES, {*COMPOSITIONS, *held_out.read()}
         )
         self.vocabulary = words.build_vocabulary(self.subjects, [*self.composed_captions, *COMPOSITIONS])
         self.tokenizer = words.build_tokenizer(self.vocabulary)
