@@ -79,8 +79,9 @@ class Lessons:
         self.subjects = captions.describe([names[k] for k in trained], [texts[k] for k in trained])
         plain_names = [s.name for s in self.subjects]
         self.composed, self.composed_captions = compositions.compose(
-            self.pictures, plain_names, [texts[k] for k in trained], COMPOSED_PICTURES, {*COMPOSITIONS, *held_out.read()}
-        )
+            self.pictures, plain_names, [texts[k] for k in trained], COMPOSED_PICTURES,
+            {*COMPOSITIONS, *held_out.read()},
+        )  # fmt: skip
         self.vocabulary = words.build_vocabulary(self.subjects, [*self.composed_captions, *COMPOSITIONS])
         self.tokenizer = words.build_tokenizer(self.vocabulary)
 

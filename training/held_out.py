@@ -1,4 +1,4 @@
-"""Which emoji emoji-sd and emoji-dit never see: 200 names, spread over Unicode's groups, in assets/prompts/held-out.txt.
+"""Which emoji emoji-sd and emoji-dit never see: 200 names over Unicode's groups, in assets/prompts/held-out.txt.
 
 Evaluation needs names that no part of a model was trained on (docs/methods.md). The file is the truth, so that a newer
 font or CLDR does not change what "unseen" means; `choose` says how it was made.
@@ -63,7 +63,8 @@ def find_candidates(images: np.ndarray, names: list[str], texts: list[str]) -> l
     for number, subject in enumerate(subjects):
         for text in {subject.name, subject.short_name, *subject.keywords}:
             said.setdefault(text, set()).add(number)
-    shipped = {line.strip() for file in ("default.txt", "names.txt") for line in (PROMPTS / file).open(encoding="utf-8")}
+    files = [(PROMPTS / file).read_text("utf-8") for file in ("default.txt", "names.txt")]
+    shipped = {line.strip() for text in files for line in text.splitlines()}
     composed = {word for prompt in COMPOSITIONS for word in prompt.split()}
     twins = find_twins(images)
     return [
