@@ -132,7 +132,7 @@ def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
 
 
 def serve(given: argparse.Namespace) -> None:
-    from app import launch
+    from pages.app import launch
 
     launch(server_name=given.host, server_port=given.port)
 

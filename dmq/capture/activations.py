@@ -4,7 +4,6 @@ import json
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,6 +19,7 @@ from ..models.running import own_prompts
 from ..models.stepping import stepping
 from ..numerics.mergeable import BINS, coarsen
 from ..numerics.mergeable import merge as merge_counts
+from ..places import ASSETS
 from ..recipe import Calibration, Sampling
 from ..results import ActivationStats, Site, Trajectory
 from .recorder import Recorder, _cut
@@ -27,7 +27,7 @@ from .trajectories import TrajectoryRecorder
 from .watching import watching
 
 
-PROMPTS = Path(__file__).resolve().parents[2] / "assets" / "prompts" / "default.txt"
+PROMPTS = ASSETS / "prompts" / "default.txt"
 SUBSET = 256  # histogram elements of a site in each row of a denoiser call
 
 
@@ -125,7 +125,7 @@ def calibration_pictures(loaded: Loaded, calibration: Calibration) -> list[tuple
     if not loaded.info.prompted:
         return [("", seed) for seed in seeds]
     prompts = calibration.prompts or own_prompts(loaded.pipe)
-    prompts = prompts or tuple(filter(None, map(str.strip, PROMPTS.read_text().splitlines())))
+    prompts = prompts or tuple(filter(None, map(str.strip, PROMPTS.read_text("utf-8").splitlines())))
     return [(prompts[n % len(prompts)], seed) for n, seed in enumerate(seeds)]
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from ..errors import DmqError
 from ..numerics.threads import one_thread
+from ..places import ASSETS
 from ..recipe import Sampling
 from ..results import ModelInfo
 from .adapter import AbstractAdapter
@@ -38,7 +39,7 @@ from .survey import fingerprint, macs
 from .unet import UNetAdapter
 
 
-MODELS = Path(__file__).resolve().parents[2] / "assets" / "models"
+MODELS = ASSETS / "models"
 # The first that matches is used.
 ADAPTERS: tuple[AbstractAdapter, ...] = (
     UNetAdapter(), DiTAdapter(), ClassDiTAdapter(), MMDiTAdapter(), GenericAdapter(),

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import DmqError
+from ..places import ASSETS as ASSETS  # the other files of this room look it up here
 
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
 RESERVED = ("captures", "searches", "roundings", "trajectories", "tables", "exports")  # folders beside the runs
 

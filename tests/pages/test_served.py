@@ -7,8 +7,8 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 
-import app
 from dmq import jsonio, stages
+from pages import app
 from pages.shell import Blocks, Shared, takes_turns
 from pages.widgets.partition_strip import checked
 

@@ -1,0 +1,116 @@
+"""The app: one workbench with a tab for each thing to do; `dmq serve`, or `python app.py` in a checkout."""
+
+import os
+import threading
+from dataclasses import fields, replace
+from typing import Any
+
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
+
+import gradio as gr
+
+from dmq import jsonio, stages
+from dmq.errors import DmqError
+from dmq.runs import ASSETS
+
+from . import (
+    activations,
+    api,
+    benchmark,
+    capturing,
+    compare,
+    layers,
+    links,
+    over_time,
+    reconstruct,
+    sidebar,
+    start,
+    take_away,
+    temporal,
+    time_groups,
+)
+from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
+
+
+PAGES = {
+    "Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Temporal": temporal.tab,
+    "Layers": layers.tab, "Reconstruct": reconstruct.tab, "Over time": over_time.tab, "Benchmark": benchmark.tab,
+    "Compare": compare.tab, "Take away": take_away.tab,
+}  # fmt: skip
+TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
+THEME = gr.themes.Default(
+    primary_hue="indigo", neutral_hue="slate", radius_size="md", spacing_size="md", text_size="md",
+    font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"),
+)  # fmt: skip
+# Gradio confines `css_paths` to its <main>; this is for the page around it.
+PAGE_STYLE = (ASSETS / "web" / "page.css").read_text("utf-8")
+QUEUE = 1000  # events that wait: a page that opens sends about ten, and what finds no place is lost without a word
+FOLD = "() => { if (innerWidth < 769) document.querySelector('.sidebar.open .toggle-button')?.click(); }"
+
+
+def opened(request: gr.Request) -> dict[str, Any]:
+    """The link that was opened, as far as it can be read."""
+    recipe, tab, wrong = links.parsed(request.query_params, list(TABS))
+    if wrong:
+        gr.Warning(wrong)
+    return {"linked": (jsonio.dumps(recipe), tab)}
+
+
+def entered(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
+    """Model, recipe and tab of the link; a tab that a visitor chose while the page was loading stays open."""
+    text, tab = linked
+    first = next(iter(TABS))
+    chosen = set_outside(jsonio.loads(text))
+    if open_tab not in ("", first) or tab == first:
+        return chosen | {"open_tab": open_tab or first}
+    return chosen | {"open_tab": tab, "tabs": gr.Tabs(selected=tab)}
+
+
+def wanted_tab(wanted: str) -> dict[str, Any]:
+    """The tab that another one asks to open."""
+    return {"tabs": gr.Tabs(selected=wanted.partition(" ")[0])}
+
+
+def build() -> gr.Blocks:
+    """The whole app; it loads no model."""
+    with Blocks(title="dmq", fill_width=True, delete_cache=(3600, 3600)) as app:
+        shared = Shared(*(gr.State("") for _ in fields(Shared)))
+        sidebar.build(shared)
+        # Not in their tabs: there the browser takes the first answer about a state, even "as it was", for a change.
+        turns = {key: gr.State("") for key in TABS}
+        made = {}
+        with gr.Tabs(overflow_behavior="wrap") as tabs:
+            for key, name in TABS.items():
+                with gr.Tab(name, id=key) as made[key]:
+                    PAGES[name](replace(shared, turn=turns[key]))
+        takes_turns(shared, made, turns)
+        capturing.build(shared)
+        api.build()
+        linked = gr.State(None)
+        state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
+        # Two events, since the second one sees which tab was clicked before the first one has answered.
+        follows(on(app.load, opened, [], {"linked": linked}), entered, [linked, shared.open_tab], state, **ONE_BY_ONE)
+        on(shared.wanted.change, wanted_tab, [shared.wanted], {"tabs": tabs})
+        app.load(None, js=FOLD)
+    return app
+
+
+def warm() -> None:
+    """Load the model that a new visitor sees first, and what its errors stand on."""
+    try:
+        stages.info(links.OPENING.model)
+        if stages.captured(links.OPENING):
+            stages.plan(links.OPENING)
+    except DmqError as error:
+        print(error)
+
+
+def launch(**settings: Any) -> None:
+    """Serve the app until it is stopped; `settings` go to Gradio, such as `server_port`."""
+    threading.Thread(target=warm, daemon=True).start()
+    build().queue(max_size=QUEUE, default_concurrency_limit=4).launch(
+        theme=THEME, css_paths=ASSETS / "web" / "app.css", head=f"<style>{PAGE_STYLE}</style>",
+        enable_monitoring=False, run_history=False, ssr_mode=False, footer_links=["api"], state_session_capacity=50,
+        max_file_size="1mb", **settings,
+    )  # fmt: skip
