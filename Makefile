@@ -40,11 +40,11 @@ lint: .venv/dev.done
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dmq needs Python 3.11 or newer; try make PYTHON=python3.12')"
 	$(PYTHON) -m venv .venv
 
-.venv/run.done: requirements.txt pyproject.toml | .venv/bin/python
+.venv/run.done: requirements.txt pyproject.toml setup.py | .venv/bin/python
 	tools/install.sh requirements.txt
 	touch $@
 
-.venv/dev.done: requirements.txt requirements-dev.txt pyproject.toml | .venv/bin/python
+.venv/dev.done: requirements.txt requirements-dev.txt pyproject.toml setup.py | .venv/bin/python
 	tools/install.sh requirements-dev.txt
 	touch .venv/run.done $@
 
