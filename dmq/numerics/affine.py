@@ -26,12 +26,12 @@ def grid(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> tupl
     """
     low, high = low.clamp(max=0), high.clamp(min=0)  # zero must be exact, or padding drifts
     if symmetric:
-        half = 2 ** (torch.as_tensor(bits) - 1)
+        half = 2 ** (bits - 1)
         scale = (torch.maximum(-low, high) / (half - 1)).clamp(min=SMALLEST_SCALE)
-        return scale, half.to(scale.dtype).expand_as(scale)
-    top = 2 ** torch.as_tensor(bits) - 1
+        return scale, torch.zeros_like(scale) + half
+    top = 2**bits - 1
     scale = ((high - low) / top).clamp(min=SMALLEST_SCALE)
-    return scale, torch.minimum((-low / scale).round(), top.to(scale.dtype))
+    return scale, (-low / scale).round().clamp(max=top)
 
 
 def quantize(x: Tensor, scale: Tensor, zero: Tensor | float, bits: int) -> Tensor:

@@ -18,12 +18,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .devices import chunk_size
+
 
 QUANTILES = 128  # of a row that its density is estimated from
 SPANS = (2.0, 1.0, 0.2)  # of the windows, as parts of the width of a cluster, one after another
 PLACES = 8  # of a border on either side of where it is
-ROWS = 256  # windows are looked at in so many rows at a time: tables of 0.3 MB, which stay in the cache
-CHUNK = 2**22  # values sorted at a time: 16 MB, and as prefix sums twice that
+ROWS = 256  # windows are looked at in so many rows at a time on a CPU: tables of 0.3 MB, which stay in the cache
+CHUNK = 2**22  # values sorted at a time there: 16 MB, and as prefix sums twice that
 COMPARED = 32  # up to so many centroids, comparing with all borders is faster than searching among them
 
 
@@ -42,7 +44,10 @@ def kmeans(rows: Tensor, k: int, iterations: int, start: Tensor | None = None) -
     if not 1 <= k <= 256:
         raise ValueError(f"k must be 1 to 256, got {k}")
     rows = rows.detach().float()
-    size = max(1, min(ROWS, CHUNK // rows.shape[1]))
+    if rows.device.type == "mps":  # has no float64
+        found = kmeans(rows.cpu(), k, iterations, None if start is None else start.cpu())
+        return tuple(part.to(rows.device) for part in found)
+    size = max(1, min(_rows_at_once(rows.device), chunk_size(rows.device, CHUNK) // rows.shape[1]))
     parts = rows.split(size)
     starts = [None] * len(parts) if start is None else start.to(rows).expand(len(rows), k).split(size)
     centroids = torch.cat([_fitted(part, k, iterations, at) for part, at in zip(parts, starts, strict=True)])
@@ -55,7 +60,8 @@ def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
     if centroids.shape[1] > COMPARED:
         return torch.searchsorted(borders, rows.contiguous(), out_int32=True).to(torch.uint8)
     codes = torch.zeros_like(rows, dtype=torch.uint8)
-    for own, x, border in zip(codes.split(ROWS), rows.split(ROWS), borders.split(ROWS), strict=True):
+    size = _rows_at_once(rows.device)
+    for own, x, border in zip(codes.split(size), rows.split(size), borders.split(size), strict=True):
         for column in border.T:
             own += x > column[:, None]
     return codes
@@ -64,6 +70,10 @@ def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
 def looked_up(codes: Tensor, centroids: Tensor) -> Tensor:
     """The values [R, n] that `codes` [R, n] stand for among `centroids` [R, k]."""
     return centroids.gather(1, codes.long())
+
+
+def _rows_at_once(device: torch.device) -> int:
+    return ROWS * (chunk_size(device) // chunk_size(torch.device("cpu")))
 
 
 def _fitted(rows: Tensor, k: int, iterations: int, start: Tensor | None) -> Tensor:

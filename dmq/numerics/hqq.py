@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from .affine import dequantize, fake_quantize
+from .devices import chunk_size
 from .ranges import stored_grid
 from .tables import stored, stored_scale
 
@@ -11,7 +12,6 @@ from .tables import stored, stored_scale
 NORM = 0.7  # the exponent of the error that zero points are made for
 BETA, GROWTH = 10.0, 1.01  # of the penalty, at the start and from step to step
 FAR = 2.0**15  # zero points are smaller than this, so that half precision holds them
-CHUNK = 2**18  # values looked at together: 1 MB in float32, which stays in the cache
 
 
 def half_quadratic(rows: Tensor, bits: int, iterations: int, table: int = 32) -> tuple[Tensor, Tensor]:
@@ -22,7 +22,7 @@ def half_quadratic(rows: Tensor, bits: int, iterations: int, table: int = 32) ->
     smallest to largest value are two: with and without 0.0 as one of their values. Both numbers are rounded to
     `table` bits before they are compared. Shapes: `rows` [R, n] to two tensors [R]. Source: neighbours, "HQQ".
     """
-    blocks = rows.split(max(1, CHUNK // rows.shape[1]))
+    blocks = rows.split(max(1, chunk_size(rows.device) // rows.shape[1]))
     scale, zero = zip(*(_half_quadratic(block, bits, iterations, table) for block in blocks), strict=True)
     return torch.cat(scale), torch.cat(zero)
 

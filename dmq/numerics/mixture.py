@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from .affine import grid
-
-
-CHUNK = 2**18  # values of all grids looked at together: 1 MB in float32, which stays in the cache
+from .devices import chunk_size
 
 
 class Grids(NamedTuple):
@@ -28,7 +26,7 @@ def grids(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> Gri
 
     Shapes: `low` and `high` alike, `bits` broadcasts against them. Units: those of `low`.
     """
-    top = 2.0 ** torch.as_tensor(bits) - 1
+    top = 2.0**bits - 1
     with torch.no_grad():
         scale, zero = grid(low, high, bits, symmetric)
         ends = -zero * scale, (top - zero) * scale
@@ -97,4 +95,4 @@ class _Mixture(torch.autograd.Function):
 
 
 def _piece(scale: Tensor) -> int:
-    return max(1, CHUNK // len(scale))
+    return max(1, chunk_size(scale.device) // len(scale))

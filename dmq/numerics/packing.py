@@ -11,8 +11,10 @@ codes take ceil(count * bits / 8) bytes; bits that belong to no code are 0.
 import torch
 from torch import Tensor
 
+from .devices import chunk_size
 
-CHUNK = 2**20  # codes worked on together, a multiple of 8: 8 MB as 64-bit numbers
+
+CHUNK = 2**20  # codes worked on together on a CPU, a multiple of 8: 8 MB as 64-bit numbers
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
@@ -31,7 +33,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if bits > 8:
         flat = flat.to(torch.int32)
         return torch.cat([(flat & 255).to(torch.uint8), pack(flat >> 8, bits - 8)])
-    parts = [_packed(part, bits) for part in flat.split(CHUNK)]
+    parts = [_packed(part, bits) for part in flat.split(chunk_size(flat.device, CHUNK))]
     return torch.cat(parts) if parts else flat.to(torch.uint8)
 
 
@@ -51,7 +53,8 @@ def unpack(data: Tensor, bits: int, count: int) -> Tensor:
     if bits == 8:
         return data.clone()
     codes = torch.empty(count, dtype=torch.uint8, device=data.device)
-    for own, part in zip(codes.split(CHUNK), data.split(CHUNK * bits // 8), strict=True):
+    size = chunk_size(data.device, CHUNK)
+    for own, part in zip(codes.split(size), data.split(size * bits // 8), strict=True):
         own.copy_(_unpacked(part, bits)[: len(own)])
     return codes
 

@@ -10,11 +10,11 @@ A code of b bits is a sign and a level of b - 1 bits:
 import torch
 from torch import Tensor
 
+from .devices import chunk_size
 from .tables import stored_scale
 
 
 TRIED = 16  # scales in each of two octaves
-CHUNK = 2**18  # values looked at together: 1 MB in float32, which stays in the cache
 
 
 def shift_codes(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
@@ -27,7 +27,7 @@ def shift_codes(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
     part, exponent = torch.frexp(rows.abs() / scale)  # |x| / scale = part * 2**exponent, part in [0.5, 1)
     level = (2 - exponent - (part >= 0.75).int()).clamp(1, levels)
     # Below half of the smallest value, which may be too small for float32, zero is nearer.
-    level = level.where((rows.abs() >= torch.ldexp(scale, torch.tensor(-levels))) & (rows != 0), 0)
+    level = level.where((rows.abs() >= torch.ldexp(scale, torch.full_like(scale, -levels))) & (rows != 0), 0)
     return level + ((rows < 0) & (level > 0)) * (levels + 1)
 
 
@@ -45,7 +45,8 @@ def power_of_two_scale(rows: Tensor, bits: int, table: int = 32) -> Tensor:
     Tried are the largest value and parts of it down to a quarter, evenly in the logarithm, and a little above; the
     best of them is then fitted by least squares to the powers that were chosen. Rounded to `table` bits.
     """
-    return torch.cat([_scale(block, bits, table) for block in rows.split(max(1, CHUNK // rows.shape[1]))])
+    blocks = rows.split(max(1, chunk_size(rows.device) // rows.shape[1]))
+    return torch.cat([_scale(block, bits, table) for block in blocks])
 
 
 def _scale(rows: Tensor, bits: int, table: int) -> Tensor:

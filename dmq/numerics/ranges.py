@@ -13,10 +13,8 @@ from torch import Tensor
 
 from ..recipe import MinMax, MseSearch, Percentile
 from .affine import fake_quantize, grid
+from .devices import chunk_size
 from .tables import stored_scale
-
-
-CHUNK = 2**18  # elements looked at together: 1 MB in float32, which stays in the cache
 
 
 @singledispatch
@@ -51,7 +49,7 @@ def mse_search(spec: MseSearch, rows: Tensor, bits: int, symmetric: bool) -> tup
     A symmetric range shrinks as a whole. Of an asymmetric one, half of the candidates shrink both ends alike, and the
     other half then move one end while the other stays: one outlier should not cost both sides.
     """
-    blocks = rows.split(max(1, CHUNK // rows.shape[1]))
+    blocks = rows.split(max(1, chunk_size(rows.device) // rows.shape[1]))
     found = [_search(block, spec.candidates, bits, symmetric) for block in blocks]
     low, high = zip(*found, strict=True)
     return torch.cat(low), torch.cat(high)
@@ -60,7 +58,7 @@ def mse_search(spec: MseSearch, rows: Tensor, bits: int, symmetric: bool) -> tup
 def squared_error(rows: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Tensor:
     """The sum over each row of (x - x_hat)^2 on the grid that covers low..high. Shapes: [R, n], [R], [R] to [R]."""
     scale, zero = grid(low[:, None], high[:, None], bits, symmetric)
-    parts = rows.split(max(1, CHUNK // len(rows)), dim=1)
+    parts = rows.split(max(1, chunk_size(rows.device) // len(rows)), dim=1)
     return sum((fake_quantize(part, scale, zero, bits) - part).square_().sum(1) for part in parts)
 
 
@@ -73,7 +71,7 @@ def power_search(
     `table` bits before they are compared. Shapes: `rows` [R, n] to two tensors [R], zero points being whole numbers.
     Source: qua2sedimo, "Search space" (UAQ).
     """
-    blocks = rows.split(max(1, CHUNK // rows.shape[1]))
+    blocks = rows.split(max(1, chunk_size(rows.device) // rows.shape[1]))
     found = [_power_search(block, bits, power, candidates, table) for block in blocks]
     scale, zero = zip(*found, strict=True)
     return torch.cat(scale), torch.cat(zero)

@@ -1,9 +1,14 @@
 """How many threads torch uses, for the duration of a block."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any
 
 import torch
+from torch import Tensor
+
+
+LARGE = 2**24  # numbers in what is worked with, from which on single operations are worth several threads
 
 
 @contextmanager
@@ -19,3 +24,16 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def few_threads(tensors: Iterable[Tensor]) -> Any:
+    """`one_thread` for work on these tensors (a model's parameters), if it consists of small operations on the CPU.
+
+    That is so unless they are large together, or on another device, where threads are not what computes.
+    """
+    size = 0
+    for x in tensors:
+        size += x.numel()
+        if size >= LARGE or x.device.type not in ("cpu", "meta"):
+            return nullcontext()
+    return one_thread()

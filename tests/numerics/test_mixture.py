@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from dmq.numerics.affine import fake_quantize, grid, range_quantize
-from dmq.numerics.mixture import CHUNK, grids, mixture
+from dmq.numerics.devices import CACHED
+from dmq.numerics.mixture import grids, mixture
 
 
 GROUPS = 3
@@ -37,7 +38,7 @@ def test_one_hot_weights_give_that_quantizer_bit_for_bit(chosen):
     assert torch.equal(mixture(x, torch.eye(GROUPS)[chosen], made, 4), expected)
 
 
-@pytest.mark.parametrize("size", [60, CHUNK], ids=["small", "in pieces"])
+@pytest.mark.parametrize("size", [60, CACHED], ids=["small", "in pieces"])
 def test_values_and_gradients_equal_the_definition(size):
     """sum_g weights[g] * range_quantize(x, low_g, high_g), differentiated by autograd."""
     quantizers = grids(LOW, HIGH, 4, False)

@@ -74,6 +74,6 @@ def test_rows_do_not_know_each_other(rows, spec, symmetric, monkeypatch):
     low, high = find_range(spec, rows, 4, symmetric)
     alone = [find_range(spec, row[None], 4, symmetric) for row in rows]
     assert torch.equal(low, torch.cat([a for a, _ in alone])) and torch.equal(high, torch.cat([b for _, b in alone]))
-    monkeypatch.setattr(ranges, "CHUNK", 64)
+    monkeypatch.setattr(ranges, "chunk_size", lambda device: 64)
     chunked_low, chunked_high = find_range(spec, rows, 4, symmetric)
     assert torch.allclose(chunked_low, low, rtol=0.1) and torch.allclose(chunked_high, high, rtol=0.1)
