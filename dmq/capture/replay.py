@@ -12,6 +12,10 @@ from ..numerics.threads import one_thread
 from ..results import Trajectory
 
 
+# Arguments that diffusers gives in float32 to models of any precision: positions, whose digits matter.
+EXACT = frozenset({"image_rotary_emb", "img_ids", "txt_ids", "time_ids", "guidance"})
+
+
 def pictures_in(trajectory: Trajectory, n: int) -> int:
     """How many pictures call n draws: with guidance, each has two rows."""
     half = trajectory.half[n]
@@ -25,20 +29,29 @@ def rows_of(trajectory: Trajectory, n: int, pictures: Sequence[int] | None) -> n
 
 
 def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -> Tensor:
-    """What `model` answers to those rows of call n, float32 (rows, ...)."""
-    device = next(model.parameters()).device
+    """What `model` answers to those rows of call n, float32 (rows, ...).
+
+    Calls are kept in float32 whatever they were made in; here they are as precise as the model.
+    """
+    device, dtype = next(model.parameters()).device, _dtype_of(model)
     total = len(trajectory.half[n])
 
-    def given(x: np.ndarray) -> Tensor:
-        return torch.from_numpy(x[rows] if x.shape[:1] == (total,) else x).to(device)
+    def given(x: np.ndarray, name: str) -> Tensor:
+        tensor = torch.from_numpy(x[rows] if x.shape[:1] == (total,) else x).to(device)
+        return tensor.to(dtype) if tensor.is_floating_point() and not EXACT & set(name.split(".")) else tensor
 
-    flat = {name: given(trajectory.conditioning[key]) for name, key in trajectory.arguments[n].items()}
+    flat = {name: given(trajectory.conditioning[key], name) for name, key in trajectory.arguments[n].items()}
     known = inspect.signature(model.forward).parameters
     sample = "sample" if "sample" in known else "hidden_states"
     # A tensor keeps a float t, which some denoisers would round if it came as a number.
     t = torch.tensor([trajectory.timesteps[trajectory.step[n]]] * len(rows), device=device)
-    answer = model(**{sample: given(trajectory.inputs[n]), "timestep": t, **_nested(flat)})
+    answer = model(**{sample: given(trajectory.inputs[n], sample), "timestep": t, **_nested(flat)})
     return (answer if isinstance(answer, Tensor) else answer[0]).float()
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """The precision of a denoiser: that of its first weight in floating point."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def wanted(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -> Tensor:

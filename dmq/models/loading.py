@@ -6,12 +6,13 @@ every run has a scheduler of its own.
 
 import difflib
 import functools
+import gc
 import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +29,22 @@ from ..places import ASSETS
 from ..recipe import Sampling
 from ..results import ModelInfo
 from .adapter import AbstractAdapter
+from .borrow import borrow
 from .checks import PICKLES, check_folder, refuse_caches
 from .dit import ClassDiTAdapter, DiTAdapter
+from .finite import finite_steps
 from .generic import GenericAdapter
+from .memory import OutOfMemory, release_memory
 from .mmdit import MMDiTAdapter
+from .noise import one_noise
+from .offload import offloaded
+from .placement import HALF, Place, Placement, chosen, resolve, stored_dtype
 from .running import arguments, private, prompted
 from .scheduling import SchedulerCall
 from .stepping import OnStep
 from .survey import fingerprint, macs
 from .unet import UNetAdapter
+from .weights_on_disk import count_weights
 
 
 MODELS = ASSETS / "models"
@@ -48,18 +56,19 @@ CACHED = 3  # pipelines kept in memory
 # What diffusers and transformers raise for files that are missing, broken or of another kind.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
 
-_cache: OrderedDict[str, "Loaded"] = OrderedDict()
+_cache: OrderedDict[tuple[str, Placement], "Loaded"] = OrderedDict()
 _lock = threading.Lock()  # of the cache
 LOADING = threading.Lock()  # transformers and diffusers patch torch while they load, so one at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A pipeline in float32 that nobody changes, its adapter, and what there is to know about it."""
+    """A pipeline that nobody changes, its adapter, what there is to know about it, and where it runs."""
 
     pipe: DiffusionPipeline
     adapter: AbstractAdapter
     info: ModelInfo
+    place: Place = field(default_factory=Place)
 
     @property
     def component(self) -> str:
@@ -78,27 +87,41 @@ def embedded() -> tuple[str, ...]:
 def load(name: str) -> Loaded:
     """The pipeline `name`: an embedded model, a folder, or a Hub id "owner/name". Cached, quiet, safe in threads.
 
-    Raises DmqError for an unknown name, a folder that is no pipeline, pickled weights, code, or no network.
+    It lies where `placement.chosen()` says. Raises DmqError for an unknown name, a folder that is no pipeline, pickled
+    weights, code, no network, a device that is not there, and a model that does not fit.
     """
-    if (loaded := _cached(name)) is not None:
+    key = name, chosen()
+    if (loaded := _cached(key)) is not None:
         return loaded
     with LOADING:
-        if (loaded := _cached(name)) is None:  # else somebody loaded it while we waited
+        if (loaded := _cached(key)) is None:  # else somebody loaded it while we waited
             source = _source(name)
+            _forget(key[1])
             with one_thread():  # see stepping: threads of torch belong to the run
-                loaded = describe(name, _open(name, source))
+                loaded = describe(name, *_open(name, source, key[1]))
             with _lock:
-                _cache[name] = loaded
+                _cache[key] = loaded
                 while len(_cache) > CACHED:
                     _cache.popitem(last=False)
     return loaded
 
 
-def _cached(name: str) -> Loaded | None:
+def _cached(key: tuple[str, Placement]) -> Loaded | None:
     with _lock:
-        if name in _cache:
-            _cache.move_to_end(name)
-        return _cache.get(name)
+        if key in _cache:
+            _cache.move_to_end(key)
+        return _cache.get(key)
+
+
+def _forget(placement: Placement) -> None:
+    """Let go of pipelines that lie elsewhere: a model is never held on two devices, or in two dtypes."""
+    with _lock:
+        others = [key for key in _cache if key[1] != placement]
+        for key in others:
+            del _cache[key]
+    if others:
+        gc.collect()
+        release_memory()
 
 
 def _source(name: str) -> str | Path:
@@ -120,13 +143,34 @@ def _source(name: str) -> str | Path:
     raise DmqError(f"{name!r} is no model that ships ({shipped}), no folder and no Hub id owner/name.{meant}")
 
 
-def _open(name: str, source: str | Path) -> DiffusionPipeline:
+def _open(name: str, source: str | Path, placement: Placement) -> tuple[DiffusionPipeline, Place]:
+    """The pipeline on its device. Each part is read in its dtype and moved, so that no weight is held twice."""
     try:
         with quiet():
-            pipe = DiffusionPipeline.from_pretrained(str(source), use_safetensors=True, dtype=torch.float32)
+            folder = source if isinstance(source, Path) else Path(_fetch(source))
+            weights = count_weights(folder)
+            place = resolve(placement, weights, name)
+            kept = stored_dtype(weights) if place.dtype in HALF else place.dtype
+            pipe = DiffusionPipeline.from_pretrained(
+                str(folder), use_safetensors=True, dtype=getattr(torch, kept)
+            )
+            if kept != place.dtype:  # the weights are known by what is in the file, not by what is left of it
+                denoiser = pipe.components.get("transformer") or pipe.components.get("unet")
+                if denoiser is not None:
+                    denoiser.known_fingerprint = fingerprint(denoiser)
+            pipe.to(place.resident, place.torch_dtype)
+    except torch.OutOfMemoryError as error:
+        raise DmqError(f"{name}: {placement.device} ran out of memory while loading; try --offload group.") from error
+    except DmqError:
+        raise
     except UNREADABLE as error:
         raise unreadable(name, source, error, "pipeline") from error
-    return pipe
+    return pipe, place
+
+
+def _fetch(name: str) -> str:
+    """The folder of a Hub id, downloaded unless it is there already."""
+    return DiffusionPipeline.download(name, use_safetensors=True)
 
 
 def unreadable(name: str, source: str | Path, error: Exception, what: str) -> DmqError:
@@ -139,7 +183,7 @@ def unreadable(name: str, source: str | Path, error: Exception, what: str) -> Dm
     )
 
 
-def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
+def describe(name: str, pipe: DiffusionPipeline, place: Place | None = None) -> Loaded:
     """`pipe` as a `Loaded`: made read-only, its adapter chosen, its layers listed. DmqError if no adapter fits."""
     pipe.set_progress_bar_config(disable=True)
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
@@ -168,7 +212,13 @@ def describe(name: str, pipe: DiffusionPipeline) -> Loaded:
         temporal=adapter.temporal(denoiser),
         splits=adapter.splits(denoiser),
     )
-    return Loaded(pipe=pipe, adapter=adapter, info=info)
+    return Loaded(pipe=pipe, adapter=adapter, info=info, place=place or _place_of(denoiser))
+
+
+def _place_of(denoiser: nn.Module) -> Place:
+    """Where a denoiser is that was not loaded by name."""
+    first = next(denoiser.parameters())
+    return Place(str(first.device), str(first.dtype).removeprefix("torch."))
 
 
 def _size(pipe: DiffusionPipeline, denoiser: nn.Module) -> tuple[int, int]:
@@ -203,17 +253,29 @@ def sample(
 
     A seed gives the same noise in any batch. `pipe` itself is not changed, so several may sample with it at once.
     `on_step(i, t, latents)` is called after each scheduler step, `on_output(call)` before it with
-    what the scheduler is given; what they raise ends the run and comes out here.
+    what the scheduler is given; what they raise ends the run and comes out here. Raises OutOfMemory where the device
+    has too little, and DmqError where half precision gives no numbers: it names layer and step.
     """
     own = private(pipe)
-    if on_step is not None or on_output is not None:
-        _report_steps(own.scheduler, on_step, on_output)
-    call = arguments(own, prompts, seeds, sampling)
-    latent = not decoded and own.components.get("vae") is not None
+    with ExitStack() as around:
+        checked = around.enter_context(finite_steps(getattr(own, loaded.component), loaded.place, on_step))
+        if checked is not None or on_output is not None:
+            _report_steps(own.scheduler, checked, on_output)
+        call = arguments(own, prompts, seeds, sampling)
+        around.enter_context(offloaded(own, loaded.place))
+        around.enter_context(one_noise(loaded.place.torch_dtype))
+        return _run(own, loaded, call, decoded)
+
+
+def _run(pipe: DiffusionPipeline, loaded: Loaded, call: dict[str, Any], decoded: bool) -> list[np.ndarray]:
+    latent = not decoded and pipe.components.get("vae") is not None
+    sampling, rows = call["num_inference_steps"], len(call["generator"])
     try:
-        pictures = own(**call, output_type="latent" if latent else "np").images
+        pictures = pipe(**call, output_type="latent" if latent else "np").images
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory.at(loaded.place, loaded.info.name, rows) from error
     except IndexError as error:  # schedulers read past the end of their tables
-        why = f"{type(own.scheduler).__name__} cannot make {sampling.steps} steps ({error})"
+        why = f"{type(pipe.scheduler).__name__} cannot make {sampling} steps ({error})"
         raise DmqError(f"{loaded.info.name}: {why}. Use fewer steps.") from error
     return _to_bytes(pictures) if decoded else []
 
@@ -235,9 +297,17 @@ def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
         if latents.ndim != 4:
             return []
         shift = vae.config.get("shift_factor") or 0.0
+        vae = _decoder(vae)
+        if loaded.place.offload == "none":
+            latents = latents.to(vae.device)
         with torch.no_grad():
-            pictures = vae.decode(latents / vae.config.scaling_factor + shift).sample
-    return _to_bytes((pictures / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+            pictures = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype)).sample
+    return _to_bytes((pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+
+
+def _decoder(vae: nn.Module) -> nn.Module:
+    """`vae`, in float32 where its configuration says that float16 overflows in it; as pipelines do at their end."""
+    return borrow(vae).float() if vae.dtype == torch.float16 and vae.config.get("force_upcast") else vae
 
 
 def _report_steps(scheduler: Any, on_step: OnStep | None, on_output: Callable[[SchedulerCall], None] | None) -> None:

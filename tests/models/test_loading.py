@@ -53,12 +53,12 @@ def test_a_folder_is_loaded_once_even_by_many_at_a_time(folder, capfd):
 
 def test_the_cache_forgets_what_was_used_longest_ago(folder, monkeypatch):
     monkeypatch.setattr(loading, "_cache", type(loading._cache)())
-    monkeypatch.setattr(loading, "_open", lambda name, source: None)
+    monkeypatch.setattr(loading, "_open", lambda name, source, placement: (None, None))
     monkeypatch.setattr(loading, "_source", lambda name: name)
-    monkeypatch.setattr(loading, "describe", lambda name, pipe: name)
+    monkeypatch.setattr(loading, "describe", lambda name, pipe, place: name)
     for name in ("a", "b", "c", "a", "d"):
         load(name)
-    assert list(loading._cache) == ["c", "a", "d"]
+    assert [name for name, _ in loading._cache] == ["c", "a", "d"]
 
 
 def test_a_model_is_described(sd, ddpm):
@@ -224,7 +224,7 @@ def test_a_hub_id_without_network_gives_one_line(monkeypatch):
     def offline(*args, **kwargs):
         raise OSError("We couldn't connect to 'https://huggingface.co'. Try later.\nMore.")
 
-    monkeypatch.setattr(loading.DiffusionPipeline, "from_pretrained", offline)
+    monkeypatch.setattr(loading.DiffusionPipeline, "download", offline)
     with pytest.raises(DmqError, match=r"owner/name: cannot be fetched .*Check name and network") as caught:
         load("owner/name")
     assert "\n" not in str(caught.value)

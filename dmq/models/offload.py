@@ -1,0 +1,56 @@
+"""Weights that lie on the CPU and visit the GPU while a pipeline runs: diffusers' own ways, put on and taken off.
+
+Nobody may change a loaded model, and these ways move its weights about. So they hold for one run: afterwards every
+module has the very tensors that it had before, which the models that borrowed them share.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from .placement import Place
+
+
+@contextmanager
+def offloaded(pipe: DiffusionPipeline, place: Place) -> Iterator[None]:
+    """While the block lasts, `pipe` runs on the device of `place` from weights that stay on the CPU."""
+    if place.offload == "none":
+        yield
+        return
+    parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
+    with _restored([module for part in parts for module in part.modules()]):
+        if place.offload == "model":
+            pipe.enable_model_cpu_offload(device=place.device)
+        elif place.offload == "sequential":
+            pipe.enable_sequential_cpu_offload(device=place.device)
+        else:
+            pipe.enable_group_offload(
+                onload_device=torch.device(place.device), offload_type="leaf_level",
+                use_stream=place.kind == "cuda", low_cpu_mem_usage=True,
+            )  # fmt: skip
+        yield
+
+
+@contextmanager
+def _restored(modules: list[nn.Module]) -> Iterator[None]:
+    """When the block ends, every parameter and buffer is as it was, object and memory; what was put on is off."""
+    before = [
+        (table, name, tensor, tensor.data)
+        for module in modules
+        for table in (module._parameters, module._buffers)
+        for name, tensor in table.items()
+        if tensor is not None
+    ]
+    known = [(module, set(vars(module))) for module in modules]
+    try:
+        yield
+    finally:
+        for module, names in known:
+            for name in set(vars(module)) - names:  # a replaced `forward`, and the hooks that it calls
+                del vars(module)[name]
+        for table, name, tensor, data in before:
+            tensor.data = data
+            table[name] = tensor
