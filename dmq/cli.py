@@ -9,12 +9,14 @@ from pathlib import Path
 from . import __version__, runs
 from .commands import exporting, layers, learning, predict, sensitivity, walks
 from .commands.asking import (
+    choose_place,
     chosen_comparison,
     chosen_engines,
     chosen_recipe,
     chosen_sampling,
     comparison_arguments,
     engine_argument,
+    place_arguments,
     recipe_argument,
     recipes_argument,
     told,
@@ -29,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Carry a command out; returns the exit code: 0, 1 for what the user can fix, 130 after Ctrl-C."""
     chosen = parser().parse_args(arguments)
     try:
+        choose_place(chosen)
         chosen.command(chosen)
         sys.stdout.flush()
     except BrokenPipeError:  # `… | head`: nobody reads on, and Python would complain when it flushes at its end
@@ -51,6 +54,7 @@ def parser() -> argparse.ArgumentParser:
     def add(name: str, command: Callable, help: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=help, description=help)
         made.set_defaults(command=command)
+        place_arguments(made)
         return made
 
     one = add("serve", serve, "Start the app in the browser.")
@@ -300,7 +304,7 @@ def print_recipe(recipe: Recipe, *, layers: bool) -> None:
 def print_run(name: str) -> None:
     """The report of a run as plain text: quality with its noise floor, bytes, seconds, coverage."""
     report = runs.load_report(name)
-    print(f"{name}: {runs.folder_of(name)}")
+    print(f"{name}: {runs.folder_of(name)}" + (f"; ran on {report.place}" if report.place else ""))
     width = max(len(who) for who in report.seconds)
     print(f"{'':{width}}  PSNR dB    SSIM       MB  seconds   speed")
     for who, seconds in report.seconds.items():

@@ -142,6 +142,7 @@ class ActivationStats:
     power_sums: np.ndarray  # [S, T, 4] float64: sums of x, x^2, x^3, x^4
     channel_min: tuple[np.ndarray, ...]  # S arrays [T, channels of s] float32
     channel_max: tuple[np.ndarray, ...]
+    made_on: str = ""  # device and dtype of the model that was watched; "" in captures that did not say
 
     @cached_property
     def index(self) -> dict[tuple[str, str], int]:
@@ -958,6 +959,7 @@ class Report:
     noise_floor: dict[str, float]  # PSNR and SSIM of float pictures against float ones with other seeds
     samples: int
     warnings: tuple[str, ...] = ()
+    place: str = ""  # where it ran: device, dtype, offload
 
 
 @dataclass(frozen=True)

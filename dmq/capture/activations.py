@@ -80,6 +80,7 @@ def capture_activations(
         sampler=sampler_line(loaded, sampling),
         samples=len(pictures),
         subset=subset,
+        made_on=loaded.place.line(),
         **recorder.finished(),
     )
     return Captured(stats, calls.finished() if trajectories else None)

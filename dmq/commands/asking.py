@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import jsonio, runs
 from ..errors import DmqError
+from ..models.placement import DTYPES, OFFLOADS, VARIABLES
 from ..recipe import EMBEDDED, ENGINES, Comparison, Recipe, Sampling
 
 
@@ -24,6 +25,23 @@ def recipe_argument(to: argparse.ArgumentParser) -> None:
 def recipes_argument(to: argparse.ArgumentParser) -> None:
     to.add_argument("recipes", nargs="+", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
     to.add_argument("--model", help="use this model instead of the recipes' own")
+
+
+def place_arguments(to: argparse.ArgumentParser) -> None:
+    """Where models run; every command takes these."""
+    one = to.add_argument_group("where it runs")
+    one.add_argument("--device", help=f"auto, cpu, cuda, cuda:1, xpu, mps; ${VARIABLES['device']} unless given")
+    one.add_argument("--dtype", choices=DTYPES, help="auto: that of the files; float32 on a CPU")
+    one.add_argument("--offload", choices=OFFLOADS, help="weights lie on the CPU and visit the GPU as they are needed")
+
+
+def choose_place(given: argparse.Namespace) -> None:
+    """Let models run where the command line says. Raises DmqError for a device that is not there."""
+    from .. import stages
+
+    wishes = {name: getattr(given, name) for name in VARIABLES if getattr(given, name) is not None}
+    if wishes:
+        stages.use_placement(dataclasses.replace(stages.chosen_placement(), **wishes))
 
 
 def picture_arguments(to: argparse.ArgumentParser) -> None:
@@ -91,6 +109,9 @@ def told(work: Generator[Any, None, Any]) -> Any:
     try:
         while True:
             item = next(work)
+            if hasattr(item, "needed"):  # what the work will take: stays on screen
+                print(f"dmq: {item}", file=sys.stderr, flush=True)
+                continue
             if not hasattr(item, "total"):
                 continue
             line = str(item)

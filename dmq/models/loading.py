@@ -143,6 +143,15 @@ def _source(name: str) -> str | Path:
     raise DmqError(f"{name!r} is no model that ships ({shipped}), no folder and no Hub id owner/name.{meant}")
 
 
+def stored_weights(name: str) -> dict[str, dict[str, int]] | None:
+    """How many numbers each part of the model `name` has, by dtype; None for a Hub id, which would be fetched for it.
+
+    Raises DmqError as `load` does for a name that is nothing.
+    """
+    source = _source(name)
+    return count_weights(source) if isinstance(source, Path) else None
+
+
 def _open(name: str, source: str | Path, placement: Placement) -> tuple[DiffusionPipeline, Place]:
     """The pipeline on its device. Each part is read in its dtype and moved, so that no weight is held twice."""
     try:

@@ -63,7 +63,8 @@ def save_stats(
         channels = [np.stack([low, high]) for low, high in zip(stats.channel_min, stats.channel_max, strict=True)]
         for n, (a, b) in enumerate(_shards([c.nbytes for c in channels])):
             save_file({str(s): channels[s] for s in range(a, b)}, part / f"channels-{n:05d}.safetensors")
-        plain = {name: getattr(stats, name) for name in ("model", "fingerprint", "sampler", "samples", "subset")}
+        names = ("model", "fingerprint", "sampler", "samples", "subset", "made_on")
+        plain = {name: getattr(stats, name) for name in names}
         plain |= {"version": 1, "timesteps": stats.timesteps, "sites": [asdict(site) for site in stats.sites]}
         plain |= {"exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
         (part / "capture.json").write_text(json.dumps(plain), encoding="utf-8")

@@ -19,6 +19,14 @@ from .local import error_curves, errors, table
 from .mixing import learn_mix, resolved
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .pictures import check_sampling, compare, difference, run
+from .placing import (
+    WorkPlan,
+    chosen_placement,
+    devices,
+    memory_line,
+    plan_work,
+    use_placement,
+)
 from .planning import computed, coverage, plan, quantize
 from .predictor import predict, predictor_result
 from .preparing import prepare
@@ -54,6 +62,7 @@ __all__ = [
     "Progress",
     "RangeChange",
     "RelaxedChoice",
+    "WorkPlan",
     "agreement",
     "allocate",
     "bench",
@@ -68,11 +77,13 @@ __all__ = [
     "check",
     "check_benchmark",
     "check_sampling",
+    "chosen_placement",
     "compare",
     "computed",
     "computed_as",
     "coverage",
     "deviation",
+    "devices",
     "difference",
     "error_curves",
     "errors",
@@ -97,11 +108,13 @@ __all__ = [
     "load_table",
     "mean_activation_bits",
     "measure_windows",
+    "memory_line",
     "over_time",
     "pareto",
     "placed",
     "plain_name",
     "plan",
+    "plan_work",
     "predict",
     "predictor_result",
     "prepare",
@@ -130,6 +143,7 @@ __all__ = [
     "temporal_block",
     "temporal_errors",
     "temporal_learned",
+    "use_placement",
     "weight_variants",
     "weights_result",
     "window_effects",

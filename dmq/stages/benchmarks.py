@@ -6,15 +6,12 @@ Every batch is kept when it is finished: a benchmark that was interrupted goes o
 import dataclasses
 import os
 import platform
-import time
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DmqError
-from ..recipe import SETS, Benchmark, Domain, Recipe, Sampling
+from ..recipe import SETS, Benchmark, Domain, Recipe
 from ..results import FLOOR_NAME, BenchPicture, BenchReport, BenchRow
 from ..runs import benchmarks as kept
 from ..runs.prompts import UNCONDITIONAL
@@ -23,6 +20,7 @@ from .blocks_kept import reconstructed
 from .drawing import draw_batch
 from .known import captured, info, load
 from .pictures import check_sampler, check_sampling, check_together
+from .placing import seconds_a_call, spoken
 from .planning import computed, coverage, plan
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, clocked
@@ -40,7 +38,6 @@ if TYPE_CHECKING:
 
 SLOWER = 1.6  # a quantized model against the float one, where no benchmark says how much
 SEEDS = 64  # pictures of a model without prompts, unless asked otherwise
-TRIED = 4  # steps drawn to measure the speed
 
 
 def bench(
@@ -85,7 +82,7 @@ def bench(
             bytes=dict.fromkeys((FLOAT_NAME, FLOOR_NAME)[: who + 1], plan(recipes[0]).float_bytes)
             | {recipe.name: plan(recipe).bytes for recipe in recipes[: max(0, who - 1)]},
             coverage=dict(covered),
-            machine=f"{platform.machine()}, {_cores()} cores", warnings=tuple(warnings),
+            machine=f"{platform.machine()}, {_cores()} cores, {loaded.place.line()}", warnings=tuple(warnings),
         )  # fmt: skip
         yield made
     kept.save_report(folder, made, [called for called, _ in models])
@@ -213,12 +210,9 @@ class Estimate:
     learning: tuple[str, ...]  # recipes for which something must be learned first, which is not in `seconds`
 
     def __str__(self) -> str:
-        minutes = self.seconds / 60
-        spoken = f"{self.seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else (
-            f"{minutes / 60:.1f} h"
-        )  # fmt: skip
         more = f"; besides, {', '.join(self.learning)} must learn first" if self.learning else ""
-        return f"{self.pictures:,} pictures, {self.calls:,} denoiser calls: about {spoken} on this machine{more}"
+        took = f"about {spoken(self.seconds)} on this machine"
+        return f"{self.pictures:,} pictures, {self.calls:,} denoiser calls: {took}{more}"
 
 
 def estimate(benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | None = None) -> Estimate:
@@ -237,7 +231,7 @@ def estimate(benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | N
         pictures += sum(part.count for part in missing)
         calls += steps * len(missing)
         share = sum(part.count for part in missing) / benchmark.batch  # a smaller batch takes less time
-        a_call = _seconds_a_call(recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.pictures))
+        a_call = seconds_a_call(recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.pictures))
         seconds += share * steps * a_call * (slower if who > 1 else 1.0)
     return Estimate(pictures, calls, seconds, tuple(r.name for r in recipes if not _prepared(r)))
 
@@ -245,20 +239,6 @@ def estimate(benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | N
 def _prepared(recipe: Recipe) -> bool:
     learned = captured(recipe) and searched(recipe) and temporal_learned(recipe) and has_learned_weights(recipe)
     return learned and reconstructed(recipe) and windows_measured(recipe) and calibrated(recipe)
-
-
-@lru_cache(maxsize=8)
-def _seconds_a_call(model: str, sampling: Sampling, batch: int) -> float:
-    """The float model's, one step of a batch: the fastest of a few, since the first ones pay for waking up."""
-    loaded = load(model)
-    jobs, times = [("a", seed) for seed in range(batch)], [time.monotonic()]
-    work = draw_batch(loaded, loaded.denoiser, jobs, sampling)
-    try:
-        for _, _ in zip(work, range(min(TRIED, sampling.steps)), strict=False):
-            times.append(time.monotonic())
-    finally:
-        work.close()
-    return min(b - a for a, b in pairwise(times))
 
 
 def _slower(model: str) -> float:

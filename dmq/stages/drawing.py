@@ -1,9 +1,10 @@
 """One batch of pictures by diffusers' own pipeline, step by step."""
 
 import time
-from collections.abc import Callable, Generator, Set
+from collections.abc import Callable, Generator, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..models.loading import Loaded
+
+
+TRIED = 4  # steps generated to measure the speed
 
 
 @dataclass(frozen=True)
@@ -37,14 +41,44 @@ def draw_batch(
     part: list[tuple[str, int]],
     sampling: Sampling,
     watched: Set[int] = frozenset(),
-) -> Generator[tuple[int, list[np.ndarray]], None, Drawn]:
+) -> Generator[tuple[int, list[np.ndarray | None]], None, Drawn]:
     """Draw `part`, pairs of prompt and seed, in one pipeline call; yields each step and, if it is watched, pictures.
 
-    A picture's noise comes from its seed alone, so batches of the same size give the same pictures.
+    A picture's noise comes from its seed alone, so batches of the same size give the same pictures. Where the device
+    has too little memory for all of them, they are drawn in two halves, once; then OutOfMemory is raised.
     """
+    from ..models.memory import in_parts
     from ..models.stepping import stepping
 
-    return (yield from stepping(partial(_sample, loaded, model, part, sampling, watched)))
+    def draw(jobs: Sequence[tuple[str, int]]) -> Generator[tuple[int, list[np.ndarray | None]], None, Drawn]:
+        before: list[np.ndarray | None] = [None] * (0 if jobs is part else part.index(jobs[0]))
+        work = stepping(partial(_sample, loaded, model, list(jobs), sampling, watched))
+        try:
+            while True:
+                i, pixels = next(work)
+                yield i, before + pixels if pixels else pixels
+        except StopIteration as end:
+            return end.value
+        finally:
+            work.close()
+
+    halves = [drawn for _, drawn in (yield from in_parts(draw, part))]
+    if len(halves) == 1:
+        return halves[0]
+    pictures = [picture for drawn in halves for picture in drawn.pictures]
+    return Drawn(pictures, np.concatenate([d.latents for d in halves]), sum(d.seconds for d in halves))
+
+
+def time_call(loaded: "Loaded", sampling: Sampling, batch: int) -> float:
+    """Seconds of the float model for a step of `batch` images: the fastest of a few, since the first ones wake up."""
+    times = [time.monotonic()]
+    work = draw_batch(loaded, loaded.denoiser, [("a", seed) for seed in range(batch)], sampling)
+    try:
+        for _, _ in zip(work, range(min(TRIED, sampling.steps)), strict=False):
+            times.append(time.monotonic())
+    finally:
+        work.close()
+    return min(b - a for a, b in pairwise(times))
 
 
 def _sample(

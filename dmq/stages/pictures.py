@@ -11,6 +11,7 @@ from ..recipe import FLOAT, Comparison, Recipe, Sampling
 from ..results import PictureScore, Report
 from .drawing import draw_batch
 from .known import info, load, statistics
+from .placing import plan_work
 from .planning import computed, coverage, plan
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, Value, clocked
@@ -41,6 +42,8 @@ def compare(
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
     drawn: dict[str, list[np.ndarray]] = {}
     on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}
+    batches = [len(jobs[start : start + BATCH]) for start in range(0, len(jobs), BATCH)]
+    yield plan_work("Compare", recipes[0].model, comparison.sampling, batches * (len(recipes) + 1))
     seconds, plans, covered = {}, {}, {}
     floor_jobs = [(prompt, comparison.seeds[0] + 1) for prompt in comparison.prompts[:BATCH]]
     for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
@@ -62,6 +65,7 @@ def compare(
         coverage=covered,
         noise_floor=_floor(drawn[FLOAT_NAME][:: len(comparison.seeds)], others),
         samples=len(jobs),
+        place=loaded.place.line(),
         warnings=tuple(warnings),
     )
     if name is not None:
@@ -178,8 +182,11 @@ def _draw(
     for start in range(0, len(jobs), BATCH):
         part = jobs[start : start + BATCH]
 
-        def seen(pixels: list[np.ndarray], step: int | None, start: int = start, part: list = part) -> list[Picture]:
-            return [Picture(who, start + n, *part[n], made, step) for n, made in enumerate(pixels)]
+        def seen(
+            pixels: list[np.ndarray | None], step: int | None, start: int = start, part: list = part
+        ) -> list[Picture]:
+            rows = [(n, made) for n, made in enumerate(pixels) if made is not None]  # None: of the other half
+            return [Picture(who, start + n, *part[n], made, step) for n, made in rows]
 
         work = draw_batch(loaded, model, part, comparison.sampling, watched)
         try:

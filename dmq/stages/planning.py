@@ -12,6 +12,7 @@ from .blocks_kept import blocks_changed, blocks_result, reconstructed
 from .known import info_for, libraries, load
 from .local import errors
 from .mixing import resolved
+from .placing import chosen_placement
 from .searches import find_search, search_changed, search_spec
 from .time_path import learned_rounding, learns_rounding, rounding_changed, temporal_errors
 from .trajectory_kept import progressive_changed, relaxed, seen_statistics
@@ -82,7 +83,7 @@ def computed(recipe: Recipe) -> "nn.Module":
     walks = relaxed(recipe), progressive_changed(recipe)
     learnings = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
     mix = resolved(recipe).overrides if recipe.mixed else ()
-    changes = (changed, learned and search_changed(learned), *learnings, walks, mix)
+    changes = (changed, learned and search_changed(learned), *learnings, walks, mix, chosen_placement())
     made = _computed(dataclasses.replace(recipe, name=""), folder, changes)
     return made if compiles(recipe.engine) else borrow(made)  # what is compiled belongs to its very modules
 

@@ -1,0 +1,105 @@
+"""Where this process runs its models, and what a piece of work will need there, told before it starts."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from ..models import placement
+from ..models.placement import Placement
+from ..recipe import Sampling
+from .known import libraries, load
+from .progress import Progress
+
+
+if TYPE_CHECKING:
+    from ..models.placement import Device
+
+MANY = 200  # denoiser calls above which a few are timed to tell how long all will take
+
+
+@dataclass(frozen=True)
+class WorkPlan(Progress):
+    """The first thing that long work yields: what it needs, and about how long it takes."""
+
+    needed: int = 0  # bytes on the device
+    free: int = 0
+    place: str = ""
+    calls: int = 0  # of the denoiser
+    seconds: float | None = None  # None where it takes too little to be worth measuring
+
+    def __str__(self) -> str:
+        took = "" if self.seconds is None else f", about {spoken(self.seconds)}"
+        return (
+            f"{self.stage} on {self.place}: {self.calls:,} denoiser calls{took}; weights need "
+            f"{self.needed / 1e9:.2f} GB, {self.free / 1e9:.1f} GB are free"
+        )
+
+
+def devices() -> "tuple[Device, ...]":
+    """The devices of this machine; the one that is taken unless another is chosen comes first."""
+    libraries()
+    return placement.devices()
+
+
+def chosen_placement() -> Placement:
+    """Where models run in this process, as it was wished."""
+    return placement.chosen()
+
+
+def use_placement(wanted: Placement) -> None:
+    """Run all models there from now on. Raises DmqError for a device that is not there."""
+    libraries()
+    placement.use(wanted)
+
+
+def memory_line(model: str, wanted: Placement | None = None) -> str:
+    """What `model` needs beside what is free, in one sentence, before any weight is loaded."""
+    libraries()
+    from ..models.loading import stored_weights
+
+    wanted = wanted or placement.chosen()
+    weights = stored_weights(model)
+    if weights is None:
+        return f"{model}: its size is known once it is fetched from the Hub."
+    place = placement.resolve(wanted, weights, model)
+    needed, free = placement.needs(place, weights), placement.free_memory(place.device)
+    numbers = sum(sum(part.values()) for part in weights.values())
+    return (
+        f"{model}: {numbers / 1e6:,.0f} million numbers, {needed / 1e9:.2f} GB on {place.line()}; "
+        f"{free / 1e9:.1f} GB are free."
+    )
+
+
+def plan_work(stage: str, model: str, sampling: Sampling, batches: list[int], slower: float = 1.0) -> WorkPlan:
+    """What it takes to run `model` on batches of so many images, each of all steps, `slower` times as slow as float.
+
+    Loads the model. Where many calls lie ahead, a few of the float model's are timed.
+    """
+    loaded = load(model)
+    weights = {"all": {loaded.place.dtype: loaded.info.pipeline_parameters}}
+    calls = len(batches) * sampling.steps
+    seconds = None
+    if calls >= MANY:
+        seconds = slower * sum(sampling.steps * seconds_a_call(model, sampling, batch) for batch in batches)
+    return WorkPlan(
+        stage, 0, max(1, calls), needed=placement.needs(loaded.place, weights), calls=calls, seconds=seconds,
+        free=placement.free_memory(loaded.place.device), place=loaded.place.line(),
+    )  # fmt: skip
+
+
+def seconds_a_call(model: str, sampling: Sampling, batch: int) -> float:
+    """The float model's seconds for one step of a batch, where models run now."""
+    return _timed_call(model, sampling, batch, placement.chosen())
+
+
+@lru_cache(maxsize=16)
+def _timed_call(model: str, sampling: Sampling, batch: int, _placement: Placement) -> float:
+    from .drawing import time_call
+
+    return time_call(load(model), sampling, batch)
+
+
+def spoken(seconds: float) -> str:
+    """A duration in the unit that people would use."""
+    minutes = seconds / 60
+    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
