@@ -40,7 +40,8 @@ def summary(report: Report) -> str:
         cells = [who, psnr, ssim, f"{size / 1e6:.2f}", f"{seconds:.1f}", fast, ran.line(), ran.quantized]
         rows.append("| " + " | ".join(html.escape(cell).replace("|", "\\|") for cell in cells) + " |")
     floor = report.noise_floor
-    said = "\n\nSeconds are measured, of sampling all pictures; speed is against the float model."
+    ran_on = f" It ran on {report.place}." if report.place else ""
+    said = f"\n\nSeconds are measured, of sampling all pictures; speed is against the float model.{ran_on}"
     said += f" Noise floor, float pictures with another seed: {floor['psnr']:.2f} dB, SSIM {floor['ssim']:.3f}."
     if report.samples < 10:
         said += f" {report.samples} picture{'s' if report.samples > 1 else ''}: an impression, no measurement."

@@ -10,7 +10,7 @@ from dmq.figures.model import layers as layers_figure
 from dmq.recipe import EMBEDDED
 from dmq.results import ModelInfo
 
-from . import sidebar
+from . import placing, sidebar
 from .shell import Shared, adopt, on, read, set_outside, shows
 from .widgets.plotly_view import PlotlyView
 
@@ -98,6 +98,7 @@ def tab(shared: Shared) -> None:
         with gr.Row():
             name = gr.Textbox(label="Folder or Hub id", placeholder="owner/name", scale=4)
             load = gr.Button("Load", variant="primary", scale=1)
+    placing.build(shared)
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     on([load.click, name.submit], sidebar.choose_model, [shared.recipe, name], chosen, show_progress="full",
        show_progress_on=[name])  # fmt: skip

@@ -14,7 +14,8 @@ HALF = (torch.float16, torch.bfloat16)
 class _Noise(TorchFunctionMode):
     """Inside, seeded normal numbers of half precision are those of float32, rounded.
 
-    torch makes them from other random bits than it takes for float32: a seed would mean another image in each dtype.
+    torch takes other random bits for them, but for small shapes and multiples of 16 numbers: images of some sizes would
+    be others in each dtype.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

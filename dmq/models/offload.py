@@ -16,7 +16,12 @@ from .placement import Place
 
 @contextmanager
 def offloaded(pipe: DiffusionPipeline, place: Place) -> Iterator[None]:
-    """While the block lasts, `pipe` runs on the device of `place` from weights that stay on the CPU."""
+    """While the block lasts, `pipe` runs on the device of `place` from weights that stay on the CPU.
+
+    model: one part of the pipeline visits at a time. sequential: one layer. group: one layer, while the next ones are
+    fetched already (on CUDA; elsewhere as sequential). Not by accelerate's hooks for layers, which replace parameters
+    by plain tensors.
+    """
     if place.offload == "none":
         yield
         return
@@ -24,12 +29,10 @@ def offloaded(pipe: DiffusionPipeline, place: Place) -> Iterator[None]:
     with _restored([module for part in parts for module in part.modules()]):
         if place.offload == "model":
             pipe.enable_model_cpu_offload(device=place.device)
-        elif place.offload == "sequential":
-            pipe.enable_sequential_cpu_offload(device=place.device)
         else:
             pipe.enable_group_offload(
-                onload_device=torch.device(place.device), offload_type="leaf_level",
-                use_stream=place.kind == "cuda", low_cpu_mem_usage=True,
+                onload_device=torch.device(place.device), offload_type="leaf_level", low_cpu_mem_usage=True,
+                use_stream=place.offload == "group" and place.kind == "cuda",
             )  # fmt: skip
         yield
 

@@ -1,0 +1,74 @@
+"""Where models run: device, number format and offload, with the memory that the model needs beside what is free."""
+
+import html
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+from dmq.errors import DmqError
+from dmq.models.placement import AUTO, DTYPES, OFFLOADS, Placement
+
+from .shell import Shared, note, on, read, stamp
+
+
+def wanted(device: str | None, dtype: str | None, offload: str | None) -> Placement:
+    """The placement of the form; the API may leave things out."""
+    return Placement(device=device or AUTO, dtype=dtype or AUTO, offload=offload or OFFLOADS[0])
+
+
+def look(text: str) -> dict[str, Any]:
+    """The form as it is now, with the devices of this machine."""
+    now = stages.chosen_placement()
+    found = [(str(device), device.name) for device in stages.devices()]
+    automatic = (f"automatic ({found[0][1]})", AUTO)
+    names = {name for _, name in found}
+    device = now.device if now.device in (AUTO, *names) else f"{now.device}:0"
+    return {
+        "device": gr.update(choices=[automatic, *found], value=device),
+        "dtype": now.dtype,
+        "offload": now.offload,
+        "said": told_memory(text, now),
+    }
+
+
+def told_memory(text: str, placement: Placement) -> str:
+    """What the model needs there, or why it cannot run there."""
+    try:
+        return note(stages.memory_line(read(text).model, placement))
+    except DmqError as error:
+        return f'<div class="dmq-progress" role="status"><span>⚠ {html.escape(str(error))}</span></div>'
+
+
+def weigh(text: str, device: str | None, dtype: str | None, offload: str | None) -> dict[str, Any]:
+    """What the model would need there; nothing changes."""
+    return {"said": told_memory(text, wanted(device, dtype, offload))}
+
+
+def choose(text: str, device: str | None, dtype: str | None, offload: str | None) -> dict[str, Any]:
+    """Run everything there from now on, for whoever uses this app. The model is loaded there at the next work."""
+    placement = wanted(device, dtype, offload)
+    said = stages.memory_line(read(text).model, placement)  # raises what is wrong before anything changes
+    stages.use_placement(placement)
+    return {"said": note(f"Chosen. {said}"), "captured": stamp()}
+
+
+def build(shared: Shared) -> None:
+    """Draw the form and connect it. What it needs torch for is asked when it is opened."""
+    with gr.Accordion("Where it runs", open=False) as panel:
+        gr.Markdown(
+            "A recipe means the same everywhere. A GPU is faster; half precision halves the memory; offload keeps "
+            "weights on the CPU until they are needed, for models that are larger than the GPU."
+        )
+        with gr.Row():
+            device = gr.Dropdown([("automatic", AUTO)], value=AUTO, label="Device", min_width=220)
+            dtype = gr.Dropdown(list(DTYPES), value=AUTO, label="Number format", min_width=160)
+            offload = gr.Dropdown(list(OFFLOADS), value=OFFLOADS[0], label="Offload", min_width=160)
+        said = gr.HTML(label="Memory")
+        use = gr.Button("Run models here", size="sm")
+    form = [device, dtype, offload]
+    out = {"device": device, "dtype": dtype, "offload": offload, "said": said}
+    on(panel.expand, look, [shared.recipe], out)
+    on([one.input for one in form], weigh, [shared.recipe, *form], {"said": said}, trigger_mode="always_last")
+    on(use.click, choose, [shared.recipe, *form], {"said": said, "captured": shared.captured},
+       concurrency_id="model", concurrency_limit=1)  # fmt: skip
