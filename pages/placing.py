@@ -7,7 +7,7 @@ import gradio as gr
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.models.placement import AUTO, DTYPES, OFFLOADS, Placement
+from dmq.stages import AUTO, DTYPES, OFFLOADS, Placement
 
 from .shell import Shared, note, on, read, stamp
 

@@ -14,8 +14,8 @@ HALF = (torch.float16, torch.bfloat16)
 class _Noise(TorchFunctionMode):
     """Inside, seeded normal numbers of half precision are those of float32, rounded.
 
-    torch takes other random bits for them, but for small shapes and multiples of 16 numbers: images of some sizes would
-    be others in each dtype.
+    torch takes other random bits for them, but for small shapes and multiples of 16 numbers: images of some sizes
+    would be others in each dtype.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:

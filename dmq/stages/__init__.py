@@ -4,6 +4,7 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 `Progress` (and `Picture`s), whose value comes with its end (`finish`), and which can be closed at any time.
 """
 
+from ..models.placement import AUTO, DTYPES, OFFLOADS, Placement
 from .benchmarks import Estimate, bench, benchmark_of, check_benchmark, estimate, joined
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
@@ -52,13 +53,17 @@ from .weights_learned import learn_weights, weight_variants
 
 
 __all__ = [
+    "AUTO",
     "BOTH",
     "COMPUTED",
+    "DTYPES",
     "FLOAT_NAME",
+    "OFFLOADS",
     "Estimate",
     "Inversion",
     "Picture",
     "Placed",
+    "Placement",
     "Progress",
     "RangeChange",
     "RelaxedChoice",
