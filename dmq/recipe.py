@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Any
 
 from .errors import DmqError
+from .public import check_model
 
 
 FLOAT = 32  # as a number of bits: leave it in floating point
@@ -750,6 +751,7 @@ class Recipe(Spec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_model(self.model, EMBEDDED)
         if self.version != 1:
             raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq or start anew.")
         per_tensor = isinstance(self.activations.granularity, PerTensor)

@@ -10,7 +10,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
-from dmq import jsonio, stages
+from dmq import jsonio, public, stages
 from dmq.errors import DmqError
 from dmq.runs import ASSETS
 
@@ -57,6 +57,11 @@ def opened(request: gr.Request) -> dict[str, Any]:
     return {"linked": (jsonio.dumps(recipe), tab)}
 
 
+def welcomed(known: str, request: gr.Request) -> dict[str, Any]:
+    """The same for a public app, and a secret for a browser that has none."""
+    return opened(request) | {"visitor": known if public.is_token(known) else public.new_token()}
+
+
 def entered(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
     """Model, recipe and tab of the link; a tab that a visitor chose while the page was loading stays open."""
     text, tab = linked
@@ -75,6 +80,7 @@ def wanted_tab(wanted: str) -> dict[str, Any]:
 def build() -> gr.Blocks:
     """The whole app; it loads no model."""
     with Blocks(title="dmq", fill_width=True, delete_cache=(3600, 3600)) as app:
+        app.ask_for_visitors()
         shared = Shared(*(gr.State("") for _ in fields(Shared)))
         sidebar.build(shared)
         # Not in their tabs: there the browser takes the first answer about a state, even "as it was", for a change.
@@ -90,7 +96,12 @@ def build() -> gr.Blocks:
         linked = gr.State(None)
         state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
         # Two events, since the second one sees which tab was clicked before the first one has answered.
-        follows(on(app.load, opened, [], {"linked": linked}), entered, [linked, shared.open_tab], state, **ONE_BY_ONE)
+        # Before all others: they come with the secret that it gives.
+        first = (
+            on(app.load, opened, [], {"linked": linked}) if app.visitor is None
+            else on(app.load, welcomed, [app.visitor], {"linked": linked, "visitor": app.visitor})
+        )  # fmt: skip
+        follows(first, entered, [linked, shared.open_tab], state, **ONE_BY_ONE)
         on(shared.wanted.change, wanted_tab, [shared.wanted], {"tabs": tabs})
         app.load(None, js=FOLD)
     return app

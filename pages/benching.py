@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.figures import bench_table
 from dmq.recipe import Benchmark, Recipe
@@ -16,7 +16,7 @@ from dmq.runs import prompts
 
 from .asked import engine_shown, offered, recipes_of
 from .forms import engine_choice
-from .shell import Shared, bar, note, on, read, stops
+from .shell import MODEL, Shared, bar, note, on, read, stops
 
 
 LAST = 12  # pictures shown while drawing
@@ -46,7 +46,7 @@ def estimate(text: str, *form: Any) -> Iterator[dict[str, Any]]:
     try:
         said = str(stages.estimate(*asked(text, *form)))
     except DmqError as error:
-        said = f"Not like this: {error}"
+        said = f"Not like this: {runs.shown(error)}"
     yield {"estimate": note(said)}
 
 
@@ -167,12 +167,11 @@ def connect(
     form = [shared.recipe, *(out[name] for name in ("domains", "file", "count", "seeds", "others", "computed"))]
     moved = [*(out[name].input for name in ("domains", "others", "computed")), out["count"].blur, out["seeds"].blur,
              out["file"].upload]  # fmt: skip
-    queue = {"concurrency_id": "model", "concurrency_limit": 1}
-    on([more.expand, *moved], estimate, form, {"estimate": out["estimate"]}, trigger_mode="always_last", **queue)
+    on([more.expand, *moved], estimate, form, {"estimate": out["estimate"]}, trigger_mode="always_last", **MODEL)
     status = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
     drawing = [
-        on(out["start"].click, start, form, out, **queue, **status),
-        on(out["resume"].click, go_on, [out["unfinished"]], out, **queue, **status),
+        on(out["start"].click, start, form, out, **MODEL, **status),
+        on(out["resume"].click, go_on, [out["unfinished"]], out, **MODEL, **status),
     ]
     stops(out["stop"], drawing, stopped, out)
 

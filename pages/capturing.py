@@ -11,7 +11,7 @@ from dmq import stages
 from dmq.recipe import Calibration, Recipe, Sampling
 
 from . import forms
-from .shell import Shared, bar, note, on, read, set_outside, stamp, stops
+from .shell import MODEL, Shared, bar, note, on, read, set_outside, stamp, stops
 
 
 FORMS = {"sampling": Sampling, "calibration": Calibration}
@@ -110,7 +110,7 @@ def build(shared: Shared) -> None:
     on(forms.events(form), moved, inputs, chosen, trigger_mode="always_last")
     run = on(
         go.click, started, inputs, buttons | chosen | {"captured": shared.captured}, show_progress="minimal",
-        show_progress_on=status, concurrency_id="model", concurrency_limit=1,
+        show_progress_on=status, **MODEL,
     )  # fmt: skip
     stops(stop, [run], stopped, buttons)
     shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": go}

@@ -14,7 +14,7 @@ from dmq.recipe import Recipe
 from .asked import comparison_of, engine_shown, offered, recipes_of
 from .forms import engine_choice
 from .reported import caption, jobs_of, summary, table
-from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -205,7 +205,7 @@ def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
     started = on(
         [out["go"].click, prompts.submit], draw, [shared.recipe, *asked], out,
-        concurrency_id="model", concurrency_limit=1, show_progress="minimal", show_progress_on=out["status"],
+        **MODEL, show_progress="minimal", show_progress_on=out["status"],
     )  # fmt: skip
     stops(out["stop"], [started], stopped, out)
     on(run.input, show_run, [run], out, show_progress="minimal")

@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.figures import layers as figures
 from dmq.results import SensitivityTable
@@ -83,7 +83,7 @@ def look(text: str, name: str | None, view: str, label: str, area: str, other: s
     try:
         figure = drawn(table, view, label, area, table_of(model, other) if other and view == "agreement" else None)
     except DmqError as error:
-        figure, why = None, str(error)
+        figure, why = None, runs.shown(error)
     return {
         "label": gr.update(choices=[(MATTERS, ""), *((one, one) for one in table.labels)], value=label,
                            visible=view in AT_A_CHOICE),

@@ -20,7 +20,7 @@ from dmq.results import SensitivityTable
 
 from . import forms
 from .layers_kept import named, table_of
-from .shell import Shared, bar, note, on, read, stamp, stops
+from .shell import MODEL, Shared, bar, note, on, read, stamp, stops
 
 
 OFTEN = 0.2  # seconds between two bars
@@ -153,7 +153,7 @@ def connect(
 
     running = on(
         own["go"].click, started, [shared.recipe, own["choices"], *form.values()], own, show_progress="minimal",
-        show_progress_on=own["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
+        show_progress_on=own["status"], **MODEL, trigger_mode="multiple",
     )  # fmt: skip
     stops(own["stop"], [running], stopped, own)
     on(own["made"].change, finished, [shared.recipe, own["made"], *view], out)

@@ -11,7 +11,7 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dmq import stages
+from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.figures import budget as figures
 from dmq.figures.look import plain
@@ -172,7 +172,7 @@ def moved(
 
 def wrong(error: DmqError) -> dict[str, Any]:
     """What is said in place of an answer; the figures before must not stay."""
-    return {"said": f"⚠ {escaped(str(error))}", "strip": None, "front": None, "layers": [], "shown": [],
+    return {"said": f"⚠ {escaped(runs.shown(error))}", "strip": None, "front": None, "layers": [], "shown": [],
             "forget": gr.update(visible=False), "apply": gr.update(interactive=False),
             "compare": gr.update(interactive=False)}  # fmt: skip
 
@@ -244,7 +244,7 @@ def edit(
         own = tuple(with_hand(before.rules, changes))
         allocated(replace(before, rules=own), bits)
     except DmqError as error:
-        gr.Warning(escaped(str(error)))
+        gr.Warning(escaped(runs.shown(error)))
         return {"layers": rows(before, allocated(before, bits))}
     return changed(text, name, bits, allowed, rows_of(own)) | {"rules": rows_of(own)}
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from urllib.parse import urlencode
 
-from dmq import jsonio
+from dmq import jsonio, runs
 from dmq.errors import DmqError
 from dmq.recipe import Activations, Recipe, UniformGroups
 
@@ -34,7 +34,7 @@ def parsed(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str
         if params.get("recipe"):
             recipe = jsonio.loads(params["recipe"], path="recipe in the link")
     except DmqError as error:
-        wrong.append(str(error))
+        wrong.append(runs.shown(error))
     if tab not in tabs:
         wrong.append(f"tab in the link: unknown name {tab!r:.40}, not one of {', '.join(tabs)}.")
         tab = tabs[0]

@@ -19,7 +19,7 @@ from dmq.runs.prompts import UNPROMPTED
 
 from . import probe, relaxing, walked
 from .asked import comparison_of, offered, recipes_of
-from .shell import Shared, bar, note, on, read, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -207,7 +207,7 @@ def build(shared: Shared) -> None:
         draw_results(out)
     started = on(
         out["go"].click, draw, [shared.recipe, prompts, seeds, others], out, show_progress="minimal",
-        show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
+        show_progress_on=out["status"], **MODEL, trigger_mode="multiple",
     )  # fmt: skip
     stops(out["stop"], [started], stopped, {name: out[name] for name in ("go", "stop", "status")})
     shows(shared, show, [others], out, waiting=out["said"])

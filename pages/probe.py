@@ -16,7 +16,7 @@ from dmq.runs.prompts import UNPROMPTED
 
 from . import forms
 from .asked import seeds_of
-from .shell import Shared, bar, note, on, read, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -205,7 +205,7 @@ def build(shared: Shared) -> None:
     on(out["own"].input, lambda own: {"window": gr.update(visible=own)}, [out["own"]], {"window": out["window"]})
     running = on(
         out["go"].click, run, [shared.recipe, *asked_in], out, show_progress="minimal",
-        show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1, trigger_mode="multiple",
+        show_progress_on=out["status"], **MODEL, trigger_mode="multiple",
     )  # fmt: skip
     stops(out["stop"], [running], stopped, {name: out[name] for name in ("go", "stop", "status")})
     shows(shared, show, [], out, waiting=out["said"])

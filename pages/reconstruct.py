@@ -13,7 +13,7 @@ from dmq.figures import blocks as figures
 from dmq.recipe import FLOAT, BlockReconstruction, Recipe
 
 from . import forms, words
-from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -191,7 +191,7 @@ def tab(shared: Shared) -> None:
        trigger_mode="always_last")  # fmt: skip
     # "multiple", since Gradio would drop a click that comes before it has noticed that the stopped run is over.
     learning = on(go.click, learn, [shared.recipe], out, show_progress="minimal", show_progress_on=status,
-                  concurrency_id="model", concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
+                  **MODEL, trigger_mode="multiple")  # fmt: skip
     stops(stop, [learning], stopped, out, [shared.recipe])
     shown = {f"form {path}": component for path, component in form.items()} | out
     shows(shared, redraw, [], shown, waiting=out["said"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.figures.over_time import steps_text
@@ -16,7 +16,7 @@ from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 
 from . import forms, words
-from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -115,7 +115,7 @@ def found(recipe: Recipe) -> dict[str, Any]:
         if not stages.windows_known(recipe):
             why = "What each window of steps is worth was not measured yet: press **Measure the windows**."
             return nothing(known(recipe) + why) | {"go": gr.update(visible=True)}
-        return nothing(str(error)) | {"go": gr.update(visible=False)}
+        return nothing(runs.shown(error)) | {"go": gr.update(visible=False)}
     own = [dataclasses.replace(choices[0], where="")] if recipe.relaxing else []
     return curves(effects, chosen, recipe.relaxing) | {
         "go": gr.update(visible=False),
@@ -243,7 +243,7 @@ def build(shared: Shared) -> None:
     on([out["own"].input, *forms.events(form)], moved, [shared.recipe, out["own"], *form.values()], chosen_in | shown,
        trigger_mode="always_last")  # fmt: skip
     running = on(go.click, measure, [shared.recipe], out | chosen_in, show_progress="minimal", show_progress_on=status,
-                 concurrency_id="model", concurrency_limit=1, trigger_mode="multiple")  # fmt: skip
+                 **MODEL, trigger_mode="multiple")  # fmt: skip
     stops(stop, [running], stopped, out, [shared.recipe])
     shows(shared, redraw, [], shown, waiting=out["said"])
 

@@ -15,7 +15,7 @@ from dmq.recipe import LearnedGroups, Recipe
 from dmq.results import SearchResult
 
 from . import forms, words
-from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -205,7 +205,7 @@ def build(session: Shared) -> None:
 
     run = on(
         go.click, started, [session.recipe, *every.values()], out, show_progress="minimal", show_progress_on=status,
-        concurrency_id="model", concurrency_limit=1,
+        **MODEL,
     )  # fmt: skip
     on(finish_now.click, finish, [], {"status": status})
     stops(stop, [run], stopped, {name: out[name] for name in ("status", "go", "finish", "stop")})

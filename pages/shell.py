@@ -10,11 +10,12 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, stages
+from dmq import jsonio, public, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Recipe
 
 from . import links
+from .gpu import on_gpu
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,19 @@ def adopt(recipe: Recipe, current: Recipe) -> Recipe:
 
 
 class Blocks(gr.Blocks):
-    """`gr.Blocks` whose generators send every value whole, or as unchanged.
+    """`gr.Blocks` that know whose browser an event comes from, and whose generators send every value whole.
 
     Gradio sends what differs, and the browser writes that into the value before, which it may not have shown yet: a
     part that was made visible and is then left as it is would never be seen on a busy machine.
     """
+
+    visitor: gr.BrowserState | None = None  # of a public app: the secret by which a browser's own things are found
+
+    def ask_for_visitors(self) -> None:
+        """Have every event that is connected from now on come with its browser's secret, if the app is public."""
+        if public.is_public():
+            # Both fixed: else what a browser keeps is lost when the app starts anew.
+            self.visitor = gr.BrowserState("", storage_key="dmq-visitor", secret="dmq")
 
     def handle_streaming_diffs(
         self, block_fn: Any, data: list, session_hash: str | None, run: str | None, final: bool,
@@ -84,16 +93,54 @@ def told(handler: Callable) -> Callable:
         try:
             return handler(*args, **kwargs)
         except DmqError as error:
-            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+            raise _shown(error) from None
 
     @functools.wraps(handler)
     def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
         try:
             yield from handler(*args, **kwargs)
         except DmqError as error:
-            raise gr.Error(html.escape(str(error), quote=False), print_exception=False) from None
+            raise _shown(error) from None
 
     return generator if inspect.isgeneratorfunction(handler) else function
+
+
+def _shown(error: DmqError) -> gr.Error:
+    return gr.Error(html.escape(runs.shown(error), quote=False), print_exception=False)
+
+
+def visited(handler: Callable) -> Callable:
+    """`handler` behind a first argument, the visitor's secret: what it keeps, lists and opens is that visitor's.
+
+    Every step of a generator may run in another thread, each of which is told anew.
+    """
+
+    @functools.wraps(handler)
+    def function(token: str, *args: Any, **kwargs: Any) -> Any:
+        with public.as_visitor(token or ""), runs.job() as held, runs.working(held):
+            return handler(*args, **kwargs)
+
+    @functools.wraps(handler)
+    def generator(token: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
+        token = token if public.is_token(token) else public.new_token()  # one for all steps
+        work = handler(*args, **kwargs)
+        with runs.job() as held:
+            try:
+                while True:
+                    with public.as_visitor(token), runs.working(held):
+                        answer = next(work, held)
+                    if answer is held:
+                        return
+                    yield answer
+            finally:
+                with public.as_visitor(token), runs.working(held):
+                    work.close()
+
+    made = generator if inspect.isgeneratorfunction(handler) else function
+    own = inspect.signature(handler)
+    token = inspect.Parameter("token", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    made.__signature__ = own.replace(parameters=[token, *own.parameters.values()])
+    return made
 
 
 def by_name(handler: Callable, names: list[str]) -> Callable:
@@ -122,17 +169,41 @@ def by_name(handler: Callable, names: list[str]) -> Callable:
     return generator if inspect.isgeneratorfunction(handler) else function
 
 
-def on(events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any) -> Any:
-    """`gr.on` for a handler that answers with a dict by output name; private, and without a flickering veil."""
-    options = {"show_progress": "hidden", "api_visibility": "private"} | options
-    return gr.on(events, by_name(told(handler), list(outputs)), inputs, list(outputs.values()), **options)
+# What runs a model: one at a time, and on ZeroGPU on a GPU.
+MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+
+
+def on(
+    events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], *,
+    seconds: Callable[..., float] | None = None, **options: Any,
+) -> Any:  # fmt: skip
+    """`gr.on` for a handler that answers with a dict by output name; private, and without a flickering veil.
+
+    `seconds`, a function of the same inputs, says how long a GPU is needed by one that runs a model (`**MODEL`).
+    """
+    function, inputs, options = _connected(handler, inputs, outputs, seconds, options)
+    return gr.on(events, function, inputs, list(outputs.values()), **options)
 
 
 def follows(event: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any) -> None:
     """Have `handler` run when the handlers of `event` have answered; it sees what they changed."""
-    told_by_name = by_name(told(handler), list(outputs))
-    options = {"show_progress": "hidden", "api_visibility": "private"} | options
-    event.then(told_by_name, inputs, list(outputs.values()), **options)
+    function, inputs, options = _connected(handler, inputs, outputs, None, options)
+    event.then(function, inputs, list(outputs.values()), **options)
+
+
+def _connected(
+    handler: Callable, inputs: list, outputs: dict[str, Any], seconds: Callable[..., float] | None,
+    options: dict[str, Any],
+) -> tuple[Callable, list, dict[str, Any]]:  # fmt: skip
+    """Function, inputs and options for Gradio: in a public app with the visitor's secret before the inputs."""
+    handler, whose = told(handler), getattr(gr.context.Context.root_block, "visitor", None)
+    if whose is not None:
+        handler, inputs = visited(handler), [whose, *inputs]
+        seconds = visited(seconds) if seconds is not None else None
+    function = by_name(handler, list(outputs))
+    if options.get("concurrency_id") == MODEL["concurrency_id"]:
+        function = on_gpu(function, seconds)  # outermost: what crosses to the other process must be plain
+    return function, inputs, {"show_progress": "hidden", "api_visibility": "private"} | options
 
 
 def stops(

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, runs, stages
+from dmq import jsonio, public, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Activations, Protection, Recipe, Weights
 from dmq.results import Plan
@@ -27,11 +27,17 @@ LAYERS = {"Layer": "layer", "Weights": "weights", "Input": "activations", "Group
           "Why float": "reason", "Bytes": "bytes"}  # fmt: skip
 
 
+def offered(*more: str) -> list[str]:
+    """The models to choose from: those that ship, those that the host names in $DMQ_MODELS, and `more`."""
+    return list(dict.fromkeys([*EMBEDDED, *public.offered(), *more]))
+
+
 def choose_model(text: str, name: str | None) -> dict[str, Any]:
     """Make `name` the model, once it has been loaded; the recipe keeps everything else."""
     name = (name or "").strip()
     if not name:
-        raise DmqError(f"no model named; choose {' or '.join(EMBEDDED)}, or write a folder or a Hub id (owner/name).")
+        more = "" if public.is_public() else ", or write a folder or a Hub id (owner/name)"
+        raise DmqError(f"no model named; choose {' or '.join(offered())}{more}.")
     stages.info(name)
     return set_outside(stages.for_model(read(text), name))
 
@@ -79,7 +85,7 @@ def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
     recipe = read(text)
     shown = {f"form {path}": value for path, value in form_values(recipe, paths).items()}
     return shown | {
-        "model": gr.Dropdown(choices=list(dict.fromkeys([*EMBEDDED, recipe.model])), value=recipe.model),
+        "model": gr.Dropdown(choices=offered(recipe.model), value=recipe.model),
         "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(words.words(recipe))}</p>',
         "link": links.query(recipe, tab) if tab else gr.skip(),
         "python": words.python(recipe),
@@ -94,7 +100,7 @@ def weigh(text: str, looking: bool) -> dict[str, Any]:
     try:
         plan = stages.plan(read(text))
     except DmqError as error:
-        said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(str(error))}</p></div>'
+        said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(runs.shown(error))}</p></div>'
         return {"size": said, "coverage": "", "layers": []}
     shown = {"size": size(plan), "coverage": plan.coverage_line()}
     return shown | {"layers": layers(plan)} if looking else shown
@@ -137,7 +143,7 @@ def build(shared: Shared) -> None:
     """Draw the sidebar and connect it."""
     with gr.Sidebar(width=360):
         gr.HTML('<p class="dmq-logo">dmq</p><p class="dmq-sub">quantize diffusion models, step by step</p>')
-        model = gr.Dropdown(list(EMBEDDED), label="Model", allow_custom_value=True)
+        model = gr.Dropdown(offered(), label="Model", allow_custom_value=not public.is_public())
         out: dict[str, Any] = {"model": model}
         out["words"] = gr.HTML(label="Recipe in words", elem_classes="dmq-words")
         out["size"] = gr.HTML(label="Size")

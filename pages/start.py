@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import runs, stages
+from dmq import public, runs, stages
 from dmq.figures.model import layers as layers_figure
 from dmq.recipe import EMBEDDED
 from dmq.results import ModelInfo
@@ -93,7 +93,7 @@ def tab(shared: Shared) -> None:
     out["figure"] = PlotlyView(label="Layers by kind and block")
     with gr.Accordion("Table of layers", open=False):
         out["table"] = gr.Dataframe(headers=HEAD, label="Layers", interactive=False, max_height=420)
-    with gr.Accordion("Another model", open=False):
+    with gr.Accordion("Another model", open=False, visible=not public.is_public()):
         gr.Markdown("A folder that a diffusers pipeline was saved to, or a Hub id; safetensors only.")
         with gr.Row():
             name = gr.Textbox(label="Folder or Hub id", placeholder="owner/name", scale=4)

@@ -9,13 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import runs, stages
+from dmq import public, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, SIMULATED, Recipe
 from dmq.results import Plan
 
 from . import words
-from .shell import Shared, bar, note, on, read, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, shows, stops
 
 
 FORMS = {
@@ -48,7 +48,7 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     try:
         plan = stages.plan(recipe)
     except DmqError as error:
-        why = CAPTURE.format(recipe.model) if not stages.captured(recipe) else html.escape(str(error))
+        why = CAPTURE.format(recipe.model) if not stages.captured(recipe) else html.escape(runs.shown(error))
         return top | {"empty": gr.update(value=why, visible=True), "sizes": "", "body": gr.update(visible=False)}
     return top | {"empty": gr.update(visible=False), "sizes": sizes(plan), "body": gr.update(visible=True)}
 
@@ -150,8 +150,8 @@ def fetch(name: str | None) -> Iterator[dict[str, Any]]:
     if not name:
         return
     known, told = runs.describe_export(name), 0.0
-    about = {"told": note(f"“{name}”: {known.line()}, in {known.folder.resolve()}"), "file": gr.update(visible=False)}
-    yield about
+    where = "" if public.is_public() else f", in {known.folder.resolve()}"
+    yield {"told": note(f"“{name}”: {known.line()}{where}"), "file": gr.update(visible=False)}
     if known.bytes > runs.MOST_ZIPPED:
         yield {"status": note("Too large for one file; copy the folder.")}
         return
@@ -176,7 +176,8 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
         kind, whole = FORMS.get(form), PARTS.get(part) == "pipeline"
         folder, denoiser, component = "FOLDER", stages.info(recipe.model).denoiser, ""
     else:
-        kind, whole, folder = known.form, known.pipeline, str(known.folder.resolve())
+        # What a visitor downloads has that folder in it.
+        kind, whole, folder = known.form, known.pipeline, name if public.is_public() else str(known.folder.resolve())
         denoiser, component, recipe = known.denoiser, known.component, known.recipe or recipe
     component = component or ("unet" if "UNet" in denoiser else "transformer")
     return {
@@ -206,7 +207,8 @@ def python(recipe: Recipe, kind: str, whole: bool, folder: str, denoiser: str, c
 
 def source(recipe: Recipe) -> str:
     """Where diffusers finds the float pipeline."""
-    return str((runs.ASSETS / "models" / recipe.model).resolve()) if recipe.model in EMBEDDED else recipe.model
+    shipped = (runs.ASSETS / "models" / recipe.model).resolve()
+    return runs.shown(shipped) if recipe.model in EMBEDDED else recipe.model
 
 
 def commands(recipe: Recipe, kind: str, whole: bool, folder: str) -> str:
@@ -258,7 +260,7 @@ def tab(shared: Shared) -> None:
             out["stop"] = gr.Button("Stop exporting", variant="stop", visible=False, min_width=220)
     out["status"] = gr.HTML(label="Progress of the export")
     with gr.Row(elem_classes="dmq-ends"):
-        out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are.")
+        out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are, until room is needed." if public.is_public() else "Kept where the runs are.")
         out["file"] = gr.DownloadButton("Download", visible=False, min_width=260, elem_id="take-file")
     out["told"] = gr.HTML(label="The chosen export", elem_id="take-told")
     out["python"] = gr.Code(language="python", label="To load it", interactive=False, wrap_lines=True)
@@ -276,11 +278,10 @@ def connect(
     shared: Shared, out: dict[str, Any], chosen: tuple[Any, Any], where: gr.Button, hub: tuple[Any, Any]
 ) -> None:
     """The tab's events."""
-    queue = {"concurrency_id": "model", "concurrency_limit": 1}
     shown = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
     snippets = {name: out[name] for name in ("python", "shell")}
-    on(where.click, place, [shared.recipe], out, **queue, **shown)
-    started = on(out["go"].click, export, [shared.recipe, *chosen], out, **queue, **shown)
+    on(where.click, place, [shared.recipe], out, **MODEL, **shown)
+    started = on(out["go"].click, export, [shared.recipe, *chosen], out, **MODEL, **shown)
     stops(out["stop"], [started], stopped, out)
     on(out["name"].input, fetch, [out["name"]], out, show_progress="minimal", show_progress_on=out["status"])
     on(out["name"].input, code, [shared.recipe, *chosen, out["name"]], snippets)

@@ -16,7 +16,7 @@ from dmq.recipe import FLOAT, Cache, NearestRounding, Recipe, Temporal
 from dmq.results import TemporalErrors
 
 from . import forms, words
-from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -271,7 +271,7 @@ def connect(shared: Shared, form: dict[str, Any], out: dict[str, Any], count: gr
        trigger_mode="always_last")  # fmt: skip
     clicks = [out[name].select for name in ("before", "after", "shift_before", "shift_after", "selection")]
     on(clicks, pick, [shared.recipe], out, trigger_mode="always_last")
-    heavy = {"show_progress": "minimal", "show_progress_on": status, "concurrency_id": "model", "concurrency_limit": 1}
+    heavy = {"show_progress": "minimal", "show_progress_on": status, **MODEL}
     learning = on(out["learn"].click, learn, [shared.recipe], out, **heavy)
     running = on(out["run"].click, deviate, [shared.recipe, count], out, **heavy)
     stops(out["stop"], [learning, running], stopped, {name: out[name] for name in ("status", "learn", "run", "stop")},

@@ -10,14 +10,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dmq import stages
+from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.figures.look import label
 from dmq.recipe import FLOAT, Progressive, Recipe
 
 from . import forms, words
-from .shell import Shared, bar, note, on, read, set_outside, shows, stops
+from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
 from .widgets.plotly_view import PlotlyView
 
 
@@ -51,7 +51,7 @@ def hindrance(recipe: Recipe) -> str:
     try:
         stages.relaxed(recipe)
     except DmqError as error:
-        return str(error)
+        return runs.shown(error)
     return ""
 
 
@@ -211,7 +211,7 @@ def build(shared: Shared) -> None:
     on(out["map"].select, pick, [shared.recipe], out, trigger_mode="always_last")
     on(out["layer"].input, choose, [shared.recipe, out["layer"], out["picked"]], out, trigger_mode="always_last")
     running = on(out["go"].click, calibrate, [shared.recipe], out, show_progress="minimal",
-                 show_progress_on=out["status"], concurrency_id="model", concurrency_limit=1,
+                 show_progress_on=out["status"], **MODEL,
                  trigger_mode="multiple")  # fmt: skip
     stops(out["stop"], [running], stopped, out, [shared.recipe])
     shown = {f"form {path}": component for path, component in form.items()} | out

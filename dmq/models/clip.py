@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, CLIPM
 
 from ..errors import DmqError
 from ..numerics.threads import one_thread
+from ..public import check_model, offered
 from .checks import check_single
 from .loading import LOADING, MODELS, UNREADABLE, quiet, unreadable
 
@@ -101,6 +102,7 @@ def load_clip(name_or_folder: str = EMBEDDED) -> PictureText:
 
     Raises DmqError for an unknown name, a model that is no CLIP, pickled weights, code, or no network.
     """
+    check_model(name_or_folder, (EMBEDDED,))
     source = _source(name_or_folder)
     with LOADING, quiet(), one_thread():
         try:
@@ -111,12 +113,13 @@ def load_clip(name_or_folder: str = EMBEDDED) -> PictureText:
 
 def _source(name: str) -> str | Path:
     """Where `name` is to be read from; DmqError if no CLIP can be there."""
-    path = MODELS / name if name == EMBEDDED else Path(name).expanduser()
+    source = offered().get(name, name)
+    path = MODELS / name if name == EMBEDDED else Path(source).expanduser()
     if path.is_dir():
         check_single(path)
         return path
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.is_absolute():
-        return name
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.is_absolute():
+        return source
     raise DmqError(f"{name!r} is not {EMBEDDED}, no folder of a CLIP model and no Hub id owner/name.")
 
 

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from ..errors import DmqError
 from ..numerics.threads import one_thread
 from ..places import ASSETS
+from ..public import check_model, offered
 from ..recipe import Sampling
 from ..results import ModelInfo
 from .adapter import AbstractAdapter
@@ -88,8 +89,10 @@ def load(name: str) -> Loaded:
     """The pipeline `name`: an embedded model, a folder, or a Hub id "owner/name". Cached, quiet, safe in threads.
 
     It lies where `placement.chosen()` says. Raises DmqError for an unknown name, a folder that is no pipeline, pickled
-    weights, code, no network, a device that is not there, and a model that does not fit.
+    weights, code, no network, a device that is not there, and a model that does not fit; in public mode, in the same
+    words for all that the host does not offer.
     """
+    check_model(name, embedded())
     key = name, chosen()
     if (loaded := _cached(key)) is not None:
         return loaded
@@ -128,15 +131,16 @@ def _source(name: str) -> str | Path:
     """Where `name` is to be read from; DmqError if nothing can be there."""
     if name in embedded():
         return MODELS / name
-    path = Path(name).expanduser()
+    source = offered().get(name, name)
+    path = Path(source).expanduser()
     if path.is_dir():
         check_folder(path)
         return path
     if path.is_file():
         pickled = ", and a pickle, which dmq never opens" if path.suffix in PICKLES else ""
         raise DmqError(f"{name}: is a single file{pickled}; give the folder that pipe.save_pretrained(...) wrote.")
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not path.is_absolute():
-        return name
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.is_absolute():
+        return source
     close = difflib.get_close_matches(name, embedded(), 1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     shipped = ", ".join(embedded()) or "none"

@@ -5,6 +5,7 @@ with more of them than cores it puts a team to sleep at each barrier: a run besi
 So whatever else computes with torch (loading, range searches, metrics) does so under `numerics.threads.one_thread`.
 """
 
+import contextvars
 import queue
 import threading
 from collections.abc import Callable, Generator
@@ -46,7 +47,8 @@ def stepping(run: Callable[[Callable[..., None]], R]) -> Generator[tuple, None, 
             outcome["error"] = error
         reports.put(None)
 
-    worker = threading.Thread(target=work, daemon=True)
+    # In the reader's context: what is saved in there is kept for the same visitor.
+    worker = threading.Thread(target=contextvars.copy_context().run, args=(work,), daemon=True)
     worker.start()
     try:
         while (report := reports.get()) is not None:

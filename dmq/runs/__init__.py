@@ -11,6 +11,7 @@
     RUNS/tables/          sensitivity-KEY/: table.safetensors; sensitivity-KEY-parts/PART/ while unfinished
                           predictor-KEY/: predictor.safetensors; labels-KEY/NNNNN.json, NNNNN-again.json
     RUNS/exports/NAME/    a checkpoint or a pipeline, as diffusers reads it
+    RUNS/visitors/ID/     of a public app: the runs, benchmarks, exports and answers to prompts of one visitor
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
@@ -20,8 +21,9 @@ Everything is written under a temporary name and renamed, so a folder is either 
 from .captures import SHARD, capture_key, find_capture, load_info, load_stats, load_trajectory, save_stats
 from .comparisons import contact_sheet, load_comparison, load_pictures, load_recipes, load_report, load_steps, save_run
 from .exports import FORMS, MOST_ZIPPED, Export, describe_export, export_folder, exports, free_export, zip_export
-from .folders import ASSETS, download_folder, folder_of, free_name, home, names, remove, written
+from .folders import ASSETS, download_folder, folder_of, free_name, home, names, own_home, remove, shown, written
 from .over_time import answers, load_over_time, load_probe, load_question, save_over_time, save_probe
+from .quota import job, working
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
 from .searches import find_search, load_search, save_search, search_key
 from .shipped import shipped_recipes
@@ -58,6 +60,7 @@ __all__ = [
     "free_export",
     "free_name",
     "home",
+    "job",
     "load_calls",
     "load_comparison",
     "load_info",
@@ -77,6 +80,7 @@ __all__ = [
     "load_trajectory",
     "load_windows",
     "names",
+    "own_home",
     "remove",
     "rounding_folder",
     "save_call",
@@ -92,8 +96,10 @@ __all__ = [
     "save_windows",
     "search_key",
     "shipped_recipes",
+    "shown",
     "table_folder",
     "trajectory_folder",
+    "working",
     "written",
     "zip_export",
 ]

@@ -28,7 +28,7 @@ from ..errors import DmqError
 from ..recipe import Benchmark, Recipe
 from ..results import BenchPicture, BenchReport, BenchRow, Figure
 from . import folders
-from .folders import NAME, home, written
+from .folders import NAME, own_home, written
 
 
 WORST = 8  # pictures kept of each model and domain for the gallery: those with the lowest PSNR
@@ -39,7 +39,7 @@ def folder_of(name: str) -> Path:
     """The folder of a benchmark. Raises DmqError for a name that could lead out of the run folder."""
     if not NAME.fullmatch(name):
         raise DmqError(f"{name!r:.80} cannot name a benchmark: use letters, digits, spaces, dots and dashes.")
-    own, shipped = home() / "benchmarks" / name, folders.ASSETS / "runs" / f"bench-{name}"
+    own, shipped = own_home() / "benchmarks" / name, folders.ASSETS / "runs" / f"bench-{name}"
     return shipped if shipped.is_dir() and not own.is_dir() else own
 
 
@@ -70,7 +70,7 @@ def unfinished() -> list[str]:
 
 
 def _own(file: str) -> list[Path]:
-    return [found for found in (home() / "benchmarks").glob(f"*/{file}") if NAME.fullmatch(found.parent.name)]
+    return [found for found in (own_home() / "benchmarks").glob(f"*/{file}") if NAME.fullmatch(found.parent.name)]
 
 
 def _shipped() -> Path:
@@ -100,7 +100,7 @@ def begin(name: str, benchmark: Benchmark, recipes: Sequence[Recipe], known: dic
     One that goes on may get recipes behind those it has, whose pictures and figures stay as they are. Raises DmqError,
     naming both, if there is one of that name with other prompts, seeds, sampling or recipes.
     """
-    folder = home() / "benchmarks" / name
+    folder = own_home() / "benchmarks" / name
     if folder_of(name).exists():
         used = load_recipes(name)
         check_alike(name, load_benchmark(name), "what is asked now", benchmark)
@@ -125,7 +125,7 @@ def begin(name: str, benchmark: Benchmark, recipes: Sequence[Recipe], known: dic
 def _extended(name: str, recipes: Sequence[Recipe], there: int, manifest: dict[str, Any]) -> Path:
     """The folder of a benchmark that has the first `there` of `recipes`, with the others behind them."""
     folder = folder_of(name)
-    if folder != home() / "benchmarks" / name:
+    if folder != own_home() / "benchmarks" / name:
         if len(recipes) > there:
             raise DmqError(
                 f"benchmark {name!r} ships without most of its pictures: no recipe can be added to it; give another "
@@ -378,7 +378,7 @@ def as_csv(report: BenchReport) -> str:
 
 def remove(name: str) -> None:
     """Delete a benchmark of the user's own. Raises DmqError if there is none of that name."""
-    folder = home() / "benchmarks" / name
+    folder = own_home() / "benchmarks" / name
     if not NAME.fullmatch(name) or not folder.is_dir():
         raise DmqError(f"there is no benchmark of your own called {name!r}.")
     shutil.rmtree(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Recipe
-from .folders import NAME, download_folder, free_stem, home
+from .folders import NAME, download_folder, free_stem, own_home
 
 
 # Who loads it: diffusers with dmq; of the weights alone, diffusers without anything, or with sdnq.
@@ -39,7 +39,7 @@ class Export:
 
 def place() -> Path:
     """The folder that all exports are in."""
-    return home() / "exports"
+    return own_home() / "exports"
 
 
 def export_folder(name: str) -> Path:

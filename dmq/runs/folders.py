@@ -11,10 +11,14 @@ from pathlib import Path
 
 from ..errors import DmqError
 from ..places import ASSETS as ASSETS  # the other files of this room look it up here
+from ..public import check_place, is_public, visitor
+from . import quota
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
-RESERVED = ("captures", "searches", "roundings", "trajectories", "tables", "exports")  # folders beside the runs
+RESERVED = (*quota.KINDS, quota.VISITORS)  # folders beside the runs
+# An absolute path, up to the last part of it; addresses such as https://… are none.
+PLACE = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s'\"“”<>:;,()]+[/\\])+(?=[^/\\\s])")
 
 
 def home() -> Path:
@@ -22,9 +26,36 @@ def home() -> Path:
     return Path(os.environ.get("DMQ_RUNS", "runs"))
 
 
+def own_home() -> Path:
+    """Where what has a name is kept, and what shows a prompt: `home()`, or in it the folder of the visitor at hand.
+
+    What is called by its content (captures, searches, tables, …) holds nothing of anybody, and serves all.
+    """
+    name = visitor()
+    return home() / quota.VISITORS / name if name else home()
+
+
+def shown(said: object) -> str:
+    """An error or a text as a visitor of a public app may read it: without the folders of this machine."""
+    text = str(said)
+    if not is_public():
+        return text
+    roots = (own_home(), home(), ASSETS, Path(tempfile.gettempdir()), Path.cwd())
+    known = {str(made) for root in roots for made in (root, root.absolute(), root.resolve())}
+    for place in sorted(known - {".", "/"}, key=len, reverse=True):
+        text = re.sub(rf"(?<![\w./\\-]){re.escape(place)}(?:[/\\]|(?![\w.-]))", "", text)
+    return PLACE.sub("", text)
+
+
 @contextlib.contextmanager
 def written(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if the block ends well, and disappears if it does not."""
+    """A temporary folder that becomes `folder` if the block ends well, and disappears if it does not.
+
+    Then the oldest of what is kept goes if it is more than the quota. In public mode, raises DmqError for a folder
+    outside the run folder.
+    """
+    check_place(folder, home())
+    quota.hold(home(), folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:
@@ -41,6 +72,8 @@ def written(folder: Path) -> Iterator[Path]:
     finally:
         if part.exists():
             shutil.rmtree(part)
+    if quota.piece_of(home(), folder) is not None:
+        quota.make_room(home())
 
 
 def download_folder() -> Path:
@@ -57,12 +90,12 @@ def folder_of(name: str) -> Path:
     """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
     if not NAME.fullmatch(name) or name in RESERVED:
         raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
-    return home() / name
+    return own_home() / name
 
 
 def names() -> list[str]:
     """The finished runs, newest first."""
-    found = [file.parent for file in home().glob("*/report.json") if not file.parent.name.startswith(".")]
+    found = [file.parent for file in own_home().glob("*/report.json") if not file.parent.name.startswith(".")]
     return [f.name for f in sorted(found, key=lambda f: -(f / "report.json").stat().st_mtime)]
 
 

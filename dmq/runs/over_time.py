@@ -11,7 +11,7 @@ from .. import jsonio
 from ..errors import DmqError
 from ..results import OverTime, ProbePicture
 from . import folders
-from .folders import home, written
+from .folders import own_home, written
 from .trajectories import opened
 
 
@@ -76,7 +76,7 @@ def load_question(folder: Path, **expected: Any) -> dict[str, Any]:
 
 def answers(kind: str) -> list[Path]:
     """The folders of all answers of a kind ("over-time", "probe"): the user's, newest first, then those that ship."""
-    own = (home() / "trajectories").glob(f"{kind}-*/question.json")
+    own = (own_home() / "trajectories").glob(f"{kind}-*/question.json")
     shipped = (folders.ASSETS / "runs").glob(f"{kind}-*/question.json")
     return [file.parent for file in (*sorted(own, key=lambda file: -file.stat().st_mtime_ns), *sorted(shipped))]
 

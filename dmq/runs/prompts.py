@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ..errors import DmqError
+from ..public import check_place, uploads
 from ..recipe import MAX_PROMPT, Domain
 from . import folders
 
@@ -29,9 +30,10 @@ def read_prompts(file: str | Path) -> Domain:
     """The prompts in a text file, one a line, as a domain called like the file. Empty lines are skipped.
 
     Raises DmqError in one line for a file that is missing, no UTF-8, empty, too long, or has a prompt that is too
-    long or there twice, with its line.
+    long or there twice, with its line; in public mode, for a file that nobody uploaded.
     """
     file = Path(file).expanduser()
+    check_place(file, folders.ASSETS, uploads())
     try:
         if file.stat().st_size > LONGEST:
             raise DmqError(f"{file}: {file.stat().st_size:,} bytes; at most {LONGEST:,} and {MOST:,} lines are read.")

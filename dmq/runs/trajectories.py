@@ -14,20 +14,22 @@ from ..errors import DmqError
 from ..results import ActivationStats, ProgressiveRanges, WindowEffects
 from . import folders
 from .captures import load_stats, save_stats
-from .folders import home, written
+from .folders import home, own_home, written
 
 
+PROMPTED = ("over-time", "probe")  # kinds that are listed, and show the prompts that somebody wrote
 WINDOW_ARRAYS = ("fidelity", "fidelity_all", "text", "text_all", "text_float")
 
 
 def trajectory_folder(kind: str, *asked: Any, own: bool = False) -> Path:
-    """Where what `kind` ("progressive", "windows") gave for `asked` is kept: plain data and specs it depends on.
+    """Where what `kind` ("progressive", "windows", …) gave for `asked` is kept: plain data and specs it depends on.
 
     The user's place for it, unless only one that ships is there and the user's `own` is not insisted on.
     """
     data = json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True)
     name = f"{kind}-{hashlib.sha256(data.encode()).hexdigest()[:16]}"
-    place, shipped = home() / "trajectories" / name, folders.ASSETS / "runs" / name
+    root = own_home() if kind in PROMPTED else home()
+    place, shipped = root / "trajectories" / name, folders.ASSETS / "runs" / name
     return shipped if shipped.is_dir() and not (own or place.is_dir()) else place
 
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
+from ..public import check_place
 from ..recipe import EMBEDDED, Benchmark
 from .known import libraries
 
@@ -88,6 +89,7 @@ def save_shipped(made: dict[str, np.ndarray], what: str, eye: "PictureText") -> 
 def _of_folder(folder: Path, eye: "PictureText") -> tuple[np.ndarray, str]:
     from PIL import Image, UnidentifiedImageError
 
+    check_place(folder)
     if not folder.is_dir():
         raise DmqError(f"{folder}: is no folder; give one with real pictures, or none.")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in KINDS)
