@@ -60,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     one = add("serve", serve, "Start the app in the browser.")
     one.add_argument("--host", default="127.0.0.1")
     one.add_argument("--port", type=int, default=7860)
+    one.add_argument("--public", action="store_true", help="for strangers: models that ship or are named in "
+                     "$DMQ_MODELS, everybody's own runs, at most $DMQ_RUNS_QUOTA (2GB, …) kept")  # fmt: skip
     one = add("capture", capture, "Watch the float model draw, and keep its activation statistics.")
     recipe_argument(one)
     one.add_argument("--again", action="store_true", help="even if there are such statistics already")
@@ -136,6 +138,8 @@ def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
 
 
 def serve(given: argparse.Namespace) -> None:
+    if given.public:
+        os.environ["DMQ_PUBLIC"] = "1"  # before the app is imported, and for the processes that it starts
     from pages.app import launch
 
     launch(server_name=given.host, server_port=given.port)

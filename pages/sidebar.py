@@ -143,7 +143,7 @@ def build(shared: Shared) -> None:
     """Draw the sidebar and connect it."""
     with gr.Sidebar(width=360):
         gr.HTML('<p class="dmq-logo">dmq</p><p class="dmq-sub">quantize diffusion models, step by step</p>')
-        model = gr.Dropdown(offered(), label="Model", allow_custom_value=not public.is_public())
+        model = gr.Dropdown(offered(), label="Model", allow_custom_value=True)
         out: dict[str, Any] = {"model": model}
         out["words"] = gr.HTML(label="Recipe in words", elem_classes="dmq-words")
         out["size"] = gr.HTML(label="Size")

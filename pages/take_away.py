@@ -260,7 +260,7 @@ def tab(shared: Shared) -> None:
             out["stop"] = gr.Button("Stop exporting", variant="stop", visible=False, min_width=220)
     out["status"] = gr.HTML(label="Progress of the export")
     with gr.Row(elem_classes="dmq-ends"):
-        out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are, until room is needed." if public.is_public() else "Kept where the runs are.")
+        out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are.")
         out["file"] = gr.DownloadButton("Download", visible=False, min_width=260, elem_id="take-file")
     out["told"] = gr.HTML(label="The chosen export", elem_id="take-told")
     out["python"] = gr.Code(language="python", label="To load it", interactive=False, wrap_lines=True)

@@ -1,0 +1,119 @@
+"""Public mode in the library: what is refused at its doors, and that all refusals are one."""
+
+import threading
+
+import pytest
+
+from dmq import cli, jsonio, public
+from dmq.errors import DmqError, Refused
+from dmq.models import clip, loading, tiny
+from dmq.models.stepping import stepping
+from dmq.recipe import Benchmark, Domain, Recipe
+from dmq.runs import prompts
+from dmq.stages import reference
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    monkeypatch.setenv("DMQ_PUBLIC", "1")
+    monkeypatch.delenv("DMQ_MODELS", raising=False)
+
+
+@pytest.mark.parametrize(
+    "said, space, is_public",
+    [(None, None, False), (None, "a/b", True), ("1", None, True), ("yes", None, True), ("0", "a/b", False),
+     ("off", "a/b", False), ("", "a/b", False), (None, "", False)],
+)  # fmt: skip
+def test_when_it_is_on(monkeypatch, said, space, is_public):
+    for name, value in (("DMQ_PUBLIC", said), ("SPACE_ID", space)):
+        monkeypatch.delenv(name, raising=False)
+        if value is not None:
+            monkeypatch.setenv(name, value)
+    assert public.is_public() == is_public
+
+
+def test_all_doors_say_the_same(opened, tmp_path):
+    tiny.tiny_ddpm().save_pretrained(tmp_path / "there", safe_serialization=True)
+    said = set()
+    for name in (str(tmp_path / "there"), str(tmp_path / "not there"), "/etc/passwd", "~", "owner/name", "a" * 5000):
+        for door in (lambda n: Recipe(model=n), loading.load, clip.load_clip,
+                     lambda n: jsonio.from_data(Recipe, {"model": n})):  # fmt: skip
+            with pytest.raises(Refused) as refused:
+                door(name)
+            said.add(str(refused.value))
+    assert len(said) == 1, said
+    assert loading.load("emoji-ddpm").info.name == "emoji-ddpm"
+
+
+def test_cached_models_are_behind_the_door(tmp_path, monkeypatch):
+    tiny.tiny_ddpm().save_pretrained(tmp_path / "mine", safe_serialization=True)
+    loading.load(str(tmp_path / "mine"))
+    monkeypatch.setenv("DMQ_PUBLIC", "1")
+    with pytest.raises(Refused):
+        loading.load(str(tmp_path / "mine"))
+
+
+def test_files_and_folders_are_not_read(opened, tmp_path, monkeypatch):
+    (tmp_path / "list.txt").write_text("a\nb\n")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
+    said = set()
+    for file in (tmp_path / "list.txt", tmp_path / "none.txt", "/etc/passwd", tmp_path / "uploads/../list.txt"):
+        with pytest.raises(Refused) as refused:
+            prompts.read_prompts(file)
+        said.add(str(refused.value))
+    benchmark = Benchmark(domains=(Domain(name="d", prompts=("a",)),), reference=str(tmp_path))
+    with pytest.raises(Refused) as refused:
+        reference.real_features(benchmark, "emoji-sd", None)
+    assert said == {str(refused.value)}
+    (tmp_path / "uploads").mkdir()
+    (tmp_path / "list.txt").rename(tmp_path / "uploads" / "list.txt")
+    assert prompts.read_prompts(tmp_path / "uploads" / "list.txt").prompts == ("a", "b")
+    assert prompts.shipped_domains()
+
+
+def test_the_host_offers_folders_by_their_last_part(opened, tmp_path, monkeypatch):
+    tiny.tiny_ddpm().save_pretrained(tmp_path / "mine", safe_serialization=True)
+    monkeypatch.setenv("DMQ_MODELS", f"owner/name, {tmp_path / 'mine'}")
+    assert public.offered() == {"owner/name": "owner/name", "mine": str(tmp_path / "mine")}
+    assert loading.load("mine").info.name == "mine"
+    with pytest.raises(Refused, match=r"ship with it, owner/name, mine\. For"):
+        Recipe(model=str(tmp_path / "mine"))
+
+
+def test_errors_of_a_refusal_have_nothing_around_them(opened):
+    with pytest.raises(DmqError, match=r"^this app is open"):
+        jsonio.loads('{"model": "/etc"}')
+    with pytest.raises(DmqError, match=r"^recipe: version is 7"):
+        jsonio.loads('{"version": 7}')
+
+
+def test_visitors_have_names_that_do_not_tell_their_tokens(opened):
+    token = public.new_token()
+    assert public.visitor() == ""
+    with public.as_visitor(token):
+        name = public.visitor()
+        assert name and token not in name
+        with public.as_visitor(public.new_token()):
+            assert public.visitor() != name
+        assert public.visitor() == name
+    for bad in ("", "../../etc", "a" * 100, 7):
+        with public.as_visitor(bad):
+            assert public.visitor() not in ("", name)
+    assert public.visitor() == ""
+
+
+def test_threads_of_a_run_know_the_visitor(opened):
+    with public.as_visitor(public.new_token()):
+        work = stepping(lambda report: report(public.visitor(), threading.get_ident()))
+        ((name, thread),) = list(work)
+        assert name == public.visitor() and thread != threading.get_ident()
+
+
+def test_serve_public_is_public(monkeypatch):
+    from pages import app
+
+    monkeypatch.setenv("DMQ_PUBLIC", "0")
+    seen = []
+    monkeypatch.setattr(app, "launch", lambda **settings: seen.append(public.is_public()))
+    assert cli.main(["serve", "--public"]) == 0
+    assert seen == [True]
