@@ -1,10 +1,10 @@
 """Exported folders on the Hugging Face Hub."""
 
-import os
 import re
 from pathlib import Path
 
 from ..errors import DmqError
+from ..public import is_public
 from .known import libraries
 
 
@@ -14,11 +14,11 @@ REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)
 def push_hindrance() -> str:
     """Why nothing can be pushed from here, in one line; "" if it can.
 
-    On a Space nobody may: its token is its owner's, and everybody is its visitor.
+    In public mode nobody may: the token is the host's, and everybody is a visitor.
     """
     import huggingface_hub
 
-    if os.environ.get("SPACE_ID"):
+    if is_public():
         return "This app is open to others, and pushes for nobody: download the export, and push it from your machine."
     if huggingface_hub.get_token() is None:
         return "Nobody is logged in to the Hugging Face Hub here: run “hf auth login”, or set HF_TOKEN."

@@ -205,7 +205,7 @@ def test_pushing_is_refused_in_one_line(text, exported, monkeypatch):
     with pytest.raises(DmqError, match="no export is chosen"):
         last(take_away.push(None, "me/model", True))
     monkeypatch.setenv("SPACE_ID", "me/dmq")
-    assert "open to others" in take_away.show(text, FORMS[0], PARTS[0], name)["hub"]
+    assert "open to others" in take_away.show("", FORMS[0], PARTS[0], None)["hub"]
     with pytest.raises(DmqError, match="open to others"):
         last(take_away.push(name, "me/model", True))
 
