@@ -6,7 +6,7 @@ The embedded emoji-clip needs no network; a folder or a Hub id of any `CLIPModel
 import functools
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,7 @@ from ..numerics.threads import one_thread
 from ..public import check_model, offered
 from .checks import check_single
 from .loading import LOADING, MODELS, UNREADABLE, quiet, unreadable
+from .placement import chosen, resolve
 
 
 EMBEDDED = "emoji-clip"
@@ -71,7 +72,8 @@ class PictureText:
         Taken before the projection, as Inception's are taken before its classes: the projection keeps what texts
         tell apart, and a picture can be damaged in ways that no text names.
         """
-        parts = [self.model.vision_model(pixel_values=self.pixels(part)).pooler_output for part in _batches(pictures)]
+        see, device = self.model.vision_model, self.model.device
+        parts = [see(pixel_values=self.pixels(part).to(device)).pooler_output.cpu() for part in _batches(pictures)]
         return torch.cat(parts).numpy() if parts else np.zeros((0, self.model.vision_embed_dim), np.float32)
 
     @torch.no_grad()
@@ -86,9 +88,10 @@ class PictureText:
         limit, parts = self.model.config.text_config.max_position_embeddings, []
         for part, texts in zip(_batches(pictures), _batches(prompts), strict=True):
             ids = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+            ids = ids.to(self.model.device)
             words = self.model.get_text_features(input_ids=ids.input_ids, attention_mask=ids.attention_mask)
-            seen = self.model.get_image_features(pixel_values=self.pixels(part))
-            parts.append(100 * F.cosine_similarity(seen.pooler_output, words.pooler_output))
+            seen = self.model.get_image_features(pixel_values=self.pixels(part).to(self.model.device))
+            parts.append(100 * F.cosine_similarity(seen.pooler_output, words.pooler_output).cpu())
         return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
 
 
@@ -96,17 +99,24 @@ def _batches(items: Sequence) -> list[Sequence]:
     return [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
 
 
-@functools.lru_cache(maxsize=2)
 def load_clip(name_or_folder: str = EMBEDDED) -> PictureText:
     """The CLIP `name_or_folder`: the embedded emoji-clip, a folder, or a Hub id "owner/name". Cached, quiet.
 
-    Raises DmqError for an unknown name, a model that is no CLIP, pickled weights, code, or no network.
+    In float32 whatever else is lowered, since it judges; on the device where models run. Raises DmqError for an
+    unknown name, a model that is no CLIP, pickled weights, code, or no network.
     """
     check_model(name_or_folder, (EMBEDDED,))
+    return _load(name_or_folder, resolve(replace(chosen(), dtype="float32", offload="none"), {}).device)
+
+
+@functools.lru_cache(maxsize=2)
+def _load(name_or_folder: str, device: str) -> PictureText:
     source = _source(name_or_folder)
     with LOADING, quiet(), one_thread():
         try:
-            return _open(name_or_folder, source)
+            made = _open(name_or_folder, source)
+            made.model.to(device)
+            return made
         except (*UNREADABLE, SafetensorError) as error:
             raise unreadable(name_or_folder, source, error, "CLIP and its processor") from error
 

@@ -274,6 +274,8 @@ def sample(
         checked = around.enter_context(finite_steps(getattr(own, loaded.component), loaded.place, on_step))
         if checked is not None or on_output is not None:
             _report_steps(own.scheduler, checked, on_output)
+        if loaded.place.dtype == "float16" and (vae := own.components.get("vae")) is not None:
+            own.vae = borrow(vae)  # some pipelines cast theirs to float32 and back
         call = arguments(own, prompts, seeds, sampling)
         around.enter_context(offloaded(own, loaded.place))
         around.enter_context(one_noise(loaded.place.torch_dtype))

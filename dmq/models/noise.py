@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 HALF = (torch.float16, torch.bfloat16)
 
 
-class _Noise(TorchFunctionMode):
+class _Half(TorchFunctionMode):
     """Inside, seeded normal numbers of half precision are those of float32, rounded.
 
     torch takes other random bits for them, but for small shapes and multiples of 16 numbers: images of some sizes
@@ -22,6 +22,8 @@ class _Noise(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.randn and kwargs.get("generator") is not None and kwargs.get("dtype") in HALF:
             return func(*args, **kwargs | {"dtype": torch.float32}).to(kwargs["dtype"])
+        if func is torch.Tensor.numpy and args[0].dtype is torch.bfloat16:  # numpy has none, and DDIM's pipeline asks
+            return args[0].float().numpy()
         return func(*args, **kwargs)
 
 
@@ -34,5 +36,5 @@ def one_noise(dtype: torch.dtype) -> Iterator[None]:
     if dtype not in HALF:  # a mode costs a microsecond at each of torch's functions
         yield
         return
-    with _Noise():
+    with _Half():
         yield

@@ -52,6 +52,15 @@ class PackedLayer(nn.Module):
         self.register_buffer("kept", self._float() if self.why else None, persistent=False)  # instead of at each call
         self.train(layer.training)
 
+    def __getattr__(self, name: str) -> Any:
+        """What pipelines ask of a float layer, such as `in_features`, is answered by its layout."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if (layout := self.__dict__.get("_modules", {}).get("layout")) is None:
+                raise
+            return getattr(layout, name)
+
     @property
     def weight(self) -> Tensor:
         """What the codes stand for, made anew."""

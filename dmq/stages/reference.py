@@ -44,7 +44,7 @@ def weights_of(eye: "PictureText") -> str:
     """16 hex digits of all weights that features come from, and of how pictures are shown to them."""
     digest = hashlib.sha256(repr((eye.size, eye.mean, eye.deviation)).encode())
     for name, tensor in sorted(eye.model.state_dict().items()):
-        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+        digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 

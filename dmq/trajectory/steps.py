@@ -17,7 +17,8 @@ def index_of(t: float, timesteps: tuple[float, ...], on_miss: str = "error") -> 
     """The step i whose recorded timestep is `t`, and how far away that one is: 0.0 unless `on_miss` found the nearest.
 
     An integer must be equal. A float may also be a recorded value after rounding to float32, float16 or bfloat16, as
-    pipelines in low precision cast it, if that is less than half the way to the neighbouring timestep.
+    pipelines in low precision cast it, if that is less than half the way to the neighbouring timestep. The other way
+    round, a recorded float may be what such a cast made of `t`: the calibration then ran in low precision.
     Raises DmqError for any other `t`, unless `on_miss` is "nearest"; the caller then shows the distance.
     Source: adp_dm, "Rules of index_of".
 
@@ -28,6 +29,8 @@ def index_of(t: float, timesteps: tuple[float, ...], on_miss: str = "error") -> 
     i = exact.get(t if isinstance(t, Integral) else float(t))
     if i is None and not isinstance(t, Integral):
         i = rounded.get(float(t))
+    if i is None and math.isfinite(t):
+        i = _recorded_rounded(t, timesteps, exact)
     if i is not None:
         return i, 0.0
     if on_miss == "nearest" and math.isfinite(t):
@@ -37,6 +40,17 @@ def index_of(t: float, timesteps: tuple[float, ...], on_miss: str = "error") -> 
         f"timestep {float(t):g} was not calibrated; recorded were {_listed(timesteps)}. Sample with the scheduler and "
         'the number of steps of the calibration, calibrate anew for these, or set on_miss to "nearest".'
     )
+
+
+def _recorded_rounded(t: float, timesteps: tuple[float, ...], exact: dict[float, int]) -> int | None:
+    """The step whose recorded float is `t` in some low precision, if no other recorded one is as near."""
+    for dtype in (torch.float32, torch.float16, torch.bfloat16):
+        cast = torch.tensor(float(t), dtype=torch.float64).to(dtype).item()
+        i = exact.get(cast)
+        if i is not None and isinstance(timesteps[i], float):
+            others = [abs(other - cast) for other in timesteps if other != cast]
+            return i if abs(cast - t) < min(others, default=math.inf) / 2 else None
+    return None
 
 
 @lru_cache(maxsize=64)

@@ -114,7 +114,7 @@ def test_wrong_calls_say_what_was_given(folder):
 
 
 def test_a_model_is_loaded_once_quietly_and_read_only(folder, capfd):
-    clip.load_clip.cache_clear()
+    clip._load.cache_clear()
     loaded = load_clip(str(folder))
     assert load_clip(str(folder)) is loaded and loaded.name == str(folder)
     assert not loaded.model.training and not any(p.requires_grad for p in loaded.model.parameters())

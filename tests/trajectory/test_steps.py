@@ -48,3 +48,16 @@ def test_nearest_says_how_far_it_went():
     assert index_of(5000, DDIM, "nearest") == (0, 4019.0)
     with pytest.raises(DmqError):
         index_of(float("nan"), DDIM, "nearest")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_what_was_recorded_in_low_precision_is_found_from_the_exact_timestep(dtype):
+    exact = (999, 667, 334, 1)
+    recorded = tuple(torch.tensor([float(t) for t in exact]).to(dtype).float().tolist())
+    for i, t in enumerate(exact):
+        assert index_of(t, recorded) == index_of(float(t), recorded) == (i, 0.0)
+    assert index_of(667, tuple(map(float, exact))) == (1, 0.0)
+    with pytest.raises(DmqError, match="was not calibrated"):
+        index_of(668, (999, 667, 1))  # whole numbers were recorded: nothing was rounded
+    with pytest.raises(DmqError, match="was not calibrated"):
+        index_of(990, (992.0, 988.0))  # half way between two: either could be meant

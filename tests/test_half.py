@@ -1,0 +1,63 @@
+"""Half precision from a folder to images, for every family: what a GPU would run, run on the CPU."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from dmq import stages
+from dmq.models import placement
+from dmq.models.placement import Placement
+from dmq.models.tiny import tiny_ddpm, tiny_sd
+from dmq.models.tiny_pipelines import PIPELINES, tiny_pipeline
+from dmq.recipe import Activations, Calibration, Comparison, Recipe, Sampling, UniformGroups, Weights
+from dmq.trajectory.steps import index_of
+from tests.tiny import runs_in
+
+
+OTHERS = {"sd": tiny_sd, "ddpm": tiny_ddpm}
+OWN_SIZE = ("sd", "ddpm", "DiT")
+
+
+@pytest.fixture(scope="module", params=[*OTHERS, *PIPELINES])
+def recipe(request, tmp_path_factory):
+    """Eight bits in two groups, attention too, for a tiny pipeline that is stored in float16."""
+    family = request.param
+    with runs_in(tmp_path_factory.mktemp("half")) as folder:
+        pipe = OTHERS[family]() if family in OTHERS else tiny_pipeline(family)
+        pipe.to(dtype=torch.float16)
+        pipe.save_pretrained(folder / family, safe_serialization=True)
+        prompts = ("1", "7") if family == "DiT" else ("a", "b")
+        yield Recipe(
+            name=family, model=str(folder / family), calibration=Calibration(samples=2, prompts=prompts),
+            sampling=Sampling(steps=3, guidance=2.0, size=0 if family in OWN_SIZE else 16),
+            activations=Activations(bits=8, attention_bits=8), grouping=UniformGroups(count=2), weights=Weights(),
+        )  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def free_choice(monkeypatch):
+    for variable in placement.VARIABLES.values():
+        monkeypatch.setenv(variable, "")
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_what_is_captured_and_quantized_in_half_precision_is_near_float32(recipe, dtype):
+    """Captured, planned, simulated and executed in half precision; the images are those of float32, nearly."""
+    prompts = recipe.calibration.prompts
+    shown = Comparison(prompts=prompts[:1], sampling=recipe.sampling)
+    stages.use_placement(Placement(device="cpu"))
+    stages.finish(stages.capture(recipe, again=True, trajectories=1))
+    full = stages.statistics(recipe)
+    stages.use_placement(Placement(device="cpu", dtype=dtype))
+    stages.finish(stages.capture(recipe, again=True, trajectories=1))
+    half = stages.statistics(recipe)
+    assert half.made_on == f"cpu, {dtype}" and half.sites == full.sites
+    for i, (t, lowered) in enumerate(zip(full.timesteps, half.timesteps, strict=True)):  # which some pipelines round
+        assert index_of(t, half.timesteps) == index_of(lowered, full.timesteps) == (i, 0.0)
+    near = np.abs(half.maximum - full.maximum) <= 0.1 * np.abs(full.maximum) + 0.05 * np.abs(full.maximum).max()
+    assert near.mean() > 0.97
+    for engine in ("simulated", "executed"):
+        report = stages.finish(stages.compare(shown, (dataclasses.replace(recipe, engine=engine),)))
+        assert report.place == f"cpu, {dtype}" and report.scores[0].psnr > 20, engine
