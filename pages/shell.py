@@ -1,5 +1,6 @@
 """What all tabs share: the current recipe as text, events whose answers go by name, errors told in one line."""
 
+import contextlib
 import functools
 import html
 import inspect
@@ -11,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from dmq import jsonio, public, runs, stages
-from dmq.errors import DmqError
+from dmq.errors import DmqError, disk_error
 from dmq.recipe import Recipe
 
 from . import links
@@ -90,23 +91,28 @@ def told(handler: Callable) -> Callable:
 
     @functools.wraps(handler)
     def function(*args: Any, **kwargs: Any) -> Any:
-        try:
+        with _as_message():
             return handler(*args, **kwargs)
-        except DmqError as error:
-            raise _shown(error) from None
 
     @functools.wraps(handler)
     def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        try:
+        with _as_message():
             yield from handler(*args, **kwargs)
-        except DmqError as error:
-            raise _shown(error) from None
 
     return generator if inspect.isgeneratorfunction(handler) else function
 
 
-def _shown(error: DmqError) -> gr.Error:
-    return gr.Error(html.escape(runs.shown(error), quote=False), print_exception=False)
+@contextlib.contextmanager
+def _as_message() -> Iterator[None]:
+    try:
+        yield
+    except gr.Error:
+        raise
+    except Exception as error:
+        told = error if isinstance(error, DmqError) else disk_error(error)
+        if told is None:
+            raise
+        raise gr.Error(html.escape(runs.shown(told), quote=False), print_exception=False) from None
 
 
 def visited(handler: Callable) -> Callable:

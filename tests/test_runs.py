@@ -121,13 +121,19 @@ def test_recipes_that_see_the_same_share_a_capture():
     assert len({runs.capture_key(recipe) for recipe in [a, *different]}) == 4
 
 
-@pytest.mark.parametrize("name", ["../x", "a/b", "", ".hidden", "captures", "x" * 81, "a\nb", "/etc", ".."])
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "a/b", "", ".hidden", "captures", "x" * 81, "a\nb", "/etc", "..", "Captures", "benchmarks", "con",
+     "NUL.txt", "com1", "a:b", "ends.", "ends "],
+)  # fmt: skip
 def test_a_name_cannot_lead_out_of_the_run_folder(name):
     with pytest.raises(DmqError, match="cannot name a run"):
         runs.folder_of(name)
 
 
-@pytest.mark.parametrize("wanted", ["emoji-sd W8A8, 8 best groups", "../../etc", "", "ä" * 200])
+@pytest.mark.parametrize(
+    "wanted", ["emoji-sd W8A8, 8 best groups", "../../etc", "", "ä" * 200, "con", "Tables", "a" * 59 + ". b"]
+)
 def test_free_names_can_name_a_run(home, wanted):
     first = runs.free_name(wanted)
     runs.folder_of(first).mkdir(parents=True)

@@ -1,7 +1,6 @@
 """A quantized denoiser as a folder that diffusers reads: all of it, or nothing of it."""
 
 import contextlib
-import errno
 import json
 import math
 import shutil
@@ -318,8 +317,7 @@ def writing(folder: Path) -> Iterator[Path]:
         with written(folder) as part:
             yield part
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        why = "the disk is full" if full else getattr(error, "strerror", None) or str(error).partition("\n")[0]
+        why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise DmqError(f"{folder}: cannot be written ({why:.160}); nothing was left there.") from None
 
 

@@ -100,10 +100,11 @@ def chosen_sampling(given: argparse.Namespace, recipe: Recipe) -> Sampling:
     return dataclasses.replace(recipe.sampling, **{name: value for name, value in wishes.items() if value is not None})
 
 
-def told(work: Generator[Any, None, Any]) -> Any:
+def told(work: Generator[Any, None, Any], *, writes_runs: bool = True) -> Any:
     """Run a stage to its end, its progress on standard error; returns its value.
 
-    On a terminal that is one line, written over and over; in a log it is a line now and then.
+    On a terminal that is one line, written over and over; in a log it is a line now and then. Raises DmqError as
+    soon as there is work to do that `writes_runs`, if the run folder cannot be written.
     """
     last, live, since = "", sys.stderr.isatty(), time.monotonic()
     try:
@@ -112,6 +113,9 @@ def told(work: Generator[Any, None, Any]) -> Any:
             if hasattr(item, "needed"):  # what the work will take: stays on screen
                 print(f"dmq: {item}", file=sys.stderr, flush=True)
                 continue
+            if writes_runs:
+                runs.check_writable()
+                writes_runs = False  # asked once
             if not hasattr(item, "total"):
                 continue
             line = str(item)

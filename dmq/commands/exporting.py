@@ -27,7 +27,8 @@ def export(given: argparse.Namespace) -> None:
     recipe = chosen_recipe(given.recipe, given.model)
     made = told(
         stages.export(recipe, given.folder, engine=given.engine, denoiser_only=given.denoiser_only,
-                      form=given.form)
+                      form=given.form),
+        writes_runs=False,
     )  # fmt: skip
     rows = [[part, f"{size:,}"] for part, size in made.bytes.items() if size]
     print_table(["tensors of the denoiser", "bytes"], [*rows, ["together", f"{made.stored:,}"]])

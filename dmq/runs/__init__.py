@@ -21,7 +21,19 @@ Everything is written under a temporary name and renamed, so a folder is either 
 from .captures import SHARD, capture_key, find_capture, load_info, load_stats, load_trajectory, save_stats
 from .comparisons import contact_sheet, load_comparison, load_pictures, load_recipes, load_report, load_steps, save_run
 from .exports import FORMS, MOST_ZIPPED, Export, describe_export, export_folder, exports, free_export, zip_export
-from .folders import ASSETS, download_folder, folder_of, free_name, home, names, own_home, remove, shown, written
+from .folders import (
+    ASSETS,
+    check_writable,
+    download_folder,
+    folder_of,
+    free_name,
+    home,
+    names,
+    own_home,
+    remove,
+    shown,
+    written,
+)
 from .over_time import answers, load_over_time, load_probe, load_question, save_over_time, save_probe
 from .quota import job, working
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
@@ -47,6 +59,7 @@ __all__ = [
     "Export",
     "answers",
     "capture_key",
+    "check_writable",
     "contact_sheet",
     "describe_export",
     "discard",

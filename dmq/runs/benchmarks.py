@@ -28,7 +28,7 @@ from ..errors import DmqError
 from ..recipe import Benchmark, Recipe
 from ..results import BenchPicture, BenchReport, BenchRow, Figure
 from . import folders
-from .folders import NAME, own_home, written
+from .folders import fit_to_name, free_stem, own_home, written
 
 
 WORST = 8  # pictures kept of each model and domain for the gallery: those with the lowest PSNR
@@ -37,7 +37,7 @@ Jobs = list[tuple[str, str, int]]  # domain, prompt, seed of every picture, by n
 
 def folder_of(name: str) -> Path:
     """The folder of a benchmark. Raises DmqError for a name that could lead out of the run folder."""
-    if not NAME.fullmatch(name):
+    if not fit_to_name(name):
         raise DmqError(f"{name!r:.80} cannot name a benchmark: use letters, digits, spaces, dots and dashes.")
     own, shipped = own_home() / "benchmarks" / name, folders.ASSETS / "runs" / f"bench-{name}"
     return shipped if shipped.is_dir() and not own.is_dir() else own
@@ -45,9 +45,7 @@ def folder_of(name: str) -> Path:
 
 def free_name(wanted: str) -> str:
     """`wanted` made fit to name a benchmark, with a number behind it if there is such a one already."""
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in " ._+-") else "-" for c in wanted).strip(" .-")[:60]
-    stem = stem or "benchmark"
-    return next(n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if not folder_of(n).exists())
+    return free_stem(wanted, folder_of, "benchmark")
 
 
 def finished() -> list[str]:
@@ -70,7 +68,7 @@ def unfinished() -> list[str]:
 
 
 def _own(file: str) -> list[Path]:
-    return [found for found in (own_home() / "benchmarks").glob(f"*/{file}") if NAME.fullmatch(found.parent.name)]
+    return [found for found in (own_home() / "benchmarks").glob(f"*/{file}") if fit_to_name(found.parent.name)]
 
 
 def _shipped() -> Path:
@@ -151,7 +149,7 @@ def _replace(file: Path, text: str) -> None:
     """Write a file so that a reader finds the old or the new one, never a half."""
     part = file.with_name(f".{file.name}")
     part.write_text(text, "utf-8")
-    part.rename(file)
+    part.replace(file)
 
 
 def complete(folder: Path) -> bool:
@@ -317,7 +315,7 @@ def save_report(folder: Path, report: BenchReport, models: Sequence[str]) -> Non
             shutil.copyfile(found, part / f"{n:03d}.png")
         (part / "worst.json").write_text(json.dumps(pairs), "utf-8")
     _frame(report.pictures).to_parquet(folder / ".pictures.parquet", compression="zstd")
-    (folder / ".pictures.parquet").rename(folder / "pictures.parquet")
+    (folder / ".pictures.parquet").replace(folder / "pictures.parquet")
     _replace(folder / "report.json", json.dumps(plain, indent=1))
 
 
@@ -379,6 +377,6 @@ def as_csv(report: BenchReport) -> str:
 def remove(name: str) -> None:
     """Delete a benchmark of the user's own. Raises DmqError if there is none of that name."""
     folder = own_home() / "benchmarks" / name
-    if not NAME.fullmatch(name) or not folder.is_dir():
+    if not fit_to_name(name) or not folder.is_dir():
         raise DmqError(f"there is no benchmark of your own called {name!r}.")
     shutil.rmtree(folder)

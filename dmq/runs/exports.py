@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Recipe
-from .folders import NAME, download_folder, free_stem, own_home
+from .folders import download_folder, fit_to_name, free_stem, own_home
 
 
 # Who loads it: diffusers with dmq; of the weights alone, diffusers without anything, or with sdnq.
@@ -44,7 +44,7 @@ def place() -> Path:
 
 def export_folder(name: str) -> Path:
     """The folder of an export. Raises DmqError for a name that could lead out of the exports."""
-    if not NAME.fullmatch(name or ""):
+    if not name or not fit_to_name(name):
         raise DmqError(f"{name!r:.80} cannot name an export: use letters, digits, spaces, dots and dashes.")
     return place() / name
 
@@ -56,7 +56,7 @@ def free_export(wanted: str) -> str:
 
 def exports() -> list[str]:
     """The exports that are there, newest first."""
-    found = [path for path in place().glob("*") if path.is_dir() and NAME.fullmatch(path.name)]
+    found = [path for path in place().glob("*") if path.is_dir() and fit_to_name(path.name)]
     return [path.name for path in sorted(found, key=lambda path: -path.stat().st_mtime)]
 
 

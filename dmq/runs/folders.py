@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from ..errors import DmqError
+from ..errors import ELSEWHERE, DmqError, disk_error
 from ..places import ASSETS as ASSETS  # the other files of this room look it up here
 from ..public import check_place, is_public, visitor
 from . import quota
@@ -17,6 +17,9 @@ from . import quota
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
 RESERVED = (*quota.KINDS, quota.VISITORS)  # folders beside the runs
+# Names of devices, which Windows keeps for itself, whatever follows them behind a dot.
+DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *(\..*)?", re.IGNORECASE)
+LEAST_FREE = 32_000_000  # bytes of disk without which nothing long is begun
 # An absolute path, up to the last part of it; addresses such as https://… are none.
 PLACE = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s'\"“”<>:;,()]+[/\\])+(?=[^/\\\s])")
 
@@ -47,15 +50,47 @@ def shown(said: object) -> str:
     return PLACE.sub("", text)
 
 
+def check_writable(folder: Path | None = None) -> None:
+    """Raise DmqError unless `folder`, the run folder unless given, can be written or made, and has room.
+
+    Said before a long stage, not after it. Nothing is left there, not even the folder.
+    """
+    folder = home() if folder is None else folder
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        why = DmqError(f"{there}: is no folder; {ELSEWHERE}.") if there.is_file() else disk_error(error, there)
+        raise why or DmqError(f"{there}: cannot be written ({error.strerror}); {ELSEWHERE}.") from None
+    free = shutil.disk_usage(there).free
+    if free < LEAST_FREE:
+        raise DmqError(f"{there}: {free / 1e6:.1f} MB are free on its disk, at least {LEAST_FREE / 1e6:.0f} are "
+                       f"needed; make room, or {ELSEWHERE}.")  # fmt: skip
+
+
 @contextlib.contextmanager
 def written(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` if the block ends well, and disappears if it does not.
 
-    Then the oldest of what is kept goes if it is more than the quota. In public mode, raises DmqError for a folder
-    outside the run folder.
+    Then the oldest of what is kept goes if it is more than the quota. Raises DmqError if the disk is full or may not
+    be written, and in public mode for a folder outside the run folder; other errors of the block come through.
     """
     check_place(folder, home())
     quota.hold(home(), folder)
+    try:
+        with _renamed(folder) as part:
+            yield part
+    except Exception as error:
+        if (told := disk_error(error, folder)) is None:
+            raise
+        raise told from None
+    if quota.piece_of(home(), folder) is not None:
+        quota.make_room(home())
+
+
+@contextlib.contextmanager
+def _renamed(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:
@@ -72,8 +107,6 @@ def written(folder: Path) -> Iterator[Path]:
     finally:
         if part.exists():
             shutil.rmtree(part)
-    if quota.piece_of(home(), folder) is not None:
-        quota.make_room(home())
 
 
 def download_folder() -> Path:
@@ -88,9 +121,14 @@ def _downloads() -> tempfile.TemporaryDirectory:
 
 def folder_of(name: str) -> Path:
     """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
-    if not NAME.fullmatch(name) or name in RESERVED:
+    if name.lower() in RESERVED or not fit_to_name(name):  # some disks take Tables and tables for the same
         raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
     return own_home() / name
+
+
+def fit_to_name(name: str) -> bool:
+    """Can `name` be that of a folder on every system? A dot or space at the end is lost on Windows."""
+    return bool(NAME.fullmatch(name)) and name[-1] not in " ." and not DEVICES.fullmatch(name)
 
 
 def names() -> list[str]:
@@ -104,10 +142,17 @@ def free_name(wanted: str) -> str:
     return free_stem(wanted, folder_of)
 
 
-def free_stem(wanted: str, folder_of: Callable[[str], Path]) -> str:
-    """`wanted` made fit to name a folder, with a number behind it if `folder_of` that name is there already."""
-    stem = re.sub(r"[^A-Za-z0-9 ._+-]+", "-", wanted).strip(" .-")[:60] or "run"
-    return next(n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if not folder_of(n).exists())
+def free_stem(wanted: str, folder_of: Callable[[str], Path], nameless: str = "run") -> str:
+    """`wanted` made fit to name a folder, with a number behind it if `folder_of` that name is there or reserved."""
+    stem = re.sub(r"[^A-Za-z0-9 ._+-]+", "-", wanted).strip(" .-")[:60].rstrip(" .") or nameless
+    return next(n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if _is_free(n, folder_of))
+
+
+def _is_free(name: str, folder_of: Callable[[str], Path]) -> bool:
+    try:
+        return not folder_of(name).exists()
+    except DmqError:  # reserved
+        return False
 
 
 def remove(name: str) -> None:

@@ -85,7 +85,7 @@ def save_label(folder: Path, name: str, label: float) -> None:
     """Keep one label; a reader finds all of it or nothing."""
     folder.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix=".part-", dir=folder)
-    with os.fdopen(handle, "w") as file:
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
         json.dump({"label": label}, file)
     Path(part).replace(folder / f"{name}.json")
 
@@ -94,6 +94,6 @@ def load_label(folder: Path, name: str) -> float | None:
     """What `save_label` wrote; None if there is none of that name. Raises DmqError if it is damaged."""
     file = folder / f"{name}.json"
     try:
-        return float(json.loads(file.read_text())["label"]) if file.is_file() else None
+        return float(json.loads(file.read_text("utf-8"))["label"]) if file.is_file() else None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DmqError(f"{file}: damaged ({error}); delete it and go on.") from None
