@@ -1,4 +1,4 @@
-"""What pyproject.toml cannot say: the folder `assets` of a checkout is `dmq/assets` in the wheel, and never copied here."""
+"""What pyproject.toml cannot say: the folder `assets` of a checkout is `dmq/assets` in the wheel, without a copy."""
 
 from setuptools import find_packages, setup
 
