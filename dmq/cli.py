@@ -1,13 +1,14 @@
 """The command line: `dmq serve | capture | search | temporal | reconstruct | run | …`, each a few lines of Python."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__, runs
-from .commands import exporting, layers, learning, predict, sensitivity, walks
+from .commands import doctor, exporting, layers, learning, predict, sensitivity, walks
 from .commands.asking import (
     choose_place,
     chosen_comparison,
@@ -22,13 +23,16 @@ from .commands.asking import (
     told,
     write,
 )
-from .errors import DmqError
+from .errors import DmqError, disk_error
 from .recipe import MEASURES, Benchmark, Recipe
 from .results import Execution, speed
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Carry a command out; returns the exit code: 0, 1 for what the user can fix, 130 after Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a console or pipe of Windows may lack × and ⚠: they become ? there
+            stream.reconfigure(errors="replace")
     chosen = parser().parse_args(arguments)
     try:
         choose_place(chosen)
@@ -43,6 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ndmq: stopped; nothing half-written was left.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if (told := disk_error(error)) is None:
+            raise
+        print(f"dmq: {told}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -87,6 +96,7 @@ def parser() -> argparse.ArgumentParser:
     layers.add_to(add)
     predict.add_to(add)
     exporting.add_to(add)
+    doctor.add_to(add)
     one = add(
         "bench", bench, "Measure recipes against the float model on many pictures, with a noise floor (QDiffBench)."
     )
