@@ -46,7 +46,7 @@ def make(name: str, folder: Path) -> int:
         count = place.numel()
         shards.add(tensor, block.repeat(-(-count // BLOCK))[:count].view(place.shape).clone())
     shards.finish({})
-    (folder / "config.json").write_text(json.dumps(config_data(model)))
+    (folder / "config.json").write_text(json.dumps(config_data(model)), "utf-8")
     return shards.total
 
 
@@ -67,7 +67,8 @@ def quantize(folder: Path, target: Path, bits: int) -> dict[str, float]:
 def alone(*arguments: str) -> dict[str, float]:
     """What this file prints when it is run with `arguments`, in a process of its own."""
     run = subprocess.run(
-        [sys.executable, "-m", "bench.memory", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "bench.memory", *arguments], cwd=ROOT, capture_output=True, encoding="utf-8",
+        check=False,
     )
     if run.returncode:
         sys.exit(run.stderr)

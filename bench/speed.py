@@ -127,10 +127,10 @@ class Worker:
         module, settings = ROWS[name]
         out.mkdir(parents=True)
         given = (subject, str(work), module, json.dumps(settings), str(out), str(threads))
-        with (out / "log.txt").open("w") as log:
+        with (out / "log.txt").open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "bench.peers.worker", *given], cwd=ROOT, env=_environment(work, threads),
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True,
+                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, encoding="utf-8",
             )  # fmt: skip
         self.row.made = self._answer()
 
@@ -157,7 +157,7 @@ class Worker:
         if not gone:
             return f"not ready after {PATIENCE} s"
         code = self.process.wait()
-        last = (self.out / "log.txt").read_text(errors="replace").strip().rpartition("\n")[2]
+        last = (self.out / "log.txt").read_text("utf-8", errors="replace").strip().rpartition("\n")[2]
         return "killed, most likely for want of memory" if code == -9 else f"ended with {code}: {last:.160}"
 
     def stop(self) -> None:
@@ -256,7 +256,7 @@ def _spread(values: list[float], form: str) -> str:
 
 def _free() -> float:
     """Megabytes of memory that could be had."""
-    return int(Path("/proc/meminfo").read_text().partition("MemAvailable:")[2].split()[0]) / 1000
+    return int(Path("/proc/meminfo").read_text("utf-8").partition("MemAvailable:")[2].split()[0]) / 1000
 
 
 def _environment(work: Path, threads: int) -> dict[str, str]:
@@ -278,14 +278,14 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
 def prepare(subject: str, work: Path, small: bool, threads: int) -> None:
     """Have `work` hold all that the rows of `subject` open. Raises DmqError if it cannot be."""
     command = [sys.executable, "-m", "bench.peers.subjects", subject, str(work), "small" if small else "full"]
-    made = subprocess.run(command, cwd=ROOT, env=_environment(work, threads), capture_output=True, text=True)
+    made = subprocess.run(command, cwd=ROOT, env=_environment(work, threads), capture_output=True, encoding="utf-8")
     if made.returncode:
         raise DmqError(f"{subject}: {made.stderr.strip().rpartition(chr(10))[2]}")
 

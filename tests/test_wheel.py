@@ -53,7 +53,7 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel):
-    """The folder of programs of an environment with this wheel, at a path with a space and a letter that is no ASCII."""
+    """The folder of programs of an environment with this wheel; its path has spaces and a letter that is no ASCII."""
     place = wheel.parent / "Öl und Wasser"
     venv.create(place, symlinks=os.name != "nt")
     scripts = Path(sysconfig.get_path("scripts", "venv", {"base": str(place), "installed_base": str(place)}))
@@ -102,8 +102,8 @@ def test_everything_that_ships_is_in_the_wheel_and_nothing_else(wheel):
 
 
 def test_it_is_the_wheel_that_is_imported_and_it_cannot_be_written_to(installed, elsewhere):
-    code = "import dmq.places, json, os, pages; at = dmq.places.ASSETS; from importlib.metadata import version\n" \
-           "print(json.dumps([str(at), dmq.__file__, pages.__file__, version('dmq'), os.access(at, os.W_OK)]))"  # fmt: skip
+    code = "import dmq.places, json, os, pages; from importlib.metadata import version; at = dmq.places.ASSETS; " \
+           "print(json.dumps([str(at), dmq.__file__, pages.__file__, version('dmq'), os.access(at, os.W_OK)]))"
     made = run_bound([installed / "python", "-c", code], cwd=elsewhere, env=bare())
     assets, package, app, version, writable = json.loads(made.stdout)
     assert Path(assets) == Path(package).parent / "assets" and installed.parent in Path(package).parents

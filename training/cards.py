@@ -328,10 +328,10 @@ def write_emoji_sd(cache: Path, folder: Path, origin: str) -> None:
     """README.md and loss.png of emoji-sd."""
     run, autoencoder = read_run(cache / "emoji-sd.safetensors"), read_run(cache / "vae.safetensors")
     draw_losses(run["losses"], folder / "loss.png")
-    vocabulary = len(json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
+    vocabulary = len(json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"])
     sizes = {f"{k}_size": count_weights(folder / p) for k, p in
              (("vae", "vae"), ("text", "text_encoder"), ("unet", "unet"))}  # fmt: skip
-    figures = json.loads((cache / "emoji-sd-figures.json").read_text())
+    figures = json.loads((cache / "emoji-sd-figures.json").read_text("utf-8"))
     prompts = ", ".join(emoji_sd.COMPOSITIONS)
     card = SD.format(**sizes, **figures, vocabulary=vocabulary, prompts=prompts)
     card += DATA + "\n" + SD_TRAINING.format(
@@ -341,12 +341,12 @@ def write_emoji_sd(cache: Path, folder: Path, origin: str) -> None:
         vae_steps=autoencoder["step"], vae_batch=vae.BATCH,
         vae_minutes=autoencoder["seconds"] / 60, vae_loss=autoencoder["losses"][-1][2],
     )  # fmt: skip
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, "utf-8")
 
 
 def measured(card: Path, line: str) -> str:
     """The figure at the end of the line of a card's table that begins with `line`."""
-    found = next(row for row in card.read_text().splitlines() if row.startswith(f"| {line}"))
+    found = next(row for row in card.read_text("utf-8").splitlines() if row.startswith(f"| {line}"))
     return found.strip("| ").split("|")[-1].strip()
 
 
@@ -354,10 +354,11 @@ def write_emoji_dit(cache: Path, folder: Path) -> None:
     """README.md and loss.png of emoji-dit."""
     run = read_run(cache / "emoji-dit.safetensors")
     draw_losses(run["losses"], folder / "loss.png")
-    vocabulary = len(json.loads((folder / "tokenizer" / "tokenizer.json").read_text())["model"]["vocab"])
+    vocabulary = len(json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"])
     sizes = {f"{k}_size": count_weights(folder / p) for k, p in
              (("vae", "vae"), ("text", "text_encoder"), ("denoiser", "transformer"))}  # fmt: skip
-    figures, other = json.loads((cache / "emoji-dit-figures.json").read_text()), folder.parent / "emoji-sd/README.md"
+    figures = json.loads((cache / "emoji-dit-figures.json").read_text("utf-8"))
+    other = folder.parent / "emoji-sd/README.md"
     card = DIT.format(
         **sizes, **figures, vocabulary=vocabulary, prompts=", ".join(emoji_sd.COMPOSITIONS),
         sd_top1=measured(other, "nearest of"), sd_top5=measured(other, "prompted one among"),
@@ -366,21 +367,21 @@ def write_emoji_dit(cache: Path, folder: Path) -> None:
         seed=run["seed"], steps=run["step"], batch=emoji_sd.BATCH, composed=emoji_sd.COMPOSED,
         minutes=run["seconds"] / 60, loss=run["losses"][-1][2], decay=Schedule.decay,
     )  # fmt: skip
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, "utf-8")
 
 
 def write_emoji_ddpm(cache: Path, folder: Path) -> None:
     """README.md and loss.png of emoji-ddpm."""
     run = read_run(cache / "emoji-ddpm.safetensors")
     draw_losses(run["losses"], folder / "loss.png")
-    figures = json.loads((cache / "emoji-ddpm-figures.json").read_text())
+    figures = json.loads((cache / "emoji-ddpm-figures.json").read_text("utf-8"))
     card = DDPM.format(size=count_weights(folder / "unet"), **figures)
     card += DATA + "\n" + DDPM_TRAINING.format(
         command="python -m training", seed=run["seed"], steps=run["step"], batch=emoji_ddpm.BATCH,
         minutes=run["seconds"] / 60, loss=run["losses"][-1][2], decay=Schedule.decay,
         lessons=len(emoji_ddpm.lessons(cache)),
     )  # fmt: skip
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, "utf-8")
 
 
 def retrieval_row(shown: str, row: dict) -> str:
@@ -393,8 +394,8 @@ def retrieval_row(shown: str, row: dict) -> str:
 def write_emoji_clip(cache: Path, models: Path) -> None:
     """README.md of emoji-clip."""
     run, folder = read_run(cache / "emoji-clip.safetensors"), models / "emoji-clip"
-    figures = json.loads((cache / "emoji-clip-figures.json").read_text())
-    held = json.loads((cache / "emoji-clip-held-out.json").read_text())
+    figures = json.loads((cache / "emoji-clip-figures.json").read_text("utf-8"))
+    held = json.loads((cache / "emoji-clip-held-out.json").read_text("utf-8"))
     rows = {
         "held-out emoji, among each other": held["own"],
         "held-out emoji, among all": held["all"],
@@ -427,7 +428,7 @@ def write_emoji_clip(cache: Path, models: Path) -> None:
         groups=groups, variations=variations, noise=clip_lessons.LATENT_NOISE, finish=clip_lessons.FINISH,
         decay=Schedule.decay, **lessons,
     )  # fmt: skip
-    (folder / "README.md").write_text(card)
+    (folder / "README.md").write_text(card, "utf-8")
 
 
 def write(cache: Path, models: Path, origin: str, only: str | None) -> None:

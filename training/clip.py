@@ -126,6 +126,6 @@ def pack(cache: Path, models: Path) -> None:
     checkpoint.apply_average()
     model.to(torch.float16).save_pretrained(folder, max_shard_size="9MB")
     tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(), indent=2) + "\n")
+    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(), indent=2) + "\n", "utf-8")
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)

@@ -118,4 +118,4 @@ def score(cache: Path, models: Path, only: str | None = None) -> None:
     for name in (only,) if only else MEASURES:
         figures = MEASURES[name](cache, models / name)
         print(name, figures, flush=True)
-        (cache / f"{name}-figures.json").write_text(json.dumps(figures))
+        (cache / f"{name}-figures.json").write_text(json.dumps(figures), "utf-8")

@@ -120,7 +120,7 @@ def score_held_out(cache: Path, lessons: Lessons) -> None:
         "all": retrieval(pictures, captions, held),
     }
     print("emoji-clip held out", figures, flush=True)
-    (cache / "emoji-clip-held-out.json").write_text(json.dumps(figures))
+    (cache / "emoji-clip-held-out.json").write_text(json.dumps(figures), "utf-8")
 
 
 def score_packed(cache: Path, models: Path) -> None:
@@ -155,7 +155,7 @@ def score_packed(cache: Path, models: Path) -> None:
         },
     }
     print("emoji-clip", figures, flush=True)
-    (cache / "emoji-clip-figures.json").write_text(json.dumps(figures))
+    (cache / "emoji-clip-figures.json").write_text(json.dumps(figures), "utf-8")
 
 
 def damage(model: CLIPModel, made: np.ndarray, names: Tensor) -> list[dict[str, float]]:

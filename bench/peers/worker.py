@@ -57,13 +57,13 @@ def main(subject: str, work: str, module: str, settings: str, out: str, threads:
 
 def _reporter() -> Any:
     """Writes to what was stdout; whatever else prints there goes to stderr from now on."""
-    stream = os.fdopen(os.dup(1), "w", buffering=1)
+    stream = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)
     return lambda message: stream.write(json.dumps(message) + "\n")
 
 
 def _peak() -> float:
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text("utf-8")
     return int(status.partition("VmHWM:")[2].split()[0]) / 1000
 
 
@@ -71,7 +71,7 @@ def _forget_peak() -> None:
     """Give back what was freed, and let the peak begin anew at what is held now."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", "utf-8")
 
 
 if __name__ == "__main__":

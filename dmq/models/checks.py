@@ -23,7 +23,7 @@ def check_folder(folder: Path) -> None:
     if code := next(folder.rglob("*.py"), None):
         raise DmqError(f"{folder}: carries code ({code.name}), which dmq never runs. Use one of diffusers' own.")
     try:
-        parts = json.loads(index.read_text())
+        parts = json.loads(index.read_text("utf-8"))
         libraries = {name: value[0] for name, value in parts.items() if isinstance(value, list) and value}
         known = isinstance(parts["_class_name"], str)
     except (ValueError, KeyError, AttributeError):

@@ -60,7 +60,7 @@ def _container_limits() -> list[int]:
     found = []
     for limit, used in LIMITS:
         try:
-            most, now = (Path(file).read_text().strip() for file in (limit, used))
+            most, now = (Path(file).read_text("utf-8").strip() for file in (limit, used))
             found += [max(0, int(most) - int(now))] if most != "max" else []
         except (OSError, ValueError):
             continue
