@@ -16,6 +16,7 @@ run: .venv/run.done
 test: .venv/dev.done
 	tools/browser.sh
 	$(BIN)/ruff check .
+	$(BIN)/dmq doctor
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 train: .venv/train.done

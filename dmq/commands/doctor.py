@@ -124,7 +124,7 @@ def extras() -> Iterator[Finding]:
     for extra in metadata.metadata("dmq").get_all("Provides-Extra", []) if asked else ():
         names = [one.name for one in asked if one.marker.evaluate({"extra": extra})]
         missing = [name for name in names if not _is_installed(name)]
-        said = f"pip install 'dmq[{extra}]' adds {', '.join(missing)}" if missing else "all there"
+        said = f"pip install {' '.join(missing)}" if missing else "all there"  # no name of dmq's: it is on no index
         yield Finding(name=extra, said=said, data={"missing": missing})
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++", "cl"))), None)
     said = compiler or "none; models cannot be compiled (torch.compile)"
