@@ -152,7 +152,17 @@ def serve(given: argparse.Namespace) -> None:
         os.environ["DMQ_PUBLIC"] = "1"  # before the app is imported, and for the processes that it starts
     from pages.app import launch
 
-    launch(server_name=given.host, server_port=given.port)
+    try:
+        runs.check_writable()
+    except DmqError as error:
+        print(f"dmq: {error} Until then the app shows what ships, and keeps nothing.", file=sys.stderr)
+    try:
+        launch(server_name=given.host, server_port=given.port)
+    except OSError as error:
+        if (told := disk_error(error)) is not None or "port" not in str(error):
+            raise told or error from None
+        raise DmqError(f"port {given.port} of {given.host} cannot be opened, perhaps since another program has it; "
+                       "choose one with --port.") from None  # fmt: skip
 
 
 def capture(given: argparse.Namespace) -> None:

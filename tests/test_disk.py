@@ -1,6 +1,7 @@
 """What a disk refuses: one line that says where and what next, and nothing half-written."""
 
 import contextlib
+import socket
 import sys
 
 import gradio as gr
@@ -129,3 +130,23 @@ def test_pages_show_it_as_a_message():
     assert not caught.value.print_exception
     with pytest.raises(ZeroDivisionError):
         shell.told(lambda: 1 / 0)()
+
+
+def test_the_app_opens_where_nothing_can_be_kept_and_says_so(tmp_path, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr("pages.app.launch", lambda **settings: opened.append(settings))
+    (tmp_path / "runs").touch()
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
+    assert cli.main(["serve", "--port", "7999"]) == 0 and opened[0]["server_port"] == 7999
+    assert "is no folder; choose another folder" in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr("pages.app.warm", lambda: None)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert cli.main(["serve", "--port", str(port)]) == 1
+    assert f"dmq: port {port} of 127.0.0.1 cannot be opened" in capsys.readouterr().err

@@ -43,6 +43,9 @@ def wheel(tmp_path_factory):
         if source.is_file():  # one that was deleted is still listed until that is committed
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(source, target)
+    left = folder / "source" / "build" / "lib" / "dmq" / "left_by_an_earlier_build.py"
+    left.parent.mkdir(parents=True)
+    left.touch()
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--quiet", "--no-deps", "--no-index",
            "--no-build-isolation", "--wheel-dir", folder, "--config-settings=--build-option=--compression=stored",
            folder / "source"]  # fmt: skip
@@ -98,6 +101,7 @@ def test_everything_that_ships_is_in_the_wheel_and_nothing_else(wheel):
     held = {name for name in zipfile.ZipFile(wheel).namelist() if not name.endswith("/")}
     assert len(shipped) > 100 and {name for name in held if name.startswith("dmq/assets/")} == shipped
     assert {name.partition("/")[0] for name in held} == {"dmq", "pages", f"dmq-{__version__}.dist-info"}
+    assert "dmq/left_by_an_earlier_build.py" not in held
     assert {f"pages/{file.relative_to(ROOT / 'pages').as_posix()}" for file in (ROOT / "pages").rglob("*.py")} <= held
 
 
@@ -131,6 +135,10 @@ def test_the_app_opens_with_what_ships(installed, elsewhere):
         client = Client(url, verbose=False)
         plan = client.predict(recipe=jsonio.dumps(runs.shipped_recipes()[RECIPE]), api_name="/plan")
         assert 0 < plan["bytes"] < plan["float_bytes"]
+        head = next(one["props"]["head"] for one in client.config["components"] if one["props"].get("head"))
+        script = head.split('"')[1]
+        with urllib.request.urlopen(f"{url}/{script}", timeout=60) as plotly:
+            assert b"plotly.js" in plotly.read(200)
         shown = Image.open(io.BytesIO(first_image(url, client.config))).convert("RGB")
         ships = Image.open(runs.ASSETS / "models" / "emoji-sd" / "samples.png").convert("RGB")
         assert shown.size == ships.size and ImageChops.difference(shown, ships).getbbox() is None

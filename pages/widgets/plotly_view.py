@@ -7,6 +7,7 @@ The script gives the figure the colours of the page's light or dark theme.
 
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import gradio as gr
 import plotly
@@ -18,6 +19,7 @@ from dmq.runs import ASSETS
 
 
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"
+PLOTLY_URL = quote(PLOTLY_JS.as_posix(), safe="/:")
 plotly.io.templates.default = "none"  # the script sets the colours; a template costs more than the figure
 gr.set_static_paths(PLOTLY_JS)  # this one file becomes readable by every visitor; nothing else does
 
@@ -40,7 +42,7 @@ class PlotlyView(gr.HTML):
             html_template=TEMPLATE,
             css_template=".dmq-plot { min-height: 300px; width: 100%; }",
             js_on_load=SCRIPT,
-            head=f'<script src="gradio_api/file={PLOTLY_JS}"></script>',  # relative: right under a mount path too
+            head=f'<script src="gradio_api/file={PLOTLY_URL}"></script>',  # relative: right under a mount path too
             **kwargs,
         )
 
