@@ -54,7 +54,7 @@ def test_whatever_is_imported_is_asked_for():
     """By the name of the package that brings it; what another one surely brings is named with that."""
     brought = {"huggingface_hub": "diffusers", "packaging": "gradio", "psutil": "accelerate"}
     brought |= {"tokenizers": "transformers"}
-    own = {"dmq", "pages", *sys.stdlib_module_names}
+    own = {"dmq", "pages", "spaces", *sys.stdlib_module_names}  # Hugging Face brings spaces to where it is needed
     optional = {name.replace("-", "_") for extra in PROJECT["optional-dependencies"] for name in asked(extra)}
     needed = {one.name for one in map(Requirement, PROJECT["dependencies"])}
     packages = metadata.packages_distributions()
