@@ -1,7 +1,8 @@
 """What the denoiser's answer loses when one layer's weight is made into something smaller: measured, or estimated.
 
     measured   run the model with the other weight                                  a call for each layer and choice
-    fisher     gradients g of v . eps, v ~ N(0, I): E (g . dW)^2 = |J dW|^2          a pass back for all of them
+    fisher     gradients g of v . eps, v ~ N(0, I): E (g . dW)^2 = |J dW|^2          a pass back for all of them,
+                                                                                     each gradient gone once it is used
     local      the layer's own output, its inputs being those of the float model    a call for all of them
 
 Each way gives values [..., T, S]: at the T steps that are looked at, S samples (pictures, or probes of gradients),
@@ -24,7 +25,10 @@ from torch import Tensor, nn
 from ..capture.replay import pictures_in, repeat, rows_of
 from ..errors import DmqError
 from ..models.borrow import borrow
-from ..numerics.threads import one_thread
+from ..models.recompute import answered, pieces, recomputed, too_large
+from ..numerics.devices import double
+from ..numerics.threads import few_threads
+from ..quantizers.codes import WeightCodes
 from ..quantizers.weights import quantize_weight
 from ..recipe import Weights
 from ..results import SensitivityTable, Trajectory
@@ -56,6 +60,7 @@ class Watched:
     timesteps: tuple[float, ...]  # T, in sampling order
     answers: tuple[Tensor, ...]  # of each look
     power: np.ndarray  # [T, P] float64: squared length of the answers
+    forgotten: tuple[str, ...] = ()  # modules that are computed again for gradients, for want of memory
 
 
 def steps_between(steps: int, count: int) -> list[int]:
@@ -75,10 +80,13 @@ def check_finite(model: nn.Module) -> None:
             raise DmqError(f"{name}: not all of it are finite numbers, so no cost can be told; save the model again.")
 
 
-def watch(model: nn.Module, trajectory: Trajectory, steps: int, pictures: int) -> Watched:
+def watch(
+    model: nn.Module, trajectory: Trajectory, steps: int, pictures: int, blocks: Sequence[str] = ()
+) -> Watched:
     """`model` on `steps` steps of the trajectory, evenly spread, and its first `pictures` pictures.
 
-    Raises DmqError if the trajectory has fewer pictures, or if the model's numbers are not all finite.
+    Gradients through its `blocks` are taken piece by piece if memory is short. Raises DmqError if the trajectory has
+    fewer pictures, or if the model's numbers are not all finite.
     """
     check_finite(model)
     chosen, looks = steps_between(len(trajectory.timesteps), steps), []
@@ -93,19 +101,29 @@ def watch(model: nn.Module, trajectory: Trajectory, steps: int, pictures: int) -
         if taken < pictures:
             raise DmqError(f"only {taken} pictures were recorded, {pictures} are to be looked at; record more.")
     twin, power = borrow(model), np.zeros((len(chosen), pictures))
-    with one_thread(), torch.no_grad():
-        answers = tuple(repeat(twin, trajectory, look.call, look.rows) for look in looks)
+    answers, most = [], 0
+    with few_threads(twin.parameters()), torch.no_grad():
+        for look in looks:
+            with answered(twin) as count:
+                answers.append(repeat(twin, trajectory, look.call, look.rows))
+            most = max(most, count.bytes)
     for look, answer in zip(looks, answers, strict=True):
         np.add.at(power, (look.step, look.picture), _squares(answer))
     timesteps = tuple(trajectory.timesteps[i] for i in chosen)
-    return Watched(twin, trajectory, tuple(looks), timesteps, answers, power)
+    forgotten = pieces(twin, blocks) if looks and too_large(most, answers[0].device) else ()
+    return Watched(twin, trajectory, tuple(looks), timesteps, tuple(answers), power, forgotten)
 
 
-def new_weight(weight: Tensor, spec: Weights, split: int = 0, codes: Any = None) -> Tensor:
+def new_weight(weight: Tensor, spec: Weights, split: int = 0, codes: WeightCodes | None = None) -> Tensor:
     """What a layer computes with in place of `weight`: made by `spec`, or what learned `codes` stand for."""
-    with one_thread(), torch.no_grad():
-        made = quantize_weight(weight, spec, split) if codes is None else codes
-        return made.dequantize().to(weight)
+    with few_threads([weight]), torch.no_grad():
+        return (codes or new_codes(weight, spec, split)).dequantize().to(weight)
+
+
+def new_codes(weight: Tensor, spec: Weights, split: int = 0) -> WeightCodes:
+    """`quantize_weight`, by the threads that its size is worth."""
+    with few_threads([weight]), torch.no_grad():
+        return quantize_weight(weight, spec, split)
 
 
 def weight_error(weight: Tensor, made: Tensor) -> float:
@@ -114,7 +132,7 @@ def weight_error(weight: Tensor, made: Tensor) -> float:
     >>> weight_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))
     0.04
     """
-    return ((made - weight).double().square().sum() / weight.double().square().sum().clamp_min(LEAST)).item()
+    return (double(made - weight).square().sum() / double(weight).square().sum().clamp_min(LEAST)).item()
 
 
 # --- measured --------------------------------------------------------------------------------------------------------
@@ -140,7 +158,7 @@ def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
     The power is the mean over the pictures of a step, so that no faint picture outweighs the others.
     """
     wrong = np.zeros_like(watched.power)
-    with one_thread(), torch.no_grad(), exchanged(watched.model, weights):
+    with few_threads(watched.model.parameters()), torch.no_grad(), exchanged(watched.model, weights):
         for look, answer in zip(watched.looks, watched.answers, strict=True):
             change = _squares(repeat(watched.model, watched.trajectory, look.call, look.rows) - answer)
             np.add.at(wrong, (look.step, look.picture), np.where(np.isfinite(change), change, np.inf))
@@ -149,13 +167,15 @@ def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
 
 def _squares(x: Tensor) -> np.ndarray:
     """Squared length of every row."""
-    return x.detach().double().square().flatten(1).sum(1).cpu().numpy()
+    return double(x.detach()).square().flatten(1).sum(1).cpu().numpy()
 
 
 # --- estimated -------------------------------------------------------------------------------------------------------
 
 
-def probe_changes(watched: Watched, deltas: Mapping[str, Tensor], probes: int, seed: int) -> np.ndarray:
+def probe_changes(
+    watched: Watched, deltas: Mapping[str, Tensor], probes: int, seed: int, steps: Sequence[int] | None = None
+) -> np.ndarray:
     """What `noise_change` is to first order, estimated from gradients for all layers and choices: [L, C, T, probes].
 
     `deltas` are by layer the changes of its weight, one behind the other: [C, *weight]. With J the derivative of the
@@ -163,67 +183,103 @@ def probe_changes(watched: Watched, deltas: Mapping[str, Tensor], probes: int, s
     value is an unbiased estimate of the change to first order, and follows chi^2 with one degree of freedom about it.
     The values of a probe share v, so costs that are compared err together. What the spread of the probes does not
     show is the difference between pictures and what goes beyond first order.
+
+    T are the positions `steps` of those that are looked at, or all; a step has the same values by itself. There is
+    one pass back for each call and probe, whatever the size of the model. Not finite: inf.
     """
+    steps = range(len(watched.timesteps)) if steps is None else steps
     generator = torch.Generator().manual_seed(seed)
-    layers = [watched.model.get_submodule(name) for name in deltas]
-    flat = [delta.flatten(1) for delta in deltas.values()]
-    dots = np.zeros((len(flat), len(flat[0]), len(watched.timesteps), probes))
-    with one_thread(), _differentiable(layers) as weights:
-        for look in watched.looks:
-            answer = repeat(watched.model, watched.trajectory, look.call, look.rows)
-            for k in range(probes):
-                v = torch.randn(answer.shape, generator=generator).to(answer)
-                if not answer.requires_grad:
-                    continue  # none of these layers has a say in it
-                along, more = (v * answer).sum(), k + 1 < probes
-                slopes = torch.autograd.grad(along, weights, retain_graph=more, allow_unused=True)
-                for n, slope in enumerate(slopes):
-                    if slope is not None:
-                        dots[n, :, look.step, k] += (flat[n] @ slope.flatten()).double().cpu().numpy()
-    return dots**2 / np.maximum(watched.power.sum(1), LEAST)[:, None]
+    with few_threads(watched.model.parameters()), torch.enable_grad(), _Dotted(watched.model, deltas) as dotted:
+        dots = np.zeros((*dotted.shape, len(steps), probes))
+        for look, like in zip(watched.looks, watched.answers, strict=True):
+            directions = [torch.randn(like.shape, generator=generator) for _ in range(probes)]  # those of a step not
+            if look.step not in steps:  # asked for too, so that the others are what they always are
+                continue
+            at = steps.index(look.step)
+            with recomputed(watched.model, watched.forgotten):
+                answer = repeat(watched.model, watched.trajectory, look.call, look.rows)
+                for k, v in enumerate(directions if answer.requires_grad else ()):
+                    (v.to(answer) * answer).sum().backward(retain_graph=k + 1 < probes)
+                    dots[:, :, at, k] += dotted.taken()
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = dots**2 / np.maximum(watched.power.sum(1)[list(steps)], LEAST)[:, None]
+    return np.where(np.isfinite(values), values, np.inf)
 
 
-@contextmanager
-def _differentiable(layers: Sequence[nn.Module]) -> Iterator[list[Tensor]]:
-    weights = [layer.weight for layer in layers]
-    try:
-        for weight in weights:
+class _Dotted:
+    """While entered, the gradient of a layer's weight is multiplied with its changes as soon as it is there, and gone.
+
+    So no more than one gradient is held at a time, and the changes of one layer.
+    """
+
+    def __init__(self, model: nn.Module, deltas: Mapping[str, Tensor]) -> None:
+        self.deltas, self.names = deltas, tuple(deltas)
+        self.rows: dict[nn.Parameter, list[int]] = {}  # a weight may be that of several layers
+        for n, name in enumerate(self.names):
+            self.rows.setdefault(model.get_submodule(name).weight, []).append(n)
+        self.shape = len(self.names), len(deltas[self.names[0]])
+        self.found: dict[int, Tensor] = {}
+
+    def __enter__(self) -> "_Dotted":
+        self.hooks = []
+        for weight in self.rows:
             weight.requires_grad_(True)
-        with torch.enable_grad():
-            yield weights
-    finally:
-        for weight in weights:
+            self.hooks.append(weight.register_post_accumulate_grad_hook(self._take))
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        for hook in self.hooks:
+            hook.remove()
+        for weight in self.rows:
+            weight.grad = None
             weight.requires_grad_(False)
+
+    def _take(self, weight: nn.Parameter) -> None:
+        slope, weight.grad = weight.grad.flatten().float(), None
+        for n in self.rows[weight]:
+            self.found[n] = self.deltas[self.names[n]].flatten(1).to(slope.device) @ slope
+
+    def taken(self) -> np.ndarray:
+        """The products [L, C] since the last time; 0 for layers that had no say in the answer."""
+        made = np.zeros(self.shape)
+        if self.found:
+            made[list(self.found)] = torch.stack(list(self.found.values())).cpu().numpy()
+        self.found = {}
+        return made
 
 
 # --- the layer alone -------------------------------------------------------------------------------------------------
 
 
-def local_changes(watched: Watched, deltas: Mapping[str, Tensor]) -> np.ndarray:
+def local_changes(
+    watched: Watched, deltas: Mapping[str, Tensor], steps: Sequence[int] | None = None
+) -> np.ndarray:
     """How far each layer's own output moves, its inputs as they are: squared distance over power, [L, C, T, P].
 
     `deltas` are by layer the changes of its weight, one behind the other: [C, *weight]. Never called layers get 0.
+    T are the positions `steps` of those that are looked at, or all.
     """
-    choices = len(next(iter(deltas.values())))
-    wrong = np.zeros((len(deltas), choices, *watched.power.shape))
-    power = np.zeros((len(deltas), *watched.power.shape))
+    steps = range(len(watched.timesteps)) if steps is None else steps
+    choices = len(deltas[next(iter(deltas))])
+    shape = len(steps), watched.power.shape[1]
+    wrong, power = np.zeros((len(deltas), choices, *shape)), np.zeros((len(deltas), *shape))
     look: Look = watched.looks[0]
 
-    def see(n: int, delta: Tensor, layer: nn.Module, args: tuple, output: Tensor) -> None:
-        at = look.step, look.picture
+    def see(n: int, name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
+        at = steps.index(look.step), look.picture
         np.add.at(power[n], at, _by_row(output, len(look.rows)))
-        for c in range(choices):
-            moved = _output(layer, args[0], delta[c])
+        for c, delta in enumerate(deltas[name]):
+            moved = _output(layer, args[0], delta.to(args[0]))
             np.add.at(wrong[n, c], at, _by_row(moved, len(look.rows)))
 
     hooks = [
-        watched.model.get_submodule(name).register_forward_hook(partial(see, n, delta))
-        for n, (name, delta) in enumerate(deltas.items())
+        watched.model.get_submodule(name).register_forward_hook(partial(see, n, name)) for n, name in enumerate(deltas)
     ]
     try:
-        with one_thread(), torch.no_grad():
+        with few_threads(watched.model.parameters()), torch.no_grad():
             for look in watched.looks:  # the hooks read it
-                repeat(watched.model, watched.trajectory, look.call, look.rows)
+                if look.step in steps:
+                    repeat(watched.model, watched.trajectory, look.call, look.rows)
     finally:
         for hook in hooks:
             hook.remove()
@@ -237,7 +293,7 @@ def _output(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
 def _by_row(x: Tensor, rows: int) -> np.ndarray:
     """Squared length for each row of a call; shared by all where the layer was called without a row for each."""
     if len(x) % rows:
-        return np.full(rows, x.double().square().sum().item() / rows)
+        return np.full(rows, double(x).square().sum().item() / rows)
     return _squares(x.reshape(rows, -1))
 
 

@@ -26,12 +26,14 @@ import torch
 from torch import Tensor
 
 from ..capture.activations import calibration_pictures
-from ..capture.replay import noise_errors, pictures_in, repeat, rows_of, wanted
+from ..capture.replay import noise_errors, pictures_in, precision, repeat, rows_of, wanted
 from ..capture.trajectories import record_trajectory
 from ..errors import DmqError
 from ..models.loading import Loaded
+from ..models.recompute import answered, pieces, recomputed, too_large
 from ..models.stepping import stepping
-from ..numerics.threads import one_thread
+from ..numerics.backward import backward
+from ..numerics.threads import few_threads, one_thread
 from ..quantizers.apply import quantized
 from ..quantizers.mixture import CandidateGroups, SoftBank, banked_sites, soften
 from ..quantizers.plan import make_plan, site_bits
@@ -126,6 +128,8 @@ class _Search:
             device=next(self.model.parameters()).device,
         )  # fmt: skip
         soften(self.model, self.candidates, self.model.clock)
+        self.precision, self.blocks = precision(self.model), loaded.adapter.blocks(self.model)
+        self.forgotten: tuple[str, ...] | None = None  # modules that are computed again for gradients; not known yet
         self.random = np.random.default_rng(spec.seed)
         self.visits = np.zeros(stats.steps, np.int32)
         self.alike = similarity(_features(stats, self.rows))
@@ -210,7 +214,7 @@ class _Search:
                 return
             self.candidates.temperature = spec.temperature * (spec.final_temperature / spec.temperature) ** (n / total)
             i = self._next()
-            with one_thread():
+            with few_threads(self.model.parameters()):
                 good = self._iterate(i, optimiser, good, weight[i], spec.entropy_weight)
             if self.note:
                 self.note = f"iteration {n + 1} of {total}, {self.note}"
@@ -260,7 +264,7 @@ class _Search:
         optimiser = torch.optim.Adam([self.candidates.shift, self.candidates.stretch])
         for n, i in enumerate(order.tolist()):
             optimiser.param_groups[0]["lr"] = self.spec.rate * (1 - n / len(order))
-            with one_thread():
+            with few_threads(self.model.parameters()):
                 good = self._iterate(i, optimiser, good, 1 / self.usual[i])
             if self.note or enough():
                 break
@@ -344,14 +348,16 @@ class _Search:
 
         What is not finite brings `good` back, and a note.
         """
-        optimiser.zero_grad(set_to_none=True)  # Adam leaves alone what has no gradient: the rows of other steps
         call, rows = self._sample(i)
-        target = wanted(self.model, self.trajectory, call, rows)
-        answer = repeat(self.model, self.trajectory, call, rows)
-        error = (answer - target).square().mean() / target.square().mean().clamp(min=1e-30)
-        penalty = entropy * uncertainty(self.candidates.weights(i)).mean() if entropy else error.new_zeros(())
-        (weight * error + penalty).backward()
-        learned = [p for group in optimiser.param_groups for p in group["params"] if p.grad is not None]
+        everything = [p for group in optimiser.param_groups for p in group["params"]]
+        with recomputed(self.model, self._forgotten(call, rows)):
+            answer = repeat(self.model, self.trajectory, call, rows)
+            target = wanted(self.model, self.trajectory, call, rows).to(answer.device)
+            error = (answer - target).square().mean() / target.square().mean().clamp(min=1e-30)
+            penalty = entropy * uncertainty(self.candidates.weights(i)).mean() if entropy else error.new_zeros(())
+            # Adam leaves alone what has no gradient: the rows of other steps.
+            backward(weight * error + penalty, everything, self.precision)
+        learned = [p for p in everything if p.grad is not None]
         if not (error.isfinite() and all(p.grad.isfinite().all() for p in learned)):
             where = f"step {i} (t = {self.stats.timesteps[i]:g})"
             self.note = f"{where}: {self._broken(call, rows)}; the state before is kept"
@@ -361,6 +367,14 @@ class _Search:
         optimiser.step()
         self.last = i, error.item(), penalty.item()
         return state
+
+    def _forgotten(self, call: int, rows: np.ndarray) -> tuple[str, ...]:
+        """What is computed again on the way back of such calls: nothing, unless memory is short."""
+        if self.forgotten is None:
+            with torch.no_grad(), answered(self.model) as count:
+                answer = repeat(self.model, self.trajectory, call, rows)
+            self.forgotten = pieces(self.model, self.blocks) if too_large(count.bytes, answer.device) else ()
+        return self.forgotten
 
     def _sample(self, i: int) -> tuple[int, np.ndarray]:
         """A recorded call at step i, and the rows of some of its pictures."""

@@ -23,7 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..errors import DmqError
-from ..numerics.threads import one_thread
+from ..numerics.devices import chunk_size, double
+from ..numerics.threads import few_threads
 from ..results import Site, Trajectory
 from .replay import pictures_in, repeat, rows_of
 from .watching import watching
@@ -56,7 +57,7 @@ def output_error(error: Tensor, moments: Moments) -> float:
     groups = len(moments.parts[0])
     pieces = error.reshape(groups, -1, error.shape[1]).split(moments.widths, dim=2)
     parts = zip(pieces, moments.parts, strict=True)
-    return sum(((e @ h) * e).sum(dtype=torch.float64).item() for e, h in parts)
+    return sum(double((e @ h) * e).sum().item() for e, h in parts)
 
 
 def spread_calls(
@@ -109,7 +110,8 @@ def second_moments(
     sums = {name: _Sum(model.get_submodule(name), name, len(calls), share) for name in layers}
     sites = [Site(name=name, point="input") for name in layers]
     for done, (n, rows) in enumerate(calls):
-        with one_thread(), torch.no_grad(), watching(model, sites, lambda site, x: sums[site.name].add(x)):
+        small = few_threads(model.parameters())
+        with small, torch.no_grad(), watching(model, sites, lambda site, x: sums[site.name].add(x)):
             repeat(model, trajectory, n, rows)
         yield done + 1, len(calls)
     return {name: made.finished() for name, made in sums.items() if made.tokens}
@@ -138,7 +140,8 @@ class _Sum:
         source = _Patches(self.layer, x) if self.conv else _Rows(x)
         which = torch.randperm(len(source), generator=self.random)[: self.each]
         self._shown(x, which)
-        for some in which.sort().values.split(max(1, CHUNK // (self.columns * _groups(self.layer)))):
+        size = chunk_size(x.device, CHUNK)
+        for some in which.sort().values.split(max(1, size // (self.columns * _groups(self.layer)))):
             tokens = source[some.to(x.device)]  # [groups, tokens, columns]
             for matrix, a, b in zip(self.parts, self.ends, self.ends[1:], strict=False):
                 part = tokens[:, :, a:b]

@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..numerics.threads import one_thread
+from ..numerics.devices import double
+from ..numerics.threads import few_threads
 from ..results import Trajectory
 
 
+HALF = (torch.float16, torch.bfloat16)
 # Arguments that diffusers gives in float32 to models of any precision: positions, whose digits matter.
 EXACT = frozenset({"image_rotary_emb", "img_ids", "txt_ids", "time_ids", "guidance"})
 
@@ -33,7 +35,7 @@ def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -
 
     Calls are kept in float32 whatever they were made in; here they are as precise as the model.
     """
-    device, dtype = next(model.parameters()).device, _dtype_of(model)
+    device, dtype = next(model.parameters()).device, precision(model)
     total = len(trajectory.half[n])
 
     def given(x: np.ndarray, name: str) -> Tensor:
@@ -49,9 +51,9 @@ def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -
     return (answer if isinstance(answer, Tensor) else answer[0]).float()
 
 
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    """The precision of a denoiser: that of its first weight in floating point."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+def precision(model: nn.Module) -> torch.dtype:
+    """What `model` computes in: half precision if any weight is kept in it (what is learned is not), else float32."""
+    return next((p.dtype for p in model.parameters() if p.dtype in HALF), torch.float32)
 
 
 def wanted(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -> Tensor:
@@ -71,11 +73,11 @@ def noise_errors(
     for n, i in enumerate(trajectory.step):
         rows = rows_of(trajectory, n, pictures)
         if len(rows):
-            with one_thread(), torch.no_grad():
-                target = wanted(model, trajectory, n, rows)
-                error = (repeat(model, trajectory, n, rows) - target).double().square().sum().item()
+            with few_threads(model.parameters()), torch.no_grad():
+                answer, target = repeat(model, trajectory, n, rows), wanted(model, trajectory, n, rows)
+                error = double(answer - target.to(answer.device)).square().sum().item()
                 wrong[i] += error if np.isfinite(error) else np.inf
-                power[i] += target.double().square().sum().item()
+                power[i] += double(target).square().sum().item()
         yield n + 1, len(trajectory.step)
     return wrong / np.maximum(power, 1e-30)
 

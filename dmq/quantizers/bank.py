@@ -129,7 +129,7 @@ class DynamicBank(nn.Module):
 
     def _quantized(self, x: Tensor, bits: int) -> Tensor:
         if self.site.point == "probs":
-            return fake_quantize(x, torch.tensor(1 / (2**bits - 1), device=x.device), 0.0, bits)
+            return fake_quantize(x, x.new_full((), 1 / (2**bits - 1), dtype=torch.float32), 0.0, bits)
         return fake_quantize(x, *grid(*value_ranges(x.detach(), self.per), bits, self.symmetric), bits)
 
     def extra_repr(self) -> str:

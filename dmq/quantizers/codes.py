@@ -7,8 +7,8 @@ of them are counted and kept in files alike.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -26,6 +26,11 @@ class WeightCodes(ABC):
 
     bits: int
     shape: tuple[int, ...]
+
+    def to(self, device: torch.device) -> Self:
+        """The same with all tensors on `device`."""
+        parts = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return replace(self, **{name: x.to(device) for name, x in parts if isinstance(x, (Tensor, WeightCodes))})
 
     def __deepcopy__(self, memo: dict) -> "WeightCodes":
         return self  # frozen, and its tensors are never written into: what is borrowed shares them

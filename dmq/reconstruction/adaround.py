@@ -21,11 +21,14 @@ KEPT_EVERY = 25  # iterations from one good state that is kept to the next, and 
 
 
 class Rounding(nn.Module):
-    """The soft codes of one weight: `v` is learned, scale, zero point and floor stay what they are."""
+    """The soft codes of one weight: `v` is learned, scale, zero point and floor stay what they are.
+
+    All of it is float32, whatever the precision of the weight that comes of it.
+    """
 
     def __init__(self, weight: Tensor, spec: Weights, split: int = 0) -> None:
         super().__init__()
-        self.nearest = quantize_weight(weight, spec, split)
+        self.nearest, self.dtype = quantize_weight(weight, spec, split), weight.dtype
         rows = weight.detach().float().reshape(self.nearest.codes.shape)
         self.scale, self.zero = self.nearest.spread()
         self.floor, v = start(rows, self.scale)
@@ -33,10 +36,10 @@ class Rounding(nn.Module):
         self.up: Tensor | None = None  # h(v) of the last call
 
     def forward(self) -> Tensor:
-        """The weight that the soft codes stand for, differentiable in `v`."""
+        """The weight that the soft codes stand for, in the precision of the float one, differentiable in `v`."""
         self.up = share_up(self.v)
         codes = soft_codes(self.floor, self.zero, self.nearest.bits, self.up)
-        return dequantize(codes, self.scale, self.zero).reshape(self.nearest.shape)
+        return dequantize(codes, self.scale, self.zero).reshape(self.nearest.shape).to(self.dtype)
 
     @torch.no_grad()
     def hardened(self) -> QuantizedWeight:

@@ -24,7 +24,7 @@ from torch import nn
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
 from ..models.borrow import borrow
-from ..numerics.threads import one_thread
+from ..numerics.threads import few_threads
 from ..quantizers.apply import quantized
 from ..quantizers.codes import QuantizedWeight, code_arrays, codes_from
 from ..recipe import FLOAT, BlockReconstruction, Grid, Weights
@@ -125,14 +125,14 @@ def reconstruct_block(
     used = np.concatenate([used, np.setdiff1d(later, used)])
     source = Source(borrow(model), twin, block, trajectory)
     measured = yield from gathered(source, cuts, used[:MEASURED], (0, spec.iterations + spec.steps))
-    with one_thread():
+    with few_threads(twin.get_submodule(block).parameters()):
         before = error_of(twin, block, measured.values())
         training = RoundingTraining(model, twin, block, formats, spec)
     # Batches that are too many to hold at once are taken in parts, each with all the iterations that draw from it.
     parts = min(len(used), math.ceil(len(used) * next(iter(measured.values())).bytes / HELD))
     feed = Feed(source, cuts, [used[part::parts] for part in range(parts)])
     yield from feed.run(training, schedule)
-    with one_thread():
+    with few_threads(twin.get_submodule(block).parameters()):
         codes = training.hardened()
         after = error_of(twin, block, measured.values())
     learned = LearnedBlocks(
@@ -144,7 +144,7 @@ def reconstruct_block(
         return learned
     stepping = StepTraining(twin, block, banks, spec)
     yield from feed.run(stepping, later)
-    with one_thread():
+    with few_threads(twin.get_submodule(block).parameters()):
         sizes = stepping.finished()
         stepped = {block: error_of(twin, block, measured.values())}
     return changed(learned, sizes=sizes, stepped=stepped, note=stepping.note)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..capture.moments import Moments, output_error
 from ..errors import DmqError
-from ..numerics.threads import one_thread
+from ..numerics.threads import few_threads
 from ..quantizers.codes import LowRankWeight, WeightCodes, code_arrays, codes_from
 from ..quantizers.weights import low_rank_codes, quantize_weight
 from ..recipe import Activations, Gptq, LowRank, Weights
@@ -54,7 +54,7 @@ def learn_weight(
     `moments`, of a layer that was not called, each weight takes its nearest code. Raises DmqError for a weight that is
     not finite.
     """
-    with one_thread(), torch.no_grad():
+    with few_threads([weight, *(moments.parts if moments else ())]), torch.no_grad():
         if moments is None:
             nearest = quantize_weight(weight, spec, split)
             return LearnedWeight(codes=nearest, before=0.0, after=0.0, note="not called: nearest codes.")

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.affine import dequantize, quantize
+from ..numerics.devices import double
 
 
 BLOCK = 128  # columns whose errors reach the rest of the weight together
@@ -90,7 +91,7 @@ def inverse_factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     Shapes: `moments` [G, n, n] to the same. Damping is raised until the matrix has a Cholesky factor. Columns without
     inputs touch no other ones. Raises ValueError if a damping of 1 does not do.
     """
-    h = moments.double()
+    h = double(moments)
     diagonal = h.diagonal(dim1=1, dim2=2)
     seen = diagonal > 0
     mean = diagonal.sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
@@ -103,7 +104,7 @@ def inverse_factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
         # factorisation and one inverse of a triangle instead of two factorisations and the inverse of a matrix.
         lower, failed = torch.linalg.cholesky_ex(damped.flip(1, 2))
         if not failed.any():
-            return torch.linalg.solve_triangular(lower.flip(1, 2), eye.expand_as(h), upper=True).float(), damping
+            return torch.linalg.solve_triangular(lower.flip(1, 2), eye.expand_as(h), upper=True).to(moments), damping
         if damping >= MOST:
             raise ValueError("the moments have no Cholesky factor even with full damping: are they finite?")
         damping = min(max(MORE * damping, LEAST), MOST)

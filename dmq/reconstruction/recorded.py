@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from ..capture.replay import repeat
 from ..errors import DmqError
-from ..numerics.threads import one_thread
+from ..numerics.devices import double
+from ..numerics.threads import few_threads
 from ..results import Trajectory
 
 
@@ -91,7 +92,7 @@ def gathered(
     """The batches `which` of `cuts` by number; yields `progress` after each."""
     held = {}
     for p in which:
-        with one_thread():
+        with few_threads(source.twin.parameters()):
             held[p] = source(*cuts[p])
         yield progress
     return held
@@ -123,7 +124,7 @@ def _tensors(answer: Any) -> list[Tensor]:
 def distance(made: list[Tensor], wanted: list[Tensor], power: float = 2) -> Tensor:
     """Error to a power (squared) summed over outputs and channels, mean over everything else."""
     pairs = zip(made, wanted, strict=True)
-    return sum((a - b).abs().pow(power).mean() * b.shape[1 if b.ndim == 4 else -1] for a, b in pairs)
+    return sum((a.float() - b.float()).abs().pow(power).mean() * b.shape[1 if b.ndim == 4 else -1] for a, b in pairs)
 
 
 @torch.no_grad()
@@ -132,6 +133,6 @@ def error_of(twin: nn.Module, block: str, batches: Iterable[Batch]) -> float:
     wrong = power = 0.0
     for batch in batches:
         for a, b in zip(answer(twin, block, batch), batch.wanted, strict=True):
-            wrong += (a - b).double().square().sum().item()
-            power += b.double().square().sum().item()
+            wrong += double(a.float() - b.float()).square().sum().item()
+            power += double(b).square().sum().item()
     return wrong / max(power, 1e-30)

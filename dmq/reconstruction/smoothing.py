@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..capture.moments import Moments, output_error
+from ..numerics.devices import double
 from ..quantizers.codes import LowRankWeight
 from ..recipe import FLOAT
 
@@ -51,7 +52,7 @@ def step_error(moments: Moments, factors: Tensor | None, bits: int, symmetric: b
     low, high = low.amin(1).clamp(max=0), high.amax(1).clamp(min=0)
     steps = 2**bits - 2 if symmetric else 2**bits - 1
     width = 2 * torch.maximum(-low, high) if symmetric else high - low
-    return (width / steps).square().mean(dtype=torch.float64).item() / 12
+    return double((width / steps).square()).mean().item() / 12
 
 
 def smoothed_error(
@@ -64,7 +65,7 @@ def smoothed_error(
     wrong = output_error((weight.detach().float() - codes.dequantize()).flatten(1), moments)
     if bits == FLOAT:
         return wrong
-    through = codes.rest_weight().square().sum(dtype=torch.float64).item()
+    through = double(codes.rest_weight().square()).sum().item()
     return wrong + step_error(moments, factors, bits, symmetric) * through
 
 

@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from ..models.adapter import AbstractAdapter
 from ..models.borrow import borrow, replace
 from ..models.temporal import temporal_features
+from ..numerics.backward import backward
 from ..numerics.rounding import beta_at
-from ..numerics.threads import one_thread
+from ..numerics.threads import few_threads
 from ..quantizers.codes import QuantizedWeight, code_arrays, codes_from
 from ..recipe import Tiar, Weights
 from ..results import TemporalBlock
@@ -47,27 +48,31 @@ def learn_rounding(
     `t` [rows] and `given` [rows, ...] are all that the time path can be asked; `model` is the float denoiser, which
     stays as it is. Training stops at the first loss that is not finite, with the last good state and a note.
     """
-    twin = borrow(model)
-    with one_thread():
-        roundings = {name: Rounding(model.get_submodule(name).weight, weights) for name, weights in formats.items()}
+    twin, device = borrow(model), next(model.parameters()).device
+    t, given = t.to(device), {name: x.to(device) for name, x in given.items()}
+    floats = {name: model.get_submodule(name).weight for name in formats}
+    with few_threads(floats.values()):
+        roundings = {name: Rounding(floats[name], weights) for name, weights in formats.items()}
         for name, rounding in roundings.items():
             replace(twin, name, SoftLinear(model.get_submodule(name), rounding))
         with torch.no_grad():
             wanted = temporal_features(model, adapter, block, t, given)
-    optimiser = torch.optim.Adam([rounding.v for rounding in roundings.values()], spec.rate, fused=True)
+    learned, dtype = [rounding.v for rounding in roundings.values()], next(iter(floats.values())).dtype
+    optimiser = torch.optim.Adam(learned, spec.rate, fused=True)
     rows = torch.Generator().manual_seed(spec.seed)
     losses: list[float] = []
     note, kept = "", state_of(roundings)
     for n in range(spec.iterations):
         # The consumer runs between two yields, so the setting of threads must not stay open across one.
-        with one_thread(), torch.enable_grad():
-            some = torch.randperm(len(t), generator=rows)[: spec.batch] if len(t) > spec.batch else slice(None)
+        with few_threads(learned), torch.enable_grad():
+            some = slice(None)
+            if len(t) > spec.batch:
+                some = torch.randperm(len(t), generator=rows)[: spec.batch].to(device)
             made = temporal_features(twin, adapter, block, t[some], {name: x[some] for name, x in given.items()})
             loss = sum((a - b[some]).square().sum(1).mean() for a, b in zip(made, wanted, strict=True))
             beta = beta_at(n / spec.iterations)
             total = loss if beta is None else loss + PENALTY * undecided(roundings.values(), beta)
-            optimiser.zero_grad()
-            total.backward()
+            backward(total, learned, dtype)
             losses.append(loss.item())
             if not math.isfinite(total.item()):
                 note = f"stopped at iteration {n + 1} of {spec.iterations}: the loss was {total.item()}."

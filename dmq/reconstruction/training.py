@@ -10,9 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..capture.replay import precision
 from ..models.borrow import replace
+from ..models.recompute import answered, pieces_within, recomputed, too_large
+from ..numerics.backward import backward
 from ..numerics.rounding import beta_at
-from ..numerics.threads import one_thread
+from ..numerics.threads import few_threads
 from ..quantizers.bank import ActivationBank
 from ..quantizers.weights import QuantizedWeight
 from ..recipe import BlockReconstruction, Weights
@@ -30,6 +33,8 @@ class Training(ABC):
     def __init__(self, twin: nn.Module, block: str, iterations: int, progress: tuple[int, int]) -> None:
         self.twin, self.block, self.iterations = twin, block, iterations
         self.before, self.all = progress  # iterations before these, and of the block in all
+        self.inside, self.precision = twin.get_submodule(block), precision(twin)
+        self.forgotten: tuple[str, ...] | None = None  # modules that are computed again for gradients; not known yet
         self.good = self.state()
         self.losses: list[float] = []
         self.note = ""
@@ -42,7 +47,7 @@ class Training(ABC):
         """An iteration for each batch; ends early with a `note` when a loss is not finite."""
         for batch in batches:
             # The consumer runs between two yields, so the setting of threads must not stay open across one.
-            with one_thread(), torch.enable_grad():
+            with few_threads(self.inside.parameters()), torch.enable_grad():
                 self._iterate(batch)
             if self.note:
                 return
@@ -51,15 +56,25 @@ class Training(ABC):
                 yield self.progress
 
     def _iterate(self, batch: Batch) -> None:
-        loss, total = self.loss(batch)
-        self.optimiser.zero_grad()
-        total.backward()
+        learned = [p for group in self.optimiser.param_groups for p in group["params"]]
+        with recomputed(self.twin, self._forgotten(batch)):
+            loss, total = self.loss(batch)
+            backward(total, learned, self.precision)
         self.losses.append(loss.item())
         if math.isfinite(total.item()):
             self.update()
         else:
             at = f"stopped at iteration {len(self.losses)} of {self.iterations}"
             self.note = f"{self.block}: {self.what}{at}, the loss was {total.item()}."
+
+    def _forgotten(self, batch: Batch) -> tuple[str, ...]:
+        """What is computed again on the way back of such batches: nothing, unless memory is short."""
+        if self.forgotten is None:
+            with torch.no_grad(), answered(self.inside) as count:
+                made = answer(self.twin, self.block, batch)
+            short = too_large(count.bytes, made[0].device)
+            self.forgotten = pieces_within(self.twin, self.block) if short else ()
+        return self.forgotten
 
     @abstractmethod
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:

@@ -39,7 +39,7 @@ from .quota import job, working
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
 from .searches import find_search, load_search, save_search, search_key
 from .shipped import shipped_recipes
-from .tables import find_tables, load_part, load_table, save_part, save_table, table_folder
+from .tables import find_tables, load_part, load_table, part_names, save_part, save_table, table_folder
 from .trajectories import (
     load_calls,
     load_progressive,
@@ -94,6 +94,7 @@ __all__ = [
     "load_windows",
     "names",
     "own_home",
+    "part_names",
     "remove",
     "rounding_folder",
     "save_call",

@@ -94,6 +94,11 @@ def load_part(folder: Path, name: str) -> dict[str, np.ndarray] | None:
     return opened(file, "part")[0] if file.parent.is_dir() else None
 
 
+def part_names(folder: Path) -> list[str]:
+    """The names of the parts kept in `folder`."""
+    return sorted(file.parent.name for file in folder.glob("*/part.safetensors"))
+
+
 def _is_of(file: Path, model: str, fingerprint: str) -> bool:
     try:
         with safe_open(file, "numpy") as held:

@@ -7,7 +7,7 @@ of its activations only if the question includes them. So recipes that differ in
 import contextlib
 import dataclasses
 import threading
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -19,8 +19,9 @@ from .. import engine, jsonio, runs
 from ..errors import DmqError
 from ..recipe import FLOAT, Activations, Choice, Grid, Recipe, Sensitivity, Weights, choice_label
 from ..results import Layer, SensitivityTable
+from .changes import changes_of, forget_changes, format_of, splits_of, state_of, sweeps_of
 from .drawing import draw_batch
-from .known import capture, captured, info, info_for, libraries, load, statistics
+from .known import capture, captured, info, libraries, load, statistics
 from .planning import quantize
 from .preparing import prepare
 from .progress import Progress, clocked, finish
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 
     from ..allocation.sensitivity import Agreement, Watched
 
-TOGETHER = 2_000_000  # weights whose changes are held at a time, for all choices
 KINDS = {"measure": "measured", "fisher": "estimated", "local": "local"}
 TITLES = {"noise": "noise error", "picture": "latent error of pictures", "text": "match with the prompt that is lost"}
 UNITS = {
@@ -46,18 +46,22 @@ UNITS = {
 
 @dataclass(frozen=True)
 class Task:
-    """A part of a table: some layers, each made into some choices."""
+    """A part of a table: some layers, each made into some choices; by gradients, at one of the steps looked at."""
 
     subject: Recipe  # the model with float weights that they are compared with
     ask: Sensitivity
     layers: tuple[str, ...]
     choices: tuple[Choice, ...]
+    step: int | None = None  # position among those that are looked at
+    workers: int = 1  # that share the memory of a machine
 
     @property
     def name(self) -> str:
         """That of the folder in which the finished part is kept."""
         several = f"+{len(self.layers) - 1}" if len(self.layers) > 1 else ""
-        return f"{self.layers[0]}{several}" + (f"--{choice_label(self.choices[0])}" if len(self.choices) == 1 else "")
+        which = "" if self.step is None else f"--step {self.step}"
+        label = f"--{choice_label(self.choices[0])}" if len(self.choices) == 1 else ""
+        return f"{self.layers[0]}{several}{label}{which}"
 
 
 # --- asked and answered ----------------------------------------------------------------------------------------------
@@ -87,14 +91,20 @@ def sensitivity(
     unfinished = folder.with_name(f"{folder.name}-parts")
     if again:
         runs.discard(unfinished)
-    tasks = _tasks(subject, ask, layers)
+    tasks = _tasks(subject, ask, layers, workers)
+    for name in set(runs.part_names(unfinished)) - {task.name for task in tasks}:
+        runs.discard(unfinished / name)  # of another version of dmq, or from when there was less memory
     missing = [task for task in tasks if runs.load_part(unfinished, task.name) is None]
     learned = [choice for choice in ask.choices if needs_inputs(choice.format)]
     if learned and missing:
         yield from weight_variants(subject, learned, dict.fromkeys(name for task in missing for name in task.layers))
     if missing and not scheduler and workers == 1 and ask.measure == "noise":
         yield from _watching(subject, ask)  # drawn once, and its progress told
-    at = clocked("Ask what layers cost", len(tasks) - len(missing))
+        if ask.how != "measure":
+            yield from changes_of(missing[0])
+    sweeps = len({task.layers for task in tasks}) if ask.how != "measure" else 1
+    more = f" in {sweeps} sweeps, for want of memory" if sweeps > 1 else ""
+    at = clocked(f"Ask what layers cost{more}", len(tasks) - len(missing))
     work = engine.run(
         evaluate, missing, kept=lambda task, arrays: runs.save_part(unfinished, task.name, arrays),
         scheduler=scheduler, workers=workers,
@@ -104,6 +114,7 @@ def sensitivity(
             yield at(len(tasks) - len(missing) + done, len(tasks))
     finally:
         work.close()
+        forget_changes()
     table = _joined(subject, ask, layers, left_out, [(task, runs.load_part(unfinished, task.name)) for task in tasks])
     runs.save_table(folder, table)
     runs.discard(unfinished)
@@ -193,25 +204,21 @@ def _check(subject: Recipe, ask: Sensitivity) -> None:
         raise DmqError(f"{subject.model} draws without prompts in words, so no match can be lost; judge by 'picture'.")
 
 
-def _tasks(subject: Recipe, ask: Sensitivity, layers: tuple[Layer, ...]) -> list[Task]:
-    """The parts of a table: where all layers are seen in one pass as many as memory holds, otherwise a cell each."""
+def _tasks(subject: Recipe, ask: Sensitivity, layers: tuple[Layer, ...], workers: int = 1) -> list[Task]:
+    """The parts of a table: a step each where all layers are seen in one pass, otherwise a cell each.
+
+    Where memory does not hold what all layers may be made into, not even as codes, they are seen in several passes.
+    """
     if ask.how != "measure":
-        return [Task(subject, ask, names, ask.choices) for names in _together(layers)]
+        from ..allocation.sensitivity import steps_between
+
+        steps = range(len(steps_between(len(statistics(subject).timesteps), ask.steps)))
+        runs_of_layers = sweeps_of(subject, ask, layers, workers)
+        return [Task(subject, ask, names, ask.choices, k, workers) for names in runs_of_layers for k in steps]
     cells = [(choice, layer) for choice in ask.choices for layer in layers]
     if ask.mode == "only":  # where all layers have a choice, those of all layers are held for it
         cells = [(choice, layer) for layer in layers for choice in ask.choices]
     return [Task(subject, ask, (layer.name,), (choice,)) for choice, layer in cells]
-
-
-def _together(layers: tuple[Layer, ...]) -> Iterator[tuple[str, ...]]:
-    names, size = [], 0
-    for layer in layers:
-        if names and size + layer.weights > TOGETHER:
-            yield tuple(names)
-            names, size = [], 0
-        names.append(layer.name)
-        size += layer.weights
-    yield tuple(names)
 
 
 def _joined(
@@ -222,17 +229,20 @@ def _joined(
     from ..quantizers.weights import weight_bytes
 
     row = {layer.name: n for n, layer in enumerate(layers)}
-    values = np.full((len(layers), len(ask.choices), *parts[0][1]["values"].shape[2:]), np.nan)
+    seen, samples = parts[0][1]["values"].shape[2:]
+    count = seen if parts[0][0].step is None else 1 + max(task.step for task, _ in parts)
+    values = np.full((len(layers), len(ask.choices), count, samples), np.nan)
     local = np.full(values.shape[:2], np.nan)
     for task, arrays in parts:
         at = np.ix_([row[name] for name in task.layers], [ask.choices.index(choice) for choice in task.choices])
-        values[at], local[at] = arrays["values"], arrays["local"]
+        local[at] = arrays["local"]
+        values[(*at, slice(None) if task.step is None else slice(task.step, task.step + 1))] = arrays["values"]
     cost, spread, per_step = summary(values)
-    over_time, splits = ask.measure == "noise", _splits(subject)
+    over_time, splits = ask.measure == "noise", splits_of(subject)
     known = statistics(subject)
     steps = steps_between(len(known.timesteps), ask.steps) if over_time else []
     sizes = [
-        [weight_bytes(layer.shape, _format(subject, choice), splits.get(layer.name, 0)) for choice in ask.choices]
+        [weight_bytes(layer.shape, format_of(subject, choice), splits.get(layer.name, 0)) for choice in ask.choices]
         for layer in layers
     ]
     return SensitivityTable(
@@ -254,14 +264,6 @@ def _title(ask: Sensitivity) -> str:
     return ", ".join(parts + (["quantized activations"] if ask.activations else []))
 
 
-def _format(subject: Recipe, choice: Choice) -> Weights:
-    return dataclasses.replace(subject.weights, bits=choice.bits, format=choice.format)
-
-
-def _splits(subject: Recipe) -> dict[str, int]:
-    return (info_for(subject).splits or {}) if subject.split else {}
-
-
 # --- one part: what a worker does ------------------------------------------------------------------------------------
 
 _one_at_a_time = threading.Lock()  # weights are exchanged in a model that all parts share
@@ -276,46 +278,34 @@ def evaluate(task: Task) -> dict[str, np.ndarray]:
     libraries()
     from ..allocation.sensitivity import local_changes, probe_changes, weight_error
 
+    ask = task.ask
     with _one_at_a_time:
-        model = load(task.subject.model).denoiser
-        floats = {name: model.get_submodule(name).weight.detach() for name in task.layers}
-        if task.ask.mode == "all_but":
-            made = _all_made(task.subject, task.choices[0], _state(task.subject))
-            weights = {name: [made[name]] for name in task.layers}
-        else:
-            weights = _made(task.subject, task.layers, task.choices)
-        local = [[weight_error(floats[name], made) for made in weights[name]] for name in task.layers]
-        if task.ask.how == "measure":
-            values = _change(task, weights[task.layers[0]][0])[None, None]
-        else:
-            import torch
-
-            watched = finish(_watching(task.subject, task.ask))
-            deltas = {name: torch.stack([made - floats[name] for made in weights[name]]) for name in task.layers}
-            ask = task.ask
+        if ask.how != "measure":
+            watched, (deltas, local) = finish(_watching(task.subject, ask)), finish(changes_of(task))
             values = (
-                probe_changes(watched, deltas, ask.probes, ask.seed) if ask.how == "fisher"
-                else local_changes(watched, deltas)
+                probe_changes(watched, deltas, ask.probes, ask.seed, [task.step]) if ask.how == "fisher"
+                else local_changes(watched, deltas, [task.step])
             )  # fmt: skip
-    return {"values": values, "local": np.array(local)}
-
-
-def _state(subject: Recipe) -> tuple:
-    """What else decides what is computed for `subject`: the weights under its model's name, and its capture."""
-    folder = runs.find_capture(subject)
-    return load(subject.model).info.fingerprint, folder and (folder / "capture.json").stat().st_mtime_ns
+            return {"values": values, "local": local}
+        (name,), (choice,) = task.layers, task.choices
+        if ask.mode == "all_but":
+            weight = _all_made(task.subject, choice, state_of(task.subject))[name]
+        else:
+            weight = _made(task.subject, task.layers, task.choices)[name][0]
+        local = weight_error(load(task.subject.model).denoiser.get_submodule(name).weight.detach(), weight)
+        return {"values": _change(task, weight)[None, None], "local": np.array([[local]])}
 
 
 def _made(subject: Recipe, layers: Sequence[str], choices: Sequence[Choice]) -> "dict[str, list[Tensor]]":
-    """By layer its weight as each of the choices, in float32."""
+    """By layer its weight as each of the choices, in the model's precision."""
     from ..allocation.sensitivity import new_weight
 
-    model, splits = load(subject.model).denoiser, _splits(subject)
+    model, splits = load(subject.model).denoiser, splits_of(subject)
     learned = [choice for choice in choices if needs_inputs(choice.format)]
     codes = finish(weight_variants(subject, learned, layers)) if learned else {}
     return {
         name: [
-            new_weight(model.get_submodule(name).weight, _format(subject, choice), splits.get(name, 0),
+            new_weight(model.get_submodule(name).weight, format_of(subject, choice), splits.get(name, 0),
                        codes.get((name, choice_label(choice))))
             for choice in choices
         ]
@@ -334,7 +324,7 @@ def _change(task: Task, weight: "Tensor") -> np.ndarray:
     (name,), (choice,) = task.layers, task.choices
     if task.ask.mode == "only":
         return _loss(task, {name: weight})
-    state = _state(task.subject)
+    state = state_of(task.subject)
     others = {other: made for other, made in _all_made(task.subject, choice, state).items() if other != name}
     with np.errstate(invalid="ignore"):  # inf - inf: that layer alone does not make it finite
         return _all_lost(task.subject, task.ask, choice, state) - _loss(task, others)
@@ -352,7 +342,7 @@ def _loss(task: Task, weights: "dict[str, Tensor]") -> np.ndarray:
 
     if task.ask.measure == "noise":
         return noise_change(finish(_watching(task.subject, task.ask)), weights)
-    float_latents, float_match = _float_pictures(task.subject, task.ask, _state(task.subject))
+    float_latents, float_match = _float_pictures(task.subject, task.ask, state_of(task.subject))
     model = _comparison(task.subject)
     with exchanged(model, weights):
         latents, match = _draw(task.subject, task.ask, model)
@@ -367,10 +357,11 @@ def _watching(subject: Recipe, ask: Sensitivity) -> "Generator[Progress, None, W
     """The model with float weights on the recorded calls that are looked at; made once."""
     from ..allocation.sensitivity import watch
 
-    key = subject, ask.steps, ask.pictures, _state(subject)
+    key = subject, ask.steps, ask.pictures, state_of(subject)
     if key not in _watched:
         trajectory = yield from denoiser_calls(subject, ask.pictures)
-        made = watch(_comparison(subject), trajectory, ask.steps, ask.pictures)
+        blocks = load(subject.model).adapter.blocks(load(subject.model).denoiser)
+        made = watch(_comparison(subject), trajectory, ask.steps, ask.pictures, blocks)
         while len(_watched) > 1:
             _watched.pop(next(iter(_watched)))
         _watched[key] = made

@@ -9,6 +9,7 @@ import pytest
 import torch
 from scipy.stats import kendalltau, spearmanr
 
+from dmq.allocation.changes import Changes, code_bytes, sweeps
 from dmq.allocation.sensitivity import (
     agreement,
     exchanged,
@@ -21,14 +22,16 @@ from dmq.allocation.sensitivity import (
     watch,
     weight_error,
 )
+from dmq.capture.replay import repeat
 from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
+from dmq.models import recompute
 from dmq.models.borrow import borrow
 from dmq.models.loading import describe
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import tiny_pipeline
 from dmq.quantizers.weights import quantize_weight
-from dmq.recipe import MinMax, Sampling, Uaq, Weights, choice_of
+from dmq.recipe import KMeans, LowRank, MinMax, Sampling, Uaq, Weights, choice_of
 from dmq.results import Layer, SensitivityTable
 
 
@@ -236,6 +239,132 @@ def test_probes_are_the_same_however_layers_are_grouped(subject):
         alone = probe_changes(watched, deltas_of(loaded, [name], SPEC), 3, seed=5)
         assert np.allclose(alone[0], together[n], rtol=1e-3, atol=1e-12)
     assert not np.allclose(together, probe_changes(watched, deltas_of(loaded, names, SPEC), 3, seed=6))
+
+
+def plain_probe_changes(watched, deltas, probes, seed):
+    """All gradients at once, by autograd's own function: the plain way."""
+    generator, names = torch.Generator().manual_seed(seed), list(deltas)
+    weights = [watched.model.get_submodule(name).weight for name in names]
+    dots = np.zeros((len(names), len(deltas[names[0]]), len(watched.timesteps), probes))
+    for weight in weights:
+        weight.requires_grad_(True)
+    for look in watched.looks:
+        answer = repeat(watched.model, watched.trajectory, look.call, look.rows)
+        for k in range(probes):
+            v = torch.randn(answer.shape, generator=generator)
+            slopes = torch.autograd.grad((v * answer).sum(), weights, retain_graph=True, allow_unused=True)
+            for n, (name, slope) in enumerate(zip(names, slopes, strict=True)):
+                dots[n, :, look.step, k] += (deltas[name].flatten(1).double() @ slope.flatten().double()).numpy()
+    for weight in weights:
+        weight.requires_grad_(False)
+    return dots**2 / watched.power.sum(1)[:, None]
+
+
+class Lonely(dict):
+    """Changes that may be asked for only while no weight has a gradient: each is gone before the next one comes."""
+
+    def __init__(self, model, deltas):
+        super().__init__(deltas)
+        self.model, self.asked = model, 0
+
+    def __getitem__(self, name):
+        self.asked += 1
+        assert all(p.grad is None for p in self.model.parameters())
+        return super().__getitem__(name)
+
+
+def test_gradients_layer_by_layer_give_what_all_of_them_at_once_do(subject):
+    loaded, trajectory = subject
+    watched = watch(loaded.denoiser, trajectory, 3, 2)
+    names = [layer.name for layer in loaded.info.layers if layer.macs]
+    deltas = Lonely(watched.model, deltas_of(loaded, names, SPEC, dataclasses.replace(SPEC, bits=5)))
+    found = probe_changes(watched, deltas, 3, seed=4)
+    assert deltas.asked > len(names) * 9
+    np.testing.assert_allclose(found, plain_probe_changes(watched, deltas, 3, seed=4), rtol=1e-3, atol=1e-9)
+    assert np.abs(found / plain_probe_changes(watched, deltas, 3, seed=4) - 1)[found > found.mean()].max() < 1e-4
+    for k in range(3):  # a step by itself has the same directions
+        np.testing.assert_array_equal(probe_changes(watched, deltas, 3, 4, [k]), found[:, :, [k]])
+
+
+def test_gradients_of_a_model_that_forgets_its_activations_are_the_same(subject, monkeypatch):
+    loaded, trajectory = subject
+    names = layers_of(loaded)
+    blocks = loaded.adapter.blocks(loaded.denoiser)
+    monkeypatch.setattr(recompute, "free_memory", lambda device: 10**12)
+    plain = watch(loaded.denoiser, trajectory, 2, 2, blocks)
+    monkeypatch.setattr(recompute, "free_memory", lambda device: 10**4)
+    short = watch(loaded.denoiser, trajectory, 2, 2, blocks)
+    assert plain.forgotten == () and len(short.forgotten) >= len(blocks)
+    found = [probe_changes(watched, deltas_of(loaded, names, SPEC), 2, seed=0) for watched in (plain, short)]
+    np.testing.assert_allclose(*found, rtol=1e-5)
+
+
+def test_a_weight_of_two_layers_counts_in_both():
+    loaded, trajectory = recorded("sd")
+    model = borrow(loaded.denoiser)
+    first, second = (f"down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_{x}" for x in "qk")
+    model.get_submodule(second).weight = model.get_submodule(first).weight
+    watched = watch(model, trajectory, 2, 2)
+    deltas = deltas_of(loaded, [first], SPEC)
+    both = probe_changes(watched, {first: deltas[first], second: 2 * deltas[first]}, 2, 0)
+    np.testing.assert_allclose(both[1], 4 * both[0], rtol=1e-4)
+    np.testing.assert_allclose(both[0], plain_probe_changes(watched, deltas, 2, 0)[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_ranks_layers_as_single_precision_does(subject, dtype):
+    loaded, trajectory = subject
+    names = [layer.name for layer in loaded.info.layers if layer.macs]
+    specs, found = (SPEC, dataclasses.replace(SPEC, bits=4)), []
+    for model in (loaded.denoiser, borrow(loaded.denoiser).to(dtype)):
+        watched = watch(model, trajectory, 2, 2)
+        codes = {name: [quantize_weight(model.get_submodule(name).weight, spec) for spec in specs] for name in names}
+        deltas = Changes(model, codes)
+        costs = [summary(probe_changes(watched, deltas, 4, 0))[0], summary(local_changes(watched, deltas))[0]]
+        made = new_weight(model.get_submodule(names[-1]).weight, SPEC)
+        assert made.dtype is model.get_submodule(names[-1]).weight.dtype
+        found.append([*costs, noise_change(watched, {names[-1]: made}).mean(keepdims=True)])
+    for right, half in zip(*found, strict=True):
+        assert np.isfinite(half).all() and np.allclose(half, right, rtol=0.5, atol=0.05 * right.max())
+        assert right.size < 9 or spearmanr(right.ravel(), half.ravel()).statistic > 0.95
+
+
+def test_an_estimate_that_is_not_finite_is_infinite():
+    loaded, trajectory = recorded("ddpm")
+    watched, name = watch(loaded.denoiser, trajectory, 1, 1), layers_of(loaded)[2]
+    delta = torch.full((1, *loaded.denoiser.get_submodule(name).weight.shape), torch.inf)
+    assert np.isinf(probe_changes(watched, {name: delta}, 1, 0)).all()
+
+
+# --- what choices change ---------------------------------------------------------------------------------------------
+
+
+def test_changes_are_those_of_the_codes_and_held_as_far_as_there_is_room(subject):
+    loaded, _ = subject
+    names, specs = layers_of(loaded), (SPEC, Weights(bits=4, format=KMeans()), Weights(bits=2, format=LowRank()))
+    weights = {name: loaded.denoiser.get_submodule(name).weight for name in names}
+    codes = {name: [quantize_weight(w, spec) for spec in specs] for name, w in weights.items()}
+    plain = deltas_of(loaded, names, *specs)
+    size = 4 * 3 * weights[names[1]].numel()
+    for room, held in ((0, []), (size, [names[1]]), (10**9, sorted(names))):
+        found = Changes(loaded.denoiser, codes, room)
+        assert list(found) == names and len(found) == len(names)
+        for name in (names[1], *names):
+            assert torch.equal(found[name], plain[name])
+        assert sorted(found.made) == held or (room == size and sum(x.nbytes for x in found.made.values()) <= size)
+    assert code_bytes(1000, [4, 8, 9]) > 1000 + 1000 + 4000
+
+
+def test_layers_are_taken_in_one_sweep_if_they_fit_and_in_few_if_not():
+    layers = recorded("sd")[0].info.layers
+    assert sweeps(layers, [4, 3], 10**9) == [tuple(layer.name for layer in layers)]
+    most = code_bytes(max(layer.weights for layer in layers), [4, 3])
+    for room in (most, 2 * most, 5 * most):
+        runs = sweeps(layers, [4, 3], room)
+        assert [name for names in runs for name in names] == [layer.name for layer in layers]
+        sizes = [sum(code_bytes(layer.weights, [4, 3]) for layer in layers if layer.name in names) for names in runs]
+        assert max(sizes) <= room and len(runs) <= 2 * sum(sizes) / room + 1
+    assert sweeps(layers, [4, 3], 1) == [(layer.name,) for layer in layers]
 
 
 # --- the layer alone -------------------------------------------------------------------------------------------------

@@ -1,0 +1,104 @@
+"""What layers may be made into, all of it held at once: what a pass of gradients is asked about."""
+
+import contextlib
+import dataclasses
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import runs
+from ..errors import DmqError
+from ..recipe import Choice, Recipe, Sensitivity, Weights, choice_label
+from ..results import Layer
+from .known import info_for, load
+from .progress import Progress, clocked
+from .weights_kept import needs_inputs
+from .weights_learned import weight_variants
+
+
+if TYPE_CHECKING:
+    from ..allocation.changes import Changes
+
+Made = tuple["Changes", np.ndarray]  # the changes, and the local errors [L, C] of the weights
+_held: dict[tuple, Made] = {}  # the last one, which may be as large as memory allows
+
+
+def state_of(subject: Recipe) -> tuple:
+    """What else decides what is computed for `subject`: the weights under its model's name, and its capture."""
+    folder = runs.find_capture(subject)
+    return load(subject.model).info.fingerprint, folder and (folder / "capture.json").stat().st_mtime_ns
+
+
+def format_of(subject: Recipe, choice: Choice) -> Weights:
+    """How weights are made into `choice`; grids are laid as the recipe says."""
+    return dataclasses.replace(subject.weights, bits=choice.bits, format=choice.format)
+
+
+def splits_of(subject: Recipe) -> dict[str, int]:
+    """By layer whose input channels are quantized in two parts: how many are in the first."""
+    return (info_for(subject).splits or {}) if subject.split else {}
+
+
+def sweeps_of(
+    subject: Recipe, ask: Sensitivity, layers: Sequence[Layer], workers: int = 1
+) -> list[tuple[str, ...]]:
+    """The layers in as few runs as memory holds codes of; `workers` share what is free."""
+    from ..allocation.changes import code_bytes, home_of, room_on, sweeps
+
+    bits = [choice.bits for choice in ask.choices]
+    device = next(load(subject.model).denoiser.parameters()).device
+    home = home_of(code_bytes(sum(layer.weights for layer in layers), bits) * workers, device)
+    return sweeps(layers, bits, room_on(home) // workers)
+
+
+def changes_of(task: Any) -> Generator[Progress, None, Made]:
+    """What the layers of a part of a table (`sensitivity.Task`) may be made into: made, and kept for the next part.
+
+    A part of other layers lets go of it first. Raises DmqError that names a layer whose weight is not finite.
+    """
+    key = task.subject, task.layers, task.choices, state_of(task.subject)
+    if key not in _held:
+        forget_changes()
+        _held[key] = yield from _made(task)
+    return _held[key]
+
+
+def forget_changes() -> None:
+    """Let go of what `changes_of` keeps."""
+    _held.clear()
+
+
+def _made(task: Any) -> Generator[Progress, None, Made]:
+    from ..allocation.changes import Changes, code_bytes, home_of, room_on
+    from ..allocation.sensitivity import new_codes, weight_error
+    from ..numerics.threads import few_threads
+
+    model, splits = load(task.subject.model).denoiser, splits_of(task.subject)
+    learned = [choice for choice in task.choices if needs_inputs(choice.format)]
+    known = (yield from weight_variants(task.subject, learned, task.layers)) if learned else {}
+    weights = {name: model.get_submodule(name).weight.detach() for name in task.layers}
+    device = next(iter(weights.values())).device
+    size = code_bytes(sum(weight.numel() for weight in weights.values()), [choice.bits for choice in task.choices])
+    home = home_of(size * task.workers, device)
+    local = np.empty((len(weights), len(task.choices)))
+    codes: dict[str, list] = {}
+    at = clocked("Make weights into choices")
+    for n, (name, weight) in enumerate(weights.items()):
+        codes[name] = []
+        for c, choice in enumerate(task.choices):
+            made = known.get((name, choice_label(choice)))
+            with _named(name), few_threads([weight]):
+                made = made or new_codes(weight, format_of(task.subject, choice), splits.get(name, 0))
+                local[n, c] = weight_error(weight, made.to(device).dequantize().to(weight))
+            codes[name].append(made.to(home))
+        yield at(n + 1, len(weights))
+    return Changes(model, codes, room_on(device, 4) // task.workers), local
+
+
+@contextlib.contextmanager
+def _named(name: str) -> Any:
+    try:
+        yield
+    except DmqError as error:
+        raise DmqError(f"{name}: {error}") from None
