@@ -59,7 +59,7 @@ def step_features(
     timesteps: tuple[float, ...],
     given: Mapping[str, Tensor],
 ) -> list[Tensor]:
-    """The features of `model` at every step for the rows of `given`, [T, R, C_k] for each projection.
+    """The features of `model` at every step for the rows of `given`, [T, R, C_k] for each projection, on the CPU.
 
     A quantized model has its clock set, so that each step is computed with the grids that it has when sampling.
     """
@@ -70,7 +70,7 @@ def step_features(
         if clock is not None:
             clock.set(t)
         made.append(temporal_features(model, adapter, block, timestep_rows([t]).repeat(rows), given))
-    return [torch.stack(feature) for feature in zip(*made, strict=True)]
+    return [torch.stack(feature).cpu() for feature in zip(*made, strict=True)]
 
 
 def cached_features(features: Tensor, bits: int) -> Tensor:

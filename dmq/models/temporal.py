@@ -22,9 +22,12 @@ def temporal_features(
 ) -> list[Tensor]:
     """What every projection gives for rows of timesteps and conditioning, by the modules of `model` itself.
 
-    Shapes: `t` [rows] and the tensors of `given` [rows, ...] to [rows, C_k] for each projection k, float32. `model` is
-    the denoiser that `block` describes, or a copy with other layers in the same places.
+    Shapes: `t` [rows] and the tensors of `given` [rows, ...] to [rows, C_k] for each projection k, float32, where
+    `model` is. `model` is the denoiser that `block` describes, or a copy with other layers in the same places.
     """
+    first = next(p for p in model.parameters() if p.is_floating_point())
+    t = t.to(first.device)
+    given = {name: x.to(first.device, first.dtype if x.is_floating_point() else x.dtype) for name, x in given.items()}
     embeddings = adapter.embeddings(model, t, given)
     return [
         _project(model, block, projection, embeddings[projection.source]).float() for projection in block.projections
@@ -51,10 +54,16 @@ def conditioning_rows(
         missing = [name for name in block.arguments if name not in call]
         if missing:
             raise DmqError(f"the pipeline gives no {missing[0]}, which the time path needs; dmq cannot follow it.")
-        for row in zip(*(call[name].detach().cpu() for name in block.arguments), strict=True):
+        for row in zip(*(_on_cpu(call[name]) for name in block.arguments), strict=True):
             rows.setdefault(b"".join(x.contiguous().numpy().tobytes() for x in row), row)
     kept = list(rows.values())[:most]
     return {name: torch.stack(column) for name, column in zip(block.arguments, zip(*kept, strict=True), strict=True)}
+
+
+def _on_cpu(x: Tensor) -> Tensor:
+    """`x` as numpy can hold it: half precision as float32, which changes no value."""
+    x = x.detach().cpu()
+    return x.float() if x.is_floating_point() else x
 
 
 def every_pair(timesteps: Sequence[float], given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
