@@ -105,7 +105,7 @@ def test_the_form_shows_the_devices_and_what_the_model_needs(recipe):
     shown = placing.look(jsonio.dumps(recipe))
     names = [name for _, name in shown["device"]["choices"]]
     assert names[0] == "auto" and names[-1] == "cpu" and shown["dtype"] == "auto"
-    assert "million numbers" in shown["said"] and "GB are free" in shown["said"]
+    assert "million parameters" in shown["said"] and "GB are free" in shown["said"]
     told = placing.weigh(jsonio.dumps(recipe), "cpu", "float32", "group")["said"]
     assert "offload &#x27;group&#x27; is for a GPU" in told
     assert stages.chosen_placement() == Placement()

@@ -65,7 +65,7 @@ def memory_line(model: str, wanted: Placement | None = None) -> str:
     needed, free = placement.needs(place, weights), placement.free_memory(place.device)
     numbers = sum(sum(part.values()) for part in weights.values())
     return (
-        f"{model}: {numbers / 1e6:,.0f} million numbers, {needed / 1e9:.2f} GB on {place.line()}; "
+        f"{model}: {numbers / 1e6:,.0f} million parameters, {needed / 1e9:.2f} GB on {place.line()}; "
         f"{free / 1e9:.1f} GB are free."
     )
 
