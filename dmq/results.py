@@ -8,6 +8,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
@@ -163,6 +164,31 @@ class ActivationStats:
             **{name: getattr(self, name)[rows] for name in arrays},
             **{name: tuple(getattr(self, name)[s] for s in rows) for name in lists},
         )
+
+    def updated(self, seen: "ActivationStats") -> "ActivationStats":
+        """These statistics with what was `seen` in the place of their own at the sites of `seen`.
+
+        Raises KeyError for a site that is none of these.
+        """
+        rows = [self.index[site.name, site.point] for site in seen.sites]
+        made: dict[str, Any] = {}
+        for name in ("exponent", "first", "elements", "minimum", "maximum", "power_sums"):
+            made[name] = getattr(self, name).copy()
+            made[name][rows] = getattr(seen, name)
+        for name in ("counts", "channel_min", "channel_max"):
+            lent = dict(zip(rows, getattr(seen, name), strict=True))
+            made[name] = tuple(lent.get(s, own) for s, own in enumerate(getattr(self, name)))
+        return replace(self, **made)
+
+    def unlike(self, base: "ActivationStats") -> list[int]:
+        """The positions of the sites at which not the same was seen as in `base`, those that it lacks among them."""
+        names = ("exponent", "first", "elements", "minimum", "maximum", "power_sums", "counts", "channel_min",
+                 "channel_max")  # fmt: skip
+        places = [(s, base.index.get((site.name, site.point))) for s, site in enumerate(self.sites)]
+        return [
+            s for s, b in places
+            if b is None or not all(np.array_equal(getattr(self, n)[s], getattr(base, n)[b]) for n in names)
+        ]  # fmt: skip
 
     def edges(self, s: int) -> np.ndarray:
         """The bin edges of site s, float64 [bins + 1]."""

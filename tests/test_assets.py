@@ -11,6 +11,9 @@ from dmq.recipe import EMBEDDED, Recipe
 
 
 LIMIT = 10_000_000  # bytes; a Space refuses larger files
+# All of assets. It becomes 110 MB when what is captured of the weights trained without the held-out names is committed
+# in the compact form that dmq writes now; until then the older form ships (`training/slim.py` tells the difference).
+HEAVIEST = 235_000_000
 
 
 @pytest.mark.parametrize("model", EMBEDDED)
@@ -40,6 +43,11 @@ def test_no_file_is_larger_than_a_space_accepts():
     names = [name for name in files.decode().split("\0") if name]
     assert len(names) > 50
     assert [name for name in names if (runs.ASSETS.parent / name).stat().st_size >= LIMIT] == []
+
+
+def test_what_ships_weighs_no_more_than_it_may():
+    files = [file for file in runs.ASSETS.rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in files) < HEAVIEST
 
 
 def test_emoji_clip_ships_in_fp16_with_emoji_sds_tokenizer_and_its_card():

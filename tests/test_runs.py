@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -11,7 +12,9 @@ from dmq import runs
 from dmq.errors import DmqError
 from dmq.recipe import Activations, Calibration, Comparison, MinMax, OptimalGroups, Recipe, Sampling, Weights
 from dmq.results import PictureScore, Report, Trajectory
+from dmq.runs.extremes import EXACT, SIDES, round_up
 from tests.helpers import random_stats
+from tests.old_runs import save_old_stats
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +44,7 @@ def same(a, b):
 def test_statistics_survive_saving_exactly(home, monkeypatch, shard):
     monkeypatch.setattr(runs.captures, "SHARD", shard)
     stats = random_stats(sites=6, steps=9)
-    runs.save_stats(home / "captures" / "a", stats)
+    runs.save_stats(home / "captures" / "a", stats, channels=EXACT)
     same(runs.load_stats(home / "captures" / "a"), stats)
     assert (len(list((home / "captures" / "a").glob("histograms-*"))) > 1) == (shard == 2_000)
 
@@ -50,7 +53,7 @@ def test_counts_beyond_sixteen_bits_survive(home):
     stats = random_stats(sites=3, steps=4)
     larger = tuple(c.astype(np.int64) * 10**k for k, c in zip((0, 3, 9), stats.counts, strict=True))
     stats = dataclasses.replace(stats, counts=larger)
-    runs.save_stats(home / "big", stats)
+    runs.save_stats(home / "big", stats, channels=EXACT)
     same(runs.load_stats(home / "big"), stats)
 
 
@@ -68,13 +71,94 @@ def test_a_trajectory_survives_saving(home):
     same(dataclasses.replace(back, conditioning={}), dataclasses.replace(trajectory, conditioning={}))
 
 
+@pytest.mark.parametrize("split", [0, 3])
+def test_extremes_of_channels_are_kept_outward_in_few_bits_and_exactly_where_it_matters(home, split):
+    stats = random_stats(sites=6, steps=9)
+    outputs = [dataclasses.replace(site, point="output" if s % 2 else "input") for s, site in enumerate(stats.sites)]
+    stats = dataclasses.replace(stats, sites=tuple(outputs))
+    runs.save_stats(home / "a", stats, splits={stats.sites[2].name: split})
+    back = runs.load_stats(home / "a")
+    changed = 0
+    for s, site in enumerate(stats.sites):
+        part = 2.0 ** -(7 if s % 2 else 10)
+        for sign, name in ((-1, "channel_min"), (1, "channel_max")):
+            was, now = (sign * getattr(one, name)[s].astype(float) for one in (stats, back))
+            assert (now >= was).all() and (now - was <= part * np.abs(was)).all()
+            assert np.array_equal(now.max(0), was.max(0)), "what smoothing divides by"
+            assert np.array_equal(now.max(1), was.max(1)), "the ends of whole tensors"
+            changed += (now > was).sum()
+            if s == 2 and split:
+                sides = [np.s_[:, :split], np.s_[:, split:]]
+                assert all(np.array_equal(now[side].max(1), was[side].max(1)) for side in sides), site
+    assert changed > 100
+    exact = {"channel_min": stats.channel_min, "channel_max": stats.channel_max}
+    same(dataclasses.replace(back, **exact), stats)
+
+
+def test_rounding_up_is_the_next_number_of_so_many_bits():
+    largest = float(np.finfo(np.float32).max)
+    x = np.float32([0, -0.0, 1, 1.0015, -1.0015, largest, -largest, 65_537, np.inf, -np.inf, np.nan])
+    step = 2.0**-10
+    expected = [0, 0, 1, 1 + 2 * step, -1 - step, np.inf, -(2 - step) * 2.0**127, 65_536 * (1 + step)]
+    up = round_up(x, 10)
+    np.testing.assert_array_equal(up, np.float32([*expected, np.inf, -np.inf, np.nan]))
+    tiny = np.float32([1e-42, -1e-42])  # numbers without a leading one have steps of one size
+    assert (0 <= round_up(tiny, 10) - tiny).all() and (round_up(tiny, 10) - tiny < 2.0**-136).all()
+    assert not (up[np.isfinite(up)].view(np.int32) & 0x1FFF).any()
+
+
+def test_sides_alone_give_every_channel_the_range_of_its_side(home):
+    stats = random_stats(sites=2, steps=4)
+    runs.save_stats(home / "a", stats, channels=SIDES, splits={stats.sites[0].name: 5})
+    back = runs.load_stats(home / "a")
+    for s, sides in ((0, [np.s_[:, :5], np.s_[:, 5:]] if stats.sites[0].point == "input" else [np.s_[:, :]]),
+                     (1, [np.s_[:, :]])):  # fmt: skip
+        for side in sides:
+            low, high = stats.channel_min[s][side].min(1), stats.channel_max[s][side].max(1)
+            assert (back.channel_min[s][side] == low[:, None]).all()
+            assert (back.channel_max[s][side] == high[:, None]).all()
+
+
+@pytest.mark.parametrize("shard", [runs.SHARD, 2_000], ids=["one-file", "many-files"])
+def test_captures_of_earlier_versions_open_as_they_were(home, shard):
+    stats = random_stats(sites=5, steps=7)
+    save_old_stats(home / "old", stats, shard)
+    same(runs.load_stats(home / "old"), stats)
+
+
+def test_a_capture_takes_less_than_it_took(home):
+    stats = random_stats(sites=8, steps=20)
+    save_old_stats(home / "old", stats)
+    runs.save_stats(home / "new", stats)
+    old, new = (sum(file.stat().st_size for file in (home / name).iterdir()) for name in ("old", "new"))
+    assert new < 0.7 * old
+
+
+@pytest.mark.parametrize("change", [lambda rows: rows[:-1], lambda rows: [*rows, rows[0]]], ids=["fewer", "more"])
+def test_a_table_of_other_steps_is_refused(home, change):
+    runs.save_stats(home / "d", random_stats(sites=2, steps=3))
+    table = pq.read_table(home / "d" / "steps.parquet")
+    pq.write_table(table.take(change(list(range(6)))), home / "d" / "steps.parquet")
+    with pytest.raises(DmqError, match=r"damaged capture \(ValueError: steps.parquet has [57] rows"):
+        runs.load_stats(home / "d")
+
+
+def test_channels_of_another_capture_are_refused(home):
+    for name, steps in (("d", 3), ("other", 4)):
+        runs.save_stats(home / name, random_stats(sites=2, steps=steps))
+    file = "channels-00000.safetensors"
+    (home / "d" / file).write_bytes((home / "other" / file).read_bytes())
+    with pytest.raises(DmqError, match=r"damaged capture .*for 3 steps"):
+        runs.load_stats(home / "d")
+
+
 def test_a_capture_without_a_trajectory_says_how_to_get_one(home):
     runs.save_stats(home / "t", random_stats(sites=2, steps=2))
     with pytest.raises(DmqError, match="--trajectories"):
         runs.load_trajectory(home / "t")
 
 
-FILES = ("capture.json", "steps.parquet", "histograms-00000.parquet", "channels-00000.safetensors")
+FILES = ("capture.json", "steps.parquet", "histograms-00000.safetensors", "channels-00000.safetensors")
 
 
 @pytest.mark.parametrize("file", FILES)

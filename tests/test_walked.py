@@ -1,6 +1,7 @@
 """Ranges along the quantized trajectory, relaxed steps, windows and the probe, on tiny real pipelines."""
 
 import dataclasses
+import shutil
 
 import numpy as np
 import pytest
@@ -31,7 +32,9 @@ from dmq.recipe import (
     Comparison,
     MinMax,
     MseSearch,
+    PerChannel,
     PerStep,
+    PerTensor,
     Probe,
     Progressive,
     Recipe,
@@ -43,7 +46,9 @@ from dmq.recipe import (
 )
 from dmq.results import WindowEffects
 from dmq.stages.trajectory_kept import progressive_folder
+from tests.old_runs import save_old_progressive
 from tests.tiny import runs_in
+from training.slim import same
 
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
@@ -253,12 +258,59 @@ def test_a_walk_that_was_cut_off_ends_as_if_it_had_not_been(place):
     assert 1 <= len(list(kept.iterdir())) < STEPS
     folder = stages.finish(stages.calibrate(recipe))
     assert stages.calibrated(recipe) and not kept.exists()
-    again = runs.load_progressive(folder)
+    again = runs.load_progressive(folder, stages.statistics(recipe))
     for name in ("low", "high"):
         assert np.array_equal(getattr(again, name), getattr(whole, name))
     assert all(map(np.array_equal, again.stats.counts, whole.stats.counts))
     assert np.array_equal(again.stats.power_sums, whole.stats.power_sums)
     assert stages.finish(stages.calibrate(recipe)) == folder
+
+
+def quantized_inputs(recipe):
+    return {row.bank.site for row in stages.plan(start_of(recipe)).layers if row.bank}
+
+
+@pytest.mark.parametrize("granularity", [PerTensor(), PerChannel()])
+def test_only_what_the_walk_saw_is_kept_and_the_rest_is_the_captures(place, granularity):
+    spec = Activations(bits=5, range=MinMax(), granularity=granularity)
+    recipe = captured(place, activations=spec, grouping=UniformGroups(count=2))
+    made, base = stages.finish(work_on(recipe)), stages.statistics(recipe)
+    folder = stages.finish(stages.calibrate(recipe))
+    kept, back = runs.load_stats(folder / "stats"), stages.progressive_ranges(recipe)
+    assert set(kept.sites) == quantized_inputs(recipe) and len(kept.sites) < len(base.sites)
+    assert back.stats.sites == made.stats.sites and np.array_equal(back.low, made.low, equal_nan=True)
+    for name in ("elements", "minimum", "maximum", "power_sums", "first", "exponent"):
+        assert np.array_equal(getattr(back.stats, name), getattr(made.stats, name)), name
+    assert all(map(np.array_equal, back.stats.counts, made.stats.counts))
+    for site in made.stats.sites:
+        s = made.stats.index[site.name, site.point]
+        was, now = made.stats.channel_max[s], back.stats.channel_max[s]
+        if site not in kept.sites:
+            assert np.array_equal(now, was)
+        elif isinstance(granularity, PerTensor):  # each side of a split input has its own, all others one
+            assert len(np.unique(now[0])) <= 2 and np.array_equal(now.max(1), was.max(1))
+        else:
+            assert (now >= was).all() and np.allclose(now, was, rtol=2e-3)
+
+
+def test_a_plan_from_ranges_in_the_form_of_earlier_versions_is_the_same(place, tmp_path, monkeypatch):
+    recipe = captured(place, activations=Activations(bits=5, range=MinMax()), grouping=UniformGroups(count=3))
+    folder, before = stages.finish(stages.calibrate(recipe)), stages.plan(recipe)
+    made = stages.finish(work_on(recipe))
+    monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
+    shutil.copytree(place / "runs" / "captures", tmp_path / "captures")
+    save_old_progressive(tmp_path / "trajectories" / folder.name, made)
+    assert runs.load_stats(tmp_path / "trajectories" / folder.name / "stats").sites == made.stats.sites
+    assert same(stages.plan(recipe), before)
+
+
+def test_ranges_beside_another_capture_are_refused(place):
+    recipe = captured(place)
+    folder, base = stages.finish(stages.calibrate(recipe)), stages.statistics(recipe)
+    with pytest.raises(DmqError, match="of a capture with another fingerprint; delete the folder and do it again"):
+        runs.load_progressive(folder, dataclasses.replace(base, fingerprint="other"))
+    with pytest.raises(DmqError, match=r"damaged .no site"):
+        runs.load_progressive(folder, base.only([s for s, site in enumerate(base.sites) if site.point == "output"]))
 
 
 @pytest.mark.parametrize("scheduler", [HeunDiscreteScheduler, PNDMScheduler])

@@ -22,7 +22,6 @@ from ..capture.activations import (
     joined_steps,
     merge,
     sampler_line,
-    with_sites,
 )
 from ..capture.recorder import Recorder
 from ..errors import DmqError
@@ -248,7 +247,7 @@ class _Walk:
                 if (site, bank.slot[i]) in self.ranges:
                     low[row, i], high[row, i] = self.ranges[site, bank.slot[i]]
         return ProgressiveRanges(
-            stats=with_sites(stats, seen), low=low, high=high, calls=self.calls, widest_change=self.widest_change
+            stats=stats.updated(seen), low=low, high=high, calls=self.calls, widest_change=self.widest_change
         )
 
 

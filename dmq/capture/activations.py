@@ -192,22 +192,6 @@ def _join_site(parts: Sequence[ActivationStats], s: int) -> tuple[np.ndarray, in
     return cut.astype(parts[0].counts[s].dtype), first, k
 
 
-def with_sites(stats: ActivationStats, seen: ActivationStats) -> ActivationStats:
-    """`stats` with what was `seen` in the place of its own at the sites of `seen`."""
-    both = replace(stats, **{
-        name: getattr(stats, name).copy()
-        for name in ("exponent", "first", "elements", "minimum", "maximum", "power_sums")
-    })
-    lists = {name: list(getattr(stats, name)) for name in ("counts", "channel_min", "channel_max")}
-    for n, site in enumerate(seen.sites):
-        s = stats.index[site.name, site.point]
-        for name in ("exponent", "first", "elements", "minimum", "maximum", "power_sums"):
-            getattr(both, name)[s] = getattr(seen, name)[n]
-        for name, kept in lists.items():
-            kept[s] = getattr(seen, name)[n]
-    return replace(both, **{name: tuple(kept) for name, kept in lists.items()})
-
-
 def _merge_site(a: ActivationStats, b: ActivationStats, s: int) -> tuple[np.ndarray, int, int]:
     counts, k = merge_counts(_all_bins(a, s), int(a.exponent[s]), _all_bins(b, s), int(b.exponent[s]))
     cut, first = _cut(counts)

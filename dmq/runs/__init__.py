@@ -1,6 +1,6 @@
 """Run folders: what was captured and measured, saved so that it can be opened again.
 
-    RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.parquet, channels-*.safetensors, model.json,
+    RUNS/captures/KEY/    capture.json, steps.parquet, histograms-*.safetensors, channels-*.safetensors, model.json,
                           trajectory.safetensors if asked for
     RUNS/searches/KEY/    search.safetensors, recipe.json
     RUNS/roundings/KEY/   rounding.safetensors; KEY-blocks/BLOCK/ the same of each block while not all are done
@@ -15,7 +15,8 @@
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
-Everything is written under a temporary name and renamed, so a folder is either whole or not there.
+Everything is written under a temporary name and renamed, so a folder is either whole or not there. Arrays are
+compressed (`arrays.py`) and extremes of channels rounded outward (`extremes.py`); what earlier versions wrote is read.
 """
 
 from .captures import SHARD, capture_key, find_capture, load_info, load_stats, load_trajectory, save_stats

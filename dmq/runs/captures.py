@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import math
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,11 +22,15 @@ from ..errors import DmqError
 from ..recipe import Recipe
 from ..results import ActivationStats, Layer, ModelInfo, Projection, Site, TemporalBlock, Trajectory
 from . import folders
+from .arrays import read_arrays, save_arrays
+from .extremes import ROUNDED, kept_extremes
 from .folders import home, written
 
 
 SHARD = 8_000_000  # bytes before compression; every file stays below the 10 MB that a Space accepts
 SCALARS = ("elements", "minimum", "maximum")
+POWER_SUMS = tuple(f"sum_x{k + 1}" for k in range(4))
+LEVEL = 19  # of compression: seconds once, a tenth fewer bytes for ever
 
 
 def capture_key(recipe: Recipe) -> str:
@@ -41,31 +48,27 @@ def find_capture(recipe: Recipe) -> Path | None:
 
 
 def save_stats(
-    folder: Path, stats: ActivationStats, info: ModelInfo | None = None, trajectory: Trajectory | None = None
-) -> None:
-    """Write `stats`, and what else there is to keep, into `folder`, which appears only when complete."""
+    folder: Path, stats: ActivationStats, info: ModelInfo | None = None, trajectory: Trajectory | None = None, *,
+    channels: str = ROUNDED, splits: Mapping[str, int] | None = None,
+) -> None:  # fmt: skip
+    """Write `stats`, and what else there is to keep, into `folder`, which appears only when complete.
+
+    `channels` says how extremes of channels are kept (`extremes.kept_extremes`), all else is kept exactly; `splits` is
+    what `info` tells, where there is none.
+    """
+    splits = splits or (info and info.splits) or {}
     with written(folder) as part:
         if info is not None:
             (part / "model.json").write_text(json.dumps(asdict(info)), encoding="utf-8")
         if trajectory is not None:
             _save_trajectory(part, trajectory)
-        rows = np.arange(len(stats.sites))
-        table = {"site": np.repeat(rows, stats.steps), "step": np.tile(np.arange(stats.steps), len(rows))}
-        table |= {name: getattr(stats, name).reshape(-1) for name in SCALARS}
-        table |= {f"sum_x{k + 1}": stats.power_sums[..., k].reshape(-1) for k in range(4)}
-        table |= {name: getattr(stats, name).astype(np.float32).reshape(-1) for name in ("mean", "std", "kurtosis")}
-        for q in (0.001, 0.01, 0.5, 0.99, 0.999):
-            table[f"q{q}"] = np.concatenate([stats.quantile(s, q) for s in rows]).astype(np.float32)
-        pd.DataFrame(table).to_parquet(part / "steps.parquet", compression="zstd")
-        counts = [_narrow(c) for c in stats.counts]
-        for n, (a, b) in enumerate(_shards([c.nbytes for c in counts])):
-            _save_histograms(part / f"histograms-{n:05d}.parquet", range(a, b), counts[a:b])
-        channels = [np.stack([low, high]) for low, high in zip(stats.channel_min, stats.channel_max, strict=True)]
-        for n, (a, b) in enumerate(_shards([c.nbytes for c in channels])):
-            save_file({str(s): channels[s] for s in range(a, b)}, part / f"channels-{n:05d}.safetensors")
+        _save_steps(part / "steps.parquet", stats)
+        # Counts of one bin at all steps are neighbours: they are more alike than those of one step.
+        _save_shards(part, "histograms", [_narrow(counts).T for counts in stats.counts])
+        _save_shards(part, "channels", kept_extremes(stats, channels, splits))
         names = ("model", "fingerprint", "sampler", "samples", "subset", "made_on")
         plain = {name: getattr(stats, name) for name in names}
-        plain |= {"version": 1, "timesteps": stats.timesteps, "sites": [asdict(site) for site in stats.sites]}
+        plain |= {"version": 2, "timesteps": stats.timesteps, "sites": [asdict(site) for site in stats.sites]}
         plain |= {"exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
         (part / "capture.json").write_text(json.dumps(plain), encoding="utf-8")
 
@@ -74,29 +77,84 @@ def load_stats(folder: Path) -> ActivationStats:
     """The statistics that `save_stats` wrote. Raises DmqError if the folder is damaged or of another version."""
     try:
         plain = json.loads((folder / "capture.json").read_text(encoding="utf-8"))
-        if plain.pop("version") != 1:
+        version = plain.pop("version")
+        if version not in (1, 2):
             raise DmqError(f"{folder.name}: a capture of another version of dmq; capture again.")
         shape = (len(plain["sites"]), len(plain["timesteps"]))
-        table = pq.read_table(folder / "steps.parquet")
-        column = {name: table[name].to_numpy().reshape(shape) for name in table.column_names if name[0] != "q"}
-        counts = _load_histograms(folder, *shape)
-        channels: dict[str, np.ndarray] = {}
-        for file in sorted(folder.glob("channels-*.safetensors")):
-            channels |= load_file(file)
-        both = [channels[str(s)] for s in range(shape[0])]
+        column = _load_steps(folder / "steps.parquet", shape)
+        counts, low, high = (_load_plain if version == 1 else _load_compact)(folder, *shape)
         plain["sites"] = tuple(Site(**site) for site in plain["sites"])
         plain["timesteps"] = tuple(plain["timesteps"])
         return ActivationStats(
             **plain | {"exponent": np.array(plain["exponent"], np.int16), "first": np.array(plain["first"], np.int32)},
             counts=counts,
-            power_sums=np.stack([column[f"sum_x{k + 1}"] for k in range(4)], -1),
-            channel_min=tuple(pair[0] for pair in both),
-            channel_max=tuple(pair[1] for pair in both),
+            power_sums=np.stack([column[name] for name in POWER_SUMS], -1),
+            channel_min=low,
+            channel_max=high,
             **{name: column[name] for name in SCALARS},
         )
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError) as error:
         why = f"{type(error).__name__}: {error}"
         raise DmqError(f"{folder}: a damaged capture ({why}); delete the folder and capture again.") from None
+
+
+def _save_steps(file: Path, stats: ActivationStats) -> None:
+    rows = np.arange(len(stats.sites))
+    table = {"site": np.repeat(rows, stats.steps), "step": np.tile(np.arange(stats.steps), len(rows))}
+    table |= {name: getattr(stats, name).reshape(-1) for name in SCALARS}
+    table |= {name: stats.power_sums[..., k].reshape(-1) for k, name in enumerate(POWER_SUMS)}
+    split = [name for name, column in table.items() if column.dtype.kind == "f"]  # into planes of bytes
+    pq.write_table(
+        pa.Table.from_pandas(pd.DataFrame(table), preserve_index=False), file, compression="zstd", compression_level=9,
+        use_dictionary=["site", "step", "elements"], use_byte_stream_split=split,
+    )  # fmt: skip
+
+
+def _load_steps(file: Path, shape: tuple[int, int]) -> dict[str, np.ndarray]:
+    """The columns of a table with a row for each site and step, [S, T]; its size is checked before it is read."""
+    with pq.ParquetFile(file) as opened:
+        told = opened.metadata
+        size = sum(told.row_group(n).total_byte_size for n in range(told.num_row_groups))
+        if told.num_rows != math.prod(shape) or size > 1 << 16 | 256 * told.num_rows:
+            raise ValueError(f"{file.name} has {told.num_rows} rows and {size} bytes, not those of {shape} steps")
+        table = opened.read([*SCALARS, *POWER_SUMS])
+    return {name: table[name].to_numpy().reshape(shape) for name in table.column_names}
+
+
+def _save_shards(part: Path, kind: str, arrays: list[np.ndarray]) -> None:
+    for n, (a, b) in enumerate(_shards([x.nbytes for x in arrays])):
+        save_arrays(part / f"{kind}-{n:05d}.safetensors", kind, {}, {str(s): arrays[s] for s in range(a, b)}, LEVEL)
+
+
+def _load_compact(folder: Path, sites: int, steps: int) -> tuple[tuple[np.ndarray, ...], ...]:
+    """Counts, lowest and highest values of channels, as version 2 keeps them."""
+    counts = [np.ascontiguousarray(x.T) for x in _load_shards(folder, "histograms", sites)]
+    pairs = [np.ascontiguousarray(x.transpose(0, 2, 1)) for x in _load_shards(folder, "channels", sites)]
+    return _checked(counts, [pair[0] for pair in pairs], [pair[1] for pair in pairs], steps)
+
+
+def _load_shards(folder: Path, kind: str, sites: int) -> list[np.ndarray]:
+    found: dict[str, np.ndarray] = {}
+    for file in sorted(folder.glob(f"{kind}-*.safetensors")):
+        found |= read_arrays(file, kind)[0]
+    return [found[str(s)] for s in range(sites)]
+
+
+def _load_plain(folder: Path, sites: int, steps: int) -> tuple[tuple[np.ndarray, ...], ...]:
+    """Counts, lowest and highest values of channels, as version 1 kept them."""
+    counts, channels = _load_histograms(folder, sites, steps), {}
+    for file in sorted(folder.glob("channels-*.safetensors")):
+        channels |= load_file(file)
+    pairs = [channels[str(s)] for s in range(sites)]
+    return _checked(counts, [pair[0] for pair in pairs], [pair[1] for pair in pairs], steps)
+
+
+def _checked(*arrays: Any) -> tuple[tuple[np.ndarray, ...], ...]:
+    *lists, steps = arrays
+    for each in zip(*lists, strict=True):
+        if any(x.ndim != 2 or len(x) != steps for x in each) or each[1].shape != each[2].shape:
+            raise ValueError(f"a site has arrays of shape {[x.shape for x in each]} for {steps} steps")
+    return tuple(map(tuple, lists))
 
 
 def load_info(folder: Path) -> ModelInfo | None:
@@ -163,14 +221,6 @@ def _shards(sizes: list[int]) -> list[tuple[int, int]]:
             filled = 0
         filled += size
     return list(pairwise([*cuts, len(sizes)]))
-
-
-def _save_histograms(file: Path, rows: range, counts: list[np.ndarray]) -> None:
-    widest = np.result_type(*counts)
-    flat = pa.array(np.concatenate([c.reshape(-1) for c in counts]).astype(widest))
-    offsets = np.cumsum([0, *(c.size for c in counts)]).astype(np.int32)
-    table = pa.table({"site": list(rows), "counts": pa.ListArray.from_arrays(offsets, flat)})
-    pq.write_table(table, file, compression="zstd")
 
 
 def _load_histograms(folder: Path, sites: int, steps: int) -> tuple[np.ndarray, ...]:

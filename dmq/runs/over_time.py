@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from .. import jsonio
 from ..errors import DmqError
 from ..results import OverTime, ProbePicture
 from . import folders
+from .arrays import open_arrays, save_arrays
 from .folders import own_home, written
-from .trajectories import opened
 
 
 CURVES = ("accumulated", "foreseen", "isolated")
@@ -32,7 +31,7 @@ def save_over_time(folder: Path, question: dict[str, Any], made: OverTime) -> No
 
 def load_over_time(folder: Path) -> OverTime:
     """What `save_over_time` wrote. Raises DmqError if the folder is damaged."""
-    arrays, plain = opened(folder / "answer.safetensors", "answer")
+    arrays, plain = open_arrays(folder / "answer.safetensors", "answer")
     try:
         known = {name: name != "foreseen" or plain["foreseen"] for name in CURVES}
         return OverTime(
@@ -55,7 +54,7 @@ def save_probe(folder: Path, question: dict[str, Any], made: tuple[ProbePicture,
 
 def load_probe(folder: Path) -> tuple[ProbePicture, ...]:
     """What `save_probe` wrote. Raises DmqError if the folder is damaged."""
-    arrays, _ = opened(folder / "answer.safetensors", "answer")
+    arrays, _ = open_arrays(folder / "answer.safetensors", "answer")
     try:
         exact, *pictures = arrays["pictures"]
         rows = [dict(zip(NUMBERS, row.tolist(), strict=True)) for row in arrays["numbers"]]
@@ -85,5 +84,4 @@ def _save(folder: Path, question: dict[str, Any], arrays: dict[str, np.ndarray],
     with written(folder) as part:
         data = {name: jsonio.to_data(value) for name, value in question.items()}
         (part / "question.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-        save_file(arrays, part / "answer.safetensors", metadata={"answer": json.dumps(plain)})
+        save_arrays(part / "answer.safetensors", "answer", plain, arrays)

@@ -12,16 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from safetensors.numpy import save_file
-
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Choice
 from ..results import Layer, PieceScores, Prediction, PredictorResult
 from . import folders
+from .arrays import open_arrays, save_arrays
 from .folders import home, written
-from .trajectories import opened
 
 
 ARRAYS = (
@@ -55,13 +52,12 @@ def save_predictor(folder: Path, result: PredictorResult) -> None:
         "pieces": [{name: getattr(piece, name) for name in PIECE_TEXTS} for piece in result.pieces],
     }  # fmt: skip
     with written(folder) as part:
-        arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-        save_file(arrays, part / "predictor.safetensors", metadata={"predictor": json.dumps(plain)})
+        save_arrays(part / "predictor.safetensors", "predictor", plain, arrays)
 
 
 def load_predictor(folder: Path) -> PredictorResult:
     """What `save_predictor` wrote. Raises DmqError if the folder is damaged."""
-    arrays, plain = opened(folder / "predictor.safetensors", "predictor")
+    arrays, plain = open_arrays(folder / "predictor.safetensors", "predictor")
     try:
         if plain.pop("version") != 1:
             raise DmqError(f"{folder.name}: a predictor of another version of dmq; make it again.")

@@ -7,12 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
 from .. import jsonio
-from ..errors import DmqError
 from . import folders
+from .arrays import open_arrays, save_arrays
 from .folders import home, written
 
 
@@ -30,19 +28,12 @@ def rounding_folder(*asked: Any, own: bool = False) -> Path:
 def save_rounding(folder: Path, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
     """Write learned codes, and what is needed to read them, into `folder`, which appears only when complete."""
     with written(folder) as part:
-        arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-        save_file(arrays, part / "rounding.safetensors", metadata={"rounding": json.dumps(plain)})
+        save_arrays(part / "rounding.safetensors", "rounding", plain, arrays)
 
 
 def load_rounding(folder: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """What `save_rounding` wrote. Raises DmqError if the file is damaged."""
-    file = folder / "rounding.safetensors"
-    try:
-        with safe_open(file, "numpy") as opened:
-            plain = json.loads(opened.metadata()["rounding"])
-        return load_file(file), plain
-    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
-        raise DmqError(f"{file}: damaged ({error}); delete the folder and learn the rounding again.") from None
+    return open_arrays(folder / "rounding.safetensors", "rounding", "learn the rounding again")
 
 
 def discard(folder: Path) -> None:

@@ -7,14 +7,13 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
 
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import LearnedGroups, MseSearch, Recipe
 from ..results import SearchResult, Site
 from . import folders
+from .arrays import UNREADABLE, read_arrays, save_arrays
 from .folders import home, written
 
 
@@ -38,12 +37,12 @@ def save_search(recipe: Recipe, spec: LearnedGroups, result: SearchResult) -> Pa
     """Write what a search found, and the recipe it was for; returns the folder, which appears only when complete."""
     folder = home() / "searches" / search_key(recipe, spec, result.fingerprint)
     held = {f.name: getattr(result, f.name) for f in fields(result)}
-    arrays = {name: np.ascontiguousarray(x) for name, x in held.items() if isinstance(x, np.ndarray)}
-    arrays |= {f"local/{name}": np.ascontiguousarray(x) for name, x in result.local.items()}
+    arrays = {name: x for name, x in held.items() if isinstance(x, np.ndarray)}
+    arrays |= {f"local/{name}": x for name, x in result.local.items()}
     plain = {name: held[name] for name in ("model", "fingerprint", "sampler", "timesteps", "note")}
     plain |= {"version": 1, "sites": [asdict(site) for site in result.sites], "local": list(result.local)}
     with written(folder) as part:
-        save_file(arrays, part / "search.safetensors", metadata={"search": json.dumps(plain)})
+        save_arrays(part / "search.safetensors", "search", plain, arrays)
         (part / "recipe.json").write_text(jsonio.dumps(recipe), encoding="utf-8")
     return folder
 
@@ -52,14 +51,12 @@ def load_search(folder: Path) -> SearchResult:
     """What `save_search` wrote. Raises DmqError if the folder is damaged or of another version."""
     file = folder / "search.safetensors"
     try:
-        with safe_open(file, "numpy") as opened:
-            plain = json.loads(opened.metadata()["search"])
+        arrays, plain = read_arrays(file, "search")
         if plain.pop("version") != 1:
             raise DmqError(f"{folder.name}: a search of another version of dmq; search again.")
-        arrays = load_file(file)
         plain["sites"] = tuple(Site(**site) for site in plain["sites"])
         plain["timesteps"] = tuple(plain["timesteps"])
         plain["local"] = {name: arrays.pop(f"local/{name}") for name in plain["local"]}
         return SearchResult(**plain, **arrays)
-    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
+    except UNREADABLE as error:
         raise DmqError(f"{file}: damaged ({error}); delete the folder and search again.") from None

@@ -11,15 +11,14 @@ from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Choice
 from ..results import Layer, ModelInfo, SensitivityTable
 from . import folders
+from .arrays import open_arrays, save_arrays
 from .folders import home, written
-from .trajectories import opened
 
 
 ALWAYS, SOMETIMES = ("bytes", "cost", "spread"), ("per_step", "local")  # arrays of a table
@@ -46,13 +45,12 @@ def save_table(folder: Path, table: SensitivityTable) -> None:
         "choices": [jsonio.to_data(choice) for choice in table.choices],
     }  # fmt: skip
     with written(folder) as part:
-        arrays = {name: np.ascontiguousarray(x) for name, x in arrays.items()}
-        save_file(arrays, part / "table.safetensors", metadata={"table": json.dumps(plain)})
+        save_arrays(part / "table.safetensors", "table", plain, arrays)
 
 
 def load_table(folder: Path, known: ModelInfo | None = None) -> SensitivityTable:
     """What `save_table` wrote. Raises DmqError if the folder is damaged, or if it is not of the model `known`."""
-    arrays, plain = opened(folder / "table.safetensors", "table")
+    arrays, plain = open_arrays(folder / "table.safetensors", "table")
     try:
         if plain.pop("version") != 1:
             raise DmqError(f"{folder.name}: a table of another version of dmq; make it again.")
@@ -84,14 +82,13 @@ def find_tables(model: str = "", fingerprint: str = "") -> list[Path]:
 def save_part(folder: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     """Keep a finished part of a table that is not finished, in `folder`/`name`."""
     with written(folder / name) as part:
-        save_file({key: np.ascontiguousarray(x) for key, x in arrays.items()}, part / "part.safetensors",
-                  metadata={"part": "{}"})  # fmt: skip
+        save_arrays(part / "part.safetensors", "part", {}, arrays)
 
 
 def load_part(folder: Path, name: str) -> dict[str, np.ndarray] | None:
     """What `save_part` wrote; None if there is none of that name. Raises DmqError if it is damaged."""
     file = folder / name / "part.safetensors"
-    return opened(file, "part")[0] if file.parent.is_dir() else None
+    return open_arrays(file, "part")[0] if file.parent.is_dir() else None
 
 
 def part_names(folder: Path) -> list[str]:

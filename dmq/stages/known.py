@@ -82,17 +82,23 @@ def captured(recipe: Recipe) -> bool:
 
 def statistics(recipe: Recipe) -> ActivationStats:
     """The activation statistics that `recipe` stands on. Raises DmqError if nothing was captured yet."""
+    return load_statistics(*statistics_place(recipe))
+
+
+def statistics_place(recipe: Recipe) -> tuple[Path, int]:
+    """The folder of the statistics of `recipe`, and when they were captured. DmqError if nothing was captured yet."""
     folder = runs.find_capture(recipe)
     if folder is None:
         raise DmqError(
             f"nothing captured yet for {recipe.model} with {recipe.sampling.steps} steps and "
             f"{recipe.calibration.samples} pictures; press Capture, or run `dmq capture`."
         )
-    return _load_stats(folder, (folder / "capture.json").stat().st_mtime_ns)
+    return folder, (folder / "capture.json").stat().st_mtime_ns
 
 
 @lru_cache(maxsize=4)
-def _load_stats(folder: Path, search_changed: int) -> ActivationStats:
+def load_statistics(folder: Path, _changed: int) -> ActivationStats:
+    """The statistics in `folder`, read once."""
     return runs.load_stats(folder)
 
 

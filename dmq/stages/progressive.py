@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import runs
-from ..recipe import Recipe, Relaxing
+from ..recipe import PerTensor, Recipe, Relaxing
 from ..results import WindowEffects
-from .known import info, libraries, load, statistics
+from .known import info, info_for, libraries, load, statistics
 from .learning import learn
 from .local import errors
 from .planning import learned_codes, plan, quantize
@@ -65,7 +65,9 @@ def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, Non
         made = end.value
     finally:
         work.close()
-    runs.save_progressive(folder, made)
+    by_channel = not isinstance(recipe.activations.granularity, PerTensor)
+    base, splits = statistics(recipe), info_for(recipe).splits
+    runs.save_progressive(folder, made, base, by_channel=by_channel, splits=splits)
     runs.discard(kept)
     return folder
 

@@ -8,7 +8,7 @@ from .. import jsonio, runs
 from ..errors import DmqError
 from ..recipe import SIMULATED, Recipe
 from ..results import ActivationStats, ProgressiveRanges, WindowEffects
-from .known import statistics
+from .known import load_statistics, statistics, statistics_place
 
 
 def plain(recipe: Recipe) -> Recipe:
@@ -80,12 +80,12 @@ def progressive_ranges(recipe: Recipe) -> ProgressiveRanges | None:
             "recipe.progressive: the ranges were not set along the quantized trajectory yet; press Calibrate in Over "
             "time, or run `dmq calibrate` or `dmq run` with this recipe."
         )
-    return _load_progressive(folder, (folder / "ranges.safetensors").stat().st_mtime_ns)
+    return _load_progressive(folder, (folder / "ranges.safetensors").stat().st_mtime_ns, *statistics_place(recipe))
 
 
 @lru_cache(maxsize=4)
-def _load_progressive(folder: Path, _changed: int) -> ProgressiveRanges:
-    return runs.load_progressive(folder)
+def _load_progressive(folder: Path, _changed: int, base: Path, base_changed: int) -> ProgressiveRanges:
+    return runs.load_progressive(folder, load_statistics(base, base_changed))
 
 
 def progressive_folder(recipe: Recipe, *, own: bool = False) -> Path:
