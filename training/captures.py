@@ -1,22 +1,30 @@
 """What ships in assets/runs: captures, and what recipes that ship must learn; `python -m training.captures [MODEL]`.
 
-Run it after the weights have changed. Two hours on two cores, most of it for the blocks of BRECQ and Q-Diffusion. With
-models named, what ships already stays, and only what these lack is made.
+Run it after the weights have changed. Two hours on two cores, most of it for the blocks of BRECQ and Q-Diffusion. Stop
+it at any time: what is finished, and what is begun of most of the rest, is in `--work`, and the same command goes on
+from there; assets/runs stays as it is until all is done. With models named, what ships already stays, and only what
+these lack is made.
 """
 
 import argparse
+import contextlib
 import dataclasses
+import json
 import os
 import shutil
-import tempfile
-from collections.abc import Generator
+import sys
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
 from dmq import runs, stages
 from dmq.recipe import EMBEDDED, Comparison, Predictor, Probe, Recipe, Sensitivity
+from dmq.runs import folders
 from dmq.runs.prompts import UNPROMPTED
 from pages import links
+
+
+KINDS = ("captures", "searches", "roundings", "trajectories", "tables")
 
 
 def told(model: str, work: Generator[Any, None, Any]) -> None:
@@ -48,38 +56,87 @@ def tables(model: str) -> None:
     told(model, stages.predict(recipe, Predictor()))
 
 
-def main() -> None:
-    given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    given.add_argument("models", nargs="*", choices=[[], *EMBEDDED], metavar="MODEL")
-    chosen, place = given.parse_args(), runs.ASSETS / "runs"
-    for old in () if chosen.models else place.glob("*-*"):
-        shutil.rmtree(old)
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["DMQ_RUNS"] = home  # else what the user has of his own would be found, and nothing made
-        for model in chosen.models or EMBEDDED:
-            told(model, stages.capture(stages.for_model(Recipe(), model)))
-            for shipped in runs.shipped_recipes().values():
-                recipe = stages.for_model(shipped, model)
-                # Not what is learned from inputs (GPTQ, smoothing): a minute's work, and as large as a model each.
-                told(model, stages.learn_mix(recipe))
-                if not stages.searched(recipe):
-                    told(model, stages.search(recipe))
-                told(model, stages.learn_temporal(recipe))
-                told(model, stages.reconstruct(recipe))
-                told(model, stages.calibrate(recipe))
-                ship(Path(home), place)  # at once: what follows takes long
-            trajectories(model)
-            tables(model)
-            ship(Path(home), place)
+def make(model: str) -> None:
+    """All that ships of a model, in `$DMQ_RUNS`; what is there is not made again."""
+    told(model, stages.capture(stages.for_model(Recipe(), model)))
+    for shipped in runs.shipped_recipes().values():
+        recipe = stages.for_model(shipped, model)
+        # Not what is learned from inputs (GPTQ, smoothing): a minute's work, and as large as a model each.
+        told(model, stages.learn_mix(recipe))
+        if not stages.searched(recipe):
+            told(model, stages.search(recipe))
+        told(model, stages.learn_temporal(recipe))
+        told(model, stages.reconstruct(recipe))
+        told(model, stages.calibrate(recipe))
+    trajectories(model)
+    tables(model)
+
+
+def begin(work: Path, models: list[str]) -> None:
+    """Go on in `work`, unless what is there was made of other weights: then begin anew."""
+    weights = {model: stages.load(model).info.fingerprint for model in models}
+    file = work / "weights.json"
+    known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
+    if any(known.get(model, found) != found for model, found in weights.items()):
+        shutil.rmtree(work)
+        known = {}
+    work.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(known | weights), "utf-8")
+
+
+@contextlib.contextmanager
+def made_in(work: Path, hidden: bool) -> Iterator[Path]:
+    """Runs are kept in `work`/runs; if `hidden`, those that ship are not found, else nothing would be made anew."""
+    before, assets = os.environ.get("DMQ_RUNS"), folders.ASSETS
+    os.environ["DMQ_RUNS"] = str(work / "runs")
+    if hidden:
+        folders.ASSETS = work / "assets"
+        folders.ASSETS.mkdir(parents=True, exist_ok=True)
+        for needed in ("recipes", "prompts"):
+            shutil.copytree(assets / needed, folders.ASSETS / needed, dirs_exist_ok=True)
+    try:
+        yield work / "runs"
+    finally:
+        folders.ASSETS = assets
+        os.environ.pop("DMQ_RUNS") if before is None else os.environ.update(DMQ_RUNS=before)
+
+
+def clear(place: Path) -> None:
+    """Delete what ships, but for tables of results: those are `training.benchmarks`' to make."""
+    for old in place.glob("*-*"):
+        if not old.name.startswith("bench-"):
+            shutil.rmtree(old)
 
 
 def ship(home: Path, place: Path) -> None:
     """Move what was made into the folder that ships; labels of random mixes have done their work."""
-    for kind in ("captures", "searches", "roundings", "trajectories", "tables"):
-        for made in (home / kind).glob("[!.]*"):
+    for kind in KINDS:
+        for made in sorted((home / kind).glob("[!.]*")):
             if not made.name.startswith("labels-"):
+                shutil.rmtree(place / made.name, ignore_errors=True)
                 shutil.move(made, place / made.name)
 
 
+def main() -> int:
+    given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    given.add_argument("models", nargs="*", choices=[[], *EMBEDDED], metavar="MODEL")
+    given.add_argument("--work", type=Path, default=Path(".training/captures"), help="where it is made")
+    chosen, place = given.parse_args(), runs.ASSETS / "runs"
+    models = chosen.models or list(EMBEDDED)
+    try:
+        begin(chosen.work, models)
+        with made_in(chosen.work, hidden=not chosen.models) as home:
+            for model in models:
+                make(model)
+            if not chosen.models:
+                clear(place)
+            ship(home, place)
+    except KeyboardInterrupt:
+        print("\ntraining.captures: interrupted; the same command goes on from there", file=sys.stderr)
+        return 1
+    shutil.rmtree(chosen.work)
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 from safetensors import safe_open
 
-from training import clip_lessons, emoji_ddpm, emoji_sd, vae
+from training import clip_lessons, emoji_ddpm, emoji_sd, held_out, vae
 from training.loop import Schedule
 
 
@@ -17,6 +17,12 @@ DATA = """## Data and licences
 on white; skin-tone variants are left out. Names come from the `emoji` package (BSD) and keywords from Unicode's CLDR
 (Debian's `unicode-cldr-core`; Unicode License v3). The weights are published under Apache-2.0. Emoji that show logos,
 flags or trade marks keep their owners' rights.
+"""
+
+HELD_OUT = """{held_out} emoji of the 1,922, spread over Unicode's groups, were held out
+([held-out.txt](../../prompts/held-out.txt)): neither their images nor their names, nor compositions with them, were
+trained on, by the autoencoder neither.
+
 """
 
 SD = """---
@@ -52,12 +58,15 @@ All files are fp16.
 
 | | measured |
 |---|---|
-| PSNR of the autoencoder, mean over all 1,922 pictures | {psnr_db} dB |
-| nearest of the 1,922 pictures is the prompted one ({names} names, 50 steps, guidance 4) | {top1:.1%} |
+| PSNR of the autoencoder, mean over the images it was trained on | {psnr_db} dB |
+| PSNR of the autoencoder, mean over the {held_out} held-out images | {held_out_psnr_db} dB |
+| nearest of the 1,922 images is the prompted one ({names} trained names, 50 steps, guidance 4) | {top1:.1%} |
 | prompted one among the nearest five | {top5:.1%} |
+| held-out names ({held_out_names}): nearest image is the prompted one | {held_out_top1:.1%} |
+| held-out names: prompted one among the nearest five | {held_out_top5:.1%} |
 
-`python -m training score` prints these. Nearest means L2 after 4x box down-sampling; the names are
-`RandomState(7).choice(1922, 256, replace=False)`, each with its own number as the seed. Chance would be 0.05 %.
+`python -m training score` prints these. Nearest means L2 after 4x box down-sampling; the trained names are 256 that
+`RandomState(7)` chose of those not held out, each with its own number as the seed. Chance would be 0.05 %.
 
 Compositions that no name contains and that were left out of training (in this order: {prompts}):
 
@@ -86,9 +95,10 @@ another. Matrix products in bfloat16, the rest in float32.
 
 ## Limits
 
-It knows the 1,922 pictures largely by heart: a name gives that emoji. Colours carry over to other things more
-reliably than counts, sizes or positions; a sentence is read as a handful of words (12 tokens). Flags of similar layout
-and people who differ in one detail are mixed up. Names and keywords are English.
+It knows the images it was trained on largely by heart: a name gives that emoji. A name that was held out gives what
+its words mean elsewhere, if anything. Colours carry over to other things more reliably than counts, sizes or
+positions; a sentence is read as a handful of words (12 tokens). Flags of similar layout and people who differ in one
+detail are mixed up. Names and keywords are English.
 """
 
 DIT = """---
@@ -127,11 +137,13 @@ All files are fp16.
 
 | | emoji-dit, 25 steps | emoji-sd, 50 steps |
 |---|---|---|
-| nearest of the 1,922 pictures is the prompted one ({names} names, guidance 4) | {top1:.1%} | {sd_top1} |
+| nearest of the 1,922 images is the prompted one ({names} trained names, guidance 4) | {top1:.1%} | {sd_top1} |
 | prompted one among the nearest five | {top5:.1%} | {sd_top5} |
+| held-out names ({held_out_names}): nearest image is the prompted one | {held_out_top1:.1%} | {sd_held_out_top1} |
+| held-out names: prompted one among the nearest five | {held_out_top5:.1%} | {sd_held_out_top5} |
 
-`python -m training score` prints these. Nearest means L2 after 4x box down-sampling; the names are
-`RandomState(7).choice(1922, 256, replace=False)`, each with its own number as the seed. Chance would be 0.05 %.
+`python -m training score` prints these. Nearest means L2 after 4x box down-sampling; the trained names are 256 that
+`RandomState(7)` chose of those not held out, each with its own number as the seed. Chance would be 0.05 %.
 
 Compositions that no name contains and that were left out of training (in this order: {prompts}):
 
@@ -152,8 +164,8 @@ float32.
 
 ## Limits
 
-Those of emoji-sd: it knows the 1,922 pictures largely by heart, reads a sentence as a handful of words, and mixes up
-flags of similar layout and people who differ in one detail. Names and keywords are English.
+Those of emoji-sd: it knows the images it was trained on largely by heart, reads a sentence as a handful of words, and
+mixes up flags of similar layout and people who differ in one detail. Names and keywords are English.
 """
 
 DDPM = """---
@@ -211,7 +223,8 @@ tags: [clip, zero-shot-image-classification, feature-extraction, emoji]
 
 A CLIP in miniature: does this 64x64 picture show what these words say? It scores what emoji-sd draws, and gives
 features of pictures, where no CLIP or Inception weights are at hand. It knows emoji, colours, pairs, sizes and eyes,
-and nothing of photographs.
+and nothing of photographs. In the end it has seen all 1,922 emoji, the {unseen} that emoji-sd and emoji-dit never see
+([held-out.txt](../../prompts/held-out.txt)) among them: it is the judge, and knows what they are asked for.
 
 ```python
 from PIL import Image
@@ -241,10 +254,11 @@ columns: the right caption found for a picture.
 |---|---|---|---|---|---|---|
 {retrieval}
 
-The first two rows are of the weights after {held_step:,} steps, which had seen neither these emoji nor their names
-(only words that other names share); all other rows are of the weights that ship. Where emoji-sd's 256 pictures are
-matched with all 1,922 names, the right one is first for {among_top1} ({among_top1_part:.1%}), in the first five for
-{among_top5} ({among_top5_part:.1%}); not every picture that emoji-sd drew is right.
+"Held out" here speaks of emoji-clip's own lessons, not of that list. The first two rows are of the weights after
+{held_step:,} steps, which had seen neither these emoji nor their names (only words that other names share); all other
+rows are of the weights that ship. Where emoji-sd's 256 pictures are matched with all 1,922 names, the right one is
+first for {among_top1} ({among_top1_part:.1%}), in the first five for {among_top5} ({among_top5_part:.1%}); not every
+picture that emoji-sd drew is right.
 
 Never trained compositions, right caption against one with another attribute:
 
@@ -333,8 +347,9 @@ def write_emoji_sd(cache: Path, folder: Path, origin: str) -> None:
              (("vae", "vae"), ("text", "text_encoder"), ("unet", "unet"))}  # fmt: skip
     figures = json.loads((cache / "emoji-sd-figures.json").read_text("utf-8"))
     prompts = ", ".join(emoji_sd.COMPOSITIONS)
-    card = SD.format(**sizes, **figures, vocabulary=vocabulary, prompts=prompts)
-    card += DATA + "\n" + SD_TRAINING.format(
+    count = len(held_out.read())
+    card = SD.format(**sizes, **figures, vocabulary=vocabulary, prompts=prompts, held_out=count)
+    card += DATA + "\n" + HELD_OUT.format(held_out=count) + SD_TRAINING.format(
         command="python -m training" if origin == "random weights" else "python -m training --init FOLDER",
         origin=origin, seed=run["seed"], steps=run["step"], batch=emoji_sd.BATCH, composed=emoji_sd.COMPOSED,
         minutes=run["seconds"] / 60, loss=run["losses"][-1][2], decay=Schedule.decay,
@@ -344,9 +359,15 @@ def write_emoji_sd(cache: Path, folder: Path, origin: str) -> None:
     (folder / "README.md").write_text(card, "utf-8")
 
 
+SD_LINES = {
+    "top1": "nearest of", "top5": "prompted one among", "held_out_top1": "held-out names (",
+    "held_out_top5": "held-out names:",
+}  # fmt: skip
+
+
 def measured(card: Path, line: str) -> str:
-    """The figure at the end of the line of a card's table that begins with `line`."""
-    found = next(row for row in card.read_text("utf-8").splitlines() if row.startswith(f"| {line}"))
+    """The figure at the end of the line of a card's table that begins with `line`; "not known" if it has none."""
+    found = next((row for row in card.read_text("utf-8").splitlines() if row.startswith(f"| {line}")), "not known")
     return found.strip("| ").split("|")[-1].strip()
 
 
@@ -361,9 +382,9 @@ def write_emoji_dit(cache: Path, folder: Path) -> None:
     other = folder.parent / "emoji-sd/README.md"
     card = DIT.format(
         **sizes, **figures, vocabulary=vocabulary, prompts=", ".join(emoji_sd.COMPOSITIONS),
-        sd_top1=measured(other, "nearest of"), sd_top5=measured(other, "prompted one among"),
+        **{f"sd_{figure}": measured(other, line) for figure, line in SD_LINES.items()},
     )  # fmt: skip
-    card += DATA + "\n" + DIT_TRAINING.format(
+    card += DATA + "\n" + HELD_OUT.format(held_out=len(held_out.read())) + DIT_TRAINING.format(
         seed=run["seed"], steps=run["step"], batch=emoji_sd.BATCH, composed=emoji_sd.COMPOSED,
         minutes=run["seconds"] / 60, loss=run["losses"][-1][2], decay=Schedule.decay,
     )  # fmt: skip
@@ -410,7 +431,7 @@ def write_emoji_clip(cache: Path, models: Path) -> None:
     among, count = figures["drawn_among_all"], figures["drawn"]["of"]
     lessons, groups, variations = figures["lessons"], clip_lessons.GROUPS, clip_lessons.VARIATIONS
     card = CLIP.format(
-        weights=count_weights(folder), held_step=held["step"],
+        weights=count_weights(folder), held_step=held["step"], unseen=len(held_out.read()),
         megabytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6,
         retrieval="\n".join(retrieval_row(shown, row) for shown, row in rows.items()),
         among_top1=among["caption_top1"], among_top1_part=among["caption_top1"] / count,

@@ -1,8 +1,9 @@
 """Measures the packed pipelines and draws their sample sheets; every figure of the model cards comes from here.
 
-emoji-sd and emoji-dit: PSNR of the autoencoder over all pictures; for 256 seeded names, whether the nearest of the
-1,922 pictures is the prompted one; a sheet of 32 compositions that no name contains. emoji-ddpm: a sheet of 64 and how
-many different pictures are nearest to them.
+emoji-sd and emoji-dit: PSNR of the autoencoder over the images it was trained on and over those held out; for 256
+seeded names of the trained ones and for all held-out names, whether the nearest of the 1,922 images is the prompted
+one; a sheet of 32 compositions that no name contains. emoji-ddpm: a sheet of 64 and how many different images are
+nearest to them.
 """
 
 import json
@@ -14,7 +15,7 @@ from diffusers import DiffusionPipeline, PixArtAlphaPipeline
 from PIL import Image
 from torch import Tensor
 
-from training import pictures, vae, words
+from training import held_out, pictures, vae, words
 from training.prompts import COMPOSITIONS
 
 
@@ -68,25 +69,40 @@ def nearest(made: Tensor, real: np.ndarray) -> Tensor:
     return torch.cdist(features(made), targets).argsort(1)
 
 
-def scored_names(names: int) -> np.ndarray:
-    """Which 256 of the names are scored, [256]; each is the seed of its picture too."""
-    return np.random.RandomState(7).choice(names, 256, replace=False)
+def scored_names(names: list[str]) -> np.ndarray:
+    """Numbers of the 256 names that are scored, [256], of those trained on; each is the seed of its image too."""
+    return np.random.RandomState(7).choice(held_out.find_trained(names), 256, replace=False)
+
+
+def held_out_names(names: list[str]) -> np.ndarray:
+    """Numbers of the names that were held out, [200]."""
+    return np.setdiff1d(np.arange(len(names)), held_out.find_trained(names))
+
+
+def found(made: Tensor, real: np.ndarray, target: np.ndarray) -> dict[str, float]:
+    """How many of the images `made` there are, and the parts whose `target` is nearest, or among the nearest five.
+
+    Shapes: `made` (n, 3, h, w) in 0 to 1, `real` uint8 (m, h, w, 3), `target` (n,) rows of `real`.
+    """
+    hits = nearest(made, real)[:, :5] == torch.from_numpy(target)[:, None]
+    top1, top5 = (hits[:, :k].any(1).float().mean().item() for k in (1, 5))
+    return {"names": len(target), "top1": round(top1, 4), "top5": round(top5, 4)}
 
 
 def score_prompted(cache: Path, folder: Path, steps: int = STEPS, count: int = 256) -> dict[str, float]:
-    """PSNR (dB), top-1 and top-5 over `count` names; writes samples.png and compositions.png into `folder`."""
+    """PSNR (dB), top-1 and top-5 over `count` trained names and, called `held_out_…`, over as many held-out ones.
+
+    Writes samples.png and compositions.png into `folder`.
+    """
     real, names, _ = pictures.load(cache)
     pipe = open_pipeline(folder)
-    figures = {"psnr_db": round(vae.mean_psnr(pipe.vae, real), 2)}
-    chosen = scored_names(len(names))[:count]
-    made = draw(pipe, [names[k] for k in chosen], chosen.tolist(), steps)
-    order = nearest(made, real)
-    target = torch.from_numpy(chosen)[:, None]
-    figures |= {
-        "names": count,
-        "top1": round((order[:, :1] == target).any(1).float().mean().item(), 4),
-        "top5": round((order[:, :5] == target).any(1).float().mean().item(), 4),
-    }
+    trained, unseen = held_out.find_trained(names), held_out_names(names)
+    psnr = {"psnr_db": trained, "held_out_psnr_db": unseen}
+    figures = {key: round(vae.mean_psnr(pipe.vae, real[rows]), 2) for key, rows in psnr.items()}
+    chosen, unseen = scored_names(names)[:count], unseen[:count]
+    made, other = (draw(pipe, [names[k] for k in rows], rows.tolist(), steps) for rows in (chosen, unseen))
+    figures |= found(made, real, chosen)
+    figures |= {f"held_out_{key}": value for key, value in found(other, real, unseen).items()}
     sheet(made[:64], 8).save(folder / "samples.png")
     sheet(draw(pipe, list(COMPOSITIONS), list(range(32)), steps), 8).save(folder / "compositions.png")
     return figures

@@ -1,6 +1,8 @@
 """Measures emoji-clip: how often it finds the right caption or picture, on what it was and was not trained on.
 
 Every picture scored went through emoji-sd's autoencoder, or was drawn by emoji-sd: those are the pictures it is for.
+emoji-clip learns all emoji in the end, those that emoji-sd and emoji-dit never see among them: it is the judge. "Held
+out" here speaks of its own lessons (`clip_lessons`), not of the list in `held_out`.
 """
 
 import json
@@ -93,7 +95,7 @@ def drawn(cache: Path, models: Path, names: list[str]) -> tuple[np.ndarray, np.n
     """What emoji-sd draws for score.py's 256 names, those names' numbers, and for the 32 compositions; cached."""
     path = cache / "emoji-sd-drawn.npz"
     if not path.exists():
-        pipe, numbers = score.open_pipeline(models / "emoji-sd"), score.scored_names(len(names))
+        pipe, numbers = score.open_pipeline(models / "emoji-sd"), score.scored_names(names)
         made = score.draw(pipe, [names[k] for k in numbers], numbers.tolist())
         composed = score.draw(pipe, list(COMPOSITIONS), list(range(len(COMPOSITIONS))))
         np.savez(path, pictures=to_bytes(made), numbers=numbers, composed=to_bytes(composed))

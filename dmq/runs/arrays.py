@@ -1,7 +1,7 @@
 """Files of arrays and plain data: safetensors, compressed where that is smaller, and always bit for bit the same.
 
-A compact file holds two tensors of bytes: `frame` is one Zstandard frame of all arrays, one behind the other; `list` is
-JSON with the name, type, shape and form of each and the checksum of what is in the frame. There are two forms.
+A compact file holds two tensors of bytes: `frame` is one Zstandard frame of all arrays, one behind the other; `list`
+is JSON with the name, type, shape and form of each and the checksum of what is in the frame. There are two forms.
 
     planes    the first bytes of all values, then the second ones, …: exponents of neighbours are alike
     nibbles   two codes below 16 in a byte, the first one in its low half

@@ -48,7 +48,7 @@ def info(model: str) -> ModelInfo:
 
 @lru_cache
 def _shipped_info(model: str) -> ModelInfo | None:
-    folder = runs.ASSETS / "runs" / runs.capture_key(for_model(Recipe(), model))
+    folder = runs.folders.ASSETS / "runs" / runs.capture_key(for_model(Recipe(), model))
     return runs.load_info(folder)
 
 
