@@ -49,6 +49,15 @@ def test_statistics_survive_saving_exactly(home, monkeypatch, shard):
     assert (len(list((home / "captures" / "a").glob("histograms-*"))) > 1) == (shard == 2_000)
 
 
+def test_calls_of_an_unfinished_calibration_survive_exactly(home):
+    seen = [random_stats(sites=3, steps=1, seed=seed) for seed in (0, 1)]
+    for n, stats in enumerate(seen):
+        runs.save_call(home / "calls", n, stats, {"0.scale": np.float32([n])})
+    for n, (stats, grids) in enumerate(runs.load_calls(home / "calls")):
+        same(stats, seen[n])
+        assert grids["0.scale"] == n
+
+
 def test_counts_beyond_sixteen_bits_survive(home):
     stats = random_stats(sites=3, steps=4)
     larger = tuple(c.astype(np.int64) * 10**k for k, c in zip((0, 3, 9), stats.counts, strict=True))
