@@ -1,4 +1,4 @@
-"""How long the bit budget takes and how near it comes to its bound: python -m bench.budget
+"""How long the bit budget takes and how near it comes to its bound: python -m bench.budget [--layers 100 1316]
 
 On made-up tables of 100 and of 1,316 layers (SDXL's) with nine choices each, and on one whose choices are all worth
 about the same for their bytes, which is the hardest kind. Prints, over budgets from end to end: seconds of the answer
@@ -8,29 +8,24 @@ costs are above the Lagrangian bound, and above the bound that is given with the
 seconds of the whole front. Lines that name HighsMipSolverData are left over in scipy's solver.
 """
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from dmq.allocation.budget import allocate, limits, pareto  # noqa: E402
-from dmq.allocation.knapsack import best, filled, price_steps, priced  # noqa: E402
-from dmq.recipe import Budget, choice_of  # noqa: E402
-from dmq.results import Layer, SensitivityTable  # noqa: E402
+from dmq.allocation.budget import allocate, limits, pareto
+from dmq.allocation.knapsack import best, filled, price_steps, priced
+from dmq.recipe import Budget, choice_of
+from dmq.results import Layer, SensitivityTable
 
 
 LABELS = [f"{name}-{bits}" for bits in (4, 3, 2) for name in ("UAQ", "KMC", "KMA")]
-BUDGETS, OTHERS = 17, 3
+OTHERS = 3
 SECONDS = 10.0
 
 
@@ -78,8 +73,9 @@ def by_scipy(taken: np.ndarray, cost: np.ndarray, budget: int) -> float:
     return float("nan") if answer.fun is None else answer.fun * scale
 
 
-def measure(name: str, table: SensitivityTable) -> None:
-    budgets = [round(at) for at in np.linspace(*limits(table), BUDGETS).tolist()]
+def measure(name: str, table: SensitivityTable, count: int) -> None:
+    """Print the figures of one table, at `count` budgets."""
+    budgets = [round(at) for at in np.linspace(*limits(table), count).tolist()]
     taken, cost = table.bytes, table.cost
     others, whole, exact, prices, gaps, rough, open_ = [], [], [], [], [], [], []
     for budget in budgets:
@@ -93,12 +89,12 @@ def measure(name: str, table: SensitivityTable) -> None:
         gaps.append(found.cost / known.bound - 1)
         rough.append(known.cost / known.bound - 1)
         open_.append(found.cost / found.bound - 1)
-    for budget, gap in list(zip(budgets, gaps, strict=True))[1 : -1 : BUDGETS // OTHERS]:
+    for budget, gap in list(zip(budgets, gaps, strict=True))[1 : -1 : max(1, count // OTHERS)]:
         bound = priced(price_steps(taken, cost), taken, cost, budget).bound
         seconds, value = timed(lambda: by_scipy(taken, cost, budget))  # noqa: B023
         others.append((seconds, value / bound - 1, gap))
     front, points = timed(lambda: pareto(table))
-    print(f"\n{name}: {len(table.layers)} layers, {len(table.choices)} choices, {BUDGETS} budgets")
+    print(f"\n{name}: {len(table.layers)} layers, {len(table.choices)} choices, {count} budgets")
     for what, seconds in (
         ("allocate, with reasons", whole), ("core by milp", exact), ("lagrange", prices),
         ("milp of everything", [seconds for seconds, *_ in others]),
@@ -111,7 +107,16 @@ def measure(name: str, table: SensitivityTable) -> None:
     print(f"  {'front':24} {len(points)} points in {1e3 * front:.0f} ms")
 
 
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--layers", type=int, nargs=2, default=[100, 1316], help="of a small model, and of SDXL")
+    parser.add_argument("--budgets", type=int, default=17, help="from end to end")
+    chosen = parser.parse_args(arguments)
+    small, large = chosen.layers
+    measure("a small model", made_up(small, 0), chosen.budgets)
+    measure("as large as SDXL", made_up(large, 0), chosen.budgets)
+    measure("hardest", made_up(small, 1, alike=True), chosen.budgets)
+
+
 if __name__ == "__main__":
-    measure("a small model", made_up(100, 0))
-    measure("as large as SDXL", made_up(1316, 0))
-    measure("hardest", made_up(100, 1, alike=True))
+    main()

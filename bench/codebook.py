@@ -8,8 +8,10 @@ Errors are compared on the very same channels. Needs scikit-learn: pip install -
 """
 
 import argparse
+import sys
 import time
 import warnings
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -26,13 +28,15 @@ def loop(rows: np.ndarray, k: int, starts: int) -> float:
     return sum(KMeans(n_clusters=k, n_init=starts, random_state=0).fit(row[:, None]).inertia_ for row in rows)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="emoji-sd")
     parser.add_argument("--channels", type=int, default=3, help="of each layer, for scikit-learn")
     parser.add_argument("--starts", type=int, nargs="+", default=[1, 10], help="of scikit-learn (n_init)")
     parser.add_argument("--threads", type=int, default=1)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
+    if find_spec("sklearn") is None:
+        sys.exit("error: scikit-learn is not installed: pip install -r requirements-bench.txt")
     torch.set_num_threads(chosen.threads)
     warnings.simplefilter("ignore")  # scikit-learn's, where a channel has few different values
     modules = load(chosen.model).denoiser.modules()

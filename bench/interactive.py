@@ -1,24 +1,20 @@
-"""How long people wait on the Activations and Time groups tabs: python -m bench.interactive
+"""How long people wait on the Activations and Time groups tabs: python -m bench.interactive [--sites 100]
 
 Prints the median and the 95th percentile of what happens when a boundary moves, and the time of everything that is
 computed once: on made-up statistics of 100 sites and 100 steps, and on the captures of the embedded models.
 """
 
+import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import torch
 
-
-ROOT = Path(__file__).parent.parent
-sys.path.insert(0, str(ROOT))
-
-from dmq import runs  # noqa: E402
-from dmq.recipe import (  # noqa: E402
+from dmq import runs
+from dmq.places import ASSETS
+from dmq.recipe import (
     FLOAT,
     Activations,
     ManualGroups,
@@ -28,10 +24,10 @@ from dmq.recipe import (  # noqa: E402
     PerChannel,
     PerStep,
 )
-from dmq.results import ActivationStats  # noqa: E402
-from dmq.trajectory.errors import ErrorTable  # noqa: E402
-from dmq.trajectory.grouping import error_against_count, group_timesteps, uniform_boundaries  # noqa: E402
-from tests.helpers import random_stats  # noqa: E402
+from dmq.results import ActivationStats
+from dmq.trajectory.errors import ErrorTable
+from dmq.trajectory.grouping import error_against_count, group_timesteps, uniform_boundaries
+from tests.helpers import random_stats
 
 
 CHOICES = {
@@ -41,7 +37,6 @@ CHOICES = {
     "Percentile, 8 bits": (8, Activations(range=Percentile())),
     "per channel, 8 bits": (8, Activations(granularity=PerChannel(), range=MinMax())),
 }
-MOVES = 40
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -50,17 +45,18 @@ def timed(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def moves(steps: int) -> Iterator[ManualGroups]:
+def moves(steps: int, count: int) -> Iterator[ManualGroups]:
     """Eight groups, one boundary of which is dragged about."""
     rng = np.random.default_rng(0)
     start = uniform_boundaries(8, steps)
-    for _ in range(MOVES):
+    for _ in range(count):
         k = rng.integers(len(start))
         low, high = (0, *start)[k] + 1, (*start, steps)[k + 1]
         yield ManualGroups(boundaries=(*start[:k], int(rng.integers(low, high)), *start[k + 1 :]))
 
 
-def measure(name: str, stats: ActivationStats) -> None:
+def measure(name: str, stats: ActivationStats, count: int) -> None:
+    """Print what a boundary that is moved `count` times costs, and what is computed once."""
     kept = [site.point != "output" for site in stats.sites]
     print(f"\n{name}: {sum(kept)} quantized sites, {stats.steps} steps")
     columns = "build", "move p50", "move p95", "per step", "costs", "DP 8", "DP own", "curve"
@@ -69,7 +65,7 @@ def measure(name: str, stats: ActivationStats) -> None:
         made = []
         build = timed(lambda: made.append(ErrorTable(stats, spec, np.where(kept, bits, FLOAT))))  # noqa: B023
         table = made[0]
-        waits = [timed(lambda: table.errors(group_timesteps(m, table))) for m in moves(stats.steps)]  # noqa: B023
+        waits = [timed(lambda: table.errors(group_timesteps(m, table))) for m in moves(stats.steps, count)]  # noqa: B023
         finest = timed(lambda: table.errors(group_timesteps(PerStep(), table)))  # noqa: B023
         costs = timed(table.segment_costs)
         common = timed(lambda: group_timesteps(OptimalGroups(count=8), table))  # noqa: B023
@@ -80,11 +76,19 @@ def measure(name: str, stats: ActivationStats) -> None:
         print(f"{label:22}" + "".join(f"{seconds * 1000:7.0f} ms" for seconds in row))
 
 
-def main() -> None:
-    torch.set_num_threads(2)
-    measure("made up", random_stats(sites=100, steps=100, seed=0, elements=300))
-    for folder in sorted((ROOT / "assets" / "runs").glob("*/capture.json")):
-        measure(folder.parent.name, runs.load_stats(folder.parent))
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sites", type=int, default=100, help="of the statistics that are made up")
+    parser.add_argument("--steps", type=int, default=100, help="of theirs")
+    parser.add_argument("--moves", type=int, default=40, help="of a boundary")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--made-up", action="store_true", help="without the captures that ship")
+    chosen = parser.parse_args(arguments)
+    torch.set_num_threads(chosen.threads)
+    stats = random_stats(sites=chosen.sites, steps=chosen.steps, seed=0, elements=300)
+    measure("made up", stats, chosen.moves)
+    for folder in () if chosen.made_up else sorted((ASSETS / "runs").glob("*/capture.json")):
+        measure(folder.parent.name, runs.load_stats(folder.parent), chosen.moves)
 
 
 if __name__ == "__main__":

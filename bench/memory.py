@@ -1,4 +1,4 @@
-"""How much memory it takes to quantize a denoiser from its files: python -m bench.memory [--small]
+"""How much memory it takes to quantize a denoiser from its files: python -m bench.memory [--small | --tiny]
 
 Random bfloat16 weights of SDXL's U-Net, 2.6 billion of them (with --small, SD 1.5's 0.86 billion), are written into a
 temporary folder; a process of its own then quantizes them shard by shard, and says how much memory it held at most,
@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 BAR = 1.3
 FILE = 2_000_000_000  # bytes of each file of the source
+TINY = "tiny"
 BLOCK = 2**20  # random numbers, which are repeated: drawing billions would take longer than all the rest
 
 
@@ -37,8 +38,9 @@ def make(name: str, folder: Path) -> int:
     from dmq.checkpoint.writing import Shards
     from dmq.models.published import published
     from dmq.models.quantizer import config_data
+    from dmq.models.tiny import FAMILIES
 
-    model = published(name)
+    model = FAMILIES["scale-shift"]() if name == TINY else published(name)
     block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
     folder.mkdir()
     shards = Shards(folder, FILE, sealed=False)
@@ -75,20 +77,21 @@ def alone(*arguments: str) -> dict[str, float]:
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     given = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     given.add_argument("--small", action="store_true", help="SD 1.5's U-Net instead of SDXL's")
+    given.add_argument("--tiny", action="store_true", help="a tiny U-Net, to see that everything runs")
     given.add_argument("--bits", type=int, default=4)
     given.add_argument("--make", nargs=2, metavar=("NAME", "FOLDER"), help=argparse.SUPPRESS)
     given.add_argument("--quantize", nargs=2, metavar=("FOLDER", "TARGET"), help=argparse.SUPPRESS)
-    asked = given.parse_args()
+    asked = given.parse_args(arguments)
     if asked.make:
         print(json.dumps({"bytes": make(asked.make[0], Path(asked.make[1]))}))
         return
     if asked.quantize:
         print(json.dumps(quantize(*map(Path, asked.quantize), asked.bits)))
         return
-    name = "sd-1.5" if asked.small else "sdxl"
+    name = TINY if asked.tiny else "sd-1.5" if asked.small else "sdxl"
     with tempfile.TemporaryDirectory() as place:
         source, target = Path(place) / "float", Path(place) / "it"
         size = alone("--make", name, str(source))["bytes"]

@@ -1,5 +1,6 @@
 """From `dmq serve` to the first picture: seconds until the server answers, a picture and a heat map are painted."""
 
+import argparse
 import os
 import shutil
 import socket
@@ -55,11 +56,15 @@ def once(browser) -> tuple[float, float, float]:
     return answered, pictured, plotted
 
 
-def main() -> None:
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    chosen = parser.parse_args(arguments)
+    installed = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    chromium = os.environ.get("DMQ_CHROMIUM") or next(installed, None)  # none: Playwright's own
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        rounds = [once(browser) for _ in range(3)]
+        rounds = [once(browser) for _ in range(chosen.rounds)]
         browser.close()
     for name, column in zip(("server answers", "first picture", "heat map"), zip(*rounds, strict=True), strict=True):
         print(f"{name:16} median {statistics.median(column):5.1f} s   all {', '.join(f'{s:.1f}' for s in column)}")
