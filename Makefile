@@ -33,6 +33,7 @@ bench: .venv/dev.done
 	$(BIN)/python -m bench.time --out build/bench-time.json
 	$(BIN)/python -m bench.progress --ranges MinMax --text --out build/bench-progress.json
 	$(BIN)/python -m bench.progress --speed
+	$(BIN)/python -m bench.device --out build/bench-device.json
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .

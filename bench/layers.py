@@ -220,6 +220,7 @@ def evidence_of(model: str, chosen: argparse.Namespace) -> Evidence:
         name="", model=model, sampling=replace(sampling, steps=chosen.steps or sampling.steps),
         weights=Weights(bits=4, format=Uaq()), activations=Activations(bits=FLOAT, dynamic="token"),
     )  # fmt: skip
+    stages.finish(stages.capture(recipe))
     layers = tuple(row.layer for row in stages.plan(recipe).layers if row.weights.bits < FLOAT)
     return Evidence(recipe, layers, chosen.configurations)
 

@@ -81,11 +81,11 @@ def medians(
     return len(rows), {who: statistics.median(times) for who, times in spent.items()}
 
 
-def measure(name: str, rounds: int) -> None:
+def measure(name: str, rounds: int, side: int) -> None:
     """Print the lines of one model."""
     loaded = load(name)
     published = EMBEDDED.get(name, Sampling())
-    calls = recorded(loaded, Sampling(steps=STEPS, guidance=published.guidance))
+    calls = recorded(loaded, Sampling(steps=STEPS, guidance=published.guidance, size=side))
     begun = time.perf_counter()
     twin = quantized(loaded.denoiser, plan_for(loaded.info, calls.timesteps), loaded.adapter)
     made = time.perf_counter() - begun
@@ -105,6 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--subjects", nargs="+", metavar="NAME", help="embedded models or folders; default: all that ship"
     )
     parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--side", type=int, default=0, help="of images, in pixels; 0: the model's own")
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args(arguments)
     torch.set_num_threads(chosen.threads)
@@ -114,7 +115,7 @@ def main(arguments: list[str] | None = None) -> None:
             if name in EMBEDDED and name not in embedded():
                 print(f"{name:<12} skipped: it is not in assets/models")
             else:
-                measure(name, chosen.rounds)
+                measure(name, chosen.rounds, chosen.side)
     except DmqError as error:
         sys.exit(f"error: {error}")
 

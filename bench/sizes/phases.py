@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +126,7 @@ def in_turn(ways: dict[str, Callable[[], list[float]]], rounds: int) -> Figures:
     for n in range(rounds):
         for name, run in list(ways.items())[:: -1 if n % 2 else 1]:
             marks = run()
-            gaps = [b - a for a, b in zip(marks, marks[1:], strict=False)]
+            gaps = [b - a for a, b in pairwise(marks)]
             steps[name] += gaps[1:]
             start.setdefault(name, max(0.0, gaps[0] - min(gaps[1:])))
     each = {name: statistics.median(gaps) for name, gaps in steps.items()}
@@ -234,7 +235,8 @@ def reload(job: Job) -> Figures:
 
     begun = now()
     pipe = load_pipeline(Path(job.work) / "w4")
-    pipe.to(placement.resolve(placement.chosen(), {}).device)
+    if (device := placement.resolve(placement.chosen(), {}).device) != "cpu":
+        pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     marks = [now()]
 

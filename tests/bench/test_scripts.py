@@ -11,11 +11,10 @@ import pytest
 import torch
 
 from dmq.models.tiny import tiny_sd
-from dmq.places import ROOT
 from tests.tiny import runs_in
 
 
-SCRIPTS = sorted(file.stem for file in (ROOT / "bench").glob("*.py") if file.stem != "__init__")
+SCRIPTS = sorted(file.stem for file in (Path(__file__).parents[2] / "bench").glob("*.py") if file.stem != "__init__")
 FEW = ["--steps", "2", "--seeds", "1", "--pictures", "1"]
 TINY = {  # what each is called with; MODEL is a tiny pipeline, WORK an empty folder
     "budget": ["--layers", "6", "8", "--budgets", "3"],
@@ -24,9 +23,11 @@ TINY = {  # what each is called with; MODEL is a tiny pipeline, WORK an empty fo
     "device": ["--tiny", "--phases", "sample"],
     "interactive": ["--sites", "3", "--steps", "8", "--moves", "20", "--threads", "1", "--made-up"],
     "kernels": ["--rounds", "1"],
-    "layers": ["--model", "MODEL", "--bits", "3.7", "--activations", "32", *FEW, "--rows", "UAQ alone", "fisher"],
+    "layers": ["--model", "MODEL", "--bits", "3.7", "--activations", "32", *FEW, "--pictures", "16",
+               "--rows", "UAQ alone", "fisher"],
     "memory": ["--tiny"],
-    "progress": ["--model", "MODEL", "--settings", "W4A6", "--samples", "1", *FEW, "--rows", "float", "progressive"],
+    "progress": ["--model", "MODEL", "--settings", "W4A6", "--samples", "1", *FEW, "--steps", "5",
+                 "--rows", "float", "progressive"],
     "simulate": ["--subjects", "MODEL", "--rounds", "1"],
     "speed": ["--subjects", "unet", "--rows", "fp32 eager", "--rounds", "1", "--threads", "1", "--small",
               "--work", "WORK"],
@@ -87,7 +88,7 @@ def test_simulation_is_timed_on_calls_of_every_family(tmp_path, capsys):
     from bench import simulate
     from dmq.models.tiny_pipelines import tiny_pipeline
 
-    tiny_pipeline("pixart-alpha").save_pretrained(tmp_path / "pixart", safe_serialization=True)
-    simulate.main(["--subjects", str(tmp_path / "pixart"), "--rounds", "1"])
+    tiny_pipeline("PixArt-alpha").save_pretrained(tmp_path / "pixart", safe_serialization=True)
+    simulate.main(["--subjects", str(tmp_path / "pixart"), "--rounds", "1", "--side", "16"])
     rows = capsys.readouterr().out.splitlines()[1:]
     assert [row.split()[1:3] for row in rows] == [["1", "2"], ["8", "16"]]
