@@ -5,6 +5,7 @@ one operator that it does not look into. Scales, zero points and greatest codes 
 filled before each call: one compiled model serves all steps, and nothing is compiled anew where a group ends.
 """
 
+import inspect
 import itertools
 import weakref
 from typing import Any
@@ -18,6 +19,8 @@ from .layers import PackedLayer, packed_layers
 
 
 BANKS, FEATURES = (ActivationBank, DynamicBank), (CachedFeature, RequestedFeature)  # which read the clock
+# Has each model graphs of its own? Older torch keeps those of one class together.
+APART = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
 _held: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # what operators are told by number
 _numbers = itertools.count()
 
@@ -59,10 +62,10 @@ class _Compiled:
             layer.traced = forward
         # Which modules a model has does not change: not asking at each call is a tenth of the time of a small one.
         # That is only right for one graph, kept apart: parts of it would serve any module of their class.
-        unasked = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+        unasked = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe} if APART else None
         self.backend = backend
         self.compiled = torch.compile(
-            self.plain, backend=backend, fullgraph=True, dynamic=False, options=unasked, isolate_recompiles=True
+            self.plain, backend=backend, fullgraph=True, dynamic=False, options=unasked, **APART
         )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -73,7 +76,7 @@ class _Compiled:
             return self.compiled(*args, **kwargs)
         except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit):  # no graph, or too many
             self.clock.notes.append("compiled in pieces or for too many shapes, which may be slower.")
-            self.compiled = torch.compile(self.plain, backend=self.backend, dynamic=False, isolate_recompiles=True)
+            self.compiled = torch.compile(self.plain, backend=self.backend, dynamic=False, **APART)
             return self.compiled(*args, **kwargs)
 
     def set_step(self) -> None:

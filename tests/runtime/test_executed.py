@@ -371,7 +371,10 @@ def test_a_compiled_model_draws_the_same_at_all_slots_and_is_compiled_once(chang
     assert 0 < graphs == counter.frame_count
 
 
-def test_models_of_one_class_are_compiled_each_for_itself():
+@pytest.mark.parametrize("apart", [True, False], ids=["as here", "older torch"])
+def test_models_of_one_class_are_compiled_each_for_itself(apart, monkeypatch):
+    if not apart:
+        monkeypatch.setattr("dmq.runtime.compiled.APART", {})
     subject = make_subject(tiny_ddpm())
     plans = [subject.plan(activations=Activations(bits=bits)) for bits in (8, 4)]
     made = [compiled(executed(subject.model, plan, subject.adapter), "eager") for plan in plans]
