@@ -11,7 +11,19 @@ from dmq.models import placement
 from dmq.models.placement import Placement
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import PIPELINES, tiny_pipeline
-from dmq.recipe import Activations, Calibration, Comparison, Recipe, Sampling, UniformGroups, Weights
+from dmq.recipe import (
+    Activations,
+    Cache,
+    Calibration,
+    Comparison,
+    NoCache,
+    Recipe,
+    Sampling,
+    Temporal,
+    Tiar,
+    UniformGroups,
+    Weights,
+)
 from dmq.trajectory.steps import index_of
 from tests.tiny import runs_in
 
@@ -40,6 +52,19 @@ def recipe(request, tmp_path_factory):
 def free_choice(monkeypatch):
     for variable in placement.VARIABLES.values():
         monkeypatch.setenv(variable, "")
+
+
+@pytest.mark.parametrize("cached", [False, True], ids=["learned", "cached"])
+def test_the_time_embedding_is_learned_and_cached_in_bfloat16(recipe, cached):
+    stages.use_placement(Placement(device="cpu", dtype="bfloat16"))
+    finite = stages.temporal_block(recipe.model).finite
+    cache = Cache(selection="row" if finite else "none") if cached else NoCache()
+    made = dataclasses.replace(recipe, temporal=Temporal(rounding=Tiar(iterations=20), fsc="tib", cache=cache))
+    stages.finish(stages.prepare(made))
+    errors = stages.temporal_errors(made)
+    assert errors.cosine_after.min() > 0.98
+    shown = Comparison(prompts=recipe.calibration.prompts[:1], sampling=recipe.sampling)
+    assert stages.finish(stages.compare(shown, (made,))).scores[0].psnr > 20
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -108,7 +108,8 @@ def measure_time_path(
     final = [
         _mixed(row, ours[k], tables[spec.cache.bits][k]) if row.any() else ours[k] for k, row in enumerate(cached)
     ]
-    inputs = _distinct_inputs(block)
+    # Modules that only hold weights for others, such as the projections of Hunyuan-DiT's pooler, see nothing.
+    inputs = tuple(name for name in _distinct_inputs(block) if (name, "input") in stats.index)
     rows = [stats.index[name, "input"] for name in inputs]
     inside = [row for row in computed.layers if row.layer.name in block.layers]
     return TemporalErrors(
