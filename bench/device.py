@@ -38,7 +38,7 @@ Figures = dict[str, Any]
 def run(name: str, job: Job, environment: dict[str, str]) -> Figures:
     """The figures of a phase, or "failed" and why."""
     command = [sys.executable, "-m", "bench.sizes.phases", name, json.dumps(asdict(job))]
-    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    made = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, encoding="utf-8")
     if made.returncode == 0:
         return json.loads(made.stdout.splitlines()[-1])
     if made.returncode < 0:
