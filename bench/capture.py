@@ -1,52 +1,136 @@
-"""What it costs to capture: plain sampling and capturing of the same batch, in turn, in one run.
+"""What it costs to capture: plain sampling, capturing without and with attention operands, in turn, in one run.
 
-    python bench/capture.py [--steps 4] [--repeats 5] [--subset 256]
+    python -m bench.capture [--models emoji-sd sd-1.5 …] [--steps 10] [--repeats 5] [--subset 256] [--side 512]
+
+The embedded models draw a batch of eight images. `sd-1.5` is a U-Net of Stable Diffusion 1.5's size, 860 million
+random weights, which takes 4 GB: one image with guidance (two rows), 4 steps unless said otherwise. Only the times
+between steps count, so that text encoder, first call and VAE do not. The rows say seconds a step (median), ratios to
+plain sampling of the same round (median), and how much memory the process had held at most after each of them ran
+the first time, in this order.
 """
 
 import argparse
 import statistics
+import sys
 import time
+from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline
+from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from bench.memory import BLOCK, peak
 from dmq.capture.activations import SUBSET, calibration_pictures, capture_activations
-from dmq.models.loading import embedded, load, sample
+from dmq.models.loading import Loaded, describe, embedded, load, sample
+from dmq.models.published import published
 from dmq.models.stepping import stepping
+from dmq.models.tiny import calm, letters
 from dmq.recipe import EMBEDDED, Calibration, Sampling
 
 
-def seconds(work) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+SD = "sd-1.5"
+WAYS = ("plain", "layers", "attention")
+
+
+def random_weights(model: nn.Module) -> nn.Module:
+    """`model` from the meta device on the CPU, with weights whose answers stay of the size of what comes in."""
+    model = model.to_empty(device="cpu")
+    block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(0))
+    for p in model.parameters():
+        if p.ndim < 2:
+            p.zero_()
+            continue
+        count = p.numel()
+        spread = block * p[0].numel() ** -0.5  # repeated: making billions would take longer than all the rest
+        for start in range(0, count, BLOCK):
+            p.view(-1)[start : start + BLOCK] = spread[: count - start]
+    for module in model.modules():
+        if isinstance(module, (nn.GroupNorm, nn.LayerNorm)) and module.weight is not None:
+            nn.init.ones_(module.weight)
+    return model
+
+
+def stable_diffusion() -> StableDiffusionPipeline:
+    """A pipeline around a U-Net of Stable Diffusion 1.5's size; text encoder and VAE are tiny."""
+    text = CLIPTextConfig(
+        vocab_size=64, hidden_size=768, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2,
+        bos_token_id=0, eos_token_id=1, pad_token_id=1,
+    )  # fmt: skip
+    vae = AutoencoderKL(
+        block_out_channels=(4,) * 4, norm_num_groups=2, layers_per_block=1, latent_channels=4,
+        down_block_types=("DownEncoderBlock2D",) * 4, up_block_types=("UpDecoderBlock2D",) * 4,
+    )
+    tokenizer = letters()
+    tokenizer.model_max_length = text.max_position_embeddings
+    return calm(
+        StableDiffusionPipeline(
+            vae=vae, text_encoder=CLIPTextModel(text), tokenizer=tokenizer, unet=random_weights(published(SD)),
+            scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
+            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        )
+    )  # fmt: skip
+
+
+def between_steps(run: Iterator[Any]) -> list[float]:
+    """Seconds from each step to the next one."""
+    ends = [time.perf_counter() for _ in run]
+    return [b - a for a, b in pairwise(ends)]
+
+
+def ways(loaded: Loaded, sampling: Sampling, calibration: Calibration, subset: int) -> dict[str, Callable[[], Any]]:
+    """What starts each kind of run; all of them report their steps."""
+    prompts, seeds = zip(*calibration_pictures(loaded, calibration), strict=True)
+    draw = partial(sample, loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling)
+    watch = partial(capture_activations, loaded, sampling, calibration, subset=subset)
+    plain = partial(stepping, lambda on_step: draw(on_step=on_step))  # as a capture runs it
+    return dict(zip(WAYS, (plain, partial(watch, attention=False), watch), strict=True))
+
+
+def measure(runs: dict[str, Callable[[], Any]], repeats: int) -> None:
+    """Run all in turn, once to warm up and `repeats` times to be counted; print the table's rows."""
+    most = {}
+    for name, run in runs.items():
+        between_steps(run())
+        most[name] = peak() / 1e9
+    spent: dict[str, list[float]] = {name: [] for name in runs}
+    for n in range(repeats):
+        for name in list(runs)[:: 1 if n % 2 else -1]:  # who comes first finds other things in the cache
+            spent[name].append(statistics.median(between_steps(runs[name]())))
+    for name, seconds in spent.items():
+        ratio = statistics.median(a / b for a, b in zip(seconds, spent["plain"], strict=True))
+        print(f"  {name:10} {statistics.median(seconds):7.3f} s a step   ratio {ratio:4.2f}   {most[name]:5.2f} GB")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", nargs="+", default=[*EMBEDDED, SD], choices=[*EMBEDDED, SD])
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--subset", type=int, default=SUBSET)
+    parser.add_argument("--side", type=int, default=512, help=f"pixels of {SD}'s images")
     options = parser.parse_args()
-    calibration = Calibration(samples=8, batch=8)
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, batch of 8, {options.steps} steps")
-    for name, published in EMBEDDED.items():
-        if name not in embedded():
-            print(f"{name}: skipped, assets/models/{name} is not there")
-            continue
-        loaded = load(name)
-        sampling = Sampling(steps=options.steps, guidance=published.guidance)
-        prompts, seeds = zip(*calibration_pictures(loaded, calibration), strict=True)
-        draw = partial(sample, loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling)
-        stepped = partial(stepping, lambda on_step, draw=draw: draw(on_step=on_step))  # as a capture runs it
-        watch = partial(capture_activations, loaded, sampling, calibration, subset=options.subset)
-        plain, capture = [], []
-        for _ in range(options.repeats + 1):  # the first one warms up
-            plain.append(seconds(lambda stepped=stepped: list(stepped())))
-            capture.append(seconds(lambda watch=watch: list(watch())))
-        a, b = statistics.median(plain[1:]), statistics.median(capture[1:])
-        best = min(capture[1:]) / min(plain[1:])
-        print(f"{name}: plain {a:.2f} s, capture {b:.2f} s, ratio {b / a:.2f} (of the fastest runs: {best:.2f})")
+    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.steps} steps")
+    for name in options.models:
+        begun = time.perf_counter()
+        if name == SD:
+            pipe = stable_diffusion()
+            made = time.perf_counter()
+            loaded = describe(SD, pipe)
+            print(f"{SD}: one image of {options.side} pixels; described in {time.perf_counter() - made:.1f} s")
+            sampling, calibration = Sampling(steps=options.steps, size=options.side), Calibration(samples=1, batch=1)
+        elif name in embedded():
+            loaded = load(name)
+            print(f"{name}: batch of 8; loaded in {time.perf_counter() - begun:.1f} s")
+            sampling = Sampling(steps=options.steps, guidance=EMBEDDED[name].guidance)
+            calibration = Calibration(samples=8, batch=8)
+        else:
+            sys.exit(f"{name} is not there: assets/models/{name}")
+        with torch.no_grad():
+            measure(ways(loaded, sampling, calibration, options.subset), options.repeats)
 
 
 if __name__ == "__main__":

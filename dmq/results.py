@@ -123,8 +123,8 @@ class ActivationStats:
     """What was seen of the activations, per site and timestep; two merge exactly (`capture.activations.merge`).
 
     The histogram of site s has bins [(first[s] + j) * 2**exponent[s], (first[s] + j + 1) * 2**exponent[s]), the same
-    for all its timesteps. Its counts are of a seeded subset of the elements where `subset` says so, and at outputs so
-    are the power sums; all else is of every element.
+    for all its timesteps. Its counts are of a seeded subset of the elements where `subset` says so, and at outputs and
+    at the softmax outputs of attention so are the power sums; all else is of every element.
     """
 
     model: str

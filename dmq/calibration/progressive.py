@@ -156,7 +156,8 @@ class _Walk:
         answers = []
         try:
             for args, kwargs in parts:
-                self.recorder.begin(adapter.timestep(args, kwargs), len(adapter.sample_of(args, kwargs)))
+                rows = len(adapter.sample_of(args, kwargs))
+                self.recorder.begin(adapter.timestep(args, kwargs), rows, self.model.clock.i)
                 answers.append(self._forward(forward, (args, kwargs)))
                 self.recorder.end()
         finally:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DmqError
-from ..models.attention import POINTS, explicit_products
+from ..models.attention import POINTS, watched_products
 from ..models.borrow import borrow
 from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
@@ -50,7 +50,7 @@ def capture_activations(
     """Yield (steps done, steps in all) while the pipeline draws the calibration pictures; return what was seen.
 
     Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`. Ranges are of every
-    element, moments too except at outputs; these and all histograms are of `subset` elements a row (0: all).
+    element, moments too except at outputs and probs; these and all histograms are of `subset` elements a row (0: all).
     The first `trajectories` pictures are recorded call by call. The loaded model is not touched; closing the generator
     ends the run after the current step.
     Raises DmqError for a step-skipping cache, mixed timesteps or activations that are not finite.
@@ -114,7 +114,7 @@ def sites_of(loaded: Loaded, denoiser: nn.Module, attention: bool) -> tuple[Site
         for point in ("input", "output")
     ]
     blocks = loaded.adapter.blocks(denoiser)
-    for name in explicit_products(denoiser) if attention else ():
+    for name in watched_products(denoiser) if attention else ():
         block = next((b for b in blocks if name.startswith(f"{b}.")), name.partition(".")[0])
         sites += [Site(name=name, point=point, kind="attention", block=block) for point in POINTS]
     return tuple(sites)

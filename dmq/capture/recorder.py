@@ -1,9 +1,11 @@
 """Statistics of tensors as they flow by, in one pass and in memory that depends on sites and steps alone.
 
-Extremes are of every element. So are the sums of x to x^4, except at the outputs of layers: those are looked at and
-never quantized, and there the sums are of the histogram's subset, which saves much of the cost; `elements`
-counts what is behind the sums. Tensors that several sites share (the input of to_q, to_k and to_v; q itself, a view of
-to_q's output) are read once. All sites are binned together at the end of a denoiser call.
+Extremes are of every element. So are the sums of x to x^4, except at the outputs of layers, which are looked at and
+never quantized, and at attention's softmax output, which is not written to memory: there the sums are of the
+histogram's subset, which saves much of the cost. `elements` counts what is behind the sums. Tensors that several sites
+share (the input of to_q, to_k and to_v; q itself, a view of to_q's output) are read once. What is gathered stays on
+the device until the end of a denoiser call, when all sites are binned together. Half-precision values are counted as
+what they are, in float32.
 """
 
 from dataclasses import dataclass, field
@@ -14,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..errors import DmqError
+from ..models.probabilities import Probabilities
 from ..numerics.mergeable import BINS, SMALLEST, bin_counts, coarsen, fit_exponent
 from ..numerics.threads import one_thread
 from ..results import Site
@@ -21,7 +24,9 @@ from ..results import Site
 
 RECENT = 6  # tensors kept for being seen again: the input and the outputs of to_q, to_k, to_v, and some room
 LONG = 256  # elements of a channel, in one row, whose reduction vectorises well by itself
-PENDING = 2**22  # values that wait for binning, at most, plus one tensor
+PENDING = 2**22  # values that wait for binning, at most, plus one tensor; on other devices than the CPU 16 times that
+FEW = 2**20  # elements of a row whose places are the first of a permutation; where there are more it would be large
+SUMMED, SUMMED_ELSEWHERE = 2**18, 2**25  # values that are summed at a time: on a CPU what stays in a cache
 
 
 def channel_axis(site: Site) -> int:
@@ -39,7 +44,7 @@ class _Tensor:
     tensor: Tensor | None  # kept while recent, so that nothing else comes to lie at its address
     sample: Tensor  # [rows, n]
     whole: bool  # is every element in the sample
-    sums: tuple[Tensor, ...] = ()  # 4 numbers, if a site wants more than those of the sample
+    sums: list[Tensor] = field(default_factory=list)  # 4 numbers of each part, if more than the sample is wanted
     size: int = 0
     extremes: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -68,7 +73,7 @@ class Recorder:
         self.channels: list[int] = []
         self.exponent = torch.empty(0, dtype=torch.int64)
         self.steps: dict[float, _Step] = {}
-        self._places: dict[int, Tensor] = {}
+        self._places: dict[tuple[int, torch.device], Tensor] = {}
         self._scratch = torch.empty(0)
         self._clear()
 
@@ -77,22 +82,37 @@ class Recorder:
         self._pending: dict[Site, list[tuple[_Tensor, Tensor, Tensor]]] = {}
         self._waiting = 0
 
-    def begin(self, t: float, rows: int) -> None:
-        """A denoiser call at timestep `t` for `rows` rows starts."""
+    def begin(self, t: float, rows: int, i: int | None = None) -> None:
+        """A denoiser call at timestep `t` for `rows` rows starts; `i` is its step where this recorder saw no other."""
         self._clear()
-        self.t, self.rows = t, rows
+        self.t, self.rows, self.i = t, rows, i
 
-    def see(self, site: Site, x: Tensor) -> None:
+    def see(self, site: Site, x: Tensor | Probabilities) -> None:
         """Count `x`, which flows through `site`."""
+        if isinstance(x, Probabilities):
+            self._see_probabilities(site, x)
+            return
         known = self._measure(x) if site.kind == "conv" else self._recall(x)
         if not known.sums and self._exact(site, known):
             known.sums = self._sums(_rows(x, self.rows).reshape(-1))
         low, high = self._extremes(known, site, x)
         if site.kind == "conv":
             known.tensor = None
+        self._wait(site, known, low, high)
+
+    def _see_probabilities(self, site: Site, x: Probabilities) -> None:
+        rows = _count(x.shape[0], self.rows)
+        n = x.shape.numel() // max(1, rows)
+        if not 0 < self.subset < n:
+            self.see(site, x.whole())
+            return
+        places = torch.arange(rows, device=x.device)[:, None] * n + self._chosen(n, x.device)
+        self._wait(site, _Tensor(None, x.at(places), whole=False, size=rows * n), *x.extremes())
+
+    def _wait(self, site: Site, known: _Tensor, low: Tensor, high: Tensor) -> None:
         self._pending.setdefault(site, []).append((known, low, high))
         self._waiting += known.sample.numel()
-        if self._waiting > PENDING:
+        if self._waiting > (PENDING if known.sample.device.type == "cpu" else 16 * PENDING):
             self._commit()
 
     def end(self) -> None:
@@ -103,7 +123,7 @@ class Recorder:
 
     def _exact(self, site: Site, known: _Tensor) -> bool:
         """Are sums of more than the sample wanted?"""
-        return not known.whole and (site.point != "output" or not self.subset)
+        return not known.whole and (site.point not in ("output", "probs") or not self.subset)
 
     def _measure(self, x: Tensor) -> _Tensor:
         sample = self._sample(_rows(x, self.rows))
@@ -112,7 +132,7 @@ class Recorder:
 
     def _recall(self, x: Tensor) -> _Tensor:
         """What is known of `x` from another site; convolutions share nothing, and to keep their tensors costs time."""
-        key = (x.data_ptr(), x.numel(), x._version, x.device)
+        key = (x.untyped_storage()._cdata, x.storage_offset(), x.numel(), x._version)
         known = self._recent.get(key)
         if known is None or not (_dense(x) and _dense(known.tensor)):
             known = self._recent[key] = self._measure(x)
@@ -120,20 +140,34 @@ class Recorder:
                 self._recent.pop(next(iter(self._recent))).tensor = None  # binning needs the sample only
         return known
 
-    def _sums(self, x: Tensor) -> tuple[Tensor, ...]:
-        if len(self._scratch) < len(x) or self._scratch.dtype != x.dtype or self._scratch.device != x.device:
-            self._scratch = torch.empty_like(x)
-        square = torch.mul(x, x, out=self._scratch[: len(x)])
-        return x.sum(), torch.dot(x, x), torch.dot(square, x), torch.dot(square, square)
+    def _sums(self, x: Tensor) -> list[Tensor]:
+        at_once = SUMMED if x.device.type == "cpu" else SUMMED_ELSEWHERE
+        if len(self._scratch) < min(len(x), at_once) or self._scratch.device != x.device:
+            self._scratch = torch.empty(min(len(x), at_once), device=x.device)
+        found = []
+        for part in x.split(at_once):
+            part = part.float()  # x^4 would leave float16 from x = 16 on
+            square = torch.mul(part, part, out=self._scratch[: len(part)])
+            found += [part.sum(), torch.dot(part, part), torch.dot(square, part), torch.dot(square, square)]
+        return found
 
     def _sample(self, rows: Tensor) -> Tensor:
         n = rows.shape[1]
         if not 0 < self.subset < n:
-            return rows.clone()  # what is seen may be overwritten before it is binned
-        if n not in self._places:
-            chosen = torch.randperm(n, generator=torch.Generator().manual_seed(n))[: self.subset]
-            self._places[n] = chosen.sort().values.to(rows.device)
-        return rows.index_select(1, self._places[n])
+            return rows.to(torch.float32, copy=True)  # what is seen may be overwritten before it is binned
+        return rows.index_select(1, self._chosen(n, rows.device)).float()
+
+    def _chosen(self, n: int, device: torch.device) -> Tensor:
+        """The places of the subset among n elements."""
+        if (n, device) not in self._places:
+            random = torch.Generator().manual_seed(n)
+            if n <= FEW:
+                chosen = torch.randperm(n, generator=random)[: self.subset]
+            else:
+                chosen = torch.randint(n, (2 * self.subset,), generator=random).unique()
+                chosen = chosen[torch.randperm(len(chosen), generator=random)[: self.subset]]
+            self._places[n, device] = chosen.sort().values.to(device)
+        return self._places[n, device]
 
     def _extremes(self, known: _Tensor, site: Site, x: Tensor) -> tuple[Tensor, Tensor]:
         axis = channel_axis(site)
@@ -148,38 +182,47 @@ class Recorder:
         known = set(self.sites)
         self._meet([(site, len(seen[0][1])) for site, seen in self._pending.items() if site not in known])
         step = self.steps.setdefault(self.t, self._empty())
-        calls = [self._pending.get(site) or _nothing(c) for site, c in zip(self.sites, self.channels, strict=True)]
-        low = torch.cat([_together(torch.minimum, [low for _, low, _ in seen]) for seen in calls]).float().cpu()
-        high = torch.cat([_together(torch.maximum, [high for _, _, high in seen]) for seen in calls]).float().cpu()
+        device = next(iter(self._pending.values()))[0][1].device
+        calls = [
+            self._pending.get(site) or _nothing(c, device) for site, c in zip(self.sites, self.channels, strict=True)
+        ]
+        low = torch.cat([_together(torch.minimum, [low for _, low, _ in seen]) for seen in calls])
+        high = torch.cat([_together(torch.maximum, [high for _, _, high in seen]) for seen in calls])
+        low, high = torch.stack([low, high]).float().cpu()
         self._fit(low, high)
-        seen = [(s, known) for s, entries in enumerate(calls) for known, _, _ in entries if known is not None]
-        exact = [(s, known) for s, known in seen if self._exact(self.sites[s], known)]
-        if exact:
-            where = torch.tensor([s for s, _ in exact])
-            sums = torch.stack([number for _, known in exact for number in known.sums]).view(-1, 4)
-            step.sums.index_add_(0, where, sums.double().cpu())
-            step.elements.index_add_(0, where, torch.tensor([known.size for _, known in exact]))
         torch.minimum(step.low, low, out=step.low)
         torch.maximum(step.high, high, out=step.high)
+        seen = [(s, known) for s, entries in enumerate(calls) for known, _, _ in entries if known is not None]
+        self._add_sums(step, [(s, known) for s, known in seen if self._exact(self.sites[s], known)])
         self._bin(step, seen)
         self._pending, self._waiting = {}, 0
+
+    def _add_sums(self, step: _Step, exact: list[tuple[int, _Tensor]]) -> None:
+        if not exact:
+            return
+        sums = torch.stack([number for _, known in exact for number in known.sums]).view(-1, 4).cpu()
+        parts = torch.tensor([s for s, known in exact for _ in range(len(known.sums) // 4)])
+        step.sums.index_add_(0, parts, sums.double())
+        where, sizes = torch.tensor([(s, known.size) for s, known in exact]).T
+        step.elements.index_add_(0, where, sizes)
 
     def _bin(self, step: _Step, seen: list[tuple[int, _Tensor]]) -> None:
         lengths: dict[int, list[tuple[int, _Tensor]]] = {}
         for s, known in seen:
             lengths.setdefault(known.sample.numel(), []).append((s, known))
+        found = []
         for group in lengths.values():
             where = torch.tensor([s for s, _ in group])
             values = torch.stack([known.sample.view(-1) for _, known in group])
-            counts = bin_counts(values, self.exponent[where].to(values.device)).cpu()
-            step.counts.index_add_(0, where, counts.to(step.counts.dtype))
+            counts = bin_counts(values, self.exponent[where].to(values.device))
             few = torch.tensor([not self._exact(self.sites[s], known) for s, known in group])
-            if few.any():
-                x = values[few.to(values.device)]
-                square = x * x
-                sums = torch.stack([x.sum(1), square.sum(1), (square * x).sum(1), (square * square).sum(1)], 1)
-                step.sums.index_add_(0, where[few], sums.double().cpu())
-                step.elements.index_add_(0, where[few], torch.full_like(where[few], x.shape[1]))
+            found.append((where, counts, few, _powers(values[few.to(values.device)]), values.shape[1]))
+        counts = torch.cat([counts for _, counts, *_ in found]).cpu()
+        step.counts.index_add_(0, torch.cat([where for where, *_ in found]), counts.to(step.counts.dtype))
+        where = torch.cat([where[few] for where, _, few, *_ in found])
+        step.sums.index_add_(0, where, torch.cat([sums for *_, sums, _ in found]).cpu().double())
+        sizes = torch.cat([few[few].long() * size for _, _, few, _, size in found])
+        step.elements.index_add_(0, where, sizes)
 
     def _fit(self, low: Tensor, high: Tensor) -> None:
         """Widen the bins of the sites that outgrew them, at all steps."""
@@ -188,9 +231,10 @@ class Recorder:
         largest = torch.zeros(len(self.sites)).scatter_reduce_(0, owner, magnitude, "amax")
         if not largest.isfinite().all():
             site = self.sites[int((~largest.isfinite()).nonzero()[0])]
+            i = list(self.steps).index(self.t) if self.i is None else self.i
             raise DmqError(
-                f"{site.label}: not finite at t = {self.t:g}; the float model itself fails there. Check its weights, "
-                "its scheduler and the guidance."
+                f"{site.label}: not finite at step {i} (t = {self.t:g}); the float model itself fails there. In half "
+                "precision try --dtype bfloat16 or float32; else check its weights, its scheduler and the guidance."
             )
         wanted = torch.maximum(fit_exponent(largest), self.exponent)
         for s in (wanted > self.exponent).nonzero().flatten().tolist():
@@ -247,8 +291,14 @@ class Recorder:
         }
 
 
-def _nothing(channels: int) -> list[tuple[None, Tensor, Tensor]]:
-    return [(None, torch.full((channels,), torch.inf), torch.full((channels,), -torch.inf))]
+def _nothing(channels: int, device: torch.device) -> list[tuple[None, Tensor, Tensor]]:
+    return [(None, *(torch.full((channels,), end, device=device) for end in (torch.inf, -torch.inf)))]
+
+
+def _powers(x: Tensor) -> Tensor:
+    """The sums of x to x^4 in each row of `x`, [rows, 4]."""
+    square = x * x
+    return torch.stack([x.sum(1), square.sum(1), (square * x).sum(1), (square * square).sum(1)], 1)
 
 
 def _cut(counts: Tensor) -> tuple[np.ndarray, int]:
@@ -265,12 +315,14 @@ def _dense(x: Tensor) -> bool:
     return 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True)) == x.numel()
 
 
+def _count(length: int, rows: int) -> int:
+    """As how many rows a tensor counts whose first axis is `length`, in a call for `rows`."""
+    return 1 if length > rows and length % rows else min(length, rows)
+
+
 def _rows(x: Tensor, rows: int) -> Tensor:
     """`x` as (pictures, rest), without a copy where memory allows; the order within a row does not matter."""
-    if x.ndim == 0 or (x.shape[0] > rows and x.shape[0] % rows):
-        rows = 1
-    elif x.shape[0] < rows:
-        rows = x.shape[0]
+    rows = _count(len(x), rows) if x.ndim else 1
     if x.is_contiguous():
         return x.view(rows, -1)
     if _dense(x) and x.stride(0) == x.numel() // x.shape[0]:

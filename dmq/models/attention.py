@@ -1,12 +1,16 @@
 """The products inside attention, opened up: q, k, v and the softmax output as places that can be watched or replaced.
 
 `diffusers` attention calls `F.scaled_dot_product_attention`, which keeps its four operands to itself. On a borrowed
-model, each attention's processor is run inside a mode that replaces this one function by its definition. Whatever a
-processor does around it (masks, norms, added keys, rotary embeddings) stays its own business. The drawback: the
-softmax output is written to memory, so the explicit form is slower where the fused kernel is good.
+model, each attention's processor is run inside a mode that replaces this one function. Whatever a processor does
+around it (masks, norms, added keys, rotary embeddings) stays its own business. There are two ways:
+
+    explicit_products    its definition: quantizers take the places of all four operands. The softmax output is
+                         written to memory piece by piece, which is slower where the fused kernel is good
+    watched_products     the fused kernel as ever, and beside it what `probabilities` can tell of the softmax output
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -16,9 +20,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from .probabilities import Probabilities, fused, scores_at_once, softmax
+
 
 POINTS = ("q", "k", "v", "probs")
-PIECE = 2**18  # softmax outputs at a time: what stays in a core's cache
+QUERIES = 64  # of a row's heads that are multiplied at once, at least: products of fewer are slow
 
 
 class Opened(nn.Module):
@@ -44,9 +50,10 @@ class Products(Opened):
     """An attention processor whose operands pass through the submodules `q`, `k`, `v` and `probs`.
 
     These are `nn.Identity`: hooks watch them, quantizers take their place. Shapes there: q (B, heads, Lq, D), k and v
-    (B, heads, Lk, D) as the processor hands them over, before scaling; probs (rows, heads, Lq, Lk), in several calls
-    of consecutive rows when all of them would leave the processor's cache. `calls` counts the products seen, so 0
-    after a run says that this processor computes attention in some other way.
+    (B, heads, Lk, D) as the processor hands them over, before scaling; probs (rows, heads, queries, Lk), in several
+    calls when all of them would leave the processor's cache: of consecutive rows, or of consecutive queries of one
+    row. `calls` counts the products seen, so 0 after a run says that this processor computes attention in some other
+    way.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -71,24 +78,61 @@ class Products(Opened):
         if enable_gqa:
             k, v = (x.repeat_interleave(q.shape[-3] // x.shape[-3], -3) for x in (k, v))
         q = q * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
-        if is_causal:
-            attn_mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
-        if attn_mask is not None and attn_mask.ndim == q.ndim:
-            attn_mask = attn_mask.expand(len(q), *attn_mask.shape[1:])
-        rows = max(1, PIECE // max(1, math.prod(q.shape[1:-1]) * k.shape[-2]))
-        parts = []
-        for part in (slice(r, r + rows) for r in range(0, len(q), rows)):
-            mask = attn_mask[part] if attn_mask is not None and attn_mask.ndim == q.ndim else attn_mask
-            probs = self.probs(_probabilities(q[part], k[part], mask))
-            parts.append((F.dropout(probs, dropout_p) if dropout_p else probs) @ v[part])
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        mask = _causal(q, k) if is_causal else attn_mask
+        if mask is not None:
+            mask = mask.expand(*q.shape[:-1], k.shape[-2])  # a view: pieces are cut from it as from q
+        answers = []
+        for rows in _runs(q, k):
+            parts = []
+            for queries in rows:
+                scores = q[queries] @ k[queries[0]].transpose(-2, -1)
+                probs = self.probs(softmax(scores, None if mask is None else mask[queries]))
+                parts.append((F.dropout(probs, dropout_p) if dropout_p else probs) @ v[queries[0]])
+            answers.append(parts[0] if len(parts) == 1 else torch.cat(parts, -2))
+        return answers[0] if len(answers) == 1 else torch.cat(answers)
 
 
-def _probabilities(q: Tensor, k: Tensor, mask: Tensor | None) -> Tensor:
-    scores = q @ k.transpose(-2, -1)
-    if mask is not None:
-        scores = scores.masked_fill(~mask, -math.inf) if mask.dtype is torch.bool else scores + mask
-    return scores.softmax(-1)
+class Watched(Products):
+    """An attention processor that computes as it always did, and lets its operands be watched.
+
+    `q`, `k` and `v` are as in `Products`; `probs` is given `Probabilities`, which compute what is asked of them.
+    """
+
+    def product(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attn_mask: Tensor | None = None,
+        dropout_p: float = 0.0,
+        is_causal: bool = False,
+        scale: float | None = None,
+        enable_gqa: bool = False,
+    ) -> Tensor:
+        """What the fused kernel answers."""
+        if query.ndim != 4:
+            return super().product(query, key, value, attn_mask, dropout_p, is_causal, scale, enable_gqa)
+        self.calls += 1
+        q, k, v = self.q(query), self.k(key), self.v(value)
+        how = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale, "enable_gqa": enable_gqa}
+        answer, lse = fused(q, k, v, attn_mask, **how)
+        self.probs(Probabilities(q, k, _causal(q, k) if is_causal else attn_mask, scale, lse))
+        return answer
+
+
+def _runs(q: Tensor, k: Tensor) -> Iterator[list[tuple[slice, ...]]]:
+    """Places in q (B, ..., Lq, D) whose scores are taken at once, in order: for a run of rows those of its queries."""
+    at_once, length = scores_at_once(q.device), q.shape[-2]
+    one = max(1, math.prod(q.shape[1:-2]) * k.shape[-2])  # scores of a query, in all heads of a row
+    rows, queries = max(1, at_once // (one * max(1, length))), length
+    if one * length > at_once:
+        queries = max(QUERIES, at_once // one)
+    for r in range(0, len(q), rows):
+        yield [(slice(r, r + rows), ..., slice(a, a + queries), slice(None)) for a in range(0, length, queries)]
+
+
+def _causal(q: Tensor, k: Tensor) -> Tensor:
+    return torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril()
 
 
 class _Explicit(TorchFunctionMode):
@@ -107,6 +151,14 @@ def explicit_products(model: nn.Module) -> dict[str, Products]:
     Outputs agree with the fused kernel up to rounding. Hook or replace `model.get_submodule(f"{name}.processor.q")`.
     """
     return open_attention(model, Products)
+
+
+def watched_products(model: nn.Module) -> dict[str, Watched]:
+    """Let the operands of every attention of a borrowed `model` be watched; by attention name, as registered.
+
+    Outputs are those of the fused kernel. Hook `model.get_submodule(f"{name}.processor.q")`; replace nothing.
+    """
+    return open_attention(model, Watched)
 
 
 def open_attention(model: nn.Module, kind: type[Opened]) -> dict[str, Any]:

@@ -35,7 +35,12 @@ def bin_counts(values: Tensor, exponent: Tensor) -> Tensor:
     scale = torch.ldexp(torch.ones(len(values), device=values.device), -exponent)
     first = torch.arange(len(values), device=values.device, dtype=torch.int32) * BINS + BINS // 2
     index = (values * scale[:, None]).floor_().int().add_(first[:, None])
-    return torch.bincount(index.flatten(), minlength=len(values) * BINS).view(len(values), BINS)
+    index, size = index.flatten(), len(values) * BINS
+    if values.device.type == "cpu":
+        return torch.bincount(index, minlength=size).view(-1, BINS)
+    # Elsewhere bincount would first ask how many bins there are, and everything would wait for the answer.
+    counts = torch.zeros(size, dtype=torch.int64, device=values.device)
+    return counts.scatter_add_(0, index.long(), counts.new_ones(1).expand(len(index))).view(-1, BINS)
 
 
 def coarsen(counts: Tensor, by: int) -> Tensor:
