@@ -3,10 +3,10 @@
     python -m bench.capture [--models emoji-sd sd-1.5 …] [--steps 10] [--repeats 5] [--subset 256] [--side 512]
 
 The embedded models draw a batch of eight images. `sd-1.5` is a U-Net of Stable Diffusion 1.5's size, 860 million
-random weights, which takes 4 GB: one image with guidance (two rows), 4 steps unless said otherwise. Only the times
-between steps count, so that text encoder, first call and VAE do not. The rows say seconds a step (median), ratios to
-plain sampling of the same round (median), and how much memory the process had held at most after each of them ran
-the first time, in this order.
+random weights, which takes 4 GB: one image with guidance (two rows) in a single step. Time counts from a denoiser's
+call to the scheduler's end of that step, so that text encoder and VAE do not. The rows say seconds a step (median),
+ratios to plain sampling of the same round (median), and how much memory the process had held at most after each of
+them ran the first time, in this order.
 """
 
 import argparse
@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import torch
@@ -75,10 +74,11 @@ def stable_diffusion() -> StableDiffusionPipeline:
     )  # fmt: skip
 
 
-def between_steps(run: Iterator[Any]) -> list[float]:
-    """Seconds from each step to the next one."""
+def step_times(run: Iterator[Any], begun: list[float]) -> list[float]:
+    """Seconds of each step of a run, whose denoiser calls note in `begun` when they begin."""
+    begun.clear()
     ends = [time.perf_counter() for _ in run]
-    return [b - a for a, b in pairwise(ends)]
+    return [end - begin for begin, end in zip(begun, ends, strict=True)]
 
 
 def ways(loaded: Loaded, sampling: Sampling, calibration: Calibration, subset: int) -> dict[str, Callable[[], Any]]:
@@ -90,16 +90,17 @@ def ways(loaded: Loaded, sampling: Sampling, calibration: Calibration, subset: i
     return dict(zip(WAYS, (plain, partial(watch, attention=False), watch), strict=True))
 
 
-def measure(runs: dict[str, Callable[[], Any]], repeats: int) -> None:
+def measure(runs: dict[str, Callable[[], Any]], begun: list[float], repeats: int) -> None:
     """Run all in turn, once to warm up and `repeats` times to be counted; print the table's rows."""
     most = {}
     for name, run in runs.items():
-        between_steps(run())
+        took = statistics.median(step_times(run(), begun))
         most[name] = peak() / 1e9
+        print(f"  {name:10} {took:7.3f} s a step to warm up", flush=True)
     spent: dict[str, list[float]] = {name: [] for name in runs}
     for n in range(repeats):
         for name in list(runs)[:: 1 if n % 2 else -1]:  # who comes first finds other things in the cache
-            spent[name].append(statistics.median(between_steps(runs[name]())))
+            spent[name].append(statistics.median(step_times(runs[name](), begun)))
     for name, seconds in spent.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, spent["plain"], strict=True))
         print(f"  {name:10} {statistics.median(seconds):7.3f} s a step   ratio {ratio:4.2f}   {most[name]:5.2f} GB")
@@ -121,7 +122,7 @@ def main() -> None:
             made = time.perf_counter()
             loaded = describe(SD, pipe)
             print(f"{SD}: one image of {options.side} pixels; described in {time.perf_counter() - made:.1f} s")
-            sampling, calibration = Sampling(steps=options.steps, size=options.side), Calibration(samples=1, batch=1)
+            sampling, calibration = Sampling(steps=1, size=options.side), Calibration(samples=1, batch=1)
         elif name in embedded():
             loaded = load(name)
             print(f"{name}: batch of 8; loaded in {time.perf_counter() - begun:.1f} s")
@@ -129,8 +130,10 @@ def main() -> None:
             calibration = Calibration(samples=8, batch=8)
         else:
             sys.exit(f"{name} is not there: assets/models/{name}")
-        with torch.no_grad():
-            measure(ways(loaded, sampling, calibration, options.subset), options.repeats)
+        begun: list[float] = []
+        # A capture's borrowed denoiser borrows this hook too.
+        with loaded.denoiser.register_forward_pre_hook(lambda *_, begun=begun: begun.append(time.perf_counter())):
+            measure(ways(loaded, sampling, calibration, options.subset), begun, options.repeats)
 
 
 if __name__ == "__main__":

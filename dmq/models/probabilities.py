@@ -15,13 +15,8 @@ from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
 
-CACHED = 2**18  # scores at a time on a CPU: what stays in a core's cache
-PARALLEL = 2**25  # elsewhere: enough to keep all of a graphics card busy, 128 MB
-
-
-def scores_at_once(device: torch.device) -> int:
-    """How many scores are best taken together."""
-    return CACHED if device.type == "cpu" else PARALLEL
+ON_CPU = 2**20  # scores at a time: few enough for a cache, many enough for threads to be worth their while
+ELSEWHERE = 2**25  # enough to keep all of a graphics card busy: 128 MB
 
 
 def fused(
@@ -113,7 +108,7 @@ class Probabilities:
     def _scores(self, q: Tensor, k: Tensor) -> Iterator[Iterator[Tensor]]:
         """q k^T + mask in pieces (heads, queries, Lk): for each run of heads, of all rows, those of its queries."""
         (heads, length, _), keys = q.shape, k.shape[1]
-        at_once = scores_at_once(q.device)
+        at_once = ON_CPU if q.device.type == "cpu" else ELSEWHERE
         queries = max(1, min(length, at_once // max(1, keys)))
         run = max(1, at_once // max(1, length * keys))
         buffer = q.new_empty(min(run, heads) * queries * keys)
