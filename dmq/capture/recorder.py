@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from ..errors import DmqError
 from ..models.probabilities import Probabilities
+from ..numerics.devices import chunk_size
 from ..numerics.mergeable import BINS, SMALLEST, bin_counts, coarsen, fit_exponent
 from ..numerics.threads import one_thread
 from ..results import Site
@@ -26,7 +27,6 @@ RECENT = 6  # tensors kept for being seen again: the input and the outputs of to
 LONG = 256  # elements of a channel, in one row, whose reduction vectorises well by itself
 PENDING = 2**22  # values that wait for binning, at most, plus one tensor; on other devices than the CPU 16 times that
 FEW = 2**20  # elements of a row whose places are the first of a permutation; where there are more it would be large
-SUMMED, SUMMED_ELSEWHERE = 2**18, 2**25  # values that are summed at a time: on a CPU what stays in a cache
 
 
 def channel_axis(site: Site) -> int:
@@ -106,7 +106,7 @@ class Recorder:
         if not 0 < self.subset < n:
             self.see(site, x.whole())
             return
-        places = torch.arange(rows, device=x.device)[:, None] * n + self._chosen(n, x.device)
+        places = torch.arange(rows, device=x.device).unsqueeze(1) * n + self._chosen(n, x.device)
         self._wait(site, _Tensor(None, x.at(places), whole=False, size=rows * n), *x.extremes())
 
     def _wait(self, site: Site, known: _Tensor, low: Tensor, high: Tensor) -> None:
@@ -141,13 +141,13 @@ class Recorder:
         return known
 
     def _sums(self, x: Tensor) -> list[Tensor]:
-        at_once = SUMMED if x.device.type == "cpu" else SUMMED_ELSEWHERE
+        at_once = chunk_size(x.device)
         if len(self._scratch) < min(len(x), at_once) or self._scratch.device != x.device:
             self._scratch = torch.empty(min(len(x), at_once), device=x.device)
         found = []
         for part in x.split(at_once):
             part = part.float()  # x^4 would leave float16 from x = 16 on
-            square = torch.mul(part, part, out=self._scratch[: len(part)])
+            square = torch.mul(part, part, out=self._scratch.narrow(0, 0, len(part)))
             found += [part.sum(), torch.dot(part, part), torch.dot(square, part), torch.dot(square, square)]
         return found
 
@@ -233,8 +233,8 @@ class Recorder:
             site = self.sites[int((~largest.isfinite()).nonzero()[0])]
             i = list(self.steps).index(self.t) if self.i is None else self.i
             raise DmqError(
-                f"{site.label}: not finite at step {i} (t = {self.t:g}); the float model itself fails there. In half "
-                "precision try --dtype bfloat16 or float32; else check its weights, its scheduler and the guidance."
+                f"{site.label}: not finite at step {i + 1} (t = {self.t:g}); the float model itself fails there. In "
+                "half precision try --dtype bfloat16 or float32; else check weights, scheduler and guidance."
             )
         wanted = torch.maximum(fit_exponent(largest), self.exponent)
         for s in (wanted > self.exponent).nonzero().flatten().tolist():
@@ -334,7 +334,7 @@ def _over_channels(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     if axis == -1:
         rows = x.reshape(-1, x.shape[-1])
         return rows.amin(0), rows.amax(0)
-    if x.is_contiguous() and x[0, 0].numel() >= LONG:
+    if x.is_contiguous() and x.shape[2:].numel() >= LONG:
         pixels = x.flatten(2)
         return pixels.amin(2).amin(0), pixels.amax(2).amax(0)
     # Over rows first: this way reads memory in order and vectorises however little is inside.

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .probabilities import ELSEWHERE, Probabilities, fused, softmax
+from ..numerics.devices import chunk_size
+from .probabilities import Probabilities, fused, softmax
 
 
 POINTS = ("q", "k", "v", "probs")
@@ -123,7 +124,7 @@ class Watched(Products):
 
 def _runs(q: Tensor, k: Tensor) -> Iterator[list[tuple[slice, ...]]]:
     """Places in q (B, ..., Lq, D) whose scores are taken at once, in order: for a run of rows those of its queries."""
-    at_once, length = PIECE if q.device.type == "cpu" else ELSEWHERE, q.shape[-2]
+    at_once, length = chunk_size(q.device, PIECE), q.shape[-2]
     one = max(1, math.prod(q.shape[1:-2]) * k.shape[-2])  # scores of a query, in all heads of a row
     rows, queries = max(1, at_once // (one * max(1, length))), length
     if one * length > at_once:

@@ -14,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend
 
+from ..numerics.devices import chunk_size
+
 
 ON_CPU = 2**20  # scores at a time: few enough for a cache, many enough for threads to be worth their while
-ELSEWHERE = 2**25  # enough to keep all of a graphics card busy: 128 MB
 
 
 def fused(
@@ -76,7 +77,9 @@ class Probabilities:
         q, k = self._factors
         key, rest = places % keys, places // keys
         query, head = rest % queries, rest // queries
-        scores = (q[head, query] * k[head, key]).sum(-1)
+        q = q.flatten(0, 1).index_select(0, (head * queries + query).flatten())
+        k = k.flatten(0, 1).index_select(0, (head * keys + key).flatten())
+        scores = (q * k).sum(-1).view(places.shape)
         if self.mask is not None:
             scores = _masked(scores, self.mask[head // self.shape[1], head % self.shape[1], query, key])
         return _exp(scores)
@@ -103,12 +106,12 @@ class Probabilities:
         else:
             lse = self._lse.float().flatten(0, 1)
         lse = lse.masked_fill(lse == -math.inf, 0)  # of a query that may look nowhere
-        return torch.cat([q, -lse[..., None]], 2), torch.cat([k, torch.ones_like(k[..., :1])], 2)
+        return torch.cat([q, -lse.unsqueeze(2)], 2), torch.cat([k, k.new_ones(*k.shape[:2], 1)], 2)
 
     def _scores(self, q: Tensor, k: Tensor) -> Iterator[Iterator[Tensor]]:
         """q k^T + mask in pieces (heads, queries, Lk): for each run of heads, of all rows, those of its queries."""
         (heads, length, _), keys = q.shape, k.shape[1]
-        at_once = ON_CPU if q.device.type == "cpu" else ELSEWHERE
+        at_once = chunk_size(q.device, ON_CPU)
         queries = max(1, min(length, at_once // max(1, keys)))
         run = max(1, at_once // max(1, length * keys))
         buffer = q.new_empty(min(run, heads) * queries * keys)
@@ -117,9 +120,10 @@ class Probabilities:
             yield (self._piece(q, k, some, slice(a, a + queries), buffer) for a in range(0, length, queries))
 
     def _piece(self, q: Tensor, k: Tensor, heads: slice, queries: slice, buffer: Tensor) -> Tensor:
-        some, keys = q[heads, queries], k[heads]
+        start, count = queries.start, min(queries.stop, q.shape[1]) - queries.start
+        some, keys = (x.narrow(0, heads.start, heads.stop - heads.start) for x in (q.narrow(1, start, count), k))
         shape = (*some.shape[:2], keys.shape[1])
-        scores = torch.bmm(some, keys.mT, out=buffer[: math.prod(shape)].view(shape))
+        scores = torch.bmm(some, keys.mT, out=buffer.narrow(0, 0, math.prod(shape)).view(shape))
         if self.mask is None:
             return scores
         head = torch.arange(heads.start, heads.stop, device=q.device)

@@ -172,7 +172,7 @@ def test_activations_that_are_not_finite_are_an_error_that_says_where():
     pipe = tiny_ddpm()
     pipe.unet.conv_in.bias[0] = torch.nan
     calibration = Calibration(samples=1)
-    with pytest.raises(DmqError, match=r"conv_in\.output: not finite at step 0 \(t = \d+\)"):
+    with pytest.raises(DmqError, match=r"conv_in\.output: not finite at step 1 \(t = \d+\)"):
         finish(capture_activations(describe("broken", pipe), SAMPLING, calibration))
 
 
