@@ -32,6 +32,11 @@ class WeightCodes(ABC):
         parts = ((f.name, getattr(self, f.name)) for f in fields(self))
         return replace(self, **{name: x.to(device) for name, x in parts if isinstance(x, (Tensor, WeightCodes))})
 
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(x.device for f in fields(self) if isinstance(x := getattr(self, f.name), (Tensor, WeightCodes)))
+
     def __deepcopy__(self, memo: dict) -> "WeightCodes":
         return self  # frozen, and its tensors are never written into: what is borrowed shares them
 

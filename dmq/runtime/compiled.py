@@ -157,7 +157,10 @@ class _Product:
     def __call__(
         self, codes: Tensor, scale: Tensor | None, zero: Tensor | None, biased: bool, dtype: torch.dtype
     ) -> Tensor:
-        ends = self.grids[self.slot[self.clock.i]] if scale is None else (scale.item(), int(zero))
+        if scale is None:
+            ends = self.grids[self.slot[self.clock.i]]
+        else:
+            ends = (scale, zero.to(torch.int32)) if self.kernel.on_device else (scale.item(), int(zero))
         return _dense(self.kernel(codes, *ends, self.bias if biased else None, dtype))
 
 

@@ -25,12 +25,14 @@ from .whole import WholeWeight
 CONVS = (nn.Conv1d, nn.Conv2d)
 MOST_PACKINGS = 4  # of a convolution, one for each shape of its inputs
 SMALLEST_INT_MM = 17  # rows that `_int_mm` takes at least
+MULTIPLE = 8  # of which inputs and outputs have to be one for it
 
 
 class Kernel(ABC):
     """A prepared weight. `layer` says how the layer computes; its own weight is not read."""
 
     name: str
+    on_device = False  # may scale and zero point be tensors of the device, one for each row of the batch?
 
     def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
         self.layer, self.weight = layer, weight
@@ -45,7 +47,8 @@ class Kernel(ABC):
     def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         """The layer's output in `dtype`, but for what the weight's offset adds.
 
-        Shapes: `codes` uint8 as the layer's input, `bias` [O] float32.
+        Shapes: `codes` uint8 as the layer's input, `bias` [O] float32. Where `on_device`, `scale` and `zero` may be
+        tensors [1] or [B] as well: a number would have to be waited for.
         """
 
     def __deepcopy__(self, memo: dict) -> "Kernel":
@@ -111,14 +114,21 @@ class OneDnn(Kernel):
 
 
 class IntMm(Kernel):
-    """`torch._int_mm`: matrices of int8, added up in int32. Convolutions unfold their inputs before."""
+    """`torch._int_mm`: matrices of int8, added up in int32. Convolutions unfold their inputs before.
+
+    It takes multiples of eight only, and more than 16 rows: zeros are added to both matrices, and taken off again.
+    """
 
     name = "torch int8"
+    on_device = True
 
     def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
         super().__init__(layer, weight)
-        self.columns = weight.values.flatten(1).t().contiguous()  # [n, O]
-        self.totals = self.columns.sum(0, dtype=torch.int32)
+        values = weight.values.flatten(1)
+        outputs, inputs = values.shape
+        self.outputs, self.missing = outputs, -inputs % MULTIPLE
+        self.columns = F.pad(values, (0, self.missing, 0, -outputs % MULTIPLE)).t().contiguous()  # [n, O]
+        self.totals = values.sum(1, dtype=torch.int32)
 
     @staticmethod
     def lacks(layer: nn.Module, weight: WholeWeight) -> str:
@@ -126,9 +136,6 @@ class IntMm(Kernel):
             return "this torch has no _int_mm"
         if weight.values.device.type == "cpu" and lacks_vnni():
             return lacks_vnni()
-        outputs, columns = weight.values.flatten(1).shape
-        if outputs % 8 or columns % 8:
-            return f"{columns} x {outputs} are not multiples of 8"
         if isinstance(layer, nn.Linear):
             return ""
         return "it has groups" if getattr(layer, "groups", 1) > 1 else _lacks_conv(layer, nn.Conv2d)
@@ -138,17 +145,22 @@ class IntMm(Kernel):
         if not isinstance(self.layer, nn.Linear):
             rows, shape = self._unfolded(codes, zero)
         signed = (rows.to(torch.int16) - 128).to(torch.int8)
-        missing = max(0, SMALLEST_INT_MM - len(signed))
-        whole = torch._int_mm(F.pad(signed, (0, 0, 0, missing)), self.columns)[: len(signed)]
-        whole -= (zero - 128) * self.totals
-        made = whole * (scale * self.weight.scale)
+        padding = (0, self.missing, 0, max(0, SMALLEST_INT_MM - len(signed)))
+        whole = torch._int_mm(F.pad(signed, padding) if any(padding) else signed, self.columns)
+        whole = whole[: len(signed), : self.outputs] - (_by_row(zero, len(signed)) - 128) * self.totals
+        made = whole * (_by_row(scale, len(signed)) * self.weight.scale)
         made = (made if bias is None else made + bias).to(dtype).view(shape)
         return made if isinstance(self.layer, nn.Linear) else made.permute(0, 3, 1, 2)
 
     def _unfolded(self, codes: Tensor, zero: int) -> tuple[Tensor, tuple[int, ...]]:
         layer, (height, width) = self.layer, codes.shape[2:]
         down, across = layer.padding
-        padded = F.pad(codes, (across, across, down, down), value=zero)  # which stands for 0.0
+        if isinstance(zero, Tensor):
+            sides = (height + 2 * down, width + 2 * across)
+            padded = zero.to(codes.dtype).view(-1, 1, 1, 1).expand(len(codes), codes.shape[1], *sides).clone()
+            padded[:, :, down : down + height, across : across + width] = codes
+        else:
+            padded = F.pad(codes, (across, across, down, down), value=zero)  # which stands for 0.0
         reach = [d * (k - 1) for d, k in zip(layer.dilation, layer.kernel_size, strict=True)]
         out = [
             (size + 2 * pad - far - 1) // stride + 1
@@ -162,6 +174,14 @@ class IntMm(Kernel):
         ]  # fmt: skip
         rows = torch.stack(pieces, 2).permute(0, 3, 4, 1, 2).reshape(-1, codes.shape[1] * len(pieces))
         return rows, (len(codes), *out, -1)
+
+
+def _by_row(value: Any, rows: int) -> Any:
+    """A number as it is; a tensor [1] or [B] as [1, 1] or [rows, 1], each value for its share of the rows."""
+    if not isinstance(value, Tensor):
+        return value
+    value = value.to(torch.int32) if value.dtype == torch.uint8 else value
+    return (value if len(value) == 1 else value.repeat_interleave(rows // len(value))).view(-1, 1)
 
 
 KERNELS = (OneDnn, IntMm)

@@ -39,10 +39,12 @@ class PackedLayer(nn.Module):
         super().__init__()
         self.bias = bias
         self.codes = codes
-        self.layout = layout_of(layer)
-        self.__dict__["input"] = bank
+        # No submodules: a bank is shared, and a layout has no memory that could be moved.
+        self.__dict__.update(input=bank, layout=layout_of(layer))
         self.dtype = layer.weight.dtype
         self.parts: list[Kernel] = []
+        self.totals: Tensor | None = None  # of each row of the weight, where ranges are those of rows of the input
+        self.wanted = kernels
         self.why = self._prepare() if kernels else "kernels were not asked for"
         apart = isinstance(codes, LowRankWeight) and not isinstance(bank, nn.Identity)
         # Buffers that are no part of the state: what is borrowed shares them, and they move with the model.
@@ -57,7 +59,7 @@ class PackedLayer(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if (layout := self.__dict__.get("_modules", {}).get("layout")) is None:
+            if (layout := self.__dict__.get("layout")) is None:
                 raise
             return getattr(layout, name)
 
@@ -129,9 +131,11 @@ class PackedLayer(nn.Module):
         bank = self.input
         scale, zero = grid(*value_ranges(x, bank.per), bits, bank.symmetric)
         if bank.per not in BY_ROW:
-            ends = (values.flatten() for values in (scale, zero))
+            ends = [values.flatten() for values in (scale, zero)]
+            if self.parts[0].on_device:  # all rows at once, and nothing is waited for
+                return product(codes_of(x, scale, zero, bits), *ends, True, x.dtype)
             if not torch.compiler.is_compiling():
-                ends = (values.tolist() for values in ends)
+                ends = [values.tolist() for values in ends]
             rows = zip(x.split(len(x) // scale.numel()), *ends, strict=True)
             made = [product(codes_of(row, s, z, bits), s, z, True, x.dtype) for row, s, z in rows]
             return torch.cat(made) if len(made) > 1 else made[0]
@@ -146,9 +150,10 @@ class PackedLayer(nn.Module):
     def _by_output(self, values: Tensor) -> Tensor:
         return values if isinstance(self.layout, nn.Linear) else values.view(-1, 1, 1)
 
-    def _product(self, codes: Tensor, scale: float, zero: float, biased: bool, dtype: torch.dtype) -> Tensor:
+    def _product(self, codes: Tensor, scale: Any, zero: Any, biased: bool, dtype: torch.dtype) -> Tensor:
         bias = self.bias.float() if biased and self.bias is not None else None
-        return self.parts[0](codes, scale, int(zero), bias, dtype)
+        zero = zero.to(torch.int32) if isinstance(zero, Tensor) else int(zero)
+        return self.parts[0](codes, scale, zero, bias, dtype)
 
     def table_rows(self, slot: int) -> list[tuple[float, float, float]]:
         """1 / scale, zero point and greatest code of each part of the inputs."""
@@ -179,12 +184,34 @@ class PackedLayer(nn.Module):
             return lacking[0]
         self.parts = made
         if isinstance(bank, DynamicBank) and bank.per in BY_ROW:
-            self.totals = parts[0].dequantize().flatten(1).sum(1)  # of each row of the weight
+            self.totals = parts[0].dequantize().flatten(1).sum(1)
         if isinstance(bank, ActivationBank):  # as Python numbers: choosing a slot then waits for nothing
             scale, zero = (table.view(len(bank.bits), -1).tolist() for table in (bank.scale, bank.zero))
             slots = [[(s, int(z)) for s, z in zip(*ends, strict=True)] for ends in zip(scale, zero, strict=True)]
             self.grids = [grids * (len(made) if len(grids) == 1 else 1) for grids in slots]
         return ""
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
+        """What moves the layer moves its codes, kernels and bank; another dtype is for the rest alone."""
+        super()._apply(fn, recurse)
+        before = self.codes.device
+        after = fn(torch.empty(0, dtype=torch.uint8, device=before)).device
+        if after != before:
+            self._move(after)
+        return self
+
+    def _move(self, device: torch.device) -> None:
+        self.codes = self.codes.to(device)
+        self.input.to(device)
+        if self.parts:
+            made = [kernel_for(part.layer, part.weight.to(device)) for part in self.parts]
+            self.why = next((kernel for kernel in made if isinstance(kernel, str)), "")
+            self.parts = [] if self.why else made
+        elif self.wanted:
+            self.why = self._prepare()
+        if self.totals is not None:
+            self.totals = self.totals.to(device)
+        self.kept = (self._float() if self.kept is None else self.kept) if self.why else None
 
     def _axis(self, x: Tensor) -> int:
         return x.ndim - 1 if isinstance(self.layout, nn.Linear) else 1

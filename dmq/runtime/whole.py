@@ -20,6 +20,11 @@ class WholeWeight:
     scale: Tensor  # [O] float32
     offset: Tensor | None  # [O] float32, whole numbers; None if all of them are 0
 
+    def to(self, device: torch.device) -> "WholeWeight":
+        """The same, on another device."""
+        offset = None if self.offset is None else self.offset.to(device)
+        return WholeWeight(values=self.values.to(device), scale=self.scale.to(device), offset=offset)
+
     def dequantize(self) -> Tensor:
         """The weight that is meant, float32."""
         shape = (-1, *[1] * (self.values.ndim - 1))
