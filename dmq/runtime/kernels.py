@@ -103,6 +103,8 @@ class OneDnn(Kernel):
         return lacks_onednn() or _lacks_conv(layer)
 
     def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
+        if dtype == torch.float16:  # not every processor writes it
+            return self.product(codes, scale, zero, bias, torch.float32).to(dtype)
         if self.linear:
             return torch.ops.onednn.qlinear_pointwise.default(
                 codes, scale, zero, self.packed, self.weight.scale, self.zeros, bias, 1.0, 0, dtype, "none", [], ""
