@@ -128,7 +128,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--tiny", action="store_const", const="tiny", dest="size", help="the same as --size tiny")
     parser.add_argument("--side", type=int, help="of images, in pixels; default: the model's own")
     parser.add_argument("--steps", type=int, default=3, help="of sampling, at least 2")
-    parser.add_argument("--rounds", type=int, default=1, help="of what is done in turn")
+    parser.add_argument("--rounds", type=int, default=2, help="of what is done in turn, each in another order")
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES), metavar="NAME",
                         help=f"of {', '.join(PHASES)}; default: all")  # fmt: skip
     parser.add_argument("--device", default=AUTO)

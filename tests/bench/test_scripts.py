@@ -18,7 +18,7 @@ SCRIPTS = sorted(file.stem for file in (Path(__file__).parents[2] / "bench").glo
 FEW = ["--steps", "2", "--seeds", "1", "--pictures", "1"]
 TINY = {  # what each is called with; MODEL is a tiny pipeline, WORK an empty folder
     "budget": ["--layers", "6", "8", "--budgets", "3"],
-    "capture": ["--steps", "1", "--repeats", "1"],
+    "capture": ["--models", "emoji-ddpm", "--steps", "1", "--repeats", "1"],
     "codebook": ["--model", "MODEL", "--channels", "1", "--starts", "1"],
     "device": ["--tiny", "--phases", "sample"],
     "interactive": ["--sites", "3", "--steps", "8", "--moves", "20", "--threads", "1", "--made-up"],
