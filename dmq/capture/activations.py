@@ -1,7 +1,9 @@
 """See the activations of a model: run its pipeline on calibration pictures and keep statistics of every site."""
 
+import contextlib
+import copy
 import json
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -15,6 +17,7 @@ from ..models.attention import POINTS, watched_products
 from ..models.borrow import borrow
 from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
+from ..models.memory import OutOfMemory, release_memory
 from ..models.running import own_prompts
 from ..models.stepping import stepping
 from ..numerics.mergeable import BINS, coarsen
@@ -52,8 +55,9 @@ def capture_activations(
     Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`. Ranges are of every
     element, moments too except at outputs and probs; these and all histograms are of `subset` elements a row (0: all).
     The first `trajectories` pictures are recorded call by call. The loaded model is not touched; closing the generator
-    ends the run after the current step.
-    Raises DmqError for a step-skipping cache, mixed timesteps or activations that are not finite.
+    ends the run after the current step. On a GPU with too little memory for a batch, the rest comes in halves of it.
+    Raises OutOfMemory if these are too large as well, and DmqError for a step-skipping cache, mixed timesteps or
+    activations that are not finite.
     """
     refuse_caches(loaded.denoiser)
     denoiser = borrow(loaded.denoiser)
@@ -62,18 +66,26 @@ def capture_activations(
     calls = TrajectoryRecorder(loaded.adapter, trajectories)
     pictures = calibration_pictures(loaded, calibration)
     pipe = with_denoiser(loaded, denoiser)
-    batches = [pictures[n : n + calibration.batch] for n in range(0, len(pictures), calibration.batch)]
+    todo = [pictures[n : n + calibration.batch] for n in range(0, len(pictures), calibration.batch)]
+    steps, done, halved = sampling.steps, 0, False
     with _recording(denoiser, loaded, sites, recorder, calls):
-        for n, batch in enumerate(batches):
-            calls.next_batch(len(batch))
-            prompts, seeds = zip(*batch, strict=True)
-            run = stepping(
-                lambda on_step, prompts=prompts, seeds=seeds: sample(
-                    pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step
-                )
-            )
-            for i, _, _ in run:
-                yield n * sampling.steps + i + 1, len(batches) * sampling.steps
+        while todo:
+            # On a CPU nothing is raised when memory runs out, so nothing need be remembered.
+            before = [copy.deepcopy(vars(part)) for part in (recorder, calls)] if loaded.place.kind != "cpu" else []
+            try:
+                for i in _watch_batch(loaded, pipe, todo[0], sampling, calls):
+                    yield done * steps + i + 1, (done + len(todo)) * steps
+            except OutOfMemory:
+                if halved or not before or len(todo[0]) < 2:
+                    raise
+                for part, seen in zip((recorder, calls), before, strict=True):  # as if this batch had not begun
+                    vars(part).update(seen)
+                release_memory()
+                size, rest, halved = (len(todo[0]) + 1) // 2, [picture for batch in todo for picture in batch], True
+                todo = [rest[n : n + size] for n in range(0, len(rest), size)]
+                continue
+            todo.pop(0)
+            done += 1
     stats = ActivationStats(
         model=loaded.info.name,
         fingerprint=loaded.info.fingerprint,
@@ -84,6 +96,20 @@ def capture_activations(
         **recorder.finished(),
     )
     return Captured(stats, calls.finished() if trajectories else None)
+
+
+def _watch_batch(
+    loaded: Loaded, pipe: Any, batch: list[tuple[str, int]], sampling: Sampling, calls: TrajectoryRecorder
+) -> Iterator[int]:
+    """Draw a batch; yields each step."""
+    calls.next_batch(len(batch))
+    prompts, seeds = zip(*batch, strict=True)
+    run = stepping(
+        lambda on_step: sample(pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
+    )
+    with contextlib.closing(run):
+        for i, _, _ in run:
+            yield i
 
 
 def _recording(
