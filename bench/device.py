@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.sizes.phases import PHASES, Job
+from dmq.commands.doctor import devices, processor
 from dmq.errors import DmqError
 from dmq.models.placement import AUTO, DTYPES, OFFLOADS, VARIABLES, Placement
 
@@ -105,17 +106,12 @@ def words(found: Figures) -> Iterator[str]:
 
 
 def machine(placement: Placement) -> str:
-    """Where this runs, in a line."""
+    """Where this runs, in a line; what `dmq doctor` says of the machine."""
     from importlib.metadata import version
 
-    from bench.speed import machine as described
-
-    found = described(int(os.environ.get("OMP_NUM_THREADS") or os.cpu_count() or 1))
+    found = [finding.said for part in (processor, devices) for finding in part()]
     asked = ", ".join(f"{name} {value}" for name, value in asdict(placement).items())
-    return (
-        f"{found['processor']}, {found['cores']} cores, {found['threads']} threads, {found['memory'] / 1000:.0f} GB, "
-        f"load {found['load']:.1f}; torch {version('torch')}, diffusers {version('diffusers')}; {asked}"
-    )
+    return f"{'; '.join(found)}; torch {version('torch')}, diffusers {version('diffusers')}; {asked}"
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

@@ -24,6 +24,13 @@ def job(tmp_path_factory):
         yield Job(size="tiny", side=16, steps=3, rounds=1, work=str(work))
 
 
+@pytest.fixture(autouse=True)
+def placement(monkeypatch):
+    """What says where models run is as before afterwards."""
+    for name, value in asdict(Placement()).items():
+        monkeypatch.setenv(device.VARIABLES[name], value)
+
+
 @pytest.fixture(scope="module")
 def figures(job):
     """All phases, in one process."""

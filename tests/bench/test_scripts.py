@@ -4,12 +4,14 @@ A new script must be given such settings here, or the test fails.
 """
 
 import importlib
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from dmq.models.placement import VARIABLES, Placement
 from dmq.models.tiny import tiny_sd
 from tests.tiny import runs_in
 
@@ -51,6 +53,13 @@ def threads():
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(autouse=True)
+def placement(monkeypatch):
+    """What says where models run is as before afterwards."""
+    for name, value in asdict(Placement()).items():
+        monkeypatch.setenv(VARIABLES[name], value)
 
 
 @pytest.fixture
