@@ -16,6 +16,7 @@ from ..results import Layer
 
 SHARE = 2  # of free memory, the part that codes may take
 UNKNOWN = 4 * 2**30  # bytes that are counted on where nobody tells how many are free
+MADE = 2**30  # bytes of main memory: changes beyond are made from codes again, which takes little beside a sweep
 MORE = 1.25  # codes and their tables, and what lies about, for each byte of the codes alone
 
 
@@ -67,6 +68,12 @@ def room_on(device: torch.device, share: int = SHARE) -> int:
     """Bytes on `device` that may be used: one part in `share` of those that are free."""
     free = free_memory(device)
     return (UNKNOWN if free is None else free) // share
+
+
+def made_room(device: torch.device) -> int:
+    """Bytes that changes may take once they are made: a quarter of what is free, of main memory MADE at most."""
+    room = room_on(device, 4)
+    return min(room, MADE) if device.type == "cpu" else room
 
 
 def sweeps(layers: Sequence[Layer], bits: Sequence[int], room: int) -> list[tuple[str, ...]]:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DmqError
@@ -152,33 +151,15 @@ def _memory(device: str) -> tuple[int, int]:
     import psutil
     import torch
 
+    from ..numerics import devices as known
+
     kind, _, number = device.partition(":")
+    free = known.free_memory(torch.device(device))
     if kind in ("cuda", "xpu"):
-        module = getattr(torch, kind)
-        free, total = module.mem_get_info(int(number or 0))
-        # What torch's allocator keeps for later is free for us.
-        idle = module.memory_reserved(int(number or 0)) - module.memory_allocated(int(number or 0))
-        return total, free + idle
-    if kind == "mps":
-        total = torch.mps.recommended_max_memory()
-        return total, total - torch.mps.driver_allocated_memory()
-    seen = psutil.virtual_memory()
-    total, free = seen.total, seen.available
-    if limit := _container_limit():
-        total, free = min(total, limit), max(0, min(free, limit - psutil.Process().memory_info().rss))
-    return total, free
-
-
-def _container_limit() -> int:
-    """Bytes that this container may use; 0 where nothing says so."""
-    for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            said = Path(file).read_text("utf-8").strip()
-        except OSError:
-            continue
-        if said.isdecimal() and int(said) < 2**60:
-            return int(said)
-    return 0
+        _, total = getattr(torch, kind).mem_get_info(int(number or 0))
+    else:
+        total = torch.mps.recommended_max_memory() if kind == "mps" else psutil.virtual_memory().total
+    return total, total if free is None else free
 
 
 def bears(device: str, dtype: str) -> bool:

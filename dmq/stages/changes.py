@@ -70,7 +70,7 @@ def forget_changes() -> None:
 
 
 def _made(task: Any) -> Generator[Progress, None, Made]:
-    from ..allocation.changes import Changes, code_bytes, home_of, room_on
+    from ..allocation.changes import Changes, code_bytes, home_of, made_room
     from ..allocation.sensitivity import new_codes, weight_error
     from ..numerics.threads import few_threads
 
@@ -93,7 +93,7 @@ def _made(task: Any) -> Generator[Progress, None, Made]:
                 local[n, c] = weight_error(weight, made.to(device).dequantize().to(weight))
             codes[name].append(made.to(home))
         yield at(n + 1, len(weights))
-    return Changes(model, codes, room_on(device, 4) // task.workers), local
+    return Changes(model, codes, made_room(device) // task.workers), local
 
 
 @contextlib.contextmanager
