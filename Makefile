@@ -1,6 +1,7 @@
 # make run    the app on http://127.0.0.1:7860        make test   everything tests need, then all tests
 # make train  the embedded models, from nothing        make captures   their captures in assets/runs
 # make benchmarks   the tables of results in assets/runs
+# make space  a folder that is a Space of the Hugging Face Hub, build/space
 # make bench  every figure that the README and the notes quote
 
 PYTHON ?= python3
@@ -8,7 +9,7 @@ BIN := .venv/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test train captures benchmarks bench lint clean
+.PHONY: run test train captures benchmarks space bench lint clean
 
 run: .venv/run.done
 	$(BIN)/dmq serve
@@ -27,6 +28,9 @@ captures: .venv/run.done
 
 benchmarks: .venv/run.done
 	$(BIN)/python -m training.benchmarks --time-again
+
+space: .venv/run.done
+	$(BIN)/python -m tools.space build/space
 
 bench: .venv/dev.done
 	for script in capture simulate interactive start; do $(BIN)/python -m bench.$$script || exit 1; done

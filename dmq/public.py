@@ -64,6 +64,12 @@ def check_place(place: Path, *roots: Path) -> None:
                       "outside its run folder.")  # fmt: skip
 
 
+def check_host() -> None:
+    """Raise Refused for a visitor: what is asked for would change the app for everybody."""
+    if visitor():
+        raise Refused("this app is open to everybody: only its host may change how it runs.")
+
+
 def uploads() -> Path:
     """Where Gradio puts what visitors upload."""
     return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")

@@ -30,6 +30,7 @@ from . import (
     temporal,
     time_groups,
 )
+from .gpu import has_zero_gpu
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 
 
@@ -117,8 +118,20 @@ def warm() -> None:
         print(error)
 
 
+def place_models() -> None:
+    """On ZeroGPU, load the model that is seen first before the app is up; handlers with a GPU begin with it.
+
+    It lies on the CPU of this process, which has no GPU and whose handlers read weights, too; a handler with a GPU
+    works in a copy of this process, and loads it there.
+    """
+    if has_zero_gpu():
+        os.environ.setdefault("DMQ_DEVICE", "cpu")
+        stages.load(links.OPENING.model)
+
+
 def launch(**settings: Any) -> None:
     """Serve the app until it is stopped; `settings` go to Gradio, such as `server_port`."""
+    place_models()
     threading.Thread(target=warm, daemon=True).start()
     build().queue(max_size=QUEUE, default_concurrency_limit=4).launch(
         theme=THEME, css_paths=ASSETS / "web" / "app.css", head=f"<style>{PAGE_STYLE}</style>",

@@ -63,6 +63,21 @@ def go_on(name: str | None) -> Iterator[dict[str, Any]]:
     yield from running(kept.load_benchmark(name), kept.load_recipes(name), name)
 
 
+def seconds(text: str, *form: Any) -> float:
+    """How long `start` needs a GPU."""
+    return _seconds(*asked(text, *form))
+
+
+def seconds_of_the_rest(name: str | None) -> float:
+    """How long `go_on` needs a GPU, as if nothing were drawn yet."""
+    return _seconds(kept.load_benchmark(name or ""), kept.load_recipes(name or ""))
+
+
+def _seconds(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> float:
+    models = len(recipes) + 2  # float, and with other seeds
+    return stages.gpu_seconds(recipes[0].model, benchmark.pictures, benchmark.sampling.steps, models)
+
+
 def running(benchmark: Benchmark, recipes: tuple[Recipe, ...], name: str) -> Iterator[dict[str, Any]]:
     """Draw and measure, with a bar, the last pictures, and the rows of every model that is done."""
     stages.check_benchmark(benchmark, recipes)
@@ -170,8 +185,8 @@ def connect(
     on([more.expand, *moved], estimate, form, {"estimate": out["estimate"]}, trigger_mode="always_last", **MODEL)
     status = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
     drawing = [
-        on(out["start"].click, start, form, out, **MODEL, **status),
-        on(out["resume"].click, go_on, [out["unfinished"]], out, **MODEL, **status),
+        on(out["start"].click, start, form, out, seconds=seconds, **MODEL, **status),
+        on(out["resume"].click, go_on, [out["unfinished"]], out, seconds=seconds_of_the_rest, **MODEL, **status),
     ]
     stops(out["stop"], drawing, stopped, out)
 

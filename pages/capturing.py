@@ -101,6 +101,10 @@ def build(shared: Shared) -> None:
     def started(text: str, *values: Any) -> Iterator[dict[str, Any]]:
         yield from capture(paths, text, *values)
 
+    def seconds(text: str, *values: Any) -> float:
+        recipe = edited(paths, text, *values)
+        return stages.gpu_seconds(recipe.model, recipe.calibration.samples, recipe.sampling.steps)
+
     def redraw(text: str) -> dict[str, Any]:
         return refresh(paths, text)
 
@@ -110,7 +114,7 @@ def build(shared: Shared) -> None:
     on(forms.events(form), moved, inputs, chosen, trigger_mode="always_last")
     run = on(
         go.click, started, inputs, buttons | chosen | {"captured": shared.captured}, show_progress="minimal",
-        show_progress_on=status, **MODEL,
+        show_progress_on=status, seconds=seconds, **MODEL,
     )  # fmt: skip
     stops(stop, [run], stopped, buttons)
     shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": go}

@@ -52,6 +52,16 @@ def draw(
     yield saved | idle() | choices(recipe, others) | show_run(name)
 
 
+def seconds(
+    text: str, prompts: str, seeds: str, steps: float, guidance: float, others: list[str], computed: str | None = None
+) -> float:
+    """How long `draw` needs a GPU."""
+    recipe = read(text)
+    comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
+    pictures, models = len(comparison.prompts) * len(comparison.seeds), 1 + len(recipes_of(recipe, others, computed))
+    return stages.gpu_seconds(recipe.model, pictures, comparison.sampling.steps, models)
+
+
 def across(pictures: int) -> int:
     """How many pictures stand in a row, so that each recipe has rows of its own where there are several of each."""
     return pictures if 1 < pictures <= 8 else 6
@@ -205,7 +215,7 @@ def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
     started = on(
         [out["go"].click, prompts.submit], draw, [shared.recipe, *asked], out,
-        **MODEL, show_progress="minimal", show_progress_on=out["status"],
+        **MODEL, seconds=seconds, show_progress="minimal", show_progress_on=out["status"],
     )  # fmt: skip
     stops(out["stop"], [started], stopped, out)
     on(run.input, show_run, [run], out, show_progress="minimal")

@@ -4,8 +4,11 @@ There a handler works in another process, made from this one, that sees the GPU.
 keeps in the run folder stays; what it remembers otherwise (loaded models, prepared plans) may be gone the next time.
 """
 
+import functools
+import inspect
 import math
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dmq.errors import DmqError
@@ -16,24 +19,54 @@ try:
 except ImportError:
     spaces = None
 
-# Seconds that are asked for. A visitor has about two minutes a day: shorter is served earlier, and what is longer than
-# is left is refused. What a handler could not finish in the time goes on from what it kept.
-LEAST, MOST = 20, 120
+# Seconds asked for, and where nobody can tell. A visitor has about two minutes a day: what is shorter is served
+# earlier, what is longer than is left is refused. What was not finished in the time goes on from what was kept.
+LEAST, MOST, UNKNOWN = 20, 120, 60
 
 
 def on_gpu(handler: Callable, seconds: Callable[..., float] | None = None) -> Callable:
     """`handler`, on a Space with ZeroGPU in a process with a GPU, for as long as `seconds(*its arguments)` says.
 
-    Both are functions of the same arguments. Without `seconds`, or where they cannot be told, it is the least.
+    Both are functions of the same arguments.
     """
     if spaces is None:
         return handler
 
     def duration(*args: Any, **kwargs: Any) -> int:
         try:
-            wanted = seconds(*args, **kwargs) if seconds is not None else LEAST
+            wanted = seconds(*args, **kwargs) if seconds is not None else UNKNOWN
         except DmqError:  # which the handler says better
             wanted = LEAST
         return math.ceil(min(max(wanted, LEAST), MOST))
 
-    return spaces.GPU(handler, duration=duration)
+    return spaces.GPU(_on_its_device(handler), duration=duration)
+
+
+def has_zero_gpu() -> bool:
+    """Does this process lend GPUs to its handlers?"""
+    return spaces is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+
+
+def _on_its_device(handler: Callable) -> Callable:
+    """`handler` for the process that has the GPU: what it loads, it loads there."""
+    server = os.getpid()
+
+    def placed() -> None:
+        if has_zero_gpu() and os.getpid() != server:
+            os.environ["DMQ_DEVICE"] = "cuda"  # of that process alone
+
+    @functools.wraps(handler)
+    def function(*args: Any, **kwargs: Any) -> Any:
+        placed()
+        return handler(*args, **kwargs)
+
+    @functools.wraps(handler)
+    def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
+        placed()
+        work = handler(*args, **kwargs)
+        try:
+            yield from work
+        finally:
+            work.close()
+
+    return generator if inspect.isgeneratorfunction(handler) else function

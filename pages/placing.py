@@ -5,11 +5,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq import public, runs, stages
 from dmq.errors import DmqError
 from dmq.stages import AUTO, DTYPES, OFFLOADS, Placement
 
-from .shell import Shared, note, on, read, stamp
+from .shell import MODEL, Shared, note, on, read, stamp
 
 
 def wanted(device: str | None, dtype: str | None, offload: str | None) -> Placement:
@@ -37,7 +37,7 @@ def told_memory(text: str, placement: Placement) -> str:
     try:
         return note(stages.memory_line(read(text).model, placement))
     except DmqError as error:
-        return f'<div class="dmq-progress" role="status"><span>⚠ {html.escape(str(error))}</span></div>'
+        return f'<div class="dmq-progress" role="status"><span>⚠ {html.escape(runs.shown(error))}</span></div>'
 
 
 def weigh(text: str, device: str | None, dtype: str | None, offload: str | None) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def choose(text: str, device: str | None, dtype: str | None, offload: str | None
 
 def build(shared: Shared) -> None:
     """Draw the form and connect it. What it needs torch for is asked when it is opened."""
-    with gr.Accordion("Where it runs", open=False) as panel:
+    with gr.Accordion("Where it runs", open=False, visible=not public.is_public()) as panel:
         gr.Markdown(
             "A recipe means the same everywhere. A GPU is faster; half precision halves the memory; offload keeps "
             "weights on the CPU until they are needed, for models that are larger than the GPU."
@@ -71,4 +71,4 @@ def build(shared: Shared) -> None:
     on(panel.expand, look, [shared.recipe], out)
     on([one.input for one in form], weigh, [shared.recipe, *form], {"said": said}, trigger_mode="always_last")
     on(use.click, choose, [shared.recipe, *form], {"said": said, "captured": shared.captured},
-       concurrency_id="model", concurrency_limit=1)  # fmt: skip
+       **MODEL)  # fmt: skip

@@ -14,6 +14,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from ..errors import DmqError
+from ..public import check_host
 
 
 if TYPE_CHECKING:
@@ -101,10 +102,12 @@ def chosen() -> Placement:
 
 
 def use(placement: Placement) -> None:
-    """Make `placement` that of this process and of those that it starts; raises DmqError for a device it lacks.
+    """Make `placement` that of this process and of those that it starts; raises DmqError for a device it lacks, and
+    for a visitor of a public app.
 
     The environment holds it, since processes that share work read it from there.
     """
+    check_host()
     _device_of(placement)
     for field in fields(placement):
         os.environ[VARIABLES[field.name]] = getattr(placement, field.name)

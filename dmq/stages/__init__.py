@@ -10,6 +10,7 @@ from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
 from .budgets import allocate, limits, pareto, with_allocation
 from .drift import deviation
+from .duration import gpu_seconds
 from .engines import BOTH, COMPUTED, computed_as, plain_name, with_engine
 from .executing import Placed, placed
 from .exporting import check, export
@@ -96,6 +97,7 @@ __all__ = [
     "export",
     "finish",
     "for_model",
+    "gpu_seconds",
     "has_learned_weights",
     "info",
     "inversions",
