@@ -7,12 +7,14 @@ import socket
 import subprocess
 import sysconfig
 import time
+import tomllib
 import urllib.request
 import venv
 from pathlib import Path
 
 import httpx
 import pytest
+from packaging.requirements import Requirement
 
 from dmq import jsonio
 from dmq.errors import DmqError
@@ -48,7 +50,11 @@ def test_large_files_are_in_lfs(folder):
 
 def test_torch_is_what_zero_gpu_offers(folder):
     wanted = (folder / "requirements.txt").read_text("utf-8").splitlines()
-    assert "torch>=2.8,<2.14" in wanted and not [line for line in wanted if line.startswith("gradio")]
+    (torch,) = (Requirement(line) for line in wanted if line.startswith("torch>"))
+    assert torch.specifier.contains("2.11.0") and not torch.specifier.contains("2.12.0"), "the last that it offers"
+    tested = tomllib.loads((space.ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
+    assert [one for one in map(Requirement, tested) if one.name == "torch" and one.specifier.contains("2.11.0")]
+    assert not [line for line in wanted if line.startswith("gradio")]
     pinned = (space.ROOT / "requirements.txt").read_text("utf-8").split()
     assert {line for line in pinned if not line.startswith(("torch==", "gradio=="))} <= set(wanted)
 

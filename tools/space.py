@@ -20,8 +20,8 @@ MARK = ".dmq-space"  # a file in what was made here
 FOLDERS = ("dmq/", "pages/", "assets/")
 FILES = ("app.py", "README.md", "LICENSE")
 LARGE = ("safetensors", "parquet", "png", "npz")
-# ZeroGPU offers torch up to 2.11, so its Space must not ask for the pinned one; Gradio comes with `sdk_version`.
-RANGES = {"torch": ">=2.8,<2.14"}
+# ZeroGPU offers torch up to 2.11, which is what pyproject.toml begins with; Gradio comes with `sdk_version`.
+RANGES = {"torch": ">=2.11,<2.12"}
 LEFT_OUT = ("gradio",)
 
 
