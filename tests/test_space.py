@@ -91,7 +91,7 @@ def address(folder, tmp_path):
     env = {"PATH": os.defpath, "HOME": str(tmp_path), "SPACE_ID": "somebody/dmq", "GRADIO_SERVER_PORT": str(port),
            "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}  # fmt: skip
     with (tmp_path / "log").open("w", encoding="utf-8") as log:
-        python = next((tmp_path / "env").glob("*/python*"))
+        python = next(file for file in (tmp_path / "env").glob("*/python*") if file.is_file())
         running = subprocess.Popen([python, "app.py"], cwd=folder, env=env, stdout=log, stderr=log)
         try:
             while True:
