@@ -6,7 +6,7 @@ import pytest
 
 from dmq import cli, jsonio, public
 from dmq.errors import DmqError, Refused
-from dmq.models import clip, loading, tiny
+from dmq.models import clip, loading, placement, tiny
 from dmq.models.stepping import stepping
 from dmq.recipe import Benchmark, Domain, Recipe
 from dmq.runs import prompts
@@ -100,6 +100,18 @@ def test_visitors_have_names_that_do_not_tell_their_tokens(opened):
         with public.as_visitor(bad):
             assert public.visitor() not in ("", name)
     assert public.visitor() == ""
+
+
+def test_a_visitor_does_not_move_everybodys_models(opened, monkeypatch):
+    monkeypatch.setenv("DMQ_DEVICE", "cpu")
+    monkeypatch.setenv("DMQ_DTYPE", "auto")
+    monkeypatch.setenv("DMQ_OFFLOAD", "none")
+    wanted = placement.Placement(device="cpu", dtype="bfloat16")
+    with public.as_visitor(public.new_token()), pytest.raises(Refused, match="only its host"):
+        placement.use(wanted)
+    assert placement.chosen().dtype == "auto"
+    placement.use(wanted)
+    assert placement.chosen() == wanted
 
 
 def test_threads_of_a_run_know_the_visitor(opened):
