@@ -152,6 +152,10 @@ def serve(given: argparse.Namespace) -> None:
         os.environ["DMQ_PUBLIC"] = "1"  # before the app is imported, and for the processes that it starts
     from pages.app import launch
 
+    from . import stages
+
+    if stages.chosen_placement() != stages.Placement():  # said now, not at the first click of somebody
+        stages.use_placement(stages.chosen_placement())
     try:
         runs.check_writable()
     except DmqError as error:

@@ -98,7 +98,8 @@ def tab(shared: Shared) -> None:
         with gr.Row():
             name = gr.Textbox(label="Folder or Hub id", placeholder="owner/name", scale=4)
             load = gr.Button("Load", variant="primary", scale=1)
-    placing.build(shared)
+    if not public.is_public():  # it moves the models of all visitors
+        placing.build(shared)
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     on([load.click, name.submit], sidebar.choose_model, [shared.recipe, name], chosen, show_progress="full",
        show_progress_on=[name])  # fmt: skip

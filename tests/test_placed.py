@@ -122,3 +122,15 @@ def test_a_place_is_taken_only_if_the_model_can_run_there(recipe):
     assert stages.chosen_placement() == Placement()
     done = placing.choose(text, "cpu", "bfloat16", None)
     assert "Chosen." in done["said"] and stages.chosen_placement().dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    "device, told", [("nonsense", "$DMQ_DEVICE: device is 'nonsense'"), ("cuda:99", "no device 'cuda:99'")]
+)
+def test_the_app_is_not_served_where_it_could_not_run(device, told, monkeypatch, capsys):
+    opened = []
+    monkeypatch.setattr("pages.app.launch", lambda **_: opened.append(True))
+    monkeypatch.setenv("DMQ_DEVICE", device)
+    assert main(["serve"]) == 1 and not opened
+    assert told in capsys.readouterr().err
+    assert main(["serve", "--device", "cpu"]) == 0 and opened  # what the command line says goes first

@@ -41,7 +41,7 @@ def choose_place(given: argparse.Namespace) -> None:
 
     wishes = {name: getattr(given, name) for name in VARIABLES if getattr(given, name) is not None}
     if wishes:
-        stages.use_placement(dataclasses.replace(stages.chosen_placement(), **wishes))
+        stages.use_placement(stages.chosen_placement(**wishes))
 
 
 def picture_arguments(to: argparse.ArgumentParser) -> None:

@@ -9,7 +9,7 @@ torch is imported by the functions that need it, so that a page or a command lin
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -95,10 +95,19 @@ class Place:
 # --- the placement of this process ----------------------------------------------------------------------------------
 
 
-def chosen() -> Placement:
-    """What $DMQ_DEVICE, $DMQ_DTYPE and $DMQ_OFFLOAD say; what they leave out is automatic."""
-    given = {name: os.environ.get(variable, "").strip() for name, variable in VARIABLES.items()}
-    return Placement(**{name: value for name, value in given.items() if value})
+def chosen(**instead: str) -> Placement:
+    """What $DMQ_DEVICE, $DMQ_DTYPE and $DMQ_OFFLOAD say, but for what is given `instead`; the rest is automatic.
+
+    Raises DmqError that names the variable for what exists nowhere.
+    """
+    made = Placement(**instead)
+    for name, variable in VARIABLES.items():
+        if (value := os.environ.get(variable, "").strip()) and name not in instead:
+            try:
+                made = replace(made, **{name: value})
+            except DmqError as error:
+                raise DmqError(f"${variable}: {error}") from None
+    return made
 
 
 def use(placement: Placement) -> None:

@@ -41,9 +41,9 @@ def devices() -> "tuple[Device, ...]":
     return placement.devices()
 
 
-def chosen_placement() -> Placement:
-    """Where models run in this process, as it was wished."""
-    return placement.chosen()
+def chosen_placement(**instead: str) -> Placement:
+    """Where models run in this process, as it was wished, but for what is given `instead`."""
+    return placement.chosen(**instead)
 
 
 def use_placement(wanted: Placement) -> None:

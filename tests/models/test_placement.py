@@ -111,8 +111,9 @@ def test_the_environment_holds_the_choice(monkeypatch):
     placement.use(Placement(device="cpu", dtype="float32"))
     assert placement.chosen() == Placement(device="cpu", dtype="float32")
     monkeypatch.setenv("DMQ_DTYPE", "float8")
-    with pytest.raises(DmqError, match="dtype is 'float8'"):
+    with pytest.raises(DmqError, match=r"^\$DMQ_DTYPE: dtype is 'float8'"):
         placement.chosen()
+    assert placement.chosen(dtype="float16") == Placement(device="cpu", dtype="float16")
 
 
 def test_this_machine_has_its_cpu():

@@ -59,6 +59,10 @@ def refusal():
     return str(told.value)
 
 
+def test_no_visitor_moves_the_models_of_all(host):
+    assert not [fn for fn in host[1].fns.values() if getattr(fn.fn, "__module__", "") == "pages.placing"]
+
+
 # --- what may be named ---------------------------------------------------------------------------------------------
 
 
