@@ -87,19 +87,21 @@ class Probabilities:
     @torch.no_grad()
     def whole(self) -> Tensor:
         """All of them, as `F.scaled_dot_product_attention` defines them, in the dtype of the operands."""
-        k = self.k.repeat_interleave(self.shape[1] // self.k.shape[1], 1)
-        return softmax((self.q * self.scale) @ k.mT, self.mask)
+        return softmax((self.q * self.scale) @ self._keys.mT, self.mask)
 
-    @cached_property
-    def _flat(self) -> tuple[Tensor, Tensor]:
-        """Queries and keys (B heads, L, D) whose products are the scores before the mask, float32."""
-        k = self.k.float().repeat_interleave(self.shape[1] // self.k.shape[1], 1)
-        return (self.q.float() * self.scale).flatten(0, 1), k.flatten(0, 1)
+    @property
+    def _keys(self) -> Tensor:
+        """The keys of every head: several may share theirs."""
+        shared = self.shape[1] // self.k.shape[1]
+        return self.k.repeat_interleave(shared, 1) if shared > 1 else self.k
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """The same (B heads, L, D + 1) with -lse in it: their products are the logarithms of the probabilities."""
-        q, k = self._flat
+        """Queries and keys (B heads, L, D + 1), float32, whose products are the logarithms before the mask.
+
+        Their last columns are -lse and 1.
+        """
+        q, k = (self.q.float() * self.scale).flatten(0, 1), self._keys.float().flatten(0, 1)
         if self._lse is None:
             heads = [torch.cat([scores.logsumexp(2) for scores in pieces], 1) for pieces in self._scores(q, k)]
             lse = torch.cat(heads)
