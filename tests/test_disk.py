@@ -73,13 +73,13 @@ def limited(size):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of this kind")
 @pytest.mark.parametrize("words", [["capture", "--again"], ["run", "--prompt", "a", "--name", "x"], ["export"]],
                          ids=lambda words: words[0])  # fmt: skip
-def test_commands_say_what_real_writers_meet(recipe, words, capfd):
+def test_commands_say_what_real_writers_meet(recipe, words, capsys):
     """A file that outgrows what its process may write stands for a full disk: Parquet, JSON, PNG, safetensors."""
     folder = recipe[1]
     target = [str(folder / "out")] if words[0] == "export" else []
     with limited(300):
         assert cli.main([words[0], str(folder / "recipe.json"), *target, *words[1:]]) == 1
-    *_, said = capfd.readouterr().err.splitlines()  # before it, what the work takes
+    *_, said = capsys.readouterr().err.splitlines()  # before it, what the work takes
     assert said.startswith("dmq: ") and "a file of this size cannot be written here" in said
     assert not [path for path in folder.rglob("*") if path.name.startswith((".part-", ".old-"))]
     assert not (folder / "out").exists() and not (folder / "runs" / "x").exists()

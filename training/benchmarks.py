@@ -60,7 +60,7 @@ def told(model: str) -> None:
 
 def forget_figures(model: str) -> None:
     """Delete what was measured, and which weights measured it; the pictures stay."""
-    folder = kept.home() / "benchmarks" / model
+    folder = runs.home() / "benchmarks" / model
     if not folder.is_dir():
         raise DmqError(f"{model}: nothing was drawn yet.")
     shutil.rmtree(folder / "rows", ignore_errors=True)
@@ -74,7 +74,7 @@ def forget_figures(model: str) -> None:
 def time_again(model: str) -> None:
     """Take the seconds anew, from one batch of every model in turn: pictures may have been drawn on a busy machine."""
     benchmark, recipes = asked(model)
-    file = kept.home() / "benchmarks" / model / "report.json"
+    file = runs.home() / "benchmarks" / model / "report.json"
     loaded, seconds = stages.load(recipes[0].model), {}
     for recipe in (None, *recipes):
         denoiser = loaded.denoiser if recipe is None else stages.quantize(recipe)
@@ -90,7 +90,7 @@ def time_again(model: str) -> None:
 
 def ship(model: str) -> Path:
     """Copy what the app shows into assets/runs."""
-    own, place = kept.home() / "benchmarks" / model, runs.ASSETS / "runs" / f"bench-{model}"
+    own, place = runs.home() / "benchmarks" / model, runs.ASSETS / "runs" / f"bench-{model}"
     with runs.written(place) as part:
         for pattern in SHIPPED:
             for found in own.glob(pattern):
