@@ -2,6 +2,7 @@
 
 Convolutions and matrix products run in bfloat16 with float32 sums; weights, gradients, normalization and attention
 stay float32, the last two because PyTorch's bfloat16 kernels for them are several times slower (docs/decisions.md).
+On a processor that does not multiply in bfloat16 everything is float32.
 """
 
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+
+from dmq.numerics.processor import multiplies_bfloat16
 
 
 STAY_FLOAT = {F.scaled_dot_product_attention, F.group_norm}
@@ -29,5 +32,5 @@ class _KeepFloat(TorchFunctionMode):
 @contextmanager
 def half_precision() -> Iterator[None]:
     """Forward passes inside run in bfloat16 where that is faster."""
-    with torch.autocast("cpu", torch.bfloat16), _KeepFloat():
+    with torch.autocast("cpu", torch.bfloat16, enabled=multiplies_bfloat16()), _KeepFloat():
         yield

@@ -199,9 +199,11 @@ def kernels() -> Iterator[Finding]:
 
     from ..models import placement
     from ..runtime.kernels import kernel_for, lacks_onednn
+    from ..runtime.sums import SAID, onednn_sums
     from ..runtime.whole import WholeWeight
 
-    yield Finding(name="oneDNN int8", said=lacks_onednn() or "runs here", data=not lacks_onednn())
+    lacks = lacks_onednn()
+    yield Finding(name="oneDNN int8", said=lacks or f"runs here, {SAID[onednn_sums()]}", data=not lacks)
     draw = torch.Generator().manual_seed(0)
     for device in placement.devices():
         for layer in (nn.Linear(64, 64, bias=False), nn.Conv2d(64, 64, 3, bias=False)):

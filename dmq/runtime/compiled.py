@@ -116,12 +116,12 @@ class _Traced:
         self.way = "opaque"
         if not layer.parts and isinstance(bank, nn.Identity):
             self.way = "float"
-        elif layer.parts and isinstance(bank, ActivationBank) and self.bits <= 8:
+        elif layer.parts and isinstance(bank, ActivationBank) and self.bits <= layer.most_bits:
             self.way, self.columns = "table", []
             for part, rows in enumerate(zip(*map(layer.table_rows, bank.slot), strict=True)):
                 columns.setdefault((bank, part), rows)  # layers with one bank share them, and the codes
                 self.columns.append([*columns].index((bank, part)))
-        elif layer.parts and isinstance(bank, DynamicBank) and len(bank.bits) == 1 and self.bits <= 8:
+        elif layer.parts and isinstance(bank, DynamicBank) and len(bank.bits) == 1 and self.bits <= layer.most_bits:
             self.way = "ranged"
 
     def __call__(self, layer: PackedLayer, x: Tensor) -> Tensor:
@@ -169,7 +169,7 @@ def _aside(x: Tensor, number: int) -> Tensor:
 
 
 def _on_codes(x: Tensor, number: int) -> Tensor:
-    return _dense(_held[number].wide(x))
+    return _dense(_held[number].untraced(x))
 
 
 def _product(

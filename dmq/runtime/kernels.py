@@ -8,31 +8,44 @@ That these two are arguments of each call, and no part of what is prepared, is w
     OneDnn       CPU: oneDNN's int8 kernels, as torch ships them; Linear, Conv1d, Conv2d
     IntMm        GPU, and wherever torch has `_int_mm`: Linear, and convolutions as products of unfolded inputs
 
-`kernel_for` takes the first that can; what none can do is computed in floating point, by the layer itself.
+`kernel_for` takes the first that can; what none can do is computed in floating point, by the layer itself. Where a
+processor adds up in 16 bits first, weights and inputs of eight bits are left to it only if no sum of two products can
+be too large (see `sums`).
 """
 
 from abc import ABC, abstractmethod
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .whole import WholeWeight
+from .sums import FAR_SLOWER, Sums, far_slower, int_mm_sums, most_of_pair, onednn_sums
+from .whole import WholeWeight, within
 
 
 CONVS = (nn.Conv1d, nn.Conv2d)
 MOST_PACKINGS = 4  # of a convolution, one for each shape of its inputs
 SMALLEST_INT_MM = 17  # rows that `_int_mm` takes at least
 MULTIPLE = 8  # of which inputs and outputs have to be one for it
+WRONG = "its sums are wrong on this processor"
+OVERFLOW = (
+    "8-bit weights times 8-bit inputs may overflow the 16-bit sums of this processor, which has no VNNI; "
+    "weights or inputs of 7 bits cannot"
+)
 
 
 class Kernel(ABC):
-    """A prepared weight. `layer` says how the layer computes; its own weight is not read."""
+    """A prepared weight. `layer` says how the layer computes; its own weight is not read.
+
+    `most_bits` is what inputs may have for its sums to be exact.
+    """
 
     name: str
     on_device = False  # may scale and zero point be tensors of the device, one for each row of the batch?
+    most_bits = 8
 
     def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
         self.layer, self.weight = layer, weight
@@ -42,6 +55,11 @@ class Kernel(ABC):
     @abstractmethod
     def lacks(layer: nn.Module, weight: WholeWeight) -> str:
         """Why this kernel cannot do `layer`, in a few words; "" if it can."""
+
+    @staticmethod
+    @abstractmethod
+    def sums(weight: WholeWeight) -> Sums:
+        """How it adds up where the weight is."""
 
     @abstractmethod
     def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -102,6 +120,10 @@ class OneDnn(Kernel):
             return f"it is on {weight.values.device.type}"
         return lacks_onednn() or _lacks_conv(layer)
 
+    @staticmethod
+    def sums(weight: WholeWeight) -> Sums:
+        return onednn_sums()
+
     def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         if dtype == torch.float16:  # not every processor writes it
             return self.product(codes, scale, zero, bias, torch.float32).to(dtype)
@@ -136,11 +158,13 @@ class IntMm(Kernel):
     def lacks(layer: nn.Module, weight: WholeWeight) -> str:
         if not hasattr(torch, "_int_mm"):
             return "this torch has no _int_mm"
-        if weight.values.device.type == "cpu" and lacks_vnni():
-            return lacks_vnni()
         if isinstance(layer, nn.Linear):
             return ""
         return "it has groups" if getattr(layer, "groups", 1) > 1 else _lacks_conv(layer, nn.Conv2d)
+
+    @staticmethod
+    def sums(weight: WholeWeight) -> Sums:
+        return int_mm_sums() if weight.values.device.type == "cpu" else Sums.WHOLE
 
     def product(self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor:
         rows, shape = codes.reshape(-1, codes.shape[-1]), (*codes.shape[:-1], -1)
@@ -189,30 +213,55 @@ def _by_row(value: Any, rows: int) -> Any:
 KERNELS = (OneDnn, IntMm)
 
 
-def kernel_for(layer: nn.Module, weight: WholeWeight) -> Kernel | str:
-    """The first kernel that can do `layer` with `weight` where the weight is, or why none can, in a few words."""
-    reasons = []
+def kernel_for(
+    layer: nn.Module, weight: WholeWeight, bits: Sequence[int] = (8,), movable: bool = True
+) -> Kernel | str:
+    """The first kernel that can do `layer` with `weight` where the weight is, or why none can, in a few words.
+
+    It can do some of the slots, whose inputs have so many `bits`: those of at most its `most_bits`. `movable`: may
+    rows get an offset?
+    """
+    reasons: list[str] = []
     for kind in KERNELS:
         lacks = kind.lacks(layer, weight)
-        if not lacks:
-            return kind(layer, weight)
-        reasons.append(f"{kind.name}: {lacks}")
+        made = f"{kind.name}: {lacks}" if lacks else _exact(kind, layer, weight, bits, movable)
+        if isinstance(made, Kernel):
+            return made
+        if made not in reasons:
+            reasons.append(made)
     return "; ".join(reasons)
 
 
-@lru_cache(maxsize=1)
+def _exact(
+    kind: type[Kernel], layer: nn.Module, weight: WholeWeight, bits: Sequence[int], movable: bool
+) -> Kernel | str:
+    """A kernel whose sums are exact, or why there is none."""
+    sums, most = kind.sums(weight), max((own for own in bits if own <= 8), default=8)
+    if sums == Sums.WRONG:
+        return f"{kind.name}: {WRONG}"
+    if sums == Sums.WHOLE or most < 8:  # int8 fits twice beside seven bits
+        return kind(layer, weight)
+    fitting = within(weight, most_of_pair(8))
+    if fitting is not None and (movable or fitting is weight):
+        return kind(layer, fitting)
+    if min(bits) == 8:
+        return OVERFLOW
+    made = kind(layer, weight)
+    made.most_bits = 7
+    return made
+
+
+@cache
 def lacks_onednn() -> str:
     """What this machine or this torch lacks for oneDNN's int8 kernels; "" if nothing."""
     wanted = ("qlinear_prepack", "qlinear_pointwise", "qconv_prepack", "qconv_pointwise")
     if not torch.backends.mkldnn.is_available() or any(not hasattr(torch.ops.onednn, name) for name in wanted):
         return "this torch has no int8 kernels of oneDNN"
-    return lacks_vnni()
-
-
-def lacks_vnni() -> str:
-    """What the processor lacks for int8 to be faster than floats; "" if nothing."""
-    supported = getattr(torch.cpu, "_is_vnni_supported", lambda: True)
-    return "" if supported() else "this processor has no VNNI instructions"
+    try:
+        onednn_sums()
+    except (RuntimeError, NotImplementedError):
+        return "oneDNN's int8 kernels do not run on this processor"
+    return f"int8 is {FAR_SLOWER} times slower than float on this processor, or more" if far_slower() else ""
 
 
 def _lacks_conv(layer: nn.Module, kinds: Any = CONVS) -> str:

@@ -17,7 +17,7 @@ from ..quantizers.bank import ActivationBank, DynamicBank, value_ranges
 from ..quantizers.codes import LowRankWeight, WeightCodes
 from .fused import codes_of
 from .kernels import Kernel, kernel_for
-from .whole import whole_parts
+from .whole import WholeWeight, whole_parts
 
 
 BY_ROW = ("token", "place")  # ranges of what a product of matrices takes as rows
@@ -73,7 +73,13 @@ class PackedLayer(nn.Module):
         """What runs it: a kernel's name, or "reference"; and whether some steps have more bits than kernels take."""
         if not self.parts:
             return "reference"
-        return self.parts[0].name + (", but for steps of more than 8 bits" if max(self.input.bits) > 8 else "")
+        some = max(self.input.bits) > self.most_bits
+        return self.parts[0].name + (f", but for steps of more than {self.most_bits} bits" if some else "")
+
+    @property
+    def most_bits(self) -> int:
+        """Bits of inputs that its kernels take at most."""
+        return min((part.most_bits for part in self.parts), default=0)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.left is None:
@@ -87,6 +93,10 @@ class PackedLayer(nn.Module):
         """The layer, but for low-rank factors beside the codes."""
         if self.traced is not None and torch.compiler.is_compiling():
             return self.traced(self, x)
+        return self.untraced(x)
+
+    def untraced(self, x: Tensor) -> Tensor:
+        """The same, whoever asks."""
         bits = self._bits()
         return self.in_float(x) if bits is None else self._executed(x, bits)
 
@@ -107,7 +117,7 @@ class PackedLayer(nn.Module):
         if not self.parts or bank.clock.bypassed:
             return None
         bits = bank.bits[bank.slot[bank.clock.i] if len(bank.bits) > 1 else 0]
-        return bits if bits <= 8 else None
+        return bits if bits <= self.most_bits else None
 
     def _executed(self, x: Tensor, bits: int) -> Tensor:
         if isinstance(self.input, DynamicBank):
@@ -178,7 +188,7 @@ class PackedLayer(nn.Module):
             return "asymmetric weights of 8 bits beside ranges that are found at run time"
         widths = [part.values.shape[1] for part in parts]
         layouts = [_narrowed(self.layout, width) for width in widths] if len(parts) > 1 else [self.layout]
-        made = [kernel_for(layout, part) for layout, part in zip(layouts, parts, strict=True)]
+        made = [self._kernel(layout, part) for layout, part in zip(layouts, parts, strict=True)]
         lacking = [kernel for kernel in made if isinstance(kernel, str)]
         if lacking:
             return lacking[0]
@@ -190,6 +200,9 @@ class PackedLayer(nn.Module):
             slots = [[(s, int(z)) for s, z in zip(*ends, strict=True)] for ends in zip(scale, zero, strict=True)]
             self.grids = [grids * (len(made) if len(grids) == 1 else 1) for grids in slots]
         return ""
+
+    def _kernel(self, layout: nn.Module, part: WholeWeight) -> Kernel | str:
+        return kernel_for(layout, part, self.input.bits, not isinstance(self.input, DynamicBank))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
         """What moves the layer moves its codes, kernels and bank; another dtype is for the rest alone."""
@@ -204,7 +217,7 @@ class PackedLayer(nn.Module):
         self.codes = self.codes.to(device)
         self.input.to(device)
         if self.parts:
-            made = [kernel_for(part.layer, part.weight.to(device)) for part in self.parts]
+            made = [self._kernel(part.layer, part.weight.to(device)) for part in self.parts]
             self.why = next((kernel for kernel in made if isinstance(kernel, str)), "")
             self.parts = [] if self.why else made
         elif self.wanted:

@@ -67,3 +67,24 @@ def _fitted(whole: Tensor, scale: Tensor) -> WholeWeight:
     values = (whole - offset.view(-1, *[1] * (whole.ndim - 1))).to(torch.int8)
     moved = offset.float() if offset.any() else None
     return WholeWeight(values=values.contiguous(), scale=scale.float().contiguous(), offset=moved)
+
+
+def within(weight: WholeWeight, most: int) -> WholeWeight | None:
+    """The same weight, moved row by row where no two values of one sign may add up to more than `most`.
+
+    None if a row reaches too far for that. Rows that are as they should be stay.
+    """
+    rows = torch.nn.functional.pad(weight.values.flatten(1), (0, 1)).to(torch.int32)  # a value may stand alone
+    least = rows.topk(2, dim=1, largest=False).values
+    largest = rows.topk(2, dim=1).values
+    # A pair of which one is of the other sign is no larger than the other alone.
+    lowest = torch.maximum(largest[:, 0] - min(most, 127), -((most - largest.sum(1)) // 2))
+    highest = torch.minimum(least[:, 0] + min(most, 128), (least.sum(1) + most) // 2)
+    if (lowest > highest).any():
+        return None
+    move = torch.zeros_like(lowest).clamp(lowest, highest)
+    if not move.any():
+        return weight
+    values = (weight.values.to(torch.int32) - move.view(-1, *[1] * (weight.values.ndim - 1))).to(torch.int8)
+    offset = move.float() if weight.offset is None else weight.offset + move
+    return WholeWeight(values=values.contiguous(), scale=weight.scale, offset=offset)

@@ -11,6 +11,7 @@ from torch import nn
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_ddpm, tiny_sd
+from dmq.numerics.processor import multiplies_bfloat16
 from dmq.quantizers.apply import quantized
 from dmq.quantizers.bank import ActivationBank, Clock, bank_module
 from dmq.recipe import (
@@ -29,24 +30,30 @@ from dmq.recipe import (
     Weights,
 )  # fmt: skip
 from dmq.results import Bank, Site
-from dmq.runtime import attention, fused, kernels
+from dmq.runtime import attention, convert, fused, kernels, layers
 from dmq.runtime.attention import chunked
 from dmq.runtime.compiled import compiled
 from dmq.runtime.convert import executed, ran, ran_line
 from dmq.runtime.fused import codes_of
-from dmq.runtime.kernels import IntMm, OneDnn, kernel_for, lacks_onednn
+from dmq.runtime.kernels import OVERFLOW, IntMm, OneDnn, kernel_for, lacks_onednn
 from dmq.runtime.layers import PackedLayer, packed_layers
+from dmq.runtime.sums import Sums
 from dmq.runtime.whole import whole_parts
+from tests.machine import KERNEL, adds_in_32_bits, should_run
 from tests.quantizers.conftest import TIMESTEPS, make_subject
 
 
 GROUPS = [0, 0, 1, 1, 2, 2]
+HALF_RANGE = Weights(bits=7, range=MinMax())  # which integer kernels of every machine add up exactly
 FORMS = {
     "static": {},
     "groups": {"slot": GROUPS},
     "a slot a step": {"slot": list(range(len(TIMESTEPS)))},
     "symmetric": {"weights": Weights(symmetric=True, range=MinMax())},
     "per tensor": {"weights": Weights(granularity=PerTensor(), range=MinMax())},
+    "W7A8": {"weights": HALF_RANGE, "slot": GROUPS},
+    "W7A8, symmetric": {"weights": Weights(bits=7, symmetric=True, range=MinMax())},
+    "W8A7": {"activations": Activations(bits=7), "slot": GROUPS},
     "W4A6": {"weights": Weights(bits=4, range=MinMax()), "activations": Activations(bits=6), "slot": GROUPS},
     "UAQ": {"weights": Weights(bits=3, format=Uaq())},
     "dynamic": {"weights": Weights(bits=4, format=Uaq()), "activations": Activations(dynamic="token")},
@@ -100,7 +107,7 @@ def one_step(layer, x, bank):
 @pytest.mark.parametrize("changes", FORMS.values(), ids=FORMS)
 def test_executed_equals_simulated_within_a_step_at_all_slots(subject, changes):
     simulated, made = pair(subject, **changes)
-    assert set(ran(made).values()) == {"oneDNN int8"}, ran(made)
+    assert ran(made) == {name: should_run(layer) for name, layer in packed_layers(made)}
     flipped = values = 0
     for i in range(len(TIMESTEPS)):
         simulated.clock._i = made.clock._i = i
@@ -109,7 +116,7 @@ def test_executed_equals_simulated_within_a_step_at_all_slots(subject, changes):
             with torch.no_grad():
                 wanted, got = simulated.get_submodule(name)(x), layer(x)
             apart = (got - wanted).abs()
-            assert apart.max() <= 2 * one_step(layer, x, layer.input) + 1e-5 * wanted.abs().max(), name
+            assert apart.max() <= (0 if layer.why else 2 * one_step(layer, x, layer.input) + 1e-5 * wanted.abs().max())
             flipped += int((apart > 1e-5 * wanted.abs().max()).sum())
             values += wanted.numel()
     assert flipped < 0.02 * values  # where x / scale is next to a half, either code is right
@@ -166,10 +173,11 @@ def test_the_rest_in_bfloat16_takes_and_gives_float32(subject):
     assert got.dtype == torch.float32 and next(made.parameters()).dtype == torch.bfloat16
     assert 0 < (got - wanted).square().mean() < 1e-2 * wanted.square().mean()
     assert next(subject.model.parameters()).dtype == torch.float32
+    assert bool(made.clock.notes) != multiplies_bfloat16()
 
 
 def test_a_borrowed_executed_model_has_a_clock_of_its_own_and_the_same_kernels(subject):
-    _, made = pair(subject, GROUPS)
+    _, made = pair(subject, GROUPS, weights=HALF_RANGE)
     twin = borrow(made)
     twin.clock.set(TIMESTEPS[-1])
     made.clock.set(TIMESTEPS[0])
@@ -198,28 +206,37 @@ DEPTHWISE = {"depthwise": nn.Conv2d(8, 8, 3, padding=1, groups=8), "conv1d": nn.
 
 
 def weights_of(layer, bits=8):
-    """Codes of an asymmetric weight: rows lie to one side of zero, so that they have to be moved."""
+    """Codes of an asymmetric weight: rows lie to one side of zero, the first two all but one value at its end."""
     from dmq.quantizers.weights import quantize_weight
 
     weight = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1)) + 0.8
-    return quantize_weight(weight, Weights(bits=bits, format=Grid(), range=MinMax()))
+    rows = weight.flatten(1)
+    rows[0], rows[1], rows[:2, 0] = 1.5, -1.5, 0.0
+    return quantize_weight(rows.view_as(weight), Weights(bits=bits, format=Grid(), range=MinMax()))
 
 
+@pytest.mark.parametrize("bits", [8, 7])
 @pytest.mark.parametrize("zero", [0, 117, 255])
 @pytest.mark.parametrize(
     ("kind", "layer"),
     [(OneDnn, layer) for layer in (LAYOUTS | DEPTHWISE).values()] + [(IntMm, layer) for layer in LAYOUTS.values()],
     ids=[f"onednn {name}" for name in LAYOUTS | DEPTHWISE] + [f"int_mm {name}" for name in LAYOUTS],
 )
-def test_a_kernel_adds_up_whole_numbers_exactly(kind, layer, zero):
-    codes = weights_of(layer)
+def test_a_kernel_adds_up_whole_numbers_exactly(kind, layer, zero, bits, monkeypatch):
+    codes = weights_of(layer, bits)
     (part,) = whole_parts(codes)
-    assert part.offset is not None and torch.equal(part.dequantize(), codes.dequantize())
-    assert not kind.lacks(layer, part)
+    assert (part.offset is not None) == (bits == 8) and torch.equal(part.dequantize(), codes.dequantize())
+    monkeypatch.setattr(kernels, "KERNELS", (kind,))
+    made = kernel_for(layer, part)
+    if bits == 8 and not adds_in_32_bits():
+        assert made == OVERFLOW
+        return
+    assert isinstance(made, kind)
     shape = {nn.Linear: (2, 3, 24), nn.Conv1d: (2, 8, 9)}.get(type(layer), (2, 8, 9, 10))
     x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(zero))
+    x[0] = 255
     bias = torch.linspace(-1, 1, codes.shape[0])
-    got = kind(layer, part)(x, 0.03, zero, bias, torch.float32)
+    got = made(x, 0.03, zero, bias, torch.float32)
     exact, weight = (x.double() - zero) * 0.03, codes.dequantize().double()
     if isinstance(layer, nn.Linear):
         wanted = exact @ weight.T + bias
@@ -228,14 +245,39 @@ def test_a_kernel_adds_up_whole_numbers_exactly(kind, layer, zero):
     assert torch.allclose(got.double(), wanted, atol=1e-5 * float(wanted.abs().max()))
 
 
-def test_a_kernel_that_is_missing_is_named_and_the_reference_takes_over(subject, monkeypatch):
-    monkeypatch.setattr(torch.cpu, "_is_vnni_supported", lambda: False)
-    lacks_onednn.cache_clear()
-    monkeypatch.setattr(kernels, "lacks_onednn", kernels.lacks_vnni)
-    made = executed(subject.model, subject.plan(), subject.adapter)
-    assert all("no VNNI" in words for words in ran(made).values())
-    assert "no VNNI" in ran_line(made)
-    assert called(subject, made).isfinite().all()
+def test_a_kernel_that_is_wrong_here_is_named_and_the_reference_takes_over(subject, monkeypatch):
+    for name in ("onednn_sums", "int_mm_sums"):
+        monkeypatch.setattr(kernels, name, lambda: Sums.WRONG)
+    simulated, made = pair(subject, GROUPS)
+    assert all("oneDNN int8: its sums are wrong" in words for words in ran(made).values())
+    assert "its sums are wrong" in ran_line(made)
+    assert torch.equal(called(subject, made), called(subject, simulated))
+
+
+def test_eight_bits_by_eight_run_in_float_where_sums_have_sixteen_and_seven_do_not(subject, monkeypatch):
+    monkeypatch.setattr(kernels, "onednn_sums", lambda: Sums.PAIRS)
+    monkeypatch.setattr(kernels, "int_mm_sums", lambda: Sums.PAIRS)
+    simulated, made = pair(subject, GROUPS)
+    assert set(ran(made).values()) == {f"reference: {OVERFLOW}"}
+    assert torch.equal(called(subject, made), called(subject, simulated))
+    for changes in ({"weights": HALF_RANGE}, {"activations": Activations(bits=7)}):
+        assert set(ran(pair(subject, GROUPS, **changes)[1]).values()) == {KERNEL}
+
+
+def test_what_has_eight_bits_at_some_steps_only_is_in_float_at_those(subject, monkeypatch):
+    monkeypatch.setattr(kernels, "onednn_sums", lambda: Sums.PAIRS)
+    simulated, made = with_bits(subject, subject.plan([0, 0, 0, 1, 1, 1]), [-1, 0])
+    assert set(ran(made).values()) == {f"{KERNEL}, but for steps of more than 7 bits"}
+    codes = []
+    monkeypatch.setattr(layers, "codes_of", lambda *args: codes.append(codes_of(*args)) or codes[-1])
+    for i in (2, 5):
+        simulated.clock._i = made.clock._i = i
+        for name, layer in packed_layers(made):
+            x = input_of(layer.layout, i)
+            with torch.no_grad():
+                got, wanted = layer(x), simulated.get_submodule(name)(x)
+            assert (got - wanted).abs().max() <= (0 if i == 5 else 2 * one_step(layer, x, layer.input) + 1e-5), name
+    assert len(codes) == len(dict(packed_layers(made))) and max(int(one.max()) for one in codes) == 127
 
 
 def test_an_older_torch_is_noticed(monkeypatch):
@@ -300,25 +342,31 @@ def test_attention_in_pieces_bears_scores_of_any_size():
         assert got.isfinite().all() and (got - wanted).norm() < 0.1 * wanted.norm()
 
 
-def test_long_attention_of_an_executed_model_goes_in_pieces(monkeypatch):
+@pytest.mark.parametrize("pays", [True, False])
+def test_long_attention_of_an_executed_model_goes_in_pieces_where_that_pays(monkeypatch, pays):
     seen = []
+    monkeypatch.setattr(convert, "multiplies_bfloat16", lambda: pays)
     monkeypatch.setattr(attention, "SHORT", 4)
     monkeypatch.setattr(attention, "chunked", lambda *args: seen.append(args[0].shape) or chunked(*args))
     subject = make_subject(tiny_sd())
     plain = called(subject, executed(subject.model, subject.plan(), subject.adapter, kernels=False))
     assert not seen
     got = called(subject, executed(subject.model, subject.plan(), subject.adapter))
-    assert seen and (got - plain).square().mean() < 1e-2 * plain.square().mean()
+    assert bool(seen) == pays and (got - plain).square().mean() < 1e-2 * plain.square().mean()
+
+
+def with_bits(subject, plan, more):
+    """The simulated and the executed model of a plan whose slots have so many bits more than they had."""
+    rows = []
+    for row in plan.layers:
+        bank = row.bank and dataclasses.replace(row.bank, bits=(row.bank.bits + np.array(more)).astype(np.uint8))
+        rows.append(dataclasses.replace(row, bank=bank))
+    plan = dataclasses.replace(plan, layers=tuple(rows))
+    return quantized(subject.model, plan, subject.adapter), executed(subject.model, plan, subject.adapter)
 
 
 def test_slots_with_more_than_eight_bits_run_in_float(subject):
-    plan = subject.plan([0, 0, 0, 1, 1, 1])
-    rows = []
-    for row in plan.layers:
-        bank = row.bank and dataclasses.replace(row.bank, bits=row.bank.bits + np.array([0, 2], np.uint8))
-        rows.append(dataclasses.replace(row, bank=bank))
-    plan = dataclasses.replace(plan, layers=tuple(rows))
-    simulated, made = quantized(subject.model, plan, subject.adapter), executed(subject.model, plan, subject.adapter)
+    simulated, made = with_bits(subject, subject.plan([0, 0, 0, 1, 1, 1], weights=HALF_RANGE), [0, 2])
     assert set(ran(made).values()) == {"oneDNN int8, but for steps of more than 8 bits"}
     simulated.clock._i = made.clock._i = 5
     for name, layer in packed_layers(made):
@@ -376,7 +424,7 @@ def test_models_of_one_class_are_compiled_each_for_itself(apart, monkeypatch):
     if not apart:
         monkeypatch.setattr("dmq.runtime.compiled.APART", {})
     subject = make_subject(tiny_ddpm())
-    plans = [subject.plan(activations=Activations(bits=bits)) for bits in (8, 4)]
+    plans = [subject.plan(weights=HALF_RANGE, activations=Activations(bits=bits)) for bits in (8, 4)]
     made = [compiled(executed(subject.model, plan, subject.adapter), "eager") for plan in plans]
     for _ in range(2):
         for plan, model in zip(plans, made, strict=True):
@@ -386,7 +434,7 @@ def test_models_of_one_class_are_compiled_each_for_itself(apart, monkeypatch):
 
 def test_a_compiled_model_that_gives_no_single_graph_runs_all_the_same():
     subject = make_subject(tiny_ddpm())
-    plan = subject.plan([0, 0, 0, 1, 1, 1])
+    plan = subject.plan([0, 0, 0, 1, 1, 1], weights=HALF_RANGE)
     plain, made = (executed(subject.model, plan, subject.adapter) for _ in range(2))
     one = next(m for m in made.modules() if isinstance(m, nn.SiLU))
     one.forward = torch.compiler.disable(one.forward)
@@ -398,7 +446,8 @@ def test_a_compiled_model_that_gives_no_single_graph_runs_all_the_same():
 
 def test_a_compiled_model_takes_batches_of_any_size():
     subject = make_subject(tiny_ddpm())
-    plain, made = (executed(subject.model, subject.plan(), subject.adapter) for _ in range(2))
+    plan = subject.plan(weights=HALF_RANGE)
+    plain, made = (executed(subject.model, plan, subject.adapter) for _ in range(2))
     made, x = compiled(made, "eager"), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():  # beyond it, with all guards
         for rows in (2, 1, 2):
@@ -442,7 +491,7 @@ def test_the_compiler_is_told_the_right_layout(layer, dtype):
     site = Site(name="layer", point="input", kind="conv", block="")
     one = np.array([8], np.uint8), np.array([0.1], np.float32), np.array([128], np.int32), np.zeros(1, np.int16)
     bank = bank_module(Bank(site=site, bits=one[0], scale=one[1], zero=one[2], slot=one[3]), clock)
-    model = nn.Sequential(PackedLayer(layer, weights_of(layer), layer.bias, bank))
+    model = nn.Sequential(PackedLayer(layer, weights_of(layer, 7), layer.bias, bank))
     model.clock = clock
     traced = compiled(model, "eager")[0].traced
     shape = {nn.Linear: (2, 3, 24), nn.Conv1d: (2, 8, 9)}.get(type(layer), (2, 8, 9, 10))
