@@ -1,6 +1,8 @@
 """The real app in a process of its own, with tiny models, in a real Chromium. Nothing here may be skipped."""
 
+import contextlib
 import dataclasses
+import json
 import os
 import shutil
 import socket
@@ -53,7 +55,7 @@ def address(folder, recipe):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (folder / "app.log").open("w")
-    command = [sys.executable, "-m", "dmq.cli", "serve", "--port", str(port)]
+    command = [sys.executable, "-m", "tests.browser.served", str(folder / "hold"), "serve", "--port", str(port)]
     app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}/"
     for _ in range(240):
@@ -71,6 +73,22 @@ def address(folder, recipe):
     # What users do wrong is told to them, not to the log. (A page that is left while it loads gets a traceback of the
     # web server's own there.)
     assert "/pages/" not in said and "/dmq/" not in said.replace(str(ROOT), ""), said
+
+
+@pytest.fixture
+def hold(folder):
+    """`with hold(): …`: stages of the app stand still once something is done, until they are stopped or let go on."""
+
+    @contextlib.contextmanager
+    def held(stage="", snapshot=False):
+        (folder / "hold.new").write_text(json.dumps({"stage": stage, "snapshot": snapshot}))
+        (folder / "hold.new").rename(folder / "hold")
+        try:
+            yield
+        finally:
+            (folder / "hold").unlink()
+
+    return held
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ import dataclasses
 import io
 import json
 import re
+import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -278,22 +279,29 @@ def test_a_model_without_prompts_asks_for_none(visit, unprompted):
 # --- long work -----------------------------------------------------------------------------------------------------
 
 
-def test_a_capture_that_is_stopped_or_left_leaves_nothing_behind(visit, recipe, folder):
+@pytest.mark.parametrize("leave", ["stop", "reload"])
+def test_a_capture_that_is_stopped_or_left_leaves_nothing_behind(visit, hold, recipe, folder, leave):
     wanted = dataclasses.replace(
-        recipe, name="long", sampling=Sampling(steps=900, guidance=2.0), grouping=SharedRange()
+        recipe, name="long", sampling=Sampling(steps=12, guidance=2.0), grouping=SharedRange()
     )
-    for leave in ("stop", "reload"):
-        page = visit(wanted, "time-groups")
-        expect(page.locator(".block.dmq-empty:visible")).to_contain_text("Nothing captured yet")
+    page = visit(wanted, "time-groups")
+    expect(page.locator(".block.dmq-empty:visible")).to_contain_text("Nothing captured yet")
+    with hold():
         press(page, "Capture")
         expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
         expect(page.locator(".dmq-progress", has_text="s left")).to_be_visible()
-        stop(page, "Stop capture") if leave == "stop" else page.reload()
         if leave == "stop":
+            press(page, "Stop capture")
             expect(page.get_by_text("Stopped; nothing was saved.")).to_be_visible()
+        else:
+            page.reload()
         expect(page.get_by_role("button", name="Capture", exact=True)).to_be_visible()
+        assert not stages.captured(wanted)
+        ended = time.monotonic() + PATIENCE / 1000
+        while left := [path.name for path in (folder / "runs").rglob(".*")]:  # until the server has noticed
+            assert time.monotonic() < ended, left
+            time.sleep(0.1)
     assert not stages.captured(wanted)
-    assert not [path.name for path in (folder / "runs").rglob(".*")]
 
 
 def test_a_capture_fills_the_empty_tab(visit, unprompted):

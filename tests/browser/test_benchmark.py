@@ -10,7 +10,7 @@ from dmq import stages
 from dmq.recipe import Benchmark, Domain, Weights
 from dmq.results import FLOOR_NAME
 from dmq.runs import benchmarks as kept
-from tests.browser.test_app import press, stop, toast
+from tests.browser.test_app import press, toast
 
 
 pytestmark = pytest.mark.browser
@@ -22,21 +22,22 @@ def begin(page):
     expect(page.locator("#bench-estimate")).to_contain_text("on this machine")
 
 
-def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, recipe, tmp_path):
+def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, hold, recipe, tmp_path):
     page = visit(dataclasses.replace(recipe, name="bench me"), "benchmark")
     expect(page.locator(".block.dmq-empty:visible")).to_contain_text("No benchmark of this model yet")
     begin(page)
     expect(page.locator("#bench-estimate")).to_contain_text("144 pictures")
     page.get_by_label("compositions").uncheck()
     expect(page.locator("#bench-estimate")).to_contain_text("96 pictures")
-    page.get_by_label("Pictures of each list").fill("48")  # so that there is time to stop it
+    page.get_by_label("Pictures of each list").fill("48")
     page.keyboard.press("Tab")
     expect(page.locator("#bench-estimate")).to_contain_text("192 pictures")
-    press(page, "Start the benchmark")
-    expect(page.get_by_role("status").filter(has_text="Draw").first).to_be_visible()
-    stop(page, "Stop, keep what is drawn")
-    expect(page.get_by_text("Stopped; what was drawn is kept.")).to_be_visible()
-    (name,) = kept.unfinished()
+    with hold("Draw"):
+        press(page, "Start the benchmark")
+        expect(page.get_by_role("status").filter(has_text="Draw").first).to_be_visible()
+        press(page, "Stop, keep what is drawn")
+        expect(page.get_by_text("Stopped; what was drawn is kept.")).to_be_visible()
+        (name,) = kept.unfinished()
     press(page, "Go on")
     expect(page.get_by_text(f"Done; kept as “{name}”.")).to_be_visible()
     table = page.locator("#bench-table")

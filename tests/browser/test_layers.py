@@ -8,7 +8,7 @@ from playwright.sync_api import expect
 
 from dmq import stages
 from dmq.recipe import Budget, Choice, KMeans, Sensitivity, Uaq, choice_label
-from tests.browser.test_app import in_address, press, stop, toast
+from tests.browser.test_app import in_address, press, toast
 
 
 pytestmark = pytest.mark.browser
@@ -32,7 +32,7 @@ def write(page, cell, text):
     page.keyboard.press("Enter")
 
 
-def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, unprompted):
+def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, hold, unprompted):
     stages.finish(stages.capture(unprompted))
     page = visit(unprompted, "layers")
     expect(page.locator(".block.dmq-empty:visible")).to_contain_text("Nothing is known yet")
@@ -41,11 +41,12 @@ def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, unprompted):
     form.get_by_label("Pictures").first.fill("1")
     form.get_by_label("Steps looked at").first.fill("2")
     page.keyboard.press("Tab")
-    press(page, "Measure")
-    expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
-    stop(page, "Stop, keep finished layers")
-    expect(page.get_by_text("Stopped; finished layers were kept")).to_be_visible()
-    assert stages.tables(unprompted.model) == []
+    with hold():
+        press(page, "Measure")
+        expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
+        press(page, "Stop, keep finished layers")
+        expect(page.get_by_text("Stopped; finished layers were kept")).to_be_visible()
+        assert stages.tables(unprompted.model) == []
     form.get_by_label("How", exact=True).click()
     page.get_by_role("option", name="fisher").click()
     expect(form.get_by_label("Judged by")).to_have_count(0)

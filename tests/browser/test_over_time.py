@@ -9,26 +9,27 @@ from playwright.sync_api import expect
 
 from dmq import stages
 from dmq.recipe import Comparison, PerStep, Probe, Progressive, Relaxing
-from tests.browser.test_app import in_address, press, stop, toast
+from tests.browser.test_app import in_address, press, toast
 from tests.browser.test_learned import press_until
 
 
 pytestmark = pytest.mark.browser
 
 
-def test_setting_ranges_is_stopped(visit, recipe):
-    many = dataclasses.replace(recipe.calibration, samples=8, batch=1)  # so that there is time to stop
-    wanted = dataclasses.replace(recipe, name="long", calibration=many, progressive=Progressive(inner=8))
+def test_setting_ranges_is_stopped(visit, hold, recipe):
+    few = dataclasses.replace(recipe.calibration, samples=3, batch=1)  # of which nothing is captured yet
+    wanted = dataclasses.replace(recipe, name="long", calibration=few, progressive=Progressive())
     stages.finish(stages.capture(wanted))
     page = visit(wanted, "over-time")
     part = page.locator("#walked")
     expect(part.locator(".block.dmq-empty")).to_contain_text("still to be set")
-    press(page, "Calibrate")
-    expect(part.get_by_role("progressbar", name="Progress")).to_be_visible()
-    stop(page, "Stop, keep finished calls")
-    expect(page.get_by_text("Stopped; finished denoiser calls were kept.")).to_be_visible()
-    expect(part.get_by_role("button", name="Calibrate")).to_be_visible()
-    assert not stages.calibrated(wanted)
+    with hold():
+        press(page, "Calibrate")
+        expect(part.get_by_role("progressbar", name="Progress")).to_be_visible()
+        press(page, "Stop, keep finished calls")
+        expect(page.get_by_text("Stopped; finished denoiser calls were kept.")).to_be_visible()
+        expect(part.get_by_role("button", name="Calibrate")).to_be_visible()
+        assert not stages.calibrated(wanted)
 
 
 def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
