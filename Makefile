@@ -19,6 +19,7 @@ test: .venv/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/dmq doctor
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	tools/lesser.sh $(BIN)/python
 
 train: .venv/train.done
 	$(BIN)/python -m training
