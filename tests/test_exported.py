@@ -13,8 +13,10 @@ from dmq.cli import main
 from dmq.errors import DmqError
 from dmq.models.loading import sample, with_denoiser
 from dmq.models.tiny import calm
-from dmq.recipe import BlockReconstruction, MinMax, Weights
+from dmq.recipe import Activations, BlockReconstruction, MinMax, Weights
 from dmq.runs import FORMS
+from dmq.runtime.convert import ran
+from tests.machine import KERNEL
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -48,6 +50,23 @@ def test_the_folder_draws_what_the_recipe_does_learned_codes_and_groups_included
     pipe = calm(DiffusionPipeline.from_pretrained(folder / "out"))
     assert np.array_equal(drawn(loaded, pipe, recipe), expected)
     assert dmq.jsonio.read(folder / "out" / "recipe.json") == recipe
+
+
+def test_half_range_weights_run_on_integer_kernels_of_every_machine_from_recipe_to_file(recipe):
+    """W7A8: what processors without VNNI add up exactly is planned, counted, simulated and exported as such."""
+    recipe, folder = recipe
+    wanted = dataclasses.replace(
+        recipe, name="half range", weights=Weights(bits=7, range=MinMax()), activations=Activations(bits=8),
+        reconstruction=None,
+    )  # fmt: skip
+    made, loaded = stages.finish(stages.export(wanted, folder / "half", engine="executed")), stages.load(wanted.model)
+    assert made.stored == stages.plan(wanted).bytes == made.planned
+    pipe = calm(DiffusionPipeline.from_pretrained(folder / "half"))
+    assert set(ran(pipe.unet).values()) == {KERNEL}
+    simulated = drawn(loaded, with_denoiser(loaded, stages.quantize(wanted)), wanted).astype(float)
+    executed = drawn(loaded, pipe, wanted).astype(float)
+    apart = np.square(executed - simulated).mean()
+    assert apart < 0.05 * np.square(simulated - drawn(loaded, loaded.pipe, wanted)).mean() + 1
 
 
 def test_closing_leaves_no_trace(recipe):
