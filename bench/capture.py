@@ -1,12 +1,13 @@
 """What it costs to capture: plain sampling, capturing without and with attention operands, in turn, in one run.
 
-    python -m bench.capture [--models emoji-sd sd-1.5 …] [--steps 10] [--repeats 5] [--subset 256] [--side 512]
+    python -m bench.capture [--models emoji-sd sd-1.5 …] [--steps 10] [--repeats 5] [--side 512] [--processor]
 
 The embedded models draw a batch of eight images. `sd-1.5` is a U-Net of Stable Diffusion 1.5's size, 860 million
 random weights, which takes 4 GB: one image with guidance (two rows) in a single step. Time counts from a denoiser's
 call to the scheduler's end of that step, so that text encoder and VAE do not. The rows say seconds a step (median),
 ratios to plain sampling of the same round (median), and how much memory the process had held at most after each of
-them ran the first time, in this order.
+them ran the first time, in this order. With `--processor` seconds are the processor's, of all threads: other work on
+the machine hardly moves them, so with OMP_NUM_THREADS=1 they tell the ratio on a machine that is not quiet.
 """
 
 import argparse
@@ -74,10 +75,10 @@ def stable_diffusion() -> StableDiffusionPipeline:
     )  # fmt: skip
 
 
-def step_times(run: Iterator[Any], begun: list[float]) -> list[float]:
+def step_times(run: Iterator[Any], begun: list[float], clock: Callable[[], float]) -> list[float]:
     """Seconds of each step of a run, whose denoiser calls note in `begun` when they begin."""
     begun.clear()
-    ends = [time.perf_counter() for _ in run]
+    ends = [clock() for _ in run]
     return [end - begin for begin, end in zip(begun, ends, strict=True)]
 
 
@@ -90,17 +91,19 @@ def ways(loaded: Loaded, sampling: Sampling, calibration: Calibration, subset: i
     return dict(zip(WAYS, (plain, partial(watch, attention=False), watch), strict=True))
 
 
-def measure(runs: dict[str, Callable[[], Any]], begun: list[float], repeats: int) -> None:
+def measure(
+    runs: dict[str, Callable[[], Any]], begun: list[float], repeats: int, clock: Callable[[], float]
+) -> None:
     """Run all in turn, once to warm up and `repeats` times to be counted; print the table's rows."""
     most = {}
     for name, run in runs.items():
-        took = statistics.median(step_times(run(), begun))
+        took = statistics.median(step_times(run(), begun, clock))
         most[name] = peak() / 1e9
         print(f"  {name:10} {took:7.3f} s a step to warm up", flush=True)
     spent: dict[str, list[float]] = {name: [] for name in runs}
     for n in range(repeats):
         for name in list(runs)[:: 1 if n % 2 else -1]:  # who comes first finds other things in the cache
-            spent[name].append(statistics.median(step_times(runs[name](), begun)))
+            spent[name].append(statistics.median(step_times(runs[name](), begun, clock)))
     for name, seconds in spent.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, spent["plain"], strict=True))
         print(f"  {name:10} {statistics.median(seconds):7.3f} s a step   ratio {ratio:4.2f}   {most[name]:5.2f} GB")
@@ -113,7 +116,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--subset", type=int, default=SUBSET)
     parser.add_argument("--side", type=int, default=512, help=f"pixels of {SD}'s images")
+    parser.add_argument("--processor", action="store_true", help="count the processor's seconds, not the clock's")
     options = parser.parse_args()
+    clock = time.process_time if options.processor else time.perf_counter
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {options.steps} steps")
     for name in options.models:
         begun = time.perf_counter()
@@ -132,8 +137,8 @@ def main() -> None:
             sys.exit(f"{name} is not there: assets/models/{name}")
         begun: list[float] = []
         # A capture's borrowed denoiser borrows this hook too.
-        with loaded.denoiser.register_forward_pre_hook(lambda *_, begun=begun: begun.append(time.perf_counter())):
-            measure(ways(loaded, sampling, calibration, options.subset), begun, options.repeats)
+        with loaded.denoiser.register_forward_pre_hook(lambda *_, begun=begun: begun.append(clock())):
+            measure(ways(loaded, sampling, calibration, options.subset), begun, options.repeats, clock)
 
 
 if __name__ == "__main__":

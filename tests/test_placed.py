@@ -78,6 +78,11 @@ def test_a_place_that_is_not_there_is_one_line(file, flags, message, capsys):
     assert message in said[-1] and said[-1].startswith("dmq: ")
 
 
+def test_what_there_is_nothing_to_do_for_refuses_a_place_all_the_same(file, capsys):
+    assert main(["capture", file, "--device", "cpu", "--offload", "group"]) == 1  # though it is captured already
+    assert "offload 'group' is for a GPU" in capsys.readouterr().err
+
+
 def test_every_command_takes_a_device(capsys):
     from dmq.cli import parser
 

@@ -117,7 +117,7 @@ def use(placement: Placement) -> None:
     The environment holds it, since processes that share work read it from there.
     """
     check_host()
-    _device_of(placement)
+    _check_offload(placement.offload, _device_of(placement))
     for field in fields(placement):
         os.environ[VARIABLES[field.name]] = getattr(placement, field.name)
 
@@ -200,8 +200,7 @@ def resolve(placement: Placement, weights: Mapping[str, Mapping[str, int]], name
     device = _device_of(placement)
     dtype = _dtype_of(placement, device, weights)
     place = Place(device, dtype, "none" if device == "cpu" else placement.offload)
-    if placement.offload != "none" and device == "cpu":
-        raise DmqError(f"offload {placement.offload!r} is for a GPU, but the model runs on the CPU; leave it out.")
+    _check_offload(placement.offload, device)
     needed, free = needs(place, weights), free_memory(device)
     if needed > free:
         ways = [way for way in OFFLOADS[1:] if device != "cpu" and needs(Place(device, dtype, way), weights) <= free]
@@ -221,6 +220,11 @@ def stored_dtype(weights: Mapping[str, Mapping[str, int]]) -> str:
         for dtype, count in part.items():
             counts[dtype] = counts.get(dtype, 0) + count
     return max(counts, key=counts.__getitem__, default="float32")
+
+
+def _check_offload(offload: str, device: str) -> None:
+    if offload != "none" and device == "cpu":
+        raise DmqError(f"offload {offload!r} is for a GPU, but the model runs on the CPU; leave it out.")
 
 
 def needs(place: Place, weights: Mapping[str, Mapping[str, int]]) -> int:
