@@ -22,6 +22,7 @@ from ..results import Layer, SensitivityTable
 from .changes import changes_of, forget_changes, format_of, splits_of, state_of, sweeps_of
 from .drawing import draw_batch
 from .known import capture, captured, info, libraries, load, statistics
+from .placing import chosen_placement
 from .planning import quantize
 from .preparing import prepare
 from .progress import Progress, clocked, finish
@@ -357,7 +358,7 @@ def _watching(subject: Recipe, ask: Sensitivity) -> "Generator[Progress, None, W
     """The model with float weights on the recorded calls that are looked at; made once."""
     from ..allocation.sensitivity import watch
 
-    key = subject, ask.steps, ask.pictures, state_of(subject)
+    key = subject, ask.steps, ask.pictures, state_of(subject), chosen_placement()
     if key not in _watched:
         trajectory = yield from denoiser_calls(subject, ask.pictures)
         blocks = load(subject.model).adapter.blocks(load(subject.model).denoiser)
