@@ -113,6 +113,7 @@ def test_a_click_on_the_heat_map_shows_that_layer_and_step(visit, recipe):
     page = visit(recipe, "activations")
     title, heat = page.locator("#layer-title"), page.locator("#heat .nsewdrag").first
     heat.wait_for()
+    expect(title.locator("h3")).not_to_be_empty()
     before = title.inner_text()
     box = heat.bounding_box()
     page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.2)
