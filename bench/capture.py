@@ -2,12 +2,14 @@
 
     python -m bench.capture [--models emoji-sd sd-1.5 …] [--steps 10] [--repeats 5] [--side 512] [--processor]
 
-The embedded models draw a batch of eight images. `sd-1.5` is a U-Net of Stable Diffusion 1.5's size, 860 million
-random weights, which takes 4 GB: one image with guidance (two rows) in a single step. Time counts from a denoiser's
-call to the scheduler's end of that step, so that text encoder and VAE do not. The rows say seconds a step (median),
-ratios to plain sampling of the same round (median), and how much memory the process had held at most after each of
-them ran the first time, in this order. With `--processor` seconds are the processor's, of all threads: other work on
-the machine hardly moves them, so with OMP_NUM_THREADS=1 they tell the ratio on a machine that is not quiet.
+The embedded models generate sixteen images in two batches: one after the other on all threads plainly, side by side
+where a capture does so. `sd-1.5` is a U-Net of Stable Diffusion 1.5's size, 860 million random weights, which takes
+4 GB: one image with guidance (two rows) in a single step. Time counts from the first call of a denoiser to the
+scheduler's end of the last step, so that a text encoder does not, nor the last VAE. The rows say seconds a step of a
+batch (median), ratios to plain sampling of the same round (median), and how much memory the process had held at most
+after each of them ran the first time, in this order. With `--processor` seconds are the processor's, of all threads:
+other work on the machine hardly moves them, so with OMP_NUM_THREADS=1 they tell the ratio on a machine that is not
+quiet.
 """
 
 import argparse
@@ -75,19 +77,26 @@ def stable_diffusion() -> StableDiffusionPipeline:
     )  # fmt: skip
 
 
-def step_times(run: Iterator[Any], begun: list[float], clock: Callable[[], float]) -> list[float]:
-    """Seconds of each step of a run, whose denoiser calls note in `begun` when they begin."""
+def step_time(run: Iterator[Any], begun: list[float], clock: Callable[[], float]) -> float:
+    """Mean seconds of a step of a run, whose denoiser calls note in `begun` when they begin."""
     begun.clear()
     ends = [clock() for _ in run]
-    return [end - begin for begin, end in zip(begun, ends, strict=True)]
+    return (ends[-1] - begun[0]) / len(ends)
+
+
+def plainly(loaded: Loaded, sampling: Sampling, calibration: Calibration) -> Iterator[Any]:
+    """The steps of the same images without a capture, one batch after the other."""
+    images, size = calibration_pictures(loaded, calibration), calibration.batch
+    for start in range(0, len(images), size):
+        prompts, seeds = zip(*images[start : start + size], strict=True)
+        draw = partial(sample, loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling)
+        yield from stepping(lambda on_step, draw=draw: draw(on_step=on_step))  # in a thread, as a capture runs
 
 
 def ways(loaded: Loaded, sampling: Sampling, calibration: Calibration, subset: int) -> dict[str, Callable[[], Any]]:
     """What starts each kind of run; all of them report their steps."""
-    prompts, seeds = zip(*calibration_pictures(loaded, calibration), strict=True)
-    draw = partial(sample, loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling)
     watch = partial(capture_activations, loaded, sampling, calibration, subset=subset)
-    plain = partial(stepping, lambda on_step: draw(on_step=on_step))  # as a capture runs it
+    plain = partial(plainly, loaded, sampling, calibration)
     return dict(zip(WAYS, (plain, partial(watch, attention=False), watch), strict=True))
 
 
@@ -97,13 +106,13 @@ def measure(
     """Run all in turn, once to warm up and `repeats` times to be counted; print the table's rows."""
     most = {}
     for name, run in runs.items():
-        took = statistics.median(step_times(run(), begun, clock))
+        took = step_time(run(), begun, clock)
         most[name] = peak() / 1e9
         print(f"  {name:10} {took:7.3f} s a step to warm up", flush=True)
     spent: dict[str, list[float]] = {name: [] for name in runs}
     for n in range(repeats):
         for name in list(runs)[:: 1 if n % 2 else -1]:  # who comes first finds other things in the cache
-            spent[name].append(statistics.median(step_times(runs[name](), begun, clock)))
+            spent[name].append(step_time(runs[name](), begun, clock))
     for name, seconds in spent.items():
         ratio = statistics.median(a / b for a, b in zip(seconds, spent["plain"], strict=True))
         print(f"  {name:10} {statistics.median(seconds):7.3f} s a step   ratio {ratio:4.2f}   {most[name]:5.2f} GB")
@@ -130,9 +139,9 @@ def main() -> None:
             sampling, calibration = Sampling(steps=1, size=options.side), Calibration(samples=1, batch=1)
         elif name in embedded():
             loaded = load(name)
-            print(f"{name}: batch of 8; loaded in {time.perf_counter() - begun:.1f} s")
+            print(f"{name}: two batches of 8; loaded in {time.perf_counter() - begun:.1f} s")
             sampling = Sampling(steps=options.steps, guidance=EMBEDDED[name].guidance)
-            calibration = Calibration(samples=8, batch=8)
+            calibration = Calibration(samples=16, batch=8)
         else:
             sys.exit(f"{name} is not there: assets/models/{name}")
         begun: list[float] = []

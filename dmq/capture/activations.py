@@ -4,8 +4,10 @@ import contextlib
 import copy
 import json
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
+from functools import partial
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,9 +21,10 @@ from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
 from ..models.memory import OutOfMemory, release_memory
 from ..models.running import own_prompts
-from ..models.stepping import stepping
+from ..models.stepping import OnStep, stepping
 from ..numerics.mergeable import BINS, coarsen
 from ..numerics.mergeable import merge as merge_counts
+from ..numerics.threads import is_small, one_thread, process_threads
 from ..places import ASSETS
 from ..recipe import Calibration, Sampling
 from ..results import ActivationStats, Site, Trajectory
@@ -32,6 +35,7 @@ from .watching import watching
 
 PROMPTS = ASSETS / "prompts" / "default.txt"
 SUBSET = 256  # histogram elements of a site in each row of a denoiser call
+AT_ONCE = 4  # batches of a small model, each in a thread: with many more Python itself is what they wait for
 
 
 class Captured(NamedTuple):
@@ -60,32 +64,34 @@ def capture_activations(
     activations that are not finite.
     """
     refuse_caches(loaded.denoiser)
-    denoiser = borrow(loaded.denoiser)
-    sites = sites_of(loaded, denoiser, attention)
-    recorder = Recorder(subset)
-    calls = TrajectoryRecorder(loaded.adapter, trajectories)
     pictures = calibration_pictures(loaded, calibration)
-    pipe = with_denoiser(loaded, denoiser)
+    recorder, calls = Recorder(subset), TrajectoryRecorder(loaded.adapter, trajectories)
     todo = [pictures[n : n + calibration.batch] for n in range(0, len(pictures), calibration.batch)]
+    copies = [_Copy(loaded, attention) for _ in range(_batches_at_once(loaded, len(todo)))]
     steps, done, halved = sampling.steps, 0, False
-    with _recording(denoiser, loaded, sites, recorder, calls):
-        while todo:
-            # On a CPU nothing is raised when memory runs out, so nothing need be remembered.
-            before = [copy.deepcopy(vars(part)) for part in (recorder, calls)] if loaded.place.kind != "cpu" else []
-            try:
-                for i in _watch_batch(loaded, pipe, todo[0], sampling, calls):
-                    yield done * steps + i + 1, (done + len(todo)) * steps
-            except OutOfMemory:
-                if halved or not before or len(todo[0]) < 2:
-                    raise
-                for part, seen in zip((recorder, calls), before, strict=True):  # as if this batch had not begun
-                    vars(part).update(seen)
-                release_memory()
-                size, rest, halved = (len(todo[0]) + 1) // 2, [picture for batch in todo for picture in batch], True
-                todo = [rest[n : n + size] for n in range(0, len(rest), size)]
-                continue
-            todo.pop(0)
-            done += 1
+    while todo:
+        wanted = calls.drawn + calls.batch < trajectories
+        batches = todo[: 1 if wanted else len(copies)]  # calls are recorded in order
+        # On a CPU nothing is raised when memory runs out, so nothing need be remembered.
+        before = {} if loaded.place.kind == "cpu" else copy.deepcopy(vars(calls))
+        seen = [Recorder(subset) for _ in batches]
+        try:
+            work = _watch_batches(loaded, copies, batches, seen, sampling, calls if wanted else None)
+            with contextlib.closing(work):
+                for n in work:
+                    yield done * steps + n, (done + len(todo)) * steps
+        except OutOfMemory:
+            if halved or not before or len(todo[0]) < 2:
+                raise
+            vars(calls).update(before)  # as if this batch had not begun
+            release_memory()
+            size, rest, halved = (len(todo[0]) + 1) // 2, [picture for batch in todo for picture in batch], True
+            todo = [rest[n : n + size] for n in range(0, len(rest), size)]
+            continue
+        for one in seen:
+            recorder.add(one)
+        del todo[: len(batches)]
+        done += len(batches)
     stats = ActivationStats(
         model=loaded.info.name,
         fingerprint=loaded.info.fingerprint,
@@ -98,35 +104,66 @@ def capture_activations(
     return Captured(stats, calls.finished() if trajectories else None)
 
 
-def _watch_batch(
-    loaded: Loaded, pipe: Any, batch: list[tuple[str, int]], sampling: Sampling, calls: TrajectoryRecorder
-) -> Iterator[int]:
-    """Draw a batch; yields each step."""
-    calls.next_batch(len(batch))
+class _Copy:
+    """A copy of the model whose sites can be watched, in a pipeline of its own."""
+
+    def __init__(self, loaded: Loaded, attention: bool) -> None:
+        self.denoiser = borrow(loaded.denoiser)
+        self.sites = sites_of(loaded, self.denoiser, attention)
+        self.pipe = with_denoiser(loaded, self.denoiser)
+
+
+def _batches_at_once(loaded: Loaded, batches: int) -> int:
+    """How many batches are generated side by side.
+
+    Several threads gain little in the small operations of a small model, and nothing in its statistics; a thread for
+    each batch does, and does not mind what else the processor has to do.
+    """
+    return min(batches, process_threads(), AT_ONCE) if is_small(loaded.denoiser.parameters()) else 1
+
+
+def _watch_batches(
+    loaded: Loaded, copies: Sequence[_Copy], batches: Sequence[list[tuple[str, int]]], seen: Sequence[Recorder],
+    sampling: Sampling, calls: TrajectoryRecorder | None,
+) -> Iterator[int]:  # fmt: skip
+    """Generate batches side by side, each told to a recorder of its own; yields how many steps are done in all."""
+    done = 0
+    with ExitStack() as stack:
+        runs = []
+        for copied, batch, recorder in zip(copies, batches, seen, strict=False):
+            if calls is not None:
+                calls.next_batch(len(batch))
+            stack.enter_context(_recording(copied, loaded, recorder, calls))
+            run = stepping(partial(_generate, loaded, copied.pipe, batch, sampling, len(batches) > 1))
+            runs.append(stack.enter_context(contextlib.closing(run)))
+        for reports in zip_longest(*runs):  # they run by themselves, whoever is asked first
+            for _ in filter(None, reports):
+                done += 1
+                yield done
+
+
+def _generate(
+    loaded: Loaded, pipe: Any, batch: list[tuple[str, int]], sampling: Sampling, alone: bool, on_step: OnStep
+) -> None:
     prompts, seeds = zip(*batch, strict=True)
-    run = stepping(
-        lambda on_step: sample(pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
-    )
-    with contextlib.closing(run):
-        for i, _, _ in run:
-            yield i
+    with one_thread() if alone else nullcontext():
+        sample(pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
 
 
-def _recording(
-    denoiser: nn.Module, loaded: Loaded, sites: Sequence[Site], recorder: Recorder, calls: TrajectoryRecorder
-) -> ExitStack:
+def _recording(copied: _Copy, loaded: Loaded, recorder: Recorder, calls: TrajectoryRecorder | None) -> ExitStack:
     """Hooks on the denoiser that tell the recorders of its calls, for as long as the stack is open."""
-    adapter = loaded.adapter
+    adapter, denoiser = loaded.adapter, copied.denoiser
 
     def begin(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         recorder.begin(adapter.timestep(args, kwargs), len(adapter.sample_of(args, kwargs)))
 
     def end(module: nn.Module, args: tuple, kwargs: dict[str, Any], answer: Any) -> None:
         recorder.end()
-        calls.see(args, kwargs, answer)
+        if calls is not None:
+            calls.see(args, kwargs, answer)
 
     stack = ExitStack()
-    stack.enter_context(watching(denoiser, sites, recorder.see))
+    stack.enter_context(watching(denoiser, copied.sites, recorder.see))
     stack.callback(denoiser.register_forward_pre_hook(begin, with_kwargs=True).remove)
     stack.callback(denoiser.register_forward_hook(end, with_kwargs=True).remove)
     return stack

@@ -236,11 +236,35 @@ class Recorder:
                 f"{site.label}: not finite at step {i + 1} (t = {self.t:g}); the float model itself fails there. In "
                 "half precision try --dtype bfloat16 or float32; else check weights, scheduler and guidance."
             )
-        wanted = torch.maximum(fit_exponent(largest), self.exponent)
+        self._widen(fit_exponent(largest))
+
+    def _widen(self, exponent: Tensor) -> None:
+        """Make bins as wide as `exponent` says, at all steps, where they are not already."""
+        wanted = torch.maximum(exponent, self.exponent)
         for s in (wanted > self.exponent).nonzero().flatten().tolist():
             for step in self.steps.values():
                 step.counts[s] = coarsen(step.counts[s], int(wanted[s] - self.exponent[s]))
         self.exponent = wanted
+
+    def add(self, other: "Recorder") -> None:
+        """Count what `other` saw as well, whose bins may get wider for it."""
+        known = set(self.sites)
+        self._meet([(site, c) for site, c in zip(other.sites, other.channels, strict=True) if site not in known])
+        number = {site: s for s, site in enumerate(self.sites)}
+        where = torch.tensor([number[site] for site in other.sites], dtype=torch.int64)
+        exponent = self.exponent.clone()
+        exponent[where] = other.exponent
+        self._widen(exponent)
+        other._widen(self.exponent[where])
+        starts = np.cumsum([0, *self.channels])
+        channels = torch.tensor([c for s in where.tolist() for c in range(starts[s], starts[s + 1])])
+        for t, seen in other.steps.items():
+            step = self.steps.setdefault(t, self._empty())
+            step.sums.index_add_(0, where, seen.sums)
+            step.elements.index_add_(0, where, seen.elements)
+            step.counts.index_add_(0, where, seen.counts)
+            step.low[channels] = torch.minimum(step.low[channels], seen.low)
+            step.high[channels] = torch.maximum(step.high[channels], seen.high)
 
     def _meet(self, sites: list[tuple[Site, int]]) -> None:
         """Make room for sites that were not seen before."""

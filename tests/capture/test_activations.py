@@ -7,6 +7,7 @@ import torch
 from diffusers import HeunDiscreteScheduler
 from torch import nn
 
+from dmq.capture import activations
 from dmq.capture.activations import calibration_pictures, capture_activations, merge, sites_of
 from dmq.capture.watching import watching
 from dmq.errors import DmqError
@@ -205,3 +206,45 @@ def test_watching_leaves_no_hook_behind():
         raise ZeroDivisionError
     assert seen == [("0", (3, 2))]
     assert not model[0]._forward_pre_hooks
+
+
+@pytest.mark.parametrize("kind", ["sd", "ddpm"])
+def test_batches_side_by_side_give_what_they_give_in_turn(monkeypatch, kind):
+    seen = {}
+    for at_once in (1, 2):
+        monkeypatch.setattr("dmq.capture.activations._batches_at_once", lambda loaded, n, at_once=at_once: at_once)
+        steps, (seen[at_once], _) = captured(kind, samples=5, subset=40)
+        assert steps == [(n + 1, 3 * SAMPLING.steps) for n in range(3 * SAMPLING.steps)]
+    (a, b), arrays = seen.values(), ("exponent", "first", "elements", "power_sums", "minimum", "maximum")
+    assert a.sites == b.sites and a.timesteps == b.timesteps
+    assert all(np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays)
+    for name in ("counts", "channel_min", "channel_max"):
+        assert all(map(np.array_equal, getattr(a, name), getattr(b, name)))
+
+
+def test_batches_of_a_small_model_run_side_by_side(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert [activations._batches_at_once(loaded("sd"), n) for n in (1, 2, 5)] == [1, 2, 3]
+        monkeypatch.setattr("dmq.numerics.threads.LARGE", 1)
+        assert activations._batches_at_once(loaded("sd"), 5) == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_batch_that_fails_ends_the_others(monkeypatch):
+    monkeypatch.setattr(activations, "_batches_at_once", lambda loaded, n: 2)
+    real, calls = activations.sample, []
+
+    def sample(*args, seeds, **named):
+        calls.append(seeds)
+        if 2 in seeds:
+            raise DmqError("no")
+        return real(*args, seeds=seeds, **named)
+
+    monkeypatch.setattr(activations, "sample", sample)
+    before = threading.active_count()
+    with pytest.raises(DmqError, match="no"):
+        captured(samples=4)
+    assert len(calls) == 2 and threading.active_count() == before

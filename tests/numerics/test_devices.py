@@ -1,5 +1,7 @@
 """How much is worked on at a time: the cache's size on a CPU, what memory allows elsewhere; results are the same."""
 
+import threading
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from dmq.numerics.codebook import kmeans
 from dmq.numerics.devices import CACHED, LARGEST, chunk_size, double, free_memory
 from dmq.numerics.hqq import half_quadratic
 from dmq.numerics.packing import pack, unpack
-from dmq.numerics.threads import LARGE, few_threads
+from dmq.numerics.threads import LARGE, few_threads, one_thread, process_threads
 from dmq.recipe import MseSearch
 
 
@@ -118,6 +120,38 @@ def test_small_work_on_the_cpu_has_one_thread_and_large_work_all():
                 assert torch.get_num_threads() == 2
         with few_threads([large]):
             assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_who_begins_while_another_has_one_thread_does_not_leave_one_to_everybody():
+    before, inside, out = torch.get_num_threads(), threading.Event(), threading.Event()
+    torch.set_num_threads(2)
+    assert process_threads() == 2
+
+    def first():
+        with one_thread(), one_thread():
+            inside.set()
+            out.wait()
+            assert torch.get_num_threads() == 1  # which is this thread's own
+
+    def second():  # is told "one" by its first look at torch
+        inside.wait()
+        with one_thread():
+            out.set()
+            worker.join()
+
+    try:
+        worker = threading.Thread(target=first)
+        other = threading.Thread(target=second)
+        worker.start()
+        other.start()
+        other.join()
+        found = []
+        late = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        late.start()
+        late.join()
+        assert found == [2]
     finally:
         torch.set_num_threads(before)
 
