@@ -246,6 +246,7 @@ class Recorder:
                 step.counts[s] = coarsen(step.counts[s], int(wanted[s] - self.exponent[s]))
         self.exponent = wanted
 
+    @one_thread()
     def add(self, other: "Recorder") -> None:
         """Count what `other` saw as well, whose bins may get wider for it."""
         known = set(self.sites)
