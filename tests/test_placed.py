@@ -1,5 +1,6 @@
 """The command line, the page and reports: where a model runs is chosen there, and said."""
 
+import dataclasses
 import json
 
 import pytest
@@ -10,6 +11,7 @@ from dmq.errors import DmqError
 from dmq.models import placement
 from dmq.models.placement import Placement
 from dmq.recipe import Comparison
+from dmq.stages import pictures, planning
 from pages import placing
 from tests.tiny import captured_recipe, runs_in
 
@@ -139,3 +141,19 @@ def test_the_app_is_not_served_where_it_could_not_run(device, told, monkeypatch,
     assert main(["serve"]) == 1 and not opened
     assert told in capsys.readouterr().err
     assert main(["serve", "--device", "cpu"]) == 0 and opened  # what the command line says goes first
+
+
+@pytest.mark.parametrize("offload", ["sequential", "group"])
+def test_packed_weights_that_nothing_would_bring_along_are_refused(recipe, monkeypatch, offload):
+    loaded = stages.load(recipe.model)
+    elsewhere = dataclasses.replace(loaded, place=placement.Place(device="cuda", dtype="bfloat16", offload=offload))
+    for module in (planning, pictures):
+        monkeypatch.setattr(module, "load", lambda model: elsewhere)
+    planning._computed.cache_clear()
+    executed = dataclasses.replace(recipe, engine="executed")
+    refusal = f"engine 'executed': with offload '{offload}' .* try --offload model or none, or simulate"
+    with pytest.raises(DmqError, match=refusal):
+        stages.computed(executed)
+    with pytest.raises(DmqError, match=refusal):
+        stages.finish(stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (executed,)))
+    assert stages.computed(recipe)  # which is simulated: its weights are parameters

@@ -12,7 +12,7 @@ from ..results import PictureScore, Report
 from .drawing import draw_batch
 from .known import info, load, statistics
 from .placing import plan_work
-from .planning import computed, coverage, plan
+from .planning import check_engine, computed, coverage, plan
 from .preparing import prepare
 from .progress import FLOAT_NAME, Picture, Progress, Value, clocked
 from .searches import search_result, search_spec
@@ -39,6 +39,8 @@ def compare(
     yield Progress("Load the model", 0, 1)
     loaded = load(recipes[0].model)
     check_sampler(loaded, recipes)
+    for recipe in recipes:
+        check_engine(recipe, loaded)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
     drawn: dict[str, list[np.ndarray]] = {}
     on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}

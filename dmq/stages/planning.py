@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import runs
+from ..errors import DmqError
 from ..recipe import FLOAT, SIMULATED, Cache, Grid, Recipe, compiles, lowered
 from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from ..models.loading import Loaded
     from ..quantizers.weights import QuantizedWeight
 
 
@@ -91,6 +93,7 @@ def computed(recipe: Recipe) -> "nn.Module":
 @lru_cache(maxsize=3)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
 def _computed(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Module":
     loaded = load(recipe.model)
+    check_engine(recipe, loaded)
     learned, blocks = learned_rounding(recipe), blocks_result(recipe)
     made = _made(recipe)(loaded.denoiser, plan(recipe), loaded.adapter, learned_codes(recipe))
     if learned and learned.note:
@@ -101,6 +104,15 @@ def _computed(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Modu
         if weight.note:
             made.clock.notes.append(f"{name}: {weight.note}")
     return made
+
+
+def check_engine(recipe: Recipe, loaded: "Loaded") -> None:
+    """Raise DmqError if the engine of `recipe` cannot run where the model does."""
+    if recipe.engine != SIMULATED and loaded.place.offload in ("sequential", "group"):
+        raise DmqError(
+            f"engine {recipe.engine!r}: with offload {loaded.place.offload!r} diffusers brings parameters to the "
+            "device layer by layer, but no packed weights; try --offload model or none, or simulate."
+        )
 
 
 def _made(recipe: Recipe) -> "Callable[..., nn.Module]":
