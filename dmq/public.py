@@ -37,13 +37,29 @@ def offered() -> dict[str, str]:
 
     A folder is called by its last part: nobody is shown where it is.
     """
-    sources = [source.strip() for source in os.environ.get("DMQ_MODELS", "").split(",") if source.strip()]
-    return {_called(source): source for source in sources}
+    return {_called(source): source for source in _sources() if not _is_no_pipeline(source)}
+
+
+def not_offered() -> list[str]:
+    """Folders of `$DMQ_MODELS` in which there is no pipeline."""
+    return [source for source in _sources() if _is_no_pipeline(source)]
+
+
+def _sources() -> list[str]:
+    return [source.strip() for source in os.environ.get("DMQ_MODELS", "").split(",") if source.strip()]
 
 
 def _called(source: str) -> str:
+    return Path(source).expanduser().name if _is_folder(source) else source
+
+
+def _is_folder(source: str) -> bool:
     path = Path(source).expanduser()
-    return path.name if path.is_absolute() or path.is_dir() else source
+    return path.is_absolute() or path.is_dir()
+
+
+def _is_no_pipeline(source: str) -> bool:
+    return _is_folder(source) and not (Path(source).expanduser() / "model_index.json").is_file()
 
 
 def check_model(name: str, shipped: Collection[str]) -> None:

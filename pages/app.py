@@ -132,6 +132,8 @@ def place_models() -> None:
 def launch(**settings: Any) -> None:
     """Serve the app until it is stopped; `settings` go to Gradio, such as `server_port`."""
     place_models()
+    for folder in public.not_offered():
+        print(f"dmq: $DMQ_MODELS: {folder} has no model_index.json, so it is not offered; name a pipeline's folder.")
     threading.Thread(target=warm, daemon=True).start()
     build().queue(max_size=QUEUE, default_concurrency_limit=4).launch(
         theme=THEME, css_paths=ASSETS / "web" / "app.css", head=f"<style>{PAGE_STYLE}</style>",

@@ -11,6 +11,7 @@ from dmq.models.stepping import stepping
 from dmq.recipe import Benchmark, Domain, Recipe
 from dmq.runs import prompts
 from dmq.stages import reference
+from pages import app
 
 
 @pytest.fixture
@@ -78,6 +79,20 @@ def test_the_host_offers_folders_by_their_last_part(opened, tmp_path, monkeypatc
     assert loading.load("mine").info.name == "mine"
     with pytest.raises(Refused, match=r"ship with it, owner/name, mine\. For"):
         Recipe(model=str(tmp_path / "mine"))
+
+
+def test_a_folder_without_a_pipeline_is_not_offered_and_its_host_is_told(opened, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DMQ_MODELS", f"owner/name, {tmp_path / 'gone'}, {tmp_path}")
+    assert public.offered() == {"owner/name": "owner/name"}
+    monkeypatch.setattr(app, "place_models", lambda: None)
+    monkeypatch.setattr(app, "warm", lambda: None)
+    monkeypatch.setattr(app, "build", lambda: pytest.fail("served"))
+    with pytest.raises(pytest.fail.Exception, match="served"):
+        app.launch()
+    told = capsys.readouterr().out.splitlines()
+    assert [line.partition(" has no model_index.json")[0] for line in told] == [
+        f"dmq: $DMQ_MODELS: {folder}" for folder in (tmp_path / "gone", tmp_path)
+    ]
 
 
 def test_errors_of_a_refusal_have_nothing_around_them(opened):
