@@ -23,12 +23,13 @@ import numpy as np
 
 from dmq import runs, stages
 from dmq.errors import DmqError
-from dmq.recipe import EMBEDDED, PerTensor
+from dmq.recipe import PerTensor
 from dmq.results import ActivationStats, Plan
 from dmq.runs import folders
 from dmq.runs.arrays import open_arrays, save_arrays
 from dmq.runs.extremes import INPUT_BITS, OTHER_BITS
 from dmq.stages.trajectory_kept import progressive_folder
+from tools.golden import shipped_cases
 
 
 # Files of one set of arrays each: by name, what their metadata is called.
@@ -151,8 +152,7 @@ def slim(source: Path, target: Path) -> None:
 
 def progressives() -> list[Path]:
     """Where progressive ranges of recipes that ship are, if those are of whole tensors."""
-    recipes = [stages.for_model(recipe, model) for recipe in runs.shipped_recipes().values() for model in EMBEDDED]
-    chosen = [r for r in recipes if r.progressive and isinstance(r.activations.granularity, PerTensor)]
+    chosen = [r for _, r in shipped_cases() if r.progressive and isinstance(r.activations.granularity, PerTensor)]
     return [progressive_folder(recipe) for recipe in chosen]
 
 
@@ -161,7 +161,7 @@ def kind_of(folder: Path) -> str:
     return "captures" if (folder / "capture.json").is_file() else SEARCH.sub("search-", folder.name).partition("-")[0]
 
 
-def plans_of(place: Path) -> dict[tuple[str, str], Plan]:
+def plans_of(place: Path) -> dict[str, Plan]:
     """The plans of all recipes that ship for all embedded models, with the run folders in `place` for those that ship.
 
     Meant for a process of its own: what was read from elsewhere would be remembered.
@@ -173,11 +173,8 @@ def plans_of(place: Path) -> dict[tuple[str, str], Plan]:
         for name in ("recipes", "prompts", "models"):
             (Path(home) / "assets" / name).symlink_to(folders.ASSETS / name)
         (Path(home) / "assets" / "runs").symlink_to(place.resolve())
-        recipes, folders.ASSETS = runs.shipped_recipes(), Path(home) / "assets"
-        return {
-            (model, name): stages.plan(stages.for_model(recipe, model))
-            for model in EMBEDDED for name, recipe in recipes.items()
-        }  # fmt: skip
+        folders.ASSETS = Path(home) / "assets"
+        return {name: stages.plan(recipe) for name, recipe in shipped_cases()}
 
 
 def check_plans(source: Path, target: Path) -> int:
@@ -188,7 +185,7 @@ def check_plans(source: Path, target: Path) -> int:
     )
     for which, plan in before.result().items():
         if not same(plan, after.result()[which]):
-            raise ValueError(f"{' '.join(which)}: another plan")
+            raise ValueError(f"{which}: another plan")
     return len(before.result())
 
 
