@@ -15,7 +15,7 @@ ROWS = [
     {"public"},
     {"recipe", "jsonio"},
     {"results", "numerics"},
-    {"runs", "figures", "trajectory", "models", "engine"},
+    {"runs", "figures", "trajectory", "models", "engine", "store"},
     {"capture", "quantizers"},
     {"calibration", "reconstruction", "allocation", "runtime", "metrics"},
     {"checkpoint"},
