@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from . import __version__, runs
-from .commands import doctor, exporting, layers, learning, predict, sensitivity, walks
+from .commands import doctor, exporting, layers, learning, predict, prepare, sensitivity, walks
 from .commands.asking import (
     choose_place,
     chosen_comparison,
@@ -71,6 +71,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--port", type=int, default=7860)
     one.add_argument("--public", action="store_true", help="for strangers: models that ship or are named in "
                      "$DMQ_MODELS, everybody's own runs, at most $DMQ_RUNS_QUOTA (2GB, …) kept")  # fmt: skip
+    prepare.add_to(add)
     one = add("capture", capture, "Watch the float model draw, and keep its activation statistics.")
     recipe_argument(one)
     one.add_argument("--again", action="store_true", help="even if there are such statistics already")

@@ -26,12 +26,13 @@ from .placing import (
     chosen_placement,
     devices,
     memory_line,
+    plan_capture,
     plan_work,
     use_placement,
 )
 from .planning import computed, coverage, plan, quantize
 from .predictor import predict, predictor_result
-from .preparing import prepare
+from .preparing import asked_steps, missing, prepare
 from .progress import FLOAT_NAME, Picture, Progress, finish
 from .progressive import calibrate, measure_windows
 from .range_change import RangeChange, range_change
@@ -71,6 +72,7 @@ __all__ = [
     "WorkPlan",
     "agreement",
     "allocate",
+    "asked_steps",
     "bench",
     "benchmark_of",
     "blocks_result",
@@ -116,11 +118,13 @@ __all__ = [
     "mean_activation_bits",
     "measure_windows",
     "memory_line",
+    "missing",
     "over_time",
     "pareto",
     "placed",
     "plain_name",
     "plan",
+    "plan_capture",
     "plan_work",
     "predict",
     "predictor_result",

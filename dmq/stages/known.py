@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from ..models.loading import Loaded
 
 
-CAPTURING = 1.3  # times as long as drawing without being watched
 _importing = threading.Lock()
 
 
@@ -114,12 +113,10 @@ def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Ge
     yield Progress("Load the model", 0, 1)
     libraries()
     from ..capture.activations import capture_activations
-    from .placing import plan_work
+    from .placing import plan_capture
 
     loaded = load(recipe.model)
-    samples, batch = recipe.calibration.samples, recipe.calibration.batch
-    batches = [min(batch, samples - start) for start in range(0, samples, batch)]
-    yield plan_work("Capture", recipe.model, recipe.sampling, batches, slower=CAPTURING)
+    yield plan_capture(recipe)
     at = clocked("Capture")
     work = capture_activations(loaded, recipe.sampling, recipe.calibration, trajectories=trajectories)
     try:

@@ -1,23 +1,74 @@
-"""Everything that a recipe must learn from the float model's trajectory."""
+"""What a recipe must learn from the float model's trajectory, in the order in which one stands on another."""
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
+from ..errors import DmqError
 from ..recipe import Recipe
 from .blocks import reconstruct
-from .known import capture
-from .mixing import learn_mix
+from .blocks_kept import reconstructed
+from .known import capture, captured
+from .mixing import learn_mix, mix_table
 from .progress import Progress
-from .searches import search, searched
-from .time_path import learn_temporal
+from .searches import search, search_spec, searched
+from .time_path import learn_temporal, learns_rounding, temporal_learned
+from .weights_kept import has_learned_weights, needs_inputs
 from .weights_learned import learn_weights
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that must be there before a recipe can quantize its model."""
+
+    name: str  # by which the command line knows it
+    title: str
+    is_asked: Callable[[Recipe], bool]
+    is_there: Callable[[Recipe], bool]  # may raise DmqError as long as an earlier step is missing
+    make: Callable[..., Generator[Progress, None, Any]]  # (recipe, again=…)
+
+    def is_missing(self, recipe: Recipe) -> bool:
+        """Is it asked for and not there, as far as can be told yet?"""
+        if not self.is_asked(recipe):
+            return False
+        try:
+            return not self.is_there(recipe)
+        except DmqError:
+            return True
+
+
+LEARNED = (
+    Step("capture", "activation statistics", lambda recipe: True, captured, capture),
+    Step(
+        "bits", "what layers cost, by which bits are shared out", lambda recipe: recipe.mixed is not None,
+        lambda recipe: mix_table(recipe) is not None, learn_mix,
+    ),
+    Step("groups", "groups of timesteps", lambda recipe: search_spec(recipe) is not None, searched, search),
+    Step(
+        "weights", "weights learned from their inputs", lambda recipe: _learns_weights(recipe), has_learned_weights,
+        learn_weights,
+    ),
+    Step("time", "rounding of the time embedding", learns_rounding, temporal_learned, learn_temporal),
+    Step(
+        "blocks", "rounding of the blocks", lambda recipe: recipe.reconstruction is not None, reconstructed,
+        reconstruct,
+    ),
+)  # fmt: skip
 
 
 def learn(recipe: Recipe) -> Generator[Progress, None, None]:
     """Capture, share out bits, search for groups, learn codes and roundings: what `recipe` needs and lacks."""
-    yield from capture(recipe)
-    yield from learn_mix(recipe)
-    if not searched(recipe):
-        yield from search(recipe)
-    yield from learn_weights(recipe)
-    yield from learn_temporal(recipe)
-    yield from reconstruct(recipe)
+    yield from carry_out(LEARNED, recipe)
+
+
+def carry_out(steps: Sequence[Step], recipe: Recipe, again: str = "") -> Generator[Progress, None, None]:
+    """Make what `recipe` asks for and lacks, one step after the other; the one called `again` though it is there."""
+    for step in steps:
+        if step.is_asked(recipe) and (step.name == again or not step.is_there(recipe)):
+            yield from step.make(recipe, again=step.name == again)
+
+
+def _learns_weights(recipe: Recipe) -> bool:
+    mixed = recipe.mixed.by.choices if recipe.mixed else ()
+    formats = (recipe.weights.format, *(part.format for part in (*recipe.overrides, *mixed)))
+    return any(needs_inputs(form) for form in formats)

@@ -12,15 +12,18 @@ from .known import info
 from .progress import Progress
 
 
-def learn_mix(recipe: Recipe) -> Generator[Progress, None, None]:
-    """Measure or learn what `recipe`'s budget is shared out by, unless that was done already or there is no budget."""
+def learn_mix(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, None]:
+    """Measure or learn what `recipe`'s budget is shared out by, if there is one.
+
+    Does nothing if that was done already, unless `again`.
+    """
     from .predictor import predict
     from .sensitivity import sensitivity
 
     if recipe.mixed is None:
         return
     make = predict if isinstance(recipe.mixed.by, Predictor) else sensitivity
-    yield from make(_bare(recipe), recipe.mixed.by)
+    yield from make(_bare(recipe), recipe.mixed.by, again=again)
 
 
 def mix_table(recipe: Recipe) -> SensitivityTable | None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..models import placement
 from ..models.placement import Placement
-from ..recipe import Sampling
+from ..recipe import Recipe, Sampling
 from .known import libraries, load
 from .progress import Progress
 
@@ -14,6 +14,7 @@ from .progress import Progress
 if TYPE_CHECKING:
     from ..models.placement import Device
 
+CAPTURING = 1.3  # times as long as sampling without being watched
 MANY = 200  # denoiser calls above which a few are timed to tell how long all will take
 
 
@@ -85,6 +86,13 @@ def plan_work(stage: str, model: str, sampling: Sampling, batches: list[int], sl
         stage, 0, max(1, calls), needed=placement.needs(loaded.place, weights), calls=calls, seconds=seconds,
         free=placement.free_memory(loaded.place.device), place=loaded.place.line(),
     )  # fmt: skip
+
+
+def plan_capture(recipe: Recipe) -> WorkPlan:
+    """What it takes to capture for `recipe`."""
+    samples, batch = recipe.calibration.samples, recipe.calibration.batch
+    batches = [min(batch, samples - start) for start in range(0, samples, batch)]
+    return plan_work("Capture", recipe.model, recipe.sampling, batches, slower=CAPTURING)
 
 
 def seconds_a_call(model: str, sampling: Sampling, batch: int) -> float:

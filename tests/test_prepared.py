@@ -1,0 +1,128 @@
+"""What a recipe needs is told before it is made, made in order, and made up to a step or once more on request."""
+
+import dataclasses
+
+import pytest
+
+from dmq import cli, jsonio, stages
+from dmq.errors import DmqError
+from dmq.models.tiny import tiny_sd
+from dmq.recipe import (
+    Activations,
+    BlockReconstruction,
+    Calibration,
+    Gptq,
+    LearnedGroups,
+    Override,
+    Progressive,
+    Recipe,
+    Relaxing,
+    Sampling,
+    Temporal,
+    Tiar,
+    UniformGroups,
+    Weights,
+)
+from tests.tiny import captured_recipe, runs_in
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    """Captured, and nothing else to be made."""
+    with runs_in(tmp_path_factory.mktemp("prepared")) as folder:
+        yield captured_recipe(folder, 2)
+
+
+@pytest.fixture
+def whole(plain):
+    """All that a recipe can ask for but a budget, small."""
+    return dataclasses.replace(
+        plain, name="whole", weights=Weights(bits=4), progressive=Progressive(),
+        overrides=(Override(layers="*.ff.net.2", weight_bits=4, format=Gptq(group=0)),),
+        temporal=Temporal(rounding=Tiar(iterations=4)),
+        relaxing=Relaxing(where="auto", judge="fidelity", windows=2, pictures=1, fraction=0.5),
+    )  # fmt: skip
+
+
+def names(steps):
+    return [step.name for step in steps]
+
+
+def test_a_plain_recipe_asks_for_its_statistics_alone(plain):
+    assert names(stages.asked_steps(plain)) == ["capture"] and stages.missing(plain) == ()
+    uncaptured = dataclasses.replace(plain, sampling=Sampling(steps=3))
+    assert names(stages.missing(uncaptured)) == ["capture"]
+
+
+def test_all_is_missing_until_it_is_made_step_by_step(whole):
+    wanted = ["capture", "weights", "time", "windows", "ranges"]
+    assert names(stages.asked_steps(whole)) == wanted
+    assert names(stages.missing(whole)) == wanted[1:]
+    stages.finish(stages.prepare(whole, only="time"))
+    assert names(stages.missing(whole)) == ["windows", "ranges"]
+    assert names(stages.missing(whole, "windows")) == ["windows"]
+    stages.finish(stages.prepare(whole))
+    assert stages.missing(whole) == ()
+    assert list(stages.prepare(whole)) == []  # nothing is even loaded
+    before = stages.window_effects(whole)
+    stages.finish(stages.prepare(whole, only="windows", again=True))
+    assert stages.window_effects(whole) is not before
+
+
+@pytest.mark.parametrize(
+    ("change", "step"),
+    [
+        ({"grouping": LearnedGroups(count=2)}, "groups"),
+        ({"reconstruction": BlockReconstruction(iterations=4)}, "blocks"),
+    ],
+    ids=["groups", "blocks"],
+)
+def test_learned_things_are_missing_before_they_are_learned(plain, change, step):
+    changed = dataclasses.replace(plain, **change)
+    assert names(stages.missing(changed)) == [step]
+    never = dataclasses.replace(changed, calibration=Calibration(samples=1))
+    assert names(stages.missing(never)) == ["capture", step]
+
+
+def test_what_a_recipe_does_not_ask_for_is_refused(plain):
+    with pytest.raises(DmqError, match=r"^tiny needs no blocks \(rounding of the blocks\); it needs capture\.$"):
+        stages.missing(plain, "blocks")
+    with pytest.raises(DmqError, match="there is no step 'block' of preparing; there are capture, bits, groups"):
+        stages.finish(stages.prepare(plain, only="block"))
+
+
+@pytest.fixture
+def file(plain, tmp_path):
+    def write(recipe):
+        place = tmp_path / "r.json"
+        place.write_text(jsonio.dumps(recipe), "utf-8")
+        return str(place)
+
+    return write
+
+
+def test_the_command_line_tells_makes_and_refuses(plain, file, tmp_path, capsys):
+    tiny_sd().save_pretrained(tmp_path / "other", safe_serialization=True)
+    recipe = Recipe(
+        name="new", model=str(tmp_path / "other"), sampling=Sampling(steps=2), activations=Activations(bits=6),
+        calibration=Calibration(samples=2, prompts=("a",)), grouping=UniformGroups(count=2),
+        temporal=Temporal(rounding=Tiar(iterations=4)),
+    )  # fmt: skip
+    place = file(recipe)
+    assert cli.main(["prepare", place, "--dry-run"]) == 0
+    said = capsys.readouterr()
+    lines = said.out.splitlines()
+    assert [line.split()[0] for line in lines[:3]] == ["step", "capture", "time"]
+    assert all(line.endswith("missing") for line in lines[1:3]) and lines[3].startswith("Capture on ")
+    assert not stages.captured(recipe)
+    assert cli.main(["prepare", place]) == 0
+    assert "new: made capture, time; `dmq run` samples with it." in capsys.readouterr().out
+    assert cli.main(["prepare", place]) == 0
+    assert "new: all is there" in capsys.readouterr().out
+    assert cli.main(["prepare", place, "--only", "time", "--again"]) == 0
+    assert "new: made time" in capsys.readouterr().out
+    assert cli.main(["prepare", place, "--dry-run"]) == 0
+    assert capsys.readouterr().out.count("there") == 2
+    for wrong, told in ((["--again"], "name it with --only"), (["--only", "windows"], "new needs no windows")):
+        assert cli.main(["prepare", place, *wrong]) == 1
+        assert told in capsys.readouterr().err
