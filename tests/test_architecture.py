@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -30,13 +31,14 @@ WITHOUT_TORCH = {"errors", "places", "public", "recipe", "jsonio", "results", "r
 
 LIBRARY = sorted(path for path in (ROOT / "dmq").rglob("*.py") if path != ROOT / "dmq/__init__.py")
 PAGES = sorted((ROOT / "pages").rglob("*.py"))
+OTHERS = sorted(path for room in ("bench", "training") for path in (ROOT / room).rglob("*.py"))
 
 
-def imports(path: Path) -> set[str]:
-    """Absolute dotted names of all that `path` imports, wherever in the file."""
+def imports(path: Path, *, when_run: bool = False) -> set[str]:
+    """Absolute dotted names of all that `path` imports, wherever in the file; `when_run`: but for type checkers."""
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), when_run):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -46,38 +48,99 @@ def imports(path: Path) -> set[str]:
     return names
 
 
+def _nodes(tree: ast.AST, when_run: bool) -> Iterator[ast.AST]:
+    for node in ast.iter_child_nodes(tree):
+        if when_run and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            continue
+        yield node
+        yield from _nodes(node, when_run)
+
+
 def rooms(path: Path) -> set[str]:
     used = (name.split(".") for name in imports(path) if name.startswith("dmq."))
     return {parts[1] for parts in used if parts[1] != "__version__"}
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
-def test_library_imports_point_down(path):
-    own = path.relative_to(ROOT).with_suffix("").parts[1]
-    assert own in ROW_OF, f"give {own} a row"
-    used = {name for name in rooms(path) - {own} if (own, name) not in SAME_ROW}
-    assert {name for name in used if ROW_OF[name] >= ROW_OF[own]} == set()
-    above = {name for name in imports(path) if name.split(".")[0] in {"gradio", "pages", "app"}}
-    # The one exception: `dmq serve` starts the app.
-    assert above - ({"pages.app.launch"} if own == "cli" else set()) == set()
+def label(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_pages_are_thin(path):
-    assert rooms(path) <= PAGES_USE
-    assert not {name.split(".")[0] for name in imports(path)} & {"torch", "diffusers", "transformers", "training"}
+def module(path: Path) -> str:
+    return label(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
-@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT)))
-def test_only_models_knows_diffusers(path):
-    room = path.relative_to(ROOT).with_suffix("").parts[1]
-    if room != "models":
-        assert not {name for name in imports(path) if name.split(".")[0] in {"diffusers", "transformers"}}
+def circles(edges: dict[str, set[str]]) -> list[set[str]]:
+    """The groups of names of which each leads to all others, by Tarjan's algorithm (SIAM J. Comput. 1 (2), 1972)."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found = []
+
+    def visit(name: str) -> None:
+        order[name] = low[name] = len(order)
+        stack.append(name)
+        for other in edges[name]:
+            if other not in order:
+                visit(other)
+            if other in stack:
+                low[name] = min(low[name], low[other])
+        if low[name] == order[name]:
+            start = stack.index(name)
+            group = set(stack[start:])
+            del stack[start:]
+            found.extend([group] if len(group) > 1 else [])
+
+    for name in edges:
+        if name not in order:
+            visit(name)
+    return found
 
 
-@pytest.mark.parametrize("path", [*LIBRARY, *PAGES], ids=lambda path: str(path.relative_to(ROOT)))
-def test_training_and_tests_are_never_imported(path):
-    assert not {name.split(".")[0] for name in imports(path)} & {"training", "tests", "bench"}
+def test_a_circle_is_found():
+    edges = {"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set(), "e": {"a", "e"}}
+    assert circles(edges) == [{"b", "c"}]
+
+
+def test_files_import_each_other_in_no_circle():
+    """A package's own `__init__` is left out: it names what is in its files, which do not need it."""
+    files = {module(path): path for path in [*LIBRARY, *PAGES, *OTHERS] if path.name != "__init__.py"}
+    edges = {}
+    for name, path in files.items():
+        used = imports(path, when_run=True)
+        edges[name] = {other for other in files if other in used or any(n.startswith(f"{other}.") for n in used)}
+    assert circles(edges) == []
+
+
+def test_library_imports_point_down():
+    wrong = []
+    for path in LIBRARY:
+        own = path.relative_to(ROOT).with_suffix("").parts[1]
+        assert own in ROW_OF, f"give {own} a row"
+        used = {name for name in rooms(path) - {own} if (own, name) not in SAME_ROW}
+        wrong += [f"{label(path)}: {name}" for name in used if ROW_OF[name] >= ROW_OF[own]]
+        above = {name for name in imports(path) if name.split(".")[0] in {"gradio", "pages", "app"}}
+        # The one exception: `dmq serve` starts the app.
+        wrong += [f"{label(path)}: {name}" for name in above - ({"pages.app.launch"} if own == "cli" else set())]
+    assert wrong == []
+
+
+def test_pages_are_thin():
+    wrong = {label(path): rooms(path) - PAGES_USE for path in PAGES}
+    heavy = {"torch", "diffusers", "transformers", "training"}
+    wrong |= {f"{label(path)}, all": {n.split(".")[0] for n in imports(path)} & heavy for path in PAGES}
+    assert {name: used for name, used in wrong.items() if used} == {}
+
+
+def test_only_models_knows_diffusers():
+    others = [path for path in LIBRARY if path.relative_to(ROOT).parts[1] != "models"]
+    used = {label(path): {n.split(".")[0] for n in imports(path)} & {"diffusers", "transformers"} for path in others}
+    assert {name: found for name, found in used.items() if found} == {}
+
+
+def test_training_and_tests_are_never_imported():
+    beside = {"training", "tests", "bench"}
+    used = {label(path): {n.split(".")[0] for n in imports(path)} & beside for path in [*LIBRARY, *PAGES]}
+    assert {name: found for name, found in used.items() if found} == {}
 
 
 @pytest.mark.parametrize("room", sorted(WITHOUT_TORCH))

@@ -50,7 +50,7 @@ def answer(recipe):
 
 
 def labels_of(recipe):
-    return kept.predictor_folder("labels", *stage._key(recipe, stage._asked(SPEC)))
+    return kept.predictor_folder("labels", *stage.key_of(recipe, stage._asked(SPEC)))
 
 
 def test_an_interruption_loses_no_label(answer):
@@ -119,7 +119,7 @@ def test_scores_are_a_table_that_a_budget_takes(recipe, answer):
 @pytest.mark.parametrize("label", ["noise", "features"])
 def test_the_float_model_is_better_than_any_mix(recipe, label):
     spec = Predictor(choices=(CHOICES[1], Choice(bits=32, format=Grid())), label=label, pictures=2, steps=2)
-    subject, asked = stage._subject(recipe, spec), stage._asked(spec)
+    subject, asked = stage.subject_of(recipe, spec), stage._asked(spec)
     layers = len([layer for layer in stages.load(recipe.model).info.layers if layer.macs])
     labels = [stage.judge(stage.Task(subject, asked, n, (c,) * layers)) for n, c in enumerate((1, 0))]
     assert labels[0] == pytest.approx(-np.log(1e-12)) and labels[1] < 10

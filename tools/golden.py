@@ -76,15 +76,15 @@ def _search(recipe: Recipe) -> Path | None:
 
 
 def _mix(recipe: Recipe) -> Path | None:
-    from dmq.stages import mixing, predictor, sensitivity
+    from dmq.stages import mixing, predictor_kept, sensitivity_kept
 
     if recipe.mixed is None:
         return None
-    bare, by = mixing._bare(recipe), recipe.mixed.by
+    bare, by = mixing.without_budget(recipe), recipe.mixed.by
     if isinstance(by, Predictor):
-        return predictor._folder(bare, by)
-    ask = sensitivity._normal(by)
-    return sensitivity._folder(sensitivity._subject(bare, ask), ask)
+        return predictor_kept.folder_of(bare, by)
+    ask = sensitivity_kept.normal(by)
+    return sensitivity_kept.folder_of(sensitivity_kept.subject_of(bare, ask), ask)
 
 
 def _weights(recipe: Recipe) -> list[Path] | None:

@@ -11,7 +11,7 @@ from dmq.capture.activations import calibration_pictures
 from dmq.metrics.pixel import psnr
 from dmq.recipe import Recipe
 from dmq.stages.progress import clocked
-from dmq.stages.progressive import matcher_of
+from dmq.stages.reference import matcher_of
 from dmq.stages.walks import Walk, latent_errors, walk
 
 

@@ -9,6 +9,7 @@ from .benchmarks import Estimate, bench, benchmark_of, check_benchmark, estimate
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
 from .budgets import allocate, limits, pareto, with_allocation
+from .capturing import capture
 from .drift import deviation
 from .duration import gpu_seconds
 from .engines import BOTH, COMPUTED, computed_as, plain_name, with_engine
@@ -16,9 +17,10 @@ from .executing import Placed, placed
 from .exporting import check, export
 from .findings import Inversion, inversions
 from .hub import push, push_hindrance
-from .known import capture, captured, for_model, info, load, statistics, temporal_block
+from .known import captured, for_model, info, load, statistics, temporal_block
+from .learning import learn_mix
 from .local import error_curves, errors, table
-from .mixing import learn_mix, resolved
+from .mixing import resolved
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .pictures import check_sampling, compare, difference, run
 from .placing import (
@@ -31,14 +33,16 @@ from .placing import (
     use_placement,
 )
 from .planning import computed, coverage, plan, quantize
-from .predictor import predict, predictor_result
+from .predictor import predict
+from .predictor_kept import predictor_result
 from .preparing import asked_steps, missing, prepare
 from .progress import FLOAT_NAME, Picture, Progress, finish
 from .progressive import calibrate, measure_windows
 from .range_change import RangeChange, range_change
 from .relaxing import RelaxedChoice, mean_activation_bits, relaxed_choices
 from .searches import search, search_result, search_spec, searched
-from .sensitivity import agreement, load_table, sensitivity, sensitivity_table, tables
+from .sensitivity import agreement, sensitivity
+from .sensitivity_kept import load_table, sensitivity_table, tables
 from .time_path import learn_temporal, temporal_errors, temporal_learned
 from .trajectory_kept import (
     calibrated,

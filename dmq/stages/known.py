@@ -7,7 +7,6 @@ the page is up, and shows what was captured before, while they load.
 import dataclasses
 import importlib
 import threading
-from collections.abc import Generator
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +15,6 @@ from .. import runs
 from ..errors import DmqError
 from ..recipe import EMBEDDED, ManualGroups, Recipe, Sampling
 from ..results import ActivationStats, ModelInfo, TemporalBlock
-from .progress import Progress, clocked
 
 
 if TYPE_CHECKING:
@@ -99,36 +97,6 @@ def statistics_place(recipe: Recipe) -> tuple[Path, int]:
 def load_statistics(folder: Path, _changed: int) -> ActivationStats:
     """The statistics in `folder`, read once."""
     return runs.load_stats(folder)
-
-
-def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Generator[Progress, None, Path]:
-    """Watch the float model draw the calibration pictures; returns the folder of the statistics.
-
-    Does nothing if there are such statistics already, unless `again`. The denoiser calls of the first `trajectories`
-    pictures are saved beside them (`runs.load_trajectory`). Closing the generator leaves no trace.
-    """
-    folder = runs.find_capture(recipe)
-    if folder is not None and not again:
-        return folder
-    yield Progress("Load the model", 0, 1)
-    libraries()
-    from ..capture.activations import capture_activations
-    from .placing import plan_capture
-
-    loaded = load(recipe.model)
-    yield plan_capture(recipe)
-    at = clocked("Capture")
-    work = capture_activations(loaded, recipe.sampling, recipe.calibration, trajectories=trajectories)
-    try:
-        while True:
-            yield at(*next(work))
-    except StopIteration as end:
-        seen = end.value
-    finally:
-        work.close()
-    folder = runs.home() / "captures" / runs.capture_key(recipe)
-    runs.save_stats(folder, seen.stats, loaded.info, seen.trajectory)
-    return folder
 
 
 def temporal_block(model: str) -> TemporalBlock | None:

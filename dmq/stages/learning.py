@@ -5,13 +5,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DmqError
-from ..recipe import Recipe
+from ..recipe import Predictor, Recipe
 from .blocks import reconstruct
 from .blocks_kept import reconstructed
-from .known import capture, captured
-from .mixing import learn_mix, mix_table
+from .capturing import capture
+from .known import captured
+from .mixing import mix_table, without_budget
+from .predictor import predict
 from .progress import Progress
 from .searches import search, search_spec, searched
+from .sensitivity import sensitivity
 from .time_path import learn_temporal, learns_rounding, temporal_learned
 from .weights_kept import has_learned_weights, needs_inputs
 from .weights_learned import learn_weights
@@ -41,7 +44,8 @@ LEARNED = (
     Step("capture", "activation statistics", lambda recipe: True, captured, capture),
     Step(
         "bits", "what layers cost, by which bits are shared out", lambda recipe: recipe.mixed is not None,
-        lambda recipe: mix_table(recipe) is not None, learn_mix,
+        lambda recipe: mix_table(recipe) is not None,
+        lambda recipe, again: learn_mix(recipe, again=again),
     ),
     Step("groups", "groups of timesteps", lambda recipe: search_spec(recipe) is not None, searched, search),
     Step(
@@ -66,6 +70,17 @@ def carry_out(steps: Sequence[Step], recipe: Recipe, again: str = "") -> Generat
     for step in steps:
         if step.is_asked(recipe) and (step.name == again or not step.is_there(recipe)):
             yield from step.make(recipe, again=step.name == again)
+
+
+def learn_mix(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, None]:
+    """Measure or learn what `recipe`'s budget is shared out by, if there is one.
+
+    Does nothing if that was done already, unless `again`.
+    """
+    if recipe.mixed is None:
+        return
+    make = predict if isinstance(recipe.mixed.by, Predictor) else sensitivity
+    yield from make(without_budget(recipe), recipe.mixed.by, again=again)
 
 
 def _learns_weights(recipe: Recipe) -> bool:

@@ -1,7 +1,6 @@
 """A recipe's budget carried out: what choices cost is measured or learned, and each layer gets its own."""
 
 import dataclasses
-from collections.abc import Generator
 from functools import lru_cache
 
 from ..errors import DmqError
@@ -9,33 +8,16 @@ from ..recipe import Predictor, Recipe
 from ..results import SensitivityTable
 from .budgets import allocate, with_choices
 from .known import info
-from .progress import Progress
-
-
-def learn_mix(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, None]:
-    """Measure or learn what `recipe`'s budget is shared out by, if there is one.
-
-    Does nothing if that was done already, unless `again`.
-    """
-    from .predictor import predict
-    from .sensitivity import sensitivity
-
-    if recipe.mixed is None:
-        return
-    make = predict if isinstance(recipe.mixed.by, Predictor) else sensitivity
-    yield from make(_bare(recipe), recipe.mixed.by, again=again)
+from .predictor_kept import predictor_result
+from .sensitivity_kept import sensitivity_table
 
 
 def mix_table(recipe: Recipe) -> SensitivityTable | None:
     """What `recipe`'s budget is shared out by; None if it is not known yet."""
-    # These two quantize models themselves, by plans, which stand on this module.
-    from .predictor import predictor_result
-    from .sensitivity import sensitivity_table
-
     asked = recipe.mixed
     if not isinstance(asked.by, Predictor):
-        return sensitivity_table(_bare(recipe), asked.by)
-    found = predictor_result(_bare(recipe), asked.by)
+        return sensitivity_table(without_budget(recipe), asked.by)
+    found = predictor_result(without_budget(recipe), asked.by)
     if found is None:
         return None
     return found.ridge_table() if asked.level == "ridge" else found.table(asked.level)
@@ -77,5 +59,5 @@ def _with_mix(recipe: Recipe, known: _Known) -> Recipe:
     return dataclasses.replace(recipe, mixed=None, overrides=(*with_choices(chosen), *recipe.overrides))
 
 
-def _bare(recipe: Recipe) -> Recipe:
+def without_budget(recipe: Recipe) -> Recipe:
     return dataclasses.replace(recipe, mixed=None)

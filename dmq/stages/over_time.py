@@ -18,7 +18,7 @@ from .pictures import check_sampling, check_together
 from .planning import plan, quantize
 from .preparing import prepare
 from .progress import FLOAT_NAME, Progress, Value, clocked
-from .progressive import matcher_of
+from .reference import matcher_of
 from .trajectory_kept import walked
 from .walks import Walk, latent_errors, walk
 

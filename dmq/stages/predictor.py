@@ -8,18 +8,18 @@ import dataclasses
 import threading
 from collections.abc import Generator, Iterator
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import engine, jsonio, runs
+from .. import engine, runs
 from ..errors import DmqError
 from ..recipe import FLOAT, Benchmark, Choice, Predictor, Recipe, Weights, choice_label
 from ..results import Layer, PredictorResult, SensitivityTable
 from ..runs import predictors as kept
 from .drawing import draw_batch
 from .known import info, libraries, load
+from .predictor_kept import folder_of, key_of, subject_of
 from .progress import Progress, clocked, finish
 from .reference import load_eye, real_features, seen
 from .weights_kept import needs_inputs
@@ -68,7 +68,7 @@ def predict(
     are kept one by one: closed or interrupted, it goes on where it was. `scheduler` and `workers` are those of
     `engine.run`. Raises DmqError for questions that make no sense, before anything is drawn.
     """
-    folder = _folder(recipe, spec)
+    folder = folder_of(recipe, spec)
     if folder.is_dir() and not again:
         return kept.load_predictor(folder)
     yield Progress("Load the model", 0, 1)
@@ -78,7 +78,7 @@ def predict(
     from ..models.graphs import denoiser_graph
 
     _check(recipe, spec)
-    loaded, subject = load(recipe.model), _subject(recipe, spec)
+    loaded, subject = load(recipe.model), subject_of(recipe, spec)
     layers = _layers(recipe.model)
     graph = denoiser_graph(loaded.denoiser, loaded.adapter, tuple(layer.name for layer in layers))
     mixes = sample_mixes(spec.choices, len(layers), spec.configurations, spec.seed)
@@ -97,25 +97,11 @@ def predict(
         result = end.value
     finally:
         work.close()
-    kept.save_predictor(_folder(recipe, spec, own=True), result)
+    kept.save_predictor(folder_of(recipe, spec, own=True), result)
     return result
 
 
-def predictor_result(recipe: Recipe, spec: Predictor) -> PredictorResult | None:
-    """What `predict` found for the model of `recipe`; None if it was not asked yet."""
-    folder = _folder(recipe, spec)
-    return kept.load_predictor(folder) if folder.is_dir() else None
-
-
 # --- what it depends on ---------------------------------------------------------------------------------------------
-
-
-def _subject(recipe: Recipe, spec: Predictor) -> Recipe:
-    """The recipe of the float model that draws in as many steps as are asked for."""
-    return Recipe(
-        name="", model=recipe.model, sampling=dataclasses.replace(recipe.sampling, steps=spec.steps),
-        calibration=recipe.calibration,
-    )  # fmt: skip
 
 
 def _asked(spec: Predictor) -> Predictor:
@@ -123,18 +109,6 @@ def _asked(spec: Predictor) -> Predictor:
     return Predictor(**{
         name: getattr(spec, name) for name in ("choices", "label", "pictures", "steps", "seed")
     })  # fmt: skip
-
-
-def _key(recipe: Recipe, spec: Predictor) -> tuple[Any, ...]:
-    known, subject = info(recipe.model), _subject(recipe, spec)
-    # The model's fingerprint instead of its name; fields with their defaults are left out, so that what is kept is
-    # found again when specs have more fields.
-    plain = jsonio.shortest(dataclasses.replace(subject, model=""))
-    return plain, jsonio.shortest(spec), known.fingerprint, known.scheduler
-
-
-def _folder(recipe: Recipe, spec: Predictor, *, own: bool = False) -> Path:
-    return kept.predictor_folder("predictor", *_key(recipe, spec), own=own)
 
 
 def _check(recipe: Recipe, spec: Predictor) -> None:
@@ -166,7 +140,7 @@ def _judged(
 ) -> Generator[Progress, None, tuple[np.ndarray, np.ndarray]]:
     """The labels of all mixes, and those of the first ones with other noises."""
     asked = _asked(spec)
-    folder = kept.predictor_folder("labels", *_key(subject, asked), own=True)
+    folder = kept.predictor_folder("labels", *key_of(subject, asked), own=True)
     tasks = [Task(subject, asked, n, tuple(mix)) for n, mix in enumerate(mixes.tolist())]
     tasks += [dataclasses.replace(task, again=True) for task in tasks[: spec.repeats]]
     missing = [task for task in tasks if kept.load_label(folder, task.name) is None]

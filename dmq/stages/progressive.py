@@ -10,11 +10,12 @@ import numpy as np
 from .. import runs
 from ..recipe import PerTensor, Recipe, Relaxing
 from ..results import WindowEffects
-from .known import info, info_for, libraries, load, statistics
+from .known import info_for, libraries, load, statistics
 from .learning import learn
 from .local import errors
 from .planning import learned_codes, plan, quantize
 from .progress import Progress, clocked
+from .reference import matcher_of
 from .trajectory_kept import (
     calibrated,
     plain,
@@ -114,16 +115,6 @@ def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progres
     effects = _effects(drawn, starts, timesteps, [prompt for prompt, _ in jobs], matcher)
     runs.save_windows(windows_folder(recipe, own=True), effects)
     return effects
-
-
-def matcher_of(model: str) -> Any:
-    """What judges pictures and prompts of `model`: emoji-clip, where a picture has a prompt in words."""
-    if not info(model).prompted:
-        return None
-    from ..models.clip import load_clip
-    from ..models.running import own_prompts
-
-    return None if own_prompts(load(model).pipe) else load_clip()
 
 
 def _effects(

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from .. import runs
 from ..errors import DmqError
 from ..public import check_place
 from ..recipe import EMBEDDED, Benchmark
-from .known import libraries
+from .known import info, libraries, load
 
 
 if TYPE_CHECKING:
@@ -30,6 +30,17 @@ def load_eye(name: str) -> "PictureText":
     from ..models.clip import load_clip
 
     return load_clip(name)
+
+
+def matcher_of(model: str) -> Any:
+    """What judges pictures and prompts of `model`: emoji-clip, where a picture has a prompt in words."""
+    if not info(model).prompted:
+        return None
+    libraries()
+    from ..models.clip import load_clip
+    from ..models.running import own_prompts
+
+    return None if own_prompts(load(model).pipe) else load_clip()
 
 
 def seen(eye: "PictureText", pictures: Sequence[np.ndarray]) -> np.ndarray:

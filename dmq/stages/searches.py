@@ -9,7 +9,8 @@ from .. import runs
 from ..errors import DmqError
 from ..recipe import ActiveSteps, LearnedGroups, Recipe
 from ..results import SearchResult, Trajectory
-from .known import capture, info, load, statistics
+from .capturing import capture
+from .known import info, load, statistics
 from .progress import Progress, clocked
 
 

@@ -4,30 +4,29 @@ A table depends on the model, how it is run, and the question; of the recipe's w
 of its activations only if the question includes them. So recipes that differ in bits share their tables.
 """
 
-import contextlib
 import dataclasses
 import threading
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import engine, jsonio, runs
+from .. import engine, runs
 from ..errors import DmqError
-from ..recipe import FLOAT, Activations, Choice, Grid, Recipe, Sensitivity, Weights, choice_label
+from ..recipe import FLOAT, Choice, Recipe, Sensitivity, choice_label
 from ..results import Layer, SensitivityTable
+from .capturing import capture
 from .changes import changes_of, forget_changes, format_of, splits_of, state_of, sweeps_of
 from .drawing import draw_batch
-from .known import capture, captured, info, libraries, load, statistics
+from .known import libraries, load, statistics
 from .placing import chosen_placement
 from .planning import quantize
-from .preparing import prepare
 from .progress import Progress, clocked, finish
-from .progressive import matcher_of
-from .searches import denoiser_calls
+from .reference import matcher_of
+from .searches import denoiser_calls, search, searched
+from .sensitivity_kept import folder_of, normal, subject_of
 from .weights_kept import needs_inputs
 from .weights_learned import weight_variants
 
@@ -76,10 +75,12 @@ def sensitivity(
     What is finished when the generator is closed, or when a worker dies, is kept: the next call goes on behind it.
     `scheduler` and `workers` are those of `engine.run`. Raises DmqError for what cannot be asked of this model.
     """
-    ask, subject = _normal(ask), _subject(recipe, ask)
+    ask, subject = normal(ask), subject_of(recipe, ask)
     _check(subject, ask)
-    yield from prepare(subject) if ask.activations else capture(subject)
-    folder = _folder(subject, ask)
+    yield from capture(subject)
+    if ask.activations and not searched(subject):
+        yield from search(subject)  # its weights are in float: nothing else is to be learned
+    folder = folder_of(subject, ask)
     if folder.is_dir() and not again:
         return runs.load_table(folder)
     yield Progress("Load the model", 0, 1)
@@ -88,7 +89,7 @@ def sensitivity(
 
     layers, left_out = _layers(recipe)
     check_finite(load(subject.model).denoiser)
-    folder = _folder(subject, ask, own=True)
+    folder = folder_of(subject, ask, own=True)
     unfinished = folder.with_name(f"{folder.name}-parts")
     if again:
         runs.discard(unfinished)
@@ -122,33 +123,6 @@ def sensitivity(
     return table
 
 
-def sensitivity_table(recipe: Recipe, ask: Sensitivity) -> SensitivityTable | None:
-    """The answer to `ask` for the model of `recipe`, if it is there."""
-    ask, subject = _normal(ask), _subject(recipe, ask)
-    if not captured(subject):
-        return None
-    folder = _folder(subject, ask)
-    return runs.load_table(folder) if folder.is_dir() else None
-
-
-def tables(model: str) -> list[tuple[str, Path]]:
-    """Title and folder of everything kept for that model as it is now: the user's, newest first, then what ships."""
-    found = []
-    for folder in runs.find_tables(fingerprint=info(model).fingerprint):
-        with contextlib.suppress(DmqError):  # a damaged one; who opens it by name is told
-            found.append((runs.load_table(folder), folder))
-    titles = [table.title for table, _ in found]
-    return [
-        (title if titles.count(title) == 1 else f"{title}: {', '.join(table.labels)}", folder)
-        for title, (table, folder) in zip(titles, found, strict=True)
-    ]
-
-
-def load_table(folder: Path, model: str = "") -> SensitivityTable:
-    """The table in a folder that `tables` named. Raises DmqError if it is damaged, or not of `model`."""
-    return runs.load_table(folder, info(model) if model else None)
-
-
 def agreement(a: SensitivityTable, b: SensitivityTable) -> "Agreement":
     """How alike two tables rank the layers and choices that both know: Spearman's and Kendall's correlation."""
     from ..allocation.sensitivity import agreement
@@ -156,40 +130,7 @@ def agreement(a: SensitivityTable, b: SensitivityTable) -> "Agreement":
     return agreement(a, b)
 
 
-# --- what it depends on ----------------------------------------------------------------------------------------------
-
-
-def _normal(ask: Sensitivity) -> Sensitivity:
-    """`ask` with settings that do not matter as they are by default."""
-    changes: dict[str, Any] = {} if ask.how == "fisher" else {"probes": Sensitivity.probes}
-    if ask.measure != "noise":
-        changes["steps"] = Sensitivity.steps
-    elif ask.how != "fisher":
-        changes["seed"] = Sensitivity.seed
-    return dataclasses.replace(ask, **changes)
-
-
-def _subject(recipe: Recipe, ask: Sensitivity) -> Recipe:
-    """The recipe of the model that is compared with: weights in float, and activations too unless asked for."""
-    laid = any(isinstance(choice.format, Grid) for choice in ask.choices)
-    weights = dataclasses.replace(recipe.weights, bits=FLOAT, format=Grid()) if laid else Weights(bits=FLOAT)
-    if not ask.activations:
-        return Recipe(
-            name="", model=recipe.model, sampling=recipe.sampling, calibration=recipe.calibration, weights=weights,
-            activations=Activations(bits=FLOAT), split=recipe.split,
-        )  # fmt: skip
-    kept = [over for over in recipe.overrides if over.activation_bits is not None]
-    return dataclasses.replace(
-        recipe, name="", on_miss="error", weights=weights, temporal=None, reconstruction=None, progressive=None,
-        relaxing=None, overrides=tuple(dataclasses.replace(over, weight_bits=None, format=None) for over in kept),
-    )  # fmt: skip
-
-
-def _folder(subject: Recipe, ask: Sensitivity, *, own: bool = False) -> Path:
-    # Fields with their defaults are left out, so that tables are found again when specs have more fields.
-    stats = statistics(subject)
-    asked = jsonio.shortest(subject), jsonio.shortest(ask)
-    return runs.table_folder(*asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)
+# --- its parts -------------------------------------------------------------------------------------------------------
 
 
 def _layers(recipe: Recipe) -> tuple[tuple[Layer, ...], list[str]]:

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from .. import runs
 from ..errors import DmqError
 from ..recipe import Choice, Recipe
-from .known import capture, libraries, load, statistics
+from .capturing import capture
+from .known import libraries, load, statistics
 from .progress import Progress, clocked
 from .searches import denoiser_calls
 from .weights_kept import AT_ONCE, PICTURES, STEPS, Task, learned_from_inputs, load_learned, place, variants
