@@ -1,7 +1,6 @@
 """A new benchmark: what it is of, how long it will take, and its rows as they come; stopped and gone on with."""
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -16,7 +15,8 @@ from dmq.runs import prompts
 
 from .asked import engine_shown, offered, recipes_of
 from .forms import engine_choice
-from .shell import MODEL, Shared, bar, note, on, read, stops
+from .job_panel import JobPanel, note, watch
+from .shell import MODEL, Shared, on, read
 
 
 LAST = 12  # pictures shown while drawing
@@ -78,45 +78,6 @@ def _seconds(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> float:
     return stages.gpu_seconds(recipes[0].model, benchmark.pictures, benchmark.sampling.steps, models)
 
 
-def running(benchmark: Benchmark, recipes: tuple[Recipe, ...], name: str) -> Iterator[dict[str, Any]]:
-    """Draw and measure, with a bar, the last pictures, and the rows of every model that is done."""
-    stages.check_benchmark(benchmark, recipes)
-    said = str(stages.estimate(benchmark, recipes, name=name))
-    yield {"estimate": note(said), "status": note("Waiting for the model …"), "live": gr.update(visible=True),
-           "rows": "", "last": []} | buttons(True)  # fmt: skip
-    last: list[tuple[Any, str]] = []
-    try:
-        with contextlib.closing(stages.bench(benchmark, recipes, name=name)) as work:
-            for seen in work:
-                if isinstance(seen, stages.Progress):
-                    yield {"status": bar(seen)}
-                elif isinstance(seen, BenchReport):
-                    yield {"rows": rows(seen)}
-                else:
-                    last = [*last, (seen.pixels, f"{seen.recipe} · {seen.prompt} · seed {seen.seed}")][-LAST:]
-                    if seen.index % benchmark.batch == benchmark.batch - 1:
-                        yield {"last": last}
-    except Exception:
-        yield {"status": ""} | buttons(False) | waiting()
-        raise
-    yield (
-        {"status": note(f"Done; kept as “{name}”."), "live": gr.update(visible=False), "done": name}
-        | buttons(False)
-        | waiting()
-    )
-
-
-def rows(report: BenchReport) -> str:
-    """The tables of what is done by now."""
-    named = [f"<b>{d.name}</b>{bench_table.as_html(report, d.name)}" for d in report.benchmark.domains]
-    return "".join([*named, f"<p>{bench_table.context(report)}</p>"])
-
-
-def buttons(busy: bool) -> dict[str, Any]:
-    """Start and Go on when nothing runs, Stop while something does."""
-    return {name: gr.update(visible=busy == (name == "stop")) for name in ("start", "stop", "resume")}
-
-
 def waiting() -> dict[str, Any]:
     """The interrupted benchmarks, to go on with."""
     left = kept.unfinished()
@@ -124,10 +85,38 @@ def waiting() -> dict[str, Any]:
     return {"unfinished": shown, "resume": gr.update(visible=bool(left))}
 
 
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    said = "Stopped; what was drawn is kept. “Go on” draws the rest, and ends as if it had not been stopped."
-    return {"status": note(said)} | buttons(False) | waiting()
+JOB = JobPanel(
+    start={"start": "Start the benchmark", "resume": "Go on"}, hidden=("resume",), stop="Stop, keep what is drawn",
+    progress="Progress of the benchmark", at_end=waiting,
+    stopped="Stopped; what was drawn is kept. “Go on” draws the rest, and ends as if it had not been stopped.",
+)  # fmt: skip
+
+
+@JOB.run
+def running(
+    benchmark: Benchmark, recipes: tuple[Recipe, ...], name: str
+) -> Generator[dict[str, Any], None, dict[str, Any]]:  # fmt: skip
+    """Draw and measure, with a bar, the last pictures, and the rows of every model that is done."""
+    stages.check_benchmark(benchmark, recipes)
+    said = str(stages.estimate(benchmark, recipes, name=name))
+    yield {"estimate": note(said), "live": gr.update(visible=True), "rows": "", "last": []}
+    last: list[tuple[Any, str]] = []
+
+    def add(seen: Any) -> dict[str, Any]:
+        if isinstance(seen, BenchReport):
+            return {"rows": rows(seen)}
+        last.append((seen.pixels, f"{seen.recipe} · {seen.prompt} · seed {seen.seed}"))
+        del last[:-LAST]
+        return {"last": list(last)} if seen.index % benchmark.batch == benchmark.batch - 1 else {}
+
+    yield from watch(stages.bench(benchmark, recipes, name=name), add)
+    return {"status": note(f"Done; kept as “{name}”."), "live": gr.update(visible=False), "done": name}
+
+
+def rows(report: BenchReport) -> str:
+    """The tables of what is done by now."""
+    named = [f"<b>{d.name}</b>{bench_table.as_html(report, d.name)}" for d in report.benchmark.domains]
+    return "".join([*named, f"<p>{bench_table.context(report)}</p>"])
 
 
 def form_for(recipe: Recipe, computed: str | None = None) -> dict[str, Any]:
@@ -161,11 +150,10 @@ def draw(out: dict[str, Any]) -> None:
             out["file"] = gr.File(label="Your own prompts: a text file, one a line", file_types=["text"], height=110)
     out["estimate"] = gr.HTML(label="How long it will take", elem_id="bench-estimate")
     with gr.Row():
-        out["start"] = gr.Button("Start the benchmark", variant="primary", min_width=220)
-        out["stop"] = gr.Button("Stop, keep what is drawn", variant="stop", visible=False, min_width=220)
+        JOB.draw_buttons(out, "start", "stop", min_width=220)
         out["unfinished"] = gr.Dropdown([], value=None, label="Interrupted", visible=False, min_width=220)
-        out["resume"] = gr.Button("Go on", visible=False, min_width=120)
-    out["status"] = gr.HTML(label="Progress of the benchmark")
+        JOB.draw_buttons(out, "resume", min_width=120)
+    JOB.draw_progress(out)
     with gr.Column(visible=False) as out["live"]:
         out["rows"] = gr.HTML(label="Rows so far", elem_id="bench-rows", css_template=bench_table.STYLE)
         out["last"] = gr.Gallery(
@@ -183,12 +171,11 @@ def connect(
     moved = [*(out[name].input for name in ("domains", "others", "computed")), out["count"].blur, out["seeds"].blur,
              out["file"].upload]  # fmt: skip
     on([more.expand, *moved], estimate, form, {"estimate": out["estimate"]}, trigger_mode="always_last", **MODEL)
-    status = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
     drawing = [
-        on(out["start"].click, start, form, out, seconds=seconds, **MODEL, **status),
-        on(out["resume"].click, go_on, [out["unfinished"]], out, seconds=seconds_of_the_rest, **MODEL, **status),
+        JOB.connect_start(out["start"].click, start, form, out, seconds=seconds),
+        JOB.connect_start(out["resume"].click, go_on, [out["unfinished"]], out, seconds=seconds_of_the_rest),
     ]
-    stops(out["stop"], drawing, stopped, out)
+    JOB.connect_stop(out, drawing, shared.recipe)
 
     def finished(text: str, name: str) -> dict[str, Any]:
         if not name:

@@ -1,8 +1,7 @@
 """Sampling and calibration under every tab, and the capture of statistics that figures and plans stand on."""
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -11,10 +10,15 @@ from dmq import stages
 from dmq.recipe import Calibration, Recipe, Sampling
 
 from . import forms
-from .shell import MODEL, Shared, bar, note, on, read, set_outside, stamp, stops
+from .job_panel import JobPanel, note, watch
+from .shell import Shared, on, read, set_outside, stamp
 
 
 FORMS = {"sampling": Sampling, "calibration": Calibration}
+JOB = JobPanel(
+    start={"go": "Capture"}, stop="Stop capture", progress="Progress of the capture",
+    stopped="Stopped; nothing was saved.",
+)  # fmt: skip
 
 
 def edited(paths: list[str], text: str, *values: Any) -> Recipe:
@@ -33,28 +37,13 @@ def change(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
     return {} if made == read(text) else set_outside(made)
 
 
-def capture(paths: list[str], text: str, *values: Any) -> Iterator[dict[str, Any]]:
+@JOB.run
+def capture(paths: list[str], text: str, *values: Any) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Capture what the form asks for, with a bar; nothing is left behind when it is stopped."""
     recipe = edited(paths, text, *values)
-    yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
-    try:
-        with contextlib.closing(stages.capture(recipe)) as work:
-            for progress in work:
-                yield {"status": bar(progress)}
-    except Exception:
-        yield {"status": "", **idle()}
-        raise
-    yield {"status": note("Captured."), "captured": stamp(), **idle()} | set_outside(recipe)
-
-
-def idle() -> dict[str, Any]:
-    """The two buttons when nothing runs."""
-    return {"stop": gr.update(visible=False), "go": gr.update(visible=True)}
-
-
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    return {"status": note("Stopped; nothing was saved."), **idle()}
+    yield {}
+    yield from watch(stages.capture(recipe))
+    return {"status": note("Captured."), "captured": stamp()} | set_outside(recipe)
 
 
 def refresh(paths: list[str], text: str) -> dict[str, Any]:
@@ -84,15 +73,14 @@ def build(shared: Shared) -> None:
             "What the figures show was seen while the float model drew the calibration pictures. "
             "Other steps, guidance or pictures need a capture of their own; it is kept."
         )
-        form = {}
+        form, out = {}, {}
         with gr.Row():
             for part, spec in FORMS.items():
                 with gr.Column(min_width=260):
                     form |= {f"{part}.{path}": c for path, c in forms.form(spec, part.capitalize()).items()}
         with gr.Row():
-            go = gr.Button("Capture", variant="primary")
-            stop = gr.Button("Stop capture", variant="stop", visible=False)
-        status = gr.HTML(label="Progress of the capture")
+            JOB.draw_buttons(out)
+        JOB.draw_progress(out)
     paths = list(form)
 
     def moved(text: str, *values: Any) -> dict[str, Any]:
@@ -109,13 +97,11 @@ def build(shared: Shared) -> None:
         return refresh(paths, text)
 
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
-    buttons = {"status": status, "go": go, "stop": stop}
     inputs = [shared.recipe, *form.values()]
     on(forms.events(form), moved, inputs, chosen, trigger_mode="always_last")
-    run = on(
-        go.click, started, inputs, buttons | chosen | {"captured": shared.captured}, show_progress="minimal",
-        show_progress_on=status, seconds=seconds, **MODEL,
-    )  # fmt: skip
-    stops(stop, [run], stopped, buttons)
-    shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": go}
+    run = JOB.connect_start(
+        out["go"].click, started, inputs, out | chosen | {"captured": shared.captured}, seconds=seconds
+    )
+    JOB.connect_stop(out, [run], shared.recipe)
+    shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": out["go"]}
     on([shared.recipe.change, shared.captured.change], redraw, [shared.recipe], shown)

@@ -1,7 +1,6 @@
 """Compare: the float model and quantized ones draw from the same noise; pictures come as they are drawn."""
 
-import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
@@ -13,43 +12,47 @@ from dmq.recipe import Recipe
 
 from .asked import comparison_of, engine_shown, offered, recipes_of
 from .forms import engine_choice
+from .job_panel import JobPanel, note, watch
 from .reported import caption, jobs_of, summary, table
-from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
+from .shell import Shared, on, read, set_outside, shows
 from .widgets.plotly_view import PlotlyView
 
 
 EXAMPLES = ("grinning cat", "red heart", "sun behind cloud", "pizza")
 
 
+JOB = JobPanel(
+    start={"go": "Draw"}, stop="Stop drawing", progress="Progress of the drawing",
+    stopped="Stopped; nothing was saved.",
+)  # fmt: skip
+
+
+@JOB.run
 def draw(
     text: str, prompts: str, seeds: str, steps: float, guidance: float, others: list[str], computed: str | None = None
-) -> Iterator[dict[str, Any]]:
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Draw and compare, showing pictures as they come; the finished run is saved and shown like any other."""
     recipe = read(text)
     comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
     recipes = recipes_of(recipe, others, computed)
     name = runs.free_name(f"{recipe.model} {recipe.name}")
     row = across(len(comparison.prompts) * len(comparison.seeds))
-    yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False),
-           "gallery": gr.update(value=[], columns=row)}  # fmt: skip
+    yield {"gallery": gr.update(value=[], columns=row)}
     drawn: list[tuple[Any, str]] = []
     on_the_way: dict[tuple[str, int], tuple[Any, str]] = {}
-    try:
-        with contextlib.closing(stages.compare(comparison, recipes, name=name)) as work:
-            for seen in work:
-                if isinstance(seen, stages.Progress):
-                    yield {"status": bar(seen)}
-                elif seen.step is None:
-                    drawn.append((seen.pixels, caption(seen.recipe, seen.prompt, seen.seed)))
-                    yield {"gallery": list(drawn), "results": gr.update(visible=True)}
-                elif seen.index == 0:
-                    on_the_way[seen.recipe, seen.step] = (seen.pixels, f"{seen.recipe}, step {seen.step}")
-                    yield {"strip": list(on_the_way.values()), "results": gr.update(visible=True)}
-    except Exception:
-        yield {"status": "", **idle()}
-        raise
+
+    def add(seen: Any) -> dict[str, Any]:
+        if seen.step is None:
+            drawn.append((seen.pixels, caption(seen.recipe, seen.prompt, seen.seed)))
+            return {"gallery": list(drawn), "results": gr.update(visible=True)}
+        if seen.index > 0:
+            return {}
+        on_the_way[seen.recipe, seen.step] = (seen.pixels, f"{seen.recipe}, step {seen.step}")
+        return {"strip": list(on_the_way.values()), "results": gr.update(visible=True)}
+
+    yield from watch(stages.compare(comparison, recipes, name=name), add)
     saved = {"status": note(f"Saved as “{name}”."), "run": gr.update(choices=runs.names(), value=name)}
-    yield saved | idle() | choices(recipe, others) | show_run(name)
+    return saved | choices(recipe, others) | show_run(name)
 
 
 def seconds(
@@ -71,16 +74,6 @@ def choices(recipe: Recipe, chosen: list[str] | None) -> dict[str, Any]:
     """What can be compared with `recipe`; a run that was removed meanwhile is no longer chosen."""
     known = offered(recipe)
     return {"others": gr.update(choices=list(known), value=[name for name in chosen or [] if name in known])}
-
-
-def idle() -> dict[str, Any]:
-    """The two buttons when nothing runs."""
-    return {"stop": gr.update(visible=False), "go": gr.update(visible=True)}
-
-
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    return {"status": note("Stopped; nothing was saved."), **idle()}
 
 
 def show_run(name: str | None) -> dict[str, Any]:
@@ -173,10 +166,9 @@ def draw_request(out: dict[str, Any]) -> gr.Textbox:
             )  # fmt: skip
             out["computed"] = engine_choice()
     with gr.Row(equal_height=True):
-        out["go"] = gr.Button("Draw", variant="primary", min_width=280)
-        out["stop"] = gr.Button("Stop drawing", variant="stop", visible=False, min_width=280)
+        JOB.draw_buttons(out, min_width=280)
         out["run"] = gr.Dropdown([], label="Open an earlier run", value=None, min_width=280)
-    out["status"] = gr.HTML(label="Progress of the drawing")
+    JOB.draw_progress(out)
     return prompts
 
 
@@ -213,11 +205,11 @@ def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     run, picture, who, others = (out[name] for name in ("run", "picture", "who", "others"))
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
-    started = on(
-        [out["go"].click, prompts.submit], draw, [shared.recipe, *asked], out,
-        **MODEL, seconds=seconds, show_progress="minimal", show_progress_on=out["status"],
-    )  # fmt: skip
-    stops(out["stop"], [started], stopped, out)
+    # "once", since Enter can be pressed twice.
+    started = JOB.connect_start(
+        [out["go"].click, prompts.submit], draw, [shared.recipe, *asked], out, seconds=seconds, trigger_mode="once"
+    )
+    JOB.connect_stop(out, [started], shared.recipe)
     on(run.input, show_run, [run], out, show_progress="minimal")
     on([picture.input, who.input], pair, [run, picture, who], out)
     on(out["taken"].click, take, [run, who], chosen)

@@ -10,8 +10,9 @@ from dmq.figures import layers as figures
 from dmq.results import SensitivityTable
 
 from . import layers_asked, layers_budget, layers_learned
+from .job_panel import note
 from .layers_kept import REWARD, choices_of_layer, context, named, predictor_of, table_of
-from .shell import Shared, note, on, read, shows
+from .shell import Shared, on, read, shows
 from .widgets.plotly_view import PlotlyView
 
 
@@ -158,10 +159,10 @@ def tab(shared: Shared) -> None:
         on(out[figure].select, pick, [shared.recipe, out["name"]], {"picked": out["picked"]},
            trigger_mode="always_last")  # fmt: skip
     layers_budget.connect(shared, out)
-    for drawn_by, make, stopped in (
-        (asked, layers_asked.measure, layers_asked.stopped), (learned, layers_learned.learn, layers_learned.stopped)
+    for drawn_by, job, make in (
+        (asked, layers_asked.JOB, layers_asked.measure), (learned, layers_learned.JOB, layers_learned.learn)
     ):  # fmt: skip
-        layers_asked.connect(shared, *drawn_by, make, stopped, show, [*views, *budget], out)
+        layers_asked.connect(shared, *drawn_by, job, make, show, [*views, *budget], out)
     shows(shared, show, [*views, *budget], out, waiting=out["context"])
 
 

@@ -1,12 +1,8 @@
 """A new sensitivity table, in the Layers tab: what is asked, measured with a bar, stopped and gone on with.
 
-What any way to a new table has is here as well: its buttons and its bar (`draw_running`), and what they do
-(`streamed`, `connect`).
+What any way to a new table has is here as well: `follow_table` and `connect`.
 """
 
-import contextlib
-import math
-import time
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
 
@@ -19,11 +15,11 @@ from dmq.recipe import FORMATS, Choice, Sensitivity, choice_label, choice_of
 from dmq.results import SensitivityTable
 
 from . import forms
+from .job_panel import JobPanel, note, watch
 from .layers_kept import named, table_of
-from .shell import MODEL, Shared, bar, note, on, read, stamp, stops
+from .shell import Shared, on, read, stamp
 
 
-OFTEN = 0.2  # seconds between two bars
 BITS = (8, 4, 3, 2)  # of the choices that are offered; others can be written
 OFFERED = [f"{name}-{bits}" for bits in BITS for name in ("UAQ", "KMC", "KMA", "HQQ", "GPTQ", "LR", "PoT", "W")]
 MEASURED = ("mode", "measure", "activations")  # what only a table that is measured has a choice of
@@ -52,51 +48,34 @@ def hows(how: str) -> dict[str, Any]:
     return shown | {"form probes": gr.update(visible=how == "fisher")}
 
 
-def measure(paths: list[str], text: str, labels: list[str] | None, *values: Any) -> Iterator[dict[str, Any]]:
+JOB = JobPanel(
+    start={"go": "Measure"}, stop="Stop, keep finished layers", progress="Progress of the table",
+    stopped="Stopped; finished layers were kept, and “Measure” goes on behind them.",
+)  # fmt: skip
+
+
+@JOB.run
+def measure(
+    paths: list[str], text: str, labels: list[str] | None, *values: Any
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Make the table, with a bar; what is finished when it is stopped is kept."""
     recipe, ask = read(text), asked(paths, labels, *values)
-    yield from streamed(recipe.model, stages.sensitivity(recipe, ask))
+    yield {}
+    return (yield from follow_table(recipe.model, stages.sensitivity(recipe, ask)))
 
 
-def streamed(model: str, work: Generator[Any, None, SensitivityTable]) -> Iterator[dict[str, Any]]:
-    """Run `work`, which keeps the table of `model` that it returns, with a bar; tell the name of that table."""
-    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
-    try:
-        with contextlib.closing(work):
-            table = yield from watched(work)
-    except Exception:
-        yield idle() | {"status": ""}
-        raise
+def follow_table(
+    model: str, work: Generator[Any, None, SensitivityTable]
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """Run `work`, which keeps the table of `model` that it returns, with a bar; returns the name of that table."""
+    table = yield from watch(work)
     made = next((name for name in named(model) if same(table_of(model, name), table)), "")
-    yield idle() | {"status": note("The table is kept."), "made": f"{made} {stamp()}"}
-
-
-def watched(work: Any) -> Iterator[dict[str, Any]]:
-    """A bar now and then; returns what `work` returns."""
-    told = -math.inf
-    while True:
-        try:
-            progress = next(work)
-        except StopIteration as end:
-            return end.value
-        if time.monotonic() - told > OFTEN:
-            yield {"status": bar(progress)}
-            told = time.monotonic()
+    return {"status": note("The table is kept."), "made": f"{made} {stamp()}"}
 
 
 def same(one: SensitivityTable, other: SensitivityTable) -> bool:
     """Are two tables one?"""
     return (one.title, one.labels) == (other.title, other.labels) and np.array_equal(one.cost, other.cost, True)
-
-
-def idle() -> dict[str, Any]:
-    """The buttons when nothing runs."""
-    return {"go": gr.update(visible=True), "stop": gr.update(visible=False)}
-
-
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    return idle() | {"status": note("Stopped; finished layers were kept, and “Measure” goes on behind them.")}
 
 
 def draw() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -107,7 +86,7 @@ def draw() -> tuple[dict[str, Any], dict[str, Any]]:
         form = forms.form(Sensitivity, "Sensitivity", leave=("choices",))
         widened(form)
     form["probes"].visible = False
-    draw_running(own, "Measure", "Stop, keep finished layers")
+    draw_running(own, JOB)
     on(form["how"].input, hows, [form["how"]], {f"form {path}": component for path, component in form.items()})
     return own, form
 
@@ -126,20 +105,19 @@ def widened(form: dict[str, Any]) -> None:
         component.min_width = 240
 
 
-def draw_running(own: dict[str, Any], go: str, stop: str) -> None:
-    """The buttons that say `go` and `stop`, and the bar."""
+def draw_running(own: dict[str, Any], job: JobPanel) -> None:
+    """The panel of the job that makes a table."""
     with gr.Row(elem_classes="dmq-buttons"):
-        own["go"] = gr.Button(go, variant="primary", min_width=180)
-        own["stop"] = gr.Button(stop, variant="stop", visible=False, min_width=180)
-    own["status"] = gr.HTML(label="Progress of the table")
+        job.draw_buttons(own, min_width=180)
+    job.draw_progress(own)
     own["made"] = gr.State("")  # the table that was made last
 
 
 def connect(
-    shared: Shared, own: dict[str, Any], form: dict[str, Any], make: Callable, stopped: Callable,
-    show: Callable, view: list[Any], out: dict[str, Any],
+    shared: Shared, own: dict[str, Any], form: dict[str, Any], job: JobPanel, make: Callable, show: Callable,
+    view: list[Any], out: dict[str, Any],
 ) -> None:  # fmt: skip
-    """The events of what was drawn: `make(paths, recipe text, labels, *values)` streams, `stopped` speaks after Stop.
+    """The events of what was drawn: `make(paths, recipe text, labels, *values)` is the handler of `job`.
 
     A finished table is shown in `out` by `show`, which begins with its name in `view`.
     """
@@ -151,9 +129,6 @@ def connect(
     def finished(text: str, made: str, _: str | None, *rest: Any) -> dict[str, Any]:
         return show(text, made.partition(" ")[0], *rest) if made else {}
 
-    running = on(
-        own["go"].click, started, [shared.recipe, own["choices"], *form.values()], own, show_progress="minimal",
-        show_progress_on=own["status"], **MODEL, trigger_mode="multiple",
-    )  # fmt: skip
-    stops(own["stop"], [running], stopped, own)
+    inputs = [shared.recipe, own["choices"], *form.values()]
+    job.connect_stop(own, [job.connect_start(own["go"].click, started, inputs, own)], shared.recipe)
     on(own["made"].change, finished, [shared.recipe, own["made"], *view], out)

@@ -1,7 +1,7 @@
 """A table learned from random mixes of choices (Qua²SeDiMo), in the Layers tab, and how far to trust such tables."""
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
@@ -11,9 +11,10 @@ from dmq.recipe import Predictor, Recipe
 from dmq.results import PredictorResult, SensitivityTable
 
 from . import forms
-from .layers_asked import choices_of, draw_choices, draw_running, idle, streamed, widened
+from .job_panel import JobPanel
+from .layers_asked import choices_of, draw_choices, draw_running, follow_table, widened
 from .layers_kept import escaped, html_table
-from .shell import note, read
+from .shell import read
 
 
 TITLE = "Learn from random mixes (Qua²SeDiMo)"
@@ -61,21 +62,26 @@ def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Predictor
     return forms.spec_of(Predictor, dict(zip(paths, values, strict=True)), Predictor(choices=choices_of(labels)))
 
 
-def learn(paths: list[str], text: str, labels: list[str] | None, *values: Any) -> Iterator[dict[str, Any]]:
+JOB = JobPanel(
+    start={"go": "Learn"}, stop="Stop, keep judged mixes", progress="Progress of the table",
+    stopped="Stopped; judged mixes were kept, and “Learn” goes on behind them.",
+)  # fmt: skip
+
+
+@JOB.run
+def learn(
+    paths: list[str], text: str, labels: list[str] | None, *values: Any
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Judge mixes and learn from them, with a bar; the labels that are there when it is stopped are kept."""
     recipe, spec = read(text), asked(paths, labels, *values)
-    yield from streamed(recipe.model, predicted(recipe, spec))
+    yield {}
+    return (yield from follow_table(recipe.model, predicted(recipe, spec)))
 
 
 def predicted(recipe: Recipe, spec: Predictor) -> Generator[Any, None, SensitivityTable]:
     """The stage; returns the table of layers within their blocks."""
     found = yield from stages.predict(recipe, spec)
     return found.table("block")
-
-
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    return idle() | {"status": note("Stopped; judged mixes were kept, and “Learn” goes on behind them.")}
 
 
 def draw() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -85,5 +91,5 @@ def draw() -> tuple[dict[str, Any], dict[str, Any]]:
     with gr.Row():
         form = forms.form(Predictor, "Predictor", leave=LEFT)
         widened(form)
-    draw_running(own, "Learn", "Stop, keep judged mixes")
+    draw_running(own, JOB)
     return own, form

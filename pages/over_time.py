@@ -1,11 +1,9 @@
 """Over time: how the error of several recipes builds up along the steps, and what PCR does about it."""
 
-import contextlib
 import dataclasses
 import html
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
@@ -19,12 +17,12 @@ from dmq.runs.prompts import UNPROMPTED
 
 from . import probe, relaxing, walked
 from .asked import comparison_of, offered, recipes_of
-from .shell import MODEL, Shared, bar, note, on, read, shows, stops
+from .job_panel import FIGURE_SECONDS, JobPanel, note, watch
+from .shell import Shared, read, shows
 from .widgets.plotly_view import PlotlyView
 
 
 MOST = 16  # pictures: they are drawn as one batch, and every denoiser call of theirs is kept while it is needed
-EVERY = 1.0  # seconds between two pictures of what is there: drawing them takes time from the model
 HEAD = ["Recipe", "Error of the finished sample", "Isolated error, mean", "Mean activation bits", "MB"]
 CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
 
@@ -143,36 +141,23 @@ def nothing(why: str) -> dict[str, Any]:
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
-def draw(text: str, prompts: str, seeds: str, others: list[str]) -> Iterator[dict[str, Any]]:
+JOB = JobPanel(
+    start={"go": "Draw along the steps"}, stop="Stop drawing along the steps", progress="Progress along the steps",
+    stopped="Stopped; what is shown stays, but was not kept.",
+)  # fmt: skip
+
+
+@JOB.run
+def draw(
+    text: str, prompts: str, seeds: str, others: list[str]
+) -> Generator[dict[str, Any], None, dict[str, Any]]:  # fmt: skip
     """Draw with the float model and each recipe; curves grow with the steps, and stay after Stop."""
     comparison, recipes = asked(text, prompts, seeds, others)
-    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
-    drawn = -math.inf
-    try:
-        with contextlib.closing(stages.over_time(comparison, recipes)) as work:
-            while True:
-                progress, answer = next(work), {}
-                if progress.snapshot is not None and time.monotonic() - drawn > EVERY:
-                    answer = shown(progress.snapshot, recipes) | {"said": summary(comparison)}
-                    drawn = time.monotonic()
-                yield answer | {"status": bar(progress)}
-    except StopIteration as end:
-        found = end.value
-    except Exception:
-        yield {"status": "", **idle()}
-        raise
-    said = {"said": summary(comparison), "status": note("Drawn; the answer is kept.")}
-    yield shown(found, recipes) | said | idle()
-
-
-def idle() -> dict[str, Any]:
-    """The buttons when nothing runs."""
-    return {"go": gr.update(visible=True), "stop": gr.update(visible=False)}
-
-
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    return idle() | {"status": note("Stopped; what is shown stays, but was not kept.")}
+    yield {}
+    said = {"said": summary(comparison)}
+    work = stages.over_time(comparison, recipes)
+    found = yield from watch(work, lambda seen: shown(seen, recipes) | said, seconds=FIGURE_SECONDS)
+    return shown(found, recipes) | said | {"status": note("Drawn; the answer is kept.")}
 
 
 # --- the tab --------------------------------------------------------------------------------------------------------
@@ -201,15 +186,11 @@ def build(shared: Shared) -> None:
                 seeds = out["seeds"] = gr.Textbox("0", label="Seeds to follow, such as 0, 1 or 0-3")
                 others = out["others"] = gr.Dropdown([], multiselect=True, label="Also with these recipes")
         with gr.Row():
-            out["go"] = gr.Button("Draw along the steps", variant="primary")
-            out["stop"] = gr.Button("Stop drawing along the steps", variant="stop", visible=False)
-        out["status"] = gr.HTML(label="Progress along the steps")
+            JOB.draw_buttons(out)
+        JOB.draw_progress(out)
         draw_results(out)
-    started = on(
-        out["go"].click, draw, [shared.recipe, prompts, seeds, others], out, show_progress="minimal",
-        show_progress_on=out["status"], **MODEL, trigger_mode="multiple",
-    )  # fmt: skip
-    stops(out["stop"], [started], stopped, {name: out[name] for name in ("go", "stop", "status")})
+    started = JOB.connect_start(out["go"].click, draw, [shared.recipe, prompts, seeds, others], out)
+    JOB.connect_stop(out, [started], shared.recipe)
     shows(shared, show, [others], out, waiting=out["said"])
 
 

@@ -1,8 +1,7 @@
 """The probe (PCR), in the Over time tab: the quantization error of a window of steps, amplified, the rest in float."""
 
-import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
@@ -16,7 +15,8 @@ from dmq.runs.prompts import UNPROMPTED
 
 from . import forms
 from .asked import seeds_of
-from .shell import MODEL, Shared, bar, note, on, read, shows, stops
+from .job_panel import JobPanel, note, watch
+from .shell import Shared, on, read, shows
 from .widgets.plotly_view import PlotlyView
 
 
@@ -147,38 +147,27 @@ def _two(value: float) -> str:
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
-def run(text: str, *form: Any) -> Iterator[dict[str, Any]]:
+JOB = JobPanel(
+    start={"go": "Probe"}, stop="Stop the probe", progress="Progress of the probe",
+    stopped="Stopped; what is shown stays, but was not kept.",
+)  # fmt: skip
+
+
+@JOB.run
+def run(text: str, *form: Any) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Draw picture after picture; they are shown as they come, and stay after Stop."""
     recipe, seen = read(text), []
     if why := hindrance(recipe):
         raise DmqError(why.replace("**", ""))
     spec = asked(text, *form)
-    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
-    try:
-        with contextlib.closing(stages.probe(recipe, spec)) as work:
-            while True:
-                item = next(work)
-                if isinstance(item, ProbePicture):
-                    seen.append(item)
-                    yield shown(tuple(seen))
-                else:
-                    yield {"status": bar(item)}
-    except StopIteration as end:
-        found = end.value
-    except Exception:
-        yield idle() | {"status": ""}
-        raise
-    yield shown(found) | idle() | {"status": note("Probed; the answer is kept.")}
+    yield {}
 
+    def add(picture: ProbePicture) -> dict[str, Any]:
+        seen.append(picture)
+        return shown(tuple(seen))
 
-def idle() -> dict[str, Any]:
-    """The buttons when nothing runs."""
-    return {"go": gr.update(visible=True), "stop": gr.update(visible=False)}
-
-
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    return idle() | {"status": note("Stopped; what is shown stays, but was not kept.")}
+    found = yield from watch(stages.probe(recipe, spec), add)
+    return shown(found) | {"status": note("Probed; the answer is kept.")}
 
 
 def build(shared: Shared) -> None:
@@ -197,17 +186,13 @@ def build(shared: Shared) -> None:
             out["first"] = gr.Number(0, precision=0, label="First step")
             out["last"] = gr.Number(9, precision=0, label="Last step")
         with gr.Row():
-            out["go"] = gr.Button("Probe", variant="primary")
-            out["stop"] = gr.Button("Stop the probe", variant="stop", visible=False)
-        out["status"] = gr.HTML(label="Progress of the probe")
+            JOB.draw_buttons(out)
+        JOB.draw_progress(out)
         draw_results(out)
     asked_in = [out[name] for name in ("windows", "own", "first", "last", "gains", "prompt", "seed")]
     on(out["own"].input, lambda own: {"window": gr.update(visible=own)}, [out["own"]], {"window": out["window"]})
-    running = on(
-        out["go"].click, run, [shared.recipe, *asked_in], out, show_progress="minimal",
-        show_progress_on=out["status"], **MODEL, trigger_mode="multiple",
-    )  # fmt: skip
-    stops(out["stop"], [running], stopped, {name: out[name] for name in ("go", "stop", "status")})
+    running = JOB.connect_start(out["go"].click, run, [shared.recipe, *asked_in], out)
+    JOB.connect_stop(out, [running], shared.recipe)
     shows(shared, show, [], out, waiting=out["said"])
 
 

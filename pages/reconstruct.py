@@ -1,9 +1,7 @@
 """Reconstruct: learn which way the weights of each block are rounded (AdaRound, BRECQ), and see what that did."""
 
-import contextlib
 import dataclasses
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -13,12 +11,12 @@ from dmq.figures import blocks as figures
 from dmq.recipe import FLOAT, BlockReconstruction, Recipe
 
 from . import forms, words
-from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
+from .job_panel import JobPanel, note, watch
+from .shell import Shared, on, read, set_outside, shows
 from .widgets.plotly_view import PlotlyView
 
 
 MAIN = ("iterations", "pictures", "time")
-OFTEN = 0.2  # seconds between two bars
 HEAD = ["Block", "Layers", "Error, nearest", "Error, learned", "… step sizes too", "Codes changed", "Weights", "Share"]
 
 
@@ -126,41 +124,25 @@ def summary(learned: Any, done: bool) -> str:
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
-def learn(text: str) -> Iterator[dict[str, Any]]:
+def rest(text: str) -> dict[str, Any]:
+    """What there is when learning was stopped."""
+    recipe = read(text)
+    return {} if hindrance(recipe) else found(recipe)  # another recipe may have been chosen meanwhile
+
+
+JOB = JobPanel(
+    start={"learn": "Learn the blocks"}, hidden=("learn",), stop="Stop, keep finished blocks",
+    progress="Progress of the blocks", stopped="Stopped; finished blocks were kept.", after_stop=rest,
+)  # fmt: skip
+
+
+@JOB.run
+def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Learn block after block, with a bar and what is finished; all that is finished when it is stopped is kept."""
     recipe = read(text)
-    yield busy() | {"status": note("Waiting for the model …")}
-    try:
-        with contextlib.closing(stages.reconstruct(recipe)) as work:
-            told = 0.0
-            for progress in work:
-                if progress.snapshot is None and time.monotonic() - told < OFTEN:
-                    continue
-                told = time.monotonic()
-                seen = overview(progress.snapshot, False) if progress.snapshot is not None else {}
-                yield seen | {"status": bar(progress)}
-    except Exception:
-        yield idle() | {"status": "", "learn": gr.update(visible=True)}
-        raise
-    yield idle() | {"status": note("Learned.")} | found(recipe)
-
-
-def busy() -> dict[str, Any]:
-    """The buttons while blocks are learned."""
-    return {"learn": gr.update(visible=False), "stop": gr.update(visible=True)}
-
-
-def idle() -> dict[str, Any]:
-    """The buttons when nothing runs."""
-    return {"stop": gr.update(visible=False)}
-
-
-def stopped(text: str) -> dict[str, Any]:
-    """What is said and shown after Stop."""
-    recipe = read(text)
-    if hindrance(recipe):  # another recipe was chosen meanwhile
-        return idle() | {"status": note("Stopped; finished blocks were kept.")}
-    return idle() | {"status": note("Stopped; finished blocks were kept.")} | found(recipe)
+    yield {}
+    yield from watch(stages.reconstruct(recipe), lambda learned: overview(learned, False))
+    return {"status": note("Learned.")} | found(recipe)
 
 
 def tab(shared: Shared) -> None:
@@ -174,9 +156,8 @@ def tab(shared: Shared) -> None:
     own = out["own"] = gr.Checkbox(False, label="Learn the rounding block by block")
     form = draw_settings(out)
     with gr.Row():
-        go = out["learn"] = gr.Button("Learn the blocks", variant="primary", visible=False)
-        stop = out["stop"] = gr.Button("Stop, keep finished blocks", variant="stop", visible=False)
-    status = out["status"] = gr.HTML(label="Progress of the blocks")
+        JOB.draw_buttons(out)
+    JOB.draw_progress(out)
     draw_results(out)
     paths = list(form)
 
@@ -189,10 +170,7 @@ def tab(shared: Shared) -> None:
     chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
     on([own.input, *forms.events(form)], moved, [shared.recipe, own, *form.values()], chosen_in,
        trigger_mode="always_last")  # fmt: skip
-    # "multiple", since Gradio would drop a click that comes before it has noticed that the stopped run is over.
-    learning = on(go.click, learn, [shared.recipe], out, show_progress="minimal", show_progress_on=status,
-                  **MODEL, trigger_mode="multiple")  # fmt: skip
-    stops(stop, [learning], stopped, out, [shared.recipe])
+    JOB.connect_stop(out, [JOB.connect_start(out["learn"].click, learn, [shared.recipe], out)], shared.recipe)
     shown = {f"form {path}": component for path, component in form.items()} | out
     shows(shared, redraw, [], shown, waiting=out["said"])
 

@@ -3,7 +3,7 @@
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -16,7 +16,8 @@ from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 
 from . import forms, words
-from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
+from .job_panel import JobPanel, note, watch
+from .shell import Shared, on, read, set_outside, shows
 from .widgets.plotly_view import PlotlyView
 
 
@@ -190,33 +191,21 @@ def table(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
-def measure(text: str) -> Iterator[dict[str, Any]]:
+JOB = JobPanel(
+    start={"go": "Measure the windows"}, hidden=("go",), stop="Stop measuring", progress="Progress of the windows",
+    stopped="Stopped; nothing was kept.", after_stop=lambda text: found(read(text)),
+)  # fmt: skip
+
+
+@JOB.run
+def measure(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Measure window after window, with the curves of those that are finished."""
-    recipe, seen = read(text), None
-    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
-    try:
-        with contextlib.closing(stages.measure_windows(recipe)) as work:
-            for progress in work:
-                answer = {"status": bar(progress)}
-                if progress.snapshot is not None and progress.snapshot is not seen:
-                    seen = progress.snapshot
-                    answer |= curves(seen, (), recipe.relaxing) | {"said": "Windows are measured …", "table": []}
-                yield answer
-    except Exception:
-        yield idle() | {"status": "", "go": gr.update(visible=True)}
-        raise
+    recipe = read(text)
+    yield {}
+    meanwhile = {"said": "Windows are measured …", "table": []}
+    yield from watch(stages.measure_windows(recipe), lambda seen: curves(seen, (), recipe.relaxing) | meanwhile)
     # Progressive ranges, sizes and names of all tabs may stand on what was measured.
-    yield idle() | {"status": note("Measured.")} | found(recipe) | set_outside(recipe)
-
-
-def idle() -> dict[str, Any]:
-    """The buttons when nothing runs."""
-    return {"stop": gr.update(visible=False)}
-
-
-def stopped(text: str) -> dict[str, Any]:
-    """What is said and shown after Stop."""
-    return idle() | {"status": note("Stopped; nothing was kept.")} | found(read(text))
+    return {"status": note("Measured.")} | found(recipe) | set_outside(recipe)
 
 
 def build(shared: Shared) -> None:
@@ -226,9 +215,8 @@ def build(shared: Shared) -> None:
         out["own"] = gr.Checkbox(False, label="Give some steps more activation bits")
         form = draw_settings(out)
         with gr.Row():
-            go = out["go"] = gr.Button("Measure the windows", variant="primary", visible=False)
-            stop = out["stop"] = gr.Button("Stop measuring", variant="stop", visible=False)
-        status = out["status"] = gr.HTML(label="Progress of the windows")
+            JOB.draw_buttons(out)
+        JOB.draw_progress(out)
         draw_results(out)
     paths = list(form)
 
@@ -242,9 +230,8 @@ def build(shared: Shared) -> None:
     shown = {f"form {path}": component for path, component in form.items()} | out
     on([out["own"].input, *forms.events(form)], moved, [shared.recipe, out["own"], *form.values()], chosen_in | shown,
        trigger_mode="always_last")  # fmt: skip
-    running = on(go.click, measure, [shared.recipe], out | chosen_in, show_progress="minimal", show_progress_on=status,
-                 **MODEL, trigger_mode="multiple")  # fmt: skip
-    stops(stop, [running], stopped, out, [shared.recipe])
+    running = JOB.connect_start(out["go"].click, measure, [shared.recipe], out | chosen_in)
+    JOB.connect_stop(out, [running], shared.recipe)
     shows(shared, redraw, [], shown, waiting=out["said"])
 
 

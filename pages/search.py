@@ -1,10 +1,8 @@
 """Learning the groups (ADP-DM), in the Time groups tab: start a search, watch it, end it early, use what it found."""
 
-import contextlib
 import dataclasses
 import math
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -15,13 +13,16 @@ from dmq.recipe import LearnedGroups, Recipe
 from dmq.results import SearchResult
 
 from . import forms, words
-from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
+from .job_panel import FIGURE_SECONDS, JobPanel, note, watch
+from .shell import Shared, on, read, set_outside, shows
 from .widgets.plotly_view import PlotlyView
 
 
 MAIN = ("count", "per_layer", "contiguous", "iterations")
-EVERY = 1.0  # seconds between two pictures of a search: drawing them takes time from it
-OFTEN = 0.2  # seconds between two bars
+JOB = JobPanel(
+    start={"go": "Search"}, stop="Stop the search", progress="Progress of the search",
+    stopped="Stopped; nothing was kept.", at_end=lambda: {"finish": gr.update(visible=False)},
+)  # fmt: skip
 WAYS = {
     "shared": "one range", "uniform": "equal groups", "kmeans": "k-means (its start)", "lloyd": "Lloyd's algorithm",
     "optimal": "optimal cuts", "learned": "learned", "per step": "a range per step",
@@ -45,37 +46,20 @@ def base_of(recipe: Recipe) -> LearnedGroups:
     return LearnedGroups(count=min(LearnedGroups.count, recipe.sampling.steps))
 
 
-def search(paths: list[str], text: str, request: gr.Request, *values: Any) -> Iterator[dict[str, Any]]:
+@JOB.run
+def search(
+    paths: list[str], text: str, request: gr.Request, *values: Any
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Run the search, with pictures of how it stands; what it found is kept, and shown."""
     recipe, session = asked(paths, text, *values), request.session_hash or ""
     enough.discard(session)
-    yield busy() | {"status": note("Waiting for the model …")}
+    yield {"finish": gr.update(visible=True)} | {name: gr.update(visible=False) for name in ("use", "more")}
     try:
-        with contextlib.closing(stages.search(recipe, again=True, enough=lambda: session in enough)) as work:
-            result = yield from watched(work)
-    except Exception:
-        yield idle() | {"status": ""}
-        raise
+        work = stages.search(recipe, again=True, enough=lambda: session in enough)
+        result = yield from watch(work, live, seconds=FIGURE_SECONDS)
     finally:
         enough.discard(session)
-    yield idle() | {"status": note("Done; the groups are kept."), "found": jsonio.dumps(recipe)} | shown(result)
-
-
-def watched(work: Any) -> Iterator[dict[str, Any]]:
-    """A bar for each step of `work`, and now and then its pictures; returns what the work returns."""
-    drawn = told = 0.0
-    while True:
-        try:
-            progress = next(work)
-        except StopIteration as end:
-            return end.value
-        if time.monotonic() - told < OFTEN:  # a page that is told of every iteration cannot be clicked any more
-            continue
-        told, answer = time.monotonic(), {"status": bar(progress)}
-        if progress.snapshot is not None and time.monotonic() - drawn > EVERY:
-            answer |= live(progress.snapshot)
-            drawn = time.monotonic()
-        yield answer
+    return {"status": note("Done; the groups are kept."), "found": jsonio.dumps(recipe)} | shown(result)
 
 
 def live(snapshot: Any) -> dict[str, Any]:
@@ -120,23 +104,6 @@ def summary(result: SearchResult) -> str:
     return text + (f"\n\n⚠ It ended early: {result.note}." if result.note else "")
 
 
-def busy() -> dict[str, Any]:
-    """The buttons while a search runs."""
-    on, off = gr.update(visible=True), gr.update(visible=False)
-    return {"go": off, "finish": on, "stop": on, "use": off, "more": off}
-
-
-def idle() -> dict[str, Any]:
-    """The buttons when nothing runs."""
-    on, off = gr.update(visible=True), gr.update(visible=False)
-    return {"go": on, "finish": off, "stop": off}
-
-
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    return idle() | {"status": note("Stopped; nothing was kept.")}
-
-
 def finish(request: gr.Request) -> dict[str, Any]:
     """Ask this session's search to harden what it has."""
     enough.add(request.session_hash or "")
@@ -163,6 +130,7 @@ def show(paths: list[str], text: str) -> dict[str, Any]:
 
 def build(session: Shared) -> None:
     """Draw the panel and connect it."""
+    out: dict[str, Any] = {}
     with gr.Accordion("Learn the groups by gradients (ADP-DM)", open=False, elem_id="search"):
         gr.Markdown(
             "A search decides which steps share a quantizer: at every layer all groups are mixed by importance "
@@ -173,12 +141,11 @@ def build(session: Shared) -> None:
         with gr.Accordion("More settings", open=False):
             every |= forms.form(LearnedGroups, "Search", leave=MAIN)
         with gr.Row():
-            go = gr.Button("Search", variant="primary")
-            finish_now = gr.Button("Finish now, keep what is there", visible=False)
-            stop = gr.Button("Stop the search", variant="stop", visible=False)
-            take = gr.Button("Use these groups", visible=False)
-        status = gr.HTML(label="Progress of the search")
-        out: dict[str, Any] = {"status": status, "go": go, "finish": finish_now, "stop": stop, "use": take}
+            JOB.draw_buttons(out, "go")
+            out["finish"] = gr.Button("Finish now, keep what is there", visible=False)
+            JOB.draw_buttons(out, "stop")
+            out["use"] = gr.Button("Use these groups", visible=False)
+        JOB.draw_progress(out)
         out["found"] = gr.State("")
         with gr.Column(visible=False) as out["body"]:
             out["summary"] = gr.Markdown(label="What the search found", elem_id="search-summary")
@@ -203,13 +170,10 @@ def build(session: Shared) -> None:
     def redraw(text: str) -> dict[str, Any]:
         return show(paths, text)
 
-    run = on(
-        go.click, started, [session.recipe, *every.values()], out, show_progress="minimal", show_progress_on=status,
-        **MODEL,
-    )  # fmt: skip
-    on(finish_now.click, finish, [], {"status": status})
-    stops(stop, [run], stopped, {name: out[name] for name in ("status", "go", "finish", "stop")})
-    on(take.click, use, [out["found"]], {"recipe": session.recipe, "outside": session.outside})
+    run = JOB.connect_start(out["go"].click, started, [session.recipe, *every.values()], out)
+    on(out["finish"].click, finish, [], {"status": out["status"]})
+    JOB.connect_stop(out, [run], session.recipe)
+    on(out["use"].click, use, [out["found"]], {"recipe": session.recipe, "outside": session.outside})
     shown_in = {f"form {path}": component for path, component in every.items()} | out
     shows(session, redraw, [], shown_in)
 

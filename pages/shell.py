@@ -212,14 +212,6 @@ def _connected(
     return function, inputs, {"show_progress": "hidden", "api_visibility": "private"} | options
 
 
-def stops(
-    button: gr.Button, running: list, stopped: Callable, outputs: dict[str, Any], inputs: list | None = None
-) -> None:
-    """Have `button` end the events `running`, and only then say so: a late answer of theirs would stand over it."""
-    ended = button.click(None, cancels=running, api_visibility="private")
-    follows(ended, stopped, inputs or [], outputs)
-
-
 def shows(shared: Shared, show: Callable, inputs: list, outputs: dict[str, Any], waiting: Any = None) -> None:
     """Have `show(recipe text, *inputs)` draw the tab at hand whenever it is its turn; see `takes_turns`.
 
@@ -253,16 +245,3 @@ def takes_turns(shared: Shared, tabs: dict[str, gr.Tab], turns: dict[str, gr.Sta
         made = {"open_tab": shared.open_tab, "turn": turns[key]}
         on(tab.select, opens(key), [shared.recipe, shared.open_tab], made, **ONE_BY_ONE)
     on(shared.outside.change, turned, [shared.recipe, shared.open_tab], turns, **ONE_BY_ONE)
-
-
-def bar(progress: Any) -> str:
-    """A stage's progress as HTML: a bar and, in words, how long it will take."""
-    percent = round(100 * progress.done / max(1, progress.total))
-    ends = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" aria-label="Progress"'
-    track = f'<div class="dmq-meter" role="progressbar" {ends}><div style="width: {percent}%"></div></div>'
-    return f'<div class="dmq-progress" role="status">{track}<span>{html.escape(str(progress))}</span></div>'
-
-
-def note(text: str) -> str:
-    """A quiet line where a progress bar may stand."""
-    return f'<div class="dmq-progress" role="status"><span>{html.escape(text)}</span></div>' if text else ""

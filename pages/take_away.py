@@ -3,8 +3,8 @@
 import contextlib
 import html
 import shlex
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -15,7 +15,8 @@ from dmq.recipe import EMBEDDED, SIMULATED, Recipe
 from dmq.results import Plan
 
 from . import words
-from .shell import MODEL, Shared, bar, note, on, read, shows, stops
+from .job_panel import JobPanel, note, watch
+from .shell import MODEL, Shared, on, read, shows
 
 
 FORMS = {
@@ -28,10 +29,13 @@ HEADS = {  # of a program that loads them
     "sdnq": "# diffusers reads this with sdnq (pip install sdnq), which compiles at its first picture",
 }
 PARTS = {"whole pipeline": "pipeline", "denoiser only": "denoiser"}
-OFTEN = 0.2  # seconds between two bars
 PLACED = ["Runs on", "Layers", "Formats", "Which"]
 NAMED = 3  # layers that a row names before it counts them
 CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
+JOB = JobPanel(
+    start={"go": "Export"}, stop="Stop exporting", progress="Progress of the export",
+    stopped="Stopped; nothing half-written was left.",
+)  # fmt: skip
 
 
 # --- sizes and kernels ----------------------------------------------------------------------------------------------
@@ -108,18 +112,14 @@ def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
     asked = {"form": kind, "denoiser_only": alone}
     asked |= {"engine": recipe.engine} if recipe.engine != SIMULATED else {}
     name = runs.free_export(f"{model_word(recipe)} {recipe.name}{MARKS[kind]}{' denoiser' * alone}")
-    yield {"status": note("Waiting for the model …"), "stop": gr.update(visible=True), "go": gr.update(visible=False)}
-    told = 0.0
-    try:
-        with contextlib.closing(stages.export(recipe, runs.export_folder(name), **asked)) as work:
-            for progress in work:
-                if time.monotonic() - told > OFTEN:
-                    told = time.monotonic()
-                    yield {"status": bar(progress)}
-    except Exception:
-        yield {"status": "", **idle()}
-        raise
-    yield idle() | {"name": gr.update(choices=runs.exports(), value=name)} | code(text, form, part, name)
+
+    @JOB.run
+    def write() -> Generator[dict[str, Any], None, dict[str, Any]]:
+        yield {}
+        yield from watch(stages.export(recipe, runs.export_folder(name), **asked))
+        return {"name": gr.update(choices=runs.exports(), value=name)} | code(text, form, part, name)
+
+    yield from write()
     yield from fetch(name)
 
 
@@ -135,34 +135,28 @@ def model_word(recipe: Recipe) -> str:
     return recipe.model.rstrip("/").rpartition("/")[2]
 
 
-def idle() -> dict[str, Any]:
-    """The two buttons when nothing runs."""
-    return {"stop": gr.update(visible=False), "go": gr.update(visible=True)}
-
-
-def stopped() -> dict[str, Any]:
-    """What is said after Stop."""
-    return {"status": note("Stopped; nothing half-written was left."), **idle()}
-
-
 def fetch(name: str | None) -> Iterator[dict[str, Any]]:
     """An export as one file to download, packed now."""
     if not name:
         return
-    known, told = runs.describe_export(name), 0.0
+    known = runs.describe_export(name)
     where = "" if public.is_public() else f", in {known.folder.resolve()}"
     yield {"told": note(f"“{name}”: {known.line()}{where}"), "file": gr.update(visible=False)}
     if known.bytes > runs.MOST_ZIPPED:
         yield {"status": note("Too large for one file; copy the folder.")}
         return
+    file = yield from watch(packed(name))
+    label = f"Download {name}.zip ({known.bytes / 1e6:.1f} MB)"
+    yield {"file": gr.update(value=str(file), label=label, visible=True), "status": ""}
+
+
+def packed(name: str) -> Generator[stages.Progress, None, Path]:
+    """Pack an export into one file, and return its path."""
     with contextlib.closing(runs.zip_export(name)) as work:
         for seen in work:
             if not isinstance(seen, tuple):
-                label = f"Download {name}.zip ({known.bytes / 1e6:.1f} MB)"
-                yield {"file": gr.update(value=str(seen), label=label, visible=True), "status": ""}
-            elif time.monotonic() - told > OFTEN:
-                told = time.monotonic()
-                yield {"status": bar(stages.Progress("Pack, kB", seen[0] // 1000, seen[1] // 1000))}
+                return seen
+            yield stages.Progress("Pack, kB", seen[0] // 1000, seen[1] // 1000)
 
 
 # --- how it is loaded -----------------------------------------------------------------------------------------------
@@ -256,9 +250,8 @@ def tab(shared: Shared) -> None:
             form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
             part = gr.Radio(list(PARTS), value=next(iter(PARTS)), label="Of", min_width=200)
         with gr.Row():
-            out["go"] = gr.Button("Export", variant="primary", min_width=220)
-            out["stop"] = gr.Button("Stop exporting", variant="stop", visible=False, min_width=220)
-    out["status"] = gr.HTML(label="Progress of the export")
+            JOB.draw_buttons(out, min_width=220)
+    JOB.draw_progress(out)
     with gr.Row(elem_classes="dmq-ends"):
         out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are.")
         out["file"] = gr.DownloadButton("Download", visible=False, min_width=260, elem_id="take-file")
@@ -281,8 +274,8 @@ def connect(
     shown = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
     snippets = {name: out[name] for name in ("python", "shell")}
     on(where.click, place, [shared.recipe], out, **MODEL, **shown)
-    started = on(out["go"].click, export, [shared.recipe, *chosen], out, **MODEL, **shown)
-    stops(out["stop"], [started], stopped, out)
+    started = JOB.connect_start(out["go"].click, export, [shared.recipe, *chosen], out)
+    JOB.connect_stop(out, [started], shared.recipe)
     on(out["name"].input, fetch, [out["name"]], out, show_progress="minimal", show_progress_on=out["status"])
     on(out["name"].input, code, [shared.recipe, *chosen, out["name"]], snippets)
     on([one.input for one in chosen], wanted, [shared.recipe, *chosen], snippets, trigger_mode="always_last")

@@ -1,9 +1,8 @@
 """Temporal: what quantization does to the part of the model that sees the timestep only, and how to keep it whole."""
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -16,7 +15,8 @@ from dmq.recipe import FLOAT, Cache, NearestRounding, Recipe, Temporal
 from dmq.results import TemporalErrors
 
 from . import forms, words
-from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
+from .job_panel import JobPanel, note, watch
+from .shell import Shared, on, read, set_outside, shows
 from .widgets.plotly_view import PlotlyView
 
 
@@ -153,51 +153,31 @@ def pick(text: str, click: gr.SelectData) -> dict[str, Any]:
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
-def learn(text: str) -> Iterator[dict[str, Any]]:
+JOB = JobPanel(
+    start={"learn": "Learn the rounding", "run": "Run with the time path alone quantized"}, hidden=("learn",),
+    stop="Stop it", progress="Progress of the time path", stopped="Stopped; nothing was kept.",
+    after_stop=lambda text: {"learn": gr.update(visible=not stages.temporal_learned(read(text)))},
+)  # fmt: skip
+
+
+@JOB.run
+def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Learn the rounding of the time path, with a bar; nothing is kept when it is stopped."""
     recipe = read(text)
-    yield busy() | {"status": note("Waiting for the model …")}
-    try:
-        with contextlib.closing(stages.learn_temporal(recipe)) as work:
-            for progress in work:
-                yield {"status": bar(progress)}
-    except Exception:
-        yield idle() | {"status": "", "learn": gr.update(visible=True)}
-        raise
+    yield {}
+    yield from watch(stages.learn_temporal(recipe))
     errors, learned = measured(recipe)
-    yield idle() | {"status": note("Learned.")} | overview(recipe, errors, learned, chosen(errors, ""))
+    return {"status": note("Learned.")} | overview(recipe, errors, learned, chosen(errors, ""))
 
 
-def deviate(text: str, pictures: float) -> Iterator[dict[str, Any]]:
+@JOB.run
+def deviate(text: str, pictures: float) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Draw with the time path alone quantized, and show how far the latents get from the float ones."""
     recipe = read(text)
-    yield busy() | {"status": note("Waiting for the model …"), "learn": gr.update()}
-    try:
-        with contextlib.closing(stages.deviation(recipe, pictures=int(pictures))) as work:
-            while True:
-                yield {"status": bar(next(work))}
-    except StopIteration as end:
-        lines = {STATES[name]: values for name, values in end.value.items()}
-        yield idle() | {"status": "", "deviation": gr.update(value=figures.deviation(lines), visible=True)}
-    except Exception:
-        yield idle() | {"status": ""}
-        raise
-
-
-def busy() -> dict[str, Any]:
-    """The buttons while something runs."""
-    return {"learn": gr.update(visible=False), "run": gr.update(visible=False), "stop": gr.update(visible=True)}
-
-
-def idle() -> dict[str, Any]:
-    """The buttons when nothing runs."""
-    return {"run": gr.update(visible=True), "stop": gr.update(visible=False)}
-
-
-def stopped(text: str) -> dict[str, Any]:
-    """What is said after Stop."""
-    learned = stages.temporal_learned(read(text))
-    return idle() | {"status": note("Stopped; nothing was kept."), "learn": gr.update(visible=not learned)}
+    yield {"learn": gr.update()}
+    found = yield from watch(stages.deviation(recipe, pictures=int(pictures)))
+    lines = {STATES[name]: values for name, values in found.items()}
+    return {"deviation": gr.update(value=figures.deviation(lines), visible=True)}
 
 
 def tab(shared: Shared) -> None:
@@ -210,11 +190,10 @@ def tab(shared: Shared) -> None:
     out["own"] = gr.Checkbox(False, label="Keep the time path in a way of its own")
     form = draw_settings(out)
     with gr.Row():
-        out["learn"] = gr.Button("Learn the rounding", variant="primary", visible=False)
+        JOB.draw_buttons(out, "learn")
         count = gr.Slider(1, 16, 2, step=1, label="Pictures to run", min_width=160)
-        out["run"] = gr.Button("Run with the time path alone quantized")
-        out["stop"] = gr.Button("Stop it", variant="stop", visible=False)
-    out["status"] = gr.HTML(label="Progress of the time path")
+        JOB.draw_buttons(out, "run", "stop")
+    JOB.draw_progress(out)
     draw_results(out)
     connect(shared, form, out, count)
 
@@ -258,7 +237,7 @@ def draw_results(out: dict[str, Any]) -> None:
 
 def connect(shared: Shared, form: dict[str, Any], out: dict[str, Any], count: gr.Slider) -> None:
     """The tab's events."""
-    own, status, paths = out["own"], out["status"], list(form)
+    own, paths = out["own"], list(form)
 
     def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
         return change(paths, text, own, *values)
@@ -271,10 +250,8 @@ def connect(shared: Shared, form: dict[str, Any], out: dict[str, Any], count: gr
        trigger_mode="always_last")  # fmt: skip
     clicks = [out[name].select for name in ("before", "after", "shift_before", "shift_after", "selection")]
     on(clicks, pick, [shared.recipe], out, trigger_mode="always_last")
-    heavy = {"show_progress": "minimal", "show_progress_on": status, **MODEL}
-    learning = on(out["learn"].click, learn, [shared.recipe], out, **heavy)
-    running = on(out["run"].click, deviate, [shared.recipe, count], out, **heavy)
-    stops(out["stop"], [learning, running], stopped, {name: out[name] for name in ("status", "learn", "run", "stop")},
-          [shared.recipe])  # fmt: skip
+    learning = JOB.connect_start(out["learn"].click, learn, [shared.recipe], out)
+    running = JOB.connect_start(out["run"].click, deviate, [shared.recipe, count], out)
+    JOB.connect_stop(out, [learning, running], shared.recipe)
     shown = {f"form {path}": component for path, component in form.items()} | out
     shows(shared, redraw, [out["picked"]], shown, waiting=out["said"])

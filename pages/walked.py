@@ -1,10 +1,7 @@
 """Ranges along the quantized trajectory (PCR), in the Over time tab: set them, stop, go on, see what they changed."""
 
-import contextlib
 import dataclasses
-import math
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
@@ -17,11 +14,9 @@ from dmq.figures.look import label
 from dmq.recipe import FLOAT, Progressive, Recipe
 
 from . import forms, words
-from .shell import MODEL, Shared, bar, note, on, read, set_outside, shows, stops
+from .job_panel import JobPanel, note, watch
+from .shell import Shared, on, read, set_outside, shows
 from .widgets.plotly_view import PlotlyView
-
-
-OFTEN = 0.2  # seconds between two bars: a small model answers faster than a browser draws
 
 
 # --- the recipe and its state ---------------------------------------------------------------------------------------
@@ -145,33 +140,25 @@ def choose(text: str, layer: str | None, picked: str) -> dict[str, Any]:
 # --- what runs ------------------------------------------------------------------------------------------------------
 
 
-def calibrate(text: str) -> Iterator[dict[str, Any]]:
+def rest(text: str) -> dict[str, Any]:
+    """What there is when calibrating was stopped."""
+    recipe = read(text)
+    return {} if hindrance(recipe) else found(recipe, "")
+
+
+JOB = JobPanel(
+    start={"go": "Calibrate"}, hidden=("go",), stop="Stop, keep finished calls",
+    progress="Progress of the calibration", stopped="Stopped; finished denoiser calls were kept.", after_stop=rest,
+)  # fmt: skip
+
+
+@JOB.run
+def calibrate(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Set the ranges, with a bar; denoiser calls that are finished when it is stopped are kept."""
     recipe = read(text)
-    yield {"status": note("Waiting for the model …"), "go": gr.update(visible=False), "stop": gr.update(visible=True)}
-    try:
-        with contextlib.closing(stages.calibrate(recipe)) as work:
-            told = -math.inf
-            for progress in work:
-                if time.monotonic() - told > OFTEN:
-                    yield {"status": bar(progress)}
-                    told = time.monotonic()
-    except Exception:
-        yield idle() | {"status": "", "go": gr.update(visible=True)}
-        raise
-    yield idle() | {"status": note("The ranges are set.")} | found(recipe, "")
-
-
-def idle() -> dict[str, Any]:
-    """The buttons when nothing runs."""
-    return {"stop": gr.update(visible=False)}
-
-
-def stopped(text: str) -> dict[str, Any]:
-    """What is said and shown after Stop."""
-    recipe = read(text)
-    said = idle() | {"status": note("Stopped; finished denoiser calls were kept.")}
-    return said if hindrance(recipe) else said | found(recipe, "")
+    yield {}
+    yield from watch(stages.calibrate(recipe))
+    return {"status": note("The ranges are set.")} | found(recipe, "")
 
 
 def build(shared: Shared) -> None:
@@ -184,9 +171,8 @@ def build(shared: Shared) -> None:
             for component in form.values():
                 component.min_width = 240  # else help stands in a column of single words on a phone
         with gr.Row():
-            out["go"] = gr.Button("Calibrate", variant="primary", visible=False)
-            out["stop"] = gr.Button("Stop, keep finished calls", variant="stop", visible=False)
-        out["status"] = gr.HTML(label="Progress of the calibration")
+            JOB.draw_buttons(out)
+        JOB.draw_progress(out)
         out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
         with gr.Column(visible=False) as out["body"]:
             out["said"] = gr.Markdown(label="How the ranges moved", elem_id="walked-said")
@@ -210,9 +196,6 @@ def build(shared: Shared) -> None:
        trigger_mode="always_last")  # fmt: skip
     on(out["map"].select, pick, [shared.recipe], out, trigger_mode="always_last")
     on(out["layer"].input, choose, [shared.recipe, out["layer"], out["picked"]], out, trigger_mode="always_last")
-    running = on(out["go"].click, calibrate, [shared.recipe], out, show_progress="minimal",
-                 show_progress_on=out["status"], **MODEL,
-                 trigger_mode="multiple")  # fmt: skip
-    stops(out["stop"], [running], stopped, out, [shared.recipe])
+    JOB.connect_stop(out, [JOB.connect_start(out["go"].click, calibrate, [shared.recipe], out)], shared.recipe)
     shown = {f"form {path}": component for path, component in form.items()} | out
     shows(shared, redraw, [out["picked"]], shown, waiting=out["said"])

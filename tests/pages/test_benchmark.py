@@ -106,7 +106,7 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
         if len(tables) == 2 and "last" in answer:
             break
     work.close()
-    after = benching.stopped()
+    after = benching.JOB.show_stopped()
     assert after["unfinished"]["value"] == "halfway" and after["resume"]["visible"] and not after["stop"]["visible"]
     assert "w8" not in tables[-1] and FLOOR_NAME in tables[-1]
     left = next(benching.go_on("halfway"))["estimate"]

@@ -16,7 +16,7 @@ from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import Choice, KMeans, Predictor, Rule, Sensitivity, Uaq, choice_label, choice_of
 from dmq.runs import predictors
-from pages import layers, layers_asked, layers_budget, layers_kept, layers_learned
+from pages import job_panel, layers, layers_asked, layers_budget, layers_kept, layers_learned
 from pages.layers_budget import CHOICE, NAME, rows_of, rules_of
 from tests.sensitivities import random_predictor
 
@@ -441,7 +441,7 @@ def test_what_cannot_be_learned_is_told_in_one_line(text, labels, changes, said)
 
 
 def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text, monkeypatch):
-    monkeypatch.setattr(layers_asked, "OFTEN", -1)  # a bar for each mix, however fast they are judged
+    monkeypatch.setattr(job_panel, "BAR_SECONDS", -1)  # a bar for each mix, however fast they are judged
     labels = ["UAQ-4", "UAQ-2"]
     spec = layers_learned.asked(LEARN, labels, *MIXES)
     work = layers_learned.learn(LEARN, text, labels, *MIXES)
@@ -452,7 +452,7 @@ def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text
     assert "Waiting" in seen[0]["status"] and seen[0]["stop"]["visible"] and "progressbar" in seen[-1]["status"]
     done = int(re.search(r"Judge random mixes: (\d+) of 20", seen[-1]["status"])[1])
     assert done >= 1 and stages.predictor_result(recipe, spec) is None
-    assert "“Learn” goes on" in layers_learned.stopped()["status"]
+    assert "“Learn” goes on" in layers_learned.JOB.show_stopped()["status"]
     again = stages.predict(recipe, spec)
     first = next(progress for progress in again if progress.stage == "Judge random mixes")
     again.close()

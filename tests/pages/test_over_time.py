@@ -24,7 +24,7 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import ProbePicture
-from pages import asked, over_time, probe, relaxing, walked, words
+from pages import asked, job_panel, over_time, probe, relaxing, walked, words
 
 
 STEPS = 6
@@ -92,7 +92,7 @@ def refused(work):
 
 
 def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monkeypatch):
-    monkeypatch.setattr(over_time, "EVERY", 0.0)
+    monkeypatch.setattr(over_time, "FIGURE_SECONDS", 0.0)
     assert "press **Draw along the steps**" in over_time.show(text_of(low), [])["empty"]["value"]
     answers = list(over_time.draw(text_of(low), "a\nb", "0, 1", ["W8A8, one range"]))
     tables = [answer["table"] for answer in answers if "table" in answer]
@@ -123,7 +123,7 @@ def test_stop_keeps_what_is_shown_and_leaves_nothing_behind(low):
     work = over_time.draw(text_of(low), "c", "5", [])
     assert "table" in next(answer for answer in work if "table" in answer)
     work.close()
-    after = over_time.stopped()
+    after = over_time.JOB.show_stopped()
     assert "was not kept" in after["status"] and after.keys() == {"go", "stop", "status"}
     assert not stages.kept_over_time(Comparison(prompts=("c",), seeds=(5,), sampling=low.sampling), (low,))
 
@@ -183,7 +183,7 @@ def test_the_form_makes_progressive_ranges(low):
 
 
 def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
-    monkeypatch.setattr(walked, "OFTEN", 0.0)
+    monkeypatch.setattr(job_panel, "BAR_SECONDS", 0.0)
     recipe = dataclasses.replace(low, name="walk", progressive=Progressive())
     text = text_of(recipe)
     first = settled(walked.show(WALK, text, ""))
@@ -193,7 +193,7 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
         if stages.calls_kept(recipe) >= 2:
             break
     work.close()
-    after = walked.stopped(text)
+    after = walked.JOB.show_stopped(text)
     assert not stages.calibrated(recipe) and "2 denoiser calls are finished" in after["empty"]["value"]
     assert after["go"] == gr.update(visible=True, value="Calibrate the other steps") and not after["stop"]["visible"]
     end = settled(walked.calibrate(text))
@@ -319,7 +319,7 @@ def test_measuring_that_is_stopped_keeps_nothing(low):
     work = relaxing.measure(text_of(recipe))
     next(answer for answer in work if answer.get("table") == [])
     work.close()
-    after = relaxing.stopped(text_of(recipe))
+    after = relaxing.JOB.show_stopped(text_of(recipe))
     assert "nothing was kept" in after["status"] and after["go"]["visible"] and not after["body"]["visible"]
     assert not stages.windows_known(recipe)
 

@@ -66,7 +66,7 @@ def test_learning_is_stopped_goes_on_and_is_shown(low):
     work.close()
     first = [row[0] for row in seen["table"]]
     assert first == ["down_blocks.0"] and not stages.reconstructed(recipe)
-    after = reconstruct.stopped(text)
+    after = reconstruct.JOB.show_stopped(text)
     assert after["table"] == seen["table"] and after["learn"]["value"] == "Learn the other blocks"
     assert "Not all blocks" in after["said"] and after["stop"]["visible"] is False
     answers = list(reconstruct.learn(text))

@@ -8,7 +8,7 @@ import pytest
 from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import LearnedGroups, UniformGroups
-from pages import search, time_groups
+from pages import job_panel, search, time_groups
 
 
 SPEC = LearnedGroups(count=2, iterations=8, trajectories=2, batch=1, refits=1)
@@ -69,7 +69,7 @@ def test_groups_still_to_be_learned_say_so(recipe):
 
 
 def test_finishing_early_keeps_what_is_there(text, monkeypatch):
-    monkeypatch.setattr(search, "OFTEN", 0.0)  # every iteration is told
+    monkeypatch.setattr(job_panel, "BAR_SECONDS", 0.0)  # every iteration is told
     work = search.search(["seed", *PATHS], text, VISITOR, 1, *VALUES)
     next(answer for answer in work if "Search" in answer["status"])
     search.finish(SimpleNamespace(session_hash="somebody else"))
@@ -87,7 +87,7 @@ def test_stopping_keeps_nothing(text, recipe):
     work.close()
     assert not stages.searched(learned(recipe, seed=2))
     assert not list(runs.home().rglob("*.part"))
-    assert search.stopped()["go"]["visible"] is True
+    assert search.JOB.show_stopped()["go"]["visible"] is True
 
 
 def test_a_failed_search_gives_the_buttons_back(recipe):

@@ -143,7 +143,7 @@ def test_a_stopped_export_leaves_nothing(text):
     work.close()
     assert sorted(runs.exports()) == before
     assert not [path for path in (runs.home() / "exports").iterdir() if path.name.startswith(".")]
-    assert "nothing half-written" in take_away.stopped()["status"]
+    assert "nothing half-written" in take_away.JOB.show_stopped()["status"]
 
 
 def test_a_failed_export_gives_the_buttons_back(recipe, monkeypatch):

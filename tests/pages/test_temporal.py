@@ -68,7 +68,7 @@ def test_stopping_keeps_nothing(kept):
     next(answer for answer in work if "Learn the rounding" in answer["status"])
     work.close()
     assert not stages.temporal_learned(jsonio.loads(text))
-    assert temporal.stopped(text)["learn"]["visible"] is True
+    assert temporal.JOB.show_stopped(text)["learn"]["visible"] is True
 
 
 def test_learning_that_fails_gives_its_button_back(kept, monkeypatch):

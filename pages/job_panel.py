@@ -1,0 +1,148 @@
+"""A long job in a tab: its buttons, its line of progress, and what they show while it runs and however it ends.
+
+    JOB = JobPanel(start={"go": "Measure"}, stop="Stop measuring", progress="Progress of …", stopped="Stopped; …")
+
+    @JOB.run
+    def measure(text):
+        recipe = read(text)               # what is wrong is said before any button changes
+        yield {}                          # what is shown at the start, beside the buttons
+        result = yield from watch(stages.measure(recipe), draw)
+        return {"status": note("Measured.")} | show(result)     # what is shown at the end
+
+A job answers with dicts by output name, as every handler; the panel adds its own outputs, "status" and the buttons.
+"""
+
+import contextlib
+import functools
+import html
+import math
+import time
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from dmq import stages
+
+from .shell import MODEL, follows, on
+
+
+Answer = dict[str, Any]  # values by output name
+
+BAR_SECONDS = 0.2  # between two bars: a page that is told of every step cannot be clicked any more
+FIGURE_SECONDS = 1.0  # between two figures that are costly to draw: drawing them takes time from the job
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobPanel:
+    """The buttons and the line of progress of one long job. Outputs are "status", "stop" and the names in `start`."""
+
+    start: dict[str, str]  # texts of the buttons that start or resume it, by output name
+    stop: str  # text of the button that stops it
+    progress: str  # label of the line of progress
+    stopped: str  # what is said after Stop
+    hidden: tuple[str, ...] = ()  # buttons in `start` that are shown by others, when there is something to start
+    at_end: Callable[[], Answer] = dict  # what else is shown however the job ends
+    after_stop: Callable[[str], Answer] | None = None  # what else is shown after Stop, from the recipe's text
+
+    def draw_buttons(self, out: dict[str, Any], *names: str, **look: Any) -> None:
+        """Draw the buttons of these names into `out`, or all."""
+        for name in names or (*self.start, "stop"):
+            text, variant = (self.stop, "stop") if name == "stop" else (self.start[name], "primary")
+            if name not in (next(iter(self.start)), "stop"):
+                variant = "secondary"
+            visible = name != "stop" and name not in self.hidden
+            out[name] = gr.Button(text, variant=variant, visible=visible, **look)
+
+    def draw_progress(self, out: dict[str, Any]) -> None:
+        """Draw the line of progress into `out`."""
+        out["status"] = gr.HTML(label=self.progress)
+
+    def busy(self) -> Answer:
+        """The panel when the job begins."""
+        hidden = {name: gr.update(visible=False) for name in self.start}
+        return hidden | {"stop": gr.update(visible=True), "status": note("Waiting for the model …")}
+
+    def idle(self) -> Answer:
+        """The panel when nothing runs."""
+        shown = {name: gr.update(visible=True) for name in self.start if name not in self.hidden}
+        return shown | {"stop": gr.update(visible=False), "status": ""} | self.at_end()
+
+    def run(self, job: Callable[..., Generator[Answer, None, Answer]]) -> Callable[..., Iterator[Answer]]:
+        """`job` as a handler that shows the panel as well; see the top of this file."""
+
+        @functools.wraps(job)
+        def answers(*args: Any, **kwargs: Any) -> Iterator[Answer]:
+            with contextlib.closing(job(*args, **kwargs)) as work:
+                begun = self.busy() | next(work)
+                yield begun
+                try:
+                    end = yield from work
+                except Exception:
+                    again = {name: gr.update(visible=True) for name in self.hidden if "visible" in begun[name]}
+                    yield again | self.idle()
+                    raise
+            yield self.idle() | end
+
+        return answers
+
+    def show_stopped(self, text: str = "") -> Answer:
+        """The panel after Stop, for the recipe's `text`."""
+        shown = self.idle() | {"status": note(self.stopped)}
+        return shown | self.after_stop(text) if self.after_stop else shown
+
+    def connect_start(
+        self, events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any
+    ) -> Any:  # fmt: skip
+        """Have `events` start `handler`, which `run` made; returns what `connect_stop` needs."""
+        # "multiple", since Gradio would drop a click that comes before it has noticed that the stopped run is over.
+        shown = {"show_progress": "minimal", "show_progress_on": outputs["status"], "trigger_mode": "multiple"}
+        return on(events, handler, inputs, outputs, **shown | MODEL | options)
+
+    def connect_stop(self, out: dict[str, Any], running: list, recipe: gr.State) -> None:
+        """Have Stop end the events `running`, and only then say so: a late answer of theirs would stand over it."""
+        ended = out["stop"].click(None, cancels=running, api_visibility="private")
+        follows(ended, self.show_stopped, [recipe], out)
+
+
+def watch(
+    work: Generator, draw: Callable[[Any], Answer] | None = None, *, seconds: float = 0.0
+) -> Generator[Answer, None, Any]:  # fmt: skip
+    """Run `work` with a bar now and then; returns what it returns.
+
+    `draw` gets what there is to see: a new snapshot of some progress, at most every so many `seconds`, or whatever
+    `work` yields that is no progress.
+    """
+    told = drawn = -math.inf
+    last = None
+    with contextlib.closing(work):
+        while True:
+            try:
+                seen = next(work)
+            except StopIteration as end:
+                return end.value
+            if not isinstance(seen, stages.Progress):
+                if draw and (answer := draw(seen)):
+                    yield answer
+                continue
+            answer, now = {}, time.monotonic()
+            if draw and seen.snapshot is not None and seen.snapshot is not last and now - drawn >= seconds:
+                answer, last = draw(seen.snapshot), seen.snapshot
+                drawn = time.monotonic()
+            if answer or now - told >= BAR_SECONDS:
+                told = time.monotonic()
+                yield answer | {"status": bar(seen)}
+
+
+def bar(progress: Any) -> str:
+    """A stage's progress as HTML: a bar and, in words, how long it will take."""
+    percent = round(100 * progress.done / max(1, progress.total))
+    ends = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" aria-label="Progress"'
+    track = f'<div class="dmq-meter" role="progressbar" {ends}><div style="width: {percent}%"></div></div>'
+    return f'<div class="dmq-progress" role="status">{track}<span>{html.escape(str(progress))}</span></div>'
+
+
+def note(text: str) -> str:
+    """A quiet line where a progress bar may stand."""
+    return f'<div class="dmq-progress" role="status"><span>{html.escape(text)}</span></div>' if text else ""
