@@ -25,13 +25,13 @@ from . import (
     over_time,
     reconstruct,
     sidebar,
-    start,
     take_away,
     temporal,
     time_groups,
 )
 from .gpu import has_zero_gpu
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
+from .start import view as start
 
 
 PAGES = {

@@ -12,7 +12,7 @@ from dmq.models import placement
 from dmq.models.placement import Placement
 from dmq.recipe import Comparison
 from dmq.stages import pictures, planning
-from pages import placing
+from pages.start import placement as placing
 from tests.tiny import captured_recipe, runs_in
 
 

@@ -5,17 +5,12 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import public, runs, stages
+from dmq import runs, stages
 from dmq.figures.model import layers as layers_figure
 from dmq.recipe import EMBEDDED
 from dmq.results import ModelInfo
 
-from . import placing, sidebar
-from .shell import Shared, adopt, on, read, set_outside, shows
-from .widgets.plotly_view import PlotlyView
-
-
-HEAD = ["Layer", "Kind", "Role", "Block", "Shape", "Weights", "MMAC"]
+from ..shell import adopt, read, set_outside
 
 
 def picture_of(model: str) -> str | None:
@@ -73,35 +68,3 @@ def begin(text: str, name: str | None) -> dict[str, Any]:
     if name not in shipped:
         return {}
     return set_outside(adopt(shipped[name], read(text)))
-
-
-def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
-    out: dict[str, Any] = {}
-    with gr.Row():
-        with gr.Column(scale=2, min_width=280):
-            out["title"] = gr.Markdown("## …", label="Model")
-            out["numbers"] = gr.HTML("Loading the model …", label="Numbers of the model")
-        with gr.Column(scale=1, min_width=240):
-            out["picture"] = gr.Image(
-                label="Pictures it draws", format="png", interactive=False, visible=False, buttons=["fullscreen"],
-                elem_classes="dmq-sample", elem_id="model-picture",
-            )  # fmt: skip
-    gr.Markdown("### Begin with a recipe\nEvery choice can be changed later; the sidebar shows what it costs.")
-    recipes = out["recipes"] = gr.Radio([], label="Starting recipes")
-    gr.Markdown("### Its layers")
-    out["figure"] = PlotlyView(label="Layers by kind and block")
-    with gr.Accordion("Table of layers", open=False):
-        out["table"] = gr.Dataframe(headers=HEAD, label="Layers", interactive=False, max_height=420)
-    with gr.Accordion("Another model", open=False, visible=not public.is_public()):
-        gr.Markdown("A folder that a diffusers pipeline was saved to, or a Hub id; safetensors only.")
-        with gr.Row():
-            name = gr.Textbox(label="Folder or Hub id", placeholder="owner/name", scale=4)
-            load = gr.Button("Load", variant="primary", scale=1)
-    if not public.is_public():  # it moves the models of all visitors
-        placing.build(shared)
-    chosen = {"recipe": shared.recipe, "outside": shared.outside}
-    on([load.click, name.submit], sidebar.choose_model, [shared.recipe, name], chosen, show_progress="full",
-       show_progress_on=[name])  # fmt: skip
-    on(recipes.input, begin, [shared.recipe, recipes], chosen)
-    shows(shared, show, [], out, waiting=out["title"])

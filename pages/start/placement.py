@@ -9,8 +9,8 @@ from dmq import public, runs, stages
 from dmq.errors import DmqError
 from dmq.stages import AUTO, DTYPES, OFFLOADS, Placement
 
-from .job_panel import note
-from .shell import MODEL, Shared, on, read, stamp
+from ..job_panel import note
+from ..shell import MODEL, Shared, on, read, stamp
 
 
 def wanted(device: str | None, dtype: str | None, offload: str | None) -> Placement:
