@@ -15,7 +15,6 @@ from dmq.errors import DmqError
 from dmq.runs import ASSETS
 
 from . import (
-    activations,
     api,
     benchmark,
     capturing,
@@ -29,6 +28,7 @@ from . import (
     temporal,
     time_groups,
 )
+from .activations import view as activations
 from .gpu import has_zero_gpu
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 from .start import view as start

@@ -12,7 +12,8 @@ from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, KMeans, ManualGroups, OptimalGroups, Override, PerStep, SharedRange
 from dmq.results import Report
-from pages import activations, asked, capturing, compare, links, reported, shell, sidebar, time_groups, words
+from pages import asked, capturing, compare, links, reported, shell, sidebar, time_groups, words
+from pages.activations import handlers as activations
 from pages.start import handlers as start
 
 

@@ -12,9 +12,8 @@ from dmq.figures import activations as figures
 from dmq.recipe import FLOAT, Recipe
 from dmq.results import ActivationStats
 
-from . import words
-from .shell import Shared, on, read, shows
-from .widgets.plotly_view import PlotlyView
+from .. import words
+from ..shell import read
 
 
 POINTS = {"inputs": ("input",), "outputs": ("output",), "attention operands": ("q", "k", "v", "probs")}
@@ -128,34 +127,3 @@ def scrub(text: str, point: str, block: str, picked: str, step: float) -> dict[s
     stats = stages.statistics(recipe)
     at = chosen(stats, rows_of(stats, point, block), picked)
     return at_step(recipe, stats, at[0], min(int(step), stats.steps - 1)) if at else {}
-
-
-def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
-    out: dict[str, Any] = {"picked": gr.State("")}
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
-    with gr.Column(visible=False) as out["body"]:
-        with gr.Row():
-            names = list(figures.STATISTICS)
-            statistic = gr.Dropdown(names, value=names[0], label="Statistic")
-            point = gr.Dropdown(list(POINTS), value="inputs", label="Where")
-            block = out["block"] = gr.Dropdown([ALL], value=ALL, label="Block")
-        out["heat"] = PlotlyView(label="Statistic per layer and step; click a cell", elem_id="heat")
-        out["title"] = gr.Markdown(label="Chosen layer", elem_id="layer-title")
-        step = out["step"] = gr.Slider(0, 49, 0, step=1, label="Step (0 is noise)")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["grid"] = PlotlyView(label="Histogram at this step, with the grid and its error", elem_id="grid")
-            with gr.Column(min_width=380):
-                out["channels"] = PlotlyView(label="Channels at this step")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["ridge"] = PlotlyView(label="Distribution over the steps")
-            with gr.Column(min_width=380):
-                out["fan"] = PlotlyView(label="Percentiles over the steps")
-        out["film"] = PlotlyView(label="Histogram over time; press play")
-    filters = [statistic, point, block]
-    on([c.input for c in filters], refilter, [shared.recipe, *filters, out["picked"]], out, trigger_mode="always_last")
-    on(out["heat"].select, pick, [shared.recipe, *filters], out, trigger_mode="always_last")
-    on(step.input, scrub, [shared.recipe, point, block, out["picked"], step], out, trigger_mode="always_last")
-    shows(shared, show, [*filters, out["picked"]], out, waiting=out["title"])
