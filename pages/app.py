@@ -26,12 +26,12 @@ from . import (
     sidebar,
     take_away,
     temporal,
-    time_groups,
 )
 from .activations import view as activations
 from .gpu import has_zero_gpu
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 from .start import view as start
+from .time_groups import view as time_groups
 
 
 PAGES = {

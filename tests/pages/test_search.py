@@ -8,7 +8,9 @@ import pytest
 from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import LearnedGroups, UniformGroups
-from pages import job_panel, search, time_groups
+from pages import job_panel
+from pages.time_groups import handlers as time_groups
+from pages.time_groups import search
 
 
 SPEC = LearnedGroups(count=2, iterations=8, trajectories=2, batch=1, refits=1)

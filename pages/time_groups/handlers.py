@@ -13,10 +13,9 @@ from dmq.figures import groups as figures
 from dmq.recipe import FLOAT, LearnedGroups, ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
 from dmq.results import GroupErrors
 
-from . import search, words
-from .shell import Shared, on, read, shows
-from .widgets.partition_strip import PartitionStrip
-from .widgets.plotly_view import PlotlyView
+from .. import words
+from ..shell import read
+from ..widgets.partition_strip import PartitionStrip
 
 
 SHARED, PER_STEP = "shared", "per step"
@@ -157,40 +156,3 @@ def merge(text: str, cuts: list[int]) -> dict[str, Any]:
     edges = [0, *cuts, read(text).sampling.steps]
     _, k = min((edges[k + 2] - edges[k], k) for k in range(len(cuts)))
     return by_hand(text, [*cuts[:k], *cuts[k + 1 :]])
-
-
-def tab(session: Shared) -> None:
-    """Draw the tab and connect it."""
-    out: dict[str, Any] = {"recipe": session.recipe}
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
-    with gr.Column(visible=False) as out["body"]:
-        strip = out["strip"] = PartitionStrip([], steps=50, label="Groups of steps", elem_id="strip")
-        out["locked"] = gr.Markdown("Each layer has cuts of its own; the map at the bottom shows them.", visible=False)
-        with gr.Row(elem_classes="dmq-buttons"):
-            presets = {fn: gr.Button(name, size="sm", min_width=90) for name, fn in (
-                ("Shared", shared), ("Uniform", uniform), ("Optimal", optimal), ("Per step", per_step),
-                ("Split the longest", split), ("Merge the shortest", merge),
-            )}  # fmt: skip
-        with gr.Row(elem_classes="dmq-count"):
-            count = out["count"] = gr.Slider(1, 50, 8, step=1, label="Number of groups", scale=3)
-            own = out["own"] = gr.Checkbox(False, label="Each layer its own cuts (optimal)", scale=1)
-        gr.Markdown(
-            "Drag a boundary, or move it with the arrow keys; Delete removes it, a double click adds one.",
-            elem_classes="dmq-hint",
-        )
-        out["said"] = gr.Markdown(label="Total error", elem_id="total-error")
-        out["per_step"] = PlotlyView(label="Error per step", elem_id="error-per-step")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["against"] = PlotlyView(label="Error against the number of groups")
-            with gr.Column(min_width=380):
-                out["slots"] = PlotlyView(label="Group of every layer and step")
-        out["per_site"] = PlotlyView(label="Error per layer")
-    given = {split: [strip], merge: [strip], uniform: [count], optimal: [count, own]}
-    for handler, button in presets.items():
-        on(button.click, handler, [session.recipe, *given.get(handler, [])], out)
-    on(strip.input, drag, [session.recipe, strip], out, trigger_mode="always_last")
-    on(count.input, recount, [session.recipe, count, own], out, trigger_mode="always_last")
-    on(own.input, optimal, [session.recipe, count, own], out, trigger_mode="always_last")
-    shows(session, show, [count], out, waiting=out["said"])
-    search.build(session)

@@ -12,10 +12,10 @@ from dmq.figures import search as figures
 from dmq.recipe import LearnedGroups, Recipe
 from dmq.results import SearchResult
 
-from . import forms, words
-from .job_panel import FIGURE_SECONDS, JobPanel, note, watch
-from .shell import Shared, on, read, set_outside, shows
-from .widgets.plotly_view import PlotlyView
+from .. import forms, words
+from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
+from ..shell import Shared, on, read, set_outside, shows
+from ..widgets.plotly_view import PlotlyView
 
 
 MAIN = ("count", "per_layer", "contiguous", "iterations")
