@@ -25,12 +25,12 @@ from . import (
     reconstruct,
     sidebar,
     take_away,
-    temporal,
 )
 from .activations import view as activations
 from .gpu import has_zero_gpu
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 from .start import view as start
+from .temporal import view as temporal
 from .time_groups import view as time_groups
 
 

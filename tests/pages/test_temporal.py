@@ -10,7 +10,8 @@ import pytest
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import BlockReconstruction, Cache, LearnedGroups, NoCache, Temporal, Tiar, Weights
-from pages import temporal, words
+from pages import words
+from pages.temporal import handlers as temporal
 
 
 PATHS = ["rounding.kind", "rounding.Tiar.iterations", "fsc", "cache.kind", "cache.Cache.bits", "cache.Cache.selection"]

@@ -14,13 +14,11 @@ from dmq.figures import temporal as figures
 from dmq.recipe import FLOAT, Cache, NearestRounding, Recipe, Temporal
 from dmq.results import TemporalErrors
 
-from . import forms, words
-from .job_panel import JobPanel, note, watch
-from .shell import Shared, on, read, set_outside, shows
-from .widgets.plotly_view import PlotlyView
+from .. import forms, words
+from ..job_panel import JobPanel, note, watch
+from ..shell import read, set_outside
 
 
-PARTS = tuple(field.name for field in dataclasses.fields(Temporal))
 STATES = {"before": "as all other layers", "computed": "with this recipe, computed", "after": "with this recipe"}
 MISSING = "The rounding is still to be learned: {}. Until then the figures show nearest codes."
 ALONE, WITH_BLOCKS = "press **Learn the rounding**", "open **Reconstruct** and press **Learn the blocks**"
@@ -178,80 +176,3 @@ def deviate(text: str, pictures: float) -> Generator[dict[str, Any], None, dict[
     found = yield from watch(stages.deviation(recipe, pictures=int(pictures)))
     lines = {STATES[name]: values for name, values in found.items()}
     return {"deviation": gr.update(value=figures.deviation(lines), visible=True)}
-
-
-def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
-    out: dict[str, Any] = {"picked": gr.State("")}
-    gr.Markdown(
-        "Each block is told the time by a vector that no picture enters. Quantize that path carelessly, and the model "
-        "believes to be at another step than it is (Temporal Feature Matters)."
-    )
-    out["own"] = gr.Checkbox(False, label="Keep the time path in a way of its own")
-    form = draw_settings(out)
-    with gr.Row():
-        JOB.draw_buttons(out, "learn")
-        count = gr.Slider(1, 16, 2, step=1, label="Pictures to run", min_width=160)
-        JOB.draw_buttons(out, "run", "stop")
-    JOB.draw_progress(out)
-    draw_results(out)
-    connect(shared, form, out, count)
-
-
-def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
-    """The form of a Temporal, its parts side by side; its components by path."""
-    form: dict[str, Any] = {}
-    with gr.Column(visible=False) as out["settings"], gr.Row():
-        for part in PARTS:
-            with gr.Column(min_width=240):
-                form |= forms.form(Temporal, "Time path", leave=tuple(name for name in PARTS if name != part))
-    return form
-
-
-def draw_results(out: dict[str, Any]) -> None:
-    """What is shown of the time path."""
-    pair = {"before": "Error of the features, as all other layers",
-            "after": "Error of the features, with this recipe; click a cell",
-            "shift_before": "Step a feature is taken for, as all other layers",
-            "shift_after": "Step a feature is taken for, with this recipe"}  # fmt: skip
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
-    with gr.Column(visible=False) as out["body"]:
-        out["said"] = gr.Markdown(label="What happens to the features", elem_id="temporal-said")
-        for names in (("before", "after"), ("shift_before", "shift_after")):
-            with gr.Row():
-                for name in names:
-                    with gr.Column(min_width=380):
-                        out[name] = PlotlyView(label=pair[name], elem_id=f"temporal-{name.replace('_', '-')}")
-        out["cell"] = gr.Markdown(label="Chosen cell", elem_id="temporal-cell")
-        out["vectors"] = PlotlyView(label="The vectors behind the cell", elem_id="temporal-vectors")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["ranges"] = PlotlyView(label="Ranges of the time path's activations")
-            with gr.Column(min_width=380):
-                out["bits"] = PlotlyView(label="A cache of everything: bits, error, size")
-        out["selection"] = PlotlyView(label="Computed or from the cache", visible=False)
-        out["deviation"] = PlotlyView(label="The latents, with the time path alone quantized", visible=False,
-                                      elem_id="temporal-deviation")  # fmt: skip
-        out["loss"] = PlotlyView(label="Learning the rounding", visible=False)
-
-
-def connect(shared: Shared, form: dict[str, Any], out: dict[str, Any], count: gr.Slider) -> None:
-    """The tab's events."""
-    own, paths = out["own"], list(form)
-
-    def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
-        return change(paths, text, own, *values)
-
-    def redraw(text: str, picked: str) -> Iterator[dict[str, Any]]:
-        yield from show(paths, text, picked)
-
-    chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
-    on([own.input, *forms.events(form)], moved, [shared.recipe, own, *form.values()], chosen_in,
-       trigger_mode="always_last")  # fmt: skip
-    clicks = [out[name].select for name in ("before", "after", "shift_before", "shift_after", "selection")]
-    on(clicks, pick, [shared.recipe], out, trigger_mode="always_last")
-    learning = JOB.connect_start(out["learn"].click, learn, [shared.recipe], out)
-    running = JOB.connect_start(out["run"].click, deviate, [shared.recipe, count], out)
-    JOB.connect_stop(out, [learning, running], shared.recipe)
-    shown = {f"form {path}": component for path, component in form.items()} | out
-    shows(shared, redraw, [out["picked"]], shown, waiting=out["said"])
