@@ -19,7 +19,6 @@ from . import (
     benchmark,
     capturing,
     compare,
-    layers,
     links,
     over_time,
     reconstruct,
@@ -28,6 +27,7 @@ from . import (
 )
 from .activations import view as activations
 from .gpu import has_zero_gpu
+from .layers import view as layers
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 from .start import view as start
 from .temporal import view as temporal

@@ -16,8 +16,13 @@ from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import Choice, KMeans, Predictor, Rule, Sensitivity, Uaq, choice_label, choice_of
 from dmq.runs import predictors
-from pages import job_panel, layers, layers_asked, layers_budget, layers_kept, layers_learned
-from pages.layers_budget import CHOICE, NAME, rows_of, rules_of
+from pages import job_panel
+from pages.layers import budget as layers_budget
+from pages.layers import handlers as layers
+from pages.layers import learned_table as layers_learned
+from pages.layers import new_table as layers_asked
+from pages.layers import tables as layers_kept
+from pages.layers.budget import CHOICE, NAME, rows_of, rules_of
 from tests.sensitivities import random_predictor
 
 

@@ -18,9 +18,9 @@ from dmq.figures.look import plain
 from dmq.recipe import Budget, Rule, choice_label, choice_of
 from dmq.results import Allocation, SensitivityTable
 
-from .layers_kept import Key, escaped, key_of, loaded
-from .shell import Shared, on, read, set_outside, stamp
-from .widgets.plotly_view import PlotlyView
+from ..shell import Shared, on, read, set_outside, stamp
+from ..widgets.plotly_view import PlotlyView
+from .tables import Key, escaped, key_of, loaded
 
 
 INPUTS = ("bits", "allowed", "rules")  # the components that say what is asked for

@@ -9,24 +9,14 @@ from dmq.errors import DmqError
 from dmq.figures import layers as figures
 from dmq.results import SensitivityTable
 
-from . import layers_asked, layers_budget, layers_learned
-from .job_panel import note
-from .layers_kept import REWARD, choices_of_layer, context, named, predictor_of, table_of
-from .shell import Shared, on, read, shows
-from .widgets.plotly_view import PlotlyView
+from ..job_panel import note
+from ..shell import read
+from . import budget as layers_budget
+from . import learned_table as layers_learned
+from .tables import choices_of_layer, context, named, predictor_of, table_of
 
 
 MATTERS = "how much the choice matters (dearest − cheapest)"
-VIEWS = {
-    "bars": "Most sensitive layers",
-    "tree": "Tree map by block",
-    "choices": "Layer × choice",
-    "steps": "Layer × step",
-    "role": "By kind of layer",
-    "block": "By block",
-    "choice": "By choice",
-    "agreement": "Two tables",
-}
 HEADINGS = {
     "bars": "The most sensitive layers; click one for its choices",
     "tree": "Every block and its layers: area is size, colour is cost; click a block to look into it",
@@ -129,53 +119,3 @@ def pick(text: str, name: str | None, click: gr.SelectData) -> dict[str, Any]:
     if type(row) is not int or not 0 <= row < len(table.layers):
         raise DmqError("this layer is no longer there; click again.")
     return {"picked": choices_of_layer(table, row)}
-
-
-def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
-    out: dict[str, Any] = {}
-    gr.Markdown(
-        "Not all layers need the same bits. A **sensitivity table** says what it costs to make each layer's weight "
-        "into each of some formats; a **budget** shares out the bytes so that the costs add up to the least."
-    )
-    out["name"] = gr.Dropdown([], value=None, label="Table", elem_id="table-name")
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
-    with gr.Column(visible=False) as out["body"]:
-        out["context"] = gr.Markdown(label="What the costs hold for", elem_id="table-context")
-        out["trust"] = gr.HTML(visible=False, label="How far to trust it", elem_id="table-trust")
-        draw_views(out)
-        layers_budget.draw(out)
-    with gr.Accordion("A new table", open=False, elem_id="new-table"):
-        asked = layers_asked.draw()
-    with gr.Accordion(layers_learned.TITLE, open=False, elem_id="learn-mixes"):
-        learned = layers_learned.draw()
-    views = [out[name] for name in ("name", "view", "label", "area", "other")]
-    budget = [out[name] for name in layers_budget.INPUTS]
-    on([out["name"].input], opened, [shared.recipe, *views, *budget], out, trigger_mode="always_last",
-       show_progress="minimal", show_progress_on=out["context"])  # fmt: skip
-    on([out["view"].input, out["label"].input, out["area"].input, out["other"].input], look, [shared.recipe, *views],
-       out, trigger_mode="always_last")  # fmt: skip
-    for figure in ("figure", "strip"):
-        on(out[figure].select, pick, [shared.recipe, out["name"]], {"picked": out["picked"]},
-           trigger_mode="always_last")  # fmt: skip
-    layers_budget.connect(shared, out)
-    for drawn_by, job, make in (
-        (asked, layers_asked.JOB, layers_asked.measure), (learned, layers_learned.JOB, layers_learned.learn)
-    ):  # fmt: skip
-        layers_asked.connect(shared, *drawn_by, job, make, show, [*views, *budget], out)
-    shows(shared, show, [*views, *budget], out, waiting=out["context"])
-
-
-def draw_views(out: dict[str, Any]) -> None:
-    """The figures of a table, one at a time, and the layer that was clicked."""
-    gr.Markdown("### Which layers are sensitive")
-    out["view"] = gr.Radio([(title, key) for key, title in VIEWS.items()], value="bars", label="View",
-                           elem_id="layer-views")  # fmt: skip
-    with gr.Row():
-        out["label"] = gr.Dropdown([(MATTERS, "")], value="", label="At the choice", min_width=240)
-        out["area"] = gr.Radio(["weights", "bytes"], value="weights", label="Area", visible=False, min_width=200)
-        out["other"] = gr.Dropdown([], value=None, label="Beside the table", visible=False, min_width=240)
-    out["reward"] = gr.Markdown(REWARD, visible=False, label="Scores", elem_classes="dmq-hint", elem_id="layer-reward")
-    out["why"] = gr.Markdown(visible=False, label="Why there is no figure", elem_classes="dmq-empty")
-    out["figure"] = PlotlyView(label=HEADINGS["bars"], elem_id="layer-figure")
-    out["picked"] = gr.HTML(label="Chosen layer", elem_id="layer-picked")

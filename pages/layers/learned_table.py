@@ -10,11 +10,11 @@ from dmq import stages
 from dmq.recipe import Predictor, Recipe
 from dmq.results import PredictorResult, SensitivityTable
 
-from . import forms
-from .job_panel import JobPanel
-from .layers_asked import choices_of, draw_choices, draw_running, follow_table, widened
-from .layers_kept import escaped, html_table
-from .shell import read
+from .. import forms
+from ..job_panel import JobPanel
+from ..shell import read
+from .new_table import choices_of, draw_choices, draw_running, follow_table, widened
+from .tables import escaped, html_table
 
 
 TITLE = "Learn from random mixes (Qua²SeDiMo)"

@@ -14,10 +14,10 @@ from dmq.errors import DmqError
 from dmq.recipe import FORMATS, Choice, Sensitivity, choice_label, choice_of
 from dmq.results import SensitivityTable
 
-from . import forms
-from .job_panel import JobPanel, note, watch
-from .layers_kept import named, table_of
-from .shell import Shared, on, read, stamp
+from .. import forms
+from ..job_panel import JobPanel, note, watch
+from ..shell import Shared, on, read, stamp
+from .tables import named, table_of
 
 
 BITS = (8, 4, 3, 2)  # of the choices that are offered; others can be written
