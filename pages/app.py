@@ -21,13 +21,13 @@ from . import (
     compare,
     links,
     over_time,
-    reconstruct,
     sidebar,
     take_away,
 )
 from .activations import view as activations
 from .gpu import has_zero_gpu
 from .layers import view as layers
+from .reconstruct import view as reconstruct
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 from .start import view as start
 from .temporal import view as temporal

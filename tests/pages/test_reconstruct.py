@@ -9,7 +9,8 @@ from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Weights
-from pages import reconstruct, sidebar, words
+from pages import sidebar, words
+from pages.reconstruct import handlers as reconstruct
 
 
 PATHS = ["iterations", "pictures", "time"]
