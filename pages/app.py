@@ -20,13 +20,13 @@ from . import (
     capturing,
     compare,
     links,
-    over_time,
     sidebar,
     take_away,
 )
 from .activations import view as activations
 from .gpu import has_zero_gpu
 from .layers import view as layers
+from .over_time import view as over_time
 from .reconstruct import view as reconstruct
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 from .start import view as start

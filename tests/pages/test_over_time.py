@@ -24,7 +24,10 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import ProbePicture
-from pages import asked, job_panel, over_time, probe, relaxing, walked, words
+from pages import asked, job_panel, words
+from pages.over_time import handlers as over_time
+from pages.over_time import probe, relaxing
+from pages.over_time import trajectory_ranges as walked
 
 
 STEPS = 6

@@ -15,10 +15,10 @@ from dmq.figures.over_time import steps_text
 from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 
-from . import forms, words
-from .job_panel import JobPanel, note, watch
-from .shell import Shared, on, read, set_outside, shows
-from .widgets.plotly_view import PlotlyView
+from .. import forms, words
+from ..job_panel import JobPanel, note, watch
+from ..shell import Shared, on, read, set_outside, shows
+from ..widgets.plotly_view import PlotlyView
 
 
 MAIN = ("where", "bits", "judge")

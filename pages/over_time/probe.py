@@ -13,11 +13,11 @@ from dmq.recipe import FLOAT, Probe, Recipe
 from dmq.results import ProbePicture
 from dmq.runs.prompts import UNPROMPTED
 
-from . import forms
-from .asked import seeds_of
-from .job_panel import JobPanel, note, watch
-from .shell import Shared, on, read, shows
-from .widgets.plotly_view import PlotlyView
+from .. import forms
+from ..asked import seeds_of
+from ..job_panel import JobPanel, note, watch
+from ..shell import Shared, on, read, shows
+from ..widgets.plotly_view import PlotlyView
 
 
 HEAD = ["Steps", "Gain", "PSNR (dB)", "Latent error", "Match", "Match of float"]

@@ -13,10 +13,10 @@ from dmq.figures import over_time as figures
 from dmq.figures.look import label
 from dmq.recipe import FLOAT, Progressive, Recipe
 
-from . import forms, words
-from .job_panel import JobPanel, note, watch
-from .shell import Shared, on, read, set_outside, shows
-from .widgets.plotly_view import PlotlyView
+from .. import forms, words
+from ..job_panel import JobPanel, note, watch
+from ..shell import Shared, on, read, set_outside, shows
+from ..widgets.plotly_view import PlotlyView
 
 
 # --- the recipe and its state ---------------------------------------------------------------------------------------

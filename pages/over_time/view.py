@@ -1,0 +1,69 @@
+"""The components of the Over time tab, and what their events call."""
+
+from typing import Any
+
+import gradio as gr
+
+from ..shell import Shared, shows
+from ..widgets.plotly_view import PlotlyView
+from . import probe, relaxing
+from . import trajectory_ranges as walked
+from .handlers import JOB, draw, show
+
+
+HEAD = ["Recipe", "Error of the finished sample", "Isolated error, mean", "Mean activation bits", "MB"]
+
+
+def tab(shared: Shared) -> None:
+    """Draw the tab and connect it."""
+    gr.Markdown(
+        "Each step works on what the steps before it left, so errors build up. Progressive calibration sets the "
+        "ranges on the way that the quantized model really takes; activation relaxing gives more bits to the steps "
+        "that need them (PCR)."
+    )
+    build(shared)
+    walked.build(shared)
+    relaxing.build(shared)
+    probe.build(shared)
+
+
+def build(shared: Shared) -> None:
+    """The errors along the steps, and their events."""
+    out: dict[str, Any] = {}
+    with gr.Accordion("Errors along the steps", open=True, elem_id="over-time"):
+        with gr.Row():
+            prompts = out["prompts"] = gr.Textbox("grinning cat", lines=2, label="Prompts to follow, one per line")
+            with gr.Column(min_width=280):
+                seeds = out["seeds"] = gr.Textbox("0", label="Seeds to follow, such as 0, 1 or 0-3")
+                others = out["others"] = gr.Dropdown([], multiselect=True, label="Also with these recipes")
+        with gr.Row():
+            JOB.draw_buttons(out)
+        JOB.draw_progress(out)
+        draw_results(out)
+    started = JOB.connect_start(out["go"].click, draw, [shared.recipe, prompts, seeds, others], out)
+    JOB.connect_stop(out, [started], shared.recipe)
+    shows(shared, show, [others], out, waiting=out["said"])
+
+
+def draw_results(out: dict[str, Any]) -> None:
+    """What is shown of the steps."""
+    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    with gr.Column(visible=False) as out["body"]:
+        out["said"] = gr.Markdown(label="What was drawn", elem_id="over-time-said")
+        labels = {
+            "accumulated": "Accumulated: the latents on the recipe's own trajectory",
+            "foreseen": "The finished picture as each step foresees it",
+            "isolated": "Isolated: the answer on the float trajectory",
+            "weighed": "Isolated, as it enters the latents",
+        }
+        for names in (("accumulated", "foreseen"), ("isolated", "weighed")):
+            with gr.Row():
+                for name in names:
+                    with gr.Column(min_width=380):
+                        out[name] = PlotlyView(label=labels[name], elem_id=f"over-time-{name}")
+        out["strip"] = gr.Gallery(
+            label="Foreseen at each step, then finished", columns=9, format="png",
+            object_fit="contain", elem_classes="dmq-pixels", height="auto", interactive=False, fit_columns=False,
+            elem_id="over-time-strip",
+        )  # fmt: skip
+        out["table"] = gr.Dataframe(headers=HEAD, label="Every recipe", interactive=False, max_height=300)
