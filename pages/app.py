@@ -16,7 +16,6 @@ from dmq.runs import ASSETS
 
 from . import (
     api,
-    benchmark,
     capturing,
     compare,
     links,
@@ -24,6 +23,7 @@ from . import (
     take_away,
 )
 from .activations import view as activations
+from .benchmark import view as benchmark
 from .gpu import has_zero_gpu
 from .layers import view as layers
 from .over_time import view as over_time

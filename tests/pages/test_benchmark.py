@@ -12,7 +12,8 @@ from dmq.recipe import Benchmark, Domain, Weights
 from dmq.results import FLOOR_NAME, BenchPicture, BenchReport, BenchRow, Figure
 from dmq.runs import benchmarks as kept
 from dmq.stages import benchmarks as bench_stage
-from pages import benching, benchmark
+from pages.benchmark import handlers as benchmark
+from pages.benchmark import new_benchmark as benching
 from tests.tiny import tiny_clip
 
 

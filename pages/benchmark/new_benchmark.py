@@ -13,10 +13,10 @@ from dmq.results import BenchReport
 from dmq.runs import benchmarks as kept
 from dmq.runs import prompts
 
-from .asked import engine_shown, offered, recipes_of
-from .forms import engine_choice
-from .job_panel import JobPanel, note, watch
-from .shell import MODEL, Shared, on, read
+from ..asked import engine_shown, offered, recipes_of
+from ..forms import engine_choice
+from ..job_panel import JobPanel, note, watch
+from ..shell import MODEL, Shared, on, read
 
 
 LAST = 12  # pictures shown while drawing
