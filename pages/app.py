@@ -17,13 +17,13 @@ from dmq.runs import ASSETS
 from . import (
     api,
     capturing,
-    compare,
     links,
     sidebar,
     take_away,
 )
 from .activations import view as activations
 from .benchmark import view as benchmark
+from .compare import view as compare
 from .gpu import has_zero_gpu
 from .layers import view as layers
 from .over_time import view as over_time

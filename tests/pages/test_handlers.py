@@ -12,8 +12,10 @@ from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, KMeans, ManualGroups, OptimalGroups, Override, PerStep, SharedRange
 from dmq.results import Report
-from pages import asked, capturing, compare, links, reported, shell, sidebar, words
+from pages import asked, capturing, links, shell, sidebar, words
 from pages.activations import handlers as activations
+from pages.compare import handlers as compare
+from pages.compare import report as reported
 from pages.start import handlers as start
 from pages.time_groups import handlers as time_groups
 

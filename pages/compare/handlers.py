@@ -10,15 +10,10 @@ from dmq.errors import DmqError
 from dmq.figures import pictures as figures
 from dmq.recipe import Recipe
 
-from .asked import comparison_of, engine_shown, offered, recipes_of
-from .forms import engine_choice
-from .job_panel import JobPanel, note, watch
-from .reported import caption, jobs_of, summary, table
-from .shell import Shared, on, read, set_outside, shows
-from .widgets.plotly_view import PlotlyView
-
-
-EXAMPLES = ("grinning cat", "red heart", "sun behind cloud", "pizza")
+from ..asked import comparison_of, engine_shown, offered, recipes_of
+from ..job_panel import JobPanel, note, watch
+from ..shell import read, set_outside
+from .report import caption, jobs_of, summary, table
 
 
 JOB = JobPanel(
@@ -139,78 +134,3 @@ def show(text: str, others: list[str] | None, computed: str | None = None) -> di
         "seeds": gr.update() if prompted else "0-3",
         "computed": engine_shown(recipe, computed),
     }
-
-
-def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
-    out: dict[str, Any] = {}
-    prompts = draw_request(out)
-    draw_results(out)
-    connect(shared, out, prompts)
-
-
-def draw_request(out: dict[str, Any]) -> gr.Textbox:
-    """What is to be drawn; returns the prompts, which a model may have no use for."""
-    with gr.Row():
-        with gr.Column(scale=3, min_width=320) as out["asked"]:
-            prompts = gr.Textbox(EXAMPLES[0], lines=2, label="Prompts, one per line")
-            gr.Examples([[prompt] for prompt in EXAMPLES], [prompts], label="Try", api_visibility="private")
-        with gr.Column(scale=2, min_width=280):
-            out["seeds"] = gr.Textbox("0", label="Seeds, such as 0, 1 or 0-3")
-            with gr.Row():
-                out["steps"] = gr.Number(50, label="Steps", precision=0, min_width=100)
-                out["guidance"] = gr.Number(4.0, label="Guidance", min_width=100)
-            out["others"] = gr.Dropdown(
-                [], multiselect=True, label="Besides the current recipe",
-                info="Recipes that ship and those of earlier runs, for this model and its statistics.",
-            )  # fmt: skip
-            out["computed"] = engine_choice()
-    with gr.Row(equal_height=True):
-        JOB.draw_buttons(out, min_width=280)
-        out["run"] = gr.Dropdown([], label="Open an earlier run", value=None, min_width=280)
-    JOB.draw_progress(out)
-    return prompts
-
-
-def draw_results(out: dict[str, Any]) -> None:
-    """What is shown of a run."""
-    with gr.Column(visible=False) as out["results"]:
-        look = {"format": "png", "object_fit": "contain", "elem_classes": "dmq-pixels", "height": "auto"}
-        look |= {"interactive": False, "fit_columns": False}
-        out["gallery"] = gr.Gallery(label="Pictures", columns=6, **look)
-        out["summary"] = gr.Markdown(label="Summary", elem_id="summary")
-        with gr.Row():
-            out["picture"] = gr.Dropdown([], label="Picture", type="value", min_width=280)
-            out["who"] = gr.Dropdown([], label="Recipe", min_width=280)
-        frame = {"format": "png", "interactive": False, "elem_classes": "dmq-pixels dmq-pair", "height": 360}
-        frame |= {"min_width": 280}
-        with gr.Row():
-            out["slider"] = gr.ImageSlider(label="Float | quantized", **frame)
-            out["difference"] = gr.Image(label="Difference × 4", buttons=["download", "fullscreen"], **frame)
-        out["strip"] = gr.Gallery(label="On the way, noise to picture", columns=8, **look)
-        with gr.Row():
-            with gr.Column(min_width=320):
-                out["psnr"] = PlotlyView(label="PSNR of every picture")
-            with gr.Column(min_width=320):
-                out["ssim"] = PlotlyView(label="SSIM of every picture")
-        head = ["Recipe", "Prompt", "Seed", "PSNR (dB)", "SSIM"]
-        out["table"] = gr.Dataframe(headers=head, label="Every picture", interactive=False, max_height=360)
-        with gr.Row():
-            out["sheet"] = gr.DownloadButton("Download all pictures (PNG)", size="sm")
-            out["taken"] = gr.Button("Make this recipe the current one", size="sm")
-
-
-def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
-    """The tab's events."""
-    run, picture, who, others = (out[name] for name in ("run", "picture", "who", "others"))
-    chosen = {"recipe": shared.recipe, "outside": shared.outside}
-    asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
-    # "once", since Enter can be pressed twice.
-    started = JOB.connect_start(
-        [out["go"].click, prompts.submit], draw, [shared.recipe, *asked], out, seconds=seconds, trigger_mode="once"
-    )
-    JOB.connect_stop(out, [started], shared.recipe)
-    on(run.input, show_run, [run], out, show_progress="minimal")
-    on([picture.input, who.input], pair, [run, picture, who], out)
-    on(out["taken"].click, take, [run, who], chosen)
-    shows(shared, show, [others, out["computed"]], out)
