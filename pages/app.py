@@ -19,7 +19,6 @@ from . import (
     capturing,
     links,
     sidebar,
-    take_away,
 )
 from .activations import view as activations
 from .benchmark import view as benchmark
@@ -30,6 +29,7 @@ from .over_time import view as over_time
 from .reconstruct import view as reconstruct
 from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
 from .start import view as start
+from .take_away import view as take_away
 from .temporal import view as temporal
 from .time_groups import view as time_groups
 

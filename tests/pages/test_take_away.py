@@ -16,7 +16,7 @@ from PIL import Image
 from dmq import cli, jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Activations, Calibration
-from pages import take_away
+from pages.take_away import handlers as take_away
 from tests.pages.test_benchmark import last
 
 

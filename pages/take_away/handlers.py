@@ -14,9 +14,9 @@ from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, SIMULATED, Recipe
 from dmq.results import Plan
 
-from . import words
-from .job_panel import JobPanel, note, watch
-from .shell import MODEL, Shared, on, read, shows
+from .. import words
+from ..job_panel import JobPanel, note, watch
+from ..shell import read
 
 
 FORMS = {
@@ -29,7 +29,6 @@ HEADS = {  # of a program that loads them
     "sdnq": "# diffusers reads this with sdnq (pip install sdnq), which compiles at its first picture",
 }
 PARTS = {"whole pipeline": "pipeline", "denoiser only": "denoiser"}
-PLACED = ["Runs on", "Layers", "Formats", "Which"]
 NAMED = 3  # layers that a row names before it counts them
 CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
 JOB = JobPanel(
@@ -229,75 +228,6 @@ def push(name: str | None, repository: str, private: bool) -> Iterator[dict[str,
     yield {"hub": note(f"Pushed: {address}")}
 
 
-# --- the tab --------------------------------------------------------------------------------------------------------
-
-
-def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
-    out: dict[str, Any] = {}
-    gr.Markdown(
-        "The current recipe as files: packed codes that plain `diffusers` loads after `import dmq.checkpoint`, and no "
-        "larger than the plan says; or its weights alone, for those who do without dmq. Sizes are of the denoiser."
-    )
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
-    out["sizes"] = gr.HTML(label="Sizes", elem_id="take-sizes", css_template=SIZES_STYLE)
-    with gr.Column(visible=False) as out["body"]:
-        where = gr.Button("What runs where", size="sm")
-        out["placed"] = gr.Dataframe(headers=PLACED, label="What runs where", interactive=False, wrap=True,
-                                     column_widths=["30%", "10%", "16%", "44%"], visible=False, max_height=360,
-                                     elem_id="take-placed")  # fmt: skip
-        with gr.Row(equal_height=True):
-            form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
-            part = gr.Radio(list(PARTS), value=next(iter(PARTS)), label="Of", min_width=200)
-        with gr.Row():
-            JOB.draw_buttons(out, min_width=220)
-    JOB.draw_progress(out)
-    with gr.Row(elem_classes="dmq-ends"):
-        out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are.")
-        out["file"] = gr.DownloadButton("Download", visible=False, min_width=260, elem_id="take-file")
-    out["told"] = gr.HTML(label="The chosen export", elem_id="take-told")
-    out["python"] = gr.Code(language="python", label="To load it", interactive=False, wrap_lines=True)
-    out["shell"] = gr.Code(language="shell", label="Command line", lines=2, interactive=False, wrap_lines=True)
-    with gr.Accordion("To the Hugging Face Hub", open=False):
-        with gr.Row(elem_classes="dmq-ends"):
-            repository = gr.Textbox("", label="Repository, owner/name", max_lines=1, min_width=240)
-            private = gr.Checkbox(True, label="Private", min_width=100)
-            out["push"] = gr.Button("Push the chosen export", min_width=200, interactive=False)
-        out["hub"] = gr.HTML(label="What the Hub said", elem_id="take-hub")
-    connect(shared, out, (form, part), where, (repository, private))
-
-
-def connect(
-    shared: Shared, out: dict[str, Any], chosen: tuple[Any, Any], where: gr.Button, hub: tuple[Any, Any]
-) -> None:
-    """The tab's events."""
-    shown = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
-    snippets = {name: out[name] for name in ("python", "shell")}
-    on(where.click, place, [shared.recipe], out, **MODEL, **shown)
-    started = JOB.connect_start(out["go"].click, export, [shared.recipe, *chosen], out)
-    JOB.connect_stop(out, [started], shared.recipe)
-    on(out["name"].input, fetch, [out["name"]], out, show_progress="minimal", show_progress_on=out["status"])
-    on(out["name"].input, code, [shared.recipe, *chosen, out["name"]], snippets)
-    on([one.input for one in chosen], wanted, [shared.recipe, *chosen], snippets, trigger_mode="always_last")
-    on(out["push"].click, push, [out["name"], *hub], out, show_progress="minimal", show_progress_on=out["hub"])
-    shows(shared, show, [*chosen, out["name"]], out, waiting=out["sizes"])
-
-
 def wanted(text: str, form: str, part: str) -> dict[str, Any]:
     """Python and commands for what the form would make."""
     return code(text, form, part, None)
-
-
-SIZES_STYLE = """
-.dmq-sizes { border-collapse: collapse; border: 0; width: 100%; max-width: 900px; font-size: 13px;
-  font-variant-numeric: tabular-nums; }
-.dmq-sizes tr { border: 0; }
-.dmq-sizes th, .dmq-sizes td { border: 0; padding: 3px 12px 3px 0; text-align: right; white-space: nowrap;
-  background: none; }
-.dmq-sizes th { text-align: left; font-weight: 600; }
-.dmq-sizes .bar { width: 45%; min-width: 60px; }
-.dmq-sizes .part th { font-weight: 400; padding-left: 16px; }
-.dmq-sizes .dmq-meter { height: 10px; border-radius: 5px; background: var(--border-color-primary); overflow: hidden; }
-.dmq-sizes .dmq-meter div { height: 100%; border-radius: 5px; background: var(--color-accent); }
-.dmq-sizes .part .dmq-meter div { opacity: .6; }
-"""
