@@ -7,7 +7,7 @@ import gradio as gr
 from dmq import jsonio, stages
 
 from . import words
-from .shell import told
+from .events import told
 
 
 def describe(recipe: str) -> str:

@@ -14,20 +14,16 @@ from dmq import jsonio, public, stages
 from dmq.errors import DmqError
 from dmq.runs import ASSETS
 
-from . import (
-    api,
-    capturing,
-    links,
-    sidebar,
-)
+from . import api, capture_panel, session, sidebar
 from .activations import view as activations
 from .benchmark import view as benchmark
 from .compare import view as compare
+from .events import ONE_BY_ONE, Blocks, follows, on, takes_turns
 from .gpu import has_zero_gpu
 from .layers import view as layers
 from .over_time import view as over_time
 from .reconstruct import view as reconstruct
-from .shell import ONE_BY_ONE, Blocks, Shared, follows, on, set_outside, takes_turns
+from .session import Shared, set_outside
 from .start import view as start
 from .take_away import view as take_away
 from .temporal import view as temporal
@@ -52,7 +48,7 @@ FOLD = "() => { if (innerWidth < 769) document.querySelector('.sidebar.open .tog
 
 def opened(request: gr.Request) -> dict[str, Any]:
     """The link that was opened, as far as it can be read."""
-    recipe, tab, wrong = links.parsed(request.query_params, list(TABS))
+    recipe, tab, wrong = session.parsed(request.query_params, list(TABS))
     if wrong:
         gr.Warning(wrong)
     return {"linked": (jsonio.dumps(recipe), tab)}
@@ -92,7 +88,7 @@ def build() -> gr.Blocks:
                 with gr.Tab(name, id=key) as made[key]:
                     PAGES[name](replace(shared, turn=turns[key]))
         takes_turns(shared, made, turns)
-        capturing.build(shared)
+        capture_panel.build(shared)
         api.build()
         linked = gr.State(None)
         state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
@@ -111,9 +107,9 @@ def build() -> gr.Blocks:
 def warm() -> None:
     """Load the model that a new visitor sees first, and what its errors stand on."""
     try:
-        stages.info(links.OPENING.model)
-        if stages.captured(links.OPENING):
-            stages.plan(links.OPENING)
+        stages.info(session.OPENING.model)
+        if stages.captured(session.OPENING):
+            stages.plan(session.OPENING)
     except DmqError as error:
         print(error)
 
@@ -126,7 +122,7 @@ def place_models() -> None:
     """
     if has_zero_gpu():
         os.environ.setdefault("DMQ_DEVICE", "cpu")
-        stages.load(links.OPENING.model)
+        stages.load(session.OPENING.model)
 
 
 def launch(**settings: Any) -> None:

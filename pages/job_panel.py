@@ -25,7 +25,7 @@ import gradio as gr
 
 from dmq import stages
 
-from .shell import MODEL, follows, on
+from .events import MODEL, follows, on
 
 
 Answer = dict[str, Any]  # values by output name

@@ -11,8 +11,9 @@ from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Activations, Protection, Recipe, Weights
 from dmq.results import Plan
 
-from . import forms, links, words
-from .shell import Shared, on, read, set_outside
+from . import forms, session, words
+from .events import on
+from .session import Shared, read, set_outside
 
 
 FORMS = {"weights": Weights, "activations": Activations, "protection": Protection}
@@ -87,7 +88,7 @@ def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
     return shown | {
         "model": gr.Dropdown(choices=offered(recipe.model), value=recipe.model),
         "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(words.words(recipe))}</p>',
-        "link": links.query(recipe, tab) if tab else gr.skip(),
+        "link": session.query(recipe, tab) if tab else gr.skip(),
         "python": words.python(recipe),
         "commands": words.commands(recipe),
         "editor": text,
@@ -118,7 +119,7 @@ def look_away() -> dict[str, Any]:
 
 def relink(text: str, tab: str) -> dict[str, Any]:
     """The link after another tab was opened."""
-    return {"link": links.query(read(text), tab)} if text else {}  # a page that loads must keep its address
+    return {"link": session.query(read(text), tab)} if text else {}  # a page that loads must keep its address
 
 
 def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
@@ -207,4 +208,4 @@ def connect(
        show_progress_on=out["layers"])  # fmt: skip
     on(panel.collapse, look_away, [], {"looking": looking, "layers": out["layers"]})
     on(shared.open_tab.change, relink, [shared.recipe, shared.open_tab], {"link": out["link"]})
-    out["link"].change(None, out["link"], out["link"], js=links.REMEMBER, api_visibility="private")
+    out["link"].change(None, out["link"], out["link"], js=session.REMEMBER, api_visibility="private")

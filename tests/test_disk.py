@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from dmq import cli, jsonio, runs
 from dmq.errors import DmqError, disk_error
 from dmq.runs import folders
-from pages import shell
+from pages import events
 from tests.bound import run_bound
 from tests.tiny import captured_recipe, runs_in
 
@@ -123,13 +123,13 @@ def test_pages_show_it_as_a_message():
         yield 1
         raise FULL
 
-    work = shell.told(handler)()
+    work = events.told(handler)()
     assert next(work) == 1
     with pytest.raises(gr.Error, match="the disk is full") as caught:
         next(work)
     assert not caught.value.print_exception
     with pytest.raises(ZeroDivisionError):
-        shell.told(lambda: 1 / 0)()
+        events.told(lambda: 1 / 0)()
 
 
 def test_the_app_opens_where_nothing_can_be_kept_and_says_so(tmp_path, monkeypatch, capsys):

@@ -18,7 +18,7 @@ from packaging.requirements import Requirement
 
 from dmq import jsonio
 from dmq.errors import DmqError
-from pages import app, links
+from pages import app, session
 from tests.visitor import Visitor
 from tools import space
 
@@ -114,7 +114,7 @@ def test_it_shows_images_and_compares(folder, address, monkeypatch):
     shown = visitor.fire("start.show")["Pictures it draws"]["value"]
     image = httpx.get(shown["url"], timeout=60).raise_for_status()
     assert image.headers["content-type"].startswith("image/") and len(image.content) > 1000
-    recipe = dataclasses.replace(links.OPENING, on_miss="nearest")
+    recipe = dataclasses.replace(session.OPENING, on_miss="nearest")
     assert "error" not in visitor.fire("sidebar.apply", jsonio.dumps(recipe))
     drawn = visitor.fire("compare.draw", None, "pizza", "0", 2, 4.0, [], None)
     name = drawn["Open an earlier run"]["value"]

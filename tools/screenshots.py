@@ -7,7 +7,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from dmq.runs import shipped_recipes
-from pages.links import query
+from pages.session import query
 
 
 PLACE = Path(__file__).resolve().parent.parent / "assets" / "screenshots"

@@ -21,7 +21,7 @@ from dmq import runs, stages
 from dmq.recipe import EMBEDDED, Comparison, Predictor, Probe, Recipe, Sensitivity
 from dmq.runs import folders
 from dmq.runs.prompts import UNPROMPTED
-from pages import links
+from pages import session
 
 
 KINDS = ("captures", "searches", "roundings", "trajectories", "tables")
@@ -37,7 +37,7 @@ def told(model: str, work: Generator[Any, None, Any]) -> None:
 def trajectories(model: str) -> None:
     """What Over time opens on: windows, errors along the steps and a probe, of what the app opens with and of PCR."""
     opening, pcr = (
-        stages.for_model(recipe, model) for recipe in (links.OPENING, runs.shipped_recipes()["PCR W4A8"])
+        stages.for_model(recipe, model) for recipe in (session.OPENING, runs.shipped_recipes()["PCR W4A8"])
     )
     prompts = ("grinning cat", "red heart") if stages.info(model).prompted else (UNPROMPTED,)
     comparison = Comparison(prompts=prompts, seeds=(0, 1), sampling=opening.sampling)

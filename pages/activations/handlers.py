@@ -13,7 +13,7 @@ from dmq.recipe import FLOAT, Recipe
 from dmq.results import ActivationStats
 
 from .. import words
-from ..shell import read
+from ..session import read
 
 
 POINTS = {"inputs": ("input",), "outputs": ("output",), "attention operands": ("q", "k", "v", "probs")}

@@ -6,7 +6,8 @@ import gradio as gr
 
 from dmq.figures import activations as figures
 
-from ..shell import Shared, on, shows
+from ..events import on, shows
+from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from .handlers import ALL, POINTS, pick, refilter, scrub, show
 

@@ -12,7 +12,7 @@ from dmq.figures import benchmark as figures
 from dmq.results import BENCH_MEASURES, BenchReport
 from dmq.runs import benchmarks as kept
 
-from ..shell import read
+from ..session import read
 from . import new_benchmark as benching
 
 

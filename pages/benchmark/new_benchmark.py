@@ -13,10 +13,11 @@ from dmq.results import BenchReport
 from dmq.runs import benchmarks as kept
 from dmq.runs import prompts
 
-from ..asked import engine_shown, offered, recipes_of
+from ..events import MODEL, on
 from ..forms import engine_choice
 from ..job_panel import JobPanel, note, watch
-from ..shell import MODEL, Shared, on, read
+from ..request import engine_shown, offered, recipes_of
+from ..session import Shared, read
 
 
 LAST = 12  # pictures shown while drawing

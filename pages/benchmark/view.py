@@ -7,7 +7,8 @@ import gradio as gr
 from dmq.figures import bench_table
 from dmq.figures import benchmark as figures
 
-from ..shell import Shared, on, shows
+from ..events import on, shows
+from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from . import new_benchmark as benching
 from .handlers import look, opened, show

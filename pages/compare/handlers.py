@@ -10,9 +10,9 @@ from dmq.errors import DmqError
 from dmq.figures import pictures as figures
 from dmq.recipe import Recipe
 
-from ..asked import comparison_of, engine_shown, offered, recipes_of
 from ..job_panel import JobPanel, note, watch
-from ..shell import read, set_outside
+from ..request import comparison_of, engine_shown, offered, recipes_of
+from ..session import read, set_outside
 from .report import caption, jobs_of, summary, table
 
 

@@ -4,8 +4,9 @@ from typing import Any
 
 import gradio as gr
 
+from ..events import on, shows
 from ..forms import engine_choice
-from ..shell import Shared, on, shows
+from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from .handlers import JOB, draw, pair, seconds, show, show_run, take
 

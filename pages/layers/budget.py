@@ -18,7 +18,8 @@ from dmq.figures.look import plain
 from dmq.recipe import Budget, Rule, choice_label, choice_of
 from dmq.results import Allocation, SensitivityTable
 
-from ..shell import Shared, on, read, set_outside, stamp
+from ..events import on
+from ..session import Shared, read, set_outside, stamp
 from ..widgets.plotly_view import PlotlyView
 from .tables import Key, escaped, key_of, loaded
 

@@ -10,9 +10,9 @@ from dmq.figures import layers as figures
 from dmq.results import SensitivityTable
 
 from ..job_panel import note
-from ..shell import read
-from . import budget as layers_budget
-from . import learned_table as layers_learned
+from ..session import read
+from . import learned_table
+from .budget import fresh
 from .tables import choices_of_layer, context, named, predictor_of, table_of
 
 
@@ -56,11 +56,11 @@ def opened(
 ) -> dict[str, Any]:
     """Another table: its view, and the budget within it."""
     model = read(text).model
-    table, trust = table_of(model, name), layers_learned.trust(predictor_of(model, name))
+    table, trust = table_of(model, name), learned_table.trust(predictor_of(model, name))
     said = {"context": context(table), "picked": note(PICKED),
             "trust": gr.update(value=trust, visible=bool(trust)),
             "reward": gr.update(visible=table.kind == "score")}  # fmt: skip
-    return said | look(text, name, view, label, area, other) | layers_budget.fresh(text, name, *budget)
+    return said | look(text, name, view, label, area, other) | fresh(text, name, *budget)
 
 
 def look(text: str, name: str | None, view: str, label: str, area: str, other: str | None) -> dict[str, Any]:

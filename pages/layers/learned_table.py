@@ -12,7 +12,7 @@ from dmq.results import PredictorResult, SensitivityTable
 
 from .. import forms
 from ..job_panel import JobPanel
-from ..shell import read
+from ..session import read
 from .new_table import choices_of, draw_choices, draw_running, follow_table, widened
 from .tables import escaped, html_table
 

@@ -15,8 +15,9 @@ from dmq.recipe import FORMATS, Choice, Sensitivity, choice_label, choice_of
 from dmq.results import SensitivityTable
 
 from .. import forms
+from ..events import on
 from ..job_panel import JobPanel, note, watch
-from ..shell import Shared, on, read, stamp
+from ..session import Shared, read, stamp
 from .tables import named, table_of
 
 

@@ -4,11 +4,10 @@ from typing import Any
 
 import gradio as gr
 
-from ..shell import Shared, on, shows
+from ..events import on, shows
+from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
-from . import budget as layers_budget
-from . import learned_table as layers_learned
-from . import new_table as layers_asked
+from . import budget, learned_table, new_table
 from .handlers import HEADINGS, MATTERS, look, opened, pick, show
 from .tables import REWARD
 
@@ -38,26 +37,26 @@ def tab(shared: Shared) -> None:
         out["context"] = gr.Markdown(label="What the costs hold for", elem_id="table-context")
         out["trust"] = gr.HTML(visible=False, label="How far to trust it", elem_id="table-trust")
         draw_views(out)
-        layers_budget.draw(out)
+        budget.draw(out)
     with gr.Accordion("A new table", open=False, elem_id="new-table"):
-        asked = layers_asked.draw()
-    with gr.Accordion(layers_learned.TITLE, open=False, elem_id="learn-mixes"):
-        learned = layers_learned.draw()
+        asked = new_table.draw()
+    with gr.Accordion(learned_table.TITLE, open=False, elem_id="learn-mixes"):
+        learned = learned_table.draw()
     views = [out[name] for name in ("name", "view", "label", "area", "other")]
-    budget = [out[name] for name in layers_budget.INPUTS]
-    on([out["name"].input], opened, [shared.recipe, *views, *budget], out, trigger_mode="always_last",
+    shares = [out[name] for name in budget.INPUTS]
+    on([out["name"].input], opened, [shared.recipe, *views, *shares], out, trigger_mode="always_last",
        show_progress="minimal", show_progress_on=out["context"])  # fmt: skip
     on([out["view"].input, out["label"].input, out["area"].input, out["other"].input], look, [shared.recipe, *views],
        out, trigger_mode="always_last")  # fmt: skip
     for figure in ("figure", "strip"):
         on(out[figure].select, pick, [shared.recipe, out["name"]], {"picked": out["picked"]},
            trigger_mode="always_last")  # fmt: skip
-    layers_budget.connect(shared, out)
+    budget.connect(shared, out)
     for drawn_by, job, make in (
-        (asked, layers_asked.JOB, layers_asked.measure), (learned, layers_learned.JOB, layers_learned.learn)
+        (asked, new_table.JOB, new_table.measure), (learned, learned_table.JOB, learned_table.learn)
     ):  # fmt: skip
-        layers_asked.connect(shared, *drawn_by, job, make, show, [*views, *budget], out)
-    shows(shared, show, [*views, *budget], out, waiting=out["context"])
+        new_table.connect(shared, *drawn_by, job, make, show, [*views, *shares], out)
+    shows(shared, show, [*views, *shares], out, waiting=out["context"])
 
 
 def draw_views(out: dict[str, Any]) -> None:

@@ -15,16 +15,13 @@ from dmq.recipe import Comparison, Recipe
 from dmq.results import OverTime
 from dmq.runs.prompts import UNPROMPTED
 
-from ..asked import comparison_of, offered, recipes_of
 from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
-from ..shell import read
+from ..request import comparison_of, offered, recipes_of
+from ..session import read
 
 
 MOST = 16  # pictures: they are drawn as one batch, and every denoiser call of theirs is kept while it is needed
 CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
-
-
-# --- what is asked and shown ----------------------------------------------------------------------------------------
 
 
 def asked(text: str, prompts: str, seeds: str, others: list[str]) -> tuple[Comparison, tuple[Recipe, ...]]:

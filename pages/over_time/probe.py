@@ -14,9 +14,10 @@ from dmq.results import ProbePicture
 from dmq.runs.prompts import UNPROMPTED
 
 from .. import forms
-from ..asked import seeds_of
+from ..events import on, shows
 from ..job_panel import JobPanel, note, watch
-from ..shell import Shared, on, read, shows
+from ..request import seeds_of
+from ..session import Shared, read
 from ..widgets.plotly_view import PlotlyView
 
 

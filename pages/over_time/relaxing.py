@@ -16,8 +16,9 @@ from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 
 from .. import forms, words
+from ..events import on, shows
 from ..job_panel import JobPanel, note, watch
-from ..shell import Shared, on, read, set_outside, shows
+from ..session import Shared, read, set_outside
 from ..widgets.plotly_view import PlotlyView
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 import gradio as gr
 
-from ..shell import Shared, shows
+from ..events import shows
+from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
-from . import probe, relaxing
-from . import trajectory_ranges as walked
+from . import probe, relaxing, trajectory_ranges
 from .handlers import JOB, draw, show
 
 
@@ -22,7 +22,7 @@ def tab(shared: Shared) -> None:
         "that need them (PCR)."
     )
     build(shared)
-    walked.build(shared)
+    trajectory_ranges.build(shared)
     relaxing.build(shared)
     probe.build(shared)
 

@@ -12,7 +12,7 @@ from dmq.recipe import FLOAT, BlockReconstruction, Recipe
 
 from .. import forms, words
 from ..job_panel import JobPanel, note, watch
-from ..shell import read, set_outside
+from ..session import read, set_outside
 
 
 def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:

@@ -10,7 +10,7 @@ from dmq.figures.model import layers as layers_figure
 from dmq.recipe import EMBEDDED
 from dmq.results import ModelInfo
 
-from ..shell import adopt, read, set_outside
+from ..session import adopt, read, set_outside
 
 
 def picture_of(model: str) -> str | None:

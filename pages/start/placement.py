@@ -9,8 +9,9 @@ from dmq import public, runs, stages
 from dmq.errors import DmqError
 from dmq.stages import AUTO, DTYPES, OFFLOADS, Placement
 
+from ..events import MODEL, on
 from ..job_panel import note
-from ..shell import MODEL, Shared, on, read, stamp
+from ..session import Shared, read, stamp
 
 
 def wanted(device: str | None, dtype: str | None, offload: str | None) -> Placement:

@@ -7,7 +7,8 @@ import gradio as gr
 from dmq import public
 
 from .. import sidebar
-from ..shell import Shared, on, shows
+from ..events import on, shows
+from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from . import placement as placing
 from .handlers import begin, show

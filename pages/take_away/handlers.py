@@ -16,7 +16,7 @@ from dmq.results import Plan
 
 from .. import words
 from ..job_panel import JobPanel, note, watch
-from ..shell import read
+from ..session import read
 
 
 FORMS = {

@@ -4,7 +4,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..shell import MODEL, Shared, on, shows
+from ..events import MODEL, on, shows
+from ..session import Shared
 from .handlers import FORMS, JOB, PARTS, code, export, fetch, place, push, show, wanted
 
 

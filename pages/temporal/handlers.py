@@ -16,7 +16,7 @@ from dmq.results import TemporalErrors
 
 from .. import forms, words
 from ..job_panel import JobPanel, note, watch
-from ..shell import read, set_outside
+from ..session import read, set_outside
 
 
 STATES = {"before": "as all other layers", "computed": "with this recipe, computed", "after": "with this recipe"}

@@ -9,7 +9,8 @@ import gradio as gr
 from dmq.recipe import Temporal
 
 from .. import forms
-from ..shell import Shared, on, shows
+from ..events import on, shows
+from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from .handlers import JOB, change, deviate, learn, pick, show
 

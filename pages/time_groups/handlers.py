@@ -14,7 +14,7 @@ from dmq.recipe import FLOAT, LearnedGroups, ManualGroups, OptimalGroups, PerSte
 from dmq.results import GroupErrors
 
 from .. import words
-from ..shell import read
+from ..session import read
 from ..widgets.partition_strip import PartitionStrip
 
 

@@ -13,8 +13,9 @@ from dmq.recipe import LearnedGroups, Recipe
 from dmq.results import SearchResult
 
 from .. import forms, words
+from ..events import on, shows
 from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
-from ..shell import Shared, on, read, set_outside, shows
+from ..session import Shared, read, set_outside
 from ..widgets.plotly_view import PlotlyView
 
 

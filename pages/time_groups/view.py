@@ -4,7 +4,8 @@ from typing import Any
 
 import gradio as gr
 
-from ..shell import Shared, on, shows
+from ..events import on, shows
+from ..session import Shared
 from ..widgets.partition_strip import PartitionStrip
 from ..widgets.plotly_view import PlotlyView
 from . import search

@@ -17,7 +17,7 @@ import pytest
 from playwright.sync_api import expect, sync_playwright
 
 from dmq.models.tiny import tiny_ddpm
-from pages import links
+from pages import session
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -120,7 +120,7 @@ def visit(page, address):
 
     def opened(recipe, tab, extra="", width=1400):
         page.set_viewport_size({"width": width, "height": 900})
-        page.goto(address + links.query(recipe, tab) + extra)
+        page.goto(address + session.query(recipe, tab) + extra)
         page.locator(".dmq-name", has_text=recipe.name).wait_for(state="visible" if width > 768 else "attached")
         return page
 

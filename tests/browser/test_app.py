@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from dmq import jsonio, runs, stages
 from dmq.recipe import ManualGroups, Sampling, SharedRange, UniformGroups
-from pages import links
+from pages import session
 from tests.browser.conftest import PATIENCE
 
 
@@ -141,7 +141,7 @@ def test_a_class_that_opens_the_same_link_at_once_sees_the_page(chromium, addres
     rooms = [chromium.new_context() for _ in range(4)]  # pages of one visitor would wait for each other's connections
     pupils = [room.new_page() for room in rooms]
     for page in pupils:
-        page.goto(address + links.query(recipe, "activations"), wait_until="commit")
+        page.goto(address + session.query(recipe, "activations"), wait_until="commit")
     for page in pupils:
         expect(page.locator("#layer-title")).to_contain_text("6 bits")
         page.locator("#grid .js-plotly-plot").wait_for(timeout=PATIENCE)
@@ -208,7 +208,7 @@ def test_a_link_restores_model_recipe_and_tab(visit, recipe):
 def test_a_tab_that_is_clicked_while_the_page_loads_stays_open(page, address, recipe, linked):
     held, loading = [], True
     page.route("**/queue/join*", lambda route: held.append(route) if loading else route.continue_())
-    page.goto(address + links.query(recipe, linked))
+    page.goto(address + session.query(recipe, linked))
     clicked = page.get_by_role("tab", name="Time groups", exact=True)
     clicked.click()
     page.wait_for_timeout(500)
@@ -385,4 +385,4 @@ def test_a_wrong_wish_is_one_line_and_the_button_stays(visit, recipe, prompt, se
 def test_a_broken_link_says_so_and_opens_the_default(page, address):
     page.goto(address + '?recipe={"wieghts":{}}&tab=nowhere')
     expect(toast(page)).to_contain_text("did you mean 'weights'")
-    expect(page.locator(".dmq-name")).to_have_text(links.OPENING.name)
+    expect(page.locator(".dmq-name")).to_have_text(session.OPENING.name)

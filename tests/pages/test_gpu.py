@@ -104,7 +104,7 @@ def test_a_comparison_is_made_in_the_other_process(space):
     code = """
 from dmq import jsonio, public
 from dataclasses import replace
-from pages.shell import read
+from pages.session import read
 served = app.build()
 draw = next(fn for fn in served.fns.values() if fn.fn is not None and fn.fn.__name__ == "draw"
             and fn.fn.__module__.endswith("compare"))

@@ -12,7 +12,7 @@ from dmq import jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, KMeans, ManualGroups, OptimalGroups, Override, PerStep, SharedRange
 from dmq.results import Report
-from pages import asked, capturing, links, shell, sidebar, words
+from pages import capture_panel, events, request, session, sidebar, words
 from pages.activations import handlers as activations
 from pages.compare import handlers as compare
 from pages.compare import report as reported
@@ -218,12 +218,12 @@ def test_no_file_is_shown_for_a_name_that_a_visitor_wrote(tmp_path, monkeypatch)
 def test_a_capture_reports_and_can_be_closed_without_a_trace(text, recipe):
     paths, captures = ["sampling.steps", "calibration.samples"], runs.home() / "captures"
     before = sorted(captures.iterdir())
-    work = capturing.capture(paths, text, 5, 2)
+    work = capture_panel.capture(paths, text, 5, 2)
     shown = [next(work)["status"] for _ in range(3)]
     work.close()
     assert "progressbar" in shown[-1]
     assert sorted(captures.iterdir()) == before
-    *_, last = capturing.capture(paths, text, 4, 2)
+    *_, last = capture_panel.capture(paths, text, 4, 2)
     assert jsonio.loads(last["recipe"]).sampling.steps == 4
     assert stages.captured(jsonio.loads(last["recipe"]))
 
@@ -254,43 +254,43 @@ def test_a_failed_drawing_gives_the_buttons_back(recipe):
 
 def test_other_steps_than_those_captured_are_refused_before_anything_is_drawn(recipe):
     with pytest.raises(DmqError, match="captured for 6"):
-        asked.comparison_of(recipe, "a", "0", 7, 2.0)
+        request.comparison_of(recipe, "a", "0", 7, 2.0)
     nearest = dataclasses.replace(recipe, on_miss="nearest")
-    assert asked.comparison_of(nearest, "a", "0", 7, 2.0).sampling.steps == 7
+    assert request.comparison_of(nearest, "a", "0", 7, 2.0).sampling.steps == 7
 
 
 @pytest.mark.parametrize(
     ("given", "seeds"), [("0", (0,)), ("0, 1 2", (0, 1, 2)), ("3-5,5,1", (3, 4, 5, 1))], ids=["one", "list", "range"]
 )
 def test_seeds_are_read(given, seeds):
-    assert asked.seeds_of(given) == seeds
+    assert request.seeds_of(given) == seeds
 
 
 @pytest.mark.parametrize("given", ["-1", "a", "1.5", "1-", "5-1-2", "0-99", "²"])
 def test_other_seeds_are_refused(given):
     with pytest.raises(DmqError, match="seeds"):
-        asked.seeds_of(given)
+        request.seeds_of(given)
 
 
 def test_compared_recipes_have_names_of_their_own(recipe):
     first = next(iter(runs.shipped_recipes()))
     same_name = dataclasses.replace(recipe, name=first)
-    made = asked.recipes_of(same_name, [first, "no such recipe"])
+    made = request.recipes_of(same_name, [first, "no such recipe"])
     assert len({r.name for r in made}) == len(made) == 2
-    assert len(asked.recipes_of(made[1], [first])) == 1
+    assert len(request.recipes_of(made[1], [first])) == 1
 
 
 def test_both_engines_draw_each_recipe_under_a_name_of_its_own(recipe):
     others = list(runs.shipped_recipes())[:2]
-    made = asked.recipes_of(recipe, others, "both")
+    made = request.recipes_of(recipe, others, "both")
     assert [r.name for r in made] == [f"{name}{end}" for name in ("tiny", *others) for end in ("", ", executed")]
     assert [r.engine for r in made] == ["simulated", "executed"] * 3
     assert [dataclasses.replace(r, name=recipe.name, engine="simulated") for r in made[:2]] == [recipe, recipe]
-    assert asked.recipes_of(made[1], others, "both") == made, "one that is executed already is drawn both ways, too"
-    assert [r.name for r in asked.recipes_of(recipe, [], "executed bf16")] == ["tiny, executed bf16"]
-    assert {r.engine for r in asked.recipes_of(made[1], others)} == {"executed"}, "that of the current recipe"
+    assert request.recipes_of(made[1], others, "both") == made, "one that is executed already is drawn both ways, too"
+    assert [r.name for r in request.recipes_of(recipe, [], "executed bf16")] == ["tiny, executed bf16"]
+    assert {r.engine for r in request.recipes_of(made[1], others)} == {"executed"}, "that of the current recipe"
     with pytest.raises(DmqError, match="computed is 'magic'"):
-        asked.recipes_of(recipe, [], "magic")
+        request.recipes_of(recipe, [], "magic")
 
 
 def test_an_executed_drawing_is_shown_beside_the_simulated_one_with_its_seconds(text):
@@ -346,11 +346,11 @@ def test_recipes_of_earlier_runs_are_offered_under_the_name_of_their_run(recipe,
     four = dataclasses.replace(recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=4))
     three = dataclasses.replace(recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=3))
     shipped = list(runs.shipped_recipes())
-    assert list(asked.offered(recipe)) == shipped
+    assert list(request.offered(recipe)) == shipped
     kept("first", four, runs.shipped_recipes()[shipped[0]])  # what ships is not offered again
     kept("second", dataclasses.replace(three, model="elsewhere"), dataclasses.replace(four, name="same as in first"))
-    assert list(asked.offered(recipe)) == [*shipped, "mine · run second", "mine · run first"]
-    made = asked.recipes_of(recipe, ["mine · run second", "mine · run first", "removed · run gone"])
+    assert list(request.offered(recipe)) == [*shipped, "mine · run second", "mine · run first"]
+    made = request.recipes_of(recipe, ["mine · run second", "mine · run first", "removed · run gone"])
     assert [(r.name, r.weights.bits, r.model) for r in made] == [
         ("tiny", 8, recipe.model), ("mine", 3, recipe.model), ("mine (2)", 4, recipe.model),
     ]  # fmt: skip
@@ -384,7 +384,7 @@ def test_errors_for_people_become_messages_without_html():
         yield 1
         raise DmqError("no model <b>x</b>")
 
-    for call in (shell.told(fail), lambda: list(shell.told(later)())):
+    for call in (events.told(fail), lambda: list(events.told(later)())):
         with pytest.raises(gr.Error) as caught:
             call()
         assert caught.value.message == "no model &lt;b&gt;x&lt;/b&gt;"
@@ -393,8 +393,8 @@ def test_errors_for_people_become_messages_without_html():
 
 def test_an_answer_that_nobody_shows_is_a_mistake():
     with pytest.raises(TypeError, match="typo"):
-        shell.by_name(lambda: {"typo": 1}, ["typed"])()
+        events.by_name(lambda: {"typo": 1}, ["typed"])()
 
 
 def test_a_session_that_was_lost_starts_with_the_default():
-    assert shell.read("") == links.OPENING
+    assert session.read("") == session.OPENING

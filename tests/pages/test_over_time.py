@@ -24,7 +24,8 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import ProbePicture
-from pages import asked, job_panel, words
+from dmq.runs.prompts import UNPROMPTED
+from pages import job_panel, request, words
 from pages.over_time import handlers as over_time
 from pages.over_time import probe, relaxing
 from pages.over_time import trajectory_ranges as walked
@@ -103,7 +104,7 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
     end = settled(answers)
     assert [row[0] for row in end["table"]] == ["low", "W8A8, one range"]
     comparison = Comparison(prompts=("a", "b"), seeds=(0, 1), sampling=low.sampling)
-    other = asked.offered(low)["W8A8, one range"]
+    other = request.offered(low)["W8A8, one range"]
     found = stages.kept_over_time(comparison, (low, other))
     for recipe, row in zip((low, other), end["table"], strict=True):
         assert float(row[1]) == pytest.approx(found.accumulated[recipe.name][-1].mean(), rel=1e-3)
@@ -166,7 +167,7 @@ def test_recipes_of_other_models_are_taken_for_this_one_and_the_engine_refuses_t
 def test_without_prompts_there_is_nothing_to_ask_but_seeds(unprompted):
     assert over_time.show(text_of(unprompted), [])["prompts"]["visible"] is False
     comparison, _ = over_time.asked(text_of(unprompted), "ignored", "0-2", [])
-    assert comparison.prompts == (asked.UNPROMPTED,) and comparison.seeds == (0, 1, 2)
+    assert comparison.prompts == (UNPROMPTED,) and comparison.seeds == (0, 1, 2)
     assert over_time.summary(comparison).startswith("3 pictures, seeds 0, 1, 2, ")
 
 

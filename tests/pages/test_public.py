@@ -14,7 +14,7 @@ from gradio_client import Client
 from dmq import jsonio, public, runs, stages
 from dmq.errors import Refused
 from dmq.recipe import Recipe
-from pages import app, links
+from pages import app, session
 from tests.tiny import captured_recipe, runs_in
 from tests.visitor import Visitor
 
@@ -74,7 +74,7 @@ def test_every_door_refuses_in_the_same_words(host, visitor, name):
     assert me.fire("sidebar.choose_model", None, name, which=0) == {"error": said}, "the sidebar"
     assert me.fire("sidebar.choose_model", None, name, which=1) == {"error": said}, "the box of the Start tab"
     assert me.fire("sidebar.apply", text) == {"error": said}, "the editor"
-    assert links.parsed({"recipe": text}, ["start"])[2] == said, "a link"
+    assert session.parsed({"recipe": text}, ["start"])[2] == said, "a link"
     for endpoint in ("/describe", "/errors", "/plan"):
         with pytest.raises(Exception, match=re.escape(said)):
             client.predict(recipe=text, api_name=endpoint)

@@ -9,7 +9,8 @@ from gradio_client import Client
 
 from dmq import jsonio, stages
 from pages import app
-from pages.shell import Blocks, Shared, takes_turns
+from pages.events import Blocks, takes_turns
+from pages.session import Shared
 from pages.widgets.partition_strip import checked
 
 

@@ -33,7 +33,7 @@ from dmq.recipe import (
     UniformGroups,
     Weights,
 )
-from pages import forms, links, words
+from pages import forms, session, words
 
 
 RECIPES = {
@@ -91,8 +91,8 @@ def test_commands_survive_the_shell(recipe):
 @each
 def test_a_link_restores_recipe_and_tab(recipe):
     for tab in ("start", "time-groups"):
-        params = dict(parse_qsl(links.query(recipe, tab)[1:]))
-        assert links.parsed(params, ["start", "time-groups"]) == (recipe, tab, "")
+        params = dict(parse_qsl(session.query(recipe, tab)[1:]))
+        assert session.parsed(params, ["start", "time-groups"]) == (recipe, tab, "")
 
 
 @pytest.mark.parametrize(
@@ -109,8 +109,8 @@ def test_a_link_restores_recipe_and_tab(recipe):
     ids=["no json", "misspelt", "bits", "unsorted", "outside", "tab", "too long"],
 )
 def test_a_broken_link_is_said_in_one_line_and_the_default_is_used(params, says):
-    recipe, tab, wrong = links.parsed(params, ["start", "compare"])
-    assert (recipe, tab) == (links.OPENING, "start")
+    recipe, tab, wrong = session.parsed(params, ["start", "compare"])
+    assert (recipe, tab) == (session.OPENING, "start")
     assert says in wrong and "\n" not in wrong
 
 

@@ -1,59 +1,23 @@
-"""What all tabs share: the current recipe as text, events whose answers go by name, errors told in one line."""
+"""Events whose answers go by name, errors told in one line, and when a tab is drawn."""
 
 import contextlib
 import functools
 import html
 import inspect
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, public, runs, stages
+from dmq import public, runs
 from dmq.errors import DmqError, disk_error
-from dmq.recipe import Recipe
 
-from . import links
 from .gpu import on_gpu
-
-
-@dataclass(frozen=True)
-class Shared:
-    """The session's state; every value is text, so that a link or a file can hold all of it."""
-
-    recipe: gr.State  # JSON of the current recipe
-    outside: gr.State  # changes when the recipe was set elsewhere than in the tab that is open
-    open_tab: gr.State  # id of the open tab
-    turn: gr.State  # changes when the tab at hand is to be drawn; every tab has its own
-    captured: gr.State  # changes when new statistics are there
-    wanted: gr.State  # id of a tab to be opened, and a `stamp`, so that it changes every time
-
-
-def read(text: str) -> Recipe:
-    """The recipe in a session's state, which is empty before the page has loaded and after a restart."""
-    return jsonio.loads(text) if text else links.OPENING
-
-
-def stamp() -> str:
-    """A text that was never there before: what `Shared.outside` is set to."""
-    return str(time.monotonic_ns())
+from .session import Shared, stamp
 
 
 # What decides on the open tab: two at a time would each miss what the other one says.
 ONE_BY_ONE = {"concurrency_id": "tabs", "concurrency_limit": 1}
-
-
-def set_outside(recipe: Recipe) -> dict[str, str]:
-    """The outputs by which a recipe is made the current one for all tabs."""
-    return {"recipe": jsonio.dumps(recipe), "outside": stamp()}
-
-
-def adopt(recipe: Recipe, current: Recipe) -> Recipe:
-    """`recipe` for the current model and its statistics: model, sampling and calibration stay as they are."""
-    moved = stages.for_model(recipe, current.model, current.sampling)
-    return replace(moved, calibration=current.calibration)
 
 
 class Blocks(gr.Blocks):
@@ -81,9 +45,6 @@ class Blocks(gr.Blocks):
         if final or simple_format or not before:
             return data
         return [[] if old == new else [["replace", [], new]] for old, new in zip(before, data, strict=True)]
-
-
-# --- events --------------------------------------------------------------------------------------------------------
 
 
 def told(handler: Callable) -> Callable:

@@ -10,8 +10,9 @@ from dmq import stages
 from dmq.recipe import Calibration, Recipe, Sampling
 
 from . import forms
+from .events import on
 from .job_panel import JobPanel, note, watch
-from .shell import Shared, on, read, set_outside, stamp
+from .session import Shared, read, set_outside, stamp
 
 
 FORMS = {"sampling": Sampling, "calibration": Calibration}

@@ -7,7 +7,7 @@ from dmq.errors import DmqError
 from dmq.recipe import SIMULATED, Comparison, Recipe
 from dmq.runs.prompts import UNPROMPTED
 
-from .shell import adopt
+from .session import adopt
 
 
 MOST = 64  # pictures a visitor may ask for at once, of each model
