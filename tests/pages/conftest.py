@@ -2,6 +2,7 @@
 
 import pytest
 
+from dmq import jsonio
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -9,3 +10,8 @@ from tests.tiny import captured_recipe, runs_in
 def recipe(tmp_path_factory):
     with runs_in(tmp_path_factory.mktemp("pages")) as folder:
         yield captured_recipe(folder, steps=6)
+
+
+@pytest.fixture
+def text(recipe):
+    return jsonio.dumps(recipe)

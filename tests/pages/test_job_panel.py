@@ -28,11 +28,12 @@ def measure(count):
     yield {"extra": "begun"}
     if count < 0:
         raise DmqError("it broke.")
-    total = yield from watch(counted(count), lambda seen: {"seen": seen})
+    running.append(counted(count))  # held here, so that nothing but the panel closes it
+    total = yield from watch(running[-1], lambda seen: {"seen": seen})
     return {"status": note("Done."), "seen": total, "resume": ON}
 
 
-closed = []
+running, closed = [], []
 
 
 def counted(count):

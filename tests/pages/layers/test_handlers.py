@@ -23,6 +23,7 @@ from pages.layers import learned_table as layers_learned
 from pages.layers import new_table as layers_asked
 from pages.layers import tables as layers_kept
 from pages.layers.budget import CHOICE, NAME, rows_of, rules_of
+from pages.layers.view import VIEWS
 from tests.sensitivities import random_predictor
 
 
@@ -97,7 +98,7 @@ def test_a_model_without_tables_says_what_to_do(nothing):
     assert "press **Measure**" in shown["empty"]["value"] and not shown["body"]["visible"]
 
 
-@pytest.mark.parametrize("view", [view for view in layers.VIEWS if view != "agreement"])
+@pytest.mark.parametrize("view", [view for view in VIEWS if view != "agreement"])
 def test_every_view_is_drawn_with_the_controls_that_mean_something(text, table, name, view):
     shown = layers.look(text, name, view, "KMC-4", "bytes", None)
     assert shown["figure"]["visible"] and shown["figure"]["value"].data

@@ -1,0 +1,19 @@
+"""Capture, as the panel under every tab does it."""
+
+
+
+from dmq import jsonio, runs, stages
+from pages import capture_panel
+
+
+def test_a_capture_reports_and_can_be_closed_without_a_trace(text, recipe):
+    paths, captures = ["sampling.steps", "calibration.samples"], runs.home() / "captures"
+    before = sorted(captures.iterdir())
+    work = capture_panel.capture(paths, text, 5, 2)
+    shown = [next(work)["status"] for _ in range(3)]
+    work.close()
+    assert "progressbar" in shown[-1]
+    assert sorted(captures.iterdir()) == before
+    *_, last = capture_panel.capture(paths, text, 4, 2)
+    assert jsonio.loads(last["recipe"]).sampling.steps == 4
+    assert stages.captured(jsonio.loads(last["recipe"]))
