@@ -157,13 +157,3 @@ def test_the_app_is_up_before_torch():
 def test_the_torch_check_can_fail():
     check = "import sys, torch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 1
-
-
-def test_no_circle_between_files_of_pages():
-    files = {".".join(path.relative_to(ROOT).with_suffix("").parts): path for path in PAGES}
-    # A package's `from . import name` is the file of that name.
-    uses = {name: {part for one in imports(path) for part in (one, one.rpartition(".")[0]) if part in files}
-            for name, path in files.items()}  # fmt: skip
-    while loose := {name for name, used in uses.items() if not used & uses.keys() - {name}}:
-        uses = {name: used for name, used in uses.items() if name not in loose}
-    assert not uses, f"these files import each other: {', '.join(sorted(uses))}"

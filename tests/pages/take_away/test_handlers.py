@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tests.pages.test_benchmark import last
 
 from dmq import cli, jsonio, runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import Activations, Calibration
 from pages.take_away import handlers as take_away
+from tests.pages.benchmark.test_handlers import last
 
 
 FORMS, PARTS = [*take_away.FORMS], [*take_away.PARTS]
