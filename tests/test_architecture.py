@@ -21,6 +21,7 @@ ROWS = [
     {"calibration", "reconstruction", "allocation", "runtime", "metrics"},
     {"checkpoint"},
     {"stages"},
+    {"workflow"},
     {"commands"},
     {"cli"},
 ]

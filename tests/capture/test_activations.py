@@ -212,7 +212,7 @@ def test_watching_leaves_no_hook_behind():
 def test_batches_side_by_side_give_what_they_give_in_turn(monkeypatch, kind):
     seen = {}
     for at_once in (1, 2):
-        monkeypatch.setattr("dmq.capture.activations._batches_at_once", lambda loaded, n, at_once=at_once: at_once)
+        monkeypatch.setattr(activations, "_batches_at_once", lambda loaded, n, at_once=at_once: at_once)
         steps, (seen[at_once], _) = captured(kind, samples=5, subset=40)
         assert steps == [(n + 1, 3 * SAMPLING.steps) for n in range(3 * SAMPLING.steps)]
     (a, b), arrays = seen.values(), ("exponent", "first", "elements", "power_sums", "minimum", "maximum")

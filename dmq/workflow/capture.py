@@ -1,0 +1,28 @@
+"""The statistics of a model's activations."""
+
+from pathlib import Path
+
+from .. import stages
+from ..recipe import Recipe
+from ..results import ActivationStats
+from .load_recipe import load_recipe
+from .run_to_end import OnProgress, run_to_end
+
+
+def capture(recipe: Recipe | str | Path, *, again: bool = False, progress: OnProgress = None) -> ActivationStats:
+    """Watch the float model of `recipe` generate its calibration images; returns the activation statistics.
+
+    They are kept, and read again the next time unless `again`. Arrays are by site and step: `minimum` and `maximum`
+    are float32 [sites, steps]. `progress` gets a `Progress` now and then. Raises DmqError if the model cannot be read.
+
+    >>> import dmq
+    >>> from dmq.recipe import Calibration, Sampling
+    >>> small = {"sampling": Sampling(steps=2), "calibration": Calibration(samples=1)}
+    >>> recipe = dmq.load_recipe("W8A8, one range", model="emoji-ddpm", **small)
+    >>> stats = dmq.capture(recipe)
+    >>> stats.samples, len(stats.timesteps), stats.maximum.shape == (len(stats.sites), 2)
+    (1, 2, True)
+    """
+    recipe = load_recipe(recipe)
+    run_to_end(stages.capture(recipe, again=again), progress)
+    return stages.statistics(recipe)
