@@ -57,7 +57,9 @@ def folders(recipe: Recipe) -> dict[str, Any]:
 
 
 def _place(folder: Path) -> str:
-    return folder.name if folder.is_dir() else f"{folder.name} (not shipped)"
+    root = next(root for root in (runs.folders.ASSETS / "runs", runs.home()) if folder.is_relative_to(root))
+    name = folder.relative_to(root).as_posix()
+    return name if folder.is_dir() else f"{name} (not shipped)"
 
 
 # The one part of this file that knows how artifacts are found. A folder is None where a recipe needs none.
