@@ -2,6 +2,7 @@
 # make train  the embedded models, from nothing        make captures   their captures in assets/runs
 # make benchmarks   the tables of results in assets/runs
 # make space  a folder that is a Space of the Hugging Face Hub, build/space
+# make docs   the site of docs/ in site/
 # make bench  every figure that the README and the notes quote
 
 PYTHON ?= python3
@@ -9,7 +10,7 @@ BIN := .venv/bin
 export GRADIO_ANALYTICS_ENABLED := False
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: run test train captures benchmarks space bench lint clean
+.PHONY: run test train captures benchmarks space bench docs lint clean
 
 run: .venv/run.done
 	$(BIN)/dmq serve
@@ -40,6 +41,9 @@ bench: .venv/dev.done
 	$(BIN)/python -m bench.progress --speed
 	$(BIN)/python -m bench.device --out build/bench-device.json
 
+docs: .venv/docs.done
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lint: .venv/dev.done
 	$(BIN)/ruff check .
 
@@ -51,6 +55,10 @@ lint: .venv/dev.done
 	tools/install.sh requirements.txt
 	touch $@
 
+.venv/docs.done: requirements-docs.txt | .venv/bin/python
+	$(BIN)/python -m pip install --quiet -r requirements-docs.txt
+	touch $@
+
 .venv/dev.done: requirements.txt requirements-dev.txt pyproject.toml setup.py | .venv/bin/python
 	tools/install.sh requirements-dev.txt
 	touch .venv/run.done $@
@@ -60,4 +68,4 @@ lint: .venv/dev.done
 	touch .venv/run.done $@
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv build site *.egg-info
