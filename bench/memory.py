@@ -55,14 +55,14 @@ def make(name: str, folder: Path) -> int:
 def quantize(folder: Path, target: Path, bits: int) -> dict[str, float]:
     """Quantize the model in `folder`, and say what that took."""
     from dmq.checkpoint import quantize_shards
+    from dmq.progress import run_to_end
     from dmq.recipe import Activations, MinMax, PerGroup, Recipe, Weights
-    from dmq.stages.progress import finish
 
     libraries, start = peak(), time.process_time()
     recipe = Recipe(
         weights=Weights(bits=bits, range=MinMax(), granularity=PerGroup(size=64)), activations=Activations(bits=32)
     )
-    made = finish(quantize_shards(folder, recipe, target))
+    made = run_to_end(quantize_shards(folder, recipe, target))
     return {"peak": peak(), "libraries": libraries, "bytes": made.stored, "seconds": time.process_time() - start}
 
 

@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ROWS = [
-    {"errors", "places"},
+    {"errors", "places", "progress"},
     {"public"},
     {"recipe", "jsonio"},
     {"results", "numerics"},
@@ -28,7 +28,7 @@ ROWS = [
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 SAME_ROW = {("jsonio", "recipe")}  # jsonio reads Recipe unless told otherwise
 PAGES_USE = {"public", "stages", "runs", "figures", "results", "recipe", "jsonio", "errors"}
-WITHOUT_TORCH = {"errors", "places", "public", "recipe", "jsonio", "results", "runs", "figures"}
+WITHOUT_TORCH = {"errors", "places", "progress", "public", "recipe", "jsonio", "results", "runs", "figures"}
 
 LIBRARY = sorted(path for path in (ROOT / "dmq").rglob("*.py") if path != ROOT / "dmq/__init__.py")
 PAGES = sorted((ROOT / "pages").rglob("*.py"))

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from dmq import runs, stages
 from dmq.errors import DmqError
+from dmq.progress import Progress
 from dmq.recipe import EMBEDDED, Benchmark, Recipe
 from dmq.results import FLOOR_NAME
 from dmq.runs import benchmarks as kept
 from dmq.runs.prompts import UNCONDITIONAL, shipped_domains
 from dmq.stages.benchmarks import bench
 from dmq.stages.drawing import draw_batch
-from dmq.stages.progress import Progress
 
 
 RECIPES = {

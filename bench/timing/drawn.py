@@ -9,8 +9,8 @@ from bench.timing.results import Row, interval
 from dmq import stages
 from dmq.capture.activations import calibration_pictures
 from dmq.metrics.pixel import psnr
+from dmq.progress import progress_timer
 from dmq.recipe import Recipe
-from dmq.stages.progress import clocked
 from dmq.stages.reference import matcher_of
 from dmq.stages.walks import Walk, latent_errors, walk
 
@@ -33,7 +33,7 @@ class Drawn:
         self.match = self._match(self.floats)
 
     def walk(self, model: Any, jobs: list[tuple[str, int]] | None = None) -> Walk:
-        return stages.finish(walk(self.loaded, model, jobs or self.jobs, self.sampling, clocked("")))
+        return stages.finish(walk(self.loaded, model, jobs or self.jobs, self.sampling, progress_timer("")))
 
     def _match(self, drawn: Walk) -> np.ndarray:
         prompts = [prompt for prompt, _ in self.jobs]

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from ..numerics.threads import one_thread
+from ..progress import relay
 from ..recipe import Choice, Predictor
 from ..results import Graph, Layer, PieceScores, Prediction, PredictorResult, SensitivityTable
 from .graph import Features, all_mixes, features, isolated, node_choices
@@ -77,11 +78,8 @@ def learn(
         made = []
         for f in range(spec.folds):
             training = train(read, known.graph, known.mixes, labels, fold == f, spec, spec.seed + f)
-            try:
-                while True:
-                    yield (at * spec.folds + f) * spec.epochs + next(training), epochs
-            except StopIteration as end:
-                made.append(end.value)
+            before = (at * spec.folds + f) * spec.epochs
+            made.append((yield from relay(training, lambda done, before=before: (before + done, epochs))))
         networks.append(made)
         orders.append(np.select([fold == f for f in range(spec.folds)], [one.predicted for one in made]))
     yield epochs, epochs

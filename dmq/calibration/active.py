@@ -19,6 +19,7 @@ the errors before anything was chosen and `refitted` those of what is kept. Noth
 
 import dataclasses
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,6 +35,7 @@ from ..models.recompute import answered, pieces, recomputed, too_large
 from ..models.stepping import stepping
 from ..numerics.backward import backward
 from ..numerics.threads import few_threads, one_thread
+from ..progress import relay
 from ..quantizers.apply import quantized
 from ..quantizers.mixture import CandidateGroups, SoftBank, banked_sites, soften
 from ..quantizers.plan import make_plan, site_bits
@@ -174,7 +176,7 @@ class _Search:
                 loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
             )[0]
         )
-        return (yield from _followed(run, lambda report: self.snapshot("Draw", report[0] + 1, recipe.sampling.steps)))
+        return (yield from relay(run, lambda i, *_: self.snapshot("Draw", i + 1, recipe.sampling.steps)))
 
     def divide(self) -> None:
         """Lay aside the last quarter of every call's pictures; of a single picture, it serves for both."""
@@ -231,7 +233,7 @@ class _Search:
 
     def _measured(self, phase: str, pictures: range) -> Snapshots:
         work = noise_errors(self.model, self.trajectory, pictures)
-        return (yield from _followed(work, lambda done: self.snapshot(phase, *done)))
+        return (yield from relay(work, partial(self.snapshot, phase)))
 
     def harden(self) -> None:
         """Give every step to one group."""
@@ -463,17 +465,6 @@ def better_than_first(errors: list[np.ndarray]) -> int:
 def _features(stats: ActivationStats, rows: list[int]) -> np.ndarray:
     """Mean and standard deviation of the activations at every step, [T, 2Q]."""
     return np.concatenate([stats.mean[rows], stats.std[rows]]).T
-
-
-def _followed(work: Generator, told: Callable[[Any], SearchSnapshot]) -> Snapshots:
-    """`work` with what it yields told as snapshots."""
-    try:
-        while True:
-            yield told(next(work))
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()
 
 
 def _check(recipe: Recipe, spec: LearnedGroups, stats: ActivationStats) -> None:

@@ -5,6 +5,7 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 """
 
 from ..models.placement import AUTO, DTYPES, OFFLOADS, Placement
+from ..progress import Progress, run_to_end
 from .benchmarks import Estimate, bench, benchmark_of, check_benchmark, estimate, joined
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
@@ -36,7 +37,7 @@ from .planning import computed, coverage, plan, quantize
 from .predictor import predict
 from .predictor_kept import predictor_result
 from .preparing import asked_steps, missing, prepare
-from .progress import FLOAT_NAME, Picture, Progress, finish
+from .progress import FLOAT_NAME, Picture
 from .progressive import calibrate, measure_windows
 from .range_change import RangeChange, range_change
 from .relaxing import RelaxedChoice, mean_activation_bits, relaxed_choices
@@ -57,6 +58,8 @@ from .trajectory_kept import (
 from .weights_kept import has_learned_weights, learned_weights, weights_result
 from .weights_learned import learn_weights, weight_variants
 
+
+finish = run_to_end  # its former name
 
 __all__ = [
     "AUTO",
@@ -145,6 +148,7 @@ __all__ = [
     "relaxed_choices",
     "resolved",
     "run",
+    "run_to_end",
     "search",
     "search_result",
     "search_spec",

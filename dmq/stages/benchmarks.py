@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DmqError
+from ..progress import Progress, progress_timer, relay
 from ..recipe import SETS, Benchmark, Domain, Recipe
 from ..results import FLOOR_NAME, BenchPicture, BenchReport, BenchRow
 from ..runs import benchmarks as kept
@@ -23,7 +24,7 @@ from .pictures import check_sampler, check_sampling, check_together
 from .placing import seconds_a_call, spoken
 from .planning import computed, coverage, plan
 from .preparing import prepare
-from .progress import FLOAT_NAME, Picture, Progress, clocked
+from .progress import FLOAT_NAME, Picture
 from .reference import load_eye, real_features, weights_of
 from .searches import searched
 from .time_path import temporal_learned
@@ -158,18 +159,13 @@ def _draw(
         model = computed(recipe)
     each = setting.benchmark.pictures * steps
     done = who * each + (sum(part.count for part in parts) - sum(part.count for part in missing)) * steps
-    at = clocked(f"Draw {called} (model {who + 1} of {len(models)})", done)
+    at = progress_timer(f"Draw {called} (model {who + 1} of {len(models)})", done)
     for part in missing:
         jobs = _jobs(setting.benchmark, who, part)
         work = draw_batch(loaded, model, jobs, setting.benchmark.sampling)
-        try:
-            while True:
-                i, _ = next(work)
-                yield at(done + (i + 1) * part.count, len(models) * each)
-        except StopIteration as end:
-            drawn = end.value
-        finally:
-            work.close()
+        drawn = yield from relay(
+            work, lambda i, _, done=done, part=part: at(done + (i + 1) * part.count, len(models) * each)
+        )
         done += part.count * steps
         batch = kept.Batch(drawn.pictures, drawn.latents, drawn.seconds)
         kept.save_batch(setting.folder, who, part.number, part.first, batch)

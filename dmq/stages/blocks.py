@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import runs
+from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
 from .blocks_kept import blocks_folder, blocks_result, reconstructed
 from .known import libraries, load
 from .planning import plan
-from .progress import Progress, clocked
 from .searches import denoiser_calls, search_result
 from .time_path import learn_temporal, learned_rounding
 from .trajectory_kept import plain
@@ -95,21 +95,17 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
     twin = training_model(loaded.denoiser, loaded.adapter, made, codes, finished.sizes)
     apart = left_out(loaded.denoiser, loaded.adapter, made, spec)
     each = spec.iterations + spec.steps
-    at = clocked("Reconstruct the blocks", len(found) * each)
+    at = progress_timer("Reconstruct the blocks", len(found) * each)
     for name, formats in blocks.items():
         if any(part.note for part in found.values()):
             break  # what comes behind a failure would be learned from its answers
         if name in found:
             continue
         work = reconstruct_block(loaded.denoiser, twin, name, formats, spec, trajectory, counts, apart)
-        try:
-            while True:
-                done, _ = next(work)
-                yield at(len(found) * each + done, len(blocks) * each)
-        except StopIteration as end:
-            found[name] = end.value
-        finally:
-            work.close()
+        before = len(found) * each
+        found[name] = yield from relay(
+            work, lambda done, _, before=before: at(before + done, len(blocks) * each)
+        )
         runs.save_rounding(kept / name, *to_arrays(found[name]))
         made_by_now = joined([found[name] for name in blocks if name in found])
         progress = at(len(found) * each, len(blocks) * each)

@@ -4,10 +4,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 from .. import runs
+from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
 from .known import libraries, load
 from .placing import plan_capture
-from .progress import Progress, clocked
 
 
 def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Generator[Progress, None, Path]:
@@ -25,15 +25,9 @@ def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Ge
 
     loaded = load(recipe.model)
     yield plan_capture(recipe)
-    at = clocked("Capture")
+    at = progress_timer("Capture")
     work = capture_activations(loaded, recipe.sampling, recipe.calibration, trajectories=trajectories)
-    try:
-        while True:
-            yield at(*next(work))
-    except StopIteration as end:
-        seen = end.value
-    finally:
-        work.close()
+    seen = yield from relay(work, at)
     folder = runs.home() / "captures" / runs.capture_key(recipe)
     runs.save_stats(folder, seen.stats, loaded.info, seen.trajectory)
     return folder

@@ -9,10 +9,10 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
+from ..progress import Progress, progress_timer
 from ..recipe import Choice, Recipe, Sensitivity, Weights, choice_label
 from ..results import Layer
 from .known import info_for, load
-from .progress import Progress, clocked
 from .weights_kept import needs_inputs
 from .weights_learned import weight_variants
 
@@ -83,7 +83,7 @@ def _made(task: Any) -> Generator[Progress, None, Made]:
     home = home_of(size * task.workers, device)
     local = np.empty((len(weights), len(task.choices)))
     codes: dict[str, list] = {}
-    at = clocked("Make weights into choices")
+    at = progress_timer("Make weights into choices")
     for n, (name, weight) in enumerate(weights.items()):
         codes[name] = []
         for c, choice in enumerate(task.choices):

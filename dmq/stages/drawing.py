@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..progress import relay
 from ..recipe import Sampling
 
 
@@ -53,14 +54,7 @@ def draw_batch(
     def draw(jobs: Sequence[tuple[str, int]]) -> Generator[tuple[int, list[np.ndarray | None]], None, Drawn]:
         before: list[np.ndarray | None] = [None] * (0 if jobs is part else part.index(jobs[0]))
         work = stepping(partial(_sample, loaded, model, list(jobs), sampling, watched))
-        try:
-            while True:
-                i, pixels = next(work)
-                yield i, before + pixels if pixels else pixels
-        except StopIteration as end:
-            return end.value
-        finally:
-            work.close()
+        return (yield from relay(work, lambda i, pixels: (i, before + pixels if pixels else pixels)))
 
     halves = [drawn for _, drawn in (yield from in_parts(draw, part))]
     if len(halves) == 1:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..progress import Progress, progress_timer
 from ..recipe import Recipe, Temporal
 from .known import libraries, load
 from .planning import plan
-from .progress import Progress, clocked
 from .time_path import temporal_errors, time_codes, uncached_plan
 from .trajectory_kept import plain
 from .walks import walk
@@ -37,7 +37,7 @@ def deviation(recipe: Recipe, *, pictures: int = 2) -> Generator[Progress, None,
     models = {"float": loaded.denoiser} | dict(_time_paths(loaded, recipe))
     drawn = {}
     for name, model in models.items():
-        made = yield from walk(loaded, model, jobs, recipe.sampling, clocked(f"Draw {name}"))
+        made = yield from walk(loaded, model, jobs, recipe.sampling, progress_timer(f"Draw {name}"))
         drawn[name] = made.latents.astype(np.float64)
     wanted = drawn.pop("float")
     return {name: _cosine_errors(made, wanted) for name, made in drawn.items()}

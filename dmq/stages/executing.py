@@ -4,10 +4,10 @@ import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from ..progress import Progress
 from ..recipe import SIMULATED, Recipe
 from .engines import EXECUTED
 from .planning import computed, plan
-from .progress import Progress
 
 
 REFERENCE = "reference: "

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DmqError
+from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
 from ..results import Report
 from ..runs import FORMS
 from .known import libraries, load
 from .planning import learned_codes, plan
 from .preparing import prepare
-from .progress import Progress, clocked
 
 
 if TYPE_CHECKING:
@@ -77,11 +77,4 @@ def check(folder: str | Path) -> "Checked":
 
 
 def _told(stage: str, work: Generator[tuple[int, int], None, "Exported"]) -> Generator[Progress, None, "Exported"]:
-    at = clocked(stage)
-    try:
-        while True:
-            yield at(*next(work))
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()
+    return (yield from relay(work, progress_timer(stage)))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import DmqError
+from ..progress import Progress
 from ..recipe import Predictor, Recipe
 from .blocks import reconstruct
 from .blocks_kept import reconstructed
@@ -12,7 +13,6 @@ from .capturing import capture
 from .known import captured
 from .mixing import mix_table, without_budget
 from .predictor import predict
-from .progress import Progress
 from .searches import search, search_spec, searched
 from .sensitivity import sensitivity
 from .time_path import learn_temporal, learns_rounding, temporal_learned

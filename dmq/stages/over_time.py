@@ -11,13 +11,14 @@ import numpy as np
 
 from .. import jsonio, runs
 from ..errors import DmqError
+from ..progress import Progress, Value, progress_timer, relay
 from ..recipe import Comparison, Probe, Recipe
 from ..results import OverTime, ProbePicture
 from .known import libraries, load, statistics
 from .pictures import check_sampling, check_together
 from .planning import plan, quantize
 from .preparing import prepare
-from .progress import FLOAT_NAME, Progress, Value, clocked
+from .progress import FLOAT_NAME
 from .reference import matcher_of
 from .trajectory_kept import walked
 from .walks import Walk, latent_errors, walk
@@ -56,7 +57,7 @@ def over_time(
     recorded = borrow(loaded.denoiser)
     recorded.register_forward_hook(lambda m, args, kwargs, out: calls.see(args, kwargs, out), with_kwargs=True)
     floats = yield from walk(
-        loaded, recorded, jobs, comparison.sampling, clocked("Draw float"), watched=watched, coefficients=True
+        loaded, recorded, jobs, comparison.sampling, progress_timer("Draw float"), watched=watched, coefficients=True
     )
     trajectory = calls.finished()
     made: dict[str, tuple[Walk, np.ndarray, float]] = {}
@@ -69,10 +70,10 @@ def over_time(
     for recipe in recipes:
         model = quantize(recipe)
         drawn = yield from walk(
-            loaded, model, jobs, comparison.sampling, clocked(f"Draw {recipe.name}"), watched=watched,
+            loaded, model, jobs, comparison.sampling, progress_timer(f"Draw {recipe.name}"), watched=watched,
             so_far=partial(so_far, recipe),
         )  # fmt: skip
-        snapshot, at = so_far(recipe, drawn), clocked(f"Isolated errors of {recipe.name}")
+        snapshot, at = so_far(recipe, drawn), progress_timer(f"Isolated errors of {recipe.name}")
         isolated = yield from _clocked(noise_errors(model, trajectory), at, snapshot)
         made[recipe.name] = drawn, isolated, made[recipe.name][2]
     answer = _measured(floats, made, watched, timesteps)
@@ -124,13 +125,7 @@ def _over_time_folder(comparison: Comparison, recipes: tuple[Recipe, ...], *, ow
 def _clocked(
     work: Generator[tuple[int, int], None, Value], at: Any, snapshot: Any
 ) -> Generator[Progress, None, Value]:
-    try:
-        while True:
-            yield dataclasses.replace(at(*next(work)), snapshot=snapshot)
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()
+    return (yield from relay(work, lambda *item: dataclasses.replace(at(*item), snapshot=snapshot)))
 
 
 def _measured(
@@ -197,7 +192,7 @@ def probe(
 
     loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
     matcher = matcher_of(recipe.model)
-    at, total = clocked("Probe"), (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps
+    at, total = progress_timer("Probe"), (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps
     drawn = 0
 
     def one(model: Any) -> Iterator[Progress]:

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
+from ..progress import Progress, Value, progress_timer, relay, relay_each
 from ..recipe import FLOAT, Comparison, Recipe, Sampling
 from ..results import PictureScore, Report
 from .drawing import draw_batch
@@ -14,7 +15,7 @@ from .known import info, load, statistics
 from .placing import plan_work
 from .planning import check_engine, computed, coverage, plan
 from .preparing import prepare
-from .progress import FLOAT_NAME, Picture, Progress, Value, clocked
+from .progress import FLOAT_NAME, Picture
 from .searches import search_result, search_spec
 
 
@@ -79,16 +80,13 @@ def _keeping(
     work: Generator[Any, None, Value], kept: dict[tuple[int, int], np.ndarray]
 ) -> Generator[Any, None, Value]:
     """`work`, with its pictures on the way put into `kept` as they pass."""
-    try:
-        while True:
-            item = next(work)
-            if isinstance(item, Picture) and item.step is not None:
-                kept[item.index, item.step] = item.pixels
-            yield item
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()
+
+    def keep(item: Any) -> Any:
+        if isinstance(item, Picture) and item.step is not None:
+            kept[item.index, item.step] = item.pixels
+        return item
+
+    return (yield from relay(work, keep))
 
 
 def run(
@@ -177,7 +175,7 @@ def _draw(
     shown: bool = True,
 ) -> Generator[Progress | Picture, None, tuple[list[np.ndarray], float]]:
     """All pictures of `jobs` in batches, and the seconds that sampling took without decoding pictures on the way."""
-    at, steps = clocked(f"Draw {who}"), comparison.sampling.steps
+    at, steps = progress_timer(f"Draw {who}"), comparison.sampling.steps
     watched = set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist()) if shown else set()
     pictures: list[np.ndarray] = []
     spent = 0.0
@@ -191,15 +189,12 @@ def _draw(
             return [Picture(who, start + n, *part[n], made, step) for n, made in rows]
 
         work = draw_batch(loaded, model, part, comparison.sampling, watched)
-        try:
-            while True:
-                i, pixels = next(work)
-                yield from seen(pixels, i)
-                yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
-        except StopIteration as end:
-            drawn = end.value
-        finally:
-            work.close()
+
+        def told(i: int, pixels: list, start: int = start, part: list = part, seen: Any = seen) -> Iterator[Any]:
+            yield from seen(pixels, i)
+            yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
+
+        drawn = yield from relay_each(work, told)
         pictures += drawn.pictures
         spent += drawn.seconds
         if shown:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from ..models import placement
 from ..models.placement import Placement
+from ..progress import Progress
 from ..recipe import Recipe, Sampling
 from .known import libraries, load
-from .progress import Progress
 
 
 if TYPE_CHECKING:

@@ -14,13 +14,13 @@ import numpy as np
 
 from .. import engine, runs
 from ..errors import DmqError
+from ..progress import Progress, progress_timer, relay, run_to_end
 from ..recipe import FLOAT, Benchmark, Choice, Predictor, Recipe, Weights, choice_label
 from ..results import Layer, PredictorResult, SensitivityTable
 from ..runs import predictors as kept
 from .drawing import draw_batch
 from .known import info, libraries, load
 from .predictor_kept import folder_of, key_of, subject_of
-from .progress import Progress, clocked, finish
 from .reference import load_eye, real_features, seen
 from .weights_kept import needs_inputs
 from .weights_learned import weight_variants
@@ -89,14 +89,8 @@ def predict(
         bytes=sizes, local=errors, label=LABELS[spec.label], mixes=mixes, labels=labels, again=noisy,
     )  # fmt: skip
     work = learn(known, spec, _costs(recipe.model, spec.choices))
-    at = clocked("Learn from the mixes")
-    try:
-        while True:
-            yield at(*next(work))
-    except StopIteration as end:
-        result = end.value
-    finally:
-        work.close()
+    at = progress_timer("Learn from the mixes")
+    result = yield from relay(work, at)
     kept.save_predictor(folder_of(recipe, spec, own=True), result)
     return result
 
@@ -144,7 +138,7 @@ def _judged(
     tasks = [Task(subject, asked, n, tuple(mix)) for n, mix in enumerate(mixes.tolist())]
     tasks += [dataclasses.replace(task, again=True) for task in tasks[: spec.repeats]]
     missing = [task for task in tasks if kept.load_label(folder, task.name) is None]
-    at = clocked("Judge random mixes", len(tasks) - len(missing))
+    at = progress_timer("Judge random mixes", len(tasks) - len(missing))
     work = engine.run(
         judge, missing, kept=lambda task, label: kept.save_label(folder, task.name, label), scheduler=scheduler,
         workers=workers,
@@ -218,7 +212,7 @@ def _jobs(subject: Recipe, spec: Predictor, again: bool) -> list[tuple[str, int]
 def _drawn(subject: Recipe, spec: Predictor, again: bool, model: Any) -> tuple[list[np.ndarray], np.ndarray]:
     loaded, jobs = load(subject.model), _jobs(subject, spec, again)
     batches = [
-        finish(draw_batch(loaded, model, jobs[n : n + TOGETHER], subject.sampling))
+        run_to_end(draw_batch(loaded, model, jobs[n : n + TOGETHER], subject.sampling))
         for n in range(0, len(jobs), TOGETHER)
     ]
     return [picture for one in batches for picture in one.pictures], np.concatenate([one.latents for one in batches])
@@ -264,7 +258,7 @@ def _variants(subject: Recipe, choices: tuple[Choice, ...], _state: str) -> "dic
 
     model, names = load(subject.model).denoiser, [layer.name for layer in _layers(subject.model)]
     learned = [choice for choice in choices if needs_inputs(choice.format)]
-    codes = finish(weight_variants(subject, learned, names)) if learned else {}
+    codes = run_to_end(weight_variants(subject, learned, names)) if learned else {}
 
     def made(name: str, choice: Choice) -> "WeightCodes | None":
         if choice.bits == FLOAT:

@@ -3,9 +3,9 @@
 from collections.abc import Generator
 
 from ..errors import DmqError
+from ..progress import Progress
 from ..recipe import Recipe
 from .learning import LEARNED, Step, carry_out
-from .progress import Progress
 from .progressive import calibrate, measure_windows
 from .trajectory_kept import calibrated, windows_measured
 

@@ -1,20 +1,20 @@
 """Setting ranges along the quantized trajectory, and measuring which steps deserve more bits (PCR)."""
 
 import dataclasses
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import runs
+from ..progress import Progress, progress_timer, relay, relay_each
 from ..recipe import PerTensor, Recipe, Relaxing
 from ..results import WindowEffects
 from .known import info_for, libraries, load, statistics
 from .learning import learn
 from .local import errors
 from .planning import learned_codes, plan, quantize
-from .progress import Progress, clocked
 from .reference import matcher_of
 from .trajectory_kept import (
     calibrated,
@@ -54,18 +54,15 @@ def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, Non
         load(recipe.model), recipe, plan(start), (statistics(recipe), errors(start)), learned_codes(recipe),
         runs.load_calls(kept),
     )  # fmt: skip
-    at = clocked("Set the ranges along the quantized trajectory")
-    try:
-        while True:
-            seen = next(work)
-            if isinstance(seen, CallDone):
-                runs.save_call(kept, seen.call, seen.stats, seen.grids)
-            else:
-                yield at(*seen)
-    except StopIteration as end:
-        made = end.value
-    finally:
-        work.close()
+    at = progress_timer("Set the ranges along the quantized trajectory")
+
+    def told(*seen: Any) -> Iterator[Progress]:
+        if isinstance(seen[0], CallDone):
+            runs.save_call(kept, seen[0].call, seen[0].stats, seen[0].grids)
+        else:
+            yield at(*seen)
+
+    made = yield from relay_each(work, told)
     by_channel = not isinstance(recipe.activations.granularity, PerTensor)
     base, splits = statistics(recipe), info_for(recipe).splits
     runs.save_progressive(folder, made, base, by_channel=by_channel, splits=splits)
@@ -94,7 +91,7 @@ def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progres
     count = min(spec.windows, steps)
     starts = tuple(round(n * steps / count) for n in range(count))
     timesteps = statistics(recipe).timesteps
-    at, total = clocked("Measure the windows"), (count + 2) * steps
+    at, total = progress_timer("Measure the windows"), (count + 2) * steps
     matcher = matcher_of(recipe.model)
     drawn: list[Any] = []
 
@@ -102,11 +99,7 @@ def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progres
         before = len(drawn) * steps
         effects = _effects(drawn, starts, timesteps, [prompt for prompt, _ in jobs], matcher)
         work = walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
-        try:
-            while True:
-                yield dataclasses.replace(next(work), snapshot=effects)
-        except StopIteration as end:
-            drawn.append(end.value)
+        drawn.append((yield from relay(work, lambda seen: dataclasses.replace(seen, snapshot=effects))))
 
     yield from one(loaded.denoiser)
     yield from one(quantize(usual))

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from .. import runs
 from ..errors import DmqError
+from ..progress import Progress, progress_timer, relay
 from ..recipe import ActiveSteps, LearnedGroups, Recipe
-from ..results import SearchResult, Trajectory
+from ..results import SearchResult, SearchSnapshot, Trajectory
 from .capturing import capture
 from .known import info, load, statistics
-from .progress import Progress, clocked
 
 
 def search_spec(recipe: Recipe) -> LearnedGroups | None:
@@ -76,15 +76,12 @@ def search(
         trajectory=recorded_calls(recipe, spec.trajectories),
     )
     at: dict[str, Callable[[int, int], Progress]] = {}
-    try:
-        while True:
-            seen = next(work)
-            clock = at.setdefault(seen.phase, clocked(seen.phase))
-            yield dataclasses.replace(clock(seen.done, seen.total), snapshot=seen)
-    except StopIteration as end:
-        result = end.value
-    finally:
-        work.close()
+
+    def told(seen: SearchSnapshot) -> Progress:
+        clock = at.setdefault(seen.phase, progress_timer(seen.phase))
+        return dataclasses.replace(clock(seen.done, seen.total), snapshot=seen)
+
+    result = yield from relay(work, told)
     runs.save_search(recipe, spec, result)
     return result
 
@@ -117,14 +114,8 @@ def denoiser_calls(recipe: Recipe, pictures: int) -> Generator[Progress, None, T
             loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
         )[0]
     )
-    at = clocked("Draw pictures to learn from")
-    try:
-        while True:
-            yield at(next(work)[0] + 1, recipe.sampling.steps)
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()
+    at = progress_timer("Draw pictures to learn from")
+    return (yield from relay(work, lambda i, *_: at(i + 1, recipe.sampling.steps)))
 
 
 def find_search(recipe: Recipe) -> Path | None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import engine, runs
 from ..errors import DmqError
+from ..progress import Progress, progress_timer, run_to_end
 from ..recipe import FLOAT, Choice, Recipe, Sensitivity, choice_label
 from ..results import Layer, SensitivityTable
 from .capturing import capture
@@ -23,7 +24,6 @@ from .drawing import draw_batch
 from .known import libraries, load, statistics
 from .placing import chosen_placement
 from .planning import quantize
-from .progress import Progress, clocked, finish
 from .reference import matcher_of
 from .searches import denoiser_calls, search, searched
 from .sensitivity_kept import folder_of, normal, subject_of
@@ -106,7 +106,7 @@ def sensitivity(
             yield from changes_of(missing[0])
     sweeps = len({task.layers for task in tasks}) if ask.how != "measure" else 1
     more = f" in {sweeps} sweeps, for want of memory" if sweeps > 1 else ""
-    at = clocked(f"Ask what layers cost{more}", len(tasks) - len(missing))
+    at = progress_timer(f"Ask what layers cost{more}", len(tasks) - len(missing))
     work = engine.run(
         evaluate, missing, kept=lambda task, arrays: runs.save_part(unfinished, task.name, arrays),
         scheduler=scheduler, workers=workers,
@@ -223,7 +223,7 @@ def evaluate(task: Task) -> dict[str, np.ndarray]:
     ask = task.ask
     with _one_at_a_time:
         if ask.how != "measure":
-            watched, (deltas, local) = finish(_watching(task.subject, ask)), finish(changes_of(task))
+            watched, (deltas, local) = run_to_end(_watching(task.subject, ask)), run_to_end(changes_of(task))
             values = (
                 probe_changes(watched, deltas, ask.probes, ask.seed, [task.step]) if ask.how == "fisher"
                 else local_changes(watched, deltas, [task.step])
@@ -244,7 +244,7 @@ def _made(subject: Recipe, layers: Sequence[str], choices: Sequence[Choice]) -> 
 
     model, splits = load(subject.model).denoiser, splits_of(subject)
     learned = [choice for choice in choices if needs_inputs(choice.format)]
-    codes = finish(weight_variants(subject, learned, layers)) if learned else {}
+    codes = run_to_end(weight_variants(subject, learned, layers)) if learned else {}
     return {
         name: [
             new_weight(model.get_submodule(name).weight, format_of(subject, choice), splits.get(name, 0),
@@ -283,7 +283,7 @@ def _loss(task: Task, weights: "dict[str, Tensor]") -> np.ndarray:
     from ..metrics.paired import relative_error
 
     if task.ask.measure == "noise":
-        return noise_change(finish(_watching(task.subject, task.ask)), weights)
+        return noise_change(run_to_end(_watching(task.subject, task.ask)), weights)
     float_latents, float_match = _float_pictures(task.subject, task.ask, state_of(task.subject))
     model = _comparison(task.subject)
     with exchanged(model, weights):
@@ -331,7 +331,7 @@ def _draw(subject: Recipe, ask: Sensitivity, model: "nn.Module") -> tuple[np.nda
     loaded, own = load(subject.model), subject.calibration
     own = dataclasses.replace(own, samples=ask.pictures, seed=own.seed + ask.seed)
     jobs = calibration_pictures(loaded, own)
-    drawn = finish(draw_batch(loaded, model, jobs, subject.sampling))
+    drawn = run_to_end(draw_batch(loaded, model, jobs, subject.sampling))
     if ask.measure != "text":
         return drawn.latents, np.full(len(jobs), np.nan)
     with one_thread():

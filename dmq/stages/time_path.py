@@ -10,13 +10,13 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
+from ..progress import Progress, progress_timer, relay
 from ..recipe import FLOAT, Calibration, Grid, NoCache, Recipe, Sampling, Temporal, Tiar
 from ..results import Plan, TemporalErrors
 from .blocks_kept import blocks_changed, blocks_result
 from .known import info, info_for, libraries, load, statistics
 from .local import errors
 from .mixing import resolved
-from .progress import Progress, clocked
 from .trajectory_kept import plain
 from .weights_kept import has_learned_weights, learned_weights, weights_changed
 
@@ -56,15 +56,9 @@ def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress
     loaded, spec = load(recipe.model), recipe.temporal.rounding
     t, given = every_pair(statistics(recipe).timesteps, conditioning(recipe))
     block, formats = info_for(recipe).temporal, _temporal_formats(recipe)
-    at = clocked("Learn the rounding of the time path")
+    at = progress_timer("Learn the rounding of the time path")
     work = learn_rounding(loaded.denoiser, loaded.adapter, block, formats, spec, t, given)
-    try:
-        while True:
-            yield at(*next(work))
-    except StopIteration as end:
-        learned = end.value
-    finally:
-        work.close()
+    learned = yield from relay(work, at)
     folder = _rounding_folder(recipe, own=True)  # never where those are that ship
     runs.save_rounding(folder, *to_arrays(learned))
     return folder

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..progress import Progress, relay
 from ..recipe import Sampling
-from .progress import Progress
 
 
 if TYPE_CHECKING:
@@ -70,16 +70,13 @@ def walk(
         )
     )  # fmt: skip
     steps = sampling.steps
-    try:
-        while True:
-            _, _, latents = next(run)
-            seen.append(_plain(latents, len(jobs)))
-            progress = at(min(len(seen), steps), steps)
-            yield replace(progress, snapshot=so_far(walked([]))) if so_far else progress
-    except StopIteration as end:
-        pictures = end.value
-    finally:
-        run.close()
+
+    def told(_i: int, _t: float, latents: "Tensor") -> Progress:
+        seen.append(_plain(latents, len(jobs)))
+        progress = at(min(len(seen), steps), steps)
+        return replace(progress, snapshot=so_far(walked([]))) if so_far else progress
+
+    pictures = yield from relay(run, told)
     return walked(pictures)
 
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from .. import runs
 from ..errors import DmqError
+from ..progress import Progress, progress_timer, relay
 from ..recipe import Choice, Recipe
 from .capturing import capture
 from .known import libraries, load, statistics
-from .progress import Progress, clocked
 from .searches import denoiser_calls
 from .weights_kept import AT_ONCE, PICTURES, STEPS, Task, learned_from_inputs, load_learned, place, variants
 
@@ -67,20 +67,13 @@ def _learn(recipe: Recipe, missing: Sequence[Task], every: int) -> Generator[Pro
     at_once = max(AT_ONCE, math.ceil(pictures / min(STEPS, recipe.sampling.steps)))
     calls = spread_calls(trajectory, STEPS, pictures, min(at_once, pictures))
     already = done = every - len(missing)
-    at = clocked("Learn weights from their inputs", already)
+    at = progress_timer("Learn weights from their inputs", already)
     for names in in_turns(loaded.denoiser, by_layer):
         shares = {task.inputs.dynamic for name in names for task in by_layer[name] if task.inputs}
         work = second_moments(
             loaded.denoiser, trajectory, calls, names, share=shares.pop() if len(shares) == 1 else "token"
         )
-        watched = clocked("Watch the inputs of layers")
-        try:
-            while True:
-                yield watched(*next(work))
-        except StopIteration as end:
-            moments = end.value
-        finally:
-            work.close()
+        moments = yield from relay(work, progress_timer("Watch the inputs of layers"))
         for name in names:
             for task in by_layer[name]:
                 weight, maxima = loaded.denoiser.get_submodule(name).weight, channel_inputs(stats, name)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from ..stages.progress import Picture, Progress
+from ..progress import Progress
+from ..stages.progress import Picture
 
 
 Value = TypeVar("Value")

@@ -11,11 +11,11 @@ import dmq.checkpoint
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_call
+from dmq.progress import run_to_end
 from dmq.quantizers.apply import quantized
 from dmq.recipe import Relaxing
 from dmq.runtime.convert import executed
 from dmq.runtime.layers import packed_layers
-from dmq.stages.progress import finish
 from tests.checkpoint.conftest import (
     CACHES,
     RECIPES,
@@ -33,7 +33,7 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def export(subject, plan, folder, **more):
-    return finish(dmq.checkpoint.export_denoiser(subject.model, plan, subject.adapter, folder, **more))
+    return run_to_end(dmq.checkpoint.export_denoiser(subject.model, plan, subject.adapter, folder, **more))
 
 
 @torch.no_grad()

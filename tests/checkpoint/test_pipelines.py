@@ -17,9 +17,9 @@ from dmq.checkpoint.shards import weights_plan
 from dmq.errors import DmqError
 from dmq.models.loading import describe, sample, with_denoiser
 from dmq.models.tiny import calm, tiny_sd
+from dmq.progress import run_to_end
 from dmq.quantizers.apply import quantized
 from dmq.recipe import FLOAT, Activations, LowRank, Sampling
-from dmq.stages.progress import finish
 from tests.checkpoint.conftest import CACHES, EVERYTHING, cached_plan, plan_for, subject_of, weights
 from tests.checkpoint.test_checkpoint import WEIGHTS, answers, export
 
@@ -33,7 +33,7 @@ def loaded():
 def exported(loaded, sd, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pipeline") / "sd"
     plan = sd.plan(weights=weights(4), activations=Activations(bits=FLOAT))
-    finish(dmq.checkpoint.export_pipeline(loaded, plan, folder, recipe=sd.recipe(), mode="simulated"))
+    run_to_end(dmq.checkpoint.export_pipeline(loaded, plan, folder, recipe=sd.recipe(), mode="simulated"))
     return folder, plan
 
 
@@ -116,7 +116,7 @@ def test_shard_by_shard_gives_what_the_whole_model_gives(sd, recipe, tmp_path, m
     sd.model.save_pretrained(tmp_path / "float", max_shard_size="100KB")
     assert len(list((tmp_path / "float").glob("*.safetensors"))) > 2
     monkeypatch.setattr("dmq.checkpoint.shards.WAITING", 30_000)
-    made = finish(dmq.checkpoint.quantize_shards(tmp_path / "float", sd.recipe(**recipe), tmp_path / "it"))
+    made = run_to_end(dmq.checkpoint.quantize_shards(tmp_path / "float", sd.recipe(**recipe), tmp_path / "it"))
     assert len([name for name in made.files if name.endswith(".safetensors")]) > 1
     plan = sd.plan(**recipe)
     assert made.stored == plan.bytes == made.planned
@@ -128,12 +128,12 @@ def test_shard_by_shard_gives_what_the_whole_model_gives(sd, recipe, tmp_path, m
 def test_a_plan_with_ranges_is_followed_and_checked_against_the_weights(sd, tmp_path):
     plan = plan_for(sd, "everything, groups")
     sd.model.save_pretrained(tmp_path / "float")
-    finish(dmq.checkpoint.quantize_shards(tmp_path / "float", plan, tmp_path / "it"))
+    run_to_end(dmq.checkpoint.quantize_shards(tmp_path / "float", plan, tmp_path / "it"))
     twin = quantized(sd.model, plan, sd.adapter)
     assert all(map(torch.equal, answers(dmq.checkpoint.load(tmp_path / "it", "simulated")), answers(twin)))
     tiny_sd(seed=1).unet.save_pretrained(tmp_path / "other")
     with pytest.raises(DmqError, match="made for other weights"):
-        finish(dmq.checkpoint.quantize_shards(tmp_path / "other", plan, tmp_path / "more"))
+        run_to_end(dmq.checkpoint.quantize_shards(tmp_path / "other", plan, tmp_path / "more"))
     assert not (tmp_path / "more").exists()
 
 
@@ -142,7 +142,7 @@ def test_floats_keep_the_precision_of_the_source(sd, tmp_path):
     sd.model.save_pretrained(tmp_path / "float")
     half = UNet2DConditionModel.from_pretrained(tmp_path / "float", dtype=torch.bfloat16)
     half.save_pretrained(tmp_path / "half")
-    made = finish(dmq.checkpoint.quantize_shards(tmp_path / "half", recipe, tmp_path / "it"))
+    made = run_to_end(dmq.checkpoint.quantize_shards(tmp_path / "half", recipe, tmp_path / "it"))
     plan = sd.plan(weights=weights(4), activations=Activations(bits=FLOAT))
     assert made.planned - made.stored == made.bytes["float"] and made.planned == plan.bytes
     assert answers(dmq.checkpoint.load(tmp_path / "it"))[0].isfinite().all()
@@ -151,10 +151,10 @@ def test_floats_keep_the_precision_of_the_source(sd, tmp_path):
 def test_what_needs_the_running_model_is_refused(sd, tmp_path):
     sd.model.save_pretrained(tmp_path / "float")
     with pytest.raises(DmqError, match="need statistics"):
-        finish(dmq.checkpoint.quantize_shards(tmp_path / "float", sd.recipe(), tmp_path / "it"))
+        run_to_end(dmq.checkpoint.quantize_shards(tmp_path / "float", sd.recipe(), tmp_path / "it"))
     plan = cached_plan(sd, next(iter(CACHES)))
     with pytest.raises(DmqError, match="made of the running model"):
-        finish(dmq.checkpoint.quantize_shards(tmp_path / "float", plan, tmp_path / "it"))
+        run_to_end(dmq.checkpoint.quantize_shards(tmp_path / "float", plan, tmp_path / "it"))
 
 
 @pytest.mark.parametrize("model", ["ddpm", "PixArt", "DiT", "SD3"])
@@ -170,7 +170,7 @@ def test_a_plan_of_shapes_alone_is_the_one_with_statistics(model):
 
 def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_imported(exported, tmp_path):
     folder, plan = exported
-    finish(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
+    run_to_end(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
     code = (
         "import sys; from diffusers import DiffusionPipeline as P; p = P.from_pretrained(sys.argv[1]); "
         "print(sum(x.double().abs().sum().item() for x in p.unet.parameters()), 'dmq' in sys.modules); "
@@ -185,10 +185,10 @@ def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_impo
 
 def test_a_view_has_a_card_and_may_be_pushed_other_folders_may_not(exported, tmp_path, monkeypatch):
     folder, plan = exported
-    finish(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
-    finish(dmq.checkpoint.for_sdnq(folder, tmp_path / "sdnq"))
+    run_to_end(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
+    run_to_end(dmq.checkpoint.for_sdnq(folder, tmp_path / "sdnq"))
     cards = {name: (tmp_path / name / "README.md").read_text() for name in ("plain", "sdnq")}
-    finish(dmq.checkpoint.for_sdnq(folder, tmp_path / "sdnq"))  # what dmq wrote, it may write again
+    run_to_end(dmq.checkpoint.for_sdnq(folder, tmp_path / "sdnq"))  # what dmq wrote, it may write again
     for name, card in cards.items():
         assert plan.coverage_line() in card and "The weights alone" in card and "dmq.checkpoint" not in card
         assert ("pip install sdnq" in card) == (name == "sdnq")
@@ -207,26 +207,26 @@ def test_a_view_has_a_card_and_may_be_pushed_other_folders_may_not(exported, tmp
     with pytest.raises(DmqError, match="0 parts of the pipeline are quantized"):
         dmq.checkpoint.push(tmp_path / "plain", "me/model")
     with pytest.raises(DmqError, match="nothing was changed"):
-        finish(dmq.checkpoint.for_sdnq(folder, tmp_path / "plain"))
+        run_to_end(dmq.checkpoint.for_sdnq(folder, tmp_path / "plain"))
     assert not sent
 
 
 def test_plain_numbers_of_another_precision_of_one_denoiser(sd, tmp_path):
     export(sd, plan_for(sd, "low rank"), tmp_path / "sd")
-    finish(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain", "bfloat16"))
+    run_to_end(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain", "bfloat16"))
     plain = UNet2DConditionModel.from_pretrained(tmp_path / "plain", dtype=torch.bfloat16)
     loaded = dmq.checkpoint.load(tmp_path / "sd", "simulated")
     assert {x.dtype for x in load_file(tmp_path / "plain" / WEIGHTS).values()} == {torch.bfloat16}
     name = "mid_block.attentions.0.transformer_blocks.0.attn1.to_q"
     assert torch.equal(plain.get_submodule(name).weight, loaded.get_submodule(name).weight.to(torch.bfloat16))
     with pytest.raises(DmqError, match="dtype is 'int3'"):
-        finish(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "more", "int3"))
+        run_to_end(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "more", "int3"))
 
 
 def test_a_model_without_its_time_path_has_no_plain_form(sd, tmp_path):
     export(sd, cached_plan(sd, "8 bits"), tmp_path / "sd")
     with pytest.raises(DmqError, match="has taken the place of layers"):
-        finish(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain"))
+        run_to_end(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain"))
 
 
 def test_pushing_without_a_login_is_one_line(exported, monkeypatch):

@@ -16,9 +16,9 @@ from dmq.checkpoint.sdnq import Forms
 from dmq.errors import DmqError
 from dmq.models.loading import describe
 from dmq.models.tiny import calm, tiny_sd
+from dmq.progress import run_to_end
 from dmq.quantizers.codes import QuantizedWeight
 from dmq.recipe import KMeans, PerGroup
-from dmq.stages.progress import finish
 from tests.checkpoint.conftest import EVERYTHING, RECIPES, cached_plan, plan_for, subject_of, weights
 from tests.checkpoint.test_checkpoint import WEIGHTS, export
 
@@ -68,7 +68,7 @@ def written(subject, plan, folder):
     """A checkpoint of dmq in `folder`/dmq, and its view for SDNQ beside it."""
     folder.mkdir(exist_ok=True)
     export(subject, plan, folder / "dmq", mode="simulated")
-    made = finish(dmq.checkpoint.for_sdnq(folder / "dmq", folder / "sdnq"))
+    made = run_to_end(dmq.checkpoint.for_sdnq(folder / "dmq", folder / "sdnq"))
     (folder / "class").write_text(type(subject.model).__name__)
     return made
 
@@ -88,7 +88,7 @@ def views(sd, tmp_path_factory):
 
 def numbers(folder):
     """What the codes of a checkpoint stand for, by parameter."""
-    finish(dmq.checkpoint.dequantized(folder / "dmq", folder / "plain"))
+    run_to_end(dmq.checkpoint.dequantized(folder / "dmq", folder / "plain"))
     return load_file(folder / "plain" / WEIGHTS)
 
 
@@ -141,9 +141,9 @@ def test_every_kind_of_model(tmp_path):
 
 def test_a_pipeline_draws_without_dmq_what_its_weights_draw(sd, tmp_path):
     loaded = describe("tiny", tiny_sd())
-    finish(dmq.checkpoint.export_pipeline(loaded, sd.plan(weights=weights(4)), tmp_path / "dmq"))
-    finish(dmq.checkpoint.for_sdnq(tmp_path / "dmq", tmp_path / "sdnq"))
-    finish(dmq.checkpoint.dequantized(tmp_path / "dmq", tmp_path / "plain"))
+    run_to_end(dmq.checkpoint.export_pipeline(loaded, sd.plan(weights=weights(4)), tmp_path / "dmq"))
+    run_to_end(dmq.checkpoint.for_sdnq(tmp_path / "dmq", tmp_path / "sdnq"))
+    run_to_end(dmq.checkpoint.dequantized(tmp_path / "dmq", tmp_path / "plain"))
     assert not [file for file in (tmp_path / "sdnq").rglob("*") if file.name in ("plan.json", "report.json")]
     sdnq([tmp_path])
     pipe = calm(DiffusionPipeline.from_pretrained(tmp_path / "plain"))
@@ -198,5 +198,5 @@ def test_what_no_packing_or_no_grid_of_sdnq_fits_is_written_as_numbers():
 def test_a_model_without_its_time_path_has_no_such_form(sd, tmp_path):
     export(sd, cached_plan(sd, "8 bits"), tmp_path / "sd")
     with pytest.raises(DmqError, match="has taken the place of layers"):
-        finish(dmq.checkpoint.for_sdnq(tmp_path / "sd", tmp_path / "sdnq"))
+        run_to_end(dmq.checkpoint.for_sdnq(tmp_path / "sd", tmp_path / "sdnq"))
     assert not (tmp_path / "sdnq").exists()

@@ -229,12 +229,12 @@ def failing_above(rows):
 def test_half_the_images_are_tried_once_when_memory_runs_out():
     pipe = tiny_ddpm()
     loaded = loading.describe("tiny", pipe)
+    from dmq.progress import run_to_end
     from dmq.stages.drawing import draw_batch
-    from dmq.stages.progress import finish
 
     jobs = [("", seed) for seed in range(5)]
     sampling = Sampling(steps=2)
-    wanted = finish(draw_batch(loaded, loaded.denoiser, jobs, sampling))
+    wanted = run_to_end(draw_batch(loaded, loaded.denoiser, jobs, sampling))
     handle = loaded.denoiser.register_forward_pre_hook(failing_above(3), with_kwargs=True)
     seen = []
     work = draw_batch(loaded, loaded.denoiser, jobs, sampling, watched={1})
@@ -249,7 +249,7 @@ def test_half_the_images_are_tried_once_when_memory_runs_out():
     handle.remove()
     handle = loaded.denoiser.register_forward_pre_hook(failing_above(2), with_kwargs=True)
     with pytest.raises(OutOfMemory, match=r"tiny: cpu ran out of memory with 3 images at a time in float32"):
-        finish(draw_batch(loaded, loaded.denoiser, jobs, sampling))
+        run_to_end(draw_batch(loaded, loaded.denoiser, jobs, sampling))
     handle.remove()
 
 
