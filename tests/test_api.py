@@ -73,5 +73,6 @@ def test_work_is_closed_where_progress_raises():
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run_to_end(work(), interrupt)
+        run_to_end(held := work(), interrupt)  # held, or its end as garbage would close it
+    assert held.gi_frame is None
     assert closed == [True]
