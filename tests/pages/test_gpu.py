@@ -107,7 +107,7 @@ from dataclasses import replace
 from pages.session import read
 served = app.build()
 draw = next(fn for fn in served.fns.values() if fn.fn is not None and fn.fn.__name__ == "draw"
-            and fn.fn.__module__.endswith("compare"))
+            and fn.fn.__module__.endswith("compare.handlers"))
 text, token, pid = jsonio.dumps(replace(read(""), on_miss="nearest")), public.new_token(), os.getpid()
 answers = list(draw.fn(token, text, "pizza", "0", 2, 4.0, [], None))
 try:

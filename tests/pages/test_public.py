@@ -60,7 +60,7 @@ def refusal():
 
 
 def test_no_visitor_moves_the_models_of_all(host):
-    assert not [fn for fn in host[1].fns.values() if getattr(fn.fn, "__module__", "") == "pages.placing"]
+    assert not [fn for fn in host[1].fns.values() if getattr(fn.fn, "__module__", "") == "pages.start.placement"]
 
 
 # --- what may be named ---------------------------------------------------------------------------------------------
@@ -89,7 +89,7 @@ def test_what_the_host_offers_is_opened_by_its_last_part(host, visitor):
     assert str(host[0]) not in repr(shown)
 
 
-@pytest.mark.parametrize("handler, before", [("sidebar.upload", 0), ("benching.estimate", 2)], ids=str)
+@pytest.mark.parametrize("handler, before", [("sidebar.upload", 0), ("new_benchmark.estimate", 2)], ids=str)
 def test_a_file_is_one_that_was_uploaded(host, visitor, handler, before):
     me = visitor()
     kept = host[0] / "runs" / "secret.json"
