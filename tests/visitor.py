@@ -27,7 +27,7 @@ class Visitor:
         """
         page, name = handler.split(".")
         found = [fn for fn in self.served.fns.values() if getattr(fn.fn, "__name__", "") == name]
-        fn = [fn for fn in found if fn.fn.__module__.rpartition(".")[2] == page][which]
+        fn = [fn for fn in found if page in fn.fn.__module__.split(".")][which]
         token = [self.token] if fn.inputs and type(fn.inputs[0]).__name__ == "BrowserState" else []
         data = [*token, *given, *[None] * (len(fn.inputs) - len(token) - len(given))]
         body = {"data": data, "fn_index": fn._id, "session_hash": self.session}
