@@ -39,8 +39,9 @@ def test_closed_work_goes_on_where_it_was():
     done, ends = [], []
 
     def outer():
-        return (yield from relay(relay(parts(done, ends), progress_timer("Learn")), str))
+        return (yield from relay(relay(held, progress_timer("Learn")), str))
 
+    held = parts(done, ends)  # else it would be closed as soon as nobody refers to it, by whomever
     work = outer()
     assert [next(work).partition(",")[0] for _ in range(3)] == [f"Learn: {n} of 5" for n in range(3)]
     work.close()
@@ -55,8 +56,9 @@ def test_an_error_of_the_conversion_comes_out_and_closes_the_work():
     def stops(n, _):
         raise StopIteration("lost")  # must not pass for the end of the work
 
+    held = parts([], ends)  # not closed merely because nobody refers to it
     with pytest.raises(RuntimeError, match="generator raised StopIteration"):
-        run_to_end(relay(parts([], ends), stops))
+        run_to_end(relay(held, stops))
     assert ends == ["closed"]
 
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..errors import DmqError
+from ..progress import run_to_end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,12 +102,7 @@ class Store:
         """The answer, without computing anything that is worth keeping. Raises DmqError that says what is missing."""
         if missing := self.missing(question):
             raise DmqError(f"{missing[-1].title}: not there yet; {missing[-1].remedy}")
-        work = self.get(question)
-        while True:
-            try:
-                next(work)
-            except StopIteration as end:
-                return end.value
+        return run_to_end(self.get(question))
 
     def get(self, question: Artifact, *, again: bool = False, **how: Any) -> Generator[Any, None, Any]:
         """The answer, computed with all that it needs and lacks; `again`: even if it is there.
