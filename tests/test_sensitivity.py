@@ -30,6 +30,7 @@ from dmq.recipe import (
     choice_of,
 )
 from dmq.results import Layer, ModelInfo, SensitivityTable
+from dmq.stages import sensitivity_kept
 from dmq.stages.drawing import draw_batch
 from dmq.stages.searches import denoiser_calls
 from tests.tiny import captured_recipe, runs_in
@@ -177,7 +178,7 @@ def few(recipe, monkeypatch):
 
 
 def folder_of(recipe, ask):
-    return made_by._folder(made_by._subject(recipe, ask), made_by._normal(ask))
+    return sensitivity_kept.folder_of(sensitivity_kept.subject_of(recipe, ask), sensitivity_kept.normal(ask))
 
 
 def weights_of(recipe):
