@@ -15,9 +15,8 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 run: .venv/run.done
 	$(BIN)/dmq serve
 
-test: .venv/dev.done
+test: lint
 	tools/browser.sh
-	$(BIN)/ruff check .
 	$(BIN)/dmq doctor
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 	tools/lesser.sh $(BIN)/python
@@ -46,6 +45,7 @@ docs: .venv/docs.done
 
 lint: .venv/dev.done
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 
 .venv/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dmq needs Python 3.11 or newer; try make PYTHON=python3.12')"

@@ -1,4 +1,6 @@
-"""What pyproject.toml cannot say: the folder `assets` of a checkout is `dmq/assets` in the wheel, without a copy."""
+"""What pyproject.toml cannot say: the folder `assets` of a checkout is `dmq/assets` in the
+wheel, without a copy.
+"""
 
 import shutil
 
@@ -7,7 +9,9 @@ from setuptools.command.build_py import build_py
 
 
 class BuildAnew(build_py):
-    """Begin with an empty folder: what an earlier build left there would be packed, though it ships no more."""
+    """Begin with an empty folder: what an earlier build left there would be packed, though it
+    ships no more.
+    """
 
     def run(self):
         if not self.editable_mode:

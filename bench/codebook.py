@@ -1,11 +1,12 @@
-"""k-means of all weights of a U-Net: ours for all channels at once, and scikit-learn's in a loop over channels.
+"""k-means of all weights of a U-Net: ours for all channels at once, and scikit-learn's in a loop
+over channels.
 
     python -m bench.codebook [--model emoji-sd] [--channels 3] [--starts 10] [--threads 1]
 
-Both make a codebook for each output channel of every Linear and Conv layer (KMC). scikit-learn does so for a sample of
-each layer's channels, as its loop over all of them takes long; its seconds are scaled to all channels, layer by layer.
-Errors are compared on the very same channels. Needs scikit-learn: pip install -r requirements-bench.txt
-"""
+Both make a codebook for each output channel of every Linear and Conv layer (KMC). scikit-learn does
+so for a sample of each layer's channels, as its loop over all of them takes long; its seconds are
+scaled to all channels, layer by layer. Errors are compared on the very same channels. Needs
+scikit-learn: pip install -r requirements-bench.txt"""
 
 import argparse
 import sys
@@ -25,14 +26,21 @@ def loop(rows: np.ndarray, k: int, starts: int) -> float:
     """The squared error that scikit-learn ends with, channel by channel."""
     from sklearn.cluster import KMeans
 
-    return sum(KMeans(n_clusters=k, n_init=starts, random_state=0).fit(row[:, None]).inertia_ for row in rows)
+    return sum(
+        KMeans(n_clusters=k, n_init=starts, random_state=0).fit(row[:, None]).inertia_
+        for row in rows
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="emoji-sd")
     parser.add_argument("--channels", type=int, default=3, help="of each layer, for scikit-learn")
-    parser.add_argument("--starts", type=int, nargs="+", default=[1, 10], help="of scikit-learn (n_init)")
+    parser.add_argument(
+        "--starts", type=int, nargs="+", default=[1, 10], help="of scikit-learn (n_init)"
+    )
     parser.add_argument("--threads", type=int, default=1)
     chosen = parser.parse_args(arguments)
     if find_spec("sklearn") is None:
@@ -44,9 +52,14 @@ def main(arguments: list[str] | None = None) -> None:
     random = np.random.default_rng(0)
     samples = [np.sort(random.permutation(len(rows))[: chosen.channels]) for rows in layers]
     channels, sampled = sum(map(len, layers)), sum(map(len, samples))
-    print(f"{chosen.model}: {len(layers)} layers, {channels} channels, {sum(r.numel() for r in layers)} weights; "
-          f"scikit-learn on {sampled} channels, its seconds scaled to all; CPU seconds")  # fmt: skip
-    print(f"{'bits':>4}{'n_init':>8}{'loop s':>10}{'ours s':>8}{'ratio':>7}{'error of loop':>15}{'ours':>12}")
+    print(
+        f"{chosen.model}: {len(layers)} layers, {channels} channels, "
+        f"{sum(r.numel() for r in layers)} weights; "
+        f"scikit-learn on {sampled} channels, its seconds scaled to all; CPU seconds"
+    )
+    print(
+        f"{'bits':>4}{'n_init':>8}{'loop s':>10}{'ours s':>8}{'ratio':>7}{'error of loop':>15}{'ours':>12}"
+    )
     loop(layers[0].numpy()[:1], 4, 1)  # imports, and the first call of each, are not timed
     kmeans(layers[0], 4, 1)
     for bits in (3, 4):
@@ -64,7 +77,9 @@ def main(arguments: list[str] | None = None) -> None:
                 begun = time.process_time()
                 theirs += loop(rows.numpy()[some], k, starts)
                 seconds += (time.process_time() - begun) * len(rows) / len(some)
-            told = f"{seconds:>10.1f}{ours:>8.2f}{seconds / ours:>7.0f}{theirs:>15.5f}{error:>12.5f}"
+            told = (
+                f"{seconds:>10.1f}{ours:>8.2f}{seconds / ours:>7.0f}{theirs:>15.5f}{error:>12.5f}"
+            )
             print(f"{bits:>4}{starts:>8}{told}", flush=True)
 
 

@@ -1,14 +1,15 @@
-"""What dmq takes on a device at real size, beside plain sampling: seconds, memory and bytes of each phase.
+"""What dmq takes on a device at real size, beside plain sampling: seconds, memory and bytes of each
+phase.
 
     python -m bench.device [--size sd15] [--device cuda] [--dtype float16] [--offload group] [--phases capture fisher]
 
-A pipeline with random weights is saved as a folder in half precision, and goes through sampling, capture, groups,
-simulation, execution, sensitivities (Fisher), export in 4 bits, and the export loaded again. Every phase is a process
-of its own, so that its peak of memory is its own; libraries and Python are part of it. Seconds a step are medians of
-all steps but the first; where two are compared, both were made in turn in one process, and the ratio is printed.
-With --out, phases that the file has of the same settings are not measured again, so a stopped bench goes on; with
---work, the model and its capture stay.
-"""
+A pipeline with random weights is saved as a folder in half precision, and goes through sampling,
+capture, groups, simulation, execution, sensitivities (Fisher), export in 4 bits, and the export
+loaded again. Every phase is a process of its own, so that its peak of memory is its own; libraries
+and Python are part of it. Seconds a step are medians of all steps but the first; where two are
+compared, both were made in turn in one process, and the ratio is printed. With --out, phases that
+the file has of the same settings are not measured again, so a stopped bench goes on; with --work,
+the model and its capture stay."""
 
 import argparse
 import json
@@ -33,7 +34,8 @@ SIDES = {"tiny": 16, "sd15": 512, "sdxl": 1024}
 Figures = dict[str, Any]
 
 
-# --- one phase ------------------------------------------------------------------------------------------------------
+# --- one phase
+# --------------------------------------------------------------------------------------------------
 
 
 def run(name: str, job: Job, environment: dict[str, str]) -> Figures:
@@ -55,8 +57,12 @@ def needed(name: str, work: Path) -> list[str]:
     return before + ([] if name != "reload" or (work / "w4").is_dir() else ["export"])
 
 
-def measured(phases: list[str], job: Job, placement: Placement, results: Figures, keep: Any) -> Iterator[str]:
-    """Run the phases that `results` lacks, and what they need; yield the name of each that is there."""
+def measured(
+    phases: list[str], job: Job, placement: Placement, results: Figures, keep: Any
+) -> Iterator[str]:
+    """Run the phases that `results` lacks, and what they need; yield the name of each that is
+    there.
+    """
     work = Path(job.work)
     environment = os.environ | {VARIABLES[name]: value for name, value in asdict(placement).items()}
     environment["DMQ_RUNS"] = str(work / "runs")
@@ -74,14 +80,18 @@ def measured(phases: list[str], job: Job, placement: Placement, results: Figures
                 break
 
 
-# --- what is printed ------------------------------------------------------------------------------------------------
+# --- what is printed
+# ------------------------------------------------------------------------------------------------
 
 
 def line(name: str, found: Figures) -> str:
     """A row of the table."""
     if "failed" in found:
         return f"{name:<10}failed: {found['failed']}"
-    memory = [f"{size / 1e9:>9.2f}" if size else f"{'-':>9}" for size in (found["peak"], found["device peak"])]
+    memory = [
+        f"{size / 1e9:>9.2f}" if size else f"{'-':>9}"
+        for size in (found["peak"], found["device peak"])
+    ]
     return f"{name:<10}{found['took']:>8.1f}{''.join(memory)}  {'; '.join(words(found))}"
 
 
@@ -96,7 +106,11 @@ def words(found: Figures) -> Iterator[str]:
         if key in found:
             yield f"{what} in {found[key]:.1f} s"
     for way, took in found.get("step", {}).items():
-        ratio = "" if len(found["step"]) == 1 or found["ratio"][way] == 1 else f" ({found['ratio'][way]:.2f} x)"
+        ratio = (
+            ""
+            if len(found["step"]) == 1 or found["ratio"][way] == 1
+            else f" ({found['ratio'][way]:.2f} x)"
+        )
         yield f"{way} {took:.3g} s a step{ratio}, the first after {found['start'][way]:.1f} s"
     if "decode" in found:
         yield f"decoded in {found['decode']:.1f} s"
@@ -111,42 +125,68 @@ def machine(placement: Placement) -> str:
 
     found = [finding.said for part in (processor, devices) for finding in part()]
     asked = ", ".join(f"{name} {value}" for name, value in asdict(placement).items())
-    return f"{'; '.join(found)}; torch {version('torch')}, diffusers {version('diffusers')}; {asked}"
+    return (
+        f"{'; '.join(found)}; torch {version('torch')}, diffusers {version('diffusers')}; {asked}"
+    )
 
 
-# --- the command line -----------------------------------------------------------------------------------------------
+# --- the command line
+# -----------------------------------------------------------------------------------------------
 
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", choices=SIDES, default="sd15")
-    parser.add_argument("--tiny", action="store_const", const="tiny", dest="size", help="the same as --size tiny")
+    parser.add_argument(
+        "--tiny", action="store_const", const="tiny", dest="size", help="the same as --size tiny"
+    )
     parser.add_argument("--side", type=int, help="of images, in pixels; default: the model's own")
     parser.add_argument("--steps", type=int, default=3, help="of sampling, at least 2")
-    parser.add_argument("--rounds", type=int, default=2, help="of what is done in turn, each in another order")
-    parser.add_argument("--phases", nargs="+", choices=PHASES, default=list(PHASES), metavar="NAME",
-                        help=f"of {', '.join(PHASES)}; default: all")  # fmt: skip
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="of what is done in turn, each in another order"
+    )
+    parser.add_argument(
+        "--phases",
+        nargs="+",
+        choices=PHASES,
+        default=list(PHASES),
+        metavar="NAME",
+        help=f"of {', '.join(PHASES)}; default: all",
+    )
     parser.add_argument("--device", default=AUTO)
     parser.add_argument("--dtype", default=AUTO, choices=DTYPES)
     parser.add_argument("--offload", default="none", choices=OFFLOADS)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON of all figures, to quote and to go on from")
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="where model and capture stay; else temporary")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON of all figures, to quote and to go on from"
+    )
+    parser.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="where model and capture stay; else temporary"
+    )
     return parser
 
 
 def opened(file: Path | None, asked: Figures) -> Figures:
-    """Phases that `file` has. Raises DmqError if they were measured with other settings, or it is something else."""
+    """Phases that `file` has.
+
+    Raises DmqError if they were measured with other settings, or it is something else.
+    """
     if file is None or not file.is_file():
         return {}
     try:
         held = json.loads(file.read_text("utf-8"))
         then, phases = held["asked"], held["phases"]
     except (ValueError, KeyError, TypeError):
-        raise DmqError(f"{file}: not a file of this bench. Give another --out, or delete it.") from None
+        raise DmqError(
+            f"{file}: not a file of this bench. Give another --out, or delete it."
+        ) from None
     if then != asked:
         other = next(name for name in asked if then.get(name) != asked[name])
-        raise DmqError(f"{file}: was measured with another {other}. Give another --out, or delete it.")
+        raise DmqError(
+            f"{file}: was measured with another {other}. Give another --out, or delete it."
+        )
     return phases
 
 
@@ -165,10 +205,17 @@ def main(arguments: list[str] | None = None) -> None:
     chosen = options().parse_args(arguments)
     try:
         if chosen.steps < 2 or chosen.rounds < 1:
-            raise DmqError("--steps must be at least 2, since the first is not timed, and --rounds at least 1.")
+            raise DmqError(
+                "--steps must be at least 2, since the first is not timed, and --rounds at least 1."
+            )
         placement = Placement(device=chosen.device, dtype=chosen.dtype, offload=chosen.offload)
         side = chosen.side or SIDES[chosen.size]
-        settings = {"size": chosen.size, "side": side, "steps": chosen.steps, "rounds": chosen.rounds}
+        settings = {
+            "size": chosen.size,
+            "side": side,
+            "steps": chosen.steps,
+            "rounds": chosen.rounds,
+        }
         asked = settings | asdict(placement)
         results = opened(chosen.out, asked)
         where = machine(placement)
@@ -181,7 +228,9 @@ def main(arguments: list[str] | None = None) -> None:
                 whole = {name: found for name, found in results.items() if "failed" not in found}
                 write(chosen.out, {"machine": where, "asked": asked, "phases": whole})
 
-            for name in measured(chosen.phases, Job(**settings, work=str(work)), placement, results, keep):
+            for name in measured(
+                chosen.phases, Job(**settings, work=str(work)), placement, results, keep
+            ):
                 print(line(name, results[name]), flush=True)
                 failed |= "failed" in results[name]
     except DmqError as error:

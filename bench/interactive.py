@@ -1,8 +1,9 @@
-"""How long people wait on the Activations and Time groups tabs: python -m bench.interactive [--sites 100]
+"""How long people wait on the Activations and Time groups tabs: python -m bench.interactive
+[--sites 100]
 
-Prints the median and the 95th percentile of what happens when a boundary moves, and the time of everything that is
-computed once: on made-up statistics of 100 sites and 100 steps, and on the captures of the embedded models.
-"""
+Prints the median and the 95th percentile of what happens when a boundary moves, and the time of
+everything that is computed once: on made-up statistics of 100 sites and 100 steps, and on the
+captures of the embedded models."""
 
 import argparse
 import statistics
@@ -63,21 +64,26 @@ def measure(name: str, stats: ActivationStats, count: int) -> None:
     print(f"{'':22}" + "".join(f"{column:>10}" for column in columns))
     for label, (bits, spec) in CHOICES.items():
         made = []
-        build = timed(lambda: made.append(ErrorTable(stats, spec, np.where(kept, bits, FLOAT))))  # noqa: B023
+        build = timed(lambda: made.append(ErrorTable(stats, spec, np.where(kept, bits, FLOAT))))
         table = made[0]
-        waits = [timed(lambda: table.errors(group_timesteps(m, table))) for m in moves(stats.steps, count)]  # noqa: B023
-        finest = timed(lambda: table.errors(group_timesteps(PerStep(), table)))  # noqa: B023
+        waits = [
+            timed(lambda: table.errors(group_timesteps(m, table)))
+            for m in moves(stats.steps, count)
+        ]
+        finest = timed(lambda: table.errors(group_timesteps(PerStep(), table)))
         costs = timed(table.segment_costs)
-        common = timed(lambda: group_timesteps(OptimalGroups(count=8), table))  # noqa: B023
-        own = timed(lambda: group_timesteps(OptimalGroups(count=8, per_layer=True), table))  # noqa: B023
-        curve = timed(lambda: error_against_count(table, tuple(range(1, min(32, stats.steps) + 1))))  # noqa: B023
+        common = timed(lambda: group_timesteps(OptimalGroups(count=8), table))
+        own = timed(lambda: group_timesteps(OptimalGroups(count=8, per_layer=True), table))
+        curve = timed(lambda: error_against_count(table, tuple(range(1, min(32, stats.steps) + 1))))
         p95 = statistics.quantiles(waits, n=20)[-1]
         row = (build, statistics.median(waits), p95, finest, costs, common, own, curve)
         print(f"{label:22}" + "".join(f"{seconds * 1000:7.0f} ms" for seconds in row))
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--sites", type=int, default=100, help="of the statistics that are made up")
     parser.add_argument("--steps", type=int, default=100, help="of theirs")
     parser.add_argument("--moves", type=int, default=40, help="of a boundary")

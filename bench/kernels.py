@@ -2,16 +2,16 @@
 
     python -m bench.kernels [--rounds 20]
 
-Products of M rows, K inputs and N outputs; convolutions of two pictures; attention of heads, tokens and width. Weights
-of few bits without codes of inputs are multiplied as floats: torch's own kernels for packed int4 and int8 weights are
-the alternative. `_int_mm` is what a GPU has. Times are the least of all rounds, in milliseconds; in brackets how many
-times as fast as the first of a line.
+Products of M rows, K inputs and N outputs; convolutions of two pictures; attention of heads, tokens
+and width. Weights of few bits without codes of inputs are multiplied as floats: torch's own kernels
+for packed int4 and int8 weights are the alternative. `_int_mm` is what a GPU has. Times are the
+least of all rounds, in milliseconds; in brackets how many times as fast as the first of a line.
 
     ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 python -m bench.kernels
 
-looks at the same kernels as a processor without VNNI runs them, float's included. The first line says how they add up;
-"rounded, float32" is what runs a layer that has no kernel, "codes, W8A8" what runs one that has.
-"""
+looks at the same kernels as a processor without VNNI runs them, float's included. The first line
+says how they add up; "rounded, float32" is what runs a layer that has no kernel, "codes, W8A8" what
+runs one that has."""
 
 import argparse
 import time
@@ -30,9 +30,14 @@ from dmq.runtime.sums import int_mm_sums, onednn_sums
 
 
 LINEAR = (
-    (2, 128, 128), (128, 128, 128), (2, 1280, 1280), (154, 768, 320), (512, 1280, 1280), (8192, 320, 320),
+    (2, 128, 128),
+    (128, 128, 128),
+    (2, 1280, 1280),
+    (154, 768, 320),
+    (512, 1280, 1280),
+    (8192, 320, 320),
     (8192, 320, 2560),
-)  # fmt: skip
+)
 CONVS = ((128, 128, 16), (256, 256, 8), (320, 320, 64), (1280, 1280, 8))
 ATTENTION = ((16, 4096, 40), (16, 1024, 80))  # heads, queries and keys, width
 CODED = ((2, 256, 128), (2, 4096, 320), (2, 4096, 1280))
@@ -53,7 +58,10 @@ def show(what: str, rows: dict[str, Callable[[], object]], rounds: int) -> None:
     """One line; the first row is what the others are compared with."""
     times = {name: least(work, rounds) for name, work in rows.items()}
     first = next(iter(times.values()))
-    print(f"{what:<24}" + "".join(f"  {name} {took:.3f} ({first / took:.1f}x)" for name, took in times.items()))
+    print(
+        f"{what:<24}"
+        + "".join(f"  {name} {took:.3f} ({first / took:.1f}x)" for name, took in times.items())
+    )
 
 
 def linear(m: int, k: int, n: int) -> dict[str, Callable[[], object]]:
@@ -63,7 +71,9 @@ def linear(m: int, k: int, n: int) -> dict[str, Callable[[], object]]:
     values = torch.randint(-127, 128, (n, k), dtype=torch.int8)
     scale, zeros = torch.ones(n), torch.zeros(n, dtype=torch.int32)
     packed = torch.ops.onednn.qlinear_prepack(values, None)
-    four = torch._convert_weight_to_int4pack_for_cpu(torch.randint(0, 16, (n, k), dtype=torch.int32), 1)
+    four = torch._convert_weight_to_int4pack_for_cpu(
+        torch.randint(0, 16, (n, k), dtype=torch.int32), 1
+    )
     tables = torch.ones(k // GROUP, n, 2, dtype=torch.bfloat16)
     step = torch.tensor(0.1)
 
@@ -92,21 +102,39 @@ def convolution(inputs: int, outputs: int, side: int) -> dict[str, Callable[[], 
     weight, bias = torch.randn(outputs, inputs, 3, 3), torch.zeros(outputs)
     codes = codes_of(x, 0.1, 128.0, 8)
     values = torch.randint(-127, 128, weight.shape, dtype=torch.int8)
-    scale, zeros, where = torch.ones(outputs), torch.zeros(outputs, dtype=torch.int32), ([1, 1], [1, 1], [1, 1], 1)
+    scale, zeros, where = (
+        torch.ones(outputs),
+        torch.zeros(outputs, dtype=torch.int32),
+        ([1, 1], [1, 1], [1, 1], 1),
+    )
 
     step = torch.tensor(0.1)
 
     def int8(packed_for: list[int] | None, x: torch.Tensor | None = None) -> Callable[[], object]:
         packed = torch.ops.onednn.qconv_prepack(values, scale, 1.0, 128, *where, packed_for)
         return lambda: torch.ops.onednn.qconv_pointwise.default(
-            codes if x is None else codes_of(x, 0.1, 128.0, 8), 0.1, 128, packed, scale, zeros, bias, *where, 1.0, 0,
-            torch.float32, "none", [], "",
-        )  # fmt: skip
+            codes if x is None else codes_of(x, 0.1, 128.0, 8),
+            0.1,
+            128,
+            packed,
+            scale,
+            zeros,
+            bias,
+            *where,
+            1.0,
+            0,
+            torch.float32,
+            "none",
+            [],
+            "",
+        )
 
     return {
         "float32": lambda: F.conv2d(x, weight, bias, padding=1),
         "W8A8 oneDNN": int8(list(x.shape)),
-        "rounded, float32": lambda: F.conv2d(fake_quantize(x, step, 128.0, 8), weight, bias, padding=1),
+        "rounded, float32": lambda: F.conv2d(
+            fake_quantize(x, step, 128.0, 8), weight, bias, padding=1
+        ),
         "codes, W8A8": int8(list(x.shape), x),
         "W8A8, laid out for no shape": int8(None),
     }
@@ -133,7 +161,9 @@ def attention(heads: int, length: int, width: int) -> dict[str, Callable[[], obj
 
 
 def sums(heads: int, length: int, width: int) -> dict[str, Callable[[], object]]:
-    """Sums of the scores of one head and their product with its values, as often as there are heads."""
+    """Sums of the scores of one head and their product with its values, as often as there are
+    heads.
+    """
     scores, values = torch.rand(length, length).bfloat16(), torch.randn(length, width).bfloat16()
     wide = torch.randn(length, (width // LANES + 1) * LANES).bfloat16()
     return {
@@ -143,19 +173,29 @@ def sums(heads: int, length: int, width: int) -> dict[str, Callable[[], object]]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--only", choices=("linear", "conv", "attention", "codes"))
     asked = parser.parse_args()
     rounds, only = asked.rounds, asked.only
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    print(f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads")
-    print(f"sums: oneDNN {onednn_sums()}, _int_mm {int_mm_sums()}; multiplies bfloat16: {multiplies_bfloat16()}")
+    print(
+        f"torch {torch.__version__}, {torch.backends.cpu.get_cpu_capability()}, "
+        f"{torch.get_num_threads()} threads"
+    )
+    print(
+        f"sums: oneDNN {onednn_sums()}, _int_mm {int_mm_sums()}; multiplies bfloat16: "
+        f"{multiplies_bfloat16()}"
+    )
     for m, k, n in LINEAR if only in (None, "linear") else ():
         show(f"linear {m} x {k} x {n}", linear(m, k, n), rounds)
     for inputs, outputs, side in CONVS if only in (None, "conv") else ():
-        show(f"conv {inputs}-{outputs}, {side} x {side}", convolution(inputs, outputs, side), rounds)
+        show(
+            f"conv {inputs}-{outputs}, {side} x {side}", convolution(inputs, outputs, side), rounds
+        )
     for shape in ATTENTION if only in (None, "attention") else ():
         show("attention " + " x ".join(map(str, shape)), attention(*shape), rounds)
         show("sums and values", sums(*shape), rounds)

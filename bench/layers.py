@@ -2,19 +2,21 @@
 
     python -m bench.layers [--model emoji-sd] [--bits 3.4 3.7 4.0] [--activations 32 8 6] [--out FILE]
 
-Every row of a table has the same bytes: "4.0" bits are those of UAQ-4 everywhere, 3.4 and 3.7 are that share of them.
-Where a format has no such number of bits, it has more in some layers and fewer in others, drawn at random: "UAQ alone"
-is that, and at 4.0 simply UAQ-4. "random" draws formats too (the six choices of Qua2SeDiMo: UAQ, KMC and KMA at 4 and
-3 bits). "measured", "fisher" and "ridge" give the budget solver costs of these six choices, "predictor op" and
-"predictor block" scores of the graph network. "fisher, all" may also take UAQ and k-means at 2 bits, HQQ, GPTQ and
-low rank (of rank 4). Activations are dynamic, a range for each token. The first and the last layer stay in float.
+Every row of a table has the same bytes: "4.0" bits are those of UAQ-4 everywhere, 3.4 and 3.7 are
+that share of them. Where a format has no such number of bits, it has more in some layers and fewer
+in others, drawn at random: "UAQ alone" is that, and at 4.0 simply UAQ-4. "random" draws formats too
+(the six choices of Qua2SeDiMo: UAQ, KMC and KMA at 4 and 3 bits). "measured", "fisher" and "ridge"
+give the budget solver costs of these six choices, "predictor op" and "predictor block" scores of
+the graph network. "fisher, all" may also take UAQ and k-means at 2 bits, HQQ, GPTQ and low rank (of
+rank 4). Activations are dynamic, a range for each token. The first and the last layer stay in
+float.
 
-Latent error: squared distance of the finished sample from the float one over its squared length; its geometric mean
-counts all pictures alike. PSNR is of the pictures, FID of their features to those of the float pictures (the floor: of
-float pictures with other seeds), match 100 * cosine of picture and prompt, all by emoji-clip. Pictures have seeds that
-nothing has seen; +- is 95 % over the seeds; "better" the share of pictures with a smaller latent error than with
-"UAQ alone", with its one-sided sign test.
-"""
+Latent error: squared distance of the finished sample from the float one over its squared length;
+its geometric mean counts all pictures alike. PSNR is of the pictures, FID of their features to
+those of the float pictures (the floor: of float pictures with other seeds), match 100 * cosine of
+picture and prompt, all by emoji-clip. Pictures have seeds that nothing has seen; +- is 95 % over
+the seeds; "better" the share of pictures with a smaller latent error than with "UAQ alone", with
+its one-sided sign test."""
 
 import argparse
 import sys
@@ -55,12 +57,29 @@ from dmq.stages.walks import Walk
 
 
 SIX = tuple(f"{name}-{bits}" for bits in (4, 3) for name in ("UAQ", "KMC", "KMA"))
-MORE = (*SIX, "UAQ-2", "KMC-2", "KMA-2", "HQQ-3", "HQQ-2", "GPTQ-4", "GPTQ-3", "GPTQ-2", "LR-3", "LR-2")
+MORE = (
+    *SIX,
+    "UAQ-2",
+    "KMC-2",
+    "KMA-2",
+    "HQQ-3",
+    "HQQ-2",
+    "GPTQ-4",
+    "GPTQ-3",
+    "GPTQ-2",
+    "LR-3",
+    "LR-2",
+)
 ALONE = {
-    "UAQ": ("UAQ-4", "UAQ-3"), "KMC": ("KMC-4", "KMC-3"), "KMA": ("KMA-4", "KMA-3"),
-    "HQQ": ("HQQ-4", "HQQ-3", "HQQ-2"), "GPTQ": ("GPTQ-4", "GPTQ-3"), "low rank": ("LR-4", "LR-3", "LR-2"),
-}  # fmt: skip
-RANK = 4  # of the low-rank factors: 32 would take more bits than all the rest in layers of 256 channels
+    "UAQ": ("UAQ-4", "UAQ-3"),
+    "KMC": ("KMC-4", "KMC-3"),
+    "KMA": ("KMA-4", "KMA-3"),
+    "HQQ": ("HQQ-4", "HQQ-3", "HQQ-2"),
+    "GPTQ": ("GPTQ-4", "GPTQ-3"),
+    "low rank": ("LR-4", "LR-3", "LR-2"),
+}
+# of the low-rank factors: 32 would take more bits than all the rest in layers of 256 channels
+RANK = 4
 RANDOM = 3  # random allocations
 HEADS = (
     f"{'':<20}{'latent error':>13}{'geometric':>11}{'+-':>9}{'better':>8}{'p':>8}{'PSNR dB':>9}{'+-':>6}{'FID':>8}"
@@ -72,7 +91,11 @@ BARS = ("measured", "fisher", "predictor block")
 def choice(label: str) -> Choice:
     """A choice by its short name, low-rank ones with a rank that suits small layers."""
     made = choice_of(label)
-    return replace(made, format=replace(made.format, rank=RANK)) if isinstance(made.format, LowRank) else made
+    return (
+        replace(made, format=replace(made.format, rank=RANK))
+        if isinstance(made.format, LowRank)
+        else made
+    )
 
 
 @dataclass
@@ -87,14 +110,26 @@ class Evidence:
     def bytes(self, labels: tuple[str, ...]) -> SensitivityTable:
         """A table that knows what some choices take, and says that all cost the same."""
         choices = tuple(map(choice, labels))
-        stored = [[weight_bytes(layer.shape, Weights(bits=one.bits, format=one.format)) for one in choices]
-                  for layer in self.layers]  # fmt: skip
+        stored = [
+            [
+                weight_bytes(layer.shape, Weights(bits=one.bits, format=one.format))
+                for one in choices
+            ]
+            for layer in self.layers
+        ]
         nothing = np.zeros((len(self.layers), len(choices)))
         return SensitivityTable(
-            title="bytes", kind="measured", unit="", model=self.recipe.model,
-            fingerprint=stages.info(self.recipe.model).fingerprint, layers=self.layers, choices=choices,
-            bytes=np.array(stored, np.int64), cost=nothing, spread=nothing,
-        )  # fmt: skip
+            title="bytes",
+            kind="measured",
+            unit="",
+            model=self.recipe.model,
+            fingerprint=stages.info(self.recipe.model).fingerprint,
+            layers=self.layers,
+            choices=choices,
+            bytes=np.array(stored, np.int64),
+            cost=nothing,
+            spread=nothing,
+        )
 
     def table(self, name: str) -> SensitivityTable:
         """Costs or scores of choices, measured or predicted."""
@@ -106,11 +141,17 @@ class Evidence:
         if name.startswith("predictor") or name == "ridge":
             spec = Predictor(choices=tuple(map(choice, SIX)), configurations=self.configurations)
             found = stages.finish(stages.predict(self.recipe, spec))
-            return found.ridge_table() if name == "ridge" else found.table(name.removeprefix("predictor "))
+            return (
+                found.ridge_table()
+                if name == "ridge"
+                else found.table(name.removeprefix("predictor "))
+            )
         if name == "fisher, all":
             every = Sensitivity(choices=tuple(map(choice, MORE)), how="fisher")
             return stages.finish(stages.sensitivity(self.recipe, every))
-        asked_ = Sensitivity(how="fisher" if name == "fisher" else "measure")  # also at 2 bits: it ships so
+        asked_ = Sensitivity(
+            how="fisher" if name == "fisher" else "measure"
+        )  # also at 2 bits: it ships so
         return stages.finish(stages.sensitivity(self.recipe, asked_)).among(SIX)
 
 
@@ -146,7 +187,9 @@ class Judged(Drawn):
         self.eye = load_clip()
         self.seen = self.eye.features(self.floats.pictures)
         others = [(prompt, seed + 2 * len(self.jobs)) for prompt, seed in self.jobs]
-        self.floor = fid(self.eye.features(self.walk(self.loaded.denoiser, others).pictures), self.seen)
+        self.floor = fid(
+            self.eye.features(self.walk(self.loaded.denoiser, others).pictures), self.seen
+        )
 
     def judge(self, drawn: Walk) -> Row:
         return super().judge(drawn) | {"fid": fid(self.eye.features(drawn.pictures), self.seen)}
@@ -155,10 +198,16 @@ class Judged(Drawn):
 def line(row: Row, other: Row | None, drawn: Judged) -> str:
     """A row as it is printed."""
     error = drawn.of_seeds(row["error"])
-    typical, near = np.exp(np.log(np.maximum(error, 1e-30)).mean(1)), drawn.of_seeds(row["psnr"]).mean(1)
+    typical, near = (
+        np.exp(np.log(np.maximum(error, 1e-30)).mean(1)),
+        drawn.of_seeds(row["psnr"]).mean(1),
+    )
     better = p = ""
     if other is not None:
-        wins, total = int((np.array(row["error"]) < np.array(other["error"])).sum()), len(row["error"])
+        wins, total = (
+            int((np.array(row["error"]) < np.array(other["error"])).sum()),
+            len(row["error"]),
+        )
         better, p = f"{wins}/{total}", f"{binomtest(wins, total, alternative='greater').pvalue:.3f}"
     match = np.array(row["match"], float).mean()
     return (
@@ -169,24 +218,46 @@ def line(row: Row, other: Row | None, drawn: Judged) -> str:
 
 
 def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
-    """What should hold, and whether it does, in the geometric mean of the latent error over all pictures."""
-    error = {name: float(np.exp(np.log(np.maximum(row["error"], 1e-30)).mean())) for name, row in rows.items()}
+    """What should hold, and whether it does, in the geometric mean of the latent error over all
+    pictures.
+    """
+    error = {
+        name: float(np.exp(np.log(np.maximum(row["error"], 1e-30)).mean()))
+        for name, row in rows.items()
+    }
     uniform = {name: error[f"{name} alone"] for name in ("UAQ", "KMC", "KMA")}
     drawn = min(error[f"random {n + 1}"] for n in range(RANDOM))
-    made = [(f"{name} < {other} alone", error[name] < least) for name in BARS for other, least in uniform.items()]
+    made = [
+        (f"{name} < {other} alone", error[name] < least)
+        for name in BARS
+        for other, least in uniform.items()
+    ]
     return made + [(f"{name} < best of {RANDOM} random", error[name] < drawn) for name in BARS]
 
 
-def report(evidence: Evidence, drawn: Judged, bits: float, activation: int, results: Results, rows: list[str]) -> None:
+def report(
+    evidence: Evidence,
+    drawn: Judged,
+    bits: float,
+    activation: int,
+    results: Results,
+    rows: list[str],
+) -> None:
     """Measure and print the table of one budget and number of activation bits."""
     size = int(evidence.bytes(("UAQ-4",)).bytes.sum() * bits / 4)
-    setting = f"{bits:g} bits, " + ("float activations" if activation == FLOAT else f"A{activation}")
+    setting = f"{bits:g} bits, " + (
+        "float activations" if activation == FLOAT else f"A{activation}"
+    )
     print(
-        f"\n{evidence.recipe.model}, {setting}: {size:,} bytes of weights, {drawn.pictures} unseen pictures for each "
-        f"of {drawn.seeds} seeds; FID floor {drawn.floor:.2f}, match of the float model {drawn.match.mean():.2f}\n"
+        f"\n{evidence.recipe.model}, {setting}: {size:,} bytes of weights, {drawn.pictures} unseen "
+        "pictures for each "
+        f"of {drawn.seeds} seeds; FID floor {drawn.floor:.2f}, match of the float model "
+        f"{drawn.match.mean():.2f}\n"
         f"{HEADS}"
     )
-    base = replace(evidence.recipe, activations=replace(evidence.recipe.activations, bits=activation))
+    base = replace(
+        evidence.recipe, activations=replace(evidence.recipe.activations, bits=activation)
+    )
     made: dict[str, Row] = {}
     for name, choose in allocations(evidence, size):
         if rows and name not in rows:
@@ -198,7 +269,9 @@ def report(evidence: Evidence, drawn: Judged, bits: float, activation: int, resu
         print(f"  {'holds' if holds else 'FAILS'}: {words}", flush=True)
 
 
-def row_of(base: Recipe, chosen: Allocation, place: tuple[str, ...], drawn: Judged, results: Results) -> Row:
+def row_of(
+    base: Recipe, chosen: Allocation, place: tuple[str, ...], drawn: Judged, results: Results
+) -> Row:
     """The row of an allocation, measured unless `results` has it."""
     recipe = stages.with_allocation(base, chosen)
     key = asked(recipe, drawn.loaded.info.fingerprint, drawn.seeds, drawn.pictures)
@@ -214,12 +287,17 @@ def row_of(base: Recipe, chosen: Allocation, place: tuple[str, ...], drawn: Judg
 
 
 def evidence_of(model: str, chosen: argparse.Namespace) -> Evidence:
-    """A model's layers that are given choices: all that are called, but for the first and the last one."""
+    """A model's layers that are given choices: all that are called, but for the first and the
+    last one.
+    """
     sampling = EMBEDDED.get(model, Sampling())
     recipe = Recipe(
-        name="", model=model, sampling=replace(sampling, steps=chosen.steps or sampling.steps),
-        weights=Weights(bits=4, format=Uaq()), activations=Activations(bits=FLOAT, dynamic="token"),
-    )  # fmt: skip
+        name="",
+        model=model,
+        sampling=replace(sampling, steps=chosen.steps or sampling.steps),
+        weights=Weights(bits=4, format=Uaq()),
+        activations=Activations(bits=FLOAT, dynamic="token"),
+    )
     stages.finish(stages.capture(recipe))
     layers = tuple(row.layer for row in stages.plan(recipe).layers if row.weights.bits < FLOAT)
     return Evidence(recipe, layers, chosen.configurations)
@@ -227,17 +305,29 @@ def evidence_of(model: str, chosen: argparse.Namespace) -> Evidence:
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", action="append", dest="models", help="default: emoji-sd and emoji-dit")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--model", action="append", dest="models", help="default: emoji-sd and emoji-dit"
+    )
     parser.add_argument("--bits", nargs="+", type=float, default=[3.4, 3.7, 4.0])
-    parser.add_argument("--activations", nargs="+", type=int, default=[FLOAT, 8, 6], help="bits; 32 is float")
-    parser.add_argument("--configurations", type=int, default=Predictor().configurations, help="of the predictor")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON of all rows, to quote and to go on from")
+    parser.add_argument(
+        "--activations", nargs="+", type=int, default=[FLOAT, 8, 6], help="bits; 32 is float"
+    )
+    parser.add_argument(
+        "--configurations", type=int, default=Predictor().configurations, help="of the predictor"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON of all rows, to quote and to go on from"
+    )
     parser.add_argument("--again", action="store_true", help="measure also what is in FILE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--pictures", type=int, default=8, help="measured for each seed")
     parser.add_argument("--steps", type=int, help="other than the model's own")
-    parser.add_argument("--rows", nargs="+", metavar="NAME", default=[], help="only these rows, and no bars")
+    parser.add_argument(
+        "--rows", nargs="+", metavar="NAME", default=[], help="only these rows, and no bars"
+    )
     return parser
 
 

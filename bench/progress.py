@@ -1,17 +1,18 @@
-"""What progressive calibration and relaxed steps (PCR) do to pictures, all in one run; or what calibration costs.
+"""What progressive calibration and relaxed steps (PCR) do to pictures, all in one run; or what
+calibration costs.
 
     python -m bench.progress [--model emoji-sd] [--settings W8A8 W4A8 W4A6] [--ranges MseSearch MinMax] [--out FILE]
     python -m bench.progress --speed [--pictures 64]
 
-Static ranges for every step, from the float trajectory ("float") or along the quantized one ("progressive"; "strict"
-observes a step with its activations in float); a fifth
-of the steps with 10-bit activations, at the noisy end ("first"), in the middle, at the clean end ("last"), or where
-leaving windows of steps in float pays most by likeness to the float pictures ("auto") or by match with the prompt
-("auto text"); and both together. Latent error: squared distance of the finished sample from the float one over its
-squared length; its geometric mean counts all pictures alike. PSNR is of the pictures, match 100 * cosine of picture
-and prompt by emoji-clip. All on pictures with seeds that nothing has seen; +- is 95 % over the seeds, "better" the
-share of pictures with a smaller latent error than with float ranges and the same bits, with its one-sided sign test.
-"""
+Static ranges for every step, from the float trajectory ("float") or along the quantized one
+("progressive"; "strict" observes a step with its activations in float); a fifth of the steps with
+10-bit activations, at the noisy end ("first"), in the middle, at the clean end ("last"), or where
+leaving windows of steps in float pays most by likeness to the float pictures ("auto") or by match
+with the prompt ("auto text"); and both together. Latent error: squared distance of the finished
+sample from the float one over its squared length; its geometric mean counts all pictures alike.
+PSNR is of the pictures, match 100 * cosine of picture and prompt by emoji-clip. All on pictures
+with seeds that nothing has seen; +- is 95 % over the seeds, "better" the share of pictures with a
+smaller latent error than with float ranges and the same bits, with its one-sided sign test."""
 
 import argparse
 import statistics
@@ -57,11 +58,14 @@ def recipe_for(model: str, setting: str, ranges: str, chosen: argparse.Namespace
     weights, _, activations = setting.removeprefix("W").partition("A")
     sampling = EMBEDDED.get(model, Sampling())
     return Recipe(
-        name=f"{setting} {ranges}", model=model,
+        name=f"{setting} {ranges}",
+        model=model,
         sampling=replace(sampling, steps=chosen.steps or sampling.steps),
-        calibration=Calibration(samples=chosen.samples), weights=Weights(bits=int(weights)),
-        activations=Activations(bits=int(activations), range=RANGES[ranges]), grouping=PerStep(),
-    )  # fmt: skip
+        calibration=Calibration(samples=chosen.samples),
+        weights=Weights(bits=int(weights)),
+        activations=Activations(bits=int(activations), range=RANGES[ranges]),
+        grouping=PerStep(),
+    )
 
 
 def candidates(recipe: Recipe, chosen: argparse.Namespace) -> Iterator[tuple[str, str, Recipe]]:
@@ -84,7 +88,11 @@ def candidates(recipe: Recipe, chosen: argparse.Namespace) -> Iterator[tuple[str
     for name, spec in relaxed.items():
         yield f"float + {name}", "float", replace(recipe, relaxing=spec)
     yield "progressive + auto", "float + auto", replace(recipe, progressive=walked, relaxing=auto)
-    yield "strict + auto", "float + auto", replace(recipe, progressive=Progressive(variant="strict"), relaxing=auto)
+    yield (
+        "strict + auto",
+        "float + auto",
+        replace(recipe, progressive=Progressive(variant="strict"), relaxing=auto),
+    )
 
 
 def line(row: Row, other: Row | None, drawn: Drawn) -> str:
@@ -95,7 +103,10 @@ def line(row: Row, other: Row | None, drawn: Drawn) -> str:
     near = drawn.of_seeds(row["psnr"]).mean(1)
     better = p = ""
     if other is not None:
-        wins, total = int((np.array(row["error"]) < np.array(other["error"])).sum()), len(row["error"])
+        wins, total = (
+            int((np.array(row["error"]) < np.array(other["error"])).sum()),
+            len(row["error"]),
+        )
         better, p = f"{wins}/{total}", f"{binomtest(wins, total, alternative='greater').pvalue:.3f}"
     return (
         f"{row['name']:<26}{row['bits']:>6.2f}{error.mean():>14.3e}{half(error.mean(1)):>9}{geometric.mean():>11.3e}"
@@ -105,13 +116,21 @@ def line(row: Row, other: Row | None, drawn: Drawn) -> str:
 
 
 def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
-    """What should hold, and whether it does, in the geometric mean of the latent error over all pictures."""
-    error = {name: float(np.exp(np.log(np.maximum(row["error"], 1e-30)).mean())) for name, row in rows.items()}
+    """What should hold, and whether it does, in the geometric mean of the latent error over all
+    pictures.
+    """
+    error = {
+        name: float(np.exp(np.log(np.maximum(row["error"], 1e-30)).mean()))
+        for name, row in rows.items()
+    }
     ends = [error[f"float + {name}"] for name in ("first", "middle", "last")]
     return [
         ("progressive < float", error["progressive"] < error["float"]),
         ("strict < float", error["strict"] < error["float"]),
-        ("progressive and relaxed together best", error["progressive + auto"] <= min(error.values())),
+        (
+            "progressive and relaxed together best",
+            error["progressive + auto"] <= min(error.values()),
+        ),
         ("strict and relaxed together best", error["strict + auto"] <= min(error.values())),
         ("auto <= first, middle, last at equal bits", error["float + auto"] <= min(ends) * 1.0001),
     ]
@@ -120,7 +139,8 @@ def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
 def report(recipe: Recipe, drawn: Drawn, results: Results, chosen: argparse.Namespace) -> None:
     """Measure and print one setting."""
     print(
-        f"\n{recipe.model} {recipe.name}, {recipe.sampling.steps} steps, {chosen.pictures} unseen pictures for each "
+        f"\n{recipe.model} {recipe.name}, {recipe.sampling.steps} steps, {chosen.pictures} unseen "
+        "pictures for each "
         f"of {chosen.seeds} seeds; match of the float model {drawn.match.mean():.2f}\n{HEADS}"
     )
     rows: dict[str, Row] = {}
@@ -133,7 +153,9 @@ def report(recipe: Recipe, drawn: Drawn, results: Results, chosen: argparse.Name
         if row is None:
             begun = time.process_time()
             stages.finish(stages.prepare(candidate))
-            row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {"asked": key}
+            row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {
+                "asked": key
+            }
             row |= drawn.measure(candidate) | {"took": time.process_time() - begun}
         results.put(row)
         rows[name] = row
@@ -171,27 +193,42 @@ def speed(model: str, chosen: argparse.Namespace) -> None:
     a, b = (statistics.median(times[name]) for name in ("sampling", "calibration"))
     ratios = [y / x for x, y in zip(*times.values(), strict=True)]
     print(
-        f"{model}: {len(seeds)} pictures, {recipe.sampling.steps} steps: sampling {a:.1f} s, progressive calibration "
+        f"{model}: {len(seeds)} pictures, {recipe.sampling.steps} steps: sampling {a:.1f} s, "
+        "progressive calibration "
         f"{b:.1f} s, ratio {b / a:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
     )
 
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", action="append", dest="models", help="default: emoji-sd")
     parser.add_argument("--settings", nargs="+", default=["W8A8", "W4A8", "W4A6"], metavar="W4A8")
     parser.add_argument("--ranges", nargs="+", default=["MseSearch"], choices=RANGES)
-    parser.add_argument("--out", type=Path, metavar="FILE", help="JSON of all rows, to quote and to go on from")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="JSON of all rows, to quote and to go on from"
+    )
     parser.add_argument("--again", action="store_true", help="measure also what is in FILE")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=8, help="measured for each seed; with --speed in all")
-    parser.add_argument("--samples", type=int, default=Calibration().samples, help="calibration pictures")
-    parser.add_argument("--window-pictures", type=int, default=8, help="that the windows are measured on")
+    parser.add_argument(
+        "--pictures", type=int, default=8, help="measured for each seed; with --speed in all"
+    )
+    parser.add_argument(
+        "--samples", type=int, default=Calibration().samples, help="calibration pictures"
+    )
+    parser.add_argument(
+        "--window-pictures", type=int, default=8, help="that the windows are measured on"
+    )
     parser.add_argument("--steps", type=int, help="other than the model's own")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, and no bars")
-    parser.add_argument("--text", action="store_true", help="also the steps that match with prompts chooses")
-    parser.add_argument("--speed", action="store_true", help="only the time of calibration beside that of sampling")
+    parser.add_argument(
+        "--text", action="store_true", help="also the steps that match with prompts chooses"
+    )
+    parser.add_argument(
+        "--speed", action="store_true", help="only the time of calibration beside that of sampling"
+    )
     parser.add_argument("--repeats", type=int, default=3, help="with --speed")
     return parser
 
@@ -204,7 +241,11 @@ def main(arguments: list[str] | None = None) -> None:
                 speed(model, chosen)
                 continue
             results = Results(chosen.out, chosen.again)
-            every = [recipe_for(model, s, ranges, chosen) for s in chosen.settings for ranges in chosen.ranges]
+            every = [
+                recipe_for(model, s, ranges, chosen)
+                for s in chosen.settings
+                for ranges in chosen.ranges
+            ]
             stages.finish(stages.capture(every[0]))
             drawn = Drawn(every[0], chosen.seeds, chosen.pictures)
             for recipe in every:

@@ -1,19 +1,22 @@
-"""Executed int8 side by side, in one run: the float model, dmq's W8A8 and what else runs int8 on a CPU.
+"""Executed int8 side by side, in one run: the float model, dmq's W8A8 and what else runs int8 on a
+CPU.
 
     python -m bench.speed [--subjects unet emoji-sd emoji-dit] [--rows NAME ...] [--rounds 5] [--out FILE]
 
-"unet" is one denoiser step of a U-Net as large as Stable Diffusion 1.5's, with random weights, batch 2, 64 x 64
-latents and a prompt of 77 x 768; any other subject is whole pictures of that pipeline, prompt to pixels, with all of
-its steps and guidance. Peers come from requirements-bench.txt; one that cannot run says why in its row.
+"unet" is one denoiser step of a U-Net as large as Stable Diffusion 1.5's, with random weights,
+batch 2, 64 x 64 latents and a prompt of 77 x 768; any other subject is whole pictures of that
+pipeline, prompt to pixels, with all of its steps and guidance. Peers come from
+requirements-bench.txt; one that cannot run says why in its row.
 
-Each row lives in a process of its own. In every round each of them works once, in turn, forwards and backwards, so
-that whatever else the machine does meets all alike; rows that do not fit into memory together have rounds of their
-own, always with "fp32 eager" among them. A ratio is that of a round: seconds of fp32 eager over those of the row.
-Printed are medians over the rounds, with the least and the greatest. Peak is of the process while it works, Python
-and libraries included; making the model may take more, which the file tells. MB are 10^6 bytes, "file" those that the
-weights take as that peer stores them. Distance: |y - y32|^2 / |y32|^2 over all rounds, of answers or finished latents.
-Two rows are compared round by round, since one picture that takes another turn outweighs ten others.
-"""
+Each row lives in a process of its own. In every round each of them works once, in turn, forwards
+and backwards, so that whatever else the machine does meets all alike; rows that do not fit into
+memory together have rounds of their own, always with "fp32 eager" among them. A ratio is that of a
+round: seconds of fp32 eager over those of the row. Printed are medians over the rounds, with the
+least and the greatest. Peak is of the process while it works, Python and libraries included; making
+the model may take more, which the file tells. MB are 10^6 bytes, "file" those that the weights take
+as that peer stores them. Distance: |y - y32|^2 / |y32|^2 over all rounds, of answers or finished
+latents. Two rows are compared round by round, since one picture that takes another turn outweighs
+ten others."""
 
 import argparse
 import json
@@ -64,11 +67,15 @@ ROWS: dict[str, tuple[str, dict[str, Any]]] = {  # name: module of bench.peers, 
     "torchao int8, compiled": ("torchao", {"compiled": True}),
     "optimum-quanto int8": ("quanto", {}),
 }
-EQUAL = {  # a peer, and the row of dmq nearest to it in layers and bits; most peers take the first and the last, too
-    "OpenVINO int8": "dmq W8A8 per call", "OpenVINO int8, bf16 rest": "dmq W8A8 per call",
-    "SDNQ int8": "dmq per call, SDNQ's float", "torchao int8 dynamic": "dmq per token, torchao's float",
+# a peer, and the row of dmq nearest to it in layers and bits; most peers take the first and the
+# last, too
+EQUAL = {
+    "OpenVINO int8": "dmq W8A8 per call",
+    "OpenVINO int8, bf16 rest": "dmq W8A8 per call",
+    "SDNQ int8": "dmq per call, SDNQ's float",
+    "torchao int8 dynamic": "dmq per token, torchao's float",
     "optimum-quanto int8": "dmq per call, quanto's float",
-}  # fmt: skip
+}
 PACKAGES = ("torch", "diffusers", "openvino", "nncf", "sdnq", "torchao", "optimum-quanto")
 ROOM = 3  # times the peak of fp32 eager: what making another model may need
 PATIENCE = 3600  # seconds that a row may take for one thing
@@ -81,7 +88,9 @@ class Row:
 
     name: str
     failed: str = ""
-    made: dict[str, Any] = field(default_factory=dict)  # seconds, bytes, note and peak of making the model
+    made: dict[str, Any] = field(
+        default_factory=dict
+    )  # seconds, bytes, note and peak of making the model
     seconds: list[float] = field(default_factory=list)  # of each round
     base: list[float] = field(default_factory=list)  # of fp32 eager in the same rounds
     peak: float = 0.0  # megabytes
@@ -103,10 +112,17 @@ class Row:
         names = {"made": "making_seconds", "peak": "making_peak"}
         made = {names.get(key, key): value for key, value in self.made.items()}
         return {
-            "name": self.name, "seconds": self.seconds, "base_seconds": self.base, "ratio": middle(self.ratios)[0],
-            "peak": self.peak, "distance": self.distance if np.isfinite(self.distance) else None,
-            "distances": [a / b if np.isfinite(a) else None for a, b in zip(self.wrong, self.power, strict=True)],
-        } | made  # fmt: skip
+            "name": self.name,
+            "seconds": self.seconds,
+            "base_seconds": self.base,
+            "ratio": middle(self.ratios)[0],
+            "peak": self.peak,
+            "distance": self.distance if np.isfinite(self.distance) else None,
+            "distances": [
+                a / b if np.isfinite(a) else None
+                for a, b in zip(self.wrong, self.power, strict=True)
+            ],
+        } | made
 
     def line(self) -> str:
         """The row as it is printed."""
@@ -120,7 +136,10 @@ class Row:
 
 
 class Worker:
-    """A row at work in a process of its own; `row` gathers what it says. Answers are left in `out`."""
+    """A row at work in a process of its own; `row` gathers what it says.
+
+    Answers are left in `out`.
+    """
 
     def __init__(self, name: str, subject: str, work: Path, out: Path, threads: int) -> None:
         self.row, self.out = Row(name), out
@@ -129,9 +148,14 @@ class Worker:
         given = (subject, str(work), module, json.dumps(settings), str(out), str(threads))
         with (out / "log.txt").open("w", encoding="utf-8") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "bench.peers.worker", *given], cwd=ROOT, env=_environment(work, threads),
-                stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, encoding="utf-8",
-            )  # fmt: skip
+                [sys.executable, "-m", "bench.peers.worker", *given],
+                cwd=ROOT,
+                env=_environment(work, threads),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                encoding="utf-8",
+            )
         self.row.made = self._answer()
 
     def ask(self, n: int) -> None:
@@ -157,8 +181,14 @@ class Worker:
         if not gone:
             return f"not ready after {PATIENCE} s"
         code = self.process.wait()
-        last = (self.out / "log.txt").read_text("utf-8", errors="replace").strip().rpartition("\n")[2]
-        return "killed, most likely for want of memory" if code == -9 else f"ended with {code}: {last:.160}"
+        last = (
+            (self.out / "log.txt").read_text("utf-8", errors="replace").strip().rpartition("\n")[2]
+        )
+        return (
+            "killed, most likely for want of memory"
+            if code == -9
+            else f"ended with {code}: {last:.160}"
+        )
 
     def stop(self) -> None:
         """End the process."""
@@ -166,8 +196,11 @@ class Worker:
         self.process.communicate()
 
 
-def measured(subject: str, names: list[str], rounds: int, threads: int, work: Path) -> Iterator[Row]:
-    """The rows of one subject, in order, each group of them as soon as it is done. `names` begins with BASE.
+def measured(
+    subject: str, names: list[str], rounds: int, threads: int, work: Path
+) -> Iterator[Row]:
+    """The rows of one subject, in order, each group of them as soon as it is done. `names` begins
+    with BASE.
 
     Raises DmqError if the float model cannot run: without it there is nothing to compare to.
     """
@@ -202,7 +235,9 @@ def family(name: str) -> tuple[str, dict[str, Any]]:
 
 
 def _work(base: Worker, group: list[Worker], rounds: int) -> None:
-    """Let all of them work, in turn, forwards and backwards; one that fails is left out from then on."""
+    """Let all of them work, in turn, forwards and backwards; one that fails is left out from
+    then on.
+    """
     base.row.seconds = []
     for n in range(rounds):
         for worker in [base, *group][:: 1 if n % 2 == 0 else -1]:
@@ -211,7 +246,9 @@ def _work(base: Worker, group: list[Worker], rounds: int) -> None:
         if base.row.failed:
             raise DmqError(f"{BASE} failed: {base.row.failed}.")
         wanted = np.load(base.out / f"{n}.npy").astype(np.float64)
-        for row, out in ((worker.row, worker.out) for worker in (base, *group) if not worker.row.failed):
+        for row, out in (
+            (worker.row, worker.out) for worker in (base, *group) if not worker.row.failed
+        ):
             row.wrong.append(float(np.square(np.load(out / f"{n}.npy") - wanted).sum()))
             row.power.append(float(np.square(wanted).sum()))
     for worker in (base, *group):
@@ -227,7 +264,10 @@ def bars(subject: str, rows: dict[str, Row]) -> Iterator[tuple[str, bool]]:
         best = max(own, key=lambda row: middle(row.ratios)[0])
         got = middle(best.ratios)[0]
         yield f"{best.name}: {got:.2f} times as fast as {BASE} >= {least}", got >= least
-    for static, groups in (("dmq W8A8 static", "dmq W8A8 8 groups"), ("dmq compiled static", "dmq compiled 8 groups")):
+    for static, groups in (
+        ("dmq W8A8 static", "dmq W8A8 8 groups"),
+        ("dmq compiled static", "dmq compiled 8 groups"),
+    ):
         if static in rows and groups in rows:
             pairs = zip(rows[static].seconds, rows[groups].seconds, strict=True)
             got = statistics.median(b / a for a, b in pairs)
@@ -256,7 +296,10 @@ def _spread(values: list[float], form: str) -> str:
 
 def _free() -> float:
     """Megabytes of memory that could be had."""
-    return int(Path("/proc/meminfo").read_text("utf-8").partition("MemAvailable:")[2].split()[0]) / 1000
+    return (
+        int(Path("/proc/meminfo").read_text("utf-8").partition("MemAvailable:")[2].split()[0])
+        / 1000
+    )
 
 
 def _environment(work: Path, threads: int) -> dict[str, str]:
@@ -279,13 +322,25 @@ def machine(threads: int) -> dict[str, Any]:
 
 def _processor() -> str:
     lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        "unknown",
+    )
 
 
 def prepare(subject: str, work: Path, small: bool, threads: int) -> None:
     """Have `work` hold all that the rows of `subject` open. Raises DmqError if it cannot be."""
-    command = [sys.executable, "-m", "bench.peers.subjects", subject, str(work), "small" if small else "full"]
-    made = subprocess.run(command, cwd=ROOT, env=_environment(work, threads), capture_output=True, encoding="utf-8")
+    command = [
+        sys.executable,
+        "-m",
+        "bench.peers.subjects",
+        subject,
+        str(work),
+        "small" if small else "full",
+    ]
+    made = subprocess.run(
+        command, cwd=ROOT, env=_environment(work, threads), capture_output=True, encoding="utf-8"
+    )
     if made.returncode:
         raise DmqError(f"{subject}: {made.stderr.strip().rpartition(chr(10))[2]}")
 
@@ -313,7 +368,10 @@ def write(file: Path | None, held: dict[str, Any]) -> None:
 
 
 def chosen_rows(asked: list[str]) -> list[str]:
-    """The rows asked for, or all of them, with BASE in front. Raises DmqError for a name that is none."""
+    """The rows asked for, or all of them, with BASE in front.
+
+    Raises DmqError for a name that is none.
+    """
     if unknown := [name for name in asked if name not in ROWS]:
         raise DmqError(f"--rows: {unknown[0]!r:.60} is none of {', '.join(ROWS)}.")
     return [name for name in ROWS if not asked or name in asked or name == BASE]
@@ -323,22 +381,35 @@ def check_subjects(subjects: list[str]) -> None:
     """Raise DmqError for one that is neither "unet" nor a pipeline."""
     for name in subjects:
         if name not in ("unet", *EMBEDDED) and not Path(name).is_dir():
-            raise DmqError(f"--subjects: {name!r:.60} is no folder and none of unet, {', '.join(EMBEDDED)}.")
+            raise DmqError(
+                f"--subjects: {name!r:.60} is no folder and none of unet, {', '.join(EMBEDDED)}."
+            )
 
 
 def options() -> argparse.ArgumentParser:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
-        "--subjects", nargs="+", default=["unet", "emoji-sd", "emoji-dit"], metavar="NAME",
+        "--subjects",
+        nargs="+",
+        default=["unet", "emoji-sd", "emoji-dit"],
+        metavar="NAME",
         help="unet, or a pipeline: an embedded name or a folder",
-    )  # fmt: skip
-    parser.add_argument("--rows", nargs="+", metavar="NAME", default=[], help="only these, and fp32 eager")
+    )
+    parser.add_argument(
+        "--rows", nargs="+", metavar="NAME", default=[], help="only these, and fp32 eager"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2, help="of each row")
     parser.add_argument("--out", type=Path, metavar="FILE", help="JSON of all that was measured")
-    parser.add_argument("--work", type=Path, metavar="FOLDER", help="where the random U-Net and captures stay")
-    parser.add_argument("--small", action="store_true", help="a tiny U-Net, to see that everything runs")
+    parser.add_argument(
+        "--work", type=Path, metavar="FOLDER", help="where the random U-Net and captures stay"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a tiny U-Net, to see that everything runs"
+    )
     return parser
 
 
@@ -349,10 +420,17 @@ def main(arguments: list[str] | None = None) -> None:
         if min(chosen.rounds, chosen.threads) < 1:
             raise DmqError("--rounds and --threads must be at least 1.")
         check_subjects(chosen.subjects)
-        print(", ".join(f"{key} {value}" for key, value in held["machine"].items() if value is not None))
+        print(
+            ", ".join(
+                f"{key} {value}" for key, value in held["machine"].items() if value is not None
+            )
+        )
         with place(chosen.work) as work:
             for subject in chosen.subjects:
-                print(f"\n{subject}{' (tiny)' if chosen.small and subject == 'unet' else ''}\n{HEADS}", flush=True)
+                print(
+                    f"\n{subject}{' (tiny)' if chosen.small and subject == 'unet' else ''}\n{HEADS}",
+                    flush=True,
+                )
                 prepare(subject, work, chosen.small, chosen.threads)
                 rows: dict[str, Row] = {}
                 for row in measured(subject, names, chosen.rounds, chosen.threads, work):

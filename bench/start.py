@@ -1,4 +1,6 @@
-"""From `dmq serve` to the first picture: seconds until the server answers, a picture and a heat map are painted."""
+"""From `dmq serve` to the first picture: seconds until the server answers, a picture and a heat
+map are painted.
+"""
 
 import argparse
 import os
@@ -17,7 +19,12 @@ from playwright.sync_api import sync_playwright
 
 
 ROOT = Path(__file__).resolve().parent.parent
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+]
 
 
 def free_port() -> int:
@@ -27,12 +34,16 @@ def free_port() -> int:
 
 
 def once(browser) -> tuple[float, float, float]:
-    """Seconds to the first answer, to the model's picture on Start, and to the heat map on Activations."""
+    """Seconds to the first answer, to the model's picture on Start, and to the heat map on
+    Activations.
+    """
     port = free_port()
     with tempfile.TemporaryDirectory() as runs:
         begun = time.monotonic()
         command = [sys.executable, "-m", "dmq.cli", "serve", "--port", str(port)]
-        server = subprocess.Popen(command, cwd=ROOT, env=os.environ | {"DMQ_RUNS": runs}, stdout=subprocess.DEVNULL)
+        server = subprocess.Popen(
+            command, cwd=ROOT, env=os.environ | {"DMQ_RUNS": runs}, stdout=subprocess.DEVNULL
+        )
         try:
             url = f"http://127.0.0.1:{port}"
             while True:
@@ -47,7 +58,9 @@ def once(browser) -> tuple[float, float, float]:
             page.locator("img:visible").first.wait_for()
             pictured = time.monotonic() - begun
             page.get_by_role("tab", name="Activations").click()
-            page.locator(".dmq-plot .heatmaplayer image, .dmq-plot .heatmaplayer").first.wait_for(state="attached")
+            page.locator(".dmq-plot .heatmaplayer image, .dmq-plot .heatmaplayer").first.wait_for(
+                state="attached"
+            )
             plotted = time.monotonic() - begun
             page.close()
         finally:
@@ -66,8 +79,13 @@ def main(arguments: list[str] | None = None) -> None:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         rounds = [once(browser) for _ in range(chosen.rounds)]
         browser.close()
-    for name, column in zip(("server answers", "first picture", "heat map"), zip(*rounds, strict=True), strict=True):
-        print(f"{name:16} median {statistics.median(column):5.1f} s   all {', '.join(f'{s:.1f}' for s in column)}")
+    for name, column in zip(
+        ("server answers", "first picture", "heat map"), zip(*rounds, strict=True), strict=True
+    ):
+        print(
+            f"{name:16} median {statistics.median(column):5.1f} s   all "
+            f"{', '.join(f'{s:.1f}' for s in column)}"
+        )
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""dmq: see how a diffusion model behaves over its timesteps, choose how to quantize it, and prove what that did."""
+"""dmq: see how a diffusion model behaves over its timesteps, choose how to quantize it, and
+prove what that did.
+"""
 
 import sys
 from importlib import import_module
@@ -19,11 +21,23 @@ if TYPE_CHECKING:
     from .workflow.prepare import prepare
     from .workflow.quantize import quantize
 
-__all__ = ["Recipe", "benchmark", "capture", "compare", "export", "load_recipe", "plan", "prepare", "quantize"]
+__all__ = [
+    "Recipe",
+    "benchmark",
+    "capture",
+    "compare",
+    "export",
+    "load_recipe",
+    "plan",
+    "prepare",
+    "quantize",
+]
 
 
 def __getattr__(name: str) -> Any:
-    """What `__all__` names, imported when it is first asked for: `import dmq` is quick, and leaves torch alone."""
+    """What `__all__` names, imported when it is first asked for: `import dmq` is quick, and
+    leaves torch alone.
+    """
     if name not in __all__:
         raise AttributeError(f"module 'dmq' has no attribute {name!r}")
     module = import_module(".recipe" if name == "Recipe" else f".workflow.{name}", __name__)
@@ -36,7 +50,9 @@ def __dir__() -> list[str]:
 
 
 class _Package(ModuleType):
-    """`dmq.capture` is a function and a room: as an attribute it is the function, whatever was imported."""
+    """`dmq.capture` is a function and a room: as an attribute it is the function, whatever was
+    imported.
+    """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if not (name in __all__ and isinstance(value, ModuleType)):  # importing a room would set it

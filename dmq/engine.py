@@ -1,10 +1,11 @@
-"""Many independent tasks: here, in several processes, or on a Dask cluster; each result is kept once it is there.
+"""Many independent tasks: here, in several processes, or on a Dask cluster; each result is kept
+once it is there.
 
-A task is a small description that can be pickled, and what is done with it is a function of a module: whoever works on
-it loads what it needs by name, once for all its tasks. So an interruption loses only what was being worked on, and
-the next run is given what is missing. Nothing is retried that failed by itself. A cluster is one's own: what Dask
-sends to and fro is believed, as whatever comes from another process of this machine.
-"""
+A task is a small description that can be pickled, and what is done with it is a function of a
+module: whoever works on it loads what it needs by name, once for all its tasks. So an interruption
+loses only what was being worked on, and the next run is given what is missing. Nothing is retried
+that failed by itself. A cluster is one's own: what Dask sends to and fro is believed, as whatever
+comes from another process of this machine."""
 
 import contextlib
 import logging
@@ -29,16 +30,21 @@ POLL = 1.0  # seconds without a result after which the cluster is looked at
 
 
 def run(
-    function: Callable[[Task], Result], tasks: Sequence[Task], *, kept: Callable[[Task, Result], Any],
-    scheduler: str = "", workers: int = 1,
-) -> Generator[tuple[int, int, Result], None, None]:  # fmt: skip
-    """Yield (done, total, result) for `function(task)` of each task, in the order in which they are finished.
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    *,
+    kept: Callable[[Task, Result], Any],
+    scheduler: str = "",
+    workers: int = 1,
+) -> Generator[tuple[int, int, Result], None, None]:
+    """Yield (done, total, result) for `function(task)` of each task, in the order in which they are
+    finished.
 
-    `kept(task, result)` is called here before that. With `scheduler` ("tcp://host:port") the workers of that Dask
-    cluster share the tasks, otherwise `workers` processes of this machine; 1 means this process, task by task. Closing
-    the generator gives up what is not finished. Raises DmqError, with what is kept, if a process dies, the scheduler
-    goes away or no worker is left; what `function` raises comes through.
-    """
+    `kept(task, result)` is called here before that. With `scheduler` ("tcp://host:port") the
+    workers of that Dask cluster share the tasks, otherwise `workers` processes of this machine; 1
+    means this process, task by task. Closing the generator gives up what is not finished. Raises
+    DmqError, with what is kept, if a process dies, the scheduler goes away or no worker is left;
+    what `function` raises comes through."""
     if workers < 1:
         raise DmqError(f"workers is {workers}; at least one is needed.")
     if scheduler:
@@ -55,14 +61,17 @@ def run(
                 done += 1
                 yield done, len(tasks), result
         except _Gone as gone:
-            raise DmqError(f"{gone} {done} of {len(tasks)} results are kept; run again to go on.") from None
+            raise DmqError(
+                f"{gone} {done} of {len(tasks)} results are kept; run again to go on."
+            ) from None
 
 
 class _Gone(Exception):
     """Whoever worked is no longer there."""
 
 
-# --- processes of this machine ---------------------------------------------------------------------------------------
+# --- processes of this machine
+# ---------------------------------------------------------------------------------------
 
 
 def _in_processes(
@@ -84,7 +93,8 @@ def _in_processes(
         pool.shutdown(wait=True, kill_workers=True)
 
 
-# --- a Dask cluster --------------------------------------------------------------------------------------------------
+# --- a Dask cluster
+# --------------------------------------------------------------------------------------------------
 
 
 def _on_cluster(
@@ -117,7 +127,10 @@ def _result(client: "Client", address: str, future: Any, seen: float) -> Any:
         if isinstance(error, KilledWorker):
             raise _Gone(f"{address}: one task killed several workers, perhaps for want of memory.")
         if isinstance(error, ImportError):
-            raise DmqError(f"{address}: a worker lacks a package ({error}). Install the same dmq on all of them.")
+            raise DmqError(
+                f"{address}: a worker lacks a package ({error}). Install the same dmq on all of "
+                "them."
+            )
         raise error
     while True:
         try:
@@ -129,7 +142,9 @@ def _result(client: "Client", address: str, future: Any, seen: float) -> Any:
 
 
 def _looked_after(client: "Client", address: str, seen: float) -> float:
-    """When there was last a worker, `seen` unless there is one now; _Gone if nobody will ever answer."""
+    """When there was last a worker, `seen` unless there is one now; _Gone if nobody will ever
+    answer.
+    """
     if client.status != "running":
         raise _Gone(f"{address}: the scheduler went away.")
     try:
@@ -146,7 +161,9 @@ def _looked_after(client: "Client", address: str, seen: float) -> float:
 def _check_workers(client: "Client", address: str, start: float) -> None:
     while not client.scheduler_info(n_workers=1)["workers"]:
         if time.monotonic() - start > PATIENCE:
-            raise DmqError(f"{address}: the scheduler has no workers; start one with `dask worker {address}`.")
+            raise DmqError(
+                f"{address}: the scheduler has no workers; start one with `dask worker {address}`."
+            )
         time.sleep(POLL / 10)
 
 
@@ -155,12 +172,16 @@ def _connected(address: str) -> Iterator["Client"]:
     try:
         from distributed import Client
     except ImportError:
-        raise DmqError("scheduler: Dask is not installed; `pip install -r requirements-cluster.txt`.") from None
+        raise DmqError(
+            "scheduler: Dask is not installed; `pip install -r requirements-cluster.txt`."
+        ) from None
     try:
         client = Client(address, timeout=PATIENCE, set_as_default=False)
     except (OSError, TimeoutError, ValueError, TypeError) as error:
         said = str(error).partition("\n")[0]
-        raise DmqError(f"scheduler: none answers at {address!r} ({said}); start one with `dask scheduler`.") from None
+        raise DmqError(
+            f"scheduler: none answers at {address!r} ({said}); start one with `dask scheduler`."
+        ) from None
     try:
         yield client
     finally:

@@ -7,11 +7,15 @@ from pathlib import Path
 
 
 class DmqError(Exception):
-    """Something the user can fix: shown as one sentence (where, what, what next) in the CLI and in the app."""
+    """Something the user can fix: shown as one sentence (where, what, what next) in the CLI and
+    in the app.
+    """
 
 
 class Refused(DmqError):
-    """What a visitor of a public app may not have: the same words whatever was asked, and nothing around them."""
+    """What a visitor of a public app may not have: the same words whatever was asked, and
+    nothing around them.
+    """
 
 
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # Windows knows no quota
@@ -21,7 +25,8 @@ ELSEWHERE = "choose another folder ($DMQ_RUNS says where runs are kept)"
 
 
 def disk_error(error: Exception, place: str | Path = "") -> DmqError | None:
-    """What `error` means, if it is about a disk: full, or not to be written; None if it is about something else.
+    """What `error` means, if it is about a disk: full, or not to be written; None if it is about
+    something else.
 
     `place` is named, or else the file that the error names.
     """
@@ -40,6 +45,11 @@ def _system_code(error: Exception) -> int | None:
     """`errno` of an error, also of one of safetensors, whose text alone tells it."""
     if isinstance(error, OSError):
         return error.errno
-    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
-    # The fourth argument is Windows' own number, which Python translates there and ignores elsewhere.
+    found = (
+        re.search(r"\(os error (\d+)\)", str(error))
+        if type(error).__name__ == "SafetensorError"
+        else None
+    )
+    # The fourth argument is Windows' own number, which Python translates there and ignores
+    # elsewhere.
     return OSError(int(found[1]), "", None, int(found[1])).errno if found else None

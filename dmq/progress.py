@@ -1,7 +1,7 @@
 """What everything long yields, how it is handed on, and how it is run to its end.
 
-Closing a generator keeps what is finished: `relay` closes the inner one with the outer one, so that all of them do.
-"""
+Closing a generator keeps what is finished: `relay` closes the inner one with the outer one, so that
+all of them do."""
 
 import contextlib
 import time
@@ -21,15 +21,20 @@ class Progress:
     done: int
     total: int
     seconds_left: float | None = None
-    snapshot: Any = field(default=None, compare=False, repr=False)  # what there is to see by now, in some stages
+    snapshot: Any = field(
+        default=None, compare=False, repr=False
+    )  # what there is to see by now, in some stages
 
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
         return f"{self.stage}: {self.done} of {self.total}{left}"
 
 
-def relay(work: Generator[Any, None, Value], convert: Callable[..., Any]) -> Generator[Any, None, Value]:
-    """Yield `convert` of each item that `work` yields, and return the value of `work`; a tuple is its arguments.
+def relay(
+    work: Generator[Any, None, Value], convert: Callable[..., Any]
+) -> Generator[Any, None, Value]:
+    """Yield `convert` of each item that `work` yields, and return the value of `work`; a tuple is
+    its arguments.
 
     Closing this generator, and an error in `convert`, closes `work`.
 
@@ -68,7 +73,9 @@ def run_to_end(work: Generator[Any, None, Value]) -> Value:
 
 
 def progress_timer(stage: str, already: int = 0) -> Callable[[int, int], Progress]:
-    """A function (done, total) -> Progress whose estimate extends the speed so far; `already` was done before."""
+    """A function (done, total) -> Progress whose estimate extends the speed so far; `already`
+    was done before.
+    """
     start = time.monotonic()
 
     def at(done: int, total: int) -> Progress:

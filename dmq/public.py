@@ -1,8 +1,9 @@
-"""Public mode: what a visitor of an app that is open to everybody may name, and whose things are whose.
+"""Public mode: what a visitor of an app that is open to everybody may name, and whose things are
+whose.
 
-It is on with `dmq serve --public`, with `$DMQ_PUBLIC`, and on a Space of the Hugging Face Hub (`$SPACE_ID`). Whoever
-works on the command line or in Python is the host, who may do all; a visitor is whoever `as_visitor` says.
-"""
+It is on with `dmq serve --public`, with `$DMQ_PUBLIC`, and on a Space of the Hugging Face Hub
+(`$SPACE_ID`). Whoever works on the command line or in Python is the host, who may do all; a visitor
+is whoever `as_visitor` says."""
 
 import contextlib
 import hashlib
@@ -29,11 +30,13 @@ def is_public() -> bool:
     return said.strip().lower() not in NO if said is not None else bool(os.environ.get("SPACE_ID"))
 
 
-# --- models ---------------------------------------------------------------------------------------------------------
+# --- models
+# --------------------------------------------------------------------------------------------------
 
 
 def offered() -> dict[str, str]:
-    """What the host offers besides the models that ship, by name: Hub ids and folders of `$DMQ_MODELS`, with commas.
+    """What the host offers besides the models that ship, by name: Hub ids and folders of
+    `$DMQ_MODELS`, with commas.
 
     A folder is called by its last part: nobody is shown where it is.
     """
@@ -46,7 +49,9 @@ def not_offered() -> list[str]:
 
 
 def _sources() -> list[str]:
-    return [source.strip() for source in os.environ.get("DMQ_MODELS", "").split(",") if source.strip()]
+    return [
+        source.strip() for source in os.environ.get("DMQ_MODELS", "").split(",") if source.strip()
+    ]
 
 
 def _called(source: str) -> str:
@@ -63,21 +68,30 @@ def _is_no_pipeline(source: str) -> bool:
 
 
 def check_model(name: str, shipped: Collection[str]) -> None:
-    """Raise Refused unless everybody may use the model `name`: one that is `shipped`, or that the host offers.
+    """Raise Refused unless everybody may use the model `name`: one that is `shipped`, or that the
+    host offers.
 
-    The answer is the same for all other names: it does not tell what there is on this machine or on the Hub.
-    """
+    The answer is the same for all other names: it does not tell what there is on this machine or on
+    the Hub."""
     if is_public() and name not in shipped and name not in (known := offered()):
         more = "".join(f", {name}" for name in known)
-        raise Refused(f"this app is open to everybody, and opens only the models that ship with it{more}. For others, "
-                      "run dmq on your own machine.")  # fmt: skip
+        raise Refused(
+            f"this app is open to everybody, and opens only the models that ship with it{more}. "
+            "For others, "
+            "run dmq on your own machine."
+        )
 
 
 def check_place(place: Path, *roots: Path) -> None:
-    """Raise Refused in public mode unless `place`, links and dots resolved, lies in one of `roots`."""
+    """Raise Refused in public mode unless `place`, links and dots resolved, lies in one of
+    `roots`.
+    """
     if is_public() and not any(place.resolve().is_relative_to(root.resolve()) for root in roots):
-        raise Refused("this app is open to everybody: it reads no files but those that you upload, and writes none "
-                      "outside its run folder.")  # fmt: skip
+        raise Refused(
+            "this app is open to everybody: it reads no files but those that you upload, and "
+            "writes none "
+            "outside its run folder."
+        )
 
 
 def check_host() -> None:
@@ -91,7 +105,8 @@ def uploads() -> Path:
     return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
 
 
-# --- visitors -------------------------------------------------------------------------------------------------------
+# --- visitors
+# --------------------------------------------------------------------------------------------------
 
 
 def new_token() -> str:
@@ -106,7 +121,8 @@ def is_token(text: object) -> bool:
 
 @contextlib.contextmanager
 def as_visitor(token: str | None) -> Iterator[None]:
-    """While the block lasts, what is kept and listed in public mode is the visitor's with that token.
+    """While the block lasts, what is kept and listed in public mode is the visitor's with that
+    token.
 
     Without one that can be a token it is somebody's who is never seen again. None is the host.
     """
@@ -118,6 +134,10 @@ def as_visitor(token: str | None) -> Iterator[None]:
 
 
 def visitor() -> str:
-    """A name for the visitor at hand that does not tell the token; "" for the host, and if the app is not public."""
+    """A name for the visitor at hand that does not tell the token; "" for the host, and if the
+    app is not public.
+    """
     token = _visitor.get()
-    return hashlib.sha256(token.encode()).hexdigest()[:24] if token is not None and is_public() else ""
+    return (
+        hashlib.sha256(token.encode()).hexdigest()[:24] if token is not None and is_public() else ""
+    )

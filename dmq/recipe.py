@@ -1,8 +1,8 @@
-"""What to do, as plain frozen data: JSON, links and forms are views of it. No torch, no numpy: imports at once.
+"""What to do, as plain frozen data: JSON, links and forms are views of it. No torch, no numpy:
+imports at once.
 
-The union types at the bottom of each section are the registry: a new choice is a new spec added to its union, plus the
-functions that `functools.singledispatch` finds for it.
-"""
+The union types at the bottom of each section are the registry: a new choice is a new spec added to
+its union, plus the functions that `functools.singledispatch` finds for it."""
 
 import fnmatch
 from dataclasses import dataclass, field, fields
@@ -15,25 +15,38 @@ from .public import check_model
 
 FLOAT = 32  # as a number of bits: leave it in floating point
 BITS = (2, 3, 4, 5, 6, 7, 8, 10, 16, FLOAT)
-MAX_PROMPT = 300  # characters; longer ones are cut by every text encoder anyway, so they are a mistake
+MAX_PROMPT = (
+    300  # characters; longer ones are cut by every text encoder anyway, so they are a mistake
+)
 
 
 def knob(
-    default: Any, label: str, low: Any = None, high: Any = None, *, choices: tuple = (), help: str = "",
+    default: Any,
+    label: str,
+    low: Any = None,
+    high: Any = None,
+    *,
+    choices: tuple = (),
+    help: str = "",
     later: bool = False,
-) -> Any:  # fmt: skip
+) -> Any:
     """A field with its name and limits, read by validation, the forms, and `--help` alike.
 
-    A number has `low` and `high` (both included), a choice has `choices`, a switch or a text has neither. What came
-    `later` is left out of JSON where it has its default, so that what was kept before it came is still found.
-    """
-    limits = {"low": low, "high": high} if low is not None else {"choices": choices} if choices else {}
+    A number has `low` and `high` (both included), a choice has `choices`, a switch or a text has
+    neither. What came `later` is left out of JSON where it has its default, so that what was kept
+    before it came is still found."""
+    limits = (
+        {"low": low, "high": high} if low is not None else {"choices": choices} if choices else {}
+    )
     return field(default=default, metadata={"label": label, "help": help, "later": later} | limits)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spec:
-    """Base of every choice a recipe can make. Subclasses are final: they add fields and checks, never behaviour."""
+    """Base of every choice a recipe can make.
+
+    Subclasses are final: they add fields and checks, never behaviour.
+    """
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -41,10 +54,13 @@ class Spec:
             if "low" in limits and not limits["low"] <= value <= limits["high"]:
                 raise DmqError(f"{f.name} is {value}, outside {limits['low']} to {limits['high']}.")
             if "choices" in limits and value not in limits["choices"]:
-                raise DmqError(f"{f.name} is {value!r}, not one of {', '.join(map(str, limits['choices']))}.")
+                raise DmqError(
+                    f"{f.name} is {value!r}, not one of {', '.join(map(str, limits['choices']))}."
+                )
 
 
-# --- how a range becomes a grid ------------------------------------------------------------------------------------
+# --- how a range becomes a grid
+# ------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +72,9 @@ class MinMax(Spec):
 class Percentile(Spec):
     """Cover the central part of what was seen and clip the tails."""
 
-    percent: float = knob(99.9, "Percent kept", 90.0, 100.0, help="Half of the rest is clipped on either side.")
+    percent: float = knob(
+        99.9, "Percent kept", 90.0, 100.0, help="Half of the rest is clipped on either side."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +99,9 @@ class PerChannel(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class PerGroup(Spec):
-    """One scale for each run of neighbouring inputs within a channel of a weight (channels of an activation)."""
+    """One scale for each run of neighbouring inputs within a channel of a weight (channels of an
+    activation).
+    """
 
     size: int = knob(32, "Group size", 2, 1024)
 
@@ -89,10 +109,14 @@ class PerGroup(Spec):
 Granularity = PerTensor | PerChannel | PerGroup
 
 
-# --- what a weight is made into ------------------------------------------------------------------------------------
+# --- what a weight is made into
+# ------------------------------------------------------------------------------------
 
 
-TABLE = {"choices": (16, 32), "help": "Of each number in the tables beside the codes: half or full precision."}
+TABLE = {
+    "choices": (16, 32),
+    "help": "Of each number in the tables beside the codes: half or full precision.",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +126,14 @@ class Grid(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Uaq(Spec):
-    """A uniform grid for each output channel, its range the best of a few shrunken ones (Qua²SeDiMo's UAQ)."""
+    """A uniform grid for each output channel, its range the best of a few shrunken ones
+    (Qua²SeDiMo's UAQ).
+    """
 
     power: float = knob(2.4, "Exponent of the error", 1.0, 8.0)
-    candidates: int = knob(10, "Ranges tried", 1, 100, help="From the full range down, in equal parts.")
+    candidates: int = knob(
+        10, "Ranges tried", 1, 100, help="From the full range down, in equal parts."
+    )
     table: int = knob(16, "Bits of scales", **TABLE)
 
 
@@ -120,7 +148,9 @@ class KMeans(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Hqq(Spec):
-    """A grid for each group of inputs, whose zero points are moved to serve the many small weights (HQQ); no data."""
+    """A grid for each group of inputs, whose zero points are moved to serve the many small
+    weights (HQQ); no data.
+    """
 
     group: int = knob(64, "Group size", 2, 1024)
     iterations: int = knob(20, "Iterations", 1, 1000)
@@ -129,32 +159,40 @@ class Hqq(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Gptq(Spec):
-    """A uniform grid whose rounding errors are made up for by the columns that follow (GPTQ); learned from inputs."""
+    """A uniform grid whose rounding errors are made up for by the columns that follow (GPTQ);
+    learned from inputs.
+    """
 
     group: int = knob(0, "Group size", 0, 1024, help="0: one grid for each output channel.")
-    damping: float = knob(0.01, "Damping", 0.0, 1.0, help="Added to the diagonal, as part of its mean.")
+    damping: float = knob(
+        0.01, "Damping", 0.0, 1.0, help="Added to the diagonal, as part of its mean."
+    )
     order: bool = knob(False, "Columns by size of inputs", help="Instead of from left to right.")
     table: int = knob(16, "Bits of scales", **TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PowerOfTwo(Spec):
-    """Zero and plus or minus powers of two times a scale for each output channel: products become shifts."""
+    """Zero and plus or minus powers of two times a scale for each output channel: products
+    become shifts.
+    """
 
     table: int = knob(16, "Bits of scales", **TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LowRank(Spec):
-    """Two thin factors in half precision, and what they leave on a grid for each group of inputs (SVDQuant).
+    """Two thin factors in half precision, and what they leave on a grid for each group of inputs
+    (SVDQuant).
 
-    Smoothing moves outliers of the inputs into the weights first. It is learned from inputs, and needs activations
-    that are in float or quantized as they come.
-    """
+    Smoothing moves outliers of the inputs into the weights first. It is learned from inputs, and
+    needs activations that are in float or quantized as they come."""
 
     rank: int = knob(32, "Rank", 1, 1024, help="At most half of the smaller side of a weight.")
     group: int = knob(64, "Group size", 2, 1024)
-    rounds: int = knob(8, "Rounds", 1, 100, help="Factors and rest are fitted to each other in turn.")
+    rounds: int = knob(
+        8, "Rounds", 1, 100, help="Factors and rest are fitted to each other in turn."
+    )
     smooth: bool = knob(True, "Smooth inputs")
     table: int = knob(16, "Bits of scales", **TABLE)
 
@@ -166,14 +204,17 @@ MOST_BITS = {  # of formats that make no sense with more
     Hqq: "above that a grid needs no better zero points",
     PowerOfTwo: "finer powers are all next to zero",
     LowRank: "above that the rest needs no factors beside it",
-}  # fmt: skip
+}
 
 
 def check_bits(bits: int, format: Any) -> None:
-    """Raise DmqError if `format` cannot have, or makes no sense with, so many bits; FLOAT is float in any format."""
+    """Raise DmqError if `format` cannot have, or makes no sense with, so many bits; FLOAT is
+    float in any format.
+    """
     if type(format) in MOST_BITS and 8 < bits < FLOAT:
         raise DmqError(
-            f"bits is {bits}, but format {type(format).__name__} has at most 8: {MOST_BITS[type(format)]}. "
+            f"bits is {bits}, but format {type(format).__name__} has at most 8: "
+            f"{MOST_BITS[type(format)]}. "
             "Use 8 bits or fewer, or the format Grid."
         )
 
@@ -184,7 +225,9 @@ class Weights(Spec):
 
     bits: int = knob(8, "Weight bits", choices=BITS, help="32 leaves them in floating point.")
     granularity: Granularity = PerChannel()
-    symmetric: bool = knob(False, "Symmetric weights", help="The zero point stays in the middle of the grid.")
+    symmetric: bool = knob(
+        False, "Symmetric weights", help="The zero point stays in the middle of the grid."
+    )
     range: Range = MseSearch()
     format: Format = field(default=Grid(), metadata={"later": True})
 
@@ -195,7 +238,10 @@ class Weights(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Choice(Spec):
-    """What a weight can be made into: a format and its bits. Written "KMC-4", "UAQ-3", "float"; see `choice_label`."""
+    """What a weight can be made into: a format and its bits.
+
+    Written "KMC-4", "UAQ-3", "float"; see `choice_label`.
+    """
 
     bits: int = knob(4, "Weight bits", choices=BITS)
     format: Format = Uaq()
@@ -206,8 +252,13 @@ class Choice(Spec):
 
 
 SHORT = {
-    "Grid": "W", "Uaq": "UAQ", "Hqq": "HQQ", "Gptq": "GPTQ", "PowerOfTwo": "PoT", "LowRank": "LR",
-}  # fmt: skip
+    "Grid": "W",
+    "Uaq": "UAQ",
+    "Hqq": "HQQ",
+    "Gptq": "GPTQ",
+    "PowerOfTwo": "PoT",
+    "LowRank": "LR",
+}
 
 
 def choice_label(choice: Choice | Weights) -> str:
@@ -224,13 +275,20 @@ def choice_label(choice: Choice | Weights) -> str:
 
 
 FORMATS = {
-    "W": Grid(), "UAQ": Uaq(), "KMC": KMeans(), "KMA": KMeans(shared="tensor"), "HQQ": Hqq(), "GPTQ": Gptq(),
-    "POT": PowerOfTwo(), "LR": LowRank(),
-}  # fmt: skip
+    "W": Grid(),
+    "UAQ": Uaq(),
+    "KMC": KMeans(),
+    "KMA": KMeans(shared="tensor"),
+    "HQQ": Hqq(),
+    "GPTQ": Gptq(),
+    "POT": PowerOfTwo(),
+    "LR": LowRank(),
+}
 
 
 def choice_of(label: str) -> Choice:
-    """The choice that a short name stands for, its format with default settings. Raises DmqError for others.
+    """The choice that a short name stands for, its format with default settings. Raises DmqError
+    for others.
 
     >>> choice_of("KMC-4")
     Choice(bits=4, format=KMeans(shared='channel', iterations=30, table=16))
@@ -239,38 +297,58 @@ def choice_of(label: str) -> Choice:
         return Choice(bits=FLOAT, format=Grid())
     name, _, bits = label.rpartition("-")
     if name.upper() not in FORMATS or not bits.isdigit() or int(bits) not in BITS:
-        raise DmqError(f"{label!r:.40} is no choice; write a format and its bits, as UAQ-4: {', '.join(FORMATS)}.")
+        raise DmqError(
+            f"{label!r:.40} is no choice; write a format and its bits, as UAQ-4: "
+            f"{', '.join(FORMATS)}."
+        )
     return Choice(bits=int(bits), format=FORMATS[name.upper()])
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activations(Spec):
-    """Uniform affine inputs of every Linear and Conv layer, one slot of the bank for each group of timesteps."""
+    """Uniform affine inputs of every Linear and Conv layer, one slot of the bank for each group
+    of timesteps.
+    """
 
     bits: int = knob(8, "Activation bits", choices=BITS, help="32 leaves them in floating point.")
     attention_bits: int = knob(
-        FLOAT, "Attention bits", choices=BITS, help="For q, k, v and the softmax output; 32 leaves them in float."
+        FLOAT,
+        "Attention bits",
+        choices=BITS,
+        help="For q, k, v and the softmax output; 32 leaves them in float.",
     )
     granularity: Granularity = PerTensor()
     symmetric: bool = knob(False, "Symmetric activations")
     range: Range = MseSearch()
     dynamic: str = knob(
-        "none", "Ranges as they come", choices=("none", "token", "call", "sample"), later=True,
-        help="none: ranges are calibrated. token, sample: each token (of a convolution: each picture), or each "
-        "picture, gets the range of its own values at run time; groups of timesteps then mean nothing. call: like "
-        "token, but the pictures of a call share the range of a convolution (of 1 x 1: of each of its pixels), so "
+        "none",
+        "Ranges as they come",
+        choices=("none", "token", "call", "sample"),
+        later=True,
+        help="none: ranges are calibrated. token, sample: each token (of a convolution: each "
+        "picture), or each "
+        "picture, gets the range of its own values at run time; groups of timesteps then mean "
+        "nothing. call: like "
+        "token, but the pictures of a call share the range of a convolution (of 1 x 1: of each of "
+        "its pixels), so "
         "that guidance magnifies less.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.dynamic != "none" and not isinstance(self.granularity, PerTensor):
-            raise DmqError("dynamic activations have ranges by token, call or sample: set granularity to PerTensor.")
+            raise DmqError(
+                "dynamic activations have ranges by token, call or sample: set granularity to "
+                "PerTensor."
+            )
         if not isinstance(self.granularity, PerTensor) and not isinstance(self.range, MinMax):
-            raise DmqError("per-channel activations need range MinMax: histograms are kept per tensor.")
+            raise DmqError(
+                "per-channel activations need range MinMax: histograms are kept per tensor."
+            )
 
 
-# --- the time axis -------------------------------------------------------------------------------------------------
+# --- the time axis
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,7 +371,9 @@ class ManualGroups(Spec):
 
     def __post_init__(self) -> None:
         if not all(low < high for low, high in pairwise([0, *self.boundaries])):
-            raise DmqError(f"boundaries must rise strictly and start above 0, got {list(self.boundaries)}.")
+            raise DmqError(
+                f"boundaries must rise strictly and start above 0, got {list(self.boundaries)}."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -312,22 +392,38 @@ class PerStep(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class LearnedGroups(Spec):
-    """Let a search by gradients choose each step's group and learn the groups' ranges with it (ADP-DM)."""
+    """Let a search by gradients choose each step's group and learn the groups' ranges with it
+    (ADP-DM).
+    """
 
     count: int = knob(8, "Groups", 1, 64)
     per_layer: bool = knob(True, "Each layer its own groups")
-    contiguous: bool = knob(False, "Only neighbouring steps", help="A group is one run of steps, as cut by hand.")
+    contiguous: bool = knob(
+        False, "Only neighbouring steps", help="A group is one run of steps, as cut by hand."
+    )
     iterations: int = knob(0, "Iterations", 0, 1_000_000, help="0: eight for each step.")
-    rate: float = knob(0.005, "Learning rate of ranges", 0.0, 1.0, help="Relative to the width of a range.")
-    choice_rate: float = knob(0.1, "Learning rate of the choice", 0.0, 10.0, help="Of the importance weights.")
-    temperature: float = knob(1.0, "Temperature at the start", 0.01, 100.0, help="Higher mixes the groups more.")
+    rate: float = knob(
+        0.005, "Learning rate of ranges", 0.0, 1.0, help="Relative to the width of a range."
+    )
+    choice_rate: float = knob(
+        0.1, "Learning rate of the choice", 0.0, 10.0, help="Of the importance weights."
+    )
+    temperature: float = knob(
+        1.0, "Temperature at the start", 0.01, 100.0, help="Higher mixes the groups more."
+    )
     final_temperature: float = knob(0.2, "Temperature at the end", 0.01, 100.0)
-    entropy_weight: float = knob(0.05, "Weight of the entropy", 0.0, 100.0, help="Pushes each step to one group.")
+    entropy_weight: float = knob(
+        0.05, "Weight of the entropy", 0.0, 100.0, help="Pushes each step to one group."
+    )
     score: str = knob(
-        "ucb", "Which step is next", choices=("ucb", "linear"),
+        "ucb",
+        "Which step is next",
+        choices=("ucb", "linear"),
         help="The most uncertain one: over how often it was used (ucb), or less that (linear).",
     )
-    mmd: float = knob(0.0, "Weight of the discrepancy", 0.0, 100.0, help="Steps used should resemble all steps.")
+    mmd: float = knob(
+        0.0, "Weight of the discrepancy", 0.0, 100.0, help="Steps used should resemble all steps."
+    )
     trajectories: int = knob(16, "Pictures drawn to learn from", 1, 4096)
     batch: int = knob(2, "Pictures an iteration", 1, 256)
     refits: int = knob(1, "Passes over the steps with groups fixed", 0, 16)
@@ -337,7 +433,8 @@ class LearnedGroups(Spec):
         super().__post_init__()
         if self.final_temperature > self.temperature:
             raise DmqError(
-                f"final_temperature is {self.final_temperature:g}, above the {self.temperature:g} of the start; "
+                f"final_temperature is {self.final_temperature:g}, above the {self.temperature:g} "
+                "of the start; "
                 "the choice must become harder, not softer."
             )
 
@@ -345,7 +442,8 @@ class LearnedGroups(Spec):
 Grouping = SharedRange | UniformGroups | ManualGroups | OptimalGroups | LearnedGroups | PerStep
 
 
-# --- which steps ranges and reconstruction are made from -----------------------------------------------------------
+# --- which steps ranges and reconstruction are made from
+# -----------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,7 +460,9 @@ class UniformSteps(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class NormalSteps(Spec):
-    """Steps drawn from a normal distribution (PTQ4DM); mean and spread as shares of the way, from the clean end."""
+    """Steps drawn from a normal distribution (PTQ4DM); mean and spread as shares of the way,
+    from the clean end.
+    """
 
     count: int = knob(64, "Steps drawn", 1, 100_000, help="With repetition.")
     mean: float = knob(0.4, "Mean", 0.0, 1.0, help="0 is the last step, 1 the first and noisiest.")
@@ -372,16 +472,21 @@ class NormalSteps(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class ActiveSteps(Spec):
-    """The steps that a search for groups used, as often as it used them (ADP-DM's structural risk)."""
+    """The steps that a search for groups used, as often as it used them (ADP-DM's structural
+    risk).
+    """
 
     score: str = knob("ucb", "Which step is next", choices=("ucb", "linear"))
-    mmd: float = knob(0.0, "Weight of the discrepancy", 0.0, 100.0, help="Steps used should resemble all steps.")
+    mmd: float = knob(
+        0.0, "Weight of the discrepancy", 0.0, 100.0, help="Steps used should resemble all steps."
+    )
 
 
 CalibrationSteps = AllSteps | UniformSteps | NormalSteps | ActiveSteps
 
 
-# --- the time path -------------------------------------------------------------------------------------------------
+# --- the time path
+# -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -391,7 +496,9 @@ class NearestRounding(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Tiar(Spec):
-    """Learn which way each weight of the time path is rounded, against its own float outputs; needs no pictures."""
+    """Learn which way each weight of the time path is rounded, against its own float outputs;
+    needs no pictures.
+    """
 
     iterations: int = knob(2000, "Iterations", 1, 50_000)
     rate: float = knob(0.01, "Learning rate", choices=(0.0003, 0.001, 0.003, 0.01, 0.03))
@@ -409,12 +516,19 @@ class NoCache(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Cache(Spec):
-    """Features of all steps are computed once in float and stored; what is no longer needed leaves the model."""
+    """Features of all steps are computed once in float and stored; what is no longer needed
+    leaves the model.
+    """
 
-    bits: int = knob(8, "Cache bits", 4, 16, help="One scale for each step and block; 16 stores half precision.")
+    bits: int = knob(
+        8, "Cache bits", 4, 16, help="One scale for each step and block; 16 stores half precision."
+    )
     selection: str = knob(
-        "none", "Selection", choices=("none", "block", "row"),
-        help="Cache everything, or only where that errs less than the time path: for whole blocks, or for each step.",
+        "none",
+        "Selection",
+        choices=("none", "block", "row"),
+        help="Cache everything, or only where that errs less than the time path: for whole blocks, "
+        "or for each step.",
     )
 
 
@@ -430,50 +544,73 @@ class Temporal(Spec):
 
     rounding: TemporalRounding = NearestRounding()
     fsc: str = knob(
-        "none", "Ranges per step", choices=("none", "tib", "all"),
+        "none",
+        "Ranges per step",
+        choices=("none", "tib", "all"),
         help="Finite set calibration: of the time path's activations (tib), or of all activations.",
     )
     cache: Maintenance = NoCache()
 
 
-# --- the rounding of the other layers ------------------------------------------------------------------------------
+# --- the rounding of the other layers
+# ------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReconstruction(Spec):
-    """Learn which way the weights of each block are rounded, so that its output is the float one's (BRECQ).
+    """Learn which way the weights of each block are rounded, so that its output is the float one's
+    (BRECQ).
 
-    Blocks go in forward order; each gets its inputs from the quantized part before it. Of little use at 8 bits. With
-    `steps`, the step sizes of its activations are learned after that (LSQ, as in Q-Diffusion).
-    """
+    Blocks go in forward order; each gets its inputs from the quantized part before it. Of little
+    use at 8 bits. With `steps`, the step sizes of its activations are learned after that (LSQ, as
+    in Q-Diffusion)."""
 
     iterations: int = knob(1000, "Iterations for each block", 1, 50_000)
     rate: float = knob(0.01, "Learning rate", choices=(0.0003, 0.001, 0.003, 0.01, 0.03))
-    batch: int = knob(8, "Rows at a time", 1, 256, help="Of one denoiser call; with guidance a picture has two.")
+    batch: int = knob(
+        8, "Rows at a time", 1, 256, help="Of one denoiser call; with guidance a picture has two."
+    )
     pictures: int = knob(8, "Pictures learned from", 1, 1024)
     time: bool = knob(
-        False, "Also what the blocks make of the time", help="As before TIAR. Otherwise those layers stay as they are."
+        False,
+        "Also what the blocks make of the time",
+        help="As before TIAR. Otherwise those layers stay as they are.",
     )
     seed: int = knob(0, "Seed", 0, 2**31 - 1)
     steps: int = knob(
-        0, "Iterations for activation step sizes", 0, 50_000, help="After the rounding; 0: the ranges stay."
+        0,
+        "Iterations for activation step sizes",
+        0,
+        50_000,
+        help="After the rounding; 0: the ranges stay.",
     )
-    step_rate: float = knob(0.004, "Their learning rate", choices=(0.0001, 0.0004, 0.001, 0.004, 0.01))
+    step_rate: float = knob(
+        0.004, "Their learning rate", choices=(0.0001, 0.0004, 0.001, 0.004, 0.01)
+    )
 
 
-# --- ranges along the quantized trajectory, and steps with more bits -------------------------------------------------
+# --- ranges along the quantized trajectory, and steps with more bits
+# -------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Progressive(Spec):
-    """Set the activation ranges step by step on the trajectory that the quantized model really walks (PCR)."""
+    """Set the activation ranges step by step on the trajectory that the quantized model really
+    walks (PCR).
+    """
 
     variant: str = knob(
-        "exact", "Procedure", choices=("exact", "strict", "one_pass"),
-        help="exact: observe a step, set its ranges, draw it again. strict: observe with activations of the step in "
-        "float. one_pass: do not draw it again, which takes half the time and means something else.",
+        "exact",
+        "Procedure",
+        choices=("exact", "strict", "one_pass"),
+        help="exact: observe a step, set its ranges, draw it again. strict: observe with "
+        "activations of the step in "
+        "float. one_pass: do not draw it again, which takes half the time and means something "
+        "else.",
     )
-    inner: int = knob(1, "Times a step is observed", 1, 8, help="Each time with the ranges set before.")
+    inner: int = knob(
+        1, "Times a step is observed", 1, 8, help="Each time with the ranges set before."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -483,24 +620,35 @@ class Relaxing(Spec):
     bits: int = knob(10, "Bits of relaxed steps", choices=BITS)
     fraction: float = knob(0.2, "Part of the steps", 0.0, 1.0)
     where: str = knob(
-        "last", "Which steps", choices=("first", "last", "list", "auto"),
-        help="The noisy end (first), the clean end (last), given ones, or the run of steps that measuring finds best.",
+        "last",
+        "Which steps",
+        choices=("first", "last", "list", "auto"),
+        help="The noisy end (first), the clean end (last), given ones, or the run of steps that "
+        "measuring finds best.",
     )
     steps: tuple[int, ...] = ()
     judge: str = knob(
-        "fidelity", "What decides", choices=("fidelity", "text"),
+        "fidelity",
+        "What decides",
+        choices=("fidelity", "text"),
         help="With auto: likeness to the float pictures, or how well pictures fit their prompts.",
     )
-    windows: int = knob(5, "Windows measured", 2, 50, help="With auto: the trajectory is cut into so many.")
+    windows: int = knob(
+        5, "Windows measured", 2, 50, help="With auto: the trajectory is cut into so many."
+    )
     pictures: int = knob(8, "Pictures measured on", 1, 1024, help="With auto.")
     released: bool = knob(
-        False, "Steps as in the released code", help="Both ends of the interval included, which is one step more."
+        False,
+        "Steps as in the released code",
+        help="Both ends of the interval included, which is one step more.",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.where == "list") != bool(self.steps):
-            raise DmqError("relaxing.steps names the relaxed steps if, and only if, relaxing.where is 'list'.")
+            raise DmqError(
+                "relaxing.steps names the relaxed steps if, and only if, relaxing.where is 'list'."
+            )
         if not all(low < high for low, high in pairwise([-1, *self.steps])):
             raise DmqError(f"relaxing.steps must rise strictly from 0, got {list(self.steps)}.")
 
@@ -514,36 +662,51 @@ def check_prompts(prompts: tuple[str, ...]) -> None:
             raise DmqError(f"a prompt has {len(prompt)} characters; at most {MAX_PROMPT} are read.")
 
 
-# --- how many bits where -------------------------------------------------------------------------------------------
+# --- how many bits where
+# -------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity(Spec):
-    """A question: what does it cost to make one layer's weight into each of some choices? In noise, pictures or text.
+    """A question: what does it cost to make one layer's weight into each of some choices? In noise,
+    pictures or text.
 
     The bits, ranges and groups of the activations are the recipe's, or float.
     """
 
     choices: tuple[Choice, ...] = tuple(
-        Choice(bits=bits, format=form) for bits in (4, 3, 2) for form in (Uaq(), KMeans(), KMeans(shared="tensor"))
+        Choice(bits=bits, format=form)
+        for bits in (4, 3, 2)
+        for form in (Uaq(), KMeans(), KMeans(shared="tensor"))
     )
     how: str = knob(
-        "measure", "How", choices=("measure", "fisher", "local"),
-        help="measure: run the model once for each layer and choice. fisher: estimate all of them from gradients in "
+        "measure",
+        "How",
+        choices=("measure", "fisher", "local"),
+        help="measure: run the model once for each layer and choice. fisher: estimate all of them "
+        "from gradients in "
         "one pass. local: the error of the layer's own output.",
     )
     mode: str = knob(
-        "only", "What is quantized", choices=("only", "all_but"),
-        help="Only this layer, or all layers but this one (then the cost is what its restoration saves).",
+        "only",
+        "What is quantized",
+        choices=("only", "all_but"),
+        help="Only this layer, or all layers but this one (then the cost is what its restoration "
+        "saves).",
     )
     measure: str = knob(
-        "noise", "Judged by", choices=("noise", "picture", "text"),
-        help="The noise prediction on recorded steps, the distance of pictures from float ones, or their match with "
+        "noise",
+        "Judged by",
+        choices=("noise", "picture", "text"),
+        help="The noise prediction on recorded steps, the distance of pictures from float ones, or "
+        "their match with "
         "the prompt.",
     )
     steps: int = knob(8, "Steps looked at", 1, 1000, help="Spread evenly over the trajectory.")
     pictures: int = knob(2, "Pictures", 1, 256)
-    probes: int = knob(4, "Probes", 1, 1024, help="Random directions for each step and picture (fisher).")
+    probes: int = knob(
+        4, "Probes", 1, 1024, help="Random directions for each step and picture (fisher)."
+    )
     activations: bool = knob(False, "Activations as in the recipe", help="Otherwise in float.")
     seed: int = knob(0, "Seed", 0, 2**31 - 1)
 
@@ -555,7 +718,10 @@ class Sensitivity(Spec):
         if "float" in labels:
             raise DmqError("the choice 'float' costs nothing and need not be measured.")
         if self.how != "measure" and (self.mode, self.measure) != ("only", "noise"):
-            raise DmqError(f"how {self.how!r} knows mode 'only' and measure 'noise' only; set how to 'measure'.")
+            raise DmqError(
+                f"how {self.how!r} knows mode 'only' and measure 'noise' only; set how to "
+                "'measure'."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -572,7 +738,9 @@ class Rule(Spec):
         if self.choice:
             choice_of(self.choice)
         if not (self.choice or self.least or self.same):
-            raise DmqError(f"rule for {self.layers!r} says nothing: give a choice, least bits, or same.")
+            raise DmqError(
+                f"rule for {self.layers!r} says nothing: give a choice, least bits, or same."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -594,33 +762,61 @@ LABELS = ("features", "noise", "latent", "fid_float", "fid_reference")
 
 @dataclass(frozen=True, kw_only=True)
 class Predictor(Spec):
-    """A question: how good is the model with each mix of choices? Learned from random mixes (Qua²SeDiMo).
+    """A question: how good is the model with each mix of choices? Learned from random mixes
+    (Qua²SeDiMo).
 
     Mixes are judged with activations in float. A label is better the higher it is.
     """
 
     choices: tuple[Choice, ...] = tuple(
-        Choice(bits=bits, format=form) for bits in (4, 3) for form in (Uaq(), KMeans(), KMeans(shared="tensor"))
+        Choice(bits=bits, format=form)
+        for bits in (4, 3)
+        for form in (Uaq(), KMeans(), KMeans(shared="tensor"))
     )
     configurations: int = knob(100, "Random mixes", 20, 100_000)
     label: str = knob(
-        "features", "Judged by", choices=LABELS,
-        help="The distance from the float model's pictures in features of pictures, of its noise prediction, of its "
-        "finished samples (the smaller the better, in logarithms); or the Fréchet distance to float or real pictures.",
+        "features",
+        "Judged by",
+        choices=LABELS,
+        help="The distance from the float model's pictures in features of pictures, of its noise "
+        "prediction, of its "
+        "finished samples (the smaller the better, in logarithms); or the Fréchet distance to "
+        "float or real pictures.",
     )
-    pictures: int = knob(8, "Pictures", 1, 100_000, help="Of each mix, the same prompts and noises for all.")
-    steps: int = knob(10, "Steps of a picture", 1, 1000, help="Fewer than in use: only the order of mixes matters.")
-    repeats: int = knob(5, "Mixes judged twice", 0, 1000, help="With other noises: how sure is a label?")
+    pictures: int = knob(
+        8, "Pictures", 1, 100_000, help="Of each mix, the same prompts and noises for all."
+    )
+    steps: int = knob(
+        10,
+        "Steps of a picture",
+        1,
+        1000,
+        help="Fewer than in use: only the order of mixes matters.",
+    )
+    repeats: int = knob(
+        5, "Mixes judged twice", 0, 1000, help="With other noises: how sure is a label?"
+    )
     bits_price: float = knob(
-        0.0, "Price of a bit", 0.0, 1e6, help="Taken off the label for each average bit; 0 for use with a budget."
+        0.0,
+        "Price of a bit",
+        0.0,
+        1e6,
+        help="Taken off the label for each average bit; 0 for use with a budget.",
     )
-    loss: str = knob("hybrid", "Loss", choices=("mse", "srcc", "ndcg", "hybrid"), help="Ranking beside regression.")
+    loss: str = knob(
+        "hybrid",
+        "Loss",
+        choices=("mse", "srcc", "ndcg", "hybrid"),
+        help="Ranking beside regression.",
+    )
     weight: float = knob(1.0, "Weight of the ranking", 0.0, 1000.0)
     width: int = knob(32, "Width of the network", 4, 256, help="64 in the paper.")
     epochs: int = knob(60, "Epochs", 1, 100_000, help="10,000 in the paper.")
     rate: float = knob(0.005, "Learning rate", 1e-6, 1.0, help="0.001 in the paper.")
     folds: int = knob(5, "Folds", 2, 20)
-    combinations: int = knob(1296, "Mixes of a block", 1, 100_000, help="At most; of more, these many at random.")
+    combinations: int = knob(
+        1296, "Mixes of a block", 1, 100_000, help="At most; of more, these many at random."
+    )
     seed: int = knob(0, "Seed", 0, 2**31 - 1)
 
     def __post_init__(self) -> None:
@@ -629,40 +825,53 @@ class Predictor(Spec):
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise DmqError(f"a predictor needs two choices or more that differ, got {labels}.")
         if self.configurations < 4 * self.folds:
-            raise DmqError(f"{self.configurations} random mixes are too few for {self.folds} folds of four.")
+            raise DmqError(
+                f"{self.configurations} random mixes are too few for {self.folds} folds of four."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed(Spec):
-    """Give each layer the choice that a budget has for it, by what choices cost or score (Qua²SeDiMo, budgeted).
+    """Give each layer the choice that a budget has for it, by what choices cost or score
+    (Qua²SeDiMo, budgeted).
 
     Layers that stay in float by protection are left out, and overrides are stronger.
     """
 
     by: Predictor | Sensitivity = Predictor()
     level: str = knob(
-        "block", "Scores of", choices=("op", "block", "ridge"),
-        help="With a predictor: of each layer by itself, within its block, or of its ridge regression.",
+        "block",
+        "Scores of",
+        choices=("op", "block", "ridge"),
+        help="With a predictor: of each layer by itself, within its block, or of its ridge "
+        "regression.",
     )
     budget: Budget = Budget(bits=3.7)
 
 
-# --- the whole recipe ----------------------------------------------------------------------------------------------
+# --- the whole recipe
+# ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Override(Spec):
-    """Other bits for the layers whose name matches `layers`; of several that match, the last one holds."""
+    """Other bits for the layers whose name matches `layers`; of several that match, the last one
+    holds.
+    """
 
     layers: str
     weight_bits: int | None = None
     activation_bits: int | None = None
-    format: Format | None = field(default=None, metadata={"later": True})  # none: that of the recipe's weights
+    format: Format | None = field(
+        default=None, metadata={"later": True}
+    )  # none: that of the recipe's weights
 
     def __post_init__(self) -> None:
         for name in ("weight_bits", "activation_bits"):
             if getattr(self, name) not in (None, *BITS):
-                raise DmqError(f"{name} is {getattr(self, name)!r}, not one of {', '.join(map(str, BITS))}.")
+                raise DmqError(
+                    f"{name} is {getattr(self, name)!r}, not one of {', '.join(map(str, BITS))}."
+                )
 
     def matches(self, layer: str) -> bool:
         return fnmatch.fnmatchcase(layer, self.layers)
@@ -682,12 +891,16 @@ class Sampling(Spec):
 
     steps: int = knob(50, "Steps", 1, 1000)
     guidance: float = knob(4.0, "Guidance", 0.0, 30.0)
-    size: int = knob(0, "Picture side", 0, 4096, help="In pixels, both ways; 0: what the pipeline draws itself.")
+    size: int = knob(
+        0, "Picture side", 0, 4096, help="In pixels, both ways; 0: what the pipeline draws itself."
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration(Spec):
-    """Which pictures are drawn to see the activations: `samples` prompts of a list, one seed each, in batches."""
+    """Which pictures are drawn to see the activations: `samples` prompts of a list, one seed
+    each, in batches.
+    """
 
     samples: int = knob(16, "Calibration pictures", 1, 4096)
     batch: int = knob(8, "Pictures at a time", 1, 256)
@@ -730,21 +943,33 @@ class Recipe(Spec):
     progressive: Progressive | None = None  # none: ranges come from the float model's trajectory
     relaxing: Relaxing | None = None  # none: all steps have the same bits
     split: bool = knob(
-        False, "Split shortcuts",
-        help="In a U-Net: where a layer reads a shortcut beside what comes from below, each of the two has scales of "
+        False,
+        "Split shortcuts",
+        help="In a U-Net: where a layer reads a shortcut beside what comes from below, each of the "
+        "two has scales of "
         "its own, in weights and activations (Q-Diffusion).",
     )
     protection: Protection = Protection()
     overrides: tuple[Override, ...] = ()
-    mixed: Mixed | None = field(default=None, metadata={"later": True})  # none: all layers as by weights and overrides
+    mixed: Mixed | None = field(
+        default=None, metadata={"later": True}
+    )  # none: all layers as by weights and overrides
     on_miss: str = knob(
-        "error", "Unknown timestep", choices=("error", "nearest"),
-        help="What to do at a timestep that was not calibrated: stop, or use the nearest one and say so.",
+        "error",
+        "Unknown timestep",
+        choices=("error", "nearest"),
+        help="What to do at a timestep that was not calibrated: stop, or use the nearest one and "
+        "say so.",
     )
     engine: str = knob(
-        SIMULATED, "Computed", choices=ENGINES, later=True,
-        help="Simulated: in floating point, rounded as if it had few bits. Executed: on integer kernels where there "
-        "are some, what stays in float being float32 or bfloat16. Compiled: what is between them too, which takes a "
+        SIMULATED,
+        "Computed",
+        choices=ENGINES,
+        later=True,
+        help="Simulated: in floating point, rounded as if it had few bits. Executed: on integer "
+        "kernels where there "
+        "are some, what stays in float being float32 or bfloat16. Compiled: what is between them "
+        "too, which takes a "
         "minute at first and needs a C++ compiler. It changes speed, and pictures hardly.",
     )
     version: int = 1
@@ -753,33 +978,48 @@ class Recipe(Spec):
         super().__post_init__()
         check_model(self.model, EMBEDDED)
         if self.version != 1:
-            raise DmqError(f"version is {self.version}; this dmq reads version 1. Update dmq or start anew.")
+            raise DmqError(
+                f"version is {self.version}; this dmq reads version 1. Update dmq or start anew."
+            )
         per_tensor = isinstance(self.activations.granularity, PerTensor)
         if not isinstance(self.calibration_steps, AllSteps) and not per_tensor:
             raise DmqError("a choice of calibration_steps needs activations.granularity PerTensor.")
-        if self.temporal and self.temporal.fsc == "all" and not isinstance(self.grouping, (SharedRange, PerStep)):
+        if (
+            self.temporal
+            and self.temporal.fsc == "all"
+            and not isinstance(self.grouping, (SharedRange, PerStep))
+        ):
             raise DmqError(
                 "temporal.fsc 'all' gives every activation a range per step, grouping is "
-                f"{type(self.grouping).__name__}; set grouping to SharedRange or PerStep, or fsc to 'tib'."
+                f"{type(self.grouping).__name__}; set grouping to SharedRange or PerStep, or fsc "
+                "to 'tib'."
             )
         self._check_trajectory()
         self._check_dynamic()
         if self.reconstruction and self.reconstruction.time and self.temporal:
             raise DmqError(
-                "reconstruction.time would learn the time path's rounding with the blocks, temporal keeps it apart; "
+                "reconstruction.time would learn the time path's rounding with the blocks, "
+                "temporal keeps it apart; "
                 "set reconstruction.time to false, or temporal to null."
             )
         if isinstance(self.grouping, LearnedGroups):
             if self.grouping.count > self.sampling.steps:
                 raise DmqError(
-                    f"grouping.count is {self.grouping.count}, but there are only {self.sampling.steps} steps; "
+                    f"grouping.count is {self.grouping.count}, but there are only "
+                    f"{self.sampling.steps} steps; "
                     f"use {self.sampling.steps} or fewer."
                 )
             if not per_tensor:
-                raise DmqError("learned groups have one range per tensor: set activations.granularity to PerTensor.")
-        if isinstance(self.grouping, ManualGroups) and any(b >= self.sampling.steps for b in self.grouping.boundaries):
+                raise DmqError(
+                    "learned groups have one range per tensor: set activations.granularity to "
+                    "PerTensor."
+                )
+        if isinstance(self.grouping, ManualGroups) and any(
+            b >= self.sampling.steps for b in self.grouping.boundaries
+        ):
             raise DmqError(
-                f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for {self.sampling.steps} steps, "
+                f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for "
+                f"{self.sampling.steps} steps, "
                 f"got {list(self.grouping.boundaries)}."
             )
 
@@ -789,36 +1029,43 @@ class Recipe(Spec):
         asked = {
             "temporal.fsc": self.temporal is not None and self.temporal.fsc != "none",
             "progressive": self.progressive is not None,
-            "reconstruction.steps": self.reconstruction is not None and self.reconstruction.steps > 0,
+            "reconstruction.steps": self.reconstruction is not None
+            and self.reconstruction.steps > 0,
             "grouping LearnedGroups": isinstance(self.grouping, LearnedGroups),
             "calibration_steps ActiveSteps": isinstance(self.calibration_steps, ActiveSteps),
         }
         if wrong := [name for name, given in asked.items() if given]:
             raise DmqError(
-                f"activations.dynamic is {self.activations.dynamic!r}: ranges are taken as they come, and "
-                f"{' and '.join(wrong)} would set them before. Set dynamic to 'none', or do without the other."
+                f"activations.dynamic is {self.activations.dynamic!r}: ranges are taken as they "
+                "come, and "
+                f"{' and '.join(wrong)} would set them before. Set dynamic to 'none', or do "
+                "without the other."
             )
 
     def _check_trajectory(self) -> None:
         if self.progressive and not isinstance(self.calibration_steps, AllSteps):
             raise DmqError(
-                "progressive sets the ranges of every step on its own; set calibration_steps to AllSteps, or "
+                "progressive sets the ranges of every step on its own; set calibration_steps to "
+                "AllSteps, or "
                 "progressive to null."
             )
         if self.progressive and self.reconstruction and self.reconstruction.steps:
             raise DmqError(
-                "reconstruction.steps would learn anew the step sizes that progressive sets; set reconstruction.steps "
+                "reconstruction.steps would learn anew the step sizes that progressive sets; set "
+                "reconstruction.steps "
                 "to 0, or progressive to null."
             )
         relaxing = self.relaxing
         if relaxing and relaxing.bits < self.activations.bits:
             raise DmqError(
-                f"relaxing.bits is {relaxing.bits}, below the {self.activations.bits} of activations.bits; relaxed "
+                f"relaxing.bits is {relaxing.bits}, below the {self.activations.bits} of "
+                "activations.bits; relaxed "
                 "steps have more bits, not fewer."
             )
         if relaxing and relaxing.steps and relaxing.steps[-1] >= self.sampling.steps:
             raise DmqError(
-                f"relaxing.steps names step {relaxing.steps[-1]}, but {self.sampling.steps} steps end with "
+                f"relaxing.steps names step {relaxing.steps[-1]}, but {self.sampling.steps} steps "
+                "end with "
                 f"{self.sampling.steps - 1}."
             )
 
@@ -827,7 +1074,9 @@ class Recipe(Spec):
 class Comparison(Spec):
     """Pictures to draw with the float model and with quantized ones, from the same noise."""
 
-    prompts: tuple[str, ...] = ("grinning cat",)  # for a model without prompts, their number is what counts
+    prompts: tuple[str, ...] = (
+        "grinning cat",
+    )  # for a model without prompts, their number is what counts
     seeds: tuple[int, ...] = (0,)
     sampling: Sampling = Sampling()
 
@@ -839,7 +1088,12 @@ class Comparison(Spec):
             raise DmqError(f"seeds must be whole numbers from 0, got {list(self.seeds)}.")
 
 
-PAIRED = ("psnr", "ssim", "distance", "latent")  # one number for each picture, against the float one of the same noise
+PAIRED = (
+    "psnr",
+    "ssim",
+    "distance",
+    "latent",
+)  # one number for each picture, against the float one of the same noise
 SETS = ("fid", "kid", "cmmd")  # one number for all pictures of a domain
 MEASURES = (*PAIRED, *SETS, "clip")
 
@@ -858,8 +1112,12 @@ class Domain(Spec):
         if not self.prompts:
             raise DmqError(f"domain {self.name!r} has no prompts.")
         if len(set(self.prompts)) < len(self.prompts):
-            twice = next(prompt for n, prompt in enumerate(self.prompts) if prompt in self.prompts[:n])
-            raise DmqError(f"domain {self.name!r} has the prompt {twice!r} twice: it would count as two.")
+            twice = next(
+                prompt for n, prompt in enumerate(self.prompts) if prompt in self.prompts[:n]
+            )
+            raise DmqError(
+                f"domain {self.name!r} has the prompt {twice!r} twice: it would count as two."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -873,7 +1131,9 @@ class Benchmark(Spec):
     seeds: tuple[int, ...] = (0,)
     sampling: Sampling = Sampling()
     features: str = "emoji-clip"  # or a folder or Hub id of a CLIP model
-    reference: str = ""  # a folder of real pictures; none: those that ship with the features, if any do
+    reference: str = (
+        ""  # a folder of real pictures; none: those that ship with the features, if any do
+    )
     measures: tuple[str, ...] = MEASURES
     batch: int = knob(8, "Pictures at a time", 1, 256)
 
@@ -904,9 +1164,13 @@ class Benchmark(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Probe(Spec):
-    """An experiment: the quantization error of some steps, amplified, with all other steps in float (PCR)."""
+    """An experiment: the quantization error of some steps, amplified, with all other steps in
+    float (PCR).
+    """
 
-    windows: int = knob(4, "Windows", 1, 20, help="The trajectory is cut into so many, and each is tried.")
+    windows: int = knob(
+        4, "Windows", 1, 20, help="The trajectory is cut into so many, and each is tried."
+    )
     first: int | None = None  # a single window from here …
     last: int | None = None  # … to here, both included
     gains: tuple[float, ...] = (1.0, 2.0, 4.0)
@@ -919,7 +1183,9 @@ class Probe(Spec):
         if (self.first is None) != (self.last is None):
             raise DmqError("a window of its own needs both its first and its last step.")
         if not self.gains or not all(0 <= gain <= 100 for gain in self.gains):
-            raise DmqError(f"gains must be one or more numbers from 0 to 100, got {list(self.gains)}.")
+            raise DmqError(
+                f"gains must be one or more numbers from 0 to 100, got {list(self.gains)}."
+            )
 
 
 # What ships in assets/models, with the sampling that each was captured with.

@@ -1,4 +1,5 @@
-"""What the stages produce: frozen numpy data without torch, so that figures and pages work on them alone.
+"""What the stages produce: frozen numpy data without torch, so that figures and pages work on them
+alone.
 
 `S` counts sites, `T` distinct timesteps in sampling order, `L` layers.
 """
@@ -37,7 +38,8 @@ class Layer:
 
     name: str  # as in `model.get_submodule(name)`
     kind: str  # "linear" or "conv"
-    role: str  # "first", "last", "time", "attention", "feedforward", "residual", "sampling" or "other"
+    # "first", "last", "time", "attention", "feedforward", "residual", "sampling" or "other"
+    role: str
     block: str  # the block it belongs to, such as "down_blocks.0"
     shape: tuple[int, ...]  # of the weight: output channels first
     bias: bool
@@ -55,18 +57,26 @@ class Layer:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """One temporal feature: what one block of the denoiser is told of the time, [width] for each row of a call."""
+    """One temporal feature: what one block of the denoiser is told of the time, [width] for each
+    row of a call.
+    """
 
-    name: str  # the module whose output it is: a linear layer, or an embedding that is read as it is
+    name: (
+        str  # the module whose output it is: a linear layer, or an embedding that is read as it is
+    )
     block: str  # the block that reads it
     width: int
     source: int = 0  # which of the embeddings it is made from, see `AbstractAdapter.embeddings`
-    activation: str | None = None  # the module between the embedding and the linear layer, if there is one
+    activation: str | None = (
+        None  # the module between the embedding and the linear layer, if there is one
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalBlock:
-    """The part of a denoiser that sees the time and never the picture: feature k is g_k(h(t, ...))."""
+    """The part of a denoiser that sees the time and never the picture: feature k is g_k(h(t,
+    ...)).
+    """
 
     embeddings: tuple[str, ...]  # the modules that h consists of
     projections: tuple[Projection, ...]  # g_k in the order in which the denoiser reads them
@@ -82,7 +92,9 @@ class TemporalBlock:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelInfo:
-    """What a person wants to know of a loaded pipeline: its parts and its denoiser's layers, in forward order."""
+    """What a person wants to know of a loaded pipeline: its parts and its denoiser's layers, in
+    forward order.
+    """
 
     name: str  # what was asked for: an embedded name, a folder or a Hub id
     pipeline: str  # class name, such as "StableDiffusionPipeline"
@@ -96,17 +108,19 @@ class ModelInfo:
     layers: tuple[Layer, ...]
     fingerprint: str  # of the denoiser's configuration and weights
     vectors: tuple[int, ...] = ()  # sizes of the 1-D parameters that belong to none of the layers
-    # None: not known to dmq, or described before dmq knew of such blocks. It follows from the denoiser, hence no part
-    # of what makes two descriptions equal.
+    # None: not known to dmq, or described before dmq knew of such blocks. It follows from the
+    # denoiser, hence no part of what makes two descriptions equal.
     temporal: TemporalBlock | None = field(default=None, compare=False)
-    # By layer whose input is what comes from below beside a shortcut: the channels before the shortcut's. None if
-    # described before dmq knew of it.
+    # By layer whose input is what comes from below beside a shortcut: the channels before the
+    # shortcut's. None if described before dmq knew of it.
     splits: dict[str, int] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, order=True)
 class Site:
-    """A place where a tensor flows: the input or output of a layer, or one of the four operands of an attention."""
+    """A place where a tensor flows: the input or output of a layer, or one of the four operands
+    of an attention.
+    """
 
     name: str  # module path of the layer or of the attention
     point: str  # "input", "output" (of a layer), "q", "k", "v", "probs" (of an attention)
@@ -120,20 +134,24 @@ class Site:
 
 @dataclass(frozen=True, kw_only=True)
 class ActivationStats:
-    """What was seen of the activations, per site and timestep; two merge exactly (`capture.activations.merge`).
+    """What was seen of the activations, per site and timestep; two merge exactly
+    (`capture.activations.merge`).
 
-    The histogram of site s has bins [(first[s] + j) * 2**exponent[s], (first[s] + j + 1) * 2**exponent[s]), the same
-    for all its timesteps. Its counts are of a seeded subset of the elements where `subset` says so, and at outputs and
-    at the softmax outputs of attention so are the power sums; all else is of every element.
-    """
+    The histogram of site s has bins [(first[s] + j) * 2**exponent[s], (first[s] + j + 1) *
+    2**exponent[s]), the same for all its timesteps. Its counts are of a seeded subset of the
+    elements where `subset` says so, and at outputs and at the softmax outputs of attention so are
+    the power sums; all else is of every element."""
 
     model: str
     fingerprint: str  # ModelInfo.fingerprint of the model that was watched
     sampler: str  # scheduler class and settings, one line
-    timesteps: tuple[float, ...]  # distinct values in sampling order: timesteps[i] is the noisiest for i = 0
+    timesteps: tuple[
+        float, ...
+    ]  # distinct values in sampling order: timesteps[i] is the noisiest for i = 0
     sites: tuple[Site, ...]
     samples: int  # pictures drawn
-    subset: int  # histogram elements of a site per row of a denoiser call (guidance: 2 rows a picture); 0: all
+    # histogram elements of a site per row of a denoiser call (guidance: 2 rows a picture); 0: all
+    subset: int
     exponent: np.ndarray  # [S] int16
     first: np.ndarray  # [S] int32
     counts: tuple[np.ndarray, ...]  # S arrays [T, bins of s], integer
@@ -143,7 +161,9 @@ class ActivationStats:
     power_sums: np.ndarray  # [S, T, 4] float64: sums of x, x^2, x^3, x^4
     channel_min: tuple[np.ndarray, ...]  # S arrays [T, channels of s] float32
     channel_max: tuple[np.ndarray, ...]
-    made_on: str = ""  # device and dtype of the model that was watched; "" in captures that did not say
+    made_on: str = (
+        ""  # device and dtype of the model that was watched; "" in captures that did not say
+    )
 
     @cached_property
     def index(self) -> dict[tuple[str, str], int]:
@@ -181,18 +201,33 @@ class ActivationStats:
         return replace(self, **made)
 
     def unlike(self, base: "ActivationStats") -> list[int]:
-        """The positions of the sites at which not the same was seen as in `base`, those that it lacks among them."""
-        names = ("exponent", "first", "elements", "minimum", "maximum", "power_sums", "counts", "channel_min",
-                 "channel_max")  # fmt: skip
+        """The positions of the sites at which not the same was seen as in `base`, those that it
+        lacks among them.
+        """
+        names = (
+            "exponent",
+            "first",
+            "elements",
+            "minimum",
+            "maximum",
+            "power_sums",
+            "counts",
+            "channel_min",
+            "channel_max",
+        )
         places = [(s, base.index.get((site.name, site.point))) for s, site in enumerate(self.sites)]
         return [
-            s for s, b in places
-            if b is None or not all(np.array_equal(getattr(self, n)[s], getattr(base, n)[b]) for n in names)
-        ]  # fmt: skip
+            s
+            for s, b in places
+            if b is None
+            or not all(np.array_equal(getattr(self, n)[s], getattr(base, n)[b]) for n in names)
+        ]
 
     def edges(self, s: int) -> np.ndarray:
         """The bin edges of site s, float64 [bins + 1]."""
-        return (self.first[s] + np.arange(self.counts[s].shape[1] + 1)) * 2.0 ** int(self.exponent[s])
+        return (self.first[s] + np.arange(self.counts[s].shape[1] + 1)) * 2.0 ** int(
+            self.exponent[s]
+        )
 
     @cached_property
     def mean(self) -> np.ndarray:
@@ -213,14 +248,22 @@ class ActivationStats:
         m, (s2, s3, s4) = self.mean, (self.power_sums[..., k] / self.elements for k in (1, 2, 3))
         variance = s2 - m**2
         fourth = s4 - 4 * m * s3 + 6 * m**2 * s2 - 3 * m**4
-        return np.where(variance > 1e-12 * np.maximum(s2, 1e-30), fourth / np.maximum(variance, 1e-30) ** 2 - 3, 0.0)
+        return np.where(
+            variance > 1e-12 * np.maximum(s2, 1e-30),
+            fourth / np.maximum(variance, 1e-30) ** 2 - 3,
+            0.0,
+        )
 
     def quantile(self, s: int, q: float) -> np.ndarray:
-        """The q-quantile of site s at every step [T], linear within a bin, never outside what was seen."""
+        """The q-quantile of site s at every step [T], linear within a bin, never outside what
+        was seen.
+        """
         counts, edges = self.counts[s].astype(np.float64), self.edges(s)
         total = counts.sum(1)
         below = np.concatenate([np.zeros((len(counts), 1)), counts.cumsum(1)], 1)
-        rows = [np.interp(q * n, b, edges) if n else np.nan for n, b in zip(total, below, strict=True)]
+        rows = [
+            np.interp(q * n, b, edges) if n else np.nan for n, b in zip(total, below, strict=True)
+        ]
         return np.clip(rows, self.minimum[s], self.maximum[s])
 
 
@@ -232,14 +275,22 @@ class Trajectory:
     step: np.ndarray  # [calls] int32: i of each call, timesteps[i] its t
     inputs: tuple[np.ndarray, ...]  # per call: x_t as the denoiser got it, [B, ...] float32
     outputs: tuple[np.ndarray, ...]  # per call: what it answered, same batch
-    half: tuple[np.ndarray, ...]  # per call [B] int8: 0 unconditional, 1 conditional, -1 no guidance
-    conditioning: dict[str, np.ndarray] = field(default_factory=dict)  # distinct arrays by "call/argument" name
-    arguments: tuple[dict[str, str], ...] = ()  # per call: denoiser argument -> key into `conditioning`
+    half: tuple[
+        np.ndarray, ...
+    ]  # per call [B] int8: 0 unconditional, 1 conditional, -1 no guidance
+    conditioning: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # distinct arrays by "call/argument" name
+    arguments: tuple[
+        dict[str, str], ...
+    ] = ()  # per call: denoiser argument -> key into `conditioning`
 
 
 @dataclass(frozen=True, kw_only=True)
 class Groups:
-    """The partition of the steps: `slot[s, i]` is the slot of site s at step i, numbered from 0 without gaps."""
+    """The partition of the steps: `slot[s, i]` is the slot of site s at step i, numbered from 0
+    without gaps.
+    """
 
     sites: tuple[Site, ...]
     slot: np.ndarray  # [S, T] int16; equal rows when one partition serves all
@@ -251,7 +302,8 @@ class Groups:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupErrors:
-    """Quantization error of the activations under a partition, from statistics alone. Arrays [S, T] float64.
+    """Quantization error of the activations under a partition, from statistics alone. Arrays [S, T]
+    float64.
 
     `rounding + clipping` is the mean squared error at a step; `power` is the mean of x^2 there.
     """
@@ -272,7 +324,9 @@ class GroupErrors:
     def per_step(self) -> np.ndarray:
         """Mean over the quantized sites of the relative error [T]."""
         quantized = (self.bits < FLOAT).any(1)
-        return self.relative[quantized].mean(0) if quantized.any() else np.zeros(self.power.shape[1])
+        return (
+            self.relative[quantized].mean(0) if quantized.any() else np.zeros(self.power.shape[1])
+        )
 
     def per_site(self) -> np.ndarray:
         """Mean over the steps of the relative error [S]."""
@@ -285,11 +339,11 @@ class GroupErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowEffects:
-    """What it does to pictures to leave activations in float within one window of the steps. W windows.
+    """What it does to pictures to leave activations in float within one window of the steps. W
+    windows.
 
-    Latent errors are mean |x^ - x|^2 / |x|^2 of the finished samples, paired by noise; matches are 100 * cosine of
-    picture and prompt, nan where there are no prompts.
-    """
+    Latent errors are mean |x^ - x|^2 / |x|^2 of the finished samples, paired by noise; matches are
+    100 * cosine of picture and prompt, nan where there are no prompts."""
 
     timesteps: tuple[float, ...]
     starts: tuple[int, ...]  # the first step of each window; the last one ends with the trajectory
@@ -311,28 +365,37 @@ class WindowEffects:
         return np.diff([*self.starts, len(self.timesteps)])
 
     def won(self, judge: str) -> np.ndarray:
-        """What each window brings each picture [W, pictures]: decibels of its latent error, or match.
+        """What each window brings each picture [W, pictures]: decibels of its latent error, or
+        match.
 
-        Decibels, so that every picture counts alike: a few err a hundred times more than the others.
-        """
+        Decibels, so that every picture counts alike: a few err a hundred times more than the
+        others."""
         if judge == "text":
             return self.text - self.text_all
         smallest = np.finfo(np.float32).tiny
-        return 10 * np.log10(np.maximum(self.fidelity_all, smallest) / np.maximum(self.fidelity, smallest))
+        return 10 * np.log10(
+            np.maximum(self.fidelity_all, smallest) / np.maximum(self.fidelity, smallest)
+        )
 
     def gains(self, judge: str) -> np.ndarray:
-        """What each restored step brings, mean over the pictures [W]: decibels of error, or match that is won.
+        """What each restored step brings, mean over the pictures [W]: decibels of error, or match
+        that is won.
 
         Raises DmqError if `judge` is "text" and nothing judged that.
         """
         if judge == "text" and not np.isfinite(self.text_all).any():
-            raise DmqError("relaxing.judge is 'text', but this model draws without prompts; set it to fidelity.")
+            raise DmqError(
+                "relaxing.judge is 'text', but this model draws without prompts; set it to "
+                "fidelity."
+            )
         return self.won(judge).mean(1) / self.lengths
 
     @property
     def typical_error(self) -> float:
         """Latent error with all steps quantized, geometric mean over the pictures."""
-        return float(np.exp(np.log(np.maximum(self.fidelity_all, np.finfo(np.float32).tiny)).mean()))
+        return float(
+            np.exp(np.log(np.maximum(self.fidelity_all, np.finfo(np.float32).tiny)).mean())
+        )
 
     def step_gains(self, judge: str) -> np.ndarray:
         """`gains` of the window that each step is in, [T]."""
@@ -341,16 +404,26 @@ class WindowEffects:
 
 @dataclass(frozen=True, kw_only=True)
 class OverTime:
-    """Errors along the steps, by recipe name; T steps, P pictures, all as squared distance over squared length."""
+    """Errors along the steps, by recipe name; T steps, P pictures, all as squared distance over
+    squared length.
+    """
 
     timesteps: tuple[float, ...]
-    coefficients: np.ndarray  # [T] |c_i|: how far the sampler moves for each unit of error in the answer
-    accumulated: dict[str, np.ndarray]  # [T, P] of the latents after each step, on the model's own trajectory
-    foreseen: dict[str, np.ndarray]  # [T, P] of the finished sample that each answer stands for; {} if unknown
+    coefficients: (
+        np.ndarray
+    )  # [T] |c_i|: how far the sampler moves for each unit of error in the answer
+    accumulated: dict[
+        str, np.ndarray
+    ]  # [T, P] of the latents after each step, on the model's own trajectory
+    foreseen: dict[
+        str, np.ndarray
+    ]  # [T, P] of the finished sample that each answer stands for; {} if unknown
     isolated: dict[str, np.ndarray]  # [T] of the noise prediction, on the float model's trajectory
     mean_bits: dict[str, float]  # of the activations
     watched: tuple[int, ...]  # steps whose foreseen picture is in the strips
-    strips: dict[str, tuple[np.ndarray, ...]]  # "float" included: one picture at these steps, then finished
+    strips: dict[
+        str, tuple[np.ndarray, ...]
+    ]  # "float" included: one picture at these steps, then finished
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -362,7 +435,9 @@ class ProbePicture:
     gain: float
     pixels: np.ndarray  # uint8 [H, W, 3]
     exact: np.ndarray  # the float model's picture
-    error: float  # squared distance of the finished sample from the float one, over its squared length
+    error: (
+        float  # squared distance of the finished sample from the float one, over its squared length
+    )
     psnr: float
     match: float  # 100 * cosine of picture and prompt; nan where there is none
     match_float: float
@@ -372,24 +447,26 @@ class ProbePicture:
 class ProgressiveRanges:
     """Activation ranges that were set along the trajectory of the quantized model (PCR).
 
-    `stats` are those of the float model's trajectory, with what was seen on the quantized one at every input that is
-    quantized; `low` and `high` [S, T] are the ranges in force, nan at other sites.
-    """
+    `stats` are those of the float model's trajectory, with what was seen on the quantized one at
+    every input that is quantized; `low` and `high` [S, T] are the ranges in force, nan at other
+    sites."""
 
     stats: ActivationStats
     low: np.ndarray  # [S, T] float32
     high: np.ndarray
     calls: int  # denoiser calls of the pipeline: T, unless some timestep is visited more than once
-    widest_change: float  # largest part by which a range that several calls share grew after it was first used
+    widest_change: (
+        float  # largest part by which a range that several calls share grew after it was first used
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityTable:
-    """What each layer's weight costs as each of some choices. L layers, C choices, T steps that were looked at.
+    """What each layer's weight costs as each of some choices. L layers, C choices, T steps that
+    were looked at.
 
-    Costs of different kinds have different units; within a table lower is better, and costs of different layers add up
-    (roughly). `nan`: not known.
-    """
+    Costs of different kinds have different units; within a table lower is better, and costs of
+    different layers add up (roughly). `nan`: not known."""
 
     title: str  # what was asked, in words: "noise error, only this layer"
     kind: str  # "measured", "estimated" (fisher), "local", "predicted", "score"
@@ -403,7 +480,9 @@ class SensitivityTable:
     spread: np.ndarray  # [L, C] float64: standard error of the cost
     timesteps: tuple[float, ...] = ()  # those looked at, in sampling order
     per_step: np.ndarray | None = None  # [L, C, T] float64
-    local: np.ndarray | None = None  # [L, C] float64: squared error of the weight over its squared length
+    local: np.ndarray | None = (
+        None  # [L, C] float64: squared error of the weight over its squared length
+    )
     note: str = ""  # why it is not complete, if it is not; what to beware of
 
     @cached_property
@@ -439,7 +518,9 @@ class SensitivityTable:
 
     @property
     def sensitivity(self) -> np.ndarray:
-        """How much the choice matters in each layer [L]: from its cheapest to its dearest choice."""
+        """How much the choice matters in each layer [L]: from its cheapest to its dearest
+        choice.
+        """
         return np.nanmax(self.cost, 1) - np.nanmin(self.cost, 1)
 
 
@@ -459,11 +540,15 @@ class Allocation:
 
 @dataclass(frozen=True, kw_only=True)
 class Piece:
-    """A part of a denoiser that is scored as a whole: a node with what reaches it within the piece."""
+    """A part of a denoiser that is scored as a whole: a node with what reaches it within the
+    piece.
+    """
 
     name: str  # such as "transformer_blocks.0.attn1"
     kind: str  # such as "self-attention", the same in all blocks
-    nodes: tuple[int, ...]  # into `Graph.nodes`; the last one is the root, where all of it comes together
+    nodes: tuple[
+        int, ...
+    ]  # into `Graph.nodes`; the last one is the root, where all of it comes together
     hops: int  # the longest way from a node of the piece to its root
 
 
@@ -487,12 +572,16 @@ class Graph:
 
     def before(self, node: str) -> tuple[str, ...]:
         """The nodes whose output `node` reads, in order."""
-        return tuple(self.nodes[u] for u in sorted(self.edges[0, self.edges[1] == self.place[node]]))
+        return tuple(
+            self.nodes[u] for u in sorted(self.edges[0, self.edges[1] == self.place[node]])
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """How well one way to predict labels does on mixes that it was not fitted to; means over folds, nan: no such."""
+    """How well one way to predict labels does on mixes that it was not fitted to; means over
+    folds, nan: no such.
+    """
 
     name: str  # "graph network", "ridge on choices", …
     srcc: float  # Spearman's correlation of predictions with labels
@@ -517,7 +606,10 @@ class PieceScores:
 
 @dataclass(frozen=True, kw_only=True)
 class PredictorResult:
-    """What random mixes of choices teach about them. N mixes, L layers, C choices. Scores: the higher the better."""
+    """What random mixes of choices teach about them.
+
+    N mixes, L layers, C choices. Scores: the higher the better.
+    """
 
     model: str
     fingerprint: str
@@ -543,21 +635,29 @@ class PredictorResult:
 
     @property
     def noise(self) -> float:
-        """Standard deviation of a label from the choice of noises; nan if no mix was judged twice."""
+        """Standard deviation of a label from the choice of noises; nan if no mix was judged
+        twice.
+        """
         wrong = self.again - self.labels[: len(self.again)]
         return float(np.sqrt(np.mean(wrong**2) / 2)) if len(wrong) else float("nan")
 
     @property
     def as_good(self) -> tuple[str, ...]:
-        """The controls whose held-out correlation is not below the network's by more than both are unsure of."""
+        """The controls whose held-out correlation is not below the network's by more than both
+        are unsure of.
+        """
         best, *others = self.predictions
         return tuple(
-            one.name for one in others
-            if "permuted" not in one.name and one.srcc >= best.srcc - float(np.hypot(one.spread, best.spread))
-        )  # fmt: skip
+            one.name
+            for one in others
+            if "permuted" not in one.name
+            and one.srcc >= best.srcc - float(np.hypot(one.spread, best.spread))
+        )
 
     def block_scores(self) -> tuple[np.ndarray, np.ndarray]:
-        """For each layer and choice the mean score, and its standard error, of its piece's mixes with it; [L, C]."""
+        """For each layer and choice the mean score, and its standard error, of its piece's mixes
+        with it; [L, C].
+        """
         scores, spread = self.op_scores.copy(), self.op_spread.copy()
         row = {layer.name: n for n, layer in enumerate(self.layers)}
         for piece in self.pieces:
@@ -570,24 +670,43 @@ class PredictorResult:
         return scores, spread
 
     def table(self, level: str = "block") -> SensitivityTable:
-        """The scores as costs: of each layer by itself ("op"), or of its choices whatever others take ("block").
+        """The scores as costs: of each layer by itself ("op"), or of its choices whatever others
+        take ("block").
 
-        At the level of blocks a layer's score is the mean over the other choices of its piece, which a table of layers
-        cannot tell apart.
-        """
-        scores, spread = self.block_scores() if level == "block" else (self.op_scores, self.op_spread)
-        title = {"op": "predicted score of each layer", "block": "predicted score of each layer in its block"}[level]
+        At the level of blocks a layer's score is the mean over the other choices of its piece,
+        which a table of layers cannot tell apart."""
+        scores, spread = (
+            self.block_scores() if level == "block" else (self.op_scores, self.op_spread)
+        )
+        title = {
+            "op": "predicted score of each layer",
+            "block": "predicted score of each layer in its block",
+        }[level]
         return self._table(title, "score", "score (negated)", -scores, spread)
 
     def ridge_table(self) -> SensitivityTable:
         """The costs that a ridge regression on the choices finds: what each takes off the label."""
         cost = self.ridge.max(1, keepdims=True) - self.ridge
-        return self._table("predicted by ridge regression", "predicted", self.label, cost, self.ridge_spread)
+        return self._table(
+            "predicted by ridge regression", "predicted", self.label, cost, self.ridge_spread
+        )
 
-    def _table(self, title: str, kind: str, unit: str, cost: np.ndarray, spread: np.ndarray) -> SensitivityTable:
+    def _table(
+        self, title: str, kind: str, unit: str, cost: np.ndarray, spread: np.ndarray
+    ) -> SensitivityTable:
         return SensitivityTable(
-            title=title, kind=kind, unit=unit, model=self.model, fingerprint=self.fingerprint, layers=self.layers,
-            choices=self.choices, bytes=self.bytes, cost=cost, spread=spread, local=self.local, note=self.note,
+            title=title,
+            kind=kind,
+            unit=unit,
+            model=self.model,
+            fingerprint=self.fingerprint,
+            layers=self.layers,
+            choices=self.choices,
+            bytes=self.bytes,
+            cost=cost,
+            spread=spread,
+            local=self.local,
+            note=self.note,
         )
 
 
@@ -600,20 +719,23 @@ class SearchSnapshot:
     total: int  # of this phase
     step: int | None  # the step i of the last iteration
     error: float  # its relative noise-prediction error; nan before the first one
-    penalty: float  # what the entropy added to the loss there; the error counts as a share of its step's first one
+    # what the entropy added to the loss there; the error counts as a share of its step's first one
+    penalty: float
     importance: np.ndarray  # [Q, T, G] float32: rows sum to 1
-    entropy: np.ndarray  # [T]: mean over sites, 1 where all groups are alike, 0 where all have chosen
+    entropy: (
+        np.ndarray
+    )  # [T]: mean over sites, 1 where all groups are alike, 0 where all have chosen
     visits: np.ndarray  # [T]: how often each step was used
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """Groups and ranges that a search found (ADP-DM), with what it takes to judge them. Q searched sites.
+    """Groups and ranges that a search found (ADP-DM), with what it takes to judge them. Q searched
+    sites.
 
-    `soft`, `hard` and `refitted` are relative noise-prediction errors per step on the pictures that were learned from:
-    with mixed groups, with each step in one group, and with the groups and ranges that are kept: learned again, and
-    chosen on pictures laid aside.
-    """
+    `soft`, `hard` and `refitted` are relative noise-prediction errors per step on the pictures that
+    were learned from: with mixed groups, with each step in one group, and with the groups and
+    ranges that are kept: learned again, and chosen on pictures laid aside."""
 
     model: str
     fingerprint: str
@@ -621,7 +743,9 @@ class SearchResult:
     timesteps: tuple[float, ...]
     sites: tuple[Site, ...]
     bits: np.ndarray  # [Q] uint8
-    slot: np.ndarray  # [Q, T] int16, numbered from 0 without gaps; a group need not be a run of steps
+    slot: (
+        np.ndarray
+    )  # [Q, T] int16, numbered from 0 without gaps; a group need not be a run of steps
     low: np.ndarray  # [Q, G] float32: of each group; 0 behind a site's last one
     high: np.ndarray
     importance: np.ndarray  # [Q, T, G] float16, before each step was given to one group
@@ -632,7 +756,9 @@ class SearchResult:
     soft: np.ndarray  # [T] float64
     hard: np.ndarray
     refitted: np.ndarray
-    local: dict[str, np.ndarray]  # [T] relative error of the activations, mean over sites, by way of grouping
+    local: dict[
+        str, np.ndarray
+    ]  # [T] relative error of the activations, mean over sites, by way of grouping
     note: str = ""  # why it ended before its time, if it did
 
     @property
@@ -643,12 +769,13 @@ class SearchResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Bank:
-    """The activation quantizer of one site (contract 2): scale and zero per slot, a slot per timestep.
+    """The activation quantizer of one site (contract 2): scale and zero per slot, a slot per
+    timestep.
 
-    codes = clip(round(x / scale[slot]) + zero[slot], 0, 2**bits[slot] - 1). Per channel, scale and zero are [slots, C]
-    and `axis` is the channel's axis in x; where runs of channels share theirs, `parts` are the lengths of the runs and
-    scale and zero [slots, runs]. A `dynamic` one takes ranges as they come: it has no scale and zero, [0], and slots
-    only where steps differ in bits.
+    codes = clip(round(x / scale[slot]) + zero[slot], 0, 2**bits[slot] - 1). Per channel, scale and
+    zero are [slots, C] and `axis` is the channel's axis in x; where runs of channels share theirs,
+    `parts` are the lengths of the runs and scale and zero [slots, runs]. A `dynamic` one takes
+    ranges as they come: it has no scale and zero, [0], and slots only where steps differ in bits.
     """
 
     site: Site
@@ -663,12 +790,16 @@ class Bank:
 
     @property
     def bytes(self) -> int:
-        slots = 0 if self.dynamic and len(self.bits) == 1 else len(self.slot)  # a slot is stored in one byte
+        slots = (
+            0 if self.dynamic and len(self.bits) == 1 else len(self.slot)
+        )  # a slot is stored in one byte
         return self.bits.nbytes + self.scale.nbytes + self.zero.nbytes + slots
 
     @property
     def per(self) -> str:
-        """What gets a range at run time, as `value_ranges` has it; "" if that is known before, as a softmax's 0..1."""
+        """What gets a range at run time, as `value_ranges` has it; "" if that is known before,
+        as a softmax's 0..1.
+        """
         if self.site.point == "probs":
             return ""
         conv = self.site.kind == "conv"
@@ -682,7 +813,11 @@ class Bank:
         return {"place": "pixel of the call"}.get(self.per, self.per)
 
 
-ROUNDINGS = {KMeans: "k-means", Hqq: "HQQ", LowRank: "low rank"}  # where codes are not just the nearest ones
+ROUNDINGS = {
+    KMeans: "k-means",
+    Hqq: "HQQ",
+    LowRank: "low rank",
+}  # where codes are not just the nearest ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -692,17 +827,23 @@ class PlannedLayer:
     layer: Layer
     weights: Weights  # its bits are FLOAT where the weight stays as it is
     activation_bits: int  # FLOAT: no bank
-    reason: str  # why a part is in float: "", "first layer", "last layer", "override GLOB", "recipe"
+    reason: (
+        str  # why a part is in float: "", "first layer", "last layer", "override GLOB", "recipe"
+    )
     weight_bytes: int  # codes, scales and zero points; or 4 bytes a weight in float
     bias_bytes: int
     bank: Bank | None  # of its input; layers with the same bank share one, which is stored once
     dropped: bool = False  # the model does without it, since a cache holds what it would compute
-    learned: str = ""  # how its codes are learned: "TIAR", "block", …; "" if they follow from the weight alone
-    split: int = 0  # input channels before those of a shortcut, which have scales of their own; 0: nothing is split
+    learned: str = (
+        ""  # how its codes are learned: "TIAR", "block", …; "" if they follow from the weight alone
+    )
+    # input channels before those of a shortcut, which have scales of their own; 0: nothing is split
+    split: int = 0
 
     @property
     def format(self) -> str:
-        """Such as "W8A8", or "KMC-4 A8" off the uniform grid; "W8A32" and "KMC-4" have inputs in float.
+        """Such as "W8A8", or "KMC-4 A8" off the uniform grid; "W8A32" and "KMC-4" have inputs in
+        float.
 
         A layer without a quantized part is "float".
         """
@@ -717,7 +858,8 @@ class PlannedLayer:
 
     @property
     def rounding(self) -> str:
-        """Where its codes come from: what they are learned by ("TIAR", "block", …), "nearest", "k-means", "HQQ", …
+        """Where its codes come from: what they are learned by ("TIAR", "block", …), "nearest",
+        "k-means", "HQQ", …
 
         "" without codes.
         """
@@ -728,7 +870,11 @@ class PlannedLayer:
     @property
     def unsmoothed(self) -> bool:
         """Is it low rank with calibrated ranges, which smoothed inputs cannot have?"""
-        low_rank = isinstance(self.weights.format, LowRank) and self.weights.bits < FLOAT and not self.dropped
+        low_rank = (
+            isinstance(self.weights.format, LowRank)
+            and self.weights.bits < FLOAT
+            and not self.dropped
+        )
         return low_rank and self.bank is not None and not self.bank.dynamic
 
 
@@ -738,7 +884,9 @@ class TimePath:
 
     block: TemporalBlock
     spec: Temporal
-    cached: np.ndarray | None = None  # [K, T] bool: features that come from the cache; None without one
+    cached: np.ndarray | None = (
+        None  # [K, T] bool: features that come from the cache; None without one
+    )
 
     @property
     def per_request(self) -> bool:
@@ -747,10 +895,11 @@ class TimePath:
 
     @property
     def cache_bytes(self) -> int:
-        """Of all cached features: codes without gaps, and a scale and a zero point for each, or half precision.
+        """Of all cached features: codes without gaps, and a scale and a zero point for each, or
+        half precision.
 
-        Per request, that is for one row of conditioning. A selection by row stores also which ones are cached.
-        """
+        Per request, that is for one row of conditioning. A selection by row stores also which ones
+        are cached."""
         if self.cached is None:
             return 0
         widths = [projection.width for projection in self.block.projections]
@@ -764,19 +913,34 @@ class TimePath:
         if isinstance(self.spec.rounding, Tiar):
             parts.append(f"rounding learned (TIAR, {self.spec.rounding.iterations} iterations)")
         if self.spec.fsc != "none":
-            parts.append({"tib": "ranges per step here", "all": "ranges per step for all activations"}[self.spec.fsc])
+            parts.append(
+                {"tib": "ranges per step here", "all": "ranges per step for all activations"}[
+                    self.spec.fsc
+                ]
+            )
         if isinstance(self.spec.cache, Cache) and self.cached is not None:
             rows = f"{int(self.cached.sum())} of {self.cached.size} features"
             kind = "half-precision" if self.spec.cache.bits == 16 else f"{self.spec.cache.bits}-bit"
             enters = ", ".join(self.block.depends[1:])
-            built = f", built per request since {enters} enters, from the float time path" if self.per_request else ""
-            parts.append(f"{kind} cache of {rows}{built} ({self.cache_bytes} bytes{' each' * self.per_request})")
+            built = (
+                f", built per request since {enters} enters, from the float time path"
+                if self.per_request
+                else ""
+            )
+            parts.append(
+                f"{kind} cache of {rows}{built} ({self.cache_bytes} "
+                f"bytes{' each' * self.per_request})"
+            )
         return ", ".join(parts)
 
 
 def cache_bytes(rows: int, width: int, bits: int) -> int:
     """What `rows` temporal features of `width` numbers take in a cache of `bits`."""
-    return 2 * rows * width if bits == 16 else -(-rows * width * bits // 8) + rows * (4 + -(-bits // 8))
+    return (
+        2 * rows * width
+        if bits == 16
+        else -(-rows * width * bits // 8) + rows * (4 + -(-bits // 8))
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -822,7 +986,11 @@ class Plan:
     def average_bits(self) -> float:
         """Bits per weight of the layers, scales and zero points included."""
         kept = [row for row in self.layers if not row.dropped]
-        return 8 * sum(row.weight_bytes for row in kept) / max(1, sum(row.layer.weights for row in kept))
+        return (
+            8
+            * sum(row.weight_bytes for row in kept)
+            / max(1, sum(row.layer.weights for row in kept))
+        )
 
     def coverage_line(self) -> str:
         """What is quantized to what, and everything that stays in float, in one sentence."""
@@ -833,8 +1001,12 @@ class Plan:
         left = [f"{row.layer.name} ({row.reason})" for row in kept[:NAMED]]
         left += [f"{len(kept) - NAMED} more layers"] if len(kept) > NAMED else []
         if self.attention:
-            bits = "/".join(f"A{b}" for b in sorted({int(b) for bank in self.attention for b in bank.bits}))
-            counts.append(f"{len(self.attention)} of {self.attention_sites} attention operands {bits}")
+            bits = "/".join(
+                f"A{b}" for b in sorted({int(b) for bank in self.attention for b in bank.bits})
+            )
+            counts.append(
+                f"{len(self.attention)} of {self.attention_sites} attention operands {bits}"
+            )
         if len(self.attention) < self.attention_sites:
             left.append(f"{self.attention_sites - len(self.attention)} attention operands")
         left += ["1-D parameters"] if self.vector_bits == FLOAT else []
@@ -843,33 +1015,59 @@ class Plan:
         learned = f"; rounding of {blocks} layers learned block by block" if blocks else ""
         split = sum(row.split > 0 for row in self.layers)
         apart = f"; shortcut split in {split} layers" if split else ""
-        learned += f"; step sizes of {self.step_sizes} activations learned" if self.step_sizes else ""
+        learned += (
+            f"; step sizes of {self.step_sizes} activations learned" if self.step_sizes else ""
+        )
         walked = "; ranges from the quantized trajectory" if self.progressive else ""
         walked += f"; {self.dynamic_line()}" if self.dynamic_line() else ""
         plain = sum(row.unsmoothed for row in self.layers)
-        apart += f"; low rank without smoothing in {plain} layers, whose ranges are calibrated" if plain else ""
+        apart += (
+            f"; low rank without smoothing in {plain} layers, whose ranges are calibrated"
+            if plain
+            else ""
+        )
         relaxed = f"; {self.relaxed_line()}" if self.relaxed else ""
         counted, floats = ", ".join(counts) or "nothing quantized", ", ".join(left) or "nothing"
         return f"{counted}; float: {floats}{time}{apart}{learned}{walked}{relaxed}"
 
     def dynamic_line(self) -> str:
-        """Which activations have ranges as they come: "activations A8 dynamic per token"; "" if none has."""
-        banks = [bank for bank in (*(row.bank for row in self.layers), *self.attention) if bank and bank.per]
+        """Which activations have ranges as they come: "activations A8 dynamic per token"; "" if
+        none has.
+        """
+        banks = [
+            bank
+            for bank in (*(row.bank for row in self.layers), *self.attention)
+            if bank and bank.per
+        ]
         bits = "/".join(f"A{b}" for b in sorted({int(b) for bank in banks for b in bank.bits}))
         said = {bank.per: bank.per_words for bank in banks}
-        first, *others = [per for per in ("token", "sample", "call", "place") if per in said] or [""]
+        first, *others = [per for per in ("token", "sample", "call", "place") if per in said] or [
+            ""
+        ]
         where = {"place": "those of 1 x 1"}
         but = ", ".join(f"per {said[per]} in {where.get(per, 'convolutions')}" for per in others)
-        return f"activations {bits} dynamic per {said[first]}{f' ({but})' * bool(but)}" if banks else ""
+        return (
+            f"activations {bits} dynamic per {said[first]}{f' ({but})' * bool(but)}"
+            if banks
+            else ""
+        )
 
     @property
     def mean_activation_bits(self) -> float:
-        """Bits of the quantized layers' inputs, mean over layers and steps; FLOAT if none is quantized."""
+        """Bits of the quantized layers' inputs, mean over layers and steps; FLOAT if none is
+        quantized.
+        """
         banks = [row.bank for row in self.layers if row.bank]
-        return float(np.mean([bank.bits[bank.slot].mean() for bank in banks])) if banks else float(FLOAT)
+        return (
+            float(np.mean([bank.bits[bank.slot].mean() for bank in banks]))
+            if banks
+            else float(FLOAT)
+        )
 
     def relaxed_line(self) -> str:
-        """Which steps have more activation bits, such as "10 of 50 steps (40 to 49) with 10-bit activations"."""
+        """Which steps have more activation bits, such as "10 of 50 steps (40 to 49) with 10-bit
+        activations".
+        """
         if not self.relaxed:
             return ""
         first, last = self.relaxed[0], self.relaxed[-1]
@@ -878,29 +1076,51 @@ class Plan:
         return f"{len(self.relaxed)} of {len(self.timesteps)} steps ({which}) with {self.relaxed_bits}-bit activations"
 
     def coverage_rows(self) -> list[dict[str, str | int]]:
-        """A row for each layer, the cache, and each quantized attention operand: bits, rounding, reason, bytes."""
+        """A row for each layer, the cache, and each quantized attention operand: bits, rounding,
+        reason, bytes.
+        """
         first = {row.bank.site: row.layer.name for row in reversed(self.layers) if row.bank}
         rows: list[dict[str, str | int]] = [
             {
-                "layer": row.layer.name, "kind": row.layer.kind, "block": row.layer.block,
+                "layer": row.layer.name,
+                "kind": row.layer.kind,
+                "block": row.layer.block,
                 "weights": "cached" if row.dropped else _weight_bits(row),
                 "activations": "cached" if row.dropped else _activation_bits(row),
-                "groups": len(row.bank.bits) if row.bank else 0, "rounding": row.rounding, "reason": row.reason,
-                "bytes": row.weight_bytes + row.bias_bytes
+                "groups": len(row.bank.bits) if row.bank else 0,
+                "rounding": row.rounding,
+                "reason": row.reason,
+                "bytes": row.weight_bytes
+                + row.bias_bytes
                 + (row.bank.bytes if row.bank and first[row.bank.site] == row.layer.name else 0),
             }
             for row in self.layers
         ]
         if self.cache_bytes:
-            rows.append({
-                "layer": "cache of temporal features", "kind": "cache", "block": "", "weights": "", "activations": "",
-                "groups": 0, "rounding": "", "reason": "", "bytes": self.cache_bytes,
-            })
+            rows.append(
+                {
+                    "layer": "cache of temporal features",
+                    "kind": "cache",
+                    "block": "",
+                    "weights": "",
+                    "activations": "",
+                    "groups": 0,
+                    "rounding": "",
+                    "reason": "",
+                    "bytes": self.cache_bytes,
+                }
+            )
         return rows + [
             {
-                "layer": bank.site.label, "kind": "attention", "block": bank.site.block,
-                "weights": "", "activations": _bank_bits(bank),
-                "groups": len(bank.bits), "rounding": "", "reason": "", "bytes": bank.bytes,
+                "layer": bank.site.label,
+                "kind": "attention",
+                "block": bank.site.block,
+                "weights": "",
+                "activations": _bank_bits(bank),
+                "groups": len(bank.bits),
+                "rounding": "",
+                "reason": "",
+                "bytes": bank.bytes,
             }
             for bank in self.attention
         ]
@@ -910,10 +1130,10 @@ class Plan:
 class TemporalErrors:
     """What quantization does to the temporal features; K projections, T steps in sampling order.
 
-    "before" is the time path treated as all other layers, "computed" that of the recipe (learned rounding, ranges per
-    step), "after" what the model really uses: computed, or from the cache where `cached` says so. Where more than t
-    enters, cosines and shifts are those of the worst row of conditioning, errors are means over the rows.
-    """
+    "before" is the time path treated as all other layers, "computed" that of the recipe (learned
+    rounding, ranges per step), "after" what the model really uses: computed, or from the cache
+    where `cached` says so. Where more than t enters, cosines and shifts are those of the worst row
+    of conditioning, errors are means over the rows."""
 
     block: TemporalBlock
     timesteps: tuple[float, ...]
@@ -921,7 +1141,9 @@ class TemporalErrors:
     cosine_before: np.ndarray  # [K, T] float32: between a feature and the float one
     cosine_computed: np.ndarray
     cosine_after: np.ndarray
-    shift_before: np.ndarray  # [K, T] int32: the step whose float feature is nearest, minus the step; 0 is right
+    shift_before: (
+        np.ndarray
+    )  # [K, T] int32: the step whose float feature is nearest, minus the step; 0 is right
     shift_after: np.ndarray
     error_before: np.ndarray  # [K, T] float32: squared error over squared length
     error_computed: np.ndarray
@@ -933,8 +1155,12 @@ class TemporalErrors:
     cache_bits: np.ndarray  # [B] what a cache could have
     cache_errors: np.ndarray  # [B, K, T] float32
     cache_sizes: np.ndarray  # [B] bytes of a cache of everything, per row of conditioning
-    computed_bytes: int  # of the time path's layers, which such a cache replaces where t is all that enters
-    vectors: tuple[np.ndarray, ...]  # K arrays [T, C_k] float32: the float features, of the first conditioning
+    computed_bytes: (
+        int  # of the time path's layers, which such a cache replaces where t is all that enters
+    )
+    vectors: tuple[
+        np.ndarray, ...
+    ]  # K arrays [T, C_k] float32: the float features, of the first conditioning
     vectors_before: tuple[np.ndarray, ...]
     vectors_after: tuple[np.ndarray, ...]
     losses: np.ndarray  # [iterations] of the learned rounding; empty without one
@@ -950,7 +1176,11 @@ def _bits(bits: int) -> str:
 
 def _weight_bits(row: PlannedLayer) -> str:
     """Such as "8 bit", or "KMC-4" off the uniform grid."""
-    return _bits(row.weights.bits) if isinstance(row.weights.format, Grid) else choice_label(row.weights)
+    return (
+        _bits(row.weights.bits)
+        if isinstance(row.weights.format, Grid)
+        else choice_label(row.weights)
+    )
 
 
 def _activation_bits(row: PlannedLayer) -> str:
@@ -958,7 +1188,9 @@ def _activation_bits(row: PlannedLayer) -> str:
 
 
 def _bank_bits(bank: Bank) -> str:
-    """Such as "8 bit", "8 and 10 bit" where some steps have more, or "8 bit per token" with ranges as they come."""
+    """Such as "8 bit", "8 and 10 bit" where some steps have more, or "8 bit per token" with
+    ranges as they come.
+    """
     per = f" per {bank.per_words}" if bank.per else ""
     return f"{' and '.join(map(str, sorted(set(bank.bits.tolist()))))} bit{per}"
 
@@ -982,7 +1214,9 @@ class Report:
     seconds: dict[str, float]  # by recipe name, "float" included: sampling time of all its pictures
     bytes: dict[str, int]
     coverage: dict[str, str]  # by recipe name, one line: what stayed in float
-    noise_floor: dict[str, float]  # PSNR and SSIM of float pictures against float ones with other seeds
+    noise_floor: dict[
+        str, float
+    ]  # PSNR and SSIM of float pictures against float ones with other seeds
     samples: int
     warnings: tuple[str, ...] = ()
     place: str = ""  # where it ran: device, dtype, offload
@@ -990,7 +1224,9 @@ class Report:
 
 @dataclass(frozen=True)
 class Execution:
-    """A line of coverage in its parts: what is quantized to what, what computed it, and which kernels ran it."""
+    """A line of coverage in its parts: what is quantized to what, what computed it, and which
+    kernels ran it.
+    """
 
     quantized: str
     engine: str  # one of ENGINES
@@ -1005,11 +1241,15 @@ class Execution:
             if executed:
                 parts = ran.split("; ")
                 slow = tuple(part for part in parts if " in float (" in part)
-                return cls(quantized, engine, tuple(part for part in parts if part not in slow), slow)
+                return cls(
+                    quantized, engine, tuple(part for part in parts if part not in slow), slow
+                )
         return cls(coverage, SIMULATED)
 
     def line(self) -> str:
-        """What computed it: "simulated", or "executed: 41 layers on oneDNN int8; ⚠ fell back: 2 in float (…)"."""
+        """What computed it: "simulated", or "executed: 41 layers on oneDNN int8; ⚠ fell back: 2
+        in float (…)".
+        """
         said = f"{self.engine}: {', '.join(self.kernels)}" if self.kernels else self.engine
         return f"{said}; ⚠ fell back: {', '.join(self.fell_back)}" if self.fell_back else said
 
@@ -1036,30 +1276,111 @@ class Measure:
 BENCH_MEASURES = {
     measure.name: measure
     for measure in (
-        Measure(name="psnr", label="PSNR", unit="dB", higher=True, digits=2,
-                help="peak signal-to-noise ratio against the float picture of the same noise"),
-        Measure(name="ssim", label="SSIM", unit="", higher=True, digits=4,
-                help="structural similarity to the float picture of the same noise"),
-        Measure(name="distance", label="Feature distance", unit="", higher=False, digits=4,
-                help="distance of features from those of the float picture, over the length of the latter"),
-        Measure(name="latent", label="Latent error", unit="", higher=False, digits=4,
-                help="squared distance of the finished sample from the float one, over the power of the latter"),
-        Measure(name="fid", label="FID to float", unit="", higher=False, digits=3, paired=False,
-                help="Fréchet distance of features to those of the float pictures; biased upwards at small n"),
-        Measure(name="kid", label="KID to float × 1000", unit="", higher=False, digits=4, paired=False, times=1000,
-                help="kernel distance of features to those of the float pictures, unbiased: may be below 0"),
-        Measure(name="cmmd", label="CMMD to float", unit="", higher=False, digits=4, paired=False,
-                help="Gaussian-kernel distance of unit features to those of the float pictures, times 1000"),
-        Measure(name="clip", label="CLIP score", unit="", higher=True, digits=2,
-                help="100 times the cosine of picture and prompt, 0 where negative"),
-        Measure(name="real fid", label="FID to real", unit="", higher=False, digits=3, paired=False,
-                help="Fréchet distance of features to those of real pictures: another domain, never read alone"),
-        Measure(name="real kid", label="KID to real × 1000", unit="", higher=False, digits=4, paired=False,
-                times=1000, help="kernel distance of features to those of real pictures: another domain"),
-        Measure(name="real cmmd", label="CMMD to real", unit="", higher=False, digits=4, paired=False,
-                help="Gaussian-kernel distance of unit features to those of real pictures: another domain"),
+        Measure(
+            name="psnr",
+            label="PSNR",
+            unit="dB",
+            higher=True,
+            digits=2,
+            help="peak signal-to-noise ratio against the float picture of the same noise",
+        ),
+        Measure(
+            name="ssim",
+            label="SSIM",
+            unit="",
+            higher=True,
+            digits=4,
+            help="structural similarity to the float picture of the same noise",
+        ),
+        Measure(
+            name="distance",
+            label="Feature distance",
+            unit="",
+            higher=False,
+            digits=4,
+            help="distance of features from those of the float picture, over the length of the "
+            "latter",
+        ),
+        Measure(
+            name="latent",
+            label="Latent error",
+            unit="",
+            higher=False,
+            digits=4,
+            help="squared distance of the finished sample from the float one, over the power of "
+            "the latter",
+        ),
+        Measure(
+            name="fid",
+            label="FID to float",
+            unit="",
+            higher=False,
+            digits=3,
+            paired=False,
+            help="Fréchet distance of features to those of the float pictures; biased upwards at "
+            "small n",
+        ),
+        Measure(
+            name="kid",
+            label="KID to float × 1000",
+            unit="",
+            higher=False,
+            digits=4,
+            paired=False,
+            times=1000,
+            help="kernel distance of features to those of the float pictures, unbiased: may be "
+            "below 0",
+        ),
+        Measure(
+            name="cmmd",
+            label="CMMD to float",
+            unit="",
+            higher=False,
+            digits=4,
+            paired=False,
+            help="Gaussian-kernel distance of unit features to those of the float pictures, times "
+            "1000",
+        ),
+        Measure(
+            name="clip",
+            label="CLIP score",
+            unit="",
+            higher=True,
+            digits=2,
+            help="100 times the cosine of picture and prompt, 0 where negative",
+        ),
+        Measure(
+            name="real fid",
+            label="FID to real",
+            unit="",
+            higher=False,
+            digits=3,
+            paired=False,
+            help="Fréchet distance of features to those of real pictures: another domain, never "
+            "read alone",
+        ),
+        Measure(
+            name="real kid",
+            label="KID to real × 1000",
+            unit="",
+            higher=False,
+            digits=4,
+            paired=False,
+            times=1000,
+            help="kernel distance of features to those of real pictures: another domain",
+        ),
+        Measure(
+            name="real cmmd",
+            label="CMMD to real",
+            unit="",
+            higher=False,
+            digits=4,
+            paired=False,
+            help="Gaussian-kernel distance of unit features to those of real pictures: another "
+            "domain",
+        ),
     )
-}  # fmt: skip
+}
 FLOOR_NAME = "float, other seeds"  # whose figures are the noise floor of a benchmark
 
 
@@ -1114,10 +1435,14 @@ class BenchReport:
     warnings: tuple[str, ...] = ()
 
     def row(self, recipe: str, domain: str) -> BenchRow | None:
-        return next((row for row in self.rows if (row.recipe, row.domain) == (recipe, domain)), None)
+        return next(
+            (row for row in self.rows if (row.recipe, row.domain) == (recipe, domain)), None
+        )
 
     def floor(self, domain: str, measure: str) -> float:
-        """The noise floor: the measure of float pictures with other seeds; nan if it was not measured."""
+        """The noise floor: the measure of float pictures with other seeds; nan if it was not
+        measured.
+        """
         row = self.row(FLOOR_NAME, domain)
         return row.figures[measure].value if row and measure in row.figures else float("nan")
 

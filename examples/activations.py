@@ -9,10 +9,14 @@ import dmq
 
 def main(arguments: list[str] | None = None) -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("--recipe", default="W8A8, one range", help="one that ships, or a .json file")
+    asked.add_argument(
+        "--recipe", default="W8A8, one range", help="one that ships, or a .json file"
+    )
     asked.add_argument("--top", type=int, default=5, metavar="N", help="layers to print")
     given = asked.parse_args(arguments)
-    stats = dmq.capture(given.recipe, progress=print)  # at once for what ships; else the model is run
+    stats = dmq.capture(
+        given.recipe, progress=print
+    )  # at once for what ships; else the model is run
     widths = stats.maximum - stats.minimum  # [sites, steps]
     drift = widths.max(axis=1) / widths.min(axis=1).clip(1e-12)
     for site in np.argsort(-drift)[: given.top]:

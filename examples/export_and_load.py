@@ -1,4 +1,6 @@
-"""Export a quantized pipeline, and load it with plain diffusers: nothing of dmq is imported for that."""
+"""Export a quantized pipeline, and load it with plain diffusers: nothing of dmq is imported for
+that.
+"""
 
 import argparse
 import subprocess
@@ -19,7 +21,9 @@ print(type(pipe).__name__, "loaded")
 def main(arguments: list[str] | None = None) -> None:
     asked = argparse.ArgumentParser(description=__doc__)
     asked.add_argument("folder", help="where the pipeline is written")
-    asked.add_argument("--recipe", default="W8A8, one range", help="one that ships, or a .json file")
+    asked.add_argument(
+        "--recipe", default="W8A8, one range", help="one that ships, or a .json file"
+    )
     given = asked.parse_args(arguments)
     dmq.export(given.recipe, given.folder, form="dequantized")
     subprocess.run([sys.executable, "-c", LOAD, given.folder], check=True)

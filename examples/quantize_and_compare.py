@@ -7,7 +7,9 @@ import dmq
 
 def main(arguments: list[str] | None = None) -> None:
     asked = argparse.ArgumentParser(description=__doc__)
-    asked.add_argument("recipes", nargs="*", default=["W8A6, one range", "W8A6, 8 best groups"], metavar="RECIPE")
+    asked.add_argument(
+        "recipes", nargs="*", default=["W8A6, one range", "W8A6, 8 best groups"], metavar="RECIPE"
+    )
     asked.add_argument("--prompt", default="pizza")
     given = asked.parse_args(arguments)
     report = dmq.compare(tuple(given.recipes), prompts=[given.prompt])

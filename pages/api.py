@@ -18,14 +18,22 @@ def describe(recipe: str) -> str:
 def errors(recipe: str) -> dict[str, Any]:
     """Relative activation error of a recipe: in total, and at every step."""
     made = stages.errors(jsonio.loads(recipe))
-    return {"total": made.total, "per_step": made.per_step().tolist(), "boundaries": list(made.groups.boundaries())}
+    return {
+        "total": made.total,
+        "per_step": made.per_step().tolist(),
+        "boundaries": list(made.groups.boundaries()),
+    }
 
 
 def plan(recipe: str) -> dict[str, Any]:
     """What a recipe's quantized denoiser stores, and what stays in float."""
     made = stages.plan(jsonio.loads(recipe))
-    return {"bytes": made.bytes, "float_bytes": made.float_bytes, "bits": made.average_bits,
-            "coverage": made.coverage_line()}  # fmt: skip
+    return {
+        "bytes": made.bytes,
+        "float_bytes": made.float_bytes,
+        "bits": made.average_bits,
+        "coverage": made.coverage_line(),
+    }
 
 
 def build() -> None:

@@ -1,4 +1,6 @@
-"""The app: one workbench with a tab for each thing to do; `dmq serve`, or `python app.py` in a checkout."""
+"""The app: one workbench with a tab for each thing to do; `dmq serve`, or `python app.py` in a
+checkout.
+"""
 
 import os
 import threading
@@ -31,18 +33,32 @@ from .time_groups import view as time_groups
 
 
 PAGES = {
-    "Start": start.tab, "Activations": activations.tab, "Time groups": time_groups.tab, "Temporal": temporal.tab,
-    "Layers": layers.tab, "Reconstruct": reconstruct.tab, "Over time": over_time.tab, "Benchmark": benchmark.tab,
-    "Compare": compare.tab, "Take away": take_away.tab,
-}  # fmt: skip
+    "Start": start.tab,
+    "Activations": activations.tab,
+    "Time groups": time_groups.tab,
+    "Temporal": temporal.tab,
+    "Layers": layers.tab,
+    "Reconstruct": reconstruct.tab,
+    "Over time": over_time.tab,
+    "Benchmark": benchmark.tab,
+    "Compare": compare.tab,
+    "Take away": take_away.tab,
+}
 TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
 THEME = gr.themes.Default(
-    primary_hue="indigo", neutral_hue="slate", radius_size="md", spacing_size="md", text_size="md",
-    font=("system-ui", "sans-serif"), font_mono=("ui-monospace", "monospace"),
-)  # fmt: skip
+    primary_hue="indigo",
+    neutral_hue="slate",
+    radius_size="md",
+    spacing_size="md",
+    text_size="md",
+    font=("system-ui", "sans-serif"),
+    font_mono=("ui-monospace", "monospace"),
+)
 # Gradio confines `css_paths` to its <main>; this is for the page around it.
 PAGE_STYLE = (ASSETS / "web" / "page.css").read_text("utf-8")
-QUEUE = 1000  # events that wait: a page that opens sends about ten, and what finds no place is lost without a word
+# events that wait: a page that opens sends about ten, and what finds no place is lost without a
+# word
+QUEUE = 1000
 FOLD = "() => { if (innerWidth < 769) document.querySelector('.sidebar.open .toggle-button')?.click(); }"
 
 
@@ -60,7 +76,9 @@ def welcomed(known: str, request: gr.Request) -> dict[str, Any]:
 
 
 def entered(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
-    """Model, recipe and tab of the link; a tab that a visitor chose while the page was loading stays open."""
+    """Model, recipe and tab of the link; a tab that a visitor chose while the page was loading
+    stays open.
+    """
     text, tab = linked
     first = next(iter(TABS))
     chosen = set_outside(jsonio.loads(text))
@@ -80,7 +98,8 @@ def build() -> gr.Blocks:
         app.ask_for_visitors()
         shared = Shared(*(gr.State("") for _ in fields(Shared)))
         sidebar.build(shared)
-        # Not in their tabs: there the browser takes the first answer about a state, even "as it was", for a change.
+        # Not in their tabs: there the browser takes the first answer about a state, even "as it
+        # was", for a change.
         turns = {key: gr.State("") for key in TABS}
         made = {}
         with gr.Tabs(overflow_behavior="wrap") as tabs:
@@ -91,13 +110,19 @@ def build() -> gr.Blocks:
         capture_panel.build(shared)
         api.build()
         linked = gr.State(None)
-        state = {"recipe": shared.recipe, "outside": shared.outside, "open_tab": shared.open_tab, "tabs": tabs}
-        # Two events, since the second one sees which tab was clicked before the first one has answered.
-        # Before all others: they come with the secret that it gives.
+        state = {
+            "recipe": shared.recipe,
+            "outside": shared.outside,
+            "open_tab": shared.open_tab,
+            "tabs": tabs,
+        }
+        # Two events, since the second one sees which tab was clicked before the first one has
+        # answered. Before all others: they come with the secret that it gives.
         first = (
-            on(app.load, opened, [], {"linked": linked}) if app.visitor is None
+            on(app.load, opened, [], {"linked": linked})
+            if app.visitor is None
             else on(app.load, welcomed, [app.visitor], {"linked": linked, "visitor": app.visitor})
-        )  # fmt: skip
+        )
         follows(first, entered, [linked, shared.open_tab], state, **ONE_BY_ONE)
         on(shared.wanted.change, wanted_tab, [shared.wanted], {"tabs": tabs})
         app.load(None, js=FOLD)
@@ -115,11 +140,11 @@ def warm() -> None:
 
 
 def place_models() -> None:
-    """On ZeroGPU, load the model that is seen first before the app is up; handlers with a GPU begin with it.
+    """On ZeroGPU, load the model that is seen first before the app is up; handlers with a GPU begin
+    with it.
 
-    It lies on the CPU of this process, which has no GPU and whose handlers read weights, too; a handler with a GPU
-    works in a copy of this process, and loads it there.
-    """
+    It lies on the CPU of this process, which has no GPU and whose handlers read weights, too; a
+    handler with a GPU works in a copy of this process, and loads it there."""
     if has_zero_gpu():
         os.environ.setdefault("DMQ_DEVICE", "cpu")
         stages.load(session.OPENING.model)
@@ -129,10 +154,20 @@ def launch(**settings: Any) -> None:
     """Serve the app until it is stopped; `settings` go to Gradio, such as `server_port`."""
     place_models()
     for folder in public.not_offered():
-        print(f"dmq: $DMQ_MODELS: {folder} has no model_index.json, so it is not offered; name a pipeline's folder.")
+        print(
+            f"dmq: $DMQ_MODELS: {folder} has no model_index.json, so it is not offered; name a "
+            "pipeline's folder."
+        )
     threading.Thread(target=warm, daemon=True).start()
     build().queue(max_size=QUEUE, default_concurrency_limit=4).launch(
-        theme=THEME, css_paths=ASSETS / "web" / "app.css", head=f"<style>{PAGE_STYLE}</style>",
-        enable_monitoring=False, run_history=False, ssr_mode=False, footer_links=["api"], state_session_capacity=50,
-        max_file_size="1mb", **settings,
-    )  # fmt: skip
+        theme=THEME,
+        css_paths=ASSETS / "web" / "app.css",
+        head=f"<style>{PAGE_STYLE}</style>",
+        enable_monitoring=False,
+        run_history=False,
+        ssr_mode=False,
+        footer_links=["api"],
+        state_session_capacity=50,
+        max_file_size="1mb",
+        **settings,
+    )

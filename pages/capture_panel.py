@@ -1,4 +1,6 @@
-"""Sampling and calibration under every tab, and the capture of statistics that figures and plans stand on."""
+"""Sampling and calibration under every tab, and the capture of statistics that figures and plans
+stand on.
+"""
 
 import dataclasses
 from collections.abc import Generator, Iterator
@@ -17,9 +19,11 @@ from .session import Shared, read, set_outside, stamp
 
 FORMS = {"sampling": Sampling, "calibration": Calibration}
 JOB = JobPanel(
-    start={"go": "Capture"}, stop="Stop capture", progress="Progress of the capture",
+    start={"go": "Capture"},
+    stop="Stop capture",
+    progress="Progress of the capture",
     stopped="Stopped; nothing was saved.",
-)  # fmt: skip
+)
 
 
 def edited(paths: list[str], text: str, *values: Any) -> Recipe:
@@ -27,7 +31,9 @@ def edited(paths: list[str], text: str, *values: Any) -> Recipe:
     recipe, by_path = read(text), dict(zip(paths, values, strict=True))
     parts = {}
     for part, spec in FORMS.items():
-        own = {path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")}
+        own = {
+            path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")
+        }
         parts[part] = forms.spec_of(spec, own, getattr(recipe, part))
     return dataclasses.replace(recipe, **parts)
 
@@ -39,7 +45,9 @@ def change(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
 
 
 @JOB.run
-def capture(paths: list[str], text: str, *values: Any) -> Generator[dict[str, Any], None, dict[str, Any]]:
+def capture(
+    paths: list[str], text: str, *values: Any
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Capture what the form asks for, with a bar; nothing is left behind when it is stopped."""
     recipe = edited(paths, text, *values)
     yield {}
@@ -63,7 +71,9 @@ def refresh(paths: list[str], text: str) -> dict[str, Any]:
     label = "Captured" if done else "Capture"
     return shown | {
         "panel": gr.update(label=title, open=not done),
-        "go": gr.update(value=label, interactive=not done),  # whether it is seen is up to the capture that may run
+        "go": gr.update(
+            value=label, interactive=not done
+        ),  # whether it is seen is up to the capture that may run
     }
 
 
@@ -78,7 +88,10 @@ def build(shared: Shared) -> None:
         with gr.Row():
             for part, spec in FORMS.items():
                 with gr.Column(min_width=260):
-                    form |= {f"{part}.{path}": c for path, c in forms.form(spec, part.capitalize()).items()}
+                    form |= {
+                        f"{part}.{path}": c
+                        for path, c in forms.form(spec, part.capitalize()).items()
+                    }
         with gr.Row():
             JOB.draw_buttons(out)
         JOB.draw_progress(out)
@@ -101,8 +114,15 @@ def build(shared: Shared) -> None:
     inputs = [shared.recipe, *form.values()]
     on(forms.events(form), moved, inputs, chosen, trigger_mode="always_last")
     run = JOB.connect_start(
-        out["go"].click, started, inputs, out | chosen | {"captured": shared.captured}, seconds=seconds
+        out["go"].click,
+        started,
+        inputs,
+        out | chosen | {"captured": shared.captured},
+        seconds=seconds,
     )
     JOB.connect_stop(out, [run], shared.recipe)
-    shown = {f"form {path}": component for path, component in form.items()} | {"panel": panel, "go": out["go"]}
+    shown = {f"form {path}": component for path, component in form.items()} | {
+        "panel": panel,
+        "go": out["go"],
+    }
     on([shared.recipe.change, shared.captured.change], redraw, [shared.recipe], shown)

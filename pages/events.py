@@ -21,34 +21,53 @@ ONE_BY_ONE = {"concurrency_id": "tabs", "concurrency_limit": 1}
 
 
 class Blocks(gr.Blocks):
-    """`gr.Blocks` that know whose browser an event comes from, and whose generators send every value whole.
+    """`gr.Blocks` that know whose browser an event comes from, and whose generators send every
+    value whole.
 
-    Gradio sends what differs, and the browser writes that into the value before, which it may not have shown yet: a
-    part that was made visible and is then left as it is would never be seen on a busy machine.
-    """
+    Gradio sends what differs, and the browser writes that into the value before, which it may not
+    have shown yet: a part that was made visible and is then left as it is would never be seen on a
+    busy machine."""
 
-    visitor: gr.BrowserState | None = None  # of a public app: the secret by which a browser's own things are found
+    visitor: gr.BrowserState | None = (
+        None  # of a public app: the secret by which a browser's own things are found
+    )
 
     def ask_for_visitors(self) -> None:
-        """Have every event that is connected from now on come with its browser's secret, if the app is public."""
+        """Have every event that is connected from now on come with its browser's secret, if the
+        app is public.
+        """
         if public.is_public():
             # Both fixed: else what a browser keeps is lost when the app starts anew.
             self.visitor = gr.BrowserState("", storage_key="dmq-visitor", secret="dmq")
 
     def handle_streaming_diffs(
-        self, block_fn: Any, data: list, session_hash: str | None, run: str | None, final: bool,
+        self,
+        block_fn: Any,
+        data: list,
+        session_hash: str | None,
+        run: str | None,
+        final: bool,
         simple_format: bool = False,
-    ) -> list:  # fmt: skip
-        """`data`, one answer of a generator, as edits `[action, path, value]` of the answer before; see Gradio."""
+    ) -> list:
+        """`data`, one answer of a generator, as edits `[action, path, value]` of the answer
+        before; see Gradio.
+        """
         before = list(self.pending_diff_streams.get(session_hash, {}).get(run, ()))
-        data = super().handle_streaming_diffs(block_fn, data, session_hash, run, final, simple_format=True)
+        data = super().handle_streaming_diffs(
+            block_fn, data, session_hash, run, final, simple_format=True
+        )
         if final or simple_format or not before:
             return data
-        return [[] if old == new else [["replace", [], new]] for old, new in zip(before, data, strict=True)]
+        return [
+            [] if old == new else [["replace", [], new]]
+            for old, new in zip(before, data, strict=True)
+        ]
 
 
 def told(handler: Callable) -> Callable:
-    """`handler`, a function or a generator, with the errors that a user can fix shown as a message."""
+    """`handler`, a function or a generator, with the errors that a user can fix shown as a
+    message.
+    """
 
     @functools.wraps(handler)
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -77,7 +96,8 @@ def _as_message() -> Iterator[None]:
 
 
 def visited(handler: Callable) -> Callable:
-    """`handler` behind a first argument, the visitor's secret: what it keeps, lists and opens is that visitor's.
+    """`handler` behind a first argument, the visitor's secret: what it keeps, lists and opens is
+    that visitor's.
 
     Every step of a generator may run in another thread, each of which is told anew.
     """
@@ -111,13 +131,19 @@ def visited(handler: Callable) -> Callable:
 
 
 def by_name(handler: Callable, names: list[str]) -> Callable:
-    """`handler` answers with a dict; this gives its values in the order of `names`, what is missing stays as it is."""
+    """`handler` answers with a dict; this gives its values in the order of `names`, what is
+    missing stays as it is.
+    """
 
     def ordered(answer: dict[str, Any]) -> Any:
         if unknown := answer.keys() - set(names):
-            raise TypeError(f"{handler.__name__} answers for {', '.join(sorted(unknown))}, which nobody shows")
+            raise TypeError(
+                f"{handler.__name__} answers for {', '.join(sorted(unknown))}, which nobody shows"
+            )
         values = [answer.get(name, gr.skip()) for name in names]
-        return values if len(values) > 1 else values[0]  # Gradio takes a list for a single output as its value
+        return (
+            values if len(values) > 1 else values[0]
+        )  # Gradio takes a list for a single output as its value
 
     @functools.wraps(handler)
     def function(*args: Any, **kwargs: Any) -> Any:
@@ -141,58 +167,79 @@ MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
 def on(
-    events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], *,
-    seconds: Callable[..., float] | None = None, **options: Any,
-) -> Any:  # fmt: skip
-    """`gr.on` for a handler that answers with a dict by output name; private, and without a flickering veil.
+    events: Any,
+    handler: Callable,
+    inputs: list,
+    outputs: dict[str, Any],
+    *,
+    seconds: Callable[..., float] | None = None,
+    **options: Any,
+) -> Any:
+    """`gr.on` for a handler that answers with a dict by output name; private, and without a
+    flickering veil.
 
-    `seconds`, a function of the same inputs, says how long a GPU is needed by one that runs a model (`**MODEL`).
-    """
+    `seconds`, a function of the same inputs, says how long a GPU is needed by one that runs a model
+    (`**MODEL`)."""
     function, inputs, options = _connected(handler, inputs, outputs, seconds, options)
     return gr.on(events, function, inputs, list(outputs.values()), **options)
 
 
-def follows(event: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any) -> None:
+def follows(
+    event: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any
+) -> None:
     """Have `handler` run when the handlers of `event` have answered; it sees what they changed."""
     function, inputs, options = _connected(handler, inputs, outputs, None, options)
     event.then(function, inputs, list(outputs.values()), **options)
 
 
 def _connected(
-    handler: Callable, inputs: list, outputs: dict[str, Any], seconds: Callable[..., float] | None,
+    handler: Callable,
+    inputs: list,
+    outputs: dict[str, Any],
+    seconds: Callable[..., float] | None,
     options: dict[str, Any],
-) -> tuple[Callable, list, dict[str, Any]]:  # fmt: skip
-    """Function, inputs and options for Gradio: in a public app with the visitor's secret before the inputs."""
+) -> tuple[Callable, list, dict[str, Any]]:
+    """Function, inputs and options for Gradio: in a public app with the visitor's secret before
+    the inputs.
+    """
     handler, whose = told(handler), getattr(gr.context.Context.root_block, "visitor", None)
     if whose is not None:
         handler, inputs = visited(handler), [whose, *inputs]
         seconds = visited(seconds) if seconds is not None else None
     function = by_name(handler, list(outputs))
     if options.get("concurrency_id") == MODEL["concurrency_id"]:
-        function = on_gpu(function, seconds)  # outermost: what crosses to the other process must be plain
+        function = on_gpu(
+            function, seconds
+        )  # outermost: what crosses to the other process must be plain
     return function, inputs, {"show_progress": "hidden", "api_visibility": "private"} | options
 
 
-def shows(shared: Shared, show: Callable, inputs: list, outputs: dict[str, Any], waiting: Any = None) -> None:
-    """Have `show(recipe text, *inputs)` draw the tab at hand whenever it is its turn; see `takes_turns`.
+def shows(
+    shared: Shared, show: Callable, inputs: list, outputs: dict[str, Any], waiting: Any = None
+) -> None:
+    """Have `show(recipe text, *inputs)` draw the tab at hand whenever it is its turn; see
+    `takes_turns`.
 
-    `show` may answer piece by piece, as a generator. The component `waiting` shows how long it takes.
-    """
+    `show` may answer piece by piece, as a generator. The component `waiting` shows how long it
+    takes."""
     veil = {"show_progress": "minimal", "show_progress_on": waiting} if waiting else {}
     on(shared.turn.change, show, [shared.recipe, *inputs], outputs, **veil)
 
 
 def takes_turns(shared: Shared, tabs: dict[str, gr.Tab], turns: dict[str, gr.State]) -> None:
-    """Draw a tab when it is opened, and the open one when the recipe is set outside of it; both by the tab's id.
+    """Draw a tab when it is opened, and the open one when the recipe is set outside of it; both by
+    the tab's id.
 
-    The others do not hear of it: twenty events for each change keep the server busy that a class shares.
-    """
+    The others do not hear of it: twenty events for each change keep the server busy that a class
+    shares."""
 
     def turned(text: str, open_tab: str) -> dict[str, Any]:
         # While the page loads there is no recipe yet; the tab is drawn as soon as there is one.
         return {open_tab: stamp()} if text and open_tab in turns else {}
 
-    first = next(iter(tabs))  # which says that it is selected while the page loads, maybe after another was clicked
+    first = next(
+        iter(tabs)
+    )  # which says that it is selected while the page loads, maybe after another was clicked
 
     def opens(key: str) -> Callable:
         def opened(text: str, open_tab: str) -> dict[str, Any]:

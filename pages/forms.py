@@ -1,8 +1,7 @@
 """Controls drawn from specs, so that a field is declared once, in the recipe.
 
-A form is a dict of components by path, such as `bits`, `range.kind` and `range.Percentile.percent`; `values_of` and
-`spec_of` go from a spec to such values and back.
-"""
+A form is a dict of components by path, such as `bits`, `range.kind` and `range.Percentile.percent`;
+`values_of` and `spec_of` go from a spec to such values and back."""
 
 from dataclasses import MISSING, fields
 from types import UnionType
@@ -18,18 +17,26 @@ from .words import KINDS
 
 
 NAMES = {
-    "granularity": "Scales", "range": "Range", "prompts": "Calibration prompts, one per line", "rounding": "Rounding",
-    "cache": "Cache", "format": "Format",
-}  # fmt: skip
+    "granularity": "Scales",
+    "range": "Range",
+    "prompts": "Calibration prompts, one per line",
+    "rounding": "Rounding",
+    "cache": "Cache",
+    "format": "Format",
+}
 
 
 def is_choice(hint: Any) -> bool:
     """Is a field annotated as one of several specs?"""
-    return isinstance(hint, UnionType) and all(hasattr(option, "__dataclass_fields__") for option in get_args(hint))
+    return isinstance(hint, UnionType) and all(
+        hasattr(option, "__dataclass_fields__") for option in get_args(hint)
+    )
 
 
 def form(spec: type, what: str, *, leave: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The components of `spec`'s fields by path; `what` goes before labels that would be ambiguous alone."""
+    """The components of `spec`'s fields by path; `what` goes before labels that would be
+    ambiguous alone.
+    """
     hints, made = get_type_hints(spec), {}
     for f in fields(spec):
         if f.name in leave:
@@ -44,7 +51,9 @@ def form(spec: type, what: str, *, leave: tuple[str, ...] = ()) -> dict[str, Any
 
 
 def control(f: Any, hint: Any, *, label: str = "") -> Any:
-    """The component for a plain field; a `label` of one's own says enough without the field's help."""
+    """The component for a plain field; a `label` of one's own says enough without the field's
+    help.
+    """
     info = None if label else f.metadata.get("help") or None
     label = label or f.metadata.get("label") or NAMES.get(f.name, f.name)
     if "choices" in f.metadata:
@@ -65,7 +74,9 @@ def control(f: Any, hint: Any, *, label: str = "") -> Any:
 
 def chooser(options: tuple[type, ...], default: type, label: str) -> dict[str, Any]:
     """A dropdown over specs, and the controls of the chosen one under it."""
-    kind = gr.Dropdown([(KINDS[o], o.__name__) for o in options], value=default.__name__, label=label)
+    kind = gr.Dropdown(
+        [(KINDS[o], o.__name__) for o in options], value=default.__name__, label=label
+    )
     made, groups = {"kind": kind}, {}
     for option in options:
         if fields(option):
@@ -77,12 +88,16 @@ def chooser(options: tuple[type, ...], default: type, label: str) -> dict[str, A
         return shown if len(shown) != 1 else shown[0]
 
     if groups:
-        kind.change(show_only, kind, list(groups.values()), api_visibility="private", show_progress="hidden")
+        kind.change(
+            show_only, kind, list(groups.values()), api_visibility="private", show_progress="hidden"
+        )
     return made
 
 
 def values_of(spec: Any, paths: list[str]) -> dict[str, Any]:
-    """What the components at `paths` must show for `spec`; those of a kind that was not chosen are left out."""
+    """What the components at `paths` must show for `spec`; those of a kind that was not chosen
+    are left out.
+    """
     shown = {}
     for path in paths:
         name, _, rest = path.partition(".")
@@ -97,7 +112,8 @@ def values_of(spec: Any, paths: list[str]) -> dict[str, Any]:
 
 
 def spec_of(spec: type, values: dict[str, Any], base: Any = None) -> Any:
-    """The spec that a form's values describe; fields without a component keep what `base` has, or their default.
+    """The spec that a form's values describe; fields without a component keep what `base` has, or
+    their default.
 
     Raises DmqError if a value is missing or outside its limits.
     """
@@ -107,9 +123,15 @@ def spec_of(spec: type, values: dict[str, Any], base: Any = None) -> Any:
             kinds = {option.__name__: option for option in get_args(hints[f.name])}
             kind = values[f"{f.name}.kind"]
             if kind not in kinds:
-                raise DmqError(f"{f.name}: unknown name {kind!r:.40}, not one of {', '.join(kinds)}.")
+                raise DmqError(
+                    f"{f.name}: unknown name {kind!r:.40}, not one of {', '.join(kinds)}."
+                )
             inner = f"{f.name}.{kind}."
-            own = {path.removeprefix(inner): value for path, value in values.items() if path.startswith(inner)}
+            own = {
+                path.removeprefix(inner): value
+                for path, value in values.items()
+                if path.startswith(inner)
+            }
             made[f.name] = spec_of(kinds[kind], own)
         elif f.name in values:
             made[f.name] = plain(values[f.name], hints[f.name], f.metadata.get("label") or f.name)
@@ -121,10 +143,14 @@ def spec_of(spec: type, values: dict[str, Any], base: Any = None) -> Any:
 
 
 def plain(value: Any, hint: Any, label: str) -> Any:
-    """A component's value in the field's own type: sliders send 4.0 for 4, and an emptied number sends nothing."""
+    """A component's value in the field's own type: sliders send 4.0 for 4, and an emptied number
+    sends nothing.
+    """
     if hint == tuple[str, ...]:
         return tuple(line.strip() for line in str(value or "").splitlines() if line.strip())
-    if hint in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float) or value != value):
+    if hint in (int, float) and (
+        isinstance(value, bool) or not isinstance(value, int | float) or value != value
+    ):
         raise DmqError(f"{label}: expected a number, got {value!r:.40}.")
     if hint is int and value != int(value):
         raise DmqError(f"{label}: expected a whole number, got {value}.")
@@ -133,12 +159,18 @@ def plain(value: Any, hint: Any, label: str) -> Any:
 
 def engine_choice(**options: Any) -> gr.Dropdown:
     """What draws the pictures: the simulation, integer kernels, or both beside each other."""
-    named = {one: one.replace("executed ", "executed, ").replace("bf16", "rest in bfloat16") for one in ENGINES}
+    named = {
+        one: one.replace("executed ", "executed, ").replace("bf16", "rest in bfloat16")
+        for one in ENGINES
+    }
     return gr.Dropdown(
-        [(named.get(one, one), one) for one in stages.COMPUTED], value=SIMULATED, label="Computed",
-        info="Simulated: floats, rounded as if they had few bits. Executed: on integer kernels where there are some.",
+        [(named.get(one, one), one) for one in stages.COMPUTED],
+        value=SIMULATED,
+        label="Computed",
+        info="Simulated: floats, rounded as if they had few bits. Executed: on integer kernels "
+        "where there are some.",
         **options,
-    )  # fmt: skip
+    )
 
 
 def events(form: dict[str, Any]) -> list[Any]:

@@ -1,8 +1,9 @@
-"""ZeroGPU: handlers that run a model borrow a GPU for as long as they say they need; elsewhere they just run.
+"""ZeroGPU: handlers that run a model borrow a GPU for as long as they say they need; elsewhere they
+just run.
 
-There a handler works in another process, made from this one, that sees the GPU. What it says comes back, and what it
-keeps in the run folder stays; what it remembers otherwise (loaded models, prepared plans) may be gone the next time.
-"""
+There a handler works in another process, made from this one, that sees the GPU. What it says comes
+back, and what it keeps in the run folder stays; what it remembers otherwise (loaded models,
+prepared plans) may be gone the next time."""
 
 import functools
 import inspect
@@ -19,13 +20,15 @@ try:
 except ImportError:
     spaces = None
 
-# Seconds asked for, and where nobody can tell. A visitor has about two minutes a day: what is shorter is served
-# earlier, what is longer than is left is refused. What was not finished in the time goes on from what was kept.
+# Seconds asked for, and where nobody can tell. A visitor has about two minutes a day: what is
+# shorter is served earlier, what is longer than is left is refused. What was not finished in the
+# time goes on from what was kept.
 LEAST, MOST, UNKNOWN = 20, 120, 60
 
 
 def on_gpu(handler: Callable, seconds: Callable[..., float] | None = None) -> Callable:
-    """`handler`, on a Space with ZeroGPU in a process with a GPU, for as long as `seconds(*its arguments)` says.
+    """`handler`, on a Space with ZeroGPU in a process with a GPU, for as long as `seconds(*its
+    arguments)` says.
 
     Both are functions of the same arguments.
     """
@@ -44,7 +47,11 @@ def on_gpu(handler: Callable, seconds: Callable[..., float] | None = None) -> Ca
 
 def has_zero_gpu() -> bool:
     """Does this process lend GPUs to its handlers?"""
-    return spaces is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in ("1", "t", "true")
+    return spaces is not None and os.environ.get("SPACES_ZERO_GPU", "").lower() in (
+        "1",
+        "t",
+        "true",
+    )
 
 
 def _on_its_device(handler: Callable) -> Callable:

@@ -1,4 +1,5 @@
-"""A long job in a tab: its buttons, its line of progress, and what they show while it runs and however it ends.
+"""A long job in a tab: its buttons, its line of progress, and what they show while it runs and
+however it ends.
 
     JOB = JobPanel(start={"go": "Measure"}, stop="Stop measuring", progress="Progress of …", stopped="Stopped; …")
 
@@ -9,8 +10,8 @@
         result = yield from watch(stages.measure(recipe), draw)
         return {"status": note("Measured.")} | show(result)     # what is shown at the end
 
-A job answers with dicts by output name, as every handler; the panel adds its own outputs, "status" and the buttons.
-"""
+A job answers with dicts by output name, as every handler; the panel adds its own outputs, "status"
+and the buttons."""
 
 import contextlib
 import functools
@@ -31,20 +32,29 @@ from .events import MODEL, follows, on
 Answer = dict[str, Any]  # values by output name
 
 BAR_SECONDS = 0.2  # between two bars: a page that is told of every step cannot be clicked any more
-FIGURE_SECONDS = 1.0  # between two figures that are costly to draw: drawing them takes time from the job
+FIGURE_SECONDS = (
+    1.0  # between two figures that are costly to draw: drawing them takes time from the job
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobPanel:
-    """The buttons and the line of progress of one long job. Outputs are "status", "stop" and the names in `start`."""
+    """The buttons and the line of progress of one long job.
+
+    Outputs are "status", "stop" and the names in `start`.
+    """
 
     start: dict[str, str]  # texts of the buttons that start or resume it, by output name
     stop: str  # text of the button that stops it
     progress: str  # label of the line of progress
     stopped: str  # what is said after Stop
-    hidden: tuple[str, ...] = ()  # buttons in `start` that are shown by others, when there is something to start
+    hidden: tuple[
+        str, ...
+    ] = ()  # buttons in `start` that are shown by others, when there is something to start
     at_end: Callable[[], Answer] = dict  # what else is shown however the job ends
-    after_stop: Callable[[str], Answer] | None = None  # what else is shown after Stop, from the recipe's text
+    after_stop: Callable[[str], Answer] | None = (
+        None  # what else is shown after Stop, from the recipe's text
+    )
 
     def draw_buttons(self, out: dict[str, Any], *names: str, **look: Any) -> None:
         """Draw the buttons of these names into `out`, or all."""
@@ -69,7 +79,9 @@ class JobPanel:
         shown = {name: gr.update(visible=True) for name in self.start if name not in self.hidden}
         return shown | {"stop": gr.update(visible=False), "status": ""} | self.at_end()
 
-    def run(self, job: Callable[..., Generator[Answer, None, Answer]]) -> Callable[..., Iterator[Answer]]:
+    def run(
+        self, job: Callable[..., Generator[Answer, None, Answer]]
+    ) -> Callable[..., Iterator[Answer]]:
         """`job` as a handler that shows the panel as well; see the top of this file."""
 
         @functools.wraps(job)
@@ -80,7 +92,11 @@ class JobPanel:
                 try:
                     end = yield from work
                 except Exception:
-                    again = {name: gr.update(visible=True) for name in self.hidden if "visible" in begun[name]}
+                    again = {
+                        name: gr.update(visible=True)
+                        for name in self.hidden
+                        if "visible" in begun[name]
+                    }
                     yield again | self.idle()
                     raise
             yield self.idle() | end
@@ -94,26 +110,32 @@ class JobPanel:
 
     def connect_start(
         self, events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any
-    ) -> Any:  # fmt: skip
+    ) -> Any:
         """Have `events` start `handler`, which `run` made; returns what `connect_stop` needs."""
-        # "multiple", since Gradio would drop a click that comes before it has noticed that the stopped run is over.
-        shown = {"show_progress": "minimal", "show_progress_on": outputs["status"], "trigger_mode": "multiple"}
+        # "multiple", since Gradio would drop a click that comes before it has noticed that the
+        # stopped run is over.
+        shown = {
+            "show_progress": "minimal",
+            "show_progress_on": outputs["status"],
+            "trigger_mode": "multiple",
+        }
         return on(events, handler, inputs, outputs, **shown | MODEL | options)
 
     def connect_stop(self, out: dict[str, Any], running: list, recipe: gr.State) -> None:
-        """Have Stop end the events `running`, and only then say so: a late answer of theirs would stand over it."""
+        """Have Stop end the events `running`, and only then say so: a late answer of theirs
+        would stand over it.
+        """
         ended = out["stop"].click(None, cancels=running, api_visibility="private")
         follows(ended, self.show_stopped, [recipe], out)
 
 
 def watch(
     work: Generator, draw: Callable[[Any], Answer] | None = None, *, seconds: float = 0.0
-) -> Generator[Answer, None, Any]:  # fmt: skip
+) -> Generator[Answer, None, Any]:
     """Run `work` with a bar now and then; returns what it returns.
 
-    `draw` gets what there is to see: a new snapshot of some progress, at most every so many `seconds`, or whatever
-    `work` yields that is no progress.
-    """
+    `draw` gets what there is to see: a new snapshot of some progress, at most every so many
+    `seconds`, or whatever `work` yields that is no progress."""
     told = drawn = -math.inf
     last = None
     with contextlib.closing(work):
@@ -127,7 +149,12 @@ def watch(
                     yield answer
                 continue
             answer, now = {}, time.monotonic()
-            if draw and seen.snapshot is not None and seen.snapshot is not last and now - drawn >= seconds:
+            if (
+                draw
+                and seen.snapshot is not None
+                and seen.snapshot is not last
+                and now - drawn >= seconds
+            ):
                 answer, last = draw(seen.snapshot), seen.snapshot
                 drawn = time.monotonic()
             if answer or now - told >= BAR_SECONDS:
@@ -145,4 +172,8 @@ def bar(progress: Any) -> str:
 
 def note(text: str) -> str:
     """A quiet line where a progress bar may stand."""
-    return f'<div class="dmq-progress" role="status"><span>{html.escape(text)}</span></div>' if text else ""
+    return (
+        f'<div class="dmq-progress" role="status"><span>{html.escape(text)}</span></div>'
+        if text
+        else ""
+    )

@@ -1,4 +1,7 @@
-"""What a visitor asks to have drawn, from the texts and numbers of the Compare tab. Raises DmqError, draws nothing."""
+"""What a visitor asks to have drawn, from the texts and numbers of the Compare tab.
+
+Raises DmqError, draws nothing.
+"""
 
 import dataclasses
 
@@ -15,11 +18,16 @@ RUNS = 50  # the newest runs, whose recipes are offered again
 
 
 def seeds_of(text: str) -> tuple[int, ...]:
-    """Whole numbers with commas or spaces between them, or ranges such as 0-3. Raises DmqError for anything else."""
+    """Whole numbers with commas or spaces between them, or ranges such as 0-3.
+
+    Raises DmqError for anything else.
+    """
     seeds: list[int] = []
     for part in str(text or "").replace(",", " ").split():
         first, dash, last = part.partition("-")
-        if not (first.isascii() and first.isdigit()) or (dash and not (last.isascii() and last.isdigit())):
+        if not (first.isascii() and first.isdigit()) or (
+            dash and not (last.isascii() and last.isdigit())
+        ):
             raise DmqError(f"seeds must be whole numbers such as 0, 1, 2 or 0-3, got {part!r:.40}.")
         if len(part) > 40 or int(last or first) - int(first) >= MOST:
             raise DmqError(f"seeds {part!r:.40}: at most {MOST} pictures at once.")
@@ -27,8 +35,13 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def comparison_of(recipe: Recipe, prompts: str, seeds: str, steps: float, guidance: float) -> Comparison:
-    """What to draw. Raises DmqError for an empty or overlong prompt, bad seeds, or too many pictures."""
+def comparison_of(
+    recipe: Recipe, prompts: str, seeds: str, steps: float, guidance: float
+) -> Comparison:
+    """What to draw.
+
+    Raises DmqError for an empty or overlong prompt, bad seeds, or too many pictures.
+    """
     lines = tuple(line.strip() for line in (prompts or "").splitlines() if line.strip())
     if stages.info(recipe.model).prompted and not lines:
         raise DmqError("a prompt is empty; write what to draw.")
@@ -40,19 +53,24 @@ def comparison_of(recipe: Recipe, prompts: str, seeds: str, steps: float, guidan
     stages.check_sampling(recipe, sampling)
     made = Comparison(prompts=lines, seeds=seeds_of(seeds), sampling=sampling)
     if len(made.prompts) * len(made.seeds) > MOST:
-        raise DmqError(f"{len(made.prompts) * len(made.seeds)} pictures; at most {MOST} are drawn at once.")
+        raise DmqError(
+            f"{len(made.prompts) * len(made.seeds)} pictures; at most {MOST} are drawn at once."
+        )
     return made
 
 
 def offered(current: Recipe) -> dict[str, Recipe]:
-    """What may be compared with `current`, for its model: recipes that ship, then those of earlier runs, newest first.
+    """What may be compared with `current`, for its model: recipes that ship, then those of earlier
+    runs, newest first.
 
-    Those of runs are named for both, such as "W4A6 · run cats 2"; what was there before is not offered again.
-    """
+    Those of runs are named for both, such as "W4A6 · run cats 2"; what was there before is not
+    offered again."""
     made = {name: _taken(recipe, current) for name, recipe in runs.shipped_recipes().items()}
     known = {dataclasses.replace(recipe, name="") for recipe in made.values()}
     earlier: dict[str, Recipe] = {}
-    for run in reversed(runs.names()[:RUNS]):  # oldest first: a later run of the same recipe renames nothing
+    for run in reversed(
+        runs.names()[:RUNS]
+    ):  # oldest first: a later run of the same recipe renames nothing
         for recipe in recipes_in(run):
             adopted = _taken(recipe, current)
             if (plain := dataclasses.replace(adopted, name="")) not in known:
@@ -67,18 +85,23 @@ def _taken(recipe: Recipe, current: Recipe) -> Recipe:
 
 
 def recipes_in(run: str) -> tuple[Recipe, ...]:
-    """The recipes of an earlier run; none where they cannot be read, which must not take the whole tab away."""
+    """The recipes of an earlier run; none where they cannot be read, which must not take the
+    whole tab away.
+    """
     try:
         return runs.load_recipes(run)
     except DmqError:
         return ()
 
 
-def recipes_of(recipe: Recipe, others: list[str], computed: str | None = None) -> tuple[Recipe, ...]:
-    """The current recipe and the others that were chosen, each with a name of its own, for the same model.
+def recipes_of(
+    recipe: Recipe, others: list[str], computed: str | None = None
+) -> tuple[Recipe, ...]:
+    """The current recipe and the others that were chosen, each with a name of its own, for the same
+    model.
 
-    All are `computed` by one engine, or by "both" in turn; unless that is said, by the engine of the current recipe.
-    """
+    All are `computed` by one engine, or by "both" in turn; unless that is said, by the engine of
+    the current recipe."""
     known = offered(recipe) if others else {}
     chosen: dict[str, Recipe] = {}
     for one in [recipe, *(known[name] for name in others or [] if name in known)]:
@@ -92,5 +115,7 @@ def recipes_of(recipe: Recipe, others: list[str], computed: str | None = None) -
 
 
 def engine_shown(recipe: Recipe, computed: str | None) -> str:
-    """What the choice of the engine shows for `recipe`: what a visitor chose, unless the recipe knows better."""
+    """What the choice of the engine shows for `recipe`: what a visitor chose, unless the recipe
+    knows better.
+    """
     return recipe.engine if computed in (None, SIMULATED) else computed

@@ -1,4 +1,6 @@
-"""The session: its state, all of it text, and links that restore it: `?recipe=…&tab=time-groups`."""
+"""The session: its state, all of it text, and links that restore it:
+`?recipe=…&tab=time-groups`.
+"""
 
 import time
 from collections.abc import Mapping
@@ -13,7 +15,9 @@ from dmq.recipe import Activations, Recipe, UniformGroups
 
 
 # What the app opens with: boundaries to drag, and an error that can be seen.
-OPENING = Recipe(name="W8A6, 8 equal groups", activations=Activations(bits=6), grouping=UniformGroups(count=8))
+OPENING = Recipe(
+    name="W8A6, 8 equal groups", activations=Activations(bits=6), grouping=UniformGroups(count=8)
+)
 
 # Puts a query into the address bar, keeps Gradio's own parameters, and answers with the whole link.
 REMEMBER = """query => {
@@ -38,7 +42,9 @@ class Shared:
 
 
 def read(text: str) -> Recipe:
-    """The recipe in a session's state, which is empty before the page has loaded and after a restart."""
+    """The recipe in a session's state, which is empty before the page has loaded and after a
+    restart.
+    """
     return jsonio.loads(text) if text else OPENING
 
 
@@ -53,12 +59,15 @@ def set_outside(recipe: Recipe) -> dict[str, str]:
 
 
 def adopt(recipe: Recipe, current: Recipe) -> Recipe:
-    """`recipe` for the current model and its statistics: model, sampling and calibration stay as they are."""
+    """`recipe` for the current model and its statistics: model, sampling and calibration stay as
+    they are.
+    """
     moved = stages.for_model(recipe, current.model, current.sampling)
     return replace(moved, calibration=current.calibration)
 
 
-# --- links ----------------------------------------------------------------------------------------------------------
+# --- links
+# --------------------------------------------------------------------------------------------------
 
 
 def query(recipe: Recipe, tab: str) -> str:
@@ -67,7 +76,9 @@ def query(recipe: Recipe, tab: str) -> str:
 
 
 def parsed(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str]:
-    """Recipe, tab, and what was wrong with the link in one line ("" if nothing); what is wrong gets its default."""
+    """Recipe, tab, and what was wrong with the link in one line ("" if nothing); what is wrong
+    gets its default.
+    """
     wrong = []
     recipe, tab = OPENING, params.get("tab", tabs[0])
     try:

@@ -1,4 +1,6 @@
-"""The sidebar: model, recipe, size and what stays in float, always in sight; and every way to change or take them."""
+"""The sidebar: model, recipe, size and what stays in float, always in sight; and every way to
+change or take them.
+"""
 
 import dataclasses
 import html
@@ -24,12 +26,21 @@ MAIN = {
     "activations.attention_bits": "Attention bits",
 }
 # The columns of the table of layers, and what `Plan.coverage_rows` calls them.
-LAYERS = {"Layer": "layer", "Weights": "weights", "Input": "activations", "Groups": "groups", "Rounding": "rounding",
-          "Why float": "reason", "Bytes": "bytes"}  # fmt: skip
+LAYERS = {
+    "Layer": "layer",
+    "Weights": "weights",
+    "Input": "activations",
+    "Groups": "groups",
+    "Rounding": "rounding",
+    "Why float": "reason",
+    "Bytes": "bytes",
+}
 
 
 def offered(*more: str) -> list[str]:
-    """The models to choose from: those that ship, those that the host names in $DMQ_MODELS, and `more`."""
+    """The models to choose from: those that ship, those that the host names in $DMQ_MODELS, and
+    `more`.
+    """
     return list(dict.fromkeys([*EMBEDDED, *public.offered(), *more]))
 
 
@@ -48,7 +59,9 @@ def edit(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
     recipe, by_path = read(text), dict(zip(paths, values, strict=True))
     parts = {}
     for part, spec in FORMS.items():
-        own = {path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")}
+        own = {
+            path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")
+        }
         parts[part] = forms.spec_of(spec, own, getattr(recipe, part))
     parts |= {name: bool(by_path[name]) for name in SWITCHES if name in by_path}
     made = dataclasses.replace(recipe, **parts)
@@ -72,7 +85,9 @@ def size(plan: Plan) -> str:
     now, full = plan.bytes / 1e6, plan.float_bytes / 1e6
     said = f"<b>{now:.1f} MB</b> of {full:.1f} MB (weights {plan.average_bits:.1f} bits on average)"
     meter = f'<div style="width: {min(100, 100 * now / full):.1f}%"></div>'
-    shown = f'<div class="dmq-meter" role="img" aria-label="{now:.1f} of {full:.1f} MB">{meter}</div>'
+    shown = (
+        f'<div class="dmq-meter" role="img" aria-label="{now:.1f} of {full:.1f} MB">{meter}</div>'
+    )
     return f'<div class="dmq-size">{shown}<p>{said}</p></div>'
 
 
@@ -97,7 +112,9 @@ def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
 
 
 def weigh(text: str, looking: bool) -> dict[str, Any]:
-    """Size and coverage, which may have to wait for the model and its statistics; all layers if one is `looking`."""
+    """Size and coverage, which may have to wait for the model and its statistics; all layers if
+    one is `looking`.
+    """
     try:
         plan = stages.plan(read(text))
     except DmqError as error:
@@ -108,7 +125,9 @@ def weigh(text: str, looking: bool) -> dict[str, Any]:
 
 
 def look(text: str) -> dict[str, Any]:
-    """The table of layers, filled only while it is open: it is long, and would follow every change of the recipe."""
+    """The table of layers, filled only while it is open: it is long, and would follow every
+    change of the recipe.
+    """
     return {"looking": True} | weigh(text, True)
 
 
@@ -119,7 +138,9 @@ def look_away() -> dict[str, Any]:
 
 def relink(text: str, tab: str) -> dict[str, Any]:
     """The link after another tab was opened."""
-    return {"link": session.query(read(text), tab)} if text else {}  # a page that loads must keep its address
+    return (
+        {"link": session.query(read(text), tab)} if text else {}
+    )  # a page that loads must keep its address
 
 
 def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
@@ -143,7 +164,10 @@ def written(recipe: Recipe) -> str:
 def build(shared: Shared) -> None:
     """Draw the sidebar and connect it."""
     with gr.Sidebar(width=360):
-        gr.HTML('<p class="dmq-logo">dmq</p><p class="dmq-sub">quantize diffusion models, step by step</p>')
+        gr.HTML(
+            '<p class="dmq-logo">dmq</p><p class="dmq-sub">quantize diffusion models, step by '
+            "step</p>"
+        )
         model = gr.Dropdown(offered(), label="Model", allow_custom_value=True)
         out: dict[str, Any] = {"model": model}
         out["words"] = gr.HTML(label="Recipe in words", elem_classes="dmq-words")
@@ -157,21 +181,34 @@ def build(shared: Shared) -> None:
         with gr.Accordion("Scales, ranges, what stays in float", open=False):
             for part, spec in FORMS.items():
                 own = tuple(path.partition(".")[2] for path in MAIN if path.startswith(part))
-                form |= {f"{part}.{path}": c for path, c in forms.form(spec, part.capitalize(), leave=own).items()}
+                form |= {
+                    f"{part}.{path}": c
+                    for path, c in forms.form(spec, part.capitalize(), leave=own).items()
+                }
             for name in SWITCHES:
                 form[name] = forms.control(Recipe.__dataclass_fields__[name], bool)
         with gr.Accordion("What every layer gets", open=False) as panel:
             out["coverage"] = gr.Textbox(label="Coverage", lines=2, interactive=False)
             out["layers"] = gr.Dataframe(
-                headers=list(LAYERS), label="Every layer", show_label=False, interactive=False, max_height=420,
-                show_search="search", column_widths=[210, 80, 90, 70, 90, 150, 80], elem_id="layers",
-            )  # fmt: skip
+                headers=list(LAYERS),
+                label="Every layer",
+                show_label=False,
+                interactive=False,
+                max_height=420,
+                show_search="search",
+                column_widths=[210, 80, 90, 70, 90, 150, 80],
+                elem_id="layers",
+            )
         with gr.Accordion("Link, Python and CLI", open=False):
             out["link"] = gr.Textbox(label="Link to this view", buttons=["copy"], interactive=False)
-            out["python"] = gr.Code(language="python", label="Python", interactive=False, wrap_lines=True)
+            out["python"] = gr.Code(
+                language="python", label="Python", interactive=False, wrap_lines=True
+            )
             out["commands"] = gr.Code(language="shell", label="Command line", interactive=False)
         with gr.Accordion("Recipe as JSON", open=False):
-            editor = gr.Code(language="json", label="Recipe", interactive=True, max_lines=24, wrap_lines=True)
+            editor = gr.Code(
+                language="json", label="Recipe", interactive=True, max_lines=24, wrap_lines=True
+            )
             button = gr.Button("Apply", variant="primary", size="sm")
             with gr.Row():
                 out["download"] = gr.DownloadButton("Download recipe", size="sm")
@@ -181,9 +218,13 @@ def build(shared: Shared) -> None:
 
 
 def connect(
-    shared: Shared, form: dict[str, Any], out: dict[str, Any], button: gr.Button, file: gr.UploadButton,
+    shared: Shared,
+    form: dict[str, Any],
+    out: dict[str, Any],
+    button: gr.Button,
+    file: gr.UploadButton,
     panel: gr.Accordion,
-) -> None:  # fmt: skip
+) -> None:
     """The sidebar's events."""
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     paths = list(form)
@@ -194,18 +235,43 @@ def connect(
     def redraw(text: str, tab: str) -> dict[str, Any]:
         return refresh(paths, text, tab)
 
-    on(out["model"].input, choose_model, [shared.recipe, out["model"]], chosen, show_progress="minimal")
-    on(forms.events(form), moved, [shared.recipe, *form.values()], chosen, trigger_mode="always_last")
+    on(
+        out["model"].input,
+        choose_model,
+        [shared.recipe, out["model"]],
+        chosen,
+        show_progress="minimal",
+    )
+    on(
+        forms.events(form),
+        moved,
+        [shared.recipe, *form.values()],
+        chosen,
+        trigger_mode="always_last",
+    )
     on(button.click, apply, [out["editor"]], chosen)
     on(file.upload, upload, [file], chosen)
     shown = out | {f"form {path}": component for path, component in form.items()}
     on(shared.recipe.change, redraw, [shared.recipe, shared.open_tab], shown)
     looking = gr.State(False)
     heavy = {name: out[name] for name in ("size", "coverage", "layers")}
-    on([shared.recipe.change, shared.captured.change], weigh, [shared.recipe, looking], heavy,
-       trigger_mode="always_last")  # fmt: skip
-    on(panel.expand, look, [shared.recipe], heavy | {"looking": looking}, show_progress="minimal",
-       show_progress_on=out["layers"])  # fmt: skip
+    on(
+        [shared.recipe.change, shared.captured.change],
+        weigh,
+        [shared.recipe, looking],
+        heavy,
+        trigger_mode="always_last",
+    )
+    on(
+        panel.expand,
+        look,
+        [shared.recipe],
+        heavy | {"looking": looking},
+        show_progress="minimal",
+        show_progress_on=out["layers"],
+    )
     on(panel.collapse, look_away, [], {"looking": looking, "layers": out["layers"]})
     on(shared.open_tab.change, relink, [shared.recipe, shared.open_tab], {"link": out["link"]})
-    out["link"].change(None, out["link"], out["link"], js=session.REMEMBER, api_visibility="private")
+    out["link"].change(
+        None, out["link"], out["link"], js=session.REMEMBER, api_visibility="private"
+    )

@@ -1,4 +1,7 @@
-"""A recipe said in words, in Python and as commands. Only texts; nothing is computed about quantization."""
+"""A recipe said in words, in Python and as commands.
+
+Only texts; nothing is computed about quantization.
+"""
 
 import shlex
 from dataclasses import MISSING, fields, is_dataclass
@@ -68,7 +71,9 @@ KINDS = {
     PowerOfTwo: "Powers of two",
     LowRank: "Low rank and rest (SVDQuant)",
 }
-AS_THEY_COME = "This recipe takes ranges as they come; what is shown is what one calibrated range would do."
+AS_THEY_COME = (
+    "This recipe takes ranges as they come; what is shown is what one calibrated range would do."
+)
 PROCEDURES = {"exact": "PCR", "strict": "PCR, strict", "one_pass": "PCR in one pass"}
 
 
@@ -119,7 +124,9 @@ def time_path(spec: Temporal) -> str:
 def relaxing(spec: Relaxing) -> str:
     """Which steps have more activation bits, in words."""
     if spec.where == "list":
-        return f"{spec.bits} bits at {len(spec.steps)} given step{'s' if len(spec.steps) > 1 else ''}"
+        return (
+            f"{spec.bits} bits at {len(spec.steps)} given step{'s' if len(spec.steps) > 1 else ''}"
+        )
     which = f"best {100 * spec.fraction:.3g} % of the steps ({spec.judge} decides)"
     return f"{spec.bits} bits at the " + (
         which if spec.where == "auto" else f"{spec.where} {100 * spec.fraction:.3g} % of the steps"
@@ -168,15 +175,27 @@ def overridden(overrides: tuple[Override, ...]) -> str:
     if len(own) == 1:
         said = f" 1 {what} has a format of its own."
     others = len(overrides) - len(own)
-    return said + (f" {others} override{'s' if others > 1 else ''} for single layers." if others else "")
+    return said + (
+        f" {others} override{'s' if others > 1 else ''} for single layers." if others else ""
+    )
 
 
 def mixed(spec: Mixed) -> str:
     """How a budget is shared out, in a sentence."""
-    size = f"{spec.budget.bits:g} bits a weight" if spec.budget.bits is not None else f"{spec.budget.bytes:,} bytes"
-    scores = {"op": "scores of layers", "block": "scores within blocks", "ridge": "ridge regression"}[spec.level]
-    by = f"{scores}, learned from {spec.by.configurations} random mixes" if isinstance(spec.by, Predictor) else (
-        f"sensitivities ({spec.by.how}, {spec.by.measure})"
+    size = (
+        f"{spec.budget.bits:g} bits a weight"
+        if spec.budget.bits is not None
+        else f"{spec.budget.bytes:,} bytes"
+    )
+    scores = {
+        "op": "scores of layers",
+        "block": "scores within blocks",
+        "ridge": "ridge regression",
+    }[spec.level]
+    by = (
+        f"{scores}, learned from {spec.by.configurations} random mixes"
+        if isinstance(spec.by, Predictor)
+        else (f"sensitivities ({spec.by.how}, {spec.by.measure})")
     )
     rules = len(spec.budget.rules)
     return f"On average {size}, shared out by {by}{f' under {rules} rules' if rules else ''}."
@@ -186,13 +205,19 @@ def words(recipe: Recipe) -> str:
     """The recipe in two or three plain sentences."""
     w, a = recipe.weights, recipe.activations
     weights = f"Weights {bits(w.bits)}{f' {weight_format(recipe)}' if w.bits != FLOAT else ''}"
-    activations = f"activations {bits(a.bits)}{f' {activation_format(a)}' if a.bits != FLOAT else ''}"
+    activations = (
+        f"activations {bits(a.bits)}{f' {activation_format(a)}' if a.bits != FLOAT else ''}"
+    )
     if a.attention_bits != FLOAT:
         activations += f", attention {bits(a.attention_bits)}"
-    kept = [text for yes, text in (
-        (recipe.protection.first_last, "the first and last layer"),
-        (recipe.protection.vectors, "norms and biases"),
-    ) if yes]  # fmt: skip
+    kept = [
+        text
+        for yes, text in (
+            (recipe.protection.first_last, "the first and last layer"),
+            (recipe.protection.vectors, "norms and biases"),
+        )
+        if yes
+    ]
     said = f"{weights}, {activations}{f'; {grouping(recipe)}' if a.dynamic == 'none' else ''}."
     if recipe.temporal and (own := time_path(recipe.temporal)):
         said += f" Time path: {own}."
@@ -219,7 +244,9 @@ def words(recipe: Recipe) -> str:
 def short_name(recipe: Recipe) -> str:
     """A name that tells recipes apart: "W4A6 8 optimal groups, cached time"."""
     name, own = grouped_name(recipe), recipe.temporal
-    name += ", mixed" if recipe.mixed or any(override.format for override in recipe.overrides) else ""
+    name += (
+        ", mixed" if recipe.mixed or any(override.format for override in recipe.overrides) else ""
+    )
     name += ", split" if recipe.split else ""
     name += ", BRECQ" if recipe.reconstruction else ""
     name += " + step sizes" if recipe.reconstruction and recipe.reconstruction.steps else ""
@@ -263,45 +290,62 @@ def grouped_name(recipe: Recipe) -> str:
     return f"{name} {spec.count} {how} groups"
 
 
-# --- Python and commands -------------------------------------------------------------------------------------------
+# --- Python and commands
+# -------------------------------------------------------------------------------------------
 
 
 def expression(value: Any) -> str:
     """Python that makes `value`, without the fields that have their default."""
     if not is_dataclass(value):
         return (
-            f"({''.join(expression(item) + ', ' for item in value).strip()})" if type(value) is tuple else repr(value)
+            f"({''.join(expression(item) + ', ' for item in value).strip()})"
+            if type(value) is tuple
+            else repr(value)
         )
-    changed = [f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default]
+    changed = [
+        f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default
+    ]
     return f"{type(value).__name__}({', '.join(f'{f.name}={expression(getattr(value, f.name))}' for f in changed)})"
 
 
 def kinds_in(value: Any) -> set[str]:
     """The names of the specs that `expression(value)` mentions."""
     if not is_dataclass(value):
-        return {kind for item in value for kind in kinds_in(item)} if type(value) is tuple else set()
-    changed = [f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default]
-    return {type(value).__name__, *(kind for f in changed for kind in kinds_in(getattr(value, f.name)))}
+        return (
+            {kind for item in value for kind in kinds_in(item)} if type(value) is tuple else set()
+        )
+    changed = [
+        f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default
+    ]
+    return {
+        type(value).__name__,
+        *(kind for f in changed for kind in kinds_in(getattr(value, f.name))),
+    }
 
 
 def prepared(recipe: Recipe) -> bool:
     """Does it take more than statistics to say what the recipe does?"""
-    return recipe.progressive is not None or (recipe.relaxing is not None and recipe.relaxing.where == "auto")
+    return recipe.progressive is not None or (
+        recipe.relaxing is not None and recipe.relaxing.where == "auto"
+    )
 
 
 def python(recipe: Recipe) -> str:
     """A Python program that does what the app does with `recipe`."""
     inner = ",\n".join(
-        f"    {f.name}={expression(getattr(recipe, f.name))}" for f in fields(recipe)
+        f"    {f.name}={expression(getattr(recipe, f.name))}"
+        for f in fields(recipe)
         if f.name in ("name", "model") or getattr(recipe, f.name) != f.default
-    )  # fmt: skip
+    )
     return (
         "from dmq import stages\n"
-        f"from dmq.recipe import {', '.join(sorted(kinds_in(recipe) | {'Comparison', 'Recipe'}))}\n\n"
+        "from dmq.recipe import "
+        f"{', '.join(sorted(kinds_in(recipe) | {'Comparison', 'Recipe'}))}\n\n"
         f"recipe = Recipe(\n{inner},\n)\n"
         f"stages.finish(stages.{'prepare' if prepared(recipe) else 'capture'}(recipe))\n"
         "print(stages.errors(recipe).total, stages.plan(recipe).bytes)\n\n"
-        'comparison = Comparison(prompts=("grinning cat",), seeds=(0,), sampling=recipe.sampling)\n'
+        'comparison = Comparison(prompts=("grinning cat",), seeds=(0,), '
+        "sampling=recipe.sampling)\n"
         "report = stages.finish(stages.compare(comparison, (recipe,)))\n"
         "print(report.scores)\n"
     )

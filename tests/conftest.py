@@ -1,4 +1,6 @@
-"""One thread for torch: the models are tiny, and two test processes on two cores would only wait for each other."""
+"""One thread for torch: the models are tiny, and two test processes on two cores would only wait
+for each other.
+"""
 
 import os
 

@@ -1,10 +1,11 @@
-"""On a device that is no CPU nothing is mixed with tensors of the CPU: layers, banks, mixtures, formats, gradients.
+"""On a device that is no CPU nothing is mixed with tensors of the CPU: layers, banks, mixtures,
+formats, gradients.
 
-A build for CPUs has no such device, but tensors that know nothing except shape, dtype and device: operations on them
-fail where a tensor of another device gets in. What is decided by values cannot be followed: it is taken for true. The
-device is one that torch lets anybody add, with gradients and slices; "cuda" has neither without a driver. It stays
-for the rest of the process, hence `test_devices` runs this file in a process of its own.
-"""
+A build for CPUs has no such device, but tensors that know nothing except shape, dtype and device:
+operations on them fail where a tensor of another device gets in. What is decided by values cannot
+be followed: it is taken for true. The device is one that torch lets anybody add, with gradients and
+slices; "cuda" has neither without a driver. It stays for the rest of the process, hence
+`test_devices` runs this file in a process of its own."""
 
 import os
 
@@ -61,7 +62,9 @@ def elsewhere(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "__bool__", lambda x: True)
     monkeypatch.setattr(torch.Tensor, "__float__", lambda x: 1.0)
     made = torch.tensor  # which copies to the device itself, past what is not really there
-    monkeypatch.setattr(torch, "tensor", lambda data, device="cpu", **how: made(data, **how).to(device))
+    monkeypatch.setattr(
+        torch, "tensor", lambda data, device="cpu", **how: made(data, **how).to(device)
+    )
     monkeypatch.setattr(codebook.torch, "equal", lambda a, b: True)
     monkeypatch.setattr(codebook, "_exact_where_few", lambda ordered, centroids: centroids)
     with FakeTensorMode(allow_non_fake_inputs=False):
@@ -80,23 +83,42 @@ def on(*shape, dtype=torch.float32):
 
 def layer_of(kind, dtype=torch.float32):
     made = {
-        "linear": lambda: nn.Linear(8, 6), "conv1d": lambda: nn.Conv1d(8, 6, 3), "conv2d": lambda: nn.Conv2d(8, 6, 3),
-        "conv3d": lambda: nn.Conv3d(8, 6, 3), "groups": lambda: nn.Conv2d(16, 6, 3, groups=2),
-    }[kind]()  # fmt: skip
+        "linear": lambda: nn.Linear(8, 6),
+        "conv1d": lambda: nn.Conv1d(8, 6, 3),
+        "conv2d": lambda: nn.Conv2d(8, 6, 3),
+        "conv3d": lambda: nn.Conv3d(8, 6, 3),
+        "groups": lambda: nn.Conv2d(16, 6, 3, groups=2),
+    }[kind]()
     for name, p in list(made.named_parameters()):
-        setattr(made, name, nn.Parameter(torch.ones(p.shape, dtype=dtype, device=DEVICE), requires_grad=False))
+        setattr(
+            made,
+            name,
+            nn.Parameter(torch.ones(p.shape, dtype=dtype, device=DEVICE), requires_grad=False),
+        )
     return made
 
 
 def input_of(kind, dtype=torch.float32):
-    sizes = {"linear": (2, 5, 8), "conv1d": (2, 8, 5), "conv3d": (2, 8, 5, 5, 5), "groups": (2, 16, 5, 5)}
+    sizes = {
+        "linear": (2, 5, 8),
+        "conv1d": (2, 8, 5),
+        "conv3d": (2, 8, 5, 5, 5),
+        "groups": (2, 16, 5, 5),
+    }
     return on(*sizes.get(kind, (2, 8, 5, 5)), dtype=dtype)
 
 
 def bank_of(*shape, axis=None, site=SITE, **how):
     size = (2, *shape)
-    return Bank(site=site, bits=np.array([8, 4], np.uint8), scale=np.ones(size, np.float32),
-                zero=np.ones(size, np.int32), slot=np.array([0, 1, 1], np.int16), axis=axis, **how)  # fmt: skip
+    return Bank(
+        site=site,
+        bits=np.array([8, 4], np.uint8),
+        scale=np.ones(size, np.float32),
+        zero=np.ones(size, np.int32),
+        slot=np.array([0, 1, 1], np.int16),
+        axis=axis,
+        **how,
+    )
 
 
 def clock_at(i=1):
@@ -164,7 +186,9 @@ FORMATS = {
 }
 
 
-@pytest.mark.parametrize(("split", "dtype"), [(0, torch.float32), (5, torch.bfloat16)], ids=["whole", "split"])
+@pytest.mark.parametrize(
+    ("split", "dtype"), [(0, torch.float32), (5, torch.bfloat16)], ids=["whole", "split"]
+)
 @pytest.mark.parametrize("name", FORMATS)
 def test_formats(name, split, dtype):
     weight = on(70, 80, dtype=dtype)
@@ -191,16 +215,24 @@ def test_mixtures_and_their_gradients(symmetric, dtype):
     x, weights = on(4, 7, dtype=dtype).requires_grad_(True), nn.Parameter(on(3))
     made = there(mixture(x, weights, grids(-ends[0], ends[1], 6, symmetric), 6))
     made.float().sum().backward()
-    assert made.dtype is x.grad.dtype is dtype and all(there(p.grad).shape == (3,) for p in (*ends, weights))
+    assert made.dtype is x.grad.dtype is dtype and all(
+        there(p.grad).shape == (3,) for p in (*ends, weights)
+    )
 
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_candidate_groups(shared):
     ends = np.ones((2, 3), np.float32)
     groups = CandidateGroups(
-        np.zeros((2, 5), np.int64), -ends, ends, sites=(SITE, PROBS), bits=np.array([8, 6]), symmetric=False,
-        shared=shared, device=DEVICE,
-    )  # fmt: skip
+        np.zeros((2, 5), np.int64),
+        -ends,
+        ends,
+        sites=(SITE, PROBS),
+        bits=np.array([8, 6]),
+        symmetric=False,
+        shared=shared,
+        device=DEVICE,
+    )
     for assigned in (False, True):
         if assigned:
             groups.assign(np.zeros((2, 5), np.int64))
@@ -222,14 +254,19 @@ def test_learned_rounding_is_float32_in_layers_of_any_precision(kind, dtype):
     answer = there(soft(input_of(kind, dtype)))
     loss = distance([answer], [torch.ones_like(answer)]) + undecided([rounding], 5.0)
     loss.backward()
-    assert answer.dtype is soft.weight.dtype is dtype and loss.dtype is there(rounding.v.grad).dtype is torch.float32
+    assert (
+        answer.dtype is soft.weight.dtype is dtype
+        and loss.dtype is there(rounding.v.grad).dtype is torch.float32
+    )
     assert there(rounding.hardened().dequantize()).dtype is torch.float32
 
 
 def test_gptq(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "any", lambda x: False)  # no factorisation fails
     scale = zero = on(6, 1)
-    codes, _ = compensated_codes(on(6, 200), scale, zero, 3, [on(1, 150, 150), on(1, 50, 50)], order=True)
+    codes, _ = compensated_codes(
+        on(6, 200), scale, zero, 3, [on(1, 150, 150), on(1, 50, 50)], order=True
+    )
     assert there(codes).shape == (6, 200)
 
 

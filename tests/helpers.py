@@ -1,4 +1,6 @@
-"""Made-up statistics that look like real ones: ranges drift over time, tails are heavy, some channels are outliers."""
+"""Made-up statistics that look like real ones: ranges drift over time, tails are heavy, some
+channels are outliers.
+"""
 
 import numpy as np
 
@@ -9,7 +11,9 @@ KINDS = ("two-sided", "silu", "softmax", "outliers")
 PARTS = ("conv1", "attn1.to_q", "attn1.to_out.0", "ff.net.2")
 
 
-def draw(kind: str, rng: np.random.Generator, elements: int, channels: int, drift: float) -> np.ndarray:
+def draw(
+    kind: str, rng: np.random.Generator, elements: int, channels: int, drift: float
+) -> np.ndarray:
     """Values [elements, channels] of one site at one step; `drift` is in 0..1."""
     x = rng.standard_normal((elements, channels))
     if kind == "softmax":
@@ -24,14 +28,18 @@ def draw(kind: str, rng: np.random.Generator, elements: int, channels: int, drif
     return x * np.exp(0.4 * rng.standard_normal((elements, channels)))
 
 
-def values(sites: int, steps: int, seed: int, elements: int = 400, channels: int = 8) -> list[list[np.ndarray]]:
+def values(
+    sites: int, steps: int, seed: int, elements: int = 400, channels: int = 8
+) -> list[list[np.ndarray]]:
     """`values[s][i]` is what site s saw at step i, float32 [elements, channels]."""
     rng = np.random.default_rng(seed)
     out = []
     for s in range(sites):
         phase = rng.uniform(0, 0.5)
         drifts = (1 - np.cos(np.linspace(0, 3, steps) + phase)) / 2
-        out.append([draw(KINDS[s % 4], rng, elements, channels, d).astype(np.float32) for d in drifts])
+        out.append(
+            [draw(KINDS[s % 4], rng, elements, channels, d).astype(np.float32) for d in drifts]
+        )
     return out
 
 
@@ -53,19 +61,27 @@ def stats_of(seen: list[list[np.ndarray]], bins: int = 512) -> ActivationStats:
         first.append(start)
         counts.append(np.stack([np.histogram(x.astype(np.float64), edges)[0] for x in rows]))
     steps = len(seen[0])
-    powers = [[[(x.astype(np.float64) ** p).sum() for p in (1, 2, 3, 4)] for x in rows] for rows in seen]
+    powers = [
+        [[(x.astype(np.float64) ** p).sum() for p in (1, 2, 3, 4)] for x in rows] for rows in seen
+    ]
     return ActivationStats(
-        model="made-up", fingerprint="0", sampler="DDIMScheduler", samples=1, subset=0,
+        model="made-up",
+        fingerprint="0",
+        sampler="DDIMScheduler",
+        samples=1,
+        subset=0,
         timesteps=tuple(int(t) for t in np.linspace(981, 1, steps)),
         sites=tuple(site(s) for s in range(len(seen))),
-        exponent=np.array(exponent, np.int16), first=np.array(first, np.int32), counts=tuple(counts),
+        exponent=np.array(exponent, np.int16),
+        first=np.array(first, np.int32),
+        counts=tuple(counts),
         elements=np.array([[x.size for x in rows] for rows in seen]),
         minimum=np.array([[x.min() for x in rows] for rows in seen], np.float32),
         maximum=np.array([[x.max() for x in rows] for rows in seen], np.float32),
         power_sums=np.array(powers),
         channel_min=tuple(np.stack([x.min(0) for x in rows]) for rows in seen),
         channel_max=tuple(np.stack([x.max(0) for x in rows]) for rows in seen),
-    )  # fmt: skip
+    )
 
 
 def random_stats(sites: int = 8, steps: int = 12, seed: int = 0, **how: int) -> ActivationStats:

@@ -1,4 +1,6 @@
-"""What this machine can do, found without dmq, and what it should do therefore: no test assumes an instruction set."""
+"""What this machine can do, found without dmq, and what it should do therefore: no test assumes
+an instruction set.
+"""
 
 from functools import cache
 from itertools import combinations
@@ -17,9 +19,14 @@ KERNEL = "oneDNN int8"
 
 @cache
 def adds_in_32_bits() -> bool:
-    """Are sums of the largest products right? On x86 without VNNI two of them already leave 16 bits."""
+    """Are sums of the largest products right? On x86 without VNNI two of them already leave 16
+    bits.
+    """
     values = torch.full((16, 96), 127, dtype=torch.int8)
-    packed, codes = torch.ops.onednn.qlinear_prepack(values, None), torch.full((40, 96), 255, dtype=torch.uint8)
+    packed, codes = (
+        torch.ops.onednn.qlinear_prepack(values, None),
+        torch.full((40, 96), 255, dtype=torch.uint8),
+    )
     one, none = torch.ones(16), torch.zeros(16, dtype=torch.int32)
     made = torch.ops.onednn.qlinear_pointwise.default(
         codes, 1.0, 0, packed, one, none, None, 1.0, 0, torch.float32, "none", [], ""
@@ -34,14 +41,24 @@ def should_run(layer: PackedLayer) -> str:
         return KERNEL
     movable = not isinstance(layer.input, DynamicBank)
     parts = whole_parts(layer.codes)
-    wholes = [part.dequantize() / part.scale.view(-1, *[1] * (part.values.ndim - 1)) for part in parts]
-    if all(may_be_moved(row, movable) for whole in wholes for row in whole.flatten(1).round().int()):
+    wholes = [
+        part.dequantize() / part.scale.view(-1, *[1] * (part.values.ndim - 1)) for part in parts
+    ]
+    if all(
+        may_be_moved(row, movable) for whole in wholes for row in whole.flatten(1).round().int()
+    ):
         return KERNEL
-    return f"reference: {OVERFLOW}" if min(bits) == 8 else f"{KERNEL}, but for steps of more than 7 bits"
+    return (
+        f"reference: {OVERFLOW}"
+        if min(bits) == 8
+        else f"{KERNEL}, but for steps of more than 7 bits"
+    )
 
 
 def may_be_moved(row: Tensor, movable: bool = True) -> bool:
-    """Is there a number to take off a row so that no two products with 255 leave 16 bits? All are tried."""
+    """Is there a number to take off a row so that no two products with 255 leave 16 bits? All
+    are tried.
+    """
     for move in range(-256, 257) if movable else [0]:
         moved = sorted((row.int() - move).tolist())
         if min(moved) >= -128 and max(moved) <= 127:

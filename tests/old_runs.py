@@ -14,13 +14,21 @@ from dmq.results import ActivationStats, ProgressiveRanges
 
 
 def save_old_stats(folder: Path, stats: ActivationStats, shard: int = 8_000_000) -> None:
-    """Version 1: counts as lists in Parquet, extremes of channels in float32, and what follows from the sums."""
+    """Version 1: counts as lists in Parquet, extremes of channels in float32, and what follows
+    from the sums.
+    """
     folder.mkdir(parents=True)
     rows = np.arange(len(stats.sites))
-    table = {"site": np.repeat(rows, stats.steps), "step": np.tile(np.arange(stats.steps), len(rows))}
+    table = {
+        "site": np.repeat(rows, stats.steps),
+        "step": np.tile(np.arange(stats.steps), len(rows)),
+    }
     table |= {name: getattr(stats, name).reshape(-1) for name in ("elements", "minimum", "maximum")}
     table |= {f"sum_x{k + 1}": stats.power_sums[..., k].reshape(-1) for k in range(4)}
-    table |= {name: getattr(stats, name).astype(np.float32).reshape(-1) for name in ("mean", "std", "kurtosis")}
+    table |= {
+        name: getattr(stats, name).astype(np.float32).reshape(-1)
+        for name in ("mean", "std", "kurtosis")
+    }
     for q in (0.001, 0.01, 0.5, 0.99, 0.999):
         table[f"q{q}"] = np.concatenate([stats.quantile(s, q) for s in rows]).astype(np.float32)
     pq.write_table(pa.table(table), folder / "steps.parquet", compression="zstd")
@@ -30,8 +38,15 @@ def save_old_stats(folder: Path, stats: ActivationStats, shard: int = 8_000_000)
         _save_counts(folder / f"histograms-{n:05d}.parquet", some, [stats.counts[s] for s in some])
         pairs = {str(s): np.stack([stats.channel_min[s], stats.channel_max[s]]) for s in some}
         save_file(pairs, folder / f"channels-{n:05d}.safetensors")
-    plain = {name: getattr(stats, name) for name in ("model", "fingerprint", "sampler", "samples", "subset")}
-    plain |= {"version": 1, "timesteps": stats.timesteps, "sites": [dataclasses.asdict(site) for site in stats.sites]}
+    plain = {
+        name: getattr(stats, name)
+        for name in ("model", "fingerprint", "sampler", "samples", "subset")
+    }
+    plain |= {
+        "version": 1,
+        "timesteps": stats.timesteps,
+        "sites": [dataclasses.asdict(site) for site in stats.sites],
+    }
     plain |= {"exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
     (folder / "capture.json").write_text(json.dumps(plain), encoding="utf-8")
 
@@ -40,7 +55,9 @@ def _save_counts(file: Path, rows: range, counts: list[np.ndarray]) -> None:
     flat = np.concatenate([c.reshape(-1) for c in counts]).astype(np.uint32)
     offsets = np.cumsum([0, *(c.size for c in counts)]).astype(np.int32)
     assert all(a < b for a, b in pairwise(offsets))
-    table = pa.table({"site": list(rows), "counts": pa.ListArray.from_arrays(offsets, pa.array(flat))})
+    table = pa.table(
+        {"site": list(rows), "counts": pa.ListArray.from_arrays(offsets, pa.array(flat))}
+    )
     pq.write_table(table, file, compression="zstd")
 
 

@@ -1,4 +1,6 @@
-"""The import rows of docs/decisions.md as a test: a module may import its own room and the rows above it."""
+"""The import rows of docs/decisions.md as a test: a module may import its own room and the rows
+above it.
+"""
 
 import ast
 import subprocess
@@ -28,7 +30,17 @@ ROWS = [
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 SAME_ROW = {("jsonio", "recipe")}  # jsonio reads Recipe unless told otherwise
 PAGES_USE = {"public", "stages", "runs", "figures", "results", "recipe", "jsonio", "errors"}
-WITHOUT_TORCH = {"errors", "places", "progress", "public", "recipe", "jsonio", "results", "runs", "figures"}
+WITHOUT_TORCH = {
+    "errors",
+    "places",
+    "progress",
+    "public",
+    "recipe",
+    "jsonio",
+    "results",
+    "runs",
+    "figures",
+}
 
 LIBRARY = sorted(path for path in (ROOT / "dmq").rglob("*.py") if path != ROOT / "dmq/__init__.py")
 PAGES = sorted((ROOT / "pages").rglob("*.py"))
@@ -36,7 +48,9 @@ OTHERS = sorted(path for room in ("bench", "training") for path in (ROOT / room)
 
 
 def imports(path: Path, *, when_run: bool = False) -> set[str]:
-    """Absolute dotted names of all that `path` imports, wherever in the file; `when_run`: but for type checkers."""
+    """Absolute dotted names of all that `path` imports, wherever in the file; `when_run`: but
+    for type checkers.
+    """
     package = path.relative_to(ROOT).with_suffix("").parts[:-1]
     names = set()
     for node in _nodes(ast.parse(path.read_text(encoding="utf-8")), when_run):
@@ -71,7 +85,10 @@ def module(path: Path) -> str:
 
 
 def circles(edges: dict[str, set[str]]) -> list[set[str]]:
-    """The groups of names of which each leads to all others, by Tarjan's algorithm (SIAM J. Comput. 1 (2), 1972)."""
+    """The groups of names of which each leads to all others, by Tarjan's algorithm (SIAM J.
+
+    Comput. 1 (2), 1972).
+    """
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
@@ -103,12 +120,20 @@ def test_a_circle_is_found():
 
 
 def test_files_import_each_other_in_no_circle():
-    """A package's own `__init__` is left out: it names what is in its files, which do not need it."""
-    files = {module(path): path for path in [*LIBRARY, *PAGES, *OTHERS] if path.name != "__init__.py"}
+    """A package's own `__init__` is left out: it names what is in its files, which do not need
+    it.
+    """
+    files = {
+        module(path): path for path in [*LIBRARY, *PAGES, *OTHERS] if path.name != "__init__.py"
+    }
     edges = {}
     for name, path in files.items():
         used = imports(path, when_run=True)
-        edges[name] = {other for other in files if other in used or any(n.startswith(f"{other}.") for n in used)}
+        edges[name] = {
+            other
+            for other in files
+            if other in used or any(n.startswith(f"{other}.") for n in used)
+        }
     assert circles(edges) == []
 
 
@@ -121,26 +146,37 @@ def test_library_imports_point_down():
         wrong += [f"{label(path)}: {name}" for name in used if ROW_OF[name] >= ROW_OF[own]]
         above = {name for name in imports(path) if name.split(".")[0] in {"gradio", "pages", "app"}}
         # The one exception: `dmq serve` starts the app.
-        wrong += [f"{label(path)}: {name}" for name in above - ({"pages.app.launch"} if own == "cli" else set())]
+        wrong += [
+            f"{label(path)}: {name}"
+            for name in above - ({"pages.app.launch"} if own == "cli" else set())
+        ]
     assert wrong == []
 
 
 def test_pages_are_thin():
     wrong = {label(path): rooms(path) - PAGES_USE for path in PAGES}
     heavy = {"torch", "diffusers", "transformers", "training"}
-    wrong |= {f"{label(path)}, all": {n.split(".")[0] for n in imports(path)} & heavy for path in PAGES}
+    wrong |= {
+        f"{label(path)}, all": {n.split(".")[0] for n in imports(path)} & heavy for path in PAGES
+    }
     assert {name: used for name, used in wrong.items() if used} == {}
 
 
 def test_only_models_knows_diffusers():
     others = [path for path in LIBRARY if path.relative_to(ROOT).parts[1] != "models"]
-    used = {label(path): {n.split(".")[0] for n in imports(path)} & {"diffusers", "transformers"} for path in others}
+    used = {
+        label(path): {n.split(".")[0] for n in imports(path)} & {"diffusers", "transformers"}
+        for path in others
+    }
     assert {name: found for name, found in used.items() if found} == {}
 
 
 def test_training_and_tests_are_never_imported():
     beside = {"training", "tests", "bench"}
-    used = {label(path): {n.split(".")[0] for n in imports(path)} & beside for path in [*LIBRARY, *PAGES]}
+    used = {
+        label(path): {n.split(".")[0] for n in imports(path)} & beside
+        for path in [*LIBRARY, *PAGES]
+    }
     assert {name: found for name, found in used.items() if found} == {}
 
 

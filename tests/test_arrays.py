@@ -78,7 +78,9 @@ def test_codes_survive_whether_two_fit_a_byte_or_not(file, most, size):
 
 def test_codes_of_four_bits_take_half_a_byte_at_most(file):
     save_arrays(file, "x", {}, {"codes": codes(400, 500)})
-    assert file.stat().st_size < 0.505 * 400 * 500  # all codes alike often: no compression is beyond packing
+    assert (
+        file.stat().st_size < 0.505 * 400 * 500
+    )  # all codes alike often: no compression is beyond packing
     skewed = np.random.default_rng(0).binomial(15, 0.5, (400, 500)).astype(np.uint8)
     save_arrays(file, "x", {}, {"codes": skewed})
     assert file.stat().st_size < 0.42 * skewed.size  # 3.0 bits of entropy
@@ -90,21 +92,34 @@ def test_transposed_arrays_are_kept_as_they_look(file):
     assert np.array_equal(open_arrays(file, "x")[0]["a"], made)
 
 
-@pytest.mark.parametrize("made", [
-    {"noise": random_array("float64", (300,))}, {"few": np.zeros(2)}, {"one": np.zeros(5_000_000)}, {},
-], ids=["noise", "few", "constant", "none"])  # fmt: skip
+@pytest.mark.parametrize(
+    "made",
+    [
+        {"noise": random_array("float64", (300,))},
+        {"few": np.zeros(2)},
+        {"one": np.zeros(5_000_000)},
+        {},
+    ],
+    ids=["noise", "few", "constant", "none"],
+)
 def test_what_a_frame_makes_no_smaller_or_folds_too_well_is_plain(file, made):
     save_arrays(file, "x", {}, made)
     assert about(file)[1] is None
-    assert {key: bits(x) for key, x in load_file(file).items()} == {key: bits(x) for key, x in made.items()}
-    assert {key: bits(x) for key, x in open_arrays(file, "x")[0].items()} == {k: bits(x) for k, x in made.items()}
+    assert {key: bits(x) for key, x in load_file(file).items()} == {
+        key: bits(x) for key, x in made.items()
+    }
+    assert {key: bits(x) for key, x in open_arrays(file, "x")[0].items()} == {
+        k: bits(x) for k, x in made.items()
+    }
 
 
 def test_plain_files_of_earlier_versions_open(file):
     made = {"codes/a.b": codes(30, 4), "scale/a.b": random_array("float32", (30, 1))}
     save_file(made, file, metadata={"rounding": json.dumps({"note": "n"})})
     back, plain = open_arrays(file, "rounding")
-    assert plain == {"note": "n"} and {k: bits(x) for k, x in back.items()} == {k: bits(x) for k, x in made.items()}
+    assert plain == {"note": "n"} and {k: bits(x) for k, x in back.items()} == {
+        k: bits(x) for k, x in made.items()
+    }
 
 
 def kept(file):
@@ -114,7 +129,9 @@ def kept(file):
 
 
 def refuses(file):
-    with pytest.raises(DmqError, match=r"a\.safetensors: damaged .*; delete the folder and mend it\.") as caught:
+    with pytest.raises(
+        DmqError, match=r"a\.safetensors: damaged .*; delete the folder and mend it\."
+    ) as caught:
         open_arrays(file, "x", "mend it")
     assert "\n" not in str(caught.value)
 
@@ -126,16 +143,36 @@ LISTS = {
     "no list": lambda told: told | {"arrays": None},
     "a number for a list": lambda told: told | {"arrays": [[7]]},
     "one array fewer": lambda told: told | {"arrays": told["arrays"][:1]},
-    "one name for two": lambda told: told | {"arrays": [["codes", *told["arrays"][0][1:]], told["arrays"][1]]},
-    "an unknown type": lambda told: told | {"arrays": [["a", "object", [4000], "planes"], told["arrays"][1]]},
-    "an unknown form": lambda told: told | {"arrays": [["a", "int32", [4000], "pickle"], told["arrays"][1]]},
-    "nibbles of floats": lambda told: told | {"arrays": [["a", "float32", [4000], "nibbles"], told["arrays"][1]]},
-    "a longer array": lambda told: told | {"arrays": [["a", "int32", [4001], "planes"], told["arrays"][1]]},
-    "a shorter array": lambda told: told | {"arrays": [["a", "int32", [3999], "planes"], told["arrays"][1]]},
-    "a negative length": lambda told: told | {"arrays": [["a", "int32", [-4000], "planes"], told["arrays"][1]]},
-    "a broken length": lambda told: told | {"arrays": [["a", "int32", [4000.0], "planes"], told["arrays"][1]]},
-    "more than any memory": lambda told: told | {"arrays": [["a", "int32", [1 << 60], "planes"], told["arrays"][1]]},
-    "more than fits an integer": lambda told: told | {"arrays": [["a", "int32", [1 << 40, 1 << 40], "planes"]]},
+    "one name for two": lambda told: (
+        told | {"arrays": [["codes", *told["arrays"][0][1:]], told["arrays"][1]]}
+    ),
+    "an unknown type": lambda told: (
+        told | {"arrays": [["a", "object", [4000], "planes"], told["arrays"][1]]}
+    ),
+    "an unknown form": lambda told: (
+        told | {"arrays": [["a", "int32", [4000], "pickle"], told["arrays"][1]]}
+    ),
+    "nibbles of floats": lambda told: (
+        told | {"arrays": [["a", "float32", [4000], "nibbles"], told["arrays"][1]]}
+    ),
+    "a longer array": lambda told: (
+        told | {"arrays": [["a", "int32", [4001], "planes"], told["arrays"][1]]}
+    ),
+    "a shorter array": lambda told: (
+        told | {"arrays": [["a", "int32", [3999], "planes"], told["arrays"][1]]}
+    ),
+    "a negative length": lambda told: (
+        told | {"arrays": [["a", "int32", [-4000], "planes"], told["arrays"][1]]}
+    ),
+    "a broken length": lambda told: (
+        told | {"arrays": [["a", "int32", [4000.0], "planes"], told["arrays"][1]]}
+    ),
+    "more than any memory": lambda told: (
+        told | {"arrays": [["a", "int32", [1 << 60], "planes"], told["arrays"][1]]}
+    ),
+    "more than fits an integer": lambda told: (
+        told | {"arrays": [["a", "int32", [1 << 40, 1 << 40], "planes"]]}
+    ),
 }
 
 
@@ -162,12 +199,20 @@ def test_a_file_is_the_same_each_time(file):
     assert len(set(files)) == 1
 
 
-@pytest.mark.parametrize("change", [
-    lambda frame: {FRAME: frame[:-5]}, lambda frame: {FRAME: frame[:0]},
-    lambda frame: {FRAME: frame.astype(np.int16)}, lambda frame: {FRAME: frame[None]},
-    lambda frame: {FRAME: np.where(np.arange(frame.size) == frame.size // 2, frame ^ 64, frame)},
-    lambda frame: {FRAME: np.zeros_like(frame)},
-], ids=["cut", "empty", "type", "axes", "a bit", "zeros"])  # fmt: skip
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda frame: {FRAME: frame[:-5]},
+        lambda frame: {FRAME: frame[:0]},
+        lambda frame: {FRAME: frame.astype(np.int16)},
+        lambda frame: {FRAME: frame[None]},
+        lambda frame: {
+            FRAME: np.where(np.arange(frame.size) == frame.size // 2, frame ^ 64, frame)
+        },
+        lambda frame: {FRAME: np.zeros_like(frame)},
+    ],
+    ids=["cut", "empty", "type", "axes", "a bit", "zeros"],
+)
 def test_a_damaged_frame_is_one_line(file, change):
     frame, metadata, told = kept(file)
     save_file(change(frame) | {LIST: listed(told)}, file, metadata=metadata)

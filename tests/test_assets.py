@@ -11,8 +11,9 @@ from dmq.recipe import EMBEDDED, Recipe
 
 
 LIMIT = 10_000_000  # bytes; a Space refuses larger files
-# All of assets. It becomes 110 MB when what is captured of the weights trained without the held-out names is committed
-# in the compact form that dmq writes now; until then the older form ships (`training/slim.py` tells the difference).
+# All of assets. It becomes 110 MB when what is captured of the weights trained without the held-out
+# names is committed in the compact form that dmq writes now; until then the older form ships
+# (`training/slim.py` tells the difference).
 HEAVIEST = 235_000_000
 
 
@@ -32,14 +33,18 @@ def test_the_capture_that_ships_is_of_the_weights_that_ship(model, tmp_path, mon
 def test_every_recipe_that_ships_can_be_planned_at_once(model, name, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     recipe = stages.for_model(runs.shipped_recipes()[name], model)
-    assert stages.searched(recipe) and stages.temporal_learned(recipe) and stages.reconstructed(recipe)
+    assert (
+        stages.searched(recipe) and stages.temporal_learned(recipe) and stages.reconstructed(recipe)
+    )
     plan = stages.plan(recipe)
     assert 0 < plan.bytes < plan.float_bytes
     assert plan.coverage_line()
 
 
 def test_no_file_is_larger_than_a_space_accepts():
-    files = subprocess.run(["git", "ls-files", "-z"], cwd=runs.ASSETS.parent, capture_output=True, check=True).stdout
+    files = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=runs.ASSETS.parent, capture_output=True, check=True
+    ).stdout
     names = [name for name in files.decode().split("\0") if name]
     assert len(names) > 50
     assert [name for name in names if (runs.ASSETS.parent / name).stat().st_size >= LIMIT] == []

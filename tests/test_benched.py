@@ -1,4 +1,6 @@
-"""Benchmarks on tiny real pipelines with a tiny real CLIP: interrupted and resumed, floors, failures, refusals."""
+"""Benchmarks on tiny real pipelines with a tiny real CLIP: interrupted and resumed, floors,
+failures, refusals.
+"""
 
 import dataclasses
 import json
@@ -38,16 +40,25 @@ def recipes(folder):
     """Six bits, and two: the second breaks the model."""
     tiny_clip(folder / "eye")
     made = captured_recipe(folder, steps=2)
-    return (dataclasses.replace(made, name="six", weights=Weights(bits=6)),
-            dataclasses.replace(made, name="two", weights=Weights(bits=2)))  # fmt: skip
+    return (
+        dataclasses.replace(made, name="six", weights=Weights(bits=6)),
+        dataclasses.replace(made, name="two", weights=Weights(bits=2)),
+    )
 
 
 @pytest.fixture(scope="module")
 def wanted(folder, recipes):
     """Two domains of sixteen pictures, in batches that do not fill up."""
-    domains = (Domain(name="in", prompts=tuple("abcdefgh")), Domain(name="out", prompts=tuple("stuvwxyz")))
+    domains = (
+        Domain(name="in", prompts=tuple("abcdefgh")),
+        Domain(name="out", prompts=tuple("stuvwxyz")),
+    )
     return Benchmark(
-        domains=domains, seeds=(0, 3), sampling=recipes[0].sampling, features=str(folder / "eye"), batch=6
+        domains=domains,
+        seeds=(0, 3),
+        sampling=recipes[0].sampling,
+        features=str(folder / "eye"),
+        batch=6,
     )
 
 
@@ -77,7 +88,11 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
                 if isinstance(seen, stages.Picture):
                     drawn += 1
                     batches += seen.index % 6 == 5
-                if isinstance(seen, stages.Progress) and seen.stage.startswith("Draw") and batches == 3:
+                if (
+                    isinstance(seen, stages.Progress)
+                    and seen.stage.startswith("Draw")
+                    and batches == 3
+                ):
                     break  # in the middle of a batch, which is lost
         except StopIteration as end:
             resumed = end.value
@@ -91,9 +106,15 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
     assert same(resumed, report) and kept.unfinished() == []
     for who in range(len(MODELS)):
         for number in range(6):
-            a, b = (kept.load_batch(kept.folder_of(name), who, number) for name in ("whole", "stopped"))
+            a, b = (
+                kept.load_batch(kept.folder_of(name), who, number) for name in ("whole", "stopped")
+            )
             assert np.array_equal(a.latents, b.latents) and np.array_equal(a.pictures, b.pictures)
-    assert not [seen for seen in stages.bench(wanted, recipes, name="stopped") if isinstance(seen, stages.Picture)]
+    assert not [
+        seen
+        for seen in stages.bench(wanted, recipes, name="stopped")
+        if isinstance(seen, stages.Picture)
+    ]
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["finished", "interrupted"])
@@ -102,10 +123,18 @@ def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wa
     name = f"grown {stopped}"
     work = stages.bench(wanted, recipes[:1], name=name)
     for seen in work:
-        if stopped and isinstance(seen, stages.Picture) and (seen.recipe, seen.index) == ("six", 11):
+        if (
+            stopped
+            and isinstance(seen, stages.Picture)
+            and (seen.recipe, seen.index) == ("six", 11)
+        ):
             work.close()
     place = kept.folder_of(name)
-    there = {file: file.stat().st_mtime_ns for part in ("pictures", "rows") for file in (place / part).rglob("*.*")}
+    there = {
+        file: file.stat().st_mtime_ns
+        for part in ("pictures", "rows")
+        for file in (place / part).rglob("*.*")
+    }
     assert kept.unfinished() == [name] * stopped
     left = stages.estimate(wanted, recipes, name=name)
     drawn = []
@@ -113,14 +142,20 @@ def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wa
         drawn += [seen] if isinstance(seen, stages.Picture) else []
         if len(drawn) == 1:
             assert kept.unfinished() == [name]
-            assert stopped or kept.load_report(name).recipes == MODELS[:3], "until the new one is done"
-    assert {seen.recipe for seen in drawn} == ({"six", "two"} if stopped else {"two"}) and len(drawn) == left.pictures
+            assert stopped or kept.load_report(name).recipes == MODELS[:3], (
+                "until the new one is done"
+            )
+    assert {seen.recipe for seen in drawn} == ({"six", "two"} if stopped else {"two"}) and len(
+        drawn
+    ) == left.pictures
     assert same(kept.load_report(name), report) and kept.unfinished() == []
     assert kept.load_worst(name).keys() == kept.load_worst("whole").keys()
     assert there == {file: file.stat().st_mtime_ns for file in there}
 
 
-def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(report, wanted, recipes, folder, monkeypatch):
+def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(
+    report, wanted, recipes, folder, monkeypatch
+):
     third = dataclasses.replace(recipes[0], name="three")
     monkeypatch.setattr(folders, "ASSETS", folder / "assets")
     place = folder / "assets" / "runs" / "bench-whole"
@@ -133,7 +168,9 @@ def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(report, wa
         assert kept.finished() == ["whole"] and same(kept.load_report("whole"), report)
         with pytest.raises(DmqError, match="'whole' ships without most of its pictures"):
             kept.begin("whole", wanted, (*recipes, third), {})
-    with pytest.raises(DmqError, match=r"'whole': weights was '[0-9a-f]+', now it is 'other'; give another name"):
+    with pytest.raises(
+        DmqError, match=r"'whole': weights was '[0-9a-f]+', now it is 'other'; give another name"
+    ):
         kept.begin("whole", wanted, (*recipes, third), {"weights": "other"})
     assert kept.load_recipes("whole") == recipes and kept.unfinished() == []
 
@@ -144,7 +181,11 @@ def test_figures_are_those_of_the_pictures_in_the_folder(report, wanted):
     manifest = json.loads((place / "manifest.json").read_text())["pictures"]
     assert [(job["domain"], job["prompt"], job["seed"]) for job in manifest] == kept.jobs_of(wanted)
     assert len(manifest) == wanted.pictures == 32
-    names = [file.name for who in range(4) for file in sorted((place / "pictures" / str(who)).rglob("*.png"))]
+    names = [
+        file.name
+        for who in range(4)
+        for file in sorted((place / "pictures" / str(who)).rglob("*.png"))
+    ]
     assert names == [f"{n:05d}.png" for n in range(32)] * 4
     every = [[kept.load_batch(place, who, n) for n in range(6)] for who in range(4)]
     pictures = [[p for batch in batches for p in batch.pictures] for batches in every]
@@ -182,26 +223,42 @@ def test_the_noise_floor_has_other_seeds_and_the_same_prompts(wanted, report):
     assert wanted.floor_seeds == (4, 5) and not set(wanted.floor_seeds) & set(wanted.seeds)
     psnr = {name: report.row(name, "in").figures["psnr"].value for name in MODELS[1:]}
     assert psnr["six"] > psnr["two"] and psnr["six"] > psnr[FLOOR_NAME]
-    swapped = dataclasses.replace(wanted, seeds=(4, 5), measures=("psnr",), domains=wanted.domains[:1])
-    work = stages.bench(swapped, (dataclasses.replace(kept.load_recipes("whole")[0], name="x"),), name="swapped")
-    floats = [seen.pixels for seen in work if isinstance(seen, stages.Picture) and seen.recipe == "float"]
+    swapped = dataclasses.replace(
+        wanted, seeds=(4, 5), measures=("psnr",), domains=wanted.domains[:1]
+    )
+    work = stages.bench(
+        swapped, (dataclasses.replace(kept.load_recipes("whole")[0], name="x"),), name="swapped"
+    )
+    floats = [
+        seen.pixels for seen in work if isinstance(seen, stages.Picture) and seen.recipe == "float"
+    ]
     own = [kept.load_batch(kept.folder_of("whole"), 1, n).pictures for n in range(3)]
     assert np.array_equal(np.concatenate(own), floats)
 
 
 def test_every_report_has_its_context(report, recipes):
     assert (
-        report.coverage.keys() == {"six", "two"} and report.bytes["two"] < report.bytes["six"] < report.bytes["float"]
+        report.coverage.keys() == {"six", "two"}
+        and report.bytes["two"] < report.bytes["six"] < report.bytes["float"]
     )
     assert report.bytes["six"] == stages.plan(recipes[0]).bytes
-    assert report.sampler and report.machine and report.features.endswith("eye") and report.reference == ""
+    assert (
+        report.sampler
+        and report.machine
+        and report.features.endswith("eye")
+        and report.reference == ""
+    )
     text = kept.as_csv(report)
-    assert text.startswith("measure,value,low,high,noise_floor,model,recipe,domain,pictures,not_finite,seconds,bytes")
+    assert text.startswith(
+        "measure,value,low,high,noise_floor,model,recipe,domain,pictures,not_finite,seconds,bytes"
+    )
     assert len(text.splitlines()) == 1 + sum(len(row.figures) for row in report.rows)
 
 
 def test_rows_come_when_a_model_is_done(wanted, recipes):
-    few = dataclasses.replace(wanted, measures=("psnr", "latent"), domains=wanted.domains[:1], seeds=(1,))
+    few = dataclasses.replace(
+        wanted, measures=("psnr", "latent"), domains=wanted.domains[:1], seeds=(1,)
+    )
     seen = list(stages.bench(few, recipes[:1], name="streamed"))
     rows = [(k, item.recipes[-1]) for k, item in enumerate(seen) if isinstance(item, BenchReport)]
     last = {item.recipe: k for k, item in enumerate(seen) if isinstance(item, stages.Picture)}
@@ -210,7 +267,9 @@ def test_rows_come_when_a_model_is_done(wanted, recipes):
     assert kept.load_report("streamed").features == "", "nothing needed features"
 
 
-def test_pictures_that_are_no_numbers_are_counted_named_and_in_no_mean(wanted, recipes, report, monkeypatch):
+def test_pictures_that_are_no_numbers_are_counted_named_and_in_no_mean(
+    wanted, recipes, report, monkeypatch
+):
     """The quantized model answers nan in its second batch of the first domain."""
     calls = []
 
@@ -232,7 +291,11 @@ def test_pictures_that_are_no_numbers_are_counted_named_and_in_no_mean(wanted, r
     assert any("six, in: 6 of 16 pictures are not finite" in line for line in found.warnings)
     assert any("six, in: FID needs at least 16 pictures, got 10" in line for line in found.warnings)
     assert "fid" not in row.figures and np.isfinite(row.figures["kid"].value)
-    good = [p for p in report.pictures if (p.recipe, p.domain) == ("six", "in") and not 6 <= p.number < 12]
+    good = [
+        p
+        for p in report.pictures
+        if (p.recipe, p.domain) == ("six", "in") and not 6 <= p.number < 12
+    ]
     assert row.figures["psnr"].value == pytest.approx(np.mean([p.values["psnr"] for p in good]))
     bad = [p for p in found.pictures if p.recipe == "six" and not p.finite]
     assert [p.number for p in bad] == list(range(6, 12)) and not any(p.values for p in bad)
@@ -245,12 +308,22 @@ def test_pictures_that_are_no_numbers_are_counted_named_and_in_no_mean(wanted, r
     [
         ({"seeds": (0, 1)}, r"has seeds 0, 3, .* has seeds 0, 1"),
         ({"sampling": Sampling(steps=2, guidance=3.0)}, r"guidance 2.* has .*guidance 3"),
-        ({"domains": (Domain(name="in", prompts=tuple("abcdefgi")), Domain(name="out", prompts=tuple("stuvwxyz")))},
-         r"prompts in \(8\), out \(8\) of other texts"),
-        ({"domains": (Domain(name="else", prompts=tuple("abcdefgh")),)}, r"prompts in \(8\).*prompts else \(8\)"),
+        (
+            {
+                "domains": (
+                    Domain(name="in", prompts=tuple("abcdefgi")),
+                    Domain(name="out", prompts=tuple("stuvwxyz")),
+                )
+            },
+            r"prompts in \(8\), out \(8\) of other texts",
+        ),
+        (
+            {"domains": (Domain(name="else", prompts=tuple("abcdefgh")),)},
+            r"prompts in \(8\).*prompts else \(8\)",
+        ),
     ],
     ids=["seeds", "sampling", "texts", "domains"],
-)  # fmt: skip
+)
 def test_what_differs_is_never_put_side_by_side(report, wanted, recipes, changes, says):
     accepting = tuple(dataclasses.replace(r, on_miss="nearest") for r in recipes)
     other = dataclasses.replace(wanted, **changes)
@@ -268,9 +341,9 @@ def test_benchmarks_of_the_same_pictures_are_joined(report, wanted, recipes):
     both = stages.joined(["whole", "more"])
     assert both.recipes == ("float", FLOOR_NAME, "six", "two", "three", "six · more")
     assert both.row("six", "in").figures == both.row("six · more", "in").figures
-    assert both.bytes["three"] == stages.plan(third).bytes and both.coverage.keys() == both.bytes.keys() - set(
-        MODELS[:2]
-    )
+    assert both.bytes["three"] == stages.plan(
+        third
+    ).bytes and both.coverage.keys() == both.bytes.keys() - set(MODELS[:2])
     other = dataclasses.replace(wanted, seeds=(7, 8), measures=("psnr",))
     stages.finish(stages.bench(other, recipes[:1], name="unlike"))
     with pytest.raises(DmqError, match="whole has seeds 0, 3, unlike has seeds 7, 8"):
@@ -302,12 +375,18 @@ def test_a_folder_of_real_pictures_is_a_second_reference(folder, wanted, recipes
         assert row[f"real {key}"].value == pytest.approx(row[key].value, rel=1e-5)
     for text, says in (("nowhere", "is no folder"), (str(folder / "runs"), "has 0 pictures")):
         with pytest.raises(DmqError, match=says):
-            stages.finish(stages.bench(dataclasses.replace(both, reference=text), recipes[:1], name="bad"))
+            stages.finish(
+                stages.bench(dataclasses.replace(both, reference=text), recipes[:1], name="bad")
+            )
 
 
 def test_the_estimate_counts_what_is_left(wanted, recipes, report):
     whole = stages.estimate(wanted, recipes)
-    assert (whole.pictures, whole.calls) == (128, 4 * 6 * 2) and whole.seconds > 0 and whole.learning == ()
+    assert (
+        (whole.pictures, whole.calls) == (128, 4 * 6 * 2)
+        and whole.seconds > 0
+        and whole.learning == ()
+    )
     work = stages.bench(wanted, recipes, name="begun")
     next(seen for seen in work if isinstance(seen, stages.Picture))
     work.close()
@@ -321,9 +400,18 @@ def test_the_estimate_counts_what_is_left(wanted, recipes, report):
 
 def test_a_model_without_prompts_has_one_domain_and_no_clip_score(folder):
     tiny_ddpm().save_pretrained(folder / "tiny-ddpm", safe_serialization=True)
-    recipe = Recipe(model=str(folder / "tiny-ddpm"), sampling=Sampling(steps=2), calibration=Calibration(samples=2))
+    recipe = Recipe(
+        model=str(folder / "tiny-ddpm"),
+        sampling=Sampling(steps=2),
+        calibration=Calibration(samples=2),
+    )
     features = str(folder / "eye")
-    asked = Benchmark(domains=(UNCONDITIONAL,), seeds=tuple(range(16)), sampling=recipe.sampling, features=features)
+    asked = Benchmark(
+        domains=(UNCONDITIONAL,),
+        seeds=tuple(range(16)),
+        sampling=recipe.sampling,
+        features=features,
+    )
     found = stages.finish(stages.bench(asked, (recipe,), name="ddpm"))
     row = found.row("W8A8", "unconditional")
     assert "clip" not in row.figures and row.figures["psnr"].low < row.figures["psnr"].high
@@ -332,7 +420,9 @@ def test_a_model_without_prompts_has_one_domain_and_no_clip_score(folder):
     with pytest.raises(DmqError, match="only seeds make a difference"):
         next(
             stages.bench(
-                dataclasses.replace(asked, domains=(Domain(name="x", prompts=("a", "b")),)), (recipe,), name="x"
+                dataclasses.replace(asked, domains=(Domain(name="x", prompts=("a", "b")),)),
+                (recipe,),
+                name="x",
             )
         )
 
@@ -353,7 +443,11 @@ def test_the_command_line_draws_resumes_and_prints(folder, recipes, report, caps
     assert (folder / "out.csv").read_text() == kept.as_csv(kept.load_report("cli"))
     page = (folder / "out.html").read_text()
     own = page.partition(bench_report.MARK)[2]
-    assert "six" in own and own.count("data:image/png;base64,") >= 32 and page.count("plotly.js v") == 1
+    assert (
+        "six" in own
+        and own.count("data:image/png;base64,") >= 32
+        and page.count("plotly.js v") == 1
+    )
     assert not re.search(r"(src|href)=.?(?!.?data:)|@import|url\(", own), "nothing is fetched"
     assert cli.main(["bench", "--name", "cli", "--markdown"]) == 0
     said = capsys.readouterr().out
@@ -362,14 +456,21 @@ def test_the_command_line_draws_resumes_and_prints(folder, recipes, report, caps
     assert "no benchmark called 'nothing'" in capsys.readouterr().err
     (folder / "long.txt").write_text("\n".join(f"p{n}" for n in range(100_000)))
     (folder / "bad.txt").write_bytes(b"caf\xe9")
-    for name, says in (("long.txt", "100,000 lines; at most 10,000"), ("bad.txt", "is no UTF-8 text")):
+    for name, says in (
+        ("long.txt", "100,000 lines; at most 10,000"),
+        ("bad.txt", "is no UTF-8 text"),
+    ):
         assert cli.main(["bench", *files, "--domain", name]) == 1
         err = capsys.readouterr().err
         assert says in err and err.count("\n") == 1
 
 
-def test_the_command_line_prints_what_is_kept_and_refuses_what_differs(folder, recipes, report, wanted, capsys):
-    other = dataclasses.replace(wanted, domains=wanted.domains[1:], measures=("psnr",), seeds=(0, 3))
+def test_the_command_line_prints_what_is_kept_and_refuses_what_differs(
+    folder, recipes, report, wanted, capsys
+):
+    other = dataclasses.replace(
+        wanted, domains=wanted.domains[1:], measures=("psnr",), seeds=(0, 3)
+    )
     stages.finish(stages.bench(other, recipes[:1], name="other prompts"))
     assert cli.main(["bench", "--name", "whole", "--markdown"]) == 0
     assert capsys.readouterr().out == bench_table.markdown(report) + "\n"
@@ -380,7 +481,9 @@ def test_the_command_line_prints_what_is_kept_and_refuses_what_differs(folder, r
     for row in report.rows:
         for name, figure in row.figures.items():
             line = table.loc[(row.recipe, row.domain, name)]
-            assert (line.value, line.low, line.high) == pytest.approx((figure.value, figure.low, figure.high))
+            assert (line.value, line.low, line.high) == pytest.approx(
+                (figure.value, figure.low, figure.high)
+            )
             floor = report.floor(row.domain, name)
             assert (line.pictures, line.bytes, line.noise_floor) == pytest.approx(
                 (16, report.bytes[row.recipe], floor), nan_ok=True
@@ -388,11 +491,14 @@ def test_the_command_line_prints_what_is_kept_and_refuses_what_differs(folder, r
     for asked, says in (
         (["nope"], "no recipe called 'nope'; give a .json file or one of: W8A8"),
         ([], "bench what?"),
-        (["--name", "whole", "--beside", "other prompts"],
-         "whole has measures psnr, ssim, distance, latent, fid, kid, cmmd, clip, other prompts has measures psnr"),
+        (
+            ["--name", "whole", "--beside", "other prompts"],
+            "whole has measures psnr, ssim, distance, latent, fid, kid, cmmd, clip, other prompts "
+            "has measures psnr",
+        ),
         (["--name", "../whole"], "cannot name a benchmark"),
         (["--name", "whole", "--csv", str(folder / "none" / "x.csv")], "cannot be written"),
-    ):  # fmt: skip
+    ):
         assert cli.main(["bench", *asked]) == 1
         err = capsys.readouterr().err
         assert says in err and err.count("\n") == 1 and err.startswith("dmq: "), err
@@ -400,8 +506,12 @@ def test_the_command_line_prints_what_is_kept_and_refuses_what_differs(folder, r
 
 def test_prompt_files_say_the_line_of_a_mistake(tmp_path):
     file = tmp_path / "prompts.txt"
-    for text, says in (("a\n\n" + 301 * "b", "line 3: 301 characters"), ("a\nb\n a \n", "line 3: 'a' is there twice"),
-                       ("\n \n", "has no prompts"), ("a\0b", "line 1: this is no text")):  # fmt: skip
+    for text, says in (
+        ("a\n\n" + 301 * "b", "line 3: 301 characters"),
+        ("a\nb\n a \n", "line 3: 'a' is there twice"),
+        ("\n \n", "has no prompts"),
+        ("a\0b", "line 1: this is no text"),
+    ):
         file.write_text(text)
         with pytest.raises(DmqError, match=says):
             read_prompts(file)
@@ -415,4 +525,6 @@ def test_shipped_prompts_are_no_calibration_prompts():
     domains = shipped_domains()
     assert list(domains) == ["names", "compositions", "paraphrases"]
     every = [prompt for domain in domains.values() for prompt in domain.prompts]
-    assert len(every) == len(set(every)) == 96 and not set(every) & set(PROMPTS.read_text("utf-8").splitlines())
+    assert len(every) == len(set(every)) == 96 and not set(every) & set(
+        PROMPTS.read_text("utf-8").splitlines()
+    )

@@ -42,10 +42,17 @@ def table(recipe):
     cost = np.exp(rng.normal(0, 2, (len(known.layers), 1))) * 4.0**-bits
     weights = np.array([[layer.weights] for layer in known.layers])
     return SensitivityTable(
-        title="noise error, made up", kind="measured", unit="part of the noise", model=recipe.model,
-        fingerprint=known.fingerprint, layers=known.layers, choices=tuple(map(choice_of, LABELS)),
-        bytes=-(-weights * bits // 8) + 8, cost=cost, spread=cost / 10,
-    )  # fmt: skip
+        title="noise error, made up",
+        kind="measured",
+        unit="part of the noise",
+        model=recipe.model,
+        fingerprint=known.fingerprint,
+        layers=known.layers,
+        choices=tuple(map(choice_of, LABELS)),
+        bytes=-(-weights * bits // 8) + 8,
+        cost=cost,
+        spread=cost / 10,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -76,17 +83,24 @@ def refused(capsys):
     return run
 
 
-# --- the stage -------------------------------------------------------------------------------------------------------
+# --- the stage
+# --------------------------------------------------------------------------------------------------
 
 
 def test_each_layer_gets_its_choice_and_nothing_else(recipe, table):
-    found = stages.allocate(table, Budget(bits=3.3, rules=(Rule(layers="conv_in", choice="float"),)))
+    found = stages.allocate(
+        table, Budget(bits=3.3, rules=(Rule(layers="conv_in", choice="float"),))
+    )
     mixed = stages.with_allocation(recipe, found)
     assert mixed.name == f"mine, {found.average_bits:.1f} bits mixed"
     assert dataclasses.replace(mixed, name="mine", overrides=()) == recipe
     for layer, choice in zip(found.layers, found.choices, strict=True):
         (mine,) = [one for one in mixed.overrides if one.matches(layer)]
-        assert (mine.weight_bits, mine.format, mine.activation_bits) == (choice.bits, choice.format, None)
+        assert (mine.weight_bits, mine.format, mine.activation_bits) == (
+            choice.bits,
+            choice.format,
+            None,
+        )
     assert jsonio.loads(jsonio.dumps(mixed)) == mixed
 
 
@@ -112,11 +126,15 @@ def test_names_are_taken_literally(recipe, table, monkeypatch):
     known = dataclasses.replace(stages.info(recipe.model), layers=odd)
     monkeypatch.setattr("dmq.stages.budgets.info", lambda model: known)
     found = stages.allocate(
-        dataclasses.replace(table, layers=odd, **{n: getattr(table, n)[:3] for n in ("bytes", "cost", "spread")}),
+        dataclasses.replace(
+            table, layers=odd, **{n: getattr(table, n)[:3] for n in ("bytes", "cost", "spread")}
+        ),
         Budget(bits=None, bytes=int(table.bytes[:3].max(1).sum())),
     )
     mixed = stages.with_allocation(recipe, found)
-    assert [[name for name in names if one.matches(name)] for one in mixed.overrides] == [[name] for name in names]
+    assert [[name for name in names if one.matches(name)] for one in mixed.overrides] == [
+        [name] for name in names
+    ]
     assert len(stages.with_allocation(mixed, found).overrides) == 3
 
 
@@ -125,35 +143,60 @@ def test_a_table_of_another_model_is_refused(recipe, table):
     with pytest.raises(DmqError, match=r"another model than .*: its weights are others"):
         stages.with_allocation(recipe, dataclasses.replace(found, fingerprint="other"))
     with pytest.raises(DmqError, match=r"another model than .*: it has no layer conv_out_of_it"):
-        stages.with_allocation(recipe, dataclasses.replace(found, layers=("conv_out_of_it", *found.layers[1:])))
+        stages.with_allocation(
+            recipe, dataclasses.replace(found, layers=("conv_out_of_it", *found.layers[1:]))
+        )
 
 
-# --- the command -----------------------------------------------------------------------------------------------------
+# --- the command
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_command_prints_and_writes_what_was_found(folder, file, recipe, table, kept, capsys):
     out, front = folder / "mixed.json", folder / "front.csv"
-    words = ["--bits", "3.3", "--rule", "conv_in=float", "--rule", "*.attn2.*>=3", "--rule", "*.ff.*=same"]
-    assert cli.main(["budget", table.title, file, *words, "--out", str(out), "--front", str(front)]) == 0
+    words = [
+        "--bits",
+        "3.3",
+        "--rule",
+        "conv_in=float",
+        "--rule",
+        "*.attn2.*>=3",
+        "--rule",
+        "*.ff.*=same",
+    ]
+    assert (
+        cli.main(["budget", table.title, file, *words, "--out", str(out), "--front", str(front)])
+        == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     rules = (
-        Rule(layers="conv_in", choice="float"), Rule(layers="*.attn2.*", least=3), Rule(layers="*.ff.*", same=True)
-    )  # fmt: skip
+        Rule(layers="conv_in", choice="float"),
+        Rule(layers="*.attn2.*", least=3),
+        Rule(layers="*.ff.*", same=True),
+    )
     found = stages.allocate(table, Budget(bits=3.3, rules=rules))
     rows = [re.split(r"\s{2,}", line, maxsplit=3) for line in lines[1 : 1 + len(table.layers)]]
     assert [(row[0], row[1], row[3]) for row in rows] == list(
         zip(found.layers, map(choice_label, found.choices), found.reasons, strict=True)
     )
     assert sum(int(row[2].replace(",", "")) for row in rows) == found.bytes
-    assert lines[-2].startswith(f"{found.bytes:,} bytes, {found.average_bits:.3f} bits a weight; cost ")
+    assert lines[-2].startswith(
+        f"{found.bytes:,} bytes, {found.average_bits:.3f} bits a weight; cost "
+    )
     assert f"cost {found.cost:.6g} (part of the noise), no choice" in lines[-2]
     assert lines[-2].endswith(f" than {found.bound:.6g}")
     assert jsonio.read(out) == stages.with_allocation(recipe, found)
     points = list(csv.DictReader(front.read_text("utf-8").splitlines()))
     wanted = stages.pareto(table, rules)
     assert [float(point["cost"]) for point in points] == [point.cost for point in wanted]
-    assert (int(points[0]["bytes"]), int(points[-1]["bytes"])) == (wanted[0].bytes, wanted[-1].bytes)
-    assert all(sum(int(point[label]) for label in (*LABELS, "float")) == len(table.layers) for point in points)
+    assert (int(points[0]["bytes"]), int(points[-1]["bytes"])) == (
+        wanted[0].bytes,
+        wanted[-1].bytes,
+    )
+    assert all(
+        sum(int(point[label]) for label in (*LABELS, "float")) == len(table.layers)
+        for point in points
+    )
 
 
 def test_a_table_is_found_by_folder_name_and_title(file, table, kept, capsys):
@@ -165,7 +208,9 @@ def test_a_table_is_found_by_folder_name_and_title(file, table, kept, capsys):
 
 
 def test_what_is_wrong_is_one_line(folder, file, table, kept, refused):
-    assert "no table 'nothing'" in refused("nothing", file) and table.title in refused("nothing", file)
+    assert "no table 'nothing'" in refused("nothing", file) and table.title in refused(
+        "nothing", file
+    )
     assert 'write "LAYERS=UAQ-4"' in refused(kept, file, "--rule", "conv_in")
     assert 'write "LAYERS=UAQ-4"' in refused(kept, file, "--rule", "conv_in>=many")
     assert "is no choice" in refused(kept, file, "--rule", "conv_in=UAQ4")
@@ -174,7 +219,9 @@ def test_what_is_wrong_is_one_line(folder, file, table, kept, refused):
     assert "below the smallest possible" in refused(kept, file, "--bits", "1")
     assert "above the largest possible" in refused(kept, file, "--bits", "9")
     assert ".json" in refused(kept, file, "--bits", "3", "--out", folder / "mixed.txt")
-    assert "no folder" in refused(kept, file, "--bits", "3", "--front", folder / "none" / "front.csv")
+    assert "no folder" in refused(
+        kept, file, "--bits", "3", "--front", folder / "none" / "front.csv"
+    )
     assert not list(folder.glob("mixed.txt"))
 
 
@@ -191,4 +238,7 @@ def test_scores_of_a_predictor_are_shared_out_too(recipe, table, file, capsys):
         assert cli.main(["budget", name, file, "--bits", "3.3"]) == 0
         printed = capsys.readouterr().out
         found = stages.allocate(made.table("op"), Budget(bits=3.3))
-        assert f"{found.bytes:,} bytes, {found.average_bits:.3f} bits" in printed and "score (negated)" in printed
+        assert (
+            f"{found.bytes:,} bytes, {found.average_bits:.3f} bits" in printed
+            and "score (negated)" in printed
+        )

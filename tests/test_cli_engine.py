@@ -28,7 +28,9 @@ def test_both_engines_are_drawn_and_told_apart(file, capsys):
 
 
 def test_a_recipe_is_shown_with_its_engine(file, tmp_path, capsys):
-    assert cli.main(["compare", file, "--prompt", "a", "--engine", "executed", "--name", "fast"]) == 0
+    assert (
+        cli.main(["compare", file, "--prompt", "a", "--engine", "executed", "--name", "fast"]) == 0
+    )
     (recipe,) = runs.load_recipes("fast")
     assert (recipe.name, recipe.engine) == ("tiny, executed", "executed")
     (tmp_path / "fast.json").write_text(jsonio.dumps(recipe))

@@ -11,7 +11,17 @@ from PIL import Image
 
 from dmq import cli, jsonio, stages
 from dmq.models.tiny import tiny_ddpm
-from dmq.recipe import Activations, Comparison, MinMax, PerStep, Probe, Progressive, Relaxing, SharedRange, Weights
+from dmq.recipe import (
+    Activations,
+    Comparison,
+    MinMax,
+    PerStep,
+    Probe,
+    Progressive,
+    Relaxing,
+    SharedRange,
+    Weights,
+)
 from dmq.runs import sheets
 from tests.tiny import captured_recipe, runs_in
 
@@ -28,13 +38,19 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recipe(folder):
     made = captured_recipe(folder, steps=STEPS)
-    return dataclasses.replace(made, weights=Weights(range=MinMax()), activations=Activations(bits=5, range=MinMax()),
-                               grouping=PerStep())  # fmt: skip
+    return dataclasses.replace(
+        made,
+        weights=Weights(range=MinMax()),
+        activations=Activations(bits=5, range=MinMax()),
+        grouping=PerStep(),
+    )
 
 
 @pytest.fixture
 def said(folder, capsys):
-    """`said(words, recipe, ...)` is what the command prints, with recipes as files; it must end well."""
+    """`said(words, recipe, ...)` is what the command prints, with recipes as files; it must end
+    well.
+    """
 
     def run(*words):
         assert cli.main(files(folder, words)) == 0
@@ -83,12 +99,16 @@ def test_ranges_are_set_and_the_widest_changes_named(recipe, said):
     change = stages.range_change(wanted)
     most = np.abs(change.wider).max(1)
     rows = columns(lines, "moved most")
-    assert [row[0] for row in rows] == [change.sites[s].label for s in np.argsort(-most, kind="stable")[:8]]
+    assert [row[0] for row in rows] == [
+        change.sites[s].label for s in np.argsort(-most, kind="stable")[:8]
+    ]
     for site, step, wider, *ends in rows:
         s, i = [one.label for one in change.sites].index(site), int(step)
         assert abs(float(wider.split()[0])) == pytest.approx(100 * most[s], abs=6e-3)
         wanted_ends = (change.float_low, change.float_high, change.low, change.high)
-        assert [float(x) for x in ends] == pytest.approx([float(x[s, i]) for x in wanted_ends], rel=1e-3)
+        assert [float(x) for x in ends] == pytest.approx(
+            [float(x[s, i]) for x in wanted_ends], rel=1e-3
+        )
     assert not any("some range serves" in line for line in lines)
     again = said("calibrate", wanted)
     assert again[0].endswith("in an earlier run") and again[1:] == lines[1:]
@@ -96,24 +116,36 @@ def test_ranges_are_set_and_the_widest_changes_named(recipe, said):
 
 
 def test_a_range_that_grew_after_its_use_is_noted(recipe, said):
-    shared = dataclasses.replace(recipe, name="shared", progressive=Progressive(), grouping=SharedRange())
-    change = stages.finish(stages.calibrate(shared)) and stages.progressive_ranges(shared).widest_change
+    shared = dataclasses.replace(
+        recipe, name="shared", progressive=Progressive(), grouping=SharedRange()
+    )
+    change = (
+        stages.finish(stages.calibrate(shared)) and stages.progressive_ranges(shared).widest_change
+    )
     assert change > 0 and f"grew by up to {100 * change:.2f} %" in said("calibrate", shared)[-1]
 
 
 def test_windows_print_both_curves_and_what_each_judge_would_choose(recipe, said):
-    wanted = dataclasses.replace(recipe, name="relaxed", relaxing=Relaxing(fraction=0.5, windows=2, pictures=2))
+    wanted = dataclasses.replace(
+        recipe, name="relaxed", relaxing=Relaxing(fraction=0.5, windows=2, pictures=2)
+    )
     lines = said("windows", wanted)
     effects = stages.window_effects(wanted)
     table = columns(lines, "unrounded")[:2]
     assert [row[0] for row in table] == ["0 to 1", "2 to 3"]
-    for row, less, more in zip(table, effects.gains("fidelity"), effects.gains("text"), strict=True):
+    for row, less, more in zip(
+        table, effects.gains("fidelity"), effects.gains("text"), strict=True
+    ):
         assert float(row[2].split()[0]) == pytest.approx(less, rel=1e-3)
         assert float(row[4]) == pytest.approx(more, abs=1e-4)
     ways = columns(lines, "more bits for")
     assert [row[0] for row in ways] == [
-        "this recipe", "noisy end (first)", "clean end (last)", "measured (auto), fidelity", "measured (auto), text"
-    ]  # fmt: skip
+        "this recipe",
+        "noisy end (first)",
+        "clean end (last)",
+        "measured (auto), fidelity",
+        "measured (auto), text",
+    ]
     for judge, row in zip(("fidelity", "text"), ways[3:], strict=True):
         auto = dataclasses.replace(wanted.relaxing, where="auto", judge=judge)
         first, *_, last = stages.relaxed(dataclasses.replace(wanted, relaxing=auto))
@@ -122,7 +154,9 @@ def test_windows_print_both_curves_and_what_each_judge_would_choose(recipe, said
 
 
 def test_errors_along_the_steps_as_table_and_csv(recipe, said, folder):
-    high = dataclasses.replace(recipe, name="high", activations=Activations(bits=16, range=MinMax()))
+    high = dataclasses.replace(
+        recipe, name="high", activations=Activations(bits=16, range=MinMax())
+    )
     low = dataclasses.replace(recipe, name="low")
     out = folder / "steps.csv"
     lines = said("overtime", low, high, "--prompt", "a", "--prompt", "b", "--csv", str(out))
@@ -136,11 +170,19 @@ def test_errors_along_the_steps_as_table_and_csv(recipe, said, folder):
         made = low if name == "low" else high
         assert (float(bits), size) == ({"low": 5, "high": 16}[name], f"{stages.plan(made).bytes:,}")
     table = list(csv.DictReader(io.StringIO(out.read_text("utf-8"))))
-    assert [(row["recipe"], int(row["step"])) for row in table] == [(n, i) for n in ("low", "high") for i in range(4)]
+    assert [(row["recipe"], int(row["step"])) for row in table] == [
+        (n, i) for n in ("low", "high") for i in range(4)
+    ]
     for row in table:
         own = found.accumulated[row["recipe"]][int(row["step"])]
-        assert [float(row[f"accumulated{end}"]) for end in ("", "_least", "_most")] == [own.mean(), *sorted(own)]
-        c, alone = found.coefficients[int(row["step"])], found.isolated[row["recipe"]][int(row["step"])]
+        assert [float(row[f"accumulated{end}"]) for end in ("", "_least", "_most")] == [
+            own.mean(),
+            *sorted(own),
+        ]
+        c, alone = (
+            found.coefficients[int(row["step"])],
+            found.isolated[row["recipe"]][int(row["step"])],
+        )
         assert float(row["isolated_weighed"]) == pytest.approx(c * c * alone)
         assert (row["pictures"], row["seeds"], row["prompts"]) == ("2", "0", "a | b")
 
@@ -149,7 +191,19 @@ def test_a_probe_is_printed_and_drawn(recipe, said, folder):
     out = folder / "probe.png"
     out.write_bytes(b"old")
     lines = said(
-        "probe", recipe, "--first", "1", "--last", "2", "--gains", "2", "0", "--prompt", "a", "--out", str(out)
+        "probe",
+        recipe,
+        "--first",
+        "1",
+        "--last",
+        "2",
+        "--gains",
+        "2",
+        "0",
+        "--prompt",
+        "a",
+        "--out",
+        str(out),
     )
     pictures = stages.kept_probe(recipe, Probe(first=1, last=2, gains=(2.0, 0.0), prompt="a"))
     rows = columns(lines, "steps")
@@ -175,11 +229,20 @@ def test_windows_of_a_probe(recipe, said):
 def test_a_model_without_prompts_is_asked_as_the_app_asks_it(recipe, said, refused, folder):
     tiny_ddpm().save_pretrained(folder / "tiny-ddpm", safe_serialization=True)
     made = stages.for_model(recipe, str(folder / "tiny-ddpm"))
-    plain = dataclasses.replace(made, name="none", sampling=dataclasses.replace(made.sampling, steps=2, guidance=0.0))
+    plain = dataclasses.replace(
+        made, name="none", sampling=dataclasses.replace(made.sampling, steps=2, guidance=0.0)
+    )
     said("overtime", plain)
-    assert stages.kept_over_time(Comparison(prompts=("unprompted",), sampling=plain.sampling), (plain,))
-    assert columns(said("probe", plain, "--windows", "1", "--gains", "1"), "steps")[0][4:] == ["–", "–"]
-    judged = dataclasses.replace(plain, relaxing=Relaxing(where="auto", judge="text", windows=2, pictures=1))
+    assert stages.kept_over_time(
+        Comparison(prompts=("unprompted",), sampling=plain.sampling), (plain,)
+    )
+    assert columns(said("probe", plain, "--windows", "1", "--gains", "1"), "steps")[0][4:] == [
+        "–",
+        "–",
+    ]
+    judged = dataclasses.replace(
+        plain, relaxing=Relaxing(where="auto", judge="text", windows=2, pictures=1)
+    )
     assert "this model draws without prompts" in refused("windows", judged)
 
 
@@ -208,7 +271,13 @@ def test_a_model_without_prompts_is_asked_as_the_app_asks_it(recipe, said, refus
 )
 def test_bad_input_is_one_line(recipe, refused, words, why, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    own = {"PLAIN": recipe, "AUTO": dataclasses.replace(
-        recipe, name="auto", progressive=Progressive(), relaxing=Relaxing(where="auto", windows=3)
-    )}  # fmt: skip
+    own = {
+        "PLAIN": recipe,
+        "AUTO": dataclasses.replace(
+            recipe,
+            name="auto",
+            progressive=Progressive(),
+            relaxing=Relaxing(where="auto", windows=3),
+        ),
+    }
     assert why in refused(*(own.get(word, word) for word in words))

@@ -1,4 +1,6 @@
-"""What the wheel asks for agrees with what the requirements files pin, and covers what is imported."""
+"""What the wheel asks for agrees with what the requirements files pin, and covers what is
+imported.
+"""
 
 import ast
 import re
@@ -32,7 +34,11 @@ def asked(extra):
     """The packages of an extra, by name, and those of the extras that it names."""
     found = set()
     for requirement in map(Requirement, PROJECT["optional-dependencies"][extra]):
-        found |= set().union(*map(asked, requirement.extras)) if requirement.name == "dmq" else {requirement.name}
+        found |= (
+            set().union(*map(asked, requirement.extras))
+            if requirement.name == "dmq"
+            else {requirement.name}
+        )
     return found
 
 
@@ -51,11 +57,22 @@ def test_extras_are_what_their_files_pin(extra):
 
 
 def test_whatever_is_imported_is_asked_for():
-    """By the name of the package that brings it; what another one surely brings is named with that."""
+    """By the name of the package that brings it; what another one surely brings is named with
+    that.
+    """
     brought = {"huggingface_hub": "diffusers", "packaging": "gradio", "psutil": "accelerate"}
     brought |= {"tokenizers": "transformers"}
-    own = {"dmq", "pages", "spaces", *sys.stdlib_module_names}  # Hugging Face brings spaces to where it is needed
-    optional = {name.replace("-", "_") for extra in PROJECT["optional-dependencies"] for name in asked(extra)}
+    own = {
+        "dmq",
+        "pages",
+        "spaces",
+        *sys.stdlib_module_names,
+    }  # Hugging Face brings spaces to where it is needed
+    optional = {
+        name.replace("-", "_")
+        for extra in PROJECT["optional-dependencies"]
+        for name in asked(extra)
+    }
     needed = {one.name for one in map(Requirement, PROJECT["dependencies"])}
     packages = metadata.packages_distributions()
     for path in [*(ROOT / "dmq").rglob("*.py"), *(ROOT / "pages").rglob("*.py")]:

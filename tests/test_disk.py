@@ -31,20 +31,37 @@ def recipe(tmp_path_factory):
     ("error", "said"),
     [
         (FULL, "a file: the disk is full; make room, or choose another folder"),
-        (PermissionError(13, "Permission denied", "some/file"), "some/file: permission denied; choose another folder"),
-        (OSError(30, "Read-only file system", "x"), "x: read-only file system; choose another folder"),
+        (
+            PermissionError(13, "Permission denied", "some/file"),
+            "some/file: permission denied; choose another folder",
+        ),
+        (
+            OSError(30, "Read-only file system", "x"),
+            "x: read-only file system; choose another folder",
+        ),
         (OSError(27, "File too large"), "a file: a file of this size cannot be written here"),
-        (SafetensorError("I/O error: No space left on device (os error 28)"), "a file: the disk is full"),
+        (
+            SafetensorError("I/O error: No space left on device (os error 28)"),
+            "a file: the disk is full",
+        ),
     ],
     ids=["full", "refused", "read-only", "too large", "safetensors"],
 )
 def test_errors_of_a_disk_are_one_line(error, said):
     assert str(disk_error(error)).startswith(said)
-    assert str(disk_error(error, "place")) == f"place{str(disk_error(error))[said.index(':'):]}"
+    assert str(disk_error(error, "place")) == f"place{str(disk_error(error))[said.index(':') :]}"
 
 
-@pytest.mark.parametrize("error", [ValueError("(os error 28)"), FileNotFoundError(2, "no"), SafetensorError("header"),
-                                   OSError("gone")], ids=repr)  # fmt: skip
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("(os error 28)"),
+        FileNotFoundError(2, "no"),
+        SafetensorError("header"),
+        OSError("gone"),
+    ],
+    ids=repr,
+)
 def test_other_errors_are_not_taken_for_one(error):
     assert disk_error(error, "place") is None
 
@@ -71,10 +88,15 @@ def limited(size):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit of this kind")
-@pytest.mark.parametrize("words", [["capture", "--again"], ["run", "--prompt", "a", "--name", "x"], ["export"]],
-                         ids=lambda words: words[0])  # fmt: skip
+@pytest.mark.parametrize(
+    "words",
+    [["capture", "--again"], ["run", "--prompt", "a", "--name", "x"], ["export"]],
+    ids=lambda words: words[0],
+)
 def test_commands_say_what_real_writers_meet(recipe, words, capsys):
-    """A file that outgrows what its process may write stands for a full disk: Parquet, JSON, PNG, safetensors."""
+    """A file that outgrows what its process may write stands for a full disk: Parquet, JSON,
+    PNG, safetensors.
+    """
     folder = recipe[1]
     target = [str(folder / "out")] if words[0] == "export" else []
     with limited(300):
@@ -86,14 +108,18 @@ def test_commands_say_what_real_writers_meet(recipe, words, capsys):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no permissions of this kind")
-def test_a_run_folder_nobody_may_write_in_is_said_before_anything_is_drawn(recipe, tmp_path, monkeypatch):
+def test_a_run_folder_nobody_may_write_in_is_said_before_anything_is_drawn(
+    recipe, tmp_path, monkeypatch
+):
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o555)
     monkeypatch.setenv("DMQ_RUNS", str(closed / "runs"))
     words = [sys.executable, "-m", "dmq.cli", "capture", recipe[1] / "recipe.json"]
     made = run_bound(words)
     assert made.returncode == 1
-    assert made.stderr.splitlines()[-1].startswith(f"dmq: {closed}: permission denied; choose another folder")
+    assert made.stderr.splitlines()[-1].startswith(
+        f"dmq: {closed}: permission denied; choose another folder"
+    )
     assert list(closed.iterdir()) == []
 
 

@@ -35,14 +35,25 @@ def asked(capsys, code=0):
 def test_it_says_what_is_there(capsys, home):
     report, said = asked(capsys)
     assert report["ok"] and report["problems"] == [] and said == ""
-    assert report["dmq"]["version"] == __version__ and report["dmq"]["Python"] == platform.python_version()
-    assert report["dmq"]["assets"] == str(places.ASSETS) and "emoji-sd" in report["dmq"]["embedded models"]
+    assert (
+        report["dmq"]["version"] == __version__
+        and report["dmq"]["Python"] == platform.python_version()
+    )
+    assert (
+        report["dmq"]["assets"] == str(places.ASSETS)
+        and "emoji-sd" in report["dmq"]["embedded models"]
+    )
     assert report["packages"]["torch"]["version"] == metadata.version("torch")
     assert report["processor"]["instructions"]["VNNI"] == torch.cpu._is_vnni_supported()
     assert report["processor"]["torch uses"] == torch.backends.cpu.get_cpu_capability()
-    assert report["devices"]["cpu"]["dtypes"][0] == "float32" and 0 < report["memory and disk"]["free memory"]
+    assert (
+        report["devices"]["cpu"]["dtypes"][0] == "float32"
+        and 0 < report["memory and disk"]["free memory"]
+    )
     assert report["kernels"]["oneDNN int8"] == (kernels.lacks_onednn() == "")
-    assert report["memory and disk"]["run folder"] == str(home) and not home.exists(), "it only looks"
+    assert report["memory and disk"]["run folder"] == str(home) and not home.exists(), (
+        "it only looks"
+    )
 
 
 def test_it_says_it_to_people_too(capsys):
@@ -63,11 +74,18 @@ def test_a_kernel_that_adds_up_wrongly_is_found(capsys, monkeypatch):
         def __call__(self, codes, scale, zero, bias, dtype):
             return torch.nn.functional.linear(codes.float(), self.weight.values.float()) + 1
 
-    monkeypatch.setattr(kernels, "kernel_for",
-                        lambda layer, weight: Wrong(layer, weight) if layer.weight.ndim == 2 else "none")  # fmt: skip
+    monkeypatch.setattr(
+        kernels,
+        "kernel_for",
+        lambda layer, weight: Wrong(layer, weight) if layer.weight.ndim == 2 else "none",
+    )
     report, said = asked(capsys, 1)
-    assert report["kernels"]["Linear on cpu"] == "wrong" and "wrong computes wrong sums on cpu" in said
-    assert report["kernels"]["Conv2d on cpu"] is None, "a layer without a kernel is computed in float"
+    assert (
+        report["kernels"]["Linear on cpu"] == "wrong" and "wrong computes wrong sums on cpu" in said
+    )
+    assert report["kernels"]["Conv2d on cpu"] is None, (
+        "a layer without a kernel is computed in float"
+    )
 
 
 def test_a_device_that_is_not_there_is_broken(capsys, monkeypatch):
@@ -87,13 +105,21 @@ def test_a_package_that_is_missing_or_broken_is_named(capsys, monkeypatch):
 
     monkeypatch.setattr(doctor.metadata, "version", without)
     report, said = asked(capsys, 1)
-    assert report["packages"]["plotly"] == report["packages"]["torchmetrics"] == {"version": None, "tested": False}
+    assert (
+        report["packages"]["plotly"]
+        == report["packages"]["torchmetrics"]
+        == {"version": None, "tested": False}
+    )
     assert "torchmetrics is not installed; run: pip install torchmetrics" in said
     assert "plotly is not to be imported" in said and len(said.splitlines()) == 1
 
 
 def test_a_version_that_was_not_tested_is_told_and_not_broken(capsys, monkeypatch):
-    wanted = [Requirement("torch>=99,<100"), Requirement("numpy>=1"), Requirement('nothing-of-it; extra == "bench"')]
+    wanted = [
+        Requirement("torch>=99,<100"),
+        Requirement("numpy>=1"),
+        Requirement('nothing-of-it; extra == "bench"'),
+    ]
     monkeypatch.setattr(doctor, "requirements", lambda: wanted)
     report, _ = asked(capsys)
     assert not report["packages"]["torch"]["tested"] and report["packages"]["numpy"]["tested"]
@@ -102,7 +128,10 @@ def test_a_version_that_was_not_tested_is_told_and_not_broken(capsys, monkeypatc
 
 
 def test_extras_say_what_they_would_add(capsys, monkeypatch):
-    wanted = [Requirement('no-such-package; extra == "bench"'), Requirement('numpy; extra == "train"')]
+    wanted = [
+        Requirement('no-such-package; extra == "bench"'),
+        Requirement('numpy; extra == "train"'),
+    ]
     monkeypatch.setattr(doctor, "requirements", lambda: wanted)
     monkeypatch.setattr(doctor.metadata, "metadata", lambda name: Extras())
     report, _ = asked(capsys)
@@ -131,7 +160,9 @@ def test_without_room_a_run_folder_is_broken(capsys, monkeypatch):
 def test_a_read_only_run_folder_is_broken(home):
     home.mkdir(mode=0o555)
     code = "import sys; from dmq import cli; cli.doctor.packages = list; sys.exit(cli.main())"
-    made = run_bound([sys.executable, "-c", code, "doctor"], env=os.environ | {"DMQ_RUNS": str(home)})
+    made = run_bound(
+        [sys.executable, "-c", code, "doctor"], env=os.environ | {"DMQ_RUNS": str(home)}
+    )
     assert made.returncode == 1 and made.stderr.startswith(f"dmq: {home}: permission denied")
     assert "run folder" in made.stdout and "(broken)" in made.stdout
 
@@ -142,4 +173,7 @@ def test_a_part_that_cannot_be_looked_at_leaves_the_others(capsys, monkeypatch):
 
     monkeypatch.setattr(doctor, "processor", fails)
     report, _ = asked(capsys)
-    assert report["processor"] == {"not known": "RuntimeError: no such thing"} and "cpu" in report["devices"]
+    assert (
+        report["processor"] == {"not known": "RuntimeError: no such thing"}
+        and "cpu" in report["devices"]
+    )

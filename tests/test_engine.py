@@ -1,4 +1,6 @@
-"""Many tasks here, in processes, and on a real Dask cluster of a scheduler and two workers that may die."""
+"""Many tasks here, in processes, and on a real Dask cluster of a scheduler and two workers that
+may die.
+"""
 
 import contextlib
 import json
@@ -18,7 +20,8 @@ from dmq.errors import DmqError
 ROOT = Path(__file__).parent.parent
 
 
-# --- what is done with tasks: functions of a module, as workers must find them ---------------------------------------
+# --- what is done with tasks: functions of a module, as workers must find them
+# ---------------------------------------
 
 
 def square(task):
@@ -56,7 +59,8 @@ def everything(function, tasks, **how):
     return found, last
 
 
-# --- here ------------------------------------------------------------------------------------------------------------
+# --- here
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -90,7 +94,9 @@ def test_what_a_task_cannot_do_is_told_in_its_own_words(workers):
 
 def test_a_process_that_dies_gives_one_line_and_loses_nothing_kept():
     found = {}
-    with pytest.raises(DmqError, match=r"a worker process died.* of 5 results are kept; run again to go on") as told:
+    with pytest.raises(
+        DmqError, match=r"a worker process died.* of 5 results are kept; run again to go on"
+    ) as told:
         list(engine.run(die, range(5), kept=found.__setitem__, workers=2))
     assert "\n" not in str(told.value)
     assert f" {len(found)} of 5 " in str(told.value)
@@ -102,16 +108,27 @@ def test_no_workers_are_refused():
         next(engine.run(square, [1], kept=print, workers=0))
 
 
-# --- on a cluster ----------------------------------------------------------------------------------------------------
+# --- on a cluster
+# --------------------------------------------------------------------------------------------------
 
 
 class Cluster:
-    """A scheduler and workers as `dask scheduler` and `dask worker` start them, each a process that can be killed."""
+    """A scheduler and workers as `dask scheduler` and `dask worker` start them, each a process
+    that can be killed.
+    """
 
     def __init__(self, folder):
         self.file = folder / "scheduler.json"
-        self.scheduler = self.start("scheduler", "--port", "0", "--host", "127.0.0.1", "--no-dashboard",
-                                    "--scheduler-file", str(self.file))  # fmt: skip
+        self.scheduler = self.start(
+            "scheduler",
+            "--port",
+            "0",
+            "--host",
+            "127.0.0.1",
+            "--no-dashboard",
+            "--scheduler-file",
+            str(self.file),
+        )
         while not self.file.exists():
             assert self.scheduler.poll() is None
             time.sleep(0.05)
@@ -121,9 +138,12 @@ class Cluster:
     def start(self, *command):
         environment = os.environ | {"PYTHONPATH": str(ROOT)}
         return subprocess.Popen(
-            [sys.executable, "-m", "dask", *command], env=environment, cwd=self.file.parent,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+            [sys.executable, "-m", "dask", *command],
+            env=environment,
+            cwd=self.file.parent,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
 
     def worker(self):
         return self.start("worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
@@ -151,7 +171,10 @@ def cluster(tmp_path_factory):
 
 def test_a_cluster_does_every_task_once_and_shares_them(cluster):
     cluster.whole()
-    assert everything(square, range(9), scheduler=cluster.address) == ({n: n * n for n in range(9)}, (9, 9))
+    assert everything(square, range(9), scheduler=cluster.address) == (
+        {n: n * n for n in range(9)},
+        (9, 9),
+    )
     pids = set(everything(whose, range(12), scheduler=cluster.address)[0].values())
     assert pids == {worker.pid for worker in cluster.workers}
 
@@ -177,20 +200,28 @@ def test_closing_gives_up_what_the_cluster_has_not_begun(cluster):
 def test_the_sweep_goes_on_when_one_of_two_workers_is_killed(cluster):
     cluster.whole()
     found = {}
-    for done, _, _ in engine.run(slow_square, range(20), kept=found.__setitem__, scheduler=cluster.address):
+    for done, _, _ in engine.run(
+        slow_square, range(20), kept=found.__setitem__, scheduler=cluster.address
+    ):
         if done == 3:
             cluster.workers[0].kill()
             cluster.workers[0].wait()
     assert found == {n: n * n for n in range(20)}
 
 
-def test_without_any_worker_left_one_line_says_so_and_a_resumed_sweep_does_only_the_rest(cluster, monkeypatch):
+def test_without_any_worker_left_one_line_says_so_and_a_resumed_sweep_does_only_the_rest(
+    cluster, monkeypatch
+):
     monkeypatch.setattr(engine, "PATIENCE", 1.0)
     monkeypatch.setattr(engine, "POLL", 0.2)
     cluster.whole()
     found = {}
-    with pytest.raises(DmqError, match=r"no worker is left.* of 20 results are kept; run again to go on") as told:
-        for done, _, _ in engine.run(slow_square, range(20), kept=found.__setitem__, scheduler=cluster.address):
+    with pytest.raises(
+        DmqError, match=r"no worker is left.* of 20 results are kept; run again to go on"
+    ) as told:
+        for done, _, _ in engine.run(
+            slow_square, range(20), kept=found.__setitem__, scheduler=cluster.address
+        ):
             if done == 3:
                 for worker in cluster.workers:
                     worker.kill()
@@ -219,8 +250,12 @@ def test_a_scheduler_that_goes_away_gives_one_line_and_loses_nothing_kept(tmp_pa
     cluster, found = Cluster(tmp_path), {}
     try:
         cluster.whole()
-        with pytest.raises(DmqError, match=r"the scheduler went away\. \d+ of 40 results are kept") as told:
-            for done, _, _ in engine.run(slow_square, range(40), kept=found.__setitem__, scheduler=cluster.address):
+        with pytest.raises(
+            DmqError, match=r"the scheduler went away\. \d+ of 40 results are kept"
+        ) as told:
+            for done, _, _ in engine.run(
+                slow_square, range(40), kept=found.__setitem__, scheduler=cluster.address
+            ):
                 if done == 3:
                     cluster.scheduler.kill()
                     cluster.scheduler.wait()
@@ -235,7 +270,9 @@ def test_a_scheduler_that_goes_away_gives_one_line_and_loses_nothing_kept(tmp_pa
 @pytest.mark.parametrize("address", ["tcp://127.0.0.1:1", "nonsense://x"])
 def test_a_scheduler_that_is_not_there_is_told(address, monkeypatch):
     monkeypatch.setattr(engine, "PATIENCE", 1.0)
-    with pytest.raises(DmqError, match=r"none answers at .*start one with `dask scheduler`") as told:
+    with pytest.raises(
+        DmqError, match=r"none answers at .*start one with `dask scheduler`"
+    ) as told:
         everything(square, [1], scheduler=address)
     assert "\n" not in str(told.value)
 

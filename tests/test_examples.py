@@ -34,11 +34,15 @@ def test_example_runs(script, arguments, says, recipe, tmp_path, monkeypatch, ca
     spec = importlib.util.spec_from_file_location(script, EXAMPLES / f"{script}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    module.main([{"RECIPE": recipe, "FOLDER": str(tmp_path / "out")}.get(word, word) for word in arguments])
+    module.main(
+        [{"RECIPE": recipe, "FOLDER": str(tmp_path / "out")}.get(word, word) for word in arguments]
+    )
     assert says in capfd.readouterr().out
 
 
 def test_every_example_is_run():
     assert sorted(file.stem for file in EXAMPLES.glob("*.py")) == [
-        "activations", "export_and_load", "quantize_and_compare",
-    ]  # fmt: skip
+        "activations",
+        "export_and_load",
+        "quantize_and_compare",
+    ]

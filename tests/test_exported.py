@@ -25,9 +25,10 @@ def recipe(tmp_path_factory):
     """Four bits whose rounding is learned, in two groups of steps."""
     with runs_in(tmp_path_factory.mktemp("exported")) as folder:
         made = dataclasses.replace(
-            captured_recipe(folder, steps=3), weights=Weights(bits=4, range=MinMax()),
+            captured_recipe(folder, steps=3),
+            weights=Weights(bits=4, range=MinMax()),
             reconstruction=BlockReconstruction(iterations=2, pictures=1),
-        )  # fmt: skip
+        )
         (folder / "recipe.json").write_text(dmq.jsonio.dumps(made))
         yield made, folder
 
@@ -45,7 +46,9 @@ def test_the_folder_draws_what_the_recipe_does_learned_codes_and_groups_included
             seen.append(next(work))
     made, loaded = end.value.value, stages.load(recipe.model)
     assert {item.stage for item in seen} >= {"Write"} and seen[-1].done == seen[-1].total
-    assert made.stored == stages.plan(recipe).bytes == made.planned and made.files["model_index.json"]
+    assert (
+        made.stored == stages.plan(recipe).bytes == made.planned and made.files["model_index.json"]
+    )
     expected = drawn(loaded, with_denoiser(loaded, stages.quantize(recipe)), recipe)
     pipe = calm(DiffusionPipeline.from_pretrained(folder / "out"))
     assert np.array_equal(drawn(loaded, pipe, recipe), expected)
@@ -53,13 +56,21 @@ def test_the_folder_draws_what_the_recipe_does_learned_codes_and_groups_included
 
 
 def test_half_range_weights_run_on_integer_kernels_of_every_machine_from_recipe_to_file(recipe):
-    """W7A8: what processors without VNNI add up exactly is planned, counted, simulated and exported as such."""
+    """W7A8: what processors without VNNI add up exactly is planned, counted, simulated and
+    exported as such.
+    """
     recipe, folder = recipe
     wanted = dataclasses.replace(
-        recipe, name="half range", weights=Weights(bits=7, range=MinMax()), activations=Activations(bits=8),
+        recipe,
+        name="half range",
+        weights=Weights(bits=7, range=MinMax()),
+        activations=Activations(bits=8),
         reconstruction=None,
-    )  # fmt: skip
-    made, loaded = stages.finish(stages.export(wanted, folder / "half", engine="executed")), stages.load(wanted.model)
+    )
+    made, loaded = (
+        stages.finish(stages.export(wanted, folder / "half", engine="executed")),
+        stages.load(wanted.model),
+    )
     assert made.stored == stages.plan(wanted).bytes == made.planned
     pipe = calm(DiffusionPipeline.from_pretrained(folder / "half"))
     assert set(ran(pipe.unet).values()) == {KERNEL}
@@ -102,11 +113,15 @@ def test_the_command_line(recipe, capsys):
     assert "0 parts of the pipeline are quantized" in capsys.readouterr().err
     assert main(["export", asked, str(folder / "other"), "--form", "sdnq"]) == 0
     assert "codes and scales" in capsys.readouterr().out
-    settings = json.loads((folder / "other" / "unet" / "config.json").read_text())["quantization_config"]
+    settings = json.loads((folder / "other" / "unet" / "config.json").read_text())[
+        "quantization_config"
+    ]
     assert settings["quant_method"] == "sdnq" and settings["weights_dtype"] == "uint4"
 
 
-def test_progress_is_one_line_of_a_terminal_and_a_line_now_and_then_of_a_log(recipe, capsys, monkeypatch):
+def test_progress_is_one_line_of_a_terminal_and_a_line_now_and_then_of_a_log(
+    recipe, capsys, monkeypatch
+):
     _, folder = recipe
     command = ["export", str(folder / "recipe.json"), str(folder / "told"), "--denoiser-only"]
     assert main(command) == 0
@@ -114,7 +129,11 @@ def test_progress_is_one_line_of_a_terminal_and_a_line_now_and_then_of_a_log(rec
     monkeypatch.setattr("dmq.commands.asking.LOGGED", 0)
     assert main(command) == 0
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) > 3 and lines[-1].startswith("Write: ") and not any("\r" in line for line in lines)
+    assert (
+        len(lines) > 3
+        and lines[-1].startswith("Write: ")
+        and not any("\r" in line for line in lines)
+    )
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     assert main(command) == 0
     said = capsys.readouterr().err

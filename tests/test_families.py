@@ -1,4 +1,6 @@
-"""Whole pipelines of every family, from a folder to pictures: what is captured, searched, cached and drawn."""
+"""Whole pipelines of every family, from a folder to pictures: what is captured, searched, cached
+and drawn.
+"""
 
 import dataclasses
 import inspect
@@ -47,10 +49,12 @@ def recipe(family, tmp_path_factory):
     with runs_in(tmp_path_factory.mktemp("family")) as folder:
         tiny_pipeline(family).save_pretrained(folder / family, safe_serialization=True)
         made = Recipe(
-            model=str(folder / family), calibration=Calibration(samples=2, prompts=prompts_of(family)),
+            model=str(folder / family),
+            calibration=Calibration(samples=2, prompts=prompts_of(family)),
             sampling=Sampling(steps=STEPS, guidance=3.0, size=0 if family == "DiT" else 16),
-            weights=Weights(range=MinMax()), activations=Activations(range=MinMax()),
-        )  # fmt: skip
+            weights=Weights(range=MinMax()),
+            activations=Activations(range=MinMax()),
+        )
         stages.finish(stages.capture(made))
         yield made
 
@@ -65,32 +69,45 @@ def compare(recipe, prompts):
 
 
 def test_a_cache_draws_the_float_pictures(recipe, family):
-    """Made for each prompt, class or size where these enter: other prompts than those of the calibration, together."""
+    """Made for each prompt, class or size where these enter: other prompts than those of the
+    calibration, together.
+    """
     cached = dataclasses.replace(
-        recipe, weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT),
+        recipe,
+        weights=Weights(bits=FLOAT),
+        activations=Activations(bits=FLOAT),
         temporal=Temporal(cache=Cache(bits=16)),
-    )  # fmt: skip
+    )
     assert stages.plan(cached).temporal.per_request == (family in PER_REQUEST)
     report = compare(cached, ("3", "shark") if family == "DiT" else ("bird", "a big house"))
     assert [score.psnr > 45 for score in report.scores] == [True, True]
 
 
 def test_what_time_recipes_need_is_learned_and_drawn(recipe, family):
-    """ADP-DM's search and TFM's rounding and finite sets, then pictures near those of the float model."""
+    """ADP-DM's search and TFM's rounding and finite sets, then pictures near those of the float
+    model.
+    """
     spec = LearnedGroups(count=2, iterations=3, trajectories=2, refits=0)
     made = dataclasses.replace(
-        recipe, name="all", grouping=spec, calibration_steps=ActiveSteps(),
+        recipe,
+        name="all",
+        grouping=spec,
+        calibration_steps=ActiveSteps(),
         temporal=Temporal(rounding=Tiar(iterations=10), fsc="tib"),
-    )  # fmt: skip
+    )
     result = stages.finish(stages.search(made))
     stages.finish(stages.learn_temporal(made))
     plan = stages.plan(made)
     assert len(result.timesteps) == STEPS and result.slot.max() == 1
-    of_time = [row.bank for row in plan.layers if row.layer.name in plan.temporal.block.layers and row.bank]
+    of_time = [
+        row.bank for row in plan.layers if row.layer.name in plan.temporal.block.layers and row.bank
+    ]
     assert of_time and {len(bank.scale) for bank in of_time} == {STEPS}
     report = compare(made, prompts_of(family))
     assert min(score.psnr for score in report.scores) > 18
-    assert report.bytes["all"] < 0.75 * report.bytes["float"]  # embeddings of words and classes stay in float
+    assert (
+        report.bytes["all"] < 0.75 * report.bytes["float"]
+    )  # embeddings of words and classes stay in float
 
 
 def test_the_last_step_shown_is_the_picture(recipe):
@@ -98,7 +115,9 @@ def test_the_last_step_shown_is_the_picture(recipe):
     loaded, seen = stages.load(recipe.model), []
     prompts = list(recipe.calibration.prompts)
     how = {"prompts": prompts, "seeds": [3, 4], "sampling": recipe.sampling}
-    pictures = sample(loaded.pipe, loaded, **how, on_step=lambda i, t, latents: seen.append(latents.clone()))
+    pictures = sample(
+        loaded.pipe, loaded, **how, on_step=lambda i, t, latents: seen.append(latents.clone())
+    )
     shown = decode(loaded, seen[-1][:2])
     assert len(seen) == STEPS and len(shown) == 2
     for a, b in zip(shown, pictures, strict=True):
@@ -109,7 +128,9 @@ def test_another_sampler_than_the_captured_one_is_refused(recipe, family, monkey
     loaded = stages.load(recipe.model)
     captured_with = type(loaded.pipe.scheduler).__name__
     monkeypatch.setattr(loaded.pipe, "scheduler", DDPMScheduler())
-    with pytest.raises(DmqError, match=rf"with {captured_with}, 3 steps.*; the pipeline has DDPMScheduler, 3 steps"):
+    with pytest.raises(
+        DmqError, match=rf"with {captured_with}, 3 steps.*; the pipeline has DDPMScheduler, 3 steps"
+    ):
         compare(recipe, prompts_of(family))
 
 
@@ -118,7 +139,8 @@ def test_guidance_halves_are_told_apart(recipe, family):
     loaded = stages.load(recipe.model)
     prompts = prompts_of(family)
     calls = [
-        record_trajectory(loaded, prompts=[prompt], seeds=[0], sampling=recipe.sampling)[0] for prompt in prompts
+        record_trajectory(loaded, prompts=[prompt], seeds=[0], sampling=recipe.sampling)[0]
+        for prompt in prompts
     ]
     half, (first, second) = calls[0].half[0], (trajectory.outputs[0] for trajectory in calls)
     differ = [not np.allclose(a, b) for a, b in zip(first, second, strict=True)]
@@ -127,16 +149,21 @@ def test_guidance_halves_are_told_apart(recipe, family):
     assert differ == [h != 0 for h in half]
 
 
-# --- what is asked of a pipeline -----------------------------------------------------------------------------------
+# --- what is asked of a pipeline
+# -----------------------------------------------------------------------------------
 
 
 def test_classes_have_names_and_numbers():
     pipe = tiny_pipeline("DiT")
-    assert own_prompts(pipe) == ("fish", "goldfish", "shark", "tench") and own_prompts(tiny_sd()) == ()
+    assert (
+        own_prompts(pipe) == ("fish", "goldfish", "shark", "tench") and own_prompts(tiny_sd()) == ()
+    )
     call = arguments(pipe, ["tench", "999", "shark"], [0, 1, 2], Sampling(steps=2))
     assert call["class_labels"] == [0, 999, 2]
     for wrong in ("1000", "cat", "-1", ""):
-        with pytest.raises(DmqError, match=r"is no class of this model; give a number below 1000 or a name: fish"):
+        with pytest.raises(
+            DmqError, match=r"is no class of this model; give a number below 1000 or a name: fish"
+        ):
             arguments(pipe, [wrong], [0], Sampling(steps=2))
 
 
@@ -148,7 +175,9 @@ def test_pictures_of_a_size():
         binned = "use_resolution_binning" in inspect.signature(pipe.__call__).parameters
         assert call.get("use_resolution_binning", True) is not binned
         assert "height" not in arguments(pipe, ["a"], [0], Sampling(steps=2))
-    with pytest.raises(DmqError, match=r"sampling\.size is 20, but must be a multiple of 8; use 16"):
+    with pytest.raises(
+        DmqError, match=r"sampling\.size is 20, but must be a multiple of 8; use 16"
+    ):
         arguments(pipe, ["a"], [0], Sampling(steps=2, size=20))
     with pytest.raises(DmqError, match=r"draws pictures of one size only; set sampling\.size to 0"):
         arguments(tiny_ddpm(), [], [0], Sampling(steps=2, size=16))

@@ -1,4 +1,6 @@
-"""Formats of weights and ranges as they come, from the recipe to the pictures, on a tiny pipeline."""
+"""Formats of weights and ranges as they come, from the recipe to the pictures, on a tiny
+pipeline.
+"""
 
 import dataclasses
 
@@ -32,10 +34,15 @@ def recipe(tmp_path_factory):
     """Codebooks, one block low rank, and ranges of tokens as they come."""
     with runs_in(tmp_path_factory.mktemp("formats")) as folder:
         yield dataclasses.replace(
-            captured_recipe(folder, steps=STEPS), name="KMC-4 A8 per token", grouping=SharedRange(),
-            weights=Weights(bits=4, format=KMeans(iterations=3)), activations=Activations(bits=8, dynamic="token"),
-            overrides=(Override(layers="mid_block.*", format=LowRank(rank=2, rounds=1, smooth=False)),),
-        )  # fmt: skip
+            captured_recipe(folder, steps=STEPS),
+            name="KMC-4 A8 per token",
+            grouping=SharedRange(),
+            weights=Weights(bits=4, format=KMeans(iterations=3)),
+            activations=Activations(bits=8, dynamic="token"),
+            overrides=(
+                Override(layers="mid_block.*", format=LowRank(rank=2, rounds=1, smooth=False)),
+            ),
+        )
 
 
 def test_pictures_are_drawn_with_any_steps_and_say_what_was_quantized(recipe):
@@ -53,7 +60,9 @@ def test_pictures_are_drawn_with_any_steps_and_say_what_was_quantized(recipe):
 
 
 def test_errors_are_those_of_calibrated_ranges(recipe):
-    fixed = dataclasses.replace(recipe, activations=dataclasses.replace(recipe.activations, dynamic="none"))
+    fixed = dataclasses.replace(
+        recipe, activations=dataclasses.replace(recipe.activations, dynamic="none")
+    )
     assert stages.errors(recipe) is stages.errors(fixed)
 
 
@@ -61,17 +70,25 @@ def test_relaxed_steps_have_more_bits(recipe):
     wide = dataclasses.replace(recipe, relaxing=Relaxing(bits=10, where="list", steps=(1,)))
     plan = stages.plan(wide)
     bits = {tuple(row.bank.bits[row.bank.slot].tolist()) for row in plan.layers if row.bank}
-    assert bits == {(8, 10, 8)} and "1 of 3 steps (1 to 1) with 10-bit activations" in plan.coverage_line()
+    assert (
+        bits == {(8, 10, 8)}
+        and "1 of 3 steps (1 to 1) with 10-bit activations" in plan.coverage_line()
+    )
 
 
 def test_blocks_are_learned_with_ranges_as_they_come(recipe):
     """Gradients of a block's rounding pass through the inputs of its later layers."""
     learned = dataclasses.replace(
-        recipe, weights=Weights(bits=3, range=MinMax()), overrides=(),
+        recipe,
+        weights=Weights(bits=3, range=MinMax()),
+        overrides=(),
         reconstruction=BlockReconstruction(iterations=4, rate=0.03, batch=2, pictures=1),
-    )  # fmt: skip
+    )
     stages.finish(stages.reconstruct(learned))
     found = stages.blocks_result(learned)
     assert found.note == "" and sum(found.changed.values()) > 0
     assert all(np.isfinite(losses).all() for losses in found.losses.values())
-    assert {row.rounding for row in stages.plan(learned).layers if row.weights.bits < FLOAT} == {"block", "nearest"}
+    assert {row.rounding for row in stages.plan(learned).layers if row.weights.bits < FLOAT} == {
+        "block",
+        "nearest",
+    }

@@ -1,4 +1,6 @@
-"""Half precision from a folder to images, for every family: what a GPU would run, run on the CPU."""
+"""Half precision from a folder to images, for every family: what a GPU would run, run on the
+CPU.
+"""
 
 import dataclasses
 
@@ -42,10 +44,14 @@ def recipe(request, tmp_path_factory):
         pipe.save_pretrained(folder / family, safe_serialization=True)
         prompts = ("1", "7") if family == "DiT" else ("a", "b")
         yield Recipe(
-            name=family, model=str(folder / family), calibration=Calibration(samples=2, prompts=prompts),
+            name=family,
+            model=str(folder / family),
+            calibration=Calibration(samples=2, prompts=prompts),
             sampling=Sampling(steps=3, guidance=2.0, size=0 if family in OWN_SIZE else 16),
-            activations=Activations(bits=8, attention_bits=8), grouping=UniformGroups(count=2), weights=Weights(),
-        )  # fmt: skip
+            activations=Activations(bits=8, attention_bits=8),
+            grouping=UniformGroups(count=2),
+            weights=Weights(),
+        )
 
 
 @pytest.fixture(autouse=True)
@@ -59,7 +65,9 @@ def test_the_time_embedding_is_learned_and_cached_in_bfloat16(recipe, cached):
     stages.use_placement(Placement(device="cpu", dtype="bfloat16"))
     finite = stages.temporal_block(recipe.model).finite
     cache = Cache(selection="row" if finite else "none") if cached else NoCache()
-    made = dataclasses.replace(recipe, temporal=Temporal(rounding=Tiar(iterations=20), fsc="tib", cache=cache))
+    made = dataclasses.replace(
+        recipe, temporal=Temporal(rounding=Tiar(iterations=20), fsc="tib", cache=cache)
+    )
     stages.finish(stages.prepare(made))
     errors = stages.temporal_errors(made)
     assert errors.cosine_after.min() > 0.98
@@ -69,7 +77,9 @@ def test_the_time_embedding_is_learned_and_cached_in_bfloat16(recipe, cached):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_what_is_captured_and_quantized_in_half_precision_is_near_float32(recipe, dtype):
-    """Captured, planned, simulated and executed in half precision; the images are those of float32, nearly."""
+    """Captured, planned, simulated and executed in half precision; the images are those of
+    float32, nearly.
+    """
     prompts = recipe.calibration.prompts
     shown = Comparison(prompts=prompts[:1], sampling=recipe.sampling)
     stages.use_placement(Placement(device="cpu"))
@@ -79,9 +89,14 @@ def test_what_is_captured_and_quantized_in_half_precision_is_near_float32(recipe
     stages.finish(stages.capture(recipe, again=True, trajectories=1))
     half = stages.statistics(recipe)
     assert half.made_on == f"cpu, {dtype}" and half.sites == full.sites
-    for i, (t, lowered) in enumerate(zip(full.timesteps, half.timesteps, strict=True)):  # which some pipelines round
+    for i, (t, lowered) in enumerate(
+        zip(full.timesteps, half.timesteps, strict=True)
+    ):  # which some pipelines round
         assert index_of(t, half.timesteps) == index_of(lowered, full.timesteps) == (i, 0.0)
-    near = np.abs(half.maximum - full.maximum) <= 0.1 * np.abs(full.maximum) + 0.05 * np.abs(full.maximum).max()
+    near = (
+        np.abs(half.maximum - full.maximum)
+        <= 0.1 * np.abs(full.maximum) + 0.05 * np.abs(full.maximum).max()
+    )
     assert near.mean() > 0.97
     for engine in ("simulated", "executed"):
         report = stages.finish(stages.compare(shown, (dataclasses.replace(recipe, engine=engine),)))

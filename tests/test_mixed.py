@@ -6,14 +6,29 @@ import pytest
 
 from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
-from dmq.recipe import Budget, Mixed, Override, Protection, Recipe, Rule, Sensitivity, Uaq, Weights, choice_of
+from dmq.recipe import (
+    Budget,
+    Mixed,
+    Override,
+    Protection,
+    Recipe,
+    Rule,
+    Sensitivity,
+    Uaq,
+    Weights,
+    choice_of,
+)
 from pages import words
 from tests.tiny import captured_recipe, runs_in
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # in diffusers
 
-ASK = Sensitivity(choices=(choice_of("UAQ-4"), choice_of("KMA-2")), how="local", steps=1, pictures=1)
+ASK = Sensitivity(
+    choices=(choice_of("UAQ-4"), choice_of("KMA-2")), how="local", steps=1, pictures=1
+)
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +36,9 @@ def mixed(tmp_path_factory):
     with runs_in(tmp_path_factory.mktemp("mixed")) as folder:
         made = captured_recipe(folder, 2)
         asked = Mixed(by=ASK, budget=Budget(bits=3.5))
-        yield dataclasses.replace(made, name="mixed", weights=Weights(bits=4, format=Uaq()), mixed=asked)
+        yield dataclasses.replace(
+            made, name="mixed", weights=Weights(bits=4, format=Uaq()), mixed=asked
+        )
 
 
 def test_it_says_what_is_missing_until_it_was_measured(mixed):
@@ -40,9 +57,14 @@ def test_each_layer_gets_the_choice_of_the_budget(mixed):
     wanted = stages.allocate(table, Budget(bits=3.5))
     assert {row.weights.bits for row in rows} == {2, 4}
     made = {row.layer.name: (row.weights.bits, row.weights.format) for row in rows}
-    assert made == {name: (c.bits, c.format) for name, c in zip(wanted.layers, wanted.choices, strict=True)}
+    assert made == {
+        name: (c.bits, c.format) for name, c in zip(wanted.layers, wanted.choices, strict=True)
+    }
     assert sum(row.weight_bytes for row in rows) == wanted.bytes <= 3.5 * table.weights / 8
-    assert [row.format for row in plan.layers if row.layer.role in ("first", "last")] == ["float", "float"]
+    assert [row.format for row in plan.layers if row.layer.role in ("first", "last")] == [
+        "float",
+        "float",
+    ]
     model = stages.quantize(mixed)
     for row in rows:
         values = model.get_submodule(row.layer.name).weight.unique()
@@ -52,7 +74,9 @@ def test_each_layer_gets_the_choice_of_the_budget(mixed):
 def test_overrides_are_stronger_and_unprotected_layers_take_part(mixed):
     stages.finish(stages.prepare(mixed))
     name = stages.plan(mixed).layers[3].layer.name
-    own = dataclasses.replace(mixed, overrides=(Override(layers=name, weight_bits=8, format=Uaq()),))
+    own = dataclasses.replace(
+        mixed, overrides=(Override(layers=name, weight_bits=8, format=Uaq()),)
+    )
     assert {row.layer.name: row.weights.bits for row in stages.plan(own).layers}[name] == 8
     whole = stages.plan(dataclasses.replace(mixed, protection=Protection(first_last=False)))
     assert "float" not in {row.format for row in whole.layers}
@@ -69,7 +93,10 @@ def test_an_allocation_that_is_applied_takes_its_place(mixed):
 def test_it_is_read_back_said_and_refused_in_one_line(mixed, tmp_path, capsys):
     assert jsonio.loads(jsonio.dumps(mixed)) == mixed
     assert "mixed" not in jsonio.dumps(Recipe())
-    assert "On average 3.5 bits a weight, shared out by sensitivities (local, noise)." in words.words(mixed)
+    assert (
+        "On average 3.5 bits a weight, shared out by sensitivities (local, noise)."
+        in words.words(mixed)
+    )
     (tmp_path / "mixed.json").write_text(jsonio.dumps(mixed), "utf-8")
     assert cli.main(["learn", str(tmp_path / "mixed.json")]) == 0
     assert "KMA-2" in capsys.readouterr().out
@@ -87,4 +114,6 @@ def test_a_table_of_some_choices_and_of_some_layers(mixed):
         table.layers[n].name for n in (2, 5)
     ]
     for part in ("bytes", "cost", "spread", "local", "per_step"):
-        assert (getattr(some, part) == getattr(table, part)[[2, 5]][:, [1]]).all() or part == "spread"
+        assert (
+            getattr(some, part) == getattr(table, part)[[2, 5]][:, [1]]
+        ).all() or part == "spread"

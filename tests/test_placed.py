@@ -38,15 +38,38 @@ def file(recipe, tmp_path):
 
 
 def test_a_run_in_bfloat16_says_so_and_is_what_float32_is(recipe, file, capsys):
-    assert main(["run", file, "--prompt", "a", "--name", "half", "--device", "cpu", "--dtype", "bfloat16"]) == 0
+    assert (
+        main(
+            [
+                "run",
+                file,
+                "--prompt",
+                "a",
+                "--name",
+                "half",
+                "--device",
+                "cpu",
+                "--dtype",
+                "bfloat16",
+            ]
+        )
+        == 0
+    )
     said = capsys.readouterr()
     assert "ran on cpu, bfloat16" in said.out
     assert "dmq: Compare on cpu, bfloat16: 6 denoiser calls; weights need 0.00 GB" in said.err
     report = runs.load_report("half")
-    full = stages.finish(stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,)))
-    assert (report.place, full.place) == ("cpu, bfloat16", "cpu, bfloat16")  # of the process, until it is changed
+    full = stages.finish(
+        stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
+    )
+    assert (report.place, full.place) == (
+        "cpu, bfloat16",
+        "cpu, bfloat16",
+    )  # of the process, until it is changed
     stages.use_placement(Placement(device="cpu", dtype="float32"))
-    full = stages.finish(stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,)))
+    full = stages.finish(
+        stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
+    )
     assert full.place == "cpu, float32"
     assert abs(full.scores[0].psnr - report.scores[0].psnr) < 3
 
@@ -58,7 +81,11 @@ def test_a_capture_says_what_it_was_made_on_and_serves_everywhere(recipe, file, 
     stats = stages.statistics(recipe)
     assert stats.made_on == "cpu, bfloat16"
     stages.use_placement(Placement(device="cpu", dtype="float32"))
-    assert stages.plan(recipe).fingerprint == stages.load(recipe.model).info.fingerprint == stats.fingerprint
+    assert (
+        stages.plan(recipe).fingerprint
+        == stages.load(recipe.model).info.fingerprint
+        == stats.fingerprint
+    )
     folder = runs.find_capture(recipe)
     plain = json.loads((folder / "capture.json").read_text("utf-8"))
     del plain["made_on"]  # an older capture
@@ -81,14 +108,18 @@ def test_a_place_that_is_not_there_is_one_line(file, flags, message, capsys):
 
 
 def test_what_there_is_nothing_to_do_for_refuses_a_place_all_the_same(file, capsys):
-    assert main(["capture", file, "--device", "cpu", "--offload", "group"]) == 1  # though it is captured already
+    assert (
+        main(["capture", file, "--device", "cpu", "--offload", "group"]) == 1
+    )  # though it is captured already
     assert "offload 'group' is for a GPU" in capsys.readouterr().err
 
 
 def test_every_command_takes_a_device(capsys):
     from dmq.cli import parser
 
-    commands = next(action for action in parser()._actions if hasattr(action, "choices") and action.choices)
+    commands = next(
+        action for action in parser()._actions if hasattr(action, "choices") and action.choices
+    )
     assert {"serve", "capture", "run", "bench", "export"} <= set(commands.choices)
     for command in commands.choices.values():
         assert {"--device", "--dtype", "--offload"} <= set(command._option_string_actions)
@@ -103,7 +134,8 @@ def test_what_is_made_for_one_place_is_not_used_in_another(recipe):
     assert str(next(full.parameters()).dtype) == "torch.float32"
 
 
-# --- the page -------------------------------------------------------------------------------------------------------
+# --- the page
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_form_shows_the_devices_and_what_the_model_needs(recipe):
@@ -132,7 +164,8 @@ def test_a_place_is_taken_only_if_the_model_can_run_there(recipe):
 
 
 @pytest.mark.parametrize(
-    "device, told", [("nonsense", "$DMQ_DEVICE: device is 'nonsense'"), ("cuda:99", "no device 'cuda:99'")]
+    "device, told",
+    [("nonsense", "$DMQ_DEVICE: device is 'nonsense'"), ("cuda:99", "no device 'cuda:99'")],
 )
 def test_the_app_is_not_served_where_it_could_not_run(device, told, monkeypatch, capsys):
     opened = []
@@ -140,20 +173,28 @@ def test_the_app_is_not_served_where_it_could_not_run(device, told, monkeypatch,
     monkeypatch.setenv("DMQ_DEVICE", device)
     assert main(["serve"]) == 1 and not opened
     assert told in capsys.readouterr().err
-    assert main(["serve", "--device", "cpu"]) == 0 and opened  # what the command line says goes first
+    assert (
+        main(["serve", "--device", "cpu"]) == 0 and opened
+    )  # what the command line says goes first
 
 
 @pytest.mark.parametrize("offload", ["sequential", "group"])
 def test_packed_weights_that_nothing_would_bring_along_are_refused(recipe, monkeypatch, offload):
     loaded = stages.load(recipe.model)
-    elsewhere = dataclasses.replace(loaded, place=placement.Place(device="cuda", dtype="bfloat16", offload=offload))
+    elsewhere = dataclasses.replace(
+        loaded, place=placement.Place(device="cuda", dtype="bfloat16", offload=offload)
+    )
     for module in (planning, pictures):
         monkeypatch.setattr(module, "load", lambda model: elsewhere)
     planning._computed.cache_clear()
     executed = dataclasses.replace(recipe, engine="executed")
-    refusal = f"engine 'executed': with offload '{offload}' .* try --offload model or none, or simulate"
+    refusal = (
+        f"engine 'executed': with offload '{offload}' .* try --offload model or none, or simulate"
+    )
     with pytest.raises(DmqError, match=refusal):
         stages.computed(executed)
     with pytest.raises(DmqError, match=refusal):
-        stages.finish(stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (executed,)))
+        stages.finish(
+            stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (executed,))
+        )
     assert stages.computed(recipe)  # which is simulated: its weights are parameters

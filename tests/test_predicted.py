@@ -1,4 +1,6 @@
-"""From a recipe to scores: random mixes of a tiny real model, judged, kept, learned from and printed."""
+"""From a recipe to scores: random mixes of a tiny real model, judged, kept, learned from and
+printed.
+"""
 
 import json
 
@@ -18,8 +20,17 @@ from tests.tiny import runs_in
 
 
 CHOICES = (choice_of("UAQ-4"), choice_of("UAQ-2"))
-SPEC = Predictor(choices=CHOICES, configurations=20, label="latent", pictures=2, steps=2, repeats=1, epochs=2, width=4,
-                 combinations=9)  # fmt: skip
+SPEC = Predictor(
+    choices=CHOICES,
+    configurations=20,
+    label="latent",
+    pictures=2,
+    steps=2,
+    repeats=1,
+    epochs=2,
+    width=4,
+    combinations=9,
+)
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +38,18 @@ def recipe(tmp_path_factory):
     with runs_in(tmp_path_factory.mktemp("predicted")) as folder:
         tiny_sd().save_pretrained(folder / "tiny-sd", safe_serialization=True)
         yield Recipe(
-            name="tiny", model=str(folder / "tiny-sd"), sampling=Sampling(steps=4, guidance=2.0),
+            name="tiny",
+            model=str(folder / "tiny-sd"),
+            sampling=Sampling(steps=4, guidance=2.0),
             calibration=Calibration(samples=2, batch=2, prompts=("a", "b")),
-        )  # fmt: skip
+        )
 
 
 @pytest.fixture(scope="module")
 def answer(recipe):
-    """The result, the names of the tasks that were judged before and after an interruption, and what was kept then."""
+    """The result, the names of the tasks that were judged before and after an interruption, and
+    what was kept then.
+    """
     judged, real = [], stage.judge
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(stage, "judge", lambda task: judged.append(task.name) or real(task))
@@ -44,7 +59,10 @@ def answer(recipe):
         work.close()
         first, judged = judged, []
         patch.setattr(stage, "judge", lambda task: judged.append(task.name) or real(task))
-        unfinished = stages.predictor_result(recipe, SPEC), len(list(labels_of(recipe).glob("*.json")))
+        unfinished = (
+            stages.predictor_result(recipe, SPEC),
+            len(list(labels_of(recipe).glob("*.json"))),
+        )
         result = stages.finish(stages.predict(recipe, SPEC))
     return result, first, judged, unfinished
 
@@ -74,12 +92,20 @@ def test_a_label_is_the_distance_of_a_model_with_these_weights(recipe, answer):
     for layer, c in zip(answer[0].layers, mix, strict=True):
         place = model.get_submodule(layer.name)
         spec = Weights(bits=CHOICES[c].bits, format=CHOICES[c].format)
-        place.weight = torch.nn.Parameter(quantize_weight(place.weight, spec).dequantize(), requires_grad=False)
+        place.weight = torch.nn.Parameter(
+            quantize_weight(place.weight, spec).dequantize(), requires_grad=False
+        )
 
     def finished(denoiser):
         seen = []
-        sample(with_denoiser(loaded, denoiser), loaded, prompts=["a", "b"], seeds=[0, 1],
-               sampling=Sampling(steps=2, guidance=2.0), on_step=lambda i, t, x: seen.append(x.clone()))  # fmt: skip
+        sample(
+            with_denoiser(loaded, denoiser),
+            loaded,
+            prompts=["a", "b"],
+            seeds=[0, 1],
+            sampling=Sampling(steps=2, guidance=2.0),
+            on_step=lambda i, t, x: seen.append(x.clone()),
+        )
         return seen[-1].flatten(1).double()
 
     exact, made = finished(loaded.denoiser), finished(model)
@@ -102,7 +128,9 @@ def test_what_was_found_is_kept_as_it_is(recipe, answer):
     result, again = answer[0], stages.predictor_result(recipe, SPEC)
     for name in kept.ARRAYS:
         np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
-    assert [(piece.piece, piece.layers) for piece in again.pieces] == [(p.piece, p.layers) for p in result.pieces]
+    assert [(piece.piece, piece.layers) for piece in again.pieces] == [
+        (p.piece, p.layers) for p in result.pieces
+    ]
     assert [one.name for one in again.predictions] == [one.name for one in result.predictions]
     assert again.layers == result.layers and again.choices == CHOICES
     assert stages.predictor_result(recipe, Predictor(choices=CHOICES)) is None
@@ -118,10 +146,14 @@ def test_scores_are_a_table_that_a_budget_takes(recipe, answer):
 
 @pytest.mark.parametrize("label", ["noise", "features"])
 def test_the_float_model_is_better_than_any_mix(recipe, label):
-    spec = Predictor(choices=(CHOICES[1], Choice(bits=32, format=Grid())), label=label, pictures=2, steps=2)
+    spec = Predictor(
+        choices=(CHOICES[1], Choice(bits=32, format=Grid())), label=label, pictures=2, steps=2
+    )
     subject, asked = stage.subject_of(recipe, spec), stage._asked(spec)
     layers = len([layer for layer in stages.load(recipe.model).info.layers if layer.macs])
-    labels = [stage.judge(stage.Task(subject, asked, n, (c,) * layers)) for n, c in enumerate((1, 0))]
+    labels = [
+        stage.judge(stage.Task(subject, asked, n, (c,) * layers)) for n, c in enumerate((1, 0))
+    ]
     assert labels[0] == pytest.approx(-np.log(1e-12)) and labels[1] < 10
 
 
@@ -156,17 +188,31 @@ def test_damaged_files_are_named(recipe, tmp_path):
 def test_the_command_prints_controls_beside_the_network(recipe, answer, tmp_path, capsys):
     file, out = tmp_path / "recipe.json", tmp_path / "out.json"
     file.write_text(jsonio.dumps(recipe))
-    words = ["predict", str(file), "--choices", "UAQ-4", "UAQ-2", "--label", "latent", "--json", str(out)]
+    words = [
+        "predict",
+        str(file),
+        "--choices",
+        "UAQ-4",
+        "UAQ-2",
+        "--label",
+        "latent",
+        "--json",
+        str(out),
+    ]
     numbers = ("configurations", "pictures", "steps", "repeats", "epochs", "width", "combinations")
     words += [word for name in numbers for word in (f"--{name}", str(getattr(SPEC, name)))]
     assert cli.main(words) == 0
     said = capsys.readouterr().out
     for one in answer[0].predictions:
-        assert any(line.startswith(one.name) and f"{one.srcc:.3f}" in line for line in said.splitlines())
+        assert any(
+            line.startswith(one.name) and f"{one.srcc:.3f}" in line for line in said.splitlines()
+        )
     assert ("a control is as good" in said) == bool(answer[0].as_good)
     assert "attn1.to_q" in said and "mid_block" in said
     data = json.loads(out.read_text())
-    assert data["labels"] == answer[0].labels.tolist() and len(data["layers"]) == len(answer[0].layers)
+    assert data["labels"] == answer[0].labels.tolist() and len(data["layers"]) == len(
+        answer[0].layers
+    )
 
 
 def test_the_command_refuses_in_one_line(recipe, tmp_path, capsys):

@@ -1,4 +1,6 @@
-"""What a recipe needs is told before it is made, made in order, and made up to a step or once more on request."""
+"""What a recipe needs is told before it is made, made in order, and made up to a step or once
+more on request.
+"""
 
 import dataclasses
 
@@ -37,11 +39,14 @@ def plain(tmp_path_factory):
 def whole(plain):
     """All that a recipe can ask for but a budget, small."""
     return dataclasses.replace(
-        plain, name="whole", weights=Weights(bits=4), progressive=Progressive(),
+        plain,
+        name="whole",
+        weights=Weights(bits=4),
+        progressive=Progressive(),
         overrides=(Override(layers="*.ff.net.2", weight_bits=4, format=Gptq(group=0)),),
         temporal=Temporal(rounding=Tiar(iterations=4)),
         relaxing=Relaxing(where="auto", judge="fidelity", windows=2, pictures=1, fraction=0.5),
-    )  # fmt: skip
+    )
 
 
 def names(steps):
@@ -85,9 +90,13 @@ def test_learned_things_are_missing_before_they_are_learned(plain, change, step)
 
 
 def test_what_a_recipe_does_not_ask_for_is_refused(plain):
-    with pytest.raises(DmqError, match=r"^tiny needs no blocks \(rounding of the blocks\); it needs capture\.$"):
+    with pytest.raises(
+        DmqError, match=r"^tiny needs no blocks \(rounding of the blocks\); it needs capture\.$"
+    ):
         stages.missing(plain, "blocks")
-    with pytest.raises(DmqError, match="there is no step 'block' of preparing; there are capture, bits, groups"):
+    with pytest.raises(
+        DmqError, match="there is no step 'block' of preparing; there are capture, bits, groups"
+    ):
         stages.finish(stages.prepare(plain, only="block"))
 
 
@@ -104,16 +113,22 @@ def file(plain, tmp_path):
 def test_the_command_line_tells_makes_and_refuses(plain, file, tmp_path, capsys):
     tiny_sd().save_pretrained(tmp_path / "other", safe_serialization=True)
     recipe = Recipe(
-        name="new", model=str(tmp_path / "other"), sampling=Sampling(steps=2), activations=Activations(bits=6),
-        calibration=Calibration(samples=2, prompts=("a",)), grouping=UniformGroups(count=2),
+        name="new",
+        model=str(tmp_path / "other"),
+        sampling=Sampling(steps=2),
+        activations=Activations(bits=6),
+        calibration=Calibration(samples=2, prompts=("a",)),
+        grouping=UniformGroups(count=2),
         temporal=Temporal(rounding=Tiar(iterations=4)),
-    )  # fmt: skip
+    )
     place = file(recipe)
     assert cli.main(["prepare", place, "--dry-run"]) == 0
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["step", "capture", "time"]
-    assert all(line.endswith("missing") for line in lines[1:3]) and lines[3].startswith("Capture on ")
+    assert all(line.endswith("missing") for line in lines[1:3]) and lines[3].startswith(
+        "Capture on "
+    )
     assert not stages.captured(recipe)
     assert cli.main(["prepare", place]) == 0
     assert "new: made capture, time; `dmq run` samples with it." in capsys.readouterr().out
@@ -123,6 +138,9 @@ def test_the_command_line_tells_makes_and_refuses(plain, file, tmp_path, capsys)
     assert "new: made time" in capsys.readouterr().out
     assert cli.main(["prepare", place, "--dry-run"]) == 0
     assert capsys.readouterr().out.count("there") == 2
-    for wrong, told in ((["--again"], "name it with --only"), (["--only", "windows"], "new needs no windows")):
+    for wrong, told in (
+        (["--again"], "name it with --only"),
+        (["--only", "windows"], "new needs no windows"),
+    ):
         assert cli.main(["prepare", place, *wrong]) == 1
         assert told in capsys.readouterr().err

@@ -1,4 +1,6 @@
-"""Handing progress on: nothing is lost on the way, and closing the outer generator closes the inner one."""
+"""Handing progress on: nothing is lost on the way, and closing the outer generator closes the
+inner one.
+"""
 
 import pytest
 
@@ -6,7 +8,9 @@ from dmq.progress import Progress, progress_timer, relay, relay_each, run_to_end
 
 
 def parts(done: list[int], ends: list[str]):
-    """Five parts of which those in `done` are finished; each counts once it was worked on to its end."""
+    """Five parts of which those in `done` are finished; each counts once it was worked on to its
+    end.
+    """
     try:
         for n in range(5):
             if n not in done:
@@ -27,7 +31,9 @@ def collected(work):
 def test_items_are_converted_and_the_value_is_handed_on():
     ends = []
     items, value = collected(relay(parts([], ends), lambda done, total: f"{done} of {total}"))
-    assert items == [f"{n} of 5" for n in range(5)] and value == (0, 1, 2, 3, 4) and ends == ["closed"]
+    assert (
+        items == [f"{n} of 5" for n in range(5)] and value == (0, 1, 2, 3, 4) and ends == ["closed"]
+    )
 
 
 def test_one_item_becomes_many_or_none():
@@ -43,7 +49,9 @@ def test_closed_work_goes_on_where_it_was():
 
     held = parts(done, ends)  # else it would be closed as soon as nobody refers to it, by whomever
     work = outer()
-    assert [next(work).partition(",")[0] for _ in range(3)] == [f"Learn: {n} of 5" for n in range(3)]
+    assert [next(work).partition(",")[0] for _ in range(3)] == [
+        f"Learn: {n} of 5" for n in range(3)
+    ]
     work.close()
     assert done == [0, 1] and ends == ["closed"]  # the third part was not finished
     items, value = collected(relay(parts(done, ends), lambda n, _: n))

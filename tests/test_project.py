@@ -8,8 +8,10 @@ from dmq import __version__, runs
 
 
 ROOT = runs.ASSETS.parent
-NAMED = re.findall(r"`((?:dmq|pages|tests|assets|docs|training|bench|tools|\.ci)/[^`\s]*)`",
-                   (ROOT / "CONTRIBUTING.md").read_text("utf-8"))  # fmt: skip
+NAMED = re.findall(
+    r"`((?:dmq|pages|tests|assets|docs|training|bench|tools|\.ci)/[^`\s]*)`",
+    (ROOT / "CONTRIBUTING.md").read_text("utf-8"),
+)
 
 
 def test_contributing_names_paths_that_exist():
@@ -23,7 +25,9 @@ def test_contributing_maps_every_room():
 
 
 def test_pre_commit_has_the_ruff_of_the_tests():
-    pinned = re.search(r"^ruff==(.+)$", (ROOT / "requirements-dev.txt").read_text("utf-8"), re.MULTILINE)[1]
+    pinned = re.search(
+        r"^ruff==(.+)$", (ROOT / "requirements-dev.txt").read_text("utf-8"), re.MULTILINE
+    )[1]
     assert f"rev: v{pinned}\n" in (ROOT / ".pre-commit-config.yaml").read_text("utf-8")
 
 
@@ -31,8 +35,12 @@ def test_the_citation_is_of_this_version():
     assert f"\nversion: {__version__}\n" in (ROOT / "CITATION.cff").read_text("utf-8")
 
 
-@pytest.mark.parametrize("name", ["PAGES", "ADAPTERS", "SET_MEASURES", "BENCH_MEASURES", "PAIRED", "SETS"])
+@pytest.mark.parametrize(
+    "name", ["PAGES", "ADAPTERS", "SET_MEASURES", "BENCH_MEASURES", "PAIRED", "SETS"]
+)
 def test_tables_that_contributing_names_are_there(name):
     assert f"`{name}`" in (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     files = [*(ROOT / "dmq").rglob("*.py"), *(ROOT / "pages").rglob("*.py")]
-    assert any(re.search(rf"^{name}(: .+)? = ", file.read_text("utf-8"), re.MULTILINE) for file in files)
+    assert any(
+        re.search(rf"^{name}(: .+)? = ", file.read_text("utf-8"), re.MULTILINE) for file in files
+    )

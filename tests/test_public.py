@@ -22,9 +22,17 @@ def opened(monkeypatch):
 
 @pytest.mark.parametrize(
     "said, space, is_public",
-    [(None, None, False), (None, "a/b", True), ("1", None, True), ("yes", None, True), ("0", "a/b", False),
-     ("off", "a/b", False), ("", "a/b", False), (None, "", False)],
-)  # fmt: skip
+    [
+        (None, None, False),
+        (None, "a/b", True),
+        ("1", None, True),
+        ("yes", None, True),
+        ("0", "a/b", False),
+        ("off", "a/b", False),
+        ("", "a/b", False),
+        (None, "", False),
+    ],
+)
 def test_when_it_is_on(monkeypatch, said, space, is_public):
     for name, value in (("DMQ_PUBLIC", said), ("SPACE_ID", space)):
         monkeypatch.delenv(name, raising=False)
@@ -36,9 +44,20 @@ def test_when_it_is_on(monkeypatch, said, space, is_public):
 def test_all_doors_say_the_same(opened, tmp_path):
     tiny.tiny_ddpm().save_pretrained(tmp_path / "there", safe_serialization=True)
     said = set()
-    for name in (str(tmp_path / "there"), str(tmp_path / "not there"), "/etc/passwd", "~", "owner/name", "a" * 5000):
-        for door in (lambda n: Recipe(model=n), loading.load, clip.load_clip,
-                     lambda n: jsonio.from_data(Recipe, {"model": n})):  # fmt: skip
+    for name in (
+        str(tmp_path / "there"),
+        str(tmp_path / "not there"),
+        "/etc/passwd",
+        "~",
+        "owner/name",
+        "a" * 5000,
+    ):
+        for door in (
+            lambda n: Recipe(model=n),
+            loading.load,
+            clip.load_clip,
+            lambda n: jsonio.from_data(Recipe, {"model": n}),
+        ):
             with pytest.raises(Refused) as refused:
                 door(name)
             said.add(str(refused.value))
@@ -58,7 +77,12 @@ def test_files_and_folders_are_not_read(opened, tmp_path, monkeypatch):
     (tmp_path / "list.txt").write_text("a\nb\n")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     said = set()
-    for file in (tmp_path / "list.txt", tmp_path / "none.txt", "/etc/passwd", tmp_path / "uploads/../list.txt"):
+    for file in (
+        tmp_path / "list.txt",
+        tmp_path / "none.txt",
+        "/etc/passwd",
+        tmp_path / "uploads/../list.txt",
+    ):
         with pytest.raises(Refused) as refused:
             prompts.read_prompts(file)
         said.add(str(refused.value))
@@ -81,7 +105,9 @@ def test_the_host_offers_folders_by_their_last_part(opened, tmp_path, monkeypatc
         Recipe(model=str(tmp_path / "mine"))
 
 
-def test_a_folder_without_a_pipeline_is_not_offered_and_its_host_is_told(opened, tmp_path, monkeypatch, capsys):
+def test_a_folder_without_a_pipeline_is_not_offered_and_its_host_is_told(
+    opened, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("DMQ_MODELS", f"owner/name, {tmp_path / 'gone'}, {tmp_path}")
     assert public.offered() == {"owner/name": "owner/name"}
     monkeypatch.setattr(app, "place_models", lambda: None)

@@ -18,7 +18,9 @@ def home(tmp_path, monkeypatch):
 
 
 def keep(folder, size, age=None):
-    """A piece of `size` bytes that was written `age` seconds before the epoch's 10^9th second, or now, by a job."""
+    """A piece of `size` bytes that was written `age` seconds before the epoch's 10^9th second,
+    or now, by a job.
+    """
     with runs.job() as held, runs.working(held), runs.written(folder) as part:
         (part / "report.json").write_bytes(b"x" * size)
     if age is not None:
@@ -29,7 +31,15 @@ def keep(folder, size, age=None):
 
 @pytest.mark.parametrize(
     "said, size",
-    [("700", 700), ("2GB", 2 * 10**9), ("1.5 MiB", 1572864), ("3k", 3000), ("1TB", 10**12), ("0", 0), ("10B", 10)],
+    [
+        ("700", 700),
+        ("2GB", 2 * 10**9),
+        ("1.5 MiB", 1572864),
+        ("3k", 3000),
+        ("1TB", 10**12),
+        ("0", 0),
+        ("10B", 10),
+    ],
 )
 def test_sizes(said, size):
     assert quota.parsed(said) == size
@@ -74,7 +84,11 @@ def test_pieces(home, inside, piece):
 
 def test_the_oldest_goes_first(home, monkeypatch):
     mine = home / "visitors" / "abc" / "run"
-    old = [keep(home / "captures" / "a", 100, 50), keep(mine, 100, 40), keep(home / "tables" / "b", 100, 60)]
+    old = [
+        keep(home / "captures" / "a", 100, 50),
+        keep(mine, 100, 40),
+        keep(home / "tables" / "b", 100, 60),
+    ]
     kept = keep(home / "benchmarks" / "c", 100, 10)
     monkeypatch.setenv("DMQ_RUNS_QUOTA", "350")
     keep(home / "exports" / "d", 100)

@@ -25,7 +25,9 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
     assert space["denoiser"].plan is not None
 
 
-@pytest.mark.parametrize("line", [line for block in blocks("sh") for line in block.splitlines() if line[:3] == "dmq"])
+@pytest.mark.parametrize(
+    "line", [line for block in blocks("sh") for line in block.splitlines() if line[:3] == "dmq"]
+)
 def test_every_command_is_understood(line):
     words = shlex.split(line, comments=True)[1:]
     given = cli.parser().parse_args(words)
@@ -50,7 +52,10 @@ def test_the_space_header_names_what_is_installed():
 def test_the_tables_of_results_are_what_dmq_bench_prints(model, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     assert cli.main(["bench", "--name", model, "--markdown"]) == 0
-    printed, shown = tables(capsys.readouterr().out), {k: v for k, v in tables(TEXT).items() if k.startswith(model)}
+    printed, shown = (
+        tables(capsys.readouterr().out),
+        {k: v for k, v in tables(TEXT).items() if k.startswith(model)},
+    )
     assert shown
     for head, rows in shown.items():
         assert list(rows) == list(printed[head]), "every model is there"
@@ -61,7 +66,9 @@ def tables(text):
     """By the first cell of their heads: rows by name, each as its cells by column."""
     found = {}
     for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
-        lines = ([cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines())
+        lines = (
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines()
+        )
         (head, *names), _, *rows = lines
         found[head] = {name: dict(zip(names, cells, strict=True)) for name, *cells in rows}
     return found

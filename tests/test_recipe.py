@@ -32,18 +32,26 @@ RICH = Recipe(
     weights=Weights(bits=4, granularity=PerGroup(size=16), range=MinMax()),
     activations=Activations(bits=6, attention_bits=8, granularity=PerChannel(), range=MinMax()),
     grouping=ManualGroups(boundaries=(10, 99)),
-    overrides=(Override(layers="*.conv1", weight_bits=8), Override(layers="conv_in", activation_bits=8)),
+    overrides=(
+        Override(layers="*.conv1", weight_bits=8),
+        Override(layers="conv_in", activation_bits=8),
+    ),
     on_miss="nearest",
 )
 
 
-TIMED = Recipe(temporal=Temporal(rounding=Tiar(iterations=9), fsc="tib", cache=Cache(bits=5, selection="row")))
+TIMED = Recipe(
+    temporal=Temporal(rounding=Tiar(iterations=9), fsc="tib", cache=Cache(bits=5, selection="row"))
+)
 BLOCKS = Recipe(reconstruction=BlockReconstruction(iterations=9, time=True))
 
 RECIPES = {
-    "timed": TIMED, "blocks": BLOCKS, "default": Recipe(), "kind": Recipe(grouping=OptimalGroups(count=3)),
+    "timed": TIMED,
+    "blocks": BLOCKS,
+    "default": Recipe(),
+    "kind": Recipe(grouping=OptimalGroups(count=3)),
     "rich": RICH,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
@@ -53,45 +61,85 @@ def test_a_recipe_survives_json(recipe, short):
 
 
 def test_a_link_holds_only_what_differs():
-    assert json.loads(jsonio.dumps(Recipe(model="x"), short=True)) == {"kind": "Recipe", "model": "x"}
+    assert json.loads(jsonio.dumps(Recipe(model="x"), short=True)) == {
+        "kind": "Recipe",
+        "model": "x",
+    }
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ({"grouping": {"kind": "OptimalGroups", "cuont": 4}},
-         "recipe.grouping.cuont: unknown name 'cuont', did you mean 'count'?"),
-        ({"grouping": {"kind": "Optimal"}},
-         "recipe.grouping.kind: unknown name 'Optimal', did you mean 'OptimalGroups'?"),
+        (
+            {"grouping": {"kind": "OptimalGroups", "cuont": 4}},
+            "recipe.grouping.cuont: unknown name 'cuont', did you mean 'count'?",
+        ),
+        (
+            {"grouping": {"kind": "Optimal"}},
+            "recipe.grouping.kind: unknown name 'Optimal', did you mean 'OptimalGroups'?",
+        ),
         ({"wieghts": {}}, "recipe.wieghts: unknown name 'wieghts', did you mean 'weights'?"),
-        ({"weights": {"bits": 99}},
-         "recipe.weights: bits is 99, not one of 2, 3, 4, 5, 6, 7, 8, 10, 16, 32."),
+        (
+            {"weights": {"bits": 99}},
+            "recipe.weights: bits is 99, not one of 2, 3, 4, 5, 6, 7, 8, 10, 16, 32.",
+        ),
         ({"weights": {"bits": "8"}}, "recipe.weights.bits: expected int, got '8'."),
         ({"weights": {"bits": True}}, "recipe.weights.bits: expected int, got True."),
-        ({"grouping": {"kind": "ManualGroups", "boundaries": [5, 3]}},
-         "recipe.grouping: boundaries must rise strictly and start above 0, got [5, 3]."),
-        ({"grouping": {"kind": "ManualGroups", "boundaries": [0, 3]}},
-         "recipe.grouping: boundaries must rise strictly and start above 0, got [0, 3]."),
-        ({"grouping": {"kind": "ManualGroups", "boundaries": [10, 50]}},
-         "recipe: grouping.boundaries must lie in 1 to 49 for 50 steps, got [10, 50]."),
-        ({"overrides": [{"weight_bits": 4}]}, "recipe.overrides[0].layers: missing; every Override needs it."),
-        ({"overrides": [{"layers": "*", "weight_bits": 9}]},
-         "recipe.overrides[0]: weight_bits is 9, not one of 2, 3, 4, 5, 6, 7, 8, 10, 16, 32."),
+        (
+            {"grouping": {"kind": "ManualGroups", "boundaries": [5, 3]}},
+            "recipe.grouping: boundaries must rise strictly and start above 0, got [5, 3].",
+        ),
+        (
+            {"grouping": {"kind": "ManualGroups", "boundaries": [0, 3]}},
+            "recipe.grouping: boundaries must rise strictly and start above 0, got [0, 3].",
+        ),
+        (
+            {"grouping": {"kind": "ManualGroups", "boundaries": [10, 50]}},
+            "recipe: grouping.boundaries must lie in 1 to 49 for 50 steps, got [10, 50].",
+        ),
+        (
+            {"overrides": [{"weight_bits": 4}]},
+            "recipe.overrides[0].layers: missing; every Override needs it.",
+        ),
+        (
+            {"overrides": [{"layers": "*", "weight_bits": 9}]},
+            "recipe.overrides[0]: weight_bits is 9, not one of 2, 3, 4, 5, 6, 7, 8, 10, 16, 32.",
+        ),
         ({"sampling": {"steps": 0}}, "recipe.sampling: steps is 0, outside 1 to 1000."),
-        ({"calibration": {"prompts": ["a", " "]}}, "recipe.calibration: a prompt is empty; write what to draw."),
-        ({"activations": {"granularity": {"kind": "PerChannel"}}},
-         "recipe.activations: per-channel activations need range MinMax: histograms are kept per tensor."),
-        ({"temporal": {"cache": {"kind": "Cache", "bits": 3}}},
-         "recipe.temporal.cache: bits is 3, outside 4 to 16."),
-        ({"reconstruction": {"time": True}, "temporal": {}},
-         "recipe: reconstruction.time would learn the time path's rounding with the blocks, temporal keeps it apart; "
-         "set reconstruction.time to false, or temporal to null."),
-        ({"temporal": {"fsc": "some"}}, "recipe.temporal: fsc is 'some', not one of none, tib, all."),
-        ({"temporal": {"fsc": "all"}, "grouping": {"kind": "UniformGroups"}},
-         "recipe: temporal.fsc 'all' gives every activation a range per step, grouping is UniformGroups; "
-         "set grouping to SharedRange or PerStep, or fsc to 'tib'."),
+        (
+            {"calibration": {"prompts": ["a", " "]}},
+            "recipe.calibration: a prompt is empty; write what to draw.",
+        ),
+        (
+            {"activations": {"granularity": {"kind": "PerChannel"}}},
+            "recipe.activations: per-channel activations need range MinMax: histograms are kept "
+            "per tensor.",
+        ),
+        (
+            {"temporal": {"cache": {"kind": "Cache", "bits": 3}}},
+            "recipe.temporal.cache: bits is 3, outside 4 to 16.",
+        ),
+        (
+            {"reconstruction": {"time": True}, "temporal": {}},
+            "recipe: reconstruction.time would learn the time path's rounding with the blocks, "
+            "temporal keeps it apart; "
+            "set reconstruction.time to false, or temporal to null.",
+        ),
+        (
+            {"temporal": {"fsc": "some"}},
+            "recipe.temporal: fsc is 'some', not one of none, tib, all.",
+        ),
+        (
+            {"temporal": {"fsc": "all"}, "grouping": {"kind": "UniformGroups"}},
+            "recipe: temporal.fsc 'all' gives every activation a range per step, grouping is "
+            "UniformGroups; "
+            "set grouping to SharedRange or PerStep, or fsc to 'tib'.",
+        ),
         ({"on_miss": "guess"}, "recipe: on_miss is 'guess', not one of error, nearest."),
-        ({"version": 2}, "recipe: version is 2; this dmq reads version 1. Update dmq or start anew."),
+        (
+            {"version": 2},
+            "recipe: version is 2; this dmq reads version 1. Update dmq or start anew.",
+        ),
         ([], "recipe: expected Recipe, got []."),
         ({"kind": ["x"]}, "recipe.kind: unknown name ['x']."),
     ],
@@ -104,7 +152,11 @@ def test_errors_say_where_and_what(data, message):
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [("{", "this is no JSON"), ("[" * 100_000, "this is no JSON"), (" " * 1_000_001, "at most 1000000 are read")],
+    [
+        ("{", "this is no JSON"),
+        ("[" * 100_000, "this is no JSON"),
+        (" " * 1_000_001, "at most 1000000 are read"),
+    ],
     ids=["cut", "deep", "long"],
 )
 def test_what_is_no_json_is_one_line(text, says):

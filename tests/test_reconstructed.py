@@ -1,4 +1,6 @@
-"""Block reconstruction by stages: interrupted and resumed, kept, used in models and pictures; on a tiny pipeline."""
+"""Block reconstruction by stages: interrupted and resumed, kept, used in models and pictures; on
+a tiny pipeline.
+"""
 
 import dataclasses
 
@@ -31,16 +33,22 @@ SPEC = BlockReconstruction(iterations=8, rate=0.03, batch=4, pictures=2)
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """W3A8 on a captured tiny pipeline; its blocks were learned, with an interruption after the second one."""
+    """W3A8 on a captured tiny pipeline; its blocks were learned, with an interruption after the
+    second one.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     tiny_sd().save_pretrained(folder / "model", safe_serialization=True)
     patch = pytest.MonkeyPatch()
     patch.setenv("DMQ_RUNS", str(folder / "runs"))
     made = Recipe(
-        model=str(folder / "model"), sampling=Sampling(steps=3, guidance=2.0), calibration=Calibration(samples=2),
-        weights=Weights(bits=3, range=MinMax()), activations=Activations(range=MinMax()),
-        temporal=Temporal(rounding=Tiar(iterations=25)), reconstruction=SPEC,
-    )  # fmt: skip
+        model=str(folder / "model"),
+        sampling=Sampling(steps=3, guidance=2.0),
+        calibration=Calibration(samples=2),
+        weights=Weights(bits=3, range=MinMax()),
+        activations=Activations(range=MinMax()),
+        temporal=Temporal(rounding=Tiar(iterations=25)),
+        reconstruction=SPEC,
+    )
     stages.finish(stages.capture(made))
     stages.finish(stages.learn_temporal(made))
     assert not stages.reconstructed(made)
@@ -61,9 +69,17 @@ def recipe(tmp_path_factory):
 
 def kept():
     """Names of the finished blocks of unfinished work; nothing else may lie about."""
-    left = [folder for folder in (runs.home() / "roundings").iterdir() if not folder.name.startswith("rounding-")]
+    left = [
+        folder
+        for folder in (runs.home() / "roundings").iterdir()
+        if not folder.name.startswith("rounding-")
+    ]
     assert left == []
-    return sorted(part.name for folder in (runs.home() / "roundings").glob("*-blocks") for part in folder.iterdir())
+    return sorted(
+        part.name
+        for folder in (runs.home() / "roundings").glob("*-blocks")
+        for part in folder.iterdir()
+    )
 
 
 def test_what_was_interrupted_ends_like_what_was_not(recipe):
@@ -74,20 +90,28 @@ def test_what_was_interrupted_ends_like_what_was_not(recipe):
     assert whole.after == resumed.after and whole.codes.keys() == resumed.codes.keys()
     for name, code in whole.codes.items():
         other = resumed.codes[name]
-        assert all(torch.equal(getattr(code, part), getattr(other, part)) for part in ("codes", "scale", "zero"))
+        assert all(
+            torch.equal(getattr(code, part), getattr(other, part))
+            for part in ("codes", "scale", "zero")
+        )
 
 
 def test_it_happens_once_and_depends_on_what_goes_in(recipe):
     assert not [at for at in stages.reconstruct(recipe) if at.stage == "Reconstruct the blocks"]
     assert stages.reconstructed(dataclasses.replace(recipe, name="else", on_miss="nearest"))
     assert stages.reconstructed(dataclasses.replace(recipe, reconstruction=None))
-    for changes in ({"activations": Activations(bits=6)}, {"temporal": None},
-                    {"reconstruction": dataclasses.replace(SPEC, seed=1)}):  # fmt: skip
+    for changes in (
+        {"activations": Activations(bits=6)},
+        {"temporal": None},
+        {"reconstruction": dataclasses.replace(SPEC, seed=1)},
+    ):
         assert not stages.reconstructed(dataclasses.replace(recipe, **changes))
 
 
 def test_the_model_has_the_learned_codes_and_all_else_as_without(recipe):
-    """The time path above all: its learned rounding, scales and banks are bit for bit the same (tfm, test 9)."""
+    """The time path above all: its learned rounding, scales and banks are bit for bit the same
+    (tfm, test 9).
+    """
     codes = stages.blocks_result(recipe).codes
     plain = dataclasses.replace(recipe, reconstruction=None)
     with_it, without = (stages.quantize(r).state_dict() for r in (recipe, plain))
@@ -134,7 +158,9 @@ def test_the_command_line_reconstructs(recipe, tmp_path, capsys):
     assert cli.main(["reconstruct", str(file)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
     result = stages.blocks_result(recipe)
-    assert lines == [[b, f"{100 * result.before[b]:.4g}", f"{100 * result.after[b]:.4g}"] for b in BLOCKS]
+    assert lines == [
+        [b, f"{100 * result.before[b]:.4g}", f"{100 * result.after[b]:.4g}"] for b in BLOCKS
+    ]
     assert cli.main(["reconstruct", "W8A8, one range", "--model", recipe.model]) == 1
     assert "nothing to reconstruct" in capsys.readouterr().err
 
@@ -142,7 +168,9 @@ def test_the_command_line_reconstructs(recipe, tmp_path, capsys):
 @pytest.fixture(scope="module")
 def stepped(recipe):
     """The recipe with learned step sizes, interrupted after the first block."""
-    made = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, steps=25), name="with step sizes")
+    made = dataclasses.replace(
+        recipe, reconstruction=dataclasses.replace(SPEC, steps=25), name="with step sizes"
+    )
     work = stages.reconstruct(made)
     for at in work:
         if at.stage == "Reconstruct the blocks" and at.done > 33:
@@ -192,4 +220,6 @@ def test_the_command_line_tells_of_step_sizes(stepped, tmp_path, capsys):
     head, *lines = capsys.readouterr().out.splitlines()
     found = stages.blocks_result(stepped)
     assert head.endswith("learned, step sizes too")
-    assert [line.split()[3] for line in lines] == [f"{100 * found.stepped[block]:.4g}" for block in BLOCKS]
+    assert [line.split()[3] for line in lines] == [
+        f"{100 * found.stepped[block]:.4g}" for block in BLOCKS
+    ]

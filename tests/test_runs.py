@@ -10,7 +10,16 @@ from PIL import Image
 
 from dmq import runs
 from dmq.errors import DmqError
-from dmq.recipe import Activations, Calibration, Comparison, MinMax, OptimalGroups, Recipe, Sampling, Weights
+from dmq.recipe import (
+    Activations,
+    Calibration,
+    Comparison,
+    MinMax,
+    OptimalGroups,
+    Recipe,
+    Sampling,
+    Weights,
+)
 from dmq.results import PictureScore, Report, Trajectory
 from dmq.runs.extremes import EXACT, SIDES, round_up
 from tests.helpers import random_stats
@@ -69,21 +78,31 @@ def test_counts_beyond_sixteen_bits_survive(home):
 def test_a_trajectory_survives_saving(home):
     draw = np.random.default_rng(0).standard_normal
     trajectory = Trajectory(
-        timesteps=(901.0, 1.0), step=np.array([0, 1], np.int32),
-        inputs=(draw((2, 3)).astype(np.float32),) * 2, outputs=(draw((2, 3)).astype(np.float32),) * 2,
-        half=(np.array([0, 1], np.int8),) * 2, conditioning={"0/text": draw((2, 4)).astype(np.float32)},
+        timesteps=(901.0, 1.0),
+        step=np.array([0, 1], np.int32),
+        inputs=(draw((2, 3)).astype(np.float32),) * 2,
+        outputs=(draw((2, 3)).astype(np.float32),) * 2,
+        half=(np.array([0, 1], np.int8),) * 2,
+        conditioning={"0/text": draw((2, 4)).astype(np.float32)},
         arguments=({"text": "0/text"}, {"text": "0/text"}),
     )
     runs.save_stats(home / "t", random_stats(sites=2, steps=2), trajectory=trajectory)
     back = runs.load_trajectory(home / "t")
     assert np.array_equal(back.conditioning["0/text"], trajectory.conditioning["0/text"])
-    same(dataclasses.replace(back, conditioning={}), dataclasses.replace(trajectory, conditioning={}))
+    same(
+        dataclasses.replace(back, conditioning={}), dataclasses.replace(trajectory, conditioning={})
+    )
 
 
 @pytest.mark.parametrize("split", [0, 3])
-def test_extremes_of_channels_are_kept_outward_in_few_bits_and_exactly_where_it_matters(home, split):
+def test_extremes_of_channels_are_kept_outward_in_few_bits_and_exactly_where_it_matters(
+    home, split
+):
     stats = random_stats(sites=6, steps=9)
-    outputs = [dataclasses.replace(site, point="output" if s % 2 else "input") for s, site in enumerate(stats.sites)]
+    outputs = [
+        dataclasses.replace(site, point="output" if s % 2 else "input")
+        for s, site in enumerate(stats.sites)
+    ]
     stats = dataclasses.replace(stats, sites=tuple(outputs))
     runs.save_stats(home / "a", stats, splits={stats.sites[2].name: split})
     back = runs.load_stats(home / "a")
@@ -98,7 +117,9 @@ def test_extremes_of_channels_are_kept_outward_in_few_bits_and_exactly_where_it_
             changed += (now > was).sum()
             if s == 2 and split:
                 sides = [np.s_[:, :split], np.s_[:, split:]]
-                assert all(np.array_equal(now[side].max(1), was[side].max(1)) for side in sides), site
+                assert all(np.array_equal(now[side].max(1), was[side].max(1)) for side in sides), (
+                    site
+                )
     assert changed > 100
     exact = {"channel_min": stats.channel_min, "channel_max": stats.channel_max}
     same(dataclasses.replace(back, **exact), stats)
@@ -106,9 +127,20 @@ def test_extremes_of_channels_are_kept_outward_in_few_bits_and_exactly_where_it_
 
 def test_rounding_up_is_the_next_number_of_so_many_bits():
     largest = float(np.finfo(np.float32).max)
-    x = np.float32([0, -0.0, 1, 1.0015, -1.0015, largest, -largest, 65_537, np.inf, -np.inf, np.nan])
+    x = np.float32(
+        [0, -0.0, 1, 1.0015, -1.0015, largest, -largest, 65_537, np.inf, -np.inf, np.nan]
+    )
     step = 2.0**-10
-    expected = [0, 0, 1, 1 + 2 * step, -1 - step, np.inf, -(2 - step) * 2.0**127, 65_536 * (1 + step)]
+    expected = [
+        0,
+        0,
+        1,
+        1 + 2 * step,
+        -1 - step,
+        np.inf,
+        -(2 - step) * 2.0**127,
+        65_536 * (1 + step),
+    ]
     up = round_up(x, 10)
     np.testing.assert_array_equal(up, np.float32([*expected, np.inf, -np.inf, np.nan]))
     tiny = np.float32([1e-42, -1e-42])  # numbers without a leading one have steps of one size
@@ -120,8 +152,10 @@ def test_sides_alone_give_every_channel_the_range_of_its_side(home):
     stats = random_stats(sites=2, steps=4)
     runs.save_stats(home / "a", stats, channels=SIDES, splits={stats.sites[0].name: 5})
     back = runs.load_stats(home / "a")
-    for s, sides in ((0, [np.s_[:, :5], np.s_[:, 5:]] if stats.sites[0].point == "input" else [np.s_[:, :]]),
-                     (1, [np.s_[:, :]])):  # fmt: skip
+    for s, sides in (
+        (0, [np.s_[:, :5], np.s_[:, 5:]] if stats.sites[0].point == "input" else [np.s_[:, :]]),
+        (1, [np.s_[:, :]]),
+    ):
         for side in sides:
             low, high = stats.channel_min[s][side].min(1), stats.channel_max[s][side].max(1)
             assert (back.channel_min[s][side] == low[:, None]).all()
@@ -139,16 +173,22 @@ def test_a_capture_takes_less_than_it_took(home):
     stats = random_stats(sites=8, steps=20)
     save_old_stats(home / "old", stats)
     runs.save_stats(home / "new", stats)
-    old, new = (sum(file.stat().st_size for file in (home / name).iterdir()) for name in ("old", "new"))
+    old, new = (
+        sum(file.stat().st_size for file in (home / name).iterdir()) for name in ("old", "new")
+    )
     assert new < 0.7 * old
 
 
-@pytest.mark.parametrize("change", [lambda rows: rows[:-1], lambda rows: [*rows, rows[0]]], ids=["fewer", "more"])
+@pytest.mark.parametrize(
+    "change", [lambda rows: rows[:-1], lambda rows: [*rows, rows[0]]], ids=["fewer", "more"]
+)
 def test_a_table_of_other_steps_is_refused(home, change):
     runs.save_stats(home / "d", random_stats(sites=2, steps=3))
     table = pq.read_table(home / "d" / "steps.parquet")
     pq.write_table(table.take(change(list(range(6)))), home / "d" / "steps.parquet")
-    with pytest.raises(DmqError, match=r"damaged capture \(ValueError: steps.parquet has [57] rows"):
+    with pytest.raises(
+        DmqError, match=r"damaged capture \(ValueError: steps.parquet has [57] rows"
+    ):
         runs.load_stats(home / "d")
 
 
@@ -167,7 +207,12 @@ def test_a_capture_without_a_trajectory_says_how_to_get_one(home):
         runs.load_trajectory(home / "t")
 
 
-FILES = ("capture.json", "steps.parquet", "histograms-00000.safetensors", "channels-00000.safetensors")
+FILES = (
+    "capture.json",
+    "steps.parquet",
+    "histograms-00000.safetensors",
+    "channels-00000.safetensors",
+)
 
 
 @pytest.mark.parametrize("file", FILES)
@@ -208,24 +253,50 @@ def test_failing_to_rewrite_keeps_what_was_there(home):
 
 
 def test_recipes_that_see_the_same_share_a_capture():
-    a = Recipe(weights=Weights(bits=4), activations=Activations(bits=6, range=MinMax()), grouping=OptimalGroups())
+    a = Recipe(
+        weights=Weights(bits=4),
+        activations=Activations(bits=6, range=MinMax()),
+        grouping=OptimalGroups(),
+    )
     assert runs.capture_key(a) == runs.capture_key(Recipe(name="other"))
-    different = [Recipe(model="x"), Recipe(sampling=Sampling(steps=49)), Recipe(calibration=Calibration(seed=1))]
+    different = [
+        Recipe(model="x"),
+        Recipe(sampling=Sampling(steps=49)),
+        Recipe(calibration=Calibration(seed=1)),
+    ]
     assert len({runs.capture_key(recipe) for recipe in [a, *different]}) == 4
 
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "a/b", "", ".hidden", "captures", "x" * 81, "a\nb", "/etc", "..", "Captures", "benchmarks", "con",
-     "NUL.txt", "com1", "a:b", "ends.", "ends "],
-)  # fmt: skip
+    [
+        "../x",
+        "a/b",
+        "",
+        ".hidden",
+        "captures",
+        "x" * 81,
+        "a\nb",
+        "/etc",
+        "..",
+        "Captures",
+        "benchmarks",
+        "con",
+        "NUL.txt",
+        "com1",
+        "a:b",
+        "ends.",
+        "ends ",
+    ],
+)
 def test_a_name_cannot_lead_out_of_the_run_folder(name):
     with pytest.raises(DmqError, match="cannot name a run"):
         runs.folder_of(name)
 
 
 @pytest.mark.parametrize(
-    "wanted", ["emoji-sd W8A8, 8 best groups", "../../etc", "", "ä" * 200, "con", "Tables", "a" * 59 + ". b"]
+    "wanted",
+    ["emoji-sd W8A8, 8 best groups", "../../etc", "", "ä" * 200, "con", "Tables", "a" * 59 + ". b"],
 )
 def test_free_names_can_name_a_run(home, wanted):
     first = runs.free_name(wanted)
@@ -239,15 +310,26 @@ def report() -> Report:
         PictureScore(recipe="W8", prompt="cat", seed=1, psnr=float("inf"), ssim=1.0),
     )
     return Report(
-        scores=scores, seconds={"float": 1.0, "W8": 2.0}, bytes={"float": 8, "W8": 2}, coverage={"W8": "all"},
-        noise_floor={"psnr": 9.0, "ssim": 0.1}, samples=2, warnings=("note",),
+        scores=scores,
+        seconds={"float": 1.0, "W8": 2.0},
+        bytes={"float": 8, "W8": 2},
+        coverage={"W8": "all"},
+        noise_floor={"psnr": 9.0, "ssim": 0.1},
+        samples=2,
+        warnings=("note",),
     )
 
 
 def test_a_run_can_be_opened_again(home):
     draw = np.random.default_rng(0)
-    pictures = {who: [draw.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(2)] for who in ("float", "W8")}
-    way = {"float": {(0, 3): pictures["float"][0]}, "W8": {(0, 3): pictures["W8"][0], (1, 12): pictures["W8"][1]}}
+    pictures = {
+        who: [draw.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(2)]
+        for who in ("float", "W8")
+    }
+    way = {
+        "float": {(0, 3): pictures["float"][0]},
+        "W8": {(0, 3): pictures["W8"][0], (1, 12): pictures["W8"][1]},
+    }
     recipes = (Recipe(name="W8"),)
     comparison = Comparison(prompts=("cat",), seeds=(0, 1))
     runs.save_run("mine", recipes, comparison, report(), pictures, way)
@@ -270,7 +352,9 @@ def test_a_run_can_be_opened_again(home):
 def test_a_contact_sheet_has_every_picture(home):
     red, blue = np.full((8, 8, 3), (255, 0, 0), np.uint8), np.full((8, 8, 3), (0, 0, 255), np.uint8)
     pictures = {"float": [red, red], "W8": [blue, red]}
-    runs.save_run("s", (Recipe(name="W8"),), Comparison(), report(), pictures, {"float": {}, "W8": {}})
+    runs.save_run(
+        "s", (Recipe(name="W8"),), Comparison(), report(), pictures, {"float": {}, "W8": {}}
+    )
     with Image.open(runs.contact_sheet("s")) as sheet:
         pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)
     assert (pixels == (255, 0, 0)).all(1).sum() == 3 * 64
@@ -279,5 +363,7 @@ def test_a_contact_sheet_has_every_picture(home):
 
 def test_what_was_handed_out_goes_when_the_process_ends():
     code = "from dmq import runs; a, b = (runs.download_folder() for _ in 'ab'); (a / 'x').touch(); print(a, b)"
-    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    said = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    ).stdout.split()
     assert len(set(said)) == 2 and not any(Path(folder).parent.exists() for folder in said)

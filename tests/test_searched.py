@@ -1,4 +1,6 @@
-"""Searches by stages: kept, found again, used by plans, refused where they do not fit; on a tiny real pipeline."""
+"""Searches by stages: kept, found again, used by plans, refused where they do not fit; on a tiny
+real pipeline.
+"""
 
 import dataclasses
 
@@ -39,9 +41,13 @@ def recipe(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("DMQ_RUNS", str(folder / "runs"))
     made = Recipe(
-        model=str(folder / "model"), sampling=Sampling(steps=STEPS), calibration=Calibration(samples=2),
-        weights=Weights(range=MinMax()), activations=Activations(bits=5), grouping=SPEC,
-    )  # fmt: skip
+        model=str(folder / "model"),
+        sampling=Sampling(steps=STEPS),
+        calibration=Calibration(samples=2),
+        weights=Weights(range=MinMax()),
+        activations=Activations(bits=5),
+        grouping=SPEC,
+    )
     with pytest.raises(DmqError, match=r"Run the search first: press Search, or run `dmq search`"):
         stages.finish(stages.capture(made))
         stages.errors(made)
@@ -70,11 +76,13 @@ def test_it_survives_saving_exactly(recipe):
     for f in dataclasses.fields(result):
         ours, theirs = getattr(result, f.name), getattr(again, f.name)
         if isinstance(ours, np.ndarray):
-            assert ours.dtype == theirs.dtype and np.array_equal(ours, theirs, equal_nan=ours.dtype.kind == "f"), (
-                f.name
-            )
+            assert ours.dtype == theirs.dtype and np.array_equal(
+                ours, theirs, equal_nan=ours.dtype.kind == "f"
+            ), f.name
         elif f.name == "local":
-            assert ours.keys() == theirs.keys() and all(np.array_equal(ours[k], theirs[k]) for k in ours)
+            assert ours.keys() == theirs.keys() and all(
+                np.array_equal(ours[k], theirs[k]) for k in ours
+            )
         else:
             assert ours == theirs, f.name
 
@@ -85,7 +93,10 @@ def test_the_plan_has_the_ranges_and_slots_that_were_learned(recipe):
     assert list(banks) == list(result.sites)
     for q, site in enumerate(result.sites):
         s = stages.statistics(recipe).index[site.name, site.point]
-        assert np.array_equal(banks[site].slot, result.slot[q]) and len(banks[site].bits) == result.slot[q].max() + 1
+        assert (
+            np.array_equal(banks[site].slot, result.slot[q])
+            and len(banks[site].bits) == result.slot[q].max() + 1
+        )
         assert np.array_equal(errors.low[s], result.low[q][result.slot[q]])
     assert errors.per_step() == pytest.approx(result.local["learned"])
 
@@ -171,7 +182,8 @@ def test_a_search_of_another_sampler_is_refused_naming_both(recipe):
     result = dataclasses.replace(stages.search_result(recipe), sampler="PNDMScheduler, 4 steps")
     runs.save_search(changed, SPEC, result)
     with pytest.raises(
-        DmqError, match=r"search was run with sampler PNDMScheduler, 4 steps, the capture with DDIMSch"
+        DmqError,
+        match=r"search was run with sampler PNDMScheduler, 4 steps, the capture with DDIMSch",
     ):
         stages.errors(changed)
 
@@ -181,7 +193,9 @@ def test_a_damaged_search_is_one_line(recipe):
     folder = runs.save_search(changed, SPEC, stages.search_result(recipe))
     file = folder / "search.safetensors"
     file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(DmqError, match=r"search.safetensors: damaged .* delete the folder and search again"):
+    with pytest.raises(
+        DmqError, match=r"search.safetensors: damaged .* delete the folder and search again"
+    ):
         stages.errors(changed)
 
 
@@ -193,13 +207,25 @@ def test_nothing_to_search_is_said(recipe):
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
-        ({"grouping": LearnedGroups(count=9)}, "count is 9, but there are only 4 steps; use 4 or fewer"),
-        ({"activations": Activations(granularity=PerChannel(), range=MinMax())}, "granularity to PerTensor"),
-        ({"grouping": SharedRange(), "calibration_steps": UniformSteps(count=2),
-          "activations": Activations(granularity=PerChannel(), range=MinMax())}, "calibration_steps needs"),
+        (
+            {"grouping": LearnedGroups(count=9)},
+            "count is 9, but there are only 4 steps; use 4 or fewer",
+        ),
+        (
+            {"activations": Activations(granularity=PerChannel(), range=MinMax())},
+            "granularity to PerTensor",
+        ),
+        (
+            {
+                "grouping": SharedRange(),
+                "calibration_steps": UniformSteps(count=2),
+                "activations": Activations(granularity=PerChannel(), range=MinMax()),
+            },
+            "calibration_steps needs",
+        ),
     ],
     ids=["too many", "channels", "steps of channels"],
-)  # fmt: skip
+)
 def test_recipes_that_cannot_be_are_refused(recipe, fields, says):
     with pytest.raises(DmqError, match=says):
         dataclasses.replace(recipe, **fields)

@@ -1,4 +1,6 @@
-"""Tables of sensitivity: kept, found, refused; made by the stage and printed by the command, on tiny real models."""
+"""Tables of sensitivity: kept, found, refused; made by the stage and printed by the command, on
+tiny real models.
+"""
 
 import csv
 import dataclasses
@@ -36,7 +38,9 @@ from dmq.stages.searches import denoiser_calls
 from tests.tiny import captured_recipe, runs_in
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # in diffusers
 
 made_by = sys.modules["dmq.stages.sensitivity"]  # the name is that of its function in dmq.stages
 ASKED = "Ask what layers cost"
@@ -46,22 +50,47 @@ def made_up(model="tiny", fingerprint="0", steps=3):
     """A table of two layers, two choices and `steps` steps."""
     rng = np.random.default_rng(0)
     layers = tuple(
-        Layer(name=f"blocks.{n}.fc", kind="linear", role="other", block=f"blocks.{n}", shape=(4, n + 2), bias=True)
+        Layer(
+            name=f"blocks.{n}.fc",
+            kind="linear",
+            role="other",
+            block=f"blocks.{n}",
+            shape=(4, n + 2),
+            bias=True,
+        )
         for n in range(2)
     )
     return SensitivityTable(
-        title="noise error", kind="measured", unit="part of its power", model=model, fingerprint=fingerprint,
-        layers=layers, choices=(choice_of("UAQ-3"), choice_of("KMA-2")), bytes=rng.integers(1, 99, (2, 2)),
-        cost=rng.random((2, 2)), spread=np.array([[0.1, np.nan], [0.2, 0.3]]), timesteps=(901.0, 501.0, 1.0)[:steps],
-        per_step=rng.random((2, 2, steps)), note="blocks.9: never called",
-    )  # fmt: skip
+        title="noise error",
+        kind="measured",
+        unit="part of its power",
+        model=model,
+        fingerprint=fingerprint,
+        layers=layers,
+        choices=(choice_of("UAQ-3"), choice_of("KMA-2")),
+        bytes=rng.integers(1, 99, (2, 2)),
+        cost=rng.random((2, 2)),
+        spread=np.array([[0.1, np.nan], [0.2, 0.3]]),
+        timesteps=(901.0, 501.0, 1.0)[:steps],
+        per_step=rng.random((2, 2, steps)),
+        note="blocks.9: never called",
+    )
 
 
 def known(model="tiny", fingerprint="0"):
     return ModelInfo(
-        name=model, pipeline="", denoiser="", adapter="", scheduler="", prompted=True, size=(8, 8), parameters=0,
-        pipeline_parameters=0, layers=(), fingerprint=fingerprint,
-    )  # fmt: skip
+        name=model,
+        pipeline="",
+        denoiser="",
+        adapter="",
+        scheduler="",
+        prompted=True,
+        size=(8, 8),
+        parameters=0,
+        pipeline_parameters=0,
+        layers=(),
+        fingerprint=fingerprint,
+    )
 
 
 def same(a, b):
@@ -76,7 +105,8 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-# --- kept and found ------------------------------------------------------------------------------------------------
+# --- kept and found
+# ------------------------------------------------------------------------------------------------
 
 
 def test_a_table_survives_saving_exactly(home):
@@ -150,7 +180,8 @@ def test_tables_can_be_no_name_of_a_run(home):
         runs.folder_of("tables")
 
 
-# --- asked of a tiny pipeline --------------------------------------------------------------------------------------
+# --- asked of a tiny pipeline
+# --------------------------------------------------------------------------------------
 
 CHOICES = tuple(map(choice_of, ("UAQ-4", "KMC-2")))
 
@@ -170,7 +201,9 @@ def few(recipe, monkeypatch):
     """Only four layers are called, as far as the stage knows: a table of them takes less time."""
     loaded = stages.load(recipe.model)
     layers = loaded.info.layers
-    asleep = {layer.name for layer in layers} - {layers[n].name for n in (0, 5, len(layers) // 2, -1)}
+    asleep = {layer.name for layer in layers} - {
+        layers[n].name for n in (0, 5, len(layers) // 2, -1)
+    }
     changed = tuple(dataclasses.replace(layer, macs=layer.name not in asleep) for layer in layers)
     known = dataclasses.replace(loaded.info, layers=changed)
     monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, info=known))
@@ -178,7 +211,9 @@ def few(recipe, monkeypatch):
 
 
 def folder_of(recipe, ask):
-    return sensitivity_kept.folder_of(sensitivity_kept.subject_of(recipe, ask), sensitivity_kept.normal(ask))
+    return sensitivity_kept.folder_of(
+        sensitivity_kept.subject_of(recipe, ask), sensitivity_kept.normal(ask)
+    )
 
 
 def weights_of(recipe):
@@ -210,24 +245,41 @@ def test_a_measured_table_has_every_layer_and_choice_and_is_kept(recipe):
 
 
 def test_what_does_not_matter_does_not_make_a_new_table(recipe):
-    other = dataclasses.replace(recipe, name="other", weights=Weights(bits=3), activations=Activations(bits=4))
+    other = dataclasses.replace(
+        recipe, name="other", weights=Weights(bits=3), activations=Activations(bits=4)
+    )
     own = folder_of(recipe, question())
     assert folder_of(other, question(probes=9, seed=3)) == own
     changed = [
-        question(steps=3), question(pictures=1), question(mode="all_but"), question(how="fisher"),
-        question(how="fisher", seed=1), question(how="fisher", probes=3), question(measure="picture"),
-        question(measure="picture", seed=1), question(activations=True), question(choices=CHOICES[:1]),
-    ]  # fmt: skip
+        question(steps=3),
+        question(pictures=1),
+        question(mode="all_but"),
+        question(how="fisher"),
+        question(how="fisher", seed=1),
+        question(how="fisher", probes=3),
+        question(measure="picture"),
+        question(measure="picture", seed=1),
+        question(activations=True),
+        question(choices=CHOICES[:1]),
+    ]
     assert len({own, *(folder_of(recipe, ask) for ask in changed)}) == len(changed) + 1
-    assert folder_of(other, question(activations=True)) != folder_of(recipe, question(activations=True))
+    assert folder_of(other, question(activations=True)) != folder_of(
+        recipe, question(activations=True)
+    )
     grids = question(choices=(choice_of("W-4"),))
-    tensor = dataclasses.replace(recipe, weights=dataclasses.replace(recipe.weights, granularity=PerTensor()))
+    tensor = dataclasses.replace(
+        recipe, weights=dataclasses.replace(recipe.weights, granularity=PerTensor())
+    )
     assert folder_of(other, grids) == folder_of(recipe, grids) != folder_of(tensor, grids)
 
 
-@pytest.mark.parametrize("changes", [{}, {"mode": "all_but"}, {"how": "fisher"}], ids=["only", "all_but", "fisher"])
+@pytest.mark.parametrize(
+    "changes", [{}, {"mode": "all_but"}, {"how": "fisher"}], ids=["only", "all_but", "fisher"]
+)
 def test_an_interrupted_table_goes_on_and_ends_equal(few, changes, monkeypatch):
-    monkeypatch.setattr(holding, "room_on", lambda *_: 1)  # a layer at a time, so that gradients take several sweeps
+    monkeypatch.setattr(
+        holding, "room_on", lambda *_: 1
+    )  # a layer at a time, so that gradients take several sweeps
     recipe, ask = few, question(steps=1, pictures=1, **changes)
     whole = stages.finish(stages.sensitivity(recipe, ask))
     seen, evaluate = [], made_by.evaluate
@@ -253,9 +305,13 @@ def test_an_interrupted_table_goes_on_and_ends_equal(few, changes, monkeypatch):
     assert not parts.exists()
 
 
-def test_gradients_take_a_pass_back_for_each_step_and_probe_whatever_the_memory(recipe, monkeypatch):
+def test_gradients_take_a_pass_back_for_each_step_and_probe_whatever_the_memory(
+    recipe, monkeypatch
+):
     passes, backward = [], torch.Tensor.backward
-    monkeypatch.setattr(torch.Tensor, "backward", lambda *args, **how: passes.append(1) or backward(*args, **how))
+    monkeypatch.setattr(
+        torch.Tensor, "backward", lambda *args, **how: passes.append(1) or backward(*args, **how)
+    )
     ask, found, told = question(how="fisher", steps=3, probes=2), [], []
     sizes = [layer.weights for layer in stages.info(recipe.model).layers]
     half = holding.code_bytes(sum(sizes), [4, 2]) // 2
@@ -283,7 +339,9 @@ def walked(work):
 def test_parts_that_fit_no_table_any_more_are_thrown_away(few):
     ask = question(how="fisher", steps=2, seed=7)
     parts = (folder := folder_of(few, ask)).with_name(f"{folder.name}-parts")
-    runs.save_part(parts, "conv_in+3", {"values": np.zeros((4, 2, 2, 2)), "local": np.zeros((4, 2))})
+    runs.save_part(
+        parts, "conv_in+3", {"values": np.zeros((4, 2, 2, 2)), "local": np.zeros((4, 2))}
+    )
     work = stages.sensitivity(few, ask, again=False)
     next(progress for progress in work if progress.stage == ASKED)
     assert runs.part_names(parts) == [f"{stages.load(few.model).info.layers[0].name}+3--step 0"]
@@ -316,11 +374,15 @@ def test_all_but_is_what_restoring_a_layer_saves(few):
 def test_gradients_and_measurements_agree(recipe):
     ask = question(choices=tuple(map(choice_of, ("UAQ-6", "UAQ-4"))), steps=1, pictures=1)
     measured = stages.finish(stages.sensitivity(recipe, ask))
-    estimated = stages.finish(stages.sensitivity(recipe, dataclasses.replace(ask, how="fisher", probes=32)))
+    estimated = stages.finish(
+        stages.sensitivity(recipe, dataclasses.replace(ask, how="fisher", probes=32))
+    )
     local = stages.finish(stages.sensitivity(recipe, dataclasses.replace(ask, how="local")))
     assert (measured.kind, estimated.kind, local.kind) == ("measured", "estimated", "local")
     assert stages.agreement(measured, estimated).spearman > 0.9
-    assert stages.agreement(measured, estimated).spearman > stages.agreement(measured, local).spearman
+    assert (
+        stages.agreement(measured, estimated).spearman > stages.agreement(measured, local).spearman
+    )
     assert np.allclose(measured.local, estimated.local) and (measured.bytes == local.bytes).all()
 
 
@@ -328,17 +390,30 @@ def test_quantized_activations_are_those_of_the_recipe(few):
     recipe = few
     ask = question(activations=True, choices=CHOICES[:1])
     table = stages.finish(stages.sensitivity(recipe, ask))
-    float_table = stages.finish(stages.sensitivity(recipe, dataclasses.replace(ask, activations=False)))
-    assert table.title.endswith("quantized activations") and not np.allclose(table.cost, float_table.cost, rtol=1e-3)
+    float_table = stages.finish(
+        stages.sensitivity(recipe, dataclasses.replace(ask, activations=False))
+    )
+    assert table.title.endswith("quantized activations") and not np.allclose(
+        table.cost, float_table.cost, rtol=1e-3
+    )
     model = stages.quantize(dataclasses.replace(recipe, weights=Weights(bits=32)))
     trajectory, name = stages.finish(denoiser_calls(recipe, 2)), table.layers[2].name
     layer, wrong, power = model.get_submodule(name), 0.0, 0.0
-    calls = [n for n, i in enumerate(trajectory.step) if trajectory.timesteps[i] == table.timesteps[0]]
+    calls = [
+        n for n, i in enumerate(trajectory.step) if trajectory.timesteps[i] == table.timesteps[0]
+    ]
     with torch.no_grad():
         right = [repeat(model, trajectory, n, rows_of(trajectory, n, [0, 1])) for n in calls]
-        layer.weight = torch.nn.Parameter(quantize_weight(layer.weight, Weights(bits=4, format=Uaq())).dequantize())
+        layer.weight = torch.nn.Parameter(
+            quantize_weight(layer.weight, Weights(bits=4, format=Uaq())).dequantize()
+        )
         for n, answer in zip(calls, right, strict=True):
-            wrong += (repeat(model, trajectory, n, rows_of(trajectory, n, [0, 1])) - answer).square().sum().item()
+            wrong += (
+                (repeat(model, trajectory, n, rows_of(trajectory, n, [0, 1])) - answer)
+                .square()
+                .sum()
+                .item()
+            )
             power += answer.square().sum().item()
     assert np.isclose(table.per_step[2, 0, 0], wrong / power, rtol=1e-3)
 
@@ -354,7 +429,8 @@ def test_pictures_are_judged_against_float_ones_of_the_same_noise(few, measure):
     layer = model.get_submodule(table.layers[n].name)
     right = stages.finish(draw_batch(loaded, model, jobs, few.sampling))
     layer.weight = torch.nn.Parameter(
-        quantize_weight(layer.weight, Weights(bits=2, format=KMeans())).dequantize(), requires_grad=False
+        quantize_weight(layer.weight, Weights(bits=2, format=KMeans())).dequantize(),
+        requires_grad=False,
     )
     wrong = stages.finish(draw_batch(loaded, model, jobs, few.sampling))
     if measure == "picture":
@@ -363,7 +439,9 @@ def test_pictures_are_judged_against_float_ones_of_the_same_noise(few, measure):
         assert (table.cost > 0).all()
     else:
         prompts = [prompt for prompt, _ in jobs]
-        values = load_clip().match(right.pictures, prompts) - load_clip().match(wrong.pictures, prompts)
+        values = load_clip().match(right.pictures, prompts) - load_clip().match(
+            wrong.pictures, prompts
+        )
     assert np.isclose(table.cost[n, 0], values.mean(), rtol=1e-4, atol=1e-5)
     assert np.isclose(table.spread[n, 0], values.std(ddof=1) / np.sqrt(2), rtol=1e-3, atol=1e-5)
 
@@ -374,7 +452,9 @@ def test_weights_learned_from_inputs_are_learned_first(few):
     table = stages.finish(stages.sensitivity(recipe, ask))
     codes = stages.finish(stages.weight_variants(recipe, ask.choices[:1], [table.layers[1].name]))
     weight = stages.load(recipe.model).denoiser.get_submodule(table.layers[1].name).weight
-    wrong = (codes[table.layers[1].name, "GPTQ-3"].dequantize() - weight).square().sum() / weight.square().sum()
+    wrong = (
+        codes[table.layers[1].name, "GPTQ-3"].dequantize() - weight
+    ).square().sum() / weight.square().sum()
     assert np.isclose(table.local[1, 0], wrong.item(), rtol=1e-4)
 
 
@@ -389,7 +469,9 @@ def test_what_cannot_be_asked_is_told(recipe, tmp_path):
     with pytest.raises(DmqError, match="how 'fisher' knows float activations only"):
         stages.finish(stages.sensitivity(recipe, question(how="fisher", activations=True)))
     tiny_ddpm().save_pretrained(tmp_path / "tiny-ddpm", safe_serialization=True)
-    silent = dataclasses.replace(recipe, model=str(tmp_path / "tiny-ddpm"), calibration=Calibration(samples=2))
+    silent = dataclasses.replace(
+        recipe, model=str(tmp_path / "tiny-ddpm"), calibration=Calibration(samples=2)
+    )
     with pytest.raises(DmqError, match="draws without prompts in words"):
         stages.finish(stages.sensitivity(silent, question(measure="text")))
 
@@ -409,7 +491,9 @@ def test_layers_that_are_not_finite_are_named_and_those_never_called_left_out(re
     pipe.unet = broken
     monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, pipe=pipe))
     with pytest.raises(DmqError, match=f"^{first.name}.weight: not all of it are finite numbers"):
-        stages.finish(stages.sensitivity(recipe, question(how="local", pictures=1, steps=1), again=True))
+        stages.finish(
+            stages.sensitivity(recipe, question(how="local", pictures=1, steps=1), again=True)
+        )
 
 
 def test_tables_of_a_model_are_listed_with_titles_that_differ(recipe):
@@ -427,7 +511,17 @@ def test_tables_of_a_model_are_listed_with_titles_that_differ(recipe):
 def test_the_command_prints_the_costs_and_how_tables_agree(recipe, tmp_path, capsys):
     file = tmp_path / "tiny.json"
     file.write_text(jsonio.dumps(recipe))
-    start = ["sensitivity", str(file), "--choices", "UAQ-4", "KMC-2", "--steps", "2", "--probes", "2"]
+    start = [
+        "sensitivity",
+        str(file),
+        "--choices",
+        "UAQ-4",
+        "KMC-2",
+        "--steps",
+        "2",
+        "--probes",
+        "2",
+    ]
     assert cli.main(start) == 0
     capsys.readouterr()
     assert cli.main([*start, "--how", "fisher", "--csv", str(tmp_path / "out.csv")]) == 0
@@ -436,10 +530,14 @@ def test_the_command_prints_the_costs_and_how_tables_agree(recipe, tmp_path, cap
     table = stages.sensitivity_table(recipe, ask)
     assert lines[1].split() == ["layer", "role", "weights", "UAQ-4", "KMC-2"]
     worst = table.cost.max(1)
-    assert [line.split()[0] for line in lines[2:14]] == [table.layers[n].name for n in np.argsort(-worst)[:12]]
+    assert [line.split()[0] for line in lines[2:14]] == [
+        table.layers[n].name for n in np.argsort(-worst)[:12]
+    ]
     measured = stages.sensitivity_table(recipe, question())
     ranks = stages.agreement(table, measured)
-    agreed = next(line for line in lines if "(measured)" in line and f"over {ranks.cells} layers" in line)
+    agreed = next(
+        line for line in lines if "(measured)" in line and f"over {ranks.cells} layers" in line
+    )
     assert f"Spearman {ranks.spearman:.3f}, Kendall {ranks.kendall:.3f}" in agreed
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert len(rows) == table.cost.size
@@ -451,10 +549,13 @@ def test_the_command_tells_what_makes_no_sense(recipe, tmp_path, capsys):
     file = tmp_path / "tiny.json"
     file.write_text(jsonio.dumps(recipe))
     for wrong, said in (
-        (["--choices", "XYZ-4"], "'XYZ-4' is no choice"), (["--how", "local", "--mode", "all_but"], "knows mode"),
-        (["--steps", "0"], "steps is 0"), (["--scheduler", "nonsense://x"], "none answers"),
-        (["--workers", "0"], "workers is 0"), (["--csv", "/nowhere/x.csv"], "there is no folder"),
-    ):  # fmt: skip
+        (["--choices", "XYZ-4"], "'XYZ-4' is no choice"),
+        (["--how", "local", "--mode", "all_but"], "knows mode"),
+        (["--steps", "0"], "steps is 0"),
+        (["--scheduler", "nonsense://x"], "none answers"),
+        (["--workers", "0"], "workers is 0"),
+        (["--csv", "/nowhere/x.csv"], "there is no folder"),
+    ):
         assert cli.main(["sensitivity", str(file), *wrong]) == 1
         told = capsys.readouterr().err.strip("\r ")
         assert said in told and told.count("\n") == 1

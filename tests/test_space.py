@@ -1,4 +1,6 @@
-"""The folder of `make space`: what is in it, that nobody's folder is replaced, and that it runs by itself."""
+"""The folder of `make space`: what is in it, that nobody's folder is replaced, and that it runs
+by itself.
+"""
 
 import dataclasses
 import os
@@ -31,29 +33,62 @@ def folder(tmp_path_factory):
 def test_it_has_what_the_app_needs_and_nothing_else(folder):
     names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
     assert {name.partition("/")[0] for name in names} <= {
-        "app.py", "README.md", "LICENSE", "requirements.txt", "dmq", "pages", "assets", "docs", ".gitattributes",
-        ".gitignore", space.MARK,
-    }  # fmt: skip
-    assert {"dmq/places.py", "pages/app.py", "assets/web/app.css", "assets/models/emoji-sd/model_index.json"} <= names
+        "app.py",
+        "README.md",
+        "LICENSE",
+        "requirements.txt",
+        "dmq",
+        "pages",
+        "assets",
+        "docs",
+        ".gitattributes",
+        ".gitignore",
+        space.MARK,
+    }
+    assert {
+        "dmq/places.py",
+        "pages/app.py",
+        "assets/web/app.css",
+        "assets/models/emoji-sd/model_index.json",
+    } <= names
     text = (folder / "README.md").read_text("utf-8")
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", text)
-    assert targets and [target for target in targets if not (folder / target).exists()] == [], "no link is broken"
-    assert [name for name in names if name.startswith("assets/screenshots/") and name not in targets] == []
+    assert targets and [target for target in targets if not (folder / target).exists()] == [], (
+        "no link is broken"
+    )
+    assert [
+        name for name in names if name.startswith("assets/screenshots/") and name not in targets
+    ] == []
     assert text.startswith("---\n") and "sdk: gradio\n" in text
 
 
 def test_large_files_are_in_lfs(folder):
-    patterns = [line.split()[0] for line in (folder / ".gitattributes").read_text("utf-8").splitlines()]
-    large = [file for file in folder.rglob("*") if file.is_file() and file.stat().st_size > 1_000_000]
-    assert large and [file for file in large if not any(file.match(pattern) for pattern in patterns)] == []
+    patterns = [
+        line.split()[0] for line in (folder / ".gitattributes").read_text("utf-8").splitlines()
+    ]
+    large = [
+        file for file in folder.rglob("*") if file.is_file() and file.stat().st_size > 1_000_000
+    ]
+    assert (
+        large
+        and [file for file in large if not any(file.match(pattern) for pattern in patterns)] == []
+    )
 
 
 def test_torch_is_what_zero_gpu_offers(folder):
     wanted = (folder / "requirements.txt").read_text("utf-8").splitlines()
     (torch,) = (Requirement(line) for line in wanted if line.startswith("torch>"))
-    assert torch.specifier.contains("2.11.0") and not torch.specifier.contains("2.12.0"), "the last that it offers"
-    tested = tomllib.loads((space.ROOT / "pyproject.toml").read_text("utf-8"))["project"]["dependencies"]
-    assert [one for one in map(Requirement, tested) if one.name == "torch" and one.specifier.contains("2.11.0")]
+    assert torch.specifier.contains("2.11.0") and not torch.specifier.contains("2.12.0"), (
+        "the last that it offers"
+    )
+    tested = tomllib.loads((space.ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "dependencies"
+    ]
+    assert [
+        one
+        for one in map(Requirement, tested)
+        if one.name == "torch" and one.specifier.contains("2.11.0")
+    ]
     assert not [line for line in wanted if line.startswith("gradio")]
     pinned = (space.ROOT / "requirements.txt").read_text("utf-8").split()
     assert {line for line in pinned if not line.startswith(("torch==", "gradio=="))} <= set(wanted)
@@ -80,16 +115,25 @@ def test_only_what_was_made_here_is_replaced(folder, tmp_path, capsys):
 
 @pytest.fixture
 def address(folder, tmp_path):
-    """The Space at work: `python app.py` in an environment with the packages and without this checkout."""
+    """The Space at work: `python app.py` in an environment with the packages and without this
+    checkout.
+    """
     venv.create(tmp_path / "env", symlinks=os.name != "nt")
     packages = next((tmp_path / "env").rglob("site-packages"))
-    # A folder named in a .pth file is searched, but .pth files in it are not read: no editable dmq is found.
+    # A folder named in a .pth file is searched, but .pth files in it are not read: no editable dmq
+    # is found.
     (packages / "others.pth").write_text(sysconfig.get_path("purelib") + "\n", encoding="utf-8")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    env = {"PATH": os.defpath, "HOME": str(tmp_path), "SPACE_ID": "somebody/dmq", "GRADIO_SERVER_PORT": str(port),
-           "OMP_NUM_THREADS": "1", "GRADIO_TEMP_DIR": str(tmp_path / "gradio")}  # fmt: skip
+    env = {
+        "PATH": os.defpath,
+        "HOME": str(tmp_path),
+        "SPACE_ID": "somebody/dmq",
+        "GRADIO_SERVER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "GRADIO_TEMP_DIR": str(tmp_path / "gradio"),
+    }
     with (tmp_path / "log").open("w", encoding="utf-8") as log:
         python = next(file for file in (tmp_path / "env").glob("*/python*") if file.is_file())
         running = subprocess.Popen([python, "app.py"], cwd=folder, env=env, stdout=log, stderr=log)
@@ -118,7 +162,12 @@ def test_it_shows_images_and_compares(folder, address, monkeypatch):
     assert "error" not in visitor.fire("sidebar.apply", jsonio.dumps(recipe))
     drawn = visitor.fire("compare.draw", None, "pizza", "0", 2, 4.0, [], None)
     name = drawn["Open an earlier run"]["value"]
-    assert [Path(one["image"]["path"]).suffix for one in drawn["Pictures"]["value"]] == [".png", ".png"]
+    assert [Path(one["image"]["path"]).suffix for one in drawn["Pictures"]["value"]] == [
+        ".png",
+        ".png",
+    ]
     (kept,) = (folder / "runs" / "visitors").iterdir()
     assert [run.name for run in kept.iterdir()] == [name], "of the visitor alone"
-    assert visitor.fire("sidebar.choose_model", None, "/etc")["error"].startswith("this app is open to everybody")
+    assert visitor.fire("sidebar.choose_model", None, "/etc")["error"].startswith(
+        "this app is open to everybody"
+    )

@@ -36,7 +36,9 @@ def test_boundaries_keep_their_place_in_time_on_another_model():
     assert moved.sampling.steps == 100
     assert moved.grouping == ManualGroups(boundaries=(20, 50, 98))
     assert stages.for_model(moved, "emoji-sd").grouping == recipe.grouping
-    assert stages.for_model(Recipe(grouping=UniformGroups(count=3)), "emoji-ddpm").grouping == UniformGroups(count=3)
+    assert stages.for_model(
+        Recipe(grouping=UniformGroups(count=3)), "emoji-ddpm"
+    ).grouping == UniformGroups(count=3)
     few = stages.for_model(Recipe(grouping=LearnedGroups(count=8)), "some-model", Sampling(steps=5))
     assert (few.grouping.count, few.sampling.steps) == (5, 5)
 
@@ -65,14 +67,25 @@ def test_a_comparison_that_makes_no_sense_is_refused_before_it_starts(recipes, s
 @pytest.mark.parametrize(
     ("sampling", "says"),
     [
-        (Sampling(steps=20), r"20 steps, but the ranges were captured for 50 steps; draw with 50, capture for 20"),
-        (Sampling(guidance=7.5), r"guidance 7\.5, but the ranges were captured for guidance 4; draw with 4"),
-        (Sampling(size=128), r"a picture side of 128, but the ranges were captured for a picture side of 0"),
+        (
+            Sampling(steps=20),
+            r"20 steps, but the ranges were captured for 50 steps; draw with 50, capture for 20",
+        ),
+        (
+            Sampling(guidance=7.5),
+            r"guidance 7\.5, but the ranges were captured for guidance 4; draw with 4",
+        ),
+        (
+            Sampling(size=128),
+            r"a picture side of 128, but the ranges were captured for a picture side of 0",
+        ),
     ],
     ids=["steps", "guidance", "size"],
 )
 def test_another_sampling_is_refused_naming_both_or_told(sampling, says):
-    """Unless the recipe accepts the nearest step; and unless nothing was learned from the captured ones."""
+    """Unless the recipe accepts the nearest step; and unless nothing was learned from the
+    captured ones.
+    """
     with pytest.raises(DmqError, match=says):
         stages.check_sampling(Recipe(), sampling)
     (line,) = stages.check_sampling(Recipe(on_miss="nearest"), sampling)
@@ -91,7 +104,9 @@ def test_guidance_means_nothing_to_a_model_without_prompts():
 
 
 def test_the_libraries_are_imported_by_one_thread_at_a_time(monkeypatch):
-    """diffusers and transformers import their parts lazily; a second importer would find them half made."""
+    """diffusers and transformers import their parts lazily; a second importer would find them
+    half made.
+    """
     inside, most = [], []
 
     def slow_import(name):

@@ -1,4 +1,6 @@
-"""The time path by stages: learned once, measured, selected, used in pictures; on a tiny real pipeline."""
+"""The time path by stages: learned once, measured, selected, used in pictures; on a tiny real
+pipeline.
+"""
 
 import dataclasses
 import shutil
@@ -42,9 +44,13 @@ def recipe(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("DMQ_RUNS", str(folder / "runs"))
     made = Recipe(
-        model=str(folder / "model"), sampling=Sampling(steps=STEPS, guidance=2.0), calibration=Calibration(samples=2),
-        weights=Weights(bits=3, range=MinMax()), activations=Activations(range=MinMax()), temporal=LEARNED,
-    )  # fmt: skip
+        model=str(folder / "model"),
+        sampling=Sampling(steps=STEPS, guidance=2.0),
+        calibration=Calibration(samples=2),
+        weights=Weights(bits=3, range=MinMax()),
+        activations=Activations(range=MinMax()),
+        temporal=LEARNED,
+    )
     stages.finish(stages.capture(made))
     assert not stages.temporal_learned(made)
     with pytest.raises(DmqError, match="the rounding of the time path was not learned yet"):
@@ -70,9 +76,13 @@ def test_codes_learned_with_the_blocks_are_those_of_the_features(recipe):
     features = step_features(model, loaded.adapter, errors.block, errors.timesteps, {})
     for mine, theirs in zip(errors.vectors_after, features, strict=True):
         np.testing.assert_allclose(mine, theirs[:, 0].numpy(), rtol=1e-5, atol=1e-6)
-    assert any((a != b).any() for a, b in zip(errors.vectors_after, errors.vectors_before, strict=True))
+    assert any(
+        (a != b).any() for a, b in zip(errors.vectors_after, errors.vectors_before, strict=True)
+    )
     without = dataclasses.replace(made, reconstruction=dataclasses.replace(spec, time=False))
-    assert np.array_equal(stages.temporal_errors(without).cosine_after, stages.temporal_errors(plain).cosine_after)
+    assert np.array_equal(
+        stages.temporal_errors(without).cosine_after, stages.temporal_errors(plain).cosine_after
+    )
 
 
 def other(recipe, **changes):
@@ -83,9 +93,13 @@ def test_learning_happens_once_and_depends_on_what_it_must(recipe):
     assert stages.temporal_learned(recipe)
     assert len(list(stages.learn_temporal(recipe))) == 1
     assert stages.temporal_learned(other(recipe, fsc="all", cache=Cache(selection="row")))
-    assert stages.temporal_learned(dataclasses.replace(recipe, name="else", activations=Activations(bits=4)))
+    assert stages.temporal_learned(
+        dataclasses.replace(recipe, name="else", activations=Activations(bits=4))
+    )
     assert not stages.temporal_learned(other(recipe, rounding=Tiar(iterations=51, rate=0.03)))
-    assert not stages.temporal_learned(dataclasses.replace(recipe, weights=Weights(bits=4, range=MinMax())))
+    assert not stages.temporal_learned(
+        dataclasses.replace(recipe, weights=Weights(bits=4, range=MinMax()))
+    )
     some = Override(layers="time_embedding.*", weight_bits=8)
     assert not stages.temporal_learned(dataclasses.replace(recipe, overrides=(some,)))
     # Nothing is computed, so there is nothing to learn.
@@ -123,7 +137,9 @@ def test_the_quantized_model_has_the_codes_that_were_learned(recipe):
     arrays, _ = runs.load_rounding(folder)
     twin = stages.quantize(recipe)
     for name in errors.block.layers:
-        codes, scale, zero = (torch.from_numpy(arrays[f"{part}/{name}"]) for part in ("codes", "scale", "zero"))
+        codes, scale, zero = (
+            torch.from_numpy(arrays[f"{part}/{name}"]) for part in ("codes", "scale", "zero")
+        )
         weight = twin.get_submodule(name).weight
         assert torch.equal(weight, ((codes.float() - zero) * scale).reshape(weight.shape))
 
@@ -131,15 +147,30 @@ def test_the_quantized_model_has_the_codes_that_were_learned(recipe):
 def test_errors_of_the_time_path(recipe):
     made = stages.temporal_errors(recipe)
     k, t = len(made.block.projections), STEPS
-    for name in ("cosine_before", "cosine_computed", "cosine_after", "shift_before", "shift_after", "error_before",
-                 "error_computed", "error_cached", "cached"):  # fmt: skip
+    for name in (
+        "cosine_before",
+        "cosine_computed",
+        "cosine_after",
+        "shift_before",
+        "shift_after",
+        "error_before",
+        "error_computed",
+        "error_cached",
+        "cached",
+    ):
         assert getattr(made, name).shape == (k, t), name
     assert made.error_computed.mean() < made.error_before.mean()
     assert np.array_equal(made.cosine_after, made.cosine_computed) and not made.cached.any()
-    assert made.inputs == ("time_embedding.linear_1", "time_embedding.linear_2", made.block.projections[0].name)
+    assert made.inputs == (
+        "time_embedding.linear_1",
+        "time_embedding.linear_2",
+        made.block.projections[0].name,
+    )
     assert made.low.shape == made.high.shape == (3, t) and (made.low < made.high).all()
     assert made.cache_errors.shape == (13, k, t) and len(made.losses) == 50 and made.note == ""
-    assert (np.diff(made.cache_errors[:12].mean((1, 2))) < 0).all() and (np.diff(made.cache_sizes[:12]) > 0).all()
+    assert (np.diff(made.cache_errors[:12].mean((1, 2))) < 0).all() and (
+        np.diff(made.cache_sizes[:12]) > 0
+    ).all()
     for before, after, wanted, error in zip(
         made.vectors_before, made.vectors_after, made.vectors, made.error_computed, strict=True
     ):
@@ -156,7 +187,9 @@ def test_features_that_are_measured_are_those_of_a_whole_call(recipe):
     seen = {}
     for projection in made.block.projections:
         module = twin.get_submodule(projection.name)
-        module.register_forward_hook(lambda m, a, out, name=projection.name: seen.update({name: out}))
+        module.register_forward_hook(
+            lambda m, a, out, name=projection.name: seen.update({name: out})
+        )
     for i, t in enumerate(made.timesteps):
         with torch.no_grad():
             twin(torch.randn(2, 4, 8, 8), t, encoder_hidden_states=torch.randn(2, 12, 16))
@@ -173,14 +206,19 @@ def test_a_selection_never_errs_more_and_the_model_does_what_it_says(recipe, sel
     if selection == "row":
         assert (final <= np.minimum(made.error_cached, made.error_computed)).all()
     if selection == "block":
-        assert (final.mean(1) <= np.minimum(made.error_cached.mean(1), made.error_computed.mean(1)) + 1e-9).all()
+        assert (
+            final.mean(1)
+            <= np.minimum(made.error_cached.mean(1), made.error_computed.mean(1)) + 1e-9
+        ).all()
     if selection == "none":
         assert made.cached.all()
     twin = stages.quantize(chosen)
     tables = [m for m in twin.modules() if isinstance(m, FeatureTable)]
     assert sum(len(table.codes) for table in tables) == made.cached.sum()
     gone = {row.layer.name for row in plan.layers if row.dropped}
-    names = {name.rpartition(".")[0].removesuffix(".computed") for name, _ in twin.named_parameters()}
+    names = {
+        name.rpartition(".")[0].removesuffix(".computed") for name, _ in twin.named_parameters()
+    }
     assert not gone & names and set(made.block.layers) - gone <= names
 
 
@@ -210,15 +248,22 @@ def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
             report = end.value
             break
     assert any("Learn the rounding" in str(item) for item in told)
-    assert "time path" in report.coverage[fresh.name] and report.bytes[fresh.name] < report.bytes["float"]
+    assert (
+        "time path" in report.coverage[fresh.name]
+        and report.bytes[fresh.name] < report.bytes["float"]
+    )
 
 
 def test_a_cache_of_everything_draws_the_float_pictures(recipe):
     float_else = dataclasses.replace(
-        recipe, weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT),
+        recipe,
+        weights=Weights(bits=FLOAT),
+        activations=Activations(bits=FLOAT),
         temporal=Temporal(cache=Cache(bits=16)),
-    )  # fmt: skip
-    report = stages.finish(stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (float_else,)))
+    )
+    report = stages.finish(
+        stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (float_else,))
+    )
     assert report.scores[0].psnr > 40
 
 

@@ -1,4 +1,6 @@
-"""Ranges along the quantized trajectory, relaxed steps, windows and the probe, on tiny real pipelines."""
+"""Ranges along the quantized trajectory, relaxed steps, windows and the probe, on tiny real
+pipelines.
+"""
 
 import dataclasses
 import shutil
@@ -51,25 +53,39 @@ from tests.tiny import runs_in
 from training.slim import same
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # in diffusers
 
 STEPS = 4
 MINMAX = Activations(bits=5, range=MinMax())
 
 
 def captured(folder, scheduler=DDIMScheduler, *, guidance=2.0, pipe=tiny_sd, **changes):
-    """W4A5 with a range per step on a captured tiny pipeline of that scheduler, ranges not walked yet."""
+    """W4A5 with a range per step on a captured tiny pipeline of that scheduler, ranges not
+    walked yet.
+    """
     made, place = pipe(), folder / f"{pipe.__name__}-{scheduler.__name__}"
     if not place.is_dir():
-        own = {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}  # as Stable Diffusion has it
+        own = (
+            {"skip_prk_steps": True} if scheduler is PNDMScheduler else {}
+        )  # as Stable Diffusion has it
         made.scheduler = scheduler.from_config(made.scheduler.config, **own)
         made.save_pretrained(place, safe_serialization=True)
-    recipe = Recipe(**{
-        "model": str(place), "sampling": Sampling(steps=STEPS, guidance=guidance),
-        "calibration": Calibration(samples=3, batch=2, prompts=("a", "b", "c") if pipe is tiny_sd else ()),
-        "weights": Weights(bits=4, range=MinMax()), "activations": MINMAX, "grouping": PerStep(),
-        "progressive": Progressive(),
-    } | changes)  # fmt: skip
+    recipe = Recipe(
+        **{
+            "model": str(place),
+            "sampling": Sampling(steps=STEPS, guidance=guidance),
+            "calibration": Calibration(
+                samples=3, batch=2, prompts=("a", "b", "c") if pipe is tiny_sd else ()
+            ),
+            "weights": Weights(bits=4, range=MinMax()),
+            "activations": MINMAX,
+            "grouping": PerStep(),
+            "progressive": Progressive(),
+        }
+        | changes
+    )
     stages.finish(stages.capture(recipe))
     return recipe
 
@@ -87,9 +103,13 @@ def start_of(recipe):
 def work_on(recipe, done=()):
     start = start_of(recipe)
     return calibrate_progressively(
-        stages.load(recipe.model), recipe, stages.plan(start), (stages.statistics(recipe), stages.errors(start)), {},
+        stages.load(recipe.model),
+        recipe,
+        stages.plan(start),
+        (stages.statistics(recipe), stages.errors(start)),
+        {},
         done,
-    )  # fmt: skip
+    )
 
 
 def banks_of(model):
@@ -101,7 +121,9 @@ class Enough(Exception):
 
 
 def naive(recipe):
-    """Every step from the noise again: replay with final ranges, observe the step with its first ones, freeze."""
+    """Every step from the noise again: replay with final ranges, observe the step with its first
+    ones, freeze.
+    """
     loaded, start = stages.load(recipe.model), start_of(recipe)
     model, frozen = stages.quantize(start), {}
     banks = banks_of(model)
@@ -112,7 +134,10 @@ def naive(recipe):
     def look(bank, args):
         if watching:
             low, high = seen.get(bank.site, (args[0].amin(), args[0].amax()))
-            seen[bank.site] = torch.minimum(low, args[0].amin()), torch.maximum(high, args[0].amax())
+            seen[bank.site] = (
+                torch.minimum(low, args[0].amin()),
+                torch.maximum(high, args[0].amax()),
+            )
 
     for bank in banks.values():
         bank.register_forward_pre_hook(look)
@@ -124,7 +149,11 @@ def naive(recipe):
         watching = visits == position
         made = []
         for n in range(0, len(x), rows):
-            own = kwargs if hidden is None else kwargs | {"encoder_hidden_states": hidden[n : n + rows]}
+            own = (
+                kwargs
+                if hidden is None
+                else kwargs | {"encoder_hidden_states": hidden[n : n + rows]}
+            )
             made.append(forward(x[n : n + rows], *args[1:], **own))
         if watching:
             raise Enough
@@ -136,7 +165,13 @@ def naive(recipe):
     for position in range(STEPS):
         visits, seen = 0, {}
         try:
-            sample(with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling)
+            sample(
+                with_denoiser(loaded, model),
+                loaded,
+                prompts=prompts,
+                seeds=seeds,
+                sampling=recipe.sampling,
+            )
         except Enough:
             watching = False
         for site, (low, high) in seen.items():
@@ -157,7 +192,9 @@ def naive(recipe):
         (DDIMScheduler, 0.0, tiny_ddpm),
     ],
 )
-def test_one_pass_through_the_pipeline_equals_starting_anew_for_every_step(place, scheduler, guidance, pipe):
+def test_one_pass_through_the_pipeline_equals_starting_anew_for_every_step(
+    place, scheduler, guidance, pipe
+):
     recipe = captured(place, scheduler, guidance=guidance, pipe=pipe)
     stages.finish(stages.calibrate(recipe))
     plan, wanted = stages.plan(recipe), naive(recipe)
@@ -177,9 +214,13 @@ def test_what_comes_before_all_quantization_keeps_the_first_ranges(place):
     recipe = captured(place)
     stages.finish(stages.calibrate(recipe))
     walked, first = stages.errors(recipe), stages.errors(start_of(recipe))
-    rows = [s for s, site in enumerate(walked.groups.sites) if site.name == "time_embedding.linear_1"]
+    rows = [
+        s for s, site in enumerate(walked.groups.sites) if site.name == "time_embedding.linear_1"
+    ]
     rows += [
-        s for s, site in enumerate(walked.groups.sites) if site.name.endswith("attn2.to_k") and site.point == "input"
+        s
+        for s, site in enumerate(walked.groups.sites)
+        if site.name.endswith("attn2.to_k") and site.point == "input"
     ]
     assert len(rows) > 2
     assert np.allclose(walked.low[rows, 0], first.low[rows, 0], rtol=1e-6)
@@ -187,7 +228,9 @@ def test_what_comes_before_all_quantization_keeps_the_first_ranges(place):
 
 
 def test_without_quantization_nothing_moves(place):
-    """Float weights, activations observed in float, and one step: the ranges are those of the float trajectory."""
+    """Float weights, activations observed in float, and one step: the ranges are those of the
+    float trajectory.
+    """
     exact = {"weights": Weights(bits=FLOAT), "progressive": Progressive(variant="strict")}
     recipe = captured(place, sampling=Sampling(steps=1, guidance=2.0), **exact)
     made = stages.finish(work_on(recipe))
@@ -198,7 +241,9 @@ def test_without_quantization_nothing_moves(place):
 
 
 def test_sixteen_bits_walk_the_float_trajectory(place):
-    recipe = captured(place, weights=Weights(bits=FLOAT), activations=Activations(bits=16, range=MinMax()))
+    recipe = captured(
+        place, weights=Weights(bits=FLOAT), activations=Activations(bits=16, range=MinMax())
+    )
     made = stages.finish(work_on(recipe))
     first = stages.errors(start_of(recipe))
     quantized = (first.bits < FLOAT).any(1)
@@ -209,14 +254,20 @@ def test_sixteen_bits_walk_the_float_trajectory(place):
 
 def test_the_size_of_the_parts_does_not_matter(place):
     recipe = captured(place)
-    alone = dataclasses.replace(recipe, calibration=dataclasses.replace(recipe.calibration, batch=1))
+    alone = dataclasses.replace(
+        recipe, calibration=dataclasses.replace(recipe.calibration, batch=1)
+    )
     stages.finish(stages.capture(alone))
     a, b = (stages.finish(work_on(one)) for one in (recipe, alone))
-    assert np.allclose(a.low, b.low, rtol=1e-3, atol=1e-3) and np.allclose(a.high, b.high, rtol=1e-3, atol=1e-3)
+    assert np.allclose(a.low, b.low, rtol=1e-3, atol=1e-3) and np.allclose(
+        a.high, b.high, rtol=1e-3, atol=1e-3
+    )
     assert a.stats.elements.tolist() == b.stats.elements.tolist()
 
 
-@pytest.mark.parametrize(("variant", "inner", "passes"), [("exact", 1, 2), ("one_pass", 1, 1), ("exact", 3, 4)])
+@pytest.mark.parametrize(
+    ("variant", "inner", "passes"), [("exact", 1, 2), ("one_pass", 1, 1), ("exact", 3, 4)]
+)
 def test_each_part_is_answered_twice_and_no_more(place, variant, inner, passes):
     recipe = captured(place, progressive=Progressive(variant=variant, inner=inner))
     reports = [seen for seen in work_on(recipe) if not isinstance(seen, CallDone)]
@@ -278,7 +329,9 @@ def test_only_what_the_walk_saw_is_kept_and_the_rest_is_the_captures(place, gran
     folder = stages.finish(stages.calibrate(recipe))
     kept, back = runs.load_stats(folder / "stats"), stages.progressive_ranges(recipe)
     assert set(kept.sites) == quantized_inputs(recipe) and len(kept.sites) < len(base.sites)
-    assert back.stats.sites == made.stats.sites and np.array_equal(back.low, made.low, equal_nan=True)
+    assert back.stats.sites == made.stats.sites and np.array_equal(
+        back.low, made.low, equal_nan=True
+    )
     for name in ("elements", "minimum", "maximum", "power_sums", "first", "exponent"):
         assert np.array_equal(getattr(back.stats, name), getattr(made.stats, name)), name
     assert all(map(np.array_equal, back.stats.counts, made.stats.counts))
@@ -287,30 +340,42 @@ def test_only_what_the_walk_saw_is_kept_and_the_rest_is_the_captures(place, gran
         was, now = made.stats.channel_max[s], back.stats.channel_max[s]
         if site not in kept.sites:
             assert np.array_equal(now, was)
-        elif isinstance(granularity, PerTensor):  # each side of a split input has its own, all others one
+        elif isinstance(
+            granularity, PerTensor
+        ):  # each side of a split input has its own, all others one
             assert len(np.unique(now[0])) <= 2 and np.array_equal(now.max(1), was.max(1))
         else:
             assert (now >= was).all() and np.allclose(now, was, rtol=2e-3)
 
 
-def test_a_plan_from_ranges_in_the_form_of_earlier_versions_is_the_same(place, tmp_path, monkeypatch):
-    recipe = captured(place, activations=Activations(bits=5, range=MinMax()), grouping=UniformGroups(count=3))
+def test_a_plan_from_ranges_in_the_form_of_earlier_versions_is_the_same(
+    place, tmp_path, monkeypatch
+):
+    recipe = captured(
+        place, activations=Activations(bits=5, range=MinMax()), grouping=UniformGroups(count=3)
+    )
     folder, before = stages.finish(stages.calibrate(recipe)), stages.plan(recipe)
     made = stages.finish(work_on(recipe))
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     shutil.copytree(place / "runs" / "captures", tmp_path / "captures")
     save_old_progressive(tmp_path / "trajectories" / folder.name, made)
-    assert runs.load_stats(tmp_path / "trajectories" / folder.name / "stats").sites == made.stats.sites
+    assert (
+        runs.load_stats(tmp_path / "trajectories" / folder.name / "stats").sites == made.stats.sites
+    )
     assert same(stages.plan(recipe), before)
 
 
 def test_ranges_beside_another_capture_are_refused(place):
     recipe = captured(place)
     folder, base = stages.finish(stages.calibrate(recipe)), stages.statistics(recipe)
-    with pytest.raises(DmqError, match="of a capture with another fingerprint; delete the folder and do it again"):
+    with pytest.raises(
+        DmqError, match="of a capture with another fingerprint; delete the folder and do it again"
+    ):
         runs.load_progressive(folder, dataclasses.replace(base, fingerprint="other"))
     with pytest.raises(DmqError, match=r"damaged .no site"):
-        runs.load_progressive(folder, base.only([s for s, site in enumerate(base.sites) if site.point == "output"]))
+        runs.load_progressive(
+            folder, base.only([s for s, site in enumerate(base.sites) if site.point == "output"])
+        )
 
 
 @pytest.mark.parametrize("scheduler", [HeunDiscreteScheduler, PNDMScheduler])
@@ -354,11 +419,14 @@ def test_what_was_not_walked_says_so(place):
         next(work_on(captured(place, activations=Activations(bits=FLOAT))))
 
 
-# --- relaxed steps -------------------------------------------------------------------------------------------------
+# --- relaxed steps
+# -------------------------------------------------------------------------------------------------
 
 
 def test_relaxed_steps_have_more_levels_and_groups_of_their_own(place):
-    plain = captured(place, progressive=None, grouping=UniformGroups(count=2), activations=Activations(bits=6))
+    plain = captured(
+        place, progressive=None, grouping=UniformGroups(count=2), activations=Activations(bits=6)
+    )
     recipe = dataclasses.replace(plain, relaxing=Relaxing(where="list", steps=(0, 3)))
     plan, errors = stages.plan(recipe), stages.errors(recipe)
     bank = next(row.bank for row in plan.layers if row.bank)
@@ -388,7 +456,11 @@ def test_relaxed_ranges_are_walked_with_their_own_levels(place):
 
 
 def test_windows_tell_which_steps_to_relax(place):
-    recipe = captured(place, progressive=None, relaxing=Relaxing(where="auto", fraction=0.5, windows=2, pictures=2))
+    recipe = captured(
+        place,
+        progressive=None,
+        relaxing=Relaxing(where="auto", fraction=0.5, windows=2, pictures=2),
+    )
     assert not stages.windows_measured(recipe)
     with pytest.raises(DmqError, match="no window of steps was measured yet"):
         stages.errors(recipe)
@@ -398,7 +470,9 @@ def test_windows_tell_which_steps_to_relax(place):
     assert effects.windows == ((0, 2), (2, 4)) and effects.fidelity.shape == (2, 2)
     best = int(effects.gains("fidelity").argmax())
     assert stages.relaxed(recipe) == ((0, 1), (2, 3))[best]
-    everywhere = dataclasses.replace(recipe, relaxing=dataclasses.replace(recipe.relaxing, windows=3))
+    everywhere = dataclasses.replace(
+        recipe, relaxing=dataclasses.replace(recipe.relaxing, windows=3)
+    )
     assert not stages.windows_measured(everywhere)
 
 
@@ -406,9 +480,11 @@ def test_all_windows_in_float_is_the_float_model(place):
     recipe = captured(place, progressive=None)
     shown = stages.finish(stages.probe(recipe, Probe(windows=1, gains=(0.0, 1.0), prompt="a")))
     assert shown[0].error == 0 and shown[0].psnr == np.inf
-    drawn = [one for one in stages.compare(
-        Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,)
-    ) if isinstance(one, stages.Picture) and one.step is None]  # fmt: skip
+    drawn = [
+        one
+        for one in stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
+        if isinstance(one, stages.Picture) and one.step is None
+    ]
     assert np.array_equal(drawn[0].pixels, shown[0].exact)
     assert np.array_equal(drawn[1].pixels, shown[1].pixels)
 
@@ -416,7 +492,12 @@ def test_all_windows_in_float_is_the_float_model(place):
 def test_the_probe_grows_with_its_gain(place):
     recipe = captured(place, progressive=None)
     shown = stages.finish(stages.probe(recipe, Probe(windows=2, gains=(0.5, 2.0), prompt="a")))
-    assert [(one.start, one.end, one.gain) for one in shown] == [(0, 2, 0.5), (0, 2, 2.0), (2, 4, 0.5), (2, 4, 2.0)]
+    assert [(one.start, one.end, one.gain) for one in shown] == [
+        (0, 2, 0.5),
+        (0, 2, 2.0),
+        (2, 4, 0.5),
+        (2, 4, 2.0),
+    ]
     assert shown[0].error < shown[1].error and shown[2].error < shown[3].error
     with pytest.raises(DmqError, match="5 windows of 4 steps"):
         next(stages.probe(recipe, Probe(windows=5)))
@@ -424,22 +505,32 @@ def test_the_probe_grows_with_its_gain(place):
         next(stages.probe(recipe, Probe(first=2, last=4)))
 
 
-# --- errors along the steps ----------------------------------------------------------------------------------------
+# --- errors along the steps
+# ----------------------------------------------------------------------------------------
 
 
 def test_errors_over_time_start_and_end_where_they_must(place):
     recipe = captured(place, progressive=None, name="low")
-    high = dataclasses.replace(recipe, name="high", activations=Activations(bits=16, range=MinMax()),
-                               weights=Weights(bits=16))  # fmt: skip
+    high = dataclasses.replace(
+        recipe,
+        name="high",
+        activations=Activations(bits=16, range=MinMax()),
+        weights=Weights(bits=16),
+    )
     comparison = Comparison(prompts=("a", "b"), sampling=recipe.sampling)
     seen = list(stages.over_time(comparison, (recipe, high)))
-    assert any(one.snapshot is not None and list(one.snapshot.accumulated) == ["low"] for one in seen)
+    assert any(
+        one.snapshot is not None and list(one.snapshot.accumulated) == ["low"] for one in seen
+    )
     made = stages.finish(stages.over_time(comparison, (recipe, high)))
     assert made.accumulated["low"].shape == (STEPS, 2)
     assert (made.accumulated["high"] < made.accumulated["low"] / 100).all()
     assert (made.isolated["high"] < made.isolated["low"] / 100).all()
     assert made.coefficients.shape == (STEPS,) and (made.coefficients > 0).all()
-    assert set(made.strips) == {"float", "low", "high"} and len(made.strips["low"]) == len(made.watched) + 1
+    assert (
+        set(made.strips) == {"float", "low", "high"}
+        and len(made.strips["low"]) == len(made.watched) + 1
+    )
     assert made.mean_bits == {"low": 5.0, "high": 16.0}
 
 
@@ -451,31 +542,48 @@ def test_within_a_window_only_activations_are_in_float(place):
     for i, t in enumerate(stages.statistics(recipe).timesteps):
         call = tiny_call(model, t, rows=2, seed=i)
         with torch.no_grad():
-            wanted, other = (m(**call).sample for m in ((plain, weights) if i != 1 else (weights, plain)))
+            wanted, other = (
+                m(**call).sample for m in ((plain, weights) if i != 1 else (weights, plain))
+            )
             made = twin(**call).sample
         assert torch.equal(made, wanted) and not torch.equal(made, other)
 
 
 def test_one_picture_that_errs_far_more_does_not_decide():
-    """The others all gain at the end; the outlier loses there what outweighs them in a plain mean."""
+    """The others all gain at the end; the outlier loses there what outweighs them in a plain
+    mean.
+    """
     effects = WindowEffects(
-        timesteps=(3.0, 2.0), starts=(0, 1), fidelity=np.array([[0.9, 0.9, 0.9, 90.0], [0.3, 0.3, 0.3, 110.0]]),
-        fidelity_all=np.array([1.0, 1.0, 1.0, 100.0]), text=np.full((2, 4), np.nan), text_all=np.full(4, np.nan),
-        text_float=np.full(4, np.nan), matcher="",
-    )  # fmt: skip
-    assert (effects.fidelity_all - effects.fidelity).mean(1).argmax() == 0 and effects.gains("fidelity").argmax() == 1
+        timesteps=(3.0, 2.0),
+        starts=(0, 1),
+        fidelity=np.array([[0.9, 0.9, 0.9, 90.0], [0.3, 0.3, 0.3, 110.0]]),
+        fidelity_all=np.array([1.0, 1.0, 1.0, 100.0]),
+        text=np.full((2, 4), np.nan),
+        text_all=np.full(4, np.nan),
+        text_float=np.full(4, np.nan),
+        matcher="",
+    )
+    assert (effects.fidelity_all - effects.fidelity).mean(1).argmax() == 0 and effects.gains(
+        "fidelity"
+    ).argmax() == 1
     np.testing.assert_allclose(effects.won("fidelity")[0], 10 * np.log10(1 / 0.9), rtol=1e-6)
     assert effects.typical_error == pytest.approx(100**0.25)
 
 
 def test_no_range_fits_what_was_observed_worse_than_the_one_before(place):
-    """Ranges are searched among those of the float trajectory too, so setting them anew cannot lose."""
+    """Ranges are searched among those of the float trajectory too, so setting them anew cannot
+    lose.
+    """
     recipe = captured(place, activations=Activations(bits=5, range=MseSearch()))
     stages.finish(stages.calibrate(recipe))
-    made, before = stages.progressive_ranges(recipe), stages.errors(dataclasses.replace(recipe, progressive=None))
+    made, before = (
+        stages.progressive_ranges(recipe),
+        stages.errors(dataclasses.replace(recipe, progressive=None)),
+    )
     table, lost = stages.table(recipe), []
     for ends in ((made.low, made.high), (before.low, before.high)):
         seen = table.errors_of(before.groups, *ends)
         lost.append((seen.rounding + seen.clipping) / np.maximum(seen.power, 1e-30))
-    # Bins of all steps together are a little coarser than those that a step's range was chosen with.
+    # Bins of all steps together are a little coarser than those that a step's range was chosen
+    # with.
     assert (lost[0] <= lost[1] * 1.02).all() and (lost[0] < 0.99 * lost[1]).any()

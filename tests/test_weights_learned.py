@@ -1,4 +1,6 @@
-"""Codes learned from inputs by stages: interrupted and resumed, kept, shared, used in models; on a tiny pipeline."""
+"""Codes learned from inputs by stages: interrupted and resumed, kept, shared, used in models; on
+a tiny pipeline.
+"""
 
 import dataclasses
 
@@ -32,7 +34,9 @@ LEARN = "Learn weights from their inputs"
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """GPTQ with 3 bits on a captured tiny pipeline; its weights were learned, with an interruption."""
+    """GPTQ with 3 bits on a captured tiny pipeline; its weights were learned, with an
+    interruption.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     patch = pytest.MonkeyPatch()
     patch.setenv("DMQ_RUNS", str(folder / "runs"))
@@ -46,7 +50,9 @@ def recipe(tmp_path_factory):
             break
     work.close()
     assert not stages.has_learned_weights(made) and len(kept()) == 5
-    with pytest.raises(DmqError, match=f"{layers(made) - 5} of {layers(made)} weights were not learned"):
+    with pytest.raises(
+        DmqError, match=f"{layers(made) - 5} of {layers(made)} weights were not learned"
+    ):
         stages.quantize(made)
     rest = [at for at in stages.learn_weights(made) if at.stage == LEARN]
     assert (rest[0].done, rest[-1].done, rest[-1].total) == (6, layers(made), layers(made))
@@ -67,28 +73,39 @@ def kept() -> list[str]:
 
 def same(a, b) -> bool:
     (ours, plain), (theirs, other) = to_arrays(a), to_arrays(b)
-    return plain == other and ours.keys() == theirs.keys() and all((ours[key] == theirs[key]).all() for key in ours)
+    return (
+        plain == other
+        and ours.keys() == theirs.keys()
+        and all((ours[key] == theirs[key]).all() for key in ours)
+    )
 
 
 def test_what_was_interrupted_ends_like_what_was_not(recipe):
     resumed = stages.learned_weights(recipe)
     stages.finish(stages.learn_weights(recipe, again=True))
     whole = stages.learned_weights(recipe)
-    assert whole.keys() == resumed.keys() and all(same(whole[name], resumed[name]) for name in whole)
+    assert whole.keys() == resumed.keys() and all(
+        same(whole[name], resumed[name]) for name in whole
+    )
     assert len(kept()) == layers(recipe) == len(whole)
 
 
 def test_every_output_is_nearer_than_with_nearest_codes(recipe):
     """By moments made anew, of all tokens."""
     found = stages.weights_result(recipe)
-    assert sum(one.after for one in found.values()) < 0.8 * sum(one.before for one in found.values())
+    assert sum(one.after for one in found.values()) < 0.8 * sum(
+        one.before for one in found.values()
+    )
     loaded = stages.load(recipe.model)
     trajectory = stages.finish(denoiser_calls(recipe, 2))
     calls = spread_calls(trajectory, 10, 2, 2)
     moments = stages.finish(second_moments(loaded.denoiser, trajectory, calls, list(found)))
     for name, one in found.items():
         weight = loaded.denoiser.get_submodule(name).weight.detach()
-        error, power = (output_error(x.flatten(1), moments[name]) for x in (weight - one.codes.dequantize(), weight))
+        error, power = (
+            output_error(x.flatten(1), moments[name])
+            for x in (weight - one.codes.dequantize(), weight)
+        )
         assert one.after == pytest.approx(error / power, rel=1e-3), name
         assert (one.codes.scale == quantize_weight(weight, recipe.weights).scale).all()
 
@@ -96,24 +113,36 @@ def test_every_output_is_nearer_than_with_nearest_codes(recipe):
 def test_the_model_has_the_learned_codes(recipe):
     codes, state = stages.learned_weights(recipe), stages.quantize(recipe).state_dict()
     assert "conv_in" not in codes and len(codes) > 20
-    assert all(torch.equal(state[f"{name}.weight"], code.dequantize()) for name, code in codes.items())
+    assert all(
+        torch.equal(state[f"{name}.weight"], code.dequantize()) for name, code in codes.items()
+    )
     rows = stages.plan(recipe).layers
     assert {row.layer.name for row in rows if row.rounding == "GPTQ"} == set(codes)
-    assert all(row.weight_bytes == codes[row.layer.name].bytes for row in rows if row.layer.name in codes)
+    assert all(
+        row.weight_bytes == codes[row.layer.name].bytes for row in rows if row.layer.name in codes
+    )
 
 
 def test_it_happens_once_and_what_was_learned_serves_other_recipes(recipe):
     assert not list(stages.learn_weights(recipe))
     some = Override(layers="mid_block*", weight_bits=3, format=Gptq())
-    for changes in ({"name": "else"}, {"activations": Activations(bits=4)}, {"on_miss": "nearest"},
-                    {"weights": Weights(bits=8), "overrides": (some,)},
-                    {"weights": Weights(bits=3, format=Gptq(), symmetric=True, range=MinMax())},
-                    {"weights": Weights(bits=3, format=Hqq())}, {"weights": Weights(bits=3)},
-                    {"weights": Weights(bits=3, format=LowRank())}):  # fmt: skip
+    for changes in (
+        {"name": "else"},
+        {"activations": Activations(bits=4)},
+        {"on_miss": "nearest"},
+        {"weights": Weights(bits=8), "overrides": (some,)},
+        {"weights": Weights(bits=3, format=Gptq(), symmetric=True, range=MinMax())},
+        {"weights": Weights(bits=3, format=Hqq())},
+        {"weights": Weights(bits=3)},
+        {"weights": Weights(bits=3, format=LowRank())},
+    ):
         assert stages.has_learned_weights(dataclasses.replace(recipe, **changes)), changes
-    for changes in ({"weights": Weights(bits=4, format=Gptq())}, {"weights": Weights(bits=3, format=Gptq(order=True))},
-                    {"weights": Weights(bits=3, format=LowRank()), "activations": Activations(dynamic="token")},
-                    {"calibration": dataclasses.replace(recipe.calibration, seed=1)}):  # fmt: skip
+    for changes in (
+        {"weights": Weights(bits=4, format=Gptq())},
+        {"weights": Weights(bits=3, format=Gptq(order=True))},
+        {"weights": Weights(bits=3, format=LowRank()), "activations": Activations(dynamic="token")},
+        {"calibration": dataclasses.replace(recipe.calibration, seed=1)},
+    ):
         fresh = dataclasses.replace(recipe, **changes)
         if "calibration" in changes:
             stages.finish(stages.capture(fresh))
@@ -126,19 +155,26 @@ LOW = LowRank(rank=4, group=16, rounds=2)
 @pytest.fixture(scope="module")
 def smoothed(recipe):
     made = dataclasses.replace(
-        recipe, weights=Weights(range=MinMax()), activations=Activations(bits=4, dynamic="token"), overrides=(
+        recipe,
+        weights=Weights(range=MinMax()),
+        activations=Activations(bits=4, dynamic="token"),
+        overrides=(
             Override(layers="mid_block*", weight_bits=4, format=LOW),
             Override(layers="mid_block.attentions*", activation_bits=32),
         ),
-    )  # fmt: skip
+    )
     stages.finish(stages.learn_weights(made))
     return made
 
 
 def test_smoothed_inputs_err_less(smoothed):
     found = stages.weights_result(smoothed)
-    assert all(one.after <= one.before and isinstance(one.codes, LowRankWeight) for one in found.values())
-    assert sum(one.after for one in found.values()) < 0.98 * sum(one.before for one in found.values())
+    assert all(
+        one.after <= one.before and isinstance(one.codes, LowRankWeight) for one in found.values()
+    )
+    assert sum(one.after for one in found.values()) < 0.98 * sum(
+        one.before for one in found.values()
+    )
     chosen = [one for one in found.values() if one.exponent is not None]
     assert len(chosen) > len(found) / 2 and all(0 <= one.exponent < 1 for one in chosen)
     assert all(one.codes.smoothing.unique().numel() > 1 for one in chosen)
@@ -171,34 +207,50 @@ def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(smoothed):
 
 def test_variants_are_kept_like_the_weights_of_recipes(recipe):
     names = ["mid_block.resnets.0.conv1", "time_embedding.linear_1"]
-    choices = (Choice(bits=3, format=Gptq()), Choice(bits=3, format=Hqq()), Choice(bits=2, format=LOW))
+    choices = (
+        Choice(bits=3, format=Gptq()),
+        Choice(bits=3, format=Hqq()),
+        Choice(bits=2, format=LOW),
+    )
     before = len(kept())
     found = stages.finish(stages.weight_variants(recipe, choices, names))
     assert set(found) == {(name, label) for name in names for label in ("GPTQ-3", "LR-2")}
     assert len(kept()) == before + 2  # GPTQ-3 was there
     assert all(same(found[name, "GPTQ-3"], stages.learned_weights(recipe)[name]) for name in names)
-    plain = dataclasses.replace(recipe, weights=Weights(bits=8), activations=Activations(bits=32), overrides=tuple(
-        Override(layers=name, weight_bits=2, format=LOW) for name in names))  # fmt: skip
+    plain = dataclasses.replace(
+        recipe,
+        weights=Weights(bits=8),
+        activations=Activations(bits=32),
+        overrides=tuple(Override(layers=name, weight_bits=2, format=LOW) for name in names),
+    )
     assert stages.has_learned_weights(plain)
-    assert all(same(found[name, "LR-2"], code) for name, code in stages.learned_weights(plain).items())
+    assert all(
+        same(found[name, "LR-2"], code) for name, code in stages.learned_weights(plain).items()
+    )
 
 
 def test_the_time_path_is_measured_with_its_learned_codes(recipe):
     """GPTQ sees every step, which is all that these layers are told."""
     learned = stages.temporal_errors(recipe)
-    nearest = stages.temporal_errors(dataclasses.replace(recipe, weights=Weights(bits=3, format=Uaq(candidates=100))))
+    nearest = stages.temporal_errors(
+        dataclasses.replace(recipe, weights=Weights(bits=3, format=Uaq(candidates=100)))
+    )
     assert (1 - learned.cosine_after).mean() < 0.5 * (1 - nearest.cosine_after).mean()
 
 
 def test_blocks_are_learned_behind_what_is_learned_from_inputs(recipe):
     both = dataclasses.replace(
-        recipe, weights=Weights(bits=3), overrides=(Override(layers="down_blocks.0.*", format=Gptq()),),
+        recipe,
+        weights=Weights(bits=3),
+        overrides=(Override(layers="down_blocks.0.*", format=Gptq()),),
         reconstruction=BlockReconstruction(iterations=2, batch=4, pictures=1),
-    )  # fmt: skip
+    )
     stages.finish(stages.reconstruct(both))
     state, codes = stages.quantize(both).state_dict(), stages.learned_weights(both)
     assert codes and all(name.startswith("down_blocks.0.") for name in codes)
-    assert all(torch.equal(state[f"{name}.weight"], code.dequantize()) for name, code in codes.items())
+    assert all(
+        torch.equal(state[f"{name}.weight"], code.dequantize()) for name, code in codes.items()
+    )
     assert not set(codes) & set(stages.blocks_result(both).codes)
 
 
@@ -222,7 +274,9 @@ def test_the_command_line_learns(recipe, smoothed, tmp_path, capsys):
         found = stages.weights_result(made)
         assert head.split() == ["layer", "weights", "before", "learned", "smoothing"]
         assert [line.split()[0] for line in lines] == list(found)
-        assert [line.split()[3] for line in lines] == [f"{100 * one.after:.4g}" for one in found.values()]
+        assert [line.split()[3] for line in lines] == [
+            f"{100 * one.after:.4g}" for one in found.values()
+        ]
         assert {line.split()[1] for line in lines} == ({"GPTQ-3"} if made is recipe else {"LR-4"})
         assert last.startswith(f"mean of {len(found)} layers")
     file.write_text(jsonio.dumps(dataclasses.replace(recipe, weights=Weights())))

@@ -1,4 +1,6 @@
-"""The whole path on tiny real pipelines: capture, groups, plan, quantize, compare, save; from Python and the CLI."""
+"""The whole path on tiny real pipelines: capture, groups, plan, quantize, compare, save; from
+Python and the CLI.
+"""
 
 import dataclasses
 import json
@@ -32,15 +34,18 @@ STEPS = 5
 
 @pytest.fixture(scope="module", params=[tiny_sd, tiny_ddpm], ids=["sd", "ddpm"])
 def recipe(request, tmp_path_factory):
-    """A recipe for a tiny pipeline in a folder, with its capture made, in a run folder of its own."""
+    """A recipe for a tiny pipeline in a folder, with its capture made, in a run folder of its
+    own.
+    """
     folder = tmp_path_factory.mktemp("tiny")
     request.param().save_pretrained(folder / "model", safe_serialization=True)
     patch = pytest.MonkeyPatch()
     patch.setenv("DMQ_RUNS", str(folder / "runs"))
     made = Recipe(
-        model=str(folder / "model"), sampling=Sampling(steps=STEPS, guidance=2.0),
+        model=str(folder / "model"),
+        sampling=Sampling(steps=STEPS, guidance=2.0),
         calibration=Calibration(samples=3, batch=2),
-    )  # fmt: skip
+    )
     seen = list(stages.capture(made))
     assert seen[-1].done == seen[-1].total
     yield made
@@ -70,7 +75,10 @@ def test_a_finer_partition_is_never_worse(recipe):
 
 
 def test_predicted_errors_fall_with_bits(recipe):
-    totals = [stages.errors(dataclasses.replace(recipe, activations=Activations(bits=b))).total for b in (3, 5, 8)]
+    totals = [
+        stages.errors(dataclasses.replace(recipe, activations=Activations(bits=b))).total
+        for b in (3, 5, 8)
+    ]
     assert totals[0] > totals[1] > totals[2] > 0
 
 
@@ -84,7 +92,9 @@ def test_the_plan_counts_what_the_model_holds(recipe):
 def test_quantizing_leaves_the_float_model_bit_exact(recipe):
     loaded = load(recipe.model)
     before = {name: p.clone() for name, p in loaded.denoiser.named_parameters()}
-    model = stages.quantize(dataclasses.replace(recipe, activations=Activations(bits=4, attention_bits=4)))
+    model = stages.quantize(
+        dataclasses.replace(recipe, activations=Activations(bits=4, attention_bits=4))
+    )
     assert model is not loaded.denoiser
     report = stages.finish(stages.compare(comparison(), (recipe,)))
     assert report.samples == 2
@@ -101,7 +111,9 @@ def test_float_as_a_recipe_draws_the_same_pictures(recipe):
 
 def test_more_bits_are_nearer_to_float(recipe):
     recipes = tuple(
-        dataclasses.replace(recipe, name=f"W{b}A{b}", weights=Weights(bits=b), activations=Activations(bits=b))
+        dataclasses.replace(
+            recipe, name=f"W{b}A{b}", weights=Weights(bits=b), activations=Activations(bits=b)
+        )
         for b in (2, 8)
     )
     report = stages.finish(stages.compare(comparison(), recipes))
@@ -118,22 +130,32 @@ def test_a_comparison_streams_and_is_saved(recipe):
         except StopIteration as end:
             report = end.value
     finished = [p for p in seen if isinstance(p, stages.Picture) and p.step is None]
-    assert [(p.recipe, p.seed) for p in finished] == [("float", 0), ("float", 1), (recipe.name, 0), (recipe.name, 1)]
+    assert [(p.recipe, p.seed) for p in finished] == [
+        ("float", 0),
+        ("float", 1),
+        (recipe.name, 0),
+        (recipe.name, 1),
+    ]
     on_the_way = [p for p in seen if isinstance(p, stages.Picture) and p.step is not None]
     assert {p.step for p in on_the_way} == set(range(STEPS))
     assert any(isinstance(p, stages.Progress) and p.done == p.total for p in seen)
     assert runs.load_report("whole") == report
     assert np.array_equal(runs.load_pictures("whole")["float"][1], finished[1].pixels)
-    assert set(runs.load_steps("whole")[recipe.name]) == {(n, i) for n in range(2) for i in range(STEPS)}
+    assert set(runs.load_steps("whole")[recipe.name]) == {
+        (n, i) for n in range(2) for i in range(STEPS)
+    }
     assert report.noise_floor["psnr"] < float("inf")
 
 
 def test_a_picture_does_not_depend_on_its_batch(recipe):
     both, one = (
-        [p.pixels.astype(int) for p in stages.compare(comparison(seeds=seeds), (recipe,))
-         if isinstance(p, stages.Picture) and p.recipe == "float" and p.step is None]
+        [
+            p.pixels.astype(int)
+            for p in stages.compare(comparison(seeds=seeds), (recipe,))
+            if isinstance(p, stages.Picture) and p.recipe == "float" and p.step is None
+        ]
         for seeds in ((0, 1), (1,))
-    )  # fmt: skip
+    )
     assert abs(both[1] - one[0]).max() <= 1  # sums may be taken in another order
     assert abs(both[0] - one[0]).max() > 20
 
@@ -150,7 +172,9 @@ def test_closing_a_capture_leaves_nothing(recipe, tmp_path, monkeypatch, after):
 
 def test_other_steps_than_those_captured_are_refused_or_noted(recipe):
     other = comparison(sampling=Sampling(steps=STEPS + 2, guidance=2.0))
-    with pytest.raises(DmqError, match=f"{STEPS + 2} steps, but the ranges were captured for {STEPS} steps"):
+    with pytest.raises(
+        DmqError, match=f"{STEPS + 2} steps, but the ranges were captured for {STEPS} steps"
+    ):
         stages.finish(stages.compare(other, (recipe,)))
     report = stages.finish(stages.compare(other, (dataclasses.replace(recipe, on_miss="nearest"),)))
     assert report.warnings
@@ -158,11 +182,16 @@ def test_other_steps_than_those_captured_are_refused_or_noted(recipe):
 
 def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
     file = tmp_path / "recipe.json"
-    file.write_text(jsonio.dumps(dataclasses.replace(recipe, name="from file", grouping=OptimalGroups(count=2))))
+    file.write_text(
+        jsonio.dumps(dataclasses.replace(recipe, name="from file", grouping=OptimalGroups(count=2)))
+    )
     assert cli.main(["capture", str(file)]) == 0
     assert cli.main(["run", str(file), "--prompt", "cat", "--seed", "3", "--name", "by cli"]) == 0
     assert "from file" in capsys.readouterr().out
-    assert cli.main(["compare", str(file), "W8A6, one range", "--model", recipe.model, "--name", "x"]) == 1
+    assert (
+        cli.main(["compare", str(file), "W8A6, one range", "--model", recipe.model, "--name", "x"])
+        == 1
+    )
     assert "nothing captured yet" in capsys.readouterr().err
     assert cli.main(["show"]) == 0
     assert "by cli" in capsys.readouterr().out.splitlines()
@@ -181,7 +210,15 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
     assert [row[0] for row in rows] == [row["layer"] for row in plan.coverage_rows()]
     (first,) = (row for row in rows if row[0] == "conv_in")
     assert (first[1:4], first[5:]) == (["float", "float", "0"], ["first", "layer"])
-    assert rows[0][1:] == ["8", "bit", "8", "bit", "2", "nearest", str(plan.coverage_rows()[0]["bytes"])]
+    assert rows[0][1:] == [
+        "8",
+        "bit",
+        "8",
+        "bit",
+        "2",
+        "nearest",
+        str(plan.coverage_rows()[0]["bytes"]),
+    ]
     assert cli.main(["show", str(file)]) == 0
     assert capsys.readouterr().out.splitlines() == of_file.splitlines()[:2]
     assert cli.main(["show", "by cli", "--model", "x"]) == 1
@@ -193,7 +230,9 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
 def test_the_command_line_learns_groups_and_rounding(recipe, tmp_path, capsys):
     file = tmp_path / "learned.json"
     spec = LearnedGroups(count=2, iterations=4, trajectories=2, refits=0)
-    learned = dataclasses.replace(recipe, grouping=spec, temporal=Temporal(rounding=Tiar(iterations=50)))
+    learned = dataclasses.replace(
+        recipe, grouping=spec, temporal=Temporal(rounding=Tiar(iterations=50))
+    )
     file.write_text(jsonio.dumps(learned))
     assert cli.main(["search", str(file)]) == 0
     said = capsys.readouterr().out
@@ -226,7 +265,17 @@ def test_a_run_is_shown_before_a_recipe_of_the_same_name(monkeypatch):
         (["run", "W8A8, one range", "--prompt", " "], "a prompt is empty"),
         (["run", "W8A8, one range", "--name", "a/b"], "cannot name a run"),
     ],
-    ids=["file", "recipe", "model", "escape", "neither", "show what", "remove a recipe", "prompt", "name"],
+    ids=[
+        "file",
+        "recipe",
+        "model",
+        "escape",
+        "neither",
+        "show what",
+        "remove a recipe",
+        "prompt",
+        "name",
+    ],
 )
 def test_mistakes_are_one_line(arguments, says, capsys):
     assert cli.main(arguments) == 1

@@ -1,4 +1,6 @@
-"""A visitor of a served app who speaks HTTP, as a browser does: private events too, and whatever it likes."""
+"""A visitor of a served app who speaks HTTP, as a browser does: private events too, and whatever
+it likes.
+"""
 
 import json
 import secrets
@@ -21,10 +23,11 @@ class Visitor:
         self.fire("app.entered")
 
     def fire(self, handler: str, *given: Any, which: int = 0) -> dict[str, Any]:
-        """The last answer to the event that `handler`, "page.name", serves, by label; or {"error": what is shown}.
+        """The last answer to the event that `handler`, "page.name", serves, by label; or {"error":
+        what is shown}.
 
-        The secret comes first, as in a browser, then what is `given`; states are the server's, whatever is sent.
-        """
+        The secret comes first, as in a browser, then what is `given`; states are the server's,
+        whatever is sent."""
         page, name = handler.split(".")
         found = [fn for fn in self.served.fns.values() if getattr(fn.fn, "__name__", "") == name]
         fn = [fn for fn in found if page in fn.fn.__module__.split(".")][which]
@@ -35,16 +38,22 @@ class Visitor:
             joined = client.post(self.url + "queue/join", json=body)
             if joined.status_code != 200:
                 return {"error": joined.text}
-            with client.stream("GET", self.url + "queue/data", params={"session_hash": self.session}) as answer:
+            with client.stream(
+                "GET", self.url + "queue/data", params={"session_hash": self.session}
+            ) as answer:
                 values = _last(answer.iter_lines())
         if isinstance(values, dict):
             return values
-        return {getattr(block, "label", None) or type(block).__name__: value
-                for block, value in zip(fn.outputs, values, strict=True)}  # fmt: skip
+        return {
+            getattr(block, "label", None) or type(block).__name__: value
+            for block, value in zip(fn.outputs, values, strict=True)
+        }
 
 
 def _last(lines: Iterable[str]) -> list[Any] | dict[str, Any]:
-    """The values that an event ends with; generators send the first answer whole, then edits of the one before."""
+    """The values that an event ends with; generators send the first answer whole, then edits of
+    the one before.
+    """
     held: list[Any] = []
     for line in lines:
         message = json.loads(line[5:]) if line.startswith("data:") else {"msg": ""}
@@ -60,7 +69,11 @@ def _last(lines: Iterable[str]) -> list[Any] | dict[str, Any]:
 
 
 def _edited(old: Any, new: Any) -> Any:
-    """`Blocks` of dmq replace whole values, or leave them; an update that says nothing leaves them too."""
-    edits = isinstance(new, list) and all(isinstance(one, list) and len(one) == 3 and one[1] == [] for one in new)
+    """`Blocks` of dmq replace whole values, or leave them; an update that says nothing leaves
+    them too.
+    """
+    edits = isinstance(new, list) and all(
+        isinstance(one, list) and len(one) == 3 and one[1] == [] for one in new
+    )
     value = (new[-1][2] if new else old) if edits else new
     return old if value == {"__type__": "update"} else value

@@ -1,11 +1,13 @@
-"""What every recipe that ships becomes for every embedded model: python -m tools.golden [FILE] [--compare FILE]
+"""What every recipe that ships becomes for every embedded model: python -m tools.golden [FILE]
+[--compare FILE]
 
-A reference for changes that may not change anything: the folders that a recipe stands on, exact bytes, formats, slots,
-scales and zero points, and a hash of the codes of every weight. Nothing is learned or captured: where something does
-not ship, the table has the error that a person would read. `--compare` prints every difference and then exits with 1.
+A reference for changes that may not change anything: the folders that a recipe stands on, exact
+bytes, formats, slots, scales and zero points, and a hash of the codes of every weight. Nothing is
+learned or captured: where something does not ship, the table has the error that a person would
+read. `--compare` prints every difference and then exits with 1.
 
-The exact table holds for one machine and its libraries; `--portable` writes what any processor should agree on.
-"""
+The exact table holds for one machine and its libraries; `--portable` writes what any processor
+should agree on."""
 
 import argparse
 import hashlib
@@ -36,14 +38,16 @@ def shipped_cases() -> Iterator[tuple[str, Recipe]]:
             yield f"{model} {name}", stages.for_model(recipe, model)
 
 
-# --- folders -------------------------------------------------------------------------------------------------------
+# --- folders
+# --------------------------------------------------------------------------------------------------
 
 
 def folders(recipe: Recipe) -> dict[str, Any]:
-    """The names of the folders that `recipe` stands on, by what is in them; "" where one does not ship.
+    """The names of the folders that `recipe` stands on, by what is in them; "" where one does not
+    ship.
 
-    Meant for an empty run folder. A name is that of the folder where it ships, or where it would be kept.
-    """
+    Meant for an empty run folder. A name is that of the folder where it ships, or where it would be
+    kept."""
     found: dict[str, Any] = {}
     for kind, ask in _FOLDERS.items():
         try:
@@ -52,17 +56,22 @@ def folders(recipe: Recipe) -> dict[str, Any]:
             found[kind] = f"missing: {error}"
             continue
         if place is not None:
-            found[kind] = [_place(one) for one in place] if isinstance(place, list) else _place(place)
+            found[kind] = (
+                [_place(one) for one in place] if isinstance(place, list) else _place(place)
+            )
     return found
 
 
 def _place(folder: Path) -> str:
-    root = next(root for root in (runs.folders.ASSETS / "runs", runs.home()) if folder.is_relative_to(root))
+    root = next(
+        root for root in (runs.folders.ASSETS / "runs", runs.home()) if folder.is_relative_to(root)
+    )
     name = folder.relative_to(root).as_posix()
     return name if folder.is_dir() else f"{name} (not shipped)"
 
 
-# The one part of this file that knows how artifacts are found. A folder is None where a recipe needs none.
+# The one part of this file that knows how artifacts are found. A folder is None where a recipe
+# needs none.
 
 
 def _capture(recipe: Recipe) -> Path:
@@ -92,7 +101,12 @@ def _mix(recipe: Recipe) -> Path | None:
 def _weights(recipe: Recipe) -> list[Path] | None:
     from dmq.stages import weights_kept
 
-    return sorted({weights_kept.place(recipe, task) for task in weights_kept.learned_from_inputs(recipe)}) or None
+    return (
+        sorted(
+            {weights_kept.place(recipe, task) for task in weights_kept.learned_from_inputs(recipe)}
+        )
+        or None
+    )
 
 
 def _time(recipe: Recipe) -> Path | None:
@@ -110,7 +124,11 @@ def _blocks(recipe: Recipe) -> Path | None:
 def _windows(recipe: Recipe) -> Path | None:
     from dmq.stages import trajectory_kept
 
-    return trajectory_kept.windows_folder(recipe) if recipe.relaxing and recipe.relaxing.where == "auto" else None
+    return (
+        trajectory_kept.windows_folder(recipe)
+        if recipe.relaxing and recipe.relaxing.where == "auto"
+        else None
+    )
 
 
 def _progressive(recipe: Recipe) -> Path | None:
@@ -120,31 +138,50 @@ def _progressive(recipe: Recipe) -> Path | None:
 
 
 _FOLDERS = {
-    "capture": _capture, "search": _search, "mix": _mix, "weights": _weights, "time rounding": _time,
-    "block rounding": _blocks, "windows": _windows, "progressive ranges": _progressive,
-}  # fmt: skip
+    "capture": _capture,
+    "search": _search,
+    "mix": _mix,
+    "weights": _weights,
+    "time rounding": _time,
+    "block rounding": _blocks,
+    "windows": _windows,
+    "progressive ranges": _progressive,
+}
 
 
-# --- plans ---------------------------------------------------------------------------------------------------------
+# --- plans
+# --------------------------------------------------------------------------------------------------
 
 
 def planned(recipe: Recipe) -> dict[str, Any]:
-    """The plan of `recipe` as plain data, every number in it; or the error that says what is missing."""
+    """The plan of `recipe` as plain data, every number in it; or the error that says what is
+    missing.
+    """
     try:
         plan = stages.plan(recipe)
     except DmqError as error:
         return {"missing": f"missing: {error}"}
     return {
-        "bytes": plan.bytes, "weight_bytes": plan.weight_bytes, "table_bytes": plan.table_bytes,
-        "cache_bytes": plan.cache_bytes, "vector_bytes": plan.vector_bytes, "float_bytes": plan.float_bytes,
-        "coverage": plan.coverage_line(), "relaxed": list(plan.relaxed), "step_sizes": plan.step_sizes,
-        "cached": 0 if plan.temporal is None or plan.temporal.cached is None else int(plan.temporal.cached.sum()),
+        "bytes": plan.bytes,
+        "weight_bytes": plan.weight_bytes,
+        "table_bytes": plan.table_bytes,
+        "cache_bytes": plan.cache_bytes,
+        "vector_bytes": plan.vector_bytes,
+        "float_bytes": plan.float_bytes,
+        "coverage": plan.coverage_line(),
+        "relaxed": list(plan.relaxed),
+        "step_sizes": plan.step_sizes,
+        "cached": 0
+        if plan.temporal is None or plan.temporal.cached is None
+        else int(plan.temporal.cached.sum()),
         "layers": {
-            row.layer.name: f"{row.format} {row.rounding} {row.activation_bits} {row.split} {row.weight_bytes} "
-            f"{row.bias_bytes} {row.reason}" for row in plan.layers
+            row.layer.name: f"{row.format} {row.rounding} {row.activation_bits} {row.split} "
+            f"{row.weight_bytes} "
+            f"{row.bias_bytes} {row.reason}"
+            for row in plan.layers
         },
         "banks": {bank.site.label: _bank(bank) for bank in _banks(plan)},
-    }  # fmt: skip
+    }
 
 
 def _banks(plan: Plan) -> list[Bank]:
@@ -154,9 +191,13 @@ def _banks(plan: Plan) -> list[Bank]:
 
 def _bank(bank: Bank) -> dict[str, Any]:
     return {
-        "bits": bank.bits.tolist(), "slots": digest([bank.slot]), "scale": digest([bank.scale]),
-        "zero": digest([bank.zero]), "scale_sum": float(bank.scale.astype(np.float64).sum()), "dynamic": bank.dynamic,
-    }  # fmt: skip
+        "bits": bank.bits.tolist(),
+        "slots": digest([bank.slot]),
+        "scale": digest([bank.scale]),
+        "zero": digest([bank.zero]),
+        "scale_sum": float(bank.scale.astype(np.float64).sum()),
+        "dynamic": bank.dynamic,
+    }
 
 
 def digest(arrays: Iterable[Any]) -> str:
@@ -168,11 +209,13 @@ def digest(arrays: Iterable[Any]) -> str:
     return made.hexdigest()[:16]
 
 
-# --- codes ---------------------------------------------------------------------------------------------------------
+# --- codes
+# --------------------------------------------------------------------------------------------------
 
 
 def codes(recipe: Recipe) -> dict[str, str]:
-    """By layer a hash of the codes of its weight and their tables, and "model": one of all that the model holds.
+    """By layer a hash of the codes of its weight and their tables, and "model": one of all that the
+    model holds.
 
     Empty where something is missing.
     """
@@ -191,7 +234,9 @@ def codes(recipe: Recipe) -> dict[str, str]:
 
     loaded = stages.load(recipe.model)
     model = quantized(loaded.denoiser, plan, loaded.adapter, learned, make)
-    found["model"] = digest(x for name, t in sorted(model.state_dict().items()) for x in (name, t.cpu().numpy()))
+    found["model"] = digest(
+        x for name, t in sorted(model.state_dict().items()) for x in (name, t.cpu().numpy())
+    )
     return found
 
 
@@ -199,10 +244,16 @@ def _codes(weight: Any) -> str:
     from dmq.quantizers.codes import to_arrays
 
     arrays, plain = to_arrays(weight)
-    return digest([*(x for name in sorted(arrays) for x in (name, np.asarray(arrays[name]))), json.dumps(plain)])
+    return digest(
+        [
+            *(x for name in sorted(arrays) for x in (name, np.asarray(arrays[name]))),
+            json.dumps(plain),
+        ]
+    )
 
 
-# --- tables --------------------------------------------------------------------------------------------------------
+# --- tables
+# --------------------------------------------------------------------------------------------------
 
 
 def exact(recipe: Recipe) -> dict[str, Any]:
@@ -211,7 +262,9 @@ def exact(recipe: Recipe) -> dict[str, Any]:
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:
-    """What all processors agree on, a few lines: folders, bytes, counts, a digest of formats, the sum of scales."""
+    """What all processors agree on, a few lines: folders, bytes, counts, a digest of formats,
+    the sum of scales.
+    """
     return {"folders": portable_folders(recipe), "plan": portable_plan(recipe)}
 
 
@@ -231,11 +284,13 @@ def portable_plan(recipe: Recipe) -> dict[str, Any]:
     banks = plan.pop("banks").values()
     layers = plan.pop("layers")
     return plan | {
-        "layers": len(layers), "formats": digest(f"{name} {said}" for name, said in layers.items()),
-        "banks": len(banks), "slots": sum(len(bank["bits"]) for bank in banks),
+        "layers": len(layers),
+        "formats": digest(f"{name} {said}" for name, said in layers.items()),
+        "banks": len(banks),
+        "slots": sum(len(bank["bits"]) for bank in banks),
         "bits": digest(np.array(bank["bits"]) for bank in banks),
         "scale_sum": float(f"{sum(bank['scale_sum'] for bank in banks):.7g}"),
-    }  # fmt: skip
+    }
 
 
 def differences(before: Any, after: Any, path: str = "") -> list[str]:
@@ -244,21 +299,34 @@ def differences(before: Any, after: Any, path: str = "") -> list[str]:
         names = [*before, *(name for name in after if name not in before)]
         nothing = "nothing"
         return [
-            line for name in names
-            for line in differences(before.get(name, nothing), after.get(name, nothing), f"{path}/{name}")
-        ]  # fmt: skip
+            line
+            for name in names
+            for line in differences(
+                before.get(name, nothing), after.get(name, nothing), f"{path}/{name}"
+            )
+        ]
     numbers = isinstance(before, float) and isinstance(after, float)
-    loose = path.rpartition("/")[2] in LOOSE and numbers and np.isclose(before, after, rtol=RTOL, atol=0)
+    loose = (
+        path.rpartition("/")[2] in LOOSE
+        and numbers
+        and np.isclose(before, after, rtol=RTOL, atol=0)
+    )
     return [] if loose or before == after else [f"{path}: {before} before, {after} after"]
 
 
 def main() -> int:
     given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     given.add_argument("file", type=Path, nargs="?", help="where to write the table")
-    given.add_argument("--compare", type=Path, metavar="FILE", help="print every difference from this table")
-    given.add_argument("--portable", action="store_true", help="the table that all processors agree on")
+    given.add_argument(
+        "--compare", type=Path, metavar="FILE", help="print every difference from this table"
+    )
+    given.add_argument(
+        "--portable", action="store_true", help="the table that all processors agree on"
+    )
     given.add_argument("--only", default="", help="cases whose name has this in it")
-    given.add_argument("--no-codes", action="store_true", help="without hashes of codes, which take minutes")
+    given.add_argument(
+        "--no-codes", action="store_true", help="without hashes of codes, which take minutes"
+    )
     chosen = given.parse_args()
     table: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as empty:
@@ -266,7 +334,11 @@ def main() -> int:
         for name, recipe in shipped_cases():
             if chosen.only in name:
                 print(name, file=sys.stderr, flush=True)
-                plain = {"folders": folders(recipe), "plan": planned(recipe)} if chosen.no_codes else None
+                plain = (
+                    {"folders": folders(recipe), "plan": planned(recipe)}
+                    if chosen.no_codes
+                    else None
+                )
                 table[name] = portable(recipe) if chosen.portable else plain or exact(recipe)
     if chosen.file:
         chosen.file.write_text(json.dumps(table, indent=1, ensure_ascii=False) + "\n", "utf-8")
@@ -275,7 +347,9 @@ def main() -> int:
     before = json.loads(chosen.compare.read_text("utf-8"))
     before = {name: held for name, held in before.items() if chosen.only in name}
     if chosen.no_codes:
-        before = {name: {k: x for k, x in held.items() if k != "codes"} for name, held in before.items()}
+        before = {
+            name: {k: x for k, x in held.items() if k != "codes"} for name, held in before.items()
+        }
     lines = differences(before, json.loads(json.dumps(table)))
     print("\n".join(lines) or f"{len(table)} cases are equal")
     return bool(lines)

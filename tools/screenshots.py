@@ -1,4 +1,6 @@
-"""Pictures for the README, of a running app, light: `python -m tools.screenshots http://127.0.0.1:7860 [TAB …]`"""
+"""Pictures for the README, of a running app, light: `python -m tools.screenshots
+http://127.0.0.1:7860 [TAB …]`
+"""
 
 import shutil
 import sys
@@ -12,9 +14,17 @@ from pages.session import query
 
 PLACE = Path(__file__).resolve().parent.parent / "assets" / "screenshots"
 TABS = (
-    "Start", "Activations", "Time groups", "Temporal", "Layers", "Reconstruct", "Over time", "Benchmark", "Compare",
+    "Start",
+    "Activations",
+    "Time groups",
+    "Temporal",
+    "Layers",
+    "Reconstruct",
+    "Over time",
+    "Benchmark",
+    "Compare",
     "Take away",
-)  # fmt: skip
+)
 OWN = {  # tabs that show what only one recipe has, with a text that is there when it is shown
     "Temporal": ("W8A6, 8 equal groups", "depend on t"),
     "Reconstruct": ("BRECQ W4A8", "err less than with nearest codes"),
@@ -27,12 +37,16 @@ WAIT = 120_000  # milliseconds
 def main(address: str, *tabs: str) -> None:
     PLACE.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        browser = playwright.chromium.launch(
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
+        )
         page = browser.new_page(viewport={"width": 1400, "height": 960})
         for name in tabs or TABS:
             visit(page, address, name)
             if name == "Compare":
-                page.get_by_label("Prompts, one per line", exact=True).fill("grinning cat\nred heart\npizza")
+                page.get_by_label("Prompts, one per line", exact=True).fill(
+                    "grinning cat\nred heart\npizza"
+                )
                 page.get_by_role("button", name="Draw", exact=True).click()
                 page.get_by_text("Saved as").wait_for(timeout=WAIT)
             page.wait_for_timeout(7000)

@@ -1,4 +1,5 @@
-"""`python -m training`: the stages in order. Each goes on from its checkpoint, and a finished one is skipped.
+"""`python -m training`: the stages in order. Each goes on from its checkpoint, and a finished one
+is skipped.
 
 Interrupt it at any time; the same command goes on where it stopped.
 `python -m training STAGE --steps N` runs one stage.
@@ -12,7 +13,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from training import cards, clip, clip_lessons, emoji_ddpm, emoji_dit, emoji_sd, pack, score, score_clip, vae
+from training import (
+    cards,
+    clip,
+    clip_lessons,
+    emoji_ddpm,
+    emoji_dit,
+    emoji_sd,
+    pack,
+    score,
+    score_clip,
+    vae,
+)
 from training.captions import CLDR
 from training.loop import Schedule
 from training.pictures import FONT
@@ -26,9 +38,18 @@ SCHEDULES = {
     "emoji-clip": Schedule(steps=2150, rate=1e-3, muon_rate=0.01, average=0.998, weight_decay=0.01),
 }
 STAGES = (
-    "vae", "emoji-sd", "pack", "emoji-dit", "pack-dit", "emoji-ddpm", "pack-ddpm", "score", "emoji-clip", "score-clip",
+    "vae",
+    "emoji-sd",
+    "pack",
+    "emoji-dit",
+    "pack-dit",
+    "emoji-ddpm",
+    "pack-ddpm",
+    "score",
+    "emoji-clip",
+    "score-clip",
     "cards",
-)  # fmt: skip
+)
 
 
 def missing_packages() -> list[str]:
@@ -38,7 +59,9 @@ def missing_packages() -> list[str]:
 
 
 def scheduled(stage: str, chosen: argparse.Namespace) -> Schedule:
-    """A stage's schedule, with the number of steps and the part of the learning rates that were asked for."""
+    """A stage's schedule, with the number of steps and the part of the learning rates that were
+    asked for.
+    """
     schedule = SCHEDULES[stage]
     return replace(
         schedule,
@@ -78,21 +101,42 @@ def run_stage(stage: str, chosen: argparse.Namespace) -> None:
 
 
 def main() -> int:
-    """Parse the arguments and run the stages; 1 after one clear line when something is missing or was interrupted."""
+    """Parse the arguments and run the stages; 1 after one clear line when something is missing
+    or was interrupted.
+    """
     parser = argparse.ArgumentParser(
-        prog="python -m training", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m training",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("stage", nargs="?", choices=STAGES, help="one stage only; all of them by default")
+    parser.add_argument(
+        "stage", nargs="?", choices=STAGES, help="one stage only; all of them by default"
+    )
     parser.add_argument("--steps", type=int, help="another number of steps for the one stage")
-    parser.add_argument("--rates", type=float, default=1.0, help="multiply the learning rates; less than 1 refines")
-    parser.add_argument("--init", type=Path, metavar="FOLDER", help="start vae and emoji-sd from a saved pipeline")
-    parser.add_argument("--origin", default="random weights", help="what --init's weights are, for the model card")
-    parser.add_argument("--only", choices=score.MEASURES, help="the one model that score and cards are about")
-    parser.add_argument("--cache", type=Path, default=Path(".training"), help="checkpoints and latents")
-    parser.add_argument("--models", type=Path, default=Path("assets/models"), help="where the pipelines are written")
+    parser.add_argument(
+        "--rates", type=float, default=1.0, help="multiply the learning rates; less than 1 refines"
+    )
+    parser.add_argument(
+        "--init", type=Path, metavar="FOLDER", help="start vae and emoji-sd from a saved pipeline"
+    )
+    parser.add_argument(
+        "--origin", default="random weights", help="what --init's weights are, for the model card"
+    )
+    parser.add_argument(
+        "--only", choices=score.MEASURES, help="the one model that score and cards are about"
+    )
+    parser.add_argument(
+        "--cache", type=Path, default=Path(".training"), help="checkpoints and latents"
+    )
+    parser.add_argument(
+        "--models", type=Path, default=Path("assets/models"), help="where the pipelines are written"
+    )
     chosen = parser.parse_args()
     if missing := missing_packages():
-        print(f"training: missing Debian packages, run: sudo apt-get install {' '.join(missing)}", file=sys.stderr)
+        print(
+            f"training: missing Debian packages, run: sudo apt-get install {' '.join(missing)}",
+            file=sys.stderr,
+        )
         return 1
     torch.manual_seed(0)
     np.seterr(all="raise", under="ignore")
@@ -100,7 +144,10 @@ def main() -> int:
         for stage in (chosen.stage,) if chosen.stage else STAGES:
             run_stage(stage, chosen)
     except KeyboardInterrupt as stopped:
-        print(f"training: {stopped or 'interrupted'}; the same command goes on from there", file=sys.stderr)
+        print(
+            f"training: {stopped or 'interrupted'}; the same command goes on from there",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -1,9 +1,10 @@
-"""The benchmarks that ship in assets/runs: `python -m training.benchmarks [MODEL ...]`, after the captures.
+"""The benchmarks that ship in assets/runs: `python -m training.benchmarks [MODEL ...]`, after the
+captures.
 
-Pictures are drawn into $DMQ_RUNS, or `runs`, batch by batch: what was interrupted goes on. With --measure-again the
-pictures that were drawn are measured anew, as after emoji-clip has changed. Hours on two cores. A recipe that is
-appended to a list below is drawn behind the others, which are not drawn again.
-"""
+Pictures are drawn into $DMQ_RUNS, or `runs`, batch by batch: what was interrupted goes on. With
+--measure-again the pictures that were drawn are measured anew, as after emoji-clip has changed.
+Hours on two cores. A recipe that is appended to a list below is drawn behind the others, which are
+not drawn again."""
 
 import argparse
 import json
@@ -23,16 +24,39 @@ from dmq.stages.drawing import draw_batch
 
 RECIPES = {
     "emoji-sd": (
-        "W8A8, one range", "W8A6, one range", "W8A6, 8 best groups", "TFMQ-DM W4A8", "BRECQ W4A8", "PCR W4A8",
-        "ADP-DM W6A6", "W3A4, to see it break", "Q-Diffusion W4A8",
-    ),
-    "emoji-ddpm": (
-        "W8A8, one range", "W8A8, 8 best groups", "W8A6, one range", "W8A6, 8 best groups", "W4A8, 8 best groups",
-        "BRECQ W4A8", "TFMQ-DM W4A8", "ADP-DM W6A6", "W4, activations in float", "W3A4, to see it break", "PCR W4A8",
+        "W8A8, one range",
+        "W8A6, one range",
+        "W8A6, 8 best groups",
+        "TFMQ-DM W4A8",
+        "BRECQ W4A8",
+        "PCR W4A8",
+        "ADP-DM W6A6",
+        "W3A4, to see it break",
         "Q-Diffusion W4A8",
     ),
-}  # fmt: skip
-SHIPPED = ("report.json", "benchmark.json", "manifest.json", "pictures.parquet", "worst", "recipe-*.json")
+    "emoji-ddpm": (
+        "W8A8, one range",
+        "W8A8, 8 best groups",
+        "W8A6, one range",
+        "W8A6, 8 best groups",
+        "W4A8, 8 best groups",
+        "BRECQ W4A8",
+        "TFMQ-DM W4A8",
+        "ADP-DM W6A6",
+        "W4, activations in float",
+        "W3A4, to see it break",
+        "PCR W4A8",
+        "Q-Diffusion W4A8",
+    ),
+}
+SHIPPED = (
+    "report.json",
+    "benchmark.json",
+    "manifest.json",
+    "pictures.parquet",
+    "worst",
+    "recipe-*.json",
+)
 
 
 def asked(model: str) -> tuple[Benchmark, tuple[Recipe, ...]]:
@@ -68,11 +92,15 @@ def forget_figures(model: str) -> None:
     manifest = json.loads((folder / "manifest.json").read_text("utf-8"))
     for part in ("features", "reference"):
         manifest["known"].pop(part)
-    (folder / "manifest.json").write_text(json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8")
+    (folder / "manifest.json").write_text(
+        json.dumps(manifest, ensure_ascii=False, indent=1), "utf-8"
+    )
 
 
 def time_again(model: str) -> None:
-    """Take the seconds anew, from one batch of every model in turn: pictures may have been drawn on a busy machine."""
+    """Take the seconds anew, from one batch of every model in turn: pictures may have been drawn
+    on a busy machine.
+    """
     benchmark, recipes = asked(model)
     file = runs.home() / "benchmarks" / model / "report.json"
     loaded, seconds = stages.load(recipes[0].model), {}
@@ -102,7 +130,9 @@ def main() -> None:
     given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     given.add_argument("models", nargs="*", default=list(RECIPES))
     given.add_argument("--measure-again", action="store_true")
-    given.add_argument("--time-again", action="store_true", help="do this on a machine that does nothing else")
+    given.add_argument(
+        "--time-again", action="store_true", help="do this on a machine that does nothing else"
+    )
     chosen = given.parse_args()
     for model in chosen.models:
         if chosen.measure_again:

@@ -1,4 +1,6 @@
-"""What a picture is called: its name, the keywords of Unicode's CLDR, and ways people shorten or misspell both."""
+"""What a picture is called: its name, the keywords of Unicode's CLDR, and ways people shorten or
+misspell both.
+"""
 
 import random
 import xml.etree.ElementTree as ElementTree
@@ -31,7 +33,9 @@ def read_annotations() -> dict[str, tuple[str, list[str]]]:
                 short_names[text] = " ".join(plain(entry.text).split())
             else:
                 keywords[text] = [" ".join(plain(k).split()) for k in entry.text.split("|")]
-    return {text: (short_names.get(text, ""), keywords.get(text, [])) for text in short_names | keywords}
+    return {
+        text: (short_names.get(text, ""), keywords.get(text, [])) for text in short_names | keywords
+    }
 
 
 def describe(names: list[str], texts: list[str]) -> list[Subject]:
@@ -41,12 +45,16 @@ def describe(names: list[str], texts: list[str]) -> list[Subject]:
     for name, text in zip(names, texts, strict=True):
         short_name, keywords = annotations.get(text.replace(VARIATION_SELECTOR, ""), ("", []))
         name = " ".join(name.split())
-        subjects.append(Subject(name, short_name or name, tuple(k for k in keywords if k and k != name)))
+        subjects.append(
+            Subject(name, short_name or name, tuple(k for k in keywords if k and k != name))
+        )
     return subjects
 
 
 def misspell(caption: str, chance: random.Random) -> str:
-    """The caption with one letter of one word left out, doubled or changed; teaches the pieces of unseen words."""
+    """The caption with one letter of one word left out, doubled or changed; teaches the pieces
+    of unseen words.
+    """
     words = caption.split()
     which = chance.randrange(len(words))
     word = words[which]
@@ -65,7 +73,9 @@ def shorten(caption: str, chance: random.Random) -> str:
 
 
 def choose(subject: Subject, chance: random.Random) -> str:
-    """A caption drawn for one showing of a picture: two thirds of the time its name, one time in ten nothing."""
+    """A caption drawn for one showing of a picture: two thirds of the time its name, one time in
+    ten nothing.
+    """
     draw = chance.random()
     if draw < 0.10:
         return ""
@@ -76,7 +86,9 @@ def choose(subject: Subject, chance: random.Random) -> str:
         chance.shuffle(pair)
         return " ".join(pair)
     if draw < 0.89:
-        return " ".join(chance.sample(subject.keywords, min(len(subject.keywords), chance.randint(1, 3))))
+        return " ".join(
+            chance.sample(subject.keywords, min(len(subject.keywords), chance.randint(1, 3)))
+        )
     if draw < 0.93:
         return subject.short_name
     if draw < 0.97:

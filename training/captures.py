@@ -1,10 +1,10 @@
-"""What ships in assets/runs: captures, and what recipes that ship must learn; `python -m training.captures [MODEL]`.
+"""What ships in assets/runs: captures, and what recipes that ship must learn; `python -m
+training.captures [MODEL]`.
 
-Run it after the weights have changed. Two hours on two cores, most of it for the blocks of BRECQ and Q-Diffusion. Stop
-it at any time: what is finished, and what is begun of most of the rest, is in `--work`, and the same command goes on
-from there; assets/runs stays as it is until all is done. With models named, what ships already stays, and only what
-these lack is made.
-"""
+Run it after the weights have changed. Two hours on two cores, most of it for the blocks of BRECQ
+and Q-Diffusion. Stop it at any time: what is finished, and what is begun of most of the rest, is in
+`--work`, and the same command goes on from there; assets/runs stays as it is until all is done.
+With models named, what ships already stays, and only what these lack is made."""
 
 import argparse
 import contextlib
@@ -35,9 +35,12 @@ def told(model: str, work: Generator[Any, None, Any]) -> None:
 
 
 def trajectories(model: str) -> None:
-    """What Over time opens on: windows, errors along the steps and a probe, of what the app opens with and of PCR."""
+    """What Over time opens on: windows, errors along the steps and a probe, of what the app
+    opens with and of PCR.
+    """
     opening, pcr = (
-        stages.for_model(recipe, model) for recipe in (session.OPENING, runs.shipped_recipes()["PCR W4A8"])
+        stages.for_model(recipe, model)
+        for recipe in (session.OPENING, runs.shipped_recipes()["PCR W4A8"])
     )
     prompts = ("grinning cat", "red heart") if stages.info(model).prompted else (UNPROMPTED,)
     comparison = Comparison(prompts=prompts, seeds=(0, 1), sampling=opening.sampling)
@@ -49,7 +52,9 @@ def trajectories(model: str) -> None:
 
 
 def tables(model: str) -> None:
-    """What Layers opens on: costs by gradients and measured, and scores learned from random mixes."""
+    """What Layers opens on: costs by gradients and measured, and scores learned from random
+    mixes.
+    """
     recipe = stages.for_model(Recipe(), model)
     told(model, stages.sensitivity(recipe, Sensitivity(how="fisher")))
     told(model, stages.sensitivity(recipe, Sensitivity()))
@@ -61,7 +66,8 @@ def make(model: str) -> None:
     told(model, stages.capture(stages.for_model(Recipe(), model)))
     for shipped in runs.shipped_recipes().values():
         recipe = stages.for_model(shipped, model)
-        # Not what is learned from inputs (GPTQ, smoothing): a minute's work, and as large as a model each.
+        # Not what is learned from inputs (GPTQ, smoothing): a minute's work, and as large as a
+        # model each.
         told(model, stages.learn_mix(recipe))
         if not stages.searched(recipe):
             told(model, stages.search(recipe))
@@ -86,7 +92,9 @@ def begin(work: Path, models: list[str]) -> None:
 
 @contextlib.contextmanager
 def made_in(work: Path, hidden: bool) -> Iterator[Path]:
-    """Runs are kept in `work`/runs; if `hidden`, those that ship are not found, else nothing would be made anew."""
+    """Runs are kept in `work`/runs; if `hidden`, those that ship are not found, else nothing
+    would be made anew.
+    """
     before, assets = os.environ.get("DMQ_RUNS"), folders.ASSETS
     os.environ["DMQ_RUNS"] = str(work / "runs")
     if hidden:
@@ -109,7 +117,9 @@ def clear(place: Path) -> None:
 
 
 def ship(home: Path, place: Path) -> None:
-    """Move what was made into the folder that ships; labels of random mixes have done their work."""
+    """Move what was made into the folder that ships; labels of random mixes have done their
+    work.
+    """
     for kind in KINDS:
         for made in sorted((home / kind).glob("[!.]*")):
             if not made.name.startswith("labels-"):
@@ -120,7 +130,9 @@ def ship(home: Path, place: Path) -> None:
 def main() -> int:
     given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     given.add_argument("models", nargs="*", choices=[[], *EMBEDDED], metavar="MODEL")
-    given.add_argument("--work", type=Path, default=Path(".training/captures"), help="where it is made")
+    given.add_argument(
+        "--work", type=Path, default=Path(".training/captures"), help="where it is made"
+    )
     chosen, place = given.parse_args(), runs.ASSETS / "runs"
     models = chosen.models or list(EMBEDDED)
     try:
@@ -132,7 +144,9 @@ def main() -> int:
                 clear(place)
             ship(home, place)
     except KeyboardInterrupt:
-        print("\ntraining.captures: interrupted; the same command goes on from there", file=sys.stderr)
+        print(
+            "\ntraining.captures: interrupted; the same command goes on from there", file=sys.stderr
+        )
         return 1
     shutil.rmtree(chosen.work)
     return 0

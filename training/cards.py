@@ -1,4 +1,6 @@
-"""Writes the model cards: README.md and loss curve of each model, from the checkpoints and the measured figures."""
+"""Writes the model cards: README.md and loss curve of each model, from the checkpoints and the
+measured figures.
+"""
 
 import json
 import math
@@ -326,7 +328,10 @@ def draw_losses(losses: list[tuple[int, float, float]], path: Path) -> None:
     right, bottom = width - 20, height - 40
     pen.rectangle((left, top, right, bottom), outline=(180, 180, 180))
     points = [
-        (left + (right - left) * s / steps[-1], bottom - (bottom - top) * (v - low) / max(high - low, 1e-9))
+        (
+            left + (right - left) * s / steps[-1],
+            bottom - (bottom - top) * (v - low) / max(high - low, 1e-9),
+        )
         for s, v in zip(steps, values, strict=True)
     ]
     pen.line(points, fill=(30, 90, 200), width=2)
@@ -342,32 +347,58 @@ def write_emoji_sd(cache: Path, folder: Path, origin: str) -> None:
     """README.md and loss.png of emoji-sd."""
     run, autoencoder = read_run(cache / "emoji-sd.safetensors"), read_run(cache / "vae.safetensors")
     draw_losses(run["losses"], folder / "loss.png")
-    vocabulary = len(json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"])
-    sizes = {f"{k}_size": count_weights(folder / p) for k, p in
-             (("vae", "vae"), ("text", "text_encoder"), ("unet", "unet"))}  # fmt: skip
+    vocabulary = len(
+        json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    )
+    sizes = {
+        f"{k}_size": count_weights(folder / p)
+        for k, p in (("vae", "vae"), ("text", "text_encoder"), ("unet", "unet"))
+    }
     figures = json.loads((cache / "emoji-sd-figures.json").read_text("utf-8"))
     prompts = ", ".join(emoji_sd.COMPOSITIONS)
     count = len(held_out.read())
     card = SD.format(**sizes, **figures, vocabulary=vocabulary, prompts=prompts, held_out=count)
-    card += DATA + "\n" + HELD_OUT.format(held_out=count) + SD_TRAINING.format(
-        command="python -m training" if origin == "random weights" else "python -m training --init FOLDER",
-        origin=origin, seed=run["seed"], steps=run["step"], batch=emoji_sd.BATCH, composed=emoji_sd.COMPOSED,
-        minutes=run["seconds"] / 60, loss=run["losses"][-1][2], decay=Schedule.decay,
-        vae_steps=autoencoder["step"], vae_batch=vae.BATCH,
-        vae_minutes=autoencoder["seconds"] / 60, vae_loss=autoencoder["losses"][-1][2],
-    )  # fmt: skip
+    card += (
+        DATA
+        + "\n"
+        + HELD_OUT.format(held_out=count)
+        + SD_TRAINING.format(
+            command="python -m training"
+            if origin == "random weights"
+            else "python -m training --init FOLDER",
+            origin=origin,
+            seed=run["seed"],
+            steps=run["step"],
+            batch=emoji_sd.BATCH,
+            composed=emoji_sd.COMPOSED,
+            minutes=run["seconds"] / 60,
+            loss=run["losses"][-1][2],
+            decay=Schedule.decay,
+            vae_steps=autoencoder["step"],
+            vae_batch=vae.BATCH,
+            vae_minutes=autoencoder["seconds"] / 60,
+            vae_loss=autoencoder["losses"][-1][2],
+        )
+    )
     (folder / "README.md").write_text(card, "utf-8")
 
 
 SD_LINES = {
-    "top1": "nearest of", "top5": "prompted one among", "held_out_top1": "held-out names (",
+    "top1": "nearest of",
+    "top5": "prompted one among",
+    "held_out_top1": "held-out names (",
     "held_out_top5": "held-out names:",
-}  # fmt: skip
+}
 
 
 def measured(card: Path, line: str) -> str:
-    """The figure at the end of the line of a card's table that begins with `line`; "not known" if it has none."""
-    found = next((row for row in card.read_text("utf-8").splitlines() if row.startswith(f"| {line}")), "not known")
+    """The figure at the end of the line of a card's table that begins with `line`; "not known"
+    if it has none.
+    """
+    found = next(
+        (row for row in card.read_text("utf-8").splitlines() if row.startswith(f"| {line}")),
+        "not known",
+    )
     return found.strip("| ").split("|")[-1].strip()
 
 
@@ -375,19 +406,36 @@ def write_emoji_dit(cache: Path, folder: Path) -> None:
     """README.md and loss.png of emoji-dit."""
     run = read_run(cache / "emoji-dit.safetensors")
     draw_losses(run["losses"], folder / "loss.png")
-    vocabulary = len(json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"])
-    sizes = {f"{k}_size": count_weights(folder / p) for k, p in
-             (("vae", "vae"), ("text", "text_encoder"), ("denoiser", "transformer"))}  # fmt: skip
+    vocabulary = len(
+        json.loads((folder / "tokenizer" / "tokenizer.json").read_text("utf-8"))["model"]["vocab"]
+    )
+    sizes = {
+        f"{k}_size": count_weights(folder / p)
+        for k, p in (("vae", "vae"), ("text", "text_encoder"), ("denoiser", "transformer"))
+    }
     figures = json.loads((cache / "emoji-dit-figures.json").read_text("utf-8"))
     other = folder.parent / "emoji-sd/README.md"
     card = DIT.format(
-        **sizes, **figures, vocabulary=vocabulary, prompts=", ".join(emoji_sd.COMPOSITIONS),
+        **sizes,
+        **figures,
+        vocabulary=vocabulary,
+        prompts=", ".join(emoji_sd.COMPOSITIONS),
         **{f"sd_{figure}": measured(other, line) for figure, line in SD_LINES.items()},
-    )  # fmt: skip
-    card += DATA + "\n" + HELD_OUT.format(held_out=len(held_out.read())) + DIT_TRAINING.format(
-        seed=run["seed"], steps=run["step"], batch=emoji_sd.BATCH, composed=emoji_sd.COMPOSED,
-        minutes=run["seconds"] / 60, loss=run["losses"][-1][2], decay=Schedule.decay,
-    )  # fmt: skip
+    )
+    card += (
+        DATA
+        + "\n"
+        + HELD_OUT.format(held_out=len(held_out.read()))
+        + DIT_TRAINING.format(
+            seed=run["seed"],
+            steps=run["step"],
+            batch=emoji_sd.BATCH,
+            composed=emoji_sd.COMPOSED,
+            minutes=run["seconds"] / 60,
+            loss=run["losses"][-1][2],
+            decay=Schedule.decay,
+        )
+    )
     (folder / "README.md").write_text(card, "utf-8")
 
 
@@ -397,11 +445,20 @@ def write_emoji_ddpm(cache: Path, folder: Path) -> None:
     draw_losses(run["losses"], folder / "loss.png")
     figures = json.loads((cache / "emoji-ddpm-figures.json").read_text("utf-8"))
     card = DDPM.format(size=count_weights(folder / "unet"), **figures)
-    card += DATA + "\n" + DDPM_TRAINING.format(
-        command="python -m training", seed=run["seed"], steps=run["step"], batch=emoji_ddpm.BATCH,
-        minutes=run["seconds"] / 60, loss=run["losses"][-1][2], decay=Schedule.decay,
-        lessons=len(emoji_ddpm.lessons(cache)),
-    )  # fmt: skip
+    card += (
+        DATA
+        + "\n"
+        + DDPM_TRAINING.format(
+            command="python -m training",
+            seed=run["seed"],
+            steps=run["step"],
+            batch=emoji_ddpm.BATCH,
+            minutes=run["seconds"] / 60,
+            loss=run["losses"][-1][2],
+            decay=Schedule.decay,
+            lessons=len(emoji_ddpm.lessons(cache)),
+        )
+    )
     (folder / "README.md").write_text(card, "utf-8")
 
 
@@ -426,29 +483,54 @@ def write_emoji_clip(cache: Path, models: Path) -> None:
         "emoji-sd's drawings of 256 names": figures["drawn"],
         "emoji-sd's drawings of 32 compositions": figures["prompts"],
     }
-    wrong = {"colour": "7 other colours", "eyes": "without eyes", "small": "without small",
-             "pair": "7 other second things", "two": "7 other colours, with eyes or small"}  # fmt: skip
+    wrong = {
+        "colour": "7 other colours",
+        "eyes": "without eyes",
+        "small": "without small",
+        "pair": "7 other second things",
+        "two": "7 other colours, with eyes or small",
+    }
     among, count = figures["drawn_among_all"], figures["drawn"]["of"]
     lessons, groups, variations = figures["lessons"], clip_lessons.GROUPS, clip_lessons.VARIATIONS
     card = CLIP.format(
-        weights=count_weights(folder), held_step=held["step"], unseen=len(held_out.read()),
+        weights=count_weights(folder),
+        held_step=held["step"],
+        unseen=len(held_out.read()),
         megabytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")) / 1e6,
         retrieval="\n".join(retrieval_row(shown, row) for shown, row in rows.items()),
-        among_top1=among["caption_top1"], among_top1_part=among["caption_top1"] / count,
-        among_top5=among["caption_top5"], among_top5_part=among["caption_top5"] / count,
+        among_top1=among["caption_top1"],
+        among_top1_part=among["caption_top1"] / count,
+        among_top5=among["caption_top5"],
+        among_top5_part=among["caption_top5"] / count,
         attributes="\n".join(
             f"| {kind} | {wrong[kind]} | {row['count']} | {row['pairs']:.1%} | {row['all']:.1%} |"
             for kind, row in figures["attributes"].items()
         ),
-        match_own=figures["match_own"], match_other=figures["match_other"],
-        damage="\n".join(f"| {r['noise']} | {r['match']:.1f} | {r['distance']:.3f} |" for r in figures["damage"]),
-    )  # fmt: skip
-    card += DATA + "\n" + CLIP_TRAINING.format(
-        seed=run["seed"], steps=run["step"], minutes=run["seconds"] / 60, found=run["losses"][-1][2],
-        batch=clip_lessons.PLAIN + groups * variations, plain=clip_lessons.PLAIN, composed=groups * variations,
-        groups=groups, variations=variations, noise=clip_lessons.LATENT_NOISE, finish=clip_lessons.FINISH,
-        decay=Schedule.decay, **lessons,
-    )  # fmt: skip
+        match_own=figures["match_own"],
+        match_other=figures["match_other"],
+        damage="\n".join(
+            f"| {r['noise']} | {r['match']:.1f} | {r['distance']:.3f} |" for r in figures["damage"]
+        ),
+    )
+    card += (
+        DATA
+        + "\n"
+        + CLIP_TRAINING.format(
+            seed=run["seed"],
+            steps=run["step"],
+            minutes=run["seconds"] / 60,
+            found=run["losses"][-1][2],
+            batch=clip_lessons.PLAIN + groups * variations,
+            plain=clip_lessons.PLAIN,
+            composed=groups * variations,
+            groups=groups,
+            variations=variations,
+            noise=clip_lessons.LATENT_NOISE,
+            finish=clip_lessons.FINISH,
+            decay=Schedule.decay,
+            **lessons,
+        )
+    )
     (folder / "README.md").write_text(card, "utf-8")
 
 

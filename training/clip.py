@@ -1,4 +1,5 @@
-"""emoji-clip, the network: two small transformers whose outputs agree for a picture and its caption, and nothing else.
+"""emoji-clip, the network: two small transformers whose outputs agree for a picture and its
+caption, and nothing else.
 
 Data is `training.clip_lessons`. Nothing here needs fonts or the emoji package.
 """
@@ -19,8 +20,18 @@ SIZE = 64
 PATCH = 8
 LENGTH = 12  # tokens of a caption, start and end included
 SHARED = 128
-VISION = {"hidden_size": 192, "intermediate_size": 768, "num_hidden_layers": 6, "num_attention_heads": 6}
-TEXT = {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 4}
+VISION = {
+    "hidden_size": 192,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+}
+TEXT = {
+    "hidden_size": 128,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+}
 SHARPEST = 4.6  # log of the largest factor on cosines, CLIP's 100
 
 
@@ -28,13 +39,21 @@ def new_model(vocabulary: int, seed: int = 0) -> CLIPModel:
     """3.9 million weights, two thirds of them for 65 tokens of a picture."""
     torch.manual_seed(seed)
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
-    text = {**TEXT, **ends, "vocab_size": vocabulary, "max_position_embeddings": LENGTH, "projection_dim": SHARED}
+    text = {
+        **TEXT,
+        **ends,
+        "vocab_size": vocabulary,
+        "max_position_embeddings": LENGTH,
+        "projection_dim": SHARED,
+    }
     vision = {**VISION, "image_size": SIZE, "patch_size": PATCH, "projection_dim": SHARED}
     return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=SHARED))
 
 
 def to_input(pictures: Tensor) -> Tensor:
-    """Colours 0 to 1 as the network wants them: -1 to 1 (mean and deviation 0.5 in preprocessor_config.json)."""
+    """Colours 0 to 1 as the network wants them: -1 to 1 (mean and deviation 0.5 in
+    preprocessor_config.json).
+    """
     return pictures * 2 - 1
 
 
@@ -53,21 +72,24 @@ def agreement(model: CLIPModel, pixels: Tensor, ids: Tensor) -> Tensor:
 
 
 def contrastive_loss(cosines: Tensor, scale: Tensor) -> tuple[Tensor, float]:
-    """Cross-entropy of finding each caption's picture and each picture's caption; and how often both are found.
+    """Cross-entropy of finding each caption's picture and each picture's caption; and how often
+    both are found.
 
     Shapes: `cosines` (n, n), pair k at (k, k). Source: Radford et al., arXiv:2103.00020, figure 3.
     """
     logits, own = cosines * scale.clamp(max=SHARPEST).exp(), torch.arange(len(cosines))
-    found = ((logits.argmax(0) == own).float().mean() + (logits.argmax(1) == own).float().mean()) / 2
+    found = (
+        (logits.argmax(0) == own).float().mean() + (logits.argmax(1) == own).float().mean()
+    ) / 2
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2, found.item()
 
 
 def degrade(pictures: Tensor, may_flip: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures moved, scaled, some mirrored, and a part of them lightly blurred, noisy, coarse or of other contrast.
+    """Pictures moved, scaled, some mirrored, and a part of them lightly blurred, noisy, coarse or
+    of other contrast.
 
-    Shapes: `pictures` (n, 3, h, w), 0 to 1 on white, `may_flip` (n,) bool; what moves in is white. Light, so that the
-    text still fits while the features see the damage.
-    """
+    Shapes: `pictures` (n, 3, h, w), 0 to 1 on white, `may_flip` (n,) bool; what moves in is white.
+    Light, so that the text still fits while the features see the damage."""
     count = len(pictures)
 
     def uniform(low: float, high: float) -> Tensor:
@@ -84,7 +106,10 @@ def degrade(pictures: Tensor, may_flip: Tensor, generator: torch.Generator) -> T
     out = 1 - F.grid_sample(1 - pictures, grid, align_corners=False)
     blurred = F.avg_pool2d(F.pad(out, (1, 1, 1, 1), mode="replicate"), 3, 1)
     out = torch.where(some(0.15), blurred, out)
-    contrast, brightness = uniform(0.8, 1.1)[:, None, None, None], uniform(-0.08, 0.08)[:, None, None, None]
+    contrast, brightness = (
+        uniform(0.8, 1.1)[:, None, None, None],
+        uniform(-0.08, 0.08)[:, None, None, None],
+    )
     out = torch.where(some(0.3), (out - 0.5) * contrast + 0.5 + brightness, out)
     noise = torch.randn(out.shape, generator=generator) * uniform(0, 0.08)[:, None, None, None]
     out = torch.where(some(0.2), out + noise, out)
@@ -117,15 +142,21 @@ def preprocessor() -> dict:
 
 
 def pack(cache: Path, models: Path) -> None:
-    """Write emoji-clip from the averaged weights of its checkpoint: fp16, under 10 MB, emoji-sd's tokenizer.
+    """Write emoji-clip from the averaged weights of its checkpoint: fp16, under 10 MB, emoji-sd's
+    tokenizer.
 
     `CLIPModel.from_pretrained` and `CLIPProcessor.from_pretrained` read the folder.
     """
-    tokenizer, folder = AutoTokenizer.from_pretrained(models / "emoji-sd" / "tokenizer"), models / "emoji-clip"
+    tokenizer, folder = (
+        AutoTokenizer.from_pretrained(models / "emoji-sd" / "tokenizer"),
+        models / "emoji-clip",
+    )
     model, checkpoint = open_run(cache, 0, len(tokenizer))
     checkpoint.apply_average()
     model.to(torch.float16).save_pretrained(folder, max_shard_size="9MB")
     tokenizer.save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(preprocessor(), indent=2) + "\n", "utf-8")
+    (folder / "preprocessor_config.json").write_text(
+        json.dumps(preprocessor(), indent=2) + "\n", "utf-8"
+    )
     for path in folder.glob("*.safetensors"):
         path.chmod(0o644)

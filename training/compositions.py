@@ -1,4 +1,5 @@
-"""Pictures that are no emoji, made from emoji, with captions that say what was done: colours, eyes, pairs, sizes.
+"""Pictures that are no emoji, made from emoji, with captions that say what was done: colours, eyes,
+pairs, sizes.
 
 They teach that a caption's words have meanings of their own; no name says "blue dog".
 """
@@ -11,21 +12,68 @@ from PIL import Image, ImageDraw
 from training.pictures import SIZE
 
 
-HUES = {"red": 0, "orange": 20, "yellow": 35, "green": 85, "blue": 150, "purple": 195, "pink": 230}  # PIL's 0 to 255
+HUES = {
+    "red": 0,
+    "orange": 20,
+    "yellow": 35,
+    "green": 85,
+    "blue": 150,
+    "purple": 195,
+    "pink": 230,
+}  # PIL's 0 to 255
 COLOURS = (*HUES, "gray")
 COLOUR_WORDS = {*COLOURS, "grey", "black", "white", "brown", "rainbow", "golden"}
 UNFIT = {
-    "button", "sign", "arrow", "oclock", "thirty", "man", "woman", "person", "people", "men", "women", "boy", "girl",
-    "keycap", "square", "symbol", "input", "facing", "no", "couple", "mens", "womens", "busts", "bust", "japanese",
-    "moon", "oncoming", "flag", "cross", "suit", "number", "numbers", "pointed", "index", "circle",
-}  # fmt: skip
+    "button",
+    "sign",
+    "arrow",
+    "oclock",
+    "thirty",
+    "man",
+    "woman",
+    "person",
+    "people",
+    "men",
+    "women",
+    "boy",
+    "girl",
+    "keycap",
+    "square",
+    "symbol",
+    "input",
+    "facing",
+    "no",
+    "couple",
+    "mens",
+    "womens",
+    "busts",
+    "bust",
+    "japanese",
+    "moon",
+    "oncoming",
+    "flag",
+    "cross",
+    "suit",
+    "number",
+    "numbers",
+    "pointed",
+    "index",
+    "circle",
+}
 
 
 def is_plain_subject(name: str, text: str) -> bool:
-    """Whether a picture can be recoloured or paired: one character, at most two words, no colour and no sign."""
+    """Whether a picture can be recoloured or paired: one character, at most two words, no colour
+    and no sign.
+    """
     one_character = len(text.replace("\ufe0f", "")) == 1
     words = name.split()
-    return one_character and 1 <= len(words) <= 2 and not COLOUR_WORDS & set(words) and not UNFIT & set(words)
+    return (
+        one_character
+        and 1 <= len(words) <= 2
+        and not COLOUR_WORDS & set(words)
+        and not UNFIT & set(words)
+    )
 
 
 def short_form(name: str) -> str:
@@ -34,8 +82,12 @@ def short_form(name: str) -> str:
 
 
 def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
-    """The picture with its main hue turned to `colour`; None where too little of it is coloured to be worth it."""
-    hue, saturation, value = np.moveaxis(np.asarray(Image.fromarray(picture).convert("HSV")).astype(np.int32), 2, 0)
+    """The picture with its main hue turned to `colour`; None where too little of it is coloured
+    to be worth it.
+    """
+    hue, saturation, value = np.moveaxis(
+        np.asarray(Image.fromarray(picture).convert("HSV")).astype(np.int32), 2, 0
+    )
     drawn = picture.min(2) < 235
     coloured = drawn & (saturation > 60) & (value > 50)
     if coloured.sum() < 0.3 * max(drawn.sum(), 1):
@@ -48,15 +100,23 @@ def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
         return None
     new_hue, new_saturation = (HUES.get(colour, 0) + offset // 3) % 256, np.zeros_like(saturation)
     if colour != "gray":
-        new_saturation = np.clip(saturation * 0.6 if colour == "pink" else saturation * 1.1 + 25, 0, 255)
-    brighter = max(1.0, (210 if colour in ("pink", "yellow", "orange") else 180) / value[turned].mean())
+        new_saturation = np.clip(
+            saturation * 0.6 if colour == "pink" else saturation * 1.1 + 25, 0, 255
+        )
+    brighter = max(
+        1.0, (210 if colour in ("pink", "yellow", "orange") else 180) / value[turned].mean()
+    )
     new_value = np.clip(value * brighter, 0, 255)
     made = np.stack([new_hue, new_saturation, new_value], 2).astype(np.uint8)
-    return np.where(turned[..., None], np.asarray(Image.fromarray(made, "HSV").convert("RGB")), picture)
+    return np.where(
+        turned[..., None], np.asarray(Image.fromarray(made, "HSV").convert("RGB")), picture
+    )
 
 
 def with_eyes(picture: np.ndarray) -> np.ndarray | None:
-    """The picture with two round eyes in the middle of what is drawn; None where nothing stands out from white."""
+    """The picture with two round eyes in the middle of what is drawn; None where nothing stands
+    out from white.
+    """
     image = Image.fromarray(picture)
     rows, columns = np.nonzero(picture.min(2) < 250)
     if len(rows) == 0:
@@ -78,9 +138,16 @@ def place(pictures: list[np.ndarray], size: int, at: list[tuple[int, int]]) -> n
 
 
 def compose(
-    pictures: np.ndarray, names: list[str], texts: list[str], count: int, left_out: set[str], seed: int = 0
+    pictures: np.ndarray,
+    names: list[str],
+    texts: list[str],
+    count: int,
+    left_out: set[str],
+    seed: int = 0,
 ) -> tuple[np.ndarray, list[str]]:
-    """`count` pictures (count, 64, 64, 3) and captions, none of them in `left_out` nor the name of an emoji."""
+    """`count` pictures (count, 64, 64, 3) and captions, none of them in `left_out` nor the name
+    of an emoji.
+    """
     chance = random.Random(seed)
     fit = [i for i, name in enumerate(names) if is_plain_subject(name, texts[i])]
     made: dict[str, np.ndarray] = {}

@@ -1,4 +1,6 @@
-"""emoji-ddpm: an unconditional pixel-space model of 32x32 emoji, the setting of the CIFAR-10 diffusion experiments."""
+"""emoji-ddpm: an unconditional pixel-space model of 32x32 emoji, the setting of the CIFAR-10
+diffusion experiments.
+"""
 
 from pathlib import Path
 
@@ -32,13 +34,17 @@ def new_unet() -> UNet2DModel:
 
 
 def new_scheduler() -> DDIMScheduler:
-    """Linear betas and 1,000 steps, as in DDPM (arXiv:2006.11239), sampled by DDIM; the U-Net predicts velocities.
+    """Linear betas and 1,000 steps, as in DDPM (arXiv:2006.11239), sampled by DDIM; the U-Net
+    predicts velocities.
 
-    Where nearly all is noise, a small error of a predicted noise is a wrong picture, while a velocity there is the
-    picture itself: a short training gets clean backgrounds from it.
-    """
+    Where nearly all is noise, a small error of a predicted noise is a wrong picture, while a
+    velocity there is the picture itself: a short training gets clean backgrounds from it."""
     return DDIMScheduler(
-        beta_schedule="linear", beta_start=1e-4, beta_end=0.02, clip_sample=True, prediction_type="v_prediction"
+        beta_schedule="linear",
+        beta_start=1e-4,
+        beta_end=0.02,
+        clip_sample=True,
+        prediction_type="v_prediction",
     )
 
 

@@ -1,4 +1,6 @@
-"""emoji-dit: a PixArt in miniature, a transformer on the latents of emoji-sd's autoencoder, and its text encoder."""
+"""emoji-dit: a PixArt in miniature, a transformer on the latents of emoji-sd's autoencoder, and
+its text encoder.
+"""
 
 from pathlib import Path
 
@@ -14,7 +16,9 @@ from training.noise import diffusion_loss
 
 
 def new_text_encoder(vocabulary: int) -> T5EncoderModel:
-    """Two layers of 128, as emoji-sd's, with T5's relative positions: prompts may be padded to any length."""
+    """Two layers of 128, as emoji-sd's, with T5's relative positions: prompts may be padded to
+    any length.
+    """
     config = T5Config(
         vocab_size=vocabulary,
         d_model=WIDTH,
@@ -30,7 +34,8 @@ def new_text_encoder(vocabulary: int) -> T5EncoderModel:
 
 
 def new_transformer() -> PixArtTransformer2DModel:
-    """9.4 million weights: 8 blocks of 256, 64 tokens of 2x2 latents, cross-attention to the prompt in each block.
+    """9.4 million weights: 8 blocks of 256, 64 tokens of 2x2 latents, cross-attention to the prompt
+    in each block.
 
     Cross-attention and the output start at zero, as PixArt's do.
     """
@@ -46,15 +51,22 @@ def new_transformer() -> PixArtTransformer2DModel:
         caption_channels=WIDTH,
         use_additional_conditions=False,
     )
-    for layer in (transformer.proj_out, *(block.attn2.to_out[0] for block in transformer.transformer_blocks)):
+    for layer in (
+        transformer.proj_out,
+        *(block.attn2.to_out[0] for block in transformer.transformer_blocks),
+    ):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
     return transformer
 
 
 def new_scheduler() -> DDIMScheduler:
-    """emoji-sd's, but the transformer predicts velocities: a short training gets clean backgrounds from them."""
-    return DDIMScheduler.from_config(emoji_sd.new_scheduler().config, prediction_type="v_prediction")
+    """emoji-sd's, but the transformer predicts velocities: a short training gets clean
+    backgrounds from them.
+    """
+    return DDIMScheduler.from_config(
+        emoji_sd.new_scheduler().config, prediction_type="v_prediction"
+    )
 
 
 def open_run(
@@ -71,7 +83,9 @@ def open_run(
 
 
 def run(cache: Path, models: Path, schedule: Schedule) -> None:
-    """Train text encoder and transformer up to `schedule.steps`, from the checkpoint in `cache` if there is one."""
+    """Train text encoder and transformer up to `schedule.steps`, from the checkpoint in `cache`
+    if there is one.
+    """
     lessons = Lessons(cache)
     latents, composed = lessons.encode(cache, models / "emoji-sd" / "vae")
     encoder, transformer, checkpoint = open_run(cache, models, schedule.seed, lessons)

@@ -1,4 +1,6 @@
-"""emoji-sd, the text encoder and the U-Net: trained together on the latents of emoji and of compositions."""
+"""emoji-sd, the text encoder and the U-Net: trained together on the latents of emoji and of
+compositions.
+"""
 
 import random
 from pathlib import Path
@@ -67,7 +69,8 @@ def new_scheduler() -> DDIMScheduler:
 
 
 class Lessons:
-    """Everything the text encoder and the U-Net learn from: pictures, captions, compositions and their latents.
+    """Everything the text encoder and the U-Net learn from: pictures, captions, compositions and
+    their latents.
 
     Nothing of it is a held-out emoji, shows one as a part, or is called as one.
     """
@@ -79,14 +82,21 @@ class Lessons:
         self.subjects = captions.describe([names[k] for k in trained], [texts[k] for k in trained])
         plain_names = [s.name for s in self.subjects]
         self.composed, self.composed_captions = compositions.compose(
-            self.pictures, plain_names, [texts[k] for k in trained], COMPOSED_PICTURES,
+            self.pictures,
+            plain_names,
+            [texts[k] for k in trained],
+            COMPOSED_PICTURES,
             {*COMPOSITIONS, *held_out.read()},
-        )  # fmt: skip
-        self.vocabulary = words.build_vocabulary(self.subjects, [*self.composed_captions, *COMPOSITIONS])
+        )
+        self.vocabulary = words.build_vocabulary(
+            self.subjects, [*self.composed_captions, *COMPOSITIONS]
+        )
         self.tokenizer = words.build_tokenizer(self.vocabulary)
 
     def encode(self, cache: Path, folder: Path) -> tuple[Tensor, Tensor]:
-        """Scaled latent means of pictures and compositions by the autoencoder in `folder`, kept until that changes."""
+        """Scaled latent means of pictures and compositions by the autoencoder in `folder`, kept
+        until that changes.
+        """
         path = cache / "latents.npz"
         weights = folder / "diffusion_pytorch_model.safetensors"
         autoencoder = AutoencoderKL.from_pretrained(folder).float().eval()
@@ -97,15 +107,23 @@ class Lessons:
                 composed=vae.encode_all(autoencoder, self.composed),
             )
         kept, scale = np.load(path), autoencoder.config.scaling_factor
-        return torch.from_numpy(kept["pictures"]) * scale, torch.from_numpy(kept["composed"]) * scale
+        return torch.from_numpy(kept["pictures"]) * scale, torch.from_numpy(
+            kept["composed"]
+        ) * scale
 
     def tokens(self, texts: list[str]) -> dict[str, Tensor]:
         """Token numbers and mask, each (texts, 12)."""
-        padded = self.tokenizer(texts, padding="max_length", truncation=True, max_length=words.LENGTH)
+        padded = self.tokenizer(
+            texts, padding="max_length", truncation=True, max_length=words.LENGTH
+        )
         return {name: torch.tensor(padded[name]) for name in ("input_ids", "attention_mask")}
 
-    def batch(self, latents: Tensor, composed: Tensor, generator: torch.Generator) -> tuple[Tensor, list[str]]:
-        """Latents of plain pictures and compositions in random order, and what each is called this time."""
+    def batch(
+        self, latents: Tensor, composed: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, list[str]]:
+        """Latents of plain pictures and compositions in random order, and what each is called
+        this time.
+        """
         chance = random.Random(int(torch.randint(0, 2**31, (1,), generator=generator)))
         plain = chance.sample(range(len(latents)), BATCH - COMPOSED)
         mixed = chance.sample(range(len(composed)), COMPOSED)
@@ -119,7 +137,9 @@ class Lessons:
 def carry_embeddings(
     encoder: CLIPTextModel, lessons: "Lessons", old: CLIPTextModel, old_words: dict[str, int]
 ) -> None:
-    """Copy the old encoder's weights; a word it does not know starts as the mean of the words it is a keyword of."""
+    """Copy the old encoder's weights; a word it does not know starts as the mean of the words it
+    is a keyword of.
+    """
     weights = old.state_dict()
     key = next(k for k in weights if k.endswith("token_embedding.weight"))
     table = weights.pop(key)
@@ -128,19 +148,25 @@ def carry_embeddings(
     for word, number in lessons.vocabulary.items():
         if word in old_words:
             new[number] = table[old_words[word]]
-        elif near := [old_words[w] for w in sorted(words.relatives(word, lessons.subjects)) if w in old_words][:8]:
+        elif near := [
+            old_words[w] for w in sorted(words.relatives(word, lessons.subjects)) if w in old_words
+        ][:8]:
             new[number] = table[near].mean(0) + 0.3 * new[number]
 
 
 def open_run(
     cache: Path, seed: int, lessons: Lessons, start: Path | None
 ) -> tuple[CLIPTextModel, UNet2DConditionModel, Checkpoint]:
-    """Both networks and their checkpoint; a new run may start from the weights of a saved pipeline."""
+    """Both networks and their checkpoint; a new run may start from the weights of a saved
+    pipeline.
+    """
     torch.manual_seed(seed)
     encoder, unet = new_text_encoder(len(lessons.vocabulary)), new_unet()
     path = cache / "emoji-sd.safetensors"
     if start and not path.exists():
-        unet.load_state_dict(UNet2DConditionModel.from_pretrained(start, subfolder="unet").float().state_dict())
+        unet.load_state_dict(
+            UNet2DConditionModel.from_pretrained(start, subfolder="unet").float().state_dict()
+        )
         old = CLIPTextModel.from_pretrained(start, subfolder="text_encoder").float()
         old_words = AutoTokenizer.from_pretrained(start, subfolder="tokenizer").get_vocab()
         with torch.no_grad():
@@ -150,7 +176,9 @@ def open_run(
 
 
 def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
-    """Train text encoder and U-Net up to `schedule.steps`, from the checkpoint in `cache` if there is one."""
+    """Train text encoder and U-Net up to `schedule.steps`, from the checkpoint in `cache` if
+    there is one.
+    """
     lessons = Lessons(cache)
     latents, composed = lessons.encode(cache, cache / "vae")
     encoder, unet, checkpoint = open_run(cache, schedule.seed, lessons, start)
@@ -160,6 +188,8 @@ def run(cache: Path, schedule: Schedule, start: Path | None = None) -> None:
     def loss_of(generator: torch.Generator) -> tuple[Tensor, float]:
         clean, texts = lessons.batch(latents, composed, generator)
         hidden = encoder(lessons.tokens(texts)["input_ids"]).last_hidden_state
-        return diffusion_loss(lambda noisy, t: unet(noisy, t, hidden).sample, clean, abar, generator)
+        return diffusion_loss(
+            lambda noisy, t: unet(noisy, t, hidden).sample, clean, abar, generator
+        )
 
     train(checkpoint, schedule, loss_of)

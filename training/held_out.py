@@ -1,8 +1,9 @@
-"""Which emoji emoji-sd and emoji-dit never see: 200 names over Unicode's groups, in assets/prompts/held-out.txt.
+"""Which emoji emoji-sd and emoji-dit never see: 200 names over Unicode's groups, in
+assets/prompts/held-out.txt.
 
-Evaluation needs names that no part of a model was trained on (docs/methods.md). The file is the truth, so that a newer
-font or CLDR does not change what "unseen" means; `choose` says how it was made.
-"""
+Evaluation needs names that no part of a model was trained on (docs/methods.md). The file is the
+truth, so that a newer font or CLDR does not change what "unseen" means; `choose` says how it was
+made."""
 
 import random
 from pathlib import Path
@@ -16,7 +17,8 @@ from training.prompts import COMPOSITIONS
 PROMPTS = Path(__file__).parent.parent / "assets" / "prompts"
 FILE = PROMPTS / "held-out.txt"
 COUNT = 200
-SAME_PICTURE = 12.0  # root mean square difference of two pictures, of 255, below which one shows what the other does
+# root mean square difference of two pictures, of 255, below which one shows what the other does
+SAME_PICTURE = 12.0
 
 
 def read() -> frozenset[str]:
@@ -25,7 +27,9 @@ def read() -> frozenset[str]:
 
 
 def find_trained(names: list[str]) -> list[int]:
-    """Numbers of the emoji that may be trained on; raises ValueError if the file names one that is not there."""
+    """Numbers of the emoji that may be trained on; raises ValueError if the file names one that
+    is not there.
+    """
     plain, held = [" ".join(name.split()) for name in names], read()
     if missing := held - set(plain):
         raise ValueError(f"{FILE}: no emoji is called {', '.join(sorted(missing))}")
@@ -33,7 +37,9 @@ def find_trained(names: list[str]) -> list[int]:
 
 
 def group_of(text: str, groups: dict[tuple[str, str], set[str]]) -> str:
-    """The Unicode group of an emoji: that of its first character that has one, flags and keycaps included."""
+    """The Unicode group of an emoji: that of its first character that has one, flags and keycaps
+    included.
+    """
     for character in text:
         for (group, _), characters in groups.items():
             if character in characters:
@@ -42,7 +48,8 @@ def group_of(text: str, groups: dict[tuple[str, str], set[str]]) -> str:
 
 
 def find_twins(images: np.ndarray) -> set[int]:
-    """Numbers of pictures that another one nearly equals, such as the flags of Norway and Bouvet Island.
+    """Numbers of pictures that another one nearly equals, such as the flags of Norway and Bouvet
+    Island.
 
     Shapes: `images` (n, h, w, 3) uint8.
     """
@@ -54,7 +61,8 @@ def find_twins(images: np.ndarray) -> set[int]:
 
 
 def find_candidates(images: np.ndarray, names: list[str], texts: list[str]) -> list[int]:
-    """Numbers of emoji that may be held out: no shipped prompt or composition names them, and nothing else shows them.
+    """Numbers of emoji that may be held out: no shipped prompt or composition names them, and
+    nothing else shows them.
 
     A name that is another emoji's keyword or short name would be learned with that one's picture.
     """
@@ -80,7 +88,8 @@ def find_candidates(images: np.ndarray, names: list[str], texts: list[str]) -> l
 def choose(
     images: np.ndarray, names: list[str], texts: list[str], count: int = COUNT, seed: int = 2026
 ) -> list[str]:
-    """`count` names, as many from each Unicode group as its part of all emoji (largest remainders), drawn by `seed`.
+    """`count` names, as many from each Unicode group as its part of all emoji (largest remainders),
+    drawn by `seed`.
 
     Shapes: `images` (n, h, w, 3) uint8, `names` and `texts` of n.
     """

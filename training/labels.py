@@ -11,7 +11,9 @@ def members(pattern: str) -> set[str]:
     """The single characters of a set such as '[☺😀-😆{👨‍🌾}]'; sequences in braces are left out."""
     inside = re.sub(r"\{.*?\}", "", pattern.strip()[1:-1])
     pairs = re.findall(r"(.)(?:-(.))?", inside)
-    return {chr(code) for first, last in pairs for code in range(ord(first), ord(last or first) + 1)}
+    return {
+        chr(code) for first, last in pairs for code in range(ord(first), ord(last or first) + 1)
+    }
 
 
 def read() -> dict[tuple[str, str], set[str]]:

@@ -1,9 +1,9 @@
 """bfloat16 where it pays: a step of training costs half as much on a CPU that multiplies in it.
 
-Convolutions and matrix products run in bfloat16 with float32 sums; weights, gradients, normalization and attention
-stay float32, the last two because PyTorch's bfloat16 kernels for them are several times slower (docs/decisions.md).
-On a processor that does not multiply in bfloat16 everything is float32.
-"""
+Convolutions and matrix products run in bfloat16 with float32 sums; weights, gradients,
+normalization and attention stay float32, the last two because PyTorch's bfloat16 kernels for them
+are several times slower (docs/decisions.md). On a processor that does not multiply in bfloat16
+everything is float32."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +26,9 @@ class _KeepFloat(TorchFunctionMode):
         if function not in STAY_FLOAT:
             return function(*args, **(kwargs or {}))
         with torch.autocast("cpu", enabled=False):
-            return function(*(a.float() if isinstance(a, Tensor) else a for a in args), **(kwargs or {}))
+            return function(
+                *(a.float() if isinstance(a, Tensor) else a for a in args), **(kwargs or {})
+            )
 
 
 @contextmanager

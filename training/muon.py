@@ -1,14 +1,15 @@
 """Muon (Jordan et al., 2024): momentum whose every matrix is made orthogonal before it is applied.
 
-On these small convolutional networks it learns more from a step than AdamW and costs a few percent more time.
-"""
+On these small convolutional networks it learns more from a step than AdamW and costs a few percent
+more time."""
 
 import torch
 from torch import Tensor, nn
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest matrix with singular values around 1, by five Newton-Schulz steps (coefficients of the source).
+    """The nearest matrix with singular values around 1, by five Newton-Schulz steps (coefficients
+    of the source).
 
     In bfloat16, as there: singular values between 0.7 and 1.2 are near enough.
     """
@@ -22,8 +23,12 @@ def orthogonalize(matrix: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def step(weights: list[nn.Parameter], momenta: list[Tensor], rate: float, keep: float = 0.95) -> None:
-    """One update of weights with two dimensions or more, a convolution seen as (out, in * height * width)."""
+def step(
+    weights: list[nn.Parameter], momenta: list[Tensor], rate: float, keep: float = 0.95
+) -> None:
+    """One update of weights with two dimensions or more, a convolution seen as (out, in * height
+    * width).
+    """
     for weight, momentum in zip(weights, momenta, strict=True):
         momentum.lerp_(weight.grad, 1 - keep)
         update = orthogonalize(weight.grad.lerp(momentum, keep).flatten(1))

@@ -1,15 +1,25 @@
-"""Joins the trained parts into pipelines that `DiffusionPipeline.from_pretrained` loads: fp16, files under 10 MB."""
+"""Joins the trained parts into pipelines that `DiffusionPipeline.from_pretrained` loads: fp16,
+files under 10 MB.
+"""
 
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DDIMPipeline, DiffusionPipeline, PixArtAlphaPipeline, StableDiffusionPipeline
+from diffusers import (
+    AutoencoderKL,
+    DDIMPipeline,
+    DiffusionPipeline,
+    PixArtAlphaPipeline,
+    StableDiffusionPipeline,
+)
 
 from training import emoji_ddpm, emoji_dit, emoji_sd, vae
 
 
 def save_half(pipe: DiffusionPipeline, folder: Path) -> None:
-    """Write a pipeline in fp16, with the ordinary memory layout and files that everyone may read."""
+    """Write a pipeline in fp16, with the ordinary memory layout and files that everyone may
+    read.
+    """
     for part in pipe.components.values():
         if isinstance(part, torch.nn.Module):
             part.to(torch.float16, memory_format=torch.contiguous_format)

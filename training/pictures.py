@@ -1,4 +1,5 @@
-"""The pictures both models learn: every named emoji of the Noto Color Emoji font, drawn once at 64x64 on white.
+"""The pictures both models learn: every named emoji of the Noto Color Emoji font, drawn once at
+64x64 on white.
 
 Skin-tone variants are left out (they would be most of the set), and so is what the font
 can only draw as several glyphs.
@@ -19,7 +20,9 @@ FULLY_QUALIFIED = 2
 
 
 def draw_glyph(text: str, font: ImageFont.FreeTypeFont) -> tuple[Image.Image, int]:
-    """One emoji in the middle of a 136-pixel white square, and its drawn width (more than 136: several glyphs)."""
+    """One emoji in the middle of a 136-pixel white square, and its drawn width (more than 136:
+    several glyphs).
+    """
     image = Image.new("RGB", (GLYPH, GLYPH), "white")
     draw = ImageDraw.Draw(image)
     left, top, right, bottom = draw.textbbox((0, 0), text, font=font, embedded_color=True)
@@ -34,7 +37,9 @@ def plain(name: str) -> str:
 
 
 def draw_all() -> tuple[np.ndarray, list[str], list[str]]:
-    """Pictures (1922, 64, 64, 3) uint8, their names, and their characters, in the order of the `emoji` package."""
+    """Pictures (1922, 64, 64, 3) uint8, their names, and their characters, in the order of the
+    `emoji` package.
+    """
     font = ImageFont.truetype(str(FONT), 109)
     pictures, names, texts = [], [], []
     for text, entry in emoji.EMOJI_DATA.items():
@@ -61,4 +66,9 @@ def load(cache: Path) -> tuple[np.ndarray, list[str], list[str]]:
 
 def shrink(pictures: np.ndarray, size: int) -> np.ndarray:
     """The same pictures at size x size (uint8 in and out)."""
-    return np.stack([np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.LANCZOS)) for p in pictures])
+    return np.stack(
+        [
+            np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.LANCZOS))
+            for p in pictures
+        ]
+    )

@@ -1,4 +1,5 @@
-"""Features of the real emoji, by which benchmarks measure the gap to them: `python -m training.reference`.
+"""Features of the real emoji, by which benchmarks measure the gap to them: `python -m
+training.reference`.
 
 Run it after emoji-clip has changed: features of other weights are refused.
 """

@@ -1,9 +1,10 @@
-"""Measures emoji-clip: how often it finds the right caption or picture, on what it was and was not trained on.
+"""Measures emoji-clip: how often it finds the right caption or picture, on what it was and was not
+trained on.
 
-Every picture scored went through emoji-sd's autoencoder, or was drawn by emoji-sd: those are the pictures it is for.
-emoji-clip learns all emoji in the end, those that emoji-sd and emoji-dit never see among them: it is the judge. "Held
-out" here speaks of its own lessons (`clip_lessons`), not of the list in `held_out`.
-"""
+Every picture scored went through emoji-sd's autoencoder, or was drawn by emoji-sd: those are the
+pictures it is for. emoji-clip learns all emoji in the end, those that emoji-sd and emoji-dit never
+see among them: it is the judge. "Held out" here speaks of its own lessons (`clip_lessons`), not of
+the list in `held_out`."""
 
 import json
 from pathlib import Path
@@ -28,7 +29,9 @@ def picture_vectors(model: CLIPModel, images: np.ndarray) -> Tensor:
     """Projected unit vectors (n, 128) of uint8 pictures (n, 64, 64, 3)."""
     parts = []
     for i in range(0, len(images), 64):
-        pixels = clip.to_input(torch.from_numpy(images[i : i + 64]).permute(0, 3, 1, 2).float() / 255)
+        pixels = clip.to_input(
+            torch.from_numpy(images[i : i + 64]).permute(0, 3, 1, 2).float() / 255
+        )
         parts.append(model.get_image_features(pixel_values=pixels).pooler_output)
     return F.normalize(torch.cat(parts), dim=1)
 
@@ -37,62 +40,88 @@ def picture_vectors(model: CLIPModel, images: np.ndarray) -> Tensor:
 def caption_vectors(model: CLIPModel, lessons: Lessons, captions: list[str]) -> Tensor:
     """Projected unit vectors (n, 128)."""
     return F.normalize(
-        model.get_text_features(input_ids=clip.tokens(lessons.tokenizer, captions)).pooler_output, dim=1
+        model.get_text_features(input_ids=clip.tokens(lessons.tokenizer, captions)).pooler_output,
+        dim=1,
     )
 
 
 def found(cosines: Tensor, own: Tensor, among: int) -> int:
-    """How many rows have their own column among their `among` largest: `cosines` (n, m), `own` (n,) columns."""
+    """How many rows have their own column among their `among` largest: `cosines` (n, m), `own`
+    (n,) columns.
+    """
     return int((cosines.topk(among, 1).indices == own[:, None]).any(1).sum())
 
 
 def retrieval(pictures: Tensor, captions: Tensor, own: Tensor) -> dict[str, int]:
-    """Counts found, both ways, for the pairs `own` of all unit vectors `pictures` and `captions` (both (n, 128))."""
+    """Counts found, both ways, for the pairs `own` of all unit vectors `pictures` and `captions`
+    (both (n, 128)).
+    """
     to_picture, to_caption = (captions @ pictures.T)[own], (pictures @ captions.T)[own]
     return {
-        "of": len(own), "among": len(pictures),
-        "picture_top1": found(to_picture, own, 1), "picture_top5": found(to_picture, own, 5),
-        "caption_top1": found(to_caption, own, 1), "caption_top5": found(to_caption, own, 5),
-    }  # fmt: skip
+        "of": len(own),
+        "among": len(pictures),
+        "picture_top1": found(to_picture, own, 1),
+        "picture_top5": found(to_picture, own, 5),
+        "caption_top1": found(to_caption, own, 1),
+        "caption_top5": found(to_caption, own, 5),
+    }
 
 
 def others(composition: Composition, subjects: list[str]) -> list[str]:
-    """The composition's caption with its attribute exchanged (colour, second thing) or taken away (eyes, size)."""
+    """The composition's caption with its attribute exchanged (colour, second thing) or taken
+    away (eyes, size).
+    """
     words = composition.caption.split()
     if composition.kind == "pair":
         first, _, second = composition.caption.partition(" and ")
-        return [f"{first} and {subject}" for subject in subjects if subject not in (first, second)][:7]
+        return [f"{first} and {subject}" for subject in subjects if subject not in (first, second)][
+            :7
+        ]
     if composition.kind == "eyes":
         return [composition.caption.removesuffix(" with eyes")]
     if composition.kind == "small":
         return [composition.caption.removeprefix("small ")]
     at = next(k for k, word in enumerate(words) if word in COLOURS)
-    return [" ".join([*words[:at], colour, *words[at + 1 :]]) for colour in COLOURS if colour != words[at]]
+    return [
+        " ".join([*words[:at], colour, *words[at + 1 :]])
+        for colour in COLOURS
+        if colour != words[at]
+    ]
 
 
 def attributes(model: CLIPModel, lessons: Lessons) -> dict[str, dict[str, float]]:
-    """Of each kind of never trained composition: how many there are, and how often the right caption wins.
+    """Of each kind of never trained composition: how many there are, and how often the right
+    caption wins.
 
     `pairs`: against each other caption alone, averaged; `all`: against all of them at once.
     """
-    subjects = [c.caption.removeprefix("small ") for c in lessons.composed if c.kind == "small"][::97]
+    subjects = [c.caption.removeprefix("small ") for c in lessons.composed if c.kind == "small"][
+        ::97
+    ]
     rows: dict[str, list[tuple[float, float]]] = {}
     for number in lessons.untold.tolist():
         composition = lessons.composed[number]
         vector = picture_vectors(model, lessons.pictures[DECODED, [lessons.emoji + number]])
-        choices = caption_vectors(model, lessons, [composition.caption, *others(composition, subjects)])
+        choices = caption_vectors(
+            model, lessons, [composition.caption, *others(composition, subjects)]
+        )
         right, *wrong = (choices @ vector[0]).tolist()
         won = [right > w for w in wrong]
         rows.setdefault(composition.kind, []).append((sum(won) / len(won), float(all(won))))
     return {
-        kind: {"count": len(rows[kind]), "pairs": float(np.mean([p for p, _ in rows[kind]])),
-               "all": float(np.mean([a for _, a in rows[kind]]))}
+        kind: {
+            "count": len(rows[kind]),
+            "pairs": float(np.mean([p for p, _ in rows[kind]])),
+            "all": float(np.mean([a for _, a in rows[kind]])),
+        }
         for kind in ("colour", "eyes", "small", "pair", "two")
-    }  # fmt: skip
+    }
 
 
 def drawn(cache: Path, models: Path, names: list[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What emoji-sd draws for score.py's 256 names, those names' numbers, and for the 32 compositions; cached."""
+    """What emoji-sd draws for score.py's 256 names, those names' numbers, and for the 32
+    compositions; cached.
+    """
     path = cache / "emoji-sd-drawn.npz"
     if not path.exists():
         pipe, numbers = score.open_pipeline(models / "emoji-sd"), score.scored_names(names)
@@ -109,7 +138,9 @@ def to_bytes(images: Tensor) -> np.ndarray:
 
 
 def score_held_out(cache: Path, lessons: Lessons) -> None:
-    """Retrieval of the held-out emoji by the average of the checkpoint's weights; kept in the cache for the card."""
+    """Retrieval of the held-out emoji by the average of the checkpoint's weights; kept in the
+    cache for the card.
+    """
     model, checkpoint = clip.open_run(cache, 0, len(lessons.tokenizer))
     checkpoint.apply_average()
     model.eval()
@@ -130,7 +161,9 @@ def score_packed(cache: Path, models: Path) -> None:
     lessons = Lessons(cache, models)
     model = CLIPModel.from_pretrained(models / "emoji-clip", dtype=torch.float32).eval()
     pictures = picture_vectors(model, lessons.pictures[DECODED])
-    captions = caption_vectors(model, lessons, [*lessons.names, *(c.caption for c in lessons.composed)])
+    captions = caption_vectors(
+        model, lessons, [*lessons.names, *(c.caption for c in lessons.composed)]
+    )
     emoji, untold = slice(lessons.emoji), lessons.emoji + torch.from_numpy(lessons.untold)
     made, numbers, composed = drawn(cache, models, lessons.names)
     vectors, names = picture_vectors(model, made), captions[numbers]
@@ -148,7 +181,8 @@ def score_packed(cache: Path, models: Path) -> None:
         },
         "prompts": retrieval(picture_vectors(model, composed), prompts, torch.arange(len(prompts))),
         "match_own": 100 * cosines.diag().mean().item(),
-        "match_other": 100 * ((cosines.sum() - cosines.trace()) / (len(own) * (len(own) - 1))).item(),
+        "match_other": 100
+        * ((cosines.sum() - cosines.trace()) / (len(own) * (len(own) - 1))).item(),
         "damage": damage(model, made, names),
         "lessons": {
             "compositions": len(lessons.composed),
@@ -161,7 +195,9 @@ def score_packed(cache: Path, models: Path) -> None:
 
 
 def damage(model: CLIPModel, made: np.ndarray, names: Tensor) -> list[dict[str, float]]:
-    """Mean match with the own name and mean distance of features from the clean ones, for growing noise."""
+    """Mean match with the own name and mean distance of features from the clean ones, for
+    growing noise.
+    """
     generator, rows = torch.Generator().manual_seed(0), []
     clean = pooled(model, made)
     for amount in (0.0, 0.05, 0.1, 0.2, 0.4):
@@ -177,4 +213,6 @@ def damage(model: CLIPModel, made: np.ndarray, names: Tensor) -> list[dict[str, 
 def pooled(model: CLIPModel, images: np.ndarray) -> Tensor:
     """Features (n, 192) of uint8 pictures before the projection."""
     pixels = clip.to_input(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
-    return torch.cat([model.vision_model(pixel_values=part).pooler_output for part in pixels.split(64)])
+    return torch.cat(
+        [model.vision_model(pixel_values=part).pooler_output for part in pixels.split(64)]
+    )

@@ -1,9 +1,10 @@
-"""Rewrites run folders in the form that dmq writes now: `python -m training.slim SOURCE TARGET`, for assets/runs.
+"""Rewrites run folders in the form that dmq writes now: `python -m training.slim SOURCE TARGET`,
+for assets/runs.
 
-Nothing is computed anew. Each folder is written by the function that would write it today, read back and compared:
-only extremes of channels may differ, by as little as `dmq.runs.extremes` says. `--plans` compares the plans of all
-recipes that ship, before and after. The table that it prints counts bytes.
-"""
+Nothing is computed anew. Each folder is written by the function that would write it today, read
+back and compared: only extremes of channels may differ, by as little as `dmq.runs.extremes` says.
+`--plans` compares the plans of all recipes that ship, before and after. The table that it prints
+counts bytes."""
 
 import argparse
 import dataclasses
@@ -34,16 +35,24 @@ from tools.golden import shipped_cases
 
 # Files of one set of arrays each: by name, what their metadata is called.
 KINDS = {
-    "rounding.safetensors": "rounding", "search.safetensors": "search", "predictor.safetensors": "predictor",
-    "table.safetensors": "table", "windows.safetensors": "windows", "answer.safetensors": "answer",
-}  # fmt: skip
+    "rounding.safetensors": "rounding",
+    "search.safetensors": "search",
+    "predictor.safetensors": "predictor",
+    "table.safetensors": "table",
+    "windows.safetensors": "windows",
+    "answer.safetensors": "answer",
+}
 SEARCH = re.compile(r"^.*-search-")
 
 
 def same(a: Any, b: Any) -> bool:
     """Equal all the way down: arrays in shape, type and bits, dataclasses field by field."""
     if isinstance(a, np.ndarray):
-        return isinstance(b, np.ndarray) and (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
+        return isinstance(b, np.ndarray) and (a.dtype, a.shape, a.tobytes()) == (
+            b.dtype,
+            b.shape,
+            b.tobytes(),
+        )
     if type(a) is not type(b):
         return False
     if dataclasses.is_dataclass(a):
@@ -56,7 +65,8 @@ def same(a: Any, b: Any) -> bool:
 
 
 def check_stats(old: ActivationStats, new: ActivationStats, seen: set[int]) -> None:
-    """Raise ValueError unless `new` is `old`, but for extremes of channels that grew a little, or of sites in `seen`.
+    """Raise ValueError unless `new` is `old`, but for extremes of channels that grew a little, or
+    of sites in `seen`.
 
     Counts may be in a narrower type.
     """
@@ -71,7 +81,9 @@ def check_stats(old: ActivationStats, new: ActivationStats, seen: set[int]) -> N
         part = 2.0 ** -(INPUT_BITS if site.point == "input" else OTHER_BITS)
         for sign, name in ((-1, "channel_min"), (1, "channel_max")):
             a, b = sign * getattr(old, name)[s], sign * getattr(new, name)[s]
-            exact = np.array_equal(a.max(1), b.max(1)) and (s in seen or np.array_equal(a.max(0), b.max(0)))
+            exact = np.array_equal(a.max(1), b.max(1)) and (
+                s in seen or np.array_equal(a.max(0), b.max(0))
+            )
             if not exact or (b < a).any() or (s not in seen and (b - a > part * np.abs(a)).any()):
                 raise ValueError(f"{site.label}: extremes of channels differ")
 
@@ -89,7 +101,11 @@ def slim_capture(source: Path, target: Path) -> None:
 def slim_progressive(source: Path, target: Path, by_channel: bool) -> None:
     """Write progressive ranges anew, without what their capture, which is beside them, holds."""
     capture = capture_of(source)
-    base, slim, info = runs.load_stats(capture), runs.load_stats(target.parent / capture.name), runs.load_info(capture)
+    base, slim, info = (
+        runs.load_stats(capture),
+        runs.load_stats(target.parent / capture.name),
+        runs.load_info(capture),
+    )
     old = runs.load_progressive(source, base)
     unlike = old.stats.unlike(base)
     made = dataclasses.replace(old, stats=slim.updated(old.stats.only(unlike)))
@@ -101,11 +117,16 @@ def slim_progressive(source: Path, target: Path, by_channel: bool) -> None:
 
 
 def capture_of(progressive: Path) -> Path:
-    """The folder of the capture that progressive ranges were set beside. Raises ValueError if it is not there."""
+    """The folder of the capture that progressive ranges were set beside.
+
+    Raises ValueError if it is not there.
+    """
     seen = json.loads((progressive / "stats" / "capture.json").read_text("utf-8"))
     for file in sorted(progressive.parent.glob("*/capture.json")):
         plain = json.loads(file.read_text("utf-8"))
-        if all(plain[name] == seen[name] for name in ("fingerprint", "sampler", "timesteps", "subset")):
+        if all(
+            plain[name] == seen[name] for name in ("fingerprint", "sampler", "timesteps", "subset")
+        ):
             return file.parent
     raise ValueError("its capture is not there")
 
@@ -135,7 +156,9 @@ def slim(source: Path, target: Path) -> None:
     """
     whole = {place.name for place in progressives() if place.parent == source}
     # Captures come first: what was set along quantized trajectories is kept beside them.
-    for folder in sorted(source.glob("*-*"), key=lambda folder: (kind_of(folder) != "captures", folder.name)):
+    for folder in sorted(
+        source.glob("*-*"), key=lambda folder: (kind_of(folder) != "captures", folder.name)
+    ):
         if (place := target / folder.name).exists():
             continue
         try:
@@ -152,17 +175,26 @@ def slim(source: Path, target: Path) -> None:
 
 def progressives() -> list[Path]:
     """Where progressive ranges of recipes that ship are, if those are of whole tensors."""
-    chosen = [r for _, r in shipped_cases() if r.progressive and isinstance(r.activations.granularity, PerTensor)]
+    chosen = [
+        r
+        for _, r in shipped_cases()
+        if r.progressive and isinstance(r.activations.granularity, PerTensor)
+    ]
     return [progressive_folder(recipe) for recipe in chosen]
 
 
 def kind_of(folder: Path) -> str:
     """What is in a run folder, one word."""
-    return "captures" if (folder / "capture.json").is_file() else SEARCH.sub("search-", folder.name).partition("-")[0]
+    return (
+        "captures"
+        if (folder / "capture.json").is_file()
+        else SEARCH.sub("search-", folder.name).partition("-")[0]
+    )
 
 
 def plans_of(place: Path) -> dict[str, Plan]:
-    """The plans of all recipes that ship for all embedded models, with the run folders in `place` for those that ship.
+    """The plans of all recipes that ship for all embedded models, with the run folders in `place`
+    for those that ship.
 
     Meant for a process of its own: what was read from elsewhere would be remembered.
     """
@@ -199,15 +231,22 @@ def weigh(*places: Path) -> str:
             rows[kind_of(folder)][n] += sum(sizes)
             largest[n] = max(largest[n], *sizes)
     table = [*sorted(rows.items(), key=lambda row: -row[1][0])]
-    table += [("all", [sum(row[n] for row in rows.values()) for n in range(len(places))]), ("largest file", largest)]
-    return "\n".join(f"{kind:14}" + "".join(f"{size:14,}" for size in sizes) for kind, sizes in table)
+    table += [
+        ("all", [sum(row[n] for row in rows.values()) for n in range(len(places))]),
+        ("largest file", largest),
+    ]
+    return "\n".join(
+        f"{kind:14}" + "".join(f"{size:14,}" for size in sizes) for kind, sizes in table
+    )
 
 
 def main() -> int:
     given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     given.add_argument("source", type=Path)
     given.add_argument("target", type=Path)
-    given.add_argument("--plans", action="store_true", help="compare the plans of all recipes that ship, too")
+    given.add_argument(
+        "--plans", action="store_true", help="compare the plans of all recipes that ship, too"
+    )
     chosen = given.parse_args()
     if not chosen.source.is_dir():
         print(f"training.slim: no folder {chosen.source}", file=sys.stderr)

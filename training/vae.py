@@ -38,7 +38,10 @@ def to_tensor(images: np.ndarray) -> Tensor:
 @torch.no_grad()
 def encode_all(autoencoder: AutoencoderKL, images: np.ndarray) -> np.ndarray:
     """Unscaled latent means (n, 4, 16, 16)."""
-    parts = [autoencoder.encode(to_tensor(images[i : i + 64])).latent_dist.mean for i in range(0, len(images), 64)]
+    parts = [
+        autoencoder.encode(to_tensor(images[i : i + 64])).latent_dist.mean
+        for i in range(0, len(images), 64)
+    ]
     return torch.cat(parts).numpy()
 
 
@@ -59,7 +62,9 @@ def edge_error(out: Tensor, clean: Tensor) -> Tensor:
 
 
 def reconstruction_loss(autoencoder: AutoencoderKL, clean: Tensor) -> tuple[Tensor, float]:
-    """Negative PSNR in units of 10 dB (the measure, bounded at 60 dB), edges, slight KL; and the PSNR to log."""
+    """Negative PSNR in units of 10 dB (the measure, bounded at 60 dB), edges, slight KL; and the
+    PSNR to log.
+    """
     posterior = autoencoder.encode(clean).latent_dist
     out = autoencoder.decode(posterior.sample()).sample
     square = (out - clean).pow(2).mean((1, 2, 3))
@@ -69,15 +74,25 @@ def reconstruction_loss(autoencoder: AutoencoderKL, clean: Tensor) -> tuple[Tens
 
 
 def open_run(cache: Path, seed: int, start: Path | None) -> tuple[AutoencoderKL, Checkpoint]:
-    """The autoencoder and its checkpoint; a new run may start from the weights of a saved pipeline."""
+    """The autoencoder and its checkpoint; a new run may start from the weights of a saved
+    pipeline.
+    """
     torch.manual_seed(seed)
-    autoencoder = AutoencoderKL.from_pretrained(start, subfolder="vae").float() if start else new_autoencoder()
+    autoencoder = (
+        AutoencoderKL.from_pretrained(start, subfolder="vae").float()
+        if start
+        else new_autoencoder()
+    )
     autoencoder = autoencoder.to(memory_format=torch.channels_last)
     return autoencoder, Checkpoint(cache / "vae.safetensors", list(autoencoder.parameters()), seed)
 
 
-def run(cache: Path, schedule: Schedule, images: tuple[np.ndarray, np.ndarray], start: Path | None) -> None:
-    """Train on pictures and compositions and save, with the latents' scaling factor, in `cache/vae`."""
+def run(
+    cache: Path, schedule: Schedule, images: tuple[np.ndarray, np.ndarray], start: Path | None
+) -> None:
+    """Train on pictures and compositions and save, with the latents' scaling factor, in
+    `cache/vae`.
+    """
     autoencoder, checkpoint = open_run(cache, schedule.seed, start)
 
     def loss_of(generator: torch.Generator) -> tuple[Tensor, float]:
@@ -85,11 +100,15 @@ def run(cache: Path, schedule: Schedule, images: tuple[np.ndarray, np.ndarray], 
         for kind, count in zip(images, (BATCH - COMPOSED, COMPOSED), strict=True):
             chosen = torch.randint(0, len(kind), (count,), generator=generator)
             parts.append(to_tensor(kind[chosen.numpy()]))
-        return reconstruction_loss(autoencoder, torch.cat(parts).contiguous(memory_format=torch.channels_last))
+        return reconstruction_loss(
+            autoencoder, torch.cat(parts).contiguous(memory_format=torch.channels_last)
+        )
 
     train(checkpoint, schedule, loss_of)
     checkpoint.apply_average()
-    autoencoder.register_to_config(scaling_factor=float(1 / encode_all(autoencoder, images[0]).std()))
+    autoencoder.register_to_config(
+        scaling_factor=float(1 / encode_all(autoencoder, images[0]).std())
+    )
     autoencoder.save_pretrained(cache / "vae")
 
 

@@ -49,11 +49,16 @@ def saved_bytes(save: Callable[[Path], Any]) -> int:
 
 def tensor_bytes(tensors: Mapping[str, Tensor]) -> int:
     """Bytes of a safetensors file of `tensors`; what shares memory counts once for each name."""
-    own = {name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    own = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
     return saved_bytes(lambda folder: save_file(own, folder / "weights.safetensors"))
 
 
 def float_layers(denoiser: nn.Module, kinds: tuple[type, ...]) -> str:
-    """How many layers of plain `kinds` are left in a quantized denoiser, as a note; "" if none is."""
+    """How many layers of plain `kinds` are left in a quantized denoiser, as a note; "" if none
+    is.
+    """
     left = sum(type(module) in kinds for module in denoiser.modules())
     return f"{left} {' and '.join(kind.__name__ for kind in kinds)} layers in float" if left else ""

@@ -1,4 +1,6 @@
-"""OpenVINO: the denoiser as one graph, quantized by NNCF after training; what is not int8 in float32 or bfloat16."""
+"""OpenVINO: the denoiser as one graph, quantized by NNCF after training; what is not int8 in
+float32 or bfloat16.
+"""
 
 import logging
 import os
@@ -15,8 +17,11 @@ from .subjects import Subject, nested
 
 
 def make(subject: Subject, rest: str) -> Made:
-    """The graph with int8 layers and the `rest` in "f32" or "bf16", calibrated by the subject's recorded calls."""
-    # Both would report to their makers, over a network that a bench may not have; without this package they do not.
+    """The graph with int8 layers and the `rest` in "f32" or "bf16", calibrated by the subject's
+    recorded calls.
+    """
+    # Both would report to their makers, over a network that a bench may not have; without this
+    # package they do not.
     sys.modules["openvino_telemetry"] = None
     os.environ["NNCF_CI"] = "1"
     import nncf
@@ -30,10 +35,14 @@ def make(subject: Subject, rest: str) -> Made:
     example = tuple(calls[0].values())
     with torch.no_grad():
         graph = openvino.convert_model(
-            _ByPosition(loaded.denoiser, names), example_input=example, input=[tuple(x.shape) for x in example]
+            _ByPosition(loaded.denoiser, names),
+            example_input=example,
+            input=[tuple(x.shape) for x in example],
         )
     data = nncf.Dataset(calls, lambda call: [x.numpy() for x in call.values()])
-    graph = nncf.quantize(graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calls))
+    graph = nncf.quantize(
+        graph, data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(calls)
+    )
     size = saved_bytes(lambda folder: openvino.save_model(graph, folder / "model.xml"))
     settings = {"INFERENCE_PRECISION_HINT": rest, "INFERENCE_NUM_THREADS": torch.get_num_threads()}
     request = openvino.Core().compile_model(graph, "CPU", settings).create_infer_request()
@@ -45,19 +54,27 @@ def make(subject: Subject, rest: str) -> Made:
     return Made(StandIn(loaded.denoiser, answer), size, f"calibrated by {len(calls)} calls")
 
 
-def given(adapter: AbstractAdapter, sample_name: str, args: tuple, kwargs: dict[str, Any]) -> dict[str, Tensor]:
+def given(
+    adapter: AbstractAdapter, sample_name: str, args: tuple, kwargs: dict[str, Any]
+) -> dict[str, Tensor]:
     """The tensors of one denoiser call by name, in the same order whoever calls."""
     x = adapter.sample_of(args, kwargs)
     t = torch.full((len(x),), float(adapter.timestep(args, kwargs)))
-    return {sample_name: x, "timestep": t} | dict(sorted(adapter.conditioning(args, kwargs).items()))
+    return {sample_name: x, "timestep": t} | dict(
+        sorted(adapter.conditioning(args, kwargs).items())
+    )
 
 
 class _ByPosition(nn.Module):
-    """A denoiser that takes tensors in the order of `names` and answers with one: what a tracer understands."""
+    """A denoiser that takes tensors in the order of `names` and answers with one: what a tracer
+    understands.
+    """
 
     def __init__(self, denoiser: nn.Module, names: list[str]) -> None:
         super().__init__()
         self.denoiser, self.names = denoiser, names
 
     def forward(self, *tensors: Tensor) -> Tensor:
-        return self.denoiser(**nested(dict(zip(self.names, tensors, strict=True))), return_dict=False)[0]
+        return self.denoiser(
+            **nested(dict(zip(self.names, tensors, strict=True))), return_dict=False
+        )[0]

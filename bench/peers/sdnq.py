@@ -1,4 +1,6 @@
-"""SDNQ: int8 linear and conv layers, inputs ranged as they come; its licence is GPL-3.0, so it is only called."""
+"""SDNQ: int8 linear and conv layers, inputs ranged as they come; its licence is GPL-3.0, so it
+is only called.
+"""
 
 from torch import nn
 
@@ -13,7 +15,14 @@ def make(subject: Subject) -> Made:
     from sdnq import sdnq_post_load_quant
 
     denoiser = sdnq_post_load_quant(
-        borrow(subject.loaded.denoiser), weights_dtype="int8", quant_conv=True, use_quantized_matmul=True,
+        borrow(subject.loaded.denoiser),
+        weights_dtype="int8",
+        quant_conv=True,
+        use_quantized_matmul=True,
         use_quantized_matmul_conv=True,
-    )  # fmt: skip
-    return Made(denoiser, tensor_bytes(denoiser.state_dict()), float_layers(denoiser, (nn.Linear, nn.Conv2d)))
+    )
+    return Made(
+        denoiser,
+        tensor_bytes(denoiser.state_dict()),
+        float_layers(denoiser, (nn.Linear, nn.Conv2d)),
+    )

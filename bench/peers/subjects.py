@@ -1,9 +1,10 @@
-"""What is timed: one denoiser step of a U-Net as large as Stable Diffusion 1.5's, or whole pictures of a pipeline.
+"""What is timed: one denoiser step of a U-Net as large as Stable Diffusion 1.5's, or whole pictures
+of a pipeline.
 
-A subject is made ready once (`prepare`: random weights on disk, dmq's capture, denoiser calls to calibrate from), then
-opened by every row in a process of its own. It never goes through `dmq.models.loading.load`, whose cache would keep
-the float weights that a quantized model does without.
-"""
+A subject is made ready once (`prepare`: random weights on disk, dmq's capture, denoiser calls to
+calibrate from), then opened by every row in a process of its own. It never goes through
+`dmq.models.loading.load`, whose cache would keep the float weights that a quantized model does
+without."""
 
 import sys
 from collections.abc import Callable
@@ -13,7 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, StableDiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+)
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -68,11 +74,15 @@ class Subject:
         return "sample" if self.loaded.component == "unet" else "hidden_states"
 
     def calls(self) -> list[dict[str, Any]]:
-        """Keyword arguments of recorded denoiser calls: evenly spread steps, each of another calibration picture."""
+        """Keyword arguments of recorded denoiser calls: evenly spread steps, each of another
+        calibration picture.
+        """
         if self.name == UNET:
             trajectory, pictures = runs.load_trajectory(runs.find_capture(self.recipe)), 1
         else:
-            prompts, seeds = zip(*calibration_pictures(self.loaded, self.recipe.calibration), strict=True)
+            prompts, seeds = zip(
+                *calibration_pictures(self.loaded, self.recipe.calibration), strict=True
+            )
             pictures = len(seeds)
             trajectory, _ = record_trajectory(
                 self.loaded, prompts=prompts, seeds=seeds, sampling=self.recipe.sampling
@@ -93,29 +103,38 @@ class Subject:
                 pass
         return seen
 
-    def plan(self, groups: int = 1, dynamic: str = "none", overrides: tuple[Override, ...] = ()) -> Plan:
-        """What dmq makes of the captured statistics with `groups` uniform groups of steps, or `dynamic` ranges.
+    def plan(
+        self, groups: int = 1, dynamic: str = "none", overrides: tuple[Override, ...] = ()
+    ) -> Plan:
+        """What dmq makes of the captured statistics with `groups` uniform groups of steps, or
+        `dynamic` ranges.
 
-        `stages.plan` would do, but keeps the float model in memory, whose share of it is measured here.
-        """
+        `stages.plan` would do, but keeps the float model in memory, whose share of it is measured
+        here."""
         recipe = replace(
-            self.recipe, grouping=UniformGroups(count=groups) if groups > 1 else SharedRange(),
-            activations=replace(self.recipe.activations, dynamic=dynamic), overrides=overrides,
+            self.recipe,
+            grouping=UniformGroups(count=groups) if groups > 1 else SharedRange(),
+            activations=replace(self.recipe.activations, dynamic=dynamic),
+            overrides=overrides,
         )
         stats, info = runs.load_stats(runs.find_capture(recipe)), self.loaded.info
         table = ErrorTable(stats, recipe.activations, site_bits(info, recipe, stats))
         return make_plan(info, recipe, stats, table.errors(group_timesteps(recipe.grouping, table)))
 
     def work(self, denoiser: nn.Module) -> Callable[[int], Tensor]:
-        """What a round is: `work(n)` computes with `denoiser` and returns what is compared to the float model's.
+        """What a round is: `work(n)` computes with `denoiser` and returns what is compared to the
+        float model's.
 
         It holds nothing of the float denoiser.
         """
         return self._step(denoiser) if self.name == UNET else self._picture(denoiser)
 
     def _step(self, denoiser: nn.Module) -> Callable[[int], Tensor]:
-        # Mirrored, the recorded calls are new to everybody and still what the model meets at these steps.
-        calls = [call | {self.sample_name: call[self.sample_name].flip(-1)} for call in self.calls()]
+        # Mirrored, the recorded calls are new to everybody and still what the model meets at these
+        # steps.
+        calls = [
+            call | {self.sample_name: call[self.sample_name].flip(-1)} for call in self.calls()
+        ]
         return lambda n: denoiser(**calls[n % len(calls)])[0]
 
     def _picture(self, denoiser: nn.Module) -> Callable[[int], Tensor]:
@@ -128,9 +147,13 @@ class Subject:
             prompt, seed = jobs[n % len(jobs)]
             last: list[Tensor] = []
             sample(
-                pipe, bare, prompts=[prompt], seeds=[seed], sampling=sampling,
+                pipe,
+                bare,
+                prompts=[prompt],
+                seeds=[seed],
+                sampling=sampling,
                 on_step=lambda i, t, latents: last.__setitem__(slice(None), [latents]),
-            )  # fmt: skip
+            )
             return last[0]
 
         return picture
@@ -141,14 +164,18 @@ def recipe_of(name: str, work: Path) -> Recipe:
     model = str(work / UNET) if name == UNET else name
     sampling = Sampling(steps=STEPS) if name == UNET else EMBEDDED.get(name, Sampling())
     calibration = Calibration(samples=1, batch=1) if name == UNET else Calibration()
-    # With 8 bits clipping costs more than it saves: on emoji-sd, ranges by MseSearch were four times further off.
+    # With 8 bits clipping costs more than it saves: on emoji-sd, ranges by MseSearch were four
+    # times further off.
     weights = Weights(bits=8, symmetric=True)
     if name == UNET:  # searching its ranges takes minutes, and gains nothing on random weights
         weights = replace(weights, range=MinMax())
     return Recipe(
-        model=model, sampling=sampling, calibration=calibration, weights=weights,
+        model=model,
+        sampling=sampling,
+        calibration=calibration,
+        weights=weights,
         activations=Activations(bits=8, range=MinMax()),
-    )  # fmt: skip
+    )
 
 
 def prepare(name: str, work: Path, small: bool) -> None:
@@ -162,10 +189,18 @@ def prepare(name: str, work: Path, small: bool) -> None:
             (tiny_sd() if small else random_sd()).save_pretrained(part)
     if runs.find_capture(recipe) is None:
         loaded = stages.load(recipe.model)
-        # Not the stage: it also watches the operands of attention, which takes several times longer at this size.
-        watched = capture_activations(loaded, recipe.sampling, recipe.calibration, attention=False, trajectories=1)
+        # Not the stage: it also watches the operands of attention, which takes several times longer
+        # at this size.
+        watched = capture_activations(
+            loaded, recipe.sampling, recipe.calibration, attention=False, trajectories=1
+        )
         seen = stages.finish(watched)
-        runs.save_stats(runs.home() / "captures" / runs.capture_key(recipe), seen.stats, loaded.info, seen.trajectory)
+        runs.save_stats(
+            runs.home() / "captures" / runs.capture_key(recipe),
+            seen.stats,
+            loaded.info,
+            seen.trajectory,
+        )
 
 
 def opened(name: str, work: Path) -> Subject:
@@ -173,16 +208,25 @@ def opened(name: str, work: Path) -> Subject:
     recipe = recipe_of(name, work)
     place = MODELS / name if name in embedded() else Path(recipe.model)
     with quiet():
-        pipe = calm(DiffusionPipeline.from_pretrained(str(place), use_safetensors=True, dtype=torch.float32))
+        pipe = calm(
+            DiffusionPipeline.from_pretrained(str(place), use_safetensors=True, dtype=torch.float32)
+        )
     adapter = next(adapter for adapter in ADAPTERS if adapter.matches(pipe))
     for weight in getattr(pipe, adapter.component(pipe)).parameters():
-        # They are views of one mapped file, of which all would count as memory for as long as a single norm is used.
+        # They are views of one mapped file, of which all would count as memory for as long as a
+        # single norm is used.
         weight.data = weight.data.clone()
-    return Subject(name, Loaded(pipe=pipe, adapter=adapter, info=runs.load_info(runs.find_capture(recipe))), recipe)
+    return Subject(
+        name,
+        Loaded(pipe=pipe, adapter=adapter, info=runs.load_info(runs.find_capture(recipe))),
+        recipe,
+    )
 
 
 def random_sd(seed: int = 0) -> StableDiffusionPipeline:
-    """Stable Diffusion 1.5's U-Net with random weights; text encoder and VAE are as small as fit around it."""
+    """Stable Diffusion 1.5's U-Net with random weights; text encoder and VAE are as small as fit
+    around it.
+    """
     small = tiny_sd()
     letter = letters()
     letter.model_max_length = 77
@@ -191,17 +235,30 @@ def random_sd(seed: int = 0) -> StableDiffusionPipeline:
         unet = UNet2DConditionModel(sample_size=64, cross_attention_dim=768)
         text = CLIPTextModel(
             CLIPTextConfig(
-                vocab_size=64, hidden_size=768, intermediate_size=768, num_hidden_layers=1, num_attention_heads=12,
-                max_position_embeddings=77, bos_token_id=0, eos_token_id=1, pad_token_id=1,
+                vocab_size=64,
+                hidden_size=768,
+                intermediate_size=768,
+                num_hidden_layers=1,
+                num_attention_heads=12,
+                max_position_embeddings=77,
+                bos_token_id=0,
+                eos_token_id=1,
+                pad_token_id=1,
             )
-        )  # fmt: skip
+        )
     vae: AutoencoderKL = small.vae
     return calm(
         StableDiffusionPipeline(
-            vae=vae, text_encoder=text, tokenizer=letter, unet=unet, scheduler=ddim_scheduler(),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+            vae=vae,
+            text_encoder=text,
+            tokenizer=letter,
+            unet=unet,
+            scheduler=ddim_scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
         )
-    )  # fmt: skip
+    )
 
 
 def nested(flat: dict[str, Tensor]) -> dict[str, Any]:

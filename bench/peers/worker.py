@@ -2,10 +2,9 @@
 
     python -m bench.peers.worker SUBJECT WORK MODULE SETTINGS OUT THREADS
 
-Says one JSON object a line: {"made": seconds, "bytes", "note", "peak"} or {"failed": why}, then for each number n that
-it reads {"seconds", "peak"}, having left what it computed in OUT/n.npy. Peaks are megabytes of resident memory, that
-of making the model apart from that of working with it.
-"""
+Says one JSON object a line: {"made": seconds, "bytes", "note", "peak"} or {"failed": why}, then for
+each number n that it reads {"seconds", "peak"}, having left what it computed in OUT/n.npy. Peaks
+are megabytes of resident memory, that of making the model apart from that of working with it."""
 
 import ctypes
 import gc

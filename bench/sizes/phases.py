@@ -1,8 +1,8 @@
 """The phases of bench.device, each in a process of its own: python -m bench.sizes.phases NAME JOB
 
-JOB is `Job` as JSON; the figures of the phase are the last line that is printed, as JSON. Where models run is told by
-the environment ($DMQ_DEVICE and so on). Nothing of dmq is done anew here: its stages are called, and timed.
-"""
+JOB is `Job` as JSON; the figures of the phase are the last line that is printed, as JSON. Where
+models run is told by the environment ($DMQ_DEVICE and so on). Nothing of dmq is done anew here: its
+stages are called, and timed."""
 
 import json
 import statistics
@@ -40,7 +40,9 @@ Figures = dict[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What is measured: the model in `work`/model, with images of `side` pixels made in `steps` steps."""
+    """What is measured: the model in `work`/model, with images of `side` pixels made in `steps`
+    steps.
+    """
 
     size: str
     side: int
@@ -53,12 +55,13 @@ class Job:
         """W8A8 with at most 8 groups of steps, as exact as the statistics tell."""
         # Searching ranges of random weights takes minutes and gains nothing.
         return Recipe(
-            name="W8A8", model=str(Path(self.work) / "model"),
+            name="W8A8",
+            model=str(Path(self.work) / "model"),
             sampling=Sampling(steps=self.steps, guidance=7.5, size=self.side),
             calibration=Calibration(samples=1, batch=1, prompts=(PROMPT,)),
             weights=Weights(bits=8, symmetric=True, range=MinMax()),
             grouping=OptimalGroups(count=min(GROUPS, self.steps)),
-        )  # fmt: skip
+        )
 
     @property
     def small(self) -> Recipe:
@@ -71,7 +74,8 @@ class _Enough(Exception):
     pass
 
 
-# --- what a step takes ----------------------------------------------------------------------------------------------
+# --- what a step takes
+# ----------------------------------------------------------------------------------------------
 
 
 def now() -> float:
@@ -97,9 +101,13 @@ def drawing(job: Job, model: Any) -> list[float]:
 
     try:
         sample(
-            with_denoiser(loaded, model), loaded, prompts=[PROMPT], seeds=[0], sampling=job.recipe.sampling,
+            with_denoiser(loaded, model),
+            loaded,
+            prompts=[PROMPT],
+            seeds=[0],
+            sampling=job.recipe.sampling,
             on_step=on_step,
-        )  # fmt: skip
+        )
     except _Enough:
         return marks
     raise DmqError(f"{job.steps} steps were asked for, {len(marks) - 1} were made.")
@@ -117,10 +125,11 @@ def watching(work: Any) -> list[float]:
 
 
 def in_turn(ways: dict[str, Callable[[], list[float]]], rounds: int) -> Figures:
-    """Seconds a step of each way, the median over all steps but the first, and as many times those of the first way.
+    """Seconds a step of each way, the median over all steps but the first, and as many times those
+    of the first way.
 
-    Who comes first in a round changes. "start": what went by before the first step began, in the first round.
-    """
+    Who comes first in a round changes. "start": what went by before the first step began, in the
+    first round."""
     steps: dict[str, list[float]] = {name: [] for name in ways}
     start = {}
     for n in range(rounds):
@@ -131,10 +140,15 @@ def in_turn(ways: dict[str, Callable[[], list[float]]], rounds: int) -> Figures:
             start.setdefault(name, max(0.0, gaps[0] - min(gaps[1:])))
     each = {name: statistics.median(gaps) for name, gaps in steps.items()}
     first = next(iter(each.values()))
-    return {"step": each, "ratio": {name: took / first for name, took in each.items()}, "start": start}
+    return {
+        "step": each,
+        "ratio": {name: took / first for name, took in each.items()},
+        "start": start,
+    }
 
 
-# --- phases ---------------------------------------------------------------------------------------------------------
+# --- phases
+# --------------------------------------------------------------------------------------------------
 
 
 def make(job: Job) -> Figures:
@@ -157,15 +171,25 @@ def sampling(job: Job) -> Figures:
     marks = [now()]
     opened = marks[0] - begun
     sample(
-        loaded.pipe, loaded, prompts=[PROMPT], seeds=[0], sampling=job.recipe.sampling,
+        loaded.pipe,
+        loaded,
+        prompts=[PROMPT],
+        seeds=[0],
+        sampling=job.recipe.sampling,
         on_step=lambda *step: marks.append(now()),
-    )  # fmt: skip
+    )
     decoded = now() - marks[-1]
-    return in_turn({"plain": lambda: marks}, 1) | {"load": opened, "decode": decoded, "place": loaded.place.line()}
+    return in_turn({"plain": lambda: marks}, 1) | {
+        "load": opened,
+        "decode": decoded,
+        "place": loaded.place.line(),
+    }
 
 
 def capture(job: Job) -> Figures:
-    """A step of capture beside one of plain sampling; the statistics, and the calls that gradients are taken at."""
+    """A step of capture beside one of plain sampling; the statistics, and the calls that
+    gradients are taken at.
+    """
     from dmq.capture.activations import capture_activations
 
     recipe = job.recipe
@@ -186,9 +210,12 @@ def groups(job: Job) -> Figures:
     errors = stages.errors(job.recipe)
     made = stages.plan(job.recipe)
     return {
-        "seconds": time.perf_counter() - begun, "sites": len(errors.groups.sites),
-        "W8A8 bytes": made.bytes, "W4 bytes": stages.plan(job.small).bytes, "float bytes": made.float_bytes,
-    }  # fmt: skip
+        "seconds": time.perf_counter() - begun,
+        "sites": len(errors.groups.sites),
+        "W8A8 bytes": made.bytes,
+        "W4 bytes": stages.plan(job.small).bytes,
+        "float bytes": made.float_bytes,
+    }
 
 
 def simulate(job: Job) -> Figures:
@@ -209,13 +236,24 @@ def _quantized(job: Job, recipe: Recipe) -> Figures:
     begun = now()
     model = stages.computed(recipe)
     made = now() - begun
-    ways = {"plain": lambda: drawing(job, loaded.denoiser), recipe.engine: lambda: drawing(job, model)}
+    ways = {
+        "plain": lambda: drawing(job, loaded.denoiser),
+        recipe.engine: lambda: drawing(job, model),
+    }
     return in_turn(ways, job.rounds) | {"made": made}
 
 
 def fisher(job: Job) -> Figures:
-    """Sensitivities of all layers by gradients: one step, one image, one random direction, two choices."""
-    ask = Sensitivity(how="fisher", steps=1, pictures=1, probes=1, choices=(choice_of("UAQ-4"), choice_of("UAQ-3")))
+    """Sensitivities of all layers by gradients: one step, one image, one random direction, two
+    choices.
+    """
+    ask = Sensitivity(
+        how="fisher",
+        steps=1,
+        pictures=1,
+        probes=1,
+        choices=(choice_of("UAQ-4"), choice_of("UAQ-3")),
+    )
     begun = now()
     table = stages.finish(stages.sensitivity(job.recipe, ask, again=True))
     return {"seconds": now() - begun, "layers": len(table.layers), "choices": len(table.choices)}
@@ -245,22 +283,35 @@ def reload(job: Job) -> Figures:
         return given
 
     latents = pipe(
-        PROMPT, num_inference_steps=job.steps, height=job.side, width=job.side, output_type="latent",
+        PROMPT,
+        num_inference_steps=job.steps,
+        height=job.side,
+        width=job.side,
+        output_type="latent",
         callback_on_step_end=stepped,
-    ).images  # fmt: skip
+    ).images
     if not latents.isfinite().all():
         raise DmqError("the sample of the exported model is not finite.")
     return in_turn({"W4": lambda: marks}, 1) | {"load": marks[0] - begun}
 
 
 PHASES: dict[str, Callable[[Job], Figures]] = {
-    "make": make, "sample": sampling, "capture": capture, "groups": groups, "simulate": simulate, "execute": execute,
-    "fisher": fisher, "export": export, "reload": reload,
-}  # fmt: skip
+    "make": make,
+    "sample": sampling,
+    "capture": capture,
+    "groups": groups,
+    "simulate": simulate,
+    "execute": execute,
+    "fisher": fisher,
+    "export": export,
+    "reload": reload,
+}
 
 
 def device_peak() -> int | None:
-    """The most memory of the device that this process held so far, in bytes; None without one that tells."""
+    """The most memory of the device that this process held so far, in bytes; None without one
+    that tells.
+    """
     import torch
 
     for kind in (torch.cuda, torch.xpu):
@@ -277,7 +328,12 @@ def main(name: str, job: str) -> None:
     except DmqError as error:
         print(json.dumps({"failed": str(error)}))
         return
-    print(json.dumps(found | {"took": time.perf_counter() - begun, "peak": peak(), "device peak": device_peak()}))
+    print(
+        json.dumps(
+            found
+            | {"took": time.perf_counter() - begun, "peak": peak(), "device peak": device_peak()}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -73,8 +73,15 @@ class Candidate:
 
 
 def candidates(table: str, recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
-    """The rows of a table for `recipe`, which has a shared range; `chosen` are the options of the command line."""
-    makers = {"grouping": groupings, "calibration": calibrations, "time": time_paths, "alone": time_paths_alone}
+    """The rows of a table for `recipe`, which has a shared range; `chosen` are the options of
+    the command line.
+    """
+    makers = {
+        "grouping": groupings,
+        "calibration": calibrations,
+        "time": time_paths,
+        "alone": time_paths_alone,
+    }
     yield from makers[table](recipe, chosen)
 
 
@@ -84,7 +91,9 @@ def searches(recipe: Recipe, chosen: Any) -> bool:
 
 
 def reconstructs(recipe: Recipe) -> bool:
-    """Is the rounding of blocks learned, and the time path looked at alone? Only at W4A8, where papers compare."""
+    """Is the rounding of blocks learned, and the time path looked at alone? Only at W4A8, where
+    papers compare.
+    """
     return recipe.weights.bits == 4 and recipe.activations.bits == 8
 
 
@@ -96,7 +105,11 @@ def groupings(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
     """Coarse to fine; the yardsticks and the search only where a search is wanted."""
     count, learned = chosen.groups, _learned(recipe, chosen)
     yield Candidate(name="shared", recipe=recipe, find=planned)
-    yield Candidate(name=f"uniform {count}", recipe=replace(recipe, grouping=UniformGroups(count=count)), find=planned)
+    yield Candidate(
+        name=f"uniform {count}",
+        recipe=replace(recipe, grouping=UniformGroups(count=count)),
+        find=planned,
+    )
     if searches(recipe, chosen):
         yield Candidate(name=f"learned {count}", recipe=learned, find=planned)
     exact = replace(recipe, grouping=OptimalGroups(count=count, per_layer=True))
@@ -111,8 +124,13 @@ def calibrations(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
     """As many samples for each choice; all steps, which is more of them, as the yardstick."""
     count = chosen.drawn or max(1, recipe.sampling.steps // 2)
     yield Candidate(name="all steps", recipe=recipe, find=planned)
-    for name, spec in (("uniform", UniformSteps(count=count)), ("normal", NormalSteps(count=count))):
-        yield Candidate(name=f"{name} {count}", recipe=replace(recipe, calibration_steps=spec), find=planned)
+    for name, spec in (
+        ("uniform", UniformSteps(count=count)),
+        ("normal", NormalSteps(count=count)),
+    ):
+        yield Candidate(
+            name=f"{name} {count}", recipe=replace(recipe, calibration_steps=spec), find=planned
+        )
     if searches(recipe, chosen):
         searched = replace(_learned(recipe, chosen), calibration_steps=ActiveSteps())
         yield Candidate(name=f"active {count}", recipe=searched, find=ActivelyDrawn(count))
@@ -133,7 +151,9 @@ def time_paths(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
     }
     yield Candidate(name="nearest", recipe=recipe, find=planned)
     if reconstructs(recipe) and chosen.iterations_of_blocks:
-        spec = BlockReconstruction(time=True, iterations=chosen.iterations_of_blocks, pictures=chosen.block_pictures)
+        spec = BlockReconstruction(
+            time=True, iterations=chosen.iterations_of_blocks, pictures=chosen.block_pictures
+        )
         yield Candidate(name="blocks", recipe=replace(recipe, reconstruction=spec), find=rebuilt)
     for name, temporal in ways.items():
         yield Candidate(name=name, recipe=replace(recipe, temporal=temporal), find=planned)
@@ -146,11 +166,14 @@ def time_paths_alone(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
             yield replace(one, find=Alone(one.find))
 
 
-# --- how plans are made --------------------------------------------------------------------------------------------
+# --- how plans are made
+# --------------------------------------------------------------------------------------------
 
 
 def planned(recipe: Recipe, learned: dict[str, float]) -> Found:
-    """The plan of the recipe itself; a search or a rounding of the time path is learned if it is not there."""
+    """The plan of the recipe itself; a search or a rounding of the time path is learned if it is
+    not there.
+    """
     spent: list[float | None] = []
     if spec := stages.search_spec(recipe):
         key = runs.search_key(recipe, spec, stages.info(recipe.model).fingerprint)
@@ -179,20 +202,25 @@ def _time_rounding(recipe: Recipe, learned: dict[str, float]) -> Any:
 
 
 def rebuilt(recipe: Recipe, learned: dict[str, float]) -> Found:
-    """The time path's part of each block learned on the block's output, all else in float; in the recipe's own plan.
+    """The time path's part of each block learned on the block's output, all else in float; in the
+    recipe's own plan.
 
     Its embedding lies in no block and keeps its nearest codes.
     """
     inside = stages.temporal_block(recipe.model).layers
     bits = {"weight_bits": recipe.weights.bits, "activation_bits": recipe.activations.bits}
     others = Override(layers="*", weight_bits=FLOAT, activation_bits=FLOAT)
-    time_only = replace(recipe, overrides=(others, *(Override(layers=name, **bits) for name in inside)))
+    time_only = replace(
+        recipe, overrides=(others, *(Override(layers=name, **bits) for name in inside))
+    )
     there = stages.reconstructed(time_only)
     folder, seconds = timed(lambda: stages.finish(stages.reconstruct(time_only)))
     if not there:
         learned[folder.name] = seconds
     found = planned(replace(recipe, reconstruction=None), learned)
-    return replace(found, codes=stages.blocks_result(time_only).codes, seconds=learned.get(folder.name))
+    return replace(
+        found, codes=stages.blocks_result(time_only).codes, seconds=learned.get(folder.name)
+    )
 
 
 @dataclass(frozen=True)
@@ -227,19 +255,25 @@ class ActivelyDrawn:
         drawn = draw(stages.search_result(recipe).visits, self.count)
         stats = stages.statistics(recipe)
         bits = site_bits(stages.info(recipe.model), recipe, stats)
-        table = ErrorTable(stats, recipe.activations, bits, np.bincount(drawn, minlength=stats.steps).astype(float))
+        table = ErrorTable(
+            stats, recipe.activations, bits, np.bincount(drawn, minlength=stats.steps).astype(float)
+        )
         errors = table.errors(group_timesteps(SharedRange(), table))
         return replace(_resolved(recipe, errors), seconds=spent)
 
 
 def clustered(recipe: Recipe, learned: dict[str, float]) -> Found:
-    """The search's start without the search: k-means of the steps by their own ranges, then the best range of each."""
+    """The search's start without the search: k-means of the steps by their own ranges, then the
+    best range of each.
+    """
     found, seconds = timed(lambda: _resolved(recipe, _members(recipe, _start(recipe))))
     return replace(found, seconds=seconds)
 
 
 def improved(recipe: Recipe, learned: dict[str, float]) -> Found:
-    """Lloyd's algorithm on the layer-local error, from k-means: scattered groups without a search by gradients."""
+    """Lloyd's algorithm on the layer-local error, from k-means: scattered groups without a
+    search by gradients.
+    """
 
     def best() -> np.ndarray:
         table = stages.table(recipe)
@@ -252,11 +286,15 @@ def improved(recipe: Recipe, learned: dict[str, float]) -> Found:
 
 def _start(recipe: Recipe) -> np.ndarray:
     table = stages.table(recipe)
-    return start_groups(recipe.grouping, table.errors(group_timesteps(PerStep(), table)), table.quantized.tolist())
+    return start_groups(
+        recipe.grouping, table.errors(group_timesteps(PerStep(), table)), table.quantized.tolist()
+    )
 
 
 def _members(recipe: Recipe, slot: np.ndarray) -> GroupErrors:
-    """The errors of groups [Q, T] of the quantized sites, each with the best range of its members."""
+    """The errors of groups [Q, T] of the quantized sites, each with the best range of its
+    members.
+    """
     table = stages.table(recipe)
     slots = np.zeros((len(table.sites), table.steps), np.int16)
     slots[table.quantized] = without_empty(slot)[0]

@@ -1,4 +1,6 @@
-"""Pictures that a bench measures quantized models on: drawn with the float model, then with each quantized one."""
+"""Pictures that a bench measures quantized models on: drawn with the float model, then with each
+quantized one.
+"""
 
 from dataclasses import replace
 from typing import Any
@@ -24,8 +26,11 @@ class Drawn:
 
     def __init__(self, recipe: Recipe, seeds: int, pictures: int) -> None:
         self.loaded, self.sampling, self.seeds, self.pictures = (
-            stages.load(recipe.model), recipe.sampling, seeds, pictures
-        )  # fmt: skip
+            stages.load(recipe.model),
+            recipe.sampling,
+            seeds,
+            pictures,
+        )
         calibration = replace(recipe.calibration, samples=seeds * pictures, seed=UNSEEN)
         self.jobs = calibration_pictures(self.loaded, calibration)
         self.matcher = matcher_of(recipe.model)
@@ -33,7 +38,9 @@ class Drawn:
         self.match = self._match(self.floats)
 
     def walk(self, model: Any, jobs: list[tuple[str, int]] | None = None) -> Walk:
-        return stages.finish(walk(self.loaded, model, jobs or self.jobs, self.sampling, progress_timer("")))
+        return stages.finish(
+            walk(self.loaded, model, jobs or self.jobs, self.sampling, progress_timer(""))
+        )
 
     def _match(self, drawn: Walk) -> np.ndarray:
         prompts = [prompt for prompt, _ in self.jobs]
@@ -43,12 +50,19 @@ class Drawn:
     def measure(self, recipe: Recipe) -> Row:
         """Figures of each picture with the quantized model of `recipe`."""
         plan = stages.plan(recipe)
-        figures = {"bytes": plan.bytes, "bits": plan.mean_activation_bits, "relaxed": list(plan.relaxed)}
+        figures = {
+            "bytes": plan.bytes,
+            "bits": plan.mean_activation_bits,
+            "relaxed": list(plan.relaxed),
+        }
         return self.judge(self.walk(stages.quantize(recipe))) | figures
 
     def judge(self, drawn: Walk) -> Row:
         """Figures of each picture of a walk."""
-        near = [min(psnr(a, b), EQUAL) for a, b in zip(drawn.pictures, self.floats.pictures, strict=True)]
+        near = [
+            min(psnr(a, b), EQUAL)
+            for a, b in zip(drawn.pictures, self.floats.pictures, strict=True)
+        ]
         made = latent_errors(drawn.latents[-1], self.floats.latents[-1])
         match = [None if np.isnan(x) else float(x) for x in self._match(drawn)]
         return {"error": made.tolist(), "psnr": near, "match": match}

@@ -1,8 +1,8 @@
-"""Figures of a quantized model on pictures that nothing was learned from, beside the float ones of the same noise.
+"""Figures of a quantized model on pictures that nothing was learned from, beside the float ones of
+the same noise.
 
-What a row costs is a replay and a draw of those pictures: float calls are recorded once for each model, the weights'
-ranges searched once for each model and format, whatever the activations.
-"""
+What a row costs is a replay and a draw of those pictures: float calls are recorded once for each
+model, the weights' ranges searched once for each model and format, whatever the activations."""
 
 import time
 from collections.abc import Mapping
@@ -35,9 +35,13 @@ EQUAL = 99.0  # dB that a picture equal to the float one counts as, so that mean
 
 
 class Bench:
-    """A float model with the pictures that all of its quantized ones are measured on, `pictures` for each seed."""
+    """A float model with the pictures that all of its quantized ones are measured on, `pictures`
+    for each seed.
+    """
 
-    def __init__(self, model: str, sampling: Sampling, calibration: Calibration, seeds: int, pictures: int) -> None:
+    def __init__(
+        self, model: str, sampling: Sampling, calibration: Calibration, seeds: int, pictures: int
+    ) -> None:
         self.loaded = stages.load(model)
         self.sampling, self.calibration = sampling, calibration
         self.seeds, self.pictures = seeds, pictures
@@ -51,18 +55,28 @@ class Bench:
 
     @cached_property
     def drawn(self) -> tuple[Trajectory, list[np.ndarray]]:
-        """The float model's denoiser calls for these pictures, all in one batch, and the pictures."""
+        """The float model's denoiser calls for these pictures, all in one batch, and the
+        pictures.
+        """
         prompts, seeds = zip(*self.jobs, strict=True)
         return record_trajectory(self.loaded, prompts=prompts, seeds=seeds, sampling=self.sampling)
 
     def model(self, plan: Plan, learned: Mapping[str, QuantizedWeight]) -> nn.Module:
-        """The quantized model of `plan`, with the codes of `learned` where it has any and else the nearest."""
+        """The quantized model of `plan`, with the codes of `learned` where it has any and else
+        the nearest.
+        """
         with one_thread(), torch.no_grad():
             for row in plan.layers:
-                if row.weights.bits < FLOAT and not row.dropped and (row.layer.name, row.weights) not in self._codes:
+                if (
+                    row.weights.bits < FLOAT
+                    and not row.dropped
+                    and (row.layer.name, row.weights) not in self._codes
+                ):
                     weight = self.loaded.denoiser.get_submodule(row.layer.name).weight
                     self._codes[row.layer.name, row.weights] = quantize_weight(weight, row.weights)
-        nearest = {row.layer.name: self._codes.get((row.layer.name, row.weights)) for row in plan.layers}
+        nearest = {
+            row.layer.name: self._codes.get((row.layer.name, row.weights)) for row in plan.layers
+        }
         return quantized(self.loaded.denoiser, plan, self.loaded.adapter, nearest | dict(learned))
 
     def measure(self, plan: Plan, learned: Mapping[str, QuantizedWeight]) -> Row:
@@ -72,17 +86,29 @@ class Bench:
         """
         self.drawn  # noqa: B018  made on the first use, which is no part of what this row costs
         begun, model = time.process_time(), self.model(plan, learned)
-        figures = self._noise(model) | self._pictures(model) | {"bytes": plan.bytes, "table_bytes": plan.table_bytes}
+        figures = (
+            self._noise(model)
+            | self._pictures(model)
+            | {"bytes": plan.bytes, "table_bytes": plan.table_bytes}
+        )
         if block := timed_block(self.loaded.info.temporal):
             figures |= {"cosine": self.cosine(model, block), "fsc_share": fsc_share(plan, block)}
         return figures | {"took": time.process_time() - begun}
 
     def _noise(self, model: nn.Module) -> Row:
-        """The relative noise-prediction error: mean and geometric mean over the steps, and at each of them."""
-        of_seed = [range(seed * self.pictures, (seed + 1) * self.pictures) for seed in range(self.seeds)]
-        each = np.array([stages.finish(noise_errors(model, self.drawn[0], list(some))) for some in of_seed])
+        """The relative noise-prediction error: mean and geometric mean over the steps, and at
+        each of them.
+        """
+        of_seed = [
+            range(seed * self.pictures, (seed + 1) * self.pictures) for seed in range(self.seeds)
+        ]
+        each = np.array(
+            [stages.finish(noise_errors(model, self.drawn[0], list(some))) for some in of_seed]
+        )
         plain, typical = each.mean(1), np.exp(np.log(np.maximum(each, 1e-30)).mean(1))
-        return _spread("noise", plain) | _spread("typical", typical) | {"steps": _finite(each.mean(0))}
+        return (
+            _spread("noise", plain) | _spread("typical", typical) | {"steps": _finite(each.mean(0))}
+        )
 
     def _pictures(self, model: nn.Module) -> Row:
         """PSNR of the final pictures to the float ones of the same noise."""
@@ -93,11 +119,18 @@ class Bench:
         return _spread("psnr", np.array(near).reshape(self.seeds, self.pictures).mean(1))
 
     def cosine(self, model: nn.Module, block: TemporalBlock) -> float:
-        """The smallest cosine over (block, step) between the temporal features of `model` and the float ones."""
+        """The smallest cosine over (block, step) between the temporal features of `model` and
+        the float ones.
+        """
         timesteps = self.drawn[0].timesteps
         with one_thread():
-            pair = [step_features(m, self.loaded.adapter, block, timesteps, {}) for m in (model, self.loaded.denoiser)]
-            return float(min(cosines(made, wanted).min() for made, wanted in zip(*pair, strict=True)))
+            pair = [
+                step_features(m, self.loaded.adapter, block, timesteps, {})
+                for m in (model, self.loaded.denoiser)
+            ]
+            return float(
+                min(cosines(made, wanted).min() for made, wanted in zip(*pair, strict=True))
+            )
 
 
 def timed_block(block: TemporalBlock | None) -> TemporalBlock | None:
@@ -106,7 +139,8 @@ def timed_block(block: TemporalBlock | None) -> TemporalBlock | None:
 
 
 def fsc_share(plan: Plan, block: TemporalBlock) -> float | None:
-    """Bytes of the time path's ranges per step as a share of the whole plan; None without such ranges.
+    """Bytes of the time path's ranges per step as a share of the whole plan; None without such
+    ranges.
 
     Where all activations have them, all banks count.
     """
@@ -114,7 +148,11 @@ def fsc_share(plan: Plan, block: TemporalBlock) -> float | None:
         return None
     if plan.temporal.spec.fsc == "all":
         return plan.table_bytes / plan.bytes
-    inside = {row.bank.site: row.bank.bytes for row in plan.layers if row.bank and row.layer.name in block.layers}
+    inside = {
+        row.bank.site: row.bank.bytes
+        for row in plan.layers
+        if row.bank and row.layer.name in block.layers
+    }
     return sum(inside.values()) / plan.bytes
 
 

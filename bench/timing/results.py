@@ -1,9 +1,10 @@
-"""Rows that were measured, in one JSON file that is always whole: an interrupted run goes on behind them.
+"""Rows that were measured, in one JSON file that is always whole: an interrupted run goes on behind
+them.
 
     {"rows": [{"model", "setting", "table", "name", "asked", figures...}], "learned": {what: seconds}}
 
-Figures are means over the seeds; "*_interval" is half of their 95 % interval, null for a single seed.
-"""
+Figures are means over the seeds; "*_interval" is half of their 95 % interval, null for a single
+seed."""
 
 import hashlib
 import json
@@ -32,16 +33,24 @@ class Results:
     def __init__(self, file: Path | None, again: bool = False) -> None:
         self.file = file
         held = _read(file) if file is not None and file.is_file() else {"rows": [], "learned": {}}
-        self.rows: dict[tuple[str, ...], Row] = {tuple(row[key] for key in PLACE): row for row in held["rows"]}
+        self.rows: dict[tuple[str, ...], Row] = {
+            tuple(row[key] for key in PLACE): row for row in held["rows"]
+        }
         self.learned: dict[str, float] = held["learned"]
         self.old = {row["asked"] for row in held["rows"]} if again else set()
 
     def find(self, place: tuple[str, ...], asked: str) -> Row | None:
         """The row at `place` if the same was measured, there or under another name; None if not."""
-        same = [row for row in self.rows.values() if row["asked"] == asked and asked not in self.old]
+        same = [
+            row for row in self.rows.values() if row["asked"] == asked and asked not in self.old
+        ]
         if not same:
             return None
-        return self.rows[place] if self.rows.get(place) in same else same[0] | dict(zip(PLACE, place, strict=True))
+        return (
+            self.rows[place]
+            if self.rows.get(place) in same
+            else same[0] | dict(zip(PLACE, place, strict=True))
+        )
 
     def put(self, row: Row) -> None:
         """Keep `row` in place of the one that was there."""
@@ -62,7 +71,9 @@ class Results:
 
 
 def asked(recipe: Recipe, *conditions: Any) -> str:
-    """A name for all that a row's figures depend on: the recipe without its name, and plain data beside it."""
+    """A name for all that a row's figures depend on: the recipe without its name, and plain data
+    beside it.
+    """
     data = [jsonio.to_data(recipe) | {"name": ""}, *conditions]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -81,7 +92,10 @@ def interval(values: np.ndarray) -> float | None:
 def _read(file: Path) -> dict[str, Any]:
     try:
         held = json.loads(file.read_text(encoding="utf-8"))
-        if all(key in row for row in held["rows"] for key in (*PLACE, "asked")) and "learned" in held:
+        if (
+            all(key in row for row in held["rows"] for key in (*PLACE, "asked"))
+            and "learned" in held
+        ):
             return held
     except (OSError, ValueError, KeyError, TypeError):
         pass

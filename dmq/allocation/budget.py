@@ -1,9 +1,9 @@
 """Which choice each layer gets for a budget of bytes, why, and how much better anything could be.
 
-What prices for a byte leave to decide is decided by integer programming, `scipy.optimize.milp` (`knapsack.best`).
-Costs of layers are taken to add up. Layers influence each other, so the model that comes out has to be measured as a
-whole; `greedy`, `random_allocation` and `uniform` are what it has to be measured against, at equal bytes.
-"""
+What prices for a byte leave to decide is decided by integer programming, `scipy.optimize.milp`
+(`knapsack.best`). Costs of layers are taken to add up. Layers influence each other, so the model
+that comes out has to be measured as a whole; `greedy`, `random_allocation` and `uniform` are what
+it has to be measured against, at equal bytes."""
 
 import math
 from dataclasses import replace
@@ -19,11 +19,12 @@ from .rules import Problem, problem
 
 
 def allocate(table: SensitivityTable, budget: Budget) -> Allocation:
-    """The choice for every layer that costs least within the budget, with reasons and a bound (Qua²SeDiMo, budgeted).
+    """The choice for every layer that costs least within the budget, with reasons and a bound
+    (Qua²SeDiMo, budgeted).
 
-    A layer that a rule leaves in float takes 4 bytes a weight and costs nothing. Raises DmqError for rules that cannot
-    be kept, and for a budget below the smallest or above the largest allocation, with both ends.
-    """
+    A layer that a rule leaves in float takes 4 bytes a weight and costs nothing. Raises DmqError
+    for rules that cannot be kept, and for a budget below the smallest or above the largest
+    allocation, with both ends."""
     made = problem(table, budget.rules)
     found = _solved(made, budget_bytes(table, budget))
     return _allocation(made, found, reasons(made, found))
@@ -34,12 +35,14 @@ def limits(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> tuple[int, 
     return _ends(problem(table, rules))
 
 
-def pareto(table: SensitivityTable, rules: tuple[Rule, ...] = (), points: int = 33) -> list[Allocation]:
-    """Good allocations for `points` budgets from the smallest to the largest, even in bytes; without reasons.
+def pareto(
+    table: SensitivityTable, rules: tuple[Rule, ...] = (), points: int = 33
+) -> list[Allocation]:
+    """Good allocations for `points` budgets from the smallest to the largest, even in bytes;
+    without reasons.
 
-    Made by prices alone, at once for any table; `Allocation.bound` says how far below them the best may be. Costs
-    never rise. Fewer come back where the ends are closer together than that.
-    """
+    Made by prices alone, at once for any table; `Allocation.bound` says how far below them the best
+    may be. Costs never rise. Fewer come back where the ends are closer together than that."""
     made = problem(table, rules)
     steps = price_steps(made.bytes, made.cost)
     front: list[Solution] = []
@@ -52,7 +55,9 @@ def pareto(table: SensitivityTable, rules: tuple[Rule, ...] = (), points: int = 
 
 
 def greedy(table: SensitivityTable, budget: Budget) -> Allocation:
-    """From the smallest choices up, always the change of one layer that saves most cost for a byte and still fits."""
+    """From the smallest choices up, always the change of one layer that saves most cost for a
+    byte and still fits.
+    """
     made = problem(table, budget.rules)
     room = _within(made, budget_bytes(table, budget))
     chosen = smallest(made.bytes, made.cost)
@@ -69,7 +74,9 @@ def greedy(table: SensitivityTable, budget: Budget) -> Allocation:
 
 
 def random_allocation(table: SensitivityTable, budget: Budget, seed: int) -> Allocation:
-    """Random choices, changed at random until they fit and nothing larger fits any more: as many bytes, no thought."""
+    """Random choices, changed at random until they fit and nothing larger fits any more: as many
+    bytes, no thought.
+    """
     made = problem(table, budget.rules)
     room = _within(made, budget_bytes(table, budget))
     rng = np.random.default_rng(seed)
@@ -87,7 +94,10 @@ def random_allocation(table: SensitivityTable, budget: Budget, seed: int) -> All
 
 
 def uniform(table: SensitivityTable, label: str) -> Allocation:
-    """The same choice in all layers, whatever it takes. Raises DmqError if the table does not have it everywhere."""
+    """The same choice in all layers, whatever it takes.
+
+    Raises DmqError if the table does not have it everywhere.
+    """
     made = problem(table)
     label = choice_label(choice_of(label))
     if label not in made.labels:
@@ -95,7 +105,10 @@ def uniform(table: SensitivityTable, label: str) -> Allocation:
     column = made.labels.index(label)
     unknown = np.flatnonzero(~made.open[:, column])
     if len(unknown):
-        raise DmqError(f"{table.layers[unknown[0]].name}: the cost of {label} is not known; finish the table first.")
+        raise DmqError(
+            f"{table.layers[unknown[0]].name}: the cost of {label} is not known; finish the table "
+            "first."
+        )
     return _control(made, np.full(len(made.bytes), column), "the same everywhere")
 
 
@@ -115,15 +128,22 @@ def _ends(made: Problem) -> tuple[int, int]:
 
 
 def _within(made: Problem, room: int) -> int:
-    """`room` itself. Raises DmqError if it is below the smallest or above the largest allocation."""
+    """`room` itself.
+
+    Raises DmqError if it is below the smallest or above the largest allocation.
+    """
     low, high = _ends(made)
     if not low <= room <= high:
         # Bits are rounded inwards, so that what is said can be given.
-        ends = math.ceil(8000 * low / made.table.weights) / 1000, math.floor(8000 * high / made.table.weights) / 1000
+        ends = (
+            math.ceil(8000 * low / made.table.weights) / 1000,
+            math.floor(8000 * high / made.table.weights) / 1000,
+        )
         rules = " under these rules" if made.rules else ""
         raise DmqError(
             f"budget: {room:,} bytes ({8 * room / made.table.weights:.3f} bits a weight) is "
-            f"{'below the smallest' if room < low else 'above the largest'} possible; the layers take {low:,} to "
+            f"{'below the smallest' if room < low else 'above the largest'} possible; the layers "
+            f"take {low:,} to "
             f"{high:,} bytes ({ends[0]:g} to {ends[1]:g} bits){rules}."
         )
     return room

@@ -1,8 +1,8 @@
-"""What each of some choices changes the weights of many layers by: held as codes, and as numbers where there is room.
+"""What each of some choices changes the weights of many layers by: held as codes, and as numbers
+where there is room.
 
-A sweep of gradients wants all of them at once. In float32 those of nine choices take nine models; their codes take a
-byte for each weight and choice.
-"""
+A sweep of gradients wants all of them at once. In float32 those of nine choices take nine models;
+their codes take a byte for each weight and choice."""
 
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -16,17 +16,22 @@ from ..results import Layer
 
 SHARE = 2  # of free memory, the part that codes may take
 UNKNOWN = 4 * 2**30  # bytes that are counted on where nobody tells how many are free
-MADE = 2**30  # bytes of main memory: changes beyond are made from codes again, which takes little beside a sweep
+MADE = (
+    2**30
+)  # bytes of main memory: changes beyond are made from codes again, which takes little beside a sweep
 MORE = 1.25  # codes and their tables, and what lies about, for each byte of the codes alone
 
 
 class Changes(Mapping[str, Tensor]):
-    """By layer the changes of its weight, one behind the other: [C, *weight] float32, where the weight is.
+    """By layer the changes of its weight, one behind the other: [C, *weight] float32, where the
+    weight is.
 
-    Made from codes when they are asked for. They stay as they are made as long as they take `room` bytes together.
-    """
+    Made from codes when they are asked for. They stay as they are made as long as they take `room`
+    bytes together."""
 
-    def __init__(self, model: nn.Module, codes: Mapping[str, Sequence[WeightCodes]], room: int = 0) -> None:
+    def __init__(
+        self, model: nn.Module, codes: Mapping[str, Sequence[WeightCodes]], room: int = 0
+    ) -> None:
         self.model, self.codes, self.room = model, dict(codes), room
         self.made: dict[str, Tensor] = {}
 
@@ -47,7 +52,9 @@ class Changes(Mapping[str, Tensor]):
             weight = self.model.get_submodule(name).weight.detach()
             rows = torch.empty(len(self.codes[name]), *weight.shape, device=weight.device)
             for row, code in zip(rows, self.codes[name], strict=True):
-                row.copy_(code.dequantize().to(weight)).sub_(weight)  # what the layer would have, in its precision
+                row.copy_(code.dequantize().to(weight)).sub_(
+                    weight
+                )  # what the layer would have, in its precision
         if rows.nbytes <= self.room:
             self.room -= rows.nbytes
             self.made[name] = rows
@@ -60,7 +67,9 @@ def code_bytes(weights: int, bits: Sequence[int]) -> int:
 
 
 def home_of(needed: int, device: torch.device) -> torch.device:
-    """Where codes of `needed` bytes are kept: where the model is if they fit there, else on the CPU."""
+    """Where codes of `needed` bytes are kept: where the model is if they fit there, else on the
+    CPU.
+    """
     return device if needed <= room_on(device) else torch.device("cpu")
 
 
@@ -71,7 +80,9 @@ def room_on(device: torch.device, share: int = SHARE) -> int:
 
 
 def made_room(device: torch.device) -> int:
-    """Bytes that changes may take once they are made: a quarter of what is free, of main memory MADE at most."""
+    """Bytes that changes may take once they are made: a quarter of what is free, of main memory
+    MADE at most.
+    """
     room = room_on(device, 4)
     return min(room, MADE) if device.type == "cpu" else room
 

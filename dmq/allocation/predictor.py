@@ -1,8 +1,9 @@
-"""What random mixes of choices teach: a graph network's scores of every choice, and the controls it must beat.
+"""What random mixes of choices teach: a graph network's scores of every choice, and the controls it
+must beat.
 
-After Qua²SeDiMo (Mills et al., AAAI 2025, arXiv:2412.14628). Five networks are each trained without a fifth of the
-mixes; what is told of any way to predict is how it orders the mixes that it has not seen. A network's training ends
-where its order of a few mixes of its own, kept from both, is best.
+After Qua²SeDiMo (Mills et al., AAAI 2025, arXiv:2412.14628). Five networks are each trained without
+a fifth of the mixes; what is told of any way to predict is how it orders the mixes that it has not
+seen. A network's training ends where its order of a few mixes of its own, kept from both, is best.
 
     score     mean over folds of  w_m (|h_v^m|_1 - mu_m) / sd_m  of the isolated piece with root v and m hops
     mu, sd    over all nodes of the training graphs after m hops
@@ -79,13 +80,19 @@ def learn(
         for f in range(spec.folds):
             training = train(read, known.graph, known.mixes, labels, fold == f, spec, spec.seed + f)
             before = (at * spec.folds + f) * spec.epochs
-            made.append((yield from relay(training, lambda done, before=before: (before + done, epochs))))
+            made.append(
+                (yield from relay(training, lambda done, before=before: (before + done, epochs)))
+            )
         networks.append(made)
-        orders.append(np.select([fold == f for f in range(spec.folds)], [one.predicted for one in made]))
+        orders.append(
+            np.select([fold == f for f in range(spec.folds)], [one.predicted for one in made])
+        )
     yield epochs, epochs
     made = networks[0]
     op = np.stack([_op_scores(one, read, len(known.layers)) for one in made])
-    pieces = tuple(_piece_scores(made, known, read, n, spec) for n in range(len(known.graph.pieces)))
+    pieces = tuple(
+        _piece_scores(made, known, read, n, spec) for n in range(len(known.graph.pieces))
+    )
     coefficients = np.stack([_on_choices(known, target, fold != f)[1] for f in range(spec.folds)])
     _, whole = _on_choices(known, target, np.ones(len(target), bool))
     judged = [_judged("graph network", orders[0], op, known, target, fold)]
@@ -93,21 +100,47 @@ def learn(
     judged.append(_judged("graph network, permuted labels", orders[1], None, known, shuffled, fold))
     idle = sum(all(w == 0 for w in one.weight.values()) for one in made)
     return PredictorResult(
-        model=known.model, fingerprint=known.fingerprint, layers=known.layers,
-        types=tuple(known.graph.types[known.graph.layers.index(layer.name)] if layer.name in known.graph.layers
-                    else "" for layer in known.layers),
-        choices=known.choices, bytes=known.bytes, local=known.local, label=known.label, mixes=known.mixes,
-        labels=known.labels, again=known.again, average_bits=known.average_bits, fold=fold, predicted=orders[0],
-        predictions=tuple(judged), op_scores=op.mean(0), op_spread=_error(op), pieces=pieces, ridge=whole,
+        model=known.model,
+        fingerprint=known.fingerprint,
+        layers=known.layers,
+        types=tuple(
+            known.graph.types[known.graph.layers.index(layer.name)]
+            if layer.name in known.graph.layers
+            else ""
+            for layer in known.layers
+        ),
+        choices=known.choices,
+        bytes=known.bytes,
+        local=known.local,
+        label=known.label,
+        mixes=known.mixes,
+        labels=known.labels,
+        again=known.again,
+        average_bits=known.average_bits,
+        fold=fold,
+        predicted=orders[0],
+        predictions=tuple(judged),
+        op_scores=op.mean(0),
+        op_spread=_error(op),
+        pieces=pieces,
+        ridge=whole,
         ridge_spread=_error(coefficients),
-        note="; ".join(filter(None, [
-            known.graph.note,
-            f"{idle} of {len(made)} networks learned no order and have no say in the scores" if idle else "",
-        ])),
-    )  # fmt: skip
+        note="; ".join(
+            filter(
+                None,
+                [
+                    known.graph.note,
+                    f"{idle} of {len(made)} networks learned no order and have no say in the scores"
+                    if idle
+                    else "",
+                ],
+            )
+        ),
+    )
 
 
-# --- one network ----------------------------------------------------------------------------------------------------
+# --- one network
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +164,11 @@ def roots(graph: Graph) -> dict[int, torch.Tensor]:
 
 
 def losses(
-    network: Network, choices: torch.Tensor, wanted: torch.Tensor, at: dict[int, torch.Tensor], spec: Predictor
+    network: Network,
+    choices: torch.Tensor,
+    wanted: torch.Tensor,
+    at: dict[int, torch.Tensor],
+    spec: Predictor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of the label, and that of the order at all hops (0 for loss "mse")."""
     predicted, lengths = network(choices, at)
@@ -142,12 +179,18 @@ def losses(
 
 
 def train(
-    known: Features, graph: Graph, mixes: np.ndarray, labels: np.ndarray, held: np.ndarray, spec: Predictor, seed: int
+    known: Features,
+    graph: Graph,
+    mixes: np.ndarray,
+    labels: np.ndarray,
+    held: np.ndarray,
+    spec: Predictor,
+    seed: int,
 ) -> Generator[int, None, Trained]:
     """A network for the mixes that are not `held` [N] bool; yields the epochs done.
 
-    A sixth of these is watched instead of learned from, and the network is the one that ordered it best.
-    """
+    A sixth of these is watched instead of learned from, and the network is the one that ordered it
+    best."""
     others = np.flatnonzero(~held)
     watched, taught = others[::6], np.setdiff1d(others, others[::6])
     choices = torch.from_numpy(node_choices(known, mixes))
@@ -176,7 +219,9 @@ def train(
                 optimizer.step()
             schedule.step()
             if (epoch + 1) % every == 0 or epoch + 1 == spec.epochs:
-                order_found = _order(network, choices[torch.from_numpy(watched)], at, wanted[watched].numpy())
+                order_found = _order(
+                    network, choices[torch.from_numpy(watched)], at, wanted[watched].numpy()
+                )
                 if order_found >= best:
                     best, kept = order_found, copy.deepcopy(network.state_dict())
         yield epoch + 1
@@ -185,7 +230,9 @@ def train(
         return _measured(network.eval(), choices, at, labels, held, taught)
 
 
-def _order(network: Network, choices: torch.Tensor, at: dict[int, torch.Tensor], wanted: np.ndarray) -> float:
+def _order(
+    network: Network, choices: torch.Tensor, at: dict[int, torch.Tensor], wanted: np.ndarray
+) -> float:
     network.eval()
     with torch.no_grad():
         return spearman(network(choices, at)[0].numpy(), wanted)
@@ -193,11 +240,20 @@ def _order(network: Network, choices: torch.Tensor, at: dict[int, torch.Tensor],
 
 @torch.no_grad()
 def _measured(
-    network: Network, choices: torch.Tensor, at: dict[int, torch.Tensor], labels: np.ndarray, held: np.ndarray,
+    network: Network,
+    choices: torch.Tensor,
+    at: dict[int, torch.Tensor],
+    labels: np.ndarray,
+    held: np.ndarray,
     taught: np.ndarray,
-) -> Trained:  # fmt: skip
+) -> Trained:
     """The network with the moments of its lengths; mix by mix batches keep the memory small."""
-    predicted, graphs, sums, taught = [], {m: [] for m in at}, dict.fromkeys(at, np.zeros(3)), set(taught.tolist())
+    predicted, graphs, sums, taught = (
+        [],
+        {m: [] for m in at},
+        dict.fromkeys(at, np.zeros(3)),
+        set(taught.tolist()),
+    )
     for n in range(0, len(choices), 16):
         part = choices[n : n + 16]
         h = network.embeddings(part)
@@ -210,15 +266,21 @@ def _measured(
             sums[m] = sums[m] + (nodes.numel(), nodes.sum().item(), nodes.square().sum().item())
     mean = {m: total / count for m, (count, total, _) in sums.items()}
     deviation = {
-        m: float(np.sqrt(max(squares / count - mean[m] ** 2, 1e-12))) for m, (count, _, squares) in sums.items()
+        m: float(np.sqrt(max(squares / count - mean[m] ** 2, 1e-12)))
+        for m, (count, _, squares) in sums.items()
     }
     weight = {m: max(0.0, spearman(np.concatenate(graphs[m])[held], labels[held])) for m in at}
     return Trained(
-        network=network, predicted=np.concatenate(predicted), mean=mean, deviation=deviation, weight=weight
-    )  # fmt: skip
+        network=network,
+        predicted=np.concatenate(predicted),
+        mean=mean,
+        deviation=deviation,
+        weight=weight,
+    )
 
 
-# --- scores ---------------------------------------------------------------------------------------------------------
+# --- scores
+# --------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -229,13 +291,17 @@ def _op_scores(made: Trained, known: Features, layers: int) -> np.ndarray:
     with one_thread():
         lengths = made.network.first(every, torch.from_numpy(nodes)).sum(-1).double().numpy()
     scores, count = np.zeros((layers, every.shape[0])), np.zeros(layers)
-    np.add.at(scores, known.layer[nodes], made.weight[0] * (lengths - made.mean[0]) / made.deviation[0])
+    np.add.at(
+        scores, known.layer[nodes], made.weight[0] * (lengths - made.mean[0]) / made.deviation[0]
+    )
     np.add.at(count, known.layer[nodes], 1)
     return scores / np.maximum(count, 1)[:, None]
 
 
 @torch.no_grad()
-def _piece_scores(made: list[Trained], known: Known, read: Features, n: int, spec: Predictor) -> PieceScores:
+def _piece_scores(
+    made: list[Trained], known: Known, read: Features, n: int, spec: Predictor
+) -> PieceScores:
     piece = known.graph.pieces[n]
     nodes, edges = isolated(known.graph, piece)
     weighted = [k for k, node in enumerate(nodes) if read.layer[node] >= 0]
@@ -246,13 +312,21 @@ def _piece_scores(made: list[Trained], known: Known, read: Features, n: int, spe
     with one_thread():
         for one in made:
             m = piece.hops
-            h = one.network.embeddings(choices, torch.from_numpy(nodes), torch.from_numpy(edges), m)[m]
-            scores.append(one.weight[m] * (h[-1].sum(-1).double().numpy() - one.mean[m]) / one.deviation[m])
+            h = one.network.embeddings(
+                choices, torch.from_numpy(nodes), torch.from_numpy(edges), m
+            )[m]
+            scores.append(
+                one.weight[m] * (h[-1].sum(-1).double().numpy() - one.mean[m]) / one.deviation[m]
+            )
     return PieceScores(
-        piece=piece.name, kind=piece.kind, layers=tuple(known.layers[read.layer[nodes[k]]].name for k in weighted),
-        mixes=mixes, scores=np.mean(scores, 0).astype(np.float32), spread=_error(np.stack(scores)).astype(np.float32),
+        piece=piece.name,
+        kind=piece.kind,
+        layers=tuple(known.layers[read.layer[nodes[k]]].name for k in weighted),
+        mixes=mixes,
+        scores=np.mean(scores, 0).astype(np.float32),
+        spread=_error(np.stack(scores)).astype(np.float32),
         complete=complete,
-    )  # fmt: skip
+    )
 
 
 def _error(values: np.ndarray) -> np.ndarray:
@@ -260,18 +334,29 @@ def _error(values: np.ndarray) -> np.ndarray:
     return values.std(0, ddof=1) / np.sqrt(len(values))
 
 
-# --- controls -------------------------------------------------------------------------------------------------------
+# --- controls
+# --------------------------------------------------------------------------------------------------
 
 
 def _controls(
-    known: Known, target: np.ndarray, fold: np.ndarray, coefficients: np.ndarray, table: SensitivityTable | None
+    known: Known,
+    target: np.ndarray,
+    fold: np.ndarray,
+    coefficients: np.ndarray,
+    table: SensitivityTable | None,
 ) -> list[Prediction]:
     folds = range(len(coefficients))
     bits, layers = known.average_bits, np.arange(len(known.layers))
     errors = np.concatenate([bits[:, None], known.local[layers, known.mixes]], 1)
     ways: dict[str, tuple[list[np.ndarray], np.ndarray | None]] = {
-        "ridge on choices": ([_on_choices(known, target, fold != f)[0] for f in folds], coefficients),
-        "ridge on bits and weight errors": ([ridge(errors, target, fold != f)[0] for f in folds], None),
+        "ridge on choices": (
+            [_on_choices(known, target, fold != f)[0] for f in folds],
+            coefficients,
+        ),
+        "ridge on bits and weight errors": (
+            [ridge(errors, target, fold != f)[0] for f in folds],
+            None,
+        ),
         "average bits": ([bits] * len(folds), None),
     }
     costs = _costs(known, table)
@@ -284,7 +369,9 @@ def _controls(
     return made
 
 
-def _on_choices(known: Known, target: np.ndarray, taught: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _on_choices(
+    known: Known, target: np.ndarray, taught: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Ridge regression on one-hot choices: predictions [N], and what each choice adds [L, C]."""
     hot = (known.mixes[:, :, None] == np.arange(len(known.choices))).astype(np.float64)
     predicted, weights = ridge(hot.reshape(len(hot), -1), target, taught, scaled=False)
@@ -292,7 +379,9 @@ def _on_choices(known: Known, target: np.ndarray, taught: np.ndarray) -> tuple[n
 
 
 def _costs(known: Known, table: SensitivityTable | None) -> np.ndarray | None:
-    """The summed costs of each mix [N]; None unless the table knows all layers and choices of the mixes."""
+    """The summed costs of each mix [N]; None unless the table knows all layers and choices of
+    the mixes.
+    """
     if table is None or not set(known.choices) <= set(table.choices):
         return None
     if not {layer.name for layer in known.layers} <= set(table.row):
@@ -304,25 +393,43 @@ def _costs(known: Known, table: SensitivityTable | None) -> np.ndarray | None:
 
 
 def _judged(
-    name: str, predicted: np.ndarray, scores: np.ndarray | None, known: Known, target: np.ndarray, fold: np.ndarray
+    name: str,
+    predicted: np.ndarray,
+    scores: np.ndarray | None,
+    known: Known,
+    target: np.ndarray,
+    fold: np.ndarray,
 ) -> Prediction:
-    """How `predicted` [N] orders the held-out mixes; `scores` [folds, L, C] are what each fold thinks of choices."""
+    """How `predicted` [N] orders the held-out mixes; `scores` [folds, L, C] are what each fold
+    thinks of choices.
+    """
     bits = known.average_bits
     rows = []
     for f in range(int(fold.max()) + 1):
         held = fold == f
         own, wanted = predicted[held], target[held]
-        rows.append((
-            spearman(own, wanted), spearman(without(own, bits[held]), without(target, bits)[held]),
-            ndcg(own, relevance(wanted, target[~held])),
-        ))  # fmt: skip
+        rows.append(
+            (
+                spearman(own, wanted),
+                spearman(without(own, bits[held]), without(target, bits)[held]),
+                ndcg(own, relevance(wanted, target[~held])),
+            )
+        )
     figures = np.array(rows)
     # Only differences between the choices of a layer decide anything.
-    own_scores = [] if scores is None else (scores - scores.mean(2, keepdims=True)).reshape(len(scores), -1)
-    own_scores = [one for one in own_scores if one.any()]  # a network that learned no order has none
+    own_scores = (
+        [] if scores is None else (scores - scores.mean(2, keepdims=True)).reshape(len(scores), -1)
+    )
+    own_scores = [
+        one for one in own_scores if one.any()
+    ]  # a network that learned no order has none
     pairs = [kendall(a, b) for a, b in combinations(own_scores, 2)]
     mean, spread = figures.mean(0), _error(figures)
     return Prediction(
-        name=name, srcc=float(mean[0]), spread=float(spread[0]), quality=float(mean[1]), ndcg=float(mean[2]),
+        name=name,
+        srcc=float(mean[0]),
+        spread=float(spread[0]),
+        quality=float(mean[1]),
+        ndcg=float(mean[2]),
         tau=float(np.mean(pairs)) if pairs else float("nan"),
-    )  # fmt: skip
+    )

@@ -9,11 +9,12 @@ SOFTNESS = 0.3  # of ranks, in standard deviations of what is ranked
 
 
 def soft_ranks(values: Tensor) -> Tensor:
-    """Ranks [N] with gradients: how many values each one is above, softly; 0 the lowest, N - 1 the highest.
+    """Ranks [N] with gradients: how many values each one is above, softly; 0 the lowest, N - 1 the
+    highest.
 
-    The rank of a value depends on all values and not on whose they are: whatever sum of products of ranks with other
-    numbers is greatest in the right order, is so among all orders of the same values.
-    """
+    The rank of a value depends on all values and not on whose they are: whatever sum of products of
+    ranks with other numbers is greatest in the right order, is so among all orders of the same
+    values."""
     spread = (values - values.mean()) / values.std().clamp_min(1e-6)
     return torch.sigmoid((spread[:, None] - spread) / SOFTNESS).sum(1) - 0.5
 
@@ -25,7 +26,8 @@ def srcc_loss(values: Tensor, relevance: Tensor) -> Tensor:
 
 
 def ndcg_loss(values: Tensor, relevance: Tensor) -> Tensor:
-    """1 - the discounted gain of the predicted order over that of the right one; gains 2^relevance, ranks are soft.
+    """1 - the discounted gain of the predicted order over that of the right one; gains 2^relevance,
+    ranks are soft.
 
     Relevances of any size: gains are taken relative to the greatest.
     """
@@ -69,4 +71,8 @@ def ndcg(predicted: np.ndarray, relevance: np.ndarray) -> float:
     """
     gains, discount = np.exp2(relevance) - 1, 1 / np.log2(np.arange(len(relevance)) + 2)
     ideal = (np.sort(gains)[::-1] * discount).sum()
-    return float((gains[np.argsort(-predicted, kind="stable")] * discount).sum() / ideal) if ideal > 0 else 1.0
+    return (
+        float((gains[np.argsort(-predicted, kind="stable")] * discount).sum() / ideal)
+        if ideal > 0
+        else 1.0
+    )

@@ -1,4 +1,6 @@
-"""Why each layer got its choice, one line each: by rule, or by what it saves against the price of a byte."""
+"""Why each layer got its choice, one line each: by rule, or by what it saves against the price
+of a byte.
+"""
 
 import numpy as np
 
@@ -6,18 +8,23 @@ from .knapsack import Solution, smallest
 from .rules import Problem
 
 
-ALIKE = 0.01  # costs that differ by less than this part of the layers' mean range are about the same
+ALIKE = (
+    0.01  # costs that differ by less than this part of the layers' mean range are about the same
+)
 
 
 def reasons(made: Problem, found: Solution) -> tuple[str, ...]:
-    """One line for each layer of the table, true by the numbers of `made` and the price of `found`."""
+    """One line for each layer of the table, true by the numbers of `made` and the price of
+    `found`.
+    """
     every = np.arange(len(found.chosen))
     tight = bool((found.chosen == smallest(made.bytes, made.cost)).all() and found.price > 0)
     alike = ALIKE * float(np.mean(np.nanmax(made.cost, 1) - np.nanmin(made.cost, 1)))
     more = made.bytes - made.bytes[every, found.chosen, None]
     less = made.cost[every, found.chosen, None] - made.cost
     saved = np.divide(less, more, out=np.zeros_like(less), where=more != 0)
-    # The change up that saves most for a byte, and the change down that costs least for one: -1 where there is none.
+    # The change up that saves most for a byte, and the change down that costs least for one: -1
+    # where there is none.
     up = _pick(np.where((more > 0) & (less > 0), saved, -np.inf))
     down = _pick(-np.where((more < 0) & (less < 0), saved, np.inf))
     count = made.open.sum(1)
@@ -34,10 +41,18 @@ def reasons(made: Problem, found: Solution) -> tuple[str, ...]:
         if up[r] >= 0:
             if down[r] < 0 and spread[r] < alike:
                 return "all choices cost about the same here, so the smallest"
-            return _below(made.labels[up[r]], less[r, up[r]], more[r, up[r]], saved[r, up[r]], found.price)
+            return _below(
+                made.labels[up[r]], less[r, up[r]], more[r, up[r]], saved[r, up[r]], found.price
+            )
         if not found.price:
             return "costs least, and the budget allows it"
-        return _above(made.labels[down[r]], -less[r, down[r]], -more[r, down[r]], saved[r, down[r]], found.price)
+        return _above(
+            made.labels[down[r]],
+            -less[r, down[r]],
+            -more[r, down[r]],
+            saved[r, down[r]],
+            found.price,
+        )
 
     lines = [row_line(r) for r in range(len(every))]
     first = np.full(len(every), -1)
@@ -46,7 +61,9 @@ def reasons(made: Problem, found: Solution) -> tuple[str, ...]:
         if made.fixed[n]:
             said.append(f"fixed by the rule for {made.fixed[n]}")
         elif first[r] >= 0:
-            said.append(f"same as {made.table.layers[first[r]].name}, by the rule for {made.tied[n]}")
+            said.append(
+                f"same as {made.table.layers[first[r]].name}, by the rule for {made.tied[n]}"
+            )
         else:
             said.append(lines[r])
         if first[r] < 0:
@@ -54,9 +71,10 @@ def reasons(made: Problem, found: Solution) -> tuple[str, ...]:
     together = np.bincount(made.row, minlength=len(every))
     return tuple(
         f"{line} (all {together[r]} layers of {made.tied[n]} together)"
-        if together[r] > 1 and first[r] == n and not made.fixed[n] else line
+        if together[r] > 1 and first[r] == n and not made.fixed[n]
+        else line
         for n, (line, r) in enumerate(zip(said, made.row, strict=True))
-    )  # fmt: skip
+    )
 
 
 def _pick(values: np.ndarray) -> np.ndarray:

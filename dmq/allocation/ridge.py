@@ -1,4 +1,6 @@
-"""Ridge regression whose penalty is chosen by leaving out one row at a time: no data of others is needed for it."""
+"""Ridge regression whose penalty is chosen by leaving out one row at a time: no data of others
+is needed for it.
+"""
 
 import numpy as np
 
@@ -11,9 +13,9 @@ def ridge(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Predictions of all rows [N] and weights [D], fitted to the rows that are `taught` [N] bool.
 
-    Shapes: `columns` (N, D), `target` (N). `scaled` columns are brought to deviation 1 first. The prediction of a row
-    that is left out is y - r / (1 - h), with r the residual and h the row's own share in its fit.
-    """
+    Shapes: `columns` (N, D), `target` (N). `scaled` columns are brought to deviation 1 first. The
+    prediction of a row that is left out is y - r / (1 - h), with r the residual and h the row's own
+    share in its fit."""
     mean = columns[taught].mean(0)
     deviation = np.maximum(columns[taught].std(0), 1e-12) if scaled else 1.0
     x = (columns - mean) / deviation

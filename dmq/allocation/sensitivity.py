@@ -1,12 +1,14 @@
-"""What the denoiser's answer loses when one layer's weight is made into something smaller: measured, or estimated.
+"""What the denoiser's answer loses when one layer's weight is made into something smaller:
+measured, or estimated.
 
     measured   run the model with the other weight                                  a call for each layer and choice
     fisher     gradients g of v . eps, v ~ N(0, I): E (g . dW)^2 = |J dW|^2          a pass back for all of them,
                                                                                      each gradient gone once it is used
     local      the layer's own output, its inputs being those of the float model    a call for all of them
 
-Each way gives values [..., T, S]: at the T steps that are looked at, S samples (pictures, or probes of gradients),
-each a squared error over the power of what it is an error of. Their mean is the cost, `summary` says how sure it is.
+Each way gives values [..., T, S]: at the T steps that are looked at, S samples (pictures, or probes
+of gradients), each a squared error over the power of what it is an error of. Their mean is the
+cost, `summary` says how sure it is.
 
 The model is never written into: weights are exchanged by pointer, and put back.
 """
@@ -37,7 +39,8 @@ from ..results import SensitivityTable, Trajectory
 LEAST = 1e-30  # power of an answer that is zero
 
 
-# --- what is looked at -----------------------------------------------------------------------------------------------
+# --- what is looked at
+# -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,9 @@ class Look:
 
 @dataclass(frozen=True)
 class Watched:
-    """A model with all its weights in float, on the calls that are looked at: T steps of P pictures."""
+    """A model with all its weights in float, on the calls that are looked at: T steps of P
+    pictures.
+    """
 
     model: nn.Module
     trajectory: Trajectory
@@ -60,7 +65,9 @@ class Watched:
     timesteps: tuple[float, ...]  # T, in sampling order
     answers: tuple[Tensor, ...]  # of each look
     power: np.ndarray  # [T, P] float64: squared length of the answers
-    forgotten: tuple[str, ...] = ()  # modules that are computed again for gradients, for want of memory
+    forgotten: tuple[
+        str, ...
+    ] = ()  # modules that are computed again for gradients, for want of memory
 
 
 def steps_between(steps: int, count: int) -> list[int]:
@@ -77,7 +84,10 @@ def check_finite(model: nn.Module) -> None:
     """Raise DmqError that names the first parameter of `model` that is not finite."""
     for name, p in model.named_parameters():
         if not p.isfinite().all():
-            raise DmqError(f"{name}: not all of it are finite numbers, so no cost can be told; save the model again.")
+            raise DmqError(
+                f"{name}: not all of it are finite numbers, so no cost can be told; save the model "
+                "again."
+            )
 
 
 def watch(
@@ -85,9 +95,8 @@ def watch(
 ) -> Watched:
     """`model` on `steps` steps of the trajectory, evenly spread, and its first `pictures` pictures.
 
-    Gradients through its `blocks` are taken piece by piece if memory is short. Raises DmqError if the trajectory has
-    fewer pictures, or if the model's numbers are not all finite.
-    """
+    Gradients through its `blocks` are taken piece by piece if memory is short. Raises DmqError if
+    the trajectory has fewer pictures, or if the model's numbers are not all finite."""
     check_finite(model)
     chosen, looks = steps_between(len(trajectory.timesteps), steps), []
     for at, i in enumerate(chosen):
@@ -99,7 +108,9 @@ def watch(
                 looks.append(Look(n, at, rows, rows % here + taken))
             taken += here
         if taken < pictures:
-            raise DmqError(f"only {taken} pictures were recorded, {pictures} are to be looked at; record more.")
+            raise DmqError(
+                f"only {taken} pictures were recorded, {pictures} are to be looked at; record more."
+            )
     twin, power = borrow(model), np.zeros((len(chosen), pictures))
     answers, most = [], 0
     with few_threads(twin.parameters()), torch.no_grad():
@@ -114,8 +125,12 @@ def watch(
     return Watched(twin, trajectory, tuple(looks), timesteps, tuple(answers), power, forgotten)
 
 
-def new_weight(weight: Tensor, spec: Weights, split: int = 0, codes: WeightCodes | None = None) -> Tensor:
-    """What a layer computes with in place of `weight`: made by `spec`, or what learned `codes` stand for."""
+def new_weight(
+    weight: Tensor, spec: Weights, split: int = 0, codes: WeightCodes | None = None
+) -> Tensor:
+    """What a layer computes with in place of `weight`: made by `spec`, or what learned `codes`
+    stand for.
+    """
     with few_threads([weight]), torch.no_grad():
         return (codes or new_codes(weight, spec, split)).dequantize().to(weight)
 
@@ -132,10 +147,13 @@ def weight_error(weight: Tensor, made: Tensor) -> float:
     >>> weight_error(torch.tensor([3.0, 4.0]), torch.tensor([3.0, 3.0]))
     0.04
     """
-    return (double(made - weight).square().sum() / double(weight).square().sum().clamp_min(LEAST)).item()
+    return (
+        double(made - weight).square().sum() / double(weight).square().sum().clamp_min(LEAST)
+    ).item()
 
 
-# --- measured --------------------------------------------------------------------------------------------------------
+# --- measured
+# --------------------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -153,15 +171,24 @@ def exchanged(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]
 
 
 def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
-    """How far these weights move the answers: squared distance over power, [T, P] float64; inf if not finite.
+    """How far these weights move the answers: squared distance over power, [T, P] float64; inf if
+    not finite.
 
-    The power is the mean over the pictures of a step, so that no faint picture outweighs the others.
-    """
+    The power is the mean over the pictures of a step, so that no faint picture outweighs the
+    others."""
     wrong = np.zeros_like(watched.power)
-    with few_threads(watched.model.parameters()), torch.no_grad(), exchanged(watched.model, weights):
+    with (
+        few_threads(watched.model.parameters()),
+        torch.no_grad(),
+        exchanged(watched.model, weights),
+    ):
         for look, answer in zip(watched.looks, watched.answers, strict=True):
-            change = _squares(repeat(watched.model, watched.trajectory, look.call, look.rows) - answer)
-            np.add.at(wrong, (look.step, look.picture), np.where(np.isfinite(change), change, np.inf))
+            change = _squares(
+                repeat(watched.model, watched.trajectory, look.call, look.rows) - answer
+            )
+            np.add.at(
+                wrong, (look.step, look.picture), np.where(np.isfinite(change), change, np.inf)
+            )
     return wrong / np.maximum(watched.power.mean(1, keepdims=True), LEAST)
 
 
@@ -170,29 +197,42 @@ def _squares(x: Tensor) -> np.ndarray:
     return double(x.detach()).square().flatten(1).sum(1).cpu().numpy()
 
 
-# --- estimated -------------------------------------------------------------------------------------------------------
+# --- estimated
+# --------------------------------------------------------------------------------------------------
 
 
 def probe_changes(
-    watched: Watched, deltas: Mapping[str, Tensor], probes: int, seed: int, steps: Sequence[int] | None = None
+    watched: Watched,
+    deltas: Mapping[str, Tensor],
+    probes: int,
+    seed: int,
+    steps: Sequence[int] | None = None,
 ) -> np.ndarray:
-    """What `noise_change` is to first order, estimated from gradients for all layers and choices: [L, C, T, probes].
+    """What `noise_change` is to first order, estimated from gradients for all layers and choices:
+    [L, C, T, probes].
 
-    `deltas` are by layer the changes of its weight, one behind the other: [C, *weight]. With J the derivative of the
-    answers of a step with respect to a weight, v ~ N(0, I) and g = J^T v, (g . dW)^2 has the mean |J dW|^2: so each
-    value is an unbiased estimate of the change to first order, and follows chi^2 with one degree of freedom about it.
-    The values of a probe share v, so costs that are compared err together. What the spread of the probes does not
-    show is the difference between pictures and what goes beyond first order.
+    `deltas` are by layer the changes of its weight, one behind the other: [C, *weight]. With J the
+    derivative of the answers of a step with respect to a weight, v ~ N(0, I) and g = J^T v, (g .
+    dW)^2 has the mean |J dW|^2: so each value is an unbiased estimate of the change to first order,
+    and follows chi^2 with one degree of freedom about it. The values of a probe share v, so costs
+    that are compared err together. What the spread of the probes does not show is the difference
+    between pictures and what goes beyond first order.
 
-    T are the positions `steps` of those that are looked at, or all; a step has the same values by itself. There is
-    one pass back for each call and probe, whatever the size of the model. Not finite: inf.
-    """
+    T are the positions `steps` of those that are looked at, or all; a step has the same values by
+    itself. There is one pass back for each call and probe, whatever the size of the model. Not
+    finite: inf."""
     steps = range(len(watched.timesteps)) if steps is None else steps
     generator = torch.Generator().manual_seed(seed)
-    with few_threads(watched.model.parameters()), torch.enable_grad(), _Dotted(watched.model, deltas) as dotted:
+    with (
+        few_threads(watched.model.parameters()),
+        torch.enable_grad(),
+        _Dotted(watched.model, deltas) as dotted,
+    ):
         dots = np.zeros((*dotted.shape, len(steps), probes))
         for look, like in zip(watched.looks, watched.answers, strict=True):
-            directions = [torch.randn(like.shape, generator=generator) for _ in range(probes)]  # those of a step not
+            directions = [
+                torch.randn(like.shape, generator=generator) for _ in range(probes)
+            ]  # those of a step not
             if look.step not in steps:  # asked for too, so that the others are what they always are
                 continue
             at = steps.index(look.step)
@@ -207,7 +247,8 @@ def probe_changes(
 
 
 class _Dotted:
-    """While entered, the gradient of a layer's weight is multiplied with its changes as soon as it is there, and gone.
+    """While entered, the gradient of a layer's weight is multiplied with its changes as soon as it
+    is there, and gone.
 
     So no more than one gradient is held at a time, and the changes of one layer.
     """
@@ -248,17 +289,18 @@ class _Dotted:
         return made
 
 
-# --- the layer alone -------------------------------------------------------------------------------------------------
+# --- the layer alone
+# -------------------------------------------------------------------------------------------------
 
 
 def local_changes(
     watched: Watched, deltas: Mapping[str, Tensor], steps: Sequence[int] | None = None
 ) -> np.ndarray:
-    """How far each layer's own output moves, its inputs as they are: squared distance over power, [L, C, T, P].
+    """How far each layer's own output moves, its inputs as they are: squared distance over power,
+    [L, C, T, P].
 
-    `deltas` are by layer the changes of its weight, one behind the other: [C, *weight]. Never called layers get 0.
-    T are the positions `steps` of those that are looked at, or all.
-    """
+    `deltas` are by layer the changes of its weight, one behind the other: [C, *weight]. Never
+    called layers get 0. T are the positions `steps` of those that are looked at, or all."""
     steps = range(len(watched.timesteps)) if steps is None else steps
     choices = len(deltas[next(iter(deltas))])
     shape = len(steps), watched.power.shape[1]
@@ -273,7 +315,8 @@ def local_changes(
             np.add.at(wrong[n, c], at, _by_row(moved, len(look.rows)))
 
     hooks = [
-        watched.model.get_submodule(name).register_forward_hook(partial(see, n, name)) for n, name in enumerate(deltas)
+        watched.model.get_submodule(name).register_forward_hook(partial(see, n, name))
+        for n, name in enumerate(deltas)
     ]
     try:
         with few_threads(watched.model.parameters()), torch.no_grad():
@@ -287,21 +330,29 @@ def local_changes(
 
 
 def _output(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
-    return F.linear(x, weight) if isinstance(layer, nn.Linear) else layer._conv_forward(x, weight, None)
+    return (
+        F.linear(x, weight)
+        if isinstance(layer, nn.Linear)
+        else layer._conv_forward(x, weight, None)
+    )
 
 
 def _by_row(x: Tensor, rows: int) -> np.ndarray:
-    """Squared length for each row of a call; shared by all where the layer was called without a row for each."""
+    """Squared length for each row of a call; shared by all where the layer was called without a
+    row for each.
+    """
     if len(x) % rows:
         return np.full(rows, double(x).square().sum().item() / rows)
     return _squares(x.reshape(rows, -1))
 
 
-# --- what it comes to ------------------------------------------------------------------------------------------------
+# --- what it comes to
+# ------------------------------------------------------------------------------------------------
 
 
 def summary(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Cost [...], its standard error over the samples (nan of a single one) and cost per step [..., T].
+    """Cost [...], its standard error over the samples (nan of a single one) and cost per step [...,
+    T].
 
     `values` are [..., T, S]; the cost is their mean.
 
@@ -312,12 +363,18 @@ def summary(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     per_step, samples = values.mean(-1), values.shape[-1]
     each = values.mean(-2)
     with np.errstate(invalid="ignore"):  # of layers that make the answer infinite
-        spread = each.std(-1, ddof=1) / np.sqrt(samples) if samples > 1 else np.full(each.shape[:-1], np.nan)
+        spread = (
+            each.std(-1, ddof=1) / np.sqrt(samples)
+            if samples > 1
+            else np.full(each.shape[:-1], np.nan)
+        )
     return per_step.mean(-1), spread, per_step
 
 
 class Agreement(NamedTuple):
-    """How alike two tables rank their cells: 1 in the same order, -1 in the opposite one; nan if one is constant."""
+    """How alike two tables rank their cells: 1 in the same order, -1 in the opposite one; nan if
+    one is constant.
+    """
 
     spearman: float
     kendall: float
@@ -334,13 +391,20 @@ def agreement(a: SensitivityTable, b: SensitivityTable) -> Agreement:
     layers = [name for name in a.row if name in b.row]
     choices = [choice for choice in a.choices if choice in b.choices]
     x, y = (
-        table.cost[np.ix_([table.row[name] for name in layers], [table.choices.index(one) for one in choices])].ravel()
+        table.cost[
+            np.ix_(
+                [table.row[name] for name in layers], [table.choices.index(one) for one in choices]
+            )
+        ].ravel()
         for table in (a, b)
     )
     both = np.isfinite(x) & np.isfinite(y)
     x, y = x[both], y[both]
     if len(x) < 2:
-        raise DmqError(f"{a.title!r} and {b.title!r} have {len(x)} layers and choices in common; nothing to compare.")
+        raise DmqError(
+            f"{a.title!r} and {b.title!r} have {len(x)} layers and choices in common; nothing to "
+            "compare."
+        )
     if np.ptp(x) == 0 or np.ptp(y) == 0:
         return Agreement(float("nan"), float("nan"), len(x))
     return Agreement(float(spearmanr(x, y).statistic), float(kendalltau(x, y).statistic), len(x))

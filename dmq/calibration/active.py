@@ -1,4 +1,5 @@
-"""The search for groups of timesteps by gradients, with calibration steps picked on the way (ADP-DM).
+"""The search for groups of timesteps by gradients, with calibration steps picked on the way
+(ADP-DM).
 
     draw      one run of the float pipeline; x[i] and what the denoiser answered are kept for all i; a quarter of the
               pictures is laid aside
@@ -12,10 +13,10 @@
               their members, in the time path as far as it costs little; equal cuts unless both means over the steps
               are as small
 
-A way of grouping is judged by the error's mean and its geometric mean over the steps alike: the last steps, a hundred
-times worse than others, decide the one alone and hardly count in the other. Of a `SearchResult`, `soft` and `hard` are
-the errors before anything was chosen and `refitted` those of what is kept. Nothing is saved here and no file is read.
-"""
+A way of grouping is judged by the error's mean and its geometric mean over the steps alike: the
+last steps, a hundred times worse than others, decide the one alone and hardly count in the other.
+Of a `SearchResult`, `soft` and `hard` are the errors before anything was chosen and `refitted`
+those of what is kept. Nothing is saved here and no file is read."""
 
 import dataclasses
 from collections.abc import Callable, Generator
@@ -39,7 +40,15 @@ from ..progress import relay
 from ..quantizers.apply import quantized
 from ..quantizers.mixture import CandidateGroups, SoftBank, banked_sites, soften
 from ..quantizers.plan import make_plan, site_bits
-from ..recipe import LearnedGroups, MseSearch, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
+from ..recipe import (
+    LearnedGroups,
+    MseSearch,
+    OptimalGroups,
+    PerStep,
+    Recipe,
+    SharedRange,
+    UniformGroups,
+)
 from ..results import ActivationStats, GroupErrors, Groups, SearchResult, SearchSnapshot, Trajectory
 from ..trajectory.errors import ErrorTable
 from ..trajectory.grouping import group_timesteps
@@ -58,7 +67,11 @@ from ..trajectory.search import (
 
 
 VISITS = 8  # iterations for each step, unless the recipe says how many in all
-SHARES = (1.0, 0.75, 0.5)  # of the way from the best ranges of a group's members to those that were learned
+SHARES = (
+    1.0,
+    0.75,
+    0.5,
+)  # of the way from the best ranges of a group's members to those that were learned
 DEAR = 1.05  # more than this, as a factor of the merit, is too much for straight temporal features
 Way = tuple[np.ndarray, np.ndarray, np.ndarray]  # to quantize: slot [Q, T], low and high [Q, G]
 Snapshots = Generator[SearchSnapshot, None, Any]
@@ -79,11 +92,11 @@ def search_groups(
 ) -> Generator[SearchSnapshot, None, SearchResult]:
     """Yield how the search stands after each iteration; return its groups and ranges.
 
-    Weights are quantized as `recipe` says. `trajectory` holds the denoiser calls to learn from, if they were recorded
-    before; otherwise the model draws pictures for it. Once `enough()`, what is there is hardened and returned.
-    An error or a gradient that is not finite ends the search with the last good state and a `note`.
-    Raises DmqError if nothing is quantized, if steps or sampler do not fit, or if the first iteration fails.
-    """
+    Weights are quantized as `recipe` says. `trajectory` holds the denoiser calls to learn from, if
+    they were recorded before; otherwise the model draws pictures for it. Once `enough()`, what is
+    there is hardened and returned. An error or a gradient that is not finite ends the search with
+    the last good state and a `note`. Raises DmqError if nothing is quantized, if steps or sampler
+    do not fit, or if the first iteration fails."""
     _check(recipe, spec, stats)
     with one_thread():
         search = _Search(loaded, recipe, spec, stats)
@@ -107,14 +120,20 @@ class _Search:
 
     trajectory: Trajectory
 
-    def __init__(self, loaded: Loaded, recipe: Recipe, spec: LearnedGroups, stats: ActivationStats) -> None:
+    def __init__(
+        self, loaded: Loaded, recipe: Recipe, spec: LearnedGroups, stats: ActivationStats
+    ) -> None:
         self.spec, self.stats = spec, stats
-        # The time path is searched like the rest: what else is decided about it does not change its inputs' steps.
+        # The time path is searched like the rest: what else is decided about it does not change its
+        # inputs' steps.
         plain = dataclasses.replace(recipe, grouping=SharedRange(), on_miss="error", temporal=None)
         activations = dataclasses.replace(recipe.activations, range=MseSearch())
         self.table = ErrorTable(stats, activations, site_bits(loaded.info, plain, stats))
         if not len(self.table.quantized):
-            raise DmqError("there is nothing to search: all activations stay in float. Set activations.bits below 32.")
+            raise DmqError(
+                "there is nothing to search: all activations stay in float. Set activations.bits "
+                "below 32."
+            )
         static = self.errors(SharedRange())
         plan = make_plan(loaded.info, plain, stats, static)
         self.sites = banked_sites(plan)
@@ -125,18 +144,28 @@ class _Search:
         self.start = self.clusters = start_groups(spec, self.errors(PerStep()), self.rows)
         self.model = quantized(loaded.denoiser, plan, loaded.adapter)
         self.candidates = CandidateGroups(
-            self.start, *self._member_ranges(self.start), sites=self.sites, bits=self.table.bits[self.rows],
-            symmetric=recipe.activations.symmetric, shared=not spec.per_layer,
+            self.start,
+            *self._member_ranges(self.start),
+            sites=self.sites,
+            bits=self.table.bits[self.rows],
+            symmetric=recipe.activations.symmetric,
+            shared=not spec.per_layer,
             device=next(self.model.parameters()).device,
-        )  # fmt: skip
+        )
         soften(self.model, self.candidates, self.model.clock)
         self.precision, self.blocks = precision(self.model), loaded.adapter.blocks(self.model)
-        self.forgotten: tuple[str, ...] | None = None  # modules that are computed again for gradients; not known yet
+        self.forgotten: tuple[str, ...] | None = (
+            None  # modules that are computed again for gradients; not known yet
+        )
         self.random = np.random.default_rng(spec.seed)
         self.visits = np.zeros(stats.steps, np.int32)
         self.alike = similarity(_features(stats, self.rows))
         self.usual = np.ones(stats.steps)  # the error of the start at each step
-        self.last: tuple[int | None, float, float] = (None, np.nan, np.nan)  # step, error and penalty
+        self.last: tuple[int | None, float, float] = (
+            None,
+            np.nan,
+            np.nan,
+        )  # step, error and penalty
         self.history: list[tuple[int, float, float]] = []
         self.slot: np.ndarray | None = None
         self.note = ""
@@ -157,15 +186,21 @@ class _Search:
         return Groups(sites=self.stats.sites, slot=everywhere)
 
     def _member_ranges(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The best range of every group's members [Q, G]; that of all steps for a group without any."""
+        """The best range of every group's members [Q, G]; that of all steps for a group without
+        any.
+        """
         errors = self.table.errors(self._groups(without_empty(start)[0]))
-        low, high = (np.repeat(end[self.rows, :1], self.spec.count, 1) for end in (self.static.low, self.static.high))
+        low, high = (
+            np.repeat(end[self.rows, :1], self.spec.count, 1)
+            for end in (self.static.low, self.static.high)
+        )
         for q, (slot, s) in enumerate(zip(start, self.rows, strict=True)):
             used, first = np.unique(slot, return_index=True)
             low[q, used], high[q, used] = errors.low[s, first], errors.high[s, first]
         return low, high
 
-    # --- phases ----------------------------------------------------------------------------------------------------
+    # --- phases
+    # ----------------------------------------------------------------------------------------------
 
     def draw(self, loaded: Loaded, recipe: Recipe) -> Snapshots:
         """The denoiser calls of the first calibration pictures, drawn by the float model."""
@@ -176,23 +211,30 @@ class _Search:
                 loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
             )[0]
         )
-        return (yield from relay(run, lambda i, *_: self.snapshot("Draw", i + 1, recipe.sampling.steps)))
+        return (
+            yield from relay(run, lambda i, *_: self.snapshot("Draw", i + 1, recipe.sampling.steps))
+        )
 
     def divide(self) -> None:
-        """Lay aside the last quarter of every call's pictures; of a single picture, it serves for both."""
+        """Lay aside the last quarter of every call's pictures; of a single picture, it serves
+        for both.
+        """
         pictures = min(pictures_in(self.trajectory, n) for n in range(len(self.trajectory.step)))
         aside = max(1, pictures // 4)
         self.seen, self.unseen = range(max(1, pictures - aside)), range(pictures - aside, pictures)
 
     def choose_start(self) -> Snapshots:
-        """Start from exact or equal cuts if the noise is predicted better with them than with the clusters of ranges.
+        """Start from exact or equal cuts if the noise is predicted better with them than with the
+        clusters of ranges.
 
-        What is alike in range is not alike in effect: where the time path is quantized, clusters that mix distant
-        steps can double the error, which a search of a few visits a step does not make good.
-        """
+        What is alike in range is not alike in effect: where the time path is quantized, clusters
+        that mix distant steps can double the error, which a search of a few visits a step does not
+        make good."""
         slots = (self.clusters, self._cuts(OptimalGroups), self._cuts(UniformGroups))
         errors = yield from self._compared(
-            "Start", [(slot, *self._member_ranges(slot)) for slot in slots], self.seen[: self.spec.batch]
+            "Start",
+            [(slot, *self._member_ranges(slot)) for slot in slots],
+            self.seen[: self.spec.batch],
         )
         usual, self.start = min(zip(errors, slots, strict=True), key=lambda pair: merit(pair[0]))
         self.usual = np.where(np.isfinite(usual), np.maximum(usual, 1e-30), 1.0)
@@ -214,21 +256,27 @@ class _Search:
             if enough():
                 self.note = f"stopped after {n} of {total} iterations"
                 return
-            self.candidates.temperature = spec.temperature * (spec.final_temperature / spec.temperature) ** (n / total)
+            self.candidates.temperature = spec.temperature * (
+                spec.final_temperature / spec.temperature
+            ) ** (n / total)
             i = self._next()
             with few_threads(self.model.parameters()):
                 good = self._iterate(i, optimiser, good, weight[i], spec.entropy_weight)
             if self.note:
                 self.note = f"iteration {n + 1} of {total}, {self.note}"
                 if n == 0:
-                    raise DmqError(f"search: {self.note}. Check the model and the recorded denoiser calls.")
+                    raise DmqError(
+                        f"search: {self.note}. Check the model and the recorded denoiser calls."
+                    )
                 return
             self.visits[i] += 1
             self.history.append(self.last)
             yield self.snapshot("Search", n + 1, total)
 
     def measure(self, phase: str = "Measure") -> Snapshots:
-        """The noise-prediction error per step as things stand, on a batch of the pictures that are learned from."""
+        """The noise-prediction error per step as things stand, on a batch of the pictures that
+        are learned from.
+        """
         return (yield from self._measured(phase, self.seen[: self.spec.batch]))
 
     def _measured(self, phase: str, pictures: range) -> Snapshots:
@@ -256,10 +304,11 @@ class _Search:
         return made
 
     def refit(self, before: np.ndarray, passes: int, enough: Callable[[], bool]) -> Snapshots:
-        """Learn the ranges with groups fixed; they are kept only if the errors are no larger than `before`.
+        """Learn the ranges with groups fixed; they are kept only if the errors are no larger than
+        `before`.
 
-        A step is drawn as often as it counts, instead of weighed: the few that decide the mean are seen more often.
-        """
+        A step is drawn as often as it counts, instead of weighed: the few that decide the mean are
+        seen more often."""
         share = self._weight() * self.usual
         order = self.random.choice(len(share), passes * len(share), p=share / share.sum())
         begun = good = self.candidates.state()
@@ -275,12 +324,16 @@ class _Search:
             self.candidates.restore(begun)
 
     def choose(self, made: list[Way]) -> Snapshots:
-        """Keep what predicts the noise of the pictures laid aside best; return its errors on those learned from.
+        """Keep what predicts the noise of the pictures laid aside best; return its errors on those
+        learned from.
 
         Nothing is kept with which either mean over the steps is larger than with equal cuts.
         """
         equal = self._cuts(UniformGroups)
-        ways = [(equal, *self._member_ranges(equal)), *(way for each in made for way in self._drawn_back(*each))]
+        ways = [
+            (equal, *self._member_ranges(equal)),
+            *(way for each in made for way in self._drawn_back(*each)),
+        ]
         errors = yield from self._compared("Choose", ways, self.unseen)
         best = better_than_first(errors)
         way = yield from self.straighten(ways[best], errors[best], errors[0])
@@ -288,12 +341,14 @@ class _Search:
         self.slot = way[0]
         return (yield from self.measure())
 
-    def straighten(self, way: Way, errors: np.ndarray, equal: np.ndarray) -> Generator[SearchSnapshot, None, Way]:
-        """`way` with ranges in the time path drawn back as far as it costs little of its `errors`; see `choose`.
+    def straighten(
+        self, way: Way, errors: np.ndarray, equal: np.ndarray
+    ) -> Generator[SearchSnapshot, None, Way]:
+        """`way` with ranges in the time path drawn back as far as it costs little of its `errors`;
+        see `choose`.
 
-        Ranges that are learned there let a bent temporal feature be made up for elsewhere, which ties the time path to
-        what was learned around it. `equal` are the errors of equal cuts.
-        """
+        Ranges that are learned there let a bent temporal feature be made up for elsewhere, which
+        ties the time path to what was learned around it. `equal` are the errors of equal cuts."""
         for share in (0.0, 0.5) if self.timed.any() else ():
             straight = self._between(*way, np.where(self.timed, share, 1.0)[:, None])
             [found] = yield from self._compared("Choose", [straight], self.unseen)
@@ -305,12 +360,18 @@ class _Search:
         """The given ranges, and others between them and the best ranges of the groups' members."""
         return [self._between(slot, low, high, share) for share in SHARES]
 
-    def _between(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray, share: float | np.ndarray) -> Way:
-        """Ranges that lie `share` of the way from the best of the groups' members to those given."""
+    def _between(
+        self, slot: np.ndarray, low: np.ndarray, high: np.ndarray, share: float | np.ndarray
+    ) -> Way:
+        """Ranges that lie `share` of the way from the best of the groups' members to those
+        given.
+        """
         pairs = zip(self._member_ranges(slot), (low, high), strict=True)
         return slot, *(best + share * (end - best) for best, end in pairs)
 
-    def _compared(self, phase: str, ways: list[Way], pictures: range) -> Generator[SearchSnapshot, None, list]:
+    def _compared(
+        self, phase: str, ways: list[Way], pictures: range
+    ) -> Generator[SearchSnapshot, None, list]:
         """The errors per step of each of `ways` on those pictures."""
         errors = []
         for way in ways:
@@ -328,7 +389,8 @@ class _Search:
         self.candidates.begin(slot, low, high)
         self.candidates.assign(slot)
 
-    # --- one iteration ---------------------------------------------------------------------------------------------
+    # --- one iteration
+    # ---------------------------------------------------------------------------------------------
 
     def _next(self) -> int:
         score = SCORES[self.spec.score](self._uncertainty(), self.visits)
@@ -340,13 +402,21 @@ class _Search:
         return uncertainty(torch.from_numpy(self.candidates.importance())).mean(0).numpy()
 
     def _weight(self) -> np.ndarray:
-        """By how much the error of each step [T] counts: d log merit / d error at the start's errors, times T."""
+        """By how much the error of each step [T] counts: d log merit / d error at the start's
+        errors, times T.
+        """
         return (1 / self.usual + 1 / self.usual.mean()) / 2
 
     def _iterate(
-        self, i: int, optimiser: torch.optim.Optimizer, good: list[Tensor], weight: float, entropy: float = 0.0
+        self,
+        i: int,
+        optimiser: torch.optim.Optimizer,
+        good: list[Tensor],
+        weight: float,
+        entropy: float = 0.0,
     ) -> list[Tensor]:
-        """One step down at step i, on weight * error + entropy * uncertainty; returns the state before it.
+        """One step down at step i, on weight * error + entropy * uncertainty; returns the state
+        before it.
 
         What is not finite brings `good` back, and a note.
         """
@@ -356,7 +426,11 @@ class _Search:
             answer = repeat(self.model, self.trajectory, call, rows)
             target = wanted(self.model, self.trajectory, call, rows).to(answer.device)
             error = (answer - target).square().mean() / target.square().mean().clamp(min=1e-30)
-            penalty = entropy * uncertainty(self.candidates.weights(i)).mean() if entropy else error.new_zeros(())
+            penalty = (
+                entropy * uncertainty(self.candidates.weights(i)).mean()
+                if entropy
+                else error.new_zeros(())
+            )
             # Adam leaves alone what has no gradient: the rows of other steps.
             backward(weight * error + penalty, everything, self.precision)
         learned = [p for p in everything if p.grad is not None]
@@ -375,7 +449,9 @@ class _Search:
         if self.forgotten is None:
             with torch.no_grad(), answered(self.model) as count:
                 answer = repeat(self.model, self.trajectory, call, rows)
-            self.forgotten = pieces(self.model, self.blocks) if too_large(count.bytes, answer.device) else ()
+            self.forgotten = (
+                pieces(self.model, self.blocks) if too_large(count.bytes, answer.device) else ()
+            )
         return self.forgotten
 
     def _sample(self, i: int) -> tuple[int, np.ndarray]:
@@ -392,14 +468,17 @@ class _Search:
             if not (args[0].isfinite().all() and made.isfinite().all()):
                 found.append(self.sites[bank.q].label)
 
-        hooks = [m.register_forward_hook(look) for m in self.model.modules() if isinstance(m, SoftBank)]
+        hooks = [
+            m.register_forward_hook(look) for m in self.model.modules() if isinstance(m, SoftBank)
+        ]
         with torch.no_grad():
             repeat(self.model, self.trajectory, call, rows)
         for hook in hooks:
             hook.remove()
         return f"{found[0]} is not finite" if found else "the error or a gradient is not finite"
 
-    # --- what is told ----------------------------------------------------------------------------------------------
+    # --- what is told
+    # ----------------------------------------------------------------------------------------------
 
     def snapshot(self, phase: str, done: int, total: int) -> SearchSnapshot:
         step, error, penalty = self.last
@@ -419,19 +498,37 @@ class _Search:
         slot, low, high = without_empty(self.slot, *self._ranges())
         steps, errors, penalties = zip(*self.history, strict=True) if self.history else ((), (), ())
         made = SearchResult(
-            model=self.stats.model, fingerprint=self.stats.fingerprint, sampler=self.stats.sampler,
-            timesteps=self.stats.timesteps, sites=self.sites, bits=self.table.bits[self.rows].astype(np.uint8),
-            slot=slot.astype(np.int16), low=low, high=high, importance=self.weights.astype(np.float16),
-            visits=self.visits, steps=np.array(steps, np.int32), errors=np.array(errors, np.float32),
-            penalties=np.array(penalties, np.float32), soft=soft, hard=hard, refitted=refitted, local={},
+            model=self.stats.model,
+            fingerprint=self.stats.fingerprint,
+            sampler=self.stats.sampler,
+            timesteps=self.stats.timesteps,
+            sites=self.sites,
+            bits=self.table.bits[self.rows].astype(np.uint8),
+            slot=slot.astype(np.int16),
+            low=low,
+            high=high,
+            importance=self.weights.astype(np.float16),
+            visits=self.visits,
+            steps=np.array(steps, np.int32),
+            errors=np.array(errors, np.float32),
+            penalties=np.array(penalties, np.float32),
+            soft=soft,
+            hard=hard,
+            refitted=refitted,
+            local={},
             note=self.note,
-        )  # fmt: skip
+        )
         return dataclasses.replace(made, local=self._local(made))
 
     def _local(self, made: SearchResult) -> dict[str, np.ndarray]:
-        """The layer-local relative error per step of the learned groups and of what they must be compared with."""
+        """The layer-local relative error per step of the learned groups and of what they must be
+        compared with.
+        """
         count = self.spec.count
-        better = [lloyd(self.table.losses(s), slot) for s, slot in zip(self.rows, self.clusters, strict=True)]
+        better = [
+            lloyd(self.table.losses(s), slot)
+            for s, slot in zip(self.rows, self.clusters, strict=True)
+        ]
         errors = {
             "shared": self.errors(SharedRange()),
             "uniform": self.errors(UniformGroups(count=count)),
@@ -445,20 +542,30 @@ class _Search:
 
 
 def means(errors: np.ndarray) -> tuple[float, float]:
-    """The mean and the geometric mean of errors per step [T]; in the latter all steps count alike."""
+    """The mean and the geometric mean of errors per step [T]; in the latter all steps count
+    alike.
+    """
     return float(errors.mean()), float(np.exp(np.log(np.maximum(errors, 1e-30)).mean()))
 
 
 def merit(errors: np.ndarray) -> float:
-    """The geometric mean of both `means` of errors per step [T]: what one gains in share, the other may lose."""
+    """The geometric mean of both `means` of errors per step [T]: what one gains in share, the
+    other may lose.
+    """
     plain, typical = means(errors)
     return (plain * typical) ** 0.5
 
 
 def better_than_first(errors: list[np.ndarray]) -> int:
-    """Which errors per step have the smallest merit, of those neither of whose means is larger than the first's."""
+    """Which errors per step have the smallest merit, of those neither of whose means is larger
+    than the first's.
+    """
     first = means(errors[0])
-    able = [n for n, each in enumerate(errors) if all(a <= b for a, b in zip(means(each), first, strict=True))]
+    able = [
+        n
+        for n, each in enumerate(errors)
+        if all(a <= b for a, b in zip(means(each), first, strict=True))
+    ]
     return min(able, key=lambda n: merit(errors[n]), default=0)
 
 
@@ -470,11 +577,13 @@ def _features(stats: ActivationStats, rows: list[int]) -> np.ndarray:
 def _check(recipe: Recipe, spec: LearnedGroups, stats: ActivationStats) -> None:
     if spec.count > stats.steps:
         raise DmqError(
-            f"grouping.count is {spec.count}, but there are only {stats.steps} steps; use {stats.steps} or fewer."
+            f"grouping.count is {spec.count}, but there are only {stats.steps} steps; use "
+            f"{stats.steps} or fewer."
         )
     if spec.batch > spec.trajectories:
         raise DmqError(
-            f"grouping.batch is {spec.batch}, but only {spec.trajectories} pictures are drawn; use fewer or draw more."
+            f"grouping.batch is {spec.batch}, but only {spec.trajectories} pictures are drawn; use "
+            "fewer or draw more."
         )
 
 
@@ -482,4 +591,7 @@ def _check_trajectory(trajectory: Trajectory, stats: ActivationStats) -> None:
     if tuple(trajectory.timesteps) != tuple(stats.timesteps):
         both = (trajectory.timesteps, stats.timesteps)
         ours, theirs = (f"{len(times)} steps from {times[0]:g} to {times[-1]:g}" for times in both)
-        raise DmqError(f"the recorded calls have {ours}, the statistics {theirs}. Capture again with one sampler.")
+        raise DmqError(
+            f"the recorded calls have {ours}, the statistics {theirs}. Capture again with one "
+            "sampler."
+        )

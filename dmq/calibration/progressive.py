@@ -1,13 +1,15 @@
-"""Progressive calibration (PCR): each step's activation ranges come from the trajectory the quantized model walks.
+"""Progressive calibration (PCR): each step's activation ranges come from the trajectory the
+quantized model walks.
 
-All pictures walk together through one call of diffusers' own pipeline; the denoiser answers in parts:
+All pictures walk together through one call of diffusers' own pipeline; the denoiser answers in
+parts:
 
     observe     every part of the call, answers thrown away; the step still runs with the ranges it had
     freeze      new ranges of the step's slots, for all sites at once
     recompute   every part again with the new ranges; the pipeline's scheduler goes on from these answers
 
-Two denoiser calls a part and step, whatever the scheduler keeps between its steps. Nothing is saved here.
-"""
+Two denoiser calls a part and step, whatever the scheduler keeps between its steps. Nothing is saved
+here."""
 
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +45,9 @@ Grids = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class CallDone:
-    """One denoiser call that was calibrated: what it saw at its step so far, and the grids it was answered with."""
+    """One denoiser call that was calibrated: what it saw at its step so far, and the grids it
+    was answered with.
+    """
 
     call: int
     stats: ActivationStats
@@ -60,10 +64,9 @@ def calibrate_progressively(
 ) -> Generator[tuple[int, int] | CallDone, None, ProgressiveRanges]:
     """Yield (parts done, parts in all) and what each finished call gave; return the ranges.
 
-    `plan` and `start` (statistics, ranges) are those of the float model's trajectory; `codes` were learned. Calls that
-    were `done` before are answered with the grids they had, and not observed again.
-    Raises DmqError if no activation is quantized, or if an activation is not finite.
-    """
+    `plan` and `start` (statistics, ranges) are those of the float model's trajectory; `codes` were
+    learned. Calls that were `done` before are answered with the grids they had, and not observed
+    again. Raises DmqError if no activation is quantized, or if an activation is not finite."""
     model = quantized(loaded.denoiser, plan, loaded.adapter, codes)
     walk = _Walk(loaded, recipe, plan, start, model, done)
     prompts, seeds = zip(*calibration_pictures(loaded, recipe.calibration), strict=True)
@@ -71,7 +74,12 @@ def calibrate_progressively(
     def run(report: OnStep) -> None:
         walk.report = report
         sample(
-            with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, decoded=False
+            with_denoiser(loaded, model),
+            loaded,
+            prompts=prompts,
+            seeds=seeds,
+            sampling=recipe.sampling,
+            decoded=False,
         )
 
     work = stepping(run)
@@ -85,19 +93,31 @@ def calibrate_progressively(
 
 
 class _Walk:
-    """The quantized denoiser on its way through the one pipeline call; what it has seen and set so far."""
+    """The quantized denoiser on its way through the one pipeline call; what it has seen and set
+    so far.
+    """
 
     report: OnStep
 
     def __init__(
-        self, loaded: Loaded, recipe: Recipe, plan: Plan, start: tuple[ActivationStats, GroupErrors], model: Any,
+        self,
+        loaded: Loaded,
+        recipe: Recipe,
+        plan: Plan,
+        start: tuple[ActivationStats, GroupErrors],
+        model: Any,
         done: Sequence[tuple[ActivationStats, Grids]],
-    ) -> None:  # fmt: skip
+    ) -> None:
         stats, before = start
         self.loaded, self.recipe, self.spec, self.model = loaded, recipe, recipe.progressive, model
-        self.banks: dict[Site, ActivationBank] = {m.site: m for m in model.modules() if isinstance(m, ActivationBank)}
+        self.banks: dict[Site, ActivationBank] = {
+            m.site: m for m in model.modules() if isinstance(m, ActivationBank)
+        }
         if not self.banks:
-            raise DmqError("progressive: no activation is quantized, so there are no ranges to set. Lower their bits.")
+            raise DmqError(
+                "progressive: no activation is quantized, so there are no ranges to set. Lower "
+                "their bits."
+            )
         self.exact = _exact_sites(plan)
         # A range per step was searched among those of all steps; one step's own search is coarser.
         rows = {site: stats.index[site.name, site.point] for site in self.banks}
@@ -140,13 +160,19 @@ class _Walk:
         return joined([self._forward(forward, part) for part in parts])
 
     def _calibrate(self, i: int, forward: Forward, parts: Sequence[Call]) -> list[Any]:
-        """Observe and freeze, as often as the recipe says; the answers of the last time, with the ranges before it."""
-        before = self.seen.get(i)  # a scheduler may visit a timestep twice: the ranges then cover both visits
+        """Observe and freeze, as often as the recipe says; the answers of the last time, with
+        the ranges before it.
+        """
+        before = self.seen.get(
+            i
+        )  # a scheduler may visit a timestep twice: the ranges then cover both visits
         for _ in range(self.spec.inner):
             answers = self._observe(forward, parts)
             with one_thread():
                 now = self._statistics()
-                self.seen[i] = now if before is None else merge(before, now.only(_order(now, before.sites)))
+                self.seen[i] = (
+                    now if before is None else merge(before, now.only(_order(now, before.sites)))
+                )
                 self._freeze(i)
         return answers
 
@@ -173,11 +199,16 @@ class _Walk:
     def _statistics(self) -> ActivationStats:
         info = self.loaded.info
         return ActivationStats(
-            model=info.name, fingerprint=info.fingerprint, sampler=sampler_line(self.loaded, self.recipe.sampling),
-            samples=self.recipe.calibration.samples, subset=SUBSET, **self.recorder.finished(),
-        )  # fmt: skip
+            model=info.name,
+            fingerprint=info.fingerprint,
+            sampler=sampler_line(self.loaded, self.recipe.sampling),
+            samples=self.recipe.calibration.samples,
+            subset=SUBSET,
+            **self.recorder.finished(),
+        )
 
-    # --- ranges ----------------------------------------------------------------------------------------------------
+    # --- ranges
+    # ----------------------------------------------------------------------------------------------
 
     def _freeze(self, i: int) -> None:
         """Set the grids of the slots of step i by all that was seen of their members so far."""
@@ -206,7 +237,9 @@ class _Walk:
             low, high = split_ranges(s, part, np.zeros(part.steps, int), bank.parts[0], low, high)
         elif bank.axis is not None:
             low, high = channel_ranges(s, spec, part, np.zeros(part.steps, int))
-        self._put(bank, slot, *slot_grid(site, low, high, np.array([bank.bits[slot]]), spec.symmetric))
+        self._put(
+            bank, slot, *slot_grid(site, low, high, np.array([bank.bits[slot]]), spec.symmetric)
+        )
 
     def _note_change(self, site: Site, slot: int, low: float, high: float) -> None:
         if (site, slot) in self.ranges:
@@ -217,7 +250,11 @@ class _Walk:
 
     def _put(self, bank: ActivationBank, slot: int, scale: np.ndarray, zero: np.ndarray) -> None:
         device = bank.scale.device
-        bank.set_grid(slot, torch.from_numpy(scale)[0].to(device), torch.from_numpy(zero)[0].float().to(device))
+        bank.set_grid(
+            slot,
+            torch.from_numpy(scale)[0].to(device),
+            torch.from_numpy(zero)[0].float().to(device),
+        )
 
     def _grids(self, i: int) -> Grids:
         """What sets every bank's slot at step i again, by the position of its site."""
@@ -240,7 +277,9 @@ class _Walk:
     def result(self, stats: ActivationStats, start: GroupErrors) -> ProgressiveRanges:
         """The ranges of all sites; those that no bank serves keep what they had."""
         sites = self.seen[0].sites
-        seen = joined_steps([self.seen[i].only(_order(self.seen[i], sites)) for i in range(self.steps)])
+        seen = joined_steps(
+            [self.seen[i].only(_order(self.seen[i], sites)) for i in range(self.steps)]
+        )
         low, high = start.low.astype(np.float32), start.high.astype(np.float32)
         for site, bank in self.banks.items():
             row = stats.index[site.name, site.point]
@@ -248,7 +287,11 @@ class _Walk:
                 if (site, bank.slot[i]) in self.ranges:
                     low[row, i], high[row, i] = self.ranges[site, bank.slot[i]]
         return ProgressiveRanges(
-            stats=stats.updated(seen), low=low, high=high, calls=self.calls, widest_change=self.widest_change
+            stats=stats.updated(seen),
+            low=low,
+            high=high,
+            calls=self.calls,
+            widest_change=self.widest_change,
         )
 
 

@@ -1,4 +1,6 @@
-"""See the activations of a model: run its pipeline on calibration pictures and keep statistics of every site."""
+"""See the activations of a model: run its pipeline on calibration pictures and keep statistics
+of every site.
+"""
 
 import contextlib
 import copy
@@ -35,7 +37,8 @@ from .watching import watching
 
 PROMPTS = ASSETS / "prompts" / "default.txt"
 SUBSET = 256  # histogram elements of a site in each row of a denoiser call
-AT_ONCE = 4  # batches of a small model, each in a thread: with many more Python itself is what they wait for
+# batches of a small model, each in a thread: with many more Python itself is what they wait for
+AT_ONCE = 4
 
 
 class Captured(NamedTuple):
@@ -54,15 +57,16 @@ def capture_activations(
     subset: int = SUBSET,
     trajectories: int = 0,
 ) -> Generator[tuple[int, int], None, Captured]:
-    """Yield (steps done, steps in all) while the pipeline draws the calibration pictures; return what was seen.
+    """Yield (steps done, steps in all) while the pipeline draws the calibration pictures; return
+    what was seen.
 
-    Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`. Ranges are of every
-    element, moments too except at outputs and probs; these and all histograms are of `subset` elements a row (0: all).
-    The first `trajectories` pictures are recorded call by call. The loaded model is not touched; closing the generator
-    ends the run after the current step. On a GPU with too little memory for a batch, the rest comes in halves of it.
-    Raises OutOfMemory if these are too large as well, and DmqError for a step-skipping cache, mixed timesteps or
-    activations that are not finite.
-    """
+    Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`.
+    Ranges are of every element, moments too except at outputs and probs; these and all histograms
+    are of `subset` elements a row (0: all). The first `trajectories` pictures are recorded call by
+    call. The loaded model is not touched; closing the generator ends the run after the current
+    step. On a GPU with too little memory for a batch, the rest comes in halves of it. Raises
+    OutOfMemory if these are too large as well, and DmqError for a step-skipping cache, mixed
+    timesteps or activations that are not finite."""
     refuse_caches(loaded.denoiser)
     pictures = calibration_pictures(loaded, calibration)
     recorder, calls = Recorder(subset), TrajectoryRecorder(loaded.adapter, trajectories)
@@ -76,7 +80,9 @@ def capture_activations(
         before = {} if loaded.place.kind == "cpu" else copy.deepcopy(vars(calls))
         seen = [Recorder(subset) for _ in batches]
         try:
-            work = _watch_batches(loaded, copies, batches, seen, sampling, calls if wanted else None)
+            work = _watch_batches(
+                loaded, copies, batches, seen, sampling, calls if wanted else None
+            )
             with contextlib.closing(work):
                 for n in work:
                     yield done * steps + n, (done + len(todo)) * steps
@@ -85,7 +91,11 @@ def capture_activations(
                 raise
             vars(calls).update(before)  # as if this batch had not begun
             release_memory()
-            size, rest, halved = (len(todo[0]) + 1) // 2, [picture for batch in todo for picture in batch], True
+            size, rest, halved = (
+                (len(todo[0]) + 1) // 2,
+                [picture for batch in todo for picture in batch],
+                True,
+            )
             todo = [rest[n : n + size] for n in range(0, len(rest), size)]
             continue
         for one in seen:
@@ -116,17 +126,23 @@ class _Copy:
 def _batches_at_once(loaded: Loaded, batches: int) -> int:
     """How many batches are generated side by side.
 
-    Several threads gain little in the small operations of a small model, and nothing in its statistics; a thread for
-    each batch does, and does not mind what else the processor has to do.
+    Several threads gain little in the small operations of a small model, and nothing in its
+    statistics; a thread for each batch does, and does not mind what else the processor has to do.
     """
     return min(batches, process_threads(), AT_ONCE) if is_small(loaded.denoiser.parameters()) else 1
 
 
 def _watch_batches(
-    loaded: Loaded, copies: Sequence[_Copy], batches: Sequence[list[tuple[str, int]]], seen: Sequence[Recorder],
-    sampling: Sampling, calls: TrajectoryRecorder | None,
-) -> Iterator[int]:  # fmt: skip
-    """Generate batches side by side, each told to a recorder of its own; yields how many steps are done in all."""
+    loaded: Loaded,
+    copies: Sequence[_Copy],
+    batches: Sequence[list[tuple[str, int]]],
+    seen: Sequence[Recorder],
+    sampling: Sampling,
+    calls: TrajectoryRecorder | None,
+) -> Iterator[int]:
+    """Generate batches side by side, each told to a recorder of its own; yields how many steps
+    are done in all.
+    """
     done = 0
     with ExitStack() as stack:
         runs = []
@@ -134,7 +150,9 @@ def _watch_batches(
             if calls is not None:
                 calls.next_batch(len(batch))
             stack.enter_context(_recording(copied, loaded, recorder, calls))
-            run = stepping(partial(_generate, loaded, copied.pipe, batch, sampling, len(batches) > 1))
+            run = stepping(
+                partial(_generate, loaded, copied.pipe, batch, sampling, len(batches) > 1)
+            )
             runs.append(stack.enter_context(contextlib.closing(run)))
         for reports in zip_longest(*runs):  # they run by themselves, whoever is asked first
             for _ in filter(None, reports):
@@ -143,15 +161,24 @@ def _watch_batches(
 
 
 def _generate(
-    loaded: Loaded, pipe: Any, batch: list[tuple[str, int]], sampling: Sampling, alone: bool, on_step: OnStep
+    loaded: Loaded,
+    pipe: Any,
+    batch: list[tuple[str, int]],
+    sampling: Sampling,
+    alone: bool,
+    on_step: OnStep,
 ) -> None:
     prompts, seeds = zip(*batch, strict=True)
     with one_thread() if alone else nullcontext():
         sample(pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
 
 
-def _recording(copied: _Copy, loaded: Loaded, recorder: Recorder, calls: TrajectoryRecorder | None) -> ExitStack:
-    """Hooks on the denoiser that tell the recorders of its calls, for as long as the stack is open."""
+def _recording(
+    copied: _Copy, loaded: Loaded, recorder: Recorder, calls: TrajectoryRecorder | None
+) -> ExitStack:
+    """Hooks on the denoiser that tell the recorders of its calls, for as long as the stack is
+    open.
+    """
     adapter, denoiser = loaded.adapter, copied.denoiser
 
     def begin(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
@@ -170,7 +197,9 @@ def _recording(copied: _Copy, loaded: Loaded, recorder: Recorder, calls: Traject
 
 
 def sites_of(loaded: Loaded, denoiser: nn.Module, attention: bool) -> tuple[Site, ...]:
-    """Every site of a borrowed `denoiser`; with `attention`, its products are opened up in place."""
+    """Every site of a borrowed `denoiser`; with `attention`, its products are opened up in
+    place.
+    """
     sites = [
         Site(name=layer.name, point=point, kind=layer.kind, block=layer.block)
         for layer in loaded.info.layers
@@ -184,32 +213,43 @@ def sites_of(loaded: Loaded, denoiser: nn.Module, attention: bool) -> tuple[Site
 
 
 def calibration_pictures(loaded: Loaded, calibration: Calibration) -> list[tuple[str, int]]:
-    """(prompt, seed) of each calibration picture: prompts in turn, seeds counting up; "" where none is taken."""
+    """(prompt, seed) of each calibration picture: prompts in turn, seeds counting up; "" where
+    none is taken.
+    """
     seeds = range(calibration.seed, calibration.seed + calibration.samples)
     if not loaded.info.prompted:
         return [("", seed) for seed in seeds]
     prompts = calibration.prompts or own_prompts(loaded.pipe)
-    prompts = prompts or tuple(filter(None, map(str.strip, PROMPTS.read_text("utf-8").splitlines())))
+    prompts = prompts or tuple(
+        filter(None, map(str.strip, PROMPTS.read_text("utf-8").splitlines()))
+    )
     return [(prompts[n % len(prompts)], seed) for n, seed in enumerate(seeds)]
 
 
 def sampler_line(loaded: Loaded, sampling: Sampling) -> str:
-    """The scheduler with its settings, steps and guidance, as one line that is equal if and only if they are."""
+    """The scheduler with its settings, steps and guidance, as one line that is equal if and only
+    if they are.
+    """
     scheduler = loaded.pipe.scheduler
-    config = {key: value for key, value in sorted(scheduler.config.items()) if not key.startswith("_")}
+    config = {
+        key: value for key, value in sorted(scheduler.config.items()) if not key.startswith("_")
+    }
     guidance = f", guidance {sampling.guidance:g}" if loaded.info.prompted else ""
     size = f", {sampling.size} pixels" if sampling.size else ""
     return f"{type(scheduler).__name__}, {sampling.steps} steps{guidance}{size}, {json.dumps(config, default=str)}"
 
 
 def merge(a: ActivationStats, b: ActivationStats) -> ActivationStats:
-    """The statistics of both captures together, as if they had been one; counts and extremes exactly.
+    """The statistics of both captures together, as if they had been one; counts and extremes
+    exactly.
 
     Raises DmqError if they are of different models, samplers or settings.
     """
     for name in ("fingerprint", "sampler", "timesteps", "subset", "sites"):
         if getattr(a, name) != getattr(b, name):
-            raise DmqError(f"two captures differ in {name} and cannot be merged. Capture both with one recipe.")
+            raise DmqError(
+                f"two captures differ in {name} and cannot be merged. Capture both with one recipe."
+            )
     merged = [_merge_site(a, b, s) for s in range(len(a.sites))]
     return replace(
         a,
@@ -227,7 +267,9 @@ def merge(a: ActivationStats, b: ActivationStats) -> ActivationStats:
 
 
 def joined_steps(parts: Sequence[ActivationStats]) -> ActivationStats:
-    """The statistics of several runs of steps, one behind the other; sites and their order are those of the first."""
+    """The statistics of several runs of steps, one behind the other; sites and their order are
+    those of the first.
+    """
     rows = [[part.index[site.name, site.point] for site in parts[0].sites] for part in parts]
     parts = [part.only(chosen) for part, chosen in zip(parts, rows, strict=True)]
     joined = [_join_site(parts, s) for s in range(len(parts[0].sites))]
@@ -242,7 +284,9 @@ def joined_steps(parts: Sequence[ActivationStats]) -> ActivationStats:
             for name in ("elements", "power_sums", "minimum", "maximum")
         },
         **{
-            name: tuple(map(np.concatenate, zip(*(getattr(part, name) for part in parts), strict=True)))
+            name: tuple(
+                map(np.concatenate, zip(*(getattr(part, name) for part in parts), strict=True))
+            )
             for name in ("channel_min", "channel_max")
         },
     )
@@ -256,7 +300,9 @@ def _join_site(parts: Sequence[ActivationStats], s: int) -> tuple[np.ndarray, in
 
 
 def _merge_site(a: ActivationStats, b: ActivationStats, s: int) -> tuple[np.ndarray, int, int]:
-    counts, k = merge_counts(_all_bins(a, s), int(a.exponent[s]), _all_bins(b, s), int(b.exponent[s]))
+    counts, k = merge_counts(
+        _all_bins(a, s), int(a.exponent[s]), _all_bins(b, s), int(b.exponent[s])
+    )
     cut, first = _cut(counts)
     return cut.astype(a.counts[s].dtype), first, k
 
@@ -264,5 +310,7 @@ def _merge_site(a: ActivationStats, b: ActivationStats, s: int) -> tuple[np.ndar
 def _all_bins(stats: ActivationStats, s: int) -> Tensor:
     start, counts = int(stats.first[s]) + BINS // 2, stats.counts[s]
     full = torch.zeros(len(counts), BINS, dtype=torch.int64)
-    full[:, start : start + counts.shape[1]] = torch.tensor(counts)  # what was loaded may be read-only
+    full[:, start : start + counts.shape[1]] = torch.tensor(
+        counts
+    )  # what was loaded may be read-only
     return full

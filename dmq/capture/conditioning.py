@@ -1,4 +1,6 @@
-"""What a pipeline gives its denoiser beside picture and time: prompts, classes, sizes, without drawing anything."""
+"""What a pipeline gives its denoiser beside picture and time: prompts, classes, sizes, without
+drawing anything.
+"""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -17,11 +19,11 @@ class _Enough(Exception):
 def conditioning_of(
     loaded: Loaded, pictures: Sequence[tuple[str, int]], sampling: Sampling, batch: int
 ) -> Iterator[dict[str, Tensor]]:
-    """The conditioning of the first denoiser call of each batch of (prompt, seed), by argument, each [rows, ...].
+    """The conditioning of the first denoiser call of each batch of (prompt, seed), by argument,
+    each [rows, ...].
 
-    The real pipeline runs up to that call, which is not made: what a prompt, a class or a size becomes is the same at
-    every step.
-    """
+    The real pipeline runs up to that call, which is not made: what a prompt, a class or a size
+    becomes is the same at every step."""
     for n in range(0, len(pictures), batch):
         prompts, seeds = zip(*pictures[n : n + batch], strict=True)
         seen: list[dict[str, Tensor]] = []
@@ -33,6 +35,12 @@ def conditioning_of(
         denoiser = borrow(loaded.denoiser)
         denoiser.register_forward_pre_hook(stop, with_kwargs=True)
         try:
-            sample(with_denoiser(loaded, denoiser), loaded, prompts=prompts, seeds=seeds, sampling=sampling)
+            sample(
+                with_denoiser(loaded, denoiser),
+                loaded,
+                prompts=prompts,
+                seeds=seeds,
+                sampling=sampling,
+            )
         except _Enough:
             yield seen[0]

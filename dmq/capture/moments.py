@@ -1,13 +1,15 @@
-"""Second moments of what layers are given: all that GPTQ, and much that smoothing, must know of the inputs.
+"""Second moments of what layers are given: all that GPTQ, and much that smoothing, must know of the
+inputs.
 
-A weight is read as rows of I columns, one for each output channel. Its input is read as tokens of I numbers each: a
-linear layer's as it is, a convolution's as the patch under its kernel, in the order in which the weight is flattened.
-Then the squared error that an error E of the weight makes in the output, mean over the tokens, is
+A weight is read as rows of I columns, one for each output channel. Its input is read as tokens of I
+numbers each: a linear layer's as it is, a convolution's as the patch under its kernel, in the order
+in which the weight is flattened. Then the squared error that an error E of the weight makes in the
+output, mean over the tokens, is
 
     mean |E x|^2 = tr(E H E^T),    H = mean x x^T  [I, I]
 
-Tokens are drawn evenly from recorded denoiser calls of the float model; with guidance both halves count alike.
-"""
+Tokens are drawn evenly from recorded denoiser calls of the float model; with guidance both halves
+count alike."""
 
 import math
 import zlib
@@ -31,7 +33,8 @@ from .watching import watching
 
 
 BOUND = 10**9  # bytes of moments that are held at a time
-COLUMNS = 4608  # of the widest matrix; wider weights are cut, and what the pieces have in common is left out
+# of the widest matrix; wider weights are cut, and what the pieces have in common is left out
+COLUMNS = 4608
 TOKENS, A_COLUMN = 8192, 4  # tokens looked at: so many, or more where there are many columns
 SHOWN = 16  # tokens of a call whose values are kept
 CHUNK = 2**23  # numbers of the tokens that are multiplied at a time: 32 MB
@@ -41,8 +44,11 @@ CHUNK = 2**23  # numbers of the tokens that are multiplied at a time: 32 MB
 class Moments:
     """What is known of the inputs of one layer."""
 
-    parts: tuple[Tensor, ...]  # float32 [groups of the convolution, n, n] each; their columns lie one behind the other
-    low: Tensor  # float32 [some, C]: the smallest value of each channel in what would share a range at run time
+    parts: tuple[
+        Tensor, ...
+    ]  # float32 [groups of the convolution, n, n] each; their columns lie one behind the other
+    # float32 [some, C]: the smallest value of each channel in what would share a range at run time
+    low: Tensor
     high: Tensor
     tokens: int
 
@@ -53,7 +59,9 @@ class Moments:
 
 
 def output_error(error: Tensor, moments: Moments) -> float:
-    """tr(E H E^T): the squared error of a layer's output, mean over tokens, for an error [O, I] of its weight."""
+    """tr(E H E^T): the squared error of a layer's output, mean over tokens, for an error [O, I]
+    of its weight.
+    """
     groups = len(moments.parts[0])
     pieces = error.reshape(groups, -1, error.shape[1]).split(moments.widths, dim=2)
     parts = zip(pieces, moments.parts, strict=True)
@@ -63,10 +71,11 @@ def output_error(error: Tensor, moments: Moments) -> float:
 def spread_calls(
     trajectory: Trajectory, steps: int, pictures: int, at_once: int
 ) -> list[tuple[int, np.ndarray]]:
-    """(call, its rows) of `steps` steps spread evenly, or all: at each, `at_once` of the first `pictures` in turn.
+    """(call, its rows) of `steps` steps spread evenly, or all: at each, `at_once` of the first
+    `pictures` in turn.
 
-    Many steps with few pictures tell more than the reverse: layers of the time path see nothing but the step.
-    """
+    Many steps with few pictures tell more than the reverse: layers of the time path see nothing but
+    the step."""
     every = len(trajectory.timesteps)
     chosen = np.unique(np.linspace(0, every - 1, min(steps, every)).round().astype(int)).tolist()
     turn = {i: {(k * at_once + p) % pictures for p in range(at_once)} for k, i in enumerate(chosen)}
@@ -80,7 +89,9 @@ def spread_calls(
 
 
 def in_turns(model: nn.Module, layers: Iterable[str], bound: int = BOUND) -> list[list[str]]:
-    """`layers` in groups whose moments take at most `bound` bytes together; one that takes more is by itself."""
+    """`layers` in groups whose moments take at most `bound` bytes together; one that takes more
+    is by itself.
+    """
     turns: list[list[str]] = []
     held = 0
     for name in layers:
@@ -102,11 +113,12 @@ def second_moments(
     *,
     share: str = "token",
 ) -> Generator[tuple[int, int], None, dict[str, Moments]]:
-    """Yield (calls done, calls in all) while `model` repeats them; return the moments of the `layers` it called.
+    """Yield (calls done, calls in all) while `model` repeats them; return the moments of the
+    `layers` it called.
 
-    `share` says what has a range of its own when activations are quantized as they come, see `Activations.dynamic`.
-    The model is left as it was. Raises DmqError for inputs that are not finite.
-    """
+    `share` says what has a range of its own when activations are quantized as they come, see
+    `Activations.dynamic`. The model is left as it was. Raises DmqError for inputs that are not
+    finite."""
     sums = {name: _Sum(model.get_submodule(name), name, len(calls), share) for name in layers}
     sites = [Site(name=name, point="input") for name in layers]
     for done, (n, rows) in enumerate(calls):
@@ -128,7 +140,9 @@ class _Sum:
         self.random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         self.ends = np.cumsum([0, *_widths(layer)]).tolist()
         groups, device = _groups(layer), layer.weight.device
-        self.parts = [torch.zeros(groups, b - a, b - a, device=device) for a, b in pairwise(self.ends)]
+        self.parts = [
+            torch.zeros(groups, b - a, b - a, device=device) for a, b in pairwise(self.ends)
+        ]
         self.low: list[Tensor] = []
         self.high: list[Tensor] = []
 
@@ -166,7 +180,10 @@ class _Sum:
     def finished(self) -> Moments:
         parts = tuple(part.div_(self.tokens) for part in self.parts)
         if not all(part.isfinite().all() for part in parts):
-            raise DmqError(f"{self.name}: its inputs in the float model are not finite; check the model's weights.")
+            raise DmqError(
+                f"{self.name}: its inputs in the float model are not finite; check the model's "
+                "weights."
+            )
         return Moments(parts, torch.cat(self.low), torch.cat(self.high), self.tokens)
 
 
@@ -184,28 +201,41 @@ class _Rows:
 
 
 class _Patches:
-    """The tokens of a convolution's input, one for each place of its output; any dimension, stride and padding."""
+    """The tokens of a convolution's input, one for each place of its output; any dimension,
+    stride and padding.
+    """
 
     def __init__(self, layer: Any, x: Tensor) -> None:
         mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
         x = F.pad(x, layer._reversed_padding_repeated_twice, mode=mode)
         self.groups, self.x = layer.groups, x.flatten(2)
-        # Where a place of the output begins to read, and how far from there each element of the kernel lies.
+        # Where a place of the output begins to read, and how far from there each element of the
+        # kernel lies.
         self.start = torch.zeros(1, dtype=torch.int64, device=x.device)
         self.kernel = self.start
         dimensions = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
         for length, size, stride, dilation in dimensions:
             places = (length - dilation * (size - 1) - 1) // stride + 1
-            self.start = _joined(self.start * length, torch.arange(places, device=x.device) * stride)
-            self.kernel = _joined(self.kernel * length, torch.arange(size, device=x.device) * dilation)
+            self.start = _joined(
+                self.start * length, torch.arange(places, device=x.device) * stride
+            )
+            self.kernel = _joined(
+                self.kernel * length, torch.arange(size, device=x.device) * dilation
+            )
 
     def __len__(self) -> int:
         return len(self.x) * len(self.start)
 
     def __getitem__(self, which: Tensor) -> Tensor:
         row, place = which // len(self.start), which % len(self.start)
-        patches = self.x[row[:, None], :, self.start[place][:, None] + self.kernel]  # [tokens, kernel, channels]
-        return patches.reshape(len(which), len(self.kernel), self.groups, -1).permute(2, 0, 3, 1).flatten(2)
+        patches = self.x[
+            row[:, None], :, self.start[place][:, None] + self.kernel
+        ]  # [tokens, kernel, channels]
+        return (
+            patches.reshape(len(which), len(self.kernel), self.groups, -1)
+            .permute(2, 0, 3, 1)
+            .flatten(2)
+        )
 
 
 def _joined(outer: Tensor, inner: Tensor) -> Tensor:
@@ -217,7 +247,9 @@ def _groups(layer: nn.Module) -> int:
 
 
 def _widths(layer: nn.Module) -> list[int]:
-    """How the columns of the layer's weight are cut: not at all up to COLUMNS, else between input channels."""
+    """How the columns of the layer's weight are cut: not at all up to COLUMNS, else between
+    input channels.
+    """
     columns, kernel = layer.weight[0].numel(), layer.weight[0, 0].numel()
     pieces = math.ceil(columns / COLUMNS)
     return [len(part) * kernel for part in np.array_split(np.arange(columns // kernel), pieces)]

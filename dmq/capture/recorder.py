@@ -1,12 +1,13 @@
-"""Statistics of tensors as they flow by, in one pass and in memory that depends on sites and steps alone.
+"""Statistics of tensors as they flow by, in one pass and in memory that depends on sites and steps
+alone.
 
-Extremes are of every element. So are the sums of x to x^4, except at the outputs of layers, which are looked at and
-never quantized, and at attention's softmax output, which is not written to memory: there the sums are of the
-histogram's subset, which saves much of the cost. `elements` counts what is behind the sums. Tensors that several sites
-share (the input of to_q, to_k and to_v; q itself, a view of to_q's output) are read once. What is gathered stays on
-the device until the end of a denoiser call, when all sites are binned together. Half-precision values are counted as
-what they are, in float32.
-"""
+Extremes are of every element. So are the sums of x to x^4, except at the outputs of layers, which
+are looked at and never quantized, and at attention's softmax output, which is not written to
+memory: there the sums are of the histogram's subset, which saves much of the cost. `elements`
+counts what is behind the sums. Tensors that several sites share (the input of to_q, to_k and to_v;
+q itself, a view of to_q's output) are read once. What is gathered stays on the device until the end
+of a denoiser call, when all sites are binned together. Half-precision values are counted as what
+they are, in float32."""
 
 from dataclasses import dataclass, field
 
@@ -23,17 +24,23 @@ from ..numerics.threads import one_thread
 from ..results import Site
 
 
-RECENT = 6  # tensors kept for being seen again: the input and the outputs of to_q, to_k, to_v, and some room
+# tensors kept for being seen again: the input and the outputs of to_q, to_k, to_v, and some room
+RECENT = 6
 LONG = 256  # elements of a channel, in one row, whose reduction vectorises well by itself
-PENDING = 2**22  # values that wait for binning, at most, plus one tensor; on other devices than the CPU 16 times that
-FEW = 2**20  # elements of a row whose places are the first of a permutation; where there are more it would be large
+PENDING = (
+    2**22
+)  # values that wait for binning, at most, plus one tensor; on other devices than the CPU 16 times that
+FEW = (
+    2**20
+)  # elements of a row whose places are the first of a permutation; where there are more it would be large
 
 
 def channel_axis(site: Site) -> int:
-    """The axis of channels in a tensor at `site`: features of a linear layer, channels of a convolution, heads.
+    """The axis of channels in a tensor at `site`: features of a linear layer, channels of a
+    convolution, heads.
 
-    Also that of `ActivationStats.channel_min`; q, k, v and probs of an attention have their heads there.
-    """
+    Also that of `ActivationStats.channel_min`; q, k, v and probs of an attention have their heads
+    there."""
     return -1 if site.kind == "linear" else 1
 
 
@@ -44,7 +51,9 @@ class _Tensor:
     tensor: Tensor | None  # kept while recent, so that nothing else comes to lie at its address
     sample: Tensor  # [rows, n]
     whole: bool  # is every element in the sample
-    sums: list[Tensor] = field(default_factory=list)  # 4 numbers of each part, if more than the sample is wanted
+    sums: list[Tensor] = field(
+        default_factory=list
+    )  # 4 numbers of each part, if more than the sample is wanted
     size: int = 0
     extremes: dict[tuple, tuple[Tensor, Tensor]] = field(default_factory=dict)
 
@@ -63,9 +72,8 @@ class _Step:
 class Recorder:
     """Collects what `see` is shown between `begin` and `end` of a denoiser call.
 
-    `subset` elements of each row of a tensor go into the histogram (0: all of them), always at the same places, so
-    that it does not matter how pictures are spread over batches and captures.
-    """
+    `subset` elements of each row of a tensor go into the histogram (0: all of them), always at the
+    same places, so that it does not matter how pictures are spread over batches and captures."""
 
     def __init__(self, subset: int) -> None:
         self.subset = subset
@@ -83,7 +91,9 @@ class Recorder:
         self._waiting = 0
 
     def begin(self, t: float, rows: int, i: int | None = None) -> None:
-        """A denoiser call at timestep `t` for `rows` rows starts; `i` is its step where this recorder saw no other."""
+        """A denoiser call at timestep `t` for `rows` rows starts; `i` is its step where this
+        recorder saw no other.
+        """
         self._clear()
         self.t, self.rows, self.i = t, rows, i
 
@@ -131,13 +141,17 @@ class Recorder:
         return _Tensor(x, sample, whole=whole, size=x.numel())
 
     def _recall(self, x: Tensor) -> _Tensor:
-        """What is known of `x` from another site; convolutions share nothing, and to keep their tensors costs time."""
+        """What is known of `x` from another site; convolutions share nothing, and to keep their
+        tensors costs time.
+        """
         key = (x.untyped_storage()._cdata, x.storage_offset(), x.numel(), x._version)
         known = self._recent.get(key)
         if known is None or not (_dense(x) and _dense(known.tensor)):
             known = self._recent[key] = self._measure(x)
             if len(self._recent) > RECENT:
-                self._recent.pop(next(iter(self._recent))).tensor = None  # binning needs the sample only
+                self._recent.pop(
+                    next(iter(self._recent))
+                ).tensor = None  # binning needs the sample only
         return known
 
     def _sums(self, x: Tensor) -> list[Tensor]:
@@ -148,13 +162,20 @@ class Recorder:
         for part in x.split(at_once):
             part = part.float()  # x^4 would leave float16 from x = 16 on
             square = torch.mul(part, part, out=self._scratch.narrow(0, 0, len(part)))
-            found += [part.sum(), torch.dot(part, part), torch.dot(square, part), torch.dot(square, square)]
+            found += [
+                part.sum(),
+                torch.dot(part, part),
+                torch.dot(square, part),
+                torch.dot(square, square),
+            ]
         return found
 
     def _sample(self, rows: Tensor) -> Tensor:
         n = rows.shape[1]
         if not 0 < self.subset < n:
-            return rows.to(torch.float32, copy=True)  # what is seen may be overwritten before it is binned
+            return rows.to(
+                torch.float32, copy=True
+            )  # what is seen may be overwritten before it is binned
         return rows.index_select(1, self._chosen(n, rows.device)).float()
 
     def _chosen(self, n: int, device: torch.device) -> Tensor:
@@ -173,26 +194,38 @@ class Recorder:
         axis = channel_axis(site)
         key = (axis, *x.shape)
         if key not in known.extremes:
-            known.extremes[key] = _of_heads(known, x) if site.kind == "attention" else _over_channels(x, axis)
+            known.extremes[key] = (
+                _of_heads(known, x) if site.kind == "attention" else _over_channels(x, axis)
+            )
         return known.extremes[key]
 
     def _commit(self) -> None:
         if not self._pending:
             return
         known = set(self.sites)
-        self._meet([(site, len(seen[0][1])) for site, seen in self._pending.items() if site not in known])
+        self._meet(
+            [(site, len(seen[0][1])) for site, seen in self._pending.items() if site not in known]
+        )
         step = self.steps.setdefault(self.t, self._empty())
         device = next(iter(self._pending.values()))[0][1].device
         calls = [
-            self._pending.get(site) or _nothing(c, device) for site, c in zip(self.sites, self.channels, strict=True)
+            self._pending.get(site) or _nothing(c, device)
+            for site, c in zip(self.sites, self.channels, strict=True)
         ]
         low = torch.cat([_together(torch.minimum, [low for _, low, _ in seen]) for seen in calls])
-        high = torch.cat([_together(torch.maximum, [high for _, _, high in seen]) for seen in calls])
+        high = torch.cat(
+            [_together(torch.maximum, [high for _, _, high in seen]) for seen in calls]
+        )
         low, high = torch.stack([low, high]).float().cpu()
         self._fit(low, high)
         torch.minimum(step.low, low, out=step.low)
         torch.maximum(step.high, high, out=step.high)
-        seen = [(s, known) for s, entries in enumerate(calls) for known, _, _ in entries if known is not None]
+        seen = [
+            (s, known)
+            for s, entries in enumerate(calls)
+            for known, _, _ in entries
+            if known is not None
+        ]
         self._add_sums(step, [(s, known) for s, known in seen if self._exact(self.sites[s], known)])
         self._bin(step, seen)
         self._pending, self._waiting = {}, 0
@@ -200,7 +233,9 @@ class Recorder:
     def _add_sums(self, step: _Step, exact: list[tuple[int, _Tensor]]) -> None:
         if not exact:
             return
-        sums = torch.stack([number for _, known in exact for number in known.sums]).view(-1, 4).cpu()
+        sums = (
+            torch.stack([number for _, known in exact for number in known.sums]).view(-1, 4).cpu()
+        )
         parts = torch.tensor([s for s, known in exact for _ in range(len(known.sums) // 4)])
         step.sums.index_add_(0, parts, sums.double())
         where, sizes = torch.tensor([(s, known.size) for s, known in exact]).T
@@ -216,9 +251,13 @@ class Recorder:
             values = torch.stack([known.sample.view(-1) for _, known in group])
             counts = bin_counts(values, self.exponent[where].to(values.device))
             few = torch.tensor([not self._exact(self.sites[s], known) for s, known in group])
-            found.append((where, counts, few, _powers(values[few.to(values.device)]), values.shape[1]))
+            found.append(
+                (where, counts, few, _powers(values[few.to(values.device)]), values.shape[1])
+            )
         counts = torch.cat([counts for _, counts, *_ in found]).cpu()
-        step.counts.index_add_(0, torch.cat([where for where, *_ in found]), counts.to(step.counts.dtype))
+        step.counts.index_add_(
+            0, torch.cat([where for where, *_ in found]), counts.to(step.counts.dtype)
+        )
         where = torch.cat([where[few] for where, _, few, *_ in found])
         step.sums.index_add_(0, where, torch.cat([sums for *_, sums, _ in found]).cpu().double())
         sizes = torch.cat([few[few].long() * size for _, _, few, _, size in found])
@@ -233,8 +272,10 @@ class Recorder:
             site = self.sites[int((~largest.isfinite()).nonzero()[0])]
             i = list(self.steps).index(self.t) if self.i is None else self.i
             raise DmqError(
-                f"{site.label}: not finite at step {i + 1} (t = {self.t:g}); the float model itself fails there. In "
-                "half precision try --dtype bfloat16 or float32; else check weights, scheduler and guidance."
+                f"{site.label}: not finite at step {i + 1} (t = {self.t:g}); the float model "
+                "itself fails there. In "
+                "half precision try --dtype bfloat16 or float32; else check weights, scheduler and "
+                "guidance."
             )
         self._widen(fit_exponent(largest))
 
@@ -250,7 +291,13 @@ class Recorder:
     def add(self, other: "Recorder") -> None:
         """Count what `other` saw as well, whose bins may get wider for it."""
         known = set(self.sites)
-        self._meet([(site, c) for site, c in zip(other.sites, other.channels, strict=True) if site not in known])
+        self._meet(
+            [
+                (site, c)
+                for site, c in zip(other.sites, other.channels, strict=True)
+                if site not in known
+            ]
+        )
         number = {site: s for s, site in enumerate(self.sites)}
         where = torch.tensor([number[site] for site in other.sites], dtype=torch.int64)
         exponent = self.exponent.clone()
@@ -258,7 +305,9 @@ class Recorder:
         self._widen(exponent)
         other._widen(self.exponent[where])
         starts = np.cumsum([0, *self.channels])
-        channels = torch.tensor([c for s in where.tolist() for c in range(starts[s], starts[s + 1])])
+        channels = torch.tensor(
+            [c for s in where.tolist() for c in range(starts[s], starts[s + 1])]
+        )
         for t, seen in other.steps.items():
             step = self.steps.setdefault(t, self._empty())
             step.sums.index_add_(0, where, seen.sums)
@@ -276,7 +325,10 @@ class Recorder:
         self.channels += [c for _, c in sites]
         self.exponent = F.pad(self.exponent, (0, more), value=SMALLEST)
         for step in self.steps.values():
-            step.sums, step.counts = F.pad(step.sums, (0, 0, 0, more)), F.pad(step.counts, (0, 0, 0, more))
+            step.sums, step.counts = (
+                F.pad(step.sums, (0, 0, 0, more)),
+                F.pad(step.counts, (0, 0, 0, more)),
+            )
             step.elements = F.pad(step.elements, (0, more))
             step.low = F.pad(step.low, (0, channels), value=torch.inf)
             step.high = F.pad(step.high, (0, channels), value=-torch.inf)
@@ -317,7 +369,9 @@ class Recorder:
 
 
 def _nothing(channels: int, device: torch.device) -> list[tuple[None, Tensor, Tensor]]:
-    return [(None, *(torch.full((channels,), end, device=device) for end in (torch.inf, -torch.inf)))]
+    return [
+        (None, *(torch.full((channels,), end, device=device) for end in (torch.inf, -torch.inf)))
+    ]
 
 
 def _powers(x: Tensor) -> Tensor:
@@ -327,7 +381,9 @@ def _powers(x: Tensor) -> Tensor:
 
 
 def _cut(counts: Tensor) -> tuple[np.ndarray, int]:
-    """`counts` [T, BINS] without the empty bins at both ends, and the index of the first bin left, -512 to 511."""
+    """`counts` [T, BINS] without the empty bins at both ends, and the index of the first bin
+    left, -512 to 511.
+    """
     used = counts.sum(0).nonzero().flatten()
     start, stop = (int(used[0]), int(used[-1]) + 1) if len(used) else (BINS // 2, BINS // 2 + 1)
     return counts[:, start:stop].numpy().copy(), start - BINS // 2
@@ -337,7 +393,10 @@ def _dense(x: Tensor) -> bool:
     """Does `x` fill a piece of memory without gaps and without reading any of it twice?"""
     if x.is_contiguous():
         return True
-    return 1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True)) == x.numel()
+    return (
+        1 + sum((n - 1) * stride for n, stride in zip(x.shape, x.stride(), strict=True))
+        == x.numel()
+    )
 
 
 def _count(length: int, rows: int) -> int:
@@ -346,7 +405,9 @@ def _count(length: int, rows: int) -> int:
 
 
 def _rows(x: Tensor, rows: int) -> Tensor:
-    """`x` as (pictures, rest), without a copy where memory allows; the order within a row does not matter."""
+    """`x` as (pictures, rest), without a copy where memory allows; the order within a row does
+    not matter.
+    """
     rows = _count(len(x), rows) if x.ndim else 1
     if x.is_contiguous():
         return x.view(rows, -1)
@@ -368,7 +429,9 @@ def _over_channels(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
 
 
 def _of_heads(known: _Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Extremes of each head of `x` (B, heads, L, D), from those of the features it is a view of, if they are there."""
+    """Extremes of each head of `x` (B, heads, L, D), from those of the features it is a view of,
+    if they are there.
+    """
     _, heads, _, width = x.shape
     whole = known.extremes.get((-1, x.shape[0], x.shape[2], heads * width))
     if whole is not None and x.stride(1) == width and x.stride(3) == 1:

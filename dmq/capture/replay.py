@@ -1,4 +1,6 @@
-"""Repeat recorded denoiser calls with another model, or with the same one: no pipeline, no scheduler."""
+"""Repeat recorded denoiser calls with another model, or with the same one: no pipeline, no
+scheduler.
+"""
 
 import inspect
 from collections.abc import Generator, Sequence
@@ -14,7 +16,8 @@ from ..results import Trajectory
 
 
 HALF = (torch.float16, torch.bfloat16)
-# Arguments that diffusers gives in float32 to models of any precision: positions, whose digits matter.
+# Arguments that diffusers gives in float32 to models of any precision: positions, whose digits
+# matter.
 EXACT = frozenset({"image_rotary_emb", "img_ids", "txt_ids", "time_ids", "guidance"})
 
 
@@ -25,7 +28,9 @@ def pictures_in(trajectory: Trajectory, n: int) -> int:
 
 
 def rows_of(trajectory: Trajectory, n: int, pictures: Sequence[int] | None) -> np.ndarray:
-    """The rows of call n that draw `pictures` (positions among those of the call), halves together; all if None."""
+    """The rows of call n that draw `pictures` (positions among those of the call), halves
+    together; all if None.
+    """
     rows = np.arange(len(trajectory.half[n]))
     return rows if pictures is None else rows[np.isin(rows % pictures_in(trajectory, n), pictures)]
 
@@ -40,9 +45,16 @@ def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -
 
     def given(x: np.ndarray, name: str) -> Tensor:
         tensor = torch.from_numpy(x[rows] if x.shape[:1] == (total,) else x).to(device)
-        return tensor.to(dtype) if tensor.is_floating_point() and not EXACT & set(name.split(".")) else tensor
+        return (
+            tensor.to(dtype)
+            if tensor.is_floating_point() and not EXACT & set(name.split("."))
+            else tensor
+        )
 
-    flat = {name: given(trajectory.conditioning[key], name) for name, key in trajectory.arguments[n].items()}
+    flat = {
+        name: given(trajectory.conditioning[key], name)
+        for name, key in trajectory.arguments[n].items()
+    }
     known = inspect.signature(model.forward).parameters
     sample = "sample" if "sample" in known else "hidden_states"
     # A tensor keeps a float t, which some denoisers would round if it came as a number.
@@ -52,7 +64,9 @@ def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -
 
 
 def precision(model: nn.Module) -> torch.dtype:
-    """What `model` computes in: half precision if any weight is kept in it (what is learned is not), else float32."""
+    """What `model` computes in: half precision if any weight is kept in it (what is learned is
+    not), else float32.
+    """
     return next((p.dtype for p in model.parameters() if p.dtype in HALF), torch.float32)
 
 
@@ -64,17 +78,20 @@ def wanted(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -
 def noise_errors(
     model: nn.Module, trajectory: Trajectory, pictures: Sequence[int] | None = None
 ) -> Generator[tuple[int, int], None, np.ndarray]:
-    """Yield (calls done, calls in all); return the noise-prediction error of `model` at every step [T] float64.
+    """Yield (calls done, calls in all); return the noise-prediction error of `model` at every step
+    [T] float64.
 
-    That is mean (eps_q - eps)^2 / mean eps^2 on the recorded inputs, eps being what was recorded, whatever the model
-    predicts; inf where the answer is not finite.
-    """
+    That is mean (eps_q - eps)^2 / mean eps^2 on the recorded inputs, eps being what was recorded,
+    whatever the model predicts; inf where the answer is not finite."""
     wrong, power = np.zeros((2, len(trajectory.timesteps)))
     for n, i in enumerate(trajectory.step):
         rows = rows_of(trajectory, n, pictures)
         if len(rows):
             with few_threads(model.parameters()), torch.no_grad():
-                answer, target = repeat(model, trajectory, n, rows), wanted(model, trajectory, n, rows)
+                answer, target = (
+                    repeat(model, trajectory, n, rows),
+                    wanted(model, trajectory, n, rows),
+                )
                 error = double(answer - target.to(answer.device)).square().sum().item()
                 wrong[i] += error if np.isfinite(error) else np.inf
                 power[i] += double(target).square().sum().item()

@@ -49,8 +49,13 @@ class TrajectoryRecorder:
         self._outputs.append(_numpy((answer if isinstance(answer, Tensor) else answer[0])[keep]))
         self._half.append(self.adapter.halves(len(x), self.batch)[keep.cpu().numpy()])
         given = self.adapter.conditioning(args, kwargs)
-        rows = {name: value[keep] if value.shape[:1] == x.shape[:1] else value for name, value in given.items()}
-        self._arguments.append({name: self._keep(name, _numpy(value)) for name, value in rows.items()})
+        rows = {
+            name: value[keep] if value.shape[:1] == x.shape[:1] else value
+            for name, value in given.items()
+        }
+        self._arguments.append(
+            {name: self._keep(name, _numpy(value)) for name, value in rows.items()}
+        )
 
     def _keep(self, name: str, value: np.ndarray) -> str:
         """The key of an equal array that is kept already, or of this one from now on."""
@@ -89,9 +94,13 @@ def record_trajectory(
     refuse_caches(denoiser)
     recorder = TrajectoryRecorder(loaded.adapter, len(seeds))
     recorder.next_batch(len(seeds))
-    denoiser.register_forward_hook(lambda m, args, kwargs, out: recorder.see(args, kwargs, out), with_kwargs=True)
+    denoiser.register_forward_hook(
+        lambda m, args, kwargs, out: recorder.see(args, kwargs, out), with_kwargs=True
+    )
     pipe = with_denoiser(loaded, denoiser)
-    pictures = sample(pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
+    pictures = sample(
+        pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step
+    )
     return recorder.finished(), pictures
 
 

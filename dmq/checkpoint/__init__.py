@@ -1,13 +1,14 @@
-"""Quantized models as files, and back: `import dmq.checkpoint` lets diffusers' own `from_pretrained` read them.
+"""Quantized models as files, and back: `import dmq.checkpoint` lets diffusers' own
+`from_pretrained` read them.
 
     import dmq.checkpoint
     from diffusers import DiffusionPipeline
 
     pipe = DiffusionPipeline.from_pretrained("folder")
 
-`mode("simulated")`, as a block around it, or `$DMQ_MODE` chooses how the model computes; otherwise its file says.
-Saved again, a model has the tensors that it was loaded from; only what it computes in another precision is cast.
-"""
+`mode("simulated")`, as a block around it, or `$DMQ_MODE` chooses how the model computes; otherwise
+its file says. Saved again, a model has the tensors that it was loaded from; only what it computes
+in another precision is cast."""
 
 from ..models.quantizer import register
 from .loading import Stored, load, mode

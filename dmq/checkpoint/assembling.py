@@ -1,4 +1,5 @@
-"""A quantized model of stored tensors: the counterpart of `quantizers.apply.quantized`, without the float model.
+"""A quantized model of stored tensors: the counterpart of `quantizers.apply.quantized`, without the
+float model.
 
     opened       a skeleton gets a place for each stored tensor, where what it stands for was
     assembled    the places are replaced by quantized layers, banks and tables, in place
@@ -46,8 +47,15 @@ def opened(model: nn.Module, content: Content) -> None:
     modules = dict(model.named_modules())
     for row in content.plan.layers:
         layer = modules.get(row.layer.name)
-        if layer is None or not hasattr(layer, "weight") or tuple(layer.weight.shape) != row.layer.shape:
-            raise DmqError(f"{row.layer.name:.200}: the model has no such layer; config.json and the plan do not fit.")
+        if (
+            layer is None
+            or not hasattr(layer, "weight")
+            or tuple(layer.weight.shape) != row.layer.shape
+        ):
+            raise DmqError(
+                f"{row.layer.name:.200}: the model has no such layer; config.json and the plan do "
+                "not fit."
+            )
     for row in content.plan.layers:
         if row.dropped:
             replace(model, row.layer.name, Gone())
@@ -57,7 +65,10 @@ def opened(model: nn.Module, content: Content) -> None:
         parent, _, leaf = name.rpartition(".")
         owner = modules.get(parent)
         if owner is None or owner._parameters.get(leaf) is None:
-            raise DmqError(f"{name:.200}: the model has no such parameter; config.json and its codes do not fit.")
+            raise DmqError(
+                f"{name:.200}: the model has no such parameter; config.json and its codes do not "
+                "fit."
+            )
         del owner._parameters[leaf]
         owner.add_module(leaf, Held())
     for name, (dtype, shape) in quantized_layout(content.settings).items():
@@ -71,20 +82,30 @@ def opened(model: nn.Module, content: Content) -> None:
 
 
 @torch.no_grad()
-def assembled(model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype: torch.dtype) -> None:
-    """Make the opened skeleton, whose ordinary parameters are there, the quantized model that `content` describes.
+def assembled(
+    model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype: torch.dtype
+) -> None:
+    """Make the opened skeleton, whose ordinary parameters are there, the quantized model that
+    `content` describes.
 
     What it computes in float has `dtype`. Codes are unpacked layer by layer.
     """
-    plan, clock = content.plan, Clock(content.plan.timesteps, content.plan.on_miss, adapter_of(content).timestep)
-    device = next((x.device for x in (*model.parameters(), *model.buffers()) if x.device.type != "meta"), None)
+    plan, clock = (
+        content.plan,
+        Clock(content.plan.timesteps, content.plan.on_miss, adapter_of(content).timestep),
+    )
+    device = next(
+        (x.device for x in (*model.parameters(), *model.buffers()) if x.device.type != "meta"), None
+    )
     model._modules.pop("dmq", None)
     weights = {f"{row.layer.name}.weight": row.layer.shape for row in plan.layers}
     for name in content.codes:
         # Of a weight that is made into a layer below, the shape is enough.
-        value = torch.zeros((), dtype=dtype, device=device).expand(weights[name]) if name in weights else (
-            codes_in(content, name, fetch).dequantize().to(device, dtype)
-        )  # fmt: skip
+        value = (
+            torch.zeros((), dtype=dtype, device=device).expand(weights[name])
+            if name in weights
+            else (codes_in(content, name, fetch).dequantize().to(device, dtype))
+        )
         parent, _, leaf = name.rpartition(".")
         owner = model.get_submodule(parent)
         del owner._modules[leaf]
@@ -100,12 +121,21 @@ def assembled(model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype
         if row.weights.bits == FLOAT:
             made = fake_quantized(layer, layer.weight, layer.bias, bank)
         else:
-            made = make(layer, row, bank, _moved(codes_in(content, f"{row.layer.name}.weight", fetch), device))
+            made = make(
+                layer,
+                row,
+                bank,
+                _moved(codes_in(content, f"{row.layer.name}.weight", fetch), device),
+            )
         replace(model, row.layer.name, made)
     if plan.attention:
         explicit_products(model)
         for bank in plan.attention:
-            replace(model, f"{bank.site.name}.processor.{bank.site.point}", bank_module(bank, clock).to(device))
+            replace(
+                model,
+                f"{bank.site.name}.processor.{bank.site.point}",
+                bank_module(bank, clock).to(device),
+            )
     _timed(model, plan, clock, fetch, adapter_of(content), device)
     model.requires_grad_(False)
     model.plan, model.clock = plan, clock
@@ -114,7 +144,10 @@ def assembled(model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype
 
 
 def codes_in(content: Content, name: str, fetch: Fetch) -> WeightCodes:
-    """The codes of a parameter, in memory of their own. Raises DmqError if nothing can be computed with them."""
+    """The codes of a parameter, in memory of their own.
+
+    Raises DmqError if nothing can be computed with them.
+    """
     plain = content.codes[name]
     try:
         return restore({part: fetch(f"{name}.{part}") for part in layout(plain)}, plain)
@@ -136,24 +169,39 @@ def _moved(codes: WeightCodes, device: torch.device | None) -> WeightCodes:
     if device is None or device.type == "cpu":
         return codes
     values = {f.name: getattr(codes, f.name) for f in fields(codes)}
-    return replace_fields(codes, **{
-        name: x.to(device) if isinstance(x, Tensor) else _moved(x, device) if isinstance(x, WeightCodes) else x
-        for name, x in values.items()
-    })  # fmt: skip
+    return replace_fields(
+        codes,
+        **{
+            name: x.to(device)
+            if isinstance(x, Tensor)
+            else _moved(x, device)
+            if isinstance(x, WeightCodes)
+            else x
+            for name, x in values.items()
+        },
+    )
 
 
-# --- the time path -------------------------------------------------------------------------------------------------
+# --- the time path
+# -------------------------------------------------------------------------------------------------
 
 
 def gone(plan: Plan) -> tuple[str, ...]:
     """Modules that a cache of all features takes the place of."""
     time = plan.temporal
-    whole = time is not None and time.cached is not None and not time.per_request and time.cached.all()
+    whole = (
+        time is not None and time.cached is not None and not time.per_request and time.cached.all()
+    )
     return time.block.embeddings if whole else ()
 
 
 def _timed(
-    model: nn.Module, plan: Plan, clock: Clock, fetch: Fetch, adapter: AbstractAdapter, device: torch.device | None
+    model: nn.Module,
+    plan: Plan,
+    clock: Clock,
+    fetch: Fetch,
+    adapter: AbstractAdapter,
+    device: torch.device | None,
 ) -> None:
     """Hooks that find the step, and the tables of the cache."""
     time = plan.temporal
@@ -170,7 +218,9 @@ def _timed(
             steps = time.cached[int(k)].nonzero()[0].tolist()
             row = [steps.index(i) if i in steps else None for i in range(len(plan.timesteps))]
             computed = None if None not in row else model.get_submodule(projection.name)
-            table = _table(kept, {part: fetch(f"dmq.cache.{k}.{part}") for part in cache_layout(kept)}).to(device)
+            table = _table(
+                kept, {part: fetch(f"dmq.cache.{k}.{part}") for part in cache_layout(kept)}
+            ).to(device)
             table.like = table.like.to(next(model.parameters()).dtype)
             replace(model, projection.name, CachedFeature(table, clock, row, computed))
 

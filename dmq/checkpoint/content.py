@@ -1,4 +1,5 @@
-"""What a checkpoint says about itself: `quantization_config` of the denoiser's `config.json`, and the digests.
+"""What a checkpoint says about itself: `quantization_config` of the denoiser's `config.json`, and
+the digests.
 
     quant_method "dmq", format, dmq      which program wrote it, in which format
     mode                                 one of recipe.ENGINES: how it computes unless the reader chooses
@@ -9,8 +10,8 @@
     timestep_partition                   which steps share scales, for other programs; dmq reads the banks
     runtime.diffusion_step_policy        only where the partition is one that diffusers and vLLM-Omni know
 
-The file of tensors carries, as metadata "dmq", a digest of each tensor, of these settings and of the model's other
-settings: what was damaged on the way is found. They do not tell who wrote a file.
+The file of tensors carries, as metadata "dmq", a digest of each tensor, of these settings and of
+the model's other settings: what was damaged on the way is found. They do not tell who wrote a file.
 """
 
 import hashlib
@@ -55,14 +56,23 @@ def settings_of(
     """The `quantization_config` of a checkpoint; `codes` is plain data by quantized parameter."""
     policy = step_policy(plan, component)
     return {
-        "quant_method": "dmq", "format": FORMAT, "dmq": __version__, "mode": mode, "adapter": adapter,
-        "plan": plan_data(plan), "codes": dict(codes), "cache": cache_rows(plan),
+        "quant_method": "dmq",
+        "format": FORMAT,
+        "dmq": __version__,
+        "mode": mode,
+        "adapter": adapter,
+        "plan": plan_data(plan),
+        "codes": dict(codes),
+        "cache": cache_rows(plan),
         "timestep_partition": partition(plan),
-    } | ({"runtime": {"diffusion_step_policy": policy}} if policy else {})  # fmt: skip
+    } | ({"runtime": {"diffusion_step_policy": policy}} if policy else {})
 
 
 def quantized_layout(settings: Mapping[str, Any]) -> Layout:
-    """All tensors in the file that the float model does not have. Raises DmqError for settings that lie."""
+    """All tensors in the file that the float model does not have.
+
+    Raises DmqError for settings that lie.
+    """
     plan, codes, cache = (_mapping(settings.get(name), name) for name in ("plan", "codes", "cache"))
     made = plan_layout(plan)
     rows = {row["name"]: row for row in plan["layers"]}
@@ -74,7 +84,9 @@ def quantized_layout(settings: Mapping[str, Any]) -> Layout:
         row = rows.get(name.removesuffix(".weight")) if name.endswith(".weight") else None
         if row is not None and stored_bytes(found) != row["weight_bytes"]:
             planned = row["weight_bytes"]
-            raise DmqError(f"{name:.200}: {stored_bytes(found)} bytes, but the plan counts {planned!r:.20}.")
+            raise DmqError(
+                f"{name:.200}: {stored_bytes(found)} bytes, but the plan counts {planned!r:.20}."
+            )
         made |= {f"{name}.{part}": x for part, x in found.items()}
     for k, kept in cache.items():
         made |= {f"dmq.cache.{k}.{part}": x for part, x in cache_layout(kept).items()}
@@ -82,17 +94,26 @@ def quantized_layout(settings: Mapping[str, Any]) -> Layout:
 
 
 def plan_of_settings(settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
-    """The plan that settings and the "dmq." tensors describe; DmqError if they or the cache do not fit to it."""
+    """The plan that settings and the "dmq." tensors describe; DmqError if they or the cache do
+    not fit to it.
+    """
     made = plan_from(_mapping(settings.get("plan"), "plan"), tensors)
     if cache_rows(made) != settings["cache"]:
         raise DmqError("the cache in it is not the one of its plan. Export it again.")
-    wanted = {f"{row.layer.name}.weight" for row in made.layers if row.weights.bits < FLOAT and not row.dropped}
+    wanted = {
+        f"{row.layer.name}.weight"
+        for row in made.layers
+        if row.weights.bits < FLOAT and not row.dropped
+    }
     if missing := sorted(wanted - set(settings["codes"])):
-        raise DmqError(f"{missing[0]}: the plan quantizes it, but it has no codes. Export it again.")
+        raise DmqError(
+            f"{missing[0]}: the plan quantizes it, but it has no codes. Export it again."
+        )
     return made
 
 
-# --- the cache of temporal features --------------------------------------------------------------------------------
+# --- the cache of temporal features
+# --------------------------------------------------------------------------------
 
 
 def cache_rows(plan: Plan) -> dict[str, dict[str, int]]:
@@ -103,8 +124,9 @@ def cache_rows(plan: Plan) -> dict[str, dict[str, int]]:
     rows = zip(time.cached.sum(1).tolist(), time.block.projections, strict=True)
     return {
         str(k): {"rows": n, "width": projection.width, "bits": time.spec.cache.bits}
-        for k, (n, projection) in enumerate(rows) if n
-    }  # fmt: skip
+        for k, (n, projection) in enumerate(rows)
+        if n
+    }
 
 
 def cache_layout(kept: Mapping[str, Any]) -> Layout:
@@ -112,37 +134,48 @@ def cache_layout(kept: Mapping[str, Any]) -> Layout:
     kept = _mapping(kept, "cache")
     rows, width, bits = (kept.get(name) for name in ("rows", "width", "bits"))
     if not all(type(n) is int and 0 < n <= LARGEST for n in (rows, width, bits)) or bits > 16:
-        raise DmqError(f"the cache in it is damaged ({rows!r:.20} rows of {width!r:.20} and {bits!r:.20} bits).")
+        raise DmqError(
+            f"the cache in it is damaged ({rows!r:.20} rows of {width!r:.20} and {bits!r:.20} "
+            "bits)."
+        )
     if bits == 16:
         return {"codes": (torch.float16, (rows, width))}
     return {
-        "codes": (torch.uint8, (packed(rows * width, bits),)), "scale": (torch.float32, (rows, 1)),
+        "codes": (torch.uint8, (packed(rows * width, bits),)),
+        "scale": (torch.float32, (rows, 1)),
         "zero": (zero_dtype(bits), (rows, 1)),
-    }  # fmt: skip
+    }
 
 
-# --- the time axis, for other programs -----------------------------------------------------------------------------
+# --- the time axis, for other programs
+# -----------------------------------------------------------------------------
 
 
 def partition(plan: Plan) -> dict[str, Any]:
-    """Which steps share scales: a slot for each step, once for each way in which activations share them."""
+    """Which steps share scales: a slot for each step, once for each way in which activations
+    share them.
+    """
     ways: dict[tuple[int, ...], int] = {}
     for bank in banks_of(plan):
         slot = tuple(bank.slot.tolist())
         ways[slot] = ways.get(slot, 0) + 1
     return {
-        "index_space": "scheduler_timestep", "timesteps": list(plan.timesteps), "on_miss": plan.on_miss,
+        "index_space": "scheduler_timestep",
+        "timesteps": list(plan.timesteps),
+        "on_miss": plan.on_miss,
         "partitions": [{"activations": count, "slot": list(slot)} for slot, count in ways.items()],
-        "relaxed_steps": list(plan.relaxed), "relaxed_bits": plan.relaxed_bits,
-    }  # fmt: skip
+        "relaxed_steps": list(plan.relaxed),
+        "relaxed_bits": plan.relaxed_bits,
+    }
 
 
 def step_policy(plan: Plan, component: str) -> dict[str, Any] | None:
-    """The partition as diffusers' `diffusion_step_policy`, version 1; None where it is no such policy.
+    """The partition as diffusers' `diffusion_step_policy`, version 1; None where it is no such
+    policy.
 
-    It is one if all banks have 8 bits, but 16 in the first and last N steps, in one range each, and weights have 8.
-    Diffusers itself follows the key for Cosmos3 in ModelOpt's FP8 only. Source: PEERS, findings 1 and 2.
-    """
+    It is one if all banks have 8 bits, but 16 in the first and last N steps, in one range each, and
+    weights have 8. Diffusers itself follows the key for Cosmos3 in ModelOpt's FP8 only. Source:
+    PEERS, findings 1 and 2."""
     steps, relaxed = len(plan.timesteps), set(plan.relaxed)
     first = next((i for i in range(steps) if i not in relaxed), steps)
     last = next((i for i in range(steps) if steps - 1 - i not in relaxed), steps)
@@ -154,13 +187,20 @@ def step_policy(plan: Plan, component: str) -> dict[str, Any] | None:
     if any(row.weights.bits not in (POLICY_BITS, FLOAT) for row in plan.layers):
         return None
     return {
-        "schema_version": 1, "type": "first_last_n", "index_space": "denoising_loop_iteration", "scope": [component],
-        "default_mode": "native", "first_steps": {"count": first, "mode": "a16"},
-        "last_steps": {"count": last, "mode": "a16"}, "overlap": "a16", "reasoner": "a16",
-    }  # fmt: skip
+        "schema_version": 1,
+        "type": "first_last_n",
+        "index_space": "denoising_loop_iteration",
+        "scope": [component],
+        "default_mode": "native",
+        "first_steps": {"count": first, "mode": "a16"},
+        "last_steps": {"count": last, "mode": "a16"},
+        "overlap": "a16",
+        "reasoner": "a16",
+    }
 
 
-# --- digests -------------------------------------------------------------------------------------------------------
+# --- digests
+# --------------------------------------------------------------------------------------------------
 
 
 UNSEALED = {"settings": 16 * "0", "model": 16 * "0"}  # of files whose settings are not known yet
@@ -168,7 +208,11 @@ UNSEALED = {"settings": 16 * "0", "model": 16 * "0"}  # of files whose settings 
 
 def metadata_of(seal: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
     """The metadata of a file with `tensors`."""
-    own = {"format": FORMAT, **seal, "tensors": {name: tensor_digest(x) for name, x in tensors.items()}}
+    own = {
+        "format": FORMAT,
+        **seal,
+        "tensors": {name: tensor_digest(x) for name, x in tensors.items()},
+    }
     return {"format": "pt", "dmq": json.dumps(own)}
 
 

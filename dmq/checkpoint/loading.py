@@ -1,4 +1,6 @@
-"""dmq's checkpoints in diffusers' own `from_pretrained` and `save_pretrained`, and `load`, which checks first."""
+"""dmq's checkpoints in diffusers' own `from_pretrained` and `save_pretrained`, and `load`, which
+checks first.
+"""
 
 import contextlib
 import os
@@ -26,10 +28,11 @@ _asked: ContextVar[str | None] = ContextVar("mode", default=None)
 
 @contextlib.contextmanager
 def mode(name: str) -> Iterator[None]:
-    """Models loaded in this block are "executed", "executed bf16" or "simulated", whatever files and `$DMQ_MODE` say.
+    """Models loaded in this block are "executed", "executed bf16" or "simulated", whatever files
+    and `$DMQ_MODE` say.
 
-    Diffusers takes no settings from its callers for models that are quantized already, hence this way.
-    """
+    Diffusers takes no settings from its callers for models that are quantized already, hence this
+    way."""
     token = _asked.set(_known(name))
     try:
         yield
@@ -40,9 +43,8 @@ def mode(name: str) -> Iterator[None]:
 def load(folder: str | Path, how: str | None = None) -> nn.Module:
     """The quantized denoiser in `folder`, as diffusers loads it; `how` is a name that `mode` takes.
 
-    It has its `plan` and its `clock`, as a model by `quantizers.apply.quantized` has. Raises DmqError for a folder
-    that is no checkpoint, is damaged, or is of a newer dmq.
-    """
+    It has its `plan` and its `clock`, as a model by `quantizers.apply.quantized` has. Raises
+    DmqError for a folder that is no checkpoint, is damaged, or is of a newer dmq."""
     folder = Path(folder).expanduser()
     content, _, _ = read(folder)
     with contextlib.ExitStack() as stack:
@@ -58,7 +60,10 @@ _verified: ContextVar[Content | None] = ContextVar("verified", default=None)
 
 
 class Stored(Storage):
-    """One checkpoint in diffusers' hands. Packed codes of simulated layers are kept, to be saved again."""
+    """One checkpoint in diffusers' hands.
+
+    Packed codes of simulated layers are kept, to be saved again.
+    """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = {"quant_method": "dmq"} | dict(settings)
@@ -86,9 +91,12 @@ class Stored(Storage):
         return name in self.names
 
     def accept(self, name: str, tensor: Tensor, device: torch.device) -> None:
-        self.kept[name] = tensor.clone()  # the file's own pages would follow what is done to the file
+        self.kept[name] = (
+            tensor.clone()
+        )  # the file's own pages would follow what is done to the file
         place, _, part = name.rpartition(".")
-        # With a device map, diffusers moves the model before it is finished: nothing may be without a place.
+        # With a device map, diffusers moves the model before it is finished: nothing may be without
+        # a place.
         self.model.get_submodule(place).register_buffer(part, tensor.new_empty(0))
 
     def finish(self, model: nn.Module, dtype: torch.dtype) -> None:
@@ -96,9 +104,17 @@ class Stored(Storage):
         self.ordinary = dict(model.named_parameters(remove_duplicate=False))
         fetch = self.kept.__getitem__
         assembled(model, self.content, fetch, self.mode, dtype)
-        if self.mode != SIMULATED:  # its layers have their codes, from which the same bytes can be made again
-            parts = {f"{name}." for name in self.content.codes if isinstance(self._layer(name), PackedLayer)}
-            self.kept = {name: x for name, x in self.kept.items() if not name.startswith(tuple(parts))}
+        if (
+            self.mode != SIMULATED
+        ):  # its layers have their codes, from which the same bytes can be made again
+            parts = {
+                f"{name}."
+                for name in self.content.codes
+                if isinstance(self._layer(name), PackedLayer)
+            }
+            self.kept = {
+                name: x for name, x in self.kept.items() if not name.startswith(tuple(parts))
+            }
 
     def saved(self, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = dict(self.kept)
@@ -119,5 +135,8 @@ class Stored(Storage):
 
 def _known(name: Any) -> str:
     if name not in ENGINES:
-        raise DmqError(f"mode is {name!r:.40}, not one of {', '.join(ENGINES)}; see ${VARIABLE} and config.json.")
+        raise DmqError(
+            f"mode is {name!r:.40}, not one of {', '.join(ENGINES)}; see ${VARIABLE} and "
+            "config.json."
+        )
     return name

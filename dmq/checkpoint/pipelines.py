@@ -1,4 +1,6 @@
-"""Whole pipelines as folders: the quantized denoiser in its place, everything else as it saves itself."""
+"""Whole pipelines as folders: the quantized denoiser in its place, everything else as it saves
+itself.
+"""
 
 import json
 import re
@@ -20,7 +22,16 @@ from ..results import Plan, Report
 from .content import Content, data_digest, settings_of
 from .loading import mode as chosen_mode
 from .reading import Files, read, read_json, readable
-from .writing import CARD, Exported, check_target, collect, exported, write_beside, write_denoiser, writing
+from .writing import (
+    CARD,
+    Exported,
+    check_target,
+    collect,
+    exported,
+    write_beside,
+    write_denoiser,
+    writing,
+)
 
 
 NAME = re.compile(r"[A-Za-z]\w{0,63}")  # of a part of a pipeline
@@ -40,7 +51,8 @@ class Checked:
         plan, taken = self.content.plan, self.files.bytes
         where = f"pipeline with a quantized {self.component}" if self.component else "denoiser"
         return (
-            f"{where}, made from {plan.model}; {taken:,} bytes of tensors ({taken / max(1, plan.float_bytes):.1%} of "
+            f"{where}, made from {plan.model}; {taken:,} bytes of tensors "
+            f"({taken / max(1, plan.float_bytes):.1%} of "
             f"float32); {plan.coverage_line()}"
         )
 
@@ -55,10 +67,11 @@ def export_pipeline(
     report: Report | None = None,
     mode: str = "executed",
 ) -> Generator[tuple[int, int], None, Exported]:
-    """Write the pipeline of `loaded` with its denoiser as `plan` quantizes it; yields (done, of) by tensor.
+    """Write the pipeline of `loaded` with its denoiser as `plan` quantizes it; yields (done, of) by
+    tensor.
 
-    `DiffusionPipeline.from_pretrained(folder)` reads it after `import dmq.checkpoint`. Otherwise as `export_denoiser`.
-    """
+    `DiffusionPipeline.from_pretrained(folder)` reads it after `import dmq.checkpoint`. Otherwise as
+    `export_denoiser`."""
     folder = Path(folder).expanduser()
     check_target(folder)
     component = loaded.component
@@ -71,12 +84,18 @@ def export_pipeline(
         place.mkdir()
         write_denoiser(place, config_data(loaded.denoiser), settings, collected.tensors)
         write_beside(place, plan, settings, recipe, report, "", collected.tensors)
-        for name in (CARD, *(["recipe.json"] if recipe else []), *(["report.json"] if report else [])):
+        for name in (
+            CARD,
+            *(["recipe.json"] if recipe else []),
+            *(["report.json"] if report else []),
+        ):
             (place / name).rename(part / name)
         with quiet():
             for name, other in loaded.pipe.components.items():
                 if name != component and hasattr(other, "save_pretrained"):
-                    other.save_pretrained(part / name, **({"safe_serialization": True} if _diffusers(other) else {}))
+                    other.save_pretrained(
+                        part / name, **({"safe_serialization": True} if _diffusers(other) else {})
+                    )
         _write_index(part, loaded.pipe)
     return exported(folder, plan, collected)
 
@@ -84,8 +103,8 @@ def export_pipeline(
 def check(folder: str | Path) -> Checked:
     """Verify a checkpoint of a denoiser, or a pipeline with one; see `reading.read`.
 
-    Raises DmqError for whatever is wrong, also for a pipeline whose sampler is not the one of the calibration.
-    """
+    Raises DmqError for whatever is wrong, also for a pipeline whose sampler is not the one of the
+    calibration."""
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise DmqError(f"{folder}: is no folder; give one that `dmq export` wrote.")
@@ -97,21 +116,30 @@ def check(folder: str | Path) -> Checked:
         parts = [name for name, value in index.items() if isinstance(value, list)]
         for name in parts:
             if not NAME.fullmatch(name):
-                raise DmqError(f"{folder}: {name!r:.80} in model_index.json names no part; nothing was opened.")
+                raise DmqError(
+                    f"{folder}: {name!r:.80} in model_index.json names no part; nothing was opened."
+                )
         check_folder(folder)
         ours = [name for name in parts if _quantized(folder / name)]
         if len(ours) != 1:
-            raise DmqError(f"{folder}: {len(ours)} parts of the pipeline are quantized by dmq, expected one.")
+            raise DmqError(
+                f"{folder}: {len(ours)} parts of the pipeline are quantized by dmq, expected one."
+            )
         content, files, _ = read(folder / ours[0])
         _check_sampler(folder, content)
     return Checked(folder=folder, component=ours[0], content=content, files=files)
 
 
 def load_pipeline(folder: str | Path, how: str | None = None) -> Any:
-    """The pipeline in `folder`, checked and then loaded by diffusers; `how` is a name that `mode` takes."""
+    """The pipeline in `folder`, checked and then loaded by diffusers; `how` is a name that
+    `mode` takes.
+    """
     checked = check(folder)
     if not checked.component:
-        raise DmqError(f"{folder}: is one denoiser; load it with dmq.checkpoint.load, or give a pipeline's folder.")
+        raise DmqError(
+            f"{folder}: is one denoiser; load it with dmq.checkpoint.load, or give a pipeline's "
+            "folder."
+        )
     with ExitStack() as stack:
         if how is not None:
             stack.enter_context(chosen_mode(how))
@@ -120,7 +148,10 @@ def load_pipeline(folder: str | Path, how: str | None = None) -> Any:
 
 def sampler_data(scheduler: Any) -> dict[str, Any]:
     """A scheduler's class and settings, as its own file has them."""
-    return {"class": type(scheduler).__name__, "settings": _public(json.loads(scheduler.to_json_string()))}
+    return {
+        "class": type(scheduler).__name__,
+        "settings": _public(json.loads(scheduler.to_json_string())),
+    }
 
 
 def _check_sampler(folder: Path, content: Content) -> None:
@@ -135,9 +166,14 @@ def _check_sampler(folder: Path, content: Content) -> None:
     then, there = known.get("settings"), now["settings"]
     then = then if isinstance(then, dict) else {}
     other = sorted(name for name in then.keys() | there.keys() if then.get(name) != there.get(name))
-    what = f"{known.get('class')!s:.60}" if known.get("class") != now["class"] else f"another {other[0]:.60}"
+    what = (
+        f"{known.get('class')!s:.60}"
+        if known.get("class") != now["class"]
+        else f"another {other[0]:.60}"
+    )
     raise DmqError(
-        f"{file}: the ranges were calibrated with {what}, the pipeline has {now['class']!s:.60}. Put the scheduler of "
+        f"{file}: the ranges were calibrated with {what}, the pipeline has {now['class']!s:.60}. "
+        "Put the scheduler of "
         "the export back, or calibrate and export anew for this one."
     )
 
@@ -160,7 +196,11 @@ def _diffusers(part: Any) -> bool:
 
 
 def _write_index(part: Path, pipe: Any) -> None:
-    index = {name: value for name, value in json.loads(pipe.to_json_string()).items() if name != "_name_or_path"}
+    index = {
+        name: value
+        for name, value in json.loads(pipe.to_json_string()).items()
+        if name != "_name_or_path"
+    }
     (part / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 

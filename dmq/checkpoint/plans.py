@@ -7,9 +7,8 @@ Its arrays go into the file of tensors, under names that begin with "dmq.":
     dmq.banks.K.slot     uint8 [T], int16 where there are more slots than a byte can count; none with one dynamic slot
     dmq.cache.chosen     uint8, one bit for each feature, where a selection chose rows
 
-Banks that layers share are stored once. What is read may come from anybody: everything is checked, and what is wrong
-is one DmqError.
-"""
+Banks that layers share are stored once. What is read may come from anybody: everything is checked,
+and what is wrong is one DmqError."""
 
 import math
 from collections.abc import Mapping
@@ -30,11 +29,26 @@ from .stored import LARGEST, Layout
 Made = TypeVar("Made")
 
 PLAIN = (
-    "model", "fingerprint", "timesteps", "on_miss", "attention_sites", "vector_bits", "vector_bytes", "float_bytes",
-    "relaxed", "relaxed_bits", "progressive", "step_sizes",
-)  # fmt: skip
+    "model",
+    "fingerprint",
+    "timesteps",
+    "on_miss",
+    "attention_sites",
+    "vector_bits",
+    "vector_bytes",
+    "float_bytes",
+    "relaxed",
+    "relaxed_bits",
+    "progressive",
+    "step_sizes",
+)
 ROW = ("activation_bits", "reason", "weight_bytes", "bias_bytes", "dropped", "learned", "split")
-DTYPES = {torch.uint8: np.uint8, torch.int16: np.int16, torch.int32: np.int32, torch.float32: np.float32}
+DTYPES = {
+    torch.uint8: np.uint8,
+    torch.int16: np.int16,
+    torch.int32: np.int32,
+    torch.float32: np.float32,
+}
 
 
 def plan_data(plan: Plan) -> dict[str, Any]:
@@ -82,16 +96,23 @@ def plan_layout(data: Mapping[str, Any]) -> Layout:
         steps = len(data["timesteps"])
         made = {
             f"dmq.banks.{k}.{part}": x
-            for k, bank in enumerate(data["banks"]) for part, x in _bank_layout(bank, steps).items()
-        }  # fmt: skip
+            for k, bank in enumerate(data["banks"])
+            for part, x in _bank_layout(bank, steps).items()
+        }
         time = _time_path(data, None)
         if time is not None and _by_row(time):
-            made["dmq.cache.chosen"] = (torch.uint8, (-(-len(time.block.projections) * steps // 8),))
+            made["dmq.cache.chosen"] = (
+                torch.uint8,
+                (-(-len(time.block.projections) * steps // 8),),
+            )
     return made
 
 
 def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
-    """The inverse of `plan_data` and `plan_tensors`. Raises DmqError if something in it is not what it should be."""
+    """The inverse of `plan_data` and `plan_tensors`.
+
+    Raises DmqError if something in it is not what it should be.
+    """
     with _checked():
         for name, (dtype, shape) in plan_layout(data).items():
             if (tensors[name].dtype, tuple(tensors[name].shape)) != (dtype, shape):
@@ -105,10 +126,11 @@ def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
         rows = tuple(_row(row, specs, banks) for row in data["layers"])
         hints = get_type_hints(Plan)
         return Plan(
-            **{name: jsonio.from_data(hints[name], _listed(data[name]), name) for name in PLAIN}, layers=rows,
+            **{name: jsonio.from_data(hints[name], _listed(data[name]), name) for name in PLAIN},
+            layers=rows,
             attention=tuple(banks[_place(k, banks)] for k in data["attention"]),
             temporal=_time_path(data, tensors.get("dmq.cache.chosen")),
-        )  # fmt: skip
+        )
 
 
 _ALWAYS = ("activation_bits", "weight_bytes", "bias_bytes")
@@ -121,19 +143,27 @@ class _checked:
         return None
 
     def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(error, (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)):
+        if isinstance(
+            error, (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
+        ):
             why = f"missing {error}" if isinstance(error, KeyError) else str(error)
             raise DmqError(f"the plan in it is damaged ({why:.200}). Export it again.") from None
 
 
-# --- banks ---------------------------------------------------------------------------------------------------------
+# --- banks
+# --------------------------------------------------------------------------------------------------
 
 
 def _bank_data(bank: Bank) -> dict[str, Any]:
     return {
-        "site": asdict(bank.site), "slots": len(bank.bits), "shape": list(bank.scale.shape), "axis": bank.axis,
-        "parts": list(bank.parts), "dynamic": bank.dynamic, "symmetric": bank.symmetric,
-    }  # fmt: skip
+        "site": asdict(bank.site),
+        "slots": len(bank.bits),
+        "shape": list(bank.scale.shape),
+        "axis": bank.axis,
+        "parts": list(bank.parts),
+        "dynamic": bank.dynamic,
+        "symmetric": bank.symmetric,
+    }
 
 
 def _bank_layout(data: Mapping[str, Any], steps: int) -> Layout:
@@ -147,7 +177,11 @@ def _bank_layout(data: Mapping[str, Any], steps: int) -> Layout:
     if shape[0] != slots:
         raise ValueError(f"a bank of {slots} slots with {shape[0]} scales")
     slot = torch.uint8 if slots <= 256 else torch.int16
-    return made | {"scale": (torch.float32, shape), "zero": (torch.int32, shape), "slot": (slot, (steps,))}
+    return made | {
+        "scale": (torch.float32, shape),
+        "zero": (torch.int32, shape),
+        "slot": (slot, (steps,)),
+    }
 
 
 def _bank(k: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor], steps: int) -> Bank:
@@ -158,24 +192,38 @@ def _bank(k: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor], steps:
     bits = parts["bits"]
     if slot.size and not 0 <= int(slot.min()) <= int(slot.max()) < len(bits):
         raise ValueError(f"dmq.banks.{k}.slot names slots that are not there")
-    if not (np.isfinite(scale).all() and (scale > 0).all() and ((bits >= 1) & (bits <= FLOAT)).all()):
+    if not (
+        np.isfinite(scale).all() and (scale > 0).all() and ((bits >= 1) & (bits <= FLOAT)).all()
+    ):
         raise ValueError(f"dmq.banks.{k} has scales or bits that nothing can be computed with")
     if zero.size and (zero.min() < 0 or (zero.reshape(len(bits), -1).max(1) > 2.0**bits - 1).any()):
         raise ValueError(f"dmq.banks.{k}.zero is outside of its grid")
     made = Bank(
-        site=_typed(Site, data["site"]), bits=bits, scale=scale, zero=zero, slot=slot,
-        **{name: jsonio.from_data(get_type_hints(Bank)[name], data[name], name)
-           for name in ("axis", "parts", "dynamic", "symmetric")},
-    )  # fmt: skip
+        site=_typed(Site, data["site"]),
+        bits=bits,
+        scale=scale,
+        zero=zero,
+        slot=slot,
+        **{
+            name: jsonio.from_data(get_type_hints(Bank)[name], data[name], name)
+            for name in ("axis", "parts", "dynamic", "symmetric")
+        },
+    )
     channels = made.axis is not None and not made.dynamic
-    if made.dynamic not in ("", "token", "place", "call", "sample") or (scale.ndim == 2) != channels:
+    if (
+        made.dynamic not in ("", "token", "place", "call", "sample")
+        or (scale.ndim == 2) != channels
+    ):
         raise ValueError(f"dmq.banks.{k}: its ranges and its axis do not fit")
-    if made.parts and (min(made.parts) < 1 or (scale.ndim == 2 and scale.shape[1] != len(made.parts))):
+    if made.parts and (
+        min(made.parts) < 1 or (scale.ndim == 2 and scale.shape[1] != len(made.parts))
+    ):
         raise ValueError(f"dmq.banks.{k}: its runs of channels do not fit")
     return made
 
 
-# --- layers and the time path --------------------------------------------------------------------------------------
+# --- layers and the time path
+# --------------------------------------------------------------------------------------
 
 
 def _row(data: Mapping[str, Any], specs: list[Weights], banks: list[Bank]) -> PlannedLayer:
@@ -183,10 +231,12 @@ def _row(data: Mapping[str, Any], specs: list[Weights], banks: list[Bank]) -> Pl
     kept = {name: data[name] for name in ROW if name in data}
     hints = get_type_hints(PlannedLayer)
     return PlannedLayer(
-        layer=_typed(Layer, {name: data[name] for name in names}), weights=specs[_place(data["weights"], specs)],
+        layer=_typed(Layer, {name: data[name] for name in names}),
+        weights=specs[_place(data["weights"], specs)],
         bank=None if data["bank"] is None else banks[_place(data["bank"], banks)],
-        **{"reason": ""} | {name: jsonio.from_data(hints[name], value, name) for name, value in kept.items()},
-    )  # fmt: skip
+        **{"reason": ""}
+        | {name: jsonio.from_data(hints[name], value, name) for name, value in kept.items()},
+    )
 
 
 def _place(k: Any, among: list[Any]) -> int:
@@ -201,7 +251,12 @@ def _typed(kind: type[Made], data: Mapping[str, Any]) -> Made:
     unknown = set(data) - set(hints)
     if unknown:
         raise ValueError(f"{kind.__name__} knows no {sorted(unknown)[0]!r:.40}")
-    return kind(**{name: jsonio.from_data(hints[name], _listed(value), name) for name, value in data.items()})
+    return kind(
+        **{
+            name: jsonio.from_data(hints[name], _listed(value), name)
+            for name, value in data.items()
+        }
+    )
 
 
 def _listed(value: Any) -> Any:
@@ -215,7 +270,11 @@ def _by_row(time: TimePath) -> bool:
 def _time_data(time: TimePath | None) -> dict[str, Any] | None:
     if time is None:
         return None
-    data = {"block": asdict(time.block), "spec": jsonio.to_data(time.spec), "cached": time.cached is not None}
+    data = {
+        "block": asdict(time.block),
+        "spec": jsonio.to_data(time.spec),
+        "cached": time.cached is not None,
+    }
     blocks = time.cached is not None and time.spec.cache.selection == "block"
     return data | ({"blocks": time.cached.all(1).tolist()} if blocks else {})
 
@@ -228,7 +287,9 @@ def _time_path(data: Mapping[str, Any], chosen: Tensor | None) -> TimePath | Non
     block = dict(kept["block"])
     projections = tuple(_typed(Projection, row) for row in block.pop("projections"))
     hints = get_type_hints(TemporalBlock)
-    plain = {name: jsonio.from_data(hints[name], _listed(value), name) for name, value in block.items()}
+    plain = {
+        name: jsonio.from_data(hints[name], _listed(value), name) for name, value in block.items()
+    }
     spec = jsonio.from_data(Temporal, kept["spec"], "temporal")
     made = TimePath(block=TemporalBlock(**plain, projections=projections), spec=spec)
     if not kept["cached"]:
@@ -241,5 +302,9 @@ def _time_path(data: Mapping[str, Any], chosen: Tensor | None) -> TimePath | Non
         cached &= np.array([flag is True for flag in kept["blocks"]], dtype=bool)[:, None]
     elif spec.cache.selection == "row" and chosen is not None:
         count = math.prod(shape)
-        cached = np.unpackbits(chosen.numpy(), count=count, bitorder="little").astype(bool).reshape(shape)
+        cached = (
+            np.unpackbits(chosen.numpy(), count=count, bitorder="little")
+            .astype(bool)
+            .reshape(shape)
+        )
     return TimePath(block=made.block, spec=spec, cached=cached)

@@ -1,15 +1,15 @@
 """Codes as SDNQ stores them, for diffusers with its `sdnq` instead of dmq; see `for_sdnq`.
 
-Of the files alone: SDNQ is under the GPL and nothing of it is imported or copied. What was found by looking at files
-that sdnq 0.2.8 writes, of a parameter [O, I, ...] in groups of input channels:
+Of the files alone: SDNQ is under the GPL and nothing of it is imported or copied. What was found by
+looking at files that sdnq 0.2.8 writes, of a parameter [O, I, ...] in groups of input channels:
 
     weight      packed codes, uint8, see `_packed`; at 8 bits the codes themselves, in the shape below
     scale       float32 [O, groups, 1, ...], or [O, 1, ...] for one group
     zero_point  float32, like scale: what the code 0 stands for; none of a symmetric grid, whose codes are signed
     scale       of codes that look something up: float32 [O, 2**bits, ...], values in place of the 1
 
-A weight is scale * code + zero_point, or scale[code]. "..." are the kernel's own axes: SDNQ shares nothing over them.
-"""
+A weight is scale * code + zero_point, or scale[code]. "..." are the kernel's own axes: SDNQ shares
+nothing over them."""
 
 import math
 from collections.abc import Iterator
@@ -26,15 +26,24 @@ from ..quantizers.codes import CodebookWeight, QuantizedWeight, ShiftWeight, Wei
 
 
 WIDTHS = range(2, 9)  # bits of the codes that are written
-# Where the bits of some codes go, (byte, bit), the lowest first. The others of a run fill the low bits of a byte each.
+# Where the bits of some codes go, (byte, bit), the lowest first. The others of a run fill the low
+# bits of a byte each.
 PLACES = {
-    3: (((0, 3), (0, 4), (0, 5)), ((1, 3), (1, 4), (1, 5)), ((2, 3), (2, 4), (2, 5)), ((0, 6), (0, 7), (2, 6)),
-        ((1, 6), (1, 7), (2, 7))),
-    5: (((0, 5), (0, 6), (0, 7), (3, 5), (3, 6)), ((1, 5), (1, 6), (1, 7), (4, 5), (4, 6)),
-        ((2, 5), (2, 6), (2, 7), (4, 7), (3, 7))),
+    3: (
+        ((0, 3), (0, 4), (0, 5)),
+        ((1, 3), (1, 4), (1, 5)),
+        ((2, 3), (2, 4), (2, 5)),
+        ((0, 6), (0, 7), (2, 6)),
+        ((1, 6), (1, 7), (2, 7)),
+    ),
+    5: (
+        ((0, 5), (0, 6), (0, 7), (3, 5), (3, 6)),
+        ((1, 5), (1, 6), (1, 7), (4, 5), (4, 6)),
+        ((2, 5), (2, 6), (2, 7), (4, 7), (3, 7)),
+    ),
     6: (((2, 6), (2, 7), (1, 6), (1, 7), (0, 6), (0, 7)),),
     7: (((6, 7), (5, 7), (4, 7), (3, 7), (2, 7), (1, 7), (0, 7)),),
-}  # fmt: skip
+}
 RUN = 8  # codes that lie together, or half of them; a part of a run is never packed
 
 
@@ -54,10 +63,14 @@ class Forms:
     floats: list[str] = field(default_factory=list)  # weights that stay in float
 
     def stored(self, name: str, x: WeightCodes | Tensor) -> dict[str, Tensor]:
-        """What is stored of a parameter: its codes where SDNQ has the form, and smaller than float16; else numbers."""
+        """What is stored of a parameter: its codes where SDNQ has the form, and smaller than
+        float16; else numbers.
+        """
         layer = isinstance(x, WeightCodes) and name.endswith(".weight") and len(x.shape) > 1
         made = _form(x) if layer and x.bits in WIDTHS and math.prod(x.shape) % RUN == 0 else None
-        if made is not None and sum(y.nbytes for y in made.tensors.values()) < 2 * math.prod(x.shape):
+        if made is not None and sum(y.nbytes for y in made.tensors.values()) < 2 * math.prod(
+            x.shape
+        ):
             self.settings[name] = made.settings
             return {f"{name.removesuffix('weight')}{part}": y for part, y in made.tensors.items()}
         value = x.dequantize() if isinstance(x, WeightCodes) else x
@@ -70,13 +83,19 @@ class Forms:
         widths = [settings["weights_dtype"] for settings in self.settings.values()]
         most = max(sorted(set(widths)), key=widths.count, default="int8")
         return {
-            "quant_method": "sdnq", "weights_dtype": most, "group_size": -1, "quant_conv": True,
-            "dequantize_fp32": True, "add_skip_keys": False, "modules_to_not_convert": self.floats,
+            "quant_method": "sdnq",
+            "weights_dtype": most,
+            "group_size": -1,
+            "quant_conv": True,
+            "dequantize_fp32": True,
+            "add_skip_keys": False,
+            "modules_to_not_convert": self.floats,
             "modules_quant_config": self.settings,
-        }  # fmt: skip
+        }
 
 
-# --- forms ---------------------------------------------------------------------------------------------------------
+# --- forms
+# --------------------------------------------------------------------------------------------------
 
 
 @singledispatch
@@ -94,10 +113,15 @@ def _(codes: QuantizedWeight) -> Form | None:
         return None
     groups = shape[1] // size
     grouped = (shape[0], groups, size, *shape[2:]) if groups > 1 else shape
-    scale, zero = (x.view(grouped).narrow(len(grouped) - len(shape) + 1, 0, 1).contiguous() for x in (scale, zero))
+    scale, zero = (
+        x.view(grouped).narrow(len(grouped) - len(shape) + 1, 0, 1).contiguous()
+        for x in (scale, zero)
+    )
     q = codes.codes.view(grouped)
     if symmetric:
-        weight = (q.to(torch.int16) - 128).to(torch.int8) if codes.bits == 8 else _packed(q, codes.bits)
+        weight = (
+            (q.to(torch.int16) - 128).to(torch.int8) if codes.bits == 8 else _packed(q, codes.bits)
+        )
         return Form({"weight": weight, "scale": scale}, _settings(f"int{codes.bits}", size, groups))
     tensors = {"weight": _packed(q, codes.bits), "scale": scale, "zero_point": -scale * zero}
     return Form(tensors, _settings(f"uint{codes.bits}", size, groups))
@@ -117,7 +141,12 @@ def _(codes: ShiftWeight) -> Form:
 def _looked_up(codes: WeightCodes, q: Tensor, values: Tensor) -> Form:
     """Codes that look up one of `values` [rows, 2**bits]."""
     outputs, _, *kernel = shape = codes.shape
-    scale = values.expand(outputs, -1).reshape(outputs, -1, *[1] * len(kernel)).expand(-1, -1, *kernel).contiguous()
+    scale = (
+        values.expand(outputs, -1)
+        .reshape(outputs, -1, *[1] * len(kernel))
+        .expand(-1, -1, *kernel)
+        .contiguous()
+    )
     settings = _settings(f"uint{codes.bits}", -1, 1) | {"use_codebook": True}
     return Form({"weight": _packed(q.view(shape), codes.bits), "scale": scale.float()}, settings)
 
@@ -139,7 +168,9 @@ def _shared(x: Tensor, size: int) -> bool:
 
 
 def _packed(codes: Tensor, bits: int) -> Tensor:
-    """The bytes of codes: as they are at 8 bits, flat where a byte holds several, else [runs, bytes]; see PLACES."""
+    """The bytes of codes: as they are at 8 bits, flat where a byte holds several, else [runs,
+    bytes]; see PLACES.
+    """
     if bits == 8:
         return codes.to(torch.uint8).contiguous()
     if bits not in PLACES:

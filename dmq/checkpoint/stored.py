@@ -1,4 +1,5 @@
-"""What a checkpoint stores of a quantized tensor: packed codes, and tables in the precision that the format counts.
+"""What a checkpoint stores of a quantized tensor: packed codes, and tables in the precision that
+the format counts.
 
     codes            uint8 [ceil(count * bits / 8)], of all parts together
     scale            float16 or float32 [rows, runs]
@@ -7,9 +8,9 @@
     left, right      float16; smoothing as it is
     rest.…, first.…  the tables of the parts of a weight of parts
 
-Beside them goes plain data that says how to read them. Both may come from anybody: `layout` checks the plain data and
-says which tensors belong to it, before any is opened. All together are `WeightCodes.bytes` long, no byte more.
-"""
+Beside them goes plain data that says how to read them. Both may come from anybody: `layout` checks
+the plain data and says which tensors belong to it, before any is opened. All together are
+`WeightCodes.bytes` long, no byte more."""
 
 import math
 from collections.abc import Iterator, Mapping
@@ -51,7 +52,10 @@ def store(codes: WeightCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def restore(parts: Mapping[str, Tensor], plain: Mapping[str, Any]) -> WeightCodes:
-    """The inverse of `store`, bit for bit. Raises DmqError for plain data that `store` cannot have made."""
+    """The inverse of `store`, bit for bit.
+
+    Raises DmqError for plain data that `store` cannot have made.
+    """
     expected = layout(plain)
     found = {name: (x.dtype, tuple(x.shape)) for name, x in parts.items()}
     if found != expected:
@@ -91,7 +95,8 @@ def zero_dtype(bits: int) -> torch.dtype:
     return torch.uint8 if bits <= 8 else torch.uint16
 
 
-# --- one entry for each form ---------------------------------------------------------------------------------------
+# --- one entry for each form
+# ---------------------------------------------------------------------------------------
 
 
 @singledispatch
@@ -103,12 +108,15 @@ def _plain(codes: WeightCodes) -> dict[str, Any]:
 def _(codes: QuantizedWeight) -> dict[str, Any]:
     rows = codes.scale.shape[0] if codes.scale.shape[0] != len(codes.codes) else None
     return _common(codes) | {
-        "rows": len(codes.codes), "size": codes.size,
-        **({"symmetric": True} if codes.symmetric else {}), **({"split": codes.split} if codes.split else {}),
-        **({"table": codes.table} if codes.table != 32 else {}), **({"wide": True} if codes.wide else {}),
+        "rows": len(codes.codes),
+        "size": codes.size,
+        **({"symmetric": True} if codes.symmetric else {}),
+        **({"split": codes.split} if codes.split else {}),
+        **({"table": codes.table} if codes.table != 32 else {}),
+        **({"wide": True} if codes.wide else {}),
         **({"fraction": True} if codes.zero.is_floating_point() else {}),
         **({"scales": rows} if rows else {}),
-    }  # fmt: skip
+    }
 
 
 @_plain.register
@@ -151,17 +159,24 @@ def _tables(codes: WeightCodes) -> dict[str, Tensor]:
     """All other tensors."""
     if isinstance(codes, LowRankWeight):
         own = {"left": codes.left, "right": codes.right, "smoothing": codes.smoothing}
-        return {name: x for name, x in own.items() if x is not None} | _inside("rest", _tables(codes.rest))
+        return {name: x for name, x in own.items() if x is not None} | _inside(
+            "rest", _tables(codes.rest)
+        )
     if isinstance(codes, SplitWeight):
         return _inside("first", _tables(codes.first)) | _inside("second", _tables(codes.second))
-    return {name: getattr(codes, name) for name in ("scale", "zero", "centroids") if hasattr(codes, name)}
+    return {
+        name: getattr(codes, name)
+        for name in ("scale", "zero", "centroids")
+        if hasattr(codes, name)
+    }
 
 
 def _inside(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}.{part}": x for part, x in tables.items()}
 
 
-# --- reading: nothing is believed ----------------------------------------------------------------------------------
+# --- reading: nothing is believed
+# ----------------------------------------------------------------------------------
 
 
 def _layout(plain: Mapping[str, Any], shape: tuple[int, ...], bits: int) -> Layout:
@@ -198,7 +213,10 @@ def _grid_layout(plain: Mapping[str, Any], rows: int, length: int, bits: int) ->
     if scales not in ((1, rows) if split else (rows,)):
         raise ValueError(f"{scales} rows of scales for {rows} of codes")
     runs = -(-split // size) - (-(length - split) // size)
-    table, flags = plain.get("table", 32), [plain.get(name, False) for name in ("symmetric", "wide", "fraction")]
+    table, flags = (
+        plain.get("table", 32),
+        [plain.get(name, False) for name in ("symmetric", "wide", "fraction")],
+    )
     if not all(type(flag) is bool for flag in flags):
         raise ValueError("a flag is neither true nor false")
     symmetric, wide, fraction = flags
@@ -216,7 +234,10 @@ def _low_rank_layout(plain: Mapping[str, Any], shape: tuple[int, ...], bits: int
     rank = _whole(plain["rank"], 0, min(shape[0], columns))
     if plain["rest"]["kind"] != QuantizedWeight.__name__:
         raise ValueError("the rest is on no grid")
-    made: Layout = {"left": (torch.float16, (shape[0], rank)), "right": (torch.float16, (rank, columns))}
+    made: Layout = {
+        "left": (torch.float16, (shape[0], rank)),
+        "right": (torch.float16, (rank, columns)),
+    }
     made |= {"smoothing": (TABLES[plain["smoothing"]], (shape[1],))} if "smoothing" in plain else {}
     return made | _inside("rest", _layout(plain["rest"], shape, bits))
 
@@ -229,20 +250,37 @@ def _restored(plain: Mapping[str, Any], codes: Tensor, tables: Mapping[str, Tens
         return LowRankWeight(**common, **own, rest=rest)
     if plain["kind"] == SplitWeight.__name__:
         sides = codes.split([math.prod(plain[name]["shape"]) for name in ("first", "second")])
-        made = {name: _restored(plain[name], side, _under(name, tables))
-                for name, side in zip(("first", "second"), sides, strict=True)}  # fmt: skip
+        made = {
+            name: _restored(plain[name], side, _under(name, tables))
+            for name, side in zip(("first", "second"), sides, strict=True)
+        }
         return SplitWeight(**common, **made)
     codes = codes.view(plain["rows"], -1)
     if plain["kind"] == CodebookWeight.__name__:
-        return CodebookWeight(**common, codes=codes, centroids=tables["centroids"].float(), table=plain["table"])
+        return CodebookWeight(
+            **common, codes=codes, centroids=tables["centroids"].float(), table=plain["table"]
+        )
     scale = tables["scale"].float()
     if plain["kind"] == ShiftWeight.__name__:
         return ShiftWeight(**common, codes=codes, scale=scale, table=plain["table"])
-    symmetric, kept = plain.get("symmetric", False), {name: plain[name] for name in ("split", "table", "wide")
-                                                       if name in plain}  # fmt: skip
-    zero = torch.full_like(scale, 2 ** (plain["bits"] - 1), dtype=torch.int32) if symmetric else tables["zero"]
-    made = QuantizedWeight(**common, codes=codes, scale=scale, zero=zero, size=plain["size"], symmetric=symmetric,
-                           **kept)  # fmt: skip
+    symmetric, kept = (
+        plain.get("symmetric", False),
+        {name: plain[name] for name in ("split", "table", "wide") if name in plain},
+    )
+    zero = (
+        torch.full_like(scale, 2 ** (plain["bits"] - 1), dtype=torch.int32)
+        if symmetric
+        else tables["zero"]
+    )
+    made = QuantizedWeight(
+        **common,
+        codes=codes,
+        scale=scale,
+        zero=zero,
+        size=plain["size"],
+        symmetric=symmetric,
+        **kept,
+    )
     return made if zero.dtype == torch.float32 else replace(made, zero=zero.to(torch.int32))
 
 
@@ -276,5 +314,10 @@ def _whole(given: Any, low: int, high: int) -> int:
 
 
 def _told(found: Layout) -> str:
-    return ", ".join(f"{name} {str(dtype).removeprefix('torch.')}{list(shape)}" for name, (dtype, shape) in
-                     sorted(found.items())) or "none"  # fmt: skip
+    return (
+        ", ".join(
+            f"{name} {str(dtype).removeprefix('torch.')}{list(shape)}"
+            for name, (dtype, shape) in sorted(found.items())
+        )
+        or "none"
+    )

@@ -46,7 +46,9 @@ class Exported:
 
     folder: Path
     planned: int  # bytes that the plan counts
-    bytes: dict[str, int]  # of tensors, by part: codes, tables, banks, cache, float, beyond the plan
+    bytes: dict[
+        str, int
+    ]  # of tensors, by part: codes, tables, banks, cache, float, beyond the plan
     files: dict[str, int]  # bytes on disk by file
 
     @property
@@ -66,7 +68,9 @@ class Collected:
 
 @dataclass(kw_only=True)
 class Coder:
-    """Makes stored tensors of a float model's tensors, one after another, and remembers how they are read."""
+    """Makes stored tensors of a float model's tensors, one after another, and remembers how they
+    are read.
+    """
 
     plan: Plan
     parameters: Set[str]  # names of the model's parameters; its other tensors are buffers
@@ -75,21 +79,35 @@ class Coder:
 
     def __post_init__(self) -> None:
         rows = self.plan.layers
-        self.rows = {f"{row.layer.name}.weight": row for row in rows if row.weights.bits < FLOAT and not row.dropped}
-        self.without = tuple(f"{name}." for name in (*gone(self.plan), *(r.layer.name for r in rows if r.dropped)))
+        self.rows = {
+            f"{row.layer.name}.weight": row
+            for row in rows
+            if row.weights.bits < FLOAT and not row.dropped
+        }
+        self.without = tuple(
+            f"{name}." for name in (*gone(self.plan), *(r.layer.name for r in rows if r.dropped))
+        )
         self.vectors = vector_format(rows[0].weights, self.plan.vector_bits)
 
     def stored(self, name: str, x: Tensor) -> dict[str, Tensor]:
-        """What is stored of the model's tensor `name`; nothing of what a cache takes the place of."""
+        """What is stored of the model's tensor `name`; nothing of what a cache takes the place
+        of.
+        """
         if name in self.rows:
             row = self.rows[name]
             learned = self.learned.get(row.layer.name)
-            return self._kept(name, x, row.weights, row.split) if learned is None else self._parts(name, learned)
+            return (
+                self._kept(name, x, row.weights, row.split)
+                if learned is None
+                else self._parts(name, learned)
+            )
         if name.startswith(self.without):
             return {}
         if name in self.parameters and x.ndim < 2 and self.plan.vector_bits < FLOAT:
             return self._kept(name, x, self.vectors)
-        return {name: x.detach().cpu().clone()}  # clone: safetensors takes no two views of one memory
+        return {
+            name: x.detach().cpu().clone()
+        }  # clone: safetensors takes no two views of one memory
 
     def _kept(self, name: str, x: Tensor, spec: Weights, split: int = 0) -> dict[str, Tensor]:
         try:
@@ -105,10 +123,18 @@ class Coder:
 
 @torch.no_grad()
 def collect(
-    model: nn.Module, plan: Plan, adapter: AbstractAdapter, learned: Mapping[str, WeightCodes] | None = None
+    model: nn.Module,
+    plan: Plan,
+    adapter: AbstractAdapter,
+    learned: Mapping[str, WeightCodes] | None = None,
 ) -> Generator[tuple[int, int], None, Collected]:
-    """The stored form of what `quantized` makes of the same arguments; yields (done, of) by tensor."""
-    state, names = model.state_dict(), {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    """The stored form of what `quantized` makes of the same arguments; yields (done, of) by
+    tensor.
+    """
+    state, names = (
+        model.state_dict(),
+        {name for name, _ in model.named_parameters(remove_duplicate=False)},
+    )
     coder = Coder(plan=plan, parameters=names, learned=learned or {})
     tensors: dict[str, Tensor] = {}
     for n, (name, x) in enumerate(state.items()):
@@ -131,12 +157,12 @@ def export_denoiser(
     component: str = "transformer",
     source: str = "",
 ) -> Generator[tuple[int, int], None, Exported]:
-    """Write the checkpoint of `quantized(model, plan, adapter, learned)` into `folder`; yields (done, of) by layer.
+    """Write the checkpoint of `quantized(model, plan, adapter, learned)` into `folder`; yields
+    (done, of) by layer.
 
-    `mode` is how it is loaded unless the reader chooses; `source` says where the float model came from, for the card.
-    The folder appears when it is complete, in place of an older checkpoint. Raises DmqError if something else is
-    there, or if the disk is full.
-    """
+    `mode` is how it is loaded unless the reader chooses; `source` says where the float model came
+    from, for the card. The folder appears when it is complete, in place of an older checkpoint.
+    Raises DmqError if something else is there, or if the disk is full."""
     folder = Path(folder).expanduser()
     check_target(folder)
     collected = yield from collect(model, plan, adapter, learned)
@@ -148,7 +174,10 @@ def export_denoiser(
 
 
 def write_denoiser(
-    part: Path, config: Mapping[str, Any], settings: Mapping[str, Any], tensors: Mapping[str, Tensor]
+    part: Path,
+    config: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
 ) -> None:
     """`config.json` and the file, or files, of tensors."""
     shards = Shards(part, SHARD)
@@ -163,8 +192,12 @@ def write_config(part: Path, config: Mapping[str, Any], settings: Mapping[str, A
     _write_json(part / "config.json", {**config, "quantization_config": settings})
 
 
-def write_plain(part: Path, config: Mapping[str, Any], settings: Mapping[str, Any], source: Path) -> None:
-    """The `config.json` of a model that dmq does not read, `settings` last, and the recipe it once followed."""
+def write_plain(
+    part: Path, config: Mapping[str, Any], settings: Mapping[str, Any], source: Path
+) -> None:
+    """The `config.json` of a model that dmq does not read, `settings` last, and the recipe it
+    once followed.
+    """
     plain = {name: x for name, x in config.items() if name != "quantization_config"}
     _write_json(part / "config.json", plain | settings)
     if (source / "recipe.json").is_file():
@@ -174,9 +207,8 @@ def write_plain(part: Path, config: Mapping[str, Any], settings: Mapping[str, An
 class Shards:
     """Files of tensors that are written as they come, each of about `size` bytes.
 
-    What a file's header must say of all of them is known at the end only, but not how long it is: until then its
-    digests are zeros.
-    """
+    What a file's header must say of all of them is known at the end only, but not how long it is:
+    until then its digests are zeros."""
 
     def __init__(self, part: Path, size: int, sealed: bool = True) -> None:
         """Not `sealed`, the files are for others and say nothing of dmq."""
@@ -193,7 +225,9 @@ class Shards:
         self.total += x.nbytes
 
     def finish(self, seal: Mapping[str, str]) -> None:
-        """Write what waits and give the files their names; `seal` is what `content.sealed` gives, or empty."""
+        """Write what waits and give the files their names; `seal` is what `content.sealed`
+        gives, or empty.
+        """
         if self.waiting or not self.files:
             self._write()
         count = len(self.files)
@@ -205,7 +239,9 @@ class Shards:
             self._file(n).chmod(0o644)  # safetensors makes files that only their owner reads
             self._file(n).rename(self.part / name)
         if count > 1:
-            place = {name: file for file, held in zip(names, self.files, strict=True) for name in held}
+            place = {
+                name: file for file, held in zip(names, self.files, strict=True) for name in held
+            }
             index = {"metadata": {"total_size": self.total}, "weight_map": place}
             _write_json(self.part / f"{WEIGHTS}.safetensors.index.json", index)
 
@@ -223,15 +259,22 @@ class Shards:
             length = 8 + int.from_bytes(opened.read(8), "little")
             head = opened.read(length - 8)
             for name, blank in UNSEALED.items():
-                head = head.replace(*(f'\\"{name}\\": \\"{x}\\"'.encode() for x in (blank, seal[name])), 1)
+                head = head.replace(
+                    *(f'\\"{name}\\": \\"{x}\\"'.encode() for x in (blank, seal[name])), 1
+                )
             opened.seek(8)
             opened.write(head)
 
 
 def write_beside(
-    part: Path, plan: Plan, settings: Mapping[str, Any], recipe: Recipe | None, report: Report | None, source: str,
+    part: Path,
+    plan: Plan,
+    settings: Mapping[str, Any],
+    recipe: Recipe | None,
+    report: Report | None,
+    source: str,
     tensors: Mapping[str, Tensor],
-) -> None:  # fmt: skip
+) -> None:
     """The plan, the recipe, the report and the card: for people, and for dmq's pages."""
     _write_json(part / "plan.json", settings["plan"])
     if recipe is not None:
@@ -265,7 +308,8 @@ def _part(name: str, collected: Collected) -> str:
     return "float" if owner is None else "codes" if name == f"{owner}.codes" else "tables"
 
 
-# --- where it is written -------------------------------------------------------------------------------------------
+# --- where it is written
+# -------------------------------------------------------------------------------------------
 
 
 def check_target(folder: Path) -> None:
@@ -281,9 +325,13 @@ def check_target(folder: Path) -> None:
 def is_export(folder: Path) -> bool:
     """Did dmq write `folder`? Of a pipeline, one of the parts that its index names says so.
 
-    A folder that merely has such folders inside is none: replacing it would take everything else in it, too.
-    """
-    parts = [name for name, value in _read(folder / "model_index.json").items() if isinstance(value, list)]
+    A folder that merely has such folders inside is none: replacing it would take everything else in
+    it, too."""
+    parts = [
+        name
+        for name, value in _read(folder / "model_index.json").items()
+        if isinstance(value, list)
+    ]
     return _dmq(folder) or any(_dmq(folder / name) for name in parts)
 
 
@@ -312,20 +360,27 @@ def _read(file: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def writing(folder: Path) -> Iterator[Path]:
-    """A folder that becomes `folder` if the block ends well; what the disk refuses is one DmqError."""
+    """A folder that becomes `folder` if the block ends well; what the disk refuses is one
+    DmqError.
+    """
     try:
         with written(folder) as part:
             yield part
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-        raise DmqError(f"{folder}: cannot be written ({why:.160}); nothing was left there.") from None
+        raise DmqError(
+            f"{folder}: cannot be written ({why:.160}); nothing was left there."
+        ) from None
 
 
-# --- parts ---------------------------------------------------------------------------------------------------------
+# --- parts
+# --------------------------------------------------------------------------------------------------
 
 
 def _cache(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> dict[str, Tensor]:
-    """The tables of temporal features, as `quantizers.cache.install_cache` makes them of the float model."""
+    """The tables of temporal features, as `quantizers.cache.install_cache` makes them of the
+    float model.
+    """
     kept = cache_rows(plan)
     if not kept:
         return {}
@@ -334,7 +389,9 @@ def _cache(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> dict[str, 
         t = timestep_rows(plan.timesteps).to(next(model.parameters()).device)
         features = temporal_features(model, adapter, time.block, t, {})
         for k in map(int, kept):
-            table = FeatureTable(features[k][time.cached[k].nonzero()[0].tolist()], time.spec.cache.bits)
+            table = FeatureTable(
+                features[k][time.cached[k].nonzero()[0].tolist()], time.spec.cache.bits
+            )
             parts = {"codes": table.codes}
             if table.bits < 16:
                 zero = exactly(table.zero, zero_dtype(table.bits))

@@ -1,4 +1,6 @@
-"""What commands share: the arguments that name recipes and pictures, and how a long stage is run in a terminal."""
+"""What commands share: the arguments that name recipes and pictures, and how a long stage is run
+in a terminal.
+"""
 
 import argparse
 import dataclasses
@@ -18,25 +20,43 @@ LOGGED = 30  # seconds between two lines of progress where there is no terminal
 
 
 def recipe_argument(to: argparse.ArgumentParser) -> None:
-    to.add_argument("recipe", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
-    to.add_argument("--model", help=f"use this model instead: {', '.join(EMBEDDED)}, a folder, or a Hub id")
+    to.add_argument(
+        "recipe", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships"
+    )
+    to.add_argument(
+        "--model", help=f"use this model instead: {', '.join(EMBEDDED)}, a folder, or a Hub id"
+    )
 
 
 def recipes_argument(to: argparse.ArgumentParser) -> None:
-    to.add_argument("recipes", nargs="+", metavar="RECIPE", help="a JSON file, or the name of a recipe that ships")
+    to.add_argument(
+        "recipes",
+        nargs="+",
+        metavar="RECIPE",
+        help="a JSON file, or the name of a recipe that ships",
+    )
     to.add_argument("--model", help="use this model instead of the recipes' own")
 
 
 def place_arguments(to: argparse.ArgumentParser) -> None:
     """Where models run; every command takes these."""
     one = to.add_argument_group("where it runs")
-    one.add_argument("--device", help=f"auto, cpu, cuda, cuda:1, xpu, mps; ${VARIABLES['device']} unless given")
+    one.add_argument(
+        "--device", help=f"auto, cpu, cuda, cuda:1, xpu, mps; ${VARIABLES['device']} unless given"
+    )
     one.add_argument("--dtype", choices=DTYPES, help="auto: that of the files; float32 on a CPU")
-    one.add_argument("--offload", choices=OFFLOADS, help="weights lie on the CPU and visit the GPU as they are needed")
+    one.add_argument(
+        "--offload",
+        choices=OFFLOADS,
+        help="weights lie on the CPU and visit the GPU as they are needed",
+    )
 
 
 def choose_place(given: argparse.Namespace) -> None:
-    """Let models run where the command line says. Raises DmqError for a device that is not there."""
+    """Let models run where the command line says.
+
+    Raises DmqError for a device that is not there.
+    """
     from .. import stages
 
     wishes = {name: getattr(given, name) for name in VARIABLES if getattr(given, name) is not None}
@@ -45,8 +65,21 @@ def choose_place(given: argparse.Namespace) -> None:
 
 
 def picture_arguments(to: argparse.ArgumentParser) -> None:
-    to.add_argument("--prompt", action="append", dest="prompts", metavar="TEXT", help="may be given several times")
-    to.add_argument("--seed", action="append", dest="seeds", type=int, metavar="N", help="may be given several times")
+    to.add_argument(
+        "--prompt",
+        action="append",
+        dest="prompts",
+        metavar="TEXT",
+        help="may be given several times",
+    )
+    to.add_argument(
+        "--seed",
+        action="append",
+        dest="seeds",
+        type=int,
+        metavar="N",
+        help="may be given several times",
+    )
 
 
 def comparison_arguments(to: argparse.ArgumentParser) -> None:
@@ -60,10 +93,12 @@ def comparison_arguments(to: argparse.ArgumentParser) -> None:
 
 def engine_argument(to: argparse.ArgumentParser) -> None:
     to.add_argument(
-        "--engine", choices=(*ENGINES, "both"),
-        help="what draws: the simulation, integer kernels, these with the rest in bfloat16, or both, each recipe "
+        "--engine",
+        choices=(*ENGINES, "both"),
+        help="what draws: the simulation, integer kernels, these with the rest in bfloat16, or "
+        "both, each recipe "
         "twice; the recipe's own unless given",
-    )  # fmt: skip
+    )
 
 
 def chosen_engines(recipes: tuple[Recipe, ...], engine: str | None) -> tuple[Recipe, ...]:
@@ -79,7 +114,9 @@ def chosen_recipe(name: str, model: str | None) -> Recipe:
     """The recipe in a file, or one that ships, for another model if one is named."""
     shipped = runs.shipped_recipes()
     if Path(name).suffix != ".json" and name not in shipped:
-        raise DmqError(f"no recipe called {name!r}; give a .json file or one of: {'; '.join(shipped)}.")
+        raise DmqError(
+            f"no recipe called {name!r}; give a .json file or one of: {'; '.join(shipped)}."
+        )
     recipe = shipped[name] if name in shipped else jsonio.read(name)
     if model is None:
         return recipe
@@ -97,15 +134,17 @@ def chosen_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:
 def chosen_sampling(given: argparse.Namespace, recipe: Recipe) -> Sampling:
     """The recipe's sampling with what the command line says instead."""
     wishes = {"steps": given.steps, "guidance": given.guidance, "size": given.size}
-    return dataclasses.replace(recipe.sampling, **{name: value for name, value in wishes.items() if value is not None})
+    return dataclasses.replace(
+        recipe.sampling, **{name: value for name, value in wishes.items() if value is not None}
+    )
 
 
 def told(work: Generator[Any, None, Any], *, writes_runs: bool = True) -> Any:
     """Run a stage to its end, its progress on standard error; returns its value.
 
-    On a terminal that is one line, written over and over; in a log it is a line now and then. Raises DmqError as
-    soon as there is work to do that `writes_runs`, if the run folder cannot be written.
-    """
+    On a terminal that is one line, written over and over; in a log it is a line now and then.
+    Raises DmqError as soon as there is work to do that `writes_runs`, if the run folder cannot be
+    written."""
     last, live, since = "", sys.stderr.isatty(), time.monotonic()
     try:
         while True:

@@ -1,8 +1,7 @@
 """`dmq doctor`: what this machine and this installation can do, looked at and not remembered.
 
-Each part of the report is a list of findings. A finding that dmq cannot do without has a `problem`, one line with what
-to do next; what is merely slower or missing is told and no problem.
-"""
+Each part of the report is a list of findings. A finding that dmq cannot do without has a `problem`,
+one line with what to do next; what is merely slower or missing is told and no problem."""
 
 import argparse
 import importlib
@@ -22,12 +21,26 @@ from .. import __version__, places, runs
 from ..errors import DmqError
 
 
-NEEDED = ("torch", "diffusers", "transformers", "accelerate", "gradio", "plotly", "torchmetrics")  # imported to see
+NEEDED = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "gradio",
+    "plotly",
+    "torchmetrics",
+)  # imported to see
 INSTRUCTIONS = {  # as dmq says them, and as torch does
-    "AVX2": ("avx2",), "AVX-512": ("avx512_f",), "VNNI": ("avx512_vnni", "avx_vnni"), "AMX": ("amx_int8",),
-    "bfloat16": ("avx512_bf16", "bf16"), "Arm dot product": ("dot",),
-    "Arm int8 matrices": ("i8mm",), "SVE": ("sve",),
-}  # fmt: skip
+    "AVX2": ("avx2",),
+    "AVX-512": ("avx512_f",),
+    "VNNI": ("avx512_vnni", "avx_vnni"),
+    "AMX": ("amx_int8",),
+    "bfloat16": ("avx512_bf16", "bf16"),
+    "Arm dot product": ("dot",),
+    "Arm int8 matrices": ("i8mm",),
+    "SVE": ("sve",),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
@@ -41,7 +54,9 @@ class Finding:
 
 def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
     """Offer the command; `add` makes a parser from name, function and help."""
-    one = add("doctor", doctor, "Say what this machine and this installation can do, and what is broken.")
+    one = add(
+        "doctor", doctor, "Say what this machine and this installation can do, and what is broken."
+    )
     one.add_argument("--json", action="store_true", help="for programs")
 
 
@@ -50,7 +65,10 @@ def doctor(given: argparse.Namespace) -> None:
     report = examine()
     problems = [finding.problem for part in report.values() for finding in part if finding.problem]
     if given.json:
-        plain = {part: {finding.name: finding.data for finding in findings} for part, findings in report.items()}
+        plain = {
+            part: {finding.name: finding.data for finding in findings}
+            for part, findings in report.items()
+        }
         print(json.dumps({"ok": not problems, "problems": problems} | plain, indent=1))
     else:
         print_report(report)
@@ -64,17 +82,28 @@ def print_report(report: dict[str, list[Finding]]) -> None:
     for part, findings in report.items():
         print(part)
         for finding in findings:
-            print(f"  {finding.name:{width}}  {finding.said}" + ("  (broken)" if finding.problem else ""))
+            print(
+                f"  {finding.name:{width}}  {finding.said}"
+                + ("  (broken)" if finding.problem else "")
+            )
     if not any(finding.problem for part in report.values() for finding in part):
         print("All that dmq needs works.")
 
 
 def examine() -> dict[str, list[Finding]]:
-    """All findings by part. A part that cannot be looked at, as without torch, is one finding that says why."""
+    """All findings by part.
+
+    A part that cannot be looked at, as without torch, is one finding that says why.
+    """
     parts = {
-        "dmq": installation, "packages": packages, "processor": processor, "devices": devices, "kernels": kernels,
-        "memory and disk": storage, "extras": extras,
-    }  # fmt: skip
+        "dmq": installation,
+        "packages": packages,
+        "processor": processor,
+        "devices": devices,
+        "kernels": kernels,
+        "memory and disk": storage,
+        "extras": extras,
+    }
     found = {}
     with warnings.catch_warnings(action="ignore"):  # of packages that are looked at
         for name, look in parts.items():
@@ -89,19 +118,35 @@ def examine() -> dict[str, list[Finding]]:
 def installation() -> Iterator[Finding]:
     """Version, folder, what ships."""
     yield Finding(name="version", said=__version__, data=__version__)
-    yield Finding(name="Python", said=f"{platform.python_version()}, {sys.executable}", data=platform.python_version())
+    yield Finding(
+        name="Python",
+        said=f"{platform.python_version()}, {sys.executable}",
+        data=platform.python_version(),
+    )
     yield Finding(name="system", said=platform.platform(), data=platform.platform())
     there = (places.ASSETS / "web" / "app.css").is_file() and bool(runs.shipped_recipes())
-    problem = "" if there else f"{places.ASSETS}: the files that ship with dmq are missing; install dmq again."
+    problem = (
+        ""
+        if there
+        else f"{places.ASSETS}: the files that ship with dmq are missing; install dmq again."
+    )
     yield Finding(name="assets", said=str(places.ASSETS), data=str(places.ASSETS), problem=problem)
     from ..models.loading import embedded
 
-    yield Finding(name="embedded models", said=", ".join(embedded()) or "none", data=list(embedded()))
+    yield Finding(
+        name="embedded models", said=", ".join(embedded()) or "none", data=list(embedded())
+    )
 
 
 def packages() -> Iterator[Finding]:
-    """Versions of what dmq stands on, whether it can be imported, and whether it was tested with that version."""
-    ranges = {requirement.name: requirement.specifier for requirement in requirements() if not requirement.marker}
+    """Versions of what dmq stands on, whether it can be imported, and whether it was tested with
+    that version.
+    """
+    ranges = {
+        requirement.name: requirement.specifier
+        for requirement in requirements()
+        if not requirement.marker
+    }
     for name in dict.fromkeys([*NEEDED, *sorted(ranges)]):
         try:
             version = metadata.version(name)
@@ -111,9 +156,13 @@ def packages() -> Iterator[Finding]:
             missing = isinstance(error, metadata.PackageNotFoundError)
             why = "not installed" if missing else f"not to be imported ({error})"
             problem = f"{name} is {why:.160}; run: pip install {name}{ranges.get(name, '')}"
-            yield Finding(name=name, said=why, data={"version": None, "tested": False}, problem=problem)
+            yield Finding(
+                name=name, said=why, data={"version": None, "tested": False}, problem=problem
+            )
             continue
-        tested = not ranges or name not in ranges or ranges[name].contains(version, prereleases=True)
+        tested = (
+            not ranges or name not in ranges or ranges[name].contains(version, prereleases=True)
+        )
         note = "" if tested else f"  (tested with {ranges[name]})"
         yield Finding(name=name, said=version + note, data={"version": version, "tested": tested})
 
@@ -124,7 +173,9 @@ def extras() -> Iterator[Finding]:
     for extra in metadata.metadata("dmq").get_all("Provides-Extra", []) if asked else ():
         names = [one.name for one in asked if one.marker.evaluate({"extra": extra})]
         missing = [name for name in names if not _is_installed(name)]
-        said = f"pip install {' '.join(missing)}" if missing else "all there"  # no name of dmq's: it is on no index
+        said = (
+            f"pip install {' '.join(missing)}" if missing else "all there"
+        )  # no name of dmq's: it is on no index
         yield Finding(name=extra, said=said, data={"missing": missing})
     compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++", "cl"))), None)
     said = compiler or "none; models cannot be compiled (torch.compile)"
@@ -132,7 +183,9 @@ def extras() -> Iterator[Finding]:
 
 
 def requirements() -> list[Any]:
-    """What the installed dmq asks for, as `packaging` reads it; empty in a checkout that was never installed."""
+    """What the installed dmq asks for, as `packaging` reads it; empty in a checkout that was
+    never installed.
+    """
     from packaging.requirements import Requirement
 
     try:
@@ -150,7 +203,9 @@ def processor() -> Iterator[Finding]:
     yield Finding(name="name", said=name, data=name)
     there = [known for known, has in seen.items() if has]
     yield Finding(name="instructions", said=", ".join(there) or "none that matter here", data=seen)
-    level = torch.backends.cpu.get_cpu_capability()  # less than the processor's where ATEN_CPU_CAPABILITY says so
+    level = (
+        torch.backends.cpu.get_cpu_capability()
+    )  # less than the processor's where ATEN_CPU_CAPABILITY says so
     yield Finding(name="torch uses", said=level, data=level)
     threads = torch.get_num_threads()
     yield Finding(name="threads", said=f"{threads} of {os.cpu_count()} cores", data=threads)
@@ -162,7 +217,9 @@ def processor_name() -> str:
         lines = Path("/proc/cpuinfo").read_text("utf-8", errors="replace").splitlines()
     except OSError:  # not Linux
         lines = []
-    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    named = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), ""
+    )
     return named or platform.processor() or platform.machine()
 
 
@@ -171,18 +228,31 @@ def instructions() -> dict[str, bool]:
     import torch
 
     table = torch.cpu.get_capabilities()
-    return {known: any(bool(table.get(key)) for key in keys) for known, keys in INSTRUCTIONS.items()}
+    return {
+        known: any(bool(table.get(key)) for key in keys) for known, keys in INSTRUCTIONS.items()
+    }
 
 
 def devices() -> Iterator[Finding]:
-    """The devices of this machine with their memory and number formats, and the one that is taken."""
+    """The devices of this machine with their memory and number formats, and the one that is
+    taken.
+    """
     from ..models import placement
 
     for device in placement.devices():
         formats = [dtype for dtype in placement.DTYPES[1:] if placement.bears(device.name, dtype)]
-        data = {"label": device.label, "total": device.total, "free": device.free, "dtypes": formats}
-        yield Finding(name=device.name, said=f"{device.label}, {size(device.free)} of {size(device.total)} free; "
-                      f"{', '.join(formats)}", data=data)  # fmt: skip
+        data = {
+            "label": device.label,
+            "total": device.total,
+            "free": device.free,
+            "dtypes": formats,
+        }
+        yield Finding(
+            name=device.name,
+            said=f"{device.label}, {size(device.free)} of {size(device.total)} free; "
+            f"{', '.join(formats)}",
+            data=data,
+        )
     try:
         wish = placement.chosen()
         placement.use(wish)
@@ -193,7 +263,9 @@ def devices() -> Iterator[Finding]:
 
 
 def kernels() -> Iterator[Finding]:
-    """Which kernel multiplies whole numbers on each device, tried on codes whose products are known."""
+    """Which kernel multiplies whole numbers on each device, tried on codes whose products are
+    known.
+    """
     import torch
     from torch import nn
 
@@ -203,7 +275,9 @@ def kernels() -> Iterator[Finding]:
     from ..runtime.whole import WholeWeight
 
     lacks = lacks_onednn()
-    yield Finding(name="oneDNN int8", said=lacks or f"runs here, {SAID[onednn_sums()]}", data=not lacks)
+    yield Finding(
+        name="oneDNN int8", said=lacks or f"runs here, {SAID[onednn_sums()]}", data=not lacks
+    )
     draw = torch.Generator().manual_seed(0)
     for device in placement.devices():
         for layer in (nn.Linear(64, 64, bias=False), nn.Conv2d(64, 64, 3, bias=False)):
@@ -211,7 +285,9 @@ def kernels() -> Iterator[Finding]:
             shape = (20, 64) if isinstance(layer, nn.Linear) else (2, 64, 8, 8)
             codes = torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8)
             layer.weight.data = values.float()
-            whole = WholeWeight(values=values.to(device.name), scale=torch.ones(64, device=device.name), offset=None)
+            whole = WholeWeight(
+                values=values.to(device.name), scale=torch.ones(64, device=device.name), offset=None
+            )
             kernel = kernel_for(layer.to(device.name), whole)
             name = f"{type(layer).__name__} on {device.name}"
             if isinstance(kernel, str):
@@ -222,7 +298,11 @@ def kernels() -> Iterator[Finding]:
                 made = kernel(codes.to(device.name), 1.0, 0, None, torch.float32).cpu()
             # At most 576 * 255 * 63 < 2^24: both are whole numbers that float32 holds exactly.
             advice = "use the engine 'simulated', and report this."
-            wrong = "" if torch.equal(made, right) else f"{kernel.name} computes wrong sums on {device.name}; {advice}"
+            wrong = (
+                ""
+                if torch.equal(made, right)
+                else f"{kernel.name} computes wrong sums on {device.name}; {advice}"
+            )
             yield Finding(name=name, said=kernel.name, data=kernel.name, problem=wrong)
 
 

@@ -1,4 +1,6 @@
-"""`dmq export` and `dmq check`: a recipe as a folder for others, and folders from others looked at."""
+"""`dmq export` and `dmq check`: a recipe as a folder for others, and folders from others looked
+at.
+"""
 
 import argparse
 from collections.abc import Callable
@@ -10,14 +12,35 @@ from .asking import chosen_recipe, print_table, recipe_argument, told
 
 def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
     """Offer the commands of this file; `add` makes a parser from name, function and help."""
-    one = add("export", export, "Write a recipe's pipeline, denoiser in few bits, as a folder that diffusers loads.")
+    one = add(
+        "export",
+        export,
+        "Write a recipe's pipeline, denoiser in few bits, as a folder that diffusers loads.",
+    )
     recipe_argument(one)
     one.add_argument("folder", metavar="FOLDER", help="a new one, or one that was exported before")
-    one.add_argument("--form", choices=FORMS, default=FORMS[0], help="who loads it: diffusers with dmq, "
-                     "or its weights alone: dequantized for diffusers without anything, sdnq for diffusers with sdnq")
-    one.add_argument("--denoiser-only", action="store_true", help="without the other parts of the pipeline")
-    one.add_argument("--engine", choices=ENGINES, default="executed", help="how it computes unless its reader chooses")
-    one = add("check", check, "Verify a folder that was exported: nothing damaged, missing, or of another model.")
+    one.add_argument(
+        "--form",
+        choices=FORMS,
+        default=FORMS[0],
+        help="who loads it: diffusers with dmq, "
+        "or its weights alone: dequantized for diffusers without anything, sdnq for diffusers with "
+        "sdnq",
+    )
+    one.add_argument(
+        "--denoiser-only", action="store_true", help="without the other parts of the pipeline"
+    )
+    one.add_argument(
+        "--engine",
+        choices=ENGINES,
+        default="executed",
+        help="how it computes unless its reader chooses",
+    )
+    one = add(
+        "check",
+        check,
+        "Verify a folder that was exported: nothing damaged, missing, or of another model.",
+    )
     one.add_argument("folder", metavar="FOLDER", help="of a pipeline, or of a denoiser alone")
 
 
@@ -26,10 +49,15 @@ def export(given: argparse.Namespace) -> None:
 
     recipe = chosen_recipe(given.recipe, given.model)
     made = told(
-        stages.export(recipe, given.folder, engine=given.engine, denoiser_only=given.denoiser_only,
-                      form=given.form),
+        stages.export(
+            recipe,
+            given.folder,
+            engine=given.engine,
+            denoiser_only=given.denoiser_only,
+            form=given.form,
+        ),
         writes_runs=False,
-    )  # fmt: skip
+    )
     rows = [[part, f"{size:,}"] for part, size in made.bytes.items() if size]
     print_table(["tensors of the denoiser", "bytes"], [*rows, ["together", f"{made.stored:,}"]])
     if given.form == FORMS[0]:

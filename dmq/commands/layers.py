@@ -16,18 +16,37 @@ from .asking import check_place, chosen_recipe, print_table, recipe_argument, wr
 
 def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
     """Offer the commands of this file; `add` makes a parser from name, function and help."""
-    one = add("budget", budget, "Choose a format for each layer from a table of costs, within a budget of bytes.")
+    one = add(
+        "budget",
+        budget,
+        "Choose a format for each layer from a table of costs, within a budget of bytes.",
+    )
     shown = "the folder of a table, the title or name of one that is kept, or block, op, ridge: of a predictor"
     one.add_argument("table", metavar="TABLE", help=shown)
     recipe_argument(one)
     how_much = one.add_mutually_exclusive_group()
-    how_much.add_argument("--bits", type=float, metavar="B", help="bits a weight on average; 4 unless given")
-    how_much.add_argument("--bytes", type=int, metavar="N", help="of all layers' weights, instead of bits")
-    one.add_argument("--rule", action="append", dest="rules", metavar="RULE", default=[],
-                     help='such as "conv_in=float", "*.attn1.*=UAQ-4", "*.ff.*>=4" (bits), "*.attn2.*=same"; may be '
-                     "given several times")  # fmt: skip
+    how_much.add_argument(
+        "--bits", type=float, metavar="B", help="bits a weight on average; 4 unless given"
+    )
+    how_much.add_argument(
+        "--bytes", type=int, metavar="N", help="of all layers' weights, instead of bits"
+    )
+    one.add_argument(
+        "--rule",
+        action="append",
+        dest="rules",
+        metavar="RULE",
+        default=[],
+        help='such as "conv_in=float", "*.attn1.*=UAQ-4", "*.ff.*>=4" (bits), "*.attn2.*=same"; '
+        "may be "
+        "given several times",
+    )
     one.add_argument("--out", metavar="FILE.json", help="write the recipe with these choices")
-    one.add_argument("--front", metavar="FILE.csv", help="write the best of every budget, from smallest to largest")
+    one.add_argument(
+        "--front",
+        metavar="FILE.csv",
+        help="write the best of every budget, from smallest to largest",
+    )
 
 
 def budget(given: argparse.Namespace) -> None:
@@ -62,17 +81,25 @@ def rule_of(text: str) -> Rule:
     least = ">=" in text
     layers, _, wanted = text.rpartition(">=" if least else "=")
     if not layers or not wanted or (least and not wanted.isdigit()):
-        raise DmqError(f'--rule {text!r:.80}: write "LAYERS=UAQ-4", "LAYERS=float", "LAYERS>=4" or "LAYERS=same".')
+        raise DmqError(
+            f'--rule {text!r:.80}: write "LAYERS=UAQ-4", "LAYERS=float", "LAYERS>=4" or '
+            '"LAYERS=same".'
+        )
     try:
         if least:
             return Rule(layers=layers, least=int(wanted))
-        return Rule(layers=layers, same=True) if wanted == "same" else Rule(layers=layers, choice=wanted)
+        return (
+            Rule(layers=layers, same=True)
+            if wanted == "same"
+            else Rule(layers=layers, choice=wanted)
+        )
     except DmqError as error:
         raise DmqError(f"--rule {text!r:.80}: {error}") from None
 
 
 def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
-    """The table in a folder, or the one that is kept for the recipe's model under this title or folder name.
+    """The table in a folder, or the one that is kept for the recipe's model under this title or
+    folder name.
 
     Of what was learned from random mixes, "block", "op" and "ridge" name the tables of the latest.
     """
@@ -92,7 +119,11 @@ def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
             if name in (level, f"{found.name}.{level}"):
                 return made(load_predictor(found))
     titles = [*(title for title, _ in kept), *(TABLES if learned else ())]
-    some = f"kept are: {'; '.join(titles)}" if titles else "make one with `dmq sensitivity` or `dmq predict`"
+    some = (
+        f"kept are: {'; '.join(titles)}"
+        if titles
+        else "make one with `dmq sensitivity` or `dmq predict`"
+    )
     raise DmqError(f"no table {name!r:.80} for {recipe.model}; {some}.")
 
 
@@ -102,13 +133,16 @@ def print_allocation(table: SensitivityTable, found: Allocation) -> None:
     width = max(len(f"{count:,}") for count in taken)
     rows = [
         [layer, choice_label(choice), f"{count:{width},}", why]
-        for layer, choice, count, why in zip(found.layers, found.choices, taken, found.reasons, strict=True)
+        for layer, choice, count, why in zip(
+            found.layers, found.choices, taken, found.reasons, strict=True
+        )
     ]
     print_table(["layer", "choice", "bytes", "why"], rows, left=4)
     counts = Counter(map(choice_label, found.choices)).most_common()
     print(f"{len(rows)} layers: " + ", ".join(f"{count} {label}" for label, count in counts))
     print(
-        f"{found.bytes:,} bytes, {found.average_bits:.3f} bits a weight; cost {found.cost:.6g} ({table.unit}), "
+        f"{found.bytes:,} bytes, {found.average_bits:.3f} bits a weight; cost {found.cost:.6g} "
+        f"({table.unit}), "
         f"no choice within the budget costs less than {found.bound:.6g}"
     )
 

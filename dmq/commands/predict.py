@@ -1,4 +1,6 @@
-"""`dmq predict`: what random mixes of choices teach about layers, and whether a simpler way would do as well."""
+"""`dmq predict`: what random mixes of choices teach about layers, and whether a simpler way
+would do as well.
+"""
 
 import argparse
 import dataclasses
@@ -16,14 +18,27 @@ from ..results import PredictorResult
 from .asking import check_place, chosen_recipe, print_table, recipe_argument, told, write
 
 
-NUMBERS = ("configurations", "pictures", "steps", "repeats", "width", "epochs", "combinations", "seed")
+NUMBERS = (
+    "configurations",
+    "pictures",
+    "steps",
+    "repeats",
+    "width",
+    "epochs",
+    "combinations",
+    "seed",
+)
 FLOATS = ("bits_price", "weight", "rate")
 WORDS = ("label", "loss")
 
 
 def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
     """Offer the command of this file; `add` makes a parser from name, function and help."""
-    one = add("predict", predict, "Learn from random mixes what each choice is worth (Qua²SeDiMo), beside controls.")
+    one = add(
+        "predict",
+        predict,
+        "Learn from random mixes what each choice is worth (Qua²SeDiMo), beside controls.",
+    )
     recipe_argument(one)
     said = f"what weights are made into, such as UAQ-4 KMC-3; formats are {', '.join(FORMATS)}"
     one.add_argument("--choices", nargs="+", metavar="CHOICE", help=said)
@@ -32,14 +47,24 @@ def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None
         told_of = known[name].metadata
         said = f"{told_of['label']}: {known[name].default} unless given. {told_of['help']}".strip()
         how: dict[str, Any] = (
-            {"choices": told_of["choices"]} if name in WORDS
+            {"choices": told_of["choices"]}
+            if name in WORDS
             else {"type": int if name in NUMBERS else float, "metavar": "N"}
-        )  # fmt: skip
+        )
         one.add_argument(f"--{name.replace('_', '-')}", help=said, **how)
-    one.add_argument("--scheduler", default="", metavar="tcp://HOST:PORT", help="let a Dask cluster judge the mixes")
-    one.add_argument("--workers", type=int, default=1, metavar="N", help="processes of this machine")
+    one.add_argument(
+        "--scheduler",
+        default="",
+        metavar="tcp://HOST:PORT",
+        help="let a Dask cluster judge the mixes",
+    )
+    one.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes of this machine"
+    )
     one.add_argument("--json", metavar="FILE", help="also write scores, labels and correlations")
-    one.add_argument("--again", action="store_true", help="learn anew from the labels that are there")
+    one.add_argument(
+        "--again", action="store_true", help="learn anew from the labels that are there"
+    )
 
 
 def predict(given: argparse.Namespace) -> None:
@@ -52,9 +77,15 @@ def predict(given: argparse.Namespace) -> None:
     how = {"again": given.again, "scheduler": given.scheduler, "workers": given.workers}
     result = told(stages.predict(recipe, spec, **how))
     low, high = result.average_bits.min(), result.average_bits.max()
-    print(f"{recipe.model}: {len(result.labels)} random mixes of {', '.join(map(choice_label, result.choices))}; "
-          f"{low:.2f} to {high:.2f} bits a weight")  # fmt: skip
-    print(f"label: {result.label}, deviation {result.labels.std():.3g}, of it noise {_number(result.noise, '.3g')}")
+    print(
+        f"{recipe.model}: {len(result.labels)} random mixes of "
+        f"{', '.join(map(choice_label, result.choices))}; "
+        f"{low:.2f} to {high:.2f} bits a weight"
+    )
+    print(
+        f"label: {result.label}, deviation {result.labels.std():.3g}, of it noise "
+        f"{_number(result.noise, '.3g')}"
+    )
     print_predictions(result)
     print_insights(result)
     if result.note:
@@ -74,10 +105,16 @@ def print_predictions(result: PredictorResult) -> None:
     """Every way to predict in one table, and whether a simpler one does as well."""
     print("order of mixes that were not learned from (1: right, 0: chance), mean over folds")
     rows = [
-        [one.name, f"{one.srcc:.3f}", f"±{one.spread:.3f}", f"{one.quality:.3f}", f"{one.ndcg:.3f}",
-         _number(one.tau, ".3f")]
+        [
+            one.name,
+            f"{one.srcc:.3f}",
+            f"±{one.spread:.3f}",
+            f"{one.quality:.3f}",
+            f"{one.ndcg:.3f}",
+            _number(one.tau, ".3f"),
+        ]
         for one in result.predictions
-    ]  # fmt: skip
+    ]
     print_table(["", "SRCC", "", "at equal bits", "NDCG", "tau of folds"], rows)
     if result.as_good:
         print(f"a control is as good: {', '.join(result.as_good)}")
@@ -86,14 +123,27 @@ def print_predictions(result: PredictorResult) -> None:
 def print_insights(result: PredictorResult) -> None:
     """The scores by kind of layer and by block: their median, and how much the choice matters."""
     scores = result.block_scores()[0]
-    for title, names in (("kind of layer", result.types), ("block", [layer.block for layer in result.layers])):
+    for title, names in (
+        ("kind of layer", result.types),
+        ("block", [layer.block for layer in result.layers]),
+    ):
         print(f"median score and range over choices, by {title}; a wide range: the choice matters")
-        groups = {name: scores[[n for n, one in enumerate(names) if one == name]] for name in dict.fromkeys(names)}
+        groups = {
+            name: scores[[n for n, one in enumerate(names) if one == name]]
+            for name in dict.fromkeys(names)
+        }
         rows = [
-            [name or "(none)", str(len(own)), f"{np.median(own):.2f}", f"{np.ptp(own, axis=1).mean():.2f}",
-             choice_label(result.choices[int(own.mean(0).argmax())])]
-            for name, own in sorted(groups.items(), key=lambda item: -np.ptp(item[1], axis=1).mean())
-        ]  # fmt: skip
+            [
+                name or "(none)",
+                str(len(own)),
+                f"{np.median(own):.2f}",
+                f"{np.ptp(own, axis=1).mean():.2f}",
+                choice_label(result.choices[int(own.mean(0).argmax())]),
+            ]
+            for name, own in sorted(
+                groups.items(), key=lambda item: -np.ptp(item[1], axis=1).mean()
+            )
+        ]
         print_table(["", "layers", "median", "range", "best"], rows)
 
 
@@ -101,23 +151,35 @@ def plain(result: PredictorResult) -> dict[str, Any]:
     """All that a notebook may want of a result, as JSON can hold it."""
     block, spread = result.block_scores()
     columns: dict[str, Sequence] = {
-        "op score": result.op_scores, "block score": block, "block spread": spread, "ridge": result.ridge,
-        "bytes": result.bytes, "weight error": result.local,
-    }  # fmt: skip
+        "op score": result.op_scores,
+        "block score": block,
+        "block spread": spread,
+        "ridge": result.ridge,
+        "bytes": result.bytes,
+        "weight error": result.local,
+    }
     return {
-        "model": result.model, "fingerprint": result.fingerprint, "label": result.label, "note": result.note,
-        "choices": [choice_label(choice) for choice in result.choices], "noise": _finite(result.noise),
+        "model": result.model,
+        "fingerprint": result.fingerprint,
+        "label": result.label,
+        "note": result.note,
+        "choices": [choice_label(choice) for choice in result.choices],
+        "noise": _finite(result.noise),
         "predictions": [
-            {name: _finite(value) for name, value in dataclasses.asdict(one).items()} for one in result.predictions
+            {name: _finite(value) for name, value in dataclasses.asdict(one).items()}
+            for one in result.predictions
         ],
         "layers": [
             {"layer": layer.name, "type": kind, "block": layer.block}
             | {name: values[n].tolist() for name, values in columns.items()}
             for n, (layer, kind) in enumerate(zip(result.layers, result.types, strict=True))
         ],
-        "mixes": result.mixes.tolist(), "labels": result.labels.tolist(), "bits": result.average_bits.tolist(),
-        "predicted": result.predicted.tolist(), "fold": result.fold.tolist(),
-    }  # fmt: skip
+        "mixes": result.mixes.tolist(),
+        "labels": result.labels.tolist(),
+        "bits": result.average_bits.tolist(),
+        "predicted": result.predicted.tolist(),
+        "fold": result.fold.tolist(),
+    }
 
 
 def _finite(value: Any) -> Any:

@@ -1,4 +1,6 @@
-"""`dmq prepare`: what a recipe needs before it can quantize its model, told or done, in a terminal."""
+"""`dmq prepare`: what a recipe needs before it can quantize its model, told or done, in a
+terminal.
+"""
 
 import argparse
 import sys
@@ -11,12 +13,23 @@ from .asking import chosen_recipe, print_table, recipe_argument, told
 
 def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
     """Offer the command of this file; `add` makes a parser from name, function and help."""
-    one = add("prepare", prepare, "Capture, search, learn and calibrate whatever a recipe needs and lacks.")
+    one = add(
+        "prepare",
+        prepare,
+        "Capture, search, learn and calibrate whatever a recipe needs and lacks.",
+    )
     recipe_argument(one)
-    one.add_argument("--only", default="", metavar="NAME", help="as far as that alone: capture, bits, groups, "
-                     "weights, time, blocks, windows or ranges, and what it stands on")  # fmt: skip
+    one.add_argument(
+        "--only",
+        default="",
+        metavar="NAME",
+        help="as far as that alone: capture, bits, groups, "
+        "weights, time, blocks, windows or ranges, and what it stands on",
+    )
     one.add_argument("--again", action="store_true", help="what --only names even if it is there")
-    one.add_argument("--dry-run", action="store_true", help="only say what is there and what is missing")
+    one.add_argument(
+        "--dry-run", action="store_true", help="only say what is there and what is missing"
+    )
 
 
 def prepare(given: argparse.Namespace) -> None:
@@ -31,11 +44,15 @@ def prepare(given: argparse.Namespace) -> None:
     lacking = stages.missing(recipe, given.only)
     told(stages.prepare(recipe, only=given.only, again=given.again))
     done = ", ".join(step.name for step in lacking) or (given.only if given.again else "")
-    print(f"{recipe.name}: {f'made {done}' if done else 'all is there'}; `dmq run` samples with it.")
+    print(
+        f"{recipe.name}: {f'made {done}' if done else 'all is there'}; `dmq run` samples with it."
+    )
 
 
 def print_steps(recipe: Recipe, only: str) -> None:
-    """A line for each thing that `recipe` asks for: is it there, and how long will it take if that can be told?"""
+    """A line for each thing that `recipe` asks for: is it there, and how long will it take if
+    that can be told?
+    """
     from .. import stages
 
     lacking = {step.name for step in stages.missing(recipe, only)}

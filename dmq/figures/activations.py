@@ -9,7 +9,20 @@ from plotly.subplots import make_subplots
 
 from ..results import ActivationStats
 from .distribution import bin_errors, grid_of, shares, span
-from .look import BLUE, GREEN, GREY, ORANGE, RED, STEP, label, layout, plain, rgba, row_axis, rows_height
+from .look import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    RED,
+    STEP,
+    label,
+    layout,
+    plain,
+    rgba,
+    row_axis,
+    rows_height,
+)
 
 
 BINS = 160  # in any one picture of a histogram
@@ -23,13 +36,17 @@ STATISTICS = {
     "std": "The standard deviation of all values.",
     "kurtosis": "How heavy the tails are: 0 for a normal distribution, large where outliers rule.",
     "99.9 % quantile": "One value in a thousand is larger.",
-    "range drift": "The width of the range over its median across the steps: 1 at every step means no drift.",
-    "channel imbalance": "The largest channel's reach over the median channel's: large where few channels rule.",
+    "range drift": "The width of the range over its median across the steps: 1 at every step means "
+    "no drift.",
+    "channel imbalance": "The largest channel's reach over the median channel's: large where few "
+    "channels rule.",
 }
 
 
 def statistic(stats: ActivationStats, name: str) -> np.ndarray:
-    """The named statistic of every site and step [S, T]; names are those of STATISTICS (KeyError)."""
+    """The named statistic of every site and step [S, T]; names are those of STATISTICS
+    (KeyError).
+    """
     return _rows(stats, name, range(len(stats.sites)))
 
 
@@ -44,7 +61,9 @@ def _rows(stats: ActivationStats, name: str, rows: Sequence[int]) -> np.ndarray:
         "std": lambda: stats.std[rows],
         "kurtosis": lambda: stats.kurtosis[rows],
         "99.9 % quantile": lambda: np.stack([stats.quantile(s, 0.999) for s in rows]),
-        "range drift": lambda: (high - low) / np.maximum(np.median(high - low, axis=1, keepdims=True), 1e-30),
+        "range drift": lambda: (
+            (high - low) / np.maximum(np.median(high - low, axis=1, keepdims=True), 1e-30)
+        ),
         "channel imbalance": lambda: np.stack([_imbalance(stats, s) for s in rows]),
     }
     return choices[name]()
@@ -60,12 +79,14 @@ def _imbalance(stats: ActivationStats, s: int) -> np.ndarray:
     return reach.max(1) / np.maximum(np.median(reach, axis=1), 1e-30)
 
 
-def heatmap(stats: ActivationStats, rows: list[int], name: str, selected: tuple[int, int] | None = None) -> go.Figure:
-    """A statistic of the sites `rows` (one line each, first on top) at every step; `selected` is (site, step).
+def heatmap(
+    stats: ActivationStats, rows: list[int], name: str, selected: tuple[int, int] | None = None
+) -> go.Figure:
+    """A statistic of the sites `rows` (one line each, first on top) at every step; `selected` is
+    (site, step).
 
-    The index of a click is [line, step], its customdata the site. Values that span decades get a logarithmic colour
-    scale, signed ones a scale with two ends; labels are in plain units.
-    """
+    The index of a click is [line, step], its customdata the site. Values that span decades get a
+    logarithmic colour scale, signed ones a scale with two ends; labels are in plain units."""
     values = _rows(stats, name, rows)
     shown, colours = _coloured(values)
     height = rows_height(len(rows))
@@ -76,7 +97,10 @@ def heatmap(stats: ActivationStats, rows: list[int], name: str, selected: tuple[
             x=np.arange(stats.steps),
             y=[stats.sites[s].label for s in rows],
             customdata=np.repeat(np.array(rows, np.int32)[:, None], stats.steps, 1),
-            text=[[f"t = {t}<br>{name} = {v:.4g}" for t, v in zip(timesteps, line, strict=True)] for line in values],
+            text=[
+                [f"t = {t}<br>{name} = {v:.4g}" for t, v in zip(timesteps, line, strict=True)]
+                for line in values
+            ],
             hovertemplate="%{y}<br>step %{x}, %{text}<extra></extra>",
             hoverongaps=False,
             xgap=0.3,
@@ -87,15 +111,31 @@ def heatmap(stats: ActivationStats, rows: list[int], name: str, selected: tuple[
     # Full names for hovering live on an axis without labels; short ones label an axis of their own.
     marked = [(rows.index(selected[0]), selected[1])] if selected and selected[0] in rows else []
     figure.add_scatter(
-        x=[i for _, i in marked], y=[row for row, _ in marked], yaxis="y2", mode="markers", hoverinfo="skip",
-        marker={"symbol": "square-open", "size": 14, "color": RED, "line": {"width": 3}}, showlegend=False,
-    )  # fmt: skip
+        x=[i for _, i in marked],
+        y=[row for row, _ in marked],
+        yaxis="y2",
+        mode="markers",
+        hoverinfo="skip",
+        marker={"symbol": "square-open", "size": 14, "color": RED, "line": {"width": 3}},
+        showlegend=False,
+    )
     for row, _ in marked:
-        figure.add_hrect(row - 0.5, row + 0.5, yref="y2", line={"color": RED, "width": 1.5}, layer="above")
+        figure.add_hrect(
+            row - 0.5, row + 0.5, yref="y2", line={"color": RED, "width": 1.5}, layer="above"
+        )
     layout(figure, height=height, x=STEP, title={"text": name, "font": {"size": 14}})
     return figure.update_layout(
-        yaxis={"showticklabels": False, "fixedrange": True, "range": [len(rows) - 0.5, -0.5], "showgrid": False},
-        yaxis2={"overlaying": "y", "side": "left", **row_axis([label(stats.sites[s]) for s in rows], height)},
+        yaxis={
+            "showticklabels": False,
+            "fixedrange": True,
+            "range": [len(rows) - 0.5, -0.5],
+            "showgrid": False,
+        },
+        yaxis2={
+            "overlaying": "y",
+            "side": "left",
+            **row_axis([label(stats.sites[s]) for s in rows], height),
+        },
         xaxis={"range": [-0.5, stats.steps - 0.5], "showgrid": False, "zeroline": False},
     )
 
@@ -120,17 +160,26 @@ def _coloured(values: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
         unit = max(float(np.median(np.abs(finite))), 1e-9)
         shown = np.arcsinh(values / unit)
         most = max(abs(low), abs(high))
-        marks = np.unique([low, *(m for m in (-unit * 3, 0, unit * 3) if low < m < high and abs(m) < most / 2), high])
+        marks = np.unique(
+            [
+                low,
+                *(m for m in (-unit * 3, 0, unit * 3) if low < m < high and abs(m) < most / 2),
+                high,
+            ]
+        )
         return shown, {
             "colorscale": "RdBu_r" if high > 0 else "Viridis_r",
             "zmid": 0 if high > 0 else None,
-            "colorbar": bar | {"tickvals": np.arcsinh(marks / unit), "ticktext": [plain(m) for m in marks]},
+            "colorbar": bar
+            | {"tickvals": np.arcsinh(marks / unit), "ticktext": [plain(m) for m in marks]},
         }
     return values, {"colorscale": "Viridis", "colorbar": bar}
 
 
 def ridgeline(stats: ActivationStats, s: int) -> go.Figure:
-    """The distribution of site s at up to 12 steps, one ridge each, the noisiest on top; each as tall as the other."""
+    """The distribution of site s at up to 12 steps, one ridge each, the noisiest on top; each as
+    tall as the other.
+    """
     low, high = span(stats, s)
     edges = np.linspace(low, high, BINS + 1)
     centres = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
@@ -142,32 +191,49 @@ def ridgeline(stats: ActivationStats, s: int) -> go.Figure:
         base = float(len(steps) - 1 - k)
         ridge = 1.7 * np.sqrt(density[i] / max(density[i].max(), 1e-30))
         figure.add_scatter(
-            x=centres, y=np.full(BINS, base, np.float32), mode="lines", line={"width": 0}, hoverinfo="skip",
-        )  # fmt: skip
+            x=centres,
+            y=np.full(BINS, base, np.float32),
+            mode="lines",
+            line={"width": 0},
+            hoverinfo="skip",
+        )
         figure.add_scatter(
-            x=centres, y=(base + ridge).astype(np.float32), mode="lines", fill="tonexty",
-            line={"color": colour, "width": 1.2}, fillcolor=colour.replace("rgb", "rgba").replace(")", ", 0.45)"),
-            customdata=density[i].astype(np.float32), name=f"step {i}",
+            x=centres,
+            y=(base + ridge).astype(np.float32),
+            mode="lines",
+            fill="tonexty",
+            line={"color": colour, "width": 1.2},
+            fillcolor=colour.replace("rgb", "rgba").replace(")", ", 0.45)"),
+            customdata=density[i].astype(np.float32),
+            name=f"step {i}",
             hovertemplate=f"step {i}, t = {stats.timesteps[i]:g}<br>x = %{{x:.3g}}<br>"
             "%{customdata:.2%} of the values<extra></extra>",
-        )  # fmt: skip
+        )
     layout(figure, height=420, x=VALUE, y=STEP, showlegend=False)
     every = max(1, len(steps) // 12)
     return figure.update_yaxes(
-        tickvals=[len(steps) - 1 - k for k in range(0, len(steps), every)], ticktext=[str(i) for i in steps[::every]]
+        tickvals=[len(steps) - 1 - k for k in range(0, len(steps), every)],
+        ticktext=[str(i) for i in steps[::every]],
     )
 
 
 def fan(stats: ActivationStats, s: int) -> go.Figure:
-    """How the percentiles of site s move over the steps, with the smallest and the largest value."""
+    """How the percentiles of site s move over the steps, with the smallest and the largest
+    value.
+    """
     steps = np.arange(stats.steps)
     figure = go.Figure()
 
     def line(y: np.ndarray, name: str, legend: bool, **style: object) -> None:
         figure.add_scatter(
-            x=steps, y=y.astype(np.float32), name=name, showlegend=legend, mode="lines",
-            hovertemplate="%{y:.4g}<extra>" + name + "</extra>", **style,
-        )  # fmt: skip
+            x=steps,
+            y=y.astype(np.float32),
+            name=name,
+            showlegend=legend,
+            mode="lines",
+            hovertemplate="%{y:.4g}<extra>" + name + "</extra>",
+            **style,
+        )
 
     for tail, alpha in ((0.001, 0.15), (0.01, 0.22), (0.25, 0.35)):
         name = f"{100 * tail:g} – {100 - 100 * tail:g} %"
@@ -181,8 +247,13 @@ def fan(stats: ActivationStats, s: int) -> go.Figure:
 
 
 def channels(stats: ActivationStats, s: int, i: int) -> go.Figure:
-    """Smallest to largest value of every channel of site s at step i; outliers reach 4 times the median channel."""
-    low, high = stats.channel_min[s][i].astype(np.float32), stats.channel_max[s][i].astype(np.float32)
+    """Smallest to largest value of every channel of site s at step i; outliers reach 4 times the
+    median channel.
+    """
+    low, high = (
+        stats.channel_min[s][i].astype(np.float32),
+        stats.channel_max[s][i].astype(np.float32),
+    )
     reach = _reach(stats, s)[i]
     median = float(np.median(reach))
     outlier = reach > 4 * median
@@ -190,22 +261,30 @@ def channels(stats: ActivationStats, s: int, i: int) -> go.Figure:
     for name, colour, chosen in (("channels", BLUE, ~outlier), ("outliers", RED, outlier)):
         at = np.flatnonzero(chosen)
         figure.add_bar(
-            x=at, y=(high - low)[at], base=low[at], name=f"{name} ({len(at)})",
+            x=at,
+            y=(high - low)[at],
+            base=low[at],
+            name=f"{name} ({len(at)})",
             marker={"color": colour, "line_width": 0},
             customdata=np.stack([low[at], high[at]], 1),
-            hovertemplate="channel %{x}<br>%{customdata[0]:.4g} to %{customdata[1]:.4g}<extra></extra>",
-        )  # fmt: skip
+            hovertemplate="channel %{x}<br>%{customdata[0]:.4g} to "
+            "%{customdata[1]:.4g}<extra></extra>",
+        )
     for y in (-median, median):
         figure.add_hline(y, line={"color": GREY, "width": 1, "dash": "dot"})
-    return layout(figure, x="channel", y=VALUE, bargap=0 if len(low) > 64 else 0.15, barmode="overlay")
+    return layout(
+        figure, x="channel", y=VALUE, bargap=0 if len(low) > 64 else 0.15, barmode="overlay"
+    )
 
 
-def grid(stats: ActivationStats, s: int, i: int, low: float, high: float, bits: int, symmetric: bool) -> go.Figure:
-    """The histogram of site s at step i with the grid of low..high over it, and below it the error of every bin.
+def grid(
+    stats: ActivationStats, s: int, i: int, low: float, high: float, bits: int, symmetric: bool
+) -> go.Figure:
+    """The histogram of site s at step i with the grid of low..high over it, and below it the error
+    of every bin.
 
-    Rounding (within the grid) and clipping (beyond it) are told apart; the legend holds their totals, which are
-    shares of the power of that step like the bars.
-    """
+    Rounding (within the grid) and clipping (beyond it) are told apart; the legend holds their
+    totals, which are shares of the power of that step like the bars."""
     scale, zero = grid_of(low, high, bits, symmetric)
     bounds = -zero * scale, (2**bits - 1 - zero) * scale
     edges = _cut(stats, s, i, bounds)
@@ -216,38 +295,66 @@ def grid(stats: ActivationStats, s: int, i: int, low: float, high: float, bits: 
     mass = shares(stats, s, fine, slice(i, i + 1))[0] / power
     mass = mass / max(share.sum(), 1e-30)
     rounding, clipping = (
-        np.bincount(place, mass * part, len(edges) - 1) for part in bin_errors(fine, scale, zero, bits)
+        np.bincount(place, mass * part, len(edges) - 1)
+        for part in bin_errors(fine, scale, zero, bits)
     )
-    figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4])
-    bars = {"x": ((edges[:-1] + edges[1:]) / 2).astype(np.float32), "width": np.diff(edges).astype(np.float32)}
+    figure = make_subplots(
+        rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06, row_heights=[0.6, 0.4]
+    )
+    bars = {
+        "x": ((edges[:-1] + edges[1:]) / 2).astype(np.float32),
+        "width": np.diff(edges).astype(np.float32),
+    }
     errors = (f"rounding {100 * rounding.sum():.3g} %", f"clipping {100 * clipping.sum():.3g} %")
-    parts = (1, "values", GREY, share), (2, errors[0], BLUE, rounding), (2, errors[1], RED, clipping)
+    parts = (
+        (1, "values", GREY, share),
+        (2, errors[0], BLUE, rounding),
+        (2, errors[1], RED, clipping),
+    )
     whole = "values", "power"
     for row, name, colour, values in parts:
         figure.add_bar(
-            **bars, y=values.astype(np.float32), name=name, marker={"color": colour, "line_width": 0}, row=row, col=1,
-            hovertemplate=f"x = %{{x:.4g}}<br>%{{y:.3g}} of the {whole[row - 1]}<extra>{name}</extra>",
-        )  # fmt: skip
+            **bars,
+            y=values.astype(np.float32),
+            name=name,
+            marker={"color": colour, "line_width": 0},
+            row=row,
+            col=1,
+            hovertemplate=f"x = %{{x:.4g}}<br>%{{y:.3g}} of the "
+            f"{whole[row - 1]}<extra>{name}</extra>",
+        )
     _draw_levels(figure, scale, zero, bits, edges)
     layout(figure, height=460, barmode="stack", bargap=0)
     figure.update_xaxes(title_text=VALUE, row=2, col=1)
-    figure.update_yaxes(title_text="share of values", type="log", exponentformat="power", dtick=1, row=1, col=1)
+    figure.update_yaxes(
+        title_text="share of values", type="log", exponentformat="power", dtick=1, row=1, col=1
+    )
     return figure.update_yaxes(title_text="share of power", rangemode="tozero", row=2, col=1)
 
 
 def _cut(
-    stats: ActivationStats, s: int, i: int, bounds: tuple[float, float], edges: np.ndarray | None = None
+    stats: ActivationStats,
+    s: int,
+    i: int,
+    bounds: tuple[float, float],
+    edges: np.ndarray | None = None,
 ) -> np.ndarray:
-    """Bin edges within what was seen at step i, cut at the ends of the grid: `edges`, or BINS equal ones."""
+    """Bin edges within what was seen at step i, cut at the ends of the grid: `edges`, or BINS
+    equal ones.
+    """
     low, high = float(stats.minimum[s, i]), float(stats.maximum[s, i])
     if not high > low:
         low, high = low - float(stats.edges(s)[1] - stats.edges(s)[0]), high + 1e-6
     cuts = [low, *(b for b in bounds if low < b < high), high]
-    inner = np.linspace(low, high, BINS - 2) if edges is None else edges[(edges > low) & (edges < high)]
+    inner = (
+        np.linspace(low, high, BINS - 2) if edges is None else edges[(edges > low) & (edges < high)]
+    )
     return np.unique(np.concatenate([inner, cuts]))
 
 
-def _draw_levels(figure: go.Figure, scale: float, zero: float, bits: int, edges: np.ndarray) -> None:
+def _draw_levels(
+    figure: go.Figure, scale: float, zero: float, bits: int, edges: np.ndarray
+) -> None:
     """The values of the grid as thin lines while they can be told apart, and its two ends."""
     levels = scale * (np.arange(2**bits) - zero)
     seen = levels[(levels >= edges[0] - scale) & (levels <= edges[-1] + scale)]
@@ -255,16 +362,26 @@ def _draw_levels(figure: go.Figure, scale: float, zero: float, bits: int, edges:
         lines = np.full((len(seen), 3), np.nan, np.float32)
         lines[:, :2] = seen[:, None]
         figure.add_scatter(
-            x=lines.ravel(), y=np.tile([0, 1, np.nan], len(seen)).astype(np.float32), mode="lines", xaxis="x",
-            yaxis="y3", line={"color": GREEN, "width": 1}, name=f"{2**bits} grid values", hoverinfo="skip",
-        )  # fmt: skip
-        figure.update_layout(yaxis3={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True})
+            x=lines.ravel(),
+            y=np.tile([0, 1, np.nan], len(seen)).astype(np.float32),
+            mode="lines",
+            xaxis="x",
+            yaxis="y3",
+            line={"color": GREEN, "width": 1},
+            name=f"{2**bits} grid values",
+            hoverinfo="skip",
+        )
+        figure.update_layout(
+            yaxis3={"overlaying": "y", "range": [0, 1], "visible": False, "fixedrange": True}
+        )
     for end in (levels[0], levels[-1]):
         figure.add_vline(end, line={"color": ORANGE, "width": 2, "dash": "dash"})
 
 
 def over_time(stats: ActivationStats, s: int) -> go.Figure:
-    """The histogram of site s as a film over the steps, before the mean of all steps; play button and slider."""
+    """The histogram of site s as a film over the steps, before the mean of all steps; play
+    button and slider.
+    """
     low, high = span(stats, s)
     edges = np.linspace(low, high, BINS + 1)
     x = ((edges[:-1] + edges[1:]) / 2).astype(np.float32)
@@ -272,12 +389,21 @@ def over_time(stats: ActivationStats, s: int) -> go.Figure:
     figure = go.Figure(
         [
             go.Scatter(
-                x=x, y=density.mean(0).astype(np.float32), name="mean of all steps", mode="lines",
-                line={"color": GREY, "width": 1.2}, hoverinfo="skip",
+                x=x,
+                y=density.mean(0).astype(np.float32),
+                name="mean of all steps",
+                mode="lines",
+                line={"color": GREY, "width": 1.2},
+                hoverinfo="skip",
             ),
             go.Scatter(
-                x=x, y=density[0].astype(np.float32), name="this step", mode="lines", fill="tozeroy",
-                line={"color": BLUE, "width": 1.5, "shape": "hvh"}, fillcolor=rgba(BLUE, 0.35),
+                x=x,
+                y=density[0].astype(np.float32),
+                name="this step",
+                mode="lines",
+                fill="tozeroy",
+                line={"color": BLUE, "width": 1.5, "shape": "hvh"},
+                fillcolor=rgba(BLUE, 0.35),
                 hovertemplate="x = %{x:.3g}<br>%{y:.2%} of the values<extra></extra>",
             ),
         ],
@@ -285,24 +411,45 @@ def over_time(stats: ActivationStats, s: int) -> go.Figure:
             go.Frame(name=str(i), data=[go.Scatter(y=row.astype(np.float32))], traces=[1])
             for i, row in enumerate(density)
         ],
-    )  # fmt: skip
+    )
     layout(figure, height=420, x=VALUE, y="share of values per bin")
     figure.update_yaxes(range=[0, float(np.quantile(density.max(1), 0.9)) * 1.15])
-    now = {"mode": "immediate", "frame": {"duration": 0, "redraw": False}, "transition": {"duration": 0}}
+    now = {
+        "mode": "immediate",
+        "frame": {"duration": 0, "redraw": False},
+        "transition": {"duration": 0},
+    }
     play = now | {"fromcurrent": True, "frame": {"duration": 90, "redraw": False}}
     return figure.update_layout(
         margin={"b": 110},
-        updatemenus=[{
-            "type": "buttons", "direction": "left", "x": 0, "y": -0.2, "xanchor": "left", "yanchor": "top",
-            "showactive": False, "pad": {"t": 12}, "buttons": [
-                {"label": "▶ Play", "method": "animate", "args": [None, play]},
-                {"label": "❚❚ Pause", "method": "animate", "args": [[None], now]},
-            ],
-        }],
-        sliders=[{
-            "x": 0.28, "len": 0.72, "y": -0.2, "yanchor": "top", "pad": {"t": 4}, "currentvalue": {"prefix": "step "},
-            "steps": [
-                {"label": str(i), "method": "animate", "args": [[str(i)], now]} for i in range(stats.steps)
-            ],
-        }],
-    )  # fmt: skip
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "left",
+                "x": 0,
+                "y": -0.2,
+                "xanchor": "left",
+                "yanchor": "top",
+                "showactive": False,
+                "pad": {"t": 12},
+                "buttons": [
+                    {"label": "▶ Play", "method": "animate", "args": [None, play]},
+                    {"label": "❚❚ Pause", "method": "animate", "args": [[None], now]},
+                ],
+            }
+        ],
+        sliders=[
+            {
+                "x": 0.28,
+                "len": 0.72,
+                "y": -0.2,
+                "yanchor": "top",
+                "pad": {"t": 4},
+                "currentvalue": {"prefix": "step "},
+                "steps": [
+                    {"label": str(i), "method": "animate", "args": [[str(i)], now]}
+                    for i in range(stats.steps)
+                ],
+            }
+        ],
+    )

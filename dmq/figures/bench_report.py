@@ -37,14 +37,18 @@ def page(
     findings: Sequence[str],
     float_name: str,
 ) -> str:
-    """The whole file. `pictures` are those of `worst` and their float partners, by model and number."""
+    """The whole file.
+
+    `pictures` are those of `worst` and their float partners, by model and number.
+    """
     title = f"{html.escape(name)} · dmq benchmark"
     parts = [
         "<!doctype html><html lang=en><head><meta charset=utf-8>",
         '<meta name=viewport content="width=device-width, initial-scale=1">',
         f"<title>{title}</title><style>{STYLE}{bench_table.STYLE}{benchmark.KEY_STYLE}</style>",
         f"<script>{get_plotlyjs()}</script>{MARK}</head><body>",
-        f"<h1>{html.escape(name)}</h1><p class=context>{html.escape(bench_table.context(report))}</p>",
+        f"<h1>{html.escape(name)}</h1><p "
+        f"class=context>{html.escape(bench_table.context(report))}</p>",
         *(f"<p class=finding>{html.escape(line)}</p>" for line in findings),
         *(f"<p class=context>Note: {html.escape(line)}</p>" for line in report.warnings),
     ]
@@ -69,14 +73,19 @@ def page(
 def _plotted(report: BenchReport) -> list[str]:
     """One paired measure and one of sets: all of them would be a long page."""
     known = [measure.name for measure in bench_table.measures(report)]
-    chosen = [next((m for m in kind if m in known), None) for kind in (("psnr", "ssim", "latent", "distance"),
-              ("fid", "kid", "cmmd", "clip"))]  # fmt: skip
+    chosen = [
+        next((m for m in kind if m in known), None)
+        for kind in (("psnr", "ssim", "latent", "distance"), ("fid", "kid", "cmmd", "clip"))
+    ]
     return [name for name in chosen if name]
 
 
 def _figure(figure: go.Figure, name: str) -> str:
     drawn = figure.to_html(
-        full_html=False, include_plotlyjs=False, div_id=name, config={"displaylogo": False, "responsive": True}
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=name,
+        config={"displaylogo": False, "responsive": True},
     )
     return f"<div>{drawn}</div>"
 
@@ -86,7 +95,9 @@ def side_by_side(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.concatenate([a, np.full((len(a), max(1, a.shape[1] // 16), 3), 255, np.uint8), b], 1)
 
 
-def _pair(one: BenchPicture, pictures: Mapping[tuple[str, int], np.ndarray], float_name: str) -> str:
+def _pair(
+    one: BenchPicture, pictures: Mapping[tuple[str, int], np.ndarray], float_name: str
+) -> str:
     images = "".join(
         f'<img alt="{who}" src="{_uri(pictures[key])}"> '
         for who in (float_name, one.recipe)
@@ -99,9 +110,12 @@ def caption(one: BenchPicture) -> str:
     """What stands under a pair: which it is and its figures."""
     shown = [name for name in ("psnr", "ssim", "clip") if name in one.values]
     scores = ", ".join(
-        f"{BENCH_MEASURES[name].label} {bench_table.value(one.values[name], BENCH_MEASURES[name])}" for name in shown
+        f"{BENCH_MEASURES[name].label} {bench_table.value(one.values[name], BENCH_MEASURES[name])}"
+        for name in shown
     )
-    return f"{one.recipe} · {one.prompt} · seed {one.seed} · {scores if one.finite else 'not finite'}"
+    return (
+        f"{one.recipe} · {one.prompt} · seed {one.seed} · {scores if one.finite else 'not finite'}"
+    )
 
 
 def _uri(picture: np.ndarray) -> str:

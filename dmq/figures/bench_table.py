@@ -3,16 +3,28 @@
 import html
 import math
 
-from ..results import BENCH_MEASURES, FLOOR_NAME, BenchReport, BenchRow, Execution, Figure, Measure, speed
+from ..results import (
+    BENCH_MEASURES,
+    FLOOR_NAME,
+    BenchReport,
+    BenchRow,
+    Execution,
+    Figure,
+    Measure,
+    speed,
+)
 
 
 def measures(report: BenchReport) -> list[Measure]:
     """What was measured, in the order of the columns."""
-    return [m for name, m in BENCH_MEASURES.items() if any(name in row.figures for row in report.rows)]
+    return [
+        m for name, m in BENCH_MEASURES.items() if any(name in row.figures for row in report.rows)
+    ]
 
 
 def value(number: float, measure: Measure) -> str:
-    """A figure in the digits that it deserves, at most five where there are digits behind the point.
+    """A figure in the digits that it deserves, at most five where there are digits behind the
+    point.
 
     >>> value(float("inf"), BENCH_MEASURES["psnr"]), value(2 / 3, BENCH_MEASURES["ssim"])
     ('equal', '0.6667')
@@ -37,21 +49,39 @@ def interval(figure: Figure, measure: Measure) -> str:
 def context(report: BenchReport) -> str:
     """What all figures of the table hold for, in one line."""
     asked, seeds = report.benchmark, report.benchmark.seeds
-    named = ", ".join(map(str, seeds)) if len(seeds) <= 4 else f"{seeds[0]} to {seeds[-1]} ({len(seeds)})"
+    named = (
+        ", ".join(map(str, seeds))
+        if len(seeds) <= 4
+        else f"{seeds[0]} to {seeds[-1]} ({len(seeds)})"
+    )
     others = asked.floor_seeds
     floor = ", ".join(map(str, others)) if len(others) <= 4 else f"{others[0]} to {others[-1]}"
-    domains = ", ".join(f"{d.name} ({len(d.prompts)} prompt{'s' * (len(d.prompts) > 1)})" for d in asked.domains)
-    seen = f"features and matches by {report.features}" if report.features else "no measure needs features"
-    real = f"real pictures: {report.reference}" if report.reference else "no real pictures to compare with"
+    domains = ", ".join(
+        f"{d.name} ({len(d.prompts)} prompt{'s' * (len(d.prompts) > 1)})" for d in asked.domains
+    )
+    seen = (
+        f"features and matches by {report.features}"
+        if report.features
+        else "no measure needs features"
+    )
+    real = (
+        f"real pictures: {report.reference}"
+        if report.reference
+        else "no real pictures to compare with"
+    )
     return (
-        f"{report.model}; {report.sampler.partition(', {')[0]}; seeds {named}, noise floor with seeds {floor}; "
+        f"{report.model}; "
+        f"{report.sampler.partition(', {')[0]}; seeds {named}, noise floor with seeds {floor}; "
         f"{domains}; {seen}; {real}; intervals: 95 %, over prompts; seconds on {report.machine}."
     )
 
 
 def head(report: BenchReport) -> list[str]:
     """The names of the columns."""
-    titles = [f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.higher else '↓'}" for m in measures(report)]
+    titles = [
+        f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.higher else '↓'}"
+        for m in measures(report)
+    ]
     return ["Recipe", "Pictures", *titles, "MB", "s a picture", "speed"]
 
 
@@ -61,11 +91,19 @@ def cells(report: BenchReport, row: BenchRow) -> list[tuple[str, str]]:
     found = []
     for measure in measures(report):
         figure = row.figures.get(measure.name)
-        found.append((value(figure.value, measure), interval(figure, measure)) if figure else ("–", ""))
+        found.append(
+            (value(figure.value, measure), interval(figure, measure)) if figure else ("–", "")
+        )
     size = report.bytes.get(row.recipe)
     seconds = _seconds(row)
-    return [(row.recipe, ""), (str(row.samples), broken), *found, (f"{size / 1e6:.2f}" if size else "–", ""),
-            (f"{seconds:.2f}", ""), (_speed(report, row), "")]  # fmt: skip
+    return [
+        (row.recipe, ""),
+        (str(row.samples), broken),
+        *found,
+        (f"{size / 1e6:.2f}" if size else "–", ""),
+        (f"{seconds:.2f}", ""),
+        (_speed(report, row), ""),
+    ]
 
 
 def _seconds(row: BenchRow) -> float:
@@ -75,7 +113,9 @@ def _seconds(row: BenchRow) -> float:
 
 def _speed(report: BenchReport, row: BenchRow) -> str:
     """Against the float model in the same domain."""
-    floats = next((one for one in rows_of(report, row.domain) if one.recipe not in report.coverage), row)
+    floats = next(
+        (one for one in rows_of(report, row.domain) if one.recipe not in report.coverage), row
+    )
     return speed(_seconds(row), _seconds(floats))
 
 
@@ -90,11 +130,15 @@ def text(report: BenchReport) -> str:
     for domain in report.benchmark.domains:
         table = [head(report)]
         table += [
-            [" ".join(filter(None, cell)) for cell in cells(report, row)] for row in rows_of(report, domain.name)
+            [" ".join(filter(None, cell)) for cell in cells(report, row)]
+            for row in rows_of(report, domain.name)
         ]
         widths = [max(len(row[k]) for row in table) for k in range(len(table[0]))]
         lines += ["", f"{domain.name}:"]
-        lines += ["  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip() for row in table]
+        lines += [
+            "  ".join(f"{cell:{w}}" for cell, w in zip(row, widths, strict=True)).rstrip()
+            for row in table
+        ]
     lines += ["", context(report), f"The noise floor is the row {FLOOR_NAME!r}."]
     lines += [f"{who}: {line}" for who, line in report.coverage.items()]
     lines += [f"note: {line}" for line in report.warnings]
@@ -110,7 +154,10 @@ def markdown(report: BenchReport) -> str:
         lines += [f"| {' | '.join(title)} | float stays |", "|---" * (len(title) + 1) + "|"]
         for row in rows_of(report, domain.name):
             own = [" ".join(filter(None, cell)) for cell in cells(report, row)]
-            own.append(report.coverage.get(row.recipe, "everything").partition("float: ")[2] or "everything")
+            own.append(
+                report.coverage.get(row.recipe, "everything").partition("float: ")[2]
+                or "everything"
+            )
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in own) + " |")
         lines.append("")
     return "\n".join([*lines, context(report)])
@@ -119,8 +166,14 @@ def markdown(report: BenchReport) -> str:
 def as_html(report: BenchReport, domain: str) -> str:
     """One domain as a table; a figure no better than the noise floor is marked."""
     made = ['<div class="dmq-bench"><table><thead><tr>']
-    helps = ["", "that the figures are of", *(m.help for m in measures(report)), "everything that the denoiser stores",
-             "of sampling, measured", "how many times as fast as the float model"]  # fmt: skip
+    helps = [
+        "",
+        "that the figures are of",
+        *(m.help for m in measures(report)),
+        "everything that the denoiser stores",
+        "of sampling, measured",
+        "how many times as fast as the float model",
+    ]
     made += [
         f'<th title="{html.escape(help)}">{html.escape(name)}</th>'
         for name, help in zip(head(report), helps, strict=True)
@@ -134,26 +187,42 @@ def as_html(report: BenchReport, domain: str) -> str:
             tag = "th" if k == 0 else "td"
             small = f"<small>{html.escape(beside)}</small>" if beside else ""
             made.append(f'<{tag} class="{mark}">{html.escape(shown)}{small}</{tag}>')
-        said = report.coverage.get(row.recipe, "noise floor" if row.recipe == FLOOR_NAME else "nothing")
+        said = report.coverage.get(
+            row.recipe, "noise floor" if row.recipe == FLOOR_NAME else "nothing"
+        )
         made.append(f"<td>{_ran(said)}</td></tr>")
     note = (
-        "Faint: no better than the float model with other seeds, the noise floor. Small: 95 % intervals over prompts."
+        "Faint: no better than the float model with other seeds, the noise floor. "
+        "Small: 95 % intervals over prompts."
     )
     return "".join([*made, f"</tbody></table><p>{note}</p></div>"])
 
 
 def _ran(coverage: str) -> str:
-    """What is quantized, and in lines of their own what computed it unless it is simulated, and what fell back."""
+    """What is quantized, and in lines of their own what computed it unless it is simulated, and
+    what fell back.
+    """
     ran = Execution.of(coverage)
-    kernels = [f"<b>{html.escape(ran.engine)}</b>: {html.escape(', '.join(ran.kernels))}"] if ran.kernels else []
+    kernels = (
+        [f"<b>{html.escape(ran.engine)}</b>: {html.escape(', '.join(ran.kernels))}"]
+        if ran.kernels
+        else []
+    )
     slow = [f'<span class="fell">⚠ {html.escape(part)}</span>' for part in ran.fell_back]
     return "<br>".join([html.escape(ran.quantized), *kernels, *slow])
 
 
 def _beyond(report: BenchReport, row: BenchRow, measure: Measure) -> str:
-    """Marks a figure of a recipe that is no better than the noise floor; real pictures have no such floor."""
+    """Marks a figure of a recipe that is no better than the noise floor; real pictures have no
+    such floor.
+    """
     figure, floor = row.figures.get(measure.name), report.floor(row.domain, measure.name)
-    if figure is None or row.recipe not in report.coverage or measure.name.startswith("real") or math.isnan(floor):
+    if (
+        figure is None
+        or row.recipe not in report.coverage
+        or measure.name.startswith("real")
+        or math.isnan(floor)
+    ):
         return ""
     worse = figure.value <= floor if measure.higher else figure.value >= floor
     return "faint" if worse and measure.name != "clip" else ""

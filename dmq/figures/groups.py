@@ -7,7 +7,20 @@ import plotly.graph_objects as go
 
 from ..recipe import FLOAT
 from ..results import GroupErrors, Groups
-from .look import BLUE, GREEN, GREY, ORANGE, PALETTE, PURPLE, RED, STEP, label, layout, row_axis, rows_height
+from .look import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALETTE,
+    PURPLE,
+    RED,
+    STEP,
+    label,
+    layout,
+    row_axis,
+    rows_height,
+)
 
 
 SHARE = "error, % of power"
@@ -22,22 +35,31 @@ SYMBOLS = ("circle", "diamond-open", "line-ns-open", "square-open", "x")
 
 
 def error_per_step(lines: dict[str, GroupErrors], boundaries: tuple[int, ...] = ()) -> go.Figure:
-    """Error at every step, the mean over the quantized sites, a line for each partition; the first one stands out."""
+    """Error at every step, the mean over the quantized sites, a line for each partition; the
+    first one stands out.
+    """
     figure = go.Figure()
     for (name, errors), style in reversed(list(zip(lines.items(), cycle(STYLES), strict=False))):
         percent = 100 * errors.per_step()
         figure.add_scatter(
-            x=np.arange(len(percent)), y=percent.astype(np.float32), name=name, mode="lines", line=style,
+            x=np.arange(len(percent)),
+            y=percent.astype(np.float32),
+            name=name,
+            mode="lines",
+            line=style,
             hovertemplate="%{y:.3g} %<extra>" + name + "</extra>",
-        )  # fmt: skip
+        )
     for boundary in boundaries:
-        figure.add_vline(boundary - 0.5, line={"color": GREY, "width": 1, "dash": "dot"}, layer="below")
+        figure.add_vline(
+            boundary - 0.5, line={"color": GREY, "width": 1, "dash": "dot"}, layer="below"
+        )
     layout(figure, x=STEP, y=SHARE, hovermode="x", legend={"traceorder": "reversed"})
     return _logarithmic(figure, "y", [errors.per_step() for errors in lines.values()])
 
 
 def error_per_site(lines: dict[str, GroupErrors]) -> go.Figure:
-    """Error of every quantized site, the mean over the steps; the largest under the first partition on top.
+    """Error of every quantized site, the mean over the steps; the largest under the first partition
+    on top.
 
     The customdata of a point is the site.
     """
@@ -50,11 +72,15 @@ def error_per_site(lines: dict[str, GroupErrors]) -> go.Figure:
         percent = 100 * errors.per_site()[order]
         text = [first.groups.sites[s].label for s in order]
         figure.add_scatter(
-            x=percent.astype(np.float32), y=np.arange(len(order)), name=name, mode="markers", text=text,
+            x=percent.astype(np.float32),
+            y=np.arange(len(order)),
+            name=name,
+            mode="markers",
+            text=text,
             customdata=order.astype(np.int32),
             marker={"color": style["color"], "symbol": symbol, "size": 7, "line": {"width": 2}},
             hovertemplate="%{text}<br>%{x:.3g} %<extra>" + name + "</extra>",
-        )  # fmt: skip
+        )
     height = rows_height(len(order))
     layout(figure, height=height, x=SHARE, legend={"traceorder": "reversed"})
     figure.update_yaxes(**row_axis([label(first.groups.sites[s]) for s in order], height))
@@ -62,23 +88,33 @@ def error_per_site(lines: dict[str, GroupErrors]) -> go.Figure:
 
 
 def error_against_count(
-    counts: tuple[int, ...], curves: dict[str, list[float]], current: tuple[int, float] | None = None
+    counts: tuple[int, ...],
+    curves: dict[str, list[float]],
+    current: tuple[int, float] | None = None,
 ) -> go.Figure:
-    """Total error against the number of groups, a line for each way to place them; `current` is (groups, error)."""
+    """Total error against the number of groups, a line for each way to place them; `current` is
+    (groups, error).
+    """
     figure = go.Figure()
     styles = cycle(((ORANGE, "dash"), (GREEN, "solid")))
     for (name, totals), (colour, dash) in zip(curves.items(), styles, strict=False):
         figure.add_scatter(
-            x=list(counts), y=100 * np.array(totals, np.float32), name=name, mode="lines+markers",
+            x=list(counts),
+            y=100 * np.array(totals, np.float32),
+            name=name,
+            mode="lines+markers",
             line={"color": colour, "width": 2, "dash": dash},
             hovertemplate="%{x} groups: %{y:.3g} %<extra>" + name + "</extra>",
-        )  # fmt: skip
+        )
     if current:
         figure.add_scatter(
-            x=[current[0]], y=np.array([100 * current[1]], np.float32), name="current", mode="markers",
+            x=[current[0]],
+            y=np.array([100 * current[1]], np.float32),
+            name="current",
+            mode="markers",
             marker={"color": BLUE, "size": 13, "symbol": "star"},
             hovertemplate="%{x} groups: %{y:.3g} %<extra>current</extra>",
-        )  # fmt: skip
+        )
     layout(figure, x="groups G", y=SHARE)
     shown = [*curves.values(), [current[1]]] if current else list(curves.values())
     return _logarithmic(figure, "y", [np.array(values) for values in shown])
@@ -92,15 +128,26 @@ def slot_map(groups: Groups) -> go.Figure:
     shorts = names if common else [label(site) for site in groups.sites]
     height = 150 if common else rows_height(len(names))
     last = len(PALETTE) - 1
-    colours = [[(k + end) / (last + 1), colour] for k, colour in enumerate(PALETTE) for end in (0, 1)]
+    colours = [
+        [(k + end) / (last + 1), colour] for k, colour in enumerate(PALETTE) for end in (0, 1)
+    ]
     figure = go.Figure(
         go.Heatmap(
-            z=(slot % (last + 1)).astype(np.uint8), x=np.arange(slot.shape[1]), y=np.arange(len(names)),
-            zmin=-0.5, zmax=last + 0.5, colorscale=colours, showscale=False, xgap=0.5,
-            text=[[f"{name}<br>slot {k}" for k in line] for name, line in zip(names, slot, strict=True)],
+            z=(slot % (last + 1)).astype(np.uint8),
+            x=np.arange(slot.shape[1]),
+            y=np.arange(len(names)),
+            zmin=-0.5,
+            zmax=last + 0.5,
+            colorscale=colours,
+            showscale=False,
+            xgap=0.5,
+            text=[
+                [f"{name}<br>slot {k}" for k in line]
+                for name, line in zip(names, slot, strict=True)
+            ],
             hovertemplate="step %{x}<br>%{text}<extra></extra>",
         )
-    )  # fmt: skip
+    )
     layout(figure, height=height, x=STEP)
     figure.update_xaxes(showgrid=False, zeroline=False)
     return figure.update_yaxes(**row_axis(shorts, height))
@@ -108,9 +155,16 @@ def slot_map(groups: Groups) -> go.Figure:
 
 def _logarithmic(figure: go.Figure, axis: str, shown: list[np.ndarray]) -> go.Figure:
     """A logarithmic axis where the values span more than a factor of 4 and none is zero."""
-    low, high = min(float(v.min(initial=np.inf)) for v in shown), max(float(v.max(initial=0)) for v in shown)
+    low, high = (
+        min(float(v.min(initial=np.inf)) for v in shown),
+        max(float(v.max(initial=0)) for v in shown),
+    )
     if 0 < low < np.inf and high / low > 4:
-        change = {"type": "log", "dtick": "D1" if high / low < 100 else 1, "exponentformat": "power"}
+        change = {
+            "type": "log",
+            "dtick": "D1" if high / low < 100 else 1,
+            "exponentformat": "power",
+        }
     else:
         change = {"rangemode": "tozero"}
     return figure.update_layout({f"{axis}axis": change})

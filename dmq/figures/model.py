@@ -16,15 +16,24 @@ def layers(info: ModelInfo) -> go.Figure:
     figure = go.Figure()
     for k, (kind, role) in enumerate(kinds):
         own = [layer for layer in info.layers if (layer.kind, layer.role) == (kind, role)]
-        parts = [[layer for layer in own if (layer.block or "outside blocks") == block] for block in blocks]
+        parts = [
+            [layer for layer in own if (layer.block or "outside blocks") == block]
+            for block in blocks
+        ]
         figure.add_bar(
-            x=[_block(block) for block in blocks], y=[sum(layer.weights for layer in part) for part in parts],
-            name=f"{kind}, {role}", marker={"color": PALETTE[k % len(PALETTE)], "line_width": 0,
-                                            "pattern_shape": "/" if k >= len(PALETTE) else ""},
+            x=[_block(block) for block in blocks],
+            y=[sum(layer.weights for layer in part) for part in parts],
+            name=f"{kind}, {role}",
+            marker={
+                "color": PALETTE[k % len(PALETTE)],
+                "line_width": 0,
+                "pattern_shape": "/" if k >= len(PALETTE) else "",
+            },
             customdata=[[len(part), sum(layer.macs for layer in part)] for part in parts],
-            hovertemplate="%{x}: %{y:,} weights in %{customdata[0]} layers, %{customdata[1]:,} MACs"
+            hovertemplate="%{x}: %{y:,} weights in %{customdata[0]} layers, %{customdata[1]:,} "
+            "MACs"
             f"<extra>{kind}, {role}</extra>",
-        )  # fmt: skip
+        )
     layout(figure, height=380, x="block, in forward order", y="weights", barmode="stack")
     legend = {"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"}
     return figure.update_layout(legend=legend, margin={"r": 150})
@@ -35,7 +44,10 @@ def _block(name: str) -> str:
 
 
 def coverage(plan: Plan) -> go.Figure:
-    """Bits of the weight and of the input of every layer in forward order; grey is float. Hover says why, or how."""
+    """Bits of the weight and of the input of every layer in forward order; grey is float.
+
+    Hover says why, or how.
+    """
     rows = plan.layers
     weights, inputs = [row.weights.bits for row in rows], [row.activation_bits for row in rows]
     place = {bits: k for k, bits in enumerate(BITS)}
@@ -45,24 +57,40 @@ def coverage(plan: Plan) -> go.Figure:
     names = [short(row.layer.name) for row in rows]
     figure = go.Figure(
         go.Heatmap(
-            z=[[place[bits] for bits in line] for line in (inputs, weights)], y=["inputs", "weights"],
-            x=np.arange(len(rows)), xgap=0.5, ygap=3, zmin=-0.5, zmax=len(BITS) - 0.5, colorscale=scale,
+            z=[[place[bits] for bits in line] for line in (inputs, weights)],
+            y=["inputs", "weights"],
+            x=np.arange(len(rows)),
+            xgap=0.5,
+            ygap=3,
+            zmin=-0.5,
+            zmax=len(BITS) - 0.5,
+            colorscale=scale,
             text=[
-                [f"{row.layer.name}<br>{_bits(bits)}{_aside(row, bits, own)}"
-                 for row, bits, own in zip(rows, line, how, strict=True)]
+                [
+                    f"{row.layer.name}<br>{_bits(bits)}{_aside(row, bits, own)}"
+                    for row, bits, own in zip(rows, line, how, strict=True)
+                ]
                 for line, how in ((inputs, _ranges(plan)), (weights, _formats(plan)))
             ],
             hovertemplate="%{text}<extra>%{y}</extra>",
-            colorbar={"tickvals": [place[bits] for bits in used], "ticktext": [_bits(bits) for bits in used],
-                      "thickness": 12, "outlinewidth": 0},
+            colorbar={
+                "tickvals": [place[bits] for bits in used],
+                "ticktext": [_bits(bits) for bits in used],
+                "thickness": 12,
+                "outlinewidth": 0,
+            },
         )
-    )  # fmt: skip
+    )
     every = max(1, -(-len(rows) // 24))
     layout(figure, height=300, x="layer, in forward order")
     figure.update_xaxes(
-        tickvals=list(range(0, len(rows), every)), ticktext=names[::every], tickangle=-60, showgrid=False,
-        tickfont={"size": 9}, zeroline=False,
-    )  # fmt: skip
+        tickvals=list(range(0, len(rows), every)),
+        ticktext=names[::every],
+        tickangle=-60,
+        showgrid=False,
+        tickfont={"size": 9},
+        zeroline=False,
+    )
     return figure.update_yaxes(showgrid=False)
 
 
@@ -73,11 +101,17 @@ def _aside(row: PlannedLayer, bits: int, how: str) -> str:
 
 
 def _formats(plan: Plan) -> list[str]:
-    return ["" if isinstance(row.weights.format, Grid) else choice_label(row.weights) for row in plan.layers]
+    return [
+        "" if isinstance(row.weights.format, Grid) else choice_label(row.weights)
+        for row in plan.layers
+    ]
 
 
 def _ranges(plan: Plan) -> list[str]:
-    return [f"range per {row.bank.per_words}" if row.bank and row.bank.per else "" for row in plan.layers]
+    return [
+        f"range per {row.bank.per_words}" if row.bank and row.bank.per else ""
+        for row in plan.layers
+    ]
 
 
 def _bits(bits: int) -> str:

@@ -1,4 +1,5 @@
-"""How sure a figure is: intervals over prompts, with all seeds of a prompt together, since they are alike.
+"""How sure a figure is: intervals over prompts, with all seeds of a prompt together, since they are
+alike.
 
 Seeded, so that the same pictures give the same interval.
 """
@@ -13,11 +14,14 @@ REPEATS = 1000
 PARTS = 20  # of a jackknife
 
 
-def bootstrap(values: np.ndarray, clusters: np.ndarray, *, repeats: int = REPEATS, seed: int = 0) -> tuple:
-    """The percentile interval (low, high) of the mean of `values` [N]; whole clusters are drawn with repetition.
+def bootstrap(
+    values: np.ndarray, clusters: np.ndarray, *, repeats: int = REPEATS, seed: int = 0
+) -> tuple:
+    """The percentile interval (low, high) of the mean of `values` [N]; whole clusters are drawn
+    with repetition.
 
-    `clusters` [N] are the numbers of the prompts. One cluster tells nothing of the spread: (nan, nan).
-    """
+    `clusters` [N] are the numbers of the prompts. One cluster tells nothing of the spread: (nan,
+    nan)."""
     values = np.asarray(values, np.float64)
     _, where = np.unique(clusters, return_inverse=True)
     counts = np.bincount(where)
@@ -31,14 +35,17 @@ def bootstrap(values: np.ndarray, clusters: np.ndarray, *, repeats: int = REPEAT
     return float(low), float(high)
 
 
-def jackknife(measure: Callable[[np.ndarray], float], clusters: np.ndarray, *, seed: int = 0) -> tuple:
-    """An interval (low, high) of a distance between sets, `measure(rows)`, by leaving out a part of the prompts.
+def jackknife(
+    measure: Callable[[np.ndarray], float], clusters: np.ndarray, *, seed: int = 0
+) -> tuple:
+    """An interval (low, high) of a distance between sets, `measure(rows)`, by leaving out a part of
+    the prompts.
 
-    `rows` are positions among the N pictures that `clusters` [N] are of. The bootstrap will not do here: a picture
-    drawn twice narrows the set, and all repetitions lie above the value itself. Delete-a-group jackknife: variance
-    (g - 1) / g * sum (value without group - their mean)^2; Kott, J. Official Statistics 17 (2001). One cluster, or
-    too few pictures left for the measure, tell nothing: (nan, nan).
-    """
+    `rows` are positions among the N pictures that `clusters` [N] are of. The bootstrap will not do
+    here: a picture drawn twice narrows the set, and all repetitions lie above the value itself.
+    Delete-a-group jackknife: variance (g - 1) / g * sum (value without group - their mean)^2; Kott,
+    J. Official Statistics 17 (2001). One cluster, or too few pictures left for the measure, tell
+    nothing: (nan, nan)."""
     from scipy.stats import t
 
     names, where = np.unique(clusters, return_inverse=True)

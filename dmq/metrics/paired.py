@@ -1,4 +1,6 @@
-"""Paired measures: how far each quantized picture is from the float one of the same prompt, seed and sampler."""
+"""Paired measures: how far each quantized picture is from the float one of the same prompt, seed
+and sampler.
+"""
 
 from collections.abc import Sequence
 
@@ -8,7 +10,8 @@ from . import pixel
 
 
 def pixels(ours: Sequence[np.ndarray], floats: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """PSNR in dB (inf where equal) and SSIM of every pair of pictures uint8 [H, W, 3], each [N] float64.
+    """PSNR in dB (inf where equal) and SSIM of every pair of pictures uint8 [H, W, 3], each [N]
+    float64.
 
     Raises ValueError unless there are as many of both.
     """
@@ -20,7 +23,8 @@ def pixels(ours: Sequence[np.ndarray], floats: Sequence[np.ndarray]) -> dict[str
 
 
 def relative_error(ours: np.ndarray, floats: np.ndarray) -> np.ndarray:
-    """||ours - floats||^2 / ||floats||^2 of every row, [N] float64, for arrays [N, ...]: of finished samples.
+    """||ours - floats||^2 / ||floats||^2 of every row, [N] float64, for arrays [N, ...]: of
+    finished samples.
 
     >>> relative_error(np.array([[3.0, 4.0], [0.0, 2.0]]), np.array([[3.0, 4.0], [0.0, 1.0]])).tolist()
     [0.0, 1.0]
@@ -30,5 +34,7 @@ def relative_error(ours: np.ndarray, floats: np.ndarray) -> np.ndarray:
 
 
 def feature_distance(ours: np.ndarray, floats: np.ndarray) -> np.ndarray:
-    """||ours - floats|| / ||floats|| of every row [N] float64, for features [N, D]: what a network sees differ."""
+    """||ours - floats|| / ||floats|| of every row [N] float64, for features [N, D]: what a
+    network sees differ.
+    """
     return np.sqrt(relative_error(ours, floats))

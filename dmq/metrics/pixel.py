@@ -1,4 +1,6 @@
-"""Paired measures of pictures, uint8 [H, W, 3]: how far the quantized one is from the float one of the same noise."""
+"""Paired measures of pictures, uint8 [H, W, 3]: how far the quantized one is from the float one
+of the same noise.
+"""
 
 import numpy as np
 import torch
@@ -7,7 +9,8 @@ from ..numerics.threads import one_thread
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB; inf for equal pictures. Raises ValueError if the shapes differ.
+    """Peak signal-to-noise ratio in dB; inf for equal pictures. Raises ValueError if the shapes
+    differ.
 
     >>> round(psnr(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)), 3)
     0.0
@@ -19,7 +22,10 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity, 1 for equal pictures (Wang et al. 2004: Gaussian window 11 wide, sigma 1.5)."""
+    """Structural similarity, 1 for equal pictures (Wang et al.
+
+    2004: Gaussian window 11 wide, sigma 1.5).
+    """
     # Imported here: it takes a second, and the app opens without it.
     from torchmetrics.functional.image import structural_similarity_index_measure
 

@@ -1,8 +1,7 @@
 """How far two sets of pictures are from each other, by their features [N, D]; no network, no files.
 
-torchmetrics has FID and KID too, but around an Inception network of its own, whose weights it fetches, and without
-CMMD; here the features are anybody's and the arithmetic is float64.
-"""
+torchmetrics has FID and KID too, but around an Inception network of its own, whose weights it
+fetches, and without CMMD; here the features are anybody's and the arithmetic is float64."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +14,8 @@ from ..errors import DmqError
 SIGMA = 10.0  # of CMMD's kernel
 FEWEST = {"fid": 16, "kid": 2, "cmmd": 2}  # pictures of a set
 WHY = {
-    "fid": "the covariance of n pictures has rank n - 1, and with fewer the distance measures little but n",
+    "fid": "the covariance of n pictures has rank n - 1, and with fewer the distance measures "
+    "little but n",
     "kid": "an unbiased estimate needs pairs of different pictures",
     "cmmd": "one picture is no distribution",
 }
@@ -25,7 +25,8 @@ def check_count(measure: str, count: int) -> None:
     """Raise DmqError if `count` pictures are too few for `measure`, saying the minimum and why."""
     if count < FEWEST[measure]:
         raise DmqError(
-            f"{measure.upper()} needs at least {FEWEST[measure]} pictures, got {count}: {WHY[measure]}. Draw more "
+            f"{measure.upper()} needs at least {FEWEST[measure]} pictures, got {count}: "
+            f"{WHY[measure]}. Draw more "
             f"prompts or seeds, or leave {measure.upper()} out."
         )
 
@@ -66,26 +67,30 @@ Set = np.ndarray | Features
 
 
 def fid(a: Set, b: Set, left_out: int = 0) -> float:
-    """Fréchet distance of Gaussians fitted to features [N, D] and [M, D]; Heusel et al., arXiv:1706.08500, eq. (6).
+    """Fréchet distance of Gaussians fitted to features [N, D] and [M, D]; Heusel et al.,
+    arXiv:1706.08500, eq. (6).
 
-    Raises DmqError for fewer than 16 rows, `left_out` ones (for an interval) included. Biased upwards by about 1/n:
-    compare with a noise floor of the same n.
-    """
+    Raises DmqError for fewer than 16 rows, `left_out` ones (for an interval) included. Biased
+    upwards by about 1/n: compare with a noise floor of the same n."""
     a, b = _checked("fid", a, b, left_out)
     return _frechet(a.mean, a.root, b.mean, b.root)
 
 
 def frechet(mean_a: np.ndarray, cov_a: np.ndarray, mean_b: np.ndarray, cov_b: np.ndarray) -> float:
-    """||mean_a - mean_b||^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of means [D] and covariances [D, D]."""
+    """||mean_a - mean_b||^2 + Tr(S_a + S_b - 2 (S_a S_b)^(1/2)) of means [D] and covariances [D,
+    D].
+    """
     return _frechet(mean_a, _root(cov_a), mean_b, _root(cov_b))
 
 
-def _frechet(mean_a: np.ndarray, root_a: np.ndarray, mean_b: np.ndarray, root_b: np.ndarray) -> float:
+def _frechet(
+    mean_a: np.ndarray, root_a: np.ndarray, mean_b: np.ndarray, root_b: np.ndarray
+) -> float:
     """The same of factors R [k, D] with R^T R = S.
 
-    Tr (S_a S_b)^(1/2) = Tr (S_a^(1/2) S_b S_a^(1/2))^(1/2) is the sum of the singular values of R_a R_b^T, whichever
-    factors: no root of a product is taken, which is inexact where that is singular.
-    """
+    Tr (S_a S_b)^(1/2) = Tr (S_a^(1/2) S_b S_a^(1/2))^(1/2) is the sum of the singular values of R_a
+    R_b^T, whichever factors: no root of a product is taken, which is inexact where that is
+    singular."""
     cross = np.linalg.svd(root_a @ root_b.T, compute_uv=False).sum()
     apart = ((mean_a - mean_b) ** 2).sum() + (root_a**2).sum() + (root_b**2).sum() - 2 * cross
     return float(max(apart, 0.0))
@@ -98,10 +103,11 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 def kid(a: Set, b: Set, left_out: int = 0) -> float:
-    """Unbiased MMD^2 of features [N, D], [M, D] with kernel (x.y / D + 1)^3; Binkowski et al., arXiv:1801.01401.
+    """Unbiased MMD^2 of features [N, D], [M, D] with kernel (x.y / D + 1)^3; Binkowski et al.,
+    arXiv:1801.01401.
 
-    Around 0 for sets of the same distribution, so also below. Raises DmqError for fewer than 2 rows.
-    """
+    Around 0 for sets of the same distribution, so also below. Raises DmqError for fewer than 2
+    rows."""
     a, b = _checked("kid", a, b, left_out)
     return float(a.cubic + b.cubic - 2 * _cubic(a.rows, b.rows).mean())
 
@@ -111,10 +117,11 @@ def _cubic(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cmmd(a: Set, b: Set, left_out: int = 0) -> float:
-    """1000 MMD^2 of features [N, D], [M, D], scaled to unit length, with kernel exp(-||x - y||^2 / (2 * 10^2)).
+    """1000 MMD^2 of features [N, D], [M, D], scaled to unit length, with kernel exp(-||x - y||^2 /
+    (2 * 10^2)).
 
-    Jayasumana et al., arXiv:2401.09603, as released: pairs of a picture with itself count (the biased estimate), so
-    that it is 0 for equal sets only. Raises DmqError for fewer than 2 rows.
+    Jayasumana et al., arXiv:2401.09603, as released: pairs of a picture with itself count (the
+    biased estimate), so that it is 0 for equal sets only. Raises DmqError for fewer than 2 rows.
     """
     a, b = _checked("cmmd", a, b, left_out)
     return 1000 * max(a.gaussian + b.gaussian - 2 * _gaussian(a.unit, b.unit), 0.0)
@@ -122,13 +129,17 @@ def cmmd(a: Set, b: Set, left_out: int = 0) -> float:
 
 def _gaussian(x: np.ndarray, y: np.ndarray) -> float:
     squared = (x**2).sum(1)[:, None] + (y**2).sum(1) - 2 * x @ y.T
-    return float(np.expm1(-squared.clip(0) / (2 * SIGMA**2)).mean())  # less 1, which cancels in the distance
+    return float(
+        np.expm1(-squared.clip(0) / (2 * SIGMA**2)).mean()
+    )  # less 1, which cancels in the distance
 
 
 def _checked(measure: str, a: Set, b: Set, left_out: int) -> tuple[Features, Features]:
     a, b = (x if isinstance(x, Features) else Features(np.asarray(x, np.float64)) for x in (a, b))
     if a.rows.ndim != 2 or b.rows.ndim != 2 or a.rows.shape[1] != b.rows.shape[1]:
-        raise ValueError(f"features must be [N, D] and [M, D], got {a.rows.shape} and {b.rows.shape}")
+        raise ValueError(
+            f"features must be [N, D] and [M, D], got {a.rows.shape} and {b.rows.shape}"
+        )
     check_count(measure, min(len(a.rows), len(b.rows)) + left_out)
     return a, b
 

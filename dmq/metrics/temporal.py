@@ -1,7 +1,7 @@
 """How far the temporal features are from the float ones, and what a cache of them would do.
 
-Features are [T, R, C] for each projection: T steps in sampling order, R rows of conditioning (1 where t is all).
-"""
+Features are [T, R, C] for each projection: T steps in sampling order, R rows of conditioning (1
+where t is all)."""
 
 from collections.abc import Mapping
 
@@ -24,27 +24,39 @@ CACHE_BITS = range(4, 17)
 
 
 def cosines(made: Tensor, wanted: Tensor) -> np.ndarray:
-    """Of every feature with its float one, the worst over the rows of conditioning; [T, R, C] twice to [T]."""
-    return torch.nn.functional.cosine_similarity(made.double(), wanted.double(), dim=-1).amin(1).float().numpy()
+    """Of every feature with its float one, the worst over the rows of conditioning; [T, R, C]
+    twice to [T].
+    """
+    return (
+        torch.nn.functional.cosine_similarity(made.double(), wanted.double(), dim=-1)
+        .amin(1)
+        .float()
+        .numpy()
+    )
 
 
 def relative_errors(made: Tensor, wanted: Tensor) -> np.ndarray:
-    """Squared error over squared length, mean over the rows of conditioning; [T, R, C] twice to [T]."""
+    """Squared error over squared length, mean over the rows of conditioning; [T, R, C] twice to
+    [T].
+    """
     error, power = (x.double().square().sum(-1) for x in (made - wanted, wanted))
     return (error / power.clamp(min=1e-30)).mean(1).float().numpy()
 
 
 def shifts(made: Tensor, wanted: Tensor) -> np.ndarray:
-    """At which step the float feature nearest by angle is, minus the step, the largest over the rows; [T] int32.
+    """At which step the float feature nearest by angle is, minus the step, the largest over the
+    rows; [T] int32.
 
-    Source: tfm, "information mismatch", with the sign of "the model believes to be this much later".
+    Source: tfm, "information mismatch", with the sign of "the model believes to be this much
+    later".
 
     >>> shifts(torch.eye(3)[[1, 1, 2], None], torch.eye(3)[:, None]).tolist()
     [1, 0, 0]
     """
     unit = torch.nn.functional.normalize(wanted.double(), dim=-1)
     near = torch.einsum("irc,jrc->rij", torch.nn.functional.normalize(made.double(), dim=-1), unit)
-    # Rounding must not make of two equal steps the wrong one: the step itself wins unless another is really nearer.
+    # Rounding must not make of two equal steps the wrong one: the step itself wins unless another
+    # is really nearer.
     near += 1e-12 * torch.eye(len(made))
     moved = near.argmax(-1) - torch.arange(len(made))
     worst = moved.abs().argmax(0, keepdim=True)
@@ -59,22 +71,27 @@ def step_features(
     timesteps: tuple[float, ...],
     given: Mapping[str, Tensor],
 ) -> list[Tensor]:
-    """The features of `model` at every step for the rows of `given`, [T, R, C_k] for each projection, on the CPU.
+    """The features of `model` at every step for the rows of `given`, [T, R, C_k] for each
+    projection, on the CPU.
 
-    A quantized model has its clock set, so that each step is computed with the grids that it has when sampling.
-    """
+    A quantized model has its clock set, so that each step is computed with the grids that it has
+    when sampling."""
     clock = vars(model).get("clock")
     rows = max([len(x) for x in given.values()], default=1)
     made = []
     for t in timesteps:
         if clock is not None:
             clock.set(t)
-        made.append(temporal_features(model, adapter, block, timestep_rows([t]).repeat(rows), given))
+        made.append(
+            temporal_features(model, adapter, block, timestep_rows([t]).repeat(rows), given)
+        )
     return [torch.stack(feature).cpu() for feature in zip(*made, strict=True)]
 
 
 def cached_features(features: Tensor, bits: int) -> Tensor:
-    """What a cache of `bits` makes of [T, R, C] float features, each row with a scale of its own."""
+    """What a cache of `bits` makes of [T, R, C] float features, each row with a scale of its
+    own.
+    """
     table = FeatureTable(features.flatten(0, 1), bits)
     return table(torch.arange(len(table.codes))).reshape(features.shape)
 
@@ -90,11 +107,12 @@ def measure_time_path(
     losses: np.ndarray,
     note: str = "",
 ) -> TemporalErrors:
-    """The temporal features under two plans of the float `model`, and under the cache that the recipe asks for.
+    """The temporal features under two plans of the float `model`, and under the cache that the
+    recipe asks for.
 
-    `before` treats the time path as all other layers, `computed` has its ranges per step and the codes `learned`;
-    neither has a cache, the recipe's spec is that of `computed`. `given` [R, ...] is what enters beside t.
-    """
+    `before` treats the time path as all other layers, `computed` has its ranges per step and the
+    codes `learned`; neither has a cache, the recipe's spec is that of `computed`. `given` [R, ...]
+    is what enters beside t."""
     block, spec = computed.temporal.block, computed.temporal.spec
     ask = adapter, block, computed.timesteps, given
     with one_thread():
@@ -106,9 +124,11 @@ def measure_time_path(
     error_computed = _each(relative_errors, ours, wanted)
     cached, stored = _from_cache(spec, error_computed, errors, block)
     final = [
-        _mixed(row, ours[k], tables[spec.cache.bits][k]) if row.any() else ours[k] for k, row in enumerate(cached)
+        _mixed(row, ours[k], tables[spec.cache.bits][k]) if row.any() else ours[k]
+        for k, row in enumerate(cached)
     ]
-    # Modules that only hold weights for others, such as the projections of Hunyuan-DiT's pooler, see nothing.
+    # Modules that only hold weights for others, such as the projections of Hunyuan-DiT's pooler,
+    # see nothing.
     inputs = tuple(name for name in _distinct_inputs(block) if (name, "input") in stats.index)
     rows = [stats.index[name, "input"] for name in inputs]
     inside = [row for row in computed.layers if row.layer.name in block.layers]
@@ -130,7 +150,9 @@ def measure_time_path(
         high=stats.maximum[rows],
         cache_bits=np.array(CACHE_BITS),
         cache_errors=np.stack(list(errors.values())),
-        cache_sizes=np.array([_cache_size(block, len(computed.timesteps), bits) for bits in CACHE_BITS]),
+        cache_sizes=np.array(
+            [_cache_size(block, len(computed.timesteps), bits) for bits in CACHE_BITS]
+        ),
         computed_bytes=sum(row.weight_bytes + row.bias_bytes for row in inside)
         + sum({row.bank.site: row.bank.bytes for row in inside if row.bank}.values()),
         vectors=_first(wanted),

@@ -15,10 +15,15 @@ LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 class AbstractAdapter(ABC):
-    """Describes the denoiser of a pipeline and how it is called. Stateless: one instance serves all models."""
+    """Describes the denoiser of a pipeline and how it is called.
+
+    Stateless: one instance serves all models.
+    """
 
     name: ClassVar[str]
-    shared_arguments: ClassVar[frozenset[str]] = frozenset()  # of a denoiser call: without a row for each row of x_t
+    shared_arguments: ClassVar[frozenset[str]] = (
+        frozenset()
+    )  # of a denoiser call: without a row for each row of x_t
 
     @abstractmethod
     def matches(self, pipe: Any) -> bool:
@@ -53,19 +58,29 @@ class AbstractAdapter(ABC):
         return None
 
     def splits(self, denoiser: nn.Module) -> dict[str, int]:
-        """By layer whose input is [what comes from below, shortcut] along its channels: how many come from below."""
+        """By layer whose input is [what comes from below, shortcut] along its channels: how many
+        come from below.
+        """
         return {}
 
-    def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        """What `TemporalBlock.projections` read, each [rows, width]; `Projection.source` counts them.
+    def embeddings(
+        self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        """What `TemporalBlock.projections` read, each [rows, width]; `Projection.source` counts
+        them.
 
-        Computed by the denoiser's own modules, found by their paths, from the timesteps `t` [rows] as the denoiser
-        gets them and the `TemporalBlock.arguments` in `given`, named as by `conditioning` and with as many rows.
-        """
+        Computed by the denoiser's own modules, found by their paths, from the timesteps `t` [rows]
+        as the denoiser gets them and the `TemporalBlock.arguments` in `given`, named as by
+        `conditioning` and with as many rows."""
         raise DmqError(f"{type(denoiser).__name__}: no temporal block known.")
 
-    def layers(self, denoiser: nn.Module, macs: Mapping[str, int] | None = None) -> tuple[Layer, ...]:
-        """All Linear and Conv layers. `macs` (see `survey.macs`) gives the order; without it, as registered."""
+    def layers(
+        self, denoiser: nn.Module, macs: Mapping[str, int] | None = None
+    ) -> tuple[Layer, ...]:
+        """All Linear and Conv layers.
+
+        `macs` (see `survey.macs`) gives the order; without it, as registered.
+        """
         found = {name: m for name, m in denoiser.named_modules() if isinstance(m, LAYERS)}
         macs = macs or {}
         order = (*macs, *(name for name in found if name not in macs))
@@ -85,14 +100,21 @@ class AbstractAdapter(ABC):
 
     def first_last(self, denoiser: nn.Module) -> tuple[str, ...]:
         """Names of the layers that read the picture and write the answer."""
-        return tuple(layer.name for layer in self.layers(denoiser) if layer.role in ("first", "last"))
+        return tuple(
+            layer.name for layer in self.layers(denoiser) if layer.role in ("first", "last")
+        )
 
     def halves(self, rows: int, pictures: int) -> np.ndarray:
-        """int8 per row of a call for `pictures` pictures: 0 unconditional, 1 conditional, -1 no guidance.
+        """int8 per row of a call for `pictures` pictures: 0 unconditional, 1 conditional, -1 no
+        guidance.
 
-        Diffusers stacks guidance as [unconditional..., conditional...]; row r belongs to picture r % pictures.
-        """
-        return np.repeat([0, 1], pictures).astype(np.int8) if rows == 2 * pictures else np.full(rows, -1, np.int8)
+        Diffusers stacks guidance as [unconditional..., conditional...]; row r belongs to picture r
+        % pictures."""
+        return (
+            np.repeat([0, 1], pictures).astype(np.int8)
+            if rows == 2 * pictures
+            else np.full(rows, -1, np.int8)
+        )
 
 
 def single_timestep(t: Tensor | float) -> float:
@@ -106,14 +128,19 @@ def single_timestep(t: Tensor | float) -> float:
     values = t.detach().flatten()
     if len(values) == 0 or (values != values[0]).any():
         raise DmqError(
-            f"a denoiser call mixes the timesteps {sorted(set(values.tolist()))}; dmq needs the same one in all rows. "
+            f"a denoiser call mixes the timesteps {sorted(set(values.tolist()))}; dmq needs the "
+            "same one in all rows. "
             "Use a pipeline that moves all pictures through the same steps."
         )
-    return values[0].item()  # a whole number stays one: those must match exactly, see trajectory.steps
+    return values[
+        0
+    ].item()  # a whole number stays one: those must match exactly, see trajectory.steps
 
 
 def argument(args: tuple, kwargs: Mapping[str, Any], position: int, *names: str) -> Any:
-    """The argument called one of `names`, or else the one at `position`; DmqError if the call has neither."""
+    """The argument called one of `names`, or else the one at `position`; DmqError if the call
+    has neither.
+    """
     for name in names:
         if kwargs.get(name) is not None:
             return kwargs[name]
@@ -125,7 +152,9 @@ def argument(args: tuple, kwargs: Mapping[str, Any], position: int, *names: str)
 def tensors_of(
     args: tuple, kwargs: Mapping[str, Any], names: tuple[str, ...], skip: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """The tensors among the arguments, positional ones called by `names`, nested ones "outer.inner"."""
+    """The tensors among the arguments, positional ones called by `names`, nested ones
+    "outer.inner".
+    """
     flat: dict[str, Tensor] = {}
 
     def collect(name: str, value: Any) -> None:

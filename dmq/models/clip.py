@@ -1,7 +1,7 @@
 """Pictures and texts seen by CLIP: features of pictures, and how well a picture matches its prompt.
 
-The embedded emoji-clip needs no network; a folder or a Hub id of any `CLIPModel` works as well. Safetensors only.
-"""
+The embedded emoji-clip needs no network; a folder or a Hub id of any `CLIPModel` works as well.
+Safetensors only."""
 
 import functools
 import re
@@ -14,7 +14,13 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoTokenizer,
+    CLIPImageProcessorPil,
+    CLIPModel,
+    PreTrainedTokenizerBase,
+)
 
 from ..errors import DmqError
 from ..numerics.threads import one_thread
@@ -30,7 +36,9 @@ BATCH = 32  # pictures at a time
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class PictureText:
-    """A CLIP that nobody changes: `name` for tables, its two towers, and how it wants its pictures."""
+    """A CLIP that nobody changes: `name` for tables, its two towers, and how it wants its
+    pictures.
+    """
 
     name: str
     model: CLIPModel
@@ -44,13 +52,15 @@ class PictureText:
         return self.model.config.vision_config.image_size
 
     def pixels(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """The pictures (uint8 [H, W, 3], of any sizes) as the picture tower takes them, [N, 3, size, size].
+        """The pictures (uint8 [H, W, 3], of any sizes) as the picture tower takes them, [N, 3,
+        size, size].
 
-        The shorter side is resized to `size` (bicubic, antialiased), the middle cut out, then normalised: CLIP's own
-        preprocessing. A picture of that size already is only normalised.
-        """
+        The shorter side is resized to `size` (bicubic, antialiased), the middle cut out, then
+        normalised: CLIP's own preprocessing. A picture of that size already is only normalised."""
         colours = torch.stack([self._fitted(picture) for picture in pictures])
-        mean, deviation = (torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation))
+        mean, deviation = (
+            torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation)
+        )
         return (colours - mean) / deviation
 
     def _fitted(self, picture: np.ndarray) -> Tensor:
@@ -69,28 +79,40 @@ class PictureText:
     def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
         """What the picture tower sees, float32 [N, D], not normalised.
 
-        Taken before the projection, as Inception's are taken before its classes: the projection keeps what texts
-        tell apart, and a picture can be damaged in ways that no text names.
-        """
+        Taken before the projection, as Inception's are taken before its classes: the projection
+        keeps what texts tell apart, and a picture can be damaged in ways that no text names."""
         see, device = self.model.vision_model, self.model.device
-        parts = [see(pixel_values=self.pixels(part).to(device)).pooler_output.cpu() for part in _batches(pictures)]
-        return torch.cat(parts).numpy() if parts else np.zeros((0, self.model.vision_embed_dim), np.float32)
+        parts = [
+            see(pixel_values=self.pixels(part).to(device)).pooler_output.cpu()
+            for part in _batches(pictures)
+        ]
+        return (
+            torch.cat(parts).numpy()
+            if parts
+            else np.zeros((0, self.model.vision_embed_dim), np.float32)
+        )
 
     @torch.no_grad()
     def match(self, pictures: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
         """100 times the cosine between each picture and its own prompt, float32 [N], -100 to 100.
 
-        Not cut off at 0, as CLIPScore is (Hessel et al., arXiv:2104.08718, equation 1, without the factor 2.5).
-        Prompts longer than the text tower reads are cut. Raises ValueError unless there are as many of both.
-        """
+        Not cut off at 0, as CLIPScore is (Hessel et al., arXiv:2104.08718, equation 1, without the
+        factor 2.5). Prompts longer than the text tower reads are cut. Raises ValueError unless
+        there are as many of both."""
         if len(pictures) != len(prompts):
             raise ValueError(f"{len(pictures)} pictures for {len(prompts)} prompts")
         limit, parts = self.model.config.text_config.max_position_embeddings, []
         for part, texts in zip(_batches(pictures), _batches(prompts), strict=True):
-            ids = self.tokenizer(list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
+            ids = self.tokenizer(
+                list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
+            )
             ids = ids.to(self.model.device)
-            words = self.model.get_text_features(input_ids=ids.input_ids, attention_mask=ids.attention_mask)
-            seen = self.model.get_image_features(pixel_values=self.pixels(part).to(self.model.device))
+            words = self.model.get_text_features(
+                input_ids=ids.input_ids, attention_mask=ids.attention_mask
+            )
+            seen = self.model.get_image_features(
+                pixel_values=self.pixels(part).to(self.model.device)
+            )
             parts.append(100 * F.cosine_similarity(seen.pooler_output, words.pooler_output).cpu())
         return torch.cat(parts).numpy() if parts else np.zeros(0, np.float32)
 
@@ -100,13 +122,15 @@ def _batches(items: Sequence) -> list[Sequence]:
 
 
 def load_clip(name_or_folder: str = EMBEDDED) -> PictureText:
-    """The CLIP `name_or_folder`: the embedded emoji-clip, a folder, or a Hub id "owner/name". Cached, quiet.
+    """The CLIP `name_or_folder`: the embedded emoji-clip, a folder, or a Hub id "owner/name".
+    Cached, quiet.
 
-    In float32 whatever else is lowered, since it judges; on the device where models run. Raises DmqError for an
-    unknown name, a model that is no CLIP, pickled weights, code, or no network.
-    """
+    In float32 whatever else is lowered, since it judges; on the device where models run. Raises
+    DmqError for an unknown name, a model that is no CLIP, pickled weights, code, or no network."""
     check_model(name_or_folder, (EMBEDDED,))
-    return _load(name_or_folder, resolve(replace(chosen(), dtype="float32", offload="none"), {}).device)
+    return _load(
+        name_or_folder, resolve(replace(chosen(), dtype="float32", offload="none"), {}).device
+    )
 
 
 @functools.lru_cache(maxsize=2)
@@ -130,7 +154,9 @@ def _source(name: str) -> str | Path:
         return path
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.is_absolute():
         return source
-    raise DmqError(f"{name!r} is not {EMBEDDED}, no folder of a CLIP model and no Hub id owner/name.")
+    raise DmqError(
+        f"{name!r} is not {EMBEDDED}, no folder of a CLIP model and no Hub id owner/name."
+    )
 
 
 def _open(name: str, source: str | Path) -> PictureText:
@@ -149,12 +175,22 @@ def _read(name: str, source: str, local_files_only: bool) -> PictureText:
     if kind != "clip":  # CLIPModel would fill what is missing with random weights
         raise DmqError(f"{name}: is of a {kind!r} model, expected 'clip'.")
     model, loaded = CLIPModel.from_pretrained(
-        source, use_safetensors=True, dtype=torch.float32, output_loading_info=True, local_files_only=local_files_only
+        source,
+        use_safetensors=True,
+        dtype=torch.float32,
+        output_loading_info=True,
+        local_files_only=local_files_only,
     )
     if missing := sorted(loaded["missing_keys"]):
-        raise DmqError(f"{name}: has no weights for {missing[0]} and {len(missing) - 1} others. Save the model again.")
-    # transformers' own processors for other sizes and crops need torchvision; only their numbers are used.
-    wanted, _ = CLIPImageProcessorPil.get_image_processor_dict(source, local_files_only=local_files_only)
+        raise DmqError(
+            f"{name}: has no weights for {missing[0]} and {len(missing) - 1} others. Save the "
+            "model again."
+        )
+    # transformers' own processors for other sizes and crops need torchvision; only their numbers
+    # are used.
+    wanted, _ = CLIPImageProcessorPil.get_image_processor_dict(
+        source, local_files_only=local_files_only
+    )
     return PictureText(
         name=name,
         model=model.eval().requires_grad_(False),

@@ -1,4 +1,6 @@
-"""The adapter of diffusers' transformers with one stream of tokens: DiT, PixArt (alpha and sigma), Hunyuan-DiT."""
+"""The adapter of diffusers' transformers with one stream of tokens: DiT, PixArt (alpha and
+sigma), Hunyuan-DiT.
+"""
 
 from collections.abc import Mapping
 from functools import singledispatch
@@ -39,7 +41,9 @@ class DiTAdapter(AbstractAdapter):
     shared_arguments = frozenset({"image_rotary_emb"})
 
     def matches(self, pipe: Any) -> bool:
-        return isinstance(pipe.components.get("transformer"), (PixArtTransformer2DModel, HunyuanDiT2DModel))
+        return isinstance(
+            pipe.components.get("transformer"), (PixArtTransformer2DModel, HunyuanDiT2DModel)
+        )
 
     def component(self, pipe: Any) -> str:
         return "transformer"
@@ -58,17 +62,23 @@ class DiTAdapter(AbstractAdapter):
         return argument(args, kwargs, 0, "hidden_states")
 
     def conditioning(self, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        return tensors_of(args, kwargs, ("hidden_states", "timestep"), skip=("hidden_states", "timestep"))
+        return tensors_of(
+            args, kwargs, ("hidden_states", "timestep"), skip=("hidden_states", "timestep")
+        )
 
     def temporal(self, denoiser: nn.Module) -> TemporalBlock | None:
         return _temporal(denoiser, self.blocks(denoiser))
 
-    def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def embeddings(
+        self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
         return _embeddings(denoiser, t, given)
 
 
 class ClassDiTAdapter(DiTAdapter):
-    """DiT proper, whose pipeline stacks guidance the other way round: conditional rows come first."""
+    """DiT proper, whose pipeline stacks guidance the other way round: conditional rows come
+    first.
+    """
 
     name = "class-dit"
 
@@ -90,13 +100,17 @@ def _embeddings(denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> 
     raise TypeError(f"no embeddings are written for {type(denoiser).__name__}")
 
 
-# --- DiT: every block has an embedding of its own, mostly copies of one; the output reads the first one's ------------
+# --- DiT: every block has an embedding of its own, mostly copies of one; the output reads the first
+# one's ------------
 
 
 @_temporal.register
 def _(denoiser: DiTTransformer2DModel, blocks: tuple[str, ...]) -> TemporalBlock:
     projections = (
-        *(projection(denoiser, blocks, f"{b}.norm1.linear", f"{b}.norm1.silu", n) for n, b in enumerate(blocks)),
+        *(
+            projection(denoiser, blocks, f"{b}.norm1.linear", f"{b}.norm1.silu", n)
+            for n, b in enumerate(blocks)
+        ),
         projection(denoiser, blocks, "proj_out_1", f"{blocks[0]}.norm1.silu"),
     )
     roots = tuple(f"{b}.norm1.emb" for b in blocks)
@@ -110,12 +124,17 @@ def _(denoiser: DiTTransformer2DModel, blocks: tuple[str, ...]) -> TemporalBlock
 
 
 @_embeddings.register
-def _(denoiser: DiTTransformer2DModel, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _(
+    denoiser: DiTTransformer2DModel, t: Tensor, given: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
     labels, dtype = given["class_labels"], denoiser.dtype
-    return tuple(block.norm1.emb(t, labels, hidden_dtype=dtype) for block in denoiser.transformer_blocks)
+    return tuple(
+        block.norm1.emb(t, labels, hidden_dtype=dtype) for block in denoiser.transformer_blocks
+    )
 
 
-# --- PixArt: one modulation for all blocks; the output reads the embedding itself ------------------------------------
+# --- PixArt: one modulation for all blocks; the output reads the embedding itself
+# ------------------------------------
 
 
 @_temporal.register
@@ -134,12 +153,15 @@ def _(denoiser: PixArtTransformer2DModel, blocks: tuple[str, ...]) -> TemporalBl
 
 
 @_embeddings.register
-def _(denoiser: PixArtTransformer2DModel, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _(
+    denoiser: PixArtTransformer2DModel, t: Tensor, given: Mapping[str, Tensor]
+) -> tuple[Tensor, ...]:
     sizes = (given.get(name) for name in SIZES)
     return (denoiser.adaln_single.emb(t, *sizes, batch_size=len(t), hidden_dtype=denoiser.dtype),)
 
 
-# --- Hunyuan-DiT: a shift for every block ----------------------------------------------------------------------------
+# --- Hunyuan-DiT: a shift for every block
+# ----------------------------------------------------------------------------
 
 
 @_temporal.register
@@ -158,6 +180,8 @@ def _(denoiser: HunyuanDiT2DModel, blocks: tuple[str, ...]) -> TemporalBlock:
 
 @_embeddings.register
 def _(denoiser: HunyuanDiT2DModel, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    prompt, *extra = (given.get(name) for name in ("encoder_hidden_states_t5", "image_meta_size", "style"))
+    prompt, *extra = (
+        given.get(name) for name in ("encoder_hidden_states_t5", "image_meta_size", "style")
+    )
     t = t.to(denoiser.dtype)
     return (denoiser.time_extra_emb(t, prompt, *extra, hidden_dtype=t.dtype),)

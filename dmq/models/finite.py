@@ -13,12 +13,13 @@ from .stepping import OnStep
 
 
 @contextmanager
-def finite_steps(denoiser: nn.Module, place: Place, on_step: OnStep | None) -> Iterator[OnStep | None]:
+def finite_steps(
+    denoiser: nn.Module, place: Place, on_step: OnStep | None
+) -> Iterator[OnStep | None]:
     """`on_step`, which in half precision first checks that every latent is a number.
 
-    Raises DmqError at the first step where one is not: it names the layer that gave it. float32 is left alone, since a
-    quantized model may break, and that is then counted.
-    """
+    Raises DmqError at the first step where one is not: it names the layer that gave it. float32 is
+    left alone, since a quantized model may break, and that is then counted."""
     if place.dtype not in HALF:
         yield on_step
         return
@@ -31,8 +32,10 @@ def finite_steps(denoiser: nn.Module, place: Place, on_step: OnStep | None) -> I
         if not bool(latents.isfinite().all()):
             layer = first_not_finite(denoiser, *last[0]) if last else ""
             raise DmqError(
-                f"{layer or 'the scheduler'}: not finite at step {i + 1} (t = {t:g}) in {place.dtype}; "
-                f"run with --dtype {'bfloat16 or float32' if place.dtype == 'float16' else 'float32'}."
+                f"{layer or 'the scheduler'}: not finite at step {i + 1} (t = {t:g}) in "
+                f"{place.dtype}; "
+                "run with --dtype "
+                f"{'bfloat16 or float32' if place.dtype == 'float16' else 'float32'}."
             )
         if on_step is not None:
             on_step(i, t, latents)
@@ -46,7 +49,8 @@ def finite_steps(denoiser: nn.Module, place: Place, on_step: OnStep | None) -> I
 
 @torch.no_grad()
 def first_not_finite(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> str:
-    """The name of the first module whose output is not finite in this call of `denoiser`; "" if all are.
+    """The name of the first module whose output is not finite in this call of `denoiser`; "" if all
+    are.
 
     The call is repeated with every module watched. Modules within come before those that hold them.
     """
@@ -60,7 +64,11 @@ def first_not_finite(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -
 
         return look
 
-    hooks = [module.register_forward_hook(watch(name)) for name, module in denoiser.named_modules() if name]
+    hooks = [
+        module.register_forward_hook(watch(name))
+        for name, module in denoiser.named_modules()
+        if name
+    ]
     try:
         denoiser(*args, **kwargs)
     finally:

@@ -1,4 +1,7 @@
-"""The adapter of last resort: any pipeline with one obvious denoiser. All Linear and Conv layers, roles from names."""
+"""The adapter of last resort: any pipeline with one obvious denoiser.
+
+All Linear and Conv layers, roles from names.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,7 +27,9 @@ SAMPLE = ("hidden_states", "sample")
 
 
 class GenericAdapter(AbstractAdapter):
-    """Knows no family: the first and the last layer are the first and last ones to run, time embeddings aside."""
+    """Knows no family: the first and the last layer are the first and last ones to run, time
+    embeddings aside.
+    """
 
     name = "generic"
 
@@ -40,7 +45,11 @@ class GenericAdapter(AbstractAdapter):
         return {others[0]: "first", others[-1]: "last"}.get(name, role) if role == "other" else role
 
     def blocks(self, denoiser: nn.Module) -> tuple[str, ...]:
-        lists = [(name, child) for name, child in denoiser.named_children() if isinstance(child, nn.ModuleList)]
+        lists = [
+            (name, child)
+            for name, child in denoiser.named_children()
+            if isinstance(child, nn.ModuleList)
+        ]
         return tuple(f"{name}.{n}" for name, child in lists for n in range(len(child)))
 
     def timestep(self, args: tuple, kwargs: Mapping[str, Any]) -> float:
@@ -50,7 +59,9 @@ class GenericAdapter(AbstractAdapter):
         return argument(args, kwargs, 0, *SAMPLE)
 
     def conditioning(self, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
-        return tensors_of(args, kwargs, ("sample", "timestep"), skip=(*SAMPLE, "timestep", "timesteps"))
+        return tensors_of(
+            args, kwargs, ("sample", "timestep"), skip=(*SAMPLE, "timestep", "timesteps")
+        )
 
 
 def _named(name: str) -> str:

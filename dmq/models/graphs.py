@@ -1,8 +1,10 @@
-"""How the layers of a denoiser hand data to each other: the graph that Qua²SeDiMo's predictor reads, by family.
+"""How the layers of a denoiser hand data to each other: the graph that Qua²SeDiMo's predictor
+reads, by family.
 
-Nodes are weight layers, and "combine" nodes where values meet without a weight (sums, products, modulated norms). The
-wiring is written down from diffusers' own forward functions; a family that nobody wrote down is one chain of layers,
-which the graph says. Prompts are not encoded: what reads only them has nothing before it.
+Nodes are weight layers, and "combine" nodes where values meet without a weight (sums, products,
+modulated norms). The wiring is written down from diffusers' own forward functions; a family that
+nobody wrote down is one chain of layers, which the graph says. Prompts are not encoded: what reads
+only them has nothing before it.
 
     ResBlock     conv1, time_emb_proj -> conv2 -> add <- conv_shortcut <- x        without a shortcut's layer there is
                                                                                    no add: who reads the sum reads both
@@ -29,7 +31,9 @@ from ..results import Graph, Piece
 from .adapter import LAYERS, AbstractAdapter
 
 
-Flow = tuple[int, ...]  # the nodes whose outputs, added up, are a value on its way; none: it comes from outside
+Flow = tuple[
+    int, ...
+]  # the nodes whose outputs, added up, are a value on its way; none: it comes from outside
 DOWN, MIDDLE, UP = range(3)
 
 
@@ -38,20 +42,24 @@ def denoiser_graph(
 ) -> Graph:
     """The data flow between the layers of `denoiser`; each of its weight layers is one node.
 
-    `order` names the layers as they run (see `survey.macs`), for families whose wiring is not known. With `split`,
-    the layers that Qua²SeDiMo's release splits (some that read a long skip) are two nodes each, the second one's name
-    ending in ":1".
-    """
+    `order` names the layers as they run (see `survey.macs`), for families whose wiring is not
+    known. With `split`, the layers that Qua²SeDiMo's release splits (some that read a long skip)
+    are two nodes each, the second one's name ending in ":1"."""
     wiring = Wiring(denoiser, split)
     known = _wire(denoiser, wiring)
     wanted = Counter(_distinct(denoiser))
-    if known and Counter(name for name in wiring.layers if name and not name.endswith(":1")) == wanted:
+    if (
+        known
+        and Counter(name for name in wiring.layers if name and not name.endswith(":1")) == wanted
+    ):
         return wiring.graph()
     return _chain(denoiser, adapter, order)
 
 
 def _distinct(denoiser: nn.Module) -> list[str]:
-    """The weight layers by their first names; a layer that is in several places, or shares its weight, counts once."""
+    """The weight layers by their first names; a layer that is in several places, or shares its
+    weight, counts once.
+    """
     found: dict[int, str] = {}
     for name, module in denoiser.named_modules():
         if isinstance(module, LAYERS):
@@ -85,15 +93,21 @@ class Wiring:
         self.unit, self.prefix = -1, ""
 
     def layer(self, name: str, *inputs: Flow) -> Flow:
-        """The node of a weight layer that reads the sum of `inputs`; one that shares its weight is the same node."""
+        """The node of a weight layer that reads the sum of `inputs`; one that shares its weight
+        is the same node.
+        """
         weight = self.denoiser.get_submodule(name).weight
         if id(weight) not in self._weights:
-            self._weights[id(weight)] = self._node(name, name, name.removeprefix(self.prefix), inputs)
+            self._weights[id(weight)] = self._node(
+                name, name, name.removeprefix(self.prefix), inputs
+            )
         return (self._weights[id(weight)],)
 
     def second(self, name: str, *inputs: Flow) -> Flow:
         """The second half of a layer that is split."""
-        return (self._node(f"{name}:1", f"{name}:1", f"{name.removeprefix(self.prefix)}:1", inputs),)
+        return (
+            self._node(f"{name}:1", f"{name}:1", f"{name.removeprefix(self.prefix)}:1", inputs),
+        )
 
     def combine(self, name: str, what: str, *inputs: Flow) -> Flow:
         """A node without a weight, where `inputs` come together."""
@@ -102,16 +116,21 @@ class Wiring:
     def _node(self, name: str, layer: str, what: str, inputs: Sequence[Flow]) -> int:
         n = len(self.nodes)
         for values, value in (
-            (self.nodes, name), (self.layers, layer), (self.types, what), (self.block, self.unit),
+            (self.nodes, name),
+            (self.layers, layer),
+            (self.types, what),
+            (self.block, self.unit),
             (self.stage, self.now),
-        ):  # fmt: skip
+        ):
             values.append(value)
         self.edges += [(u, n) for u in dict.fromkeys(u for flow in inputs for u in flow)]
         return n
 
     def piece(self, name: str, kind: str, *parts: Flow) -> None:
         """What is scored as a whole; the last node is the root."""
-        self.pieces.append((f"{self.prefix}{name}", kind, tuple(dict.fromkeys(n for flow in parts for n in flow))))
+        self.pieces.append(
+            (f"{self.prefix}{name}", kind, tuple(dict.fromkeys(n for flow in parts for n in flow)))
+        )
 
     def single(self, name: str, *inputs: Flow) -> Flow:
         """A layer that is a piece by itself."""
@@ -121,7 +140,9 @@ class Wiring:
 
     def has(self, name: str) -> bool:
         """Is there such a module with a weight layer in it?"""
-        return name in self.modules and any(isinstance(m, LAYERS) for m in self.modules[name].modules())
+        return name in self.modules and any(
+            isinstance(m, LAYERS) for m in self.modules[name].modules()
+        )
 
     def pair(self, prefix: str, *inputs: Flow) -> tuple[Flow, Flow]:
         """Two linear layers in a row, as embedders and projections of captions are made."""
@@ -131,12 +152,17 @@ class Wiring:
     def graph(self) -> Graph:
         edges = np.array(self.edges, np.int64).reshape(-1, 2).T
         return Graph(
-            nodes=tuple(self.nodes), layers=tuple(self.layers), types=tuple(self.types),
-            block=np.array(self.block, np.int16), stage=np.array(self.stage, np.int8), edges=edges,
+            nodes=tuple(self.nodes),
+            layers=tuple(self.layers),
+            types=tuple(self.types),
+            block=np.array(self.block, np.int16),
+            stage=np.array(self.stage, np.int8),
+            edges=edges,
             pieces=tuple(
-                Piece(name=name, kind=kind, nodes=nodes, hops=self._hops(nodes)) for name, kind, nodes in self.pieces
+                Piece(name=name, kind=kind, nodes=nodes, hops=self._hops(nodes))
+                for name, kind, nodes in self.pieces
             ),
-        )  # fmt: skip
+        )
 
     def _hops(self, nodes: tuple[int, ...]) -> int:
         """The most hops that a weight layer of a piece is away from its root."""
@@ -169,13 +195,20 @@ def _wire(denoiser: nn.Module, wiring: Wiring) -> bool:
     return False
 
 
-# --- what families share --------------------------------------------------------------------------------------------
+# --- what families share
+# --------------------------------------------------------------------------------------------
 
 
-def _attention(w: Wiring, name: str, x: Flow, context: Flow | None) -> tuple[Flow, tuple[Flow, ...]]:
+def _attention(
+    w: Wiring, name: str, x: Flow, context: Flow | None
+) -> tuple[Flow, tuple[Flow, ...]]:
     """Attention to `context` (None: to `x`): its output, and all of its nodes in forward order."""
     heard = x if context is None else context
-    q, k, v = w.layer(f"{name}.to_q", x), w.layer(f"{name}.to_k", heard), w.layer(f"{name}.to_v", heard)
+    q, k, v = (
+        w.layer(f"{name}.to_q", x),
+        w.layer(f"{name}.to_k", heard),
+        w.layer(f"{name}.to_v", heard),
+    )
     place = name.removeprefix(w.prefix)
     qk = w.combine(f"{place}.qk", "matmul", q, k)
     mixed = w.combine(f"{place}.vsm", "matmul", v, qk)
@@ -190,7 +223,8 @@ def _feed_forward(w: Wiring, name: str, x: Flow) -> Flow:
     return second
 
 
-# --- DiT, PixArt, Hunyuan-DiT ---------------------------------------------------------------------------------------
+# --- DiT, PixArt, Hunyuan-DiT
+# ---------------------------------------------------------------------------------------
 
 
 @_wire.register
@@ -305,7 +339,8 @@ def _hunyuan_skip(w: Wiring, name: str, x: Flow, skip: Flow) -> Flow:
     return joined
 
 
-# --- U-Nets ---------------------------------------------------------------------------------------------------------
+# --- U-Nets
+# --------------------------------------------------------------------------------------------------
 
 
 @_wire.register(UNet2DModel)
@@ -349,14 +384,22 @@ def _unet_time(denoiser: nn.Module, w: Wiring) -> Flow:
     condition = w.layer("time_embedding.cond_proj") if w.has("time_embedding.cond_proj") else ()
     time = w.pair("time_embedding", condition)
     others = [
-        w.pair(name) for name in ("class_embedding", "add_embedding")
+        w.pair(name)
+        for name in ("class_embedding", "add_embedding")
         if w.has(f"{name}.linear_1") and w.has(f"{name}.linear_2")
-    ]  # fmt: skip
+    ]
     if not others:
         w.piece("time_embedding", "time", condition, *time)
         return time[1]
     total = w.combine("add_time", "add", time[1], *(pair[1] for pair in others))
-    w.piece("time_embedding", "time", condition, *time, *(node for pair in others for node in pair), total)
+    w.piece(
+        "time_embedding",
+        "time",
+        condition,
+        *time,
+        *(node for pair in others for node in pair),
+        total,
+    )
     return total
 
 
@@ -364,12 +407,14 @@ def _resnet(w: Wiring, name: str, x: Flow, time: Flow, skip: Flow = ()) -> Flow:
     """A residual block that reads `x` and, beside it, the long skip `skip`."""
     w.enter(name)
     shortcut = w.has(f"{name}.conv_shortcut")
-    # As Qua²SeDiMo's release has it: SDXL's blocks have a node for their input, and it is conv1 that is split there,
-    # in other U-Nets the shortcut.
+    # As Qua²SeDiMo's release has it: SDXL's blocks have a node for their input, and it is conv1
+    # that is split there, in other U-Nets the shortcut.
     large = w.denoiser.config.get("addition_embed_type") == "text_time"
     halved = "" if not (w.split and skip) else "conv1" if large else "conv_shortcut"
     given = w.combine("input", "input", x, () if halved else skip) if shortcut and large else x
-    merged = skip if halved or given == x else ()  # what reads all of the input reads this beside `given`
+    merged = (
+        skip if halved or given == x else ()
+    )  # what reads all of the input reads this beside `given`
     first = [w.layer(f"{name}.conv1", given, () if halved == "conv1" else merged)]
     first += [w.second(f"{name}.conv1", skip)] if halved == "conv1" else []
     projected = w.layer(f"{name}.time_emb_proj", time) if w.has(f"{name}.time_emb_proj") else ()
@@ -382,7 +427,9 @@ def _resnet(w: Wiring, name: str, x: Flow, time: Flow, skip: Flow = ()) -> Flow:
         parts.append(w.second(f"{name}.conv_shortcut", skip))
         parts.append(w.combine("add_halves", "add", *parts))
     total = w.combine("add", "add", second, parts[-1])
-    w.piece("resnet", "ResBlock", given if given != x else (), *first, projected, second, *parts, total)
+    w.piece(
+        "resnet", "ResBlock", given if given != x else (), *first, projected, second, *parts, total
+    )
     return total
 
 
@@ -402,11 +449,15 @@ def _attended(w: Wiring, block: nn.Module, name: str, n: int, x: Flow) -> Flow:
     for k, basic in enumerate(block.attentions[n].transformer_blocks):
         here = f"{place}.transformer_blocks.{k}"
         w.enter(here)
-        out, nodes = _attention(w, f"{here}.attn1", inner, () if basic.only_cross_attention else None)
+        out, nodes = _attention(
+            w, f"{here}.attn1", inner, () if basic.only_cross_attention else None
+        )
         w.piece("attn1", "self-attention", *(() if k else (entrance,)), *nodes)
         inner = w.combine("add_sa", "add", out, inner)
         if basic.attn2 is not None:
-            out, nodes = _attention(w, f"{here}.attn2", inner, None if basic.attn2.cross_attention_dim is None else ())
+            out, nodes = _attention(
+                w, f"{here}.attn2", inner, None if basic.attn2.cross_attention_dim is None else ()
+            )
             w.piece("attn2", "cross-attention", *nodes)
             inner = w.combine("add_ca", "add", out, inner)
         inner = w.combine("add_ff", "add", _feed_forward(w, f"{here}.ff", inner), inner)

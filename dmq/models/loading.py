@@ -1,8 +1,8 @@
-"""Load a pipeline once, run it as often as wanted: by embedded name, folder, or Hub id, safetensors only.
+"""Load a pipeline once, run it as often as wanted: by embedded name, folder, or Hub id, safetensors
+only.
 
-What is loaded is shared by everybody and never changed. Whoever changes a layer does so in a `borrow`ed denoiser, and
-every run has a scheduler of its own.
-"""
+What is loaded is shared by everybody and never changed. Whoever changes a layer does so in a
+`borrow`ed denoiser, and every run has a scheduler of its own."""
 
 import difflib
 import functools
@@ -51,20 +51,28 @@ from .weights_on_disk import count_weights
 MODELS = ASSETS / "models"
 # The first that matches is used.
 ADAPTERS: tuple[AbstractAdapter, ...] = (
-    UNetAdapter(), DiTAdapter(), ClassDiTAdapter(), MMDiTAdapter(), GenericAdapter(),
-)  # fmt: skip
+    UNetAdapter(),
+    DiTAdapter(),
+    ClassDiTAdapter(),
+    MMDiTAdapter(),
+    GenericAdapter(),
+)
 CACHED = 3  # pipelines kept in memory
 # What diffusers and transformers raise for files that are missing, broken or of another kind.
 UNREADABLE = (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError)
 
 _cache: OrderedDict[tuple[str, Placement], "Loaded"] = OrderedDict()
 _lock = threading.Lock()  # of the cache
-LOADING = threading.Lock()  # transformers and diffusers patch torch while they load, so one at a time
+LOADING = (
+    threading.Lock()
+)  # transformers and diffusers patch torch while they load, so one at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """A pipeline that nobody changes, its adapter, what there is to know about it, and where it runs."""
+    """A pipeline that nobody changes, its adapter, what there is to know about it, and where it
+    runs.
+    """
 
     pipe: DiffusionPipeline
     adapter: AbstractAdapter
@@ -86,12 +94,12 @@ def embedded() -> tuple[str, ...]:
 
 
 def load(name: str) -> Loaded:
-    """The pipeline `name`: an embedded model, a folder, or a Hub id "owner/name". Cached, quiet, safe in threads.
+    """The pipeline `name`: an embedded model, a folder, or a Hub id "owner/name". Cached, quiet,
+    safe in threads.
 
-    It lies where `placement.chosen()` says. Raises DmqError for an unknown name, a folder that is no pipeline, pickled
-    weights, code, no network, a device that is not there, and a model that does not fit; in public mode, in the same
-    words for all that the host does not offer.
-    """
+    It lies where `placement.chosen()` says. Raises DmqError for an unknown name, a folder that is
+    no pipeline, pickled weights, code, no network, a device that is not there, and a model that
+    does not fit; in public mode, in the same words for all that the host does not offer."""
     check_model(name, embedded())
     key = name, chosen()
     if (loaded := _cached(key)) is not None:
@@ -117,7 +125,9 @@ def _cached(key: tuple[str, Placement]) -> Loaded | None:
 
 
 def _forget(placement: Placement) -> None:
-    """Let go of pipelines that lie elsewhere: a model is never held on two devices, or in two dtypes."""
+    """Let go of pipelines that lie elsewhere: a model is never held on two devices, or in two
+    dtypes.
+    """
     with _lock:
         others = [key for key in _cache if key[1] != placement]
         for key in others:
@@ -138,17 +148,23 @@ def _source(name: str) -> str | Path:
         return path
     if path.is_file():
         pickled = ", and a pickle, which dmq never opens" if path.suffix in PICKLES else ""
-        raise DmqError(f"{name}: is a single file{pickled}; give the folder that pipe.save_pretrained(...) wrote.")
+        raise DmqError(
+            f"{name}: is a single file{pickled}; give the folder that pipe.save_pretrained(...) "
+            "wrote."
+        )
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.is_absolute():
         return source
     close = difflib.get_close_matches(name, embedded(), 1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     shipped = ", ".join(embedded()) or "none"
-    raise DmqError(f"{name!r} is no model that ships ({shipped}), no folder and no Hub id owner/name.{meant}")
+    raise DmqError(
+        f"{name!r} is no model that ships ({shipped}), no folder and no Hub id owner/name.{meant}"
+    )
 
 
 def stored_weights(name: str) -> dict[str, dict[str, int]] | None:
-    """How many numbers each part of the model `name` has, by dtype; None for a Hub id, which would be fetched for it.
+    """How many numbers each part of the model `name` has, by dtype; None for a Hub id, which would
+    be fetched for it.
 
     Raises DmqError as `load` does for a name that is nothing.
     """
@@ -157,7 +173,10 @@ def stored_weights(name: str) -> dict[str, dict[str, int]] | None:
 
 
 def _open(name: str, source: str | Path, placement: Placement) -> tuple[DiffusionPipeline, Place]:
-    """The pipeline on its device. Each part is read in its dtype and moved, so that no weight is held twice."""
+    """The pipeline on its device.
+
+    Each part is read in its dtype and moved, so that no weight is held twice.
+    """
     try:
         with quiet():
             folder = source if isinstance(source, Path) else Path(_fetch(source))
@@ -167,13 +186,17 @@ def _open(name: str, source: str | Path, placement: Placement) -> tuple[Diffusio
             pipe = DiffusionPipeline.from_pretrained(
                 str(folder), use_safetensors=True, dtype=getattr(torch, kept)
             )
-            if kept != place.dtype:  # the weights are known by what is in the file, not by what is left of it
+            if (
+                kept != place.dtype
+            ):  # the weights are known by what is in the file, not by what is left of it
                 denoiser = pipe.components.get("transformer") or pipe.components.get("unet")
                 if denoiser is not None:
                     denoiser.known_fingerprint = fingerprint(denoiser)
             pipe.to(place.resident, place.torch_dtype)
     except torch.OutOfMemoryError as error:
-        raise DmqError(f"{name}: {placement.device} ran out of memory while loading; try --offload group.") from error
+        raise DmqError(
+            f"{name}: {placement.device} ran out of memory while loading; try --offload group."
+        ) from error
     except DmqError:
         raise
     except UNREADABLE as error:
@@ -187,24 +210,35 @@ def _fetch(name: str) -> str:
 
 
 def unreadable(name: str, source: str | Path, error: Exception, what: str) -> DmqError:
-    """The one line to show when `source`, a folder or a Hub id, gave `error` instead of a `what`."""
+    """The one line to show when `source`, a folder or a Hub id, gave `error` instead of a
+    `what`.
+    """
     why = str(error).strip().partition("\n")[0].partition(". ")[0]
     if isinstance(source, Path):
-        return DmqError(f"{name}: cannot be read ({why}). Save the {what} again with save_pretrained.")
+        return DmqError(
+            f"{name}: cannot be read ({why}). Save the {what} again with save_pretrained."
+        )
     return DmqError(
-        f"{name}: cannot be fetched from the Hugging Face Hub ({why}). Check name and network, or give a folder."
+        f"{name}: cannot be fetched from the Hugging Face Hub ({why}). Check name and network, or "
+        "give a folder."
     )
 
 
 def describe(name: str, pipe: DiffusionPipeline, place: Place | None = None) -> Loaded:
-    """`pipe` as a `Loaded`: made read-only, its adapter chosen, its layers listed. DmqError if no adapter fits."""
+    """`pipe` as a `Loaded`: made read-only, its adapter chosen, its layers listed.
+
+    DmqError if no adapter fits.
+    """
     pipe.set_progress_bar_config(disable=True)
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
     for part in parts:
         part.eval().requires_grad_(False)
     adapter = next((adapter for adapter in ADAPTERS if adapter.matches(pipe)), None)
     if adapter is None:
-        raise DmqError(f"{name}: {type(pipe).__name__} has no unet or transformer to quantize. Load another pipeline.")
+        raise DmqError(
+            f"{name}: {type(pipe).__name__} has no unet or transformer to quantize. Load another "
+            "pipeline."
+        )
     denoiser = getattr(pipe, adapter.component(pipe))
     refuse_caches(denoiser)
     layers = adapter.layers(denoiser, macs(pipe, adapter))
@@ -221,7 +255,11 @@ def describe(name: str, pipe: DiffusionPipeline, place: Place | None = None) -> 
         pipeline_parameters=sum(p.numel() for part in parts for p in part.parameters()),
         layers=layers,
         fingerprint=fingerprint(denoiser),
-        vectors=tuple(p.numel() for name, p in denoiser.named_parameters() if name not in inside and p.ndim < 2),
+        vectors=tuple(
+            p.numel()
+            for name, p in denoiser.named_parameters()
+            if name not in inside and p.ndim < 2
+        ),
         temporal=adapter.temporal(denoiser),
         splits=adapter.splits(denoiser),
     )
@@ -243,7 +281,9 @@ def _size(pipe: DiffusionPipeline, denoiser: nn.Module) -> tuple[int, int]:
 
 
 def with_denoiser(loaded: Loaded, denoiser: nn.Module) -> DiffusionPipeline:
-    """A new pipeline with `denoiser` and a scheduler of its own; the other networks are shared, unchanged."""
+    """A new pipeline with `denoiser` and a scheduler of its own; the other networks are shared,
+    unchanged.
+    """
     pipe = private(loaded.pipe)
     setattr(pipe, loaded.component, denoiser)
     return pipe
@@ -260,18 +300,21 @@ def sample(
     decoded: bool = True,
     on_output: Callable[[SchedulerCall], None] | None = None,
 ) -> list[np.ndarray]:
-    """One picture a seed, uint8 [H, W, 3], by one call of diffusers' own pipeline; unprompted ones ignore `prompts`.
+    """One picture a seed, uint8 [H, W, 3], by one call of diffusers' own pipeline; unprompted ones
+    ignore `prompts`.
 
     Not `decoded`, latents of a VAE are left as they are and no pictures are returned.
 
-    A seed gives the same noise in any batch. `pipe` itself is not changed, so several may sample with it at once.
-    `on_step(i, t, latents)` is called after each scheduler step, `on_output(call)` before it with
-    what the scheduler is given; what they raise ends the run and comes out here. Raises OutOfMemory where the device
-    has too little, and DmqError where half precision gives no numbers: it names layer and step.
-    """
+    A seed gives the same noise in any batch. `pipe` itself is not changed, so several may sample
+    with it at once. `on_step(i, t, latents)` is called after each scheduler step, `on_output(call)`
+    before it with what the scheduler is given; what they raise ends the run and comes out here.
+    Raises OutOfMemory where the device has too little, and DmqError where half precision gives no
+    numbers: it names layer and step."""
     own = private(pipe)
     with ExitStack() as around:
-        checked = around.enter_context(finite_steps(getattr(own, loaded.component), loaded.place, on_step))
+        checked = around.enter_context(
+            finite_steps(getattr(own, loaded.component), loaded.place, on_step)
+        )
         if checked is not None or on_output is not None:
             _report_steps(own.scheduler, checked, on_output)
         if loaded.place.dtype == "float16" and (vae := own.components.get("vae")) is not None:
@@ -282,7 +325,9 @@ def sample(
         return _run(own, loaded, call, decoded)
 
 
-def _run(pipe: DiffusionPipeline, loaded: Loaded, call: dict[str, Any], decoded: bool) -> list[np.ndarray]:
+def _run(
+    pipe: DiffusionPipeline, loaded: Loaded, call: dict[str, Any], decoded: bool
+) -> list[np.ndarray]:
     latent = not decoded and pipe.components.get("vae") is not None
     sampling, rows = call["num_inference_steps"], len(call["generator"])
     try:
@@ -298,9 +343,8 @@ def _run(pipe: DiffusionPipeline, loaded: Loaded, call: dict[str, Any], decoded:
 def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
     """Pictures uint8 [H, W, 3] of what `on_step` reports, noise and all.
 
-    Latents of a VAE are [B, C, h, w]; packed ones [B, patches, C] are unpacked by the pipeline, as a square. Of other
-    shapes there is nothing to see: no pictures.
-    """
+    Latents of a VAE are [B, C, h, w]; packed ones [B, patches, C] are unpacked by the pipeline, as
+    a square. Of other shapes there is nothing to see: no pictures."""
     vae = loaded.pipe.components.get("vae")
     if vae is None:
         pictures = latents
@@ -316,17 +360,29 @@ def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
         if loaded.place.offload == "none":
             latents = latents.to(vae.device)
         with torch.no_grad():
-            pictures = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype)).sample
+            pictures = vae.decode(
+                (latents / vae.config.scaling_factor + shift).to(vae.dtype)
+            ).sample
     return _to_bytes((pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def _decoder(vae: nn.Module) -> nn.Module:
-    """`vae`, in float32 where its configuration says that float16 overflows in it; as pipelines do at their end."""
-    return borrow(vae).float() if vae.dtype == torch.float16 and vae.config.get("force_upcast") else vae
+    """`vae`, in float32 where its configuration says that float16 overflows in it; as pipelines
+    do at their end.
+    """
+    return (
+        borrow(vae).float()
+        if vae.dtype == torch.float16 and vae.config.get("force_upcast")
+        else vae
+    )
 
 
-def _report_steps(scheduler: Any, on_step: OnStep | None, on_output: Callable[[SchedulerCall], None] | None) -> None:
-    """Wrap `scheduler.step`, the one thing that all pipelines call each step; some have no callback."""
+def _report_steps(
+    scheduler: Any, on_step: OnStep | None, on_output: Callable[[SchedulerCall], None] | None
+) -> None:
+    """Wrap `scheduler.step`, the one thing that all pipelines call each step; some have no
+    callback.
+    """
     step, seen = scheduler.step, []
 
     @functools.wraps(step)  # pipelines look at its signature
@@ -351,7 +407,9 @@ def _to_bytes(pictures: np.ndarray) -> list[np.ndarray]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no advice on other packages while loading; all of it as before afterwards."""
+    """No progress bars and no advice on other packages while loading; all of it as before
+    afterwards.
+    """
     libraries = (diffusers.utils.logging, transformers.utils.logging)
     levels = [library.get_verbosity() for library in libraries]
     bars = [library.is_progress_bar_enabled() for library in libraries]

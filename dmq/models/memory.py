@@ -1,4 +1,6 @@
-"""A device that runs out of memory in the middle: one clear error, and one more try with less at a time."""
+"""A device that runs out of memory in the middle: one clear error, and one more try with less at
+a time.
+"""
 
 from collections.abc import Callable, Generator, Sequence
 from typing import Any, TypeVar
@@ -23,7 +25,8 @@ class OutOfMemory(DmqError):
         hints += ["--dtype bfloat16"] if place.dtype == "float32" else []
         free = free_memory(place.device) / 1e9
         return cls(
-            f"{model}: {place.device} ran out of memory with {rows} images at a time in {place.dtype} ({free:.1f} GB "
+            f"{model}: {place.device} ran out of memory with {rows} images at a time in "
+            f"{place.dtype} ({free:.1f} GB "
             f"are free now); try {', or '.join(hints)}."
         )
 
@@ -38,11 +41,11 @@ def release_memory() -> None:
 def in_parts(
     work: Callable[[Sequence[Any]], Generator[Any, None, T]], items: Sequence[Any]
 ) -> Generator[Any, None, list[tuple[Sequence[Any], T]]]:
-    """Do `work` on all of `items` at once or, if the device has too little memory, once more in two halves.
+    """Do `work` on all of `items` at once or, if the device has too little memory, once more in two
+    halves.
 
-    Yields what `work` yields; returns each part that was done with its result. Raises OutOfMemory if a half is too
-    much as well, or a single item.
-    """
+    Yields what `work` yields; returns each part that was done with its result. Raises OutOfMemory
+    if a half is too much as well, or a single item."""
     try:
         return [(items, (yield from work(items)))]
     except OutOfMemory:

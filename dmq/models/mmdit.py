@@ -1,4 +1,6 @@
-"""The adapter of diffusers' transformers with a stream for the picture and one for the prompt: SD3, Flux."""
+"""The adapter of diffusers' transformers with a stream for the picture and one for the prompt:
+SD3, Flux.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -35,13 +37,17 @@ NAMES = ("hidden_states", "encoder_hidden_states", "pooled_projections", "timest
 
 
 class MMDiTAdapter(AbstractAdapter):
-    """Transformers of the SD3 and Flux kind, whose modulation depends on the time and the pooled prompt."""
+    """Transformers of the SD3 and Flux kind, whose modulation depends on the time and the pooled
+    prompt.
+    """
 
     name = "mmdit"
     shared_arguments = frozenset({"txt_ids", "img_ids"})
 
     def matches(self, pipe: Any) -> bool:
-        return isinstance(pipe.components.get("transformer"), (SD3Transformer2DModel, FluxTransformer2DModel))
+        return isinstance(
+            pipe.components.get("transformer"), (SD3Transformer2DModel, FluxTransformer2DModel)
+        )
 
     def component(self, pipe: Any) -> str:
         return "transformer"
@@ -51,7 +57,11 @@ class MMDiTAdapter(AbstractAdapter):
         return role or _first(INSIDE, name, "other")
 
     def blocks(self, denoiser: nn.Module) -> tuple[str, ...]:
-        lists = [(name, child) for name, child in denoiser.named_children() if isinstance(child, nn.ModuleList)]
+        lists = [
+            (name, child)
+            for name, child in denoiser.named_children()
+            if isinstance(child, nn.ModuleList)
+        ]
         return tuple(f"{name}.{n}" for name, child in lists for n in range(len(child)))
 
     def timestep(self, args: tuple, kwargs: Mapping[str, Any]) -> float:
@@ -66,9 +76,15 @@ class MMDiTAdapter(AbstractAdapter):
     def temporal(self, denoiser: nn.Module) -> TemporalBlock:
         blocks = self.blocks(denoiser)
         norms = ("norm1", "norm1_context", "norm")
-        places = [f"{b}.{n}" for b in blocks for n in norms if n in dict(denoiser.get_submodule(b).named_children())]
+        places = [
+            f"{b}.{n}"
+            for b in blocks
+            for n in norms
+            if n in dict(denoiser.get_submodule(b).named_children())
+        ]
         projections = tuple(
-            projection(denoiser, blocks, f"{place}.linear", f"{place}.silu") for place in (*places, "norm_out")
+            projection(denoiser, blocks, f"{place}.linear", f"{place}.silu")
+            for place in (*places, "norm_out")
         )
         guided = denoiser.config.get("guidance_embeds")
         return TemporalBlock(
@@ -79,7 +95,9 @@ class MMDiTAdapter(AbstractAdapter):
             arguments=("pooled_projections", *(("guidance",) if guided else ())),
         )
 
-    def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def embeddings(
+        self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
         between = ()
         if isinstance(denoiser, FluxTransformer2DModel):  # which is called with t / 1000
             t = t.to(denoiser.dtype) * 1000

@@ -1,4 +1,6 @@
-"""A denoiser that answers one call of a pipeline in parts: many pictures walk together, few are computed at a time."""
+"""A denoiser that answers one call of a pipeline in parts: many pictures walk together, few are
+computed at a time.
+"""
 
 import functools
 import inspect
@@ -16,11 +18,11 @@ Forward = Callable[..., Any]
 
 
 def take_over(denoiser: nn.Module, answer: Callable[[Forward, tuple, dict[str, Any]], Any]) -> None:
-    """Let `answer(forward, args, kwargs)` answer every call of this very `denoiser`; `forward` is what it did before.
+    """Let `answer(forward, args, kwargs)` answer every call of this very `denoiser`; `forward` is
+    what it did before.
 
-    Hooks of the denoiser itself run once around the whole, those of its layers whenever `forward` is called. Only for
-    borrowed models: the change stays.
-    """
+    Hooks of the denoiser itself run once around the whole, those of its layers whenever `forward`
+    is called. Only for borrowed models: the change stays."""
     forward = denoiser.forward
 
     @functools.wraps(forward)  # pipelines look at its signature
@@ -35,8 +37,8 @@ def parts_of(
 ) -> list[Call]:
     """The call as several of at most `rows` rows each.
 
-    Split is every tensor that has a row for each row of x_t, also in dicts and lists, unless the adapter says that its
-    argument is the same for all rows (`AbstractAdapter.shared_arguments`).
+    Split is every tensor that has a row for each row of x_t, also in dicts and lists, unless the
+    adapter says that its argument is the same for all rows (`AbstractAdapter.shared_arguments`).
     """
     whole = len(adapter.sample_of(args, kwargs))
     names = list(inspect.signature(forward).parameters)
@@ -62,7 +64,9 @@ def parts_of(
 
 
 def joined(answers: Sequence[Any]) -> Any:
-    """One answer from those of the parts, of the same type: a tensor, a tuple, or an output of diffusers."""
+    """One answer from those of the parts, of the same type: a tensor, a tuple, or an output of
+    diffusers.
+    """
     first = answers[0]
     if isinstance(first, Tensor):
         return torch.cat(list(answers))

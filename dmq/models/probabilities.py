@@ -1,9 +1,8 @@
 """What can be told of attention's softmax output without writing it to memory.
 
-The probability of a key is exp(score - lse), lse being the logsumexp of its query's scores, which the fused kernel
-finds anyway. So the extremes take one more product of queries and keys, in pieces, and no exponentials; and a few
-entries take the scores of these entries alone.
-"""
+The probability of a key is exp(score - lse), lse being the logsumexp of its query's scores, which
+the fused kernel finds anyway. So the extremes take one more product of queries and keys, in pieces,
+and no exponentials; and a few entries take the scores of these entries alone."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +16,9 @@ from torch.nn.attention import SDPBackend
 from ..numerics.devices import chunk_size
 
 
-ON_CPU = 2**20  # scores at a time: few enough for a cache, many enough for threads to be worth their while
+ON_CPU = (
+    2**20
+)  # scores at a time: few enough for a cache, many enough for threads to be worth their while
 
 
 def fused(
@@ -31,7 +32,8 @@ def fused(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> tuple[Tensor, Tensor | None]:
-    """What `F.scaled_dot_product_attention` answers, and the logsumexp of each query's scores (B, heads, Lq).
+    """What `F.scaled_dot_product_attention` answers, and the logsumexp of each query's scores (B,
+    heads, Lq).
 
     None in its place where the kernel that torch would choose keeps it to itself.
     """
@@ -40,19 +42,24 @@ def fused(
         if torch._fused_sdp_choice(q, k, v, mask, **how) == SDPBackend.FLASH_ATTENTION.value:
             if mask is not None and mask.dtype is torch.bool:
                 mask = torch.zeros_like(mask, dtype=q.dtype).masked_fill_(~mask, -math.inf)
-            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, attn_mask=mask, **how)
+            return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+                q, k, v, attn_mask=mask, **how
+            )
     return F.scaled_dot_product_attention(q, k, v, mask, enable_gqa=enable_gqa, **how), None
 
 
 class Probabilities:
-    """softmax(q k^T * scale + mask) over the keys, (B, heads, Lq, Lk), computed where it is asked for.
+    """softmax(q k^T * scale + mask) over the keys, (B, heads, Lq, Lk), computed where it is asked
+    for.
 
-    Shapes: q (B, heads, Lq, D); k (B, heads or a part of them, Lk, D); mask boolean (True: may look) or added, as it
-    broadcasts; `lse` (B, heads, Lq), the logsumexp of each query's scores, is found if it is not given. Values are
-    float32 whatever the operands are, and 0 for a query that may look nowhere.
-    """
+    Shapes: q (B, heads, Lq, D); k (B, heads or a part of them, Lk, D); mask boolean (True: may
+    look) or added, as it broadcasts; `lse` (B, heads, Lq), the logsumexp of each query's scores, is
+    found if it is not given. Values are float32 whatever the operands are, and 0 for a query that
+    may look nowhere."""
 
-    def __init__(self, q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None, lse: Tensor | None) -> None:
+    def __init__(
+        self, q: Tensor, k: Tensor, mask: Tensor | None, scale: float | None, lse: Tensor | None
+    ) -> None:
         self.q, self.k, self._lse = q.detach(), k.detach(), lse
         self.scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
         self.shape, self.device = torch.Size((*q.shape[:-1], k.shape[-2])), q.device
@@ -63,7 +70,10 @@ class Probabilities:
         """The least and the greatest probability in each head, float32 [heads] each."""
         lows, highs = [], []
         for pieces in self._scores(*self._factors):
-            ends = [(scores.amin(1), scores.amax(1)) for scores in (piece.flatten(1) for piece in pieces)]
+            ends = [
+                (scores.amin(1), scores.amax(1))
+                for scores in (piece.flatten(1) for piece in pieces)
+            ]
             low, high = map(torch.stack, zip(*ends, strict=True))
             lows.append(low.amin(0))
             highs.append(high.amax(0))
@@ -72,7 +82,9 @@ class Probabilities:
 
     @torch.no_grad()
     def at(self, places: Tensor) -> Tensor:
-        """The probabilities at `places`, int64 of any shape: positions in the flattened (B, heads, Lq, Lk)."""
+        """The probabilities at `places`, int64 of any shape: positions in the flattened (B,
+        heads, Lq, Lk).
+        """
         _, _, queries, keys = self.shape
         q, k = self._factors
         key, rest = places % keys, places // keys
@@ -81,12 +93,16 @@ class Probabilities:
         k = k.flatten(0, 1).index_select(0, (head * keys + key).flatten())
         scores = (q * k).sum(-1).view(places.shape)
         if self.mask is not None:
-            scores = _masked(scores, self.mask[head // self.shape[1], head % self.shape[1], query, key])
+            scores = _masked(
+                scores, self.mask[head // self.shape[1], head % self.shape[1], query, key]
+            )
         return _exp(scores)
 
     @torch.no_grad()
     def whole(self) -> Tensor:
-        """All of them, as `F.scaled_dot_product_attention` defines them, in the dtype of the operands."""
+        """All of them, as `F.scaled_dot_product_attention` defines them, in the dtype of the
+        operands.
+        """
         return softmax((self.q * self.scale) @ self._keys.mT, self.mask)
 
     @property
@@ -97,13 +113,17 @@ class Probabilities:
 
     @cached_property
     def _factors(self) -> tuple[Tensor, Tensor]:
-        """Queries and keys (B heads, L, D + 1), float32, whose products are the logarithms before the mask.
+        """Queries and keys (B heads, L, D + 1), float32, whose products are the logarithms before
+        the mask.
 
         Their last columns are -lse and 1.
         """
         q, k = (self.q.float() * self.scale).flatten(0, 1), self._keys.float().flatten(0, 1)
         if self._lse is None:
-            heads = [torch.cat([scores.logsumexp(2) for scores in pieces], 1) for pieces in self._scores(q, k)]
+            heads = [
+                torch.cat([scores.logsumexp(2) for scores in pieces], 1)
+                for pieces in self._scores(q, k)
+            ]
             lse = torch.cat(heads)
         else:
             lse = self._lse.float().flatten(0, 1)
@@ -111,7 +131,9 @@ class Probabilities:
         return torch.cat([q, -lse.unsqueeze(2)], 2), torch.cat([k, k.new_ones(*k.shape[:2], 1)], 2)
 
     def _scores(self, q: Tensor, k: Tensor) -> Iterator[Iterator[Tensor]]:
-        """q k^T + mask in pieces (heads, queries, Lk): for each run of heads, of all rows, those of its queries."""
+        """q k^T + mask in pieces (heads, queries, Lk): for each run of heads, of all rows, those
+        of its queries.
+        """
         (heads, length, _), keys = q.shape, k.shape[1]
         at_once = chunk_size(q.device, ON_CPU)
         queries = max(1, min(length, at_once // max(1, keys)))
@@ -119,11 +141,17 @@ class Probabilities:
         buffer = q.new_empty(min(run, heads) * queries * keys)
         for h in range(0, heads, run):
             some = slice(h, min(h + run, heads))
-            yield (self._piece(q, k, some, slice(a, a + queries), buffer) for a in range(0, length, queries))
+            yield (
+                self._piece(q, k, some, slice(a, a + queries), buffer)
+                for a in range(0, length, queries)
+            )
 
     def _piece(self, q: Tensor, k: Tensor, heads: slice, queries: slice, buffer: Tensor) -> Tensor:
         start, count = queries.start, min(queries.stop, q.shape[1]) - queries.start
-        some, keys = (x.narrow(0, heads.start, heads.stop - heads.start) for x in (q.narrow(1, start, count), k))
+        some, keys = (
+            x.narrow(0, heads.start, heads.stop - heads.start)
+            for x in (q.narrow(1, start, count), k)
+        )
         shape = (*some.shape[:2], keys.shape[1])
         scores = torch.bmm(some, keys.mT, out=buffer.narrow(0, 0, math.prod(shape)).view(shape))
         if self.mask is None:
@@ -133,7 +161,9 @@ class Probabilities:
 
 
 def softmax(scores: Tensor, mask: Tensor | None) -> Tensor:
-    """Probabilities of `scores` over the last axis; `mask`, of their shape, is boolean (True: may look) or added."""
+    """Probabilities of `scores` over the last axis; `mask`, of their shape, is boolean (True:
+    may look) or added.
+    """
     return (scores if mask is None else _masked(scores, mask)).softmax(-1)
 
 

@@ -1,4 +1,5 @@
-"""Gradients of large models: what the pieces of a block compute is forgotten, and computed again on the way back.
+"""Gradients of large models: what the pieces of a block compute is forgotten, and computed again on
+the way back.
 
 Memory then holds what enters each piece, and the inside of one of them, for one more pass forward.
 """
@@ -15,21 +16,27 @@ from torch.utils.checkpoint import checkpoint
 from ..numerics.devices import free_memory
 
 
-KEPT = 3  # bytes that gradients keep, and need on the way back, for each byte of a leaf module's answer
+# bytes that gradients keep, and need on the way back, for each byte of a leaf module's answer
+KEPT = 3
 SHARE = 2  # of free memory, the part that is left for everything else
 
 
 def pieces(model: nn.Module, blocks: Sequence[str]) -> tuple[str, ...]:
-    """Module paths of what `blocks` consist of: what mostly is a list of modules opened up, otherwise the blocks.
+    """Module paths of what `blocks` consist of: what mostly is a list of modules opened up,
+    otherwise the blocks.
 
     A block of a U-Net gives its residual blocks and the transformer blocks of its attentions.
     """
     found: list[str] = []
     for name in blocks:
         block = model.get_submodule(name)
-        lists = {key: child for key, child in block.named_children() if isinstance(child, nn.ModuleList)}
+        lists = {
+            key: child for key, child in block.named_children() if isinstance(child, nn.ModuleList)
+        }
         inner = [f"{name}.{key}.{n}" for key, child in lists.items() for n in range(len(child))]
-        mostly = 2 * sum(map(_size, lists.values())) > _size(block)  # not an attention, whose way out is a list, too
+        mostly = 2 * sum(map(_size, lists.values())) > _size(
+            block
+        )  # not an attention, whose way out is a list, too
         found += pieces(model, inner) if mostly else [name]
     return tuple(found)
 
@@ -44,18 +51,22 @@ def pieces_within(model: nn.Module, block: str) -> tuple[str, ...]:
     if found != (block,):
         return found
     children = model.get_submodule(block).named_children()
-    return tuple(f"{block}.{name}" for name, child in children if any(True for _ in child.children()))
+    return tuple(
+        f"{block}.{name}" for name, child in children if any(True for _ in child.children())
+    )
 
 
 @contextmanager
 def recomputed(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """While the block lasts, gradients keep of the modules `names` only what they are given.
 
-    They must answer alike when called again: same weights, same step, no dropout. Gradients are the same.
-    """
+    They must answer alike when called again: same weights, same step, no dropout. Gradients are the
+    same."""
     with ExitStack() as stack:
         for module in (model.get_submodule(name) for name in names):
-            own = module.__dict__.get("forward")  # a hook of diffusers, accelerate or an outer block
+            own = module.__dict__.get(
+                "forward"
+            )  # a hook of diffusers, accelerate or an outer block
             module.forward = partial(_forgetful, module.forward)
             stack.callback(_restore, module, own)
         yield
@@ -87,7 +98,11 @@ class Answered:
 def answered(model: nn.Module) -> Iterator[Answered]:
     """Count what leaf modules answer in calls of `model` while the block lasts."""
     count = Answered()
-    hooks = [m.register_forward_hook(count) for m in model.modules() if not any(True for _ in m.children())]
+    hooks = [
+        m.register_forward_hook(count)
+        for m in model.modules()
+        if not any(True for _ in m.children())
+    ]
     try:
         yield count
     finally:
@@ -96,7 +111,9 @@ def answered(model: nn.Module) -> Iterator[Answered]:
 
 
 def too_large(count: int, device: torch.device) -> bool:
-    """Would gradients through answers of `count` bytes take more than their part of the free memory of `device`?"""
+    """Would gradients through answers of `count` bytes take more than their part of the free
+    memory of `device`?
+    """
     free = free_memory(device)
     return free is not None and KEPT * count > free // SHARE
 

@@ -1,4 +1,6 @@
-"""What a scheduler makes of the denoiser's answer: the finished picture it foresees, and how much an error counts."""
+"""What a scheduler makes of the denoiser's answer: the finished picture it foresees, and how
+much an error counts.
+"""
 
 import copy
 from dataclasses import dataclass
@@ -28,7 +30,8 @@ class SchedulerCall:
 
 
 def foreseen(call: SchedulerCall) -> Tensor | None:
-    """The finished sample that the answer stands for, of x's shape; None for schedulers not known here.
+    """The finished sample that the answer stands for, of x's shape; None for schedulers not known
+    here.
 
     Known are noise, velocity and sample prediction with alphas, Euler's sigmas, and flow matching.
     """
@@ -37,7 +40,11 @@ def foreseen(call: SchedulerCall) -> Tensor | None:
     sigmas = getattr(scheduler, "sigmas", None)
     if "FlowMatch" in type(scheduler).__name__ and sigmas is not None:
         return x - float(sigmas[i]) * answer
-    if hasattr(scheduler, "scale_model_input") and sigmas is not None and "Euler" in type(scheduler).__name__:
+    if (
+        hasattr(scheduler, "scale_model_input")
+        and sigmas is not None
+        and "Euler" in type(scheduler).__name__
+    ):
         sigma = float(sigmas[i])
         made = {
             "epsilon": x - sigma * answer,
@@ -49,16 +56,21 @@ def foreseen(call: SchedulerCall) -> Tensor | None:
         return None
     kept = float(scheduler.alphas_cumprod[int(t)])
     signal, noise = kept**0.5, (1 - kept) ** 0.5
-    made = {"epsilon": (x - noise * answer) / signal, "v_prediction": signal * x - noise * answer, "sample": answer}
+    made = {
+        "epsilon": (x - noise * answer) / signal,
+        "v_prediction": signal * x - noise * answer,
+        "sample": answer,
+    }
     return made.get(kind)
 
 
 def coefficient(call: SchedulerCall) -> float:
-    """How far the scheduler's step moves for each unit of error in the answer: |c_i| of the error recursion.
+    """How far the scheduler's step moves for each unit of error in the answer: |c_i| of the error
+    recursion.
 
-    Measured on copies of the scheduler, so it holds for any: the root mean square of the move over that of a small
-    random nudge. What multistep schedulers make of the answer later is not in it. Source: pcr, error recursion.
-    """
+    Measured on copies of the scheduler, so it holds for any: the root mean square of the move over
+    that of a small random nudge. What multistep schedulers make of the answer later is not in it.
+    Source: pcr, error recursion."""
     generator = torch.Generator().manual_seed(0)
     size = call.answer.float().square().mean().sqrt().clamp(min=1e-12)
     nudge = torch.randn(call.answer.shape, generator=generator).to(call.answer) * size * NUDGE
@@ -71,6 +83,9 @@ def _stepped(call: SchedulerCall, answer: Tensor) -> Tensor:
     own, given = copy.deepcopy(call.scheduler), dict(call.kwargs)
     if given.get("generator") is not None:
         several = isinstance(given["generator"], list)
-        fresh = [torch.Generator().manual_seed(n) for n in range(len(given["generator"]) if several else 1)]
+        fresh = [
+            torch.Generator().manual_seed(n)
+            for n in range(len(given["generator"]) if several else 1)
+        ]
         given["generator"] = fresh if several else fresh[0]
     return type(own).step(own, answer, call.t, *call.args, **given)[0].double()

@@ -1,9 +1,9 @@
 """A pipeline call as an iterator over its steps: diffusers calls back, but a stage wants to yield.
 
-Runs are the only place where torch uses several threads. Its OpenMP keeps a team for every thread that ever did, and
-with more of them than cores it puts a team to sleep at each barrier: a run beside a second team is three times slower.
-So whatever else computes with torch (loading, range searches, metrics) does so under `numerics.threads.one_thread`.
-"""
+Runs are the only place where torch uses several threads. Its OpenMP keeps a team for every thread
+that ever did, and with more of them than cores it puts a team to sleep at each barrier: a run
+beside a second team is three times slower. So whatever else computes with torch (loading, range
+searches, metrics) does so under `numerics.threads.one_thread`."""
 
 import contextvars
 import queue
@@ -25,11 +25,11 @@ class Cancelled(Exception):
 
 
 def stepping(run: Callable[[Callable[..., None]], R]) -> Generator[tuple, None, R]:
-    """Yield what `run(on_step)` reports, such as (i, t, latents), and return what it returns; errors come through.
+    """Yield what `run(on_step)` reports, such as (i, t, latents), and return what it returns;
+    errors come through.
 
-    `run` works in a thread of its own. Closing the generator cancels: the next report raises inside `run`, and close()
-    returns when `run` has ended, so nothing goes on in the dark.
-    """
+    `run` works in a thread of its own. Closing the generator cancels: the next report raises inside
+    `run`, and close() returns when `run` has ended, so nothing goes on in the dark."""
     keep_freed_memory()
     reports: queue.Queue[Any] = queue.Queue()
     gone = threading.Event()

@@ -1,4 +1,6 @@
-"""What one denoiser call costs and in which order its layers run, seen by making that call with shapes alone."""
+"""What one denoiser call costs and in which order its layers run, seen by making that call with
+shapes alone.
+"""
 
 import copy
 import hashlib
@@ -21,16 +23,20 @@ class _Enough(Exception):
 
 
 def macs(pipe: DiffusionPipeline, adapter: AbstractAdapter) -> dict[str, int]:
-    """Multiply-accumulates of each layer in one denoiser call for one image, in the order the layers run.
+    """Multiply-accumulates of each layer in one denoiser call for one image, in the order the
+    layers run.
 
-    The real pipeline is started and stopped before its first call. That call is made with shapes alone, by a copy of
-    the denoiser without values; a denoiser that looks at values makes it in earnest, which takes as long as a step.
-    """
+    The real pipeline is started and stopped before its first call. That call is made with shapes
+    alone, by a copy of the denoiser without values; a denoiser that looks at values makes it in
+    earnest, which takes as long as a step."""
     denoiser = getattr(pipe, adapter.component(pipe))
     args, kwargs = _first_call(pipe, adapter)
     rows = len(adapter.sample_of(args, kwargs))
     try:
-        found = _counted(_without_values(denoiser), *tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs)))
+        found = _counted(
+            _without_values(denoiser),
+            *tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs)),
+        )
     except Exception:  # what a module raises that wants to see a value is its own choice
         found = _counted(borrow(denoiser), args, kwargs)
     return {name: n // rows for name, n in found.items()}
@@ -58,7 +64,9 @@ def _first_call(pipe: DiffusionPipeline, adapter: AbstractAdapter) -> tuple[tupl
 
 def _without_values(model: nn.Module) -> nn.Module:
     """A copy of `model` on torch's meta device."""
-    lent: dict[int, Any] = {id(p): nn.Parameter(p.detach().to("meta"), False) for p in model.parameters()}
+    lent: dict[int, Any] = {
+        id(p): nn.Parameter(p.detach().to("meta"), False) for p in model.parameters()
+    }
     return copy.deepcopy(model, lent | {id(b): b.detach().to("meta") for b in model.buffers()})
 
 
@@ -79,7 +87,8 @@ def _counted(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[s
 
 
 def fingerprint(denoiser: nn.Module) -> str:
-    """16 hex digits of the denoiser's configuration and of up to 4096 evenly spaced elements of each tensor.
+    """16 hex digits of the denoiser's configuration and of up to 4096 evenly spaced elements of
+    each tensor.
 
     A model that was rounded when it was loaded is known by the weights in its files.
     """

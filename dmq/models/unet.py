@@ -73,43 +73,65 @@ class UNetAdapter(AbstractAdapter):
             if isinstance(module, ResnetBlock2D) and module.time_emb_proj is not None
         ]
         projections = tuple(
-            projection(denoiser, blocks, f"{name}.time_emb_proj", None if m.skip_time_act else f"{name}.nonlinearity")
+            projection(
+                denoiser,
+                blocks,
+                f"{name}.time_emb_proj",
+                None if m.skip_time_act else f"{name}.nonlinearity",
+            )
             for name, m in resnets
         )
         roots = tuple(
-            root for root, module in denoiser.named_children()
+            root
+            for root, module in denoiser.named_children()
             if root in ("time_embedding", "class_embedding", "add_embedding") and module is not None
         )
         return TemporalBlock(
-            embeddings=roots, projections=projections, layers=linear_layers(denoiser, roots, projections),
-            depends=("t", *(word for word, _ in enters)), arguments=tuple(name for _, name in enters),
+            embeddings=roots,
+            projections=projections,
+            layers=linear_layers(denoiser, roots, projections),
+            depends=("t", *(word for word, _ in enters)),
+            arguments=tuple(name for _, name in enters),
         )
 
     def splits(self, denoiser: nn.Module) -> dict[str, int]:
-        # A residual block of the way up is handed more channels than its predecessor made: those of a shortcut, behind
-        # the others. Attention and upsampling between the two leave the number as it is.
+        # A residual block of the way up is handed more channels than its predecessor made: those of
+        # a shortcut, behind the others. Attention and upsampling between the two leave the number
+        # as it is.
         below = (denoiser.mid_block or denoiser.down_blocks[-1]).resnets[-1].out_channels
         found: dict[str, int] = {}
         for b, block in enumerate(denoiser.up_blocks):
             for r, resnet in enumerate(block.resnets):
-                layers = ("conv1", *(("conv_shortcut",) if resnet.conv_shortcut is not None else ()))
+                layers = (
+                    "conv1",
+                    *(("conv_shortcut",) if resnet.conv_shortcut is not None else ()),
+                )
                 if resnet.in_channels > below:
                     found |= {f"up_blocks.{b}.resnets.{r}.{layer}": below for layer in layers}
                 below = resnet.out_channels
         return found
 
-    def embeddings(self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-        # Not `denoiser.dtype`: it walks the whole model, and takes longer than the time path itself.
+    def embeddings(
+        self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]
+    ) -> tuple[Tensor, ...]:
+        # Not `denoiser.dtype`: it walks the whole model, and takes longer than the time path
+        # itself.
         sinusoid = denoiser.time_proj(t).to(denoiser.conv_in.weight.dtype)
         emb = denoiser.time_embedding(sinusoid, *_timestep_condition(given))
         if denoiser.class_embedding is not None:
             labels = given["class_labels"]
             timed = denoiser.config.class_embed_type == "timestep"
-            labels = denoiser.class_embedding(denoiser.time_proj(labels).to(emb.dtype) if timed else labels)
+            labels = denoiser.class_embedding(
+                denoiser.time_proj(labels).to(emb.dtype) if timed else labels
+            )
             concat = denoiser.config.get("class_embeddings_concat")
             emb = cat([emb, labels.to(emb.dtype)], dim=-1) if concat else emb + labels.to(emb.dtype)
         if denoiser.config.get("addition_embed_type"):
-            added = {name.partition(".")[2]: value for name, value in given.items() if name.startswith(ADDED)}
+            added = {
+                name.partition(".")[2]: value
+                for name, value in given.items()
+                if name.startswith(ADDED)
+            }
             emb = emb + denoiser.get_aug_embed(emb, given.get("encoder_hidden_states"), added)
         # Only the prompted kind has such an activation.
         if isinstance(denoiser, UNet2DConditionModel) and denoiser.time_embed_act is not None:
@@ -125,7 +147,9 @@ def _timestep_condition(given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
 
 
 def _conditions(config: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
-    """(word, argument) of what enters the time embedding beside t; None if dmq does not know the kind."""
+    """(word, argument) of what enters the time embedding beside t; None if dmq does not know the
+    kind.
+    """
     added = {
         None: (),
         "text": (("prompt", "encoder_hidden_states"),),
@@ -133,7 +157,9 @@ def _conditions(config: dict[str, Any]) -> tuple[tuple[str, str], ...] | None:
     }.get(config.get("addition_embed_type"))
     if added is None:
         return None
-    labelled = config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None
+    labelled = (
+        config.get("class_embed_type") is not None or config.get("num_class_embeds") is not None
+    )
     guided = config.get("time_cond_proj_dim") is not None
     return (
         *((("class", "class_labels"),) if labelled else ()),

@@ -1,4 +1,6 @@
-"""What the safetensors files of a pipeline hold, read from their headers: no weight is loaded for it."""
+"""What the safetensors files of a pipeline hold, read from their headers: no weight is loaded
+for it.
+"""
 
 import json
 import struct
@@ -10,7 +12,8 @@ LONGEST = 100_000_000  # bytes of a header, as the format allows
 
 
 def count_weights(folder: Path) -> dict[str, dict[str, int]]:
-    """How many floating-point numbers each part of the pipeline in `folder` has, by the dtype they are stored in.
+    """How many floating-point numbers each part of the pipeline in `folder` has, by the dtype they
+    are stored in.
 
     Files that are no safetensors count nothing: whoever loads them will say what is wrong.
 

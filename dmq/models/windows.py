@@ -1,4 +1,6 @@
-"""Denoisers that are one model at some steps and another elsewhere, or something between the two."""
+"""Denoisers that are one model at some steps and another elsewhere, or something between the
+two.
+"""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -9,10 +11,11 @@ from .parts import Forward, take_over
 
 
 def unquantized_inside(quantized: nn.Module, steps: Collection[int]) -> nn.Module:
-    """`quantized`, a private copy, whose activations pass as they are at `steps` (positions in sampling order).
+    """`quantized`, a private copy, whose activations pass as they are at `steps` (positions in
+    sampling order).
 
-    Weights stay quantized: it is what a model tends to whose activations have more and more bits at those steps.
-    """
+    Weights stay quantized: it is what a model tends to whose activations have more and more bits at
+    those steps."""
     steps = frozenset(steps)
 
     def answer(forward: Forward, args: tuple, kwargs: dict[str, Any]) -> Any:
@@ -27,9 +30,15 @@ def unquantized_inside(quantized: nn.Module, steps: Collection[int]) -> nn.Modul
 
 
 def amplified(
-    quantized: nn.Module, denoiser: nn.Module, steps: Collection[int], *, inside: float, outside: float = 0.0
+    quantized: nn.Module,
+    denoiser: nn.Module,
+    steps: Collection[int],
+    *,
+    inside: float,
+    outside: float = 0.0,
 ) -> nn.Module:
-    """`quantized`, a private copy, with its error eps_q - eps times `inside` at `steps`, by `outside` elsewhere.
+    """`quantized`, a private copy, with its error eps_q - eps times `inside` at `steps`, by
+    `outside` elsewhere.
 
     0 is the float model, 1 the quantized one. Source: pcr, "the probe".
     """

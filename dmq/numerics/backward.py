@@ -1,4 +1,6 @@
-"""Gradients that come back through half precision, which loses numbers below 6e-8 and has none above 65,504."""
+"""Gradients that come back through half precision, which loses numbers below 6e-8 and has none
+above 65,504.
+"""
 
 from collections.abc import Iterable
 
@@ -6,16 +8,20 @@ import torch
 from torch import Tensor
 
 
-SCALES = (2.0**14, 2.0**7, 1.0)  # tried one after another: the largest with which all gradients are finite
+SCALES = (
+    2.0**14,
+    2.0**7,
+    1.0,
+)  # tried one after another: the largest with which all gradients are finite
 
 
 def backward(loss: Tensor, parameters: Iterable[Tensor], dtype: torch.dtype) -> None:
-    """`loss.backward()` where numbers of `dtype` lie between the loss and the `parameters`, kept in float32.
+    """`loss.backward()` where numbers of `dtype` lie between the loss and the `parameters`, kept in
+    float32.
 
-    In float16 the loss is scaled on its way back, and gradients are scaled back where they arrive: a loss that is a
-    mean over a million numbers would lose most of them. The others have the exponents of float32. Gradients that were
-    there before are gone.
-    """
+    In float16 the loss is scaled on its way back, and gradients are scaled back where they arrive:
+    a loss that is a mean over a million numbers would lose most of them. The others have the
+    exponents of float32. Gradients that were there before are gone."""
     parameters = list(parameters)
     for scale in SCALES if dtype is torch.float16 else (1.0,):
         for p in parameters:

@@ -1,8 +1,8 @@
 """What a device has room for, and how much of a tensor is worked on at a time there.
 
-A CPU is fastest on pieces that stay in its cache; everywhere else each operation costs a launch, so that pieces are
-as large as free memory allows. What is found never depends on the size of pieces, only how soon.
-"""
+A CPU is fastest on pieces that stay in its cache; everywhere else each operation costs a launch, so
+that pieces are as large as free memory allows. What is found never depends on the size of pieces,
+only how soon."""
 
 import time
 from functools import lru_cache
@@ -15,7 +15,9 @@ from torch import Tensor
 
 CACHED = 2**18  # float32 values, 1 MB: what stays in a core's cache
 LARGEST = 2**26  # of a piece; also where nobody tells how much memory is free
-SHARE = 2**8  # bytes of free memory for each value of a piece: its temporaries, and room for what else is there
+SHARE = (
+    2**8
+)  # bytes of free memory for each value of a piece: its temporaries, and room for what else is there
 LIMITS = (  # of a container: files with the limit and with what is used of it, cgroup v2 and v1
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
     ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
@@ -23,7 +25,8 @@ LIMITS = (  # of a container: files with the limit and with what is used of it, 
 
 
 def chunk_size(device: torch.device, cached: int = CACHED) -> int:
-    """How many values are worked on together on `device`: `cached` on a CPU, a power of two elsewhere.
+    """How many values are worked on together on `device`: `cached` on a CPU, a power of two
+    elsewhere.
 
     >>> chunk_size(torch.device("cpu")), chunk_size(torch.device("cpu"), 2**20)
     (262144, 1048576)
@@ -34,7 +37,9 @@ def chunk_size(device: torch.device, cached: int = CACHED) -> int:
 
 
 @lru_cache(maxsize=16)
-def _chunk_size(device: torch.device, cached: int, _second: int) -> int:  # asking a driver takes time: once a second
+def _chunk_size(
+    device: torch.device, cached: int, _second: int
+) -> int:  # asking a driver takes time: once a second
     free = free_memory(device)
     size = LARGEST if free is None else min(LARGEST, free // SHARE)
     return max(cached, 1 << (size.bit_length() - 1) if size else 0)
@@ -52,7 +57,9 @@ def free_memory(device: torch.device) -> int | None:
     if not hasattr(module, "mem_get_info"):
         return None
     free, _ = module.mem_get_info(device)
-    return free + module.memory_reserved(device) - module.memory_allocated(device)  # torch holds on to what was freed
+    return (
+        free + module.memory_reserved(device) - module.memory_allocated(device)
+    )  # torch holds on to what was freed
 
 
 def _container_limits() -> list[int]:

@@ -11,11 +11,11 @@ OVERSAMPLING, POWER_STEPS = 16, 4  # of the randomised decomposition of larger o
 
 
 def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """L1 [O, rank] and L2 [rank, I], float32, whose product is nearest to `matrix` [O, I] among all of that rank.
+    """L1 [O, rank] and L2 [rank, I], float32, whose product is nearest to `matrix` [O, I] among all
+    of that rank.
 
-    Both get the square roots of the singular values, which keeps half precision in range. Large matrices are
-    decomposed by randomised iteration with a fixed seed, nearly as well.
-    """
+    Both get the square roots of the singular values, which keeps half precision in range. Large
+    matrices are decomposed by randomised iteration with a fixed seed, nearly as well."""
     if rank == 0:
         return matrix.new_zeros(len(matrix), 0), matrix.new_zeros(0, matrix.shape[1])
     u, values, v = _decomposed(matrix, rank)
@@ -35,15 +35,19 @@ def _decomposed(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def separate(
-    matrix: Tensor, rank: int, rounds: int, rounded: Callable[[Tensor], Tensor], error: Callable[[Tensor], Tensor]
+    matrix: Tensor,
+    rank: int,
+    rounds: int,
+    rounded: Callable[[Tensor], Tensor],
+    error: Callable[[Tensor], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Factors float16 [O, rank] and [rank, I] such that they and the rounded rest are near to `matrix` [O, I].
+    """Factors float16 [O, rank] and [rank, I] such that they and the rounded rest are near to
+    `matrix` [O, I].
 
         L1 L2 = SVD(W - Q(R));   R = W - L1 L2;   starting from Q(R) = 0
 
-    `rounded` is Q, `error` judges W - L1 L2 - Q(R); of all `rounds` the one with the least error is taken.
-    Source: neighbours, "SVDQuant".
-    """
+    `rounded` is Q, `error` judges W - L1 L2 - Q(R); of all `rounds` the one with the least error is
+    taken. Source: neighbours, "SVDQuant"."""
     rest, best, found = torch.zeros_like(matrix), torch.inf, None
     for _ in range(rounds):
         left, right = (side.half() for side in factors(matrix - rest, rank))

@@ -1,25 +1,31 @@
-"""Histograms that add up: bins of width 2^k anchored at zero, so two recordings merge exactly whatever they saw.
+"""Histograms that add up: bins of width 2^k anchored at zero, so two recordings merge exactly
+whatever they saw.
 
-A histogram has BINS counts; entry j counts the values in [(j - 512) * 2**k, (j - 511) * 2**k). When a value does not
-fit, k grows by one and neighbours are summed: bin n of width 2^k lies in bin n >> 1 of width 2^(k+1), exactly.
-"""
+A histogram has BINS counts; entry j counts the values in [(j - 512) * 2**k, (j - 511) * 2**k). When
+a value does not fit, k grows by one and neighbours are summed: bin n of width 2^k lies in bin n >>
+1 of width 2^(k+1), exactly."""
 
 import torch
 from torch import Tensor
 
 
 BINS = 1024
-SMALLEST = -100  # exponent of a histogram that has seen only zeros: 512 * 2^-100 is far below any activation
+SMALLEST = (
+    -100
+)  # exponent of a histogram that has seen only zeros: 512 * 2^-100 is far below any activation
 
 
 def fit_exponent(magnitude: Tensor) -> Tensor:
-    """The smallest k for which all values up to `magnitude` in absolute value fall into the bins, int64, same shape.
+    """The smallest k for which all values up to `magnitude` in absolute value fall into the bins,
+    int64, same shape.
 
     >>> fit_exponent(torch.tensor([0.0, 511.9, 512.0])).tolist()
     [-100, 0, 1]
     """
-    return (torch.frexp(magnitude.double()).exponent.long() - (BINS.bit_length() - 2)).clamp(min=SMALLEST).where(
-        magnitude > 0, torch.tensor(SMALLEST, device=magnitude.device)
+    return (
+        (torch.frexp(magnitude.double()).exponent.long() - (BINS.bit_length() - 2))
+        .clamp(min=SMALLEST)
+        .where(magnitude > 0, torch.tensor(SMALLEST, device=magnitude.device))
     )
 
 
@@ -42,9 +48,11 @@ def bin_counts(values: Tensor, exponent: Tensor) -> Tensor:
 
 
 def counted(index: Tensor, size: int) -> Tensor:
-    """How often each of 0..size-1 is in `index`, int64: `torch.bincount` that does not ask the device for anything.
+    """How often each of 0..size-1 is in `index`, int64: `torch.bincount` that does not ask the
+    device for anything.
 
-    Everything would wait for the answer; on a CPU, where nothing has to, `torch.bincount` itself is faster.
+    Everything would wait for the answer; on a CPU, where nothing has to, `torch.bincount` itself is
+    faster.
 
     >>> counted(torch.tensor([0, 2, 2]), 4).tolist()
     [1, 0, 2, 0]

@@ -1,4 +1,6 @@
-"""Several quantizers of one tensor, averaged with weights: what a differentiable choice among them computes."""
+"""Several quantizers of one tensor, averaged with weights: what a differentiable choice among
+them computes.
+"""
 
 from typing import Any, NamedTuple
 
@@ -10,10 +12,11 @@ from .devices import chunk_size
 
 
 class Grids(NamedTuple):
-    """Grids that share their number of bits. All tensors have the same shape, the last axis numbers the grids.
+    """Grids that share their number of bits. All tensors have the same shape, the last axis numbers
+    the grids.
 
-    `low` = -zero * scale and `high` = (2**bits - 1 - zero) * scale are the ends, and carry the gradients.
-    """
+    `low` = -zero * scale and `high` = (2**bits - 1 - zero) * scale are the ends, and carry the
+    gradients."""
 
     low: Tensor
     high: Tensor
@@ -41,29 +44,41 @@ def grids(low: Tensor, high: Tensor, bits: int | Tensor, symmetric: bool) -> Gri
 
 
 def mixture(x: Tensor, weights: Tensor, quantizers: Grids, bits: int) -> Tensor:
-    """sum over g of weights[g] * Q_g(x), of x's shape and dtype; Q_g is `affine.fake_quantize`, bit for bit.
+    """sum over g of weights[g] * Q_g(x), of x's shape and dtype; Q_g is `affine.fake_quantize`, bit
+    for bit.
 
-    Shapes: `x` any, `weights` and the tensors of `quantizers` (G,). Differentiable in x, weights, low and high with
-    straight-through rounding: with v = (x - low) / scale, r = round(v) and n = 2**bits - 1, each Q_g has
+    Shapes: `x` any, `weights` and the tensors of `quantizers` (G,). Differentiable in x, weights,
+    low and high with straight-through rounding: with v = (x - low) / scale, r = round(v) and n =
+    2**bits - 1, each Q_g has
 
         region              d/dx    d/dlow     d/dhigh
         x < low              0        1           0
         low <= x <= high     1    (v - r)/n   (r - v)/n
         x > high             0        0           1
 
-    and d/d weights[g] is Q_g(x). Only x is kept for the backward pass, where each Q_g is made again: memory does not
-    grow with G. Source: adp_dm, "Range quantizer" and "Linear-cost implementation".
-    """
+    and d/d weights[g] is Q_g(x). Only x is kept for the backward pass, where each Q_g is made
+    again: memory does not grow with G. Source: adp_dm, "Range quantizer" and "Linear-cost
+    implementation"."""
     dtype = x.dtype
-    x = x.float() if dtype in (torch.float16, torch.bfloat16) else x  # 16-bit codes do not fit these
+    x = (
+        x.float() if dtype in (torch.float16, torch.bfloat16) else x
+    )  # 16-bit codes do not fit these
     return _Mixture.apply(x, weights, *quantizers, 2**bits - 1).to(dtype)
 
 
 class _Mixture(torch.autograd.Function):
-    # All grids at once for a piece of x at a time: few operations where x is small, bounded memory where it is large.
+    # All grids at once for a piece of x at a time: few operations where x is small, bounded memory
+    # where it is large.
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weights: Tensor, low: Tensor, high: Tensor, scale: Tensor, zero: Tensor, top: int
+        ctx: Any,
+        x: Tensor,
+        weights: Tensor,
+        low: Tensor,
+        high: Tensor,
+        scale: Tensor,
+        zero: Tensor,
+        top: int,
     ) -> Tensor:
         ctx.save_for_backward(x, weights, scale, zero)
         ctx.top = top
@@ -91,7 +106,15 @@ class _Mixture(torch.autograd.Function):
                 kept.append((weights.sum() - weights @ below.add_(above)).mul_(g))
         values, below, above, slope = torch.stack(sums).sum(0)
         to_x = torch.cat(kept).view(x.shape) if kept else None
-        return to_x, values * scale, weights * (below + slope), weights * (above - slope), None, None, None
+        return (
+            to_x,
+            values * scale,
+            weights * (below + slope),
+            weights * (above - slope),
+            None,
+            None,
+            None,
+        )
 
 
 def _piece(scale: Tensor) -> int:

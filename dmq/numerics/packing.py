@@ -4,9 +4,8 @@ Up to 8 bits, code k takes the bits k * bits and on of one long number, lowest f
 
     3 bits      byte 0 = c2 c2 c1 c1 c1 c0 c0 c0    byte 1 = c5 c4 c4 c4 c3 c3 c3 c2    byte 2 = c7 c7 c7 c6 ...
 
-Above 8 bits the lowest byte of every code comes first, then the rest of all codes, packed as above. Either way `count`
-codes take ceil(count * bits / 8) bytes; bits that belong to no code are 0.
-"""
+Above 8 bits the lowest byte of every code comes first, then the rest of all codes, packed as above.
+Either way `count` codes take ceil(count * bits / 8) bytes; bits that belong to no code are 0."""
 
 import torch
 from torch import Tensor
@@ -18,7 +17,8 @@ CHUNK = 2**20  # codes worked on together on a CPU, a multiple of 8: 8 MB as 64-
 
 
 def pack(codes: Tensor, bits: int) -> Tensor:
-    """The bytes, uint8 [ceil(count * bits / 8)], of `codes`: whole numbers below 2**bits, of any shape and dtype.
+    """The bytes, uint8 [ceil(count * bits / 8)], of `codes`: whole numbers below 2**bits, of any
+    shape and dtype.
 
     Raises ValueError for `bits` outside 1 to 16, and for codes that so many bits cannot hold.
 
@@ -47,9 +47,15 @@ def unpack(data: Tensor, bits: int, count: int) -> Tensor:
     """
     _check(bits)
     if data.dtype != torch.uint8 or data.ndim != 1 or len(data) != -(-count * bits // 8):
-        raise ValueError(f"{count} codes of {bits} bits take {-(-count * bits // 8)} bytes, got {tuple(data.shape)}")
+        raise ValueError(
+            f"{count} codes of {bits} bits take {-(-count * bits // 8)} bytes, got "
+            f"{tuple(data.shape)}"
+        )
     if bits > 8:
-        return data[:count].to(torch.int32) | unpack(data[count:], bits - 8, count).to(torch.int32) << 8
+        return (
+            data[:count].to(torch.int32)
+            | unpack(data[count:], bits - 8, count).to(torch.int32) << 8
+        )
     if bits == 8:
         return data.clone()
     codes = torch.empty(count, dtype=torch.uint8, device=data.device)

@@ -1,4 +1,5 @@
-"""Weights that are zero or plus or minus a power of two times a scale, so that a product is a shift.
+"""Weights that are zero or plus or minus a power of two times a scale, so that a product is a
+shift.
 
 A code of b bits is a sign and a level of b - 1 bits:
 
@@ -24,10 +25,14 @@ def shift_codes(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
     [[1, 6, 0]]
     """
     levels = 2 ** (bits - 1) - 1
-    part, exponent = torch.frexp(rows.abs() / scale)  # |x| / scale = part * 2**exponent, part in [0.5, 1)
+    part, exponent = torch.frexp(
+        rows.abs() / scale
+    )  # |x| / scale = part * 2**exponent, part in [0.5, 1)
     level = (2 - exponent - (part >= 0.75).int()).clamp(1, levels)
     # Below half of the smallest value, which may be too small for float32, zero is nearer.
-    level = level.where((rows.abs() >= torch.ldexp(scale, torch.full_like(scale, -levels))) & (rows != 0), 0)
+    level = level.where(
+        (rows.abs() >= torch.ldexp(scale, torch.full_like(scale, -levels))) & (rows != 0), 0
+    )
     return level + ((rows < 0) & (level > 0)) * (levels + 1)
 
 
@@ -40,11 +45,12 @@ def shifted(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
 
 
 def power_of_two_scale(rows: Tensor, bits: int, table: int = 32) -> Tensor:
-    """The scale [R] with the least squared error in each row of `rows` [R, n] among those that are tried.
+    """The scale [R] with the least squared error in each row of `rows` [R, n] among those that are
+    tried.
 
-    Tried are the largest value and parts of it down to a quarter, evenly in the logarithm, and a little above; the
-    best of them is then fitted by least squares to the powers that were chosen. Rounded to `table` bits.
-    """
+    Tried are the largest value and parts of it down to a quarter, evenly in the logarithm, and a
+    little above; the best of them is then fitted by least squares to the powers that were chosen.
+    Rounded to `table` bits."""
     blocks = rows.split(max(1, chunk_size(rows.device) // rows.shape[1]))
     return torch.cat([_scale(block, bits, table) for block in blocks])
 
@@ -56,7 +62,11 @@ def _scale(rows: Tensor, bits: int, table: int) -> Tensor:
     def attempt(tried: Tensor) -> None:
         nonlocal best, scale
         tried = stored_scale(tried, table)
-        error = (shifted(shift_codes(rows, tried, bits), tried, bits) - rows).square_().sum(1, keepdim=True)
+        error = (
+            (shifted(shift_codes(rows, tried, bits), tried, bits) - rows)
+            .square_()
+            .sum(1, keepdim=True)
+        )
         better = error < best
         best, scale = error.where(better, best), tried.where(better, scale)
 

@@ -16,11 +16,12 @@ def on_x86() -> bool:
 
 @cache
 def multiplies_bfloat16() -> bool:
-    """Does it multiply bfloat16 itself? Elsewhere it is emulated, and up to twenty times slower than float32.
+    """Does it multiply bfloat16 itself? Elsewhere it is emulated, and up to twenty times slower
+    than float32.
 
-    oneDNN is asked too, since it may have been told to leave instructions out ($ONEDNN_MAX_CPU_ISA); what it says is
-    not enough, since it emulates bfloat16 on any processor with AVX-512.
-    """
+    oneDNN is asked too, since it may have been told to leave instructions out
+    ($ONEDNN_MAX_CPU_ISA); what it says is not enough, since it emulates bfloat16 on any processor
+    with AVX-512."""
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
     if not torch.backends.mkldnn.is_available() or not supported():
         return False

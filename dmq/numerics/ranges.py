@@ -1,8 +1,9 @@
-"""Which range a grid should cover, from the values themselves: one way for each spec of `recipe.Range`.
+"""Which range a grid should cover, from the values themselves: one way for each spec of
+`recipe.Range`.
 
-Values come as rows, [rows, run], and each row gets a range of its own: a tensor is one row, a channel is a row, a
-group of a channel is a row. Ranges of activations are found elsewhere, from histograms.
-"""
+Values come as rows, [rows, run], and each row gets a range of its own: a tensor is one row, a
+channel is a row, a group of a channel is a row. Ranges of activations are found elsewhere, from
+histograms."""
 
 import math
 from functools import singledispatch
@@ -34,7 +35,8 @@ def min_max(spec: MinMax, rows: Tensor, bits: int, symmetric: bool) -> tuple[Ten
 
 @find_range.register
 def percentile(spec: Percentile, rows: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """The quantiles that leave out half of `100 - percent` percent on either side, linear between two values.
+    """The quantiles that leave out half of `100 - percent` percent on either side, linear between
+    two values.
 
     As `torch.quantile`, which refuses rows of more than 16 million values.
     """
@@ -44,11 +46,12 @@ def percentile(spec: Percentile, rows: Tensor, bits: int, symmetric: bool) -> tu
 
 @find_range.register
 def mse_search(spec: MseSearch, rows: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
-    """The range with the smallest squared error among at most `spec.candidates`, of which the full range is one.
+    """The range with the smallest squared error among at most `spec.candidates`, of which the full
+    range is one.
 
-    A symmetric range shrinks as a whole. Of an asymmetric one, half of the candidates shrink both ends alike, and the
-    other half then move one end while the other stays: one outlier should not cost both sides.
-    """
+    A symmetric range shrinks as a whole. Of an asymmetric one, half of the candidates shrink both
+    ends alike, and the other half then move one end while the other stays: one outlier should not
+    cost both sides."""
     blocks = rows.split(max(1, chunk_size(rows.device) // rows.shape[1]))
     found = [_search(block, spec.candidates, bits, symmetric) for block in blocks]
     low, high = zip(*found, strict=True)
@@ -56,7 +59,10 @@ def mse_search(spec: MseSearch, rows: Tensor, bits: int, symmetric: bool) -> tup
 
 
 def squared_error(rows: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Tensor:
-    """The sum over each row of (x - x_hat)^2 on the grid that covers low..high. Shapes: [R, n], [R], [R] to [R]."""
+    """The sum over each row of (x - x_hat)^2 on the grid that covers low..high.
+
+    Shapes: [R, n], [R], [R] to [R].
+    """
     scale, zero = grid(low[:, None], high[:, None], bits, symmetric)
     parts = rows.split(max(1, chunk_size(rows.device) // len(rows)), dim=1)
     return sum((fake_quantize(part, scale, zero, bits) - part).square_().sum(1) for part in parts)
@@ -65,31 +71,48 @@ def squared_error(rows: Tensor, low: Tensor, high: Tensor, bits: int, symmetric:
 def power_search(
     rows: Tensor, bits: int, *, power: float = 2.4, candidates: int = 10, table: int = 32
 ) -> tuple[Tensor, Tensor]:
-    """Scale and zero point of the asymmetric grid with the least mean |x - x_hat|**power in each row.
+    """Scale and zero point of the asymmetric grid with the least mean |x - x_hat|**power in each
+    row.
 
-    Its range is one of `candidates`: all of the row's, and shares (1 - n / candidates) of it. Scales are rounded to
-    `table` bits before they are compared. Shapes: `rows` [R, n] to two tensors [R], zero points being whole numbers.
-    Source: qua2sedimo, "Search space" (UAQ).
-    """
+    Its range is one of `candidates`: all of the row's, and shares (1 - n / candidates) of it.
+    Scales are rounded to `table` bits before they are compared. Shapes: `rows` [R, n] to two
+    tensors [R], zero points being whole numbers. Source: qua2sedimo, "Search space" (UAQ)."""
     blocks = rows.split(max(1, chunk_size(rows.device) // rows.shape[1]))
     found = [_power_search(block, bits, power, candidates, table) for block in blocks]
     scale, zero = zip(*found, strict=True)
     return torch.cat(scale), torch.cat(zero)
 
 
-def _power_search(rows: Tensor, bits: int, power: float, candidates: int, table: int) -> tuple[Tensor, Tensor]:
+def _power_search(
+    rows: Tensor, bits: int, power: float, candidates: int, table: int
+) -> tuple[Tensor, Tensor]:
     low, high = (end[:, None] for end in rows.aminmax(dim=1))
-    best, scale, zero = rows.new_full((len(rows), 1), torch.inf), torch.ones_like(low), torch.zeros_like(low)
+    best, scale, zero = (
+        rows.new_full((len(rows), 1), torch.inf),
+        torch.ones_like(low),
+        torch.zeros_like(low),
+    )
     for part in (1.0, *_shares(candidates)):
         tried, shift = stored_grid(low * part, high * part, bits, table)
-        error = (fake_quantize(rows, tried, shift, bits) - rows).abs_().pow_(power).mean(1, keepdim=True)
+        error = (
+            (fake_quantize(rows, tried, shift, bits) - rows)
+            .abs_()
+            .pow_(power)
+            .mean(1, keepdim=True)
+        )
         better = error < best
-        best, scale, zero = error.where(better, best), tried.where(better, scale), shift.where(better, zero)
+        best, scale, zero = (
+            error.where(better, best),
+            tried.where(better, scale),
+            shift.where(better, zero),
+        )
     return scale[:, 0], zero[:, 0]
 
 
 def stored_grid(low: Tensor, high: Tensor, bits: int, table: int) -> tuple[Tensor, Tensor]:
-    """`affine.grid` of low..high, asymmetric, with a scale that `table` bits hold; all tensors alike in shape."""
+    """`affine.grid` of low..high, asymmetric, with a scale that `table` bits hold; all tensors
+    alike in shape.
+    """
     scale, zero = grid(low, high, bits, symmetric=False)
     if table == 32:
         return scale, zero
@@ -129,5 +152,7 @@ def _shares(count: int) -> list[float]:
 
 def _quantile(rows: Tensor, q: float) -> Tensor:
     place = q * (rows.shape[1] - 1)
-    below, above = (rows.kthvalue(k + 1, dim=1).values for k in (math.floor(place), math.ceil(place)))
+    below, above = (
+        rows.kthvalue(k + 1, dim=1).values for k in (math.floor(place), math.ceil(place))
+    )
     return torch.lerp(below, above, place - math.floor(place))

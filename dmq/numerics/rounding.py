@@ -1,10 +1,11 @@
-"""Learned rounding (AdaRound, arXiv:2004.10568): a variable for every weight says how far it is rounded up.
+"""Learned rounding (AdaRound, arXiv:2004.10568): a variable for every weight says how far it is
+rounded up.
 
     codes = clip(floor(w / scale) + h(v) + zero, 0, 2**bits - 1),   h(v) = clip(1.2 * sigmoid(v) - 0.1, 0, 1)
 
-While v is learned the codes are no whole numbers; in the end they are made so. v means nothing without the floor that
-it was started with, so functions take that floor and never the weight: no other scale can slip in.
-"""
+While v is learned the codes are no whole numbers; in the end they are made so. v means nothing
+without the floor that it was started with, so functions take that floor and never the weight: no
+other scale can slip in."""
 
 from typing import Any
 
@@ -14,7 +15,10 @@ from torch import Tensor
 
 STRETCH, SHIFT = 1.2, -0.1  # of the sigmoid, so that 0 and 1 are reached
 QUIET = 0.2  # share of the training during which the regulariser is silent
-BETA = (20.0, 2.0)  # its exponent from then on: first it pushes only what is nearly decided, in the end everything
+BETA = (
+    20.0,
+    2.0,
+)  # its exponent from then on: first it pushes only what is nearly decided, in the end everything
 
 
 def share_up(v: Tensor) -> Tensor:
@@ -27,7 +31,8 @@ def share_up(v: Tensor) -> Tensor:
 
 
 def start(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
-    """The floor of weight / scale, and the v with which the soft codes stand for `weight` where nothing clips.
+    """The floor of weight / scale, and the v with which the soft codes stand for `weight` where
+    nothing clips.
 
     Shapes: `scale` broadcasts against `weight`; both results have the weight's shape.
     """
@@ -37,7 +42,9 @@ def start(weight: Tensor, scale: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def soft_codes(floor: Tensor, zero: Tensor, bits: int, up: Tensor) -> Tensor:
-    """Codes between whole numbers, differentiable in `up` = h(v); `zero` broadcasts against `floor`."""
+    """Codes between whole numbers, differentiable in `up` = h(v); `zero` broadcasts against
+    `floor`.
+    """
     return (floor + up + zero).clamp(0, 2**bits - 1)
 
 
@@ -47,12 +54,15 @@ def hard_codes(floor: Tensor, zero: Tensor, bits: int, v: Tensor) -> Tensor:
 
 
 def indecision(up: Tensor, beta: float) -> Tensor:
-    """The regulariser, sum of 1 - |2 h - 1|**beta: 0 when every weight has decided, at most one for each."""
+    """The regulariser, sum of 1 - |2 h - 1|**beta: 0 when every weight has decided, at most one
+    for each.
+    """
     return _Indecision.apply(up, beta)
 
 
 def beta_at(progress: float) -> float | None:
-    """The regulariser's exponent when a share `progress` of the training is over; None while it is silent.
+    """The regulariser's exponent when a share `progress` of the training is over; None while it is
+    silent.
 
     >>> beta_at(0.1), beta_at(0.2), beta_at(1.0)
     (None, 20.0, 2.0)
@@ -62,8 +72,9 @@ def beta_at(progress: float) -> float | None:
     return BETA[0] + (BETA[1] - BETA[0]) * (progress - QUIET) / (1 - QUIET)
 
 
-# Training does little but these two, on every weight in every iteration. Their gradients by hand read each array fewer
-# times than autograd does, and take one power instead of two: an iteration costs less than half.
+# Training does little but these two, on every weight in every iteration. Their gradients by hand
+# read each array fewer times than autograd does, and take one power instead of two: an iteration
+# costs less than half.
 
 
 class _ShareUp(torch.autograd.Function):

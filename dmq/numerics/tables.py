@@ -1,4 +1,6 @@
-"""Numbers that are kept beside codes (scales, centroids), rounded to the precision that they are stored in."""
+"""Numbers that are kept beside codes (scales, centroids), rounded to the precision that they are
+stored in.
+"""
 
 import torch
 from torch import Tensor
@@ -10,7 +12,8 @@ SMALLEST_HALF = 2.0**-24  # above zero, in half precision
 
 
 def stored(x: Tensor, bits: int) -> Tensor:
-    """`x` as float32, each number as it is read back from `bits` bits: 32 leaves it, 16 is half precision.
+    """`x` as float32, each number as it is read back from `bits` bits: 32 leaves it, 16 is half
+    precision.
 
     Raises DmqError for what is too large for half precision.
 
@@ -22,7 +25,10 @@ def stored(x: Tensor, bits: int) -> Tensor:
     half = x.half()
     if not half.isfinite().all():
         most = torch.finfo(torch.float16).max
-        raise DmqError(f"{x.abs().max():.4g} is above {most:g}, too large for tables of 16 bits; set table to 32.")
+        raise DmqError(
+            f"{x.abs().max():.4g} is above {most:g}, too large for tables of 16 bits; set table to "
+            "32."
+        )
     return half.float()
 
 

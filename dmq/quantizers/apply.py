@@ -1,4 +1,6 @@
-"""A quantized model from a float one and a plan: a new model that shares the memory of whatever stays as it was."""
+"""A quantized model from a float one and a plan: a new model that shares the memory of whatever
+stays as it was.
+"""
 
 from collections.abc import Callable, Mapping
 
@@ -33,14 +35,15 @@ def quantized(
     learned: Mapping[str, WeightCodes] | None = None,
     make: MakeLayer | None = None,
 ) -> nn.Module:
-    """A model that simulates `plan`; `model` itself stays as it is, and lends its memory for all that stays in float.
+    """A model that simulates `plan`; `model` itself stays as it is, and lends its memory for all
+    that stays in float.
 
-    Layers named in `learned` have those codes, in the format that the plan gives them, instead of the nearest ones.
-    Layers with codes are made by `make`; without it they are simulated.
+    Layers named in `learned` have those codes, in the format that the plan gives them, instead of
+    the nearest ones. Layers with codes are made by `make`; without it they are simulated.
 
-    The result has its `plan` and its `clock`, whose `notes` tell of timesteps that were not calibrated. It is called
-    by one sampler at a time. Raises DmqError if `model` is quantized already, or is not what the plan was made for.
-    """
+    The result has its `plan` and its `clock`, whose `notes` tell of timesteps that were not
+    calibrated. It is called by one sampler at a time. Raises DmqError if `model` is quantized
+    already, or is not what the plan was made for."""
     _check(model, plan)
     twin = borrow(model)
     clock = Clock(plan.timesteps, plan.on_miss, adapter.timestep)
@@ -53,7 +56,11 @@ def quantized(
             if row.bank and row.bank.site not in banks:
                 banks[row.bank.site] = bank_module(row.bank, clock).to(layer.weight.device)
             bank = banks[row.bank.site] if row.bank else nn.Identity()
-            replace(twin, row.layer.name, _layer(layer, row, bank, learned or {}, make or simulated_layer))
+            replace(
+                twin,
+                row.layer.name,
+                _layer(layer, row, bank, learned or {}, make or simulated_layer),
+            )
     if plan.attention:
         explicit_products(twin)
         for bank in plan.attention:
@@ -78,7 +85,11 @@ def plan_of(model: nn.Module) -> Plan | None:
 
 
 def _layer(
-    layer: nn.Module, row: PlannedLayer, bank: nn.Module, learned: Mapping[str, WeightCodes], make: MakeLayer
+    layer: nn.Module,
+    row: PlannedLayer,
+    bank: nn.Module,
+    learned: Mapping[str, WeightCodes],
+    make: MakeLayer,
 ) -> nn.Module:
     if row.weights.bits == FLOAT:
         return fake_quantized(layer, layer.weight, layer.bias, bank)
@@ -87,15 +98,23 @@ def _layer(
         codes = quantize_weight(layer.weight, row.weights, row.split) if codes is None else codes
     except DmqError as error:
         raise DmqError(f"{row.layer.name}: {error}") from None
-    if isinstance(codes, LowRankWeight) and row.bank and codes.smoothing is not None and not row.bank.dynamic:
+    if (
+        isinstance(codes, LowRankWeight)
+        and row.bank
+        and codes.smoothing is not None
+        and not row.bank.dynamic
+    ):
         raise DmqError(
-            f"{row.layer.name}: its weight is for smoothed inputs, but the ranges are those of inputs as they are. "
+            f"{row.layer.name}: its weight is for smoothed inputs, but the ranges are those of "
+            "inputs as they are. "
             "Learn it again for this recipe, or set activations.dynamic."
         )
     return make(layer, row, bank, codes)
 
 
-def simulated_layer(layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes) -> nn.Module:
+def simulated_layer(
+    layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes
+) -> nn.Module:
     """A layer that computes in floating point what one on `codes` would."""
     if isinstance(codes, LowRankWeight) and row.bank:
         return _low_rank(layer, bank, codes)
@@ -117,21 +136,32 @@ def _quantize_vectors(twin: nn.Module, plan: Plan) -> None:
     for module in twin.modules():
         for name, p in module.named_parameters(recurse=False):
             if p.ndim < 2 and id(p) not in made:
-                made[id(p)] = nn.Parameter(quantize_weight(p, spec).dequantize().to(p.dtype), p.requires_grad)
+                made[id(p)] = nn.Parameter(
+                    quantize_weight(p, spec).dequantize().to(p.dtype), p.requires_grad
+                )
             if p.ndim < 2:
                 setattr(module, name, made[id(p)])
 
 
 def _check(model: nn.Module, plan: Plan) -> None:
     if plan_of(model) is not None:
-        raise DmqError("quantizing twice: this model is quantized already. Start from the float model.")
+        raise DmqError(
+            "quantizing twice: this model is quantized already. Start from the float model."
+        )
     modules = dict(model.named_modules())
     for row in plan.layers:
         layer = modules.get(row.layer.name)
         if layer is None:
-            raise DmqError(f"{row.layer.name}: the model has no such layer; the plan was made for {plan.model!r}.")
+            raise DmqError(
+                f"{row.layer.name}: the model has no such layer; the plan was made for "
+                f"{plan.model!r}."
+            )
         shape = tuple(layer.weight.shape)
         if shape != row.layer.shape:
-            raise DmqError(f"{row.layer.name}: weight has shape {shape}, the plan expects {row.layer.shape}.")
+            raise DmqError(
+                f"{row.layer.name}: weight has shape {shape}, the plan expects {row.layer.shape}."
+            )
     if fingerprint(model) != plan.fingerprint:
-        raise DmqError(f"the plan was made for other weights of {plan.model!r} than these. Make a plan anew.")
+        raise DmqError(
+            f"the plan was made for other weights of {plan.model!r} than these. Make a plan anew."
+        )

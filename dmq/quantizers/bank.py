@@ -1,7 +1,8 @@
-"""The activation quantizers of a model, and the clock that tells all of them which step it is (contract 2).
+"""The activation quantizers of a model, and the clock that tells all of them which step it is
+(contract 2).
 
-    ActivationBank    ranges were calibrated: a table of grids, one of which is in force at each step
-    DynamicBank       ranges are those of the values that come: of each token, each row of the batch, or the batch
+ActivationBank    ranges were calibrated: a table of grids, one of which is in force at each step
+DynamicBank       ranges are those of the values that come: of each token, each row of the batch, or the batch
 """
 
 from collections.abc import Callable
@@ -17,15 +18,18 @@ from ..trajectory.steps import index_of
 
 
 class Clock:
-    """The step of the denoiser call that is running, found from the timestep that the call was given.
+    """The step of the denoiser call that is running, found from the timestep that the call was
+    given.
 
-    One per quantized model, read by all of its banks; a call's order and number mean nothing to it. `notes` collects a
-    sentence for every timestep that was not recorded, once each, where `on_miss` is "nearest". Where nothing depends
-    on the step, `needed` is False and any timestep will do.
-    """
+    One per quantized model, read by all of its banks; a call's order and number mean nothing to it.
+    `notes` collects a sentence for every timestep that was not recorded, once each, where `on_miss`
+    is "nearest". Where nothing depends on the step, `needed` is False and any timestep will do."""
 
     def __init__(
-        self, timesteps: tuple[float, ...], on_miss: str, timestep: Callable[[tuple, dict[str, Any]], float]
+        self,
+        timesteps: tuple[float, ...],
+        on_miss: str,
+        timestep: Callable[[tuple, dict[str, Any]], float],
     ) -> None:
         self.timesteps, self.on_miss, self.timestep = timesteps, on_miss, timestep
         self.notes: list[str] = []
@@ -35,19 +39,29 @@ class Clock:
 
     @property
     def i(self) -> int:
-        """The step's position in sampling order. Raises DmqError before the first call of the denoiser."""
+        """The step's position in sampling order.
+
+        Raises DmqError before the first call of the denoiser.
+        """
         if self._i is None:
-            raise DmqError("this layer does not know its timestep: call the whole quantized model, not a part of it.")
+            raise DmqError(
+                "this layer does not know its timestep: call the whole quantized model, not a part "
+                "of it."
+            )
         return self._i
 
     def set(self, t: float) -> None:
-        """Move to the step recorded at `t`. Raises DmqError if there is none, unless `on_miss` is "nearest"."""
+        """Move to the step recorded at `t`.
+
+        Raises DmqError if there is none, unless `on_miss` is "nearest".
+        """
         self._i, distance = index_of(t, self.timesteps, self.on_miss)
         if distance:
             note = f"timestep {t:g} was not calibrated; used {self.timesteps[self._i]:g} instead, {distance:g} away."
             self.notes += [note] if note not in self.notes else []
 
-    # A method, not a closure: a copy of the model then copies the clock too, instead of setting this one.
+    # A method, not a closure: a copy of the model then copies the clock too, instead of setting
+    # this one.
     def before_call(self, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         """The forward pre-hook of the denoiser."""
         if self.needed:
@@ -62,9 +76,8 @@ class Clock:
 class ActivationBank(nn.Module):
     """The fake quantizer of one site: its grid at step i is that of slot `slot[i]`.
 
-    Takes and returns a tensor of any shape; per channel, `axis` of it has the bank's number of channels.
-    Differentiable as `numerics.affine.fake_quantize` is.
-    """
+    Takes and returns a tensor of any shape; per channel, `axis` of it has the bank's number of
+    channels. Differentiable as `numerics.affine.fake_quantize` is."""
 
     def __init__(self, bank: Bank, clock: Clock) -> None:
         super().__init__()
@@ -96,7 +109,11 @@ class ActivationBank(nn.Module):
         return fake_quantize(x, scale, zero, self.bits[slot])
 
     def _by_channel(self, values: Tensor) -> Tensor:
-        return torch.cat([v.expand(n) for v, n in zip(values, self.parts, strict=True)]) if self.parts else values
+        return (
+            torch.cat([v.expand(n) for v, n in zip(values, self.parts, strict=True)])
+            if self.parts
+            else values
+        )
 
     def extra_repr(self) -> str:
         bits = "/".join(map(str, sorted(set(self.bits))))
@@ -104,13 +121,14 @@ class ActivationBank(nn.Module):
 
 
 class DynamicBank(nn.Module):
-    """The fake quantizer of one site whose ranges are the least and the greatest of the values that come.
+    """The fake quantizer of one site whose ranges are the least and the greatest of the values that
+    come.
 
-    Per "token" each vector along the last axis has its own range, in convolutions and per "sample" each row of the
-    batch, per "call" in convolutions the batch, per "place" all channels of the same pixel in the batch; each run of
-    channels in `parts` by itself. The softmax output has the range 0..1. Takes and returns a tensor of any shape, as
-    `ActivationBank` does. Differentiable in the values, straight through; ranges count as constants.
-    """
+    Per "token" each vector along the last axis has its own range, in convolutions and per "sample"
+    each row of the batch, per "call" in convolutions the batch, per "place" all channels of the
+    same pixel in the batch; each run of channels in `parts` by itself. The softmax output has the
+    range 0..1. Takes and returns a tensor of any shape, as `ActivationBank` does. Differentiable in
+    the values, straight through; ranges count as constants."""
 
     def __init__(self, bank: Bank, clock: Clock) -> None:
         super().__init__()
@@ -125,19 +143,28 @@ class DynamicBank(nn.Module):
         bits = self.bits[self.slot[self.clock.i] if len(self.bits) > 1 else 0]
         if not self.parts:
             return self._quantized(x, bits)
-        return torch.cat([self._quantized(part, bits) for part in x.split(self.parts, self.axis)], self.axis)
+        return torch.cat(
+            [self._quantized(part, bits) for part in x.split(self.parts, self.axis)], self.axis
+        )
 
     def _quantized(self, x: Tensor, bits: int) -> Tensor:
         if self.site.point == "probs":
-            return fake_quantize(x, x.new_full((), 1 / (2**bits - 1), dtype=torch.float32), 0.0, bits)
-        return fake_quantize(x, *grid(*value_ranges(x.detach(), self.per), bits, self.symmetric), bits)
+            return fake_quantize(
+                x, x.new_full((), 1 / (2**bits - 1), dtype=torch.float32), 0.0, bits
+            )
+        return fake_quantize(
+            x, *grid(*value_ranges(x.detach(), self.per), bits, self.symmetric), bits
+        )
 
     def extra_repr(self) -> str:
-        return f"bits={'/'.join(map(str, sorted(set(self.bits))))}, per={self.per or 'constant range'}"
+        return (
+            f"bits={'/'.join(map(str, sorted(set(self.bits))))}, per={self.per or 'constant range'}"
+        )
 
 
 def value_ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
-    """The least and the greatest value of what has a range of its own in `x`, float32; they broadcast.
+    """The least and the greatest value of what has a range of its own in `x`, float32; they
+    broadcast.
 
     >>> [end.flatten().tolist() for end in value_ranges(torch.tensor([[[1.0, -2.0], [3.0, 5.0]]]), "token")]
     [[-2.0, 3.0], [1.0, 5.0]]

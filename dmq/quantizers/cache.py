@@ -1,4 +1,5 @@
-"""Cached temporal features: tables of rows by step, and the modules that read them in place of the time path.
+"""Cached temporal features: tables of rows by step, and the modules that read them in place of the
+time path.
 
     offline   t is all that enters: rows are made once, the time path leaves the model where nothing needs it
     request   a class, prompt or size enters: rows are made by the float time path, which stays, when a call brings
@@ -26,7 +27,9 @@ REQUESTS = 64  # rows of conditioning that are kept before all are forgotten
 
 
 class FeatureTable(nn.Module):
-    """Temporal features in `bits`: codes with a scale and a zero point for each row, or half precision for 16 bits."""
+    """Temporal features in `bits`: codes with a scale and a zero point for each row, or half
+    precision for 16 bits.
+    """
 
     def __init__(self, features: Tensor, bits: int) -> None:
         """`features` is [rows, C] float32; each row's range is exactly that of its values and 0."""
@@ -56,9 +59,13 @@ class FeatureTable(nn.Module):
 
 
 class CachedFeature(nn.Module):
-    """Stands where a module of the time path stood and answers with the row of the step, for a batch of any size."""
+    """Stands where a module of the time path stood and answers with the row of the step, for a
+    batch of any size.
+    """
 
-    def __init__(self, table: FeatureTable, clock: Clock, row: list[int | None], computed: nn.Module | None) -> None:
+    def __init__(
+        self, table: FeatureTable, clock: Clock, row: list[int | None], computed: nn.Module | None
+    ) -> None:
         """`row[i]` is the row of step i; where it is None, `computed` answers."""
         super().__init__()
         self.table, self.clock, self.row, self.computed = table, clock, row, computed
@@ -77,12 +84,18 @@ class Gone(nn.Module):
         return x.new_zeros(len(x), 1)
 
 
-def install_cache(twin: nn.Module, model: nn.Module, time: TimePath, adapter: AbstractAdapter, clock: Clock) -> None:
+def install_cache(
+    twin: nn.Module, model: nn.Module, time: TimePath, adapter: AbstractAdapter, clock: Clock
+) -> None:
     """Put the cache that `time` decides on into the quantized `twin` of the float `model`."""
     if time.per_request:
         requests = RequestCache(time, adapter, clock)
         for k, projection in enumerate(time.block.projections):
-            replace(twin, projection.name, RequestedFeature(requests, k, twin.get_submodule(projection.name)))
+            replace(
+                twin,
+                projection.name,
+                RequestedFeature(requests, k, twin.get_submodule(projection.name)),
+            )
         # After the clock's own hook, which must have found the step.
         twin.register_forward_pre_hook(requests.before_call, with_kwargs=True)
         return
@@ -103,11 +116,13 @@ def install_cache(twin: nn.Module, model: nn.Module, time: TimePath, adapter: Ab
             replace(twin, projection.name, CachedFeature(table, clock, row, computed))
 
 
-# --- per request ---------------------------------------------------------------------------------------------------
+# --- per request
+# --------------------------------------------------------------------------------------------------
 
 
 class RequestCache:
-    """The tables of the requests at hand; `before_call` finds out which row of conditioning each row of a call has.
+    """The tables of the requests at hand; `before_call` finds out which row of conditioning each
+    row of a call has.
 
     Its method is the hook, not a closure, so that a copy of the model has a cache of its own.
     """
@@ -115,7 +130,9 @@ class RequestCache:
     def __init__(self, time: TimePath, adapter: AbstractAdapter, clock: Clock) -> None:
         self.time, self.adapter, self.clock = time, adapter, clock
         self.known: list[dict[str, Tensor]] = []  # distinct rows of conditioning
-        self.tables: list[list[FeatureTable]] = []  # for each of them, a table [T, C_k] for each projection
+        self.tables: list[
+            list[FeatureTable]
+        ] = []  # for each of them, a table [T, C_k] for each projection
         self.request: list[int] = []  # for each row of the call, which of them it is
         self.building = False
 
@@ -126,7 +143,9 @@ class RequestCache:
         named = {name: given[name] for name in self.time.block.arguments}
         if len(self.known) > REQUESTS:
             self.known, self.tables = [], []
-        self.request = [self._place(model, {name: x[r] for name, x in named.items()}) for r in range(rows)]
+        self.request = [
+            self._place(model, {name: x[r] for name, x in named.items()}) for r in range(rows)
+        ]
 
     def feature(self, k: int) -> Tensor:
         """What projection k gives for each row of the call at the clock's step, [rows, C_k]."""
@@ -156,7 +175,9 @@ class RequestCache:
 
 
 class RequestedFeature(nn.Module):
-    """Stands where a module of the time path stood, which it keeps: the cache of a request is made with it."""
+    """Stands where a module of the time path stood, which it keeps: the cache of a request is
+    made with it.
+    """
 
     def __init__(self, requests: RequestCache, k: int, computed: nn.Module) -> None:
         super().__init__()

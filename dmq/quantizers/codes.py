@@ -1,8 +1,7 @@
 """Weights as they are stored: codes, and the tables that say what the codes stand for.
 
-A new form is a new class here: a frozen dataclass whose fields are tensors, plain values or other forms, so that all
-of them are counted and kept in files alike.
-"""
+A new form is a new class here: a frozen dataclass whose fields are tensors, plain values or other
+forms, so that all of them are counted and kept in files alike."""
 
 import math
 from abc import ABC, abstractmethod
@@ -30,12 +29,19 @@ class WeightCodes(ABC):
     def to(self, device: torch.device) -> Self:
         """The same with all tensors on `device`."""
         parts = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return replace(self, **{name: x.to(device) for name, x in parts if isinstance(x, (Tensor, WeightCodes))})
+        return replace(
+            self,
+            **{name: x.to(device) for name, x in parts if isinstance(x, (Tensor, WeightCodes))},
+        )
 
     @property
     def device(self) -> torch.device:
         """Where the tensors are."""
-        return next(x.device for f in fields(self) if isinstance(x := getattr(self, f.name), (Tensor, WeightCodes)))
+        return next(
+            x.device
+            for f in fields(self)
+            if isinstance(x := getattr(self, f.name), (Tensor, WeightCodes))
+        )
 
     def __deepcopy__(self, memo: dict) -> "WeightCodes":
         return self  # frozen, and its tensors are never written into: what is borrowed shares them
@@ -60,7 +66,8 @@ def packed(count: int, bits: int) -> int:
     return -(-count * bits // 8)
 
 
-# --- forms ---------------------------------------------------------------------------------------------------------
+# --- forms
+# --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +89,9 @@ class QuantizedWeight(WeightCodes):
     def spread(self) -> tuple[Tensor, Tensor]:
         """Scale and zero point as they broadcast against `codes`, both float32."""
         length = self.codes.shape[1]
-        scale, zero = (_spread(x, self.size, length, self.split) for x in (self.scale, self.zero.float()))
+        scale, zero = (
+            _spread(x, self.size, length, self.split) for x in (self.scale, self.zero.float())
+        )
         return scale, zero
 
     @property
@@ -139,9 +148,8 @@ class ShiftWeight(WeightCodes):
 class LowRankWeight(WeightCodes):
     """A weight as two thin factors and a rest on a grid, made of the weight for smoothed inputs.
 
-    A layer computes linear(x / smoothing, left @ right + rest). With quantized activations only the rest sees them:
-    linear(x / smoothing, left @ right) + linear(Q(x / smoothing), rest).
-    """
+    A layer computes linear(x / smoothing, left @ right + rest). With quantized activations only the
+    rest sees them: linear(x / smoothing, left @ right) + linear(Q(x / smoothing), rest)."""
 
     left: Tensor  # [O, rank] float16
     right: Tensor  # [rank, n] float16
@@ -169,7 +177,9 @@ class LowRankWeight(WeightCodes):
 
 
 def by_input(values: Tensor, weight: Tensor) -> Tensor:
-    """`values` [I], one for each input channel, as float32 that broadcasts against `weight` [O, I, ...]."""
+    """`values` [I], one for each input channel, as float32 that broadcasts against `weight` [O,
+    I, ...].
+    """
     return values.float().view(1, -1, *[1] * (weight.ndim - 2))
 
 
@@ -201,10 +211,14 @@ def _filled(x: Tensor, size: int, length: int) -> Tensor:
     return x.repeat_interleave(size, 1)[:, :length]
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- files
+# --------------------------------------------------------------------------------------------------
 
 
-KINDS = {kind.__name__: kind for kind in (QuantizedWeight, CodebookWeight, ShiftWeight, LowRankWeight, SplitWeight)}
+KINDS = {
+    kind.__name__: kind
+    for kind in (QuantizedWeight, CodebookWeight, ShiftWeight, LowRankWeight, SplitWeight)
+}
 
 
 def code_arrays(codes: Mapping[str, WeightCodes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -216,8 +230,13 @@ def code_arrays(codes: Mapping[str, WeightCodes]) -> tuple[dict[str, np.ndarray]
     return arrays, plain
 
 
-def codes_from(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> dict[str, WeightCodes]:
-    """The inverse of `code_arrays`, bit for bit. DmqError for a form that this dmq does not know."""
+def codes_from(
+    arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]
+) -> dict[str, WeightCodes]:
+    """The inverse of `code_arrays`, bit for bit.
+
+    DmqError for a form that this dmq does not know.
+    """
     parts: dict[str, dict[str, np.ndarray]] = {name: {} for name in plain}
     for key, x in arrays.items():
         part, _, name = key.partition("/")
@@ -243,15 +262,24 @@ def to_arrays(codes: WeightCodes) -> tuple[dict[str, np.ndarray], dict[str, Any]
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> WeightCodes:
-    """The inverse of `to_arrays`; files from before there were other forms name none: theirs are grids."""
+    """The inverse of `to_arrays`; files from before there were other forms name none: theirs are
+    grids.
+    """
     kind = plain.get("kind", QuantizedWeight.__name__)
     if kind not in KINDS:
-        raise DmqError(f"codes of the form {kind!r:.40} were kept by a newer dmq. Update dmq, or learn them again.")
-    values: dict[str, Any] = {part: torch.from_numpy(x) for part, x in arrays.items() if "." not in part}
+        raise DmqError(
+            f"codes of the form {kind!r:.40} were kept by a newer dmq. Update dmq, or learn them "
+            "again."
+        )
+    values: dict[str, Any] = {
+        part: torch.from_numpy(x) for part, x in arrays.items() if "." not in part
+    }
     for name, value in plain.items():
         if isinstance(value, Mapping):
             start = f"{name}."
-            inner = {part.removeprefix(start): x for part, x in arrays.items() if part.startswith(start)}
+            inner = {
+                part.removeprefix(start): x for part, x in arrays.items() if part.startswith(start)
+            }
             values[name] = from_arrays(inner, value)
         elif name != "kind":
             values[name] = tuple(value) if name == "shape" else value

@@ -1,8 +1,8 @@
 """Layers that compute what a quantized layer would, in floating point.
 
-Their weights were rounded when they were made; their inputs pass through a bank, or an `nn.Identity`, named `input`.
-A low-rank weight beside quantized inputs stays in its two parts; beside float inputs it is a weight like all others.
-"""
+Their weights were rounded when they were made; their inputs pass through a bank, or an
+`nn.Identity`, named `input`. A low-rank weight beside quantized inputs stays in its two parts;
+beside float inputs it is a weight like all others."""
 
 from functools import singledispatch
 from typing import Any
@@ -16,7 +16,9 @@ from ..errors import DmqError
 class FakeQuantLinear(nn.Linear):
     """A linear layer around the parameters of another one."""
 
-    def __init__(self, layer: nn.Linear, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module) -> None:
+    def __init__(
+        self, layer: nn.Linear, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module
+    ) -> None:
         super().__init__(layer.in_features, layer.out_features, bias is not None, device="meta")
         self.weight, self.bias, self.input = weight, bias, bank
         self.train(layer.training)
@@ -28,10 +30,20 @@ class FakeQuantLinear(nn.Linear):
 class _FakeQuantConv:
     """The part that convolutions of all dimensions share."""
 
-    def __init__(self, layer: Any, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module) -> None:
+    def __init__(
+        self, layer: Any, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module
+    ) -> None:
         super().__init__(
-            layer.in_channels, layer.out_channels, layer.kernel_size, layer.stride, layer.padding, layer.dilation,
-            layer.groups, bias is not None, layer.padding_mode, device="meta",
+            layer.in_channels,
+            layer.out_channels,
+            layer.kernel_size,
+            layer.stride,
+            layer.padding,
+            layer.dilation,
+            layer.groups,
+            bias is not None,
+            layer.padding_mode,
+            device="meta",
         )
         self.weight, self.bias, self.input = weight, bias, bank
         self.train(layer.training)
@@ -53,15 +65,18 @@ class FakeQuantConv3d(_FakeQuantConv, nn.Conv3d):
 
 
 class FakeQuantLowRank(nn.Module):
-    """A layer whose weight is a low-rank part in float and a quantized rest; only the rest reads quantized inputs.
+    """A layer whose weight is a low-rank part in float and a quantized rest; only the rest reads
+    quantized inputs.
 
         low_rank(x / smoothing) + rest(bank(x / smoothing)) + bias
 
-    `low_rank` and `rest` are layers around the two parts, the bias with the second; `smoothing` [input channels] or
-    none. What reads `weight` past `forward` gets what the parts stand for together. Source: neighbours, "SVDQuant".
-    """
+    `low_rank` and `rest` are layers around the two parts, the bias with the second; `smoothing`
+    [input channels] or none. What reads `weight` past `forward` gets what the parts stand for
+    together. Source: neighbours, "SVDQuant"."""
 
-    def __init__(self, low_rank: nn.Module, rest: nn.Module, bank: nn.Module, smoothing: Tensor | None) -> None:
+    def __init__(
+        self, low_rank: nn.Module, rest: nn.Module, bank: nn.Module, smoothing: Tensor | None
+    ) -> None:
         super().__init__()
         self.low_rank, self.rest, self.input = low_rank, rest, bank
         # A buffer, since it is no vector of the float model that could be rounded.
@@ -89,9 +104,15 @@ class FakeQuantLowRank(nn.Module):
 
 
 @singledispatch
-def fake_quantized(layer: nn.Module, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module) -> nn.Module:
-    """A layer like `layer` with these parameters and its input through `bank`; `layer` itself is left alone."""
-    raise DmqError(f"a {type(layer).__name__} cannot be quantized; only Linear and Conv layers can.")
+def fake_quantized(
+    layer: nn.Module, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module
+) -> nn.Module:
+    """A layer like `layer` with these parameters and its input through `bank`; `layer` itself is
+    left alone.
+    """
+    raise DmqError(
+        f"a {type(layer).__name__} cannot be quantized; only Linear and Conv layers can."
+    )
 
 
 for _known, _made in (
@@ -111,6 +132,11 @@ def low_rank_layer(
     bank: nn.Module,
     smoothing: Tensor | None,
 ) -> FakeQuantLowRank:
-    """A layer like `layer` with the weight `low_rank` + `rest` for smoothed inputs, quantized for `rest` only."""
-    parts = (fake_quantized(layer, part, own, nn.Identity()) for part, own in ((low_rank, None), (rest, bias)))
+    """A layer like `layer` with the weight `low_rank` + `rest` for smoothed inputs, quantized
+    for `rest` only.
+    """
+    parts = (
+        fake_quantized(layer, part, own, nn.Identity())
+        for part, own in ((low_rank, None), (rest, bias))
+    )
     return FakeQuantLowRank(*parts, bank, smoothing)

@@ -1,8 +1,9 @@
-"""Quantizers that are still being chosen: at every site a weighted mixture of the groups', while a search runs.
+"""Quantizers that are still being chosen: at every site a weighted mixture of the groups', while a
+search runs.
 
-`CandidateGroups` holds what is learned for all sites together; a `SoftBank` in the place of each site's bank reads
-its rows. Which step it is, all of them learn from the clock of the quantized model.
-"""
+`CandidateGroups` holds what is learned for all sites together; a `SoftBank` in the place of each
+site's bank reads its rows. Which step it is, all of them learn from the clock of the quantized
+model."""
 
 from typing import Any
 
@@ -23,10 +24,10 @@ NARROWEST = 1e-6  # width of a range at the start, for activations that are cons
 class CandidateGroups:
     """Importance weights of every site and step over G groups, and the groups' ranges; Q sites.
 
-    Each step's logits are a parameter of their own, so that an optimiser's momentum cannot move the rows of steps
-    that were not visited. Ranges are learned relative to where they started: shift in widths, stretch in logarithms.
-    Once `assignment` is set, every site uses the one group that it says.
-    """
+    Each step's logits are a parameter of their own, so that an optimiser's momentum cannot move the
+    rows of steps that were not visited. Ranges are learned relative to where they started: shift in
+    widths, stretch in logarithms. Once `assignment` is set, every site uses the one group that it
+    says."""
 
     def __init__(
         self,
@@ -40,20 +41,30 @@ class CandidateGroups:
         shared: bool,
         device: torch.device,
     ) -> None:
-        """`slot` [Q, T] and `low`, `high` [Q, G] are the start; one row of logits serves all sites if `shared`."""
+        """`slot` [Q, T] and `low`, `high` [Q, G] are the start; one row of logits serves all
+        sites if `shared`.
+        """
         self.sites, self.bits, self.symmetric, self.shared = sites, bits.tolist(), symmetric, shared
         self.device, self.temperature = device, 1.0
         self._bits = torch.tensor(bits.astype(np.int64), device=device)[:, None]
         probs = torch.tensor([[site.point == "probs"] for site in sites], device=device)
-        self._least, self._most = torch.where(probs, 0.0, -torch.inf), torch.where(probs, 1.0, torch.inf)
+        self._least, self._most = (
+            torch.where(probs, 0.0, -torch.inf),
+            torch.where(probs, 1.0, torch.inf),
+        )
         self._parts: list[tuple[Tensor, Grids]] = []
         self.begin(slot, low, high)
 
     def begin(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         """Start anew from `slot` [Q, T] and `low`, `high` [Q, G]; what was learned is forgotten."""
         start = start_logits(slot[:1] if self.shared else slot, low.shape[1])
-        self.rows = [nn.Parameter(torch.tensor(start[:, i], device=self.device)) for i in range(slot.shape[1])]
-        low, high = (torch.tensor(end, dtype=torch.float32, device=self.device) for end in (low, high))
+        self.rows = [
+            nn.Parameter(torch.tensor(start[:, i], device=self.device))
+            for i in range(slot.shape[1])
+        ]
+        low, high = (
+            torch.tensor(end, dtype=torch.float32, device=self.device) for end in (low, high)
+        )
         self.width = (high - low).clamp(min=NARROWEST)
         self.centre = (low + high) / 2
         self.shift, self.stretch = (nn.Parameter(torch.zeros_like(low)) for _ in range(2))
@@ -98,7 +109,9 @@ class CandidateGroups:
             all_grids = Grids(*(part.gather(1, own) for part in all_grids))
             weights = torch.ones_like(all_grids.scale)
         columns = [part.unbind() for part in all_grids]
-        self._parts = [(w, Grids(*parts)) for w, *parts in zip(weights.unbind(), *columns, strict=True)]
+        self._parts = [
+            (w, Grids(*parts)) for w, *parts in zip(weights.unbind(), *columns, strict=True)
+        ]
 
     def quantize(self, q: int, x: Tensor) -> Tensor:
         """What becomes of `x` at site q."""
@@ -118,13 +131,18 @@ class SoftBank(nn.Module):
 
 def banked_sites(plan: Plan) -> tuple[Site, ...]:
     """The sites that `plan` quantizes: inputs of layers, then operands of attention."""
-    return (*(row.bank.site for row in plan.layers if row.bank), *(bank.site for bank in plan.attention))
+    return (
+        *(row.bank.site for row in plan.layers if row.bank),
+        *(bank.site for bank in plan.attention),
+    )
 
 
 def soften(model: nn.Module, candidates: CandidateGroups, clock: Clock) -> None:
     """Put a `SoftBank` in the place of each bank of a quantized `model`, in place."""
     for q, site in enumerate(candidates.sites):
-        place = f"{site.name}.input" if site.point == "input" else f"{site.name}.processor.{site.point}"
+        place = (
+            f"{site.name}.input" if site.point == "input" else f"{site.name}.processor.{site.point}"
+        )
         replace(model, place, SoftBank(candidates, q))
 
     def before_call(*_: Any) -> None:

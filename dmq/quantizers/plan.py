@@ -1,8 +1,8 @@
-"""The recipe resolved for one model: format and bits of every layer, bits of attention operands, banks, exact bytes.
+"""The recipe resolved for one model: format and bits of every layer, bits of attention operands,
+banks, exact bytes.
 
-Made from statistics and the model's description alone; no model is loaded here. Bits come from the recipe, then from
-protection, then from the overrides, each stronger than what comes before it.
-"""
+Made from statistics and the model's description alone; no model is loaded here. Bits come from the
+recipe, then from protection, then from the overrides, each stronger than what comes before it."""
 
 import difflib
 from dataclasses import replace
@@ -12,22 +12,38 @@ import torch
 
 from ..errors import DmqError
 from ..numerics.affine import grid
-from ..recipe import FLOAT, Activations, Grid, LowRank, Override, PerGroup, PerTensor, Recipe, Weights
+from ..recipe import (
+    FLOAT,
+    Activations,
+    Grid,
+    LowRank,
+    Override,
+    PerGroup,
+    PerTensor,
+    Recipe,
+    Weights,
+)
 from ..results import ActivationStats, Bank, GroupErrors, Layer, ModelInfo, Plan, PlannedLayer, Site
 from .temporal import keep_time, time_path
 from .weights import weight_bytes
 
 
 def site_bits(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> np.ndarray:
-    """The bits of every site of `stats`, [S] uint8; FLOAT for outputs of layers and whatever stays in float.
+    """The bits of every site of `stats`, [S] uint8; FLOAT for outputs of layers and whatever stays
+    in float.
 
     Raises DmqError if `stats` are of another model, or if an override matches nothing.
     """
     _check(info, recipe, stats)
-    layers = {layer.name: activation for layer, (_, activation, _) in _resolved(info, recipe, stats).items()}
+    layers = {
+        layer.name: activation
+        for layer, (_, activation, _) in _resolved(info, recipe, stats).items()
+    }
     bits = [
-        _operand_bits(info, recipe, site) if site.kind == "attention"
-        else layers.get(site.name, FLOAT) if site.point == "input"
+        _operand_bits(info, recipe, site)
+        if site.kind == "attention"
+        else layers.get(site.name, FLOAT)
+        if site.point == "input"
         else FLOAT
         for site in stats.sites
     ]
@@ -41,15 +57,19 @@ def make_plan(
     errors: GroupErrors,
     cached: np.ndarray | None = None,
 ) -> Plan:
-    """The plan of `recipe` for the model that `info` describes, with the ranges and groups that `errors` was made of.
+    """The plan of `recipe` for the model that `info` describes, with the ranges and groups that
+    `errors` was made of.
 
-    `cached` [K, T] bool is what a selection chose for the cache of temporal features (`temporal.select`).
-    Raises DmqError if statistics and model or recipe do not fit, or if an override matches nothing.
-    """
+    `cached` [K, T] bool is what a selection chose for the cache of temporal features
+    (`temporal.select`). Raises DmqError if statistics and model or recipe do not fit, or if an
+    override matches nothing."""
     _check(info, recipe, stats)
     resolved = _resolved(info, recipe, stats)
     splits = info.splits or {} if recipe.split else {}
-    rows = [_planned(row, chosen, recipe, stats, errors, splits.get(row.name, 0)) for row, chosen in resolved.items()]
+    rows = [
+        _planned(row, chosen, recipe, stats, errors, splits.get(row.name, 0))
+        for row, chosen in resolved.items()
+    ]
     operands = [s for s, site in enumerate(stats.sites) if site.kind == "attention"]
     bits = {s: _operand_bits(info, recipe, stats.sites[s]) for s in operands}
     vectors = recipe.weights.bits if not recipe.protection.vectors else FLOAT
@@ -66,17 +86,22 @@ def make_plan(
         attention=tuple(_bank(s, recipe, stats, errors) for s in operands if bits[s] < FLOAT),
         attention_sites=len(operands),
         vector_bits=vectors,
-        vector_bytes=4 * (outside - sum(info.vectors)) + sum(_vector_bytes(size, recipe) for size in info.vectors),
+        vector_bytes=4 * (outside - sum(info.vectors))
+        + sum(_vector_bytes(size, recipe) for size in info.vectors),
         float_bytes=4 * info.parameters,
         temporal=None if recipe.temporal is None else time,
-        relaxed=tuple(np.flatnonzero((errors.bits != errors.bits.min(1, keepdims=True)).any(0)).tolist()),
+        relaxed=tuple(
+            np.flatnonzero((errors.bits != errors.bits.min(1, keepdims=True)).any(0)).tolist()
+        ),
         relaxed_bits=recipe.relaxing.bits if recipe.relaxing else FLOAT,
         progressive=recipe.progressive is not None,
     )
 
 
 def vector_format(weights: Weights, bits: int) -> Weights:
-    """How 1-D parameters are quantized when they are not protected: on the uniform grid, with one scale each."""
+    """How 1-D parameters are quantized when they are not protected: on the uniform grid, with
+    one scale each.
+    """
     return replace(weights, bits=bits, granularity=PerTensor(), format=Grid())
 
 
@@ -85,13 +110,22 @@ def _vector_bytes(size: int, recipe: Recipe) -> int:
     return weight_bytes((size,), vector_format(recipe.weights, bits))
 
 
-# --- bits ----------------------------------------------------------------------------------------------------------
+# --- bits
+# --------------------------------------------------------------------------------------------------
 
 
-def _resolved(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> dict[Layer, tuple[Weights, int, str]]:
-    """What its weight is made into, activation bits and why a part is in float, for every layer in order."""
+def _resolved(
+    info: ModelInfo, recipe: Recipe, stats: ActivationStats
+) -> dict[Layer, tuple[Weights, int, str]]:
+    """What its weight is made into, activation bits and why a part is in float, for every layer
+    in order.
+    """
     operands = [site for site in stats.sites if site.kind == "attention"]
-    names = [*(layer.name for layer in info.layers), *(s.name for s in operands), *(s.label for s in operands)]
+    names = [
+        *(layer.name for layer in info.layers),
+        *(s.name for s in operands),
+        *(s.label for s in operands),
+    ]
     for override in recipe.overrides:
         if not any(map(override.matches, names)):
             raise _no_match(override, [*names, *(f"{layer.block}.*" for layer in info.layers)])
@@ -99,7 +133,9 @@ def _resolved(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> dict[L
 
 
 def _is_called(layer: Layer, stats: ActivationStats) -> bool:
-    """Some modules only hold weights that others read, such as the projections of Hunyuan-DiT's pooler."""
+    """Some modules only hold weights that others read, such as the projections of Hunyuan-DiT's
+    pooler.
+    """
     return layer.macs > 0 or (layer.name, "input") in stats.index
 
 
@@ -128,12 +164,14 @@ def _resolve(layer: Layer, recipe: Recipe, called: bool) -> tuple[Weights, int, 
 def _operand_bits(info: ModelInfo, recipe: Recipe, site: Site) -> int:
     """Overrides match an attention's path or its operand's ("….attn1", "….attn1.probs").
 
-    One that matches layers too reaches the operands only if the recipe quantizes them: "*" is not meant to open them.
-    """
+    One that matches layers too reaches the operands only if the recipe quantizes them: "*" is not
+    meant to open them."""
     bits = recipe.activations.attention_bits
     quantized = bits < FLOAT
     for override in recipe.overrides:
-        if override.activation_bits is None or not (override.matches(site.name) or override.matches(site.label)):
+        if override.activation_bits is None or not (
+            override.matches(site.name) or override.matches(site.label)
+        ):
             continue
         if quantized or not any(override.matches(layer.name) for layer in info.layers):
             bits = override.activation_bits
@@ -143,16 +181,24 @@ def _operand_bits(info: ModelInfo, recipe: Recipe, site: Site) -> int:
 def _no_match(override: Override, names: list[str]) -> DmqError:
     near = difflib.get_close_matches(override.layers, names, n=1, cutoff=0.0)
     hint = f"did you mean {near[0]!r}?" if near else "the model has none."
-    return DmqError(f"recipe.overrides: {override.layers!r} matches no layer; {hint} A * stands for any characters.")
+    return DmqError(
+        f"recipe.overrides: {override.layers!r} matches no layer; {hint} A * stands for any "
+        "characters."
+    )
 
 
-# --- banks ---------------------------------------------------------------------------------------------------------
+# --- banks
+# --------------------------------------------------------------------------------------------------
 
 
 def _planned(
-    layer: Layer, resolved: tuple[Weights, int, str], recipe: Recipe, stats: ActivationStats, errors: GroupErrors,
+    layer: Layer,
+    resolved: tuple[Weights, int, str],
+    recipe: Recipe,
+    stats: ActivationStats,
+    errors: GroupErrors,
     split: int,
-) -> PlannedLayer:  # fmt: skip
+) -> PlannedLayer:
     weights, activation, reason = resolved
     bank = None
     if activation < FLOAT:
@@ -160,10 +206,16 @@ def _planned(
         if s is None:
             raise DmqError(f"{layer.name}: the statistics do not have its input. Capture again.")
         bank = _bank(s, recipe, stats, errors, split, pointwise=layer.pointwise)
-        if isinstance(weights.format, LowRank) and not bank.dynamic:  # the ranges are those of unsmoothed inputs
+        if (
+            isinstance(weights.format, LowRank) and not bank.dynamic
+        ):  # the ranges are those of unsmoothed inputs
             weights = replace(weights, format=replace(weights.format, smooth=False))
     return PlannedLayer(
-        layer=layer, weights=weights, activation_bits=activation, reason=reason, bank=bank,
+        layer=layer,
+        weights=weights,
+        activation_bits=activation,
+        reason=reason,
+        bank=bank,
         weight_bytes=weight_bytes(layer.shape, weights, split),
         bias_bytes=_vector_bytes(_biases(layer), recipe) if layer.bias else 0,
         split=split if min(weights.bits, activation) < FLOAT else 0,
@@ -175,15 +227,24 @@ def _biases(layer: Layer) -> int:
 
 
 def _bank(
-    s: int, recipe: Recipe, stats: ActivationStats, errors: GroupErrors, split: int = 0, *, pointwise: bool = False
+    s: int,
+    recipe: Recipe,
+    stats: ActivationStats,
+    errors: GroupErrors,
+    split: int = 0,
+    *,
+    pointwise: bool = False,
 ) -> Bank:
     if recipe.activations.dynamic != "none":
         made = _dynamic_bank(s, recipe.activations, stats, errors, split)
         return replace(made, dynamic="place") if pointwise and made.dynamic == "call" else made
     site, slot = stats.sites[s], errors.groups.slot[s]
     first = [int(np.flatnonzero(slot == k)[0]) for k in range(int(slot.max()) + 1)]
-    # Operands of attention have no channels that mean the same in every call: one range serves the whole tensor.
-    channels = not isinstance(recipe.activations.granularity, PerTensor) and site.kind != "attention"
+    # Operands of attention have no channels that mean the same in every call: one range serves the
+    # whole tensor.
+    channels = (
+        not isinstance(recipe.activations.granularity, PerTensor) and site.kind != "attention"
+    )
     if channels:
         low, high = channel_ranges(s, recipe.activations, stats, slot)
     else:
@@ -193,21 +254,34 @@ def _bank(
     bits = errors.bits[s, first].astype(np.uint8)
     scale, zero = slot_grid(site, low, high, bits, recipe.activations.symmetric)
     return Bank(
-        site=site, bits=bits, scale=scale, zero=zero, slot=slot.astype(np.int16),
+        site=site,
+        bits=bits,
+        scale=scale,
+        zero=zero,
+        slot=slot.astype(np.int16),
         axis=_channel_axis(site) if channels or split else None,
         parts=(split, stats.channel_min[s].shape[1] - split) if split and not channels else (),
     )
 
 
-def _dynamic_bank(s: int, spec: Activations, stats: ActivationStats, errors: GroupErrors, split: int) -> Bank:
-    """Groups of steps mean nothing where ranges are taken as they come: a slot for each number of bits."""
+def _dynamic_bank(
+    s: int, spec: Activations, stats: ActivationStats, errors: GroupErrors, split: int
+) -> Bank:
+    """Groups of steps mean nothing where ranges are taken as they come: a slot for each number
+    of bits.
+    """
     site, none = stats.sites[s], np.zeros(0, np.float32)
     bits, slot = np.unique(errors.bits[s], return_inverse=True)
     return Bank(
-        site=site, bits=bits.astype(np.uint8), scale=none, zero=none.astype(np.int32), slot=slot.astype(np.int16),
+        site=site,
+        bits=bits.astype(np.uint8),
+        scale=none,
+        zero=none.astype(np.int32),
+        slot=slot.astype(np.int16),
         axis=_channel_axis(site) if split else None,
         parts=(split, stats.channel_min[s].shape[1] - split) if split else (),
-        dynamic=spec.dynamic, symmetric=spec.symmetric,
+        dynamic=spec.dynamic,
+        symmetric=spec.symmetric,
     )
 
 
@@ -218,7 +292,8 @@ def _channel_axis(site: Site) -> int:
 def slot_grid(
     site: Site, low: np.ndarray, high: np.ndarray, bits: np.ndarray, symmetric: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Scale float32 and zero int32 of the grids from `low` to `high`, [slots] or [slots, C]; `bits` [slots].
+    """Scale float32 and zero int32 of the grids from `low` to `high`, [slots] or [slots, C]; `bits`
+    [slots].
 
     Raises DmqError for a range that is not finite.
     """
@@ -235,7 +310,9 @@ def slot_grid(
 def channel_ranges(
     s: int, spec: Activations, stats: ActivationStats, slot: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What was seen of every channel in the steps of each slot, [slots, C]; neighbours of a group share theirs."""
+    """What was seen of every channel in the steps of each slot, [slots, C]; neighbours of a
+    group share theirs.
+    """
     members = [slot == k for k in range(int(slot.max()) + 1)]
     low = np.stack([stats.channel_min[s][steps].min(0) for steps in members])
     high = np.stack([stats.channel_max[s][steps].max(0) for steps in members])
@@ -250,28 +327,32 @@ def channel_ranges(
 def split_ranges(
     s: int, stats: ActivationStats, slot: np.ndarray, split: int, low: np.ndarray, high: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ranges of a site's first `split` channels and of the others, [slots, 2], from the whole's [slots].
+    """The ranges of a site's first `split` channels and of the others, [slots, 2], from the whole's
+    [slots].
 
-    Histograms are of whole tensors, only extremes are known by channel. So each side covers what low..high and its own
-    extremes have in common: together the sides clip exactly what the whole would, and neither has a coarser grid.
-    """
+    Histograms are of whole tensors, only extremes are known by channel. So each side covers what
+    low..high and its own extremes have in common: together the sides clip exactly what the whole
+    would, and neither has a coarser grid."""
     lows, highs = channel_ranges(s, Activations(), stats, slot)
     lows = np.minimum.reduceat(lows, [0, split], axis=1)
     highs = np.maximum.reduceat(highs, [0, split], axis=1)
     return np.maximum(lows, low[:, None]), np.minimum(highs, high[:, None])
 
 
-# --- what must fit -------------------------------------------------------------------------------------------------
+# --- what must fit
+# -------------------------------------------------------------------------------------------------
 
 
 def _check(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> None:
     if stats.fingerprint != info.fingerprint:
         raise DmqError(
-            f"the statistics were captured from other weights of {stats.model!r} than those of {info.name!r}. "
+            f"the statistics were captured from other weights of {stats.model!r} than those of "
+            f"{info.name!r}. "
             "Capture again with this model."
         )
     if stats.steps != recipe.sampling.steps:
         raise DmqError(
-            f"recipe.sampling.steps is {recipe.sampling.steps}, but the statistics have {stats.steps} timesteps. "
+            f"recipe.sampling.steps is {recipe.sampling.steps}, but the statistics have "
+            f"{stats.steps} timesteps. "
             f"Capture again with {recipe.sampling.steps} steps, or set steps to {stats.steps}."
         )

@@ -1,4 +1,5 @@
-"""How the time path is kept: ranges per step (FSC), a cache of its features, and the choice between the two.
+"""How the time path is kept: ranges per step (FSC), a cache of its features, and the choice between
+the two.
 
 Decided from statistics and errors alone; what is decided becomes modules in `cache` and `apply`.
 """
@@ -14,12 +15,13 @@ from ..recipe import FLOAT, Cache, Temporal
 from ..results import ActivationStats, Bank, ModelInfo, Plan, PlannedLayer, TemporalBlock, TimePath
 
 
-def time_path(info: ModelInfo, spec: Temporal, steps: int, cached: np.ndarray | None = None) -> TimePath:
+def time_path(
+    info: ModelInfo, spec: Temporal, steps: int, cached: np.ndarray | None = None
+) -> TimePath:
     """The decision for the time path as a whole; `cached` [K, T] is what a selection chose.
 
-    Raises DmqError if the model has no temporal block, or if a selection is asked for where a cache can only be built
-    per request.
-    """
+    Raises DmqError if the model has no temporal block, or if a selection is asked for where a cache
+    can only be built per request."""
     block = info.temporal
     if block is None:
         raise DmqError(
@@ -30,18 +32,26 @@ def time_path(info: ModelInfo, spec: Temporal, steps: int, cached: np.ndarray | 
         return TimePath(block=block, spec=spec)
     if spec.cache.selection != "none" and not block.finite:
         raise DmqError(
-            f"recipe.temporal.cache.selection is {spec.cache.selection!r}, but the features depend on "
-            f"{', '.join(block.depends)}, so that the cache is built per request. Set selection to 'none'."
+            f"recipe.temporal.cache.selection is {spec.cache.selection!r}, but the features depend "
+            "on "
+            f"{', '.join(block.depends)}, so that the cache is built per request. Set selection to "
+            "'none'."
         )
     if spec.cache.selection == "none":
         cached = np.ones((len(block.projections), steps), dtype=bool)
     if cached is None:
-        raise ValueError("a selection needs the errors of the time path and the cache first, see select()")
+        raise ValueError(
+            "a selection needs the errors of the time path and the cache first, see select()"
+        )
     return TimePath(block=block, spec=spec, cached=cached)
 
 
-def keep_time(rows: list[PlannedLayer], time: TimePath, stats: ActivationStats, symmetric: bool) -> list[PlannedLayer]:
-    """The layers of a plan after the decision for the time path: banks per step, layers that a cache replaces."""
+def keep_time(
+    rows: list[PlannedLayer], time: TimePath, stats: ActivationStats, symmetric: bool
+) -> list[PlannedLayer]:
+    """The layers of a plan after the decision for the time path: banks per step, layers that a
+    cache replaces.
+    """
     if time.spec.fsc != "none":
         rows = _with_step_banks(rows, time.block, stats, symmetric)
     if time.per_request:
@@ -52,7 +62,9 @@ def keep_time(rows: list[PlannedLayer], time: TimePath, stats: ActivationStats, 
 
 
 def dropped(time: TimePath) -> frozenset[str]:
-    """Names of the layers that nothing needs any more: g_k where all its steps are cached, h if all of all are."""
+    """Names of the layers that nothing needs any more: g_k where all its steps are cached, h if
+    all of all are.
+    """
     if time.cached is None or time.per_request:
         return frozenset()
     if time.cached.all():
@@ -61,54 +73,81 @@ def dropped(time: TimePath) -> frozenset[str]:
     return frozenset(p.name for p, whole in pairs if whole and p.name not in time.block.embeddings)
 
 
-def select(computed: np.ndarray, stored: np.ndarray, granularity: str, block: TemporalBlock) -> np.ndarray:
+def select(
+    computed: np.ndarray, stored: np.ndarray, granularity: str, block: TemporalBlock
+) -> np.ndarray:
     """Which features come from the cache, [K, T] bool: those whose error is smaller there.
 
-    `computed` and `stored` [K, T] are relative squared errors of the time path and of the cache. By "row" each feature
-    is chosen by itself; by "block" all steps of a projection go where the mean over the steps is smaller.
-    Source: tfm, "Disturbance-aware selection" (derived; the published rule is not known).
-    """
+    `computed` and `stored` [K, T] are relative squared errors of the time path and of the cache. By
+    "row" each feature is chosen by itself; by "block" all steps of a projection go where the mean
+    over the steps is smaller. Source: tfm, "Disturbance-aware selection" (derived; the published
+    rule is not known)."""
     if granularity == "block":
         cached = np.repeat((stored.mean(1) < computed.mean(1))[:, None], computed.shape[1], 1)
     else:
         cached = stored < computed
-    # An embedding that is read as it is also feeds the others: it is cached only where nothing is computed from it.
+    # An embedding that is read as it is also feeds the others: it is cached only where nothing is
+    # computed from it.
     for k, projection in enumerate(block.projections):
         if projection.name in block.embeddings:
-            fed = [j for j, other in enumerate(block.projections) if other.source == projection.source and j != k]
+            fed = [
+                j
+                for j, other in enumerate(block.projections)
+                if other.source == projection.source and j != k
+            ]
             cached[k] &= cached[fed].all(0)
     return cached
 
 
 def time_path_only(plan: Plan) -> Plan:
-    """`plan` with everything outside of the time path in float, and without a cache: what the time path alone does."""
+    """`plan` with everything outside of the time path in float, and without a cache: what the
+    time path alone does.
+    """
     inside = set(plan.temporal.block.layers)
-    rows = tuple(row if row.layer.name in inside else _in_float(row, "time path only") for row in plan.layers)
-    return replace(plan, layers=rows, attention=(), vector_bits=FLOAT, temporal=replace(plan.temporal, cached=None))
+    rows = tuple(
+        row if row.layer.name in inside else _in_float(row, "time path only") for row in plan.layers
+    )
+    return replace(
+        plan,
+        layers=rows,
+        attention=(),
+        vector_bits=FLOAT,
+        temporal=replace(plan.temporal, cached=None),
+    )
 
 
 def _in_float(row: PlannedLayer, why: str) -> PlannedLayer:
     return replace(
-        row, weights=replace(row.weights, bits=FLOAT), activation_bits=FLOAT, reason=why, bank=None,
+        row,
+        weights=replace(row.weights, bits=FLOAT),
+        activation_bits=FLOAT,
+        reason=why,
+        bank=None,
         weight_bytes=4 * row.layer.weights,
-    )  # fmt: skip
+    )
 
 
 def _dropped(row: PlannedLayer) -> PlannedLayer:
     return replace(row, dropped=True, reason="", bank=None, weight_bytes=0, bias_bytes=0)
 
 
-# --- ranges per step -----------------------------------------------------------------------------------------------
+# --- ranges per step
+# -----------------------------------------------------------------------------------------------
 
 
 def _with_step_banks(
     rows: list[PlannedLayer], block: TemporalBlock, stats: ActivationStats, symmetric: bool
 ) -> list[PlannedLayer]:
-    """A range per step for the inputs of the block's layers, exactly what was seen: at a t it is a single vector.
+    """A range per step for the inputs of the block's layers, exactly what was seen: at a t it is a
+    single vector.
 
     All projections of an embedding read the same vector, so those of equal bits share one bank.
     """
-    shared = {p.name: (p.source, p.activation is None) for p in block.projections if p.name not in block.embeddings}
+    shared = {
+        p.name: (p.source, p.activation is None)
+        for p in block.projections
+        if p.name not in block.embeddings
+    }
     made: dict[tuple, Bank] = {}
     kept = []
     for row in rows:
@@ -126,6 +165,9 @@ def _step_bank(bank: Bank, stats: ActivationStats, symmetric: bool) -> Bank:
     ends = (torch.tensor(end[s]) for end in (stats.minimum, stats.maximum))
     scale, zero = grid(*ends, torch.tensor(bits.astype(np.int64)), symmetric)
     return Bank(
-        site=bank.site, bits=bits, scale=scale.numpy(),
-        zero=zero.numpy().astype(np.int32), slot=np.arange(stats.steps, dtype=np.int16),
-    )  # fmt: skip
+        site=bank.site,
+        bits=bits,
+        scale=scale.numpy(),
+        zero=zero.numpy().astype(np.int32),
+        slot=np.arange(stats.steps, dtype=np.int16),
+    )

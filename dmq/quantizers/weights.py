@@ -1,6 +1,8 @@
-"""From a weight to its codes, and the bytes that they take: one way for each spec of `recipe.Format`.
+"""From a weight to its codes, and the bytes that they take: one way for each spec of
+`recipe.Format`.
 
-A weight is read as rows, one for each output channel, and on a grid every row in runs that share a scale:
+A weight is read as rows, one for each output channel, and on a grid every row in runs that share a
+scale:
 
     per tensor     [1, O*I]        one run
     per channel    [O, I*kh*kw]    a run is a row
@@ -8,9 +10,8 @@ A weight is read as rows, one for each output channel, and on a grid every row i
     split          [O, I*kh*kw]    the columns of the first input channels as above, then those of the others: each of
                                    the two sides as if it were a weight by itself
 
-Granularity, symmetry and range of a `Weights` are those of the format Grid; the others say by themselves how they are
-laid out, and are asymmetric.
-"""
+Granularity, symmetry and range of a `Weights` are those of the format Grid; the others say by
+themselves how they are laid out, and are asymmetric."""
 
 import math
 from collections.abc import Callable
@@ -43,7 +44,7 @@ from ..recipe import (
     Uaq,
     Weights,
     choice_label,
-)  # fmt: skip
+)
 from .codes import (
     CodebookWeight,
     LowRankWeight,
@@ -54,19 +55,23 @@ from .codes import (
     by_input,
     packed,
     run_bytes,
-)  # fmt: skip
+)
 
 
 def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> WeightCodes:
-    """`weight` in the format of `spec`, whose bits are fewer than 32; output channels come first, then input channels.
+    """`weight` in the format of `spec`, whose bits are fewer than 32; output channels come first,
+    then input channels.
 
-    The first `split` input channels, if any, and the others are quantized each by themselves (Q-Diffusion). What a
-    format learns from inputs is not learned here: on GPTQ's grid each weight takes its nearest code, and inputs of a
-    low-rank weight are not smoothed (see `low_rank_codes`). Raises DmqError for a weight that is not finite.
-    """
+    The first `split` input channels, if any, and the others are quantized each by themselves
+    (Q-Diffusion). What a format learns from inputs is not learned here: on GPTQ's grid each weight
+    takes its nearest code, and inputs of a low-rank weight are not smoothed (see `low_rank_codes`).
+    Raises DmqError for a weight that is not finite."""
     if not weight.isfinite().all():
         what = "NaN" if weight.isnan().any() else "infinite values"
-        raise DmqError(f"the weight has {what}, which {choice_label(spec)} cannot hold. Is the checkpoint sound?")
+        raise DmqError(
+            f"the weight has {what}, which {choice_label(spec)} cannot hold. Is the checkpoint "
+            "sound?"
+        )
     if isinstance(spec.format, LowRank):
         return low_rank_codes(weight, spec, split=split)
     if not split:
@@ -78,21 +83,29 @@ def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> WeightCode
 
 
 def weight_bytes(shape: tuple[int, ...], spec: Weights, split: int = 0) -> int:
-    """What `WeightCodes.bytes` will be, from the shape alone; 4 bytes an element if `spec` says float."""
+    """What `WeightCodes.bytes` will be, from the shape alone; 4 bytes an element if `spec` says
+    float.
+    """
     count = math.prod(shape)
     if spec.bits == FLOAT:
         return 4 * count
-    sides = [(shape[0], side, *shape[2:]) for side in (split, shape[1] - split)] if split else [shape]
+    sides = (
+        [(shape[0], side, *shape[2:]) for side in (split, shape[1] - split)] if split else [shape]
+    )
     shared = _factor_bytes(spec.format, shape) if isinstance(spec.format, LowRank) else 0
-    return packed(count, spec.bits) + shared + sum(_overhead(spec.format, side, spec) for side in sides)
+    return (
+        packed(count, spec.bits)
+        + shared
+        + sum(_overhead(spec.format, side, spec) for side in sides)
+    )
 
 
 def weight_grid(weight: Tensor, spec: Weights) -> tuple[Tensor, Tensor, int]:
-    """Scale and zero point [rows, runs] float32 of a weight in the format Gptq, and how many neighbours share them.
+    """Scale and zero point [rows, runs] float32 of a weight in the format Gptq, and how many
+    neighbours share them.
 
-    One grid for each output channel is searched as for Uaq, that of a group reaches from its least to its greatest
-    value. Scales are such as `format.table` bits hold.
-    """
+    One grid for each output channel is searched as for Uaq, that of a group reaches from its least
+    to its greatest value. Scales are such as `format.table` bits hold."""
     form = spec.format
     rows = _rows(weight)
     size = min(form.group, rows.shape[1]) or rows.shape[1]
@@ -116,7 +129,8 @@ def _overhead(form: Any, shape: tuple[int, ...], spec: Weights) -> int:
     raise TypeError(f"no bytes are counted for {type(form).__name__}")
 
 
-# --- grids ---------------------------------------------------------------------------------------------------------
+# --- grids
+# --------------------------------------------------------------------------------------------------
 
 
 @_codes.register
@@ -124,7 +138,10 @@ def _(form: Grid, weight: Tensor, spec: Weights) -> QuantizedWeight:
     rows, size = _layout(spec.granularity, tuple(weight.shape))
     x = weight.float().reshape(rows, -1)
     ends = _by_runs(x, size, lambda runs: find_range(spec.range, runs, spec.bits, spec.symmetric))
-    return replace(_on_grid(weight, x, *grid(*ends, spec.bits, spec.symmetric), size, spec), symmetric=spec.symmetric)
+    return replace(
+        _on_grid(weight, x, *grid(*ends, spec.bits, spec.symmetric), size, spec),
+        symmetric=spec.symmetric,
+    )
 
 
 @_overhead.register
@@ -136,7 +153,9 @@ def _(form: Grid, shape: tuple[int, ...], spec: Weights) -> int:
 @_codes.register
 def _(form: Uaq, weight: Tensor, spec: Weights) -> QuantizedWeight:
     x = _rows(weight)
-    scale, zero = power_search(x, spec.bits, power=form.power, candidates=form.candidates, table=form.table)
+    scale, zero = power_search(
+        x, spec.bits, power=form.power, candidates=form.candidates, table=form.table
+    )
     made = _on_grid(weight, x, scale[:, None], zero[:, None], x.shape[1], spec)
     return replace(made, table=form.table, wide=True)
 
@@ -150,14 +169,22 @@ def _(form: Uaq, shape: tuple[int, ...], spec: Weights) -> int:
 def _(form: Hqq, weight: Tensor, spec: Weights) -> QuantizedWeight:
     x = _rows(weight)
     size = min(form.group, x.shape[1])
-    found = _by_runs(x, size, lambda runs: half_quadratic(runs, spec.bits, form.iterations, form.table))
-    made = replace(_on_grid(weight, x, *found, size, spec), zero=found[1], table=form.table, wide=True)
+    found = _by_runs(
+        x, size, lambda runs: half_quadratic(runs, spec.bits, form.iterations, form.table)
+    )
+    made = replace(
+        _on_grid(weight, x, *found, size, spec), zero=found[1], table=form.table, wide=True
+    )
     return replace(made, codes=_whole(shifted_codes(x, *made.spread(), spec.bits), spec.bits))
 
 
 @_overhead.register
 def _(form: Hqq, shape: tuple[int, ...], spec: Weights) -> int:
-    return shape[0] * _runs(shape, shape[0], form.group) * run_bytes(spec.bits, table=form.table, wide=True)
+    return (
+        shape[0]
+        * _runs(shape, shape[0], form.group)
+        * run_bytes(spec.bits, table=form.table, wide=True)
+    )
 
 
 @_codes.register
@@ -181,11 +208,19 @@ def _runs(shape: tuple[int, ...], rows: int, size: int) -> int:
     return -(-math.prod(shape) // rows // size)
 
 
-def _on_grid(weight: Tensor, x: Tensor, scale: Tensor, zero: Tensor, size: int, spec: Weights) -> QuantizedWeight:
+def _on_grid(
+    weight: Tensor, x: Tensor, scale: Tensor, zero: Tensor, size: int, spec: Weights
+) -> QuantizedWeight:
     """The nearest codes of the rows `x` of `weight`; `scale` and `zero` are [rows, runs]."""
     made = QuantizedWeight(
-        codes=x, scale=scale, zero=zero, size=size, bits=spec.bits, symmetric=False, shape=tuple(weight.shape),
-    )  # fmt: skip
+        codes=x,
+        scale=scale,
+        zero=zero,
+        size=size,
+        bits=spec.bits,
+        symmetric=False,
+        shape=tuple(weight.shape),
+    )
     codes = quantize(x, *made.spread(), spec.bits)
     return replace(made, codes=_whole(codes, spec.bits), zero=zero.to(torch.int32))
 
@@ -196,11 +231,18 @@ def _whole(codes: Tensor, bits: int) -> Tensor:
 
 def _joined(weight: Tensor, *sides: QuantizedWeight) -> QuantizedWeight:
     codes = [side.codes.reshape(len(weight), -1) for side in sides]
-    scale, zero = (torch.cat([getattr(side, part) for side in sides], 1) for part in ("scale", "zero"))
+    scale, zero = (
+        torch.cat([getattr(side, part) for side in sides], 1) for part in ("scale", "zero")
+    )
     return replace(
-        sides[0], codes=torch.cat(codes, 1), scale=scale, zero=zero, size=max(side.size for side in sides),
-        shape=tuple(weight.shape), split=codes[0].shape[1],
-    )  # fmt: skip
+        sides[0],
+        codes=torch.cat(codes, 1),
+        scale=scale,
+        zero=zero,
+        size=max(side.size for side in sides),
+        shape=tuple(weight.shape),
+        split=codes[0].shape[1],
+    )
 
 
 @singledispatch
@@ -224,15 +266,22 @@ def _per_group(granularity: PerGroup, shape: tuple[int, ...]) -> tuple[int, int]
     return shape[0], min(granularity.size, math.prod(shape[1:]))
 
 
-def _by_runs(x: Tensor, size: int, find: Callable[[Tensor], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """What `find` gives for runs as rows, as [rows, runs]: whole runs together, the shorter last ones together."""
+def _by_runs(
+    x: Tensor, size: int, find: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """What `find` gives for runs as rows, as [rows, runs]: whole runs together, the shorter last
+    ones together.
+    """
     rows, cut = len(x), x.shape[1] // size * size
     parts = [x[:, :cut].reshape(-1, size), *([x[:, cut:]] if cut < x.shape[1] else [])]
     first, second = zip(*map(find, parts), strict=True)
-    return torch.cat([y.reshape(rows, -1) for y in first], 1), torch.cat([y.reshape(rows, -1) for y in second], 1)
+    return torch.cat([y.reshape(rows, -1) for y in first], 1), torch.cat(
+        [y.reshape(rows, -1) for y in second], 1
+    )
 
 
-# --- codebooks -----------------------------------------------------------------------------------------------------
+# --- codebooks
+# --------------------------------------------------------------------------------------------------
 
 
 @_codes.register
@@ -243,7 +292,11 @@ def _(form: KMeans, weight: Tensor, spec: Weights) -> CodebookWeight:
         centroids = stored(centroids, form.table)
         codes = nearest(x, centroids)
     return CodebookWeight(
-        codes=codes, centroids=centroids, table=form.table, bits=spec.bits, shape=tuple(weight.shape)
+        codes=codes,
+        centroids=centroids,
+        table=form.table,
+        bits=spec.bits,
+        shape=tuple(weight.shape),
     )
 
 
@@ -252,7 +305,8 @@ def _(form: KMeans, shape: tuple[int, ...], spec: Weights) -> int:
     return (shape[0] if form.shared == "channel" else 1) * 2**spec.bits * form.table // 8
 
 
-# --- powers of two -------------------------------------------------------------------------------------------------
+# --- powers of two
+# -------------------------------------------------------------------------------------------------
 
 
 @_codes.register
@@ -260,7 +314,9 @@ def _(form: PowerOfTwo, weight: Tensor, spec: Weights) -> ShiftWeight:
     x = _rows(weight)
     scale = power_of_two_scale(x, spec.bits, form.table)[:, None]
     codes = _whole(shift_codes(x, scale, spec.bits), spec.bits)
-    return ShiftWeight(codes=codes, scale=scale, table=form.table, bits=spec.bits, shape=tuple(weight.shape))
+    return ShiftWeight(
+        codes=codes, scale=scale, table=form.table, bits=spec.bits, shape=tuple(weight.shape)
+    )
 
 
 @_overhead.register
@@ -268,26 +324,38 @@ def _(form: PowerOfTwo, shape: tuple[int, ...], spec: Weights) -> int:
     return shape[0] * form.table // 8
 
 
-# --- factors and a rest --------------------------------------------------------------------------------------------
+# --- factors and a rest
+# --------------------------------------------------------------------------------------------
 
 
 def low_rank_codes(
-    weight: Tensor, spec: Weights, smoothing: Tensor | None = None, moment: Tensor | None = None, split: int = 0
+    weight: Tensor,
+    spec: Weights,
+    smoothing: Tensor | None = None,
+    moment: Tensor | None = None,
+    split: int = 0,
 ) -> LowRankWeight:
-    """`weight` in the format LowRank, made for inputs that are divided by `smoothing`, one number for each channel.
+    """`weight` in the format LowRank, made for inputs that are divided by `smoothing`, one number
+    for each channel.
 
-    Of the rounds, the one whose weight errs least is taken, in squares; or, with the second moments of the inputs in
-    `moment`, whose output does: the trace of E H E^T. Where the format smooths and no `smoothing` is given, it is 1.
-    The sides of a weight that is `split` have grids of their own, and factors in common.
-    Shapes: `smoothing` [I], all above zero; `moment` [n, n], of the inputs before smoothing, n = I * kh * kw.
-    """
+    Of the rounds, the one whose weight errs least is taken, in squares; or, with the second moments
+    of the inputs in `moment`, whose output does: the trace of E H E^T. Where the format smooths and
+    no `smoothing` is given, it is 1. The sides of a weight that is `split` have grids of their own,
+    and factors in common. Shapes: `smoothing` [I], all above zero; `moment` [n, n], of the inputs
+    before smoothing, n = I * kh * kw."""
     form, weight = spec.format, weight.detach().float()
     if form.smooth:
         ones = weight.new_ones(weight.shape[1]) if smoothing is None else smoothing
-        smoothing = stored_scale(ones, form.table).to(torch.float16 if form.table == 16 else torch.float32)
+        smoothing = stored_scale(ones, form.table).to(
+            torch.float16 if form.table == 16 else torch.float32
+        )
     elif smoothing is not None:
         raise ValueError("smoothing is given, but the format does not smooth")
-    factor = torch.ones_like(weight) if smoothing is None else by_input(smoothing, weight).expand_as(weight)
+    factor = (
+        torch.ones_like(weight)
+        if smoothing is None
+        else by_input(smoothing, weight).expand_as(weight)
+    )
     smoothed, factor = _rows(weight * factor), _rows(factor)
 
     def rest_of(matrix: Tensor) -> QuantizedWeight:
@@ -302,14 +370,20 @@ def low_rank_codes(
 
     left, right = separate(smoothed, _rank(form, smoothed.shape), form.rounds, rounded, error)
     return LowRankWeight(
-        left=left, right=right, rest=rest_of(smoothed - left.float() @ right.float()), smoothing=smoothing,
-        bits=spec.bits, shape=tuple(weight.shape),
-    )  # fmt: skip
+        left=left,
+        right=right,
+        rest=rest_of(smoothed - left.float() @ right.float()),
+        smoothing=smoothing,
+        bits=spec.bits,
+        shape=tuple(weight.shape),
+    )
 
 
 def _rest(weight: Tensor, spec: Weights, split: int) -> QuantizedWeight:
     if split:
-        return _joined(weight, *(_rest(side, spec, 0) for side in (weight[:, :split], weight[:, split:])))
+        return _joined(
+            weight, *(_rest(side, spec, 0) for side in (weight[:, :split], weight[:, split:]))
+        )
     x, form = _rows(weight), spec.format
     size = min(form.group, x.shape[1])
     found = _by_runs(x, size, lambda runs: power_search(runs, spec.bits, table=form.table))
@@ -324,7 +398,10 @@ def _(form: LowRank, shape: tuple[int, ...], spec: Weights) -> int:
 def _factor_bytes(form: LowRank, shape: tuple[int, ...]) -> int:
     """Of the factors and of the smoothing."""
     columns = math.prod(shape[1:])
-    return 2 * _rank(form, (shape[0], columns)) * (shape[0] + columns) + shape[1] * form.table // 8 * form.smooth
+    return (
+        2 * _rank(form, (shape[0], columns)) * (shape[0] + columns)
+        + shape[1] * form.table // 8 * form.smooth
+    )
 
 
 def _rank(form: LowRank, shape: tuple[int, int]) -> int:

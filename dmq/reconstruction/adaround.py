@@ -17,7 +17,9 @@ from ..recipe import Weights
 
 
 PENALTY = 0.01  # weight of the regulariser
-KEPT_EVERY = 25  # iterations from one good state that is kept to the next, and from one report to the next
+KEPT_EVERY = (
+    25  # iterations from one good state that is kept to the next, and from one report to the next
+)
 
 
 class Rounding(nn.Module):
@@ -36,7 +38,9 @@ class Rounding(nn.Module):
         self.up: Tensor | None = None  # h(v) of the last call
 
     def forward(self) -> Tensor:
-        """The weight that the soft codes stand for, in the precision of the float one, differentiable in `v`."""
+        """The weight that the soft codes stand for, in the precision of the float one,
+        differentiable in `v`.
+        """
         self.up = share_up(self.v)
         codes = soft_codes(self.floor, self.zero, self.nearest.bits, self.up)
         return dequantize(codes, self.scale, self.zero).reshape(self.nearest.shape).to(self.dtype)
@@ -49,7 +53,8 @@ class Rounding(nn.Module):
 
 
 class SoftLinear(nn.Module):
-    """A linear layer whose weight is that of `rounding`; what reads `weight` past `forward` gets it too.
+    """A linear layer whose weight is that of `rounding`; what reads `weight` past `forward` gets it
+    too.
 
     Its input passes through `bank`, if there is one.
     """
@@ -68,9 +73,13 @@ class SoftLinear(nn.Module):
 
 
 class SoftConv(nn.Module):
-    """A convolution of any dimension around the quantized `layer`, with the weight of `rounding`."""
+    """A convolution of any dimension around the quantized `layer`, with the weight of
+    `rounding`.
+    """
 
-    def __init__(self, layer: FakeQuantConv1d | FakeQuantConv2d | FakeQuantConv3d, rounding: Rounding) -> None:
+    def __init__(
+        self, layer: FakeQuantConv1d | FakeQuantConv2d | FakeQuantConv3d, rounding: Rounding
+    ) -> None:
         super().__init__()
         self.layer, self.rounding = layer, rounding
 

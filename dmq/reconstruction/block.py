@@ -1,15 +1,15 @@
-"""Block reconstruction: the rounding of a block's weights, learned so that its output is that of the float block.
+"""Block reconstruction: the rounding of a block's weights, learned so that its output is that of
+the float block.
 
     inputs    what the block is given inside the quantized model, on recorded denoiser calls
     targets   what the float block gives in the float model, on the same calls
     learned   AdaRound variables of the block's Linear and Conv weights; all scales and zero points stay
     then      if asked, the step sizes of its activations (`step_sizes`)
 
-Blocks are learned one after another in forward order, each with the learned codes of those before it in place.
-Activations are quantized all the while, as they are in the model that the codes are for. Source: neighbours,
-"AdaRound" and "BRECQ" (without Fisher weights, as in the code for diffusion models); tfm, "THEN reconstruct the other
-layers".
-"""
+Blocks are learned one after another in forward order, each with the learned codes of those before
+it in place. Activations are quantized all the while, as they are in the model that the codes are
+for. Source: neighbours, "AdaRound" and "BRECQ" (without Fisher weights, as in the code for
+diffusion models); tfm, "THEN reconstruct the other layers"."""
 
 import math
 import zlib
@@ -44,40 +44,57 @@ class LearnedBlocks:
     """The codes that were learned for one block or several, with what they did; all by name."""
 
     codes: dict[str, QuantizedWeight]
-    before: dict[str, float]  # by block: squared error of its output over the output's power, nearest rounding
+    before: dict[
+        str, float
+    ]  # by block: squared error of its output over the output's power, nearest rounding
     after: dict[str, float]  # the same with the learned codes
     losses: dict[str, np.ndarray]  # by block: float32 [iterations], without the regulariser
     changed: dict[str, int]  # by layer: weights whose code is not the nearest one
     note: str = ""  # why it ended before its time, if it did
-    stepped: dict[str, float] = field(default_factory=dict)  # by block: the error once step sizes were learned as well
+    stepped: dict[str, float] = field(
+        default_factory=dict
+    )  # by block: the error once step sizes were learned as well
     sizes: dict[str, StepSizes] = field(default_factory=dict)  # by label of the site
 
 
 def trained_layers(
     model: nn.Module, adapter: AbstractAdapter, plan: Plan, spec: BlockReconstruction
 ) -> dict[str, dict[str, Weights]]:
-    """For every block in forward order that has any: the layers whose rounding is learned, with their formats.
+    """For every block in forward order that has any: the layers whose rounding is learned, with
+    their formats.
 
-    Left out are layers whose weights are in float or on no uniform grid (those keep their format's own codes), layers
-    that a cache replaces, the first and the last layer, what lies in no block, and the layers of the time path unless
-    `spec.time`.
-    """
+    Left out are layers whose weights are in float or on no uniform grid (those keep their format's
+    own codes), layers that a cache replaces, the first and the last layer, what lies in no block,
+    and the layers of the time path unless `spec.time`."""
     apart = left_out(model, adapter, plan, spec)
     rows = [
-        row for row in plan.layers
-        if row.weights.bits < FLOAT and isinstance(row.weights.format, Grid) and not row.dropped
-        and row.layer.role not in ("first", "last") and row.layer.name not in apart
-    ]  # fmt: skip
-    found = {b: {r.layer.name: r.weights for r in rows if r.layer.block == b} for b in adapter.blocks(model)}
+        row
+        for row in plan.layers
+        if row.weights.bits < FLOAT
+        and isinstance(row.weights.format, Grid)
+        and not row.dropped
+        and row.layer.role not in ("first", "last")
+        and row.layer.name not in apart
+    ]
+    found = {
+        b: {r.layer.name: r.weights for r in rows if r.layer.block == b}
+        for b in adapter.blocks(model)
+    }
     return {block: formats for block, formats in found.items() if formats}
 
 
-def left_out(model: nn.Module, adapter: AbstractAdapter, plan: Plan, spec: BlockReconstruction) -> frozenset[str]:
-    """The layers of the time path, unless `spec.time` says that they are learned with their blocks."""
+def left_out(
+    model: nn.Module, adapter: AbstractAdapter, plan: Plan, spec: BlockReconstruction
+) -> frozenset[str]:
+    """The layers of the time path, unless `spec.time` says that they are learned with their
+    blocks.
+    """
     known = None if spec.time else adapter.temporal(model)
     if known:
         return frozenset(known.layers)
-    return frozenset(row.layer.name for row in plan.layers if row.layer.role == "time" and not spec.time)
+    return frozenset(
+        row.layer.name for row in plan.layers if row.layer.role == "time" and not spec.time
+    )
 
 
 def training_model(
@@ -87,14 +104,16 @@ def training_model(
     codes: Mapping[str, QuantizedWeight],
     sizes: Mapping[str, StepSizes] | None = None,
 ) -> nn.Module:
-    """The quantized model in which blocks are learned, with the `codes` of the time path and of finished blocks.
+    """The quantized model in which blocks are learned, with the `codes` of the time path and of
+    finished blocks.
 
     `sizes` are the learned step sizes of finished blocks.
     """
     plan = with_step_sizes(plan, sizes or {})
     if plan.temporal is not None and plan.temporal.per_request:
-        # Such a cache answers for the rows of the last whole call, and here blocks are called without one. The layers
-        # that it is built from are in float in the plan, so without it the features are those before their rounding.
+        # Such a cache answers for the rows of the last whole call, and here blocks are called
+        # without one. The layers that it is built from are in float in the plan, so without it the
+        # features are those before their rounding.
         plan = changed(plan, temporal=changed(plan.temporal, cached=None))
     return quantized(model, plan, adapter, codes).requires_grad_(False)
 
@@ -111,12 +130,11 @@ def reconstruct_block(
 ) -> Generator[tuple[int, int], None, LearnedBlocks]:
     """Yield (iterations done, all) while one block is learned; return what was found.
 
-    `twin` is the quantized model (`training_model`), which has what was learned in place at the end and is of no
-    further use if the generator was closed; the float `model` stays as it is. `counts` [T] says how often each step is
-    drawn; step sizes at the inputs of the layers `apart` stay. Iterations see one denoiser call each, since the ranges
-    in force depend on its step. Training stops at the first loss that is not finite, with the last good state and a
-    note.
-    """
+    `twin` is the quantized model (`training_model`), which has what was learned in place at the end
+    and is of no further use if the generator was closed; the float `model` stays as it is. `counts`
+    [T] says how often each step is drawn; step sizes at the inputs of the layers `apart` stay.
+    Iterations see one denoiser call each, since the ranges in force depend on its step. Training
+    stops at the first loss that is not finite, with the last good state and a note."""
     random = np.random.default_rng([spec.seed, zlib.crc32(block.encode())])
     cuts, share = cut(trajectory, spec.batch, counts, random)
     schedule = random.choice(len(cuts), spec.iterations, p=share)
@@ -128,7 +146,8 @@ def reconstruct_block(
     with few_threads(twin.get_submodule(block).parameters()):
         before = error_of(twin, block, measured.values())
         training = RoundingTraining(model, twin, block, formats, spec)
-    # Batches that are too many to hold at once are taken in parts, each with all the iterations that draw from it.
+    # Batches that are too many to hold at once are taken in parts, each with all the iterations
+    # that draw from it.
     parts = min(len(used), math.ceil(len(used) * next(iter(measured.values())).bytes / HELD))
     feed = Feed(source, cuts, [used[part::parts] for part in range(parts)])
     yield from feed.run(training, schedule)
@@ -136,9 +155,13 @@ def reconstruct_block(
         codes = training.hardened()
         after = error_of(twin, block, measured.values())
     learned = LearnedBlocks(
-        codes=codes, before={block: before}, after={block: after},
-        losses={block: np.array(training.losses, np.float32)}, changed=training.changed(codes), note=training.note,
-    )  # fmt: skip
+        codes=codes,
+        before={block: before},
+        after={block: after},
+        losses={block: np.array(training.losses, np.float32)},
+        changed=training.changed(codes),
+        note=training.note,
+    )
     banks = banks_of(twin, block, apart)
     if not spec.steps or not banks or training.note:
         return learned
@@ -150,12 +173,15 @@ def reconstruct_block(
     return changed(learned, sizes=sizes, stepped=stepped, note=stepping.note)
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- files
+# --------------------------------------------------------------------------------------------------
 
 
 def joined(parts: Sequence[LearnedBlocks]) -> LearnedBlocks:
     """What was learned block by block as one."""
-    both = {name: {} for name in ("codes", "before", "after", "losses", "changed", "stepped", "sizes")}
+    both = {
+        name: {} for name in ("codes", "before", "after", "losses", "changed", "stepped", "sizes")
+    }
     for part in parts:
         for name, values in both.items():
             values |= getattr(part, name)
@@ -172,12 +198,21 @@ def to_arrays(learned: LearnedBlocks) -> tuple[dict[str, np.ndarray], dict[str, 
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedBlocks:
-    """The inverse of `to_arrays`. DmqError for what an earlier version of dmq kept, which told less."""
+    """The inverse of `to_arrays`.
+
+    DmqError for what an earlier version of dmq kept, which told less.
+    """
     if missing := [name for name in TOLD if name not in plain]:
-        raise DmqError(f"the kept codes do not tell {missing[0]}: another version learned them. Learn them again.")
+        raise DmqError(
+            f"the kept codes do not tell {missing[0]}: another version learned them. Learn them "
+            "again."
+        )
     losses = {key.partition("/")[2]: x for key, x in arrays.items() if key.startswith("losses/")}
     own = {name: plain[name] for name in TOLD}
     return LearnedBlocks(
-        codes=codes_from(arrays, plain["layers"]), losses=losses, stepped=plain.get("stepped", {}),
-        sizes=sizes_from(arrays), **own,
-    )  # fmt: skip
+        codes=codes_from(arrays, plain["layers"]),
+        losses=losses,
+        stepped=plain.get("stepped", {}),
+        sizes=sizes_from(arrays),
+        **own,
+    )

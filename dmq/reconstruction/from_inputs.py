@@ -1,4 +1,6 @@
-"""One weight learned from the inputs of its layer: the way of each format that does so, and what was found."""
+"""One weight learned from the inputs of its layer: the way of each format that does so, and what
+was found.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,8 +29,8 @@ TOLD = ("before", "after", "note", "exponent")  # what a file keeps as plain dat
 class LearnedWeight:
     """Codes that were learned from inputs, and what they do to the layer's output.
 
-    Errors are squared, over the squared output of the float weight without bias, both mean over the tokens seen.
-    """
+    Errors are squared, over the squared output of the float weight without bias, both mean over the
+    tokens seen."""
 
     codes: WeightCodes
     before: float  # with nearest codes on the same grid, or without smoothing
@@ -38,26 +40,36 @@ class LearnedWeight:
 
 
 def channel_inputs(stats: ActivationStats, layer: str) -> Tensor:
-    """The greatest magnitude of each input channel of `layer` over all steps, float32 [C]; empty if never called."""
+    """The greatest magnitude of each input channel of `layer` over all steps, float32 [C]; empty
+    if never called.
+    """
     s = stats.index.get((layer, "input"))
     if s is None:
         return torch.zeros(0)
-    return torch.from_numpy(np.maximum(-stats.channel_min[s], stats.channel_max[s]).max(0).astype(np.float32))
+    return torch.from_numpy(
+        np.maximum(-stats.channel_min[s], stats.channel_max[s]).max(0).astype(np.float32)
+    )
 
 
 def learn_weight(
-    weight: Tensor, spec: Weights, split: int, moments: Moments | None, maxima: Tensor, inputs: Activations | None
+    weight: Tensor,
+    spec: Weights,
+    split: int,
+    moments: Moments | None,
+    maxima: Tensor,
+    inputs: Activations | None,
 ) -> LearnedWeight:
     """The codes of one `weight`, learned in the way of `spec.format`.
 
-    `maxima` [C] are the greatest magnitudes of its input channels, and `inputs` says how these are rounded. Without
-    `moments`, of a layer that was not called, each weight takes its nearest code. Raises DmqError for a weight that is
-    not finite.
-    """
+    `maxima` [C] are the greatest magnitudes of its input channels, and `inputs` says how these are
+    rounded. Without `moments`, of a layer that was not called, each weight takes its nearest code.
+    Raises DmqError for a weight that is not finite."""
     with few_threads([weight, *(moments.parts if moments else ())]), torch.no_grad():
         if moments is None:
             nearest = quantize_weight(weight, spec, split)
-            return LearnedWeight(codes=nearest, before=0.0, after=0.0, note="not called: nearest codes.")
+            return LearnedWeight(
+                codes=nearest, before=0.0, after=0.0, note="not called: nearest codes."
+            )
         return _learn(spec.format, weight.detach(), spec, split, moments, maxima, inputs)
 
 
@@ -68,7 +80,13 @@ def _learn(form: Any, *_: Any) -> LearnedWeight:
 
 @_learn.register
 def _gptq(
-    form: Gptq, weight: Tensor, spec: Weights, split: int, moments: Moments, maxima: Tensor, inputs: None
+    form: Gptq,
+    weight: Tensor,
+    spec: Weights,
+    split: int,
+    moments: Moments,
+    maxima: Tensor,
+    inputs: None,
 ) -> LearnedWeight:
     nearest = quantize_weight(weight, spec, split)
     rows = weight.float().flatten(1)
@@ -76,21 +94,37 @@ def _gptq(
         rows, *nearest.spread(), spec.bits, moments.parts, damping=form.damping, order=form.order
     )
     codes = replace(nearest, codes=found.to(nearest.codes.dtype))
-    errors = (output_error(rows - each.dequantize().flatten(1), moments) for each in (nearest, codes))
+    errors = (
+        output_error(rows - each.dequantize().flatten(1), moments) for each in (nearest, codes)
+    )
     before, after = _relative(rows, moments, *errors)
-    note = f"damping raised to {used:g}: its inputs span too few directions for less." if used > form.damping else ""
+    note = (
+        f"damping raised to {used:g}: its inputs span too few directions for less."
+        if used > form.damping
+        else ""
+    )
     return LearnedWeight(codes=codes, before=before, after=after, note=note)
 
 
 @_learn.register
 def _smoothed(
-    form: LowRank, weight: Tensor, spec: Weights, split: int, moments: Moments, maxima: Tensor, inputs: Activations
+    form: LowRank,
+    weight: Tensor,
+    spec: Weights,
+    split: int,
+    moments: Moments,
+    maxima: Tensor,
+    inputs: Activations,
 ) -> LearnedWeight:
     if split:
-        raise ValueError("the two sides of a split weight have low ranks of their own, which are not smoothed")
+        raise ValueError(
+            "the two sides of a split weight have low ranks of their own, which are not smoothed"
+        )
     whole = len(moments.parts) == len(moments.parts[0]) == 1
     moment = moments.parts[0][0] if whole else None
-    quick = replace(spec, format=replace(form, rounds=1))  # the order of the exponents hardly depends on the rounds
+    quick = replace(
+        spec, format=replace(form, rounds=1)
+    )  # the order of the exponents hardly depends on the rounds
     rounded = inputs.bits, inputs.symmetric
 
     def make(factors: Tensor | None) -> LowRankWeight:
@@ -111,7 +145,8 @@ def _relative(rows: Tensor, moments: Moments, *errors: float) -> tuple[float, ..
     return tuple(error / power for error in errors)
 
 
-# --- files ---------------------------------------------------------------------------------------------------------
+# --- files
+# --------------------------------------------------------------------------------------------------
 
 
 def to_arrays(learned: LearnedWeight) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -123,6 +158,9 @@ def to_arrays(learned: LearnedWeight) -> tuple[dict[str, np.ndarray], dict[str, 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedWeight:
     """The inverse of `to_arrays`. DmqError for what another version of dmq kept."""
     if missing := [name for name in (*TOLD, "layers") if name not in plain]:
-        raise DmqError(f"the kept codes do not tell {missing[0]}: another version learned them. Learn them again.")
+        raise DmqError(
+            f"the kept codes do not tell {missing[0]}: another version learned them. Learn them "
+            "again."
+        )
     own = {name: plain[name] for name in TOLD}
     return LearnedWeight(codes=codes_from(arrays, plain["layers"])["weight"], **own)

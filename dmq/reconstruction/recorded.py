@@ -1,4 +1,6 @@
-"""Denoiser calls repeated for one block: what it is given in the quantized model, and what the float one answers."""
+"""Denoiser calls repeated for one block: what it is given in the quantized model, and what the
+float one answers.
+"""
 
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +19,9 @@ from ..results import Trajectory
 
 @dataclass(frozen=True)
 class Batch:
-    """One call of a block: what it is given in the quantized model, and what the float one answers in its own."""
+    """One call of a block: what it is given in the quantized model, and what the float one
+    answers in its own.
+    """
 
     t: float
     args: tuple
@@ -56,7 +60,9 @@ class Source:
             seen.append(_tensors(answer))
             raise _Reached
 
-        hook = self.twin.get_submodule(self.block).register_forward_pre_hook(given, with_kwargs=True)
+        hook = self.twin.get_submodule(self.block).register_forward_pre_hook(
+            given, with_kwargs=True
+        )
         self._repeat(self.twin, n, rows, hook)
         hook = self.floats.get_submodule(self.block).register_forward_hook(answered)
         self._repeat(self.floats, n, rows, hook)
@@ -70,13 +76,18 @@ class Source:
             return
         finally:
             hook.remove()
-        raise DmqError(f"{self.block}: it does not run in the recorded denoiser calls, so it cannot be reconstructed.")
+        raise DmqError(
+            f"{self.block}: it does not run in the recorded denoiser calls, so it cannot be "
+            "reconstructed."
+        )
 
 
 def cut(
     trajectory: Trajectory, batch: int, counts: np.ndarray, random: np.random.Generator
 ) -> tuple[list[tuple[int, np.ndarray]], np.ndarray]:
-    """The calls cut into batches (call, rows), and how likely each is drawn: steps as `counts` [T] says."""
+    """The calls cut into batches (call, rows), and how likely each is drawn: steps as `counts`
+    [T] says.
+    """
     cuts = []
     for n, half in enumerate(trajectory.half):
         rows = random.permutation(len(half))
@@ -87,7 +98,10 @@ def cut(
 
 
 def gathered(
-    source: Source, cuts: Sequence[tuple[int, np.ndarray]], which: np.ndarray, progress: tuple[int, int]
+    source: Source,
+    cuts: Sequence[tuple[int, np.ndarray]],
+    which: np.ndarray,
+    progress: tuple[int, int],
 ) -> Generator[tuple[int, int], None, dict[int, Batch]]:
     """The batches `which` of `cuts` by number; yields `progress` after each."""
     held = {}
@@ -105,7 +119,9 @@ def answer(twin: nn.Module, block: str, batch: Batch) -> list[Tensor]:
 
 
 def _tensors(answer: Any) -> list[Tensor]:
-    """The different tensors in nested tuples and dicts: a block that answers with its skip connections repeats one."""
+    """The different tensors in nested tuples and dicts: a block that answers with its skip
+    connections repeats one.
+    """
     found: dict[int, Tensor] = {}
 
     def collect(value: Any) -> None:
@@ -124,7 +140,10 @@ def _tensors(answer: Any) -> list[Tensor]:
 def distance(made: list[Tensor], wanted: list[Tensor], power: float = 2) -> Tensor:
     """Error to a power (squared) summed over outputs and channels, mean over everything else."""
     pairs = zip(made, wanted, strict=True)
-    return sum((a.float() - b.float()).abs().pow(power).mean() * b.shape[1 if b.ndim == 4 else -1] for a, b in pairs)
+    return sum(
+        (a.float() - b.float()).abs().pow(power).mean() * b.shape[1 if b.ndim == 4 else -1]
+        for a, b in pairs
+    )
 
 
 @torch.no_grad()

@@ -3,10 +3,10 @@
     X' = X / s,   W' = W * s,   X' W' = X W          s a number for each input channel
     s_j = max|X_j|^a / max|W_j|^(1 - a)              a = 1/2 makes max|X'_j| = max|W'_j|
 
-The exponent a is chosen among evenly spaced ones, and no smoothing, by the squared error of the layer's output: what
-the weight's error makes of the inputs, and what rounding the smoothed inputs as they come does through the rest.
-Source: neighbours, "SVDQuant" (arXiv:2411.05007: a grid of exponents, chosen by output error).
-"""
+The exponent a is chosen among evenly spaced ones, and no smoothing, by the squared error of the
+layer's output: what the weight's error makes of the inputs, and what rounding the smoothed inputs
+as they come does through the rest. Source: neighbours, "SVDQuant" (arXiv:2411.05007: a grid of
+exponents, chosen by output error)."""
 
 from collections.abc import Callable
 
@@ -24,7 +24,8 @@ EXPONENTS = 10  # half of the paper's, which halves what takes longest
 
 
 def smoothing_factors(inputs: Tensor, weights: Tensor, exponent: float) -> Tensor:
-    """s_j by the greatest magnitude of each input channel, of the inputs and of the weight. Shapes: [C], [C] to [C].
+    """s_j by the greatest magnitude of each input channel, of the inputs and of the weight. Shapes:
+    [C], [C] to [C].
 
     >>> smoothing_factors(torch.tensor([4.0, 1.0]), torch.tensor([1.0, 4.0]), 0.5).tolist()
     [2.0, 0.5]
@@ -39,10 +40,11 @@ def channel_maxima(weight: Tensor) -> Tensor:
 
 
 def step_error(moments: Moments, factors: Tensor | None, bits: int, symmetric: bool) -> float:
-    """Mean squared rounding error of inputs / factors whose ranges are taken as they come: step^2 / 12.
+    """Mean squared rounding error of inputs / factors whose ranges are taken as they come: step^2 /
+    12.
 
-    `factors` [C] or none; of a convolution in groups, those of one group. 0 where inputs are in float.
-    """
+    `factors` [C] or none; of a convolution in groups, those of one group. 0 where inputs are in
+    float."""
     if bits == FLOAT:
         return 0.0
     low, high = moments.low, moments.high
@@ -56,12 +58,18 @@ def step_error(moments: Moments, factors: Tensor | None, bits: int, symmetric: b
 
 
 def smoothed_error(
-    weight: Tensor, codes: LowRankWeight, factors: Tensor | None, moments: Moments, bits: int, symmetric: bool
+    weight: Tensor,
+    codes: LowRankWeight,
+    factors: Tensor | None,
+    moments: Moments,
+    bits: int,
+    symmetric: bool,
 ) -> float:
-    """Squared error of the output of a layer with `codes`, mean over tokens, its inputs divided by `factors` [C].
+    """Squared error of the output of a layer with `codes`, mean over tokens, its inputs divided by
+    `factors` [C].
 
-    `bits` are those of its inputs, whose ranges are taken as they come; FLOAT: as is. Only the rest reads such.
-    """
+    `bits` are those of its inputs, whose ranges are taken as they come; FLOAT: as is. Only the rest
+    reads such."""
     wrong = output_error((weight.detach().float() - codes.dequantize()).flatten(1), moments)
     if bits == FLOAT:
         return wrong
@@ -77,12 +85,16 @@ def choose_smoothing(
     bits: int,
     symmetric: bool,
 ) -> tuple[Tensor | None, float | None]:
-    """The factors [C] with which `make(factors)`, the codes of `weight`, err least, and their exponent.
+    """The factors [C] with which `make(factors)`, the codes of `weight`, err least, and their
+    exponent.
 
-    None twice if inputs are better left as they are. `maxima` are the greatest magnitudes of the input channels over
-    all steps; in a convolution in groups, each group has the same factors. Otherwise as `smoothed_error`.
-    """
-    maxima, own = maxima.reshape(-1, weight.shape[1]).amax(0).to(weight.device), channel_maxima(weight)
+    None twice if inputs are better left as they are. `maxima` are the greatest magnitudes of the
+    input channels over all steps; in a convolution in groups, each group has the same factors.
+    Otherwise as `smoothed_error`."""
+    maxima, own = (
+        maxima.reshape(-1, weight.shape[1]).amax(0).to(weight.device),
+        channel_maxima(weight),
+    )
     best, chosen = smoothed_error(weight, make(None), None, moments, bits, symmetric), (None, None)
     for exponent in (k / EXPONENTS for k in range(EXPONENTS)):
         factors = _centred(smoothing_factors(maxima, own, exponent))

@@ -1,12 +1,13 @@
-"""Activation step sizes of a block, learned by gradients once its weights are rounded (LSQ, as Q-Diffusion uses it).
+"""Activation step sizes of a block, learned by gradients once its weights are rounded (LSQ, as
+Q-Diffusion uses it).
 
     learned   the logarithms of all scales of the block's banks; zero points and numbers of bits stay
     loss      |made - wanted| to the power of 2.4, on the same calls as the rounding
     rate      Adam, falling to zero along half a cosine
 
-Logarithms, so that one rate suits tensors of any width and no step size can turn negative; the published code learns
-the step sizes themselves. A call trains the slot that is in force at its step. Source: neighbours, "Q-Diffusion".
-"""
+Logarithms, so that one rate suits tensors of any width and no step size can turn negative; the
+published code learns the step sizes themselves. A call trains the slot that is in force at its
+step. Source: neighbours, "Q-Diffusion"."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,7 +27,9 @@ PARTS = ("scale", "zero", "bits")
 
 @dataclass(frozen=True, kw_only=True)
 class StepSizes:
-    """The learned grids of one site, a row for every step so that they fit any partition that is no coarser."""
+    """The learned grids of one site, a row for every step so that they fit any partition that is
+    no coarser.
+    """
 
     scale: np.ndarray  # [T], or [T, n] where a slot has n of them; float32
     zero: np.ndarray  # like scale, int32
@@ -36,13 +39,19 @@ class StepSizes:
 def banks_of(twin: nn.Module, block: str, left_out: frozenset[str]) -> dict[str, ActivationBank]:
     """The banks of `block` by label, but for the inputs of layers that are `left_out`."""
     inside = twin.get_submodule(block).modules()
-    banks = [module for module in inside if isinstance(module, ActivationBank) and module.site.name not in left_out]
+    banks = [
+        module
+        for module in inside
+        if isinstance(module, ActivationBank) and module.site.name not in left_out
+    ]
     # A bank may be shared with a block before, whose rounding was learned with it as it is.
     return {bank.site.label: bank for bank in banks if bank.site.name.startswith(f"{block}.")}
 
 
 class LearnedScales(nn.Module):
-    """The scales of some banks as parameters; `install` puts them into the banks, `finish` for good."""
+    """The scales of some banks as parameters; `install` puts them into the banks, `finish` for
+    good.
+    """
 
     def __init__(self, banks: Mapping[str, ActivationBank]) -> None:
         super().__init__()
@@ -58,7 +67,9 @@ class LearnedScales(nn.Module):
 
     @torch.no_grad()
     def finish(self, state: list[Tensor] | None = None) -> dict[str, StepSizes]:
-        """Put whole scales in place, of `state` if given; slots that no call has trained keep theirs bit for bit."""
+        """Put whole scales in place, of `state` if given; slots that no call has trained keep
+        theirs bit for bit.
+        """
         for n, (label, bank) in enumerate(self.banks.items()):
             log = self.logs[n] if state is None else state[n]
             bank.scale = torch.where(log == self.first[n], self.start[label], log.exp())
@@ -73,13 +84,16 @@ def _of_steps(bank: ActivationBank) -> StepSizes:
     slot = np.array(bank.slot)
     zero = bank.zero if bank.zeros is None else torch.tensor(bank.zeros)
     return StepSizes(
-        scale=bank.scale.cpu().numpy()[slot], zero=zero.cpu().numpy().astype(np.int32)[slot],
+        scale=bank.scale.cpu().numpy()[slot],
+        zero=zero.cpu().numpy().astype(np.int32)[slot],
         bits=np.array(bank.bits, np.uint8)[slot],
-    )  # fmt: skip
+    )
 
 
 def with_step_sizes(plan: Plan, sizes: Mapping[str, StepSizes]) -> Plan:
-    """`plan` with learned step sizes, by label, wherever a slot has the bits that they were learned for."""
+    """`plan` with learned step sizes, by label, wherever a slot has the bits that they were
+    learned for.
+    """
     if not sizes:
         return plan
     made: dict[str, Bank] = {}
@@ -100,16 +114,23 @@ def _adjusted(bank: Bank, own: StepSizes) -> Bank:
     first = np.unique(bank.slot, return_index=True)[1]
     same = (own.bits[first] == bank.bits).reshape(-1, *[1] * (bank.scale.ndim - 1))
     return changed(
-        bank, scale=np.where(same, own.scale[first], bank.scale), zero=np.where(same, own.zero[first], bank.zero)
+        bank,
+        scale=np.where(same, own.scale[first], bank.scale),
+        zero=np.where(same, own.zero[first], bank.zero),
     )
 
 
 def size_arrays(sizes: Mapping[str, StepSizes]) -> dict[str, np.ndarray]:
     """`sizes` as arrays, for a file."""
-    return {f"step {part}/{label}": getattr(own, part) for label, own in sizes.items() for part in PARTS}
+    return {
+        f"step {part}/{label}": getattr(own, part) for label, own in sizes.items() for part in PARTS
+    }
 
 
 def sizes_from(arrays: Mapping[str, np.ndarray]) -> dict[str, StepSizes]:
     """The inverse of `size_arrays`."""
     labels = [key.partition("/")[2] for key in arrays if key.startswith("step scale/")]
-    return {label: StepSizes(**{part: arrays[f"step {part}/{label}"] for part in PARTS}) for label in labels}
+    return {
+        label: StepSizes(**{part: arrays[f"step {part}/{label}"] for part in PARTS})
+        for label in labels
+    }

@@ -1,8 +1,7 @@
 """TIAR: the rounding of the whole time path, learned against its own float outputs.
 
-All linear layers of the block are trained together on all timesteps; no picture is needed, and no other layer is
-involved. Source: tfm, "TIAR".
-"""
+All linear layers of the block are trained together on all timesteps; no picture is needed, and no
+other layer is involved. Source: tfm, "TIAR"."""
 
 import math
 from collections.abc import Generator, Mapping
@@ -30,7 +29,9 @@ class LearnedRounding:
     """What TIAR found: the codes of every layer that it trained."""
 
     codes: dict[str, QuantizedWeight]
-    losses: np.ndarray  # [iterations] float32: sum over projections of the squared error, without the regulariser
+    losses: (
+        np.ndarray
+    )  # [iterations] float32: sum over projections of the squared error, without the regulariser
     note: str = ""  # why it ended before its time, if it did
 
 
@@ -43,11 +44,12 @@ def learn_rounding(
     t: Tensor,
     given: Mapping[str, Tensor],
 ) -> Generator[tuple[int, int], None, LearnedRounding]:
-    """Yield (iterations done, all) while the rounding of the layers in `formats` is learned; return what was found.
+    """Yield (iterations done, all) while the rounding of the layers in `formats` is learned; return
+    what was found.
 
-    `t` [rows] and `given` [rows, ...] are all that the time path can be asked; `model` is the float denoiser, which
-    stays as it is. Training stops at the first loss that is not finite, with the last good state and a note.
-    """
+    `t` [rows] and `given` [rows, ...] are all that the time path can be asked; `model` is the float
+    denoiser, which stays as it is. Training stops at the first loss that is not finite, with the
+    last good state and a note."""
     twin, device = borrow(model), next(model.parameters()).device
     t, given = t.to(device), {name: x.to(device) for name, x in given.items()}
     floats = {name: model.get_submodule(name).weight for name in formats}
@@ -57,19 +59,27 @@ def learn_rounding(
             replace(twin, name, SoftLinear(model.get_submodule(name), rounding))
         with torch.no_grad():
             wanted = temporal_features(model, adapter, block, t, given)
-    learned, dtype = [rounding.v for rounding in roundings.values()], next(iter(floats.values())).dtype
+    learned, dtype = (
+        [rounding.v for rounding in roundings.values()],
+        next(iter(floats.values())).dtype,
+    )
     optimiser = torch.optim.Adam(learned, spec.rate, fused=True)
     rows = torch.Generator().manual_seed(spec.seed)
     losses: list[float] = []
     note, kept = "", state_of(roundings)
     for n in range(spec.iterations):
-        # The consumer runs between two yields, so the setting of threads must not stay open across one.
+        # The consumer runs between two yields, so the setting of threads must not stay open across
+        # one.
         with few_threads(learned), torch.enable_grad():
             some = slice(None)
             if len(t) > spec.batch:
                 some = torch.randperm(len(t), generator=rows)[: spec.batch].to(device)
-            made = temporal_features(twin, adapter, block, t[some], {name: x[some] for name, x in given.items()})
-            loss = sum((a - b[some]).square().sum(1).mean() for a, b in zip(made, wanted, strict=True))
+            made = temporal_features(
+                twin, adapter, block, t[some], {name: x[some] for name, x in given.items()}
+            )
+            loss = sum(
+                (a - b[some]).square().sum(1).mean() for a, b in zip(made, wanted, strict=True)
+            )
             beta = beta_at(n / spec.iterations)
             total = loss if beta is None else loss + PENALTY * undecided(roundings.values(), beta)
             backward(total, learned, dtype)
@@ -97,4 +107,6 @@ def to_arrays(learned: LearnedRounding) -> tuple[dict[str, np.ndarray], dict[str
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedRounding:
     """The inverse of `to_arrays`."""
-    return LearnedRounding(codes=codes_from(arrays, plain["layers"]), losses=arrays["losses"], note=plain["note"])
+    return LearnedRounding(
+        codes=codes_from(arrays, plain["layers"]), losses=arrays["losses"], note=plain["note"]
+    )

@@ -1,4 +1,6 @@
-"""What is learned of one block inside the quantized model, iteration by iteration: rounding, then step sizes."""
+"""What is learned of one block inside the quantized model, iteration by iteration: rounding,
+then step sizes.
+"""
 
 import math
 from abc import ABC, abstractmethod
@@ -25,16 +27,22 @@ from .step_sizes import POWER, LearnedScales, StepSizes
 
 
 class Training(ABC):
-    """Something of one block inside `twin` that is learned from its answers, and how far it has got."""
+    """Something of one block inside `twin` that is learned from its answers, and how far it has
+    got.
+    """
 
     what = ""  # goes before "stopped at iteration" in the note
     optimiser: torch.optim.Optimizer
 
-    def __init__(self, twin: nn.Module, block: str, iterations: int, progress: tuple[int, int]) -> None:
+    def __init__(
+        self, twin: nn.Module, block: str, iterations: int, progress: tuple[int, int]
+    ) -> None:
         self.twin, self.block, self.iterations = twin, block, iterations
         self.before, self.all = progress  # iterations before these, and of the block in all
         self.inside, self.precision = twin.get_submodule(block), precision(twin)
-        self.forgotten: tuple[str, ...] | None = None  # modules that are computed again for gradients; not known yet
+        self.forgotten: tuple[str, ...] | None = (
+            None  # modules that are computed again for gradients; not known yet
+        )
         self.good = self.state()
         self.losses: list[float] = []
         self.note = ""
@@ -46,7 +54,8 @@ class Training(ABC):
     def learn(self, batches: Iterable[Batch]) -> Generator[tuple[int, int], None, None]:
         """An iteration for each batch; ends early with a `note` when a loss is not finite."""
         for batch in batches:
-            # The consumer runs between two yields, so the setting of threads must not stay open across one.
+            # The consumer runs between two yields, so the setting of threads must not stay open
+            # across one.
             with few_threads(self.inside.parameters()), torch.enable_grad():
                 self._iterate(batch)
             if self.note:
@@ -68,7 +77,9 @@ class Training(ABC):
             self.note = f"{self.block}: {self.what}{at}, the loss was {total.item()}."
 
     def _forgotten(self, batch: Batch) -> tuple[str, ...]:
-        """What is computed again on the way back of such batches: nothing, unless memory is short."""
+        """What is computed again on the way back of such batches: nothing, unless memory is
+        short.
+        """
         if self.forgotten is None:
             with torch.no_grad(), answered(self.inside) as count:
                 made = answer(self.twin, self.block, batch)
@@ -93,29 +104,41 @@ class RoundingTraining(Training):
     """The soft weights of one block."""
 
     def __init__(
-        self, model: nn.Module, twin: nn.Module, block: str, formats: Mapping[str, Weights], spec: BlockReconstruction
+        self,
+        model: nn.Module,
+        twin: nn.Module,
+        block: str,
+        formats: Mapping[str, Weights],
+        spec: BlockReconstruction,
     ) -> None:
         self.layers = {name: twin.get_submodule(name) for name in formats}
         splits = {row.layer.name: row.split for row in twin.plan.layers}
         self.roundings = {
-            name: Rounding(model.get_submodule(name).weight, spec, splits[name]) for name, spec in formats.items()
+            name: Rounding(model.get_submodule(name).weight, spec, splits[name])
+            for name, spec in formats.items()
         }
         for name, layer in self.layers.items():
             replace(twin, name, soft(layer, self.roundings[name]))
-        self.optimiser = torch.optim.Adam([r.v for r in self.roundings.values()], spec.rate, fused=True)
+        self.optimiser = torch.optim.Adam(
+            [r.v for r in self.roundings.values()], spec.rate, fused=True
+        )
         super().__init__(twin, block, spec.iterations, (0, spec.iterations + spec.steps))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         loss = distance(answer(self.twin, self.block, batch), batch.wanted)
         beta = beta_at(len(self.losses) / self.iterations)
-        return loss, loss if beta is None else loss + PENALTY * undecided(self.roundings.values(), beta)
+        return loss, loss if beta is None else loss + PENALTY * undecided(
+            self.roundings.values(), beta
+        )
 
     def state(self) -> dict[str, Tensor]:
         return state_of(self.roundings)
 
     @torch.no_grad()
     def hardened(self) -> dict[str, QuantizedWeight]:
-        """Whole codes, put in place; after a loss that was not finite, those of the last good state."""
+        """Whole codes, put in place; after a loss that was not finite, those of the last good
+        state.
+        """
         for name, v in self.good.items() if self.note else ():
             self.roundings[name].v.data = v
         codes = {name: rounding.hardened() for name, rounding in self.roundings.items()}
@@ -127,7 +150,10 @@ class RoundingTraining(Training):
 
     def changed(self, codes: Mapping[str, QuantizedWeight]) -> dict[str, int]:
         """How many weights of each layer have another code than the nearest one."""
-        return {name: int((code.codes != self.roundings[name].nearest.codes).sum()) for name, code in codes.items()}
+        return {
+            name: int((code.codes != self.roundings[name].nearest.codes).sum())
+            for name, code in codes.items()
+        }
 
 
 class StepTraining(Training):
@@ -136,7 +162,11 @@ class StepTraining(Training):
     what = "step sizes "
 
     def __init__(
-        self, twin: nn.Module, block: str, banks: Mapping[str, ActivationBank], spec: BlockReconstruction
+        self,
+        twin: nn.Module,
+        block: str,
+        banks: Mapping[str, ActivationBank],
+        spec: BlockReconstruction,
     ) -> None:
         self.scales = LearnedScales(banks)
         self.optimiser = torch.optim.Adam(self.scales.parameters(), spec.step_rate)
@@ -156,7 +186,9 @@ class StepTraining(Training):
         return self.scales.state()
 
     def finished(self) -> dict[str, StepSizes]:
-        """Whole step sizes, put in place; after a loss that was not finite, those of the last good state."""
+        """Whole step sizes, put in place; after a loss that was not finite, those of the last
+        good state.
+        """
         return self.scales.finish(self.good if self.note else None)
 
 
@@ -169,8 +201,12 @@ class Feed:
     parts: list[np.ndarray]
     held: dict[int, Batch] = field(default_factory=dict)
 
-    def run(self, training: Training, schedule: np.ndarray) -> Generator[tuple[int, int], None, None]:
-        """Train on the cuts that `schedule` names, in its order within each part; yields progress."""
+    def run(
+        self, training: Training, schedule: np.ndarray
+    ) -> Generator[tuple[int, int], None, None]:
+        """Train on the cuts that `schedule` names, in its order within each part; yields
+        progress.
+        """
         for mine in self.parts:
             if not self.held.keys() >= set(mine.tolist()):
                 self.held = {}

@@ -15,13 +15,38 @@
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
                           pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
-Everything is written under a temporary name and renamed, so a folder is either whole or not there. Arrays are
-compressed (`arrays.py`) and extremes of channels rounded outward (`extremes.py`); what earlier versions wrote is read.
-"""
+Everything is written under a temporary name and renamed, so a folder is either whole or not there.
+Arrays are compressed (`arrays.py`) and extremes of channels rounded outward (`extremes.py`); what
+earlier versions wrote is read."""
 
-from .captures import SHARD, capture_key, find_capture, load_info, load_stats, load_trajectory, save_stats
-from .comparisons import contact_sheet, load_comparison, load_pictures, load_recipes, load_report, load_steps, save_run
-from .exports import FORMS, MOST_ZIPPED, Export, describe_export, export_folder, exports, free_export, zip_export
+from .captures import (
+    SHARD,
+    capture_key,
+    find_capture,
+    load_info,
+    load_stats,
+    load_trajectory,
+    save_stats,
+)
+from .comparisons import (
+    contact_sheet,
+    load_comparison,
+    load_pictures,
+    load_recipes,
+    load_report,
+    load_steps,
+    save_run,
+)
+from .exports import (
+    FORMS,
+    MOST_ZIPPED,
+    Export,
+    describe_export,
+    export_folder,
+    exports,
+    free_export,
+    zip_export,
+)
 from .folders import (
     ASSETS,
     check_writable,
@@ -35,12 +60,27 @@ from .folders import (
     shown,
     written,
 )
-from .over_time import answers, load_over_time, load_probe, load_question, save_over_time, save_probe
+from .over_time import (
+    answers,
+    load_over_time,
+    load_probe,
+    load_question,
+    save_over_time,
+    save_probe,
+)
 from .quota import job, working
 from .roundings import discard, load_rounding, rounding_folder, save_rounding
 from .searches import find_search, load_search, save_search, search_key
 from .shipped import shipped_recipes
-from .tables import find_tables, load_part, load_table, part_names, save_part, save_table, table_folder
+from .tables import (
+    find_tables,
+    load_part,
+    load_table,
+    part_names,
+    save_part,
+    save_table,
+    table_folder,
+)
 from .trajectories import (
     load_calls,
     load_progressive,

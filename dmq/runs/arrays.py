@@ -1,14 +1,16 @@
-"""Files of arrays and plain data: safetensors, compressed where that is smaller, and always bit for bit the same.
+"""Files of arrays and plain data: safetensors, compressed where that is smaller, and always bit for
+bit the same.
 
-A compact file holds two tensors of bytes: `frame` is one Zstandard frame of all arrays, one behind the other; `list`
-is JSON with the name, type, shape and form of each and the checksum of what is in the frame. There are two forms.
+A compact file holds two tensors of bytes: `frame` is one Zstandard frame of all arrays, one behind
+the other; `list` is JSON with the name, type, shape and form of each and the checksum of what is in
+the frame. There are two forms.
 
     planes    the first bytes of all values, then the second ones, …: exponents of neighbours are alike
     nibbles   two codes below 16 in a byte, the first one in its low half
 
-(The list is no metadata: safetensors writes two entries of that in any order, and equal files should be equal.) Files
-that hold their arrays plainly, as earlier versions wrote them, are read too.
-"""
+(The list is no metadata: safetensors writes two entries of that in any order, and equal files
+should be equal.) Files that hold their arrays plainly, as earlier versions wrote them, are read
+too."""
 
 import json
 import math
@@ -27,18 +29,35 @@ from ..errors import DmqError
 
 FRAME, LIST = "frame", "list"
 TYPES = (
-    "bool", "uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float16", "float32", "float64",
-)  # fmt: skip
+    "bool",
+    "uint8",
+    "int8",
+    "uint16",
+    "int16",
+    "uint32",
+    "int32",
+    "uint64",
+    "int64",
+    "float16",
+    "float32",
+    "float64",
+)
 PLANES, NIBBLES = "planes", "nibbles"
-# What a frame may unfold into, in its own lengths and beside that in bytes: a file cannot ask for more memory than
-# this, and what would need more (constant arrays) is written plainly.
+# What a frame may unfold into, in its own lengths and beside that in bytes: a file cannot ask for
+# more memory than this, and what would need more (constant arrays) is written plainly.
 MOST_FOLD, ALWAYS = 1000, 1 << 20
 UNREADABLE = (OSError, KeyError, ValueError, TypeError, SafetensorError)
 
 
-def save_arrays(file: Path, name: str, plain: Any, arrays: Mapping[str, np.ndarray], level: int = 9) -> None:
-    """Write `arrays`, and `plain` as JSON in the metadata called `name`; `level` is Zstandard's (1 to 22)."""
-    arrays = {key: np.asarray(x, order="C") for key, x in arrays.items()}  # (ascontiguousarray: scalars get an axis)
+def save_arrays(
+    file: Path, name: str, plain: Any, arrays: Mapping[str, np.ndarray], level: int = 9
+) -> None:
+    """Write `arrays`, and `plain` as JSON in the metadata called `name`; `level` is Zstandard's
+    (1 to 22).
+    """
+    arrays = {
+        key: np.asarray(x, order="C") for key, x in arrays.items()
+    }  # (ascontiguousarray: scalars get an axis)
     metadata = {name: json.dumps(plain)}
     forms = {key: _form(x) for key, x in arrays.items()}
     body = b"".join(_fold(x, forms[key]) for key, x in arrays.items())
@@ -52,11 +71,17 @@ def save_arrays(file: Path, name: str, plain: Any, arrays: Mapping[str, np.ndarr
         return
     entries = [[key, x.dtype.name, list(x.shape), forms[key]] for key, x in arrays.items()]
     told = json.dumps({"version": 1, "crc32": zlib.crc32(body), "arrays": entries}).encode()
-    save_file({FRAME: np.frombuffer(frame, np.uint8), LIST: np.frombuffer(told, np.uint8)}, file, metadata=metadata)
+    save_file(
+        {FRAME: np.frombuffer(frame, np.uint8), LIST: np.frombuffer(told, np.uint8)},
+        file,
+        metadata=metadata,
+    )
 
 
 def read_arrays(file: Path, name: str) -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays of a file and its metadata called `name`; raises one of UNREADABLE if it is damaged."""
+    """The arrays of a file and its metadata called `name`; raises one of UNREADABLE if it is
+    damaged.
+    """
     with safe_open(file, "numpy") as opened:
         plain = json.loads((opened.metadata() or {})[name])
     arrays = load_file(file)
@@ -65,7 +90,9 @@ def read_arrays(file: Path, name: str) -> tuple[dict[str, np.ndarray], Any]:
     return arrays, plain
 
 
-def open_arrays(file: Path, name: str, remedy: str = "do it again") -> tuple[dict[str, np.ndarray], Any]:
+def open_arrays(
+    file: Path, name: str, remedy: str = "do it again"
+) -> tuple[dict[str, np.ndarray], Any]:
     """As `read_arrays`; raises DmqError that tells the `remedy` if the file is damaged."""
     try:
         return read_arrays(file, name)
@@ -105,7 +132,9 @@ def _unfold(frame: np.ndarray, about: dict[str, Any]) -> dict[str, np.ndarray]:
         part = np.frombuffer(body, np.uint8, size, start)
         start += size
         if form == PLANES:
-            flat = np.array(part.reshape(dtype.itemsize, -1).T, order="C").reshape(-1).view(dtype)  # own, writable
+            flat = (
+                np.array(part.reshape(dtype.itemsize, -1).T, order="C").reshape(-1).view(dtype)
+            )  # own, writable
         else:
             flat = np.stack([part & 15, part >> 4], -1).reshape(-1)[: math.prod(shape)]
         arrays[key] = flat.reshape(shape)
@@ -114,10 +143,23 @@ def _unfold(frame: np.ndarray, about: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _checked(key: str, kind: str, shape: list[int], form: str) -> tuple[str, np.dtype, tuple[int, ...], str, int]:
+def _checked(
+    key: str, kind: str, shape: list[int], form: str
+) -> tuple[str, np.dtype, tuple[int, ...], str, int]:
     """An entry of the list with the bytes that it takes in the frame."""
-    fits = isinstance(key, str) and kind in TYPES and form in (PLANES, NIBBLES) and (form == PLANES or kind == "uint8")
+    fits = (
+        isinstance(key, str)
+        and kind in TYPES
+        and form in (PLANES, NIBBLES)
+        and (form == PLANES or kind == "uint8")
+    )
     if not fits or not all(type(n) is int and n >= 0 for n in shape):
         raise ValueError(f"{key!s:.40}: no array is like that")
     values, dtype = math.prod(shape), np.dtype(kind)
-    return key, dtype, tuple(shape), form, values * dtype.itemsize if form == PLANES else (values + 1) // 2
+    return (
+        key,
+        dtype,
+        tuple(shape),
+        form,
+        values * dtype.itemsize if form == PLANES else (values + 1) // 2,
+    )

@@ -34,7 +34,9 @@ LEVEL = 19  # of compression: seconds once, a tenth fewer bytes for ever
 
 
 def capture_key(recipe: Recipe) -> str:
-    """A name for what `recipe` must know of the activations: two recipes that differ only in bits share it."""
+    """A name for what `recipe` must know of the activations: two recipes that differ only in
+    bits share it.
+    """
     asked = [recipe.model, jsonio.to_data(recipe.sampling), jsonio.to_data(recipe.calibration)]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', recipe.model).strip('-')[-40:]}-{digest}"
@@ -48,14 +50,19 @@ def find_capture(recipe: Recipe) -> Path | None:
 
 
 def save_stats(
-    folder: Path, stats: ActivationStats, info: ModelInfo | None = None, trajectory: Trajectory | None = None, *,
-    channels: str = ROUNDED, splits: Mapping[str, int] | None = None,
-) -> None:  # fmt: skip
-    """Write `stats`, and what else there is to keep, into `folder`, which appears only when complete.
+    folder: Path,
+    stats: ActivationStats,
+    info: ModelInfo | None = None,
+    trajectory: Trajectory | None = None,
+    *,
+    channels: str = ROUNDED,
+    splits: Mapping[str, int] | None = None,
+) -> None:
+    """Write `stats`, and what else there is to keep, into `folder`, which appears only when
+    complete.
 
-    `channels` says how extremes of channels are kept (`extremes.kept_extremes`), all else is kept exactly; `splits` is
-    what `info` tells, where there is none.
-    """
+    `channels` says how extremes of channels are kept (`extremes.kept_extremes`), all else is kept
+    exactly; `splits` is what `info` tells, where there is none."""
     splits = splits or (info and info.splits) or {}
     with written(folder) as part:
         if info is not None:
@@ -68,13 +75,20 @@ def save_stats(
         _save_shards(part, "channels", kept_extremes(stats, channels, splits))
         names = ("model", "fingerprint", "sampler", "samples", "subset", "made_on")
         plain = {name: getattr(stats, name) for name in names}
-        plain |= {"version": 2, "timesteps": stats.timesteps, "sites": [asdict(site) for site in stats.sites]}
+        plain |= {
+            "version": 2,
+            "timesteps": stats.timesteps,
+            "sites": [asdict(site) for site in stats.sites],
+        }
         plain |= {"exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
         (part / "capture.json").write_text(json.dumps(plain), encoding="utf-8")
 
 
 def load_stats(folder: Path) -> ActivationStats:
-    """The statistics that `save_stats` wrote. Raises DmqError if the folder is damaged or of another version."""
+    """The statistics that `save_stats` wrote.
+
+    Raises DmqError if the folder is damaged or of another version.
+    """
     try:
         plain = json.loads((folder / "capture.json").read_text(encoding="utf-8"))
         version = plain.pop("version")
@@ -86,7 +100,11 @@ def load_stats(folder: Path) -> ActivationStats:
         plain["sites"] = tuple(Site(**site) for site in plain["sites"])
         plain["timesteps"] = tuple(plain["timesteps"])
         return ActivationStats(
-            **plain | {"exponent": np.array(plain["exponent"], np.int16), "first": np.array(plain["first"], np.int32)},
+            **plain
+            | {
+                "exponent": np.array(plain["exponent"], np.int16),
+                "first": np.array(plain["first"], np.int32),
+            },
             counts=counts,
             power_sums=np.stack([column[name] for name in POWER_SUMS], -1),
             channel_min=low,
@@ -95,41 +113,64 @@ def load_stats(folder: Path) -> ActivationStats:
         )
     except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError) as error:
         why = f"{type(error).__name__}: {error}"
-        raise DmqError(f"{folder}: a damaged capture ({why}); delete the folder and capture again.") from None
+        raise DmqError(
+            f"{folder}: a damaged capture ({why}); delete the folder and capture again."
+        ) from None
 
 
 def _save_steps(file: Path, stats: ActivationStats) -> None:
     rows = np.arange(len(stats.sites))
-    table = {"site": np.repeat(rows, stats.steps), "step": np.tile(np.arange(stats.steps), len(rows))}
+    table = {
+        "site": np.repeat(rows, stats.steps),
+        "step": np.tile(np.arange(stats.steps), len(rows)),
+    }
     table |= {name: getattr(stats, name).reshape(-1) for name in SCALARS}
     table |= {name: stats.power_sums[..., k].reshape(-1) for k, name in enumerate(POWER_SUMS)}
-    split = [name for name, column in table.items() if column.dtype.kind == "f"]  # into planes of bytes
+    split = [
+        name for name, column in table.items() if column.dtype.kind == "f"
+    ]  # into planes of bytes
     pq.write_table(
-        pa.Table.from_pandas(pd.DataFrame(table), preserve_index=False), file, compression="zstd", compression_level=9,
-        use_dictionary=["site", "step", "elements"], use_byte_stream_split=split,
-    )  # fmt: skip
+        pa.Table.from_pandas(pd.DataFrame(table), preserve_index=False),
+        file,
+        compression="zstd",
+        compression_level=9,
+        use_dictionary=["site", "step", "elements"],
+        use_byte_stream_split=split,
+    )
 
 
 def _load_steps(file: Path, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The columns of a table with a row for each site and step, [S, T]; its size is checked before it is read."""
+    """The columns of a table with a row for each site and step, [S, T]; its size is checked
+    before it is read.
+    """
     with pq.ParquetFile(file) as opened:
         told = opened.metadata
         size = sum(told.row_group(n).total_byte_size for n in range(told.num_row_groups))
         if told.num_rows != math.prod(shape) or size > 1 << 16 | 256 * told.num_rows:
-            raise ValueError(f"{file.name} has {told.num_rows} rows and {size} bytes, not those of {shape} steps")
+            raise ValueError(
+                f"{file.name} has {told.num_rows} rows and {size} bytes, not those of {shape} steps"
+            )
         table = opened.read([*SCALARS, *POWER_SUMS])
     return {name: table[name].to_numpy().reshape(shape) for name in table.column_names}
 
 
 def _save_shards(part: Path, kind: str, arrays: list[np.ndarray]) -> None:
     for n, (a, b) in enumerate(_shards([x.nbytes for x in arrays])):
-        save_arrays(part / f"{kind}-{n:05d}.safetensors", kind, {}, {str(s): arrays[s] for s in range(a, b)}, LEVEL)
+        save_arrays(
+            part / f"{kind}-{n:05d}.safetensors",
+            kind,
+            {},
+            {str(s): arrays[s] for s in range(a, b)},
+            LEVEL,
+        )
 
 
 def _load_compact(folder: Path, sites: int, steps: int) -> tuple[tuple[np.ndarray, ...], ...]:
     """Counts, lowest and highest values of channels, as version 2 keeps them."""
     counts = [np.ascontiguousarray(x.T) for x in _load_shards(folder, "histograms", sites)]
-    pairs = [np.ascontiguousarray(x.transpose(0, 2, 1)) for x in _load_shards(folder, "channels", sites)]
+    pairs = [
+        np.ascontiguousarray(x.transpose(0, 2, 1)) for x in _load_shards(folder, "channels", sites)
+    ]
     return _checked(counts, [pair[0] for pair in pairs], [pair[1] for pair in pairs], steps)
 
 
@@ -153,7 +194,9 @@ def _checked(*arrays: Any) -> tuple[tuple[np.ndarray, ...], ...]:
     *lists, steps = arrays
     for each in zip(*lists, strict=True):
         if any(x.ndim != 2 or len(x) != steps for x in each) or each[1].shape != each[2].shape:
-            raise ValueError(f"a site has arrays of shape {[x.shape for x in each]} for {steps} steps")
+            raise ValueError(
+                f"a site has arrays of shape {[x.shape for x in each]} for {steps} steps"
+            )
     return tuple(map(tuple, lists))
 
 
@@ -175,22 +218,34 @@ def load_info(folder: Path) -> ModelInfo | None:
 
 def _temporal_block(plain: dict) -> TemporalBlock:
     projections = tuple(Projection(**row) for row in plain["projections"])
-    return TemporalBlock(**{name: tuple(value) for name, value in plain.items()} | {"projections": projections})
+    return TemporalBlock(
+        **{name: tuple(value) for name, value in plain.items()} | {"projections": projections}
+    )
 
 
 def _save_trajectory(part: Path, trajectory: Trajectory) -> None:
-    arrays = {"step": trajectory.step} | {f"conditioning/{key}": x for key, x in trajectory.conditioning.items()}
+    arrays = {"step": trajectory.step} | {
+        f"conditioning/{key}": x for key, x in trajectory.conditioning.items()
+    }
     for name in ("inputs", "outputs", "half"):
-        arrays |= {f"{name}/{n}": np.ascontiguousarray(x) for n, x in enumerate(getattr(trajectory, name))}
+        arrays |= {
+            f"{name}/{n}": np.ascontiguousarray(x) for n, x in enumerate(getattr(trajectory, name))
+        }
     plain = {"timesteps": trajectory.timesteps, "arguments": trajectory.arguments}
     save_file(arrays, part / "trajectory.safetensors", metadata={"trajectory": json.dumps(plain)})
 
 
 def load_trajectory(folder: Path) -> Trajectory:
-    """The denoiser calls saved in a capture. Raises DmqError if none were recorded or the file is damaged."""
+    """The denoiser calls saved in a capture.
+
+    Raises DmqError if none were recorded or the file is damaged.
+    """
     file = folder / "trajectory.safetensors"
     if not file.is_file():
-        raise DmqError(f"{folder}: no denoiser calls were recorded; `dmq capture --again --trajectories N` does that.")
+        raise DmqError(
+            f"{folder}: no denoiser calls were recorded; `dmq capture --again --trajectories N` "
+            "does that."
+        )
     try:
         with safe_open(file, "numpy") as opened:
             plain = json.loads(opened.metadata()["trajectory"])
@@ -200,15 +255,24 @@ def load_trajectory(folder: Path) -> Trajectory:
             timesteps=tuple(plain["timesteps"]),
             arguments=tuple(plain["arguments"]),
             step=arrays["step"],
-            conditioning={key.partition("/")[2]: x for key, x in arrays.items() if key.startswith("conditioning/")},
-            **{name: tuple(arrays[f"{name}/{n}"] for n in calls) for name in ("inputs", "outputs", "half")},
+            conditioning={
+                key.partition("/")[2]: x
+                for key, x in arrays.items()
+                if key.startswith("conditioning/")
+            },
+            **{
+                name: tuple(arrays[f"{name}/{n}"] for n in calls)
+                for name in ("inputs", "outputs", "half")
+            },
         )
     except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
         raise DmqError(f"{file}: damaged ({error}); delete the folder and capture again.") from None
 
 
 def _narrow(counts: np.ndarray) -> np.ndarray:
-    """The same counts in the smallest unsigned type that holds them: exact, and a quarter of the bytes."""
+    """The same counts in the smallest unsigned type that holds them: exact, and a quarter of the
+    bytes.
+    """
     return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
 
 

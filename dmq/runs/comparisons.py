@@ -24,13 +24,14 @@ def save_run(
 ) -> Path:
     """Write a finished comparison and return its folder.
 
-    Pictures are uint8 [H, W, 3], by recipe name in the report's order (float first); those `on_the_way` by
-    (position among the pictures, step).
-    """
+    Pictures are uint8 [H, W, 3], by recipe name in the report's order (float first); those
+    `on_the_way` by (position among the pictures, step)."""
     folder = folder_of(name)
     with written(folder) as part:
         for n, recipe in enumerate(recipes):
-            (part / ("recipe.json" if n == 0 else f"recipe-{n + 1}.json")).write_text(jsonio.dumps(recipe), "utf-8")
+            (part / ("recipe.json" if n == 0 else f"recipe-{n + 1}.json")).write_text(
+                jsonio.dumps(recipe), "utf-8"
+            )
         (part / "comparison.json").write_text(jsonio.dumps(comparison), "utf-8")
         for w, who in enumerate(report.seconds):
             place = part / "pictures" / str(w)
@@ -58,7 +59,9 @@ def load_report(name: str) -> Report:
 
 def load_recipes(name: str) -> tuple[Recipe, ...]:
     """The recipes of a run, in the order they were compared."""
-    files = sorted(folder_of(name).glob("recipe*.json"), key=lambda file: (len(file.name), file.name))
+    files = sorted(
+        folder_of(name).glob("recipe*.json"), key=lambda file: (len(file.name), file.name)
+    )
     return tuple(jsonio.read(file) for file in files)
 
 
@@ -66,7 +69,10 @@ def load_pictures(name: str) -> dict[str, list[np.ndarray]]:
     """The finished pictures of a run, uint8 [H, W, 3], by recipe name with float first."""
     place = folder_of(name) / "pictures"
     return {
-        who: [np.asarray(Image.open(file)) for file in sorted((place / str(w)).glob("[0-9][0-9][0-9].png"))]
+        who: [
+            np.asarray(Image.open(file))
+            for file in sorted((place / str(w)).glob("[0-9][0-9][0-9].png"))
+        ]
         for w, who in enumerate(load_report(name).seconds)
     }
 
@@ -77,7 +83,9 @@ def load_steps(name: str) -> dict[str, dict[tuple[int, int], np.ndarray]]:
     for w, who in enumerate(load_report(name).seconds):
         files = sorted((folder_of(name) / "pictures" / str(w)).glob("*-at-*.png"))
         keys = (tuple(int(number) for number in file.stem.split("-at-")) for file in files)
-        found[who] = {key: np.asarray(Image.open(file)) for key, file in zip(keys, files, strict=True)}
+        found[who] = {
+            key: np.asarray(Image.open(file)) for key, file in zip(keys, files, strict=True)
+        }
     return found
 
 
@@ -87,16 +95,22 @@ def load_comparison(name: str) -> Comparison:
 
 
 def contact_sheet(name: str, gap: int = 4) -> Path:
-    """A PNG with all pictures of a run, in a temporary folder: a row for each recipe with its name on the left."""
+    """A PNG with all pictures of a run, in a temporary folder: a row for each recipe with its
+    name on the left.
+    """
     rows = load_pictures(name)
     height, width = next(iter(rows.values()))[0].shape[:2]
     font = ImageFont.load_default(size=13)
     margin = round(max(font.getlength(who) for who in rows)) + 2 * gap
     across = max(len(row) for row in rows.values())
-    sheet = Image.new("RGB", (margin + across * (width + gap), len(rows) * (height + gap) + gap), "white")
+    sheet = Image.new(
+        "RGB", (margin + across * (width + gap), len(rows) * (height + gap) + gap), "white"
+    )
     for y, (who, row) in enumerate(rows.items()):
         top = gap + y * (height + gap)
-        ImageDraw.Draw(sheet).text((gap, top + height // 2), who, fill="black", font=font, anchor="lm")
+        ImageDraw.Draw(sheet).text(
+            (gap, top + height // 2), who, fill="black", font=font, anchor="lm"
+        )
         for x, picture in enumerate(row):
             sheet.paste(Image.fromarray(picture), (margin + x * (width + gap), top))
     file = download_folder() / f"{name}.png"

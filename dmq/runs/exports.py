@@ -1,4 +1,6 @@
-"""Exported checkpoints and pipelines: where they are, what each of them is, and one file of it to take along."""
+"""Exported checkpoints and pipelines: where they are, what each of them is, and one file of it
+to take along.
+"""
 
 import json
 import zipfile
@@ -33,7 +35,9 @@ class Export:
     def line(self) -> str:
         """What it is, in a few words."""
         what = "pipeline" if self.pipeline else f"denoiser ({self.denoiser})"
-        kind = {"dmq": "dmq checkpoint", "sdnq": "SDNQ checkpoint"}.get(self.form, "dequantized safetensors")
+        kind = {"dmq": "dmq checkpoint", "sdnq": "SDNQ checkpoint"}.get(
+            self.form, "dequantized safetensors"
+        )
         return f"{kind}, {what}, {self.bytes / 1e6:.1f} MB on disk"
 
 
@@ -45,12 +49,16 @@ def place() -> Path:
 def export_folder(name: str) -> Path:
     """The folder of an export. Raises DmqError for a name that could lead out of the exports."""
     if not name or not fit_to_name(name):
-        raise DmqError(f"{name!r:.80} cannot name an export: use letters, digits, spaces, dots and dashes.")
+        raise DmqError(
+            f"{name!r:.80} cannot name an export: use letters, digits, spaces, dots and dashes."
+        )
     return place() / name
 
 
 def free_export(wanted: str) -> str:
-    """`wanted` made fit to name an export, with a number behind it if there is such an export already."""
+    """`wanted` made fit to name an export, with a number behind it if there is such an export
+    already.
+    """
     return free_stem(wanted, export_folder)
 
 
@@ -61,7 +69,10 @@ def exports() -> list[str]:
 
 
 def describe_export(name: str) -> Export:
-    """What the export `name` is. Raises DmqError if there is none of that name, or if it cannot be read."""
+    """What the export `name` is.
+
+    Raises DmqError if there is none of that name, or if it cannot be read.
+    """
     folder = export_folder(name)
     if not folder.is_dir():
         raise DmqError(f"there is no export called {name!r}; it was removed meanwhile.")
@@ -70,11 +81,18 @@ def describe_export(name: str) -> Export:
         component, config = _denoiser(folder, pipeline)
         recipe = jsonio.read(folder / "recipe.json") if (folder / "recipe.json").is_file() else None
         return Export(
-            folder=folder, pipeline=pipeline, form=_form(config), denoiser=config["_class_name"],
-            component=component, bytes=sum(file.stat().st_size for file in _files(folder)), recipe=recipe,
-        )  # fmt: skip
+            folder=folder,
+            pipeline=pipeline,
+            form=_form(config),
+            denoiser=config["_class_name"],
+            component=component,
+            bytes=sum(file.stat().st_size for file in _files(folder)),
+            recipe=recipe,
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DmqError(f"{folder}: a damaged export ({error}); delete the folder and export again.") from None
+        raise DmqError(
+            f"{folder}: a damaged export ({error}); delete the folder and export again."
+        ) from None
 
 
 def _denoiser(folder: Path, pipeline: bool) -> tuple[str, dict]:
@@ -85,11 +103,16 @@ def _denoiser(folder: Path, pipeline: bool) -> tuple[str, dict]:
     if pipeline:
         return component, config
     settings = config.get("quantization_config") or {}
-    return settings.get("component") or ("unet" if "UNet" in config["_class_name"] else "transformer"), config
+    return settings.get("component") or (
+        "unet" if "UNet" in config["_class_name"] else "transformer"
+    ), config
 
 
 def _form(config: dict) -> str:
-    """Which of FORMS a denoiser with these settings has. Raises ValueError for somebody else's codes."""
+    """Which of FORMS a denoiser with these settings has.
+
+    Raises ValueError for somebody else's codes.
+    """
     settings = config.get("quantization_config")
     found = settings["quant_method"] if settings else "dequantized"
     if found not in FORMS:
@@ -98,14 +121,17 @@ def _form(config: dict) -> str:
 
 
 def zip_export(name: str) -> Iterator[tuple[int, int] | Path]:
-    """Pack the export `name` into one file in a temporary folder; yields (bytes done, of all), at last its path.
+    """Pack the export `name` into one file in a temporary folder; yields (bytes done, of all), at
+    last its path.
 
-    Nothing is compressed: codes have no gaps. Raises DmqError for what is too large to be packed, or if the disk is
-    full.
-    """
+    Nothing is compressed: codes have no gaps. Raises DmqError for what is too large to be packed,
+    or if the disk is full."""
     known = describe_export(name)
     if known.bytes > MOST_ZIPPED:
-        raise DmqError(f"{known.folder}: {known.bytes / 1e9:.1f} GB are too much for one file; copy the folder.")
+        raise DmqError(
+            f"{known.folder}: {known.bytes / 1e9:.1f} GB are too much for one file; copy the "
+            "folder."
+        )
     target = download_folder() / f"{name}.zip"
     done, ended = 0, False
     try:

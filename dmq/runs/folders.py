@@ -30,16 +30,19 @@ def home() -> Path:
 
 
 def own_home() -> Path:
-    """Where what has a name is kept, and what shows a prompt: `home()`, or in it the folder of the visitor at hand.
+    """Where what has a name is kept, and what shows a prompt: `home()`, or in it the folder of the
+    visitor at hand.
 
-    What is called by its content (captures, searches, tables, …) holds nothing of anybody, and serves all.
-    """
+    What is called by its content (captures, searches, tables, …) holds nothing of anybody, and
+    serves all."""
     name = visitor()
     return home() / quota.VISITORS / name if name else home()
 
 
 def shown(said: object) -> str:
-    """An error or a text as a visitor of a public app may read it: without the folders of this machine."""
+    """An error or a text as a visitor of a public app may read it: without the folders of this
+    machine.
+    """
     text = str(said)
     if not is_public():
         return text
@@ -51,7 +54,8 @@ def shown(said: object) -> str:
 
 
 def check_writable(folder: Path | None = None) -> None:
-    """Raise DmqError unless `folder`, the run folder unless given, can be written or made, and has room.
+    """Raise DmqError unless `folder`, the run folder unless given, can be written or made, and has
+    room.
 
     Said before a long stage, not after it. Nothing is left there, not even the folder.
     """
@@ -61,21 +65,31 @@ def check_writable(folder: Path | None = None) -> None:
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        why = DmqError(f"{there}: is no folder; {ELSEWHERE}.") if there.is_file() else disk_error(error, there)
-        raise why or DmqError(f"{there}: cannot be written ({error.strerror}); {ELSEWHERE}.") from None
+        why = (
+            DmqError(f"{there}: is no folder; {ELSEWHERE}.")
+            if there.is_file()
+            else disk_error(error, there)
+        )
+        raise why or DmqError(
+            f"{there}: cannot be written ({error.strerror}); {ELSEWHERE}."
+        ) from None
     free = shutil.disk_usage(there).free
     if free < LEAST_FREE:
-        raise DmqError(f"{there}: {free / 1e6:.1f} MB are free on its disk, at least {LEAST_FREE / 1e6:.0f} are "
-                       f"needed; make room, or {ELSEWHERE}.")  # fmt: skip
+        raise DmqError(
+            f"{there}: {free / 1e6:.1f} MB are free on its disk, at least {LEAST_FREE / 1e6:.0f} "
+            "are "
+            f"needed; make room, or {ELSEWHERE}."
+        )
 
 
 @contextlib.contextmanager
 def written(folder: Path) -> Iterator[Path]:
-    """A temporary folder that becomes `folder` if the block ends well, and disappears if it does not.
+    """A temporary folder that becomes `folder` if the block ends well, and disappears if it does
+    not.
 
-    Then the oldest of what is kept goes if it is more than the quota. Raises DmqError if the disk is full or may not
-    be written, and in public mode for a folder outside the run folder; other errors of the block come through.
-    """
+    Then the oldest of what is kept goes if it is more than the quota. Raises DmqError if the disk
+    is full or may not be written, and in public mode for a folder outside the run folder; other
+    errors of the block come through."""
     check_place(folder, home())
     quota.hold(home(), folder)
     try:
@@ -121,19 +135,29 @@ def _downloads() -> tempfile.TemporaryDirectory:
 
 def folder_of(name: str) -> Path:
     """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
-    if name.lower() in RESERVED or not fit_to_name(name):  # some disks take Tables and tables for the same
-        raise DmqError(f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes.")
+    if name.lower() in RESERVED or not fit_to_name(
+        name
+    ):  # some disks take Tables and tables for the same
+        raise DmqError(
+            f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes."
+        )
     return own_home() / name
 
 
 def fit_to_name(name: str) -> bool:
-    """Can `name` be that of a folder on every system? A dot or space at the end is lost on Windows."""
+    """Can `name` be that of a folder on every system? A dot or space at the end is lost on
+    Windows.
+    """
     return bool(NAME.fullmatch(name)) and name[-1] not in " ." and not DEVICES.fullmatch(name)
 
 
 def names() -> list[str]:
     """The finished runs, newest first."""
-    found = [file.parent for file in own_home().glob("*/report.json") if not file.parent.name.startswith(".")]
+    found = [
+        file.parent
+        for file in own_home().glob("*/report.json")
+        if not file.parent.name.startswith(".")
+    ]
     return [f.name for f in sorted(found, key=lambda f: -(f / "report.json").stat().st_mtime)]
 
 
@@ -143,9 +167,13 @@ def free_name(wanted: str) -> str:
 
 
 def free_stem(wanted: str, folder_of: Callable[[str], Path], nameless: str = "run") -> str:
-    """`wanted` made fit to name a folder, with a number behind it if `folder_of` that name is there or reserved."""
+    """`wanted` made fit to name a folder, with a number behind it if `folder_of` that name is
+    there or reserved.
+    """
     stem = re.sub(r"[^A-Za-z0-9 ._+-]+", "-", wanted).strip(" .-")[:60].rstrip(" .") or nameless
-    return next(n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if _is_free(n, folder_of))
+    return next(
+        n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if _is_free(n, folder_of)
+    )
 
 
 def _is_free(name: str, folder_of: Callable[[str], Path]) -> bool:

@@ -1,4 +1,6 @@
-"""Answers about errors along the steps, kept with their question: the curves of recipes, and the probe."""
+"""Answers about errors along the steps, kept with their question: the curves of recipes, and the
+probe.
+"""
 
 import json
 from pathlib import Path
@@ -19,13 +21,21 @@ NUMBERS = ("start", "end", "gain", "error", "psnr", "match", "match_float")
 
 
 def save_over_time(folder: Path, question: dict[str, Any], made: OverTime) -> None:
-    """Write `made` and the `question` that it answers (specs by name) into `folder`, once it is complete."""
-    arrays = {f"{name}.{n}": x for name in CURVES for n, x in enumerate(getattr(made, name).values())}
+    """Write `made` and the `question` that it answers (specs by name) into `folder`, once it is
+    complete.
+    """
+    arrays = {
+        f"{name}.{n}": x for name in CURVES for n, x in enumerate(getattr(made, name).values())
+    }
     arrays |= {f"strip.{n}": np.stack(strip) for n, strip in enumerate(made.strips.values())}
     plain = {
-        "names": list(made.isolated), "strips": list(made.strips), "foreseen": bool(made.foreseen),
-        "timesteps": made.timesteps, "mean_bits": made.mean_bits, "watched": made.watched,
-    }  # fmt: skip
+        "names": list(made.isolated),
+        "strips": list(made.strips),
+        "foreseen": bool(made.foreseen),
+        "timesteps": made.timesteps,
+        "mean_bits": made.mean_bits,
+        "watched": made.watched,
+    }
     _save(folder, question, arrays | {"coefficients": made.coefficients}, plain)
 
 
@@ -35,12 +45,20 @@ def load_over_time(folder: Path) -> OverTime:
     try:
         known = {name: name != "foreseen" or plain["foreseen"] for name in CURVES}
         return OverTime(
-            timesteps=tuple(plain["timesteps"]), coefficients=arrays["coefficients"], mean_bits=plain["mean_bits"],
+            timesteps=tuple(plain["timesteps"]),
+            coefficients=arrays["coefficients"],
+            mean_bits=plain["mean_bits"],
             watched=tuple(plain["watched"]),
             strips={who: tuple(arrays[f"strip.{n}"]) for n, who in enumerate(plain["strips"])},
-            **{name: {who: arrays[f"{name}.{n}"] for n, who in enumerate(plain["names"]) if known[name]}
-               for name in CURVES},
-        )  # fmt: skip
+            **{
+                name: {
+                    who: arrays[f"{name}.{n}"]
+                    for n, who in enumerate(plain["names"])
+                    if known[name]
+                }
+                for name in CURVES
+            },
+        )
     except (KeyError, TypeError) as error:
         raise DmqError(f"{folder}: damaged ({error}); delete the folder and do it again.") from None
 
@@ -61,11 +79,16 @@ def load_probe(folder: Path) -> tuple[ProbePicture, ...]:
     except (KeyError, ValueError) as error:
         raise DmqError(f"{folder}: damaged ({error}); delete the folder and do it again.") from None
     whole = [row | {"start": int(row["start"]), "end": int(row["end"])} for row in rows]
-    return tuple(ProbePicture(pixels=x, exact=exact, **row) for row, x in zip(whole, pictures, strict=True))
+    return tuple(
+        ProbePicture(pixels=x, exact=exact, **row) for row, x in zip(whole, pictures, strict=True)
+    )
 
 
 def load_question(folder: Path, **expected: Any) -> dict[str, Any]:
-    """The question behind an answer, for the types `expected` by name. Raises DmqError if it cannot be read."""
+    """The question behind an answer, for the types `expected` by name.
+
+    Raises DmqError if it cannot be read.
+    """
     try:
         data = json.loads((folder / "question.json").read_text("utf-8"))
     except (OSError, ValueError) as error:
@@ -74,14 +97,23 @@ def load_question(folder: Path, **expected: Any) -> dict[str, Any]:
 
 
 def answers(kind: str) -> list[Path]:
-    """The folders of all answers of a kind ("over-time", "probe"): the user's, newest first, then those that ship."""
+    """The folders of all answers of a kind ("over-time", "probe"): the user's, newest first,
+    then those that ship.
+    """
     own = (own_home() / "trajectories").glob(f"{kind}-*/question.json")
     shipped = (folders.ASSETS / "runs").glob(f"{kind}-*/question.json")
-    return [file.parent for file in (*sorted(own, key=lambda file: -file.stat().st_mtime_ns), *sorted(shipped))]
+    return [
+        file.parent
+        for file in (*sorted(own, key=lambda file: -file.stat().st_mtime_ns), *sorted(shipped))
+    ]
 
 
-def _save(folder: Path, question: dict[str, Any], arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
+def _save(
+    folder: Path, question: dict[str, Any], arrays: dict[str, np.ndarray], plain: dict[str, Any]
+) -> None:
     with written(folder) as part:
         data = {name: jsonio.to_data(value) for name, value in question.items()}
-        (part / "question.json").write_text(json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        (part / "question.json").write_text(
+            json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8"
+        )
         save_arrays(part / "answer.safetensors", "answer", plain, arrays)

@@ -1,7 +1,8 @@
-"""Predictors as they are kept, and the labels of random mixes one by one, so that an interruption loses none of them.
+"""Predictors as they are kept, and the labels of random mixes one by one, so that an interruption
+loses none of them.
 
-    RUNS/tables/    predictor-KEY/: predictor.safetensors, with all that is no array as JSON in its metadata
-                    labels-KEY/: NNNNN.json, NNNNN-again.json: a label each; more mixes only add to them
+RUNS/tables/    predictor-KEY/: predictor.safetensors, with all that is no array as JSON in its metadata
+                labels-KEY/: NNNNN.json, NNNNN-again.json: a label each; more mixes only add to them
 """
 
 import hashlib
@@ -22,19 +23,32 @@ from .folders import home, written
 
 
 ARRAYS = (
-    "bytes", "local", "mixes", "labels", "again", "average_bits", "fold", "predicted", "op_scores", "op_spread",
-    "ridge", "ridge_spread",
-)  # fmt: skip
+    "bytes",
+    "local",
+    "mixes",
+    "labels",
+    "again",
+    "average_bits",
+    "fold",
+    "predicted",
+    "op_scores",
+    "op_spread",
+    "ridge",
+    "ridge_spread",
+)
 TEXTS = ("model", "fingerprint", "types", "label", "note")
 PIECE_ARRAYS, PIECE_TEXTS = ("mixes", "scores", "spread"), ("piece", "kind", "layers", "complete")
 
 
 def predictor_folder(kind: str, *asked: Any, own: bool = False) -> Path:
-    """Where the `kind` "predictor" or "labels" is kept that answers `asked`: plain data and specs it depends on.
+    """Where the `kind` "predictor" or "labels" is kept that answers `asked`: plain data and specs
+    it depends on.
 
-    The user's place for it, unless only one that ships is there and the user's `own` is not insisted on.
-    """
-    digest = hashlib.sha256(json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True).encode())
+    The user's place for it, unless only one that ships is there and the user's `own` is not
+    insisted on."""
+    digest = hashlib.sha256(
+        json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True).encode()
+    )
     name = f"{kind}-{digest.hexdigest()[:16]}"
     place, shipped = home() / "tables" / name, folders.ASSETS / "runs" / name
     return shipped if shipped.is_dir() and not (own or place.is_dir()) else place
@@ -46,11 +60,12 @@ def save_predictor(folder: Path, result: PredictorResult) -> None:
     for n, piece in enumerate(result.pieces):
         arrays |= {f"pieces.{n}.{name}": getattr(piece, name) for name in PIECE_ARRAYS}
     plain = {name: getattr(result, name) for name in TEXTS} | {
-        "version": 1, "layers": [asdict(layer) for layer in result.layers],
+        "version": 1,
+        "layers": [asdict(layer) for layer in result.layers],
         "choices": [jsonio.to_data(choice) for choice in result.choices],
         "predictions": [asdict(one) for one in result.predictions],
         "pieces": [{name: getattr(piece, name) for name in PIECE_TEXTS} for piece in result.pieces],
-    }  # fmt: skip
+    }
     with written(folder) as part:
         save_arrays(part / "predictor.safetensors", "predictor", plain, arrays)
 
@@ -61,17 +76,22 @@ def load_predictor(folder: Path) -> PredictorResult:
     try:
         if plain.pop("version") != 1:
             raise DmqError(f"{folder.name}: a predictor of another version of dmq; make it again.")
-        plain["layers"] = tuple(Layer(**layer | {"shape": tuple(layer["shape"])}) for layer in plain["layers"])
+        plain["layers"] = tuple(
+            Layer(**layer | {"shape": tuple(layer["shape"])}) for layer in plain["layers"]
+        )
         plain["choices"] = tuple(
-            jsonio.from_data(Choice, one, f"{folder.name}.choices[{n}]") for n, one in enumerate(plain["choices"])
+            jsonio.from_data(Choice, one, f"{folder.name}.choices[{n}]")
+            for n, one in enumerate(plain["choices"])
         )
         plain["types"] = tuple(plain["types"])
         plain["predictions"] = tuple(Prediction(**one) for one in plain["predictions"])
         plain["pieces"] = tuple(
-            PieceScores(**one | {"layers": tuple(one["layers"])},
-                        **{name: arrays.pop(f"pieces.{n}.{name}") for name in PIECE_ARRAYS})
+            PieceScores(
+                **one | {"layers": tuple(one["layers"])},
+                **{name: arrays.pop(f"pieces.{n}.{name}") for name in PIECE_ARRAYS},
+            )
             for n, one in enumerate(plain["pieces"])
-        )  # fmt: skip
+        )
         return PredictorResult(**plain, **arrays)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise DmqError(f"{folder}: damaged ({error}); delete the folder and do it again.") from None
@@ -87,7 +107,10 @@ def save_label(folder: Path, name: str, label: float) -> None:
 
 
 def load_label(folder: Path, name: str) -> float | None:
-    """What `save_label` wrote; None if there is none of that name. Raises DmqError if it is damaged."""
+    """What `save_label` wrote; None if there is none of that name.
+
+    Raises DmqError if it is damaged.
+    """
     file = folder / f"{name}.json"
     try:
         return float(json.loads(file.read_text("utf-8"))["label"]) if file.is_file() else None

@@ -1,8 +1,8 @@
-"""How much is kept: `$DMQ_RUNS_QUOTA`. What is oldest goes first when something is saved, and never what is in use.
+"""How much is kept: `$DMQ_RUNS_QUOTA`. What is oldest goes first when something is saved, and never
+what is in use.
 
-A piece is what is kept and removed as a whole: a run, a capture, a table, an export, a benchmark. What ships lies
-elsewhere and is none.
-"""
+A piece is what is kept and removed as a whole: a run, a capture, a table, an export, a benchmark.
+What ships lies elsewhere and is none."""
 
 import contextlib
 import os
@@ -21,7 +21,15 @@ from ..public import is_public
 PUBLIC = 4_000_000_000  # bytes, where nothing is said and everybody may save
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12}
 SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([KMGT]?)(I?)B?\s*")
-KINDS = ("captures", "searches", "roundings", "trajectories", "tables", "exports", "benchmarks")  # folders of pieces
+KINDS = (
+    "captures",
+    "searches",
+    "roundings",
+    "trajectories",
+    "tables",
+    "exports",
+    "benchmarks",
+)  # folders of pieces
 VISITORS = "visitors"  # in it, each visitor's own folder has runs and such folders again
 
 _lock = threading.Lock()  # of what follows, and of removing
@@ -31,7 +39,8 @@ _job: ContextVar[set[Path] | None] = ContextVar("job", default=None)
 
 
 def quota() -> int | None:
-    """Bytes that may be kept in the run folder; None for as many as there are. Raises DmqError if it is no size.
+    """Bytes that may be kept in the run folder; None for as many as there are. Raises DmqError if
+    it is no size.
 
     >>> parsed("2GB"), parsed("1.5 MiB"), parsed("700")
     (2000000000, 1572864, 700)
@@ -44,18 +53,24 @@ def parsed(said: str) -> int:
     """A size in bytes, such as "2GB" or "500 MiB". Raises DmqError for anything else."""
     found = SIZE.fullmatch(said.upper())
     if found is None:
-        raise DmqError(f"$DMQ_RUNS_QUOTA is {said!r:.40}; write a number of bytes such as 500MB or 2GB.")
+        raise DmqError(
+            f"$DMQ_RUNS_QUOTA is {said!r:.40}; write a number of bytes such as 500MB or 2GB."
+        )
     number, unit, binary = found.groups()
     base = UNITS[unit]
     return int(float(number) * (1024 ** (("", "K", "M", "G", "T").index(unit)) if binary else base))
 
 
-# --- who holds what -------------------------------------------------------------------------------------------------
+# --- who holds what
+# -------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
 def job() -> Iterator[set[Path]]:
-    """Work that a visitor started: what it writes stays until the block ends. Give what this yields to `working`."""
+    """Work that a visitor started: what it writes stays until the block ends.
+
+    Give what this yields to `working`.
+    """
     held: set[Path] = set()
     with _lock:
         _held.append(held)
@@ -85,7 +100,9 @@ def hold(home: Path, folder: Path) -> None:
 
 
 def piece_of(home: Path, folder: Path) -> Path | None:
-    """The piece of the run folder `home` that `folder` is or lies in; None for what is half written or elsewhere."""
+    """The piece of the run folder `home` that `folder` is or lies in; None for what is half
+    written or elsewhere.
+    """
     home, folder = home.resolve(), folder.resolve()
     if not folder.is_relative_to(home):
         return None
@@ -97,7 +114,8 @@ def piece_of(home: Path, folder: Path) -> Path | None:
     return home.joinpath(*parts[:count])
 
 
-# --- making room ----------------------------------------------------------------------------------------------------
+# --- making room
+# --------------------------------------------------------------------------------------------------
 
 
 def pieces(home: Path) -> list[Path]:
@@ -113,10 +131,16 @@ def pieces(home: Path) -> list[Path]:
 
 
 def _folders(place: Path) -> list[Path]:
-    """The folders in `place`; a link leads elsewhere and is none, what begins with a dot is half written."""
+    """The folders in `place`; a link leads elsewhere and is none, what begins with a dot is half
+    written.
+    """
     try:
         with os.scandir(place) as entries:
-            return [Path(entry) for entry in entries if entry.is_dir(follow_symlinks=False) and entry.name[:1] != "."]
+            return [
+                Path(entry)
+                for entry in entries
+                if entry.is_dir(follow_symlinks=False) and entry.name[:1] != "."
+            ]
     except OSError:  # removed meanwhile, or never there
         return []
 
@@ -133,15 +157,18 @@ def weigh(piece: Path) -> tuple[int, float]:
 
 
 def make_room(home: Path) -> list[Path]:
-    """Remove the oldest pieces until what is kept in `home` is within the quota; returns what was removed.
+    """Remove the oldest pieces until what is kept in `home` is within the quota; returns what was
+    removed.
 
-    What running jobs have written stays, and the newest piece, even if it is larger than the quota by itself.
-    """
+    What running jobs have written stays, and the newest piece, even if it is larger than the quota
+    by itself."""
     most = quota()
     if most is None:
         return []
     with _lock:
-        weighed = sorted(((weigh(piece), piece) for piece in pieces(home)), key=lambda item: item[0][1])
+        weighed = sorted(
+            ((weigh(piece), piece) for piece in pieces(home)), key=lambda item: item[0][1]
+        )
         kept = sum(size for (size, _), _ in weighed)
         held, removed = set().union(_process, *_held), []
         for (size, _), piece in weighed[:-1]:

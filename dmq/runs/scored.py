@@ -20,10 +20,16 @@ TABLES: dict[str, Callable[[PredictorResult], SensitivityTable]] = {
 
 
 def find_predictors(fingerprint: str) -> list[Path]:
-    """The folders of predictors of those weights: the user's, newest first, then shipped; unreadable ones left out."""
+    """The folders of predictors of those weights: the user's, newest first, then shipped;
+    unreadable ones left out.
+    """
     own = sorted((home() / "tables").glob(FILES), key=lambda file: -file.stat().st_mtime_ns)
     names = {file.parent.name for file in own}  # the user's own hides the same one that ships
-    shipped = [file for file in sorted((folders.ASSETS / "runs").glob(FILES)) if file.parent.name not in names]
+    shipped = [
+        file
+        for file in sorted((folders.ASSETS / "runs").glob(FILES))
+        if file.parent.name not in names
+    ]
     return [file.parent for file in (*own, *shipped) if _whose(file) == fingerprint]
 
 

@@ -18,9 +18,20 @@ from .folders import home, written
 
 
 def search_key(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> str:
-    """A name for what a search depends on: the model, how it is run and quantized, the settings of the search."""
-    activations = replace(recipe.activations, range=MseSearch())  # learned ranges take the place of any
-    asked = (spec, recipe.sampling, recipe.calibration, recipe.weights, activations, recipe.protection)
+    """A name for what a search depends on: the model, how it is run and quantized, the settings
+    of the search.
+    """
+    activations = replace(
+        recipe.activations, range=MseSearch()
+    )  # learned ranges take the place of any
+    asked = (
+        spec,
+        recipe.sampling,
+        recipe.calibration,
+        recipe.weights,
+        activations,
+        recipe.protection,
+    )
     data = [recipe.model, fingerprint, *map(jsonio.to_data, (*asked, recipe.overrides))]
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', recipe.model).strip('-')[-40:]}-search-{digest}"
@@ -34,13 +45,19 @@ def find_search(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> Path |
 
 
 def save_search(recipe: Recipe, spec: LearnedGroups, result: SearchResult) -> Path:
-    """Write what a search found, and the recipe it was for; returns the folder, which appears only when complete."""
+    """Write what a search found, and the recipe it was for; returns the folder, which appears
+    only when complete.
+    """
     folder = home() / "searches" / search_key(recipe, spec, result.fingerprint)
     held = {f.name: getattr(result, f.name) for f in fields(result)}
     arrays = {name: x for name, x in held.items() if isinstance(x, np.ndarray)}
     arrays |= {f"local/{name}": x for name, x in result.local.items()}
     plain = {name: held[name] for name in ("model", "fingerprint", "sampler", "timesteps", "note")}
-    plain |= {"version": 1, "sites": [asdict(site) for site in result.sites], "local": list(result.local)}
+    plain |= {
+        "version": 1,
+        "sites": [asdict(site) for site in result.sites],
+        "local": list(result.local),
+    }
     with written(folder) as part:
         save_arrays(part / "search.safetensors", "search", plain, arrays)
         (part / "recipe.json").write_text(jsonio.dumps(recipe), encoding="utf-8")

@@ -9,12 +9,15 @@ from PIL import Image, ImageDraw, ImageFont
 from ..errors import DmqError
 
 
-LEAST = 96  # pixels of a side: smaller pictures are enlarged, by a whole number so that each pixel stays one
+# pixels of a side: smaller pictures are enlarged, by a whole number so that each pixel stays one
+LEAST = 96
 GAP = 6
 
 
 def sheet(rows: dict[str, list[np.ndarray]], columns: list[str]) -> Image.Image:
-    """Pictures uint8 [H, W, 3] of one size, a row for each name, under the names of the `columns`."""
+    """Pictures uint8 [H, W, 3] of one size, a row for each name, under the names of the
+    `columns`.
+    """
     height, width = next(iter(rows.values()))[0].shape[:2]
     times = max(1, -(-LEAST // min(height, width)))
     font = ImageFont.load_default(size=13)
@@ -26,18 +29,27 @@ def sheet(rows: dict[str, list[np.ndarray]], columns: list[str]) -> Image.Image:
     for x, name in enumerate(columns):
         pen.text((margin + x * across, GAP), name, fill="black", font=font)
     for y, (name, pictures) in enumerate(rows.items()):
-        pen.text((GAP, top + y * down + height * times // 2), name, fill="black", font=font, anchor="lm")
+        pen.text(
+            (GAP, top + y * down + height * times // 2), name, fill="black", font=font, anchor="lm"
+        )
         for x, pixels in enumerate(pictures):
-            large = Image.fromarray(pixels).resize((width * times, height * times), Image.Resampling.NEAREST)
+            large = Image.fromarray(pixels).resize(
+                (width * times, height * times), Image.Resampling.NEAREST
+            )
             made.paste(large, (margin + x * across, top + y * down))
     return made
 
 
 def save_png(file: str, picture: Image.Image) -> None:
-    """Write `picture` so that `file` is whole or as it was. Raises DmqError if it cannot be written."""
+    """Write `picture` so that `file` is whole or as it was.
+
+    Raises DmqError if it cannot be written.
+    """
     part = ""
     try:
-        with tempfile.NamedTemporaryFile(dir=Path(file).parent, prefix=".part-", suffix=".png", delete=False) as made:
+        with tempfile.NamedTemporaryFile(
+            dir=Path(file).parent, prefix=".part-", suffix=".png", delete=False
+        ) as made:
             part = made.name
             picture.save(made, format="PNG")
         Path(part).chmod(0o644)

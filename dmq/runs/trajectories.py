@@ -1,4 +1,6 @@
-"""What was measured or calibrated along quantized trajectories: progressive ranges, effects of windows."""
+"""What was measured or calibrated along quantized trajectories: progressive ranges, effects of
+windows.
+"""
 
 import hashlib
 import json
@@ -24,10 +26,11 @@ WINDOW_ARRAYS = ("fidelity", "fidelity_all", "text", "text_all", "text_float")
 
 
 def trajectory_folder(kind: str, *asked: Any, own: bool = False) -> Path:
-    """Where what `kind` ("progressive", "windows", …) gave for `asked` is kept: plain data and specs it depends on.
+    """Where what `kind` ("progressive", "windows", …) gave for `asked` is kept: plain data and
+    specs it depends on.
 
-    The user's place for it, unless only one that ships is there and the user's `own` is not insisted on.
-    """
+    The user's place for it, unless only one that ships is there and the user's `own` is not
+    insisted on."""
     data = json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True)
     name = f"{kind}-{hashlib.sha256(data.encode()).hexdigest()[:16]}"
     root = own_home() if kind in PROMPTED else home()
@@ -36,14 +39,18 @@ def trajectory_folder(kind: str, *asked: Any, own: bool = False) -> Path:
 
 
 def save_progressive(
-    folder: Path, made: ProgressiveRanges, base: ActivationStats, *, by_channel: bool,
+    folder: Path,
+    made: ProgressiveRanges,
+    base: ActivationStats,
+    *,
+    by_channel: bool,
     splits: Mapping[str, int] | None = None,
-) -> None:  # fmt: skip
-    """Write ranges, and what else was seen than in the capture `base`, into `folder`, once it is complete.
+) -> None:
+    """Write ranges, and what else was seen than in the capture `base`, into `folder`, once it is
+    complete.
 
-    Extremes of channels are kept only `by_channel`, where ranges are of channels or groups of them; else those of each
-    side of the inputs that `splits` names.
-    """
+    Extremes of channels are kept only `by_channel`, where ranges are of channels or groups of them;
+    else those of each side of the inputs that `splits` names."""
     seen = made.stats.only(made.stats.unlike(base))
     with written(folder) as part:
         save_stats(part / "stats", seen, channels=ROUNDED if by_channel else SIDES, splits=splits)
@@ -63,18 +70,28 @@ def load_progressive(folder: Path, base: ActivationStats) -> ProgressiveRanges:
         return ProgressiveRanges(stats=seen, low=arrays["low"], high=arrays["high"], **plain)
     for name in ("fingerprint", "sampler", "timesteps", "subset"):
         if getattr(seen, name) != getattr(base, name):
-            raise DmqError(f"{folder}: of a capture with another {name}; delete the folder and do it again.")
+            raise DmqError(
+                f"{folder}: of a capture with another {name}; delete the folder and do it again."
+            )
     try:
-        return ProgressiveRanges(stats=base.updated(seen), low=arrays["low"], high=arrays["high"], **plain)
+        return ProgressiveRanges(
+            stats=base.updated(seen), low=arrays["low"], high=arrays["high"], **plain
+        )
     except KeyError as error:
-        raise DmqError(f"{folder}: damaged (no site {error}); delete the folder and do it again.") from None
+        raise DmqError(
+            f"{folder}: damaged (no site {error}); delete the folder and do it again."
+        ) from None
 
 
 def save_call(folder: Path, n: int, stats: ActivationStats, grids: dict[str, np.ndarray]) -> None:
-    """Keep what denoiser call `n` of an unfinished calibration saw, and the grids that it was answered with."""
+    """Keep what denoiser call `n` of an unfinished calibration saw, and the grids that it was
+    answered with.
+    """
     with written(folder / f"{n:05d}") as part:
         save_stats(part / "stats", stats, channels=EXACT)  # so that an interruption changes nothing
-        save_file({name: np.ascontiguousarray(x) for name, x in grids.items()}, part / "grids.safetensors")
+        save_file(
+            {name: np.ascontiguousarray(x) for name, x in grids.items()}, part / "grids.safetensors"
+        )
 
 
 def load_calls(folder: Path) -> list[tuple[ActivationStats, dict[str, np.ndarray]]]:

@@ -1,9 +1,10 @@
-"""Executed models whose float part is compiled: norms, activation functions, residuals and the rounding of inputs.
+"""Executed models whose float part is compiled: norms, activation functions, residuals and the
+rounding of inputs.
 
-The compiler sees how inputs become codes, and puts that into the same loop as what made them; the product itself is
-one operator that it does not look into. Scales, zero points and greatest codes of the step are in a table which is
-filled before each call: one compiled model serves all steps, and nothing is compiled anew where a group ends.
-"""
+The compiler sees how inputs become codes, and puts that into the same loop as what made them; the
+product itself is one operator that it does not look into. Scales, zero points and greatest codes of
+the step are in a table which is filled before each call: one compiled model serves all steps, and
+nothing is compiled anew where a group ends."""
 
 import inspect
 import itertools
@@ -18,10 +19,19 @@ from ..quantizers.cache import CachedFeature, RequestedFeature
 from .layers import PackedLayer, packed_layers
 
 
-BANKS, FEATURES = (ActivationBank, DynamicBank), (CachedFeature, RequestedFeature)  # which read the clock
+BANKS, FEATURES = (
+    (ActivationBank, DynamicBank),
+    (CachedFeature, RequestedFeature),
+)  # which read the clock
 # Has each model graphs of its own? Older torch keeps those of one class together.
-APART = {"isolate_recompiles": True} if "isolate_recompiles" in inspect.signature(torch.compile).parameters else {}
-_held: "weakref.WeakValueDictionary[int, Any]" = weakref.WeakValueDictionary()  # what operators are told by number
+APART = (
+    {"isolate_recompiles": True}
+    if "isolate_recompiles" in inspect.signature(torch.compile).parameters
+    else {}
+)
+_held: "weakref.WeakValueDictionary[int, Any]" = (
+    weakref.WeakValueDictionary()
+)  # what operators are told by number
 _numbers = itertools.count()
 
 
@@ -34,8 +44,8 @@ def _numbered(held: Any) -> int:
 def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
     """`model`, an executed one, in place: compiled at its first call, for each shape of its inputs.
 
-    It must not be borrowed, since what is compiled belongs to these very modules. `backend` as for `torch.compile`.
-    Calls whose activations are let through as they are run as they were written.
+    It must not be borrowed, since what is compiled belongs to these very modules. `backend` as for
+    `torch.compile`. Calls whose activations are let through as they are run as they were written.
     """
     for module in model.modules():
         if isinstance(module, (*BANKS, *FEATURES)):
@@ -45,24 +55,35 @@ def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
 
 
 class _Compiled:
-    """The forward of a model; `table` [3, columns] has 1 / scale, zero point and greatest code of the step."""
+    """The forward of a model; `table` [3, columns] has 1 / scale, zero point and greatest code
+    of the step.
+    """
 
     def __init__(self, model: nn.Module, backend: str) -> None:
         self.clock: Clock = model.clock
         self.plain = model.forward
-        columns: dict[tuple[nn.Module, int], list[tuple[float, float, float]]] = {}  # for each part, at every step
+        columns: dict[
+            tuple[nn.Module, int], list[tuple[float, float, float]]
+        ] = {}  # for each part, at every step
         layers = list(packed_layers(model))
         traced = [_Traced(layer, self, columns) for _, layer in layers]
         device = next(model.parameters()).device
         self.steps = self.table = None
         if columns:
-            self.steps = torch.tensor([*columns.values()], device=device).permute(1, 2, 0).contiguous()
+            self.steps = (
+                torch.tensor([*columns.values()], device=device).permute(1, 2, 0).contiguous()
+            )
             self.table = self.steps[0].clone()
         for (_, layer), forward in zip(layers, traced, strict=True):
             layer.traced = forward
-        # Which modules a model has does not change: not asking at each call is a tenth of the time of a small one.
-        # That is only right for one graph, kept apart: parts of it would serve any module of their class.
-        unasked = {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe} if APART else None
+        # Which modules a model has does not change: not asking at each call is a tenth of the time
+        # of a small one. That is only right for one graph, kept apart: parts of it would serve any
+        # module of their class.
+        unasked = (
+            {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
+            if APART
+            else None
+        )
         self.backend = backend
         self.compiled = torch.compile(
             self.plain, backend=backend, fullgraph=True, dynamic=False, options=unasked, **APART
@@ -74,8 +95,13 @@ class _Compiled:
         self.set_step()
         try:
             return self.compiled(*args, **kwargs)
-        except (torch._dynamo.exc.Unsupported, torch._dynamo.exc.FailOnRecompileLimitHit):  # no graph, or too many
-            self.clock.notes.append("compiled in pieces or for too many shapes, which may be slower.")
+        except (
+            torch._dynamo.exc.Unsupported,
+            torch._dynamo.exc.FailOnRecompileLimitHit,
+        ):  # no graph, or too many
+            self.clock.notes.append(
+                "compiled in pieces or for too many shapes, which may be slower."
+            )
             self.compiled = torch.compile(self.plain, backend=self.backend, dynamic=False, **APART)
             return self.compiled(*args, **kwargs)
 
@@ -119,9 +145,16 @@ class _Traced:
         elif layer.parts and isinstance(bank, ActivationBank) and self.bits <= layer.most_bits:
             self.way, self.columns = "table", []
             for part, rows in enumerate(zip(*map(layer.table_rows, bank.slot), strict=True)):
-                columns.setdefault((bank, part), rows)  # layers with one bank share them, and the codes
+                columns.setdefault(
+                    (bank, part), rows
+                )  # layers with one bank share them, and the codes
                 self.columns.append([*columns].index((bank, part)))
-        elif layer.parts and isinstance(bank, DynamicBank) and len(bank.bits) == 1 and self.bits <= layer.most_bits:
+        elif (
+            layer.parts
+            and isinstance(bank, DynamicBank)
+            and len(bank.bits) == 1
+            and self.bits <= layer.most_bits
+        ):
             self.way = "ranged"
 
     def __call__(self, layer: PackedLayer, x: Tensor) -> Tensor:
@@ -134,33 +167,56 @@ class _Traced:
         made = None
         for side, column, number in zip(layer.sides(x), self.columns, self.numbers, strict=True):
             inverse, zero, top = self.model.table[:, column].unbind()
-            codes = torch.minimum((side.float() * inverse + zero).round(), top).clamp(min=0).to(torch.uint8)
+            codes = (
+                torch.minimum((side.float() * inverse + zero).round(), top)
+                .clamp(min=0)
+                .to(torch.uint8)
+            )
             out = torch.ops.dmq.product(_dense(codes), None, None, made is None, number, x.dtype)
             made = out if made is None else made + out
         return made
 
-    def product(self, codes: Tensor, scale: Any, zero: Any, biased: bool, dtype: torch.dtype) -> Tensor:
-        """The product of a layer whose ranges are found at run time; numbers, or tensors that stand for one."""
+    def product(
+        self, codes: Tensor, scale: Any, zero: Any, biased: bool, dtype: torch.dtype
+    ) -> Tensor:
+        """The product of a layer whose ranges are found at run time; numbers, or tensors that
+        stand for one.
+        """
         scale, zero = (torch.as_tensor(value, dtype=torch.float32) for value in (scale, zero))
         return torch.ops.dmq.product(codes, scale, zero, biased, self.numbers[0], dtype)
 
 
 class _Product:
-    """One kernel of a layer, with all that it needs at hand: what is looked up here is looked up at every call."""
+    """One kernel of a layer, with all that it needs at hand: what is looked up here is looked up
+    at every call.
+    """
 
     def __init__(self, layer: PackedLayer, part: int) -> None:
         self.kernel, self.layout = layer.parts[part], layer.layout
         self.bias = None if layer.bias is None else layer.bias.detach().float()
         self.clock, self.slot = layer.input.clock, layer.input.slot
-        self.grids = [grids[part] for grids in layer.grids] if isinstance(layer.input, ActivationBank) else []
+        self.grids = (
+            [grids[part] for grids in layer.grids]
+            if isinstance(layer.input, ActivationBank)
+            else []
+        )
 
     def __call__(
-        self, codes: Tensor, scale: Tensor | None, zero: Tensor | None, biased: bool, dtype: torch.dtype
+        self,
+        codes: Tensor,
+        scale: Tensor | None,
+        zero: Tensor | None,
+        biased: bool,
+        dtype: torch.dtype,
     ) -> Tensor:
         if scale is None:
             ends = self.grids[self.slot[self.clock.i]]
         else:
-            ends = (scale, zero.to(torch.int32)) if self.kernel.on_device else (scale.item(), int(zero))
+            ends = (
+                (scale, zero.to(torch.int32))
+                if self.kernel.on_device
+                else (scale.item(), int(zero))
+            )
         return _dense(self.kernel(codes, *ends, self.bias if biased else None, dtype))
 
 
@@ -173,13 +229,20 @@ def _on_codes(x: Tensor, number: int) -> Tensor:
 
 
 def _product(
-    codes: Tensor, scale: Tensor | None, zero: Tensor | None, biased: bool, number: int, dtype: torch.dtype
+    codes: Tensor,
+    scale: Tensor | None,
+    zero: Tensor | None,
+    biased: bool,
+    number: int,
+    dtype: torch.dtype,
 ) -> Tensor:
     return _held[number](codes, scale, zero, biased, dtype)
 
 
 def _dense(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format)
+    return x.contiguous(
+        memory_format=torch.channels_last if x.ndim == 4 else torch.contiguous_format
+    )
 
 
 def _answer(x: Tensor, number: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -190,7 +253,9 @@ def _answer(x: Tensor, number: int, dtype: torch.dtype | None = None) -> Tensor:
     reach = [d * (k - 1) for d, k in zip(layout.dilation, layout.kernel_size, strict=True)]
     sides = [
         (size + 2 * pad - far - 1) // stride + 1
-        for size, pad, far, stride in zip(x.shape[2:], layout.padding, reach, layout.stride, strict=True)
+        for size, pad, far, stride in zip(
+            x.shape[2:], layout.padding, reach, layout.stride, strict=True
+        )
     ]
     made = x.new_empty((x.shape[0], layout.out_channels, *sides), dtype=dtype)
     return made.to(memory_format=torch.channels_last) if made.ndim == 4 else made
@@ -204,7 +269,12 @@ _library.define("on_codes(Tensor x, int layer) -> Tensor")
 _library.impl("on_codes", _on_codes, "CompositeExplicitAutograd")
 _library.impl("on_codes", _answer, "Meta")
 _library.define(
-    "product(Tensor codes, Tensor? scale, Tensor? zero, bool biased, int kernel, ScalarType dtype) -> Tensor"
+    "product(Tensor codes, Tensor? scale, Tensor? zero, bool biased, int kernel, ScalarType dtype) "
+    "-> Tensor"
 )
 _library.impl("product", _product, "CompositeExplicitAutograd")
-_library.impl("product", lambda codes, scale, zero, biased, kernel, dtype: _answer(codes, kernel, dtype), "Meta")
+_library.impl(
+    "product",
+    lambda codes, scale, zero, biased, kernel, dtype: _answer(codes, kernel, dtype),
+    "Meta",
+)

@@ -29,12 +29,13 @@ def executed(
     kernels: bool = True,
     compiling: bool = False,
 ) -> nn.Module:
-    """A model that executes `plan` on integer kernels; like `quantizers.apply.quantized` in all else.
+    """A model that executes `plan` on integer kernels; like `quantizers.apply.quantized` in all
+    else.
 
-    What stays in float is computed in `rest`, float32 or bfloat16; inputs and outputs of the model are float32 all the
-    same. Without `kernels` every layer runs in floating point, as the simulation does, with its weight kept in codes.
-    `compiling` has all between layers on codes compiled, at the first call. Raises DmqError as `quantized` does.
-    """
+    What stays in float is computed in `rest`, float32 or bfloat16; inputs and outputs of the model
+    are float32 all the same. Without `kernels` every layer runs in floating point, as the
+    simulation does, with its weight kept in codes. `compiling` has all between layers on codes
+    compiled, at the first call. Raises DmqError as `quantized` does."""
     twin = quantized(model, plan, adapter, learned, partial(packed, kernels=kernels))
     return finished(twin, plan, rest, kernels, compiling)
 
@@ -42,22 +43,44 @@ def executed(
 def packed(
     layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes, kernels: bool = True
 ) -> PackedLayer:
-    """The layer that computes on `codes` in the place of `layer`: a `quantizers.apply.MakeLayer`."""
+    """The layer that computes on `codes` in the place of `layer`: a
+    `quantizers.apply.MakeLayer`.
+    """
     return PackedLayer(layer, codes, layer.bias, bank, kernels)
 
 
 def finished(
-    twin: nn.Module, plan: Plan, rest: torch.dtype = torch.float32, kernels: bool = True, compiling: bool = False
+    twin: nn.Module,
+    plan: Plan,
+    rest: torch.dtype = torch.float32,
+    kernels: bool = True,
+    compiling: bool = False,
 ) -> nn.Module:
-    """`twin` itself, whose layers are packed, with all else that an executed model has; see `executed`."""
+    """`twin` itself, whose layers are packed, with all else that an executed model has; see
+    `executed`.
+    """
     keep_freed_memory()
-    # Where a processor does not multiply bfloat16, pieces take up to 20 times as long as torch's own kernel.
-    if kernels and not plan.attention and multiplies_bfloat16() and (not compiling or long_attention(twin)):
+    # Where a processor does not multiply bfloat16, pieces take up to 20 times as long as torch's
+    # own kernel.
+    if (
+        kernels
+        and not plan.attention
+        and multiplies_bfloat16()
+        and (not compiling or long_attention(twin))
+    ):
         chunked_attention(twin)
-    if rest == torch.bfloat16 and next(twin.parameters()).device.type == "cpu" and not multiplies_bfloat16():
-        twin.clock.notes.append("this processor only emulates bfloat16: with the rest in float32 it is faster.")
+    if (
+        rest == torch.bfloat16
+        and next(twin.parameters()).device.type == "cpu"
+        and not multiplies_bfloat16()
+    ):
+        twin.clock.notes.append(
+            "this processor only emulates bfloat16: with the rest in float32 it is faster."
+        )
     if rest != torch.float32:
-        nn.Module.to(twin, rest)  # not its own `to`: diffusers refuses to cast models that it knows as quantized
+        nn.Module.to(
+            twin, rest
+        )  # not its own `to`: diffusers refuses to cast models that it knows as quantized
         twin.register_forward_pre_hook(partial(_lowered, rest), with_kwargs=True)
         twin.register_forward_hook(_raised)
     return compiled(twin) if compiling else twin
@@ -65,21 +88,32 @@ def finished(
 
 def ran(model: nn.Module) -> dict[str, str]:
     """What runs each layer of an executed `model`: a kernel's name, or "reference: " and why."""
-    return {name: layer.kernel + (f": {layer.why}" if layer.why else "") for name, layer in packed_layers(model)}
+    return {
+        name: layer.kernel + (f": {layer.why}" if layer.why else "")
+        for name, layer in packed_layers(model)
+    }
 
 
 def ran_line(model: nn.Module) -> str:
-    """The same in one sentence: "41 layers on oneDNN int8; 2 in float (scales change within a row)"."""
+    """The same in one sentence: "41 layers on oneDNN int8; 2 in float (scales change within a
+    row)".
+    """
     counts = Counter(ran(model).values())
     on = Counter()
     for words, n in counts.items():
         on[words.split(": ")[0]] += 0 if words.startswith("reference") else n
     words = [f"{n} layers on {kernel}" for kernel, n in on.items() if n]
-    words += [f"{n} in float ({why.removeprefix('reference: ')})" for why, n in counts.items() if "reference" in why]
+    words += [
+        f"{n} in float ({why.removeprefix('reference: ')})"
+        for why, n in counts.items()
+        if "reference" in why
+    ]
     return "; ".join(words) or "no layer has codes"
 
 
-def _lowered(rest: torch.dtype, model: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
+def _lowered(
+    rest: torch.dtype, model: nn.Module, args: tuple, kwargs: dict[str, Any]
+) -> tuple[tuple, dict[str, Any]]:
     return _cast(args, rest), _cast(kwargs, rest)
 
 
@@ -88,10 +122,18 @@ def _raised(model: nn.Module, args: tuple, output: Any) -> Any:
 
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
-    """Floating-point tensors in `value`, however deep, as `dtype`; timesteps, which have one axis at most, stay."""
+    """Floating-point tensors in `value`, however deep, as `dtype`; timesteps, which have one
+    axis at most, stay.
+    """
     if isinstance(value, Tensor):
         return value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
-    if isinstance(value, dict):  # the outputs of diffusers are dicts, and have to stay what they are
+    if isinstance(
+        value, dict
+    ):  # the outputs of diffusers are dicts, and have to stay what they are
         made = {key: _cast(own, dtype) for key, own in value.items()}
         return type(value)(**made) if type(value) is not dict else made
-    return type(value)(_cast(own, dtype) for own in value) if isinstance(value, tuple | list) else value
+    return (
+        type(value)(_cast(own, dtype) for own in value)
+        if isinstance(value, tuple | list)
+        else value
+    )

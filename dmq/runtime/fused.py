@@ -10,9 +10,9 @@ from torch import Tensor
 def codes_of(x: Tensor, scale: Tensor | float, zero: Tensor | float, bits: int) -> Tensor:
     """The codes of `x`, uint8: clip(round(x / scale) + zero, 0, 2**bits - 1).
 
-    Shapes: `scale` and `zero` broadcast against `x`. Dense in memory, the channels of 4-D tensors last. With numbers
-    for the two, x times 1 / scale is rounded, so that a code may be the neighbour of the one that division gives.
-    """
+    Shapes: `scale` and `zero` broadcast against `x`. Dense in memory, the channels of 4-D tensors
+    last. With numbers for the two, x times 1 / scale is rounded, so that a code may be the
+    neighbour of the one that division gives."""
     layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     if isinstance(scale, float) and x.device.type == "cpu" and _has_one_pass():
         codes = _one_pass(x.float().contiguous(memory_format=layout), scale, int(zero))
@@ -23,15 +23,21 @@ def codes_of(x: Tensor, scale: Tensor | float, zero: Tensor | float, bits: int) 
 
 
 def _one_pass(x: Tensor, scale: float, zero: int) -> Tensor:
-    """Codes of eight bits, by the kernel of torch's older quantization: five times faster than step by step."""
+    """Codes of eight bits, by the kernel of torch's older quantization: five times faster than
+    step by step.
+    """
     made = torch.quantize_per_tensor(x, scale, zero, torch.quint8)
     # Its memory under another type, where `int_repr` would copy it.
-    return torch.empty(0, dtype=torch.uint8).set_(made.untyped_storage(), 0, made.shape, made.stride())
+    return torch.empty(0, dtype=torch.uint8).set_(
+        made.untyped_storage(), 0, made.shape, made.stride()
+    )
 
 
 @cache
 def _has_one_pass() -> bool:
-    """Is that kernel there, and does it do what it should? Later releases of torch are to drop it."""
+    """Is that kernel there, and does it do what it should? Later releases of torch are to drop
+    it.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # it says so, once

@@ -1,8 +1,8 @@
-"""Layers that compute on codes: those of their weight, which are all that is kept of it, and those of their inputs.
+"""Layers that compute on codes: those of their weight, which are all that is kept of it, and those
+of their inputs.
 
-A layer asks its bank for the grid that is in force, makes codes of what comes, and hands them to a kernel. Where there
-is no kernel it does what the simulated layer does, and says why.
-"""
+A layer asks its bank for the grid that is in force, makes codes of what comes, and hands them to a
+kernel. Where there is no kernel it does what the simulated layer does, and says why."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -24,17 +24,22 @@ BY_ROW = ("token", "place")  # ranges of what a product of matrices takes as row
 
 
 class PackedLayer(nn.Module):
-    """A Linear or Conv layer on `codes`, with its inputs through `bank` (an `nn.Identity` for inputs in float).
+    """A Linear or Conv layer on `codes`, with its inputs through `bank` (an `nn.Identity` for
+    inputs in float).
 
-    `why` is empty where an integer kernel runs, and says why not where the reference does. The bank is shared with
-    other layers, so it is no submodule of this one. Executed equals simulated up to the order of float operations.
-    `traced`, if given, is what a compiler sees of it.
-    """
+    `why` is empty where an integer kernel runs, and says why not where the reference does. The bank
+    is shared with other layers, so it is no submodule of this one. Executed equals simulated up to
+    the order of float operations. `traced`, if given, is what a compiler sees of it."""
 
     traced: Callable[["PackedLayer", Tensor], Tensor] | None = None
 
     def __init__(
-        self, layer: nn.Module, codes: WeightCodes, bias: nn.Parameter | None, bank: nn.Module, kernels: bool = True
+        self,
+        layer: nn.Module,
+        codes: WeightCodes,
+        bias: nn.Parameter | None,
+        bank: nn.Module,
+        kernels: bool = True,
     ) -> None:
         super().__init__()
         self.bias = bias
@@ -43,15 +48,20 @@ class PackedLayer(nn.Module):
         self.__dict__.update(input=bank, layout=layout_of(layer))
         self.dtype = layer.weight.dtype
         self.parts: list[Kernel] = []
-        self.totals: Tensor | None = None  # of each row of the weight, where ranges are those of rows of the input
+        self.totals: Tensor | None = (
+            None  # of each row of the weight, where ranges are those of rows of the input
+        )
         self.wanted = kernels
         self.why = self._prepare() if kernels else "kernels were not asked for"
         apart = isinstance(codes, LowRankWeight) and not isinstance(bank, nn.Identity)
-        # Buffers that are no part of the state: what is borrowed shares them, and they move with the model.
+        # Buffers that are no part of the state: what is borrowed shares them, and they move with
+        # the model.
         factors = _factors(codes, self.dtype) if apart else (None, None, None)
         for name, x in zip(("smoothing", "right", "left"), factors, strict=True):
             self.register_buffer(name, x, persistent=False)
-        self.register_buffer("kept", self._float() if self.why else None, persistent=False)  # instead of at each call
+        self.register_buffer(
+            "kept", self._float() if self.why else None, persistent=False
+        )  # instead of at each call
         self.train(layer.training)
 
     def __getattr__(self, name: str) -> Any:
@@ -70,11 +80,15 @@ class PackedLayer(nn.Module):
 
     @property
     def kernel(self) -> str:
-        """What runs it: a kernel's name, or "reference"; and whether some steps have more bits than kernels take."""
+        """What runs it: a kernel's name, or "reference"; and whether some steps have more bits
+        than kernels take.
+        """
         if not self.parts:
             return "reference"
         some = max(self.input.bits) > self.most_bits
-        return self.parts[0].name + (f", but for steps of more than {self.most_bits} bits" if some else "")
+        return self.parts[0].name + (
+            f", but for steps of more than {self.most_bits} bits" if some else ""
+        )
 
     @property
     def most_bits(self) -> int:
@@ -85,9 +99,13 @@ class PackedLayer(nn.Module):
         if self.left is None:
             return self.wide(x)
         if self.smoothing is not None:
-            x = x / self.smoothing.repeat(getattr(self.layout, "groups", 1)).view(-1, *[1] * (self.right.ndim - 2))
+            x = x / self.smoothing.repeat(getattr(self.layout, "groups", 1)).view(
+                -1, *[1] * (self.right.ndim - 2)
+            )
         thin = compute(self.layout, x, self.right, None)
-        return self.wide(x).add_(F.linear(thin, self.left) if self.right.ndim == 2 else _pointwise(thin, self.left))
+        return self.wide(x).add_(
+            F.linear(thin, self.left) if self.right.ndim == 2 else _pointwise(thin, self.left)
+        )
 
     def wide(self, x: Tensor) -> Tensor:
         """The layer, but for low-rank factors beside the codes."""
@@ -109,7 +127,8 @@ class PackedLayer(nn.Module):
         """The weight that quantized inputs meet."""
         return self.weight if self.left is None else self.codes.rest_weight().to(self.dtype)
 
-    # --- on codes ---------------------------------------------------------------------------------------------------
+    # --- on codes
+    # ----------------------------------------------------------------------------------------------
 
     def _bits(self) -> int | None:
         """Bits of the inputs now; None if they pass as floats, or have more than kernels take."""
@@ -126,7 +145,13 @@ class PackedLayer(nn.Module):
         made = None
         grids = self.grids[self.input.slot[self.input.clock.i]]
         for kernel, side, (scale, zero) in zip(self.parts, self.sides(x), grids, strict=True):
-            out = kernel(codes_of(side, scale, zero, bits), scale, zero, None if made is not None else bias, x.dtype)
+            out = kernel(
+                codes_of(side, scale, zero, bits),
+                scale,
+                zero,
+                None if made is not None else bias,
+                x.dtype,
+            )
             made = out if made is None else made.add_(out)
         return made
 
@@ -136,8 +161,12 @@ class PackedLayer(nn.Module):
             return (x,)
         return x.split([part.weight.values.shape[1] for part in self.parts], self._axis(x))
 
-    def ranged(self, x: Tensor, bits: int, product: Callable[[Tensor, Any, Any, bool, torch.dtype], Tensor]) -> Tensor:
-        """With ranges as they come; `product(codes, scale, zero, with its bias?, dtype)` is that of the kernel."""
+    def ranged(
+        self, x: Tensor, bits: int, product: Callable[[Tensor, Any, Any, bool, torch.dtype], Tensor]
+    ) -> Tensor:
+        """With ranges as they come; `product(codes, scale, zero, with its bias?, dtype)` is that
+        of the kernel.
+        """
         bank = self.input
         scale, zero = grid(*value_ranges(x, bank.per), bits, bank.symmetric)
         if bank.per not in BY_ROW:
@@ -160,16 +189,22 @@ class PackedLayer(nn.Module):
     def _by_output(self, values: Tensor) -> Tensor:
         return values if isinstance(self.layout, nn.Linear) else values.view(-1, 1, 1)
 
-    def _product(self, codes: Tensor, scale: Any, zero: Any, biased: bool, dtype: torch.dtype) -> Tensor:
+    def _product(
+        self, codes: Tensor, scale: Any, zero: Any, biased: bool, dtype: torch.dtype
+    ) -> Tensor:
         bias = self.bias.float() if biased and self.bias is not None else None
         zero = zero.to(torch.int32) if isinstance(zero, Tensor) else int(zero)
         return self.parts[0](codes, scale, zero, bias, dtype)
 
     def table_rows(self, slot: int) -> list[tuple[float, float, float]]:
         """1 / scale, zero point and greatest code of each part of the inputs."""
-        return [(1 / scale, float(zero), 2.0 ** self.input.bits[slot] - 1) for scale, zero in self.grids[slot]]
+        return [
+            (1 / scale, float(zero), 2.0 ** self.input.bits[slot] - 1)
+            for scale, zero in self.grids[slot]
+        ]
 
-    # --- preparing --------------------------------------------------------------------------------------------------
+    # --- preparing
+    # ----------------------------------------------------------------------------------------------
 
     def _prepare(self) -> str:
         """Make the kernels, and say why not if they cannot be made."""
@@ -187,7 +222,9 @@ class PackedLayer(nn.Module):
         if isinstance(bank, DynamicBank) and parts[0].offset is not None:
             return "asymmetric weights of 8 bits beside ranges that are found at run time"
         widths = [part.values.shape[1] for part in parts]
-        layouts = [_narrowed(self.layout, width) for width in widths] if len(parts) > 1 else [self.layout]
+        layouts = (
+            [_narrowed(self.layout, width) for width in widths] if len(parts) > 1 else [self.layout]
+        )
         made = [self._kernel(layout, part) for layout, part in zip(layouts, parts, strict=True)]
         lacking = [kernel for kernel in made if isinstance(kernel, str)]
         if lacking:
@@ -195,9 +232,16 @@ class PackedLayer(nn.Module):
         self.parts = made
         if isinstance(bank, DynamicBank) and bank.per in BY_ROW:
             self.totals = parts[0].dequantize().flatten(1).sum(1)
-        if isinstance(bank, ActivationBank):  # as Python numbers: choosing a slot then waits for nothing
-            scale, zero = (table.view(len(bank.bits), -1).tolist() for table in (bank.scale, bank.zero))
-            slots = [[(s, int(z)) for s, z in zip(*ends, strict=True)] for ends in zip(scale, zero, strict=True)]
+        if isinstance(
+            bank, ActivationBank
+        ):  # as Python numbers: choosing a slot then waits for nothing
+            scale, zero = (
+                table.view(len(bank.bits), -1).tolist() for table in (bank.scale, bank.zero)
+            )
+            slots = [
+                [(s, int(z)) for s, z in zip(*ends, strict=True)]
+                for ends in zip(scale, zero, strict=True)
+            ]
             self.grids = [grids * (len(made) if len(grids) == 1 else 1) for grids in slots]
         return ""
 
@@ -205,7 +249,9 @@ class PackedLayer(nn.Module):
         return kernel_for(layout, part, self.input.bits, not isinstance(self.input, DynamicBank))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> nn.Module:
-        """What moves the layer moves its codes, kernels and bank; another dtype is for the rest alone."""
+        """What moves the layer moves its codes, kernels and bank; another dtype is for the rest
+        alone.
+        """
         super()._apply(fn, recurse)
         before = self.codes.device
         after = fn(torch.empty(0, dtype=torch.uint8, device=before)).device
@@ -235,7 +281,9 @@ class PackedLayer(nn.Module):
 
 def layout_of(layer: nn.Module) -> nn.Module:
     """How `layer` computes, without its weight: a copy whose parameters have no memory."""
-    memo = {id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in layer.parameters()}
+    memo = {
+        id(p): nn.Parameter(torch.empty_like(p, device="meta"), False) for p in layer.parameters()
+    }
     made = copy.deepcopy(layer, memo)
     return made.requires_grad_(False)
 
@@ -244,12 +292,18 @@ def compute(layout: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -
     """The float layer with this weight."""
     bias = bias if bias is None or bias.dtype == x.dtype else bias.to(x.dtype)
     weight = weight if weight.dtype == x.dtype else weight.to(x.dtype)
-    return F.linear(x, weight, bias) if isinstance(layout, nn.Linear) else layout._conv_forward(x, weight, bias)
+    return (
+        F.linear(x, weight, bias)
+        if isinstance(layout, nn.Linear)
+        else layout._conv_forward(x, weight, bias)
+    )
 
 
 def packed_layers(model: nn.Module) -> Iterator[tuple[str, PackedLayer]]:
     """The layers of `model` that compute on codes, by name."""
-    return ((name, module) for name, module in model.named_modules() if isinstance(module, PackedLayer))
+    return (
+        (name, module) for name, module in model.named_modules() if isinstance(module, PackedLayer)
+    )
 
 
 def _lacks_bank(bank: nn.Module, layout: nn.Module) -> str:
@@ -267,7 +321,11 @@ def _lacks_bank(bank: nn.Module, layout: nn.Module) -> str:
 
 
 def _moves_pixels(layout: nn.Module) -> bool:
-    return any(pad != 0 for pad in layout.padding) or any(stride != 1 for stride in layout.stride) or layout.groups > 1
+    return (
+        any(pad != 0 for pad in layout.padding)
+        or any(stride != 1 for stride in layout.stride)
+        or layout.groups > 1
+    )
 
 
 def _narrowed(layout: nn.Module, inputs: int) -> nn.Module:
@@ -278,7 +336,9 @@ def _narrowed(layout: nn.Module, inputs: int) -> nn.Module:
 
 
 def _factors(codes: LowRankWeight, dtype: torch.dtype) -> tuple[Tensor | None, Tensor, Tensor]:
-    """Smoothing [I] or None, the first factor in the shape of a weight of `rank` outputs, and the second [O, rank]."""
+    """Smoothing [I] or None, the first factor in the shape of a weight of `rank` outputs, and
+    the second [O, rank].
+    """
     right = codes.right.to(dtype).view(-1, *codes.shape[1:])
     smoothing = None if codes.smoothing is None else codes.smoothing.to(dtype)
     return smoothing, right, codes.left.to(dtype)

@@ -12,9 +12,9 @@ from ..quantizers.codes import LowRankWeight, QuantizedWeight, SplitWeight, Weig
 class WholeWeight:
     """A weight, or its part for a run of input channels, as (values + offset) * scale.
 
-    `values` [O, I, ...] int8. Codes of fewer than eight bits always fit with an `offset` of 0, and so do those of a
-    symmetric grid; other rows of eight bits reach from -zero to 255 - zero, and are moved until they fit.
-    """
+    `values` [O, I, ...] int8. Codes of fewer than eight bits always fit with an `offset` of 0, and
+    so do those of a symmetric grid; other rows of eight bits reach from -zero to 255 - zero, and
+    are moved until they fit."""
 
     values: Tensor
     scale: Tensor  # [O] float32
@@ -23,20 +23,30 @@ class WholeWeight:
     def to(self, device: torch.device) -> "WholeWeight":
         """The same, on another device."""
         offset = None if self.offset is None else self.offset.to(device)
-        return WholeWeight(values=self.values.to(device), scale=self.scale.to(device), offset=offset)
+        return WholeWeight(
+            values=self.values.to(device), scale=self.scale.to(device), offset=offset
+        )
 
     def dequantize(self) -> Tensor:
         """The weight that is meant, float32."""
         shape = (-1, *[1] * (self.values.ndim - 1))
-        whole = self.values.float() if self.offset is None else self.values.float() + self.offset.view(shape)
+        whole = (
+            self.values.float()
+            if self.offset is None
+            else self.values.float() + self.offset.view(shape)
+        )
         return whole * self.scale.view(shape)
 
 
 def whole_parts(codes: WeightCodes) -> list[WholeWeight] | str:
-    """`codes` as one part for each side of a split, or a few words on why they are no whole numbers."""
+    """`codes` as one part for each side of a split, or a few words on why they are no whole
+    numbers.
+    """
     if isinstance(codes, SplitWeight):
         parts = [whole_parts(side) for side in (codes.first, codes.second)]
-        return next((part for part in parts if isinstance(part, str)), None) or [p for part in parts for p in part]
+        return next((part for part in parts if isinstance(part, str)), None) or [
+            p for part in parts for p in part
+        ]
     if isinstance(codes, LowRankWeight):
         return whole_parts(codes.rest)
     if not isinstance(codes, QuantizedWeight):
@@ -57,24 +67,32 @@ def _on_grid(codes: QuantizedWeight) -> list[WholeWeight]:
     if not codes.split:
         return [_fitted(whole.view(codes.shape), scale.reshape(-1).expand(rows))]
     second = codes.codes.to(torch.int32).reshape(rows, columns) - codes.zero[:, 1:]
-    sides = (side.reshape(rows, -1, *codes.shape[2:]) for side in (whole[:, : codes.split], second[:, codes.split :]))
+    sides = (
+        side.reshape(rows, -1, *codes.shape[2:])
+        for side in (whole[:, : codes.split], second[:, codes.split :])
+    )
     return [_fitted(side, codes.scale[:, i].expand(rows)) for i, side in enumerate(sides)]
 
 
 def _fitted(whole: Tensor, scale: Tensor) -> WholeWeight:
     low, high = whole.flatten(1).aminmax(dim=1)
-    offset = (high - 127).clamp(min=0) + (low + 128).clamp(max=0)  # a row spans 255 at most, so one of them is 0
+    offset = (high - 127).clamp(min=0) + (low + 128).clamp(
+        max=0
+    )  # a row spans 255 at most, so one of them is 0
     values = (whole - offset.view(-1, *[1] * (whole.ndim - 1))).to(torch.int8)
     moved = offset.float() if offset.any() else None
     return WholeWeight(values=values.contiguous(), scale=scale.float().contiguous(), offset=moved)
 
 
 def within(weight: WholeWeight, most: int) -> WholeWeight | None:
-    """The same weight, moved row by row where no two values of one sign may add up to more than `most`.
+    """The same weight, moved row by row where no two values of one sign may add up to more than
+    `most`.
 
     None if a row reaches too far for that. Rows that are as they should be stay.
     """
-    rows = torch.nn.functional.pad(weight.values.flatten(1), (0, 1)).to(torch.int32)  # a value may stand alone
+    rows = torch.nn.functional.pad(weight.values.flatten(1), (0, 1)).to(
+        torch.int32
+    )  # a value may stand alone
     least = rows.topk(2, dim=1, largest=False).values
     largest = rows.topk(2, dim=1).values
     # A pair of which one is of the other sign is no larger than the other alone.
@@ -85,6 +103,8 @@ def within(weight: WholeWeight, most: int) -> WholeWeight | None:
     move = torch.zeros_like(lowest).clamp(lowest, highest)
     if not move.any():
         return weight
-    values = (weight.values.to(torch.int32) - move.view(-1, *[1] * (weight.values.ndim - 1))).to(torch.int8)
+    values = (weight.values.to(torch.int32) - move.view(-1, *[1] * (weight.values.ndim - 1))).to(
+        torch.int8
+    )
     offset = move.float() if weight.offset is None else weight.offset + move
     return WholeWeight(values=values.contiguous(), scale=weight.scale, offset=offset)

@@ -1,8 +1,9 @@
-"""From a recipe to statistics, a plan, a quantized model, pictures and a report: what pages, CLI and Python call.
+"""From a recipe to statistics, a plan, a quantized model, pictures and a report: what pages, CLI
+and Python call.
 
-What only reads finished statistics returns at once (`errors`, `plan`); what runs a model is a generator that yields
-`Progress` (and `Picture`s), whose value comes with its end (`finish`), and which can be closed at any time.
-"""
+What only reads finished statistics returns at once (`errors`, `plan`); what runs a model is a
+generator that yields `Progress` (and `Picture`s), whose value comes with its end (`finish`), and
+which can be closed at any time."""
 
 from ..models.placement import AUTO, DTYPES, OFFLOADS, Placement
 from ..progress import Progress, run_to_end

@@ -1,4 +1,6 @@
-"""The figures of one model in a benchmark, from what was drawn; no model is run but the one that sees features."""
+"""The figures of one model in a benchmark, from what was drawn; no model is run but the one that
+sees features.
+"""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -28,12 +30,16 @@ class Part:
 
 
 def layout(benchmark: Benchmark) -> list[Part]:
-    """The batches of every model: fixed, since a picture may depend on the size of its batch in the last bit."""
+    """The batches of every model: fixed, since a picture may depend on the size of its batch in
+    the last bit.
+    """
     parts, first = [], 0
     for domain in benchmark.domains:
         count = len(domain.prompts) * len(benchmark.seeds)
         for start in range(0, count, benchmark.batch):
-            parts.append(Part(len(parts), domain.name, first + start, min(benchmark.batch, count - start)))
+            parts.append(
+                Part(len(parts), domain.name, first + start, min(benchmark.batch, count - start))
+            )
         first += count
     return parts
 
@@ -54,7 +60,10 @@ class Bench:
 
     def measure(self, who: int, name: str) -> kept.Found:
         """What there is to say of model `who`, called `name`; `who` 0 is the float model."""
-        parts = [(part, kept.load_batch(self.folder, who, part.number)) for part in layout(self.benchmark)]
+        parts = [
+            (part, kept.load_batch(self.folder, who, part.number))
+            for part in layout(self.benchmark)
+        ]
         jobs, finite, columns = kept.jobs_of(self.benchmark), [], []
         floats = kept.load_rows(self.folder, 0).arrays if who else {}
         for part, batch in parts:
@@ -64,7 +73,9 @@ class Bench:
                 rows = slice(part.first, part.first + part.count)
                 ok &= floats["finite"][rows].astype(bool)
                 against = kept.load_batch(self.folder, 0, part.number)
-                column |= dict(self._paired(batch, against, column, {k: x[rows] for k, x in floats.items()}))
+                column |= dict(
+                    self._paired(batch, against, column, {k: x[rows] for k, x in floats.items()})
+                )
             finite.append(ok)
             columns.append(column)
         whole = {key: np.concatenate([column[key] for column in columns]) for key in columns[0]}
@@ -97,10 +108,14 @@ class Bench:
         from ..metrics import paired
 
         yield from (
-            item for item in paired.pixels(batch.pictures, floats.pictures).items() if item[0] in self.measures
+            item
+            for item in paired.pixels(batch.pictures, floats.pictures).items()
+            if item[0] in self.measures
         )
         if "latent" in self.measures:
-            with np.errstate(invalid="ignore", over="ignore"):  # of pictures that have no values in the end
+            with np.errstate(
+                invalid="ignore", over="ignore"
+            ):  # of pictures that have no values in the end
                 yield "latent", paired.relative_error(batch.latents, floats.latents)
         if "distance" in self.measures:
             yield "distance", paired.feature_distance(own["features"], their["features"])
@@ -110,11 +125,24 @@ class Bench:
         finite = bool(arrays["finite"][n])
         values = {key: float(column[n]) for key, column in columns.items()} if finite else {}
         return BenchPicture(
-            recipe=name, domain=domain, number=n, prompt=prompt, seed=seed, finite=finite, values=values
+            recipe=name,
+            domain=domain,
+            number=n,
+            prompt=prompt,
+            seed=seed,
+            finite=finite,
+            values=values,
         )
 
     def _row(
-        self, name: str, domain: Any, pictures: list, arrays: dict, floats: dict, seconds: float, notes: list[str]
+        self,
+        name: str,
+        domain: Any,
+        pictures: list,
+        arrays: dict,
+        floats: dict,
+        seconds: float,
+        notes: list[str],
     ) -> BenchRow:
         own = [picture for picture in pictures if picture.domain == domain.name]
         good = [picture for picture in own if picture.finite]
@@ -122,11 +150,17 @@ class Bench:
         if "features" in arrays and good:
             rows = np.array([picture.number for picture in good])
             said = f"{name}, {domain.name}"
-            figures |= dict(self._distances(rows, _prompts(good, self.prompted), arrays, floats, said, notes))
+            figures |= dict(
+                self._distances(rows, _prompts(good, self.prompted), arrays, floats, said, notes)
+            )
         return BenchRow(
-            recipe=name, domain=domain.name, samples=len(good), failed=len(own) - len(good), figures=figures,
+            recipe=name,
+            domain=domain.name,
+            samples=len(good),
+            failed=len(own) - len(good),
+            figures=figures,
             seconds=seconds,
-        )  # fmt: skip
+        )
 
     def _means(self, good: list[BenchPicture]) -> Iterator[tuple[str, Figure]]:
         from ..metrics.intervals import bootstrap
@@ -139,9 +173,17 @@ class Bench:
                 yield key, Figure(value=float(values.mean()), low=low, high=high)
 
     def _distances(
-        self, rows: np.ndarray, clusters: np.ndarray, arrays: dict, floats: dict, said: str, notes: list[str]
+        self,
+        rows: np.ndarray,
+        clusters: np.ndarray,
+        arrays: dict,
+        floats: dict,
+        said: str,
+        notes: list[str],
     ) -> Iterator[tuple[str, Figure]]:
-        """Distances between sets: to the float pictures, of the same prompts and seeds, and to real ones."""
+        """Distances between sets: to the float pictures, of the same prompts and seeds, and to
+        real ones.
+        """
         from ..metrics.sets import SET_MEASURES, Features
 
         own = arrays["features"][rows].astype(np.float64)
@@ -173,8 +215,12 @@ def _figure(distance: Callable[[np.ndarray], float], clusters: np.ndarray, times
 
 
 def _prompts(pictures: list[BenchPicture], prompted: bool) -> np.ndarray:
-    """A number for each picture that is the same for those of one prompt; without prompts, each stands alone."""
+    """A number for each picture that is the same for those of one prompt; without prompts, each
+    stands alone.
+    """
     if not prompted:
         return np.array([picture.number for picture in pictures])
-    numbers = {prompt: n for n, prompt in enumerate(dict.fromkeys(picture.prompt for picture in pictures))}
+    numbers = {
+        prompt: n for n, prompt in enumerate(dict.fromkeys(picture.prompt for picture in pictures))
+    }
     return np.array([numbers[picture.prompt] for picture in pictures])

@@ -1,7 +1,8 @@
-"""QDiffBench: quantized models against the float one, on the same prompts and seeds, with a noise floor.
+"""QDiffBench: quantized models against the float one, on the same prompts and seeds, with a noise
+floor.
 
-Every batch is kept when it is finished: a benchmark that was interrupted goes on, and ends with an equal result.
-"""
+Every batch is kept when it is finished: a benchmark that was interrupted goes on, and ends with an
+equal result."""
 
 import dataclasses
 import os
@@ -44,12 +45,13 @@ SEEDS = 64  # pictures of a model without prompts, unless asked otherwise
 def bench(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str
 ) -> Generator[Progress | Picture | BenchReport, None, BenchReport]:
-    """Draw and measure the float model, the noise floor and each recipe; returns the report, kept under `name`.
+    """Draw and measure the float model, the noise floor and each recipe; returns the report, kept
+    under `name`.
 
-    Yields pictures as they are drawn, and the report so far whenever a model is done. If a benchmark of that name was
-    interrupted, what it kept is used, and of one with fewer recipes all of it: the new ones go on behind. Raises
-    DmqError if that one has other prompts, seeds, sampling, weights or recipes.
-    """
+    Yields pictures as they are drawn, and the report so far whenever a model is done. If a
+    benchmark of that name was interrupted, what it kept is used, and of one with fewer recipes all
+    of it: the new ones go on behind. Raises DmqError if that one has other prompts, seeds,
+    sampling, weights or recipes."""
     warnings = check_benchmark(benchmark, recipes)
     yield Progress("Load the model", 0, 1)
     loaded = load(recipes[0].model)
@@ -61,7 +63,11 @@ def bench(
     if kept.complete(folder):
         return kept.load_report(name)
     setting = Bench(folder, *setting)
-    models: list[tuple[str, Recipe | None]] = [(FLOAT_NAME, None), (FLOOR_NAME, None), *((r.name, r) for r in recipes)]
+    models: list[tuple[str, Recipe | None]] = [
+        (FLOAT_NAME, None),
+        (FLOOR_NAME, None),
+        *((r.name, r) for r in recipes),
+    ]
     rows: list[BenchRow] = []
     pictures: list[BenchPicture] = []
     covered: dict[str, str] = {}
@@ -78,22 +84,34 @@ def bench(
         pictures += found.pictures
         warnings += [*found.notes, *_broken(found.rows)]
         made = BenchReport(
-            model=recipes[0].model, sampler=known["sampler"], features=benchmark.features if setting.eye else "",
-            reference=reference, benchmark=benchmark, rows=tuple(rows), pictures=tuple(pictures),
+            model=recipes[0].model,
+            sampler=known["sampler"],
+            features=benchmark.features if setting.eye else "",
+            reference=reference,
+            benchmark=benchmark,
+            rows=tuple(rows),
+            pictures=tuple(pictures),
             bytes=dict.fromkeys((FLOAT_NAME, FLOOR_NAME)[: who + 1], plan(recipes[0]).float_bytes)
             | {recipe.name: plan(recipe).bytes for recipe in recipes[: max(0, who - 1)]},
             coverage=dict(covered),
-            machine=f"{platform.machine()}, {_cores()} cores, {loaded.place.line()}", warnings=tuple(warnings),
-        )  # fmt: skip
+            machine=f"{platform.machine()}, {_cores()} cores, {loaded.place.line()}",
+            warnings=tuple(warnings),
+        )
         yield made
     kept.save_report(folder, made, [called for called, _ in models])
     return kept.load_report(name)
 
 
 def benchmark_of(
-    recipe: Recipe, domains: Sequence[Domain], *, seeds: int = 1, pictures: int | None = None, **settings: Any
+    recipe: Recipe,
+    domains: Sequence[Domain],
+    *,
+    seeds: int = 1,
+    pictures: int | None = None,
+    **settings: Any,
 ) -> Benchmark:
-    """A benchmark for `recipe`'s model: `seeds` pictures of each prompt, at most `pictures` of each domain.
+    """A benchmark for `recipe`'s model: `seeds` pictures of each prompt, at most `pictures` of each
+    domain.
 
     A model without prompts has one domain of `pictures` seeds. Raises DmqError for numbers below 1.
     """
@@ -101,7 +119,9 @@ def benchmark_of(
         raise DmqError("a benchmark needs at least one seed and one picture.")
     settings = {"sampling": recipe.sampling} | settings
     if not info(recipe.model).prompted:
-        return Benchmark(domains=(UNCONDITIONAL,), seeds=tuple(range(pictures or SEEDS)), **settings)
+        return Benchmark(
+            domains=(UNCONDITIONAL,), seeds=tuple(range(pictures or SEEDS)), **settings
+        )
     most = None if pictures is None else -(-pictures // seeds)
     cut = tuple(dataclasses.replace(domain, prompts=domain.prompts[:most]) for domain in domains)
     return Benchmark(domains=cut, seeds=tuple(range(seeds)), **settings)
@@ -115,10 +135,14 @@ def check_benchmark(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> list[s
     prompted = info(recipes[0].model).prompted
     if not prompted and set(benchmark.measures) <= {"clip"}:
         raise DmqError(
-            f"{recipes[0].model} draws without prompts: there is no CLIP score of it. Choose other measures."
+            f"{recipes[0].model} draws without prompts: there is no CLIP score of it. Choose other "
+            "measures."
         )
     if not prompted and any(len(domain.prompts) > 1 for domain in benchmark.domains):
-        raise DmqError(f"{recipes[0].model} draws without prompts: only seeds make a difference. Give one prompt.")
+        raise DmqError(
+            f"{recipes[0].model} draws without prompts: only seeds make a difference. Give one "
+            "prompt."
+        )
     for domain in benchmark.domains:
         for measure in (name for name in SETS if name in benchmark.measures):
             try:
@@ -129,7 +153,9 @@ def check_benchmark(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> list[s
 
 
 def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[tuple, dict[str, Any], str]:
-    """What a `Bench` is made of, what its result depends on besides the specs, and what the real pictures are."""
+    """What a `Bench` is made of, what its result depends on besides the specs, and what the real
+    pictures are.
+    """
     from ..capture.activations import sampler_line
 
     prompted = loaded.info.prompted
@@ -137,10 +163,12 @@ def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[tuple, dict[str, A
     eye = load_eye(benchmark.features) if wanted & {"distance", "clip", *SETS} else None
     real = real_features(benchmark, loaded.info.name, eye) if wanted & set(SETS) else None
     known = {
-        "model": loaded.info.name, "weights": loaded.info.fingerprint,
+        "model": loaded.info.name,
+        "weights": loaded.info.fingerprint,
         "sampler": sampler_line(loaded, benchmark.sampling),
-        "features": weights_of(eye) if eye else "", "reference": real[1] if real else "",
-    }  # fmt: skip
+        "features": weights_of(eye) if eye else "",
+        "reference": real[1] if real else "",
+    }
     return (benchmark, prompted, eye, real[0] if real else None), known, known["reference"]
 
 
@@ -158,13 +186,17 @@ def _draw(
         yield Progress(f"Quantize {called}", who, len(models))
         model = computed(recipe)
     each = setting.benchmark.pictures * steps
-    done = who * each + (sum(part.count for part in parts) - sum(part.count for part in missing)) * steps
+    done = (
+        who * each
+        + (sum(part.count for part in parts) - sum(part.count for part in missing)) * steps
+    )
     at = progress_timer(f"Draw {called} (model {who + 1} of {len(models)})", done)
     for part in missing:
         jobs = _jobs(setting.benchmark, who, part)
         work = draw_batch(loaded, model, jobs, setting.benchmark.sampling)
         drawn = yield from relay(
-            work, lambda i, _, done=done, part=part: at(done + (i + 1) * part.count, len(models) * each)
+            work,
+            lambda i, _, done=done, part=part: at(done + (i + 1) * part.count, len(models) * each),
         )
         done += part.count * steps
         batch = kept.Batch(drawn.pictures, drawn.latents, drawn.seconds)
@@ -184,7 +216,8 @@ def _broken(rows: tuple[BenchRow, ...]) -> Iterator[str]:
     for row in rows:
         if row.failed:
             yield (
-                f"{row.recipe}, {row.domain}: {row.failed} of {row.failed + row.samples} pictures are not finite "
+                f"{row.recipe}, {row.domain}: {row.failed} of {row.failed + row.samples} pictures "
+                "are not finite "
                 "numbers; they are in no figure."
             )
 
@@ -193,7 +226,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- how long it will take -----------------------------------------------------------------------------------------
+# --- how long it will take
+# -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -203,7 +237,9 @@ class Estimate:
     pictures: int  # still to be drawn, of all models
     calls: int  # of denoisers, a call a batch and step
     seconds: float
-    learning: tuple[str, ...]  # recipes for which something must be learned first, which is not in `seconds`
+    learning: tuple[
+        str, ...
+    ]  # recipes for which something must be learned first, which is not in `seconds`
 
     def __str__(self) -> str:
         more = f"; besides, {', '.join(self.learning)} must learn first" if self.learning else ""
@@ -211,12 +247,14 @@ class Estimate:
         return f"{self.pictures:,} pictures, {self.calls:,} denoiser calls: {took}{more}"
 
 
-def estimate(benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | None = None) -> Estimate:
-    """How long `bench` will take, from a few steps drawn now; of an interrupted one called `name`, the rest.
+def estimate(
+    benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | None = None
+) -> Estimate:
+    """How long `bench` will take, from a few steps drawn now; of an interrupted one called `name`,
+    the rest.
 
-    Raises what `bench` would raise. Loads the model; quantized ones are taken to be slower by what earlier benchmarks
-    of the model found.
-    """
+    Raises what `bench` would raise. Loads the model; quantized ones are taken to be slower by what
+    earlier benchmarks of the model found."""
     check_benchmark(benchmark, recipes)
     folder = kept.folder_of(name) if name else None
     steps, parts = benchmark.sampling.steps, layout(benchmark)
@@ -226,33 +264,48 @@ def estimate(benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | N
         missing = [p for p in parts if not (folder and kept.load_batch(folder, who, p.number))]
         pictures += sum(part.count for part in missing)
         calls += steps * len(missing)
-        share = sum(part.count for part in missing) / benchmark.batch  # a smaller batch takes less time
-        a_call = seconds_a_call(recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.pictures))
+        share = (
+            sum(part.count for part in missing) / benchmark.batch
+        )  # a smaller batch takes less time
+        a_call = seconds_a_call(
+            recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.pictures)
+        )
         seconds += share * steps * a_call * (slower if who > 1 else 1.0)
     return Estimate(pictures, calls, seconds, tuple(r.name for r in recipes if not _prepared(r)))
 
 
 def _prepared(recipe: Recipe) -> bool:
-    learned = captured(recipe) and searched(recipe) and temporal_learned(recipe) and has_learned_weights(recipe)
+    learned = (
+        captured(recipe)
+        and searched(recipe)
+        and temporal_learned(recipe)
+        and has_learned_weights(recipe)
+    )
     return learned and reconstructed(recipe) and windows_measured(recipe) and calibrated(recipe)
 
 
 def _slower(model: str) -> float:
-    """How much longer quantized models took than the float one in the finished benchmarks of `model`."""
+    """How much longer quantized models took than the float one in the finished benchmarks of
+    `model`.
+    """
     for name in kept.finished():
         try:
             report = kept.load_report(name)
         except DmqError:
             continue
         if report.model == model:
-            took = {who: sum(r.seconds for r in report.rows if r.recipe == who) for who in report.recipes}
+            took = {
+                who: sum(r.seconds for r in report.rows if r.recipe == who)
+                for who in report.recipes
+            }
             quantized = [took[who] for who in report.coverage]
             return max(1.0, sum(quantized) / len(quantized) / took[FLOAT_NAME])
     return SLOWER
 
 
 def joined(names: list[str]) -> BenchReport:
-    """Several finished benchmarks as one; a recipe whose name is taken is called after its benchmark too.
+    """Several finished benchmarks as one; a recipe whose name is taken is called after its
+    benchmark too.
 
     Raises DmqError, naming both, if they have other prompts, seeds, sampling or models.
     """
@@ -263,7 +316,8 @@ def joined(names: list[str]) -> BenchReport:
         for part in ("model", "sampler", "features", "reference"):
             if getattr(first, part) != getattr(report, part):
                 raise DmqError(
-                    f"{first_name} has {part} {getattr(first, part)!r}, {name} has {getattr(report, part)!r}: their "
+                    f"{first_name} has {part} {getattr(first, part)!r}, {name} has "
+                    f"{getattr(report, part)!r}: their "
                     "figures cannot be compared."
                 )
         first = _with(first, report, name)
@@ -274,11 +328,17 @@ def _with(first: BenchReport, other: BenchReport, name: str) -> BenchReport:
     new = {who: who if who not in first.recipes else f"{who} · {name}" for who in other.coverage}
 
     def renamed(items: tuple) -> tuple:
-        return tuple(dataclasses.replace(item, recipe=new[item.recipe]) for item in items if item.recipe in new)
+        return tuple(
+            dataclasses.replace(item, recipe=new[item.recipe])
+            for item in items
+            if item.recipe in new
+        )
 
     return dataclasses.replace(
-        first, rows=first.rows + renamed(other.rows), pictures=first.pictures + renamed(other.pictures),
+        first,
+        rows=first.rows + renamed(other.rows),
+        pictures=first.pictures + renamed(other.pictures),
         bytes=first.bytes | {new[who]: size for who, size in other.bytes.items() if who in new},
         coverage=first.coverage | {new[who]: line for who, line in other.coverage.items()},
         warnings=(*first.warnings, *other.warnings),
-    )  # fmt: skip
+    )

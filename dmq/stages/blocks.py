@@ -1,4 +1,6 @@
-"""Learning the rounding of blocks, one after another; what is finished is kept when it is interrupted."""
+"""Learning the rounding of blocks, one after another; what is finished is kept when it is
+interrupted.
+"""
 
 import dataclasses
 from collections.abc import Generator
@@ -25,10 +27,10 @@ if TYPE_CHECKING:
 def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
     """Learn the rounding of the blocks, after all other codes; returns the folder where it is kept.
 
-    None if `recipe` needs none. Does nothing if it was learned already, unless `again`. Blocks that are finished when
-    the generator is closed are kept: the next call goes on behind them. A Progress after a block has all that was
-    learned by then as its snapshot, `blocks_result` tells what was found.
-    """
+    None if `recipe` needs none. Does nothing if it was learned already, unless `again`. Blocks that
+    are finished when the generator is closed are kept: the next call goes on behind them. A
+    Progress after a block has all that was learned by then as its snapshot, `blocks_result` tells
+    what was found."""
     if recipe.reconstruction is None:
         return None
     yield from learn_weights(recipe)
@@ -37,7 +39,10 @@ def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, N
     folder = blocks_folder(recipe)
     if folder.is_dir() and not again:
         return folder
-    folder, unfinished = blocks_folder(recipe, own=True), _unfinished(recipe)  # never where those are that ship
+    folder, unfinished = (
+        blocks_folder(recipe, own=True),
+        _unfinished(recipe),
+    )  # never where those are that ship
     if again:
         runs.discard(unfinished)
     learned = yield from _reconstruct(recipe, unfinished)
@@ -49,14 +54,20 @@ def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, N
 
 
 def blocks_so_far(recipe: Recipe) -> "LearnedBlocks | None":
-    """What there is of the rounding of the blocks, finished or interrupted; None if there is nothing yet."""
+    """What there is of the rounding of the blocks, finished or interrupted; None if there is
+    nothing yet.
+    """
     libraries()
     from ..reconstruction.block import from_arrays, joined
 
     if recipe.reconstruction is None or reconstructed(recipe):
         return blocks_result(recipe)
     kept = _unfinished(recipe)
-    names = [name for name in load(recipe.model).adapter.blocks(load(recipe.model).denoiser) if (kept / name).is_dir()]
+    names = [
+        name
+        for name in load(recipe.model).adapter.blocks(load(recipe.model).denoiser)
+        if (kept / name).is_dir()
+    ]
     found = [from_arrays(*runs.load_rounding(kept / name)) for name in names]
     return joined(found) if found else None
 
@@ -68,7 +79,9 @@ def _unfinished(recipe: Recipe) -> Path:
 
 
 def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "LearnedBlocks"]:
-    """Learn one block after another, each saved in a folder of `kept`; those that are there are not learned again."""
+    """Learn one block after another, each saved in a folder of `kept`; those that are there are
+    not learned again.
+    """
     from ..calibration.selection import step_counts
 
     libraries()
@@ -86,11 +99,17 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
     # Without what was learned before, were it learned already: step sizes would start from there.
     made = plan(dataclasses.replace(plain(recipe), reconstruction=None))
     blocks = trained_layers(loaded.denoiser, loaded.adapter, made, spec)
-    found = {name: from_arrays(*runs.load_rounding(kept / name)) for name in blocks if (kept / name).is_dir()}
+    found = {
+        name: from_arrays(*runs.load_rounding(kept / name))
+        for name in blocks
+        if (kept / name).is_dir()
+    }
     time_path = learned_rounding(recipe)
     finished = joined(list(found.values()))
     codes = learned_weights(recipe) | (time_path.codes if time_path else {}) | finished.codes
-    counts = step_counts(recipe.calibration_steps, len(made.timesteps), lambda: search_result(recipe))
+    counts = step_counts(
+        recipe.calibration_steps, len(made.timesteps), lambda: search_result(recipe)
+    )
     trajectory = yield from denoiser_calls(recipe, spec.pictures)
     twin = training_model(loaded.denoiser, loaded.adapter, made, codes, finished.sizes)
     apart = left_out(loaded.denoiser, loaded.adapter, made, spec)
@@ -101,7 +120,9 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
             break  # what comes behind a failure would be learned from its answers
         if name in found:
             continue
-        work = reconstruct_block(loaded.denoiser, twin, name, formats, spec, trajectory, counts, apart)
+        work = reconstruct_block(
+            loaded.denoiser, twin, name, formats, spec, trajectory, counts, apart
+        )
         before = len(found) * each
         found[name] = yield from relay(
             work, lambda done, _, before=before: at(before + done, len(blocks) * each)

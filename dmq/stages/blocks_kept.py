@@ -23,13 +23,17 @@ def reconstructed(recipe: Recipe) -> bool:
 
 
 def blocks_result(recipe: Recipe) -> "LearnedBlocks | None":
-    """What `reconstruct` found; None if there is nothing to be learned. Raises DmqError if it did not run yet."""
+    """What `reconstruct` found; None if there is nothing to be learned.
+
+    Raises DmqError if it did not run yet.
+    """
     folder = blocks_folder(recipe)
     if folder is None:
         return None
     if not folder.is_dir():
         raise DmqError(
-            "recipe.reconstruction: the rounding of the blocks was not learned yet; press Learn, or run "
+            "recipe.reconstruction: the rounding of the blocks was not learned yet; press Learn, "
+            "or run "
             "`dmq reconstruct` or `dmq run` with this recipe."
         )
     return _load_blocks(folder, blocks_changed(recipe))
@@ -44,15 +48,20 @@ def _load_blocks(folder: Path, search_changed: int) -> "LearnedBlocks":
 
 
 def blocks_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
-    """Where the learned rounding of `recipe`'s blocks is or will be; None if none is to be learned."""
+    """Where the learned rounding of `recipe`'s blocks is or will be; None if none is to be
+    learned.
+    """
     if recipe.reconstruction is None:
         return None
-    # Inputs come from the whole quantized model, so all that the recipe says matters, but for what comes later:
-    # relaxed steps and ranges along the quantized trajectory. Fields with their defaults are left out of the key, so
-    # that what was learned is found again when recipes have more fields.
+    # Inputs come from the whole quantized model, so all that the recipe says matters, but for what
+    # comes later: relaxed steps and ranges along the quantized trajectory. Fields with their
+    # defaults are left out of the key, so that what was learned is found again when recipes have
+    # more fields.
     asked = jsonio.shortest(dataclasses.replace(plain(recipe), name="", on_miss="error"))
     stats = statistics(recipe)
-    return runs.rounding_folder("blocks", asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)
+    return runs.rounding_folder(
+        "blocks", asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own
+    )
 
 
 def blocks_changed(recipe: Recipe) -> int | None:

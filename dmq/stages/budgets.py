@@ -1,4 +1,7 @@
-"""From a table of costs and a budget to a recipe in which every layer has a format of its own. Nothing is run here."""
+"""From a table of costs and a budget to a recipe in which every layer has a format of its own.
+
+Nothing is run here.
+"""
 
 import dataclasses
 import glob
@@ -14,13 +17,17 @@ MIXED = re.compile(r", [0-9.]+ bits mixed$")  # what an allocation adds to a rec
 
 
 def allocate(table: SensitivityTable, budget: Budget) -> Allocation:
-    """The cheapest choice for every layer within the budget, with reasons: `allocation.budget.allocate`."""
+    """The cheapest choice for every layer within the budget, with reasons:
+    `allocation.budget.allocate`.
+    """
     from ..allocation import budget as budgets  # scipy takes a good part of the app's start
 
     return budgets.allocate(table, budget)
 
 
-def pareto(table: SensitivityTable, rules: tuple[Rule, ...] = (), points: int = 33) -> list[Allocation]:
+def pareto(
+    table: SensitivityTable, rules: tuple[Rule, ...] = (), points: int = 33
+) -> list[Allocation]:
     """The best allocations from the smallest to the largest budget: `allocation.budget.pareto`."""
     from ..allocation import budget as budgets
 
@@ -35,29 +42,34 @@ def limits(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> tuple[int, 
 
 
 def with_allocation(recipe: Recipe, allocation: Allocation) -> Recipe:
-    """`recipe` with an override for each layer of `allocation`; those of an earlier allocation go, others stay.
+    """`recipe` with an override for each layer of `allocation`; those of an earlier allocation go,
+    others stay.
 
-    They come last, so for weights they are stronger than what stays. Raises DmqError if the allocation is of another
-    model than the recipe's.
-    """
+    They come last, so for weights they are stronger than what stays. Raises DmqError if the
+    allocation is of another model than the recipe's."""
     known = info(recipe.model)
     names = {layer.name for layer in known.layers}
     stranger = next((name for name in allocation.layers if name not in names), None)
     if stranger is not None or allocation.fingerprint not in ("", known.fingerprint):
         what = f"it has no layer {stranger}" if stranger is not None else "its weights are others"
         raise DmqError(
-            f"the choices were made from a table of another model than {known.name!r}: {what}. Make a table for it."
+            f"the choices were made from a table of another model than {known.name!r}: {what}. "
+            "Make a table for it."
         )
     exact = {glob.escape(name) for name in names}
     kept = [one for one in recipe.overrides if not (one.layers in exact and _is_choice(one))]
     name = f"{MIXED.sub('', recipe.name)}, {allocation.average_bits:.1f} bits mixed"
-    return dataclasses.replace(recipe, name=name, overrides=(*kept, *with_choices(allocation)), mixed=None)
+    return dataclasses.replace(
+        recipe, name=name, overrides=(*kept, *with_choices(allocation)), mixed=None
+    )
 
 
 def with_choices(allocation: Allocation) -> tuple[Override, ...]:
     """An override for each layer of `allocation`."""
     pairs = zip(allocation.layers, allocation.choices, strict=True)
-    return tuple(Override(layers=glob.escape(name), weight_bits=c.bits, format=c.format) for name, c in pairs)
+    return tuple(
+        Override(layers=glob.escape(name), weight_bits=c.bits, format=c.format) for name, c in pairs
+    )
 
 
 def _is_choice(override: Override) -> bool:

@@ -10,12 +10,14 @@ from .known import libraries, load
 from .placing import plan_capture
 
 
-def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Generator[Progress, None, Path]:
+def capture(
+    recipe: Recipe, *, again: bool = False, trajectories: int = 0
+) -> Generator[Progress, None, Path]:
     """Watch the float model draw the calibration pictures; returns the folder of the statistics.
 
-    Does nothing if there are such statistics already, unless `again`. The denoiser calls of the first `trajectories`
-    pictures are saved beside them (`runs.load_trajectory`). Closing the generator leaves no trace.
-    """
+    Does nothing if there are such statistics already, unless `again`. The denoiser calls of the
+    first `trajectories` pictures are saved beside them (`runs.load_trajectory`). Closing the
+    generator leaves no trace."""
     folder = runs.find_capture(recipe)
     if folder is not None and not again:
         return folder
@@ -26,7 +28,9 @@ def capture(recipe: Recipe, *, again: bool = False, trajectories: int = 0) -> Ge
     loaded = load(recipe.model)
     yield plan_capture(recipe)
     at = progress_timer("Capture")
-    work = capture_activations(loaded, recipe.sampling, recipe.calibration, trajectories=trajectories)
+    work = capture_activations(
+        loaded, recipe.sampling, recipe.calibration, trajectories=trajectories
+    )
     seen = yield from relay(work, at)
     folder = runs.home() / "captures" / runs.capture_key(recipe)
     runs.save_stats(folder, seen.stats, loaded.info, seen.trajectory)

@@ -25,9 +25,13 @@ _held: dict[tuple, Made] = {}  # the last one, which may be as large as memory a
 
 
 def state_of(subject: Recipe) -> tuple:
-    """What else decides what is computed for `subject`: the weights under its model's name, and its capture."""
+    """What else decides what is computed for `subject`: the weights under its model's name, and
+    its capture.
+    """
     folder = runs.find_capture(subject)
-    return load(subject.model).info.fingerprint, folder and (folder / "capture.json").stat().st_mtime_ns
+    return load(subject.model).info.fingerprint, folder and (
+        folder / "capture.json"
+    ).stat().st_mtime_ns
 
 
 def format_of(subject: Recipe, choice: Choice) -> Weights:
@@ -53,10 +57,11 @@ def sweeps_of(
 
 
 def changes_of(task: Any) -> Generator[Progress, None, Made]:
-    """What the layers of a part of a table (`sensitivity.Task`) may be made into: made, and kept for the next part.
+    """What the layers of a part of a table (`sensitivity.Task`) may be made into: made, and kept
+    for the next part.
 
-    A part of other layers lets go of it first. Raises DmqError that names a layer whose weight is not finite.
-    """
+    A part of other layers lets go of it first. Raises DmqError that names a layer whose weight is
+    not finite."""
     key = task.subject, task.layers, task.choices, state_of(task.subject)
     if key not in _held:
         forget_changes()
@@ -79,7 +84,9 @@ def _made(task: Any) -> Generator[Progress, None, Made]:
     known = (yield from weight_variants(task.subject, learned, task.layers)) if learned else {}
     weights = {name: model.get_submodule(name).weight.detach() for name in task.layers}
     device = next(iter(weights.values())).device
-    size = code_bytes(sum(weight.numel() for weight in weights.values()), [choice.bits for choice in task.choices])
+    size = code_bytes(
+        sum(weight.numel() for weight in weights.values()), [choice.bits for choice in task.choices]
+    )
     home = home_of(size * task.workers, device)
     local = np.empty((len(weights), len(task.choices)))
     codes: dict[str, list] = {}
@@ -89,7 +96,9 @@ def _made(task: Any) -> Generator[Progress, None, Made]:
         for c, choice in enumerate(task.choices):
             made = known.get((name, choice_label(choice)))
             with _named(name), few_threads([weight]):
-                made = made or new_codes(weight, format_of(task.subject, choice), splits.get(name, 0))
+                made = made or new_codes(
+                    weight, format_of(task.subject, choice), splits.get(name, 0)
+                )
                 local[n, c] = weight_error(weight, made.to(device).dequantize().to(weight))
             codes[name].append(made.to(home))
         yield at(n + 1, len(weights))

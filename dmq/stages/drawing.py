@@ -43,28 +43,37 @@ def draw_batch(
     sampling: Sampling,
     watched: Set[int] = frozenset(),
 ) -> Generator[tuple[int, list[np.ndarray | None]], None, Drawn]:
-    """Draw `part`, pairs of prompt and seed, in one pipeline call; yields each step and, if it is watched, pictures.
+    """Draw `part`, pairs of prompt and seed, in one pipeline call; yields each step and, if it is
+    watched, pictures.
 
-    A picture's noise comes from its seed alone, so batches of the same size give the same pictures. Where the device
-    has too little memory for all of them, they are drawn in two halves, once; then OutOfMemory is raised.
-    """
+    A picture's noise comes from its seed alone, so batches of the same size give the same pictures.
+    Where the device has too little memory for all of them, they are drawn in two halves, once; then
+    OutOfMemory is raised."""
     from ..models.memory import in_parts
     from ..models.stepping import stepping
 
-    def draw(jobs: Sequence[tuple[str, int]]) -> Generator[tuple[int, list[np.ndarray | None]], None, Drawn]:
+    def draw(
+        jobs: Sequence[tuple[str, int]],
+    ) -> Generator[tuple[int, list[np.ndarray | None]], None, Drawn]:
         before: list[np.ndarray | None] = [None] * (0 if jobs is part else part.index(jobs[0]))
         work = stepping(partial(_sample, loaded, model, list(jobs), sampling, watched))
-        return (yield from relay(work, lambda i, pixels: (i, before + pixels if pixels else pixels)))
+        return (
+            yield from relay(work, lambda i, pixels: (i, before + pixels if pixels else pixels))
+        )
 
     halves = [drawn for _, drawn in (yield from in_parts(draw, part))]
     if len(halves) == 1:
         return halves[0]
     pictures = [picture for drawn in halves for picture in drawn.pictures]
-    return Drawn(pictures, np.concatenate([d.latents for d in halves]), sum(d.seconds for d in halves))
+    return Drawn(
+        pictures, np.concatenate([d.latents for d in halves]), sum(d.seconds for d in halves)
+    )
 
 
 def time_call(loaded: "Loaded", sampling: Sampling, batch: int) -> float:
-    """Seconds of the float model for a step of `batch` images: the fastest of a few, since the first ones wake up."""
+    """Seconds of the float model for a step of `batch` images: the fastest of a few, since the
+    first ones wake up.
+    """
     times = [time.monotonic()]
     work = draw_batch(loaded, loaded.denoiser, [("a", seed) for seed in range(batch)], sampling)
     try:
@@ -90,14 +99,20 @@ def _sample(
     def on_step(i: int, t: float, latents: Any) -> None:
         nonlocal aside, last
         paused = time.monotonic()
-        last = latents[: len(part)]  # some pipelines step both halves of guidance, the pictures' own rows first
+        last = latents[
+            : len(part)
+        ]  # some pipelines step both halves of guidance, the pictures' own rows first
         report(i, loading.decode(loaded, last) if i in watched else [])
         aside += time.monotonic() - paused
 
     begun = time.monotonic()
     with np.errstate(invalid="ignore"):  # what is not a number is told by the latents
         made = loading.sample(
-            loading.with_denoiser(loaded, model), loaded, prompts=[prompt for prompt, _ in part],
-            seeds=[seed for _, seed in part], sampling=sampling, on_step=on_step,
-        )  # fmt: skip
+            loading.with_denoiser(loaded, model),
+            loaded,
+            prompts=[prompt for prompt, _ in part],
+            seeds=[seed for _, seed in part],
+            sampling=sampling,
+            on_step=on_step,
+        )
     return Drawn(made, last.float().cpu().numpy().copy(), time.monotonic() - begun - aside)

@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from ..models.loading import Loaded
 
 
-def deviation(recipe: Recipe, *, pictures: int = 2) -> Generator[Progress, None, dict[str, np.ndarray]]:
-    """1 - cosine between the latents of runs with the time path alone quantized and float ones, after each step [T].
+def deviation(
+    recipe: Recipe, *, pictures: int = 2
+) -> Generator[Progress, None, dict[str, np.ndarray]]:
+    """1 - cosine between the latents of runs with the time path alone quantized and float ones,
+    after each step [T].
 
-    Mean over the first calibration `pictures`, all from the same noise. "before" treats the time path as all other
-    layers, "after" as `recipe` says. Raises DmqError where `temporal_errors` does.
-    """
+    Mean over the first calibration `pictures`, all from the same noise. "before" treats the time
+    path as all other layers, "after" as `recipe` says. Raises DmqError where `temporal_errors`
+    does."""
     temporal_errors(recipe)  # what is missing is said before anything is drawn
     yield Progress("Load the model", 0, 1)
     libraries()
@@ -44,7 +47,9 @@ def deviation(recipe: Recipe, *, pictures: int = 2) -> Generator[Progress, None,
 
 
 def _time_paths(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "nn.Module"]]:
-    """Models whose time path alone is quantized: as all other layers, and as the recipe says if it says anything."""
+    """Models whose time path alone is quantized: as all other layers, and as the recipe says if
+    it says anything.
+    """
     from ..quantizers.apply import quantized
     from ..quantizers.temporal import time_path_only
 

@@ -1,8 +1,8 @@
-"""How long a shared GPU is asked for: from what is to be drawn, since nothing may be tried before it is lent.
+"""How long a shared GPU is asked for: from what is to be drawn, since nothing may be tried before
+it is lent.
 
-The rates are assumptions on the safe side, no measurements: who asks for too little is cut off, who asks for too much
-waits longer for a place.
-"""
+The rates are assumptions on the safe side, no measurements: who asks for too little is cut off, who
+asks for too much waits longer for a place."""
 
 import math
 
@@ -10,17 +10,22 @@ from .known import info
 
 
 START = 10.0  # seconds to begin: another process, the model, the first kernels
-LAUNCH = 0.05  # of a denoiser call of a small model, which waits for its kernels to be launched; simulated layers too
+# of a denoiser call of a small model, which waits for its kernels to be launched; simulated layers
+# too
+LAUNCH = 0.05
 RATE = 5e12  # multiply-adds a second of a large one
 AT_A_TIME = 8  # pictures of a call
 
 
 def gpu_seconds(model: str, pictures: int, steps: int, models: int = 1) -> float:
-    """Seconds for `pictures` of `steps` steps by each of `models` denoisers like that of `model`, on a GPU.
+    """Seconds for `pictures` of `steps` steps by each of `models` denoisers like that of `model`,
+    on a GPU.
 
     Raises DmqError if the model cannot be described.
     """
     known = info(model)
-    one = sum(layer.macs for layer in known.layers) * (2 if known.prompted else 1) / RATE  # twice with guidance
+    one = (
+        sum(layer.macs for layer in known.layers) * (2 if known.prompted else 1) / RATE
+    )  # twice with guidance
     batches = math.ceil(pictures / AT_A_TIME)
     return START + models * steps * (batches * LAUNCH + pictures * one)

@@ -1,4 +1,6 @@
-"""Which engine draws the pictures of recipes: the simulation, integer kernels, or both beside each other."""
+"""Which engine draws the pictures of recipes: the simulation, integer kernels, or both beside
+each other.
+"""
 
 import dataclasses
 
@@ -12,7 +14,9 @@ COMPUTED = (*ENGINES, BOTH)
 
 
 def with_engine(recipe: Recipe, engine: str) -> Recipe:
-    """`recipe` computed by `engine`, which its name then says unless it is simulated: "W8A8, executed"."""
+    """`recipe` computed by `engine`, which its name then says unless it is simulated: "W8A8,
+    executed".
+    """
     name = plain_name(recipe.name) + ("" if engine == SIMULATED else f", {engine}")
     return dataclasses.replace(recipe, name=name, engine=engine)
 

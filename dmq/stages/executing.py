@@ -24,10 +24,11 @@ class Placed:
 
 
 def placed(recipe: Recipe) -> Generator[Progress, None, tuple[Placed, ...]]:
-    """What runs each layer of `recipe` when executed: those on kernels first, then what fell back, then what is float.
+    """What runs each layer of `recipe` when executed: those on kernels first, then what fell back,
+    then what is float.
 
-    Loads the model and prepares its kernels. Raises DmqError if something must be captured or learned first.
-    """
+    Loads the model and prepares its kernels. Raises DmqError if something must be captured or
+    learned first."""
     yield Progress("Prepare the kernels", 0, 1)
     made = plan(recipe)
     engine = EXECUTED if recipe.engine == SIMULATED else recipe.engine
@@ -43,10 +44,20 @@ def placed(recipe: Recipe) -> Generator[Progress, None, tuple[Placed, ...]]:
         elif kernel:
             key = 0, kernel
         else:
-            key = 2, "cached" if row.dropped else f"float: {row.reason or 'its weight stays in float'}"
+            key = (
+                2,
+                "cached" if row.dropped else f"float: {row.reason or 'its weight stays in float'}",
+            )
         found.setdefault(key, []).append(row)
     yield Progress("Prepare the kernels", 1, 1)
     return tuple(
-        Placed(where, order == 1, tuple(sorted({row.format for row in rows})), tuple(row.layer.name for row in rows))
-        for (order, where), rows in sorted(found.items(), key=lambda item: (item[0][0], -len(item[1])))
+        Placed(
+            where,
+            order == 1,
+            tuple(sorted({row.format for row in rows})),
+            tuple(row.layer.name for row in rows),
+        )
+        for (order, where), rows in sorted(
+            found.items(), key=lambda item: (item[0][0], -len(item[1]))
+        )
     )

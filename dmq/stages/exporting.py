@@ -31,13 +31,14 @@ def export(
     form: str = FORMS[0],
     report: Report | None = None,
 ) -> Generator[Progress, None, "Exported"]:
-    """Write the pipeline of `recipe` with its quantized denoiser into `folder`; returns bytes by part, and files.
+    """Write the pipeline of `recipe` with its quantized denoiser into `folder`; returns bytes by
+    part, and files.
 
-    What the recipe needs is captured and learned first. `denoiser_only` leaves the other parts out. `form` is one of
-    runs.FORMS: "dmq", which diffusers loads once dmq.checkpoint is imported, or the weights alone, "dequantized" for
-    diffusers as it is, "sdnq" for diffusers with sdnq. The folder is there when it is whole, and only then. Raises
-    DmqError for another form, or if something that dmq did not write is there, before any work.
-    """
+    What the recipe needs is captured and learned first. `denoiser_only` leaves the other parts out.
+    `form` is one of runs.FORMS: "dmq", which diffusers loads once dmq.checkpoint is imported, or
+    the weights alone, "dequantized" for diffusers as it is, "sdnq" for diffusers with sdnq. The
+    folder is there when it is whole, and only then. Raises DmqError for another form, or if
+    something that dmq did not write is there, before any work."""
     if form not in FORMS:
         raise DmqError(f"form is {form!r:.40}, not one of {', '.join(FORMS)}.")
     libraries()
@@ -53,7 +54,9 @@ def export(
     def written(place: Path) -> Generator[tuple[int, int], None, "Exported"]:
         if denoiser_only:
             beside["component"] = loaded.component
-            return checkpoint.export_denoiser(loaded.denoiser, made, loaded.adapter, place, **beside)
+            return checkpoint.export_denoiser(
+                loaded.denoiser, made, loaded.adapter, place, **beside
+            )
         return checkpoint.export_pipeline(loaded, made, place, **beside)
 
     if form == FORMS[0]:
@@ -69,12 +72,17 @@ def export(
 
 
 def check(folder: str | Path) -> "Checked":
-    """Verify a folder that `export` wrote, whoever it comes from. Raises DmqError for whatever is wrong with it."""
+    """Verify a folder that `export` wrote, whoever it comes from.
+
+    Raises DmqError for whatever is wrong with it.
+    """
     libraries()
     from .. import checkpoint
 
     return checkpoint.check(folder)
 
 
-def _told(stage: str, work: Generator[tuple[int, int], None, "Exported"]) -> Generator[Progress, None, "Exported"]:
+def _told(
+    stage: str, work: Generator[tuple[int, int], None, "Exported"]
+) -> Generator[Progress, None, "Exported"]:
     return (yield from relay(work, progress_timer(stage)))

@@ -1,4 +1,6 @@
-"""What a benchmark's table shows that is easily overlooked: where the two references disagree about who is better."""
+"""What a benchmark's table shows that is easily overlooked: where the two references disagree
+about who is better.
+"""
 
 import math
 from collections.abc import Callable, Iterator
@@ -20,12 +22,16 @@ class Inversion:
     measure: str  # "fid", "kid" or "cmmd"
     damaged: str
     better: str
-    to_float: tuple[Figure, Figure]  # of the damaged one, of the better one; the float model's own is 0
+    to_float: tuple[
+        Figure, Figure
+    ]  # of the damaged one, of the better one; the float model's own is 0
     to_real: tuple[Figure, Figure]
     psnr: tuple[float, float]  # nan where it was not measured
     samples: int
     apart: bool  # do the intervals of the distances to the float pictures not overlap?
-    lost: tuple[float, float] | None = None  # interval of the PSNR that it has more, over the same pictures
+    lost: tuple[float, float] | None = (
+        None  # interval of the PSNR that it has more, over the same pictures
+    )
 
     @property
     def sure(self) -> bool:
@@ -35,31 +41,46 @@ class Inversion:
     def __str__(self) -> str:
         overlap = ", intervals overlap"
         label = BENCH_MEASURES[self.measure].label.partition(" ")[0]
-        a, b = (f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]" for figure in self.to_real)
+        a, b = (
+            f"{figure.value:.3g} [{figure.low:.3g}, {figure.high:.3g}]" for figure in self.to_real
+        )
         c, d = (f"{figure.value:.3g}" for figure in self.to_float)
         seen = f", PSNR {self.psnr[0]:.1f} dB" if self.psnr[0] == self.psnr[0] else ""
         seen += f" against {self.psnr[1]:.1f} dB" if self.psnr[1] == self.psnr[1] and seen else ""
-        seen += f", picture by picture [{self.lost[0]:+.1f}, {self.lost[1]:+.1f}] dB" if self.lost and seen else ""
+        seen += (
+            f", picture by picture [{self.lost[0]:+.1f}, {self.lost[1]:+.1f}] dB"
+            if self.lost and seen
+            else ""
+        )
         return (
-            f"{self.domain}: by {label} to real pictures {self.damaged} is better than {self.better} ({a} against {b}"
-            f"{'' if self.sure else overlap}), by {label} to the float pictures it is worse ({c} against {d}"
+            f"{self.domain}: by {label} to real pictures {self.damaged} is better than "
+            f"{self.better} ({a} against {b}"
+            f"{'' if self.sure else overlap}), by {label} to the float pictures it is worse ({c} "
+            f"against {d}"
             f"{'' if self.apart else overlap}{seen}); n = {self.samples}."
         )
 
 
 def inversions(report: BenchReport) -> list[Inversion]:
-    """Pairs of models where distance to real pictures prefers the more damaged one, the clearest first.
+    """Pairs of models where distance to real pictures prefers the more damaged one, the clearest
+    first.
 
-    "More damaged" means farther from the float pictures by the same measure, and not closer by PSNR; and surely so:
-    the intervals of that measure do not overlap, or PSNR is surely lower over the same pictures, which is the sharper
-    question where both draw them from the same noise. The float model itself is at distance 0 from its pictures.
-    """
+    "More damaged" means farther from the float pictures by the same measure, and not closer by
+    PSNR; and surely so: the intervals of that measure do not overlap, or PSNR is surely lower over
+    the same pictures, which is the sharper question where both draw them from the same noise. The
+    float model itself is at distance 0 from its pictures."""
     found = [one for domain in report.benchmark.domains for one in _in_domain(report, domain)]
     return sorted(found, key=_rank)
 
 
 def _rank(one: Inversion) -> tuple:
-    return not (one.sure and one.apart), not one.apart, SETS.index(one.measure), one.better != FLOAT_NAME, -_gap(one)
+    return (
+        not (one.sure and one.apart),
+        not one.apart,
+        SETS.index(one.measure),
+        one.better != FLOAT_NAME,
+        -_gap(one),
+    )
 
 
 def _gap(one: Inversion) -> float:
@@ -86,27 +107,51 @@ def _in_domain(report: BenchReport, domain: Domain) -> Iterator[Inversion]:
 def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None:
     """The two as an inversion if their figures are in opposite order, however unsure."""
     real = f"real {measure}"
-    # The float model is no damaged one, though an unbiased KID of pictures of the same seeds lies below its 0.
-    if damaged is better or damaged.recipe == FLOAT_NAME or not all(real in row.figures for row in (damaged, better)):
+    # The float model is no damaged one, though an unbiased KID of pictures of the same seeds lies
+    # below its 0.
+    if (
+        damaged is better
+        or damaged.recipe == FLOAT_NAME
+        or not all(real in row.figures for row in (damaged, better))
+    ):
         return None
     to_float = tuple(_to_float(row, measure) for row in (damaged, better))
     to_real = tuple(row.figures[real] for row in (damaged, better))
-    psnr = tuple(row.figures["psnr"].value if "psnr" in row.figures else float("nan") for row in (damaged, better))
-    if None in to_float or not to_float[0].value > to_float[1].value or not to_real[0].value < to_real[1].value:
+    psnr = tuple(
+        row.figures["psnr"].value if "psnr" in row.figures else float("nan")
+        for row in (damaged, better)
+    )
+    if (
+        None in to_float
+        or not to_float[0].value > to_float[1].value
+        or not to_real[0].value < to_real[1].value
+    ):
         return None
     if f"{to_real[0].value:.3g}" == f"{to_real[1].value:.3g}":  # a difference that nobody goes by
         return None
     return Inversion(
-        domain=damaged.domain, measure=measure, damaged=damaged.recipe, better=better.recipe, to_float=to_float,
-        to_real=to_real, psnr=psnr, samples=min(damaged.samples, better.samples),
+        domain=damaged.domain,
+        measure=measure,
+        damaged=damaged.recipe,
+        better=better.recipe,
+        to_float=to_float,
+        to_real=to_real,
+        psnr=psnr,
+        samples=min(damaged.samples, better.samples),
         apart=to_float[0].low > to_float[1].high,
-    )  # fmt: skip
+    )
 
 
 def _lost(report: BenchReport, domain: Domain) -> Callable[[str, str], tuple[float, float] | None]:
-    """A function of two models: the interval of the first one's PSNR less the second one's over the same pictures."""
+    """A function of two models: the interval of the first one's PSNR less the second one's over
+    the same pictures.
+    """
     psnr: dict[str, dict[int, float]] = {}
-    prompts = {picture.number: picture.prompt for picture in report.pictures if picture.domain == domain.name}
+    prompts = {
+        picture.number: picture.prompt
+        for picture in report.pictures
+        if picture.domain == domain.name
+    }
     for picture in report.pictures:
         if picture.domain == domain.name and math.isfinite(picture.values.get("psnr", math.inf)):
             psnr.setdefault(picture.recipe, {})[picture.number] = picture.values["psnr"]
@@ -119,7 +164,9 @@ def _lost(report: BenchReport, domain: Domain) -> Callable[[str, str], tuple[flo
         if len(both) < 2:
             return None
         seeds_alone = len(domain.prompts) == 1
-        clusters = np.unique([str(n) if seeds_alone else prompts[n] for n in both], return_inverse=True)[1]
+        clusters = np.unique(
+            [str(n) if seeds_alone else prompts[n] for n in both], return_inverse=True
+        )[1]
         low, high = bootstrap(np.array([psnr[one][n] - psnr[other][n] for n in both]), clusters)
         return (low, high) if math.isfinite(low) else None
 
@@ -127,4 +174,8 @@ def _lost(report: BenchReport, domain: Domain) -> Callable[[str, str], tuple[flo
 
 
 def _to_float(row: BenchRow, measure: str) -> Figure | None:
-    return Figure(value=0.0, low=0.0, high=0.0) if row.recipe == FLOAT_NAME else row.figures.get(measure)
+    return (
+        Figure(value=0.0, low=0.0, high=0.0)
+        if row.recipe == FLOAT_NAME
+        else row.figures.get(measure)
+    )

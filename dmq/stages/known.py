@@ -1,8 +1,7 @@
 """What is known of a model: its description, its pipeline, and the statistics of its activations.
 
-torch and diffusers take most of the app's start: the rooms that need them are imported where they are used, so that
-the page is up, and shows what was captured before, while they load.
-"""
+torch and diffusers take most of the app's start: the rooms that need them are imported where they
+are used, so that the page is up, and shows what was captured before, while they load."""
 
 import dataclasses
 import importlib
@@ -27,15 +26,15 @@ _importing = threading.Lock()
 def libraries() -> None:
     """Import torch, transformers and diffusers, one caller at a time.
 
-    They import each other's parts lazily: two threads that begin at once find modules half made. So whoever needs them
-    first comes through here.
-    """
+    They import each other's parts lazily: two threads that begin at once find modules half made. So
+    whoever needs them first comes through here."""
     with _importing:
         importlib.import_module("dmq.models.loading")
 
 
 def info(model: str) -> ModelInfo:
-    """What is known of a model: an embedded name, a folder or a Hub id. Raises DmqError if it cannot be loaded.
+    """What is known of a model: an embedded name, a folder or a Hub id. Raises DmqError if it
+    cannot be loaded.
 
     An embedded model need not be loaded for that: its description ships with its capture.
     """
@@ -50,7 +49,9 @@ def _shipped_info(model: str) -> ModelInfo | None:
 
 
 def load(model: str) -> "Loaded":
-    """The float pipeline itself, cached and never to be changed, with its adapter and description."""
+    """The float pipeline itself, cached and never to be changed, with its adapter and
+    description.
+    """
     libraries()
     from ..models import loading
 
@@ -78,12 +79,18 @@ def captured(recipe: Recipe) -> bool:
 
 
 def statistics(recipe: Recipe) -> ActivationStats:
-    """The activation statistics that `recipe` stands on. Raises DmqError if nothing was captured yet."""
+    """The activation statistics that `recipe` stands on.
+
+    Raises DmqError if nothing was captured yet.
+    """
     return load_statistics(*statistics_place(recipe))
 
 
 def statistics_place(recipe: Recipe) -> tuple[Path, int]:
-    """The folder of the statistics of `recipe`, and when they were captured. DmqError if nothing was captured yet."""
+    """The folder of the statistics of `recipe`, and when they were captured.
+
+    DmqError if nothing was captured yet.
+    """
     folder = runs.find_capture(recipe)
     if folder is None:
         raise DmqError(
@@ -106,8 +113,12 @@ def temporal_block(model: str) -> TemporalBlock | None:
 
 
 def info_for(recipe: Recipe) -> ModelInfo:
-    """The description of the model, with its temporal block and its splits if `recipe` needs them."""
+    """The description of the model, with its temporal block and its splits if `recipe` needs
+    them.
+    """
     known = info(recipe.model)
     # Descriptions that were kept with a capture may be older than dmq's knowledge of such things.
-    missing = (recipe.temporal is not None and known.temporal is None) or (recipe.split and known.splits is None)
+    missing = (recipe.temporal is not None and known.temporal is None) or (
+        recipe.split and known.splits is None
+    )
     return load(recipe.model).info if missing else known

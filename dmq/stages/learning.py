@@ -1,4 +1,6 @@
-"""What a recipe must learn from the float model's trajectory, in the order in which one stands on another."""
+"""What a recipe must learn from the float model's trajectory, in the order in which one stands
+on another.
+"""
 
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
@@ -43,30 +45,52 @@ class Step:
 LEARNED = (
     Step("capture", "activation statistics", lambda recipe: True, captured, capture),
     Step(
-        "bits", "what layers cost, by which bits are shared out", lambda recipe: recipe.mixed is not None,
+        "bits",
+        "what layers cost, by which bits are shared out",
+        lambda recipe: recipe.mixed is not None,
         lambda recipe: mix_table(recipe) is not None,
         lambda recipe, again: learn_mix(recipe, again=again),
     ),
-    Step("groups", "groups of timesteps", lambda recipe: search_spec(recipe) is not None, searched, search),
     Step(
-        "weights", "weights learned from their inputs", lambda recipe: _learns_weights(recipe), has_learned_weights,
+        "groups",
+        "groups of timesteps",
+        lambda recipe: search_spec(recipe) is not None,
+        searched,
+        search,
+    ),
+    Step(
+        "weights",
+        "weights learned from their inputs",
+        lambda recipe: _learns_weights(recipe),
+        has_learned_weights,
         learn_weights,
     ),
-    Step("time", "rounding of the time embedding", learns_rounding, temporal_learned, learn_temporal),
     Step(
-        "blocks", "rounding of the blocks", lambda recipe: recipe.reconstruction is not None, reconstructed,
+        "time", "rounding of the time embedding", learns_rounding, temporal_learned, learn_temporal
+    ),
+    Step(
+        "blocks",
+        "rounding of the blocks",
+        lambda recipe: recipe.reconstruction is not None,
+        reconstructed,
         reconstruct,
     ),
-)  # fmt: skip
+)
 
 
 def learn(recipe: Recipe) -> Generator[Progress, None, None]:
-    """Capture, share out bits, search for groups, learn codes and roundings: what `recipe` needs and lacks."""
+    """Capture, share out bits, search for groups, learn codes and roundings: what `recipe` needs
+    and lacks.
+    """
     yield from carry_out(LEARNED, recipe)
 
 
-def carry_out(steps: Sequence[Step], recipe: Recipe, again: str = "") -> Generator[Progress, None, None]:
-    """Make what `recipe` asks for and lacks, one step after the other; the one called `again` though it is there."""
+def carry_out(
+    steps: Sequence[Step], recipe: Recipe, again: str = ""
+) -> Generator[Progress, None, None]:
+    """Make what `recipe` asks for and lacks, one step after the other; the one called `again`
+    though it is there.
+    """
     for step in steps:
         if step.is_asked(recipe) and (step.name == again or not step.is_there(recipe)):
             yield from step.make(recipe, again=step.name == again)

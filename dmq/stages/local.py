@@ -27,7 +27,9 @@ if TYPE_CHECKING:
 
 
 def table(recipe: Recipe) -> "ErrorTable":
-    """The error table of `recipe`'s activations: made once per choice of bits and range, cheap to ask after that."""
+    """The error table of `recipe`'s activations: made once per choice of bits and range, cheap
+    to ask after that.
+    """
     return _table_with(recipe, 0)
 
 
@@ -41,7 +43,9 @@ def _table_with(recipe: Recipe, least: int) -> "ErrorTable":
     bits = np.where(bits < FLOAT, np.maximum(bits, least), bits)
     counts = step_counts(recipe.calibration_steps, stats.steps, lambda: search_result(recipe))
     place = progressive_folder(recipe) if recipe.progressive else runs.find_capture(recipe)
-    calibrated = replace(recipe.activations, dynamic="none")  # what is shown where ranges are taken as they come
+    calibrated = replace(
+        recipe.activations, dynamic="none"
+    )  # what is shown where ranges are taken as they come
     which = (place, progressive_changed(recipe)), stats.fingerprint, calibrated
     return _table(*which, tuple(bits.tolist()), tuple(counts.tolist()), Held(stats))
 
@@ -61,7 +65,12 @@ class Held:
 
 @lru_cache(maxsize=6)
 def _table(
-    _source: tuple, _fingerprint: str, activations: Any, bits: tuple[int, ...], counts: tuple[int, ...], held: Held
+    _source: tuple,
+    _fingerprint: str,
+    activations: Any,
+    bits: tuple[int, ...],
+    counts: tuple[int, ...],
+    held: Held,
 ) -> "ErrorTable":
     from ..trajectory.errors import ErrorTable
 
@@ -69,17 +78,19 @@ def _table(
 
 
 def errors(recipe: Recipe) -> GroupErrors:
-    """The activations' quantization error under `recipe`'s partition, per site and step, without running a model.
+    """The activations' quantization error under `recipe`'s partition, per site and step, without
+    running a model.
 
-    Statistics know nothing of ranges that are taken as they come; shown is then what calibrated ones would do.
-    Raises DmqError if something that it stands on was not captured, searched, measured or calibrated yet.
-    """
+    Statistics know nothing of ranges that are taken as they come; shown is then what calibrated
+    ones would do. Raises DmqError if something that it stands on was not captured, searched,
+    measured or calibrated yet."""
     everything_per_step = recipe.temporal is not None and recipe.temporal.fsc == "all"
     chosen = relaxed(recipe)
     if not chosen and recipe.progressive is None:
         return _partitioned(PerStep() if everything_per_step else recipe.grouping, recipe)
     wide = _table_with(recipe, recipe.relaxing.bits) if chosen else None
-    # The partition is the one that the float trajectory has led to, cut where the number of bits changes.
+    # The partition is the one that the float trajectory has led to, cut where the number of bits
+    # changes.
     base, ranges = errors(plain(recipe)), progressive_ranges(recipe)
     learned = find_search(recipe) if isinstance(recipe.grouping, LearnedGroups) else None
     partition = recipe.grouping, everything_per_step, learned and search_changed(learned)
@@ -88,7 +99,11 @@ def errors(recipe: Recipe) -> GroupErrors:
 
 @lru_cache(maxsize=16)
 def _along(
-    usual: "ErrorTable", wide: "ErrorTable | None", chosen: tuple[int, ...], partition: tuple, held: Held
+    usual: "ErrorTable",
+    wide: "ErrorTable | None",
+    chosen: tuple[int, ...],
+    partition: tuple,
+    held: Held,
 ) -> GroupErrors:
     """Errors with some steps relaxed, with ranges set along the quantized trajectory, or both."""
     from ..trajectory.relaxing import relaxed_errors, split
@@ -114,11 +129,15 @@ def _partitioned(grouping: Any, recipe: Recipe) -> GroupErrors:
 def _learned(grouping: LearnedGroups, recipe: Recipe) -> GroupErrors:
     """Groups and ranges are those of the search; nothing is chosen anew."""
     result = search_result(recipe)
-    return _learned_errors(table(recipe), find_search(recipe), search_changed(find_search(recipe)), Held(result))
+    return _learned_errors(
+        table(recipe), find_search(recipe), search_changed(find_search(recipe)), Held(result)
+    )
 
 
 @lru_cache(maxsize=8)
-def _learned_errors(made: "ErrorTable", _folder: Path, search_changed: int, held: Held) -> GroupErrors:
+def _learned_errors(
+    made: "ErrorTable", _folder: Path, search_changed: int, held: Held
+) -> GroupErrors:
     from ..trajectory.search import learned_errors
 
     return learned_errors(held.value, made)

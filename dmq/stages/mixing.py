@@ -1,4 +1,6 @@
-"""A recipe's budget carried out: what choices cost is measured or learned, and each layer gets its own."""
+"""A recipe's budget carried out: what choices cost is measured or learned, and each layer gets
+its own.
+"""
 
 import dataclasses
 from functools import lru_cache
@@ -24,7 +26,8 @@ def mix_table(recipe: Recipe) -> SensitivityTable | None:
 
 
 def resolved(recipe: Recipe) -> Recipe:
-    """`recipe` with an override for each layer that its budget has a choice for; itself if it has no budget.
+    """`recipe` with an override for each layer that its budget has a choice for; itself if it has
+    no budget.
 
     Raises DmqError if what the budget is shared out by is not known yet, or if it cannot be kept.
     """
@@ -32,10 +35,19 @@ def resolved(recipe: Recipe) -> Recipe:
         return recipe
     table = mix_table(recipe)
     if table is None:
-        what = "random mixes were not judged" if isinstance(recipe.mixed.by, Predictor) else "layers were not measured"
-        raise DmqError(f"recipe.mixed: {what} yet; they are when pictures are drawn, or by `dmq learn`.")
-    kept = {layer.name for layer in info(recipe.model).layers
-            if not (recipe.protection.first_last and layer.role in ("first", "last"))}  # fmt: skip
+        what = (
+            "random mixes were not judged"
+            if isinstance(recipe.mixed.by, Predictor)
+            else "layers were not measured"
+        )
+        raise DmqError(
+            f"recipe.mixed: {what} yet; they are when pictures are drawn, or by `dmq learn`."
+        )
+    kept = {
+        layer.name
+        for layer in info(recipe.model).layers
+        if not (recipe.protection.first_last and layer.role in ("first", "last"))
+    }
     return _with_mix(recipe, _Known(table.only(kept)))
 
 
@@ -56,7 +68,9 @@ class _Known:
 @lru_cache(maxsize=8)
 def _with_mix(recipe: Recipe, known: _Known) -> Recipe:
     chosen = allocate(known.table, recipe.mixed.budget)
-    return dataclasses.replace(recipe, mixed=None, overrides=(*with_choices(chosen), *recipe.overrides))
+    return dataclasses.replace(
+        recipe, mixed=None, overrides=(*with_choices(chosen), *recipe.overrides)
+    )
 
 
 def without_budget(recipe: Recipe) -> Recipe:

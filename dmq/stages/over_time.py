@@ -1,4 +1,6 @@
-"""How errors build up along the steps, and the probe: what an error at some steps does to the picture (PCR)."""
+"""How errors build up along the steps, and the probe: what an error at some steps does to the
+picture (PCR).
+"""
 
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
@@ -30,13 +32,14 @@ SHOWN = 8  # pictures of the strip
 def over_time(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, again: bool = False
 ) -> Generator[Progress, None, OverTime]:
-    """Draw the comparison with the float model and each recipe from the same noise, and measure every step.
+    """Draw the comparison with the float model and each recipe from the same noise, and measure
+    every step.
 
-    Accumulated errors are those of the latents on each model's own trajectory; isolated ones are those of the noise
-    prediction on the float model's. Each Progress has the `results.OverTime` so far as its snapshot, once there is a
-    recipe in it. A question that was answered before is answered from what was kept, unless `again`. Raises DmqError
-    for recipes that cannot be compared or do not fit the comparison's sampling.
-    """
+    Accumulated errors are those of the latents on each model's own trajectory; isolated ones are
+    those of the noise prediction on the float model's. Each Progress has the `results.OverTime` so
+    far as its snapshot, once there is a recipe in it. A question that was answered before is
+    answered from what was kept, unless `again`. Raises DmqError for recipes that cannot be compared
+    or do not fit the comparison's sampling."""
     check_together(recipes)
     if not again and (kept := kept_over_time(comparison, recipes)):
         return kept
@@ -51,28 +54,47 @@ def over_time(
 
     loaded, steps = load(recipes[0].model), comparison.sampling.steps
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
-    watched = tuple(dict.fromkeys(np.linspace(0, steps - 1, min(SHOWN, steps)).round().astype(int).tolist()))
+    watched = tuple(
+        dict.fromkeys(np.linspace(0, steps - 1, min(SHOWN, steps)).round().astype(int).tolist())
+    )
     calls = TrajectoryRecorder(loaded.adapter, len(jobs))
     calls.next_batch(len(jobs))
     recorded = borrow(loaded.denoiser)
-    recorded.register_forward_hook(lambda m, args, kwargs, out: calls.see(args, kwargs, out), with_kwargs=True)
+    recorded.register_forward_hook(
+        lambda m, args, kwargs, out: calls.see(args, kwargs, out), with_kwargs=True
+    )
     floats = yield from walk(
-        loaded, recorded, jobs, comparison.sampling, progress_timer("Draw float"), watched=watched, coefficients=True
+        loaded,
+        recorded,
+        jobs,
+        comparison.sampling,
+        progress_timer("Draw float"),
+        watched=watched,
+        coefficients=True,
     )
     trajectory = calls.finished()
     made: dict[str, tuple[Walk, np.ndarray, float]] = {}
     timesteps = statistics(recipes[0]).timesteps
 
     def so_far(recipe: Recipe, drawn: Walk) -> OverTime:
-        made[recipe.name] = drawn, np.full(len(timesteps), np.nan), plan(recipe).mean_activation_bits
+        made[recipe.name] = (
+            drawn,
+            np.full(len(timesteps), np.nan),
+            plan(recipe).mean_activation_bits,
+        )
         return _measured(floats, made, watched, timesteps)
 
     for recipe in recipes:
         model = quantize(recipe)
         drawn = yield from walk(
-            loaded, model, jobs, comparison.sampling, progress_timer(f"Draw {recipe.name}"), watched=watched,
+            loaded,
+            model,
+            jobs,
+            comparison.sampling,
+            progress_timer(f"Draw {recipe.name}"),
+            watched=watched,
             so_far=partial(so_far, recipe),
-        )  # fmt: skip
+        )
         snapshot, at = so_far(recipe, drawn), progress_timer(f"Isolated errors of {recipe.name}")
         isolated = yield from _clocked(noise_errors(model, trajectory), at, snapshot)
         made[recipe.name] = drawn, isolated, made[recipe.name][2]
@@ -83,7 +105,9 @@ def over_time(
 
 
 def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverTime | None:
-    """What `over_time` found when it was asked the same; None if it was not, or if the recipes are not prepared."""
+    """What `over_time` found when it was asked the same; None if it was not, or if the recipes
+    are not prepared.
+    """
     try:
         folder = _over_time_folder(comparison, recipes)
     except DmqError:  # something that the recipes stand on was not captured or measured yet
@@ -91,7 +115,9 @@ def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverT
     if not folder.is_dir():
         return None
     found = runs.load_over_time(folder)
-    names = dict(zip(found.isolated, [recipe.name for recipe in recipes], strict=True)) | {FLOAT_NAME: FLOAT_NAME}
+    names = dict(zip(found.isolated, [recipe.name for recipe in recipes], strict=True)) | {
+        FLOAT_NAME: FLOAT_NAME
+    }
     parts = ("accumulated", "foreseen", "isolated", "mean_bits", "strips")
     renamed = {part: {names[who]: x for who, x in getattr(found, part).items()} for part in parts}
     return dataclasses.replace(found, **renamed)
@@ -99,14 +125,18 @@ def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverT
 
 def last_over_time(recipe: Recipe) -> tuple[Comparison, tuple[Recipe, ...], OverTime] | None:
     """The last question that began with `recipe`, and its answer; None if there was none."""
-    for question in _questions("over-time", recipe, comparison=Comparison, recipes=tuple[Recipe, ...]):
+    for question in _questions(
+        "over-time", recipe, comparison=Comparison, recipes=tuple[Recipe, ...]
+    ):
         if found := kept_over_time(question["comparison"], question["recipes"]):
             return question["comparison"], question["recipes"], found
     return None
 
 
 def _questions(kind: str, recipe: Recipe, **expected: Any) -> Iterator[dict[str, Any]]:
-    """Questions of a kind that begin with `recipe`, its name apart; those that cannot be read are passed over."""
+    """Questions of a kind that begin with `recipe`, its name apart; those that cannot be read
+    are passed over.
+    """
     for folder in runs.answers(kind):
         try:
             question = runs.load_question(folder, **expected)
@@ -117,7 +147,9 @@ def _questions(kind: str, recipe: Recipe, **expected: Any) -> Iterator[dict[str,
             yield question | {"recipes": (recipe, *others)}
 
 
-def _over_time_folder(comparison: Comparison, recipes: tuple[Recipe, ...], *, own: bool = False) -> Path:
+def _over_time_folder(
+    comparison: Comparison, recipes: tuple[Recipe, ...], *, own: bool = False
+) -> Path:
     asked = jsonio.shortest(comparison)
     return runs.trajectory_folder("over-time", asked, *map(walked, recipes), own=own)
 
@@ -129,20 +161,31 @@ def _clocked(
 
 
 def _measured(
-    floats: Walk, made: dict[str, tuple[Walk, np.ndarray, float]], watched: Sequence[int], timesteps: tuple[float, ...]
+    floats: Walk,
+    made: dict[str, tuple[Walk, np.ndarray, float]],
+    watched: Sequence[int],
+    timesteps: tuple[float, ...],
 ) -> OverTime:
     known = floats.foreseen is not None
     return OverTime(
         timesteps=timesteps,
         coefficients=floats.coefficients,
-        accumulated={name: _errors(own.latents, floats.latents) for name, (own, _, _) in made.items()},
-        foreseen={name: _errors(own.foreseen, floats.foreseen) for name, (own, _, _) in made.items()}
-        if known else {},
+        accumulated={
+            name: _errors(own.latents, floats.latents) for name, (own, _, _) in made.items()
+        },
+        foreseen={
+            name: _errors(own.foreseen, floats.foreseen) for name, (own, _, _) in made.items()
+        }
+        if known
+        else {},
         isolated={name: isolated for name, (_, isolated, _) in made.items()},
         mean_bits={name: bits for name, (_, _, bits) in made.items()},
         watched=tuple(watched) if floats.on_the_way else (),
-        strips={FLOAT_NAME: _strip(floats), **{name: _strip(own) for name, (own, _, _) in made.items()}},
-    )  # fmt: skip
+        strips={
+            FLOAT_NAME: _strip(floats),
+            **{name: _strip(own) for name, (own, _, _) in made.items()},
+        },
+    )
 
 
 def _errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -158,14 +201,20 @@ def _strip(drawn: Walk) -> tuple[np.ndarray, ...]:
     return (*(pictures[0] for _, pictures in sorted(drawn.on_the_way.items())), *drawn.pictures[:1])
 
 
-# --- the probe -----------------------------------------------------------------------------------------------------
+# --- the probe
+# --------------------------------------------------------------------------------------------------
 
 
 def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
-    """First step and last plus one of each of the probe's windows. Raises DmqError if there are more than steps."""
+    """First step and last plus one of each of the probe's windows.
+
+    Raises DmqError if there are more than steps.
+    """
     if spec.first is not None:
         if not 0 <= spec.first < spec.last < steps:
-            raise DmqError(f"the window {spec.first} to {spec.last} does not lie within 0 to {steps - 1}.")
+            raise DmqError(
+                f"the window {spec.first} to {spec.last} does not lie within 0 to {steps - 1}."
+            )
         return ((spec.first, spec.last + 1),)
     if spec.windows > steps:
         raise DmqError(f"{spec.windows} windows of {steps} steps; ask for {steps} or fewer.")
@@ -175,11 +224,12 @@ def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
 def probe(
     recipe: Recipe, spec: Probe, *, again: bool = False
 ) -> Generator[Progress | ProbePicture, None, tuple[ProbePicture, ...]]:
-    """Multiply the quantization error eps_q - eps by a gain within one window of steps, leave the rest in float.
+    """Multiply the quantization error eps_q - eps by a gain within one window of steps, leave the
+    rest in float.
 
-    Yields and returns what each (window, gain) makes of the picture beside the float one. A question that was answered
-    before is answered from what was kept, unless `again`. Source: pcr, "the probe".
-    """
+    Yields and returns what each (window, gain) makes of the picture beside the float one. A
+    question that was answered before is answered from what was kept, unless `again`. Source: pcr,
+    "the probe"."""
     from ..metrics import pixel
 
     windows = windows_of(spec, recipe.sampling.steps)
@@ -192,7 +242,10 @@ def probe(
 
     loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
     matcher = matcher_of(recipe.model)
-    at, total = progress_timer("Probe"), (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps
+    at, total = (
+        progress_timer("Probe"),
+        (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps,
+    )
     drawn = 0
 
     def one(model: Any) -> Iterator[Progress]:
@@ -205,23 +258,37 @@ def probe(
     found = []
     for start, end in windows:
         for gain in spec.gains:
-            own = yield from one(amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain))
+            own = yield from one(
+                amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain)
+            )
             found.append(
                 ProbePicture(
-                    start=start, end=end, gain=gain, pixels=own.pictures[0], exact=exact.pictures[0],
+                    start=start,
+                    end=end,
+                    gain=gain,
+                    pixels=own.pictures[0],
+                    exact=exact.pictures[0],
                     error=float(latent_errors(own.latents[-1], exact.latents[-1])[0]),
                     psnr=pixel.psnr(own.pictures[0], exact.pictures[0]),
-                    match=float(matcher.match(own.pictures, [spec.prompt])[0]) if matcher else float("nan"),
-                    match_float=float(matcher.match(exact.pictures, [spec.prompt])[0]) if matcher else float("nan"),
+                    match=float(matcher.match(own.pictures, [spec.prompt])[0])
+                    if matcher
+                    else float("nan"),
+                    match_float=float(matcher.match(exact.pictures, [spec.prompt])[0])
+                    if matcher
+                    else float("nan"),
                 )
-            )  # fmt: skip
+            )
             yield found[-1]
-    runs.save_probe(_probe_folder(recipe, spec, own=True), {"recipes": (recipe,), "probe": spec}, tuple(found))
+    runs.save_probe(
+        _probe_folder(recipe, spec, own=True), {"recipes": (recipe,), "probe": spec}, tuple(found)
+    )
     return tuple(found)
 
 
 def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbePicture, ...] | None:
-    """What `probe` found when it was asked the same; None if it was not, or if the recipe is not prepared."""
+    """What `probe` found when it was asked the same; None if it was not, or if the recipe is not
+    prepared.
+    """
     try:
         folder = _probe_folder(recipe, spec)
     except DmqError:  # something that the recipe stands on was not captured or measured yet

@@ -32,7 +32,8 @@ SHOWN_STEPS = 8  # intermediate pictures of a trajectory
 def compare(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, name: str | None = None
 ) -> Generator[Progress | Picture, None, Report]:
-    """Draw the comparison with the float model, then with each recipe, from the same noise; returns the report.
+    """Draw the comparison with the float model, then with each recipe, from the same noise; returns
+    the report.
 
     Pictures are yielded as they come. With a `name`, the finished run is saved under it.
     """
@@ -59,12 +60,17 @@ def compare(
         on_the_way[who] = {}
         work = _draw(loaded, model, who, jobs, comparison)
         drawn[who], seconds[who] = yield from _keeping(work, on_the_way[who])
-        warnings += [f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())]
-    others, _ = yield from _draw(loaded, loaded.denoiser, "noise floor", floor_jobs, comparison, shown=False)
+        warnings += [
+            f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())
+        ]
+    others, _ = yield from _draw(
+        loaded, loaded.denoiser, "noise floor", floor_jobs, comparison, shown=False
+    )
     report = Report(
         scores=tuple(_scores(jobs, drawn)),
         seconds=seconds,
-        bytes={FLOAT_NAME: next(iter(plans.values())).float_bytes} | {who: p.bytes for who, p in plans.items()},
+        bytes={FLOAT_NAME: next(iter(plans.values())).float_bytes}
+        | {who: p.bytes for who, p in plans.items()},
         coverage=covered,
         noise_floor=_floor(drawn[FLOAT_NAME][:: len(comparison.seeds)], others),
         samples=len(jobs),
@@ -92,8 +98,12 @@ def _keeping(
 def run(
     recipe: Recipe | tuple[Recipe, ...], comparison: Comparison, *, name: str
 ) -> Generator[Progress | Picture, None, Report]:
-    """Carry a recipe, or several, out from nothing: capture if need be, quantize, compare, save under `name`."""
-    runs.folder_of(name)  # a name that cannot be saved is better refused before the work than after it
+    """Carry a recipe, or several, out from nothing: capture if need be, quantize, compare, save
+    under `name`.
+    """
+    runs.folder_of(
+        name
+    )  # a name that cannot be saved is better refused before the work than after it
     recipes = recipe if isinstance(recipe, tuple) else (recipe,)
     for one in recipes:
         yield from prepare(one)
@@ -108,50 +118,70 @@ def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def check_together(recipes: tuple[Recipe, ...], taken: tuple[str, ...] = (FLOAT_NAME,)) -> None:
-    """Raise DmqError unless the recipes are of one model, each with a name of its own that is not among `taken`."""
+    """Raise DmqError unless the recipes are of one model, each with a name of its own that is
+    not among `taken`.
+    """
     if not recipes:
         raise DmqError("nothing to compare: choose at least one recipe.")
     if len({recipe.model for recipe in recipes}) > 1:
-        raise DmqError(f"recipes of different models ({', '.join(r.model for r in recipes)}) cannot be compared.")
+        raise DmqError(
+            f"recipes of different models ({', '.join(r.model for r in recipes)}) cannot be "
+            "compared."
+        )
     seen = [*taken, *(recipe.name for recipe in recipes)]
     if len(set(seen)) < len(seen):
         said = " or ".join(map(repr, taken))
-        raise DmqError(f"every recipe needs a name of its own other than {said}; got {', '.join(seen[len(taken) :])}.")
+        raise DmqError(
+            f"every recipe needs a name of its own other than {said}; got "
+            f"{', '.join(seen[len(taken) :])}."
+        )
 
 
 def check_recipes(recipes: tuple[Recipe, ...], sampling: Sampling) -> list[str]:
     """How `sampling` differs from what the recipes were calibrated for, a line for each difference.
 
-    Raises DmqError if they cannot be compared: no recipe, several models, a name twice, sampling that one refuses.
-    """
+    Raises DmqError if they cannot be compared: no recipe, several models, a name twice, sampling
+    that one refuses."""
     check_together(recipes)
     for recipe in recipes:
         statistics(recipe)  # what is missing is said before anything is drawn
         if search_spec(recipe):
             search_result(recipe)
-    return [f"{recipe.name}: {line}" for recipe in recipes for line in check_sampling(recipe, sampling)]
+    return [
+        f"{recipe.name}: {line}" for recipe in recipes for line in check_sampling(recipe, sampling)
+    ]
 
 
 def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
-    """How `sampling` differs from what the ranges of `recipe` were captured with, a line for each difference.
+    """How `sampling` differs from what the ranges of `recipe` were captured with, a line for each
+    difference.
 
-    Raises DmqError for the first one unless the recipe accepts the nearest step, `on_miss="nearest"`.
-    """
+    Raises DmqError for the first one unless the recipe accepts the nearest step,
+    `on_miss="nearest"`."""
     spec, lines = recipe.activations, []
-    ranges = spec.dynamic == "none" and (min(spec.bits, spec.attention_bits) < FLOAT or recipe.overrides)
+    ranges = spec.dynamic == "none" and (
+        min(spec.bits, spec.attention_bits) < FLOAT or recipe.overrides
+    )
     if not (ranges or recipe.temporal or recipe.relaxing):
         return []  # nothing was learned from the captured steps
     prompted = info(recipe.model).prompted
-    for name, said in (("steps", "{} steps"), ("guidance", "guidance {:g}"), ("size", "a picture side of {}")):
+    for name, said in (
+        ("steps", "{} steps"),
+        ("guidance", "guidance {:g}"),
+        ("size", "a picture side of {}"),
+    ):
         asked, known = getattr(sampling, name), getattr(recipe.sampling, name)
         if asked == known or (name == "guidance" and not prompted):
             continue
         if recipe.on_miss == "error":
             raise DmqError(
-                f"{said.format(asked)}, but the ranges were captured for {said.format(known)}; draw with {known:g}, "
+                f"{said.format(asked)}, but the ranges were captured for {said.format(known)}; "
+                f"draw with {known:g}, "
                 f"capture for {asked:g}, or set on_miss of the recipe to nearest."
             )
-        lines.append(f"drawn with {said.format(asked)}, the ranges were captured for {said.format(known)}")
+        lines.append(
+            f"drawn with {said.format(asked)}, the ranges were captured for {said.format(known)}"
+        )
     return lines
 
 
@@ -162,7 +192,9 @@ def check_sampler(loaded: "Loaded", recipes: tuple[Recipe, ...]) -> None:
     for recipe in recipes:
         then, now = statistics(recipe).sampler, sampler_line(loaded, recipe.sampling)
         if then != now:
-            raise DmqError(f"the statistics were captured with {then}; the pipeline has {now}. Capture again.")
+            raise DmqError(
+                f"the statistics were captured with {then}; the pipeline has {now}. Capture again."
+            )
 
 
 def _draw(
@@ -174,9 +206,15 @@ def _draw(
     *,
     shown: bool = True,
 ) -> Generator[Progress | Picture, None, tuple[list[np.ndarray], float]]:
-    """All pictures of `jobs` in batches, and the seconds that sampling took without decoding pictures on the way."""
+    """All pictures of `jobs` in batches, and the seconds that sampling took without decoding
+    pictures on the way.
+    """
     at, steps = progress_timer(f"Draw {who}"), comparison.sampling.steps
-    watched = set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist()) if shown else set()
+    watched = (
+        set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist())
+        if shown
+        else set()
+    )
     pictures: list[np.ndarray] = []
     spent = 0.0
     for start in range(0, len(jobs), BATCH):
@@ -185,12 +223,16 @@ def _draw(
         def seen(
             pixels: list[np.ndarray | None], step: int | None, start: int = start, part: list = part
         ) -> list[Picture]:
-            rows = [(n, made) for n, made in enumerate(pixels) if made is not None]  # None: of the other half
+            rows = [
+                (n, made) for n, made in enumerate(pixels) if made is not None
+            ]  # None: of the other half
             return [Picture(who, start + n, *part[n], made, step) for n, made in rows]
 
         work = draw_batch(loaded, model, part, comparison.sampling, watched)
 
-        def told(i: int, pixels: list, start: int = start, part: list = part, seen: Any = seen) -> Iterator[Any]:
+        def told(
+            i: int, pixels: list, start: int = start, part: list = part, seen: Any = seen
+        ) -> Iterator[Any]:
             yield from seen(pixels, i)
             yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
 
@@ -202,7 +244,9 @@ def _draw(
     return pictures, spent
 
 
-def _scores(jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]) -> Iterator[PictureScore]:
+def _scores(
+    jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]
+) -> Iterator[PictureScore]:
     from ..metrics import pixel
 
     for who, pictures in drawn.items():
@@ -214,7 +258,9 @@ def _scores(jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]) -> 
 
 
 def _floor(ours: list[np.ndarray], others: list[np.ndarray]) -> dict[str, float]:
-    """Mean PSNR and SSIM of float pictures against float pictures of the same prompts with another seed."""
+    """Mean PSNR and SSIM of float pictures against float pictures of the same prompts with
+    another seed.
+    """
     from ..metrics import pixel
 
     pairs = list(zip(ours, others, strict=False))

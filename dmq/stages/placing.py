@@ -1,4 +1,6 @@
-"""Where this process runs its models, and what a piece of work will need there, told before it starts."""
+"""Where this process runs its models, and what a piece of work will need there, told before it
+starts.
+"""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -66,13 +68,17 @@ def memory_line(model: str, wanted: Placement | None = None) -> str:
     needed, free = placement.needs(place, weights), placement.free_memory(place.device)
     numbers = sum(sum(part.values()) for part in weights.values())
     return (
-        f"{model}: {numbers / 1e6:,.0f} million parameters, {needed / 1e9:.2f} GB on {place.line()}; "
+        f"{model}: {numbers / 1e6:,.0f} million parameters, {needed / 1e9:.2f} GB on "
+        f"{place.line()}; "
         f"{free / 1e9:.1f} GB are free."
     )
 
 
-def plan_work(stage: str, model: str, sampling: Sampling, batches: list[int], slower: float = 1.0) -> WorkPlan:
-    """What it takes to run `model` on batches of so many images, each of all steps, `slower` times as slow as float.
+def plan_work(
+    stage: str, model: str, sampling: Sampling, batches: list[int], slower: float = 1.0
+) -> WorkPlan:
+    """What it takes to run `model` on batches of so many images, each of all steps, `slower` times
+    as slow as float.
 
     Loads the model. Where many calls lie ahead, a few of the float model's are timed.
     """
@@ -81,11 +87,19 @@ def plan_work(stage: str, model: str, sampling: Sampling, batches: list[int], sl
     calls = len(batches) * sampling.steps
     seconds = None
     if calls >= MANY:
-        seconds = slower * sum(sampling.steps * seconds_a_call(model, sampling, batch) for batch in batches)
+        seconds = slower * sum(
+            sampling.steps * seconds_a_call(model, sampling, batch) for batch in batches
+        )
     return WorkPlan(
-        stage, 0, max(1, calls), needed=placement.needs(loaded.place, weights), calls=calls, seconds=seconds,
-        free=placement.free_memory(loaded.place.device), place=loaded.place.line(),
-    )  # fmt: skip
+        stage,
+        0,
+        max(1, calls),
+        needed=placement.needs(loaded.place, weights),
+        calls=calls,
+        seconds=seconds,
+        free=placement.free_memory(loaded.place.device),
+        place=loaded.place.line(),
+    )
 
 
 def plan_capture(recipe: Recipe) -> WorkPlan:
@@ -110,4 +124,10 @@ def _timed_call(model: str, sampling: Sampling, batch: int, _placement: Placemen
 def spoken(seconds: float) -> str:
     """A duration in the unit that people would use."""
     minutes = seconds / 60
-    return f"{seconds:.0f} s" if minutes < 2 else f"{minutes:.0f} min" if minutes < 120 else f"{minutes / 60:.1f} h"
+    return (
+        f"{seconds:.0f} s"
+        if minutes < 2
+        else f"{minutes:.0f} min"
+        if minutes < 120
+        else f"{minutes / 60:.1f} h"
+    )

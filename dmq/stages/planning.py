@@ -41,7 +41,9 @@ def plan(recipe: Recipe) -> Plan:
     cached = temporal_errors(recipe).cached if possible else None
     made = make_plan(known, resolved(recipe), seen_statistics(recipe), errors(recipe), cached)
     how = _learned_layers(recipe, made)
-    rows = tuple(dataclasses.replace(row, learned=how.get(row.layer.name, "")) for row in made.layers)
+    rows = tuple(
+        dataclasses.replace(row, learned=how.get(row.layer.name, "")) for row in made.layers
+    )
     made = dataclasses.replace(made, layers=rows)
     if not (recipe.reconstruction and recipe.reconstruction.steps and reconstructed(recipe)):
         return made
@@ -54,8 +56,15 @@ def plan(recipe: Recipe) -> Plan:
 def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:
     """How the codes of each layer are learned that does not take its nearest ones."""
     time = set(made.temporal.block.layers) if learns_rounding(recipe) else set()
-    how = {task.layer: "GPTQ" if task.inputs is None else "low rank, smoothed" for task in learned_from_inputs(recipe)}
-    rows = [row for row in made.layers if row.weights.bits < FLOAT and isinstance(row.weights.format, Grid)]
+    how = {
+        task.layer: "GPTQ" if task.inputs is None else "low rank, smoothed"
+        for task in learned_from_inputs(recipe)
+    }
+    rows = [
+        row
+        for row in made.layers
+        if row.weights.bits < FLOAT and isinstance(row.weights.format, Grid)
+    ]
     how |= {row.layer.name: "TIAR" for row in rows if row.layer.name in time}
     if recipe.reconstruction is None:
         return how
@@ -70,12 +79,16 @@ def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:
 
 
 def quantize(recipe: Recipe) -> "nn.Module":
-    """The simulated denoiser of `recipe`: a new model with a clock of its own; the float one stays as it was."""
+    """The simulated denoiser of `recipe`: a new model with a clock of its own; the float one
+    stays as it was.
+    """
     return computed(dataclasses.replace(recipe, engine=SIMULATED))
 
 
 def computed(recipe: Recipe) -> "nn.Module":
-    """The quantized denoiser of `recipe`, simulated or executed as its `engine` says; see `quantize`."""
+    """The quantized denoiser of `recipe`, simulated or executed as its `engine` says; see
+    `quantize`.
+    """
     libraries()
     from ..models.borrow import borrow
 
@@ -85,12 +98,23 @@ def computed(recipe: Recipe) -> "nn.Module":
     walks = relaxed(recipe), progressive_changed(recipe)
     learnings = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
     mix = resolved(recipe).overrides if recipe.mixed else ()
-    changes = (changed, learned and search_changed(learned), *learnings, walks, mix, chosen_placement())
+    changes = (
+        changed,
+        learned and search_changed(learned),
+        *learnings,
+        walks,
+        mix,
+        chosen_placement(),
+    )
     made = _computed(dataclasses.replace(recipe, name=""), folder, changes)
-    return made if compiles(recipe.engine) else borrow(made)  # what is compiled belongs to its very modules
+    return (
+        made if compiles(recipe.engine) else borrow(made)
+    )  # what is compiled belongs to its very modules
 
 
-@lru_cache(maxsize=3)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
+@lru_cache(
+    maxsize=3
+)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
 def _computed(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Module":
     loaded = load(recipe.model)
     check_engine(recipe, loaded)
@@ -110,8 +134,10 @@ def check_engine(recipe: Recipe, loaded: "Loaded") -> None:
     """Raise DmqError if the engine of `recipe` cannot run where the model does."""
     if recipe.engine != SIMULATED and loaded.place.offload in ("sequential", "group"):
         raise DmqError(
-            f"engine {recipe.engine!r}: with offload {loaded.place.offload!r} diffusers brings parameters to the "
-            "device layer by layer, but no packed weights; try --offload model or none, or simulate."
+            f"engine {recipe.engine!r}: with offload {loaded.place.offload!r} diffusers brings "
+            "parameters to the "
+            "device layer by layer, but no packed weights; try --offload model or none, or "
+            "simulate."
         )
 
 
@@ -130,7 +156,9 @@ def _made(recipe: Recipe) -> "Callable[..., nn.Module]":
 
 
 def coverage(recipe: Recipe) -> str:
-    """What is quantized to what, what stays in float and, if it is executed, what runs where, in one sentence."""
+    """What is quantized to what, what stays in float and, if it is executed, what runs where, in
+    one sentence.
+    """
     line = plan(recipe).coverage_line()
     if recipe.engine == SIMULATED:
         return line
@@ -140,6 +168,13 @@ def coverage(recipe: Recipe) -> str:
 
 
 def learned_codes(recipe: Recipe) -> "dict[str, QuantizedWeight]":
-    """The codes of all layers of `recipe` whose codes were learned. Raises DmqError if it was not yet."""
+    """The codes of all layers of `recipe` whose codes were learned.
+
+    Raises DmqError if it was not yet.
+    """
     learned, blocks = learned_rounding(recipe), blocks_result(recipe)
-    return learned_weights(recipe) | (learned.codes if learned else {}) | (blocks.codes if blocks else {})
+    return (
+        learned_weights(recipe)
+        | (learned.codes if learned else {})
+        | (blocks.codes if blocks else {})
+    )

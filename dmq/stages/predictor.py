@@ -1,8 +1,9 @@
-"""Scores of every choice of every layer, learned from random mixes of choices (Qua²SeDiMo), and how far to trust them.
+"""Scores of every choice of every layer, learned from random mixes of choices (Qua²SeDiMo), and how
+far to trust them.
 
-A mix is a label: how good the model is with it, its activations in float. Weights are made into all choices once; a
-mix only exchanges them by pointer. All mixes draw the same pictures from the same noises.
-"""
+A mix is a label: how good the model is with it, its activations in float. Weights are made into all
+choices once; a mix only exchanges them by pointer. All mixes draw the same pictures from the same
+noises."""
 
 import dataclasses
 import threading
@@ -64,10 +65,10 @@ def predict(
 ) -> Generator[Progress, None, PredictorResult]:
     """Judge random mixes of choices, learn what makes them good, and keep what was found.
 
-    Does nothing if that is there already, unless `again`, which learns anew from the labels that are there. Labels
-    are kept one by one: closed or interrupted, it goes on where it was. `scheduler` and `workers` are those of
-    `engine.run`. Raises DmqError for questions that make no sense, before anything is drawn.
-    """
+    Does nothing if that is there already, unless `again`, which learns anew from the labels that
+    are there. Labels are kept one by one: closed or interrupted, it goes on where it was.
+    `scheduler` and `workers` are those of `engine.run`. Raises DmqError for questions that make no
+    sense, before anything is drawn."""
     folder = folder_of(recipe, spec)
     if folder.is_dir() and not again:
         return kept.load_predictor(folder)
@@ -85,9 +86,18 @@ def predict(
     labels, noisy = yield from _judged(subject, spec, mixes, scheduler, workers)
     sizes, errors = _tables(subject, spec.choices)
     known = Known(
-        model=recipe.model, fingerprint=loaded.info.fingerprint, graph=graph, layers=layers, choices=spec.choices,
-        bytes=sizes, local=errors, label=LABELS[spec.label], mixes=mixes, labels=labels, again=noisy,
-    )  # fmt: skip
+        model=recipe.model,
+        fingerprint=loaded.info.fingerprint,
+        graph=graph,
+        layers=layers,
+        choices=spec.choices,
+        bytes=sizes,
+        local=errors,
+        label=LABELS[spec.label],
+        mixes=mixes,
+        labels=labels,
+        again=noisy,
+    )
     work = learn(known, spec, _costs(recipe.model, spec.choices))
     at = progress_timer("Learn from the mixes")
     result = yield from relay(work, at)
@@ -95,14 +105,15 @@ def predict(
     return result
 
 
-# --- what it depends on ---------------------------------------------------------------------------------------------
+# --- what it depends on
+# ---------------------------------------------------------------------------------------------
 
 
 def _asked(spec: Predictor) -> Predictor:
     """`spec` with defaults for all that labels do not depend on."""
-    return Predictor(**{
-        name: getattr(spec, name) for name in ("choices", "label", "pictures", "steps", "seed")
-    })  # fmt: skip
+    return Predictor(
+        **{name: getattr(spec, name) for name in ("choices", "label", "pictures", "steps", "seed")}
+    )
 
 
 def _check(recipe: Recipe, spec: Predictor) -> None:
@@ -111,7 +122,9 @@ def _check(recipe: Recipe, spec: Predictor) -> None:
     if spec.label in SETS:
         check_count("fid", spec.pictures)
     if spec.label == "fid_reference" and _real(recipe.model) is None:
-        raise DmqError(f"there are no real pictures to compare {recipe.model} with; set label to 'fid_float'.")
+        raise DmqError(
+            f"there are no real pictures to compare {recipe.model} with; set label to 'fid_float'."
+        )
 
 
 @lru_cache(maxsize=4)
@@ -122,7 +135,9 @@ def _layers(model: str) -> tuple[Layer, ...]:
 
 def _costs(model: str, choices: tuple[Choice, ...]) -> SensitivityTable | None:
     """A table of single layers' costs that knows all the choices, a measured one if there is."""
-    found = [runs.load_table(folder) for folder in runs.find_tables(fingerprint=info(model).fingerprint)]
+    found = [
+        runs.load_table(folder) for folder in runs.find_tables(fingerprint=info(model).fingerprint)
+    ]
     found = [table for table in found if set(choices) <= set(table.choices)]
     kinds = ("measured", "estimated", "local")
     found = [table for kind in kinds for table in found if table.kind == kind]
@@ -140,9 +155,12 @@ def _judged(
     missing = [task for task in tasks if kept.load_label(folder, task.name) is None]
     at = progress_timer("Judge random mixes", len(tasks) - len(missing))
     work = engine.run(
-        judge, missing, kept=lambda task, label: kept.save_label(folder, task.name, label), scheduler=scheduler,
+        judge,
+        missing,
+        kept=lambda task, label: kept.save_label(folder, task.name, label),
+        scheduler=scheduler,
         workers=workers,
-    )  # fmt: skip
+    )
     try:
         for done, _, _ in work:
             yield at(len(tasks) - len(missing) + done, len(tasks))
@@ -152,7 +170,8 @@ def _judged(
     return labels[: len(mixes)], labels[len(mixes) :]
 
 
-# --- one label: what a worker does ----------------------------------------------------------------------------------
+# --- one label: what a worker does
+# ----------------------------------------------------------------------------------
 
 _one_at_a_time = threading.Lock()  # the floats of a subject are drawn once
 
@@ -209,20 +228,28 @@ def _jobs(subject: Recipe, spec: Predictor, again: bool) -> list[tuple[str, int]
     return [(prompt, seed + again * spec.pictures) for prompt, seed in jobs]
 
 
-def _drawn(subject: Recipe, spec: Predictor, again: bool, model: Any) -> tuple[list[np.ndarray], np.ndarray]:
+def _drawn(
+    subject: Recipe, spec: Predictor, again: bool, model: Any
+) -> tuple[list[np.ndarray], np.ndarray]:
     loaded, jobs = load(subject.model), _jobs(subject, spec, again)
     batches = [
         run_to_end(draw_batch(loaded, model, jobs[n : n + TOGETHER], subject.sampling))
         for n in range(0, len(jobs), TOGETHER)
     ]
-    return [picture for one in batches for picture in one.pictures], np.concatenate([one.latents for one in batches])
+    return [picture for one in batches for picture in one.pictures], np.concatenate(
+        [one.latents for one in batches]
+    )
 
 
 @lru_cache(maxsize=2)
-def _floats(subject: Recipe, spec: Predictor, again: bool, _state: str) -> tuple[np.ndarray, np.ndarray]:
+def _floats(
+    subject: Recipe, spec: Predictor, again: bool, _state: str
+) -> tuple[np.ndarray, np.ndarray]:
     """Features and finished samples of the float model's pictures."""
     pictures, latents = _drawn(subject, spec, again, load(subject.model).denoiser)
-    return seen(load_eye(Benchmark.features), pictures) if spec.label != "latent" else np.zeros(0), latents
+    return seen(load_eye(Benchmark.features), pictures) if spec.label != "latent" else np.zeros(
+        0
+    ), latents
 
 
 @lru_cache(maxsize=2)
@@ -232,11 +259,14 @@ def _watched(subject: Recipe, spec: Predictor, again: bool, _state: str) -> "Wat
 
     loaded = load(subject.model)
     prompts, seeds = zip(*_jobs(subject, spec, again), strict=True)
-    trajectory, _ = record_trajectory(loaded, prompts=prompts, seeds=seeds, sampling=subject.sampling)
+    trajectory, _ = record_trajectory(
+        loaded, prompts=prompts, seeds=seeds, sampling=subject.sampling
+    )
     return watch(loaded.denoiser, trajectory, spec.steps, spec.pictures)
 
 
-# --- weights as all choices -----------------------------------------------------------------------------------------
+# --- weights as all choices
+# -----------------------------------------------------------------------------------------
 
 
 def _mixed(task: Task) -> "dict[str, Tensor]":
@@ -246,13 +276,18 @@ def _mixed(task: Task) -> "dict[str, Tensor]":
     chosen = zip(_layers(task.subject.model), task.mix, strict=True)
     return {
         layer.name: made[layer.name][c].dequantize().to(model.get_submodule(layer.name).weight)
-        for layer, c in chosen if made[layer.name][c] is not None
-    }  # fmt: skip
+        for layer, c in chosen
+        if made[layer.name][c] is not None
+    }
 
 
 @lru_cache(maxsize=1)
-def _variants(subject: Recipe, choices: tuple[Choice, ...], _state: str) -> "dict[str, list[WeightCodes | None]]":
-    """By layer its weight as each of the choices, None for float; codes, which take less than what they stand for."""
+def _variants(
+    subject: Recipe, choices: tuple[Choice, ...], _state: str
+) -> "dict[str, list[WeightCodes | None]]":
+    """By layer its weight as each of the choices, None for float; codes, which take less than
+    what they stand for.
+    """
     from ..numerics.threads import one_thread
     from ..quantizers.weights import quantize_weight
 
@@ -272,7 +307,9 @@ def _variants(subject: Recipe, choices: tuple[Choice, ...], _state: str) -> "dic
 
 
 def _tables(subject: Recipe, choices: tuple[Choice, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes [L, C] of each layer as each choice, and the squared error of the weight over its squared length."""
+    """Bytes [L, C] of each layer as each choice, and the squared error of the weight over its
+    squared length.
+    """
     from ..allocation.sensitivity import weight_error
 
     loaded = load(subject.model)
@@ -282,10 +319,11 @@ def _tables(subject: Recipe, choices: tuple[Choice, ...]) -> tuple[np.ndarray, n
         for layer in _layers(subject.model):
             weight = loaded.denoiser.get_submodule(layer.name).weight
             yield [
-                (4 * layer.weights, 0.0) if one is None
+                (4 * layer.weights, 0.0)
+                if one is None
                 else (one.bytes, weight_error(weight, one.dequantize().to(weight)))
                 for one in made[layer.name]
-            ]  # fmt: skip
+            ]
 
     figures = np.array(list(rows()))
     return figures[..., 0].astype(np.int64), figures[..., 1]

@@ -20,15 +20,17 @@ def predictor_result(recipe: Recipe, spec: Predictor) -> PredictorResult | None:
 def subject_of(recipe: Recipe, spec: Predictor) -> Recipe:
     """The recipe of the float model that draws in as many steps as are asked for."""
     return Recipe(
-        name="", model=recipe.model, sampling=dataclasses.replace(recipe.sampling, steps=spec.steps),
+        name="",
+        model=recipe.model,
+        sampling=dataclasses.replace(recipe.sampling, steps=spec.steps),
         calibration=recipe.calibration,
-    )  # fmt: skip
+    )
 
 
 def key_of(recipe: Recipe, spec: Predictor) -> tuple[Any, ...]:
     known, subject = info(recipe.model), subject_of(recipe, spec)
-    # The model's fingerprint instead of its name; fields with their defaults are left out, so that what is kept is
-    # found again when specs have more fields.
+    # The model's fingerprint instead of its name; fields with their defaults are left out, so that
+    # what is kept is found again when specs have more fields.
     plain = jsonio.shortest(dataclasses.replace(subject, model=""))
     return plain, jsonio.shortest(spec), known.fingerprint, known.scheduler
 

@@ -10,25 +10,32 @@ from .progressive import calibrate, measure_windows
 from .trajectory_kept import calibrated, windows_measured
 
 
-# First what the float model's trajectory tells, then the windows that say which steps to relax, then the ranges along
-# the quantized trajectory.
+# First what the float model's trajectory tells, then the windows that say which steps to relax,
+# then the ranges along the quantized trajectory.
 STEPS = (
     *LEARNED,
     Step(
-        "windows", "what windows of steps are worth",
-        lambda recipe: recipe.relaxing is not None and recipe.relaxing.where == "auto", windows_measured,
+        "windows",
+        "what windows of steps are worth",
+        lambda recipe: recipe.relaxing is not None and recipe.relaxing.where == "auto",
+        windows_measured,
         measure_windows,
     ),
     Step(
-        "ranges", "ranges along the quantized trajectory", lambda recipe: recipe.progressive is not None, calibrated,
+        "ranges",
+        "ranges along the quantized trajectory",
+        lambda recipe: recipe.progressive is not None,
+        calibrated,
         calibrate,
     ),
-)  # fmt: skip
+)
 NAMES = tuple(step.name for step in STEPS)
 
 
 def asked_steps(recipe: Recipe, only: str = "") -> tuple[Step, ...]:
-    """What `recipe` asks for, in the order in which it is made; with `only`, up to the step of that name."""
+    """What `recipe` asks for, in the order in which it is made; with `only`, up to the step of
+    that name.
+    """
     return tuple(step for step in _steps(recipe, only) if step.is_asked(recipe))
 
 
@@ -37,12 +44,13 @@ def missing(recipe: Recipe, only: str = "") -> tuple[Step, ...]:
     return tuple(step for step in _steps(recipe, only) if step.is_missing(recipe))
 
 
-def prepare(recipe: Recipe, *, only: str = "", again: bool = False) -> Generator[Progress, None, None]:
+def prepare(
+    recipe: Recipe, *, only: str = "", again: bool = False
+) -> Generator[Progress, None, None]:
     """Learn, measure and calibrate what `recipe` needs and has not been done yet.
 
-    With `only`, up to the step of that name, one of NAMES; `again`: that one even if it is there. Raises DmqError for
-    a step that the recipe does not ask for.
-    """
+    With `only`, up to the step of that name, one of NAMES; `again`: that one even if it is there.
+    Raises DmqError for a step that the recipe does not ask for."""
     if again and not only:
         raise ValueError("again says nothing without the name of a step")
     yield from carry_out(_steps(recipe, only), recipe, only if again else "")
@@ -56,5 +64,7 @@ def _steps(recipe: Recipe, only: str) -> tuple[Step, ...]:
     steps = STEPS[: NAMES.index(only) + 1]
     if not steps[-1].is_asked(recipe):
         asked = ", ".join(step.name for step in STEPS if step.is_asked(recipe))
-        raise DmqError(f"{recipe.name or 'this recipe'} needs no {only} ({steps[-1].title}); it needs {asked}.")
+        raise DmqError(
+            f"{recipe.name or 'this recipe'} needs no {only} ({steps[-1].title}); it needs {asked}."
+        )
     return steps

@@ -10,7 +10,9 @@ FLOAT_NAME = "float"
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that has been drawn: finished, or seen on the way at `step` (a position in sampling order)."""
+    """A picture that has been drawn: finished, or seen on the way at `step` (a position in
+    sampling order).
+    """
 
     recipe: str  # FLOAT_NAME for the float model
     index: int  # position among the comparison's (prompt, seed) pairs, prompts outermost

@@ -1,4 +1,6 @@
-"""Setting ranges along the quantized trajectory, and measuring which steps deserve more bits (PCR)."""
+"""Setting ranges along the quantized trajectory, and measuring which steps deserve more bits
+(PCR).
+"""
 
 import dataclasses
 from collections.abc import Generator, Iterator
@@ -31,11 +33,12 @@ if TYPE_CHECKING:
 
 
 def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
-    """Set the ranges of `recipe` on the trajectory that its quantized model walks; returns where they are kept.
+    """Set the ranges of `recipe` on the trajectory that its quantized model walks; returns where
+    they are kept.
 
-    None if `recipe` takes those of the float trajectory. Does nothing if it was done already, unless `again`. Denoiser
-    calls that are finished when the generator is closed are kept: the next call replays them without observing.
-    """
+    None if `recipe` takes those of the float trajectory. Does nothing if it was done already,
+    unless `again`. Denoiser calls that are finished when the generator is closed are kept: the next
+    call replays them without observing."""
     if recipe.progressive is None:
         return None
     if calibrated(recipe) and not again:
@@ -51,9 +54,13 @@ def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, Non
         runs.discard(kept)
     start = dataclasses.replace(recipe, progressive=None)
     work = calibrate_progressively(
-        load(recipe.model), recipe, plan(start), (statistics(recipe), errors(start)), learned_codes(recipe),
+        load(recipe.model),
+        recipe,
+        plan(start),
+        (statistics(recipe), errors(start)),
+        learned_codes(recipe),
         runs.load_calls(kept),
-    )  # fmt: skip
+    )
     at = progress_timer("Set the ranges along the quantized trajectory")
 
     def told(*seen: Any) -> Iterator[Progress]:
@@ -70,13 +77,16 @@ def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, Non
     return folder
 
 
-def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, WindowEffects]:
-    """Draw with all steps quantized, but without rounding activations within one window; what differs is its effect.
+def measure_windows(
+    recipe: Recipe, *, again: bool = False
+) -> Generator[Progress, None, WindowEffects]:
+    """Draw with all steps quantized, but without rounding activations within one window; what
+    differs is its effect.
 
-    Weights stay quantized throughout, since more activation bits do not change them.
-    Each Progress has the `results.WindowEffects` so far as its snapshot, once there are some. Pictures are the first
-    calibration ones, all from the same noise. The recipe is taken without relaxing and progressive ranges.
-    """
+    Weights stay quantized throughout, since more activation bits do not change them. Each Progress
+    has the `results.WindowEffects` so far as its snapshot, once there are some. Pictures are the
+    first calibration ones, all from the same noise. The recipe is taken without relaxing and
+    progressive ranges."""
     if windows_folder(recipe).is_dir() and not again:
         return window_effects(recipe)
     spec, usual = recipe.relaxing or Relaxing(), plain(recipe)
@@ -87,7 +97,9 @@ def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progres
     from ..models.windows import unquantized_inside
 
     loaded, steps = load(recipe.model), recipe.sampling.steps
-    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=spec.pictures))
+    jobs = calibration_pictures(
+        loaded, dataclasses.replace(recipe.calibration, samples=spec.pictures)
+    )
     count = min(spec.windows, steps)
     starts = tuple(round(n * steps / count) for n in range(count))
     timesteps = statistics(recipe).timesteps
@@ -99,7 +111,9 @@ def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progres
         before = len(drawn) * steps
         effects = _effects(drawn, starts, timesteps, [prompt for prompt, _ in jobs], matcher)
         work = walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
-        drawn.append((yield from relay(work, lambda seen: dataclasses.replace(seen, snapshot=effects))))
+        drawn.append(
+            (yield from relay(work, lambda seen: dataclasses.replace(seen, snapshot=effects)))
+        )
 
     yield from one(loaded.denoiser)
     yield from one(quantize(usual))
@@ -111,9 +125,15 @@ def measure_windows(recipe: Recipe, *, again: bool = False) -> Generator[Progres
 
 
 def _effects(
-    drawn: list[Any], starts: tuple[int, ...], timesteps: tuple[float, ...], prompts: list[str], matcher: Any
+    drawn: list[Any],
+    starts: tuple[int, ...],
+    timesteps: tuple[float, ...],
+    prompts: list[str],
+    matcher: Any,
 ) -> WindowEffects | None:
-    """The effects of the windows drawn so far: walks of the float model, the quantized one, then one a window."""
+    """The effects of the windows drawn so far: walks of the float model, the quantized one, then
+    one a window.
+    """
     if len(drawn) < 3:
         return None
     final = [one.latents[-1] for one in drawn]
@@ -122,7 +142,12 @@ def _effects(
     matches = [matcher.match(one.pictures, prompts) if matcher else nothing for one in drawn]
     missing = len(starts) - len(drawn) + 2
     return WindowEffects(
-        timesteps=timesteps, starts=starts, fidelity_all=errors_[0],
-        fidelity=np.stack([*errors_[1:], *[nothing] * missing]), text_float=matches[0], text_all=matches[1],
-        text=np.stack([*matches[2:], *[nothing] * missing]), matcher=matcher.name if matcher else "",
-    )  # fmt: skip
+        timesteps=timesteps,
+        starts=starts,
+        fidelity_all=errors_[0],
+        fidelity=np.stack([*errors_[1:], *[nothing] * missing]),
+        text_float=matches[0],
+        text_all=matches[1],
+        text=np.stack([*matches[2:], *[nothing] * missing]),
+        matcher=matcher.name if matcher else "",
+    )

@@ -12,7 +12,9 @@ from .local import errors
 
 @dataclass(frozen=True, kw_only=True)
 class RangeChange:
-    """The ranges of S quantized inputs at T steps: on the float trajectory, and as the recipe has them. [S, T]."""
+    """The ranges of S quantized inputs at T steps: on the float trajectory, and as the recipe
+    has them. [S, T].
+    """
 
     sites: tuple[Site, ...]
     float_low: np.ndarray
@@ -22,15 +24,23 @@ class RangeChange:
 
     @property
     def wider(self) -> np.ndarray:
-        """By what part of its width on the float trajectory a range is wider; narrower where negative."""
+        """By what part of its width on the float trajectory a range is wider; narrower where
+        negative.
+        """
         return (self.high - self.low) / np.maximum(self.float_high - self.float_low, 1e-30) - 1
 
 
 def range_change(recipe: Recipe) -> RangeChange:
-    """The ranges of `recipe` beside those that the float trajectory would give it. Raises DmqError if not set yet."""
+    """The ranges of `recipe` beside those that the float trajectory would give it.
+
+    Raises DmqError if not set yet.
+    """
     floats, own = errors(dataclasses.replace(recipe, progressive=None)), errors(recipe)
     rows = np.flatnonzero((own.bits < FLOAT).any(1))
     return RangeChange(
-        sites=tuple(own.groups.sites[s] for s in rows), float_low=floats.low[rows], float_high=floats.high[rows],
-        low=own.low[rows], high=own.high[rows],
-    )  # fmt: skip
+        sites=tuple(own.groups.sites[s] for s in rows),
+        float_low=floats.low[rows],
+        float_high=floats.high[rows],
+        low=own.low[rows],
+        high=own.high[rows],
+    )

@@ -1,4 +1,6 @@
-"""Features of real pictures, the second reference of a benchmark: those that ship with emoji-clip, or a folder's."""
+"""Features of real pictures, the second reference of a benchmark: those that ship with
+emoji-clip, or a folder's.
+"""
 
 import hashlib
 import json
@@ -33,7 +35,9 @@ def load_eye(name: str) -> "PictureText":
 
 
 def matcher_of(model: str) -> Any:
-    """What judges pictures and prompts of `model`: emoji-clip, where a picture has a prompt in words."""
+    """What judges pictures and prompts of `model`: emoji-clip, where a picture has a prompt in
+    words.
+    """
     if not info(model).prompted:
         return None
     libraries()
@@ -52,18 +56,22 @@ def seen(eye: "PictureText", pictures: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def weights_of(eye: "PictureText") -> str:
-    """16 hex digits of all weights that features come from, and of how pictures are shown to them."""
+    """16 hex digits of all weights that features come from, and of how pictures are shown to
+    them.
+    """
     digest = hashlib.sha256(repr((eye.size, eye.mean, eye.deviation)).encode())
     for name, tensor in sorted(eye.model.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def real_features(benchmark: Benchmark, model: str, eye: "PictureText") -> tuple[np.ndarray, str] | None:
+def real_features(
+    benchmark: Benchmark, model: str, eye: "PictureText"
+) -> tuple[np.ndarray, str] | None:
     """Features [N, D] of real pictures and what these are; None where there are none.
 
-    Raises DmqError for a folder without pictures, and if what ships was computed with other weights.
-    """
+    Raises DmqError for a folder without pictures, and if what ships was computed with other
+    weights."""
     if benchmark.reference:
         return _of_folder(Path(benchmark.reference).expanduser(), eye)
     file = runs.ASSETS / "models" / SHIPPED / "reference.safetensors"
@@ -79,7 +87,8 @@ def _shipped(file: Path, model: str, eye: "PictureText") -> tuple[np.ndarray, st
         plain = json.loads(opened.metadata()["reference"])
         if plain["fingerprint"] != weights_of(eye):
             raise DmqError(
-                f"the features of real pictures that ship with {SHIPPED} are of other weights than it has; "
+                f"the features of real pictures that ship with {SHIPPED} are of other weights than "
+                "it has; "
                 "run `python -m training.reference`, or give a folder of real pictures."
             )
         features = opened.get_tensor(model).astype(np.float32)
@@ -87,12 +96,16 @@ def _shipped(file: Path, model: str, eye: "PictureText") -> tuple[np.ndarray, st
 
 
 def save_shipped(made: dict[str, np.ndarray], what: str, eye: "PictureText") -> Path:
-    """Write the features of real pictures, [N, D] by model, beside the weights that they come from."""
+    """Write the features of real pictures, [N, D] by model, beside the weights that they come
+    from.
+    """
     from safetensors.numpy import save_file
 
     file = runs.ASSETS / "models" / SHIPPED / "reference.safetensors"
     plain = {"fingerprint": weights_of(eye), "what": what}
-    arrays = {name: np.ascontiguousarray(features.astype(np.float16)) for name, features in made.items()}
+    arrays = {
+        name: np.ascontiguousarray(features.astype(np.float16)) for name, features in made.items()
+    }
     save_file(arrays, file, metadata={"reference": json.dumps(plain)})
     return file
 
@@ -105,7 +118,10 @@ def _of_folder(folder: Path, eye: "PictureText") -> tuple[np.ndarray, str]:
         raise DmqError(f"{folder}: is no folder; give one with real pictures, or none.")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in KINDS)
     if not files or len(files) > MOST:
-        raise DmqError(f"{folder}: has {len(files):,} pictures ({', '.join(sorted(KINDS))}); 1 to {MOST:,} are read.")
+        raise DmqError(
+            f"{folder}: has {len(files):,} pictures ({', '.join(sorted(KINDS))}); 1 to {MOST:,} "
+            "are read."
+        )
     parts = []
     for start in range(0, len(files), PARTS):
         pictures = []

@@ -1,4 +1,6 @@
-"""What giving more bits to one end or another promises, from windows that were measured: nothing is run here."""
+"""What giving more bits to one end or another promises, from windows that were measured: nothing
+is run here.
+"""
 
 import dataclasses
 from dataclasses import dataclass
@@ -13,7 +15,9 @@ from .trajectory_kept import relaxed, window_effects
 
 @dataclass(frozen=True, kw_only=True)
 class RelaxedChoice:
-    """Steps that could be relaxed, and what they promise at most: as if they were not quantized at all."""
+    """Steps that could be relaxed, and what they promise at most: as if they were not quantized
+    at all.
+    """
 
     where: str  # "first", "last", "list" or "auto"
     judge: str  # what decided, with "auto"; otherwise ""
@@ -24,7 +28,8 @@ class RelaxedChoice:
 
 
 def relaxed_choices(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
-    """The recipe's own choice, then the noisy end, the clean end and what measuring finds, at the same mean bits.
+    """The recipe's own choice, then the noisy end, the clean end and what measuring finds, at the
+    same mean bits.
 
     Raises DmqError if the windows of `recipe` were not measured yet.
     """
@@ -38,14 +43,21 @@ def relaxed_choices(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
 
 
 def mean_activation_bits(recipe: Recipe) -> float:
-    """Mean activation bits over the denoiser calls of `recipe`. Raises DmqError if a choice needs measuring first."""
-    return _mean_bits(recipe, recipe.relaxing or Relaxing(bits=FLOAT, fraction=0.0), relaxed(recipe))
+    """Mean activation bits over the denoiser calls of `recipe`.
+
+    Raises DmqError if a choice needs measuring first.
+    """
+    return _mean_bits(
+        recipe, recipe.relaxing or Relaxing(bits=FLOAT, fraction=0.0), relaxed(recipe)
+    )
 
 
 def _mean_bits(recipe: Recipe, spec: Relaxing, steps: tuple[int, ...]) -> float:
     from ..trajectory.relaxing import mean_bits
 
-    calls = statistics(recipe).elements[0]  # in proportion to how often each step's timestep is visited
+    calls = statistics(recipe).elements[
+        0
+    ]  # in proportion to how often each step's timestep is visited
     return mean_bits(recipe.activations.bits, spec.bits, steps, calls)
 
 
@@ -55,11 +67,16 @@ def _steps(spec: Relaxing, recipe: Recipe, effects: WindowEffects) -> tuple[int,
     return relaxed_steps(spec, recipe.sampling.steps, effects)
 
 
-def _choice(spec: Relaxing, recipe: Recipe, effects: WindowEffects, judges: tuple[str, ...]) -> RelaxedChoice:
+def _choice(
+    spec: Relaxing, recipe: Recipe, effects: WindowEffects, judges: tuple[str, ...]
+) -> RelaxedChoice:
     steps = _steps(spec, recipe, effects)
     gains = {judge: float(effects.step_gains(judge)[list(steps)].sum()) for judge in judges}
     return RelaxedChoice(
-        where=spec.where, judge=spec.judge if spec.where == "auto" else "", steps=steps,
+        where=spec.where,
+        judge=spec.judge if spec.where == "auto" else "",
+        steps=steps,
         mean_bits=_mean_bits(recipe, spec, steps),
-        fidelity=gains["fidelity"], text=gains.get("text", float("nan")),
-    )  # fmt: skip
+        fidelity=gains["fidelity"],
+        text=gains.get("text", float("nan")),
+    )

@@ -15,7 +15,8 @@ from .known import info, load, statistics
 
 
 def search_spec(recipe: Recipe) -> LearnedGroups | None:
-    """The search that `recipe` stands on, by its groups or by its choice of calibration steps; None if on none.
+    """The search that `recipe` stands on, by its groups or by its choice of calibration steps; None
+    if on none.
 
     ActiveSteps say how steps are scored, whatever the groups say.
     """
@@ -39,28 +40,34 @@ def search_result(recipe: Recipe) -> SearchResult:
     folder = find_search(recipe)
     if folder is None:
         raise DmqError(
-            f"no groups were learned yet for {recipe.model} with this recipe. Run the search first: "
+            f"no groups were learned yet for {recipe.model} with this recipe. Run the search "
+            "first: "
             "press Search, or run `dmq search`."
         )
     result, stats = _load_search(folder, search_changed(folder)), statistics(recipe)
     for name in ("sampler", "timesteps"):
         ours, theirs = getattr(result, name), getattr(stats, name)
         if ours != theirs:
-            raise DmqError(f"the search was run with {name} {ours}, the capture with {theirs}. Search again.")
+            raise DmqError(
+                f"the search was run with {name} {ours}, the capture with {theirs}. Search again."
+            )
     return result
 
 
 def search(
     recipe: Recipe, *, again: bool = False, enough: Callable[[], bool] = lambda: False
 ) -> Generator[Progress, None, SearchResult]:
-    """Learn the groups that `recipe` stands on (ADP-DM); each Progress has a `results.SearchSnapshot`.
+    """Learn the groups that `recipe` stands on (ADP-DM); each Progress has a
+    `results.SearchSnapshot`.
 
-    Does nothing if that was done already, unless `again`. Once `enough()`, what is there by then is finished and kept.
-    Closing the generator leaves no trace. Raises DmqError if the recipe needs no search.
-    """
+    Does nothing if that was done already, unless `again`. Once `enough()`, what is there by then is
+    finished and kept. Closing the generator leaves no trace. Raises DmqError if the recipe needs no
+    search."""
     spec = search_spec(recipe)
     if spec is None:
-        raise DmqError("nothing to search: set grouping to LearnedGroups, or calibration_steps to ActiveSteps.")
+        raise DmqError(
+            "nothing to search: set grouping to LearnedGroups, or calibration_steps to ActiveSteps."
+        )
     if searched(recipe) and not again:
         return search_result(recipe)
     yield from capture(recipe)
@@ -92,13 +99,19 @@ def recorded_calls(recipe: Recipe, pictures: int) -> Trajectory | None:
     if folder is None or not (folder / "trajectory.safetensors").is_file():
         return None
     trajectory = runs.load_trajectory(folder)
-    guided = 2 if recipe.sampling.guidance and any((half >= 0).any() for half in trajectory.half) else 1
-    rows = sum(len(half) for half, i in zip(trajectory.half, trajectory.step, strict=True) if i == 0)
+    guided = (
+        2 if recipe.sampling.guidance and any((half >= 0).any() for half in trajectory.half) else 1
+    )
+    rows = sum(
+        len(half) for half, i in zip(trajectory.half, trajectory.step, strict=True) if i == 0
+    )
     return trajectory if rows >= guided * pictures else None
 
 
 def denoiser_calls(recipe: Recipe, pictures: int) -> Generator[Progress, None, Trajectory]:
-    """The denoiser calls of the first calibration pictures: those saved with the capture, or drawn now."""
+    """The denoiser calls of the first calibration pictures: those saved with the capture, or
+    drawn now.
+    """
     saved = recorded_calls(recipe, pictures)
     if saved is not None:
         return saved

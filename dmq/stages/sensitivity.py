@@ -1,8 +1,9 @@
-"""Tables of what each layer's weight costs as each of some choices: asked, kept part by part, found again.
+"""Tables of what each layer's weight costs as each of some choices: asked, kept part by part, found
+again.
 
-A table depends on the model, how it is run, and the question; of the recipe's weights only on how grids are laid, and
-of its activations only if the question includes them. So recipes that differ in bits share their tables.
-"""
+A table depends on the model, how it is run, and the question; of the recipe's weights only on how
+grids are laid, and of its activations only if the question includes them. So recipes that differ in
+bits share their tables."""
 
 import dataclasses
 import threading
@@ -37,16 +38,23 @@ if TYPE_CHECKING:
     from ..allocation.sensitivity import Agreement, Watched
 
 KINDS = {"measure": "measured", "fisher": "estimated", "local": "local"}
-TITLES = {"noise": "noise error", "picture": "latent error of pictures", "text": "match with the prompt that is lost"}
+TITLES = {
+    "noise": "noise error",
+    "picture": "latent error of pictures",
+    "text": "match with the prompt that is lost",
+}
 UNITS = {
-    "noise": "part of the noise prediction's power", "picture": "part of the float latents' power",
+    "noise": "part of the noise prediction's power",
+    "picture": "part of the float latents' power",
     "text": "points of the match",
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
 class Task:
-    """A part of a table: some layers, each made into some choices; by gradients, at one of the steps looked at."""
+    """A part of a table: some layers, each made into some choices; by gradients, at one of the
+    steps looked at.
+    """
 
     subject: Recipe  # the model with float weights that they are compared with
     ask: Sensitivity
@@ -64,17 +72,19 @@ class Task:
         return f"{self.layers[0]}{several}{label}{which}"
 
 
-# --- asked and answered ----------------------------------------------------------------------------------------------
+# --- asked and answered
+# ----------------------------------------------------------------------------------------------
 
 
 def sensitivity(
     recipe: Recipe, ask: Sensitivity, *, again: bool = False, scheduler: str = "", workers: int = 1
 ) -> Generator[Progress, None, SensitivityTable]:
-    """Answer `ask` for the model of `recipe`; does nothing if that was done already, unless `again`.
+    """Answer `ask` for the model of `recipe`; does nothing if that was done already, unless
+    `again`.
 
-    What is finished when the generator is closed, or when a worker dies, is kept: the next call goes on behind it.
-    `scheduler` and `workers` are those of `engine.run`. Raises DmqError for what cannot be asked of this model.
-    """
+    What is finished when the generator is closed, or when a worker dies, is kept: the next call
+    goes on behind it. `scheduler` and `workers` are those of `engine.run`. Raises DmqError for what
+    cannot be asked of this model."""
     ask, subject = normal(ask), subject_of(recipe, ask)
     _check(subject, ask)
     yield from capture(subject)
@@ -95,11 +105,15 @@ def sensitivity(
         runs.discard(unfinished)
     tasks = _tasks(subject, ask, layers, workers)
     for name in set(runs.part_names(unfinished)) - {task.name for task in tasks}:
-        runs.discard(unfinished / name)  # of another version of dmq, or from when there was less memory
+        runs.discard(
+            unfinished / name
+        )  # of another version of dmq, or from when there was less memory
     missing = [task for task in tasks if runs.load_part(unfinished, task.name) is None]
     learned = [choice for choice in ask.choices if needs_inputs(choice.format)]
     if learned and missing:
-        yield from weight_variants(subject, learned, dict.fromkeys(name for task in missing for name in task.layers))
+        yield from weight_variants(
+            subject, learned, dict.fromkeys(name for task in missing for name in task.layers)
+        )
     if missing and not scheduler and workers == 1 and ask.measure == "noise":
         yield from _watching(subject, ask)  # drawn once, and its progress told
         if ask.how != "measure":
@@ -108,55 +122,82 @@ def sensitivity(
     more = f" in {sweeps} sweeps, for want of memory" if sweeps > 1 else ""
     at = progress_timer(f"Ask what layers cost{more}", len(tasks) - len(missing))
     work = engine.run(
-        evaluate, missing, kept=lambda task, arrays: runs.save_part(unfinished, task.name, arrays),
-        scheduler=scheduler, workers=workers,
-    )  # fmt: skip
+        evaluate,
+        missing,
+        kept=lambda task, arrays: runs.save_part(unfinished, task.name, arrays),
+        scheduler=scheduler,
+        workers=workers,
+    )
     try:
         for done, _, _ in work:
             yield at(len(tasks) - len(missing) + done, len(tasks))
     finally:
         work.close()
         forget_changes()
-    table = _joined(subject, ask, layers, left_out, [(task, runs.load_part(unfinished, task.name)) for task in tasks])
+    table = _joined(
+        subject,
+        ask,
+        layers,
+        left_out,
+        [(task, runs.load_part(unfinished, task.name)) for task in tasks],
+    )
     runs.save_table(folder, table)
     runs.discard(unfinished)
     return table
 
 
 def agreement(a: SensitivityTable, b: SensitivityTable) -> "Agreement":
-    """How alike two tables rank the layers and choices that both know: Spearman's and Kendall's correlation."""
+    """How alike two tables rank the layers and choices that both know: Spearman's and Kendall's
+    correlation.
+    """
     from ..allocation.sensitivity import agreement
 
     return agreement(a, b)
 
 
-# --- its parts -------------------------------------------------------------------------------------------------------
+# --- its parts
+# --------------------------------------------------------------------------------------------------
 
 
 def _layers(recipe: Recipe) -> tuple[tuple[Layer, ...], list[str]]:
     """The layers that are called, and the names of the others."""
     layers = load(recipe.model).info.layers
-    return tuple(layer for layer in layers if layer.macs), [layer.name for layer in layers if not layer.macs]
+    return tuple(layer for layer in layers if layer.macs), [
+        layer.name for layer in layers if not layer.macs
+    ]
 
 
 def _check(subject: Recipe, ask: Sensitivity) -> None:
     if ask.activations and ask.how != "measure":
-        raise DmqError(f"how {ask.how!r} knows float activations only; set how to 'measure', or activations to false.")
+        raise DmqError(
+            f"how {ask.how!r} knows float activations only; set how to 'measure', or activations "
+            "to false."
+        )
     if ask.measure == "text" and matcher_of(subject.model) is None:
-        raise DmqError(f"{subject.model} draws without prompts in words, so no match can be lost; judge by 'picture'.")
+        raise DmqError(
+            f"{subject.model} draws without prompts in words, so no match can be lost; judge by "
+            "'picture'."
+        )
 
 
-def _tasks(subject: Recipe, ask: Sensitivity, layers: tuple[Layer, ...], workers: int = 1) -> list[Task]:
-    """The parts of a table: a step each where all layers are seen in one pass, otherwise a cell each.
+def _tasks(
+    subject: Recipe, ask: Sensitivity, layers: tuple[Layer, ...], workers: int = 1
+) -> list[Task]:
+    """The parts of a table: a step each where all layers are seen in one pass, otherwise a cell
+    each.
 
-    Where memory does not hold what all layers may be made into, not even as codes, they are seen in several passes.
-    """
+    Where memory does not hold what all layers may be made into, not even as codes, they are seen in
+    several passes."""
     if ask.how != "measure":
         from ..allocation.sensitivity import steps_between
 
         steps = range(len(steps_between(len(statistics(subject).timesteps), ask.steps)))
         runs_of_layers = sweeps_of(subject, ask, layers, workers)
-        return [Task(subject, ask, names, ask.choices, k, workers) for names in runs_of_layers for k in steps]
+        return [
+            Task(subject, ask, names, ask.choices, k, workers)
+            for names in runs_of_layers
+            for k in steps
+        ]
     cells = [(choice, layer) for choice in ask.choices for layer in layers]
     if ask.mode == "only":  # where all layers have a choice, those of all layers are held for it
         cells = [(choice, layer) for layer in layers for choice in ask.choices]
@@ -164,9 +205,12 @@ def _tasks(subject: Recipe, ask: Sensitivity, layers: tuple[Layer, ...], workers
 
 
 def _joined(
-    subject: Recipe, ask: Sensitivity, layers: tuple[Layer, ...], left_out: list[str],
+    subject: Recipe,
+    ask: Sensitivity,
+    layers: tuple[Layer, ...],
+    left_out: list[str],
     parts: Sequence[tuple[Task, dict[str, np.ndarray]]],
-) -> SensitivityTable:  # fmt: skip
+) -> SensitivityTable:
     from ..allocation.sensitivity import steps_between, summary
     from ..quantizers.weights import weight_bytes
 
@@ -176,24 +220,41 @@ def _joined(
     values = np.full((len(layers), len(ask.choices), count, samples), np.nan)
     local = np.full(values.shape[:2], np.nan)
     for task, arrays in parts:
-        at = np.ix_([row[name] for name in task.layers], [ask.choices.index(choice) for choice in task.choices])
+        at = np.ix_(
+            [row[name] for name in task.layers],
+            [ask.choices.index(choice) for choice in task.choices],
+        )
         local[at] = arrays["local"]
-        values[(*at, slice(None) if task.step is None else slice(task.step, task.step + 1))] = arrays["values"]
+        values[(*at, slice(None) if task.step is None else slice(task.step, task.step + 1))] = (
+            arrays["values"]
+        )
     cost, spread, per_step = summary(values)
     over_time, splits = ask.measure == "noise", splits_of(subject)
     known = statistics(subject)
     steps = steps_between(len(known.timesteps), ask.steps) if over_time else []
     sizes = [
-        [weight_bytes(layer.shape, format_of(subject, choice), splits.get(layer.name, 0)) for choice in ask.choices]
+        [
+            weight_bytes(layer.shape, format_of(subject, choice), splits.get(layer.name, 0))
+            for choice in ask.choices
+        ]
         for layer in layers
     ]
     return SensitivityTable(
-        title=_title(ask), kind=KINDS[ask.how], unit="part of the output's power" if ask.how == "local" else
-        UNITS[ask.measure], model=subject.model, fingerprint=known.fingerprint, layers=layers, choices=ask.choices,
-        bytes=np.array(sizes, np.int64), cost=cost, spread=spread, timesteps=tuple(known.timesteps[i] for i in steps),
-        per_step=per_step if over_time else None, local=local,
+        title=_title(ask),
+        kind=KINDS[ask.how],
+        unit="part of the output's power" if ask.how == "local" else UNITS[ask.measure],
+        model=subject.model,
+        fingerprint=known.fingerprint,
+        layers=layers,
+        choices=ask.choices,
+        bytes=np.array(sizes, np.int64),
+        cost=cost,
+        spread=spread,
+        timesteps=tuple(known.timesteps[i] for i in steps),
+        per_step=per_step if over_time else None,
+        local=local,
         note=f"never called, hence left out: {', '.join(left_out)}" if left_out else "",
-    )  # fmt: skip
+    )
 
 
 def _title(ask: Sensitivity) -> str:
@@ -206,14 +267,16 @@ def _title(ask: Sensitivity) -> str:
     return ", ".join(parts + (["quantized activations"] if ask.activations else []))
 
 
-# --- one part: what a worker does ------------------------------------------------------------------------------------
+# --- one part: what a worker does
+# ------------------------------------------------------------------------------------
 
 _one_at_a_time = threading.Lock()  # weights are exchanged in a model that all parts share
 _watched: dict[tuple, "Watched"] = {}  # the last ones, by what they depend on
 
 
 def evaluate(task: Task) -> dict[str, np.ndarray]:
-    """A part of a table: `values` [layers, choices, T, samples], see `allocation.sensitivity`, and `local` errors.
+    """A part of a table: `values` [layers, choices, T, samples], see `allocation.sensitivity`, and
+    `local` errors.
 
     Runs anywhere: it loads the model by name, and draws or learns what is not in its run folder.
     """
@@ -223,22 +286,30 @@ def evaluate(task: Task) -> dict[str, np.ndarray]:
     ask = task.ask
     with _one_at_a_time:
         if ask.how != "measure":
-            watched, (deltas, local) = run_to_end(_watching(task.subject, ask)), run_to_end(changes_of(task))
+            watched, (deltas, local) = (
+                run_to_end(_watching(task.subject, ask)),
+                run_to_end(changes_of(task)),
+            )
             values = (
-                probe_changes(watched, deltas, ask.probes, ask.seed, [task.step]) if ask.how == "fisher"
+                probe_changes(watched, deltas, ask.probes, ask.seed, [task.step])
+                if ask.how == "fisher"
                 else local_changes(watched, deltas, [task.step])
-            )  # fmt: skip
+            )
             return {"values": values, "local": local}
         (name,), (choice,) = task.layers, task.choices
         if ask.mode == "all_but":
             weight = _all_made(task.subject, choice, state_of(task.subject))[name]
         else:
             weight = _made(task.subject, task.layers, task.choices)[name][0]
-        local = weight_error(load(task.subject.model).denoiser.get_submodule(name).weight.detach(), weight)
+        local = weight_error(
+            load(task.subject.model).denoiser.get_submodule(name).weight.detach(), weight
+        )
         return {"values": _change(task, weight)[None, None], "local": np.array([[local]])}
 
 
-def _made(subject: Recipe, layers: Sequence[str], choices: Sequence[Choice]) -> "dict[str, list[Tensor]]":
+def _made(
+    subject: Recipe, layers: Sequence[str], choices: Sequence[Choice]
+) -> "dict[str, list[Tensor]]":
     """By layer its weight as each of the choices, in the model's precision."""
     from ..allocation.sensitivity import new_weight
 
@@ -247,12 +318,16 @@ def _made(subject: Recipe, layers: Sequence[str], choices: Sequence[Choice]) -> 
     codes = run_to_end(weight_variants(subject, learned, layers)) if learned else {}
     return {
         name: [
-            new_weight(model.get_submodule(name).weight, format_of(subject, choice), splits.get(name, 0),
-                       codes.get((name, choice_label(choice))))
+            new_weight(
+                model.get_submodule(name).weight,
+                format_of(subject, choice),
+                splits.get(name, 0),
+                codes.get((name, choice_label(choice))),
+            )
             for choice in choices
         ]
         for name in layers
-    }  # fmt: skip
+    }
 
 
 @lru_cache(maxsize=1)  # as large as the model; parts come choice by choice
@@ -267,7 +342,11 @@ def _change(task: Task, weight: "Tensor") -> np.ndarray:
     if task.ask.mode == "only":
         return _loss(task, {name: weight})
     state = state_of(task.subject)
-    others = {other: made for other, made in _all_made(task.subject, choice, state).items() if other != name}
+    others = {
+        other: made
+        for other, made in _all_made(task.subject, choice, state).items()
+        if other != name
+    }
     with np.errstate(invalid="ignore"):  # inf - inf: that layer alone does not make it finite
         return _all_lost(task.subject, task.ask, choice, state) - _loss(task, others)
 
@@ -315,16 +394,24 @@ def _comparison(subject: Recipe) -> "nn.Module":
     from ..models.borrow import borrow
 
     plain = subject.activations.bits == FLOAT and subject.activations.attention_bits == FLOAT
-    return borrow(load(subject.model).denoiser) if plain and not subject.overrides else quantize(subject)
+    return (
+        borrow(load(subject.model).denoiser)
+        if plain and not subject.overrides
+        else quantize(subject)
+    )
 
 
 @lru_cache(maxsize=2)
-def _float_pictures(subject: Recipe, ask: Sensitivity, _state: tuple) -> tuple[np.ndarray, np.ndarray]:
+def _float_pictures(
+    subject: Recipe, ask: Sensitivity, _state: tuple
+) -> tuple[np.ndarray, np.ndarray]:
     return _draw(subject, ask, _comparison(subject))
 
 
 def _draw(subject: Recipe, ask: Sensitivity, model: "nn.Module") -> tuple[np.ndarray, np.ndarray]:
-    """The finished samples [P, ...] and the matches [P] of pictures with their prompts, nan unless asked for."""
+    """The finished samples [P, ...] and the matches [P] of pictures with their prompts, nan
+    unless asked for.
+    """
     from ..capture.activations import calibration_pictures
     from ..numerics.threads import one_thread
 
@@ -335,4 +422,6 @@ def _draw(subject: Recipe, ask: Sensitivity, model: "nn.Module") -> tuple[np.nda
     if ask.measure != "text":
         return drawn.latents, np.full(len(jobs), np.nan)
     with one_thread():
-        return drawn.latents, matcher_of(subject.model).match(drawn.pictures, [prompt for prompt, _ in jobs])
+        return drawn.latents, matcher_of(subject.model).match(
+            drawn.pictures, [prompt for prompt, _ in jobs]
+        )

@@ -22,7 +22,9 @@ def sensitivity_table(recipe: Recipe, ask: Sensitivity) -> SensitivityTable | No
 
 
 def tables(model: str) -> list[tuple[str, Path]]:
-    """Title and folder of everything kept for that model as it is now: the user's, newest first, then what ships."""
+    """Title and folder of everything kept for that model as it is now: the user's, newest first,
+    then what ships.
+    """
     found = []
     for folder in runs.find_tables(fingerprint=info(model).fingerprint):
         with contextlib.suppress(DmqError):  # a damaged one; who opens it by name is told
@@ -35,7 +37,10 @@ def tables(model: str) -> list[tuple[str, Path]]:
 
 
 def load_table(folder: Path, model: str = "") -> SensitivityTable:
-    """The table in a folder that `tables` named. Raises DmqError if it is damaged, or not of `model`."""
+    """The table in a folder that `tables` named.
+
+    Raises DmqError if it is damaged, or not of `model`.
+    """
     return runs.load_table(folder, info(model) if model else None)
 
 
@@ -50,24 +55,43 @@ def normal(ask: Sensitivity) -> Sensitivity:
 
 
 def subject_of(recipe: Recipe, ask: Sensitivity) -> Recipe:
-    """The recipe of the model that is compared with: weights in float, and activations too unless asked for."""
+    """The recipe of the model that is compared with: weights in float, and activations too
+    unless asked for.
+    """
     laid = any(isinstance(choice.format, Grid) for choice in ask.choices)
-    weights = dataclasses.replace(recipe.weights, bits=FLOAT, format=Grid()) if laid else Weights(bits=FLOAT)
+    weights = (
+        dataclasses.replace(recipe.weights, bits=FLOAT, format=Grid())
+        if laid
+        else Weights(bits=FLOAT)
+    )
     if not ask.activations:
         return Recipe(
-            name="", model=recipe.model, sampling=recipe.sampling, calibration=recipe.calibration, weights=weights,
-            activations=Activations(bits=FLOAT), split=recipe.split,
-        )  # fmt: skip
+            name="",
+            model=recipe.model,
+            sampling=recipe.sampling,
+            calibration=recipe.calibration,
+            weights=weights,
+            activations=Activations(bits=FLOAT),
+            split=recipe.split,
+        )
     kept = [over for over in recipe.overrides if over.activation_bits is not None]
     return dataclasses.replace(
-        recipe, name="", on_miss="error", weights=weights, temporal=None, reconstruction=None, progressive=None,
-        relaxing=None, mixed=None,
+        recipe,
+        name="",
+        on_miss="error",
+        weights=weights,
+        temporal=None,
+        reconstruction=None,
+        progressive=None,
+        relaxing=None,
+        mixed=None,
         overrides=tuple(dataclasses.replace(over, weight_bits=None, format=None) for over in kept),
-    )  # fmt: skip
+    )
 
 
 def folder_of(subject: Recipe, ask: Sensitivity, *, own: bool = False) -> Path:
-    # Fields with their defaults are left out, so that tables are found again when specs have more fields.
+    # Fields with their defaults are left out, so that tables are found again when specs have more
+    # fields.
     stats = statistics(subject)
     asked = jsonio.shortest(subject), jsonio.shortest(ask)
     return runs.table_folder(*asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from ..reconstruction.temporal import LearnedRounding
 
 
-CONDITIONINGS = 64  # calibration pictures whose prompts the time path is learned from, where they enter
+CONDITIONINGS = (
+    64  # calibration pictures whose prompts the time path is learned from, where they enter
+)
 
 
 def temporal_learned(recipe: Recipe) -> bool:
@@ -37,12 +39,15 @@ def temporal_learned(recipe: Recipe) -> bool:
     return folder is None or folder.is_dir()
 
 
-def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, Path | None]:
-    """Learn the rounding of the time path (TIAR); returns the folder where it is kept, None if `recipe` needs none.
+def learn_temporal(
+    recipe: Recipe, *, again: bool = False
+) -> Generator[Progress, None, Path | None]:
+    """Learn the rounding of the time path (TIAR); returns the folder where it is kept, None if
+    `recipe` needs none.
 
-    Does nothing if it was learned already, unless `again`. Needs no pictures; where more than t enters, the
-    prompts, classes or sizes of the calibration pictures. Closing the generator leaves no trace.
-    """
+    Does nothing if it was learned already, unless `again`. Needs no pictures; where more than t
+    enters, the prompts, classes or sizes of the calibration pictures. Closing the generator leaves
+    no trace."""
     if not learns_rounding(recipe):
         return None
     yield Progress("Load the model", 0, 1)
@@ -65,13 +70,15 @@ def learn_temporal(recipe: Recipe, *, again: bool = False) -> Generator[Progress
 
 
 def temporal_errors(recipe: Recipe) -> TemporalErrors:
-    """What `recipe` does to the temporal features, beside treating the time path as all other layers.
+    """What `recipe` does to the temporal features, beside treating the time path as all other
+    layers.
 
-    Runs the time path alone, which takes seconds. Raises DmqError if the model has no temporal block that dmq
-    knows, or if its rounding was not learned yet, by itself or with the blocks.
-    """
+    Runs the time path alone, which takes seconds. Raises DmqError if the model has no temporal
+    block that dmq knows, or if its rounding was not learned yet, by itself or with the blocks."""
     if not _learned_with_blocks(recipe):
-        recipe = dataclasses.replace(recipe, reconstruction=None)  # which leaves the time path alone
+        recipe = dataclasses.replace(
+            recipe, reconstruction=None
+        )  # which leaves the time path alone
     recipe = plain(recipe)
     changes = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
     return _temporal_errors(dataclasses.replace(recipe, name=""), changes)
@@ -86,16 +93,26 @@ def _temporal_errors(recipe: Recipe, _changes: tuple) -> TemporalErrors:
     spec = recipe.temporal or Temporal()
     recipe = dataclasses.replace(recipe, temporal=spec, reconstruction=None)
     before, computed = (uncached_plan(recipe, each) for each in (Temporal(), spec))
-    computed = dataclasses.replace(computed, temporal=dataclasses.replace(computed.temporal, spec=spec))
+    computed = dataclasses.replace(
+        computed, temporal=dataclasses.replace(computed.temporal, spec=spec)
+    )
     loaded = load(recipe.model)
     return measure_time_path(
-        loaded.denoiser, loaded.adapter, before, computed, statistics(recipe), conditioning(recipe), codes, losses,
+        loaded.denoiser,
+        loaded.adapter,
+        before,
+        computed,
+        statistics(recipe),
+        conditioning(recipe),
+        codes,
+        losses,
         note,
-    )  # fmt: skip
+    )
 
 
 def time_codes(recipe: Recipe) -> "tuple[dict[str, QuantizedWeight], np.ndarray, str]":
-    """Codes learned for the time path among others, the loss of each iteration if learned alone, and a note.
+    """Codes learned for the time path among others, the loss of each iteration if learned alone,
+    and a note.
 
     Those that are learned from inputs are there once they have been learned.
     """
@@ -114,8 +131,8 @@ def _learned_with_blocks(recipe: Recipe) -> bool:
 def uncached_plan(recipe: Recipe, spec: Temporal) -> Plan:
     """The plan of `recipe` with the time path kept as by `spec`, but without a cache.
 
-    Ranges along the quantized trajectory and relaxed steps come later: what enters the time path is the same there.
-    """
+    Ranges along the quantized trajectory and relaxed steps come later: what enters the time path is
+    the same there."""
     from ..quantizers.plan import make_plan
 
     own = dataclasses.replace(spec, cache=NoCache())
@@ -132,10 +149,20 @@ def learns_rounding(recipe: Recipe) -> bool:
 
 
 def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
-    """The weight format of every layer of the time path that is on a uniform grid: others keep their own codes."""
+    """The weight format of every layer of the time path that is on a uniform grid: others keep
+    their own codes.
+    """
     plan = uncached_plan(recipe, recipe.temporal)
-    formats = {row.layer.name: row.weights for row in plan.layers if row.layer.name in plan.temporal.block.layers}
-    return {name: spec for name, spec in formats.items() if spec.bits < FLOAT and isinstance(spec.format, Grid)}
+    formats = {
+        row.layer.name: row.weights
+        for row in plan.layers
+        if row.layer.name in plan.temporal.block.layers
+    }
+    return {
+        name: spec
+        for name, spec in formats.items()
+        if spec.bits < FLOAT and isinstance(spec.format, Grid)
+    }
 
 
 def _rounding_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
@@ -159,7 +186,10 @@ def rounding_changed(recipe: Recipe) -> int | None:
 
 
 def learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
-    """What `learn_temporal` found; None if there is nothing to be learned. Raises DmqError if it did not run yet."""
+    """What `learn_temporal` found; None if there is nothing to be learned.
+
+    Raises DmqError if it did not run yet.
+    """
     from ..reconstruction.temporal import from_arrays
 
     folder = _rounding_folder(recipe)
@@ -167,7 +197,8 @@ def learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
         return None
     if not folder.is_dir():
         raise DmqError(
-            "recipe.temporal.rounding: the rounding of the time path was not learned yet; press Learn, or run "
+            "recipe.temporal.rounding: the rounding of the time path was not learned yet; press "
+            "Learn, or run "
             "`dmq run` with this recipe."
         )
     return from_arrays(*runs.load_rounding(folder))
@@ -182,7 +213,9 @@ def conditioning(recipe: Recipe) -> "dict[str, Tensor]":
 
 
 @lru_cache(maxsize=8)
-def _conditioning_rows(model: str, sampling: Sampling, calibration: Calibration) -> "dict[str, Tensor]":
+def _conditioning_rows(
+    model: str, sampling: Sampling, calibration: Calibration
+) -> "dict[str, Tensor]":
     libraries()
     from ..capture.activations import calibration_pictures
     from ..capture.conditioning import conditioning_of

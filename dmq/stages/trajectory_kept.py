@@ -1,4 +1,6 @@
-"""What was calibrated and measured along quantized trajectories, as it is kept in the run folder."""
+"""What was calibrated and measured along quantized trajectories, as it is kept in the run
+folder.
+"""
 
 import dataclasses
 from functools import lru_cache
@@ -12,13 +14,19 @@ from .known import load_statistics, statistics, statistics_place
 
 
 def plain(recipe: Recipe) -> Recipe:
-    """`recipe` with ranges from the float trajectory and the same bits at all steps: what PCR starts from."""
+    """`recipe` with ranges from the float trajectory and the same bits at all steps: what PCR
+    starts from.
+    """
     return dataclasses.replace(recipe, progressive=None, relaxing=None, engine=SIMULATED)
 
 
 def windows_measured(recipe: Recipe) -> bool:
     """Is there what `recipe`'s choice of relaxed steps stands on? True if it needs no measuring."""
-    return recipe.relaxing is None or recipe.relaxing.where != "auto" or windows_folder(recipe).is_dir()
+    return (
+        recipe.relaxing is None
+        or recipe.relaxing.where != "auto"
+        or windows_folder(recipe).is_dir()
+    )
 
 
 def windows_known(recipe: Recipe) -> bool:
@@ -27,14 +35,16 @@ def windows_known(recipe: Recipe) -> bool:
 
 
 def window_effects(recipe: Recipe) -> WindowEffects:
-    """What leaving each window of steps in float does to the pictures of `recipe`, as it was measured.
+    """What leaving each window of steps in float does to the pictures of `recipe`, as it was
+    measured.
 
     Raises DmqError if it was not measured yet.
     """
     folder = windows_folder(recipe)
     if not folder.is_dir():
         raise DmqError(
-            "recipe.relaxing: no window of steps was measured yet for this recipe; press Measure in Over time, or run "
+            "recipe.relaxing: no window of steps was measured yet for this recipe; press Measure "
+            "in Over time, or run "
             "`dmq windows` or `dmq run` with this recipe."
         )
     return _load_windows(folder, (folder / "windows.safetensors").stat().st_mtime_ns)
@@ -46,20 +56,27 @@ def _load_windows(folder: Path, _changed: int) -> WindowEffects:
 
 
 def windows_folder(recipe: Recipe, *, own: bool = False) -> Path:
-    """Where the measured effects of windows are or will be, for the settings in `recipe.relaxing` or its defaults."""
+    """Where the measured effects of windows are or will be, for the settings in
+    `recipe.relaxing` or its defaults.
+    """
     spec = recipe.relaxing
     cut = (spec.windows, spec.pictures) if spec else (5, 8)
     return runs.trajectory_folder("windows", *_asked(plain(recipe)), *cut, own=own)
 
 
 def relaxed(recipe: Recipe) -> tuple[int, ...]:
-    """The relaxed steps of `recipe`, in sampling order. Raises DmqError if a choice needs measuring first."""
+    """The relaxed steps of `recipe`, in sampling order.
+
+    Raises DmqError if a choice needs measuring first.
+    """
     from ..trajectory.relaxing import relaxed_steps
 
     spec = recipe.relaxing
     if spec is None:
         return ()
-    return relaxed_steps(spec, recipe.sampling.steps, window_effects(recipe) if spec.where == "auto" else None)
+    return relaxed_steps(
+        spec, recipe.sampling.steps, window_effects(recipe) if spec.where == "auto" else None
+    )
 
 
 def calibrated(recipe: Recipe) -> bool:
@@ -68,7 +85,8 @@ def calibrated(recipe: Recipe) -> bool:
 
 
 def progressive_ranges(recipe: Recipe) -> ProgressiveRanges | None:
-    """The ranges of `recipe` and what was seen on the quantized trajectory; None if they are those of the float one.
+    """The ranges of `recipe` and what was seen on the quantized trajectory; None if they are those
+    of the float one.
 
     Raises DmqError if they were not set yet.
     """
@@ -77,14 +95,19 @@ def progressive_ranges(recipe: Recipe) -> ProgressiveRanges | None:
     folder = progressive_folder(recipe)
     if not folder.is_dir():
         raise DmqError(
-            "recipe.progressive: the ranges were not set along the quantized trajectory yet; press Calibrate in Over "
+            "recipe.progressive: the ranges were not set along the quantized trajectory yet; press "
+            "Calibrate in Over "
             "time, or run `dmq calibrate` or `dmq run` with this recipe."
         )
-    return _load_progressive(folder, (folder / "ranges.safetensors").stat().st_mtime_ns, *statistics_place(recipe))
+    return _load_progressive(
+        folder, (folder / "ranges.safetensors").stat().st_mtime_ns, *statistics_place(recipe)
+    )
 
 
 @lru_cache(maxsize=4)
-def _load_progressive(folder: Path, _changed: int, base: Path, base_changed: int) -> ProgressiveRanges:
+def _load_progressive(
+    folder: Path, _changed: int, base: Path, base_changed: int
+) -> ProgressiveRanges:
     return runs.load_progressive(folder, load_statistics(base, base_changed))
 
 
@@ -107,18 +130,25 @@ def calls_kept(recipe: Recipe) -> int:
 
 
 def seen_statistics(recipe: Recipe) -> ActivationStats:
-    """The statistics that the ranges of `recipe` are made of: of the float trajectory, or of the quantized one."""
+    """The statistics that the ranges of `recipe` are made of: of the float trajectory, or of the
+    quantized one.
+    """
     walked = progressive_ranges(recipe)
     return walked.stats if walked else statistics(recipe)
 
 
 def walked(recipe: Recipe) -> tuple:
-    """All that the pictures of `recipe` depend on, plain data. Raises DmqError if a choice needs measuring first."""
+    """All that the pictures of `recipe` depend on, plain data.
+
+    Raises DmqError if a choice needs measuring first.
+    """
     return *_asked(recipe), list(relaxed(recipe))
 
 
 def _asked(recipe: Recipe) -> tuple:
-    """All that a walk of the quantized model depends on; later additions to recipes leave it as it is."""
+    """All that a walk of the quantized model depends on; later additions to recipes leave it as
+    it is.
+    """
     asked = jsonio.shortest(dataclasses.replace(recipe, name="", on_miss="error", engine=SIMULATED))
     stats = statistics(recipe)
     return asked, stats.fingerprint, stats.sampler, stats.timesteps

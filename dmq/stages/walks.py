@@ -21,10 +21,14 @@ class Walk:
     """One run of P pictures over T steps."""
 
     latents: np.ndarray  # [T, P, values] float32, after each step
-    foreseen: np.ndarray | None  # [T, P, values] the finished sample that each answer stands for; None if unknown
+    foreseen: (
+        np.ndarray | None
+    )  # [T, P, values] the finished sample that each answer stands for; None if unknown
     coefficients: np.ndarray  # [T] how far a step moves for each unit of error in the answer
     pictures: list[np.ndarray]  # P finished pictures, uint8 [H, W, 3]
-    on_the_way: dict[int, list[np.ndarray]]  # pictures at the watched steps, as foreseen there if that is known
+    on_the_way: dict[
+        int, list[np.ndarray]
+    ]  # pictures at the watched steps, as foreseen there if that is known
 
 
 def walk(
@@ -38,10 +42,11 @@ def walk(
     coefficients: bool = False,
     so_far: Callable[[Walk], Any] | None = None,
 ) -> Generator[Progress, None, Walk]:
-    """Draw the (prompt, seed) `jobs` in one batch with `model` as the denoiser, and keep what each step leaves.
+    """Draw the (prompt, seed) `jobs` in one batch with `model` as the denoiser, and keep what each
+    step leaves.
 
-    Each Progress has as its snapshot what `so_far` makes of the walk up to there, which has no pictures yet.
-    """
+    Each Progress has as its snapshot what `so_far` makes of the walk up to there, which has no
+    pictures yet."""
     from ..models import loading
     from ..models.scheduling import coefficient, foreseen
     from ..models.stepping import stepping
@@ -61,14 +66,25 @@ def walk(
 
     def walked(pictures: list[np.ndarray]) -> Walk:
         known = all(one is not None for one in predicted)
-        return Walk(np.stack(seen), np.stack(predicted) if known else None, np.array(weights), pictures, shown)
+        return Walk(
+            np.stack(seen),
+            np.stack(predicted) if known else None,
+            np.array(weights),
+            pictures,
+            shown,
+        )
 
     run = stepping(
         lambda on_step: loading.sample(
-            loading.with_denoiser(loaded, model), loaded, prompts=prompts, seeds=seeds, sampling=sampling,
-            on_step=on_step, on_output=on_output,
+            loading.with_denoiser(loaded, model),
+            loaded,
+            prompts=prompts,
+            seeds=seeds,
+            sampling=sampling,
+            on_step=on_step,
+            on_output=on_output,
         )
-    )  # fmt: skip
+    )
     steps = sampling.steps
 
     def told(_i: int, _t: float, latents: "Tensor") -> Progress:

@@ -1,8 +1,8 @@
-"""Codes that are learned from the inputs of layers, as they are kept in the run folder: one file for each layer.
+"""Codes that are learned from the inputs of layers, as they are kept in the run folder: one file
+for each layer.
 
-What was learned for one recipe serves all others in which a layer is made into the same, and measurements of
-sensitivity too.
-"""
+What was learned for one recipe serves all others in which a layer is made into the same, and
+measurements of sensitivity too."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -39,32 +39,45 @@ class Task:
 
 
 def learned_from_inputs(recipe: Recipe) -> tuple[Task, ...]:
-    """The layers of `recipe` whose codes are learned from their inputs: those of GPTQ, and low rank with smoothing.
+    """The layers of `recipe` whose codes are learned from their inputs: those of GPTQ, and low rank
+    with smoothing.
 
-    Inputs are smoothed where they are in float or have ranges as they come: calibrated ranges are of other inputs.
-    """
+    Inputs are smoothed where they are in float or have ranges as they come: calibrated ranges are
+    of other inputs."""
     recipe = resolved(recipe)
     chosen = (recipe.weights.format, *(override.format for override in recipe.overrides))
     if not any(needs_inputs(form) for form in chosen):
         return ()
     from ..quantizers.plan import make_plan
 
-    # The time path, learned blocks and ranges along the quantized trajectory leave the formats as they are.
+    # The time path, learned blocks and ranges along the quantized trajectory leave the formats as
+    # they are.
     bare = dataclasses.replace(plain(recipe), temporal=None, reconstruction=None)
     made = make_plan(info_for(recipe), bare, statistics(recipe), errors(bare))
-    rows = [row for row in made.layers if row.weights.bits < FLOAT and needs_inputs(row.weights.format)]
-    tasks = (_task(row.layer.name, row.weights, row.split, recipe.activations, row.activation_bits) for row in rows)
+    rows = [
+        row for row in made.layers if row.weights.bits < FLOAT and needs_inputs(row.weights.format)
+    ]
+    tasks = (
+        _task(row.layer.name, row.weights, row.split, recipe.activations, row.activation_bits)
+        for row in rows
+    )
     return tuple(task for task in tasks if task)
 
 
-def variants(recipe: Recipe, choices: Iterable[Choice], layers: Iterable[str]) -> dict[tuple[str, str], Task]:
-    """By layer and short name of the choice: what must be learned to make `layers` into `choices`, inputs in float."""
+def variants(
+    recipe: Recipe, choices: Iterable[Choice], layers: Iterable[str]
+) -> dict[tuple[str, str], Task]:
+    """By layer and short name of the choice: what must be learned to make `layers` into
+    `choices`, inputs in float.
+    """
     asked, names = [choice for choice in choices if needs_inputs(choice.format)], tuple(layers)
     splits = (info_for(recipe).splits or {}) if recipe.split else {}
     tasks = {
         (name, choice_label(choice)): _task(name, choice, splits.get(name, 0), Activations(), FLOAT)
-        for choice in asked if choice.bits < FLOAT for name in names
-    }  # fmt: skip
+        for choice in asked
+        if choice.bits < FLOAT
+        for name in names
+    }
     return {key: task for key, task in tasks.items() if task}
 
 
@@ -73,7 +86,9 @@ def needs_inputs(form: object) -> bool:
     return isinstance(form, Gptq) or (isinstance(form, LowRank) and form.smooth)
 
 
-def _task(layer: str, choice: Choice | Weights, split: int, inputs: Activations, bits: int) -> Task | None:
+def _task(
+    layer: str, choice: Choice | Weights, split: int, inputs: Activations, bits: int
+) -> Task | None:
     """None for a split weight of low rank: its two sides are not smoothed."""
     weights = Weights(bits=choice.bits, format=choice.format)
     if isinstance(choice.format, Gptq):
@@ -81,17 +96,24 @@ def _task(layer: str, choice: Choice | Weights, split: int, inputs: Activations,
     if split:
         return None
     rounded = Activations(bits=bits, symmetric=inputs.symmetric, dynamic=inputs.dynamic)
-    return Task(layer=layer, weights=weights, inputs=rounded if bits < FLOAT else Activations(bits=FLOAT))
+    return Task(
+        layer=layer, weights=weights, inputs=rounded if bits < FLOAT else Activations(bits=FLOAT)
+    )
 
 
 def place(recipe: Recipe, task: Task, *, own: bool = False) -> Path:
-    """Where the codes of `task` are or will be, learned on the pictures that the capture of `recipe` drew."""
+    """Where the codes of `task` are or will be, learned on the pictures that the capture of
+    `recipe` drew.
+    """
     stats = statistics(recipe)
     what = jsonio.shortest(task.weights), task.split, task.inputs and jsonio.shortest(task.inputs)
     source = runs.capture_key(recipe), stats.fingerprint, stats.sampler, stats.timesteps
     folder = runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, AT_ONCE, own=own)
     if not own and not (folder / task.layer).is_dir():  # of those that ship, some may be there
-        return runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, AT_ONCE, own=True) / task.layer
+        return (
+            runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, AT_ONCE, own=True)
+            / task.layer
+        )
     return folder / task.layer
 
 
@@ -106,14 +128,17 @@ def weights_result(recipe: Recipe) -> "dict[str, LearnedWeight]":
     missing = sum(not place(recipe, task).is_dir() for task in tasks)
     if missing:
         raise DmqError(
-            f"recipe.weights.format: {missing} of {len(tasks)} weights were not learned from inputs yet; "
+            f"recipe.weights.format: {missing} of {len(tasks)} weights were not learned from "
+            "inputs yet; "
             "they are when pictures are drawn, or run `dmq learn` with this recipe."
         )
     return {task.layer: load_learned(recipe, task) for task in tasks}
 
 
 def learned_weights(recipe: Recipe) -> "dict[str, WeightCodes]":
-    """The codes of the layers of `recipe` that are learned from inputs; raises DmqError if they were not yet."""
+    """The codes of the layers of `recipe` that are learned from inputs; raises DmqError if they
+    were not yet.
+    """
     return {name: learned.codes for name, learned in weights_result(recipe).items()}
 
 
@@ -126,6 +151,8 @@ def load_learned(recipe: Recipe, task: Task) -> "LearnedWeight":
 
 
 def weights_changed(recipe: Recipe) -> tuple[int, ...]:
-    """When each of the codes of `recipe` that are learned from inputs was kept; 0 for those that are not there."""
+    """When each of the codes of `recipe` that are learned from inputs was kept; 0 for those that
+    are not there.
+    """
     files = (place(recipe, task) / "rounding.safetensors" for task in learned_from_inputs(recipe))
     return tuple(file.stat().st_mtime_ns if file.is_file() else 0 for file in files)

@@ -1,7 +1,8 @@
-"""Artifacts: what takes long to compute and is worth keeping. What one needs is data: no file imports another's work.
+"""Artifacts: what takes long to compute and is worth keeping. What one needs is data: no file
+imports another's work.
 
-An artifact is a question: frozen data that holds all that its answer depends on. Five functions are registered for
-its type, and none of them knows the store:
+An artifact is a question: frozen data that holds all that its answer depends on. Five functions are
+registered for its type, and none of them knows the store:
 
     inputs(question)                      other questions whose answers it is computed from, by argument name
     places(question)                      folders of its answer: first the one that is written, then others, only read
@@ -45,7 +46,10 @@ class Artifact:
 
 @singledispatch
 def inputs(question: Artifact) -> dict[str, Artifact]:
-    """What `compute` is given, by argument name. All registered in one file: the dependency graph on one page."""
+    """What `compute` is given, by argument name.
+
+    All registered in one file: the dependency graph on one page.
+    """
     return {}
 
 
@@ -57,7 +61,9 @@ def places(question: Artifact) -> Sequence[Path]:
 
 @singledispatch
 def compute(question: Artifact, partial: Path, **values: Any) -> Generator[Any, None, Any]:
-    """Yield Progress, return the value; what an interrupted call left in `partial` is not computed again."""
+    """Yield Progress, return the value; what an interrupted call left in `partial` is not
+    computed again.
+    """
     raise TypeError(f"nothing computes {type(question).__name__}")
 
 
@@ -76,12 +82,14 @@ def load(question: Artifact, folder: Path) -> Any:
 class Store:
     """Answers in folders and, the last few of each type, in memory.
 
-    `written(folder)` is a context manager that gives an empty folder, and makes it `folder` if the block ends well.
-    """
+    `written(folder)` is a context manager that gives an empty folder, and makes it `folder` if the
+    block ends well."""
 
     def __init__(self, written: Callable[[Path], AbstractContextManager[Path]]) -> None:
         self._written = written
-        self._memory: dict[type, OrderedDict[Artifact, tuple[Any, Any]]] = {}  # question: (stamp, value)
+        self._memory: dict[
+            type, OrderedDict[Artifact, tuple[Any, Any]]
+        ] = {}  # question: (stamp, value)
         self._lock = threading.Lock()
 
     def find(self, question: Artifact) -> Path | None:
@@ -99,17 +107,22 @@ class Store:
         return list(dict.fromkeys([*first, *([question] if question.stored else [])]))
 
     def value(self, question: Artifact) -> Any:
-        """The answer, without computing anything that is worth keeping. Raises DmqError that says what is missing."""
+        """The answer, without computing anything that is worth keeping.
+
+        Raises DmqError that says what is missing.
+        """
         if missing := self.missing(question):
             raise DmqError(f"{missing[-1].title}: not there yet; {missing[-1].remedy}")
         return run_to_end(self.get(question))
 
-    def get(self, question: Artifact, *, again: bool = False, **how: Any) -> Generator[Any, None, Any]:
+    def get(
+        self, question: Artifact, *, again: bool = False, **how: Any
+    ) -> Generator[Any, None, Any]:
         """The answer, computed with all that it needs and lacks; `again`: even if it is there.
 
-        `how` goes to `compute` of this question alone: what does not change the answer, such as how many processes
-        compute it. Closing the generator keeps what is finished: other answers, and what `compute` left in its folder.
-        """
+        `how` goes to `compute` of this question alone: what does not change the answer, such as how
+        many processes compute it. Closing the generator keeps what is finished: other answers, and
+        what `compute` left in its folder."""
         if not again and question.stored and (folder := self.find(question)):
             return self._remember(question, lambda: load(question, folder))
         values = {}
@@ -132,7 +145,9 @@ class Store:
         return self._remember(question, lambda: value, new=True)
 
     def stamp(self, question: Artifact) -> Any:
-        """Equal if and only if the answer is the same: another process may have computed it again."""
+        """Equal if and only if the answer is the same: another process may have computed it
+        again.
+        """
         if not question.stored:
             return tuple(self.stamp(need) for need in inputs(question).values())
         folder = self.find(question)

@@ -1,4 +1,5 @@
-"""What any partition of the steps costs, from statistics alone: no model is run when a boundary moves.
+"""What any partition of the steps costs, from statistics alone: no model is run when a boundary
+moves.
 
 One quantized site is one of three small classes, each with the same two methods:
 
@@ -20,26 +21,36 @@ from ..results import ActivationStats, GroupErrors, Groups
 from .bins import FAINT, Bins, QuickErrors
 
 
-MOST_STEPS = 128  # runs of several steps take the place of single ones in longer trajectories, to bound memory
+# runs of several steps take the place of single ones in longer trajectories, to bound memory
+MOST_STEPS = 128
 Fit = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 class ErrorTable:
-    """The errors of every partition of the steps, for the grids of `activations` with `bits` [S] at each site.
+    """The errors of every partition of the steps, for the grids of `activations` with `bits` [S] at
+    each site.
 
-    Sites whose bits are FLOAT have no error and no range; the outputs of layers are expected to be among them.
-    `weights` [T] say how much each step counts where a range is chosen, all the same if None; errors and costs are of
-    every step alike, and a group in which no step counts is treated as if all did.
-    Building takes a second for a hundred sites of a hundred steps; after that every question is cheap.
-    """
+    Sites whose bits are FLOAT have no error and no range; the outputs of layers are expected to be
+    among them. `weights` [T] say how much each step counts where a range is chosen, all the same if
+    None; errors and costs are of every step alike, and a group in which no step counts is treated
+    as if all did. Building takes a second for a hundred sites of a hundred steps; after that every
+    question is cheap."""
 
     def __init__(
-        self, stats: ActivationStats, activations: Activations, bits: np.ndarray, weights: np.ndarray | None = None
+        self,
+        stats: ActivationStats,
+        activations: Activations,
+        bits: np.ndarray,
+        weights: np.ndarray | None = None,
     ) -> None:
         if len(bits) != len(stats.sites):
-            raise ValueError(f"bits must be one number for each of {len(stats.sites)} sites, got {len(bits)}")
+            raise ValueError(
+                f"bits must be one number for each of {len(stats.sites)} sites, got {len(bits)}"
+            )
         self.stats, self.activations = stats, activations
-        self.weights = np.ones(stats.steps) if weights is None else np.maximum(weights / weights.max(), FAINT)
+        self.weights = (
+            np.ones(stats.steps) if weights is None else np.maximum(weights / weights.max(), FAINT)
+        )
         self.bits = np.asarray(bits).astype(int)
         self.sites = stats.sites
         self.steps = stats.steps
@@ -72,7 +83,9 @@ class ErrorTable:
         return self._errors(groups, low, high, rounding, clipping)
 
     def errors_of(self, groups: Groups, low: np.ndarray, high: np.ndarray) -> GroupErrors:
-        """The error at every site and step with the given ranges, `low` and `high` [S, T], equal within a group."""
+        """The error at every site and step with the given ranges, `low` and `high` [S, T], equal
+        within a group.
+        """
         power = self.stats.power
         rounding, clipping = np.zeros(power.shape), np.zeros(power.shape)
         with one_thread():
@@ -81,18 +94,28 @@ class ErrorTable:
                 parts = Bins(self.stats, s).errors(
                     low[s, first], high[s, first], int(self.bits[s]), self.activations.symmetric
                 )
-                rounding[s], clipping[s] = (part[np.arange(self.steps), slot] * power[s] for part in parts)
+                rounding[s], clipping[s] = (
+                    part[np.arange(self.steps), slot] * power[s] for part in parts
+                )
         return self._errors(groups, low, high, rounding, clipping)
 
-    def _errors(self, groups: Groups, low: np.ndarray, high: np.ndarray, *parts: np.ndarray) -> GroupErrors:
+    def _errors(
+        self, groups: Groups, low: np.ndarray, high: np.ndarray, *parts: np.ndarray
+    ) -> GroupErrors:
         rounding, clipping = parts
         return GroupErrors(
-            groups=groups, bits=np.repeat(self.bits[:, None], self.steps, 1), low=low, high=high, rounding=rounding,
-            clipping=clipping, power=self.stats.power,
+            groups=groups,
+            bits=np.repeat(self.bits[:, None], self.steps, 1),
+            low=low,
+            high=high,
+            rounding=rounding,
+            clipping=clipping,
+            power=self.stats.power,
         )
 
     def one_range(self, s: int, low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The range of site s for all steps together, [1] and [1] or [1, C] of each if channels have their own.
+        """The range of site s for all steps together, [1] and [1] or [1, C] of each if channels
+        have their own.
 
         With MseSearch, `low` and `high` [R] are candidates beside those of the site itself.
         """
@@ -100,21 +123,30 @@ class ErrorTable:
         own_low, own_high, *lost = fit.fit((0,))
         if not isinstance(fit, Searched):
             return own_low, own_high
-        low, high = (np.append(own, given).astype(np.float32) for own, given in ((own_low, low), (own_high, high)))
-        parts = Bins(self.stats, s).errors(low[1:], high[1:], int(self.bits[s]), self.activations.symmetric)
-        sums = np.append((sum(lost) * self.weights).sum(), (sum(parts) * self.weights[:, None]).sum(0))
+        low, high = (
+            np.append(own, given).astype(np.float32)
+            for own, given in ((own_low, low), (own_high, high))
+        )
+        parts = Bins(self.stats, s).errors(
+            low[1:], high[1:], int(self.bits[s]), self.activations.symmetric
+        )
+        sums = np.append(
+            (sum(lost) * self.weights).sum(), (sum(parts) * self.weights[:, None]).sum(0)
+        )
         best = [int(sums.argmin())]
         return low[best], high[best]
 
     def losses(self, s: int) -> np.ndarray:
-        """What each step of site s loses on each of the candidate ranges, shares of its power [T, R].
+        """What each step of site s loses on each of the candidate ranges, shares of its power [T,
+        R].
 
         TypeError without MseSearch ranges, whose candidates these are.
         """
         return _candidates(self._fits[s]).lost
 
     def ranges(self, groups: Groups) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Low and high of every slot: a pair of arrays [slots] for each site, [slots, C] if channels have their own.
+        """Low and high of every slot: a pair of arrays [slots] for each site, [slots, C] if
+        channels have their own.
 
         Both are empty for sites that stay in float.
         """
@@ -125,11 +157,12 @@ class ErrorTable:
         ]
 
     def segment_costs(self) -> np.ndarray:
-        """`cost[s, a, e]`: the summed shares of power that site s loses at steps a..e-1 under one range.
+        """`cost[s, a, e]`: the summed shares of power that site s loses at steps a..e-1 under one
+        range.
 
-        [S, T+1, T+1] float32; entries with e <= a mean nothing; sites in float cost nothing. Exact for MseSearch and
-        channels; for MinMax and Percentile close, as `QuickErrors` is. Made on the first call, then kept.
-        """
+        [S, T+1, T+1] float32; entries with e <= a mean nothing; sites in float cost nothing. Exact
+        for MseSearch and channels; for MinMax and Percentile close, as `QuickErrors` is. Made on
+        the first call, then kept."""
         return self._segment_costs
 
     @cached_property
@@ -159,11 +192,13 @@ def _starts(slot: np.ndarray) -> tuple[int, ...]:
 class Searched:
     """A fixed set of candidate ranges for one site; every group takes the best of them.
 
-    Because the set does not depend on the partition, refining a partition can never raise the error. Its members are
-    the best ranges of each single step and of every aligned run of 2, 4, 8, … steps.
-    """
+    Because the set does not depend on the partition, refining a partition can never raise the
+    error. Its members are the best ranges of each single step and of every aligned run of 2, 4, 8,
+    … steps."""
 
-    def __init__(self, bins: Bins, spec: MseSearch, bits: int, symmetric: bool, weights: np.ndarray) -> None:
+    def __init__(
+        self, bins: Bins, spec: MseSearch, bits: int, symmetric: bool, weights: np.ndarray
+    ) -> None:
         quick = QuickErrors(bins, bits, symmetric)
         a, e = _aligned_runs(len(bins.mass))
         low, high = _best_ranges(bins, quick, spec.candidates, a, e)
@@ -171,11 +206,15 @@ class Searched:
         rounding, self.clipping = bins.errors(self.low, self.high, bits, symmetric)
         self.lost = rounding + self.clipping
         alike = (weights == weights[0]).all()
-        self.counted = self.lost if alike else self.lost * weights[:, None]  # what a range is chosen by
+        self.counted = (
+            self.lost if alike else self.lost * weights[:, None]
+        )  # what a range is chosen by
 
     def fit(self, starts: tuple[int, ...]) -> Fit:
         sums = np.add.reduceat(self.counted, starts, axis=0, dtype=np.float64)
-        return self._chosen(sums, np.repeat(np.arange(len(starts)), np.diff([*starts, len(self.lost)])))
+        return self._chosen(
+            sums, np.repeat(np.arange(len(starts)), np.diff([*starts, len(self.lost)]))
+        )
 
     def members(self, slot: np.ndarray) -> Fit:
         """`fit` for groups of any steps: `slot` [T] numbers the group of each."""
@@ -204,7 +243,9 @@ class Searched:
 
 
 class Spanned:
-    """One site whose range covers what was seen in a group: all of it, or its central percentiles."""
+    """One site whose range covers what was seen in a group: all of it, or its central
+    percentiles.
+    """
 
     def __init__(self, bins: Bins, spec: MinMax | Percentile, bits: int, symmetric: bool) -> None:
         self.bins, self.spec, self.bits, self.symmetric = bins, spec, bits, symmetric
@@ -222,7 +263,12 @@ class Spanned:
             rounding, clipping = self.bins.errors(low, high, self.bits, self.symmetric)
             for k, run in enumerate(missing):
                 inside = slice(*run)
-                self._known[run] = low[k], high[k], rounding[inside, k].copy(), clipping[inside, k].copy()
+                self._known[run] = (
+                    low[k],
+                    high[k],
+                    rounding[inside, k].copy(),
+                    clipping[inside, k].copy(),
+                )
         low, high, rounding, clipping = zip(*(self._known[run] for run in runs), strict=True)
         return np.array(low), np.array(high), np.concatenate(rounding), np.concatenate(clipping)
 
@@ -244,17 +290,25 @@ class Spanned:
 
 
 class Channels:
-    """One site with a range for every channel or group of channels, from minimum to maximum: rounding scale^2 / 12."""
+    """One site with a range for every channel or group of channels, from minimum to maximum:
+    rounding scale^2 / 12.
+    """
 
     def __init__(self, stats: ActivationStats, s: int, bits: int, spec: Activations) -> None:
-        self.low, self.high = (side[s].astype(np.float64) for side in (stats.channel_min, stats.channel_max))
+        self.low, self.high = (
+            side[s].astype(np.float64) for side in (stats.channel_min, stats.channel_max)
+        )
         if isinstance(spec.granularity, PerGroup):
             starts = np.arange(0, self.low.shape[1], spec.granularity.size)
             group = np.arange(self.low.shape[1]) // spec.granularity.size
             self.low = np.minimum.reduceat(self.low, starts, axis=1)[:, group]
             self.high = np.maximum.reduceat(self.high, starts, axis=1)[:, group]
         self.low, self.high = np.minimum(self.low, 0), np.maximum(self.high, 0)
-        self.power, self.bits, self.symmetric = np.maximum(stats.power[s], 1e-30), bits, spec.symmetric
+        self.power, self.bits, self.symmetric = (
+            np.maximum(stats.power[s], 1e-30),
+            bits,
+            spec.symmetric,
+        )
 
     def rounding(self, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Mean over the channels of scale^2 / 12."""
@@ -265,7 +319,10 @@ class Channels:
         return (scale**2).mean(-1) / 12
 
     def fit(self, starts: tuple[int, ...]) -> Fit:
-        low, high = np.minimum.reduceat(self.low, starts, 0), np.maximum.reduceat(self.high, starts, 0)
+        low, high = (
+            np.minimum.reduceat(self.low, starts, 0),
+            np.maximum.reduceat(self.high, starts, 0),
+        )
         lost = np.repeat(self.rounding(low, high), np.diff([*starts, len(self.low)]))
         return low, high, np.minimum(lost / self.power, 1), np.zeros(len(lost))
 
@@ -273,14 +330,18 @@ class Channels:
         steps = len(self.low)
         costs = np.zeros((steps + 1, steps + 1), np.float32)
         for a in range(steps):
-            lost = self.rounding(np.minimum.accumulate(self.low[a:]), np.maximum.accumulate(self.high[a:]))
+            lost = self.rounding(
+                np.minimum.accumulate(self.low[a:]), np.maximum.accumulate(self.high[a:])
+            )
             shares = np.minimum(lost[:, None] / self.power[None, a:], 1)
             costs[a, a + 1 :] = np.tril(shares).sum(1)
         return costs
 
 
 def _aligned_runs(steps: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last-plus-one step of every step, pair, four, … and of the whole; about 2 T runs."""
+    """First and last-plus-one step of every step, pair, four, … and of the whole; about 2 T
+    runs.
+    """
     length, runs = 1, []
     while True:
         if steps // length <= MOST_STEPS:
@@ -295,9 +356,9 @@ def _best_ranges(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The range of smallest error for each of the runs a..e-1, among `candidates` of its own.
 
-    For a given width, the error is least where both sides lose the same: the sum of what sticks out below equals the
-    sum of what sticks out above. So one bound decides the other, and a search along the longer side is enough.
-    """
+    For a given width, the error is least where both sides lose the same: the sum of what sticks out
+    below equals the sum of what sticks out above. So one bound decides the other, and a search
+    along the longer side is enough."""
     a, e = a[:, None], e[:, None]
     low, high = (side[a, e] for side in bins.extremes)
     weight = quick.weight[e] - quick.weight[a]
@@ -315,7 +376,12 @@ def _best_ranges(
 
 
 def _balanced(
-    quick: QuickErrors, a: np.ndarray, e: np.ndarray, low: np.ndarray, high: np.ndarray, reach: np.ndarray
+    quick: QuickErrors,
+    a: np.ndarray,
+    e: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    reach: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Ranges that reach `reach` [N, K] on the longer side and lose as much on the other one."""
     below, above = (side[e[:, 0]] - side[a[:, 0]] for side in quick.tail)
@@ -327,14 +393,23 @@ def _balanced(
     return np.clip(lows, np.minimum(low, 0), 0), np.clip(highs, 0, np.maximum(high, 0))
 
 
-def _same_loss(edges: np.ndarray, above: np.ndarray, below: np.ndarray, reach: np.ndarray) -> np.ndarray:
-    """Where as much sticks out below as above `reach` [N, K]; `above` and `below` [N, B+1] are known at the edges."""
+def _same_loss(
+    edges: np.ndarray, above: np.ndarray, below: np.ndarray, reach: np.ndarray
+) -> np.ndarray:
+    """Where as much sticks out below as above `reach` [N, K]; `above` and `below` [N, B+1] are
+    known at the edges.
+    """
     place = np.interp(reach, edges, np.arange(len(edges)))
     column = np.minimum(place.astype(int), len(edges) - 2)
     start, stop = (np.take_along_axis(above, column + k, 1) for k in (0, 1))
     lost = start + (place - column) * (stop - start)
     rising = torch.from_numpy(np.maximum.accumulate(below, 1))
-    column = torch.searchsorted(rising, torch.from_numpy(lost), right=True).clamp(1, len(edges) - 1).numpy() - 1
+    column = (
+        torch.searchsorted(rising, torch.from_numpy(lost), right=True)
+        .clamp(1, len(edges) - 1)
+        .numpy()
+        - 1
+    )
     start, stop = (np.take_along_axis(rising.numpy(), column + k, 1) for k in (0, 1))
     part = np.clip((lost - start) / np.maximum(stop - start, 1e-300), 0, 1)
     return edges[column] + part * (edges[column + 1] - edges[column])

@@ -1,4 +1,6 @@
-"""Activation relaxing (PCR): which steps get more bits, and what that makes of a partition of the steps."""
+"""Activation relaxing (PCR): which steps get more bits, and what that makes of a partition of
+the steps.
+"""
 
 import numpy as np
 
@@ -7,15 +9,20 @@ from ..recipe import Relaxing
 from ..results import GroupErrors, Groups, WindowEffects
 
 
-def relaxed_steps(spec: Relaxing, steps: int, effects: WindowEffects | None = None) -> tuple[int, ...]:
+def relaxed_steps(
+    spec: Relaxing, steps: int, effects: WindowEffects | None = None
+) -> tuple[int, ...]:
     """The positions in sampling order that `spec` relaxes: exactly round(fraction * steps) of them.
 
-    The `released` index set is range(int(T*s), int(T*e) + 1) of the interval [s, e], which is one more or none. "auto"
-    needs the measured `effects` of windows. Raises DmqError for listed steps that do not exist. Source: pcr.
-    """
+    The `released` index set is range(int(T*s), int(T*e) + 1) of the interval [s, e], which is one
+    more or none. "auto" needs the measured `effects` of windows. Raises DmqError for listed steps
+    that do not exist. Source: pcr."""
     if spec.where == "list":
         if spec.steps[-1] >= steps:
-            raise DmqError(f"relaxing.steps names step {spec.steps[-1]}, but {steps} steps end with {steps - 1}.")
+            raise DmqError(
+                f"relaxing.steps names step {spec.steps[-1]}, but {steps} steps end with "
+                f"{steps - 1}."
+            )
         return spec.steps
     count = round(spec.fraction * steps)
     if spec.where == "auto":
@@ -24,7 +31,9 @@ def relaxed_steps(spec: Relaxing, steps: int, effects: WindowEffects | None = No
         start = best_run(effects, count, spec.judge)
     elif spec.released:
         low, high = (0.0, spec.fraction) if spec.where == "first" else (1 - spec.fraction, 1.0)
-        return tuple(i for i in range(int(steps * low + 1e-9), int(steps * high + 1e-9) + 1) if i < steps)
+        return tuple(
+            i for i in range(int(steps * low + 1e-9), int(steps * high + 1e-9) + 1) if i < steps
+        )
     else:
         start = 0 if spec.where == "first" else steps - count
     return tuple(range(start, start + count))
@@ -60,12 +69,17 @@ def split(groups: Groups, relaxed: tuple[int, ...]) -> Groups:
     slot = np.empty_like(groups.slot)
     for s, row in enumerate(groups.slot):
         numbers: dict[tuple[int, bool], int] = {}
-        slot[s] = [numbers.setdefault((int(k), bool(wide)), len(numbers)) for k, wide in zip(row, inside, strict=True)]
+        slot[s] = [
+            numbers.setdefault((int(k), bool(wide)), len(numbers))
+            for k, wide in zip(row, inside, strict=True)
+        ]
     return Groups(sites=groups.sites, slot=slot)
 
 
 def relaxed_errors(plain: GroupErrors, wide: GroupErrors, relaxed: tuple[int, ...]) -> GroupErrors:
-    """The errors of one partition with `wide` bits at the relaxed steps and `plain` ones elsewhere."""
+    """The errors of one partition with `wide` bits at the relaxed steps and `plain` ones
+    elsewhere.
+    """
     inside = np.zeros(plain.bits.shape[1], bool)
     inside[list(relaxed)] = True
     parts = {

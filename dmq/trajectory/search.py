@@ -1,7 +1,8 @@
-"""The arithmetic of learned groups (ADP-DM): where it starts, which step is next, how it ends, a yardstick.
+"""The arithmetic of learned groups (ADP-DM): where it starts, which step is next, how it ends, a
+yardstick.
 
-Knows no layer and runs no model. S sites, T steps in sampling order, G groups; `slot` [S, T] is each step's group.
-"""
+Knows no layer and runs no model. S sites, T steps in sampling order, G groups; `slot` [S, T] is
+each step's group."""
 
 import math
 
@@ -16,14 +17,18 @@ from .grouping import optimal_boundaries
 
 
 START = 0.5  # the logit of a step's own group at the start, where the others have 0
-ETA = 2.0 / (44 * math.log(8) / 8)  # 2.0 a visit in the released code, on its scale of up to 44 ln(8) / 8 = 11.44
+ETA = 2.0 / (
+    44 * math.log(8) / 8
+)  # 2.0 a visit in the released code, on its scale of up to 44 ln(8) / 8 = 11.44
 
 
-# --- what is learned -----------------------------------------------------------------------------------------------
+# --- what is learned
+# -----------------------------------------------------------------------------------------------
 
 
 def ranges(centre: Tensor, log_width: Tensor) -> tuple[Tensor, Tensor]:
-    """Low and high, min(c - e^u/2, 0) and max(c + e^u/2, 0), of ranges with centre c and log-width u.
+    """Low and high, min(c - e^u/2, 0) and max(c + e^u/2, 0), of ranges with centre c and log-width
+    u.
 
     Differentiable; shapes alike. Source: adp_dm, "parameters".
     """
@@ -37,7 +42,8 @@ def importance(logits: Tensor, temperature: float) -> Tensor:
 
 
 def uncertainty(weights: Tensor) -> Tensor:
-    """Entropy of importance weights over the last axis in units of ln G: 1 where all are equal, 0 for a choice made.
+    """Entropy of importance weights over the last axis in units of ln G: 1 where all are equal, 0
+    for a choice made.
 
     A single group has nothing to choose: 0.
 
@@ -51,28 +57,35 @@ def uncertainty(weights: Tensor) -> Tensor:
     return (weights * -weights.clamp(min=1e-12).log()).sum(-1) / math.log(weights.shape[-1])
 
 
-# --- where it starts -----------------------------------------------------------------------------------------------
+# --- where it starts
+# -----------------------------------------------------------------------------------------------
 
 
 def kmeans(points: np.ndarray, count: int, passes: int = 100) -> np.ndarray:
     """The cluster of every step: `points` [S, T, D] to int64 [S, T], each site on its own.
 
-    Lloyd's algorithm from `count` equal runs of steps and from points far from each other, whichever ends better. An
-    empty cluster takes the point that is farthest from its own centre, and stays empty only where there are fewer
-    different points than clusters.
-    """
+    Lloyd's algorithm from `count` equal runs of steps and from points far from each other,
+    whichever ends better. An empty cluster takes the point that is farthest from its own centre,
+    and stays empty only where there are fewer different points than clusters."""
     sites, steps, _ = points.shape
     found = [
         _lloyd_of_points(points, slot, count, passes)
-        for slot in (np.tile(np.arange(steps) * count // steps, (sites, 1)), _far_apart(points, count))
+        for slot in (
+            np.tile(np.arange(steps) * count // steps, (sites, 1)),
+            _far_apart(points, count),
+        )
     ]
-    centres = [np.take_along_axis(_centres(points, slot, count), slot[..., None], 1) for slot in found]
+    centres = [
+        np.take_along_axis(_centres(points, slot, count), slot[..., None], 1) for slot in found
+    ]
     spread = [((points - centre) ** 2).sum((1, 2)) for centre in centres]
     return np.where((spread[0] <= spread[1])[:, None], *found)
 
 
 def _far_apart(points: np.ndarray, count: int) -> np.ndarray:
-    """Each step with the nearest of `count` steps, the next of which is always the one farthest from those before."""
+    """Each step with the nearest of `count` steps, the next of which is always the one farthest
+    from those before.
+    """
     rows = np.arange(len(points))
     distance = [((points - points[:, :1]) ** 2).sum(-1)]
     while len(distance) < count:
@@ -112,8 +125,8 @@ def _without_empty(distance: np.ndarray, slot: np.ndarray) -> np.ndarray:
 def runs_of_steps(points: np.ndarray, count: int) -> np.ndarray:
     """Like `kmeans` with neighbouring steps only, exactly: the cuts of least within-group variance.
 
-    Source: within_group_cost by sum (x - mean)^2 = sum x^2 - (sum x)^2 / n, then dynamic programming.
-    """
+    Source: within_group_cost by sum (x - mean)^2 = sum x^2 - (sum x)^2 / n, then dynamic
+    programming."""
     steps = points.shape[1]
     sums = np.pad(points.cumsum(1), ((0, 0), (1, 0), (0, 0)))
     squares = np.pad((points**2).sum(-1).cumsum(1), ((0, 0), (1, 0)))
@@ -124,7 +137,8 @@ def runs_of_steps(points: np.ndarray, count: int) -> np.ndarray:
 
 
 def start_groups(spec: LearnedGroups, finest: GroupErrors, rows: list[int]) -> np.ndarray:
-    """The group of every step [Q, T] at the sites `rows`, to start from: by the ranges that each step has when alone.
+    """The group of every step [Q, T] at the sites `rows`, to start from: by the ranges that each
+    step has when alone.
 
     `finest` are the errors of a range per step. Common to all sites unless `spec.per_layer`.
     """
@@ -144,7 +158,8 @@ def start_logits(slot: np.ndarray, count: int) -> np.ndarray:
     return np.where(slot[:, :, None] == np.arange(count), np.float32(START), np.float32(0))
 
 
-# --- which step is next --------------------------------------------------------------------------------------------
+# --- which step is next
+# --------------------------------------------------------------------------------------------
 
 
 def ucb(uncertain: np.ndarray, visits: np.ndarray) -> np.ndarray:
@@ -167,10 +182,11 @@ def next_step(score: np.ndarray, visits: np.ndarray) -> int:
 
 
 def similarity(features: np.ndarray) -> np.ndarray:
-    """How alike the steps are: `features` [T, D], standardised over the steps, to K [T, T] with 1 on the diagonal.
+    """How alike the steps are: `features` [T, D], standardised over the steps, to K [T, T] with 1
+    on the diagonal.
 
-    A Gaussian of the distance, as wide as the median distance is. Source: adp_dm, "Optional MMD term".
-    """
+    A Gaussian of the distance, as wide as the median distance is. Source: adp_dm, "Optional MMD
+    term"."""
     spread = features.std(0)
     z = (features - features.mean(0))[:, spread > 1e-12] / spread[spread > 1e-12]
     square = (z**2).sum(1)
@@ -181,7 +197,9 @@ def similarity(features: np.ndarray) -> np.ndarray:
 
 
 def discrepancy(alike: np.ndarray, visits: np.ndarray) -> float:
-    """MMD^2 between the steps used, `visits` [T] times each, and all steps; 0 where all were used equally often."""
+    """MMD^2 between the steps used, `visits` [T] times each, and all steps; 0 where all were
+    used equally often.
+    """
     share, all_steps = visits / visits.sum(), np.full(len(visits), 1 / len(visits))
     return float((share - all_steps) @ alike @ (share - all_steps))
 
@@ -194,15 +212,15 @@ def discrepancy_after(alike: np.ndarray, visits: np.ndarray) -> np.ndarray:
     return used / n**2 - 2 * (alike.mean(1) @ visits + alike.mean(1)) / n + alike.mean()
 
 
-# --- how it ends ---------------------------------------------------------------------------------------------------
+# --- how it ends
+# --------------------------------------------------------------------------------------------------
 
 
 def harden(weights: np.ndarray, contiguous: bool) -> np.ndarray:
     """The group of every step, int64 [S, T], from importance weights [S, T, G]: the largest one.
 
-    Where groups must be runs of steps, the groups never step back in time that have the largest product of weights:
-    exact, by dynamic programming.
-    """
+    Where groups must be runs of steps, the groups never step back in time that have the largest
+    product of weights: exact, by dynamic programming."""
     if not contiguous:
         return weights.argmax(-1)
     best = np.log(np.maximum(weights, 1e-30))
@@ -212,12 +230,15 @@ def harden(weights: np.ndarray, contiguous: bool) -> np.ndarray:
     slot = np.empty((sites, steps), np.int64)
     allowed = np.full(sites, count - 1)
     for i in range(steps - 1, -1, -1):
-        slot[:, i] = allowed = np.where(np.arange(count) <= allowed[:, None], best[:, i], -np.inf).argmax(-1)
+        slot[:, i] = allowed = np.where(
+            np.arange(count) <= allowed[:, None], best[:, i], -np.inf
+        ).argmax(-1)
     return slot
 
 
 def without_empty(slot: np.ndarray, *tables: np.ndarray) -> tuple[np.ndarray, ...]:
-    """`slot` [S, T] numbered without gaps, and tables [S, G] in that order; what lies behind the last group is 0.
+    """`slot` [S, T] numbered without gaps, and tables [S, G] in that order; what lies behind the
+    last group is 0.
 
     Unused groups must not be stored or counted.
     """
@@ -231,37 +252,51 @@ def without_empty(slot: np.ndarray, *tables: np.ndarray) -> tuple[np.ndarray, ..
 
 
 def groups_of(result: SearchResult, sites: tuple[Site, ...]) -> Groups:
-    """The groups that a search found for all of `sites`; those it did not know, being in float, have one group.
+    """The groups that a search found for all of `sites`; those it did not know, being in float,
+    have one group.
 
     Raises DmqError if it searched a site that is not among them.
     """
     index = {site.label: s for s, site in enumerate(sites)}
     missing = [site.label for site in result.sites if site.label not in index]
     if missing:
-        raise DmqError(f"the search knows {missing[0]}, the statistics do not. Capture anew, then search again.")
+        raise DmqError(
+            f"the search knows {missing[0]}, the statistics do not. Capture anew, then search "
+            "again."
+        )
     slot = np.zeros((len(sites), len(result.timesteps)), np.int16)
     slot[[index[site.label] for site in result.sites]] = result.slot
     return Groups(sites=sites, slot=slot)
 
 
 def learned_errors(result: SearchResult, table: ErrorTable) -> GroupErrors:
-    """The layer-local errors of groups and ranges that a search found. Raises DmqError if they are of other sites."""
+    """The layer-local errors of groups and ranges that a search found.
+
+    Raises DmqError if they are of other sites.
+    """
     groups = groups_of(result, table.sites)
     index = {site.label: s for s, site in enumerate(table.sites)}
     rows = [index[site.label] for site in result.sites]
     missing = sorted(set(table.quantized.tolist()) - set(rows))
     if missing:
-        raise DmqError(f"the search did not know {table.sites[missing[0]].label}, which is quantized. Search again.")
+        raise DmqError(
+            f"the search did not know {table.sites[missing[0]].label}, which is quantized. Search "
+            "again."
+        )
     low, high = np.zeros((2, *groups.slot.shape))
-    low[rows], high[rows] = (np.take_along_axis(end, result.slot.astype(int), 1) for end in (result.low, result.high))
+    low[rows], high[rows] = (
+        np.take_along_axis(end, result.slot.astype(int), 1) for end in (result.low, result.high)
+    )
     return table.errors_of(groups, low, high)
 
 
-# --- a yardstick ---------------------------------------------------------------------------------------------------
+# --- a yardstick
+# --------------------------------------------------------------------------------------------------
 
 
 def lloyd(lost: np.ndarray, slot: np.ndarray) -> np.ndarray:
-    """The group of every step, int64 [T]: from `slot` [T], best group and best range in turn until nothing gains.
+    """The group of every step, int64 [T]: from `slot` [T], best group and best range in turn until
+    nothing gains.
 
     `lost` [T, R] is what each step loses on each of R ranges. The sum of what is lost never rises.
     """

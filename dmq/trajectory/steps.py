@@ -14,13 +14,14 @@ SHOWN = 9  # recorded timesteps that an error prints before it leaves out the mi
 
 
 def index_of(t: float, timesteps: tuple[float, ...], on_miss: str = "error") -> tuple[int, float]:
-    """The step i whose recorded timestep is `t`, and how far away that one is: 0.0 unless `on_miss` found the nearest.
+    """The step i whose recorded timestep is `t`, and how far away that one is: 0.0 unless `on_miss`
+    found the nearest.
 
-    An integer must be equal. A float may also be a recorded value after rounding to float32, float16 or bfloat16, as
-    pipelines in low precision cast it, if that is less than half the way to the neighbouring timestep. The other way
-    round, a recorded float may be what such a cast made of `t`: the calibration then ran in low precision.
-    Raises DmqError for any other `t`, unless `on_miss` is "nearest"; the caller then shows the distance.
-    Source: adp_dm, "Rules of index_of".
+    An integer must be equal. A float may also be a recorded value after rounding to float32,
+    float16 or bfloat16, as pipelines in low precision cast it, if that is less than half the way to
+    the neighbouring timestep. The other way round, a recorded float may be what such a cast made of
+    `t`: the calibration then ran in low precision. Raises DmqError for any other `t`, unless
+    `on_miss` is "nearest"; the caller then shows the distance. Source: adp_dm, "Rules of index_of".
 
     >>> index_of(500, (999, 500, 1)), index_of(980.0, (981, 961)), index_of(510, (999, 500, 1), "nearest")
     ((1, 0.0), (0, 0.0), (1, 10.0))
@@ -37,13 +38,19 @@ def index_of(t: float, timesteps: tuple[float, ...], on_miss: str = "error") -> 
         i = min(range(len(timesteps)), key=lambda j: abs(timesteps[j] - t))
         return i, abs(float(timesteps[i]) - float(t))
     raise DmqError(
-        f"timestep {float(t):g} was not calibrated; recorded were {_listed(timesteps)}. Sample with the scheduler and "
-        'the number of steps of the calibration, calibrate anew for these, or set on_miss to "nearest".'
+        f"timestep {float(t):g} was not calibrated; recorded were {_listed(timesteps)}. Sample "
+        "with the scheduler and "
+        "the number of steps of the calibration, calibrate anew for these, or set on_miss to "
+        '"nearest".'
     )
 
 
-def _recorded_rounded(t: float, timesteps: tuple[float, ...], exact: dict[float, int]) -> int | None:
-    """The step whose recorded float is `t` in some low precision, if no other recorded one is as near."""
+def _recorded_rounded(
+    t: float, timesteps: tuple[float, ...], exact: dict[float, int]
+) -> int | None:
+    """The step whose recorded float is `t` in some low precision, if no other recorded one is as
+    near.
+    """
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         cast = torch.tensor(float(t), dtype=torch.float64).to(dtype).item()
         i = exact.get(cast)
@@ -64,7 +71,11 @@ def _lookup(timesteps: tuple[float, ...]) -> tuple[dict[float, int], dict[float,
     rounded: dict[float, int] = {}
     for dtype in (torch.bfloat16, torch.float16, torch.float32):  # the finest last: it wins
         cast = torch.tensor([float(t) for t in timesteps], dtype=torch.float64).to(dtype).tolist()
-        rounded |= {c: i for i, (t, c) in enumerate(zip(timesteps, cast, strict=True)) if abs(c - t) < gap[t] / 2}
+        rounded |= {
+            c: i
+            for i, (t, c) in enumerate(zip(timesteps, cast, strict=True))
+            if abs(c - t) < gap[t] / 2
+        }
     return exact, rounded
 
 

@@ -24,11 +24,13 @@ def benchmark(
     progress: OnProgress = None,
     **settings: Any,
 ) -> BenchReport:
-    """Measure recipes of one model against the float model (QDiffBench), each figure with its 95 % interval.
+    """Measure recipes of one model against the float model (QDiffBench), each figure with its 95 %
+    interval.
 
-    `domains` are sets of prompts, or names of those that ship (all unless given); `seeds` images of each prompt, at
-    most `pictures` of each domain. `settings` are further fields of `dmq.recipe.Benchmark`, such as `measures`. A
-    benchmark called `name` that was interrupted is resumed; without a name a free one is taken.
+    `domains` are sets of prompts, or names of those that ship (all unless given); `seeds` images of
+    each prompt, at most `pictures` of each domain. `settings` are further fields of
+    `dmq.recipe.Benchmark`, such as `measures`. A benchmark called `name` that was interrupted is
+    resumed; without a name a free one is taken.
 
     >>> import dmq
     >>> from dmq.recipe import Calibration, Sampling
@@ -52,5 +54,7 @@ def _domain(domain: Domain | str, shipped: dict[str, Domain]) -> Domain:
     if isinstance(domain, Domain):
         return domain
     if domain not in shipped:
-        raise DmqError(f"no domain called {domain!r}; give a Domain or one of {', '.join(shipped)}.")
+        raise DmqError(
+            f"no domain called {domain!r}; give a Domain or one of {', '.join(shipped)}."
+        )
     return shipped[domain]

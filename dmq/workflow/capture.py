@@ -9,11 +9,15 @@ from .load_recipe import load_recipe
 from .run_to_end import OnProgress, run_to_end
 
 
-def capture(recipe: Recipe | str | Path, *, again: bool = False, progress: OnProgress = None) -> ActivationStats:
-    """Watch the float model of `recipe` generate its calibration images; returns the activation statistics.
+def capture(
+    recipe: Recipe | str | Path, *, again: bool = False, progress: OnProgress = None
+) -> ActivationStats:
+    """Watch the float model of `recipe` generate its calibration images; returns the activation
+    statistics.
 
-    They are kept, and read again the next time unless `again`. Arrays are by site and step: `minimum` and `maximum`
-    are float32 [sites, steps]. `progress` gets a `Progress` now and then. Raises DmqError if the model cannot be read.
+    They are kept, and read again the next time unless `again`. Arrays are by site and step:
+    `minimum` and `maximum` are float32 [sites, steps]. `progress` gets a `Progress` now and then.
+    Raises DmqError if the model cannot be read.
 
     >>> import dmq
     >>> from dmq.recipe import Calibration, Sampling

@@ -22,11 +22,12 @@ def export(
     denoiser_only: bool = False,
     progress: OnProgress = None,
 ) -> "Exported":
-    """Write the pipeline of `recipe` with its quantized denoiser into `folder`; returns bytes by part, and files.
+    """Write the pipeline of `recipe` with its quantized denoiser into `folder`; returns bytes by
+    part, and files.
 
-    `form`: "dmq", which diffusers loads once dmq.checkpoint is imported; or the weights alone, "dequantized" for plain
-    diffusers, "sdnq" for diffusers with sdnq. The folder is there when it is whole. Raises DmqError for another form,
-    or if something that dmq did not write is there.
+    `form`: "dmq", which diffusers loads once dmq.checkpoint is imported; or the weights alone,
+    "dequantized" for plain diffusers, "sdnq" for diffusers with sdnq. The folder is there when it
+    is whole. Raises DmqError for another form, or if something that dmq did not write is there.
 
     >>> import dmq, pathlib, tempfile
     >>> folder = pathlib.Path(tempfile.mkdtemp()) / "w8a8"
@@ -34,4 +35,6 @@ def export(
     >>> (folder / "model_index.json").is_file()
     True
     """
-    return run_to_end(stages.export(load_recipe(recipe), folder, form=form, denoiser_only=denoiser_only), progress)
+    return run_to_end(
+        stages.export(load_recipe(recipe), folder, form=form, denoiser_only=denoiser_only), progress
+    )

@@ -12,8 +12,9 @@ from ..recipe import Recipe
 def load_recipe(recipe: Recipe | str | Path, *, model: str | None = None, **changes: Any) -> Recipe:
     """The recipe in a .json file, or one that ships, by its name.
 
-    `model` (an embedded name, a folder or a Hub id) stands for another model, with that model's sampling; `changes`
-    are fields of Recipe that differ. Raises DmqError if there is no such recipe, or if its parts do not fit together.
+    `model` (an embedded name, a folder or a Hub id) stands for another model, with that model's
+    sampling; `changes` are fields of Recipe that differ. Raises DmqError if there is no such
+    recipe, or if its parts do not fit together.
 
     >>> import dmq
     >>> recipe = dmq.load_recipe("W8A6, 8 best groups", model="emoji-ddpm", name="mine")
@@ -28,7 +29,9 @@ def load_recipe(recipe: Recipe | str | Path, *, model: str | None = None, **chan
     return dataclasses.replace(found, **changes)
 
 
-def load_recipes(recipes: Recipe | str | Path | tuple[Recipe | str | Path, ...]) -> tuple[Recipe, ...]:
+def load_recipes(
+    recipes: Recipe | str | Path | tuple[Recipe | str | Path, ...],
+) -> tuple[Recipe, ...]:
     """One recipe or several, each as `load_recipe` takes it, as a tuple."""
     one = isinstance(recipes, (Recipe, str, Path))
     return tuple(load_recipe(recipe) for recipe in ([recipes] if one else recipes))
@@ -39,5 +42,7 @@ def _find(name: str | Path) -> Recipe:
     if str(name) in shipped:
         return shipped[str(name)]
     if Path(name).suffix != ".json":
-        raise DmqError(f"no recipe called {str(name)!r}; give a .json file or one of: {'; '.join(shipped)}.")
+        raise DmqError(
+            f"no recipe called {str(name)!r}; give a .json file or one of: {'; '.join(shipped)}."
+        )
     return jsonio.read(name)

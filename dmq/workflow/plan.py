@@ -11,7 +11,8 @@ from .run_to_end import OnProgress
 
 
 def plan(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> Plan:
-    """What every layer of the model gets (weight format, ranges by timestep), what stays float, and the exact bytes.
+    """What every layer of the model gets (weight format, ranges by timestep), what stays float, and
+    the exact bytes.
 
     >>> import dmq
     >>> plan = dmq.plan("W8A6, 8 best groups")

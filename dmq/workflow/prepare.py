@@ -9,10 +9,11 @@ from .run_to_end import OnProgress, run_to_end
 
 
 def prepare(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> None:
-    """Capture, learn, measure and calibrate what `recipe` needs and has not been done yet; all of it is kept.
+    """Capture, learn, measure and calibrate what `recipe` needs and has not been done yet; all of
+    it is kept.
 
-    `plan`, `quantize`, `compare`, `benchmark` and `export` do this first by themselves. Interrupted work is resumed by
-    the next call.
+    `plan`, `quantize`, `compare`, `benchmark` and `export` do this first by themselves. Interrupted
+    work is resumed by the next call.
 
     >>> import dmq
     >>> seen = []

@@ -15,10 +15,12 @@ if TYPE_CHECKING:
 
 
 def quantize(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> "nn.Module":
-    """The quantized denoiser: a new model, to put into the pipeline in place of the float one, which stays as it was.
+    """The quantized denoiser: a new model, to put into the pipeline in place of the float one,
+    which stays as it was.
 
-    It is simulated in floating point, or executed on integer kernels, as `Recipe.engine` says. Its attribute `plan`
-    is the plan that it follows. The two models share memory: do not write into the weights of either.
+    It is simulated in floating point, or executed on integer kernels, as `Recipe.engine` says. Its
+    attribute `plan` is the plan that it follows. The two models share memory: do not write into the
+    weights of either.
 
     >>> import dmq
     >>> denoiser = dmq.quantize("W8A8, one range")

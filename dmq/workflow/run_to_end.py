@@ -12,8 +12,11 @@ OnProgress = Callable[[Progress], None] | None
 OnImage = Callable[[Picture], None] | None
 
 
-def run_to_end(work: Generator[Any, None, Value], progress: OnProgress = None, on_image: OnImage = None) -> Value:
-    """Run `work` to its end and return its value; `progress` and `on_image` get what it yields of their kind.
+def run_to_end(
+    work: Generator[Any, None, Value], progress: OnProgress = None, on_image: OnImage = None
+) -> Value:
+    """Run `work` to its end and return its value; `progress` and `on_image` get what it yields of
+    their kind.
 
     If one of them raises, or at Ctrl-C, `work` is closed and can be resumed by the same call.
     """

@@ -1,4 +1,6 @@
-"""Activations: where and when they are large, how a layer's distribution moves, and what the grid does to it."""
+"""Activations: where and when they are large, how a layer's distribution moves, and what the
+grid does to it.
+"""
 
 import json
 from collections.abc import Iterator
@@ -16,19 +18,27 @@ from .. import words
 from ..session import read
 
 
-POINTS = {"inputs": ("input",), "outputs": ("output",), "attention operands": ("q", "k", "v", "probs")}
+POINTS = {
+    "inputs": ("input",),
+    "outputs": ("output",),
+    "attention operands": ("q", "k", "v", "probs"),
+}
 ALL = "all blocks"
 
 
 def rows_of(stats: ActivationStats, point: str, block: str) -> list[int]:
     """The sites that the heat map shows, one row each."""
     return [
-        s for s, site in enumerate(stats.sites) if site.point in POINTS.get(point, ()) and block in (ALL, site.block)
+        s
+        for s, site in enumerate(stats.sites)
+        if site.point in POINTS.get(point, ()) and block in (ALL, site.block)
     ]
 
 
 def chosen(stats: ActivationStats, rows: list[int], picked: str) -> tuple[int, int] | None:
-    """Site and step that were clicked, if they are among `rows`; else the row and the step in the middle."""
+    """Site and step that were clicked, if they are among `rows`; else the row and the step in
+    the middle.
+    """
     if not rows:
         return None
     name, point, step = json.loads(picked) if picked else ("", "", stats.steps // 2)
@@ -41,8 +51,12 @@ def remember(stats: ActivationStats, s: int, step: int) -> str:
     return json.dumps([stats.sites[s].name, stats.sites[s].point, step])
 
 
-def show(text: str, statistic: str, point: str, block: str, picked: str) -> Iterator[dict[str, Any]]:
-    """The tab for the current recipe: first what was captured, then what the grids do to it, which takes longer."""
+def show(
+    text: str, statistic: str, point: str, block: str, picked: str
+) -> Iterator[dict[str, Any]]:
+    """The tab for the current recipe: first what was captured, then what the grids do to it,
+    which takes longer.
+    """
     recipe = read(text)
     if not stages.captured(recipe):
         said = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
@@ -86,7 +100,11 @@ def detail(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[st
 def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
     """What depends on the step: channels, and the grid over the histogram."""
     errors = stages.errors(recipe)
-    bits, low, high = int(errors.bits[s, step]), float(errors.low[s, step]), float(errors.high[s, step])
+    bits, low, high = (
+        int(errors.bits[s, step]),
+        float(errors.low[s, step]),
+        float(errors.high[s, step]),
+    )
     kept = f"grid of {bits} bits, {low:.3g} to {high:.3g}"
     if recipe.activations.dynamic != "none":
         kept += f". {words.AS_THEY_COME}"

@@ -27,7 +27,9 @@ def tab(shared: Shared) -> None:
         step = out["step"] = gr.Slider(0, 49, 0, step=1, label="Step (0 is noise)")
         with gr.Row():
             with gr.Column(min_width=380):
-                out["grid"] = PlotlyView(label="Histogram at this step, with the grid and its error", elem_id="grid")
+                out["grid"] = PlotlyView(
+                    label="Histogram at this step, with the grid and its error", elem_id="grid"
+                )
             with gr.Column(min_width=380):
                 out["channels"] = PlotlyView(label="Channels at this step")
         with gr.Row():
@@ -37,7 +39,19 @@ def tab(shared: Shared) -> None:
                 out["fan"] = PlotlyView(label="Percentiles over the steps")
         out["film"] = PlotlyView(label="Histogram over time; press play")
     filters = [statistic, point, block]
-    on([c.input for c in filters], refilter, [shared.recipe, *filters, out["picked"]], out, trigger_mode="always_last")
+    on(
+        [c.input for c in filters],
+        refilter,
+        [shared.recipe, *filters, out["picked"]],
+        out,
+        trigger_mode="always_last",
+    )
     on(out["heat"].select, pick, [shared.recipe, *filters], out, trigger_mode="always_last")
-    on(step.input, scrub, [shared.recipe, point, block, out["picked"], step], out, trigger_mode="always_last")
+    on(
+        step.input,
+        scrub,
+        [shared.recipe, point, block, out["picked"], step],
+        out,
+        trigger_mode="always_last",
+    )
     shows(shared, show, [*filters, out["picked"]], out, waiting=out["title"])

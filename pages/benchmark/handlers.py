@@ -1,4 +1,6 @@
-"""Benchmark: quantized models against the float one on many pictures, with a noise floor (QDiffBench)."""
+"""Benchmark: quantized models against the float one on many pictures, with a noise floor
+(QDiffBench).
+"""
 
 import html
 from typing import Any
@@ -33,10 +35,16 @@ def _model(name: str) -> str:
 
 
 def show(
-    text: str, run: str | None, beside: list[str] | None, domain: str | None, measure: str | None,
+    text: str,
+    run: str | None,
+    beside: list[str] | None,
+    domain: str | None,
+    measure: str | None,
     computed: str | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """The tab for the current recipe's model: the benchmark that is shown, or the first that there is."""
+) -> dict[str, Any]:
+    """The tab for the current recipe's model: the benchmark that is shown, or the first that
+    there is.
+    """
     recipe = read(text)
     names = names_for(recipe.model)
     name = run if run in names else next(iter(names), None)
@@ -44,11 +52,13 @@ def show(
     return form | opened(name, beside if name == run else [], domain, measure)
 
 
-def opened(name: str | None, beside: list[str] | None, domain: str | None, measure: str | None) -> dict[str, Any]:
+def opened(
+    name: str | None, beside: list[str] | None, domain: str | None, measure: str | None
+) -> dict[str, Any]:
     """A finished benchmark, with others beside it, and the files to download.
 
-    All at once: the browser loses an answer's properties if the next answer comes before they are drawn.
-    """
+    All at once: the browser loses an answer's properties if the next answer comes before they are
+    drawn."""
     if not name:
         why = "No benchmark of this model yet: open **A new benchmark** below."
         return {"empty": gr.update(value=why, visible=True), "results": gr.update(visible=False)}
@@ -72,13 +82,19 @@ def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[s
     measure = measure if measure in known else next(iter(known), None)
     shown = {
         "domain": gr.update(choices=domains, value=domain),
-        "measure": gr.update(choices=[(BENCH_MEASURES[name].label, name) for name in known], value=measure),
+        "measure": gr.update(
+            choices=[(BENCH_MEASURES[name].label, name) for name in known], value=measure
+        ),
         "table": bench_table.as_html(report, domain),
         "context": bench_table.context(report),
         "finding": findings(report),
-        "notes": gr.update(value="\n".join(f"- {line}" for line in report.warnings), visible=bool(report.warnings)),
+        "notes": gr.update(
+            value="\n".join(f"- {line}" for line in report.warnings), visible=bool(report.warnings)
+        ),
     }
-    if measure is None:  # no picture of any recipe consists of numbers: the figures before must not stay
+    if (
+        measure is None
+    ):  # no picture of any recipe consists of numbers: the figures before must not stay
         return shown | {"key": "", "bytes": None, "seconds": None}
     return shown | {
         "key": figures.key(report),
@@ -93,7 +109,9 @@ def _quantized(report: BenchReport) -> set[str]:
 
 
 def findings(report: BenchReport) -> str:
-    """Where the two references disagree, as marked lines; computed from the table, whichever it is."""
+    """Where the two references disagree, as marked lines; computed from the table, whichever it
+    is.
+    """
     found = stages.inversions(report)
     if not found:
         said = "distances to real pictures and to the float pictures rank no pair of models in opposite ways."
@@ -103,7 +121,8 @@ def findings(report: BenchReport) -> str:
     rest = len(found) - FINDINGS
     more = f"<p>{rest} more such pair{'s' * (rest > 1)} in this table.</p>" if rest > 0 else ""
     return (
-        f"<div class='finding' role='note'><b>Real pictures as the yardstick {surely} mislead here</b>"
+        f"<div class='finding' role='note'><b>Real pictures as the yardstick {surely} mislead "
+        "here</b>"
         f"<ul>{lines}</ul>{more}</div>"
     )
 
@@ -123,12 +142,16 @@ def downloads(name: str) -> dict[str, str]:
     """The table as CSV and the whole benchmark as a page, in a temporary folder."""
     report, folder = kept.load_report(name), runs.download_folder()
     lines = [str(one) for one in stages.inversions(report)[:FINDINGS]]
-    page = bench_report.page(name, report, kept.worst(report), kept.load_worst(name), lines, stages.FLOAT_NAME)
+    page = bench_report.page(
+        name, report, kept.worst(report), kept.load_worst(name), lines, stages.FLOAT_NAME
+    )
     (folder / f"{name}.csv").write_text(kept.as_csv(report), "utf-8")
     (folder / f"{name}.html").write_text(page, "utf-8")
     return {"csv": str(folder / f"{name}.csv"), "page": str(folder / f"{name}.html")}
 
 
-def look(name: str | None, beside: list[str] | None, domain: str | None, measure: str | None) -> dict[str, Any]:
+def look(
+    name: str | None, beside: list[str] | None, domain: str | None, measure: str | None
+) -> dict[str, Any]:
     """Another domain or measure of what is shown."""
     return view(stages.joined([name, *(beside or [])]), domain, measure) if name else {}

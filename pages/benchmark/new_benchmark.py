@@ -1,4 +1,6 @@
-"""A new benchmark: what it is of, how long it will take, and its rows as they come; stopped and gone on with."""
+"""A new benchmark: what it is of, how long it will take, and its rows as they come; stopped and
+gone on with.
+"""
 
 from collections.abc import Callable, Generator, Iterator
 from typing import Any
@@ -25,15 +27,24 @@ MOST = 20_000  # pictures of each model that a visitor may ask for
 
 
 def asked(
-    text: str, domains: list[str], file: str | None, count: float, seeds: float, others: list[str],
+    text: str,
+    domains: list[str],
+    file: str | None,
+    count: float,
+    seeds: float,
+    others: list[str],
     computed: str | None = None,
-) -> tuple[Benchmark, tuple[Recipe, ...]]:  # fmt: skip
+) -> tuple[Benchmark, tuple[Recipe, ...]]:
     """What the form asks for. Raises DmqError for what makes no sense."""
     recipe = read(text)
     known = prompts.shipped_domains()
-    chosen = [known[name] for name in domains or [] if name in known] + ([prompts.read_prompts(file)] if file else [])
+    chosen = [known[name] for name in domains or [] if name in known] + (
+        [prompts.read_prompts(file)] if file else []
+    )
     if stages.info(recipe.model).prompted and not chosen:
-        raise DmqError("choose at least one list of prompts, or give a file with one prompt a line.")
+        raise DmqError(
+            "choose at least one list of prompts, or give a file with one prompt a line."
+        )
     for number, said in ((count, "pictures"), (seeds, "seeds")):
         if not number or not float(number).is_integer() or not 1 <= number <= MOST:
             raise DmqError(f"{said} must be a whole number from 1 to {MOST:,}, got {number}.")
@@ -76,7 +87,9 @@ def seconds_of_the_rest(name: str | None) -> float:
 
 def _seconds(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> float:
     models = len(recipes) + 2  # float, and with other seeds
-    return stages.gpu_seconds(recipes[0].model, benchmark.pictures, benchmark.sampling.steps, models)
+    return stages.gpu_seconds(
+        recipes[0].model, benchmark.pictures, benchmark.sampling.steps, models
+    )
 
 
 def waiting() -> dict[str, Any]:
@@ -87,16 +100,20 @@ def waiting() -> dict[str, Any]:
 
 
 JOB = JobPanel(
-    start={"start": "Start the benchmark", "resume": "Go on"}, hidden=("resume",), stop="Stop, keep what is drawn",
-    progress="Progress of the benchmark", at_end=waiting,
-    stopped="Stopped; what was drawn is kept. “Go on” draws the rest, and ends as if it had not been stopped.",
-)  # fmt: skip
+    start={"start": "Start the benchmark", "resume": "Go on"},
+    hidden=("resume",),
+    stop="Stop, keep what is drawn",
+    progress="Progress of the benchmark",
+    at_end=waiting,
+    stopped="Stopped; what was drawn is kept. “Go on” draws the rest, and ends as if it had not "
+    "been stopped.",
+)
 
 
 @JOB.run
 def running(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], name: str
-) -> Generator[dict[str, Any], None, dict[str, Any]]:  # fmt: skip
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Draw and measure, with a bar, the last pictures, and the rows of every model that is done."""
     stages.check_benchmark(benchmark, recipes)
     said = str(stages.estimate(benchmark, recipes, name=name))
@@ -111,12 +128,18 @@ def running(
         return {"last": list(last)} if seen.index % benchmark.batch == benchmark.batch - 1 else {}
 
     yield from watch(stages.bench(benchmark, recipes, name=name), add)
-    return {"status": note(f"Done; kept as “{name}”."), "live": gr.update(visible=False), "done": name}
+    return {
+        "status": note(f"Done; kept as “{name}”."),
+        "live": gr.update(visible=False),
+        "done": name,
+    }
 
 
 def rows(report: BenchReport) -> str:
     """The tables of what is done by now."""
-    named = [f"<b>{d.name}</b>{bench_table.as_html(report, d.name)}" for d in report.benchmark.domains]
+    named = [
+        f"<b>{d.name}</b>{bench_table.as_html(report, d.name)}" for d in report.benchmark.domains
+    ]
     return "".join([*named, f"<p>{bench_table.context(report)}</p>"])
 
 
@@ -139,42 +162,82 @@ def draw(out: dict[str, Any]) -> None:
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
             out["domains"] = gr.CheckboxGroup(
-                [(labels.get(name, f"{name} (never trained on)"), name) for name in shipped], value=list(shipped),
+                [(labels.get(name, f"{name} (never trained on)"), name) for name in shipped],
+                value=list(shipped),
                 label="Prompts",
-            )  # fmt: skip
-            out["others"] = gr.Dropdown([], multiselect=True, label="Recipes besides the current one")
+            )
+            out["others"] = gr.Dropdown(
+                [], multiselect=True, label="Recipes besides the current one"
+            )
             out["computed"] = engine_choice()
         with gr.Column(scale=2, min_width=280):
             with gr.Row():
-                out["count"] = gr.Number(16, label="Pictures of each list", precision=0, minimum=1, min_width=100)
-                out["seeds"] = gr.Number(1, label="Seeds of each prompt", precision=0, minimum=1, min_width=100)
-            out["file"] = gr.File(label="Your own prompts: a text file, one a line", file_types=["text"], height=110)
+                out["count"] = gr.Number(
+                    16, label="Pictures of each list", precision=0, minimum=1, min_width=100
+                )
+                out["seeds"] = gr.Number(
+                    1, label="Seeds of each prompt", precision=0, minimum=1, min_width=100
+                )
+            out["file"] = gr.File(
+                label="Your own prompts: a text file, one a line", file_types=["text"], height=110
+            )
     out["estimate"] = gr.HTML(label="How long it will take", elem_id="bench-estimate")
     with gr.Row():
         JOB.draw_buttons(out, "start", "stop", min_width=220)
-        out["unfinished"] = gr.Dropdown([], value=None, label="Interrupted", visible=False, min_width=220)
+        out["unfinished"] = gr.Dropdown(
+            [], value=None, label="Interrupted", visible=False, min_width=220
+        )
         JOB.draw_buttons(out, "resume", min_width=120)
     JOB.draw_progress(out)
     with gr.Column(visible=False) as out["live"]:
-        out["rows"] = gr.HTML(label="Rows so far", elem_id="bench-rows", css_template=bench_table.STYLE)
+        out["rows"] = gr.HTML(
+            label="Rows so far", elem_id="bench-rows", css_template=bench_table.STYLE
+        )
         out["last"] = gr.Gallery(
-            label="Drawn last", columns=LAST, format="png", object_fit="contain", elem_classes="dmq-pixels",
-            height="auto", interactive=False, fit_columns=False,
-        )  # fmt: skip
+            label="Drawn last",
+            columns=LAST,
+            format="png",
+            object_fit="contain",
+            elem_classes="dmq-pixels",
+            height="auto",
+            interactive=False,
+            fit_columns=False,
+        )
     out["done"] = gr.State("")  # the benchmark that was finished last
 
 
 def connect(
-    shared: Shared, out: dict[str, Any], more: gr.Accordion, shown: Any, opened: Callable, view: list[Any]
+    shared: Shared,
+    out: dict[str, Any],
+    more: gr.Accordion,
+    shown: Any,
+    opened: Callable,
+    view: list[Any],
 ) -> None:
     """The form's events; a finished benchmark is shown by `opened`."""
-    form = [shared.recipe, *(out[name] for name in ("domains", "file", "count", "seeds", "others", "computed"))]
-    moved = [*(out[name].input for name in ("domains", "others", "computed")), out["count"].blur, out["seeds"].blur,
-             out["file"].upload]  # fmt: skip
-    on([more.expand, *moved], estimate, form, {"estimate": out["estimate"]}, trigger_mode="always_last", **MODEL)
+    form = [
+        shared.recipe,
+        *(out[name] for name in ("domains", "file", "count", "seeds", "others", "computed")),
+    ]
+    moved = [
+        *(out[name].input for name in ("domains", "others", "computed")),
+        out["count"].blur,
+        out["seeds"].blur,
+        out["file"].upload,
+    ]
+    on(
+        [more.expand, *moved],
+        estimate,
+        form,
+        {"estimate": out["estimate"]},
+        trigger_mode="always_last",
+        **MODEL,
+    )
     drawing = [
         JOB.connect_start(out["start"].click, start, form, out, seconds=seconds),
-        JOB.connect_start(out["resume"].click, go_on, [out["unfinished"]], out, seconds=seconds_of_the_rest),
+        JOB.connect_start(
+            out["resume"].click, go_on, [out["unfinished"]], out, seconds=seconds_of_the_rest
+        ),
     ]
     JOB.connect_stop(out, drawing, shared.recipe)
 

@@ -28,22 +28,41 @@ def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
-        "Each recipe draws the same prompts from the same noise as the float model, and is measured against the "
-        "**float model's own pictures**. What float differs from itself with other seeds is the noise floor."
+        "Each recipe draws the same prompts from the same noise as the float model, and is "
+        "measured against the "
+        "**float model's own pictures**. What float differs from itself with other seeds is the "
+        "noise floor."
     )
     with gr.Row():
         out["run"] = gr.Dropdown([], value=None, label="Finished benchmark", min_width=240)
         out["beside"] = gr.Dropdown(
-            [], multiselect=True, label="Beside it", min_width=240, info="With the same prompts, seeds and sampling."
+            [],
+            multiselect=True,
+            label="Beside it",
+            min_width=240,
+            info="With the same prompts, seeds and sampling.",
         )
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     draw_results(out)
     with gr.Accordion("A new benchmark", open=False) as more:
         benching.draw(out)
     view_inputs = [out[name] for name in VIEW]
-    shown = on([out["run"].input, out["beside"].input], opened, view_inputs, out, show_progress="minimal",
-               show_progress_on=out["context"], trigger_mode="always_last")  # fmt: skip
-    on([out["domain"].input, out["measure"].input], look, view_inputs, out, trigger_mode="always_last")
+    shown = on(
+        [out["run"].input, out["beside"].input],
+        opened,
+        view_inputs,
+        out,
+        show_progress="minimal",
+        show_progress_on=out["context"],
+        trigger_mode="always_last",
+    )
+    on(
+        [out["domain"].input, out["measure"].input],
+        look,
+        view_inputs,
+        out,
+        trigger_mode="always_last",
+    )
     benching.connect(shared, out, more, shown, opened, view_inputs)
     shows(shared, show, [*view_inputs, out["computed"]], out, waiting=out["context"])
 
@@ -51,11 +70,14 @@ def tab(shared: Shared) -> None:
 def draw_results(out: dict[str, Any]) -> None:
     """What is shown of a benchmark."""
     with gr.Column(visible=False) as out["results"]:
-        out["finding"] = gr.HTML(label="Finding", elem_id="bench-finding", css_template=FINDING_STYLE)
+        out["finding"] = gr.HTML(
+            label="Finding", elem_id="bench-finding", css_template=FINDING_STYLE
+        )
         out["domain"] = gr.Radio([], label="Domain")
         out["table"] = gr.HTML(label="Table", elem_id="bench-table", css_template=bench_table.STYLE)
-        out["context"] = gr.Markdown(label="What the figures hold for", elem_id="bench-context",
-                                     elem_classes="dmq-hint")  # fmt: skip
+        out["context"] = gr.Markdown(
+            label="What the figures hold for", elem_id="bench-context", elem_classes="dmq-hint"
+        )
         out["notes"] = gr.Markdown(visible=False, label="Notes", elem_id="bench-notes")
         out["measure"] = gr.Dropdown([], value=None, label="Measure in the figures")
         out["key"] = gr.HTML(label="Marks", elem_id="bench-key", css_template=figures.KEY_STYLE)
@@ -63,12 +85,20 @@ def draw_results(out: dict[str, Any]) -> None:
             with gr.Column(min_width=320):
                 out["bytes"] = PlotlyView(label="Quality against bytes", elem_id="bench-bytes")
             with gr.Column(min_width=320):
-                out["seconds"] = PlotlyView(label="Quality against seconds", elem_id="bench-seconds")
+                out["seconds"] = PlotlyView(
+                    label="Quality against seconds", elem_id="bench-seconds"
+                )
         out["gallery"] = gr.Gallery(
-            label="The worst pictures: float | quantized", columns=6, format="png", object_fit="contain",
-            elem_classes="dmq-pixels dmq-pairs", elem_id="bench-worst", height="auto", interactive=False,
+            label="The worst pictures: float | quantized",
+            columns=6,
+            format="png",
+            object_fit="contain",
+            elem_classes="dmq-pixels dmq-pairs",
+            elem_id="bench-worst",
+            height="auto",
+            interactive=False,
             fit_columns=False,
-        )  # fmt: skip
+        )
         with gr.Row():
             out["page"] = gr.DownloadButton("Download the report (HTML)", size="sm")
             out["csv"] = gr.DownloadButton("Download the table (CSV)", size="sm")

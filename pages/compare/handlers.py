@@ -1,4 +1,6 @@
-"""Compare: the float model and quantized ones draw from the same noise; pictures come as they are drawn."""
+"""Compare: the float model and quantized ones draw from the same noise; pictures come as they
+are drawn.
+"""
 
 from collections.abc import Generator
 from typing import Any
@@ -17,16 +19,26 @@ from .report import caption, jobs_of, summary, table
 
 
 JOB = JobPanel(
-    start={"go": "Draw"}, stop="Stop drawing", progress="Progress of the drawing",
+    start={"go": "Draw"},
+    stop="Stop drawing",
+    progress="Progress of the drawing",
     stopped="Stopped; nothing was saved.",
-)  # fmt: skip
+)
 
 
 @JOB.run
 def draw(
-    text: str, prompts: str, seeds: str, steps: float, guidance: float, others: list[str], computed: str | None = None
+    text: str,
+    prompts: str,
+    seeds: str,
+    steps: float,
+    guidance: float,
+    others: list[str],
+    computed: str | None = None,
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Draw and compare, showing pictures as they come; the finished run is saved and shown like any other."""
+    """Draw and compare, showing pictures as they come; the finished run is saved and shown like
+    any other.
+    """
     recipe = read(text)
     comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
     recipes = recipes_of(recipe, others, computed)
@@ -46,29 +58,47 @@ def draw(
         return {"strip": list(on_the_way.values()), "results": gr.update(visible=True)}
 
     yield from watch(stages.compare(comparison, recipes, name=name), add)
-    saved = {"status": note(f"Saved as “{name}”."), "run": gr.update(choices=runs.names(), value=name)}
+    saved = {
+        "status": note(f"Saved as “{name}”."),
+        "run": gr.update(choices=runs.names(), value=name),
+    }
     return saved | choices(recipe, others) | show_run(name)
 
 
 def seconds(
-    text: str, prompts: str, seeds: str, steps: float, guidance: float, others: list[str], computed: str | None = None
+    text: str,
+    prompts: str,
+    seeds: str,
+    steps: float,
+    guidance: float,
+    others: list[str],
+    computed: str | None = None,
 ) -> float:
     """How long `draw` needs a GPU."""
     recipe = read(text)
     comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
-    pictures, models = len(comparison.prompts) * len(comparison.seeds), 1 + len(recipes_of(recipe, others, computed))
+    pictures, models = (
+        len(comparison.prompts) * len(comparison.seeds),
+        1 + len(recipes_of(recipe, others, computed)),
+    )
     return stages.gpu_seconds(recipe.model, pictures, comparison.sampling.steps, models)
 
 
 def across(pictures: int) -> int:
-    """How many pictures stand in a row, so that each recipe has rows of its own where there are several of each."""
+    """How many pictures stand in a row, so that each recipe has rows of its own where there are
+    several of each.
+    """
     return pictures if 1 < pictures <= 8 else 6
 
 
 def choices(recipe: Recipe, chosen: list[str] | None) -> dict[str, Any]:
     """What can be compared with `recipe`; a run that was removed meanwhile is no longer chosen."""
     known = offered(recipe)
-    return {"others": gr.update(choices=list(known), value=[name for name in chosen or [] if name in known])}
+    return {
+        "others": gr.update(
+            choices=list(known), value=[name for name in chosen or [] if name in known]
+        )
+    }
 
 
 def show_run(name: str | None) -> dict[str, Any]:
@@ -81,7 +111,11 @@ def show_run(name: str | None) -> dict[str, Any]:
     return {
         "results": gr.update(visible=True),
         "gallery": gr.update(
-            value=[(pixels, caption(who, *jobs[n])) for who, row in pictures.items() for n, pixels in enumerate(row)],
+            value=[
+                (pixels, caption(who, *jobs[n]))
+                for who, row in pictures.items()
+                for n, pixels in enumerate(row)
+            ],
             columns=across(len(jobs)),
         ),
         "picture": gr.update(choices=labels, value=0),
@@ -96,7 +130,9 @@ def show_run(name: str | None) -> dict[str, Any]:
 
 
 def pair(name: str, picture: int, who: str) -> dict[str, Any]:
-    """One picture of one recipe beside the float one: slider, difference, and how both came about."""
+    """One picture of one recipe beside the float one: slider, difference, and how both came
+    about.
+    """
     pictures, jobs = runs.load_pictures(name), jobs_of(name)
     if who not in pictures or not 0 <= int(picture) < len(jobs):
         raise DmqError("this picture is not part of the run; choose another.")

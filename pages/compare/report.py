@@ -27,8 +27,14 @@ def table(report: Report) -> list[list[Any]]:
 
 
 def summary(report: Report) -> str:
-    """One row for each recipe: means, size, measured time, what computed it, what fell back, what was quantized."""
-    head = "| | PSNR | SSIM | MB | seconds | speed | computed | what is quantized |\n" + 8 * "|---" + "|\n"
+    """One row for each recipe: means, size, measured time, what computed it, what fell back,
+    what was quantized.
+    """
+    head = (
+        "| | PSNR | SSIM | MB | seconds | speed | computed | what is quantized |\n"
+        + 8 * "|---"
+        + "|\n"
+    )
     rows = []
     for who, size in report.bytes.items():
         own = [score for score in report.scores if score.recipe == who]
@@ -36,13 +42,33 @@ def summary(report: Report) -> str:
         ssim = f"{fmean([s.ssim for s in own]):.4f}" if own else "–"
         seconds = report.seconds.get(who, 0)
         fast = speed(seconds, report.seconds.get(stages.FLOAT_NAME, 0))
-        ran = Execution.of(report.coverage[who]) if who in report.coverage else Execution("nothing", "float")
-        cells = [who, psnr, ssim, f"{size / 1e6:.2f}", f"{seconds:.1f}", fast, ran.line(), ran.quantized]
-        rows.append("| " + " | ".join(html.escape(cell).replace("|", "\\|") for cell in cells) + " |")
+        ran = (
+            Execution.of(report.coverage[who])
+            if who in report.coverage
+            else Execution("nothing", "float")
+        )
+        cells = [
+            who,
+            psnr,
+            ssim,
+            f"{size / 1e6:.2f}",
+            f"{seconds:.1f}",
+            fast,
+            ran.line(),
+            ran.quantized,
+        ]
+        rows.append(
+            "| " + " | ".join(html.escape(cell).replace("|", "\\|") for cell in cells) + " |"
+        )
     floor = report.noise_floor
     ran_on = f" It ran on {report.place}." if report.place else ""
     said = f"\n\nSeconds are measured, of sampling all pictures; speed is against the float model.{ran_on}"
     said += f" Noise floor, float pictures with another seed: {floor['psnr']:.2f} dB, SSIM {floor['ssim']:.3f}."
     if report.samples < 10:
         said += f" {report.samples} picture{'s' if report.samples > 1 else ''}: an impression, no measurement."
-    return head + "\n".join(rows) + said + "".join(f"\n\n{html.escape(warning)}" for warning in report.warnings)
+    return (
+        head
+        + "\n".join(rows)
+        + said
+        + "".join(f"\n\n{html.escape(warning)}" for warning in report.warnings)
+    )

@@ -27,16 +27,21 @@ def draw_request(out: dict[str, Any]) -> gr.Textbox:
     with gr.Row():
         with gr.Column(scale=3, min_width=320) as out["asked"]:
             prompts = gr.Textbox(EXAMPLES[0], lines=2, label="Prompts, one per line")
-            gr.Examples([[prompt] for prompt in EXAMPLES], [prompts], label="Try", api_visibility="private")
+            gr.Examples(
+                [[prompt] for prompt in EXAMPLES], [prompts], label="Try", api_visibility="private"
+            )
         with gr.Column(scale=2, min_width=280):
             out["seeds"] = gr.Textbox("0", label="Seeds, such as 0, 1 or 0-3")
             with gr.Row():
                 out["steps"] = gr.Number(50, label="Steps", precision=0, min_width=100)
                 out["guidance"] = gr.Number(4.0, label="Guidance", min_width=100)
             out["others"] = gr.Dropdown(
-                [], multiselect=True, label="Besides the current recipe",
-                info="Recipes that ship and those of earlier runs, for this model and its statistics.",
-            )  # fmt: skip
+                [],
+                multiselect=True,
+                label="Besides the current recipe",
+                info="Recipes that ship and those of earlier runs, for this model and its "
+                "statistics.",
+            )
             out["computed"] = engine_choice()
     with gr.Row(equal_height=True):
         JOB.draw_buttons(out, min_width=280)
@@ -48,18 +53,30 @@ def draw_request(out: dict[str, Any]) -> gr.Textbox:
 def draw_results(out: dict[str, Any]) -> None:
     """What is shown of a run."""
     with gr.Column(visible=False) as out["results"]:
-        look = {"format": "png", "object_fit": "contain", "elem_classes": "dmq-pixels", "height": "auto"}
+        look = {
+            "format": "png",
+            "object_fit": "contain",
+            "elem_classes": "dmq-pixels",
+            "height": "auto",
+        }
         look |= {"interactive": False, "fit_columns": False}
         out["gallery"] = gr.Gallery(label="Pictures", columns=6, **look)
         out["summary"] = gr.Markdown(label="Summary", elem_id="summary")
         with gr.Row():
             out["picture"] = gr.Dropdown([], label="Picture", type="value", min_width=280)
             out["who"] = gr.Dropdown([], label="Recipe", min_width=280)
-        frame = {"format": "png", "interactive": False, "elem_classes": "dmq-pixels dmq-pair", "height": 360}
+        frame = {
+            "format": "png",
+            "interactive": False,
+            "elem_classes": "dmq-pixels dmq-pair",
+            "height": 360,
+        }
         frame |= {"min_width": 280}
         with gr.Row():
             out["slider"] = gr.ImageSlider(label="Float | quantized", **frame)
-            out["difference"] = gr.Image(label="Difference × 4", buttons=["download", "fullscreen"], **frame)
+            out["difference"] = gr.Image(
+                label="Difference × 4", buttons=["download", "fullscreen"], **frame
+            )
         out["strip"] = gr.Gallery(label="On the way, noise to picture", columns=8, **look)
         with gr.Row():
             with gr.Column(min_width=320):
@@ -67,7 +84,9 @@ def draw_results(out: dict[str, Any]) -> None:
             with gr.Column(min_width=320):
                 out["ssim"] = PlotlyView(label="SSIM of every picture")
         head = ["Recipe", "Prompt", "Seed", "PSNR (dB)", "SSIM"]
-        out["table"] = gr.Dataframe(headers=head, label="Every picture", interactive=False, max_height=360)
+        out["table"] = gr.Dataframe(
+            headers=head, label="Every picture", interactive=False, max_height=360
+        )
         with gr.Row():
             out["sheet"] = gr.DownloadButton("Download all pictures (PNG)", size="sm")
             out["taken"] = gr.Button("Make this recipe the current one", size="sm")
@@ -80,7 +99,12 @@ def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
     # "once", since Enter can be pressed twice.
     started = JOB.connect_start(
-        [out["go"].click, prompts.submit], draw, [shared.recipe, *asked], out, seconds=seconds, trigger_mode="once"
+        [out["go"].click, prompts.submit],
+        draw,
+        [shared.recipe, *asked],
+        out,
+        seconds=seconds,
+        trigger_mode="once",
     )
     JOB.connect_stop(out, [started], shared.recipe)
     on(run.input, show_run, [run], out, show_progress="minimal")

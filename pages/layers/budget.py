@@ -1,4 +1,6 @@
-"""A budget of bits, in the Layers tab: the slider, what every layer gets, layers set by hand, the recipe."""
+"""A budget of bits, in the Layers tab: the slider, what every layer gets, layers set by hand,
+the recipe.
+"""
 
 import fnmatch
 import glob
@@ -36,7 +38,9 @@ Rows = list[list[Any]]  # what a table of the page holds
 
 @dataclass(frozen=True)
 class Asked:
-    """A table, the choices that are allowed, and the rules: what the front of all budgets depends on."""
+    """A table, the choices that are allowed, and the rules: what the front of all budgets
+    depends on.
+    """
 
     key: Key
     labels: tuple[str, ...]
@@ -55,7 +59,10 @@ class Asked:
 
 
 def asked(text: str, name: str | None, allowed: Sequence[str] | None, rules: Rows) -> Asked:
-    """What the form asks for. Raises DmqError for rules that cannot be read, and if no choice is allowed."""
+    """What the form asks for.
+
+    Raises DmqError for rules that cannot be read, and if no choice is allowed.
+    """
     key = key_of(read(text).model, name)
     labels = tuple(label for label in loaded(key).labels if label in (allowed or ()))
     if not labels:
@@ -64,7 +71,10 @@ def asked(text: str, name: str | None, allowed: Sequence[str] | None, rules: Row
 
 
 def rules_of(rows: Rows | None) -> tuple[Rule, ...]:
-    """The rules of the table's rows; one that is still being written is left out. Raises DmqError for nonsense."""
+    """The rules of the table's rows; one that is still being written is left out.
+
+    Raises DmqError for nonsense.
+    """
     made = []
     for number, row in enumerate(rows or [], 1):
         layers, choice, least, same = (*row, *[""] * 4)[:4]
@@ -72,7 +82,9 @@ def rules_of(rows: Rows | None) -> tuple[Rule, ...]:
         try:
             bits = int(float(least or 0))
         except (TypeError, ValueError, OverflowError):
-            raise DmqError(f"rules, row {number}: least bits must be a number, got {least!r:.40}.") from None
+            raise DmqError(
+                f"rules, row {number}: least bits must be a number, got {least!r:.40}."
+            ) from None
         alike = str(same).strip().lower() in ("true", "1", "yes")
         if layers and (choice or bits or alike):
             try:
@@ -84,21 +96,28 @@ def rules_of(rows: Rows | None) -> tuple[Rule, ...]:
 
 def rows_of(rules: Sequence[Rule]) -> Rows:
     """The table's rows for `rules`, with room for more."""
-    return [[r.layers, r.choice, r.least or None, r.same] for r in rules] + [["", "", None, False] for _ in range(2)]
+    return [[r.layers, r.choice, r.least or None, r.same] for r in rules] + [
+        ["", "", None, False] for _ in range(2)
+    ]
 
 
-# --- what is shared out ---------------------------------------------------------------------------------------------
+# --- what is shared out
+# ---------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=16)
 def table_for(ask: Asked) -> SensitivityTable:
     """The table without the choices that are not allowed, except where a rule asks for one."""
     whole, cost = ask.whole, ask.whole.cost.copy()
-    fixed = [(rule.layers, choice_label(choice_of(rule.choice))) for rule in ask.rules if rule.choice]
+    fixed = [
+        (rule.layers, choice_label(choice_of(rule.choice))) for rule in ask.rules if rule.choice
+    ]
     for c, label in enumerate(whole.labels):
         if label not in ask.labels:
             own = [pattern for pattern, choice in fixed if choice == label]
-            open_ = [any(fnmatch.fnmatchcase(name, pattern) for pattern in own) for name in whole.row]
+            open_ = [
+                any(fnmatch.fnmatchcase(name, pattern) for pattern in own) for name in whole.row
+            ]
             cost[:, c] = np.where(open_, cost[:, c], np.nan)
     return replace(whole, cost=cost)
 
@@ -133,35 +152,51 @@ def plain_number(bits: Any) -> float:
     return float(bits)
 
 
-# --- what is shown --------------------------------------------------------------------------------------------------
+# --- what is shown
+# --------------------------------------------------------------------------------------------------
 
 
-def fresh(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
-    """The budget for a table that was just opened: choices that it has not are dropped; all, if none is left."""
+def fresh(
+    text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows
+) -> dict[str, Any]:
+    """The budget for a table that was just opened: choices that it has not are dropped; all, if
+    none is left.
+    """
     labels = loaded(key_of(read(text).model, name)).labels
     kept = [label for label in labels if label in (allowed or ())] or list(labels)
-    return {"allowed": gr.update(choices=list(labels), value=kept)} | changed(text, name, bits, kept, rules)
+    return {"allowed": gr.update(choices=list(labels), value=kept)} | changed(
+        text, name, bits, kept, rules
+    )
 
 
-def changed(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
+def changed(
+    text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows
+) -> dict[str, Any]:
     """The answer, within the ends of other choices or rules."""
     try:
         ask = asked(text, name, allowed, rules)
         ends = [8 * size / ask.whole.weights for size in limits_of(ask)]
         low, high = math.floor(100 * ends[0]) / 100, math.ceil(100 * ends[1]) / 100
         value = min(max(plain_number(bits), low), high)
-        return answer(ask, value) | {"bits": gr.update(minimum=low, maximum=max(high, low + 0.01), value=value)}
+        return answer(ask, value) | {
+            "bits": gr.update(minimum=low, maximum=max(high, low + 0.01), value=value)
+        }
     except DmqError as error:
         return wrong(error)
 
 
 def moved(
-    text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows, shown: Rows | None = None
+    text: str,
+    name: str | None,
+    bits: Any,
+    allowed: list[str] | None,
+    rules: Rows,
+    shown: Rows | None = None,
 ) -> dict[str, Any]:
     """The answer for another place of the slider.
 
-    Rows that are `shown` already are not sent again: that would end what is being written into a cell.
-    """
+    Rows that are `shown` already are not sent again: that would end what is being written into a
+    cell."""
     try:
         made = answer(asked(text, name, allowed, rules), bits)
     except DmqError as error:
@@ -173,9 +208,16 @@ def moved(
 
 def wrong(error: DmqError) -> dict[str, Any]:
     """What is said in place of an answer; the figures before must not stay."""
-    return {"said": f"⚠ {escaped(runs.shown(error))}", "strip": None, "front": None, "layers": [], "shown": [],
-            "forget": gr.update(visible=False), "apply": gr.update(interactive=False),
-            "compare": gr.update(interactive=False)}  # fmt: skip
+    return {
+        "said": f"⚠ {escaped(runs.shown(error))}",
+        "strip": None,
+        "front": None,
+        "layers": [],
+        "shown": [],
+        "forget": gr.update(visible=False),
+        "apply": gr.update(interactive=False),
+        "compare": gr.update(interactive=False),
+    }
 
 
 def answer(ask: Asked, bits: Any) -> dict[str, Any]:
@@ -188,7 +230,9 @@ def answer(ask: Asked, bits: Any) -> dict[str, Any]:
         "front": figures.front(ask.whole, list(front_of(ask)), found),
         "layers": every,
         "shown": every,
-        "forget": gr.update(visible=bool(ask.hand), value=f"Give {len(ask.hand)} set by hand back to the budget"),
+        "forget": gr.update(
+            visible=bool(ask.hand), value=f"Give {len(ask.hand)} set by hand back to the budget"
+        ),
         "apply": gr.update(interactive=True),
         "compare": gr.update(interactive=True),
     }
@@ -208,7 +252,9 @@ def words(ask: Asked, found: Allocation) -> str:
         best = min(fits, key=lambda c: costs[c])
         text += f". {table.labels[best]} in all layers: {sizes[best]:,} bytes, {plain(float(costs[best]))}"
     text += ". What is not in the table stays as the recipe has it: biases, norms, activations"
-    return f"{text}; that costs add up is an approximation, so draw and compare before you believe it."
+    return (
+        f"{text}; that costs add up is an approximation, so draw and compare before you believe it."
+    )
 
 
 def rows(ask: Asked, found: Allocation) -> Rows:
@@ -224,19 +270,31 @@ def rows(ask: Asked, found: Allocation) -> Rows:
     return made
 
 
-# --- by hand --------------------------------------------------------------------------------------------------------
+# --- by hand
+# --------------------------------------------------------------------------------------------------
 
 
 def edit(
-    text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows,
-    edited: Rows, shown: Rows,
-) -> dict[str, Any]:  # fmt: skip
-    """The answer after choices were written into the table of layers; what cannot be is told, and put back."""
+    text: str,
+    name: str | None,
+    bits: Any,
+    allowed: list[str] | None,
+    rules: Rows,
+    edited: Rows,
+    shown: Rows,
+) -> dict[str, Any]:
+    """The answer after choices were written into the table of layers; what cannot be is told,
+    and put back.
+    """
     given = {row[NAME]: row for row in shown}
     if any(not row or others(row) != others(given.get(row[NAME], ())) for row in edited):
-        return {"layers": shown}  # one edit may be told twice: here the table as it was before the answer
+        return {
+            "layers": shown
+        }  # one edit may be told twice: here the table as it was before the answer
     changes = {
-        row[NAME]: str(row[CHOICE] or "").strip() for row in edited if row[CHOICE] != given[row[NAME]][CHOICE]
+        row[NAME]: str(row[CHOICE] or "").strip()
+        for row in edited
+        if row[CHOICE] != given[row[NAME]][CHOICE]
     }
     if not changes:
         return {}
@@ -256,7 +314,9 @@ def others(row: Sequence[Any]) -> list[Any]:
 
 
 def with_hand(rules: Sequence[Rule], changes: dict[str, str]) -> list[Rule]:
-    """`rules` with a rule for each layer of `changes`, which are new choices; an empty one frees the layer again."""
+    """`rules` with a rule for each layer of `changes`, which are new choices; an empty one frees
+    the layer again.
+    """
     alone = {glob.escape(layer) for layer in changes}
     kept = [rule for rule in rules if not (rule.choice and rule.layers in alone)]
     return kept + [
@@ -266,17 +326,22 @@ def with_hand(rules: Sequence[Rule], changes: dict[str, str]) -> list[Rule]:
     ]
 
 
-def forget(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
+def forget(
+    text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows
+) -> dict[str, Any]:
     """Give the layers that were set by hand back to the budget."""
     ask = asked(text, name, allowed, rules)
     left = rows_of(with_hand(ask.rules, dict.fromkeys(ask.hand, "")))
     return changed(text, name, bits, allowed, left) | {"rules": left}
 
 
-# --- to the recipe --------------------------------------------------------------------------------------------------
+# --- to the recipe
+# --------------------------------------------------------------------------------------------------
 
 
-def apply(text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows) -> dict[str, Any]:
+def apply(
+    text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows
+) -> dict[str, Any]:
     """The recipe with what every layer got, as the current one."""
     found = allocated(asked(text, name, allowed, rules), bits)
     return set_outside(stages.with_allocation(read(text), found))
@@ -292,24 +357,43 @@ def draw(out: dict[str, Any]) -> None:
     gr.Markdown("### How many bits each layer gets")
     with gr.Row():
         with gr.Column(scale=3, min_width=300):
-            out["bits"] = gr.Slider(2, 8, FIRST, step=0.01, label="Budget: bits a weight on average",
-                                    elem_id="budget-bits")  # fmt: skip
+            out["bits"] = gr.Slider(
+                2,
+                8,
+                FIRST,
+                step=0.01,
+                label="Budget: bits a weight on average",
+                elem_id="budget-bits",
+            )
             out["said"] = gr.Markdown(label="What the budget buys", elem_id="budget-said")
         with gr.Column(scale=2, min_width=280):
             out["allowed"] = gr.CheckboxGroup([], label="Choices allowed", elem_id="budget-allowed")
     out["strip"] = PlotlyView(label="Bits of every layer in forward order", elem_id="budget-strip")
     out["front"] = PlotlyView(label="What other budgets would bring", elem_id="budget-front")
     out["rules"] = gr.Dataframe(
-        rows_of(()), headers=RULES, datatype=["str", "str", "number", "bool"], type="array", interactive=True,
-        label="Rules that every budget respects", column_count=4, max_height=220, elem_id="budget-rules",
+        rows_of(()),
+        headers=RULES,
+        datatype=["str", "str", "number", "bool"],
+        type="array",
+        interactive=True,
+        label="Rules that every budget respects",
+        column_count=4,
+        max_height=220,
+        elem_id="budget-rules",
         column_widths=["46%", "18%", "18%", "18%"],
-    )  # fmt: skip
+    )
     out["layers"] = gr.Dataframe(
-        headers=HEAD, label="Every layer; write another choice, such as UAQ-4 or float, to set it by hand",
-        type="array", interactive=True, max_height=460, show_search="search", column_count=len(HEAD),
-        static_columns=[n for n in range(len(HEAD)) if n != CHOICE], elem_id="budget-layers",
+        headers=HEAD,
+        label="Every layer; write another choice, such as UAQ-4 or float, to set it by hand",
+        type="array",
+        interactive=True,
+        max_height=460,
+        show_search="search",
+        column_count=len(HEAD),
+        static_columns=[n for n in range(len(HEAD)) if n != CHOICE],
+        elem_id="budget-layers",
         column_widths=[300, 120, 100, 90, 100, 90, 420],
-    )  # fmt: skip
+    )
     out["shown"] = gr.State([])  # what the table of layers was filled with
     with gr.Row(elem_classes="dmq-buttons"):
         out["apply"] = gr.Button("Apply to the recipe", variant="primary", min_width=180)

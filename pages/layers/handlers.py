@@ -19,7 +19,8 @@ from .tables import choices_of_layer, context, named, predictor_of, table_of
 MATTERS = "how much the choice matters (dearest − cheapest)"
 HEADINGS = {
     "bars": "The most sensitive layers; click one for its choices",
-    "tree": "Every block and its layers: area is size, colour is cost; click a block to look into it",
+    "tree": "Every block and its layers: area is size, colour is cost; click a block to look into "
+    "it",
     "choices": "What each layer costs as each choice",
     "steps": "When each layer costs: noisy steps on the left",
     "role": "Costs of the layers of each kind",
@@ -27,28 +28,43 @@ HEADINGS = {
     "choice": "Costs of all layers at each choice",
     "agreement": "Do two tables agree? Each point is a layer as a choice",
 }
-AT_A_CHOICE = ("bars", "tree", "steps", "role", "block")  # views of one choice, or of how much it matters
+AT_A_CHOICE = (
+    "bars",
+    "tree",
+    "steps",
+    "role",
+    "block",
+)  # views of one choice, or of how much it matters
 PICKED = "Click a layer in a figure to see its choices."
 
 
 def show(
     text: str, name: str | None, view: str, label: str, area: str, other: str | None, *budget: Any
 ) -> dict[str, Any]:
-    """The tab for the current recipe's model: the table that is shown, or the first that there is."""
+    """The tab for the current recipe's model: the table that is shown, or the first that there
+    is.
+    """
     recipe = read(text)
     names = named(recipe.model)
     if not names:
         why = f"Nothing is known yet of the layers of **{recipe.model}**. Open **A new table** below and press "
         why += "**Measure**; how *fisher* answers soonest."
-        return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False),
-                "name": gr.update(choices=[], value=None, visible=False)}  # fmt: skip
+        return {
+            "empty": gr.update(value=why, visible=True),
+            "body": gr.update(visible=False),
+            "name": gr.update(choices=[], value=None, visible=False),
+        }
     chosen = name if name in names else next(iter(names))
     shown = {
         "empty": gr.update(visible=False),
         "body": gr.update(visible=True),
-        "name": gr.update(choices=[(title, one) for one, title in names.items()], value=chosen, visible=True),
+        "name": gr.update(
+            choices=[(title, one) for one, title in names.items()], value=chosen, visible=True
+        ),
     }
-    return shown | opened(text, chosen, view, label, area, other if other in names else None, *budget)
+    return shown | opened(
+        text, chosen, view, label, area, other if other in names else None, *budget
+    )
 
 
 def opened(
@@ -57,13 +73,18 @@ def opened(
     """Another table: its view, and the budget within it."""
     model = read(text).model
     table, trust = table_of(model, name), learned_table.trust(predictor_of(model, name))
-    said = {"context": context(table), "picked": note(PICKED),
-            "trust": gr.update(value=trust, visible=bool(trust)),
-            "reward": gr.update(visible=table.kind == "score")}  # fmt: skip
+    said = {
+        "context": context(table),
+        "picked": note(PICKED),
+        "trust": gr.update(value=trust, visible=bool(trust)),
+        "reward": gr.update(visible=table.kind == "score"),
+    }
     return said | look(text, name, view, label, area, other) | fresh(text, name, *budget)
 
 
-def look(text: str, name: str | None, view: str, label: str, area: str, other: str | None) -> dict[str, Any]:
+def look(
+    text: str, name: str | None, view: str, label: str, area: str, other: str | None
+) -> dict[str, Any]:
     """One of the views of a table, with the controls that mean something there."""
     model = read(text).model
     table = table_of(model, name)
@@ -72,21 +93,35 @@ def look(text: str, name: str | None, view: str, label: str, area: str, other: s
     other = other if other in others else next(iter(others), None)
     why = ""
     try:
-        figure = drawn(table, view, label, area, table_of(model, other) if other and view == "agreement" else None)
+        figure = drawn(
+            table,
+            view,
+            label,
+            area,
+            table_of(model, other) if other and view == "agreement" else None,
+        )
     except DmqError as error:
         figure, why = None, runs.shown(error)
     return {
-        "label": gr.update(choices=[(MATTERS, ""), *((one, one) for one in table.labels)], value=label,
-                           visible=view in AT_A_CHOICE),
+        "label": gr.update(
+            choices=[(MATTERS, ""), *((one, one) for one in table.labels)],
+            value=label,
+            visible=view in AT_A_CHOICE,
+        ),
         "area": gr.update(visible=view == "tree" and bool(label)),
-        "other": gr.update(choices=[(title, one) for one, title in others.items()], value=other,
-                           visible=view == "agreement" and bool(others)),
+        "other": gr.update(
+            choices=[(title, one) for one, title in others.items()],
+            value=other,
+            visible=view == "agreement" and bool(others),
+        ),
         "figure": gr.update(value=figure, label=HEADINGS[view], visible=figure is not None),
         "why": gr.update(value=why, visible=bool(why)),
-    }  # fmt: skip
+    }
 
 
-def drawn(table: SensitivityTable, view: str, label: str, area: str, other: SensitivityTable | None) -> Any:
+def drawn(
+    table: SensitivityTable, view: str, label: str, area: str, other: SensitivityTable | None
+) -> Any:
     """The figure of a view. Raises DmqError that says why there is none."""
     if view == "bars":
         return figures.bars(table, label)
@@ -99,10 +134,15 @@ def drawn(table: SensitivityTable, view: str, label: str, area: str, other: Sens
     if view == "steps":
         made = figures.step_map(table, label)
         if made is None:
-            raise DmqError("This table does not tell steps apart. One that is judged by noise does.")
+            raise DmqError(
+                "This table does not tell steps apart. One that is judged by noise does."
+            )
         return made
     if other is None:
-        raise DmqError("This is the only table of this model. Ask for a second one below, measured another way.")
+        raise DmqError(
+            "This is the only table of this model. Ask for a second one below, measured another "
+            "way."
+        )
     ranks = stages.agreement(table, other)
     made = figures.agreement(table, other, (ranks.spearman, ranks.kendall))
     if made is None:

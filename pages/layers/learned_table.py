@@ -1,4 +1,6 @@
-"""A table learned from random mixes of choices (Qua²SeDiMo), in the Layers tab, and how far to trust such tables."""
+"""A table learned from random mixes of choices (Qua²SeDiMo), in the Layers tab, and how far to
+trust such tables.
+"""
 
 import math
 from collections.abc import Generator
@@ -19,24 +21,46 @@ from .tables import escaped, html_table
 
 TITLE = "Learn from random mixes (Qua²SeDiMo)"
 HOW = (
-    "Layers get choices **at random**, many times; each such mix is judged by what the whole model then does. A "
-    "graph network learns from the mixes what every choice is worth, and simpler ways learn beside it as controls. "
+    "Layers get choices **at random**, many times; each such mix is judged by what the whole model "
+    "then does. A "
+    "graph network learns from the mixes what every choice is worth, and simpler ways learn beside "
+    "it as controls. "
     "More mixes take longer and teach more; what else can be set is in `dmq predict`."
 )
 # Few need another value of these.
-LEFT = ("choices", "repeats", "bits_price", "weight", "width", "rate", "folds", "combinations", "seed")
+LEFT = (
+    "choices",
+    "repeats",
+    "bits_price",
+    "weight",
+    "width",
+    "rate",
+    "folds",
+    "combinations",
+    "seed",
+)
 HEAD = ["", "Spearman", "± over folds", "at equal bits", "NDCG", "agreement of folds (tau)"]
 
 
-# --- how far to trust it --------------------------------------------------------------------------------------------
+# --- how far to trust it
+# --------------------------------------------------------------------------------------------
 
 
 def trust(found: PredictorResult | None) -> str:
-    """How well a predictor does on mixes that it did not learn from, beside controls, as HTML; empty if unknown."""
+    """How well a predictor does on mixes that it did not learn from, beside controls, as HTML;
+    empty if unknown.
+    """
     if found is None or not found.predictions:
         return ""
     rows = [
-        [one.name, _said(one.srcc), f"±{_said(one.spread)}", _said(one.quality), _said(one.ndcg), _said(one.tau)]
+        [
+            one.name,
+            _said(one.srcc),
+            f"±{_said(one.spread)}",
+            _said(one.quality),
+            _said(one.ndcg),
+            _said(one.tau),
+        ]
         for one in found.predictions
     ]
     low, high = found.average_bits.min(), found.average_bits.max()
@@ -54,25 +78,32 @@ def _said(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
-# --- a new one ------------------------------------------------------------------------------------------------------
+# --- a new one
+# --------------------------------------------------------------------------------------------------
 
 
 def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Predictor:
     """What the form asks for. Raises DmqError for choices or numbers that make no sense."""
-    return forms.spec_of(Predictor, dict(zip(paths, values, strict=True)), Predictor(choices=choices_of(labels)))
+    return forms.spec_of(
+        Predictor, dict(zip(paths, values, strict=True)), Predictor(choices=choices_of(labels))
+    )
 
 
 JOB = JobPanel(
-    start={"go": "Learn"}, stop="Stop, keep judged mixes", progress="Progress of the table",
+    start={"go": "Learn"},
+    stop="Stop, keep judged mixes",
+    progress="Progress of the table",
     stopped="Stopped; judged mixes were kept, and “Learn” goes on behind them.",
-)  # fmt: skip
+)
 
 
 @JOB.run
 def learn(
     paths: list[str], text: str, labels: list[str] | None, *values: Any
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Judge mixes and learn from them, with a bar; the labels that are there when it is stopped are kept."""
+    """Judge mixes and learn from them, with a bar; the labels that are there when it is stopped
+    are kept.
+    """
     recipe, spec = read(text), asked(paths, labels, *values)
     yield {}
     return (yield from follow_table(recipe.model, predicted(recipe, spec)))

@@ -1,4 +1,5 @@
-"""A new sensitivity table, in the Layers tab: what is asked, measured with a bar, stopped and gone on with.
+"""A new sensitivity table, in the Layers tab: what is asked, measured with a bar, stopped and gone
+on with.
 
 What any way to a new table has is here as well: `follow_table` and `connect`.
 """
@@ -22,7 +23,11 @@ from .tables import named, table_of
 
 
 BITS = (8, 4, 3, 2)  # of the choices that are offered; others can be written
-OFFERED = [f"{name}-{bits}" for bits in BITS for name in ("UAQ", "KMC", "KMA", "HQQ", "GPTQ", "LR", "PoT", "W")]
+OFFERED = [
+    f"{name}-{bits}"
+    for bits in BITS
+    for name in ("UAQ", "KMC", "KMA", "HQQ", "GPTQ", "LR", "PoT", "W")
+]
 MEASURED = ("mode", "measure", "activations")  # what only a table that is measured has a choice of
 HOWS = "**measure** runs the model for each layer and choice; **fisher** takes one pass and gradients, and answers "
 HOWS += "soonest; **local** looks at each layer's own output only."
@@ -37,9 +42,14 @@ def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Sensitivi
 
 
 def choices_of(labels: list[str] | None) -> tuple[Choice, ...]:
-    """The choices of those labels, each once. Raises DmqError for what is none, and if there are none."""
+    """The choices of those labels, each once.
+
+    Raises DmqError for what is none, and if there are none.
+    """
     if not labels:
-        raise DmqError(f"choose at least one choice, such as UAQ-4; formats are {', '.join(FORMATS)}.")
+        raise DmqError(
+            f"choose at least one choice, such as UAQ-4; formats are {', '.join(FORMATS)}."
+        )
     return tuple({choice_label(choice): choice for choice in map(choice_of, labels)}.values())
 
 
@@ -50,9 +60,11 @@ def hows(how: str) -> dict[str, Any]:
 
 
 JOB = JobPanel(
-    start={"go": "Measure"}, stop="Stop, keep finished layers", progress="Progress of the table",
+    start={"go": "Measure"},
+    stop="Stop, keep finished layers",
+    progress="Progress of the table",
     stopped="Stopped; finished layers were kept, and “Measure” goes on behind them.",
-)  # fmt: skip
+)
 
 
 @JOB.run
@@ -68,7 +80,9 @@ def measure(
 def follow_table(
     model: str, work: Generator[Any, None, SensitivityTable]
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Run `work`, which keeps the table of `model` that it returns, with a bar; returns the name of that table."""
+    """Run `work`, which keeps the table of `model` that it returns, with a bar; returns the name
+    of that table.
+    """
     table = yield from watch(work)
     made = next((name for name in named(model) if same(table_of(model, name), table)), "")
     return {"status": note("The table is kept."), "made": f"{made} {stamp()}"}
@@ -76,7 +90,9 @@ def follow_table(
 
 def same(one: SensitivityTable, other: SensitivityTable) -> bool:
     """Are two tables one?"""
-    return (one.title, one.labels) == (other.title, other.labels) and np.array_equal(one.cost, other.cost, True)
+    return (one.title, one.labels) == (other.title, other.labels) and np.array_equal(
+        one.cost, other.cost, True
+    )
 
 
 def draw() -> tuple[dict[str, Any], dict[str, Any]]:
@@ -88,7 +104,12 @@ def draw() -> tuple[dict[str, Any], dict[str, Any]]:
         widened(form)
     form["probes"].visible = False
     draw_running(own, JOB)
-    on(form["how"].input, hows, [form["how"]], {f"form {path}": component for path, component in form.items()})
+    on(
+        form["how"].input,
+        hows,
+        [form["how"]],
+        {f"form {path}": component for path, component in form.items()},
+    )
     return own, form
 
 
@@ -96,7 +117,11 @@ def draw_choices(choices: tuple[Choice, ...]) -> gr.Dropdown:
     """Which choices each layer has."""
     labels = [choice_label(choice) for choice in choices]
     return gr.Dropdown(
-        OFFERED, value=labels, multiselect=True, allow_custom_value=True, label="Choices: a format and its bits"
+        OFFERED,
+        value=labels,
+        multiselect=True,
+        allow_custom_value=True,
+        label="Choices: a format and its bits",
     )
 
 
@@ -115,10 +140,17 @@ def draw_running(own: dict[str, Any], job: JobPanel) -> None:
 
 
 def connect(
-    shared: Shared, own: dict[str, Any], form: dict[str, Any], job: JobPanel, make: Callable, show: Callable,
-    view: list[Any], out: dict[str, Any],
-) -> None:  # fmt: skip
-    """The events of what was drawn: `make(paths, recipe text, labels, *values)` is the handler of `job`.
+    shared: Shared,
+    own: dict[str, Any],
+    form: dict[str, Any],
+    job: JobPanel,
+    make: Callable,
+    show: Callable,
+    view: list[Any],
+    out: dict[str, Any],
+) -> None:
+    """The events of what was drawn: `make(paths, recipe text, labels, *values)` is the handler of
+    `job`.
 
     A finished table is shown in `out` by `show`, which begins with its name in `view`.
     """

@@ -1,4 +1,6 @@
-"""The sensitivity tables of a model, by the names that visitors choose among; what they hold for, in words."""
+"""The sensitivity tables of a model, by the names that visitors choose among; what they hold
+for, in words.
+"""
 
 import contextlib
 import html
@@ -15,9 +17,12 @@ from dmq.runs.scored import TABLES, find_predictors
 
 
 REWARD = (
-    "These are a predictor's **scores**: how much better a choice makes the whole model's label. If the label was "
-    "trained with a reward for fewer bits, the scores mix sensitivity with that reward, and a sensitive layer's best "
-    "choice can be one of few bits: such scores do not say which layers to keep at many bits. What does in either "
+    "These are a predictor's **scores**: how much better a choice makes the whole model's label. "
+    "If the label was "
+    "trained with a reward for fewer bits, the scores mix sensitivity with that reward, and a "
+    "sensitive layer's best "
+    "choice can be one of few bits: such scores do not say which layers to keep at many bits. What "
+    "does in either "
     "case is how much the choice matters: the dearest less the cheapest."
 )
 KINDS = {
@@ -35,21 +40,30 @@ def escaped(text: str) -> str:
 
 
 def named(model: str) -> dict[str, str]:
-    """Titles of everything that is kept for `model`, by name: tables, then what can be made of predictors."""
+    """Titles of everything that is kept for `model`, by name: tables, then what can be made of
+    predictors.
+    """
     titles = {folder.name: title for title, folder in stages.tables(model)}
     for folder in find_predictors(stages.info(model).fingerprint):
         with contextlib.suppress(DmqError):  # a damaged one must not take the whole tab away
             found = load_predictor(folder)
             for level, made in TABLES.items():
-                titles[f"{folder.name}.{level}"] = f"{made(found).title}, {len(found.labels)} mixes: {found.label}"
+                titles[f"{folder.name}.{level}"] = (
+                    f"{made(found).title}, {len(found.labels)} mixes: {found.label}"
+                )
     return titles
 
 
-Key = tuple[Path, str, int]  # of a table: its folder, what is made of the predictor in it, and when it was written
+Key = tuple[
+    Path, str, int
+]  # of a table: its folder, what is made of the predictor in it, and when it was written
 
 
 def key_of(model: str, name: str | None) -> Key:
-    """The kept table of that name. Raises DmqError if `model` has none such: names come from visitors."""
+    """The kept table of that name.
+
+    Raises DmqError if `model` has none such: names come from visitors.
+    """
     fingerprint = stages.info(model).fingerprint
     for _ in range(2):
         folder, level = _folder(model, fingerprint, name)
@@ -63,7 +77,11 @@ def key_of(model: str, name: str | None) -> Key:
 @lru_cache(maxsize=64)  # a slider asks again and again, and finding tables reads all of them
 def _folder(model: str, fingerprint: str, name: str | None) -> tuple[Path, str]:
     kept = {folder.name: (folder, "") for _, folder in stages.tables(model)}
-    kept |= {f"{folder.name}.{level}": (folder, level) for folder in find_predictors(fingerprint) for level in TABLES}
+    kept |= {
+        f"{folder.name}.{level}": (folder, level)
+        for folder in find_predictors(fingerprint)
+        for level in TABLES
+    }
     if name not in kept:
         raise _unknown(model, name)
     return kept[name]
@@ -86,7 +104,10 @@ def table_of(model: str, name: str | None) -> SensitivityTable:
 
 
 def predictor_of(model: str, name: str | None) -> PredictorResult | None:
-    """The predictor that the table of that name is made of; None if it is made otherwise. Raises DmqError as above."""
+    """The predictor that the table of that name is made of; None if it is made otherwise.
+
+    Raises DmqError as above.
+    """
     folder, level, _ = key_of(model, name)
     return load_predictor(folder) if level else None
 
@@ -112,7 +133,12 @@ def choices_of_layer(table: SensitivityTable, row: int) -> str:
     head += ["error of the weight"] if table.local is not None else []
     lines = []
     for c, label in enumerate(table.labels):
-        cells = [label, f"{table.bytes[row, c]:,}", _said(table.cost[row, c]), _said(table.spread[row, c])]
+        cells = [
+            label,
+            f"{table.bytes[row, c]:,}",
+            _said(table.cost[row, c]),
+            _said(table.spread[row, c]),
+        ]
         cells += [_said(table.local[row, c])] if table.local is not None else []
         lines.append(cells)
     shape = " × ".join(map(str, layer.shape))
@@ -123,7 +149,9 @@ def choices_of_layer(table: SensitivityTable, row: int) -> str:
 def html_table(head: list[str], lines: list[list[str]]) -> str:
     """A table of figures that scrolls alone where it is wider than the page."""
     titles = "".join(f"<th>{escaped(title)}</th>" for title in head)
-    rows = "".join(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in line)}</tr>" for line in lines)
+    rows = "".join(
+        f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in line)}</tr>" for line in lines
+    )
     return f'<div class="dmq-wide"><table><tr>{titles}</tr>{rows}</table></div>'
 
 

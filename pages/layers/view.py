@@ -28,8 +28,10 @@ def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
-        "Not all layers need the same bits. A **sensitivity table** says what it costs to make each layer's weight "
-        "into each of some formats; a **budget** shares out the bytes so that the costs add up to the least."
+        "Not all layers need the same bits. A **sensitivity table** says what it costs to make "
+        "each layer's weight "
+        "into each of some formats; a **budget** shares out the bytes so that the costs add up to "
+        "the least."
     )
     out["name"] = gr.Dropdown([], value=None, label="Table", elem_id="table-name")
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
@@ -44,17 +46,35 @@ def tab(shared: Shared) -> None:
         learned = learned_table.draw()
     views = [out[name] for name in ("name", "view", "label", "area", "other")]
     shares = [out[name] for name in budget.INPUTS]
-    on([out["name"].input], opened, [shared.recipe, *views, *shares], out, trigger_mode="always_last",
-       show_progress="minimal", show_progress_on=out["context"])  # fmt: skip
-    on([out["view"].input, out["label"].input, out["area"].input, out["other"].input], look, [shared.recipe, *views],
-       out, trigger_mode="always_last")  # fmt: skip
+    on(
+        [out["name"].input],
+        opened,
+        [shared.recipe, *views, *shares],
+        out,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        show_progress_on=out["context"],
+    )
+    on(
+        [out["view"].input, out["label"].input, out["area"].input, out["other"].input],
+        look,
+        [shared.recipe, *views],
+        out,
+        trigger_mode="always_last",
+    )
     for figure in ("figure", "strip"):
-        on(out[figure].select, pick, [shared.recipe, out["name"]], {"picked": out["picked"]},
-           trigger_mode="always_last")  # fmt: skip
+        on(
+            out[figure].select,
+            pick,
+            [shared.recipe, out["name"]],
+            {"picked": out["picked"]},
+            trigger_mode="always_last",
+        )
     budget.connect(shared, out)
     for drawn_by, job, make in (
-        (asked, new_table.JOB, new_table.measure), (learned, learned_table.JOB, learned_table.learn)
-    ):  # fmt: skip
+        (asked, new_table.JOB, new_table.measure),
+        (learned, learned_table.JOB, learned_table.learn),
+    ):
         new_table.connect(shared, *drawn_by, job, make, show, [*views, *shares], out)
     shows(shared, show, [*views, *shares], out, waiting=out["context"])
 
@@ -62,13 +82,25 @@ def tab(shared: Shared) -> None:
 def draw_views(out: dict[str, Any]) -> None:
     """The figures of a table, one at a time, and the layer that was clicked."""
     gr.Markdown("### Which layers are sensitive")
-    out["view"] = gr.Radio([(title, key) for key, title in VIEWS.items()], value="bars", label="View",
-                           elem_id="layer-views")  # fmt: skip
+    out["view"] = gr.Radio(
+        [(title, key) for key, title in VIEWS.items()],
+        value="bars",
+        label="View",
+        elem_id="layer-views",
+    )
     with gr.Row():
         out["label"] = gr.Dropdown([(MATTERS, "")], value="", label="At the choice", min_width=240)
-        out["area"] = gr.Radio(["weights", "bytes"], value="weights", label="Area", visible=False, min_width=200)
-        out["other"] = gr.Dropdown([], value=None, label="Beside the table", visible=False, min_width=240)
-    out["reward"] = gr.Markdown(REWARD, visible=False, label="Scores", elem_classes="dmq-hint", elem_id="layer-reward")
-    out["why"] = gr.Markdown(visible=False, label="Why there is no figure", elem_classes="dmq-empty")
+        out["area"] = gr.Radio(
+            ["weights", "bytes"], value="weights", label="Area", visible=False, min_width=200
+        )
+        out["other"] = gr.Dropdown(
+            [], value=None, label="Beside the table", visible=False, min_width=240
+        )
+    out["reward"] = gr.Markdown(
+        REWARD, visible=False, label="Scores", elem_classes="dmq-hint", elem_id="layer-reward"
+    )
+    out["why"] = gr.Markdown(
+        visible=False, label="Why there is no figure", elem_classes="dmq-empty"
+    )
     out["figure"] = PlotlyView(label=HEADINGS["bars"], elem_id="layer-figure")
     out["picked"] = gr.HTML(label="Chosen layer", elem_id="layer-picked")

@@ -1,4 +1,6 @@
-"""Over time: how the error of several recipes builds up along the steps, and what PCR does about it."""
+"""Over time: how the error of several recipes builds up along the steps, and what PCR does about
+it.
+"""
 
 import dataclasses
 import html
@@ -20,20 +22,29 @@ from ..request import comparison_of, offered, recipes_of
 from ..session import read
 
 
-MOST = 16  # pictures: they are drawn as one batch, and every denoiser call of theirs is kept while it is needed
+# pictures: they are drawn as one batch, and every denoiser call of theirs is kept while it is
+# needed
+MOST = 16
 CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
 
 
-def asked(text: str, prompts: str, seeds: str, others: list[str]) -> tuple[Comparison, tuple[Recipe, ...]]:
+def asked(
+    text: str, prompts: str, seeds: str, others: list[str]
+) -> tuple[Comparison, tuple[Recipe, ...]]:
     """What to draw with which recipes. Raises DmqError for what cannot be drawn."""
     recipe = read(text)
     sampling = recipe.sampling
     comparison = comparison_of(recipe, prompts, seeds, sampling.steps, sampling.guidance)
     if (pictures := len(comparison.prompts) * len(comparison.seeds)) > MOST:
         raise DmqError(f"{pictures} pictures; at most {MOST} are followed along the steps at once.")
-    recipes, less = recipes_of(recipe, [name for name in others or [] if name not in variants(recipe)]), []
+    recipes, less = (
+        recipes_of(recipe, [name for name in others or [] if name not in variants(recipe)]),
+        [],
+    )
     for name, variant in variants(recipe).items():
-        if name in (others or []) and all(dataclasses.replace(variant, name=r.name) != r for r in recipes):
+        if name in (others or []) and all(
+            dataclasses.replace(variant, name=r.name) != r for r in recipes
+        ):
             less.append(variant)
     return comparison, (recipes[0], *less, *recipes[1:])
 
@@ -44,9 +55,14 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
     if recipe.progressive or recipe.relaxing:
         less["without PCR"] = {"progressive": None, "relaxing": None}
     if recipe.progressive and recipe.relaxing:
-        less |= {"without more bits": {"relaxing": None}, "without progressive ranges": {"progressive": None}}
+        less |= {
+            "without more bits": {"relaxing": None},
+            "without progressive ranges": {"progressive": None},
+        }
     made = {f"{recipe.name} {what}": changes for what, changes in less.items()}
-    return {name: dataclasses.replace(recipe, name=name, **changes) for name, changes in made.items()}
+    return {
+        name: dataclasses.replace(recipe, name=name, **changes) for name, changes in made.items()
+    }
 
 
 def shown(found: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
@@ -57,16 +73,24 @@ def shown(found: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
         "empty": gr.update(visible=False),
         "accumulated": figures.accumulated(found),
         "isolated": figures.isolated(found),
-        **{name: gr.update(value=figure, visible=figure is not None) for name, figure in optional.items()},
+        **{
+            name: gr.update(value=figure, visible=figure is not None)
+            for name, figure in optional.items()
+        },
         "strip": gr.update(value=strip(found), columns=len(found.watched) + 1),
         "table": table(found, recipes),
     }
 
 
 def strip(found: OverTime) -> list[tuple[Any, str]]:
-    """The pictures that are foreseen on the way and the finished one: a row for float, and one for each recipe."""
+    """The pictures that are foreseen on the way and the finished one: a row for float, and one
+    for each recipe.
+    """
     return [
-        (pixels, f"{who}, step {found.watched[n]}" if n < len(found.watched) else f"{who}, finished")
+        (
+            pixels,
+            f"{who}, step {found.watched[n]}" if n < len(found.watched) else f"{who}, finished",
+        )
         for who, pictures in found.strips.items()
         for n, pixels in enumerate(pictures)
     ]
@@ -75,10 +99,16 @@ def strip(found: OverTime) -> list[tuple[Any, str]]:
 def table(found: OverTime, recipes: tuple[Recipe, ...]) -> list[list[Any]]:
     """One row for each recipe."""
     return [
-        [recipe.name, number(found.accumulated[recipe.name][-1].mean()), number(found.isolated[recipe.name].mean()),
-         f"{found.mean_bits[recipe.name]:.2f}", megabytes(recipe)]
-        for recipe in recipes if recipe.name in found.isolated
-    ]  # fmt: skip
+        [
+            recipe.name,
+            number(found.accumulated[recipe.name][-1].mean()),
+            number(found.isolated[recipe.name].mean()),
+            f"{found.mean_bits[recipe.name]:.2f}",
+            megabytes(recipe),
+        ]
+        for recipe in recipes
+        if recipe.name in found.isolated
+    ]
 
 
 def number(value: float) -> str:
@@ -105,18 +135,24 @@ def summary(comparison: Comparison) -> str:
 
 
 def show(text: str, others: list[str] | None) -> dict[str, Any]:
-    """The part for the current recipe: the last answer that began with it, and its question in the form."""
+    """The part for the current recipe: the last answer that began with it, and its question in
+    the form.
+    """
     recipe = read(text)
     known = variants(recipe) | offered(recipe)
     form = {
-        "others": gr.update(choices=list(known), value=[name for name in others or [] if name in known]),
+        "others": gr.update(
+            choices=list(known), value=[name for name in others or [] if name in known]
+        ),
         "prompts": gr.update(visible=stages.info(recipe.model).prompted),
     }
     if not stages.captured(recipe):
         return form | nothing(CAPTURE.format(recipe.model))
     last = stages.last_over_time(recipe)
     if last is None:
-        return form | nothing("Nothing was drawn with this recipe yet: press **Draw along the steps**.")
+        return form | nothing(
+            "Nothing was drawn with this recipe yet: press **Draw along the steps**."
+        )
     comparison, recipes, found = last
     prompts = [prompt for prompt in comparison.prompts if prompt != UNPROMPTED]
     plain = {dataclasses.replace(one, name=""): name for name, one in known.items()}
@@ -132,20 +168,25 @@ def nothing(why: str) -> dict[str, Any]:
     return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
 
 
-# --- what runs ------------------------------------------------------------------------------------------------------
+# --- what runs
+# --------------------------------------------------------------------------------------------------
 
 
 JOB = JobPanel(
-    start={"go": "Draw along the steps"}, stop="Stop drawing along the steps", progress="Progress along the steps",
+    start={"go": "Draw along the steps"},
+    stop="Stop drawing along the steps",
+    progress="Progress along the steps",
     stopped="Stopped; what is shown stays, but was not kept.",
-)  # fmt: skip
+)
 
 
 @JOB.run
 def draw(
     text: str, prompts: str, seeds: str, others: list[str]
-) -> Generator[dict[str, Any], None, dict[str, Any]]:  # fmt: skip
-    """Draw with the float model and each recipe; curves grow with the steps, and stay after Stop."""
+) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """Draw with the float model and each recipe; curves grow with the steps, and stay after
+    Stop.
+    """
     comparison, recipes = asked(text, prompts, seeds, others)
     yield {}
     said = {"said": summary(comparison)}

@@ -1,4 +1,6 @@
-"""The probe (PCR), in the Over time tab: the quantization error of a window of steps, amplified, the rest in float."""
+"""The probe (PCR), in the Over time tab: the quantization error of a window of steps, amplified,
+the rest in float.
+"""
 
 import math
 from collections.abc import Generator
@@ -23,24 +25,34 @@ from ..widgets.plotly_view import PlotlyView
 
 HEAD = ["Steps", "Gain", "PSNR (dB)", "Latent error", "Match", "Match of float"]
 PUBLISHED = (
-    "*Published example, one quarter of the steps each: errors in the first quarter (noisiest) give wrong content or "
-    "style, in the second another pose, in the third almost nothing, in the last grain and loss of fidelity.*"
+    "*Published example, one quarter of the steps each: errors in the first quarter (noisiest) "
+    "give wrong content or "
+    "style, in the second another pose, in the third almost nothing, in the last grain and loss of "
+    "fidelity.*"
 )
 MOST = 24  # pictures of a probe
 
 
-def asked(text: str, windows: float, own: bool, first: Any, last: Any, gains: str, prompt: str, seed: str) -> Probe:
+def asked(
+    text: str, windows: float, own: bool, first: Any, last: Any, gains: str, prompt: str, seed: str
+) -> Probe:
     """The experiment of the form. Raises DmqError for what is none."""
     recipe, seeds = read(text), seeds_of(seed)
     if len(seeds) != 1:
         raise DmqError("the probe draws one picture each: give one seed.")
     edges = {}
     if own:
-        edges = {"first": forms.plain(first, int, "First step"), "last": forms.plain(last, int, "Last step")}
+        edges = {
+            "first": forms.plain(first, int, "First step"),
+            "last": forms.plain(last, int, "Last step"),
+        }
     spec = Probe(
-        windows=forms.plain(windows, int, "Windows"), gains=gains_of(gains), seed=seeds[0],
-        prompt=(prompt or "").strip() if stages.info(recipe.model).prompted else UNPROMPTED, **edges,
-    )  # fmt: skip
+        windows=forms.plain(windows, int, "Windows"),
+        gains=gains_of(gains),
+        seed=seeds[0],
+        prompt=(prompt or "").strip() if stages.info(recipe.model).prompted else UNPROMPTED,
+        **edges,
+    )
     if (count := (1 if own else spec.windows) * len(spec.gains)) > MOST:
         raise DmqError(f"{count} pictures; a probe draws at most {MOST}: fewer windows or gains.")
     return spec
@@ -49,7 +61,9 @@ def asked(text: str, windows: float, own: bool, first: Any, last: Any, gains: st
 def gains_of(text: str) -> tuple[float, ...]:
     """Numbers with commas or spaces between them. Raises DmqError for anything else."""
     try:
-        gains = tuple(dict.fromkeys(float(part) for part in str(text or "").replace(",", " ").split()))
+        gains = tuple(
+            dict.fromkeys(float(part) for part in str(text or "").replace(",", " ").split())
+        )
     except ValueError:
         raise DmqError(f"gains must be numbers such as 1, 2, 4, got {text!r:.40}.") from None
     return gains
@@ -68,7 +82,10 @@ def show(text: str) -> dict[str, Any]:
     """The part for the current recipe: its last probe, and the question of that in the form."""
     recipe = read(text)
     prompted = stages.info(recipe.model).prompted
-    form = {"prompt": gr.update(visible=prompted), "windows": gr.update(maximum=min(20, recipe.sampling.steps))}
+    form = {
+        "prompt": gr.update(visible=prompted),
+        "windows": gr.update(maximum=min(20, recipe.sampling.steps)),
+    }
     if why := hindrance(recipe):
         return form | nothing(why)
     last = stages.last_probe(recipe)
@@ -76,9 +93,13 @@ def show(text: str) -> dict[str, Any]:
         return form | nothing("Nothing was probed with this recipe yet: press **Probe**.")
     spec, pictures = last
     own = spec.first is not None
-    form |= {"windows": gr.update(maximum=min(20, recipe.sampling.steps), value=spec.windows), "own": own,
-             "window": gr.update(visible=own), "seed": str(spec.seed),
-             "gains": ", ".join(f"{gain:g}" for gain in spec.gains)}  # fmt: skip
+    form |= {
+        "windows": gr.update(maximum=min(20, recipe.sampling.steps), value=spec.windows),
+        "own": own,
+        "window": gr.update(visible=own),
+        "seed": str(spec.seed),
+        "gains": ", ".join(f"{gain:g}" for gain in spec.gains),
+    }
     form |= {"first": spec.first, "last": spec.last} if own else {}
     form |= {"prompt": gr.update(visible=True, value=spec.prompt)} if prompted else {}
     return form | shown(pictures)
@@ -101,11 +122,17 @@ def shown(pictures: tuple[ProbePicture, ...]) -> dict[str, Any]:
         "error": figures.probed(pictures, "error"),
         "match": gr.update(value=lost, visible=lost is not None),
         "table": [
-            [f"{one.start} to {one.end - 1}", one.gain, _db(one.psnr), f"{one.error:.3e}", _two(one.match),
-             _two(one.match_float)]
+            [
+                f"{one.start} to {one.end - 1}",
+                one.gain,
+                _db(one.psnr),
+                f"{one.error:.3e}",
+                _two(one.match),
+                _two(one.match_float),
+            ]
             for one in pictures
         ],
-    }  # fmt: skip
+    }
 
 
 def grid(pictures: tuple[ProbePicture, ...]) -> list[tuple[Any, str]]:
@@ -116,7 +143,9 @@ def grid(pictures: tuple[ProbePicture, ...]) -> list[tuple[Any, str]]:
             match = "" if math.isnan(one.match_float) else f", match {one.match_float:.1f}"
             made.append((one.exact, f"Steps {one.start} to {one.end - 1} → float{match}"))
         match = "" if math.isnan(one.match) else f", match {one.match:.1f}"
-        made.append((one.pixels, f"× {one.gain:g}: {_db(one.psnr)} dB, error {one.error:.2g}{match}"))
+        made.append(
+            (one.pixels, f"× {one.gain:g}: {_db(one.psnr)} dB, error {one.error:.2g}{match}")
+        )
     return made
 
 
@@ -132,7 +161,11 @@ def summary(pictures: tuple[ProbePicture, ...]) -> str:
     if not math.isnan(worst.match):
         odd = max(own, key=lambda one: one.match_float - one.match)
         lost = odd.match_float - odd.match
-        which = f"steps **{odd.start} to {odd.end - 1}** ({-lost:+.2f})" if lost > 0.005 else "none of the windows"
+        which = (
+            f"steps **{odd.start} to {odd.end - 1}** ({-lost:+.2f})"
+            if lost > 0.005
+            else "none of the windows"
+        )
         text += f", the match with the prompt from {which}"
     return f"{text}. One picture: an impression, no measurement.\n\n{PUBLISHED}"
 
@@ -145,13 +178,16 @@ def _two(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
-# --- what runs ------------------------------------------------------------------------------------------------------
+# --- what runs
+# --------------------------------------------------------------------------------------------------
 
 
 JOB = JobPanel(
-    start={"go": "Probe"}, stop="Stop the probe", progress="Progress of the probe",
+    start={"go": "Probe"},
+    stop="Stop the probe",
+    progress="Progress of the probe",
     stopped="Stopped; what is shown stays, but was not kept.",
-)  # fmt: skip
+)
 
 
 @JOB.run
@@ -175,8 +211,13 @@ def build(shared: Shared) -> None:
     """Draw the part and connect it."""
     out: dict[str, Any] = {}
     knobs = Probe.__dataclass_fields__
-    with gr.Accordion("Probe: what an error at some steps does to the picture", open=True, elem_id="probe"):
-        gr.Markdown("Within a window the error of the answer is multiplied by a gain; all other steps are in float.")
+    with gr.Accordion(
+        "Probe: what an error at some steps does to the picture", open=True, elem_id="probe"
+    ):
+        gr.Markdown(
+            "Within a window the error of the answer is multiplied by a gain; all other steps are "
+            "in float."
+        )
         with gr.Row():
             out["prompt"] = gr.Textbox(Probe.prompt, label="Prompt to probe", min_width=200)
             out["windows"] = forms.control(knobs["windows"], int)
@@ -190,8 +231,15 @@ def build(shared: Shared) -> None:
             JOB.draw_buttons(out)
         JOB.draw_progress(out)
         draw_results(out)
-    asked_in = [out[name] for name in ("windows", "own", "first", "last", "gains", "prompt", "seed")]
-    on(out["own"].input, lambda own: {"window": gr.update(visible=own)}, [out["own"]], {"window": out["window"]})
+    asked_in = [
+        out[name] for name in ("windows", "own", "first", "last", "gains", "prompt", "seed")
+    ]
+    on(
+        out["own"].input,
+        lambda own: {"window": gr.update(visible=own)},
+        [out["own"]],
+        {"window": out["window"]},
+    )
     running = JOB.connect_start(out["go"].click, run, [shared.recipe, *asked_in], out)
     JOB.connect_stop(out, [running], shared.recipe)
     shows(shared, show, [], out, waiting=out["said"])
@@ -203,13 +251,25 @@ def draw_results(out: dict[str, Any]) -> None:
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What the probe says", elem_id="probe-said")
         out["grid"] = gr.Gallery(
-            label="Windows of steps down, gains across", columns=4, format="png",
-            object_fit="contain", elem_classes="dmq-pixels", height="auto", interactive=False, fit_columns=False,
+            label="Windows of steps down, gains across",
+            columns=4,
+            format="png",
+            object_fit="contain",
+            elem_classes="dmq-pixels",
+            height="auto",
+            interactive=False,
+            fit_columns=False,
             elem_id="probe-grid",
-        )  # fmt: skip
+        )
         with gr.Row():
             with gr.Column(min_width=380):
-                out["error"] = PlotlyView(label="Fidelity: error of the finished sample", elem_id="probe-error")
+                out["error"] = PlotlyView(
+                    label="Fidelity: error of the finished sample", elem_id="probe-error"
+                )
             with gr.Column(min_width=380):
-                out["match"] = PlotlyView(label="Fit to the prompt: match that is lost", elem_id="probe-match")
-        out["table"] = gr.Dataframe(headers=HEAD, label="Every picture probed", interactive=False, max_height=300)
+                out["match"] = PlotlyView(
+                    label="Fit to the prompt: match that is lost", elem_id="probe-match"
+                )
+        out["table"] = gr.Dataframe(
+            headers=HEAD, label="Every picture probed", interactive=False, max_height=300
+        )

@@ -1,4 +1,6 @@
-"""More bits for some steps (PCR's activation relaxing), in the Over time tab: what measuring says, and the choice."""
+"""More bits for some steps (PCR's activation relaxing), in the Over time tab: what measuring
+says, and the choice.
+"""
 
 import contextlib
 import dataclasses
@@ -27,17 +29,28 @@ OWN = ("fraction", "steps")  # have controls of their own
 REST = ("windows", "pictures", "released")
 HEAD = ["Steps with more bits", "Which", "Mean bits", "Latent error, at best", "Match, at best"]
 KERNELS = (
-    "There is no integer kernel for 10-bit activations: what they cost is counted in bits. Relaxed steps of **16 "
-    "bits** are the variant that can be executed. What is expected is a bound: as if the steps were not quantized."
+    "There is no integer kernel for 10-bit activations: what they cost is counted in bits. Relaxed "
+    "steps of **16 "
+    "bits** are the variant that can be executed. What is expected is a bound: as if the steps "
+    "were not quantized."
 )
-WAYS = {"first": "noisy end (first)", "last": "clean end (last)", "list": "given steps", "auto": "measured (auto)"}
+WAYS = {
+    "first": "noisy end (first)",
+    "last": "clean end (last)",
+    "list": "given steps",
+    "auto": "measured (auto)",
+}
 
 
-# --- the recipe -----------------------------------------------------------------------------------------------------
+# --- the recipe
+# --------------------------------------------------------------------------------------------------
 
 
 def steps_of(text: str | None) -> tuple[int, ...]:
-    """Steps with commas or spaces between them, or ranges such as 40-49, sorted. Raises DmqError for anything else."""
+    """Steps with commas or spaces between them, or ranges such as 40-49, sorted.
+
+    Raises DmqError for anything else.
+    """
     steps: set[int] = set()
     for part in str(text or "").replace(",", " ").split():
         first, dash, last = part.partition("-")
@@ -45,13 +58,19 @@ def steps_of(text: str | None) -> tuple[int, ...]:
         if not all(n.isascii() and n.isdigit() and len(n) < 6 for n in numbers):
             raise DmqError(f"steps must be whole numbers such as 3, 7 or 40-49, got {part!r:.40}.")
         if int(numbers[-1]) - int(first) >= 1000 or int(numbers[-1]) < int(first):
-            raise DmqError(f"steps {part!r:.40}: a range goes from a step to a later one, at most 1000 of them.")
+            raise DmqError(
+                f"steps {part!r:.40}: a range goes from a step to a later one, at most 1000 of "
+                "them."
+            )
         steps.update(range(int(first), int(numbers[-1]) + 1))
     return tuple(sorted(steps))
 
 
 def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
-    """The recipe with the relaxed steps of the form, or none if not `own`. Raises DmqError for what cannot be."""
+    """The recipe with the relaxed steps of the form, or none if not `own`.
+
+    Raises DmqError for what cannot be.
+    """
     if not own:
         made = dataclasses.replace(recipe, relaxing=None)
     else:
@@ -63,7 +82,10 @@ def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
         made = dataclasses.replace(recipe, relaxing=forms.spec_of(Relaxing, rest, base))
         spec = made.relaxing
         if spec.where == "auto" and spec.judge == "text" and not stages.info(recipe.model).prompted:
-            raise DmqError("relaxing.judge is 'text', but this model draws without prompts; set it to fidelity.")
+            raise DmqError(
+                "relaxing.judge is 'text', but this model draws without prompts; set it to "
+                "fidelity."
+            )
     return recipe if made == recipe else dataclasses.replace(made, name=words.short_name(made))
 
 
@@ -72,7 +94,9 @@ def so_far(recipe: Recipe) -> tuple[int, ...]:
     with contextlib.suppress(DmqError):
         if chosen := stages.relaxed(recipe):
             return chosen
-    return stages.relaxed(dataclasses.replace(recipe, relaxing=Relaxing())) or (recipe.sampling.steps - 1,)
+    return stages.relaxed(dataclasses.replace(recipe, relaxing=Relaxing())) or (
+        recipe.sampling.steps - 1,
+    )
 
 
 def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
@@ -95,7 +119,8 @@ def form_of(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
     }
 
 
-# --- what was measured ----------------------------------------------------------------------------------------------
+# --- what was measured
+# ----------------------------------------------------------------------------------------------
 
 
 def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
@@ -139,7 +164,9 @@ def nothing(why: str) -> dict[str, Any]:
     return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
 
 
-def curves(effects: WindowEffects, chosen: tuple[int, ...], spec: Relaxing | None) -> dict[str, Any]:
+def curves(
+    effects: WindowEffects, chosen: tuple[int, ...], spec: Relaxing | None
+) -> dict[str, Any]:
     """Both window curves, with the relaxed steps shaded."""
     text = figures.window_gains(effects, "text", chosen)
     return {
@@ -155,7 +182,11 @@ def summary(recipe: Recipe, choice: Any) -> str:
     spec, effects = recipe.relaxing, stages.window_effects(recipe)
     if spec is None:
         return f"No step has more bits. Shown is what a window without rounding does to {_pictures(effects)}."
-    decided = f"**{spec.judge}** decided" if spec.where == "auto" else "chosen by hand, neither curve decided"
+    decided = (
+        f"**{spec.judge}** decided"
+        if spec.where == "auto"
+        else "chosen by hand, neither curve decided"
+    )
     text = f"Steps **{steps_text(choice.steps) or 'none'}** have {spec.bits} bits ({decided}): "
     text += f"**{choice.mean_bits:.2f} bits** on average. "
     before, after = effects.typical_error, expected(choice, effects)
@@ -181,21 +212,31 @@ def table(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
     """One row for each way to choose as many steps."""
     before, match = effects.typical_error, float(effects.text_all.mean())
     return [
-        ["this recipe" if not choice.where else WAYS[choice.where] + (f", {choice.judge}" if choice.judge else ""),
-         steps_text(choice.steps) or "none", f"{choice.mean_bits:.2f}",
-         f"{before:.3g} → {expected(choice, effects):.3g}",
-         f"{match:.2f} → {match + choice.text:.2f}" if math.isfinite(choice.text) else "–"]
+        [
+            "this recipe"
+            if not choice.where
+            else WAYS[choice.where] + (f", {choice.judge}" if choice.judge else ""),
+            steps_text(choice.steps) or "none",
+            f"{choice.mean_bits:.2f}",
+            f"{before:.3g} → {expected(choice, effects):.3g}",
+            f"{match:.2f} → {match + choice.text:.2f}" if math.isfinite(choice.text) else "–",
+        ]
         for choice in choices
-    ]  # fmt: skip
+    ]
 
 
-# --- what runs ------------------------------------------------------------------------------------------------------
+# --- what runs
+# --------------------------------------------------------------------------------------------------
 
 
 JOB = JobPanel(
-    start={"go": "Measure the windows"}, hidden=("go",), stop="Stop measuring", progress="Progress of the windows",
-    stopped="Stopped; nothing was kept.", after_stop=lambda text: found(read(text)),
-)  # fmt: skip
+    start={"go": "Measure the windows"},
+    hidden=("go",),
+    stop="Stop measuring",
+    progress="Progress of the windows",
+    stopped="Stopped; nothing was kept.",
+    after_stop=lambda text: found(read(text)),
+)
 
 
 @JOB.run
@@ -204,7 +245,9 @@ def measure(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     recipe = read(text)
     yield {}
     meanwhile = {"said": "Windows are measured …", "table": []}
-    yield from watch(stages.measure_windows(recipe), lambda seen: curves(seen, (), recipe.relaxing) | meanwhile)
+    yield from watch(
+        stages.measure_windows(recipe), lambda seen: curves(seen, (), recipe.relaxing) | meanwhile
+    )
     # Progressive ranges, sizes and names of all tabs may stand on what was measured.
     return {"status": note("Measured.")} | found(recipe) | set_outside(recipe)
 
@@ -229,8 +272,13 @@ def build(shared: Shared) -> None:
 
     chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
     shown = {f"form {path}": component for path, component in form.items()} | out
-    on([out["own"].input, *forms.events(form)], moved, [shared.recipe, out["own"], *form.values()], chosen_in | shown,
-       trigger_mode="always_last")  # fmt: skip
+    on(
+        [out["own"].input, *forms.events(form)],
+        moved,
+        [shared.recipe, out["own"], *form.values()],
+        chosen_in | shown,
+        trigger_mode="always_last",
+    )
     running = JOB.connect_start(out["go"].click, measure, [shared.recipe], out | chosen_in)
     JOB.connect_stop(out, [running], shared.recipe)
     shows(shared, redraw, [], shown, waiting=out["said"])
@@ -242,7 +290,9 @@ def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
         with gr.Row():
             form = forms.form(Relaxing, "Relaxing", leave=(*OWN, *REST))
             form["fraction"] = gr.Slider(0, 1, 0.2, step=0.01, label="Part of the steps")
-            form["steps"] = gr.Textbox("", label="Which steps, such as 0, 3 or 40-49", visible=False)
+            form["steps"] = gr.Textbox(
+                "", label="Which steps, such as 0, 3 or 40-49", visible=False
+            )
             for component in form.values():
                 component.min_width = 200  # else help stands in a column of single words on a phone
         with gr.Accordion("How the windows are measured", open=False):
@@ -257,8 +307,14 @@ def draw_results(out: dict[str, Any]) -> None:
         out["said"] = gr.Markdown(label="What more bits promise", elem_id="relaxing-said")
         with gr.Row():
             with gr.Column(min_width=380):
-                out["fidelity"] = PlotlyView(label="Fidelity: a window without rounding", elem_id="relaxing-fidelity")
+                out["fidelity"] = PlotlyView(
+                    label="Fidelity: a window without rounding", elem_id="relaxing-fidelity"
+                )
             with gr.Column(min_width=380):
-                out["text"] = PlotlyView(label="Fit to the prompt: a window without rounding", elem_id="relaxing-text")
-        out["table"] = gr.Dataframe(headers=HEAD, label="Ends at equal mean bits", interactive=False, max_height=300)
+                out["text"] = PlotlyView(
+                    label="Fit to the prompt: a window without rounding", elem_id="relaxing-text"
+                )
+        out["table"] = gr.Dataframe(
+            headers=HEAD, label="Ends at equal mean bits", interactive=False, max_height=300
+        )
         gr.Markdown(KERNELS, elem_classes="dmq-hint")

@@ -1,4 +1,6 @@
-"""Ranges along the quantized trajectory (PCR), in the Over time tab: set them, stop, go on, see what they changed."""
+"""Ranges along the quantized trajectory (PCR), in the Over time tab: set them, stop, go on, see
+what they changed.
+"""
 
 import dataclasses
 from collections.abc import Generator, Iterator
@@ -20,7 +22,8 @@ from ..session import Shared, read, set_outside
 from ..widgets.plotly_view import PlotlyView
 
 
-# --- the recipe and its state ---------------------------------------------------------------------------------------
+# --- the recipe and its state
+# ---------------------------------------------------------------------------------------
 
 
 def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
@@ -40,7 +43,9 @@ def hindrance(recipe: Recipe) -> str:
         return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
     if recipe.progressive is None:
         return "Ranges are those of the float model's trajectory. Tick the box to set them on the quantized one."
-    if recipe.activations.bits == FLOAT and not any(o.activation_bits not in (None, FLOAT) for o in recipe.overrides):
+    if recipe.activations.bits == FLOAT and not any(
+        o.activation_bits not in (None, FLOAT) for o in recipe.overrides
+    ):
         return "This recipe leaves all activations in float: there are no ranges to set. Choose activation bits."
     if not stages.windows_measured(recipe):
         return "Which steps get more bits is still to be measured: press **Measure the windows** below."
@@ -77,12 +82,15 @@ def found(recipe: Recipe, picked: str) -> dict[str, Any]:
         if kept:
             why = f"{kept} denoiser calls are finished and kept: press **Calibrate the other steps** to go on."
         return nothing(why) | {
-            "go": gr.update(visible=True, value="Calibrate the other steps" if kept else "Calibrate")
+            "go": gr.update(
+                visible=True, value="Calibrate the other steps" if kept else "Calibrate"
+            )
         }
     return overview(recipe, picked) | {"go": gr.update(visible=False)}
 
 
-# --- figures ---------------------------------------------------------------------------------------------------------
+# --- figures
+# --------------------------------------------------------------------------------------------------
 
 
 def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
@@ -102,9 +110,14 @@ def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
         "empty": gr.update(visible=False),
         "said": summary(recipe, wider),
         "map": figures.range_change(change.sites, wider, (s, i)),
-        "cell": told + f"{100 * abs(wider[s, i]):.2f} % {'wider' if wider[s, i] > 0 else 'narrower'}.",
-        "ribbons": figures.ranges((change.float_low[s], change.float_high[s]), (change.low[s], change.high[s])),
-        "layer": gr.update(choices=[(label(site), site.label) for site in change.sites], value=labels[s]),
+        "cell": told
+        + f"{100 * abs(wider[s, i]):.2f} % {'wider' if wider[s, i] > 0 else 'narrower'}.",
+        "ribbons": figures.ranges(
+            (change.float_low[s], change.float_high[s]), (change.low[s], change.high[s])
+        ),
+        "layer": gr.update(
+            choices=[(label(site), site.label) for site in change.sites], value=labels[s]
+        ),
         "picked": f"{labels[s]} {i}",
     }
 
@@ -117,8 +130,10 @@ def summary(recipe: Recipe, wider: np.ndarray) -> str:
     text += f"average, {100 * np.abs(wider).max():.1f} % at most."
     if ranges.widest_change > 0:
         text += (
-            f"\n\n⚠ Some range serves several calls, and grew by up to {100 * ranges.widest_change:.2f} % after it "
-            "was first used: the earlier calls were answered with a narrower one. A range per step avoids this."
+            "\n\n⚠ Some range serves several calls, and grew by up to "
+            f"{100 * ranges.widest_change:.2f} % after it "
+            "was first used: the earlier calls were answered with a narrower one. A range per step "
+            "avoids this."
         )
     return text
 
@@ -138,7 +153,8 @@ def choose(text: str, layer: str | None, picked: str) -> dict[str, Any]:
     return overview(read(text), f"{layer} {picked.rpartition(' ')[2] or 0}") if layer else {}
 
 
-# --- what runs ------------------------------------------------------------------------------------------------------
+# --- what runs
+# --------------------------------------------------------------------------------------------------
 
 
 def rest(text: str) -> dict[str, Any]:
@@ -148,9 +164,13 @@ def rest(text: str) -> dict[str, Any]:
 
 
 JOB = JobPanel(
-    start={"go": "Calibrate"}, hidden=("go",), stop="Stop, keep finished calls",
-    progress="Progress of the calibration", stopped="Stopped; finished denoiser calls were kept.", after_stop=rest,
-)  # fmt: skip
+    start={"go": "Calibrate"},
+    hidden=("go",),
+    stop="Stop, keep finished calls",
+    progress="Progress of the calibration",
+    stopped="Stopped; finished denoiser calls were kept.",
+    after_stop=rest,
+)
 
 
 @JOB.run
@@ -174,16 +194,22 @@ def build(shared: Shared) -> None:
         with gr.Row():
             JOB.draw_buttons(out)
         JOB.draw_progress(out)
-        out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+        out["empty"] = gr.Markdown(
+            visible=False, label="What to do first", elem_classes="dmq-empty"
+        )
         with gr.Column(visible=False) as out["body"]:
             out["said"] = gr.Markdown(label="How the ranges moved", elem_id="walked-said")
             with gr.Row():
                 with gr.Column(min_width=380):
-                    out["map"] = PlotlyView(label="How much wider each range is; click a cell", elem_id="walked-map")
+                    out["map"] = PlotlyView(
+                        label="How much wider each range is; click a cell", elem_id="walked-map"
+                    )
                 with gr.Column(min_width=380):
                     out["layer"] = gr.Dropdown([], label="Layer whose ranges are drawn")
                     out["cell"] = gr.Markdown(label="Chosen range", elem_id="walked-cell")
-                    out["ribbons"] = PlotlyView(label="Its range at every step", elem_id="walked-ribbons")
+                    out["ribbons"] = PlotlyView(
+                        label="Its range at every step", elem_id="walked-ribbons"
+                    )
     paths = list(form)
 
     def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
@@ -193,10 +219,23 @@ def build(shared: Shared) -> None:
         yield from show(paths, text, picked)
 
     chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
-    on([own.input, *forms.events(form)], moved, [shared.recipe, own, *form.values()], chosen_in,
-       trigger_mode="always_last")  # fmt: skip
+    on(
+        [own.input, *forms.events(form)],
+        moved,
+        [shared.recipe, own, *form.values()],
+        chosen_in,
+        trigger_mode="always_last",
+    )
     on(out["map"].select, pick, [shared.recipe], out, trigger_mode="always_last")
-    on(out["layer"].input, choose, [shared.recipe, out["layer"], out["picked"]], out, trigger_mode="always_last")
-    JOB.connect_stop(out, [JOB.connect_start(out["go"].click, calibrate, [shared.recipe], out)], shared.recipe)
+    on(
+        out["layer"].input,
+        choose,
+        [shared.recipe, out["layer"], out["picked"]],
+        out,
+        trigger_mode="always_last",
+    )
+    JOB.connect_stop(
+        out, [JOB.connect_start(out["go"].click, calibrate, [shared.recipe], out)], shared.recipe
+    )
     shown = {f"form {path}": component for path, component in form.items()} | out
     shows(shared, redraw, [out["picked"]], shown, waiting=out["said"])

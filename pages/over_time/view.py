@@ -11,14 +11,22 @@ from . import probe, relaxing, trajectory_ranges
 from .handlers import JOB, draw, show
 
 
-HEAD = ["Recipe", "Error of the finished sample", "Isolated error, mean", "Mean activation bits", "MB"]
+HEAD = [
+    "Recipe",
+    "Error of the finished sample",
+    "Isolated error, mean",
+    "Mean activation bits",
+    "MB",
+]
 
 
 def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     gr.Markdown(
-        "Each step works on what the steps before it left, so errors build up. Progressive calibration sets the "
-        "ranges on the way that the quantized model really takes; activation relaxing gives more bits to the steps "
+        "Each step works on what the steps before it left, so errors build up. Progressive "
+        "calibration sets the "
+        "ranges on the way that the quantized model really takes; activation relaxing gives more "
+        "bits to the steps "
         "that need them (PCR)."
     )
     build(shared)
@@ -32,10 +40,14 @@ def build(shared: Shared) -> None:
     out: dict[str, Any] = {}
     with gr.Accordion("Errors along the steps", open=True, elem_id="over-time"):
         with gr.Row():
-            prompts = out["prompts"] = gr.Textbox("grinning cat", lines=2, label="Prompts to follow, one per line")
+            prompts = out["prompts"] = gr.Textbox(
+                "grinning cat", lines=2, label="Prompts to follow, one per line"
+            )
             with gr.Column(min_width=280):
                 seeds = out["seeds"] = gr.Textbox("0", label="Seeds to follow, such as 0, 1 or 0-3")
-                others = out["others"] = gr.Dropdown([], multiselect=True, label="Also with these recipes")
+                others = out["others"] = gr.Dropdown(
+                    [], multiselect=True, label="Also with these recipes"
+                )
         with gr.Row():
             JOB.draw_buttons(out)
         JOB.draw_progress(out)
@@ -62,8 +74,16 @@ def draw_results(out: dict[str, Any]) -> None:
                     with gr.Column(min_width=380):
                         out[name] = PlotlyView(label=labels[name], elem_id=f"over-time-{name}")
         out["strip"] = gr.Gallery(
-            label="Foreseen at each step, then finished", columns=9, format="png",
-            object_fit="contain", elem_classes="dmq-pixels", height="auto", interactive=False, fit_columns=False,
+            label="Foreseen at each step, then finished",
+            columns=9,
+            format="png",
+            object_fit="contain",
+            elem_classes="dmq-pixels",
+            height="auto",
+            interactive=False,
+            fit_columns=False,
             elem_id="over-time-strip",
-        )  # fmt: skip
-        out["table"] = gr.Dataframe(headers=HEAD, label="Every recipe", interactive=False, max_height=300)
+        )
+        out["table"] = gr.Dataframe(
+            headers=HEAD, label="Every recipe", interactive=False, max_height=300
+        )

@@ -1,4 +1,6 @@
-"""Reconstruct: learn which way the weights of each block are rounded (AdaRound, BRECQ), and see what that did."""
+"""Reconstruct: learn which way the weights of each block are rounded (AdaRound, BRECQ), and see
+what that did.
+"""
 
 import dataclasses
 from collections.abc import Generator, Iterator
@@ -36,10 +38,14 @@ def hindrance(recipe: Recipe) -> str:
         return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
     if not stages.searched(recipe):
         return "The groups of this recipe are still to be learned: open **Time groups** and press **Search**."
-    if recipe.weights.bits == FLOAT and not any(o.weight_bits not in (None, FLOAT) for o in recipe.overrides):
+    if recipe.weights.bits == FLOAT and not any(
+        o.weight_bits not in (None, FLOAT) for o in recipe.overrides
+    ):
         return "This recipe leaves all weights in float: there is nothing to round. Choose weight bits."
     if recipe.reconstruction is None:
-        return "Every weight takes its nearest code. Tick the box above to learn them block by block."
+        return (
+            "Every weight takes its nearest code. Tick the box above to learn them block by block."
+        )
     return ""
 
 
@@ -50,8 +56,11 @@ def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
     form = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
     form |= {"own": on_now, "settings": gr.update(visible=on_now)}
     if why := hindrance(recipe):
-        yield form | {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False),
-                      "learn": gr.update(visible=False)}  # fmt: skip
+        yield form | {
+            "empty": gr.update(value=why, visible=True),
+            "body": gr.update(visible=False),
+            "learn": gr.update(visible=False),
+        }
         return
     yield form | {"empty": gr.update(visible=False)}
     yield found(recipe)
@@ -60,10 +69,16 @@ def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
 def found(recipe: Recipe) -> dict[str, Any]:
     """What there is of `recipe`, finished or not, and the button for the rest."""
     learned, done = stages.blocks_so_far(recipe), stages.reconstructed(recipe)
-    button = gr.update(visible=not done, value="Learn the other blocks" if learned else "Learn the blocks")
+    button = gr.update(
+        visible=not done, value="Learn the other blocks" if learned else "Learn the blocks"
+    )
     if learned is None:
         why = "The blocks are still to be learned: press **Learn the blocks**."
-        return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False), "learn": button}
+        return {
+            "empty": gr.update(value=why, visible=True),
+            "body": gr.update(visible=False),
+            "learn": button,
+        }
     return overview(learned, done) | {"learn": button}
 
 
@@ -93,10 +108,18 @@ def table(learned: Any) -> list[list[Any]]:
     """One row for each block, in forward order."""
     stepped = {block: f"{100 * error:.4g} %" for block, error in learned.stepped.items()}
     return [
-        [block, layers, f"{100 * learned.before[block]:.4g} %", f"{100 * learned.after[block]:.4g} %",
-         stepped.get(block, "–"), f"{moved:,}", f"{weights:,}", f"{100 * moved / max(1, weights):.1f} %"]
+        [
+            block,
+            layers,
+            f"{100 * learned.before[block]:.4g} %",
+            f"{100 * learned.after[block]:.4g} %",
+            stepped.get(block, "–"),
+            f"{moved:,}",
+            f"{weights:,}",
+            f"{100 * moved / max(1, weights):.1f} %",
+        ]
         for block, (layers, weights, moved) in counts(learned).items()
-    ]  # fmt: skip
+    ]
 
 
 def summary(learned: Any, done: bool) -> str:
@@ -113,27 +136,38 @@ def summary(learned: Any, done: bool) -> str:
         text += "blocks nearer still; they hold in all that is drawn, other tabs show the ranges before."
     if not done:
         text += "\n\nNot all blocks are learned yet: finished ones are kept, and learning goes on behind them."
-    return text + (f"\n\n⚠ {learned.note} What comes behind keeps its nearest codes." if learned.note else "")
+    return text + (
+        f"\n\n⚠ {learned.note} What comes behind keeps its nearest codes." if learned.note else ""
+    )
 
 
-# --- what runs ------------------------------------------------------------------------------------------------------
+# --- what runs
+# --------------------------------------------------------------------------------------------------
 
 
 def rest(text: str) -> dict[str, Any]:
     """What there is when learning was stopped."""
     recipe = read(text)
-    return {} if hindrance(recipe) else found(recipe)  # another recipe may have been chosen meanwhile
+    return (
+        {} if hindrance(recipe) else found(recipe)
+    )  # another recipe may have been chosen meanwhile
 
 
 JOB = JobPanel(
-    start={"learn": "Learn the blocks"}, hidden=("learn",), stop="Stop, keep finished blocks",
-    progress="Progress of the blocks", stopped="Stopped; finished blocks were kept.", after_stop=rest,
-)  # fmt: skip
+    start={"learn": "Learn the blocks"},
+    hidden=("learn",),
+    stop="Stop, keep finished blocks",
+    progress="Progress of the blocks",
+    stopped="Stopped; finished blocks were kept.",
+    after_stop=rest,
+)
 
 
 @JOB.run
 def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Learn block after block, with a bar and what is finished; all that is finished when it is stopped is kept."""
+    """Learn block after block, with a bar and what is finished; all that is finished when it is
+    stopped is kept.
+    """
     recipe = read(text)
     yield {}
     yield from watch(stages.reconstruct(recipe), lambda learned: overview(learned, False))

@@ -31,7 +31,8 @@ def numbers(info: ModelInfo) -> str:
         "Whole pipeline": f"{info.pipeline_parameters / 1e6:.2f} M parameters",
         "Layers": str(len(info.layers)),
         "Compute": f"{macs / 1e6:,.0f} M multiply-adds a step" if macs else "not measured",
-        "Picture": f"{info.size[0]} × {info.size[1]}" + (", from a prompt" if info.prompted else ", without a prompt"),
+        "Picture": f"{info.size[0]} × {info.size[1]}"
+        + (", from a prompt" if info.prompted else ", without a prompt"),
         "Scheduler": info.scheduler,
     }
     cards = "".join(f"<div><dt>{k}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
@@ -41,7 +42,15 @@ def numbers(info: ModelInfo) -> str:
 def rows(info: ModelInfo) -> list[list[Any]]:
     """The table of layers."""
     return [
-        [r.name, r.kind, r.role, r.block, " × ".join(map(str, r.shape)), r.weights, round(r.macs / 1e6, 2)]
+        [
+            r.name,
+            r.kind,
+            r.role,
+            r.block,
+            " × ".join(map(str, r.shape)),
+            r.weights,
+            round(r.macs / 1e6, 2),
+        ]
         for r in info.layers
     ]
 
@@ -58,7 +67,9 @@ def show(text: str) -> dict[str, Any]:
         "numbers": numbers(info),
         "figure": layers_figure(info),
         "table": rows(info),
-        "recipes": gr.Radio(choices=list(shipped), value=recipe.name if recipe.name in shipped else None),
+        "recipes": gr.Radio(
+            choices=list(shipped), value=recipe.name if recipe.name in shipped else None
+        ),
     }
 
 

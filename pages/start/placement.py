@@ -1,4 +1,6 @@
-"""Where models run: device, number format and offload, with the memory that the model needs beside what is free."""
+"""Where models run: device, number format and offload, with the memory that the model needs
+beside what is free.
+"""
 
 import html
 from typing import Any
@@ -48,9 +50,14 @@ def weigh(text: str, device: str | None, dtype: str | None, offload: str | None)
 
 
 def choose(text: str, device: str | None, dtype: str | None, offload: str | None) -> dict[str, Any]:
-    """Run everything there from now on, for whoever uses this app. The model is loaded there at the next work."""
+    """Run everything there from now on, for whoever uses this app.
+
+    The model is loaded there at the next work.
+    """
     placement = wanted(device, dtype, offload)
-    said = stages.memory_line(read(text).model, placement)  # raises what is wrong before anything changes
+    said = stages.memory_line(
+        read(text).model, placement
+    )  # raises what is wrong before anything changes
     stages.use_placement(placement)
     return {"said": note(f"Chosen. {said}"), "captured": stamp()}
 
@@ -59,7 +66,8 @@ def build(shared: Shared) -> None:
     """Draw the form and connect it. What it needs torch for is asked when it is opened."""
     with gr.Accordion("Where it runs", open=False, visible=not public.is_public()) as panel:
         gr.Markdown(
-            "A recipe means the same everywhere. A GPU is faster; half precision halves the memory; offload keeps "
+            "A recipe means the same everywhere. A GPU is faster; half precision halves the "
+            "memory; offload keeps "
             "weights on the CPU until they are needed, for models that are larger than the GPU."
         )
         with gr.Row():
@@ -71,6 +79,17 @@ def build(shared: Shared) -> None:
     form = [device, dtype, offload]
     out = {"device": device, "dtype": dtype, "offload": offload, "said": said}
     on(panel.expand, look, [shared.recipe], out)
-    on([one.input for one in form], weigh, [shared.recipe, *form], {"said": said}, trigger_mode="always_last")
-    on(use.click, choose, [shared.recipe, *form], {"said": said, "captured": shared.captured},
-       **MODEL)  # fmt: skip
+    on(
+        [one.input for one in form],
+        weigh,
+        [shared.recipe, *form],
+        {"said": said},
+        trigger_mode="always_last",
+    )
+    on(
+        use.click,
+        choose,
+        [shared.recipe, *form],
+        {"said": said, "captured": shared.captured},
+        **MODEL,
+    )

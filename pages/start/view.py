@@ -26,24 +26,40 @@ def tab(shared: Shared) -> None:
             out["numbers"] = gr.HTML("Loading the model …", label="Numbers of the model")
         with gr.Column(scale=1, min_width=240):
             out["picture"] = gr.Image(
-                label="Pictures it draws", format="png", interactive=False, visible=False, buttons=["fullscreen"],
-                elem_classes="dmq-sample", elem_id="model-picture",
-            )  # fmt: skip
-    gr.Markdown("### Begin with a recipe\nEvery choice can be changed later; the sidebar shows what it costs.")
+                label="Pictures it draws",
+                format="png",
+                interactive=False,
+                visible=False,
+                buttons=["fullscreen"],
+                elem_classes="dmq-sample",
+                elem_id="model-picture",
+            )
+    gr.Markdown(
+        "### Begin with a recipe\nEvery choice can be changed later; the sidebar shows what it "
+        "costs."
+    )
     recipes = out["recipes"] = gr.Radio([], label="Starting recipes")
     gr.Markdown("### Its layers")
     out["figure"] = PlotlyView(label="Layers by kind and block")
     with gr.Accordion("Table of layers", open=False):
         out["table"] = gr.Dataframe(headers=HEAD, label="Layers", interactive=False, max_height=420)
     with gr.Accordion("Another model", open=False, visible=not public.is_public()):
-        gr.Markdown("A folder that a diffusers pipeline was saved to, or a Hub id; safetensors only.")
+        gr.Markdown(
+            "A folder that a diffusers pipeline was saved to, or a Hub id; safetensors only."
+        )
         with gr.Row():
             name = gr.Textbox(label="Folder or Hub id", placeholder="owner/name", scale=4)
             load = gr.Button("Load", variant="primary", scale=1)
     if not public.is_public():  # it moves the models of all visitors
         placing.build(shared)
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
-    on([load.click, name.submit], sidebar.choose_model, [shared.recipe, name], chosen, show_progress="full",
-       show_progress_on=[name])  # fmt: skip
+    on(
+        [load.click, name.submit],
+        sidebar.choose_model,
+        [shared.recipe, name],
+        chosen,
+        show_progress="full",
+        show_progress_on=[name],
+    )
     on(recipes.input, begin, [shared.recipe, recipes], chosen)
     shows(shared, show, [], out, waiting=out["title"])

@@ -1,4 +1,6 @@
-"""Take away: how large the recipe's model is, what of it runs where, and its files to load, download or push."""
+"""Take away: how large the recipe's model is, what of it runs where, and its files to load,
+download or push.
+"""
 
 import contextlib
 import html
@@ -20,24 +22,33 @@ from ..session import read
 
 
 FORMS = {
-    "dmq checkpoint": "dmq", "dequantized safetensors for stock diffusers": "dequantized",
+    "dmq checkpoint": "dmq",
+    "dequantized safetensors for stock diffusers": "dequantized",
     "weights for diffusers with SDNQ": "sdnq",
-}  # fmt: skip
-MARKS = {"dmq": "", "dequantized": " dequantized", "sdnq": " for SDNQ"}  # behind the name of a folder
+}
+MARKS = {
+    "dmq": "",
+    "dequantized": " dequantized",
+    "sdnq": " for SDNQ",
+}  # behind the name of a folder
 HEADS = {  # of a program that loads them
     "dmq": "import dmq.checkpoint  # teaches diffusers the format",
-    "sdnq": "# diffusers reads this with sdnq (pip install sdnq), which compiles at its first picture",
+    "sdnq": "# diffusers reads this with sdnq (pip install sdnq), which compiles at its first "
+    "picture",
 }
 PARTS = {"whole pipeline": "pipeline", "denoiser only": "denoiser"}
 NAMED = 3  # layers that a row names before it counts them
 CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
 JOB = JobPanel(
-    start={"go": "Export"}, stop="Stop exporting", progress="Progress of the export",
+    start={"go": "Export"},
+    stop="Stop exporting",
+    progress="Progress of the export",
     stopped="Stopped; nothing half-written was left.",
-)  # fmt: skip
+)
 
 
-# --- sizes and kernels ----------------------------------------------------------------------------------------------
+# --- sizes and kernels
+# ----------------------------------------------------------------------------------------------
 
 
 def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
@@ -45,26 +56,53 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     recipe = read(text)
     names = runs.exports()
     chosen = name if name in names else None
-    top = {"name": gr.update(choices=names, value=chosen), "placed": gr.update(value=[], visible=False)}
-    top |= {"push": gr.update(interactive=not stages.push_hindrance()), "hub": stages.push_hindrance()}
+    top = {
+        "name": gr.update(choices=names, value=chosen),
+        "placed": gr.update(value=[], visible=False),
+    }
+    top |= {
+        "push": gr.update(interactive=not stages.push_hindrance()),
+        "hub": stages.push_hindrance(),
+    }
     top |= code(text, form, part, chosen)
     try:
         plan = stages.plan(recipe)
     except DmqError as error:
-        why = CAPTURE.format(recipe.model) if not stages.captured(recipe) else html.escape(runs.shown(error))
-        return top | {"empty": gr.update(value=why, visible=True), "sizes": "", "body": gr.update(visible=False)}
-    return top | {"empty": gr.update(visible=False), "sizes": sizes(plan), "body": gr.update(visible=True)}
+        why = (
+            CAPTURE.format(recipe.model)
+            if not stages.captured(recipe)
+            else html.escape(runs.shown(error))
+        )
+        return top | {
+            "empty": gr.update(value=why, visible=True),
+            "sizes": "",
+            "body": gr.update(visible=False),
+        }
+    return top | {
+        "empty": gr.update(visible=False),
+        "sizes": sizes(plan),
+        "body": gr.update(visible=True),
+    }
 
 
 def sizes(plan: Plan) -> str:
-    """The denoiser in float32, in float16 and quantized, and what the latter consists of, as bars with bytes."""
+    """The denoiser in float32, in float16 and quantized, and what the latter consists of, as
+    bars with bytes.
+    """
     rows = [
-        ("float32", plan.float_bytes, "whole"), ("float16 would be", plan.float_bytes // 2, "whole"),
-        ("quantized", plan.bytes, "whole"), ("codes and their scales", plan.weight_bytes, "part"),
-        ("tables of activations", plan.table_bytes, "part"), ("1-D and other parameters", plan.vector_bytes, "part"),
+        ("float32", plan.float_bytes, "whole"),
+        ("float16 would be", plan.float_bytes // 2, "whole"),
+        ("quantized", plan.bytes, "whole"),
+        ("codes and their scales", plan.weight_bytes, "part"),
+        ("tables of activations", plan.table_bytes, "part"),
+        ("1-D and other parameters", plan.vector_bytes, "part"),
         ("cache of temporal features", plan.cache_bytes, "part"),
-    ]  # fmt: skip
-    lines = "".join(_bar(label, size, plan.float_bytes, kind) for label, size, kind in rows if size or kind == "whole")
+    ]
+    lines = "".join(
+        _bar(label, size, plan.float_bytes, kind)
+        for label, size, kind in rows
+        if size or kind == "whole"
+    )
     ratio = plan.float_bytes / max(1, plan.bytes)
     said = f"<b>{ratio:.2f}× smaller</b> than float32, {ratio / 2:.2f}× than float16: "
     said += f"{plan.bytes / max(1, plan.float_bytes):.1%} and {2 * plan.bytes / max(1, plan.float_bytes):.1%} of it. "
@@ -76,7 +114,8 @@ def _bar(label: str, size: int, most: int, kind: str) -> str:
     width = 100 * size / max(1, most)
     meter = f'<div class="dmq-meter"><div style="width: {width:.2f}%"></div></div>'
     return (
-        f'<tr class="{kind}"><th>{html.escape(label)}</th><td class="bar" aria-hidden="true">{meter}</td>'
+        f'<tr class="{kind}"><th>{html.escape(label)}</th><td class="bar" '
+        f'aria-hidden="true">{meter}</td>'
         f"<td>{size / 1e6:.3f} MB</td><td>{size:,} bytes</td><td>{width:.2f} %</td></tr>"
     )
 
@@ -90,8 +129,15 @@ def place(text: str) -> Iterator[dict[str, Any]]:
     except Exception:
         yield {"status": ""}
         raise
-    table = [[("⚠ " if row.fell_back else "") + row.where, len(row.layers), ", ".join(row.formats), named(row.layers)]
-             for row in rows]  # fmt: skip
+    table = [
+        [
+            ("⚠ " if row.fell_back else "") + row.where,
+            len(row.layers),
+            ", ".join(row.formats),
+            named(row.layers),
+        ]
+        for row in rows
+    ]
     yield {"status": "", "placed": gr.update(value=table, visible=True)}
 
 
@@ -101,7 +147,8 @@ def named(layers: tuple[str, ...]) -> str:
     return ", ".join(layers[:NAMED]) + more
 
 
-# --- exporting ------------------------------------------------------------------------------------------------------
+# --- exporting
+# --------------------------------------------------------------------------------------------------
 
 
 def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
@@ -116,7 +163,9 @@ def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
     def write() -> Generator[dict[str, Any], None, dict[str, Any]]:
         yield {}
         yield from watch(stages.export(recipe, runs.export_folder(name), **asked))
-        return {"name": gr.update(choices=runs.exports(), value=name)} | code(text, form, part, name)
+        return {"name": gr.update(choices=runs.exports(), value=name)} | code(
+            text, form, part, name
+        )
 
     yield from write()
     yield from fetch(name)
@@ -158,7 +207,8 @@ def packed(name: str) -> Generator[stages.Progress, None, Path]:
             yield stages.Progress("Pack, kB", seen[0] // 1000, seen[1] // 1000)
 
 
-# --- how it is loaded -----------------------------------------------------------------------------------------------
+# --- how it is loaded
+# -----------------------------------------------------------------------------------------------
 
 
 def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
@@ -170,7 +220,11 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
         folder, denoiser, component = "FOLDER", stages.info(recipe.model).denoiser, ""
     else:
         # What a visitor downloads has that folder in it.
-        kind, whole, folder = known.form, known.pipeline, name if public.is_public() else str(known.folder.resolve())
+        kind, whole, folder = (
+            known.form,
+            known.pipeline,
+            name if public.is_public() else str(known.folder.resolve()),
+        )
         denoiser, component, recipe = known.denoiser, known.component, known.recipe or recipe
     component = component or ("unet" if "UNet" in denoiser else "transformer")
     return {
@@ -179,7 +233,9 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     }
 
 
-def python(recipe: Recipe, kind: str, whole: bool, folder: str, denoiser: str, component: str) -> str:
+def python(
+    recipe: Recipe, kind: str, whole: bool, folder: str, denoiser: str, component: str
+) -> str:
     """A program that loads an export and draws with it."""
     first = [HEADS[kind]] if kind in HEADS else []
     sampling = recipe.sampling
@@ -188,10 +244,12 @@ def python(recipe: Recipe, kind: str, whole: bool, folder: str, denoiser: str, c
         lines += [f"pipe = DiffusionPipeline.from_pretrained({folder!r})"]
     else:
         lines = [
-            f"from diffusers import DiffusionPipeline, {denoiser}", "",
+            f"from diffusers import DiffusionPipeline, {denoiser}",
+            "",
             f"{component} = {denoiser}.from_pretrained({folder!r})",
-            f"pipe = DiffusionPipeline.from_pretrained({source(recipe)!r}, {component}={component})",
-        ]  # fmt: skip
+            f"pipe = DiffusionPipeline.from_pretrained({source(recipe)!r}, "
+            f"{component}={component})",
+        ]
     asked = f"num_inference_steps={sampling.steps}"
     if stages.info(recipe.model).prompted:
         asked = f"'grinning cat', {asked}, guidance_scale={sampling.guidance:g}"
@@ -205,14 +263,17 @@ def source(recipe: Recipe) -> str:
 
 
 def commands(recipe: Recipe, kind: str, whole: bool, folder: str) -> str:
-    """The same export on the command line, with the recipe saved as a file, and how it is verified."""
+    """The same export on the command line, with the recipe saved as a file, and how it is
+    verified.
+    """
     marks = f" --form {kind}" * (kind != "dmq") + " --denoiser-only" * (not whole)
     place = shlex.quote(folder)
     check = f"dmq check {place}\n" if kind == "dmq" else ""
     return f"dmq export {shlex.quote(words.file_name(recipe))} {place}{marks}\n{check}"
 
 
-# --- the Hub --------------------------------------------------------------------------------------------------------
+# --- the Hub
+# --------------------------------------------------------------------------------------------------
 
 
 def push(name: str | None, repository: str, private: bool) -> Iterator[dict[str, Any]]:

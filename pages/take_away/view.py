@@ -31,16 +31,25 @@ def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
-        "The current recipe as files: packed codes that plain `diffusers` loads after `import dmq.checkpoint`, and no "
-        "larger than the plan says; or its weights alone, for those who do without dmq. Sizes are of the denoiser."
+        "The current recipe as files: packed codes that plain `diffusers` loads after `import "
+        "dmq.checkpoint`, and no "
+        "larger than the plan says; or its weights alone, for those who do without dmq. Sizes are "
+        "of the denoiser."
     )
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     out["sizes"] = gr.HTML(label="Sizes", elem_id="take-sizes", css_template=SIZES_STYLE)
     with gr.Column(visible=False) as out["body"]:
         where = gr.Button("What runs where", size="sm")
-        out["placed"] = gr.Dataframe(headers=PLACED, label="What runs where", interactive=False, wrap=True,
-                                     column_widths=["30%", "10%", "16%", "44%"], visible=False, max_height=360,
-                                     elem_id="take-placed")  # fmt: skip
+        out["placed"] = gr.Dataframe(
+            headers=PLACED,
+            label="What runs where",
+            interactive=False,
+            wrap=True,
+            column_widths=["30%", "10%", "16%", "44%"],
+            visible=False,
+            max_height=360,
+            elem_id="take-placed",
+        )
         with gr.Row(equal_height=True):
             form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
             part = gr.Radio(list(PARTS), value=next(iter(PARTS)), label="Of", min_width=200)
@@ -48,11 +57,19 @@ def tab(shared: Shared) -> None:
             JOB.draw_buttons(out, min_width=220)
     JOB.draw_progress(out)
     with gr.Row(elem_classes="dmq-ends"):
-        out["name"] = gr.Dropdown([], value=None, label="Exports", min_width=260, info="Kept where the runs are.")
-        out["file"] = gr.DownloadButton("Download", visible=False, min_width=260, elem_id="take-file")
+        out["name"] = gr.Dropdown(
+            [], value=None, label="Exports", min_width=260, info="Kept where the runs are."
+        )
+        out["file"] = gr.DownloadButton(
+            "Download", visible=False, min_width=260, elem_id="take-file"
+        )
     out["told"] = gr.HTML(label="The chosen export", elem_id="take-told")
-    out["python"] = gr.Code(language="python", label="To load it", interactive=False, wrap_lines=True)
-    out["shell"] = gr.Code(language="shell", label="Command line", lines=2, interactive=False, wrap_lines=True)
+    out["python"] = gr.Code(
+        language="python", label="To load it", interactive=False, wrap_lines=True
+    )
+    out["shell"] = gr.Code(
+        language="shell", label="Command line", lines=2, interactive=False, wrap_lines=True
+    )
     with gr.Accordion("To the Hugging Face Hub", open=False):
         with gr.Row(elem_classes="dmq-ends"):
             repository = gr.Textbox("", label="Repository, owner/name", max_lines=1, min_width=240)
@@ -63,16 +80,44 @@ def tab(shared: Shared) -> None:
 
 
 def connect(
-    shared: Shared, out: dict[str, Any], chosen: tuple[Any, Any], where: gr.Button, hub: tuple[Any, Any]
+    shared: Shared,
+    out: dict[str, Any],
+    chosen: tuple[Any, Any],
+    where: gr.Button,
+    hub: tuple[Any, Any],
 ) -> None:
     """The tab's events."""
-    shown = {"show_progress": "minimal", "show_progress_on": out["status"], "trigger_mode": "multiple"}
+    shown = {
+        "show_progress": "minimal",
+        "show_progress_on": out["status"],
+        "trigger_mode": "multiple",
+    }
     snippets = {name: out[name] for name in ("python", "shell")}
     on(where.click, place, [shared.recipe], out, **MODEL, **shown)
     started = JOB.connect_start(out["go"].click, export, [shared.recipe, *chosen], out)
     JOB.connect_stop(out, [started], shared.recipe)
-    on(out["name"].input, fetch, [out["name"]], out, show_progress="minimal", show_progress_on=out["status"])
+    on(
+        out["name"].input,
+        fetch,
+        [out["name"]],
+        out,
+        show_progress="minimal",
+        show_progress_on=out["status"],
+    )
     on(out["name"].input, code, [shared.recipe, *chosen, out["name"]], snippets)
-    on([one.input for one in chosen], wanted, [shared.recipe, *chosen], snippets, trigger_mode="always_last")
-    on(out["push"].click, push, [out["name"], *hub], out, show_progress="minimal", show_progress_on=out["hub"])
+    on(
+        [one.input for one in chosen],
+        wanted,
+        [shared.recipe, *chosen],
+        snippets,
+        trigger_mode="always_last",
+    )
+    on(
+        out["push"].click,
+        push,
+        [out["name"], *hub],
+        out,
+        show_progress="minimal",
+        show_progress_on=out["hub"],
+    )
     shows(shared, show, [*chosen, out["name"]], out, waiting=out["sizes"])

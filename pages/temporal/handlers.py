@@ -1,4 +1,6 @@
-"""Temporal: what quantization does to the part of the model that sees the timestep only, and how to keep it whole."""
+"""Temporal: what quantization does to the part of the model that sees the timestep only, and how
+to keep it whole.
+"""
 
 import dataclasses
 import json
@@ -19,14 +21,27 @@ from ..job_panel import JobPanel, note, watch
 from ..session import read, set_outside
 
 
-STATES = {"before": "as all other layers", "computed": "with this recipe, computed", "after": "with this recipe"}
+STATES = {
+    "before": "as all other layers",
+    "computed": "with this recipe, computed",
+    "after": "with this recipe",
+}
 MISSING = "The rounding is still to be learned: {}. Until then the figures show nearest codes."
-ALONE, WITH_BLOCKS = "press **Learn the rounding**", "open **Reconstruct** and press **Learn the blocks**"
+ALONE, WITH_BLOCKS = (
+    "press **Learn the rounding**",
+    "open **Reconstruct** and press **Learn the blocks**",
+)
 
 
 def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:
-    """The recipe with the time path kept as the form says, or treated as all other layers if not `own`."""
-    spec = forms.spec_of(Temporal, dict(zip(paths, values, strict=True)), recipe.temporal) if own else None
+    """The recipe with the time path kept as the form says, or treated as all other layers if not
+    `own`.
+    """
+    spec = (
+        forms.spec_of(Temporal, dict(zip(paths, values, strict=True)), recipe.temporal)
+        if own
+        else None
+    )
     made = dataclasses.replace(recipe, temporal=spec)
     return dataclasses.replace(made, name=words.short_name(made))
 
@@ -39,7 +54,9 @@ def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, An
 
 
 def measured(recipe: Recipe) -> tuple[TemporalErrors, bool]:
-    """What happens to the features, and whether that is what the recipe asks: not before its rounding was learned."""
+    """What happens to the features, and whether that is what the recipe asks: not before its
+    rounding was learned.
+    """
     with_blocks = recipe.reconstruction is not None and recipe.reconstruction.time
     if stages.temporal_learned(recipe) and (not with_blocks or stages.reconstructed(recipe)):
         return stages.temporal_errors(recipe), True
@@ -54,14 +71,19 @@ def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
     recipe = read(text)
     spec = recipe.temporal or Temporal()
     form = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
-    form |= {"own": recipe.temporal is not None, "settings": gr.update(visible=recipe.temporal is not None)}
+    form |= {
+        "own": recipe.temporal is not None,
+        "settings": gr.update(visible=recipe.temporal is not None),
+    }
     if why := hindrance(recipe):
         yield form | {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
         return
     form |= {"learn": gr.update(visible=not stages.temporal_learned(recipe))}
     yield form | {"empty": gr.update(visible=False)}
     errors, learned = measured(recipe)
-    yield {"body": gr.update(visible=True)} | overview(recipe, errors, learned, chosen(errors, picked))
+    yield {"body": gr.update(visible=True)} | overview(
+        recipe, errors, learned, chosen(errors, picked)
+    )
 
 
 def hindrance(recipe: Recipe) -> str:
@@ -86,7 +108,9 @@ def chosen(errors: TemporalErrors, picked: str) -> tuple[int, int]:
     return int(worst[0]), int(worst[1])
 
 
-def overview(recipe: Recipe, errors: TemporalErrors, learned: bool, at: tuple[int, int]) -> dict[str, Any]:
+def overview(
+    recipe: Recipe, errors: TemporalErrors, learned: bool, at: tuple[int, int]
+) -> dict[str, Any]:
     """All that follows from the recipe without running the model."""
     spec = recipe.temporal or Temporal()
     missing = MISSING.format(ALONE if recipe.temporal else WITH_BLOCKS)
@@ -96,9 +120,11 @@ def overview(recipe: Recipe, errors: TemporalErrors, learned: bool, at: tuple[in
         "ranges": figures.ranges(errors),
         "bits": figures.cache_bits(errors, cache.bits if cache else None),
         "deviation": gr.update(value=None, visible=False),  # it was of another recipe
-        "loss": gr.update(value=figures.rounding_loss(errors.losses) if len(errors.losses) else None,
-                          visible=len(errors.losses) > 0),
-    }  # fmt: skip
+        "loss": gr.update(
+            value=figures.rounding_loss(errors.losses) if len(errors.losses) else None,
+            visible=len(errors.losses) > 0,
+        ),
+    }
 
 
 def maps(errors: TemporalErrors, at: tuple[int, int]) -> dict[str, Any]:
@@ -114,21 +140,30 @@ def maps(errors: TemporalErrors, at: tuple[int, int]) -> dict[str, Any]:
         "after": figures.cosine_map(errors, "after", at),
         "shift_before": figures.shift_map(errors, "before", at),
         "shift_after": figures.shift_map(errors, "after", at),
-        "selection": gr.update(value=figures.selection_map(errors, at) if errors.cached.any() else None,
-                               visible=bool(errors.cached.any())),
+        "selection": gr.update(
+            value=figures.selection_map(errors, at) if errors.cached.any() else None,
+            visible=bool(errors.cached.any()),
+        ),
         "cell": where + told,
         "vectors": figures.vectors(errors, k, i),
         "picked": json.dumps([errors.block.projections[k].name, i]),
-    }  # fmt: skip
+    }
 
 
 def summary(recipe: Recipe, errors: TemporalErrors) -> str:
     """The worst cosine, the mismatched steps and the bytes, in two or three sentences."""
     block, steps = errors.block, len(errors.timesteps)
     worst = {name: float(getattr(errors, f"cosine_{name}").min()) for name in ("before", "after")}
-    wrong = {name: 100 * float((getattr(errors, f"shift_{name}") != 0).mean()) for name in ("before", "after")}
-    text = f"{len(block.projections)} features of {steps} steps depend on {', '.join(block.depends)}. "
-    text += f"Worst cosine **{worst['after']:.6f}**, taken for another step: **{wrong['after']:.0f} %**"
+    wrong = {
+        name: 100 * float((getattr(errors, f"shift_{name}") != 0).mean())
+        for name in ("before", "after")
+    }
+    text = (
+        f"{len(block.projections)} features of {steps} steps depend on {', '.join(block.depends)}. "
+    )
+    text += (
+        f"Worst cosine **{worst['after']:.6f}**, taken for another step: **{wrong['after']:.0f} %**"
+    )
     if recipe.temporal is not None or (recipe.reconstruction and recipe.reconstruction.time):
         text += f" (as all other layers: {worst['before']:.6f}, {wrong['before']:.0f} %)"
     if not block.finite:
@@ -148,14 +183,18 @@ def pick(text: str, click: gr.SelectData) -> dict[str, Any]:
     return maps(errors, (int(k), int(i)))
 
 
-# --- what runs ------------------------------------------------------------------------------------------------------
+# --- what runs
+# --------------------------------------------------------------------------------------------------
 
 
 JOB = JobPanel(
-    start={"learn": "Learn the rounding", "run": "Run with the time path alone quantized"}, hidden=("learn",),
-    stop="Stop it", progress="Progress of the time path", stopped="Stopped; nothing was kept.",
+    start={"learn": "Learn the rounding", "run": "Run with the time path alone quantized"},
+    hidden=("learn",),
+    stop="Stop it",
+    progress="Progress of the time path",
+    stopped="Stopped; nothing was kept.",
     after_stop=lambda text: {"learn": gr.update(visible=not stages.temporal_learned(read(text)))},
-)  # fmt: skip
+)
 
 
 @JOB.run
@@ -170,7 +209,9 @@ def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
 
 @JOB.run
 def deviate(text: str, pictures: float) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Draw with the time path alone quantized, and show how far the latents get from the float ones."""
+    """Draw with the time path alone quantized, and show how far the latents get from the float
+    ones.
+    """
     recipe = read(text)
     yield {"learn": gr.update()}
     found = yield from watch(stages.deviation(recipe, pictures=int(pictures)))

@@ -22,7 +22,8 @@ def tab(shared: Shared) -> None:
     """Draw the tab and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     gr.Markdown(
-        "Each block is told the time by a vector that no picture enters. Quantize that path carelessly, and the model "
+        "Each block is told the time by a vector that no picture enters. Quantize that path "
+        "carelessly, and the model "
         "believes to be at another step than it is (Temporal Feature Matters)."
     )
     out["own"] = gr.Checkbox(False, label="Keep the time path in a way of its own")
@@ -42,16 +43,20 @@ def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
     with gr.Column(visible=False) as out["settings"], gr.Row():
         for part in PARTS:
             with gr.Column(min_width=240):
-                form |= forms.form(Temporal, "Time path", leave=tuple(name for name in PARTS if name != part))
+                form |= forms.form(
+                    Temporal, "Time path", leave=tuple(name for name in PARTS if name != part)
+                )
     return form
 
 
 def draw_results(out: dict[str, Any]) -> None:
     """What is shown of the time path."""
-    pair = {"before": "Error of the features, as all other layers",
-            "after": "Error of the features, with this recipe; click a cell",
-            "shift_before": "Step a feature is taken for, as all other layers",
-            "shift_after": "Step a feature is taken for, with this recipe"}  # fmt: skip
+    pair = {
+        "before": "Error of the features, as all other layers",
+        "after": "Error of the features, with this recipe; click a cell",
+        "shift_before": "Step a feature is taken for, as all other layers",
+        "shift_after": "Step a feature is taken for, with this recipe",
+    }
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What happens to the features", elem_id="temporal-said")
@@ -59,7 +64,9 @@ def draw_results(out: dict[str, Any]) -> None:
             with gr.Row():
                 for name in names:
                     with gr.Column(min_width=380):
-                        out[name] = PlotlyView(label=pair[name], elem_id=f"temporal-{name.replace('_', '-')}")
+                        out[name] = PlotlyView(
+                            label=pair[name], elem_id=f"temporal-{name.replace('_', '-')}"
+                        )
         out["cell"] = gr.Markdown(label="Chosen cell", elem_id="temporal-cell")
         out["vectors"] = PlotlyView(label="The vectors behind the cell", elem_id="temporal-vectors")
         with gr.Row():
@@ -68,8 +75,11 @@ def draw_results(out: dict[str, Any]) -> None:
             with gr.Column(min_width=380):
                 out["bits"] = PlotlyView(label="A cache of everything: bits, error, size")
         out["selection"] = PlotlyView(label="Computed or from the cache", visible=False)
-        out["deviation"] = PlotlyView(label="The latents, with the time path alone quantized", visible=False,
-                                      elem_id="temporal-deviation")  # fmt: skip
+        out["deviation"] = PlotlyView(
+            label="The latents, with the time path alone quantized",
+            visible=False,
+            elem_id="temporal-deviation",
+        )
         out["loss"] = PlotlyView(label="Learning the rounding", visible=False)
 
 
@@ -84,9 +94,16 @@ def connect(shared: Shared, form: dict[str, Any], out: dict[str, Any], count: gr
         yield from show(paths, text, picked)
 
     chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
-    on([own.input, *forms.events(form)], moved, [shared.recipe, own, *form.values()], chosen_in,
-       trigger_mode="always_last")  # fmt: skip
-    clicks = [out[name].select for name in ("before", "after", "shift_before", "shift_after", "selection")]
+    on(
+        [own.input, *forms.events(form)],
+        moved,
+        [shared.recipe, own, *form.values()],
+        chosen_in,
+        trigger_mode="always_last",
+    )
+    clicks = [
+        out[name].select for name in ("before", "after", "shift_before", "shift_after", "selection")
+    ]
     on(clicks, pick, [shared.recipe], out, trigger_mode="always_last")
     learning = JOB.connect_start(out["learn"].click, learn, [shared.recipe], out)
     running = JOB.connect_start(out["run"].click, deviate, [shared.recipe, count], out)

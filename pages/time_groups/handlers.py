@@ -1,4 +1,6 @@
-"""Time groups: cut the steps into groups by hand or by rule, and see at once what that does to the error."""
+"""Time groups: cut the steps into groups by hand or by rule, and see at once what that does to
+the error.
+"""
 
 import dataclasses
 import math
@@ -10,7 +12,16 @@ import gradio as gr
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.figures import groups as figures
-from dmq.recipe import FLOAT, LearnedGroups, ManualGroups, OptimalGroups, PerStep, Recipe, SharedRange, UniformGroups
+from dmq.recipe import (
+    FLOAT,
+    LearnedGroups,
+    ManualGroups,
+    OptimalGroups,
+    PerStep,
+    Recipe,
+    SharedRange,
+    UniformGroups,
+)
 from dmq.results import GroupErrors
 
 from .. import words
@@ -43,7 +54,9 @@ def said(recipe: Recipe, now: GroupErrors, lines: dict[str, GroupErrors]) -> str
         text += f"{words.AS_THEY_COME} Groups of steps change nothing.\n\n"
     text += f"The activations' error is **{100 * now.total:.3g} %** of their power"
     if one > 0 and abs(one - now.total) > 1e-12 * one:
-        text += f", **{100 * (1 - now.total / one):.1f} % less** than with one range ({decibels(one)})"
+        text += (
+            f", **{100 * (1 - now.total / one):.1f} % less** than with one range ({decibels(one)})"
+        )
     if one - each > 1e-12 * one:
         text += f"; a range per step reaches {decibels(each)}, of that gain this partition has "
         text += f"{100 * (one - now.total) / (one - each):.0f} %"
@@ -54,14 +67,22 @@ def figures_of(recipe: Recipe) -> dict[str, Any]:
     """All that follows from a partition, from statistics alone."""
     now = stages.errors(recipe)
     references = {SHARED: SharedRange(), PER_STEP: PerStep()}
-    lines = {name: stages.errors(dataclasses.replace(recipe, grouping=g)) for name, g in references.items()}
+    lines = {
+        name: stages.errors(dataclasses.replace(recipe, grouping=g))
+        for name, g in references.items()
+    }
     cuts = now.groups.boundaries()
-    # Learned groups may be scattered and have ranges of their own: cuts would say too little of them.
-    own = isinstance(recipe.grouping, LearnedGroups) or bool((now.groups.slot != now.groups.slot[:1]).any())
+    # Learned groups may be scattered and have ranges of their own: cuts would say too little of
+    # them.
+    own = isinstance(recipe.grouping, LearnedGroups) or bool(
+        (now.groups.slot != now.groups.slot[:1]).any()
+    )
     counts = tuple(n for n in COUNTS if n <= recipe.sampling.steps)
     timesteps = [round(t, 3) for t in stages.statistics(recipe).timesteps]
     shown = {
-        "strip": PartitionStrip([] if own else list(cuts), steps=len(timesteps), timesteps=timesteps, locked=own),
+        "strip": PartitionStrip(
+            [] if own else list(cuts), steps=len(timesteps), timesteps=timesteps, locked=own
+        ),
         "locked": gr.update(visible=own),
         "said": said(recipe, now, lines),
         "slots": figures.slot_map(now.groups),
@@ -72,7 +93,9 @@ def figures_of(recipe: Recipe) -> dict[str, Any]:
     return shown | {
         "per_step": figures.error_per_step({"current": now, **lines}, cuts if not own else ()),
         "per_site": figures.error_per_site({"current": now, **lines}),
-        "against": figures.error_against_count(counts, stages.error_curves(recipe, counts), current),
+        "against": figures.error_against_count(
+            counts, stages.error_curves(recipe, counts), current
+        ),
     }
 
 
@@ -108,7 +131,9 @@ def by_hand(text: str, cuts: list[int]) -> dict[str, Any]:
 
 
 def drag(text: str, cuts: list[int]) -> dict[str, Any]:
-    """The partition that was set on the strip, which is left alone: the next drag may have begun."""
+    """The partition that was set on the strip, which is left alone: the next drag may have
+    begun.
+    """
     answer = by_hand(text, cuts)
     del answer["strip"]
     return answer

@@ -1,4 +1,6 @@
-"""Learning the groups (ADP-DM), in the Time groups tab: start a search, watch it, end it early, use what it found."""
+"""Learning the groups (ADP-DM), in the Time groups tab: start a search, watch it, end it early,
+use what it found.
+"""
 
 import dataclasses
 import math
@@ -21,13 +23,21 @@ from ..widgets.plotly_view import PlotlyView
 
 MAIN = ("count", "per_layer", "contiguous", "iterations")
 JOB = JobPanel(
-    start={"go": "Search"}, stop="Stop the search", progress="Progress of the search",
-    stopped="Stopped; nothing was kept.", at_end=lambda: {"finish": gr.update(visible=False)},
-)  # fmt: skip
+    start={"go": "Search"},
+    stop="Stop the search",
+    progress="Progress of the search",
+    stopped="Stopped; nothing was kept.",
+    at_end=lambda: {"finish": gr.update(visible=False)},
+)
 WAYS = {
-    "shared": "one range", "uniform": "equal groups", "kmeans": "k-means (its start)", "lloyd": "Lloyd's algorithm",
-    "optimal": "optimal cuts", "learned": "learned", "per step": "a range per step",
-}  # fmt: skip
+    "shared": "one range",
+    "uniform": "equal groups",
+    "kmeans": "k-means (its start)",
+    "lloyd": "Lloyd's algorithm",
+    "optimal": "optimal cuts",
+    "learned": "learned",
+    "per step": "a range per step",
+}
 
 enough: set[str] = set()  # sessions that asked their search to finish with what it has
 
@@ -54,13 +64,17 @@ def search(
     """Run the search, with pictures of how it stands; what it found is kept, and shown."""
     recipe, session = asked(paths, text, *values), request.session_hash or ""
     enough.discard(session)
-    yield {"finish": gr.update(visible=True)} | {name: gr.update(visible=False) for name in ("use", "more")}
+    yield {"finish": gr.update(visible=True)} | {
+        name: gr.update(visible=False) for name in ("use", "more")
+    }
     try:
         work = stages.search(recipe, again=True, enough=lambda: session in enough)
         result = yield from watch(work, live, seconds=FIGURE_SECONDS)
     finally:
         enough.discard(session)
-    return {"status": note("Done; the groups are kept."), "found": jsonio.dumps(recipe)} | shown(result)
+    return {"status": note("Done; the groups are kept."), "found": jsonio.dumps(recipe)} | shown(
+        result
+    )
 
 
 def live(snapshot: Any) -> dict[str, Any]:
@@ -69,12 +83,19 @@ def live(snapshot: Any) -> dict[str, Any]:
     said = f"**{snapshot.phase}**"
     if math.isfinite(snapshot.error):
         said += f": noise error {100 * snapshot.error:.3g} % at step {snapshot.step}"
-    return {"body": gr.update(visible=True), "summary": said, "importance": importance, "unsure": unsure}
+    return {
+        "body": gr.update(visible=True),
+        "summary": said,
+        "importance": importance,
+        "unsure": unsure,
+    }
 
 
 def shown(result: SearchResult) -> dict[str, Any]:
     """Everything a finished search found."""
-    named = dataclasses.replace(result, local={WAYS[way]: errors for way, errors in result.local.items()})
+    named = dataclasses.replace(
+        result, local={WAYS[way]: errors for way, errors in result.local.items()}
+    )
     return {
         "body": gr.update(visible=True),
         "more": gr.update(visible=True),
@@ -95,9 +116,17 @@ def summary(result: SearchResult) -> str:
     least, most = int(groups.min()), int(groups.max())
     used = f"{least}" if least == most else f"{least} to {most}"
     apart = int(result.scattered.sum())
-    text = f"{used} group{'s' if most > 1 else ''} a layer are in use at {len(result.sites)} places; "
-    text += f"{apart} of them have groups that are no single run of steps." if apart else "all are runs of steps."
-    mixed, hard, again = (float(errors.mean()) for errors in (result.soft, result.hard, result.refitted))
+    text = (
+        f"{used} group{'s' if most > 1 else ''} a layer are in use at {len(result.sites)} places; "
+    )
+    text += (
+        f"{apart} of them have groups that are no single run of steps."
+        if apart
+        else "all are runs of steps."
+    )
+    mixed, hard, again = (
+        float(errors.mean()) for errors in (result.soft, result.hard, result.refitted)
+    )
     if math.isfinite(hard):
         kept = again if math.isfinite(again) else hard
         text += f" Noise error **{100 * kept:.3g} %** of the output's power"
@@ -123,7 +152,11 @@ def show(paths: list[str], text: str) -> dict[str, Any]:
     known = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
     with_spec = dataclasses.replace(recipe, grouping=spec)
     if not (stages.captured(recipe) and stages.searched(with_spec)):
-        return known | {"body": gr.update(visible=False), "use": gr.update(visible=False), "found": ""}
+        return known | {
+            "body": gr.update(visible=False),
+            "use": gr.update(visible=False),
+            "found": "",
+        }
     with_spec = dataclasses.replace(with_spec, name=words.short_name(with_spec))
     made = known | shown(stages.search_result(with_spec)) | {"found": jsonio.dumps(with_spec)}
     return made | {"use": gr.update(visible=recipe.grouping != spec)}
@@ -134,11 +167,16 @@ def build(session: Shared) -> None:
     out: dict[str, Any] = {}
     with gr.Accordion("Learn the groups by gradients (ADP-DM)", open=False, elem_id="search"):
         gr.Markdown(
-            "A search decides which steps share a quantizer: at every layer all groups are mixed by importance "
-            "weights, which are learned together with the groups' ranges until each step has chosen one. It draws "
-            "with the float model and then runs the quantized one forth and back, which takes minutes."
+            "A search decides which steps share a quantizer: at every layer all groups are mixed "
+            "by importance "
+            "weights, which are learned together with the groups' ranges until each step has "
+            "chosen one. It draws "
+            "with the float model and then runs the quantized one forth and back, which takes "
+            "minutes."
         )
-        every = forms.form(LearnedGroups, "Search", leave=tuple(f for f in names() if f not in MAIN))
+        every = forms.form(
+            LearnedGroups, "Search", leave=tuple(f for f in names() if f not in MAIN)
+        )
         with gr.Accordion("More settings", open=False):
             every |= forms.form(LearnedGroups, "Search", leave=MAIN)
         with gr.Row():
@@ -152,14 +190,22 @@ def build(session: Shared) -> None:
             out["summary"] = gr.Markdown(label="What the search found", elem_id="search-summary")
             with gr.Row():
                 with gr.Column(min_width=380):
-                    out["importance"] = PlotlyView(label="Importance of the groups, mean over layers")
+                    out["importance"] = PlotlyView(
+                        label="Importance of the groups, mean over layers"
+                    )
                 with gr.Column(min_width=380):
-                    out["unsure"] = PlotlyView(label="How undecided, and calibration steps", elem_id="search-steps")
+                    out["unsure"] = PlotlyView(
+                        label="How undecided, and calibration steps", elem_id="search-steps"
+                    )
             with gr.Column(visible=False) as out["more"]:
-                out["assignment"] = PlotlyView(label="Group of every layer and step", elem_id="search-map")
+                out["assignment"] = PlotlyView(
+                    label="Group of every layer and step", elem_id="search-map"
+                )
                 with gr.Row():
                     with gr.Column(min_width=380):
-                        out["yardsticks"] = PlotlyView(label="Activation error beside other ways of grouping")
+                        out["yardsticks"] = PlotlyView(
+                            label="Activation error beside other ways of grouping"
+                        )
                     with gr.Column(min_width=380):
                         out["noise"] = PlotlyView(label="Error of the denoiser's answer")
                 out["loss"] = PlotlyView(label="Both terms of the loss")
@@ -174,7 +220,12 @@ def build(session: Shared) -> None:
     run = JOB.connect_start(out["go"].click, started, [session.recipe, *every.values()], out)
     on(out["finish"].click, finish, [], {"status": out["status"]})
     JOB.connect_stop(out, [run], session.recipe)
-    on(out["use"].click, use, [out["found"]], {"recipe": session.recipe, "outside": session.outside})
+    on(
+        out["use"].click,
+        use,
+        [out["found"]],
+        {"recipe": session.recipe, "outside": session.outside},
+    )
     shown_in = {f"form {path}": component for path, component in every.items()} | out
     shows(session, redraw, [], shown_in)
 

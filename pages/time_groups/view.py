@@ -17,18 +17,32 @@ def tab(session: Shared) -> None:
     out: dict[str, Any] = {"recipe": session.recipe}
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:
-        strip = out["strip"] = PartitionStrip([], steps=50, label="Groups of steps", elem_id="strip")
-        out["locked"] = gr.Markdown("Each layer has cuts of its own; the map at the bottom shows them.", visible=False)
+        strip = out["strip"] = PartitionStrip(
+            [], steps=50, label="Groups of steps", elem_id="strip"
+        )
+        out["locked"] = gr.Markdown(
+            "Each layer has cuts of its own; the map at the bottom shows them.", visible=False
+        )
         with gr.Row(elem_classes="dmq-buttons"):
-            presets = {fn: gr.Button(name, size="sm", min_width=90) for name, fn in (
-                ("Shared", shared), ("Uniform", uniform), ("Optimal", optimal), ("Per step", per_step),
-                ("Split the longest", split), ("Merge the shortest", merge),
-            )}  # fmt: skip
+            presets = {
+                fn: gr.Button(name, size="sm", min_width=90)
+                for name, fn in (
+                    ("Shared", shared),
+                    ("Uniform", uniform),
+                    ("Optimal", optimal),
+                    ("Per step", per_step),
+                    ("Split the longest", split),
+                    ("Merge the shortest", merge),
+                )
+            }
         with gr.Row(elem_classes="dmq-count"):
             count = out["count"] = gr.Slider(1, 50, 8, step=1, label="Number of groups", scale=3)
-            own = out["own"] = gr.Checkbox(False, label="Each layer its own cuts (optimal)", scale=1)
+            own = out["own"] = gr.Checkbox(
+                False, label="Each layer its own cuts (optimal)", scale=1
+            )
         gr.Markdown(
-            "Drag a boundary, or move it with the arrow keys; Delete removes it, a double click adds one.",
+            "Drag a boundary, or move it with the arrow keys; Delete removes it, a double click "
+            "adds one.",
             elem_classes="dmq-hint",
         )
         out["said"] = gr.Markdown(label="Total error", elem_id="total-error")

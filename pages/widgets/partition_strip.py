@@ -1,8 +1,9 @@
-"""PartitionStrip: the steps of a trajectory as one bar, cut into groups by boundaries that can be dragged.
+"""PartitionStrip: the steps of a trajectory as one bar, cut into groups by boundaries that can be
+dragged.
 
-The value is the list of inner boundaries: `[12, 30]` with 50 steps means the groups 0-11, 12-29 and 30-49.
-A boundary is dragged with mouse or finger; with the keyboard it is moved by the arrow keys, Page Up/Down, Home and
-End, and removed by Delete. A double click between two boundaries adds one.
+The value is the list of inner boundaries: `[12, 30]` with 50 steps means the groups 0-11, 12-29 and
+30-49. A boundary is dragged with mouse or finger; with the keyboard it is moved by the arrow keys,
+Page Up/Down, Home and End, and removed by Delete. A double click between two boundaries adds one.
 """
 
 from itertools import pairwise
@@ -13,14 +14,16 @@ import gradio as gr
 from dmq.runs import ASSETS
 
 
-# As in PlotlyView: nothing in the template depends on the value, so Gradio never patches what the script drew.
+# As in PlotlyView: nothing in the template depends on the value, so Gradio never patches what the
+# script drew.
 TEMPLATE = '<div class="strip" role="group"></div><div class="strip-scale"><span></span><span></span></div>'
 SCRIPT = (ASSETS / "web" / "partition_strip.js").read_text("utf-8")
 STYLE = (ASSETS / "web" / "partition_strip.css").read_text("utf-8")
 
 
 class PartitionStrip(gr.HTML):
-    """Cut points on a bar of `steps` steps. `change` follows every new value, `input` only what the user moved.
+    """Cut points on a bar of `steps` steps. `change` follows every new value, `input` only what the
+    user moved.
 
     `timesteps` are the values of t to name beside the steps; a `locked` strip only shows.
     """
@@ -34,11 +37,13 @@ class PartitionStrip(gr.HTML):
         locked: bool = False,
         **kwargs: Any,
     ) -> None:
-        # Before super().__init__(), which calls postprocess(), and makes an event of every other name that is quoted
-        # in the script.
+        # Before super().__init__(), which calls postprocess(), and makes an event of every other
+        # name that is quoted in the script.
         self.steps, self.timesteps, self.locked = steps, timesteps or [], locked
         props = {"steps": steps, "timesteps": self.timesteps, "locked": locked}
-        super().__init__(value, html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, **props, **kwargs)
+        super().__init__(
+            value, html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, **props, **kwargs
+        )
 
     def preprocess(self, payload: list[int] | None) -> list[int]:
         return checked(payload or [], self.steps)  # whatever a browser sends is untrusted
@@ -51,8 +56,12 @@ class PartitionStrip(gr.HTML):
 
 
 def checked(cuts: list[int], steps: int) -> list[int]:
-    """`cuts` if they are whole numbers that rise strictly between 0 and `steps`, else `gr.Error`."""
+    """`cuts` if they are whole numbers that rise strictly between 0 and `steps`, else
+    `gr.Error`.
+    """
     whole = isinstance(cuts, list) and all(type(cut) is int for cut in cuts)
     if whole and all(low < high for low, high in pairwise([0, *cuts, steps])):
         return cuts
-    raise gr.Error(f"Boundaries must rise from 1 to {steps - 1}; got {cuts!r:.80}.", print_exception=False)
+    raise gr.Error(
+        f"Boundaries must rise from 1 to {steps - 1}; got {cuts!r:.80}.", print_exception=False
+    )

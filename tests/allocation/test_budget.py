@@ -1,4 +1,6 @@
-"""The bit budget against trying everything, against scipy's integer programming, and against its own numbers."""
+"""The bit budget against trying everything, against scipy's integer programming, and against its
+own numbers.
+"""
 
 import dataclasses
 import fnmatch
@@ -40,9 +42,14 @@ def everything(table, rules=()):
         least = max((rule.least for rule in mine), default=0)
         allowed.append([k for k in columns if k < 0 or table.choices[k].bits >= least])
     tied = [rule.layers for rule in rules if rule.same]
-    ties = [[n for n, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)] for pattern in tied]
+    ties = [
+        [n for n, name in enumerate(names) if fnmatch.fnmatchcase(name, pattern)]
+        for pattern in tied
+    ]
     every_one = itertools.product(*allowed)
-    combinations = np.array([one for one in every_one if all(len({one[n] for n in tie}) == 1 for tie in ties)])
+    combinations = np.array(
+        [one for one in every_one if all(len({one[n] for n in tie}) == 1 for tie in ties)]
+    )
     floats = np.array([4 * layer.weights for layer in table.layers])
     taken = np.hstack([table.bytes, floats[:, None]])  # column -1
     cost = np.hstack([table.cost, np.zeros((len(names), 1))])
@@ -51,16 +58,23 @@ def everything(table, rules=()):
 
 
 def by_scipy(taken, cost, budget):
-    """The least cost within `budget`, by integer programming: one choice a layer, and one inequality."""
+    """The least cost within `budget`, by integer programming: one choice a layer, and one
+    inequality.
+    """
     count, choices = cost.shape
-    one_hot = csr_array((np.ones(cost.size), (np.repeat(np.arange(count), choices), np.arange(cost.size))))
+    one_hot = csr_array(
+        (np.ones(cost.size), (np.repeat(np.arange(count), choices), np.arange(cost.size)))
+    )
     answer = milp(
-        c=cost.ravel() / cost.max(), integrality=np.ones(cost.size), bounds=Bounds(0, 1),
+        c=cost.ravel() / cost.max(),
+        integrality=np.ones(cost.size),
+        bounds=Bounds(0, 1),
         constraints=[
-            LinearConstraint(one_hot, 1, 1), LinearConstraint(taken.reshape(1, -1) / 1e3, -np.inf, budget / 1e3)
+            LinearConstraint(one_hot, 1, 1),
+            LinearConstraint(taken.reshape(1, -1) / 1e3, -np.inf, budget / 1e3),
         ],
         options={"mip_rel_gap": 1e-9},
-    )  # fmt: skip
+    )
     return answer.fun * cost.max()
 
 
@@ -72,9 +86,11 @@ RULES = {
     "chain": tuple(Rule(layers=f"blocks.0.[{pair}]", same=True) for pair in ("qk", "vo", "ko")),
     "float": (Rule(layers="blocks.1.q", choice="float"), Rule(layers="blocks.0.[qk]", same=True)),
     "all": (
-        Rule(layers="blocks.0.*", same=True), Rule(layers="blocks.0.o", choice="KMC-4"), Rule(layers="*", least=3),
+        Rule(layers="blocks.0.*", same=True),
+        Rule(layers="blocks.0.o", choice="KMC-4"),
+        Rule(layers="*", least=3),
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
@@ -93,7 +109,9 @@ def test_the_answer_is_that_of_trying_everything(rules, seed):
         found = allocate(table, Budget(bits=None, bytes=budget, rules=rules))
         assert found.cost == pytest.approx(cost[taken <= budget].min(), rel=1e-12)
         assert found.bytes <= budget and found.bound <= found.cost
-        assert (found.cost, found.bytes) in [pytest.approx(pair) for pair in zip(cost, taken, strict=True)]
+        assert (found.cost, found.bytes) in [
+            pytest.approx(pair) for pair in zip(cost, taken, strict=True)
+        ]
 
 
 def test_of_many_layers_it_agrees_with_integer_programming():
@@ -111,20 +129,37 @@ def test_the_bound_of_prices_is_the_linear_relaxation_and_the_one_given_is_bette
     table = random_table(30, 0)
     budget = round(np.mean(limits(table)))
     count, choices = table.cost.shape
-    one_hot = csr_array((np.ones(table.cost.size), (np.repeat(np.arange(count), choices), np.arange(table.cost.size))))
+    one_hot = csr_array(
+        (
+            np.ones(table.cost.size),
+            (np.repeat(np.arange(count), choices), np.arange(table.cost.size)),
+        )
+    )
     bytes_ = LinearConstraint(table.bytes.reshape(1, -1) / 1e3, -np.inf, budget / 1e3)
-    relaxed = milp(table.cost.ravel(), bounds=Bounds(0, 1), constraints=[LinearConstraint(one_hot, 1, 1), bytes_])
+    relaxed = milp(
+        table.cost.ravel(),
+        bounds=Bounds(0, 1),
+        constraints=[LinearConstraint(one_hot, 1, 1), bytes_],
+    )
     lagrange = priced(price_steps(table.bytes, table.cost), table.bytes, table.cost, budget).bound
     found = allocate(table, Budget(bits=None, bytes=budget))
     assert lagrange == pytest.approx(relaxed.fun, rel=1e-9)
-    assert lagrange < found.bound == pytest.approx(found.cost, rel=1e-6)  # integer programming proves more
+    assert (
+        lagrange < found.bound == pytest.approx(found.cost, rel=1e-6)
+    )  # integer programming proves more
 
 
 def alike(count, choices, seed):
-    """Bytes, costs and a budget of a table whose choices are all worth about the same for their bytes."""
+    """Bytes, costs and a budget of a table whose choices are all worth about the same for their
+    bytes.
+    """
     rng = np.random.default_rng(seed)
     taken = rng.integers(1, 10_000, (count, choices))
-    return taken, -taken * rng.uniform(0.99, 1.01, taken.shape), int(taken.min(1).sum() + taken.max(1).sum()) // 2
+    return (
+        taken,
+        -taken * rng.uniform(0.99, 1.01, taken.shape),
+        int(taken.min(1).sum() + taken.max(1).sum()) // 2,
+    )
 
 
 @pytest.mark.parametrize("most", [1, 5, 30])
@@ -140,7 +175,9 @@ def test_a_core_too_small_is_never_worse_than_prices_and_its_bound_holds(most):
 
 
 def test_what_the_solvers_tolerance_lets_through_is_not_taken(monkeypatch):
-    monkeypatch.setattr(knapsack, "FINE", 1e-3)  # a tolerance of a thousandth of the largest change: about 10 bytes
+    monkeypatch.setattr(
+        knapsack, "FINE", 1e-3
+    )  # a tolerance of a thousandth of the largest change: about 10 bytes
     taken, cost, budget = alike(12, 4, 1)  # the first answer takes a byte too many
     known = filled(priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget)
     found = best(known, taken, cost, budget)
@@ -150,7 +187,11 @@ def test_what_the_solvers_tolerance_lets_through_is_not_taken(monkeypatch):
 
 def test_what_the_solver_prints_is_not_seen(capfd):
     rng = np.random.default_rng(28)  # with these numbers HiGHS prints a line, whatever `disp` says
-    count, choices, most = int(rng.integers(3, 150)), int(rng.integers(2, 10)), 10 ** int(rng.integers(2, 8))
+    count, choices, most = (
+        int(rng.integers(3, 150)),
+        int(rng.integers(2, 10)),
+        10 ** int(rng.integers(2, 8)),
+    )
     taken = rng.integers(1, most, (count, choices))
     cost = -taken * rng.uniform(0.99, 1.01, taken.shape)
     low, high = taken.min(1).sum(), taken.max(1).sum()
@@ -183,7 +224,9 @@ def test_the_front_never_rises_and_holds_what_single_budgets_give():
     for budget, point in zip(np.linspace(*ends, 9), front, strict=True):
         alone = allocate(table, Budget(bits=None, bytes=round(budget), rules=rules))
         assert point.bound <= alone.cost * (1 + 1e-9) and alone.cost <= point.cost * (1 + 1e-9)
-        assert point.cost - point.bound <= table.sensitivity.max() * 9  # no price is further off than one change
+        assert (
+            point.cost - point.bound <= table.sensitivity.max() * 9
+        )  # no price is further off than one change
         assert point.bytes <= round(budget)
     assert len(pareto(table, (Rule(layers="*", choice="UAQ-4"),))) == 1
 
@@ -191,12 +234,17 @@ def test_the_front_never_rises_and_holds_what_single_budgets_give():
 def test_what_is_said_of_an_allocation_is_true():
     table = random_table(20, 3)
     rules = (
-        Rule(layers="blocks.0.*", same=True), Rule(layers="blocks.1.q", choice="UAQ-3"),
+        Rule(layers="blocks.0.*", same=True),
+        Rule(layers="blocks.1.q", choice="UAQ-3"),
         Rule(layers="blocks.1.k", choice="float"),
-    )  # fmt: skip
-    found = allocate(table, Budget(bits=None, bytes=round(np.mean(limits(table, rules))), rules=rules))
+    )
+    found = allocate(
+        table, Budget(bits=None, bytes=round(np.mean(limits(table, rules))), rules=rules)
+    )
     names = [layer.name for layer in table.layers]
-    columns = [table.labels.index(label) if label in table.labels else None for label in labels(found)]
+    columns = [
+        table.labels.index(label) if label in table.labels else None for label in labels(found)
+    ]
     floats = 4 * table.layers[5].weights
     assert columns.count(None) == 1 and labels(found)[5] == "float" and labels(found)[4] == "UAQ-3"
     assert len(set(columns[:4])) == 1 and found.layers == tuple(names)
@@ -216,14 +264,24 @@ def test_reasons_are_the_tables_numbers():
     below = above = 0
     for n, (label, why) in enumerate(zip(labels(found), found.reasons, strict=True)):
         mine = table.labels.index(label)
-        if said := re.match(r"costs (\S+) more than (\S+) and saves (.+); a saved kB costs (\S+) here", why):
+        if said := re.match(
+            r"costs (\S+) more than (\S+) and saves (.+); a saved kB costs (\S+) here", why
+        ):
             other, more = table.labels.index(said[2]), 1
-        elif said := re.match(r"costs least; (\S+) would cost (\S+) more and save (.+): (\S+) for a saved kB", why):
-            said, other, more = [None, said[2], said[1], said[3], said[4]], table.labels.index(said[1]), -1
+        elif said := re.match(
+            r"costs least; (\S+) would cost (\S+) more and save (.+): (\S+) for a saved kB", why
+        ):
+            said, other, more = (
+                [None, said[2], said[1], said[3], said[4]],
+                table.labels.index(said[1]),
+                -1,
+            )
             assert table.cost[n, mine] == table.cost[n].min()
         else:
-            assert why in ("no other choice costs less or is smaller",
-                           "all choices cost about the same here, so the smallest")  # fmt: skip
+            assert why in (
+                "no other choice costs less or is smaller",
+                "all choices cost about the same here, so the smallest",
+            )
             continue
         below, above = below + (more > 0), above + (more < 0)
         dearer = more * (table.cost[n, mine] - table.cost[n, other])
@@ -234,7 +292,10 @@ def test_reasons_are_the_tables_numbers():
         assert float(said[4].rstrip(",")) == pytest.approx(1000 * dearer / saved, rel=0.06)
     assert below and above
     # The price at the margin is the same everywhere.
-    assert len({found for why in found.reasons for found in re.findall(r"(\S+) at the margin", why)}) == 1
+    assert (
+        len({found for why in found.reasons for found in re.findall(r"(\S+) at the margin", why)})
+        == 1
+    )
 
 
 def test_layers_that_do_not_care_get_the_smallest_choice():
@@ -243,18 +304,29 @@ def test_layers_that_do_not_care_get_the_smallest_choice():
     cost[2] = 1e-9 * cost[2]
     cost[3] = 0.0
     found = allocate(dataclasses.replace(table, cost=cost), Budget(bits=3.2))
-    for n, why in ((2, "all choices cost about the same here, so the smallest"),
-                   (3, "no other choice costs less or is smaller")):  # fmt: skip
-        assert table.labels.index(labels(found)[n]) == table.bytes[n].argmin() and found.reasons[n] == why
+    for n, why in (
+        (2, "all choices cost about the same here, so the smallest"),
+        (3, "no other choice costs less or is smaller"),
+    ):
+        assert (
+            table.labels.index(labels(found)[n]) == table.bytes[n].argmin()
+            and found.reasons[n] == why
+        )
 
 
 def test_controls_keep_the_budget_and_the_rules():
-    table, rules = random_table(30, 6), (Rule(layers="blocks.2.*", same=True), Rule(layers="*.q", least=3))
+    table, rules = (
+        random_table(30, 6),
+        (Rule(layers="blocks.2.*", same=True), Rule(layers="*.q", least=3)),
+    )
     low, high = limits(table, rules)
     asked = Budget(bits=None, bytes=(low + high) // 2, rules=rules)
     best_one = allocate(table, asked)
     smallest_change = np.diff(np.sort(table.bytes, 1), axis=1).max()
-    for control in (greedy(table, asked), *(random_allocation(table, asked, seed) for seed in range(5))):
+    for control in (
+        greedy(table, asked),
+        *(random_allocation(table, asked, seed) for seed in range(5)),
+    ):
         assert control.bytes <= asked.bytes and control.cost >= best_one.cost - 1e-12
         assert len(set(labels(control)[8:12])) == 1
         assert all(choice.bits >= 3 for choice in control.choices[::4])
@@ -264,36 +336,70 @@ def test_controls_keep_the_budget_and_the_rules():
     assert random_allocation(table, asked, 0) != random_allocation(table, asked, 1)
     once, again = (random_allocation(table, asked, 7) for _ in range(2))
     assert labels(once) == labels(again)
-    assert greedy(table, asked).cost < np.mean([random_allocation(table, asked, seed).cost for seed in range(5)])
+    assert greedy(table, asked).cost < np.mean(
+        [random_allocation(table, asked, seed).cost for seed in range(5)]
+    )
     same = uniform(table, "kmc-3")
     assert set(labels(same)) == {"KMC-3"} and same.bytes == table.bytes[:, 4].sum()
 
 
 REFUSED = {
-    "below": ([], {"bits": 1.0}, r"budget: [\d,]+ bytes \(1\.000 bits a weight\) is below the smallest possible"),
-    "above": ([], {"bits": 32.0}, r"above the largest possible; the layers take [\d,]+ to [\d,]+ bytes \(2\.\d+ to"),
+    "below": (
+        [],
+        {"bits": 1.0},
+        r"budget: [\d,]+ bytes \(1\.000 bits a weight\) is below the smallest possible",
+    ),
+    "above": (
+        [],
+        {"bits": 32.0},
+        r"above the largest possible; the layers take [\d,]+ to [\d,]+ bytes \(2\.\d+ to",
+    ),
     "rules": ([Rule(layers="*", least=4)], {"bits": 3.0}, r"bits\) under these rules\.$"),
     "nan": ([], {"bits": float("nan")}, r"budget\.bits is nan"),
-    "no layer": ([Rule(layers="blocks.0.qq", choice="UAQ-4")], {}, r"matches no layer; did you mean 'blocks\.0\.q'"),
-    "no choice": ([Rule(layers="*", choice="HQQ-4")], {}, r"'\*' asks for HQQ-4, which the table has not: UAQ-4, KMC"),
+    "no layer": (
+        [Rule(layers="blocks.0.qq", choice="UAQ-4")],
+        {},
+        r"matches no layer; did you mean 'blocks\.0\.q'",
+    ),
+    "no choice": (
+        [Rule(layers="*", choice="HQQ-4")],
+        {},
+        r"'\*' asks for HQQ-4, which the table has not: UAQ-4, KMC",
+    ),
     "two choices": (
-        [Rule(layers="*.q", choice="UAQ-4"), Rule(layers="blocks.0.*", choice="KMC-4")], {},
+        [Rule(layers="*.q", choice="UAQ-4"), Rule(layers="blocks.0.*", choice="KMC-4")],
+        {},
         r"blocks\.0\.q is UAQ-4 by '\*\.q' and KMC-4 by 'blocks\.0\.\*'",
     ),
     "below least": (
-        [Rule(layers="*.q", choice="UAQ-3"), Rule(layers="blocks.1.*", least=4)], {},
+        [Rule(layers="*.q", choice="UAQ-3"), Rule(layers="blocks.1.*", least=4)],
+        {},
         r"blocks\.1\.q needs 4 bits by 'blocks\.1\.\*', but it is UAQ-3 by '\*\.q'",
     ),
-    "too many bits": ([Rule(layers="*.o", least=8)], {}, r"needs 8 bits by '\*\.o', but the most .* is UAQ-4"),
+    "too many bits": (
+        [Rule(layers="*.o", least=8)],
+        {},
+        r"needs 8 bits by '\*\.o', but the most .* is UAQ-4",
+    ),
     "not the same": (
-        [Rule(layers="blocks.0.*", same=True), Rule(layers="*.k", choice="UAQ-4"), Rule(layers="*.o", choice="KMA-2")],
-        {}, r"'blocks\.0\.\*' wants the same .* only be UAQ-4 by '\*\.k' and .* only be KMA-2 by '\*\.o'",
+        [
+            Rule(layers="blocks.0.*", same=True),
+            Rule(layers="*.k", choice="UAQ-4"),
+            Rule(layers="*.o", choice="KMA-2"),
+        ],
+        {},
+        r"'blocks\.0\.\*' wants the same .* only be UAQ-4 by '\*\.k' and .* only be KMA-2 by '\*\.o'",
     ),
     "least of the same": (
-        [Rule(layers="blocks.0.*", same=True), Rule(layers="*.k", choice="KMA-2"), Rule(layers="*.o", least=3)],
-        {}, r"'blocks\.0\.\*' wants the same .* KMA-2 by '\*\.k'",
+        [
+            Rule(layers="blocks.0.*", same=True),
+            Rule(layers="*.k", choice="KMA-2"),
+            Rule(layers="*.o", least=3),
+        ],
+        {},
+        r"'blocks\.0\.\*' wants the same .* KMA-2 by '\*\.k'",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize(("rules", "size", "message"), REFUSED.values(), ids=REFUSED)
@@ -318,10 +424,15 @@ def test_unknown_costs_are_no_choice_and_a_layer_without_any_is_named():
     partly = dataclasses.replace(table, cost=cost)
     for bits in (3.0, 3.9):
         found = allocate(partly, Budget(bits=bits))
-        assert labels(found)[1] == "KMA-2" and found.reasons[1] == "KMA-2 is the only choice that is known and allowed"
+        assert (
+            labels(found)[1] == "KMA-2"
+            and found.reasons[1] == "KMA-2 is the only choice that is known and allowed"
+        )
     with pytest.raises(DmqError, match=r"blocks\.0\.k: the cost of UAQ-4 is not known"):
         uniform(partly, "UAQ-4")
-    with pytest.raises(DmqError, match=r"blocks\.0\.k is UAQ-4 by '\*\.k', but its cost there is not known"):
+    with pytest.raises(
+        DmqError, match=r"blocks\.0\.k is UAQ-4 by '\*\.k', but its cost there is not known"
+    ):
         allocate(partly, Budget(rules=(Rule(layers="*.k", choice="UAQ-4"),)))
     cost[1] = np.nan
     with pytest.raises(DmqError, match=r"blocks\.0\.k: no cost is known .* blocks\.0\.k=float"):

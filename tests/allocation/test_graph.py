@@ -24,12 +24,24 @@ def read(family="PixArt-sigma"):
 
 def test_features_are_those_of_the_paper():
     graph, rows, sizes, errors, known = read()
-    assert known.quantizer.tolist() == [1, 2, 3, 1, 2, 3, 0]  # UAQ, KMC, KMA; the last choice is none
+    assert known.quantizer.tolist() == [
+        1,
+        2,
+        3,
+        1,
+        2,
+        3,
+        0,
+    ]  # UAQ, KMC, KMA; the last choice is none
     assert known.bits.tolist() == [1, 1, 1, 2, 2, 2, 0]
     for node, name in enumerate(graph.layers):
         if name:
-            np.testing.assert_allclose(known.numbers[node, :-1, 0], 100 * 80 / sizes[rows[name]], rtol=1e-6)
-            np.testing.assert_allclose(known.numbers[node, :-1, 1], 100 * errors[rows[name]], rtol=1e-6)
+            np.testing.assert_allclose(
+                known.numbers[node, :-1, 0], 100 * 80 / sizes[rows[name]], rtol=1e-6
+            )
+            np.testing.assert_allclose(
+                known.numbers[node, :-1, 1], 100 * errors[rows[name]], rtol=1e-6
+            )
         else:
             assert not known.numbers[node].any() and known.kind[node] == 0
     place = graph.place
@@ -54,12 +66,18 @@ def test_a_piece_alone_has_its_own_edges_only():
     named = {(graph.nodes[nodes[u]], graph.nodes[nodes[v]]) for u, v in edges.T}
     block = "transformer_blocks.0."
     assert named == {
-        (block + u, block + v) for u, v in [
-            ("adaln_0", "attn1.to_q"), ("adaln_0", "attn1.to_k"), ("adaln_0", "attn1.to_v"),
-            ("attn1.to_q", "attn1.qk"), ("attn1.to_k", "attn1.qk"), ("attn1.qk", "attn1.vsm"),
-            ("attn1.to_v", "attn1.vsm"), ("attn1.vsm", "attn1.to_out.0"),
+        (block + u, block + v)
+        for u, v in [
+            ("adaln_0", "attn1.to_q"),
+            ("adaln_0", "attn1.to_k"),
+            ("adaln_0", "attn1.to_v"),
+            ("attn1.to_q", "attn1.qk"),
+            ("attn1.to_k", "attn1.qk"),
+            ("attn1.qk", "attn1.vsm"),
+            ("attn1.to_v", "attn1.vsm"),
+            ("attn1.vsm", "attn1.to_out.0"),
         ]
-    }  # fmt: skip
+    }
     assert graph.nodes[nodes[-1]] == block + "attn1.to_out.0"
 
 

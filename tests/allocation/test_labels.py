@@ -13,7 +13,8 @@ PAPER = Predictor().choices
 def test_mixes_spread_over_all_average_bits():
     mixes = sample_mixes(PAPER, 200, 400, 0)
     share = (np.array([choice.bits for choice in PAPER])[mixes] == 3).mean(1)
-    # p ~ U(0, 1) for each mix: deciles hold a tenth each; one coin for each layer would put all of them at one half
+    # p ~ U(0, 1) for each mix: deciles hold a tenth each; one coin for each layer would put all of
+    # them at one half
     counts = np.histogram(share, 10, (0, 1))[0]
     assert counts.min() > 20 and counts.max() < 65
     for bits in (3, 4):  # the quantizers of the same bits are as likely
@@ -39,8 +40,9 @@ def test_three_kinds_of_bits_have_shares_of_their_own():
 def test_average_bits_count_tables():
     sizes = np.array([[8, 4], [20, 10]])
     assert average_bits(np.array([[0, 1], [1, 0]]), sizes, np.array([8.0, 20.0])).tolist() == [
-        8 * 18 / 28, 8 * 24 / 28,
-    ]  # fmt: skip
+        8 * 18 / 28,
+        8 * 24 / 28,
+    ]
 
 
 def test_relevance_starts_at_the_fifth_quantile_of_what_was_seen():

@@ -30,7 +30,9 @@ def network_of(model, spec):
     graph, layers = model
     sizes, errors = figures(layers)
     rows = {layer.name: n for n, layer in enumerate(layers)}
-    read = features(graph, rows, CHOICES, sizes, np.array([layer.weights for layer in layers]), errors)
+    read = features(
+        graph, rows, CHOICES, sizes, np.array([layer.weights for layer in layers]), errors
+    )
     torch.manual_seed(0)
     return read, Network(read, spec.width)
 
@@ -41,7 +43,8 @@ def figures(layers):
     return sizes, 0.02 * 4.0 ** (4 - bits) * np.ones((len(layers), 1)) * [[1, 0.8, 1, 0.8]]
 
 
-# --- the network ----------------------------------------------------------------------------------------------------
+# --- the network
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_hop_is_gatv2():
@@ -54,7 +57,10 @@ def test_a_hop_is_gatv2():
         for v in range(4):
             incoming = [*(u for u, w in edges.T.tolist() if w == v), v]
             sent = {u: hop.source(h[u, n]) for u in incoming}
-            pull = [hop.query @ torch.nn.functional.leaky_relu(sent[u] + hop.target(h[v, n]), 0.2) for u in incoming]
+            pull = [
+                hop.query @ torch.nn.functional.leaky_relu(sent[u] + hop.target(h[v, n]), 0.2)
+                for u in incoming
+            ]
             share = torch.stack(pull).softmax(0)
             expected = sum(a * sent[u] for a, u in zip(share, incoming, strict=True)) + hop.bias
             torch.testing.assert_close(made[v, n], expected)
@@ -66,7 +72,12 @@ def test_each_hop_behind_the_first_adds_to_what_was_there(model):
         torch.nn.init.zeros_(norm.weight)
         torch.nn.init.constant_(norm.bias, 0.5)  # what every hop adds
     choices = torch.from_numpy(node_choices(read, sample_mixes(CHOICES, len(model[1]), 3, 0)))
-    assert [h.unique().tolist() for h in network.embeddings(choices)[1:]] == [[0.5], [1.0], [1.5], [2.0]]
+    assert [h.unique().tolist() for h in network.embeddings(choices)[1:]] == [
+        [0.5],
+        [1.0],
+        [1.5],
+        [2.0],
+    ]
 
 
 def test_mixes_do_not_see_each_other_when_it_no_longer_learns(model):
@@ -87,9 +98,13 @@ def test_a_piece_alone_is_embedded_as_in_a_graph_of_nothing_else(model):
     piece = next(piece for piece in graph.pieces if piece.kind == "self-attention")
     nodes, edges = isolated(graph, piece)
     choices = torch.from_numpy(node_choices(read, sample_mixes(CHOICES, len(model[1]), 3, 0)))
-    own = network.embeddings(choices[:, nodes], torch.from_numpy(nodes), torch.from_numpy(edges), piece.hops)
+    own = network.embeddings(
+        choices[:, nodes], torch.from_numpy(nodes), torch.from_numpy(edges), piece.hops
+    )
     inside = np.isin(graph.edges, nodes).all(0)
-    whole = network.embeddings(choices, edges=torch.from_numpy(graph.edges[:, inside]), hops=piece.hops)
+    whole = network.embeddings(
+        choices, edges=torch.from_numpy(graph.edges[:, inside]), hops=piece.hops
+    )
     assert len(own) == piece.hops + 1
     torch.testing.assert_close(own[-1][-1], whole[-1][nodes[-1]])
 
@@ -121,7 +136,9 @@ def test_labels_that_are_held_out_change_nothing_that_is_learned(model):
     mixes, rng = sample_mixes(CHOICES, len(model[1]), 30, 0), np.random.default_rng(0)
     labels, held = rng.normal(size=30), np.arange(30) % 5 == 0
     others = np.where(held, rng.normal(size=30), labels)
-    one, other = (finished(train(read, model[0], mixes, given, held, spec, 0)) for given in (labels, others))
+    one, other = (
+        finished(train(read, model[0], mixes, given, held, spec, 0)) for given in (labels, others)
+    )
     np.testing.assert_array_equal(one.predicted, other.predicted)
     assert one.mean == other.mean
     changed = finished(train(read, model[0], mixes, labels[::-1].copy(), held, spec, 0))
@@ -136,7 +153,8 @@ def finished(work):
             return end.value
 
 
-# --- what is learned ------------------------------------------------------------------------------------------------
+# --- what is learned
+# ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -151,14 +169,36 @@ def learned(model):
     cost = np.zeros((len(layers), 4))
     cost[at, 2:] = 1
     table = SensitivityTable(
-        title="", kind="measured", unit="", model="", fingerprint="", layers=layers, choices=CHOICES, bytes=sizes,
-        cost=cost, spread=cost,
-    )  # fmt: skip
+        title="",
+        kind="measured",
+        unit="",
+        model="",
+        fingerprint="",
+        layers=layers,
+        choices=CHOICES,
+        bytes=sizes,
+        cost=cost,
+        spread=cost,
+    )
     known = Known(
-        model="tiny", fingerprint="0", graph=graph, layers=layers, choices=CHOICES, bytes=sizes, local=errors,
-        label="made up", mixes=mixes, labels=labels, again=labels[:3] + 0.1,
-    )  # fmt: skip
-    work, said = learn(known, Predictor(choices=CHOICES, width=8, epochs=40, rate=0.02, combinations=64), table), []
+        model="tiny",
+        fingerprint="0",
+        graph=graph,
+        layers=layers,
+        choices=CHOICES,
+        bytes=sizes,
+        local=errors,
+        label="made up",
+        mixes=mixes,
+        labels=labels,
+        again=labels[:3] + 0.1,
+    )
+    work, said = (
+        learn(
+            known, Predictor(choices=CHOICES, width=8, epochs=40, rate=0.02, combinations=64), table
+        ),
+        [],
+    )
     try:
         while True:
             said.append(next(work))
@@ -195,7 +235,11 @@ def test_what_is_told_of_mixes_was_not_learned_from_them(learned):
 def test_tables_are_what_a_budget_takes(learned):
     known, _, result, _ = learned
     block = result.table("block")
-    assert (block.kind, result.table("op").kind, result.ridge_table().kind) == ("score", "score", "predicted")
+    assert (block.kind, result.table("op").kind, result.ridge_table().kind) == (
+        "score",
+        "score",
+        "predicted",
+    )
     np.testing.assert_array_equal(result.table("op").cost, -result.op_scores)
     ridge = result.ridge_table()
     np.testing.assert_allclose(np.diff(ridge.cost), -np.diff(result.ridge))
@@ -209,7 +253,9 @@ def test_the_score_of_a_layer_in_its_block_is_the_mean_over_its_neighbours(learn
     assert piece.complete and len(piece.scores) == 16
     row = [layer.name for layer in known.layers].index(piece.layers[1])
     for c in range(4):
-        expected = np.mean([s for mix, s in zip(piece.mixes, piece.scores, strict=True) if mix[1] == c])
+        expected = np.mean(
+            [s for mix, s in zip(piece.mixes, piece.scores, strict=True) if mix[1] == c]
+        )
         assert result.block_scores()[0][row, c] == pytest.approx(expected, rel=1e-5)
 
 
@@ -224,7 +270,15 @@ def test_a_table_that_lacks_a_choice_is_no_control(learned, model):
 
     known = learned[0]
     other = SensitivityTable(
-        title="", kind="", unit="", model="", fingerprint="", layers=known.layers, choices=Sensitivity().choices[:2],
-        bytes=known.bytes[:, :2], cost=np.zeros((len(known.layers), 2)), spread=np.zeros((len(known.layers), 2)),
-    )  # fmt: skip
+        title="",
+        kind="",
+        unit="",
+        model="",
+        fingerprint="",
+        layers=known.layers,
+        choices=Sensitivity().choices[:2],
+        bytes=known.bytes[:, :2],
+        cost=np.zeros((len(known.layers), 2)),
+        spread=np.zeros((len(known.layers), 2)),
+    )
     assert _costs(known, other) is None and _costs(known, None) is None

@@ -1,4 +1,6 @@
-"""Losses of an order: least where it is right, and with gradients; figures of an order, against their definitions."""
+"""Losses of an order: least where it is right, and with gradients; figures of an order, against
+their definitions.
+"""
 
 from itertools import permutations
 
@@ -79,7 +81,9 @@ def test_ridge_chooses_the_penalty_with_the_least_error_of_rows_left_out():
 
     def fit(rows, penalty):
         own = x[rows] - x[rows].mean(0)
-        return np.linalg.solve(own.T @ own + penalty * np.eye(8), own.T @ (y[rows] - y[rows].mean()))
+        return np.linalg.solve(
+            own.T @ own + penalty * np.eye(8), own.T @ (y[rows] - y[rows].mean())
+        )
 
     unit = np.linalg.eigvalsh(x @ x.T).mean()
 
@@ -92,7 +96,9 @@ def test_ridge_chooses_the_penalty_with_the_least_error_of_rows_left_out():
 
     best = min(PENALTIES * unit, key=left_out)
     np.testing.assert_allclose(weights, fit(np.arange(24), best), rtol=1e-6)
-    np.testing.assert_allclose(predicted, (columns - columns[taught].mean(0)) @ weights + target[taught].mean())
+    np.testing.assert_allclose(
+        predicted, (columns - columns[taught].mean(0)) @ weights + target[taught].mean()
+    )
 
 
 def test_ridge_with_more_columns_than_rows_finds_what_was_planted():

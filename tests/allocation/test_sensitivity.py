@@ -1,4 +1,6 @@
-"""Costs of single weights against plain repetitions, exact derivatives and direct products, on tiny real models."""
+"""Costs of single weights against plain repetitions, exact derivatives and direct products, on
+tiny real models.
+"""
 
 import copy
 import dataclasses
@@ -35,7 +37,9 @@ from dmq.recipe import KMeans, LowRank, MinMax, Sampling, Uaq, Weights, choice_o
 from dmq.results import Layer, SensitivityTable
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # in diffusers
 
 STEPS = 5
 SPEC = Weights(bits=3, range=MinMax())
@@ -59,16 +63,26 @@ def subject(request):
 
 
 def layers_of(loaded):
-    """The first, the last, and three layers between: linear ones and convolutions, some of the time path."""
+    """The first, the last, and three layers between: linear ones and convolutions, some of the
+    time path.
+    """
     names = [layer.name for layer in loaded.info.layers]
     return [names[0], *names[len(names) // 4 : -1 : len(names) // 4][:3], names[-1]]
 
 
 def plain_answers(loaded, trajectory, i, model=None):
-    """What the model answers at step i, called as diffusers calls it: all rows, arguments as recorded."""
+    """What the model answers at step i, called as diffusers calls it: all rows, arguments as
+    recorded.
+    """
     (n,) = np.flatnonzero(trajectory.step == i)
-    given = {name: torch.from_numpy(trajectory.conditioning[key]) for name, key in trajectory.arguments[n].items()}
-    x, t = torch.from_numpy(trajectory.inputs[n]), torch.tensor([trajectory.timesteps[i]] * len(trajectory.inputs[n]))
+    given = {
+        name: torch.from_numpy(trajectory.conditioning[key])
+        for name, key in trajectory.arguments[n].items()
+    }
+    x, t = (
+        torch.from_numpy(trajectory.inputs[n]),
+        torch.tensor([trajectory.timesteps[i]] * len(trajectory.inputs[n])),
+    )
     with torch.no_grad():
         return (model or loaded.denoiser)(x, t, **given)[0].double()
 
@@ -81,7 +95,8 @@ def deltas_of(loaded, names, *specs):
     }
 
 
-# --- what is looked at -----------------------------------------------------------------------------------------------
+# --- what is looked at
+# -----------------------------------------------------------------------------------------------
 
 
 def test_steps_are_spread_evenly_and_never_more_than_there_are():
@@ -118,7 +133,8 @@ def test_too_few_pictures_and_numbers_that_are_none_are_told():
         watch(broken, trajectory, 2, 2)
 
 
-# --- measured --------------------------------------------------------------------------------------------------------
+# --- measured
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_noise_error_is_that_of_a_copy_with_the_other_weight(subject):
@@ -133,9 +149,13 @@ def test_the_noise_error_is_that_of_a_copy_with_the_other_weight(subject):
         found = noise_change(watched, {name: made})
         for at, i in enumerate((1, 3)):
             right = plain_answers(loaded, trajectory, i)
-            wrong = (plain_answers(loaded, trajectory, i, changed) - right).square().flatten(1).sum(1)
+            wrong = (
+                (plain_answers(loaded, trajectory, i, changed) - right).square().flatten(1).sum(1)
+            )
             by_picture = wrong.reshape(-1, 3).sum(0).numpy()
-            assert np.allclose(found[at], by_picture / (right.square().sum().item() / 3), rtol=1e-3, atol=1e-10), name
+            assert np.allclose(
+                found[at], by_picture / (right.square().sum().item() / 3), rtol=1e-3, atol=1e-10
+            ), name
 
 
 def test_measuring_leaves_the_model_as_it_was():
@@ -150,7 +170,9 @@ def test_measuring_leaves_the_model_as_it_was():
     probe_changes(watched, deltas_of(loaded, [name], SPEC), 1, 0)
     local_changes(watched, deltas_of(loaded, [name], SPEC))
     assert {name: id(p) for name, p in watched.model.named_parameters()} == own
-    assert not any(p.requires_grad for p in (*watched.model.parameters(), *loaded.denoiser.parameters()))
+    assert not any(
+        p.requires_grad for p in (*watched.model.parameters(), *loaded.denoiser.parameters())
+    )
     assert not any(module._forward_hooks for module in watched.model.modules())
     assert all(torch.equal(x, before[name]) for name, x in loaded.denoiser.state_dict().items())
 
@@ -178,16 +200,23 @@ def test_an_answer_that_is_not_finite_costs_infinitely_much():
     assert np.isinf(summary(values)[0])
 
 
-# --- estimated -------------------------------------------------------------------------------------------------------
+# --- estimated
+# --------------------------------------------------------------------------------------------------
 
 
 def exact_first_order(loaded, trajectory, i, name, delta):
     """|J dW|^2 of the first two pictures at step i, by central differences in double precision."""
     (n,) = np.flatnonzero(trajectory.step == i)
     model = copy.deepcopy(loaded.denoiser).double()
-    given = {key: torch.from_numpy(trajectory.conditioning[k]) for key, k in trajectory.arguments[n].items()}
+    given = {
+        key: torch.from_numpy(trajectory.conditioning[k])
+        for key, k in trajectory.arguments[n].items()
+    }
     given = {key: x.double() if x.is_floating_point() else x for key, x in given.items()}
-    x, t = torch.from_numpy(trajectory.inputs[n]).double(), [trajectory.timesteps[i]] * len(trajectory.inputs[n])
+    x, t = (
+        torch.from_numpy(trajectory.inputs[n]).double(),
+        [trajectory.timesteps[i]] * len(trajectory.inputs[n]),
+    )
     layer, ends = model.get_submodule(name), []
     with torch.no_grad():
         weight = layer.weight.clone()
@@ -205,10 +234,15 @@ def test_probes_estimate_the_exact_first_order_change(subject):
     deltas = deltas_of(loaded, names, SPEC, dataclasses.replace(SPEC, bits=5))
     found = probe_changes(watched, deltas, probes, seed=0)
     assert found.shape == (len(names), 2, 2, probes)
-    exact = np.array([
-        [[exact_first_order(loaded, trajectory, i, name, deltas[name][c]) for i in (1, 3)] for c in range(2)]
-        for name in names
-    ]) / watched.power.sum(1)  # fmt: skip
+    exact = np.array(
+        [
+            [
+                [exact_first_order(loaded, trajectory, i, name, deltas[name][c]) for i in (1, 3)]
+                for c in range(2)
+            ]
+            for name in names
+        ]
+    ) / watched.power.sum(1)
     ratio = found.mean(-1) / exact
     assert np.abs(ratio - 1).max() < 5 * np.sqrt(2 / probes)
     assert abs(ratio.mean() - 1) < 0.2
@@ -238,7 +272,9 @@ def test_probes_are_the_same_however_layers_are_grouped(subject):
     for n, name in enumerate(names):
         alone = probe_changes(watched, deltas_of(loaded, [name], SPEC), 3, seed=5)
         assert np.allclose(alone[0], together[n], rtol=1e-3, atol=1e-12)
-    assert not np.allclose(together, probe_changes(watched, deltas_of(loaded, names, SPEC), 3, seed=6))
+    assert not np.allclose(
+        together, probe_changes(watched, deltas_of(loaded, names, SPEC), 3, seed=6)
+    )
 
 
 def plain_probe_changes(watched, deltas, probes, seed):
@@ -252,16 +288,22 @@ def plain_probe_changes(watched, deltas, probes, seed):
         answer = repeat(watched.model, watched.trajectory, look.call, look.rows)
         for k in range(probes):
             v = torch.randn(answer.shape, generator=generator)
-            slopes = torch.autograd.grad((v * answer).sum(), weights, retain_graph=True, allow_unused=True)
+            slopes = torch.autograd.grad(
+                (v * answer).sum(), weights, retain_graph=True, allow_unused=True
+            )
             for n, (name, slope) in enumerate(zip(names, slopes, strict=True)):
-                dots[n, :, look.step, k] += (deltas[name].flatten(1).double() @ slope.flatten().double()).numpy()
+                dots[n, :, look.step, k] += (
+                    deltas[name].flatten(1).double() @ slope.flatten().double()
+                ).numpy()
     for weight in weights:
         weight.requires_grad_(False)
     return dots**2 / watched.power.sum(1)[:, None]
 
 
 class Lonely(dict):
-    """Changes that may be asked for only while no weight has a gradient: each is gone before the next one comes."""
+    """Changes that may be asked for only while no weight has a gradient: each is gone before the
+    next one comes.
+    """
 
     def __init__(self, model, deltas):
         super().__init__(deltas)
@@ -277,11 +319,20 @@ def test_gradients_layer_by_layer_give_what_all_of_them_at_once_do(subject):
     loaded, trajectory = subject
     watched = watch(loaded.denoiser, trajectory, 3, 2)
     names = [layer.name for layer in loaded.info.layers if layer.macs]
-    deltas = Lonely(watched.model, deltas_of(loaded, names, SPEC, dataclasses.replace(SPEC, bits=5)))
+    deltas = Lonely(
+        watched.model, deltas_of(loaded, names, SPEC, dataclasses.replace(SPEC, bits=5))
+    )
     found = probe_changes(watched, deltas, 3, seed=4)
     assert deltas.asked > len(names) * 9
-    np.testing.assert_allclose(found, plain_probe_changes(watched, deltas, 3, seed=4), rtol=1e-3, atol=1e-9)
-    assert np.abs(found / plain_probe_changes(watched, deltas, 3, seed=4) - 1)[found > found.mean()].max() < 1e-4
+    np.testing.assert_allclose(
+        found, plain_probe_changes(watched, deltas, 3, seed=4), rtol=1e-3, atol=1e-9
+    )
+    assert (
+        np.abs(found / plain_probe_changes(watched, deltas, 3, seed=4) - 1)[
+            found > found.mean()
+        ].max()
+        < 1e-4
+    )
     for k in range(3):  # a step by itself has the same directions
         np.testing.assert_array_equal(probe_changes(watched, deltas, 3, 4, [k]), found[:, :, [k]])
 
@@ -295,7 +346,10 @@ def test_gradients_of_a_model_that_forgets_its_activations_are_the_same(subject,
     monkeypatch.setattr(recompute, "free_memory", lambda device: 10**4)
     short = watch(loaded.denoiser, trajectory, 2, 2, blocks)
     assert plain.forgotten == () and len(short.forgotten) >= len(blocks)
-    found = [probe_changes(watched, deltas_of(loaded, names, SPEC), 2, seed=0) for watched in (plain, short)]
+    found = [
+        probe_changes(watched, deltas_of(loaded, names, SPEC), 2, seed=0)
+        for watched in (plain, short)
+    ]
     np.testing.assert_allclose(*found, rtol=1e-5)
 
 
@@ -318,14 +372,22 @@ def test_half_precision_ranks_layers_as_single_precision_does(subject, dtype):
     specs, found = (SPEC, dataclasses.replace(SPEC, bits=4)), []
     for model in (loaded.denoiser, borrow(loaded.denoiser).to(dtype)):
         watched = watch(model, trajectory, 2, 2)
-        codes = {name: [quantize_weight(model.get_submodule(name).weight, spec) for spec in specs] for name in names}
+        codes = {
+            name: [quantize_weight(model.get_submodule(name).weight, spec) for spec in specs]
+            for name in names
+        }
         deltas = Changes(model, codes)
-        costs = [summary(probe_changes(watched, deltas, 4, 0))[0], summary(local_changes(watched, deltas))[0]]
+        costs = [
+            summary(probe_changes(watched, deltas, 4, 0))[0],
+            summary(local_changes(watched, deltas))[0],
+        ]
         made = new_weight(model.get_submodule(names[-1]).weight, SPEC)
         assert made.dtype is model.get_submodule(names[-1]).weight.dtype
         found.append([*costs, noise_change(watched, {names[-1]: made}).mean(keepdims=True)])
     for right, half in zip(*found, strict=True):
-        assert np.isfinite(half).all() and np.allclose(half, right, rtol=0.5, atol=0.05 * right.max())
+        assert np.isfinite(half).all() and np.allclose(
+            half, right, rtol=0.5, atol=0.05 * right.max()
+        )
         assert right.size < 9 or spearmanr(right.ravel(), half.ravel()).statistic > 0.95
 
 
@@ -336,12 +398,16 @@ def test_an_estimate_that_is_not_finite_is_infinite():
     assert np.isinf(probe_changes(watched, {name: delta}, 1, 0)).all()
 
 
-# --- what choices change ---------------------------------------------------------------------------------------------
+# --- what choices change
+# ---------------------------------------------------------------------------------------------
 
 
 def test_changes_are_those_of_the_codes_and_held_as_far_as_there_is_room(subject):
     loaded, _ = subject
-    names, specs = layers_of(loaded), (SPEC, Weights(bits=4, format=KMeans()), Weights(bits=2, format=LowRank()))
+    names, specs = (
+        layers_of(loaded),
+        (SPEC, Weights(bits=4, format=KMeans()), Weights(bits=2, format=LowRank())),
+    )
     weights = {name: loaded.denoiser.get_submodule(name).weight for name in names}
     codes = {name: [quantize_weight(w, spec) for spec in specs] for name, w in weights.items()}
     plain = deltas_of(loaded, names, *specs)
@@ -351,7 +417,9 @@ def test_changes_are_those_of_the_codes_and_held_as_far_as_there_is_room(subject
         assert list(found) == names and len(found) == len(names)
         for name in (names[1], *names):
             assert torch.equal(found[name], plain[name])
-        assert sorted(found.made) == held or (room == size and sum(x.nbytes for x in found.made.values()) <= size)
+        assert sorted(found.made) == held or (
+            room == size and sum(x.nbytes for x in found.made.values()) <= size
+        )
     assert code_bytes(1000, [4, 8, 9]) > 1000 + 1000 + 4000
 
 
@@ -362,12 +430,16 @@ def test_layers_are_taken_in_one_sweep_if_they_fit_and_in_few_if_not():
     for room in (most, 2 * most, 5 * most):
         runs = sweeps(layers, [4, 3], room)
         assert [name for names in runs for name in names] == [layer.name for layer in layers]
-        sizes = [sum(code_bytes(layer.weights, [4, 3]) for layer in layers if layer.name in names) for names in runs]
+        sizes = [
+            sum(code_bytes(layer.weights, [4, 3]) for layer in layers if layer.name in names)
+            for names in runs
+        ]
         assert max(sizes) <= room and len(runs) <= 2 * sum(sizes) / room + 1
     assert sweeps(layers, [4, 3], 1) == [(layer.name,) for layer in layers]
 
 
-# --- the layer alone -------------------------------------------------------------------------------------------------
+# --- the layer alone
+# -------------------------------------------------------------------------------------------------
 
 
 def test_the_local_error_is_that_of_the_layers_own_output(subject):
@@ -399,24 +471,37 @@ def test_the_local_error_is_that_of_the_layers_own_output(subject):
     assert (found[:, 1].mean((-1, -2)) < found[:, 0].mean((-1, -2))).all()
 
 
-# --- what it comes to ------------------------------------------------------------------------------------------------
+# --- what it comes to
+# ------------------------------------------------------------------------------------------------
 
 
 def test_the_spread_is_the_standard_error_over_samples():
     values = np.random.default_rng(0).random((3, 2, 4, 6))
     cost, spread, per_step = summary(values)
     assert np.allclose(cost, values.mean((2, 3))) and np.allclose(per_step, values.mean(3))
-    assert np.isclose(spread[1, 1], np.std([values[1, 1, :, s].mean() for s in range(6)], ddof=1) / np.sqrt(6))
+    assert np.isclose(
+        spread[1, 1], np.std([values[1, 1, :, s].mean() for s in range(6)], ddof=1) / np.sqrt(6)
+    )
     assert np.isnan(summary(values[..., :1])[1]).all()
 
 
 def table(cost, layers="abcd", choices=("UAQ-4", "UAQ-2")):
-    rows = tuple(Layer(name=n, kind="linear", role="", block="", shape=(2, 2), bias=False) for n in layers)
+    rows = tuple(
+        Layer(name=n, kind="linear", role="", block="", shape=(2, 2), bias=False) for n in layers
+    )
     cost = np.asarray(cost, np.float64)
     return SensitivityTable(
-        title=f"of {layers}", kind="measured", unit="", model="m", fingerprint="0", layers=rows,
-        choices=tuple(map(choice_of, choices)), bytes=np.ones(cost.shape, np.int64), cost=cost, spread=cost,
-    )  # fmt: skip
+        title=f"of {layers}",
+        kind="measured",
+        unit="",
+        model="m",
+        fingerprint="0",
+        layers=rows,
+        choices=tuple(map(choice_of, choices)),
+        bytes=np.ones(cost.shape, np.int64),
+        cost=cost,
+        spread=cost,
+    )
 
 
 def test_agreement_is_over_the_cells_that_both_tables_know():
@@ -430,12 +515,18 @@ def test_agreement_is_over_the_cells_that_both_tables_know():
     assert found.cells == len(p) == 5
     assert np.isclose(found.spearman, spearmanr(p, q).statistic)
     assert np.isclose(found.kendall, kendalltau(p, q).statistic)
-    assert agreement(a, a)[:2] == pytest.approx((1, 1)) and agreement(a, table(-x))[:2] == pytest.approx((-1, -1))
+    assert agreement(a, a)[:2] == pytest.approx((1, 1)) and agreement(a, table(-x))[
+        :2
+    ] == pytest.approx((-1, -1))
 
 
 def test_agreement_of_what_cannot_be_ranked():
-    assert np.isnan(agreement(table(np.ones((4, 2))), table(np.random.default_rng(0).random((4, 2)))).spearman)
-    with pytest.raises(DmqError, match="'of abcd' and 'of wxyz' have 0 layers and choices in common"):
+    assert np.isnan(
+        agreement(table(np.ones((4, 2))), table(np.random.default_rng(0).random((4, 2)))).spearman
+    )
+    with pytest.raises(
+        DmqError, match="'of abcd' and 'of wxyz' have 0 layers and choices in common"
+    ):
         agreement(table(np.ones((4, 2))), table(np.ones((4, 2)), "wxyz"))
 
 

@@ -1,4 +1,6 @@
-"""bench.device at its smallest size: every phase gives its figures, and what was measured is not measured again."""
+"""bench.device at its smallest size: every phase gives its figures, and what was measured is not
+measured again.
+"""
 
 import json
 from dataclasses import asdict
@@ -39,20 +41,27 @@ def figures(job):
 
 def test_the_folder_is_in_half_precision(figures, job):
     counted = count_weights(Path(job.work) / "model")
-    assert {part: sum(count.values()) for part, count in counted.items()} == figures["make"]["numbers"]
+    assert {part: sum(count.values()) for part, count in counted.items()} == figures["make"][
+        "numbers"
+    ]
     assert {dtype for count in counted.values() for dtype in count} == {"float16"}
 
 
 def test_what_is_compared_was_made_in_turn(figures):
     ways = {name: [*found["step"]] for name, found in figures.items() if "step" in found}
     assert ways == {
-        "sample": ["plain"], "capture": ["plain", "without attention", "capture"], "simulate": ["plain", "simulated"],
-        "execute": ["plain", "executed"], "reload": ["W4"],
-    }  # fmt: skip
+        "sample": ["plain"],
+        "capture": ["plain", "without attention", "capture"],
+        "simulate": ["plain", "simulated"],
+        "execute": ["plain", "executed"],
+        "reload": ["W4"],
+    }
     for name in ways:
         found = figures[name]
         base = next(iter(found["step"].values()))
-        assert found["ratio"] == pytest.approx({way: took / base for way, took in found["step"].items()})
+        assert found["ratio"] == pytest.approx(
+            {way: took / base for way, took in found["step"].items()}
+        )
 
 
 def test_plans_and_exports_have_the_bytes_of_each_other(figures):
@@ -69,13 +78,26 @@ def test_every_phase_has_a_line(figures):
     assert device.line("make", {"failed": "no room"}) == "make      failed: no room"
 
 
-def test_a_phase_that_was_measured_is_not_measured_again(job, figures, monkeypatch, capsys, tmp_path):
+def test_a_phase_that_was_measured_is_not_measured_again(
+    job, figures, monkeypatch, capsys, tmp_path
+):
     done, measured = [], {"took": 1, "peak": 1, "device peak": 2}
     monkeypatch.setattr(
-        device, "run",
+        device,
+        "run",
         lambda name, job, environment: done.append((name, environment["DMQ_DTYPE"])) or measured,
-    )  # fmt: skip
-    asked = ["--tiny", "--steps", "3", "--dtype", "float16", "--work", job.work, "--out", str(tmp_path / "out.json")]
+    )
+    asked = [
+        "--tiny",
+        "--steps",
+        "3",
+        "--dtype",
+        "float16",
+        "--work",
+        job.work,
+        "--out",
+        str(tmp_path / "out.json"),
+    ]
     device.main([*asked, "--phases", "groups"])
     device.main([*asked, "--phases", "groups", "fisher"])
     assert done == [("groups", "float16"), ("fisher", "float16")]
@@ -92,7 +114,9 @@ def test_what_a_phase_needs_is_made_first(tmp_path):
     assert device.needed("fisher", tmp_path) == ["capture"]
 
 
-@pytest.mark.parametrize(("script", "why"), [("exit 3", "ended with 3"), ("kill -9 $$", "killed by signal 9, most")])
+@pytest.mark.parametrize(
+    ("script", "why"), [("exit 3", "ended with 3"), ("kill -9 $$", "killed by signal 9, most")]
+)
 def test_a_phase_that_ends_says_why(script, why, job, tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text(f"#!/bin/sh\n{script}\n")
@@ -103,7 +127,9 @@ def test_a_phase_that_ends_says_why(script, why, job, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("asked", [["--device", "tpu"], ["--steps", "1"], ["--out", __file__]])
 def test_mistakes_get_one_line(asked):
-    with pytest.raises(SystemExit, match=r"^error: [^\n]*(tpu|at least 2|not a file of this bench)[^\n]*$"):
+    with pytest.raises(
+        SystemExit, match=r"^error: [^\n]*(tpu|at least 2|not a file of this bench)[^\n]*$"
+    ):
         device.main(["--tiny", *asked])
 
 

@@ -19,5 +19,7 @@ def test_a_model_is_made_quantized_and_measured(tmp_path, monkeypatch):
     assert 0.015 < model.mid_block.resnets[0].conv1.weight.std() < 0.025
     before = peak()
     found = quantize(tmp_path / "float", tmp_path / "it", 4)
-    assert 0 < found["libraries"] <= found["peak"] <= peak() and found["peak"] >= before > 10_000_000
+    assert (
+        0 < found["libraries"] <= found["peak"] <= peak() and found["peak"] >= before > 10_000_000
+    )
     assert found["bytes"] < 0.6 * size and (tmp_path / "it" / "plan.json").is_file()

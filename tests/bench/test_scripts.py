@@ -1,4 +1,5 @@
-"""Every script of the bench runs: each is started with settings that take seconds. What they print is their business.
+"""Every script of the bench runs: each is started with settings that take seconds. What they print
+is their business.
 
 A new script must be given such settings here, or the test fails.
 """
@@ -16,7 +17,11 @@ from dmq.models.tiny import tiny_sd
 from tests.tiny import runs_in
 
 
-SCRIPTS = sorted(file.stem for file in (Path(__file__).parents[2] / "bench").glob("*.py") if file.stem != "__init__")
+SCRIPTS = sorted(
+    file.stem
+    for file in (Path(__file__).parents[2] / "bench").glob("*.py")
+    if file.stem != "__init__"
+)
 FEW = ["--steps", "2", "--seeds", "1", "--pictures", "1"]
 TINY = {  # what each is called with; MODEL is a tiny pipeline, WORK an empty folder
     "budget": ["--layers", "6", "8", "--budgets", "3"],
@@ -25,18 +30,69 @@ TINY = {  # what each is called with; MODEL is a tiny pipeline, WORK an empty fo
     "device": ["--tiny", "--phases", "sample"],
     "interactive": ["--sites", "3", "--steps", "8", "--moves", "20", "--threads", "1", "--made-up"],
     "kernels": ["--rounds", "1"],
-    "layers": ["--model", "MODEL", "--bits", "3.7", "--activations", "32", *FEW, "--pictures", "16",
-               "--rows", "UAQ alone", "fisher"],
+    "layers": [
+        "--model",
+        "MODEL",
+        "--bits",
+        "3.7",
+        "--activations",
+        "32",
+        *FEW,
+        "--pictures",
+        "16",
+        "--rows",
+        "UAQ alone",
+        "fisher",
+    ],
     "memory": ["--tiny"],
-    "progress": ["--model", "MODEL", "--settings", "W4A6", "--samples", "1", *FEW, "--steps", "5",
-                 "--rows", "float", "progressive"],
+    "progress": [
+        "--model",
+        "MODEL",
+        "--settings",
+        "W4A6",
+        "--samples",
+        "1",
+        *FEW,
+        "--steps",
+        "5",
+        "--rows",
+        "float",
+        "progressive",
+    ],
     "simulate": ["--subjects", "MODEL", "--rounds", "1"],
-    "speed": ["--subjects", "unet", "--rows", "fp32 eager", "--rounds", "1", "--threads", "1", "--small",
-              "--work", "WORK"],
+    "speed": [
+        "--subjects",
+        "unet",
+        "--rows",
+        "fp32 eager",
+        "--rounds",
+        "1",
+        "--threads",
+        "1",
+        "--small",
+        "--work",
+        "WORK",
+    ],
     "start": ["--rounds", "1"],
-    "time": ["--model", "MODEL", "--settings", "W4A8", "--tables", "grouping", "--samples", "1", *FEW, "--groups",
-             "2", "--learned", "none", "--fast", "--block-iterations", "0"],
-}  # fmt: skip
+    "time": [
+        "--model",
+        "MODEL",
+        "--settings",
+        "W4A8",
+        "--tables",
+        "grouping",
+        "--samples",
+        "1",
+        *FEW,
+        "--groups",
+        "2",
+        "--learned",
+        "none",
+        "--fast",
+        "--block-iterations",
+        "0",
+    ],
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +123,12 @@ def smaller(monkeypatch):
     """Sizes of what has no settings for them."""
     capture, kernels = (importlib.import_module(f"bench.{name}") for name in ("capture", "kernels"))
     monkeypatch.setattr(capture, "EMBEDDED", {"emoji-ddpm": capture.EMBEDDED["emoji-ddpm"]})
-    for name, shapes in {"LINEAR": [(24, 64, 16)], "CONVS": [(16, 16, 8)], "ATTENTION": [], "CODED": [(2, 8)]}.items():
+    for name, shapes in {
+        "LINEAR": [(24, 64, 16)],
+        "CONVS": [(16, 16, 8)],
+        "ATTENTION": [],
+        "CODED": [(2, 8)],
+    }.items():
         monkeypatch.setattr(kernels, name, shapes)
     monkeypatch.setattr(kernels, "GROUP", 32)
 
@@ -77,14 +138,20 @@ def test_each_script_has_settings():
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.browser) if name == "start" else name for name in SCRIPTS]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.browser) if name == "start" else name
+        for name in SCRIPTS
+    ],
 )
 def test_it_runs(name, model, smaller, tmp_path, monkeypatch, capsys):
     script = importlib.import_module(f"bench.{name}")
     given = [{"MODEL": str(model), "WORK": str(tmp_path)}.get(word, word) for word in TINY[name]]
     monkeypatch.setattr("sys.argv", [name, *given])
     if name == "codebook" and find_spec("sklearn") is None:
-        with pytest.raises(SystemExit, match=r"^error: scikit-learn is not installed: pip install [^\n]*$"):
+        with pytest.raises(
+            SystemExit, match=r"^error: scikit-learn is not installed: pip install [^\n]*$"
+        ):
             script.main()
         return
     script.main()
@@ -93,7 +160,9 @@ def test_it_runs(name, model, smaller, tmp_path, monkeypatch, capsys):
 
 
 def test_simulation_is_timed_on_calls_of_every_family(tmp_path, capsys):
-    """What a denoiser is called with differs: a U-Net takes its text as a third argument, PixArt as a second one."""
+    """What a denoiser is called with differs: a U-Net takes its text as a third argument, PixArt
+    as a second one.
+    """
     from bench import simulate
     from dmq.models.tiny_pipelines import tiny_pipeline
 

@@ -1,4 +1,6 @@
-"""The bench of executed int8 beside its peers, with a tiny U-Net; the peers' own packages need not be here."""
+"""The bench of executed int8 beside its peers, with a tiny U-Net; the peers' own packages need
+not be here.
+"""
 
 import gc
 import json
@@ -45,12 +47,24 @@ def step(work):
 
 @pytest.fixture(scope="module")
 def printed(work):
-    """One run with three rows, of which one has no package: the file of results, and what was printed."""
+    """One run with three rows, of which one has no package: the file of results, and what was
+    printed.
+    """
     file = work / "results.json"
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(speed.ROWS, ABSENT, ("nobody", {}))
         patch.setattr(speed, "prepare", lambda *given: None)  # done already
-        asked = ["--subjects", UNET, "--rows", OURS, ABSENT, "--rounds", str(ROUNDS), "--threads", "1"]
+        asked = [
+            "--subjects",
+            UNET,
+            "--rows",
+            OURS,
+            ABSENT,
+            "--rounds",
+            str(ROUNDS),
+            "--threads",
+            "1",
+        ]
         speed.main([*asked, "--small", "--work", str(work), "--out", str(file)])
     return {row["name"]: row for row in json.loads(file.read_text())["subjects"][UNET]}
 
@@ -60,11 +74,17 @@ def test_rows_work_in_the_same_rounds(printed):
     assert len(printed[OURS]["seconds"]) == ROUNDS
     assert printed[OURS]["base_seconds"] == printed[BASE]["seconds"]
     assert printed[BASE]["ratio"] == 1 and printed[BASE]["distance"] == 0
-    assert min(printed[name][key] for name in (BASE, OURS) for key in ("peak", "making_peak", "bytes")) > 0
+    assert (
+        min(printed[name][key] for name in (BASE, OURS) for key in ("peak", "making_peak", "bytes"))
+        > 0
+    )
 
 
 def test_a_peer_that_is_not_there_says_so_and_stops_no_other(printed):
-    assert printed[ABSENT] == {"name": ABSENT, "failed": "ModuleNotFoundError: No module named 'bench.peers.nobody'"}
+    assert printed[ABSENT] == {
+        "name": ABSENT,
+        "failed": "ModuleNotFoundError: No module named 'bench.peers.nobody'",
+    }
 
 
 def test_the_executed_row_is_as_far_from_float_as_the_simulated_model(printed, step):
@@ -95,7 +115,10 @@ def python(tmp_path, monkeypatch):
         ("kill -9 $$", "killed, most likely for want of memory"),
         ("echo first >&2; echo no space >&2; exit 3", "ended with 3: no space"),
         ("""echo '{"failed": "ValueError: 5 bits"}'""", "ValueError: 5 bits"),
-        ("""echo '{"made": 1, "bytes": 2, "note": "", "peak": 3}'; read n; kill -9 $$""", "killed, most"),
+        (
+            """echo '{"made": 1, "bytes": 2, "note": "", "peak": 3}'; read n; kill -9 $$""",
+            "killed, most",
+        ),
     ],
     ids=["killed", "ended", "failed", "killed at work"],
 )
@@ -117,22 +140,31 @@ def test_what_cannot_be_made_ready_is_told_in_one_line(python, tmp_path):
         speed.prepare("emoji-sd", tmp_path, False, 1)
 
 
-@pytest.mark.parametrize("asked", [["--rows", "SDNK int8"], ["--subjects", "emoji-sdd"], ["--rounds", "0"]])
+@pytest.mark.parametrize(
+    "asked", [["--rows", "SDNK int8"], ["--subjects", "emoji-sdd"], ["--rounds", "0"]]
+)
 def test_mistakes_get_one_line(asked):
     with pytest.raises(SystemExit, match=r"^error: [^\n]*(SDNK int8|emoji-sdd|at least 1)[^\n]*$"):
         speed.main(asked)
 
 
 def test_the_plan_is_that_of_the_stages(step):
-    for groups, recipe in (1, step.recipe), (8, replace(step.recipe, grouping=UniformGroups(count=8))):
+    for groups, recipe in (
+        (1, step.recipe),
+        (8, replace(step.recipe, grouping=UniformGroups(count=8))),
+    ):
         ours, theirs = step.plan(groups), stages.plan(recipe)
         assert ours.bytes == theirs.bytes
         for a, b in zip(ours.layers, theirs.layers, strict=True):
             assert (a.bank is None) == (b.bank is None)
-            assert a.bank is None or (a.bank.scale.tolist() == b.bank.scale.tolist() and len(a.bank.bits) == groups)
+            assert a.bank is None or (
+                a.bank.scale.tolist() == b.bank.scale.tolist() and len(a.bank.bits) == groups
+            )
 
 
-@pytest.mark.parametrize("peer, weights, dynamic", [("quanto", 8, "call"), ("torchao", FLOAT, "token")])
+@pytest.mark.parametrize(
+    "peer, weights, dynamic", [("quanto", 8, "call"), ("torchao", FLOAT, "token")]
+)
 def test_convolutions_whose_inputs_peers_leave_in_float(step, peer, weights, dynamic):
     plan = step.plan(1, dynamic, tuple(KEPT[peer](step.loaded.info.layers)))
     inner = [row for row in plan.layers if row.layer.name not in ("conv_in", "conv_out")]
@@ -163,7 +195,9 @@ def test_whole_pictures_are_the_same_whoever_answers_for_the_denoiser(work):
     assert torch.equal(plain(0), other(0)) and not torch.equal(plain(0), plain(1))
 
 
-@pytest.mark.parametrize("made", [lambda work: opened(UNET, work), picture], ids=["step", "pictures"])
+@pytest.mark.parametrize(
+    "made", [lambda work: opened(UNET, work), picture], ids=["step", "pictures"]
+)
 def test_work_holds_no_float_denoiser(made, work):
     subject = made(work)
     twin = borrow(subject.loaded.denoiser)
@@ -183,17 +217,26 @@ def test_the_large_unet_has_the_size_of_stable_diffusion():
 def test_sizes_are_those_of_files(step):
     denoiser = step.loaded.denoiser
     file = tensor_bytes(denoiser.state_dict())
-    assert float_bytes(denoiser, 4) < file < float_bytes(denoiser, 4) + 200 * len(denoiser.state_dict())
+    assert (
+        float_bytes(denoiser, 4)
+        < file
+        < float_bytes(denoiser, 4) + 200 * len(denoiser.state_dict())
+    )
 
 
 def test_arguments_are_nested_again():
-    assert nested({"x": 1, "added.ids": 2, "added.text": 3}) == {"x": 1, "added": {"ids": 2, "text": 3}}
+    assert nested({"x": 1, "added.ids": 2, "added.text": 3}) == {
+        "x": 1,
+        "added": {"ids": 2, "text": 3},
+    }
 
 
 def row(name, seconds, base, distance=0.0):
     wrong = distance if isinstance(distance, list) else [distance] * len(seconds)
     power = [1.0] * len(seconds)
-    return Row(name, made={"bytes": 1, "note": ""}, seconds=seconds, base=base, wrong=wrong, power=power)
+    return Row(
+        name, made={"bytes": 1, "note": ""}, seconds=seconds, base=base, wrong=wrong, power=power
+    )
 
 
 def test_ratios_are_of_rounds_so_that_drift_meets_both_sides():
@@ -206,7 +249,9 @@ def test_bars():
         "dmq W8A8 static": row("dmq W8A8 static", [1.0, 2.0, 1.0], base, 0.02),
         OURS: row(OURS, [1.1, 2.2, 1.1], base, 0.01),
         "dmq per call, quanto's float": row("dmq per call, quanto's float", [2.0] * 3, base, 0.02),
-        "dmq per call, SDNQ's float": row("dmq per call, SDNQ's float", [2.0] * 3, base, [0.014, 0.9, 0.014]),
+        "dmq per call, SDNQ's float": row(
+            "dmq per call, SDNQ's float", [2.0] * 3, base, [0.014, 0.9, 0.014]
+        ),
         "SDNQ int8": row("SDNQ int8", [2.0] * 3, base, 0.015),
         "OpenVINO int8": Row("OpenVINO int8", failed="ModuleNotFoundError"),
         "optimum-quanto int8": row("optimum-quanto int8", [2.0] * 3, base, 0.019),
@@ -219,8 +264,9 @@ def test_only_rows_that_are_timed_against_each_other_must_fit_into_memory_togeth
     names = [*speed.ROWS]
     together = [[*some] for _, some in groupby(names, speed.family)]
     assert [some for some in together if len(some) > 1] == [
-        ["dmq W8A8 static", "dmq W8A8 8 groups"], ["dmq compiled static", "dmq compiled 8 groups"],
-    ]  # fmt: skip
+        ["dmq W8A8 static", "dmq W8A8 8 groups"],
+        ["dmq compiled static", "dmq compiled 8 groups"],
+    ]
 
 
 def test_every_row_that_is_compared_is_one_of_the_rows():
@@ -233,7 +279,11 @@ def test_layers_that_sdnq_leaves_in_float(step):
     assert all(spec.activation_bits == FLOAT for spec in kept.values())
     assert {name for name in shapes if np.prod(shapes[name]) < 16384} <= {*kept}
     plan = step.plan(1, "call", tuple(kept.values()))
-    assert all((row.bank is None) == (row.layer.name in kept) for row in plan.layers if row.reason != "last layer")
+    assert all(
+        (row.bank is None) == (row.layer.name in kept)
+        for row in plan.layers
+        if row.reason != "last layer"
+    )
     assert {row.bank.dynamic for row in plan.layers if row.bank} <= {"call", "place"}
 
 
@@ -241,7 +291,11 @@ def test_peers_calibrate_from_every_picture_that_dmq_does(tmp_path):
     with runs_in(tmp_path):
         tiny_sd().save_pretrained(tmp_path / "tiny")
         name = str(tmp_path / "tiny")
-        recipe = replace(recipe_of(name, tmp_path), calibration=Calibration(samples=3), sampling=Sampling(steps=4))
+        recipe = replace(
+            recipe_of(name, tmp_path),
+            calibration=Calibration(samples=3),
+            sampling=Sampling(steps=4),
+        )
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(subjects, "recipe_of", lambda *given: recipe)
             prepare(name, tmp_path, small=True)

@@ -1,4 +1,6 @@
-"""The bench of grouping, calibration steps and the time path, on a tiny pipeline and a few steps."""
+"""The bench of grouping, calibration steps and the time path, on a tiny pipeline and a few
+steps.
+"""
 
 import json
 from dataclasses import replace
@@ -13,16 +15,47 @@ from bench.timing.measure import Bench
 from bench.timing.results import Results, interval
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import Activations, Cache, Comparison, LearnedGroups, SharedRange, Temporal, Tiar, Weights
+from dmq.recipe import (
+    Activations,
+    Cache,
+    Comparison,
+    LearnedGroups,
+    SharedRange,
+    Temporal,
+    Tiar,
+    Weights,
+)
 from tests.tiny import captured_recipe, runs_in
 
 
 STEPS = 4
 REDUCED = [
-    "--settings", "W4A8", "--steps", str(STEPS), "--samples", "2", "--seeds", "2", "--pictures", "1", "--groups", "2",
-    "--learned", "all", "--tiar-iterations", "30", "--block-iterations", "3", "--block-pictures", "1",
-    "--iterations", "4", "--trajectories", "2", "--fast",
-]  # fmt: skip
+    "--settings",
+    "W4A8",
+    "--steps",
+    str(STEPS),
+    "--samples",
+    "2",
+    "--seeds",
+    "2",
+    "--pictures",
+    "1",
+    "--groups",
+    "2",
+    "--learned",
+    "all",
+    "--tiar-iterations",
+    "30",
+    "--block-iterations",
+    "3",
+    "--block-pictures",
+    "1",
+    "--iterations",
+    "4",
+    "--trajectories",
+    "2",
+    "--fast",
+]
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +75,30 @@ def measured(tiny):
 
 
 def rows_in(file, table):
-    return {row["name"]: row for row in json.loads(file.read_text())["rows"] if row["table"] == table}
+    return {
+        row["name"]: row for row in json.loads(file.read_text())["rows"] if row["table"] == table
+    }
 
 
 def test_every_row_of_the_tables_is_there(measured):
     groupings = ["shared", "uniform 2", "learned 2", "exact 2", "k-means 2", "lloyd 2", "per step"]
     assert list(rows_in(measured, "grouping")) == groupings
-    assert list(rows_in(measured, "calibration")) == ["all steps", "uniform 2", "normal 2", "active 2"]
-    ways = ["nearest", "blocks", "TIAR", "TIAR+FSC (tib)", "TIAR+FSC (all)", "cache 8", "cache 16", "selected"]
+    assert list(rows_in(measured, "calibration")) == [
+        "all steps",
+        "uniform 2",
+        "normal 2",
+        "active 2",
+    ]
+    ways = [
+        "nearest",
+        "blocks",
+        "TIAR",
+        "TIAR+FSC (tib)",
+        "TIAR+FSC (all)",
+        "cache 8",
+        "cache 16",
+        "selected",
+    ]
     assert list(rows_in(measured, "time")) == ways
     assert list(rows_in(measured, "alone")) == [name for name in ways if name != "TIAR+FSC (all)"]
 
@@ -60,7 +109,10 @@ def test_the_dear_rows_are_only_where_they_are_wanted(tiny):
 
     def names(table, weights, activations):
         recipe = replace(
-            tiny[1], grouping=SharedRange(), weights=Weights(bits=weights), activations=Activations(bits=activations)
+            tiny[1],
+            grouping=SharedRange(),
+            weights=Weights(bits=weights),
+            activations=Activations(bits=activations),
         )
         return [one.name for one in candidates(table, recipe, chosen)]
 
@@ -72,9 +124,21 @@ def test_the_dear_rows_are_only_where_they_are_wanted(tiny):
 
 def test_figures_are_finite_and_what_is_equal_was_measured_once(measured):
     rows = json.loads(measured.read_text())["rows"]
-    figures = ("noise", "noise_interval", "typical", "psnr", "psnr_interval", "local", "cosine", "bytes")
+    figures = (
+        "noise",
+        "noise_interval",
+        "typical",
+        "psnr",
+        "psnr_interval",
+        "local",
+        "cosine",
+        "bytes",
+    )
     assert np.isfinite([[row[name] for name in figures] for row in rows]).all()
-    same = [rows_in(measured, table)[name] for table, name in (("grouping", "shared"), ("time", "nearest"))]
+    same = [
+        rows_in(measured, table)[name]
+        for table, name in (("grouping", "shared"), ("time", "nearest"))
+    ]
     assert same[0]["took"] == same[1]["took"]
     assert rows_in(measured, "time")["TIAR"]["seconds"] > 0
 
@@ -95,18 +159,26 @@ def test_what_is_in_the_file_is_not_measured_again(tiny, measured, monkeypatch, 
 
 def test_figures_are_those_of_the_stages(tiny):
     """The shortcuts (weights searched once, features read from the model itself) change nothing."""
-    recipe = replace(tiny[1], temporal=Temporal(rounding=Tiar(iterations=30), cache=Cache(selection="row")))
+    recipe = replace(
+        tiny[1], temporal=Temporal(rounding=Tiar(iterations=30), cache=Cache(selection="row"))
+    )
     chosen = bench.options().parse_args(["--groups", "2"])
     chosen.search = {}
     made = Bench(recipe.model, recipe.sampling, recipe.calibration, 2, 1)
     candidate = next(candidates("grouping", recipe, chosen))
     found = candidate.find(recipe, {})
     row = made.measure(found.plan, found.codes)
-    comparisons = [Comparison(prompts=(p,), seeds=(s,), sampling=recipe.sampling) for p, s in made.jobs]
+    comparisons = [
+        Comparison(prompts=(p,), seeds=(s,), sampling=recipe.sampling) for p, s in made.jobs
+    ]
     reports = [stages.finish(stages.compare(one, (recipe,))) for one in comparisons]
-    assert row["psnr"] == pytest.approx(np.mean([report.scores[0].psnr for report in reports]), abs=0.2)
+    assert row["psnr"] == pytest.approx(
+        np.mean([report.scores[0].psnr for report in reports]), abs=0.2
+    )
     assert row["bytes"] == reports[0].bytes[recipe.name]
-    assert row["cosine"] == pytest.approx(stages.temporal_errors(recipe).cosine_after.min(), abs=1e-6)
+    assert row["cosine"] == pytest.approx(
+        stages.temporal_errors(recipe).cosine_after.min(), abs=1e-6
+    )
     assert row["cosine"] < 1 - 1e-6
 
 
@@ -114,18 +186,25 @@ def test_all_searches_share_one(tiny):
     chosen = bench.options().parse_args(["--groups", "2"])
     chosen.search = {"iterations": 4}
     rows = {
-        one.name: one.recipe for table in ("grouping", "calibration") for one in candidates(table, tiny[1], chosen)
+        one.name: one.recipe
+        for table in ("grouping", "calibration")
+        for one in candidates(table, tiny[1], chosen)
     }
     specs = {stages.search_spec(rows[name]) for name in ("learned 2", "active 2")}
     assert specs == {LearnedGroups(count=2, iterations=4)}
 
 
 def rows_of(**errors):
-    return [{"name": name, "setting": "W4A6", "model": "m", "noise": e, "typical": e} for name, e in errors.items()]
+    return [
+        {"name": name, "setting": "W4A6", "model": "m", "noise": e, "typical": e}
+        for name, e in errors.items()
+    ]
 
 
 def test_bars_fail_where_they_should():
-    good = rows_of(**{"shared": 4.0, "uniform 8": 3.0, "learned 8": 2.0, "exact 8": 1.9, "per step": 1.0})
+    good = rows_of(
+        **{"shared": 4.0, "uniform 8": 3.0, "learned 8": 2.0, "exact 8": 1.9, "per step": 1.0}
+    )
     assert len(list(bars("grouping", good))) == 8
     assert all(holds for _, holds in bars("grouping", good))
     for name, error in {"shared": 3.0, "uniform 8": 1.9, "learned 8": 2.1, "per step": 2.5}.items():

@@ -1,4 +1,7 @@
-"""The real app in a process of its own, with tiny models, in a real Chromium. Nothing here may be skipped."""
+"""The real app in a process of its own, with tiny models, in a real Chromium.
+
+Nothing here may be skipped.
+"""
 
 import contextlib
 import dataclasses
@@ -22,8 +25,14 @@ from tests.tiny import captured_recipe, runs_in
 
 
 ROOT = Path(__file__).resolve().parents[2]
-ARGUMENTS = ["--no-sandbox", "--disable-quic", "--disable-background-networking", "--disable-component-update",
-             "--disable-dev-shm-usage", "--no-first-run"]  # fmt: skip
+ARGUMENTS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+]
 PATIENCE = 60_000  # milliseconds until something that should happen is taken to have failed
 expect.set_options(timeout=PATIENCE)
 
@@ -55,7 +64,15 @@ def address(folder, recipe):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (folder / "app.log").open("w")
-    command = [sys.executable, "-m", "tests.browser.served", str(folder / "hold"), "serve", "--port", str(port)]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.browser.served",
+        str(folder / "hold"),
+        "serve",
+        "--port",
+        str(port),
+    ]
     app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}/"
     for _ in range(240):
@@ -70,14 +87,16 @@ def address(folder, recipe):
     app.wait(20)
     log.close()
     said = (folder / "app.log").read_text()
-    # What users do wrong is told to them, not to the log. (A page that is left while it loads gets a traceback of the
-    # web server's own there.)
+    # What users do wrong is told to them, not to the log. (A page that is left while it loads gets
+    # a traceback of the web server's own there.)
     assert "/pages/" not in said and "/dmq/" not in said.replace(str(ROOT), ""), said
 
 
 @pytest.fixture
 def hold(folder):
-    """`with hold(): …`: stages of the app stand still once something is done, until they are stopped or let go on."""
+    """`with hold(): …`: stages of the app stand still once something is done, until they are
+    stopped or let go on.
+    """
 
     @contextlib.contextmanager
     def held(stage="", snapshot=False):
@@ -94,7 +113,11 @@ def hold(folder):
 @pytest.fixture(scope="session")
 def chromium():
     """A browser: $DMQ_CHROMIUM, the system's, or Playwright's own. Having none is a failure."""
-    path = os.environ.get("DMQ_CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    path = (
+        os.environ.get("DMQ_CHROMIUM")
+        or shutil.which("chromium")
+        or shutil.which("chromium-browser")
+    )
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=ARGUMENTS)
         yield browser
@@ -116,12 +139,16 @@ def page(chromium):
 
 @pytest.fixture
 def visit(page, address):
-    """`visit(recipe, tab)` opens a link and waits until the sidebar has the recipe, in a window of `width` pixels."""
+    """`visit(recipe, tab)` opens a link and waits until the sidebar has the recipe, in a window
+    of `width` pixels.
+    """
 
     def opened(recipe, tab, extra="", width=1400):
         page.set_viewport_size({"width": width, "height": 900})
         page.goto(address + session.query(recipe, tab) + extra)
-        page.locator(".dmq-name", has_text=recipe.name).wait_for(state="visible" if width > 768 else "attached")
+        page.locator(".dmq-name", has_text=recipe.name).wait_for(
+            state="visible" if width > 768 else "attached"
+        )
         return page
 
     return opened

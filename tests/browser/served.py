@@ -1,10 +1,11 @@
-"""The app as people get it, but its stages can be told to stand still, so that a Stop is never too late.
+"""The app as people get it, but its stages can be told to stand still, so that a Stop is never too
+late.
 
     python -m tests.browser.served FILE serve --port 7860
 
-While FILE is there, a stage that reaches what is written in it tells the same progress again and again, as if its work
-took for ever. Nothing else differs: it is stopped, closed and gone on with as usual.
-"""
+While FILE is there, a stage that reaches what is written in it tells the same progress again and
+again, as if its work took for ever. Nothing else differs: it is stopped, closed and gone on with as
+usual."""
 
 import contextlib
 import functools
@@ -28,7 +29,11 @@ def stands(file: Path, progress: Any) -> bool:
         where = json.loads(file.read_text())
     except FileNotFoundError:
         return False
-    if not isinstance(progress, stages.Progress) or progress.done < 1 or where["stage"] not in progress.stage:
+    if (
+        not isinstance(progress, stages.Progress)
+        or progress.done < 1
+        or where["stage"] not in progress.stage
+    ):
         return False
     return progress.snapshot is not None or not where["snapshot"]
 

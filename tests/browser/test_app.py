@@ -53,7 +53,9 @@ def press(page, name):
 
 
 def stop(page, name):
-    """Click the button of that name at once: a mouse waits until it no longer moves, and by then the work is done."""
+    """Click the button of that name at once: a mouse waits until it no longer moves, and by then
+    the work is done.
+    """
     page.get_by_role("button", name=name, exact=True).dispatch_event("click")
 
 
@@ -66,7 +68,8 @@ def write_recipe(page, text):
     press(page, "Apply")
 
 
-# --- time groups ---------------------------------------------------------------------------------------------------
+# --- time groups
+# --------------------------------------------------------------------------------------------------
 
 
 def test_dragging_a_boundary_changes_the_errors_and_the_link(visit, recipe):
@@ -82,7 +85,9 @@ def test_dragging_a_boundary_changes_the_errors_and_the_link(visit, recipe):
     expect(total).to_contain_text("2 groups of the 10 steps cut by hand")
     made = dataclasses.replace(recipe, grouping=ManualGroups(boundaries=(8,)))
     expect(total).to_contain_text(f"{100 * stages.errors(made).total:.3g} %")
-    page.wait_for_function(f"before => JSON.stringify({curve}) !== JSON.stringify(before)", arg=before)
+    page.wait_for_function(
+        f"before => JSON.stringify({curve}) !== JSON.stringify(before)", arg=before
+    )
     page.wait_for_function("decodeURIComponent(location.search).includes('ManualGroups')")
     assert in_address(page).grouping == ManualGroups(boundaries=(8,))
 
@@ -106,7 +111,8 @@ def test_the_keyboard_moves_removes_and_adds_boundaries(visit, recipe):
     expect(page.locator(".cut")).to_have_count(0)
 
 
-# --- activations ---------------------------------------------------------------------------------------------------
+# --- activations
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_click_on_the_heat_map_shows_that_layer_and_step(visit, recipe):
@@ -138,7 +144,9 @@ def test_the_bits_of_the_sidebar_reach_the_open_tab(visit, recipe):
 
 
 def test_a_class_that_opens_the_same_link_at_once_sees_the_page(chromium, address, recipe):
-    rooms = [chromium.new_context() for _ in range(4)]  # pages of one visitor would wait for each other's connections
+    rooms = [
+        chromium.new_context() for _ in range(4)
+    ]  # pages of one visitor would wait for each other's connections
     pupils = [room.new_page() for room in rooms]
     for page in pupils:
         page.goto(address + session.query(recipe, "activations"), wait_until="commit")
@@ -150,7 +158,8 @@ def test_a_class_that_opens_the_same_link_at_once_sees_the_page(chromium, addres
         room.close()
 
 
-# --- the sidebar ---------------------------------------------------------------------------------------------------
+# --- the sidebar
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_table_of_layers_is_filled_when_opened_can_be_searched_and_follows(visit, recipe):
@@ -180,19 +189,26 @@ def test_on_a_phone_nothing_is_cut_off_and_the_bits_are_two_touches_away(visit, 
         expect(tab).to_have_attribute("aria-selected", "true")
         page.wait_for_timeout(1500)  # figures measure themselves after the tab is shown
         assert page.evaluate("document.documentElement.scrollWidth") <= 420
-        assert button.evaluate("e => getComputedStyle(e, '::after').content") == '"Model, bits, size"'
+        assert (
+            button.evaluate("e => getComputedStyle(e, '::after').content") == '"Model, bits, size"'
+        )
         expect(button).to_be_in_viewport(ratio=1)
     button.click()
     expect(page.get_by_label("Activation bits", exact=True)).to_be_in_viewport(ratio=1)
 
 
-# --- links ---------------------------------------------------------------------------------------------------------
+# --- links
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_link_restores_model_recipe_and_tab(visit, recipe):
-    wanted = dataclasses.replace(recipe, name="from a link", grouping=ManualGroups(boundaries=(2, 7)))
+    wanted = dataclasses.replace(
+        recipe, name="from a link", grouping=ManualGroups(boundaries=(2, 7))
+    )
     page = visit(wanted, "time-groups")
-    expect(page.get_by_role("tab", name="Time groups", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Time groups", exact=True)).to_have_attribute(
+        "aria-selected", "true"
+    )
     expect(page.get_by_label("Model", exact=True)).to_have_value(recipe.model)
     expect(boundary(page, 2)).to_have_attribute("aria-valuenow", "2")
     expect(boundary(page, 3)).to_have_attribute("aria-valuenow", "7")
@@ -201,7 +217,9 @@ def test_a_link_restores_model_recipe_and_tab(visit, recipe):
     assert in_address(page) == wanted
     page.reload()
     expect(page.locator(".dmq-name")).to_have_text("from a link")
-    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute(
+        "aria-selected", "true"
+    )
 
 
 @pytest.mark.parametrize("linked", ["start", "compare"])
@@ -240,7 +258,8 @@ def test_light_and_dark_both_read_well(visit, recipe):
     assert contrast["dark"] < -300
 
 
-# --- compare -------------------------------------------------------------------------------------------------------
+# --- compare
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
@@ -259,9 +278,13 @@ def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
     expect(gallery.get_by_role("button", name="Thumbnail")).to_have_count(4)
     caption = gallery.locator(".caption-label").last
     expect(caption).to_have_text(f"tiny · {LONG} · seed 0")
-    assert caption.evaluate("e => e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight + 1")
+    assert caption.evaluate(
+        "e => e.scrollWidth <= e.clientWidth && e.scrollHeight <= e.clientHeight + 1"
+    )
     wrap, last = gallery.locator(".grid-wrap").bounding_box(), caption.bounding_box()
-    assert 0 <= wrap["y"] + wrap["height"] - last["y"] - last["height"] < 30  # neither cut off nor followed by nothing
+    assert (
+        0 <= wrap["y"] + wrap["height"] - last["y"] - last["height"] < 30
+    )  # neither cut off nor followed by nothing
     page.get_by_label("Besides the current recipe", exact=True).click()
     expect(page.get_by_role("option", name="W8A8, one range", exact=True)).to_be_visible()
     page.keyboard.press("Escape")
@@ -277,11 +300,14 @@ def test_a_model_without_prompts_asks_for_none(visit, unprompted):
     expect(page.get_by_label("Prompts, one per line", exact=True)).to_be_hidden()
 
 
-# --- long work -----------------------------------------------------------------------------------------------------
+# --- long work
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leave", ["stop", "reload"])
-def test_a_capture_that_is_stopped_or_left_leaves_nothing_behind(visit, hold, recipe, folder, leave):
+def test_a_capture_that_is_stopped_or_left_leaves_nothing_behind(
+    visit, hold, recipe, folder, leave
+):
     wanted = dataclasses.replace(
         recipe, name="long", sampling=Sampling(steps=12, guidance=2.0), grouping=SharedRange()
     )
@@ -299,21 +325,27 @@ def test_a_capture_that_is_stopped_or_left_leaves_nothing_behind(visit, hold, re
         expect(page.get_by_role("button", name="Capture", exact=True)).to_be_visible()
         assert not stages.captured(wanted)
         ended = time.monotonic() + PATIENCE / 1000
-        while left := [path.name for path in (folder / "runs").rglob(".*")]:  # until the server has noticed
+        while left := [
+            path.name for path in (folder / "runs").rglob(".*")
+        ]:  # until the server has noticed
             assert time.monotonic() < ended, left
             time.sleep(0.1)
     assert not stages.captured(wanted)
 
 
 def test_a_capture_fills_the_empty_tab(visit, unprompted):
-    wanted = dataclasses.replace(unprompted, sampling=Sampling(steps=4), grouping=UniformGroups(count=2))
+    wanted = dataclasses.replace(
+        unprompted, sampling=Sampling(steps=4), grouping=UniformGroups(count=2)
+    )
     page = visit(wanted, "time-groups")
     press(page, "Capture")
     expect(boundary(page)).to_have_attribute("aria-valuenow", "2")
     assert stages.captured(wanted)
 
 
-def test_two_visitors_with_different_models_do_not_disturb_each_other(visit, recipe, unprompted, chromium, address):
+def test_two_visitors_with_different_models_do_not_disturb_each_other(
+    visit, recipe, unprompted, chromium, address
+):
     page = visit(recipe, "start")
     other = chromium.new_context().new_page()
     other.goto(address + "?tab=start&recipe=" + jsonio.dumps(unprompted, short=True))
@@ -324,7 +356,8 @@ def test_two_visitors_with_different_models_do_not_disturb_each_other(visit, rec
     other.context.close()
 
 
-# --- what goes wrong -----------------------------------------------------------------------------------------------
+# --- what goes wrong
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
@@ -332,18 +365,29 @@ def wrong_folders(folder):
     (folder / "no-pipeline").mkdir()
     pickled = folder / "pickled" / "unet"
     pickled.mkdir(parents=True)
-    (pickled.parent / "model_index.json").write_text((folder / "tiny-ddpm" / "model_index.json").read_text())
-    (pickled / "config.json").write_text((folder / "tiny-ddpm" / "unet" / "config.json").read_text())
+    (pickled.parent / "model_index.json").write_text(
+        (folder / "tiny-ddpm" / "model_index.json").read_text()
+    )
+    (pickled / "config.json").write_text(
+        (folder / "tiny-ddpm" / "unet" / "config.json").read_text()
+    )
     (pickled / "diffusion_pytorch_model.bin").write_bytes(b"no pickle is opened")
 
 
 @pytest.mark.parametrize(
     ("name", "says"),
-    [("emoji-ds", "emoji-sd"), ("FOLDER/no-pipeline", "model_index.json"),
-     ("FOLDER/pickled", "pickle, which dmq never"), ("nobody/nothing-here", "network"), ("", "no model named")],
+    [
+        ("emoji-ds", "emoji-sd"),
+        ("FOLDER/no-pipeline", "model_index.json"),
+        ("FOLDER/pickled", "pickle, which dmq never"),
+        ("nobody/nothing-here", "network"),
+        ("", "no model named"),
+    ],
     ids=["unknown", "no pipeline", "pickle", "hub without network", "empty"],
-)  # fmt: skip
-def test_a_model_that_cannot_be_loaded_is_one_line(visit, recipe, unprompted, wrong_folders, folder, name, says):
+)
+def test_a_model_that_cannot_be_loaded_is_one_line(
+    visit, recipe, unprompted, wrong_folders, folder, name, says
+):
     page = visit(recipe, "start")
     page.get_by_role("button", name="Another model").click()
     page.get_by_label("Folder or Hub id", exact=True).fill(name.replace("FOLDER", str(folder)))
@@ -354,11 +398,14 @@ def test_a_model_that_cannot_be_loaded_is_one_line(visit, recipe, unprompted, wr
 
 @pytest.mark.parametrize(
     ("change", "says"),
-    [({"wieghts": {}}, "did you mean 'weights'"), ({"weights": {"bits": 99}}, "bits is 99"),
-     ({"grouping": {"kind": "ManualGroups", "boundaries": [7, 3]}}, "must rise strictly"),
-     ({"grouping": {"kind": "ManualGroups", "boundaries": [70]}}, "must lie in 1 to")],
+    [
+        ({"wieghts": {}}, "did you mean 'weights'"),
+        ({"weights": {"bits": 99}}, "bits is 99"),
+        ({"grouping": {"kind": "ManualGroups", "boundaries": [7, 3]}}, "must rise strictly"),
+        ({"grouping": {"kind": "ManualGroups", "boundaries": [70]}}, "must lie in 1 to"),
+    ],
     ids=["misspelt", "bits", "unsorted", "outside"],
-)  # fmt: skip
+)
 def test_a_wrong_recipe_is_one_line(visit, recipe, change, says):
     page = visit(recipe, "start")
     write_recipe(page, json.dumps(jsonio.shortest(recipe) | change))
@@ -368,10 +415,15 @@ def test_a_wrong_recipe_is_one_line(visit, recipe, change, says):
 
 @pytest.mark.parametrize(
     ("prompt", "seeds", "says"),
-    [("  ", "0", "prompt is empty"), ("x" * 10_000, "0", "10000 characters"), ("a", "zero", "seeds must be"),
-     ("a", "0-999999999", "at most"), ("a", "", "at least one")],
+    [
+        ("  ", "0", "prompt is empty"),
+        ("x" * 10_000, "0", "10000 characters"),
+        ("a", "zero", "seeds must be"),
+        ("a", "0-999999999", "at most"),
+        ("a", "", "at least one"),
+    ],
     ids=["empty", "long", "no number", "too many", "no seed"],
-)  # fmt: skip
+)
 def test_a_wrong_wish_is_one_line_and_the_button_stays(visit, recipe, prompt, seeds, says):
     page = visit(recipe, "compare")
     expect(page.get_by_role("spinbutton", name="Guidance", exact=True).first).to_have_value("2")

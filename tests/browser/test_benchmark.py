@@ -1,4 +1,6 @@
-"""The Benchmark tab in Chromium: drawn, stopped, gone on with, looked at, and taken home as a file."""
+"""The Benchmark tab in Chromium: drawn, stopped, gone on with, looked at, and taken home as a
+file.
+"""
 
 import dataclasses
 import shutil
@@ -24,7 +26,9 @@ def begin(page):
 
 def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, hold, recipe, tmp_path):
     page = visit(dataclasses.replace(recipe, name="bench me"), "benchmark")
-    expect(page.locator(".block.dmq-empty:visible")).to_contain_text("No benchmark of this model yet")
+    expect(page.locator(".block.dmq-empty:visible")).to_contain_text(
+        "No benchmark of this model yet"
+    )
     begin(page)
     expect(page.locator("#bench-estimate")).to_contain_text("144 pictures")
     page.get_by_label("compositions").uncheck()
@@ -57,10 +61,16 @@ def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, hold, re
     page.on("request", lambda request: fetched.append(request.url))
     page.goto((tmp_path / "report.html").as_uri())
     expect(page.locator(".main-svg").first).to_be_visible()
-    assert [url for url in fetched if not url.startswith(("file:", "data:", "blob:"))] == [], "nothing is fetched"
+    assert [url for url in fetched if not url.startswith(("file:", "data:", "blob:"))] == [], (
+        "nothing is fetched"
+    )
     wider = "all => all.some(one => one.querySelector('.main-svg').clientWidth > one.clientWidth)"
-    assert not page.locator(".plotly-graph-div").evaluate_all(wider), "figures would lie upon each other"
-    assert page.locator("img").count() >= 24 and not page.locator("img").evaluate_all("all => all.some(i => !i.width)")
+    assert not page.locator(".plotly-graph-div").evaluate_all(wider), (
+        "figures would lie upon each other"
+    )
+    assert page.locator("img").count() >= 24 and not page.locator("img").evaluate_all(
+        "all => all.some(i => !i.width)"
+    )
 
 
 def test_what_cannot_be_measured_is_told_before_and_after_start(visit, recipe, tmp_path):
@@ -77,10 +87,19 @@ def test_what_cannot_be_measured_is_told_before_and_after_start(visit, recipe, t
 
 
 def test_what_ships_of_a_benchmark_is_there_at_once_and_fits_a_narrow_page(visit, recipe):
-    """Its report and the worst pictures, as training/benchmarks.py ships them, without the others."""
-    recipes = tuple(dataclasses.replace(recipe, name=f"w{bits}", weights=Weights(bits=bits)) for bits in (8, 2))
-    domains = (Domain(name="in", prompts=("a", "b", "c")), Domain(name="out", prompts=("x", "y", "z")))
-    asked = Benchmark(domains=domains, sampling=recipe.sampling, measures=("psnr", "ssim", "latent"))
+    """Its report and the worst pictures, as training/benchmarks.py ships them, without the
+    others.
+    """
+    recipes = tuple(
+        dataclasses.replace(recipe, name=f"w{bits}", weights=Weights(bits=bits)) for bits in (8, 2)
+    )
+    domains = (
+        Domain(name="in", prompts=("a", "b", "c")),
+        Domain(name="out", prompts=("x", "y", "z")),
+    )
+    asked = Benchmark(
+        domains=domains, sampling=recipe.sampling, measures=("psnr", "ssim", "latent")
+    )
     stages.finish(stages.bench(asked, recipes, name="shipped"))
     for part in ("pictures", "rows"):
         shutil.rmtree(kept.folder_of("shipped") / part)

@@ -1,4 +1,6 @@
-"""The Layers tab in Chromium: a table is measured, looked at from all sides; a budget moves, a layer is edited."""
+"""The Layers tab in Chromium: a table is measured, looked at from all sides; a budget moves, a
+layer is edited.
+"""
 
 import dataclasses
 import re
@@ -86,10 +88,14 @@ def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
     page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + box["height"] / 2)
     expect(page.locator("#layer-picked")).to_contain_text("KMC-2")
     marks = {
-        "Tree map by block": ".treemaplayer .slice", "Layer × choice": ".heatmaplayer image",
-        "Layer × step": ".heatmaplayer image", "By kind of layer": ".boxlayer .trace",
-        "By block": ".boxlayer .trace", "By choice": ".boxlayer .trace", "Two tables": ".scatterlayer .trace",
-    }  # fmt: skip
+        "Tree map by block": ".treemaplayer .slice",
+        "Layer × choice": ".heatmaplayer image",
+        "Layer × step": ".heatmaplayer image",
+        "By kind of layer": ".boxlayer .trace",
+        "By block": ".boxlayer .trace",
+        "By choice": ".boxlayer .trace",
+        "Two tables": ".scatterlayer .trace",
+    }
     for view, mark in marks.items():
         page.locator("#layer-views").get_by_label(view, exact=True).check()
         expect(figure.locator(mark).first).to_be_attached()
@@ -132,9 +138,13 @@ def test_the_budget_moves_a_layer_is_edited_and_all_of_it_applied(visit, recipe)
     press(page, "Apply to the recipe")
     expect(page.locator(".dmq-name")).to_have_text(re.compile("bits mixed"))
     page.wait_for_function("decodeURIComponent(location.search).includes('bits+mixed')")
-    made = {over.layers: choice_label(Choice(bits=over.weight_bits, format=over.format))
-            for over in in_address(page).overrides}  # fmt: skip
+    made = {
+        over.layers: choice_label(Choice(bits=over.weight_bits, format=over.format))
+        for over in in_address(page).overrides
+    }
     assert len(made) == len(table.layers) and made[layer] == other
     press(page, "Apply and compare pictures")
-    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute("aria-selected", "true")
+    expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute(
+        "aria-selected", "true"
+    )
     page.wait_for_function("location.search.includes('tab=compare')")

@@ -1,4 +1,6 @@
-"""What is learned in the app: groups of timesteps, the rounding of the time path and of blocks; in Chromium."""
+"""What is learned in the app: groups of timesteps, the rounding of the time path and of blocks;
+in Chromium.
+"""
 
 import contextlib
 import dataclasses
@@ -81,13 +83,17 @@ def test_a_cache_of_the_time_path_is_one_choice_away(visit, recipe):
     page.get_by_label("Keep the time path in a way of its own").check()
     page.get_by_label("Time path: cache").click()
     page.get_by_role("option", name="Cache the features").click()
-    expect(page.locator("#temporal-said")).to_contain_text("100 % of the features come from the cache")
+    expect(page.locator("#temporal-said")).to_contain_text(
+        "100 % of the features come from the cache"
+    )
     page.wait_for_function("decodeURIComponent(location.search).includes('Cache')")
     assert in_address(page).temporal.cache.bits == 8
 
 
 def press_until(page, name, wanted):
-    """Press again if nothing came of it: Gradio drops a click that comes before it has noticed the end of a run."""
+    """Press again if nothing came of it: Gradio drops a click that comes before it has noticed
+    the end of a run.
+    """
     button = page.get_by_role("button", name=name, exact=True)
     for _ in range(20):
         if button.is_visible():
@@ -100,7 +106,9 @@ def press_until(page, name, wanted):
 
 def test_blocks_are_learned_stopped_and_gone_on_with(visit, hold, recipe):
     spec = BlockReconstruction(iterations=150, pictures=1, batch=2)
-    wanted = dataclasses.replace(recipe, name="blocks", weights=Weights(bits=3), reconstruction=spec)
+    wanted = dataclasses.replace(
+        recipe, name="blocks", weights=Weights(bits=3), reconstruction=spec
+    )
     page = visit(wanted, "reconstruct")
     expect(page.locator(".block.dmq-empty:visible")).to_contain_text("still to be learned")
     with hold(snapshot=True):

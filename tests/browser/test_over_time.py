@@ -1,4 +1,6 @@
-"""Over time in Chromium: ranges that are set, stopped and gone on with, windows, curves, the probe."""
+"""Over time in Chromium: ranges that are set, stopped and gone on with, windows, curves, the
+probe.
+"""
 
 import contextlib
 import dataclasses
@@ -17,7 +19,9 @@ pytestmark = pytest.mark.browser
 
 
 def test_setting_ranges_is_stopped(visit, hold, recipe):
-    few = dataclasses.replace(recipe.calibration, samples=3, batch=1)  # of which nothing is captured yet
+    few = dataclasses.replace(
+        recipe.calibration, samples=3, batch=1
+    )  # of which nothing is captured yet
     wanted = dataclasses.replace(recipe, name="long", calibration=few, progressive=Progressive())
     stages.finish(stages.capture(wanted))
     page = visit(wanted, "over-time")
@@ -37,7 +41,9 @@ def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
     with contextlib.closing(stages.calibrate(wanted)) as work:
         next(progress for progress in work if stages.calls_kept(wanted) == 4)
     page = visit(wanted, "over-time")
-    expect(page.locator("#walked .block.dmq-empty")).to_contain_text("4 denoiser calls are finished and kept")
+    expect(page.locator("#walked .block.dmq-empty")).to_contain_text(
+        "4 denoiser calls are finished and kept"
+    )
     press(page, "Calibrate the other steps")
     expect(page.locator("#walked-said")).to_contain_text("Set on 2 pictures at 10 denoiser calls")
     assert stages.calibrated(wanted)
@@ -50,7 +56,9 @@ def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
 
 
 def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
-    wanted = dataclasses.replace(recipe, name="along", relaxing=Relaxing(where="auto", windows=2, pictures=1))
+    wanted = dataclasses.replace(
+        recipe, name="along", relaxing=Relaxing(where="auto", windows=2, pictures=1)
+    )
     page = visit(wanted, "over-time")
     press(page, "Measure the windows")
     said = page.locator("#relaxing-said")

@@ -1,4 +1,6 @@
-"""The Take away tab in Chromium, from the sizes to the file; and pictures that both engines draw."""
+"""The Take away tab in Chromium, from the sizes to the file; and pictures that both engines
+draw.
+"""
 
 import dataclasses
 import zipfile
@@ -15,11 +17,15 @@ pytestmark = pytest.mark.browser
 
 def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, tmp_path):
     page, plan = visit(recipe, "take-away"), stages.plan(recipe)
-    expect(page.locator("#take-sizes tr", has_text="quantized")).to_contain_text(f"{plan.bytes:,} bytes")
+    expect(page.locator("#take-sizes tr", has_text="quantized")).to_contain_text(
+        f"{plan.bytes:,} bytes"
+    )
     press(page, "What runs where")
     expect(page.locator("#take-placed")).to_contain_text("oneDNN int8")
     page.get_by_label("denoiser only", exact=True).check()
-    expect(page.locator(".cm-content", has_text="from_pretrained('FOLDER')")).to_contain_text("UNet2DConditionModel")
+    expect(page.locator(".cm-content", has_text="from_pretrained('FOLDER')")).to_contain_text(
+        "UNet2DConditionModel"
+    )
     press(page, "Export")
     name = "tiny-sd tiny denoiser"
     with page.expect_download() as download:
@@ -29,11 +35,15 @@ def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, 
     with zipfile.ZipFile(tmp_path / "it.zip") as packed:
         packed.extractall(tmp_path)
     assert (stages.check(tmp_path / name).component, runs.exports()) == ("", [name])
-    expect(page.locator(".cm-content", has_text=str(runs.export_folder(name))).first).to_be_visible()
+    expect(
+        page.locator(".cm-content", has_text=str(runs.export_folder(name))).first
+    ).to_be_visible()
     page.reload()
     page.get_by_label("Exports", exact=True).click()
     page.get_by_role("option", name=name, exact=True).click()
-    expect(page.locator("#take-told")).to_contain_text("dmq checkpoint, denoiser (UNet2DConditionModel)")
+    expect(page.locator("#take-told")).to_contain_text(
+        "dmq checkpoint, denoiser (UNet2DConditionModel)"
+    )
     expect(page.locator("#take-file")).to_be_visible()
 
 
@@ -58,8 +68,12 @@ def test_both_engines_draw_and_show_their_seconds(visit, recipe):
     page.get_by_text("Saved as").wait_for()
     report = runs.load_report(runs.names()[0])
     for who, engine in (("twice", "simulated"), ("twice, executed", "executed: ")):
-        cells = page.locator("#summary tr", has=page.get_by_role("cell", name=who, exact=True)).get_by_role("cell")
+        cells = page.locator(
+            "#summary tr", has=page.get_by_role("cell", name=who, exact=True)
+        ).get_by_role("cell")
         expect(cells.nth(4)).to_have_text(f"{report.seconds[who]:.1f}")
         expect(cells.nth(5)).to_have_text(f"{report.seconds['float'] / report.seconds[who]:.2f}×")
         expect(cells.nth(6)).to_contain_text(engine)
-    expect(page.locator(".gallery-container").first.get_by_role("button", name="Thumbnail")).to_have_count(3)
+    expect(
+        page.locator(".gallery-container").first.get_by_role("button", name="Thumbnail")
+    ).to_have_count(3)

@@ -79,9 +79,12 @@ def made(pipe):
     captured, _ = finish(capture_activations(loaded, sampling, calibration))
     trajectory, _ = record_trajectory(loaded, prompts=["cat"] * 2, seeds=[0, 1], sampling=sampling)
     recipe = Recipe(
-        model="tiny", sampling=sampling, calibration=calibration, weights=Weights(range=MinMax()),
+        model="tiny",
+        sampling=sampling,
+        calibration=calibration,
+        weights=Weights(range=MinMax()),
         activations=Activations(bits=4, attention_bits=4),
-    )  # fmt: skip
+    )
     return Subject(loaded, recipe, captured.stats, trajectory)
 
 
@@ -99,11 +102,14 @@ def iterate(search, i, entropy=0.05):
     return optimiser
 
 
-# --- learning ------------------------------------------------------------------------------------------------------
+# --- learning
+# --------------------------------------------------------------------------------------------------
 
 
 def differing(search):
-    """[Q] bool: is there a step whose best range differs from that of another? Not where only the prompt enters."""
+    """[Q] bool: is there a step whose best range differs from that of another? Not where only
+    the prompt enters.
+    """
     finest = search.errors(PerStep())
     return ((np.ptp(finest.low, axis=1) > 0) | (np.ptp(finest.high, axis=1) > 0))[search.rows]
 
@@ -118,21 +124,26 @@ def test_gradients_reach_every_quantized_site(subject):
     """To the ranges of all, to the choice of all; from the task alone, wherever groups differ."""
     search = started(subject)
     learned = search.candidates
-    # With one range for both groups there is nothing to choose, and what comes of it is how a processor rounds.
+    # With one range for both groups there is nothing to choose, and what comes of it is how a
+    # processor rounds.
     differ = distinct(search)
     assert len(learned.sites) == len(search.table.quantized) > 30 and differ.mean() > 0.7
     iterate(search, 1, entropy=0.0)
     of_ranges = learned.shift.grad.abs().amax(-1) + learned.stretch.grad.abs().amax(-1)
     of_choice = learned.rows[1].grad.abs().amax(-1)
     assert [learned.sites[q].label for q in range(len(differ)) if not of_ranges[q] > 0] == []
-    assert [learned.sites[q].label for q in range(len(differ)) if differ[q] and not of_choice[q] > 0] == []
+    assert [
+        learned.sites[q].label for q in range(len(differ)) if differ[q] and not of_choice[q] > 0
+    ] == []
     search = started(subject)
     iterate(search, 1)
     assert (search.candidates.rows[1].grad.abs().amax(-1) > 0).all()
 
 
 def test_groups_that_start_with_one_range_come_apart(subject):
-    """Nothing is to choose at first; ranges move apart once steps of both groups were visited, and then there is."""
+    """Nothing is to choose at first; ranges move apart once steps of both groups were visited,
+    and then there is.
+    """
     search = started(subject)
     low, high = (np.repeat(end[:, :1], 2, axis=1) for end in search._member_ranges(search.start))
     search.candidates.begin(search.start, low, high)
@@ -144,8 +155,12 @@ def test_groups_that_start_with_one_range_come_apart(subject):
         good = search._iterate(i, optimiser, learned.state(), 1.0, 0.0)
         choices.append(learned.rows[i].grad.abs().amax(-1).numpy())
     assert good and not search.note
-    assert choices[0].max() < 0.01 * choices[-1].max()  # rounding, of which a processor has more or less
-    both = np.ptp(search.start, axis=1) > 0  # else all steps lean towards one, and the other follows it
+    assert (
+        choices[0].max() < 0.01 * choices[-1].max()
+    )  # rounding, of which a processor has more or less
+    both = (
+        np.ptp(search.start, axis=1) > 0
+    )  # else all steps lean towards one, and the other follows it
     assert both.mean() > 0.7 and distinct(search)[both].all() and (choices[-1][both] > 0).all()
 
 
@@ -154,7 +169,9 @@ def test_the_start_breaks_the_symmetry(subject):
     weights = search.candidates.importance()
     np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
     assert (weights.argmax(-1) == search.start).all() and (weights.max(-1) > 0.6).all()
-    assert distinct(search)[differing(search)].mean() > 0.95  # groups of different ranges may have the same best one
+    assert (
+        distinct(search)[differing(search)].mean() > 0.95
+    )  # groups of different ranges may have the same best one
 
 
 def test_it_starts_from_whichever_predicts_the_noise_better(subject):
@@ -206,7 +223,11 @@ def test_refits_see_a_step_as_often_as_it_counts(ddpm):
     search = started(ddpm)
     search._use(search.start, *search._member_ranges(search.start))
     search.usual = np.array([1e-3, 1e-3, 1e-3, 97e-3])
-    seen = [search.last[0] for _ in search.refit(search.usual, 16, lambda: False) if search.last[0] is not None]
+    seen = [
+        search.last[0]
+        for _ in search.refit(search.usual, 16, lambda: False)
+        if search.last[0] is not None
+    ]
     shares = np.bincount(seen, minlength=STEPS) / len(seen)
     np.testing.assert_allclose(shares, [0.13, 0.13, 0.13, 0.61], atol=0.1)
 
@@ -216,9 +237,13 @@ def test_the_weight_of_a_step_scales_its_gradient(ddpm):
     for weight in (1.0, 7.0):
         search = started(ddpm)
         learned = search.candidates
-        search._iterate(0, torch.optim.Adam([learned.shift, learned.stretch]), learned.state(), weight)
+        search._iterate(
+            0, torch.optim.Adam([learned.shift, learned.stretch]), learned.state(), weight
+        )
         gradients.append(learned.stretch.grad)
-    torch.testing.assert_close(gradients[0] * 7, gradients[1], rtol=1e-4, atol=1e-5 * gradients[1].abs().max().item())
+    torch.testing.assert_close(
+        gradients[0] * 7, gradients[1], rtol=1e-4, atol=1e-5 * gradients[1].abs().max().item()
+    )
 
 
 def test_ranges_of_probabilities_stay_within_0_and_1(subject):
@@ -227,13 +252,20 @@ def test_ranges_of_probabilities_stay_within_0_and_1(subject):
     with torch.no_grad():
         learned.stretch.fill_(5.0)
         low, high = learned.ranges()
-    assert probs.any() and (low[probs] == 0).all() and (high[probs] == 1).all() and (high[~probs] > 1).any()
+    assert (
+        probs.any()
+        and (low[probs] == 0).all()
+        and (high[probs] == 1).all()
+        and (high[~probs] > 1).any()
+    )
 
 
 def test_the_float_model_is_left_alone(subject):
     before = {name: p.clone() for name, p in subject.loaded.denoiser.named_parameters()}
     finish(subject.search(dataclasses.replace(SPEC, iterations=2, refits=0)))
-    assert all(torch.equal(p, before[name]) for name, p in subject.loaded.denoiser.named_parameters())
+    assert all(
+        torch.equal(p, before[name]) for name, p in subject.loaded.denoiser.named_parameters()
+    )
     assert not any(p.requires_grad for p in subject.loaded.denoiser.parameters())
 
 
@@ -242,8 +274,12 @@ def test_soft_banks_are_the_candidates_averaged(subject):
     seen = {}
     for module in search.model.modules():
         if isinstance(module, SoftBank):
-            module.register_forward_hook(lambda m, args, out: seen.setdefault(m.q, (args[0], out)) and None)
-    finish(noise_errors(search.model, subject.trajectory, [0]))  # the first call is the one that is kept: step 0
+            module.register_forward_hook(
+                lambda m, args, out: seen.setdefault(m.q, (args[0], out)) and None
+            )
+    finish(
+        noise_errors(search.model, subject.trajectory, [0])
+    )  # the first call is the one that is kept: step 0
     learned = search.candidates
     learned.before_call(0)
     assert len(seen) == len(learned.sites)
@@ -251,22 +287,33 @@ def test_soft_banks_are_the_candidates_averaged(subject):
         weights, grids = learned._parts[q]
         each = [fake_quantize(x, grids.scale[g], grids.zero[g], 4) for g in range(2)]
         torch.testing.assert_close(
-            out, sum(w * y for w, y in zip(weights, each, strict=True)).detach(), atol=1e-6, rtol=1e-5
+            out,
+            sum(w * y for w, y in zip(weights, each, strict=True)).detach(),
+            atol=1e-6,
+            rtol=1e-5,
         )
 
 
-# --- what comes of it ----------------------------------------------------------------------------------------------
+# --- what comes of it
+# ----------------------------------------------------------------------------------------------
 
 
 def test_the_result_is_what_the_quantized_model_uses_bit_for_bit(subject):
-    """The search's own measure of its hardened groups, and that of a model made from the plan, are the same."""
+    """The search's own measure of its hardened groups, and that of a model made from the plan,
+    are the same.
+    """
     result, seen = finish(subject.search())
     errors = learned_errors(result, started(subject).table)
     plan = make_plan(subject.loaded.info, subject.recipe, subject.stats, errors)
     model = quantized(subject.loaded.denoiser, plan, subject.loaded.adapter)
-    measured, _ = finish(noise_errors(model, subject.trajectory, [0]))  # of two pictures, one is laid aside
+    measured, _ = finish(
+        noise_errors(model, subject.trajectory, [0])
+    )  # of two pictures, one is laid aside
     np.testing.assert_array_equal(measured, result.refitted)
-    banks = {bank.site: bank for bank in (*(row.bank for row in plan.layers if row.bank), *plan.attention)}
+    banks = {
+        bank.site: bank
+        for bank in (*(row.bank for row in plan.layers if row.bank), *plan.attention)
+    }
     assert {site: bank.slot.tolist() for site, bank in banks.items()} == dict(
         zip(result.sites, result.slot.tolist(), strict=True)
     )
@@ -284,7 +331,11 @@ def test_on_pictures_laid_aside_it_is_never_worse_than_equal_cuts(subject):
         finish(search.learn(lambda: False))
         search.harden()
         made, _ = finish(search.refits(lambda: False))
-        finish(search.choose([(slot, 9 * low, 9 * high) for slot, low, high in made] if spoil else made))
+        finish(
+            search.choose(
+                [(slot, 9 * low, 9 * high) for slot, low, high in made] if spoil else made
+            )
+        )
         kept.append(means(finish(noise_errors(search.model, subject.trajectory, [1]))[0]))
     cuts = started(subject)
     cuts._use(slot := cuts._cuts(UniformGroups), *cuts._member_ranges(slot))
@@ -292,13 +343,20 @@ def test_on_pictures_laid_aside_it_is_never_worse_than_equal_cuts(subject):
     assert all(a <= b for each in kept for a, b in zip(each, equal, strict=True))
 
 
-@pytest.mark.parametrize(("dear", "kept"), [(np.inf, 0.0), (0.0, 1.0)], ids=["costs little", "costs too much"])
-def test_ranges_in_the_time_path_are_drawn_back_if_that_costs_little(subject, dear, kept, monkeypatch):
+@pytest.mark.parametrize(
+    ("dear", "kept"), [(np.inf, 0.0), (0.0, 1.0)], ids=["costs little", "costs too much"]
+)
+def test_ranges_in_the_time_path_are_drawn_back_if_that_costs_little(
+    subject, dear, kept, monkeypatch
+):
     """All the way to the best of their members, or not at all; those elsewhere stay."""
     monkeypatch.setattr(active, "DEAR", dear)
     search = started(subject)
     inside = set(subject.loaded.info.temporal.layers)
-    assert search.timed.tolist() == [site.name in inside for site in search.sites] and search.timed.any()
+    assert (
+        search.timed.tolist() == [site.name in inside for site in search.sites]
+        and search.timed.any()
+    )
     slot, low, high = search.start, *search._member_ranges(search.start)
     learned = slot, 1.1 * low, 1.1 * high
     equal = np.full(STEPS, 1e9)
@@ -318,16 +376,22 @@ def test_what_is_chosen_loses_in_neither_mean():
     assert means(first) == pytest.approx((3.0, 9**0.25))
     assert better_than_first([first, plain, typical, broken]) == 0
     assert better_than_first([first, small, plain, smaller, typical]) == 3
-    lopsided = np.array([0.1, 0.1, 0.1, 11.3])  # a larger mean than `smaller`, a far smaller geometric mean
+    lopsided = np.array(
+        [0.1, 0.1, 0.1, 11.3]
+    )  # a larger mean than `smaller`, a far smaller geometric mean
     assert better_than_first([first, lopsided, smaller]) == 1
     assert better_than_first([broken, first]) == 1 and better_than_first([broken]) == 0
 
 
-@pytest.mark.parametrize(("pictures", "seen", "unseen"), [(1, [0], [0]), (2, [0], [1]), (3, [0, 1], [2]), (16, 12, 4)])
+@pytest.mark.parametrize(
+    ("pictures", "seen", "unseen"), [(1, [0], [0]), (2, [0], [1]), (3, [0, 1], [2]), (16, 12, 4)]
+)
 def test_a_quarter_of_the_pictures_is_laid_aside(ddpm, pictures, seen, unseen):
     search = started(ddpm)
     calls = ddpm.trajectory
-    search.trajectory = dataclasses.replace(calls, half=tuple(half[:1].repeat(pictures) for half in calls.half))
+    search.trajectory = dataclasses.replace(
+        calls, half=tuple(half[:1].repeat(pictures) for half in calls.half)
+    )
     search.divide()
     assert list(search.seen) == (seen if pictures < 16 else list(range(12)))
     assert list(search.unseen) == (unseen if pictures < 16 else [12, 13, 14, 15])
@@ -346,7 +410,9 @@ def test_groups_are_numbered_without_gaps(subject):
 
 
 def test_contiguous_groups_are_runs(ddpm):
-    result, _ = finish(ddpm.search(dataclasses.replace(SPEC, count=3, contiguous=True, choice_rate=1.0)))
+    result, _ = finish(
+        ddpm.search(dataclasses.replace(SPEC, count=3, contiguous=True, choice_rate=1.0))
+    )
     assert not result.scattered.any()
 
 
@@ -358,7 +424,11 @@ def test_one_choice_for_all_layers(ddpm):
 def test_the_same_seed_finds_the_same(ddpm):
     spec = dataclasses.replace(SPEC, batch=1)  # which of the two pictures is a matter of chance
     a, b = (finish(ddpm.search(spec))[0] for _ in range(2))
-    assert np.array_equal(a.slot, b.slot) and np.array_equal(a.low, b.low) and np.array_equal(a.steps, b.steps)
+    assert (
+        np.array_equal(a.slot, b.slot)
+        and np.array_equal(a.low, b.low)
+        and np.array_equal(a.steps, b.steps)
+    )
 
 
 def test_a_search_without_recorded_calls_draws_pictures(ddpm):
@@ -368,15 +438,23 @@ def test_a_search_without_recorded_calls_draws_pictures(ddpm):
 
 
 def test_the_local_costs_are_in_order(subject):
-    """What is chosen by that very cost: per step <= optimal <= uniform <= shared, and Lloyd <= its start."""
+    """What is chosen by that very cost: per step <= optimal <= uniform <= shared, and Lloyd <=
+    its start.
+    """
     result, _ = finish(subject.search(dataclasses.replace(SPEC, iterations=1, refits=0)))
     total = {name: errors.mean() for name, errors in result.local.items()}
     slack = 1 + 1e-6
-    assert total["per step"] <= total["optimal"] * slack <= total["uniform"] * slack**2 <= total["shared"] * slack**3
+    assert (
+        total["per step"]
+        <= total["optimal"] * slack
+        <= total["uniform"] * slack**2
+        <= total["shared"] * slack**3
+    )
     assert total["lloyd"] <= total["kmeans"] * slack and total["per step"] <= total["lloyd"] * slack
 
 
-# --- ends before its time ------------------------------------------------------------------------------------------
+# --- ends before its time
+# ------------------------------------------------------------------------------------------
 
 
 def test_stopping_keeps_what_is_there(ddpm):
@@ -397,7 +475,8 @@ def test_closing_ends_at_once(ddpm):
 
 def spoiled(trajectory, i):
     inputs = tuple(
-        np.full_like(x, np.nan) if step == i else x for x, step in zip(trajectory.inputs, trajectory.step, strict=True)
+        np.full_like(x, np.nan) if step == i else x
+        for x, step in zip(trajectory.inputs, trajectory.step, strict=True)
     )
     return dataclasses.replace(trajectory, inputs=inputs)
 
@@ -405,7 +484,10 @@ def spoiled(trajectory, i):
 def test_nan_stops_says_where_and_keeps_the_last_good_state(subject):
     result, _ = finish(subject.search(trajectory=spoiled(subject.trajectory, 2)))
     t = subject.stats.timesteps[2]
-    assert f"step 2 (t = {t:g})" in result.note and "input is not finite; the state before is kept" in result.note
+    assert (
+        f"step 2 (t = {t:g})" in result.note
+        and "input is not finite; the state before is kept" in result.note
+    )
     assert result.note.startswith(f"iteration {len(result.steps) + 1} of 6, ")
     assert np.isfinite(result.low).all() and np.isfinite(result.high).all()
     assert 2 not in result.steps
@@ -431,7 +513,8 @@ def test_ranges_that_grow_out_of_hand_are_taken_back(ddpm):
     assert all(torch.equal(a, b) for a, b in zip(search.candidates.state(), good, strict=True))
 
 
-# --- bad input -----------------------------------------------------------------------------------------------------
+# --- bad input
+# --------------------------------------------------------------------------------------------------
 
 
 def test_more_groups_than_steps_are_refused(ddpm):
@@ -448,7 +531,8 @@ def test_nothing_quantized_is_refused(ddpm):
 def test_calls_of_another_sampler_are_refused_naming_both(ddpm):
     other = dataclasses.replace(ddpm.trajectory, timesteps=(900, 600, 300, 1))
     with pytest.raises(
-        DmqError, match=r"recorded calls have 4 steps from 900 to 1, the statistics 4 steps from \d+ to"
+        DmqError,
+        match=r"recorded calls have 4 steps from 900 to 1, the statistics 4 steps from \d+ to",
     ):
         next(ddpm.search(trajectory=other))
 

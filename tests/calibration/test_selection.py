@@ -58,7 +58,9 @@ def test_uniform_steps_are_evenly_spaced():
 def test_normal_steps_lie_towards_the_clean_end():
     made = step_counts(NormalSteps(count=20_000, mean=0.4, std=0.1), 101, Found)
     remaining = 100 - np.repeat(np.arange(101), made)
-    assert remaining.mean() == pytest.approx(40, abs=0.5) and remaining.std() == pytest.approx(10, abs=0.5)
+    assert remaining.mean() == pytest.approx(40, abs=0.5) and remaining.std() == pytest.approx(
+        10, abs=0.5
+    )
     clipped = counts(NormalSteps(count=500, mean=0.0, std=2.0))
     assert clipped.sum() == 500 and clipped[-1] > 200
 
@@ -103,8 +105,12 @@ def test_where_no_step_counts_all_do(spec):
 @pytest.mark.parametrize("spec", [MseSearch(), MinMax()], ids=["mse", "minmax"])
 def test_costs_of_runs_are_of_every_step_under_the_range_of_the_chosen(spec):
     weights = np.array([1.0, 0, 2, 0, 0, 1])
-    table = ErrorTable(stats_of(values(sites=3, steps=6, seed=1)), Activations(range=spec), np.full(3, 5), weights)
+    table = ErrorTable(
+        stats_of(values(sites=3, steps=6, seed=1)), Activations(range=spec), np.full(3, 5), weights
+    )
     groups = group_timesteps(ManualGroups(boundaries=(2,)), table)
     relative, costs = table.errors(groups).relative, table.segment_costs()
     for a, e in ((0, 2), (2, 6)):
-        np.testing.assert_allclose(costs[:, a, e], relative[:, a:e].sum(1), rtol=1e-5 if spec == MseSearch() else 0.15)
+        np.testing.assert_allclose(
+            costs[:, a, e], relative[:, a:e].sum(1), rtol=1e-5 if spec == MseSearch() else 0.15
+        )

@@ -25,7 +25,9 @@ PROMPTS = ("cat", "a dog", "fish")
 
 def captured(kind="sd", samples=4, seed=0, subset=0, batch=2, sampling=SAMPLING, **options):
     calibration = Calibration(samples=samples, seed=seed, batch=batch, prompts=PROMPTS[:1])
-    return finish(capture_activations(loaded(kind), sampling, calibration, subset=subset, **options))
+    return finish(
+        capture_activations(loaded(kind), sampling, calibration, subset=subset, **options)
+    )
 
 
 def naive(kind, samples, batch):
@@ -33,7 +35,9 @@ def naive(kind, samples, batch):
     model = loaded(kind)
     denoiser = borrow(model.denoiser)
     kept, now = {}, []
-    denoiser.register_forward_pre_hook(lambda m, args, kwargs: now.append(float(args[1])), with_kwargs=True)
+    denoiser.register_forward_pre_hook(
+        lambda m, args, kwargs: now.append(float(args[1])), with_kwargs=True
+    )
 
     def see(site, x):
         x = x if isinstance(x, torch.Tensor) else x.whole()
@@ -43,7 +47,13 @@ def naive(kind, samples, batch):
         for n in range(0, samples, batch):
             seeds = range(n, n + batch)
             prompts = PROMPTS[:1] * batch
-            sample(with_denoiser(model, denoiser), model, prompts=prompts, seeds=seeds, sampling=SAMPLING)
+            sample(
+                with_denoiser(model, denoiser),
+                model,
+                prompts=prompts,
+                seeds=seeds,
+                sampling=SAMPLING,
+            )
     return kept
 
 
@@ -51,7 +61,9 @@ def naive(kind, samples, batch):
 def test_statistics_are_those_of_all_activations_kept(kind):
     _, (stats, _) = captured(kind)
     kept = naive(kind, 4, 2)
-    assert {(site, t) for site, t in kept} == {(site, t) for site in stats.sites for t in stats.timesteps}
+    assert {(site, t) for site, t in kept} == {
+        (site, t) for site in stats.sites for t in stats.timesteps
+    }
     for s, site in enumerate(stats.sites):
         for i, t in enumerate(stats.timesteps):
             tensors = kept[site, t]
@@ -61,7 +73,9 @@ def test_statistics_are_those_of_all_activations_kept(kind):
             assert stats.counts[s][i].tolist() == np.histogram(x, stats.edges(s))[0].tolist()
             powers = [(x**k).sum() for k in (1, 2, 3, 4)]
             magnitude = [(np.abs(x) ** k).sum() for k in (1, 2, 3, 4)]
-            np.testing.assert_allclose(stats.power_sums[s, i] / magnitude, np.divide(powers, magnitude), atol=1e-5)
+            np.testing.assert_allclose(
+                stats.power_sums[s, i] / magnitude, np.divide(powers, magnitude), atol=1e-5
+            )
             axis = -1 if site.kind == "linear" else 1
             by_channel = torch.cat([x.movedim(axis, 0).flatten(1) for x in tensors], 1)
             assert np.array_equal(stats.channel_min[s][i], by_channel.amin(1).numpy())
@@ -110,12 +124,18 @@ def test_a_subset_thins_histograms_and_moments_of_outputs_and_probabilities_only
     probs = np.array([site.point == "probs" for site in stats.sites])
     for name in ("minimum", "maximum"):
         assert np.array_equal(getattr(stats, name)[~probs], getattr(all_of_it, name)[~probs])
-        np.testing.assert_allclose(getattr(stats, name)[probs], getattr(all_of_it, name)[probs], rtol=1e-5)
+        np.testing.assert_allclose(
+            getattr(stats, name)[probs], getattr(all_of_it, name)[probs], rtol=1e-5
+        )
     inputs = np.array([site.point not in ("output", "probs") for site in stats.sites])
     scale = all_of_it.power_sums[inputs, :, 1::2].max() * 1e-6
-    np.testing.assert_allclose(stats.power_sums[inputs], all_of_it.power_sums[inputs], rtol=1e-5, atol=scale)
+    np.testing.assert_allclose(
+        stats.power_sums[inputs], all_of_it.power_sums[inputs], rtol=1e-5, atol=scale
+    )
     outputs = ~inputs
-    assert np.array_equal(stats.elements[outputs], [stats.counts[s].sum(1) for s in np.flatnonzero(outputs)])
+    assert np.array_equal(
+        stats.elements[outputs], [stats.counts[s].sum(1) for s in np.flatnonzero(outputs)]
+    )
 
 
 def test_capturing_again_gives_the_same():
@@ -139,7 +159,9 @@ def test_progress_counts_the_steps_of_all_batches():
 
 
 def test_closing_ends_the_run():
-    generator = capture_activations(loaded("ddpm"), Sampling(steps=200), Calibration(samples=2), subset=40)
+    generator = capture_activations(
+        loaded("ddpm"), Sampling(steps=200), Calibration(samples=2), subset=40
+    )
     next(generator)
     threads = threading.active_count()
     generator.close()
@@ -162,7 +184,12 @@ def test_sites_come_in_the_order_they_run():
     _, (stats, _) = captured(subset=40)
     at = stats.index
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
-    order = [(f"{name}.to_q", "output"), (name, "q"), (name, "probs"), (f"{name}.to_out.0", "input")]
+    order = [
+        (f"{name}.to_q", "output"),
+        (name, "q"),
+        (name, "probs"),
+        (f"{name}.to_out.0", "input"),
+    ]
     assert sorted(order, key=at.get) == order
     assert stats.sites[at[name, "probs"]].block == "down_blocks.0"
     without = captured(subset=40, attention=False)[1].stats
@@ -183,7 +210,8 @@ def test_a_cache_enabled_after_loading_is_refused():
     pipe = tiny_sd()
     model = describe("cached", pipe)
     config = PyramidAttentionBroadcastConfig(
-        spatial_attention_block_skip_range=2, spatial_attention_block_identifiers=("down_blocks",),
+        spatial_attention_block_skip_range=2,
+        spatial_attention_block_identifiers=("down_blocks",),
         current_timestep_callback=lambda: 500,
     )
     apply_pyramid_attention_broadcast(pipe.unet, config)
@@ -201,7 +229,10 @@ def test_watching_leaves_no_hook_behind():
     model = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
     site = Site(name="0", point="input")
     seen = []
-    with pytest.raises(ZeroDivisionError), watching(model, [site], lambda site, x: seen.append((site.name, x.shape))):
+    with (
+        pytest.raises(ZeroDivisionError),
+        watching(model, [site], lambda site, x: seen.append((site.name, x.shape))),
+    ):
         model(torch.zeros(3, 2))
         raise ZeroDivisionError
     assert seen == [("0", (3, 2))]
@@ -212,10 +243,15 @@ def test_watching_leaves_no_hook_behind():
 def test_batches_side_by_side_give_what_they_give_in_turn(monkeypatch, kind):
     seen = {}
     for at_once in (1, 2):
-        monkeypatch.setattr(activations, "_batches_at_once", lambda loaded, n, at_once=at_once: at_once)
+        monkeypatch.setattr(
+            activations, "_batches_at_once", lambda loaded, n, at_once=at_once: at_once
+        )
         steps, (seen[at_once], _) = captured(kind, samples=5, subset=40)
         assert steps == [(n + 1, 3 * SAMPLING.steps) for n in range(3 * SAMPLING.steps)]
-    (a, b), arrays = seen.values(), ("exponent", "first", "elements", "power_sums", "minimum", "maximum")
+    (a, b), arrays = (
+        seen.values(),
+        ("exponent", "first", "elements", "power_sums", "minimum", "maximum"),
+    )
     assert a.sites == b.sites and a.timesteps == b.timesteps
     assert all(np.array_equal(getattr(a, name), getattr(b, name)) for name in arrays)
     for name in ("counts", "channel_min", "channel_max"):

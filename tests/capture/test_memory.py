@@ -1,4 +1,6 @@
-"""A device that has too little memory for a batch: the capture goes on in halves, as if it had begun so."""
+"""A device that has too little memory for a batch: the capture goes on in halves, as if it had
+begun so.
+"""
 
 import dataclasses
 
@@ -26,7 +28,9 @@ def loaded(monkeypatch):
 
 
 def run(loaded, batch, limit=None, at_call=0):
-    """What a capture of 8 images sees; calls of more than `limit` rows, from call `at_call` on, run out of memory."""
+    """What a capture of 8 images sees; calls of more than `limit` rows, from call `at_call` on,
+    run out of memory.
+    """
     calls = 0
     forward = loaded.denoiser.conv_in.forward
 
@@ -51,7 +55,9 @@ def run(loaded, batch, limit=None, at_call=0):
         del loaded.denoiser.conv_in.forward
 
 
-@pytest.mark.parametrize("at_call", [0, 2, 4], ids=["at once", "in the middle", "in the second batch"])
+@pytest.mark.parametrize(
+    "at_call", [0, 2, 4], ids=["at once", "in the middle", "in the second batch"]
+)
 def test_what_is_seen_after_running_out_of_memory_is_what_smaller_batches_see(loaded, at_call):
     wanted, _ = run(loaded, 2)
     made, seen = run(loaded, 4, limit=4, at_call=at_call)  # 4 images are 8 rows
@@ -66,5 +72,7 @@ def test_what_is_seen_after_running_out_of_memory_is_what_smaller_batches_see(lo
 
 
 def test_halves_that_are_too_large_as_well_are_one_line(loaded):
-    with pytest.raises(OutOfMemory, match=r"^tiny: cuda:0 ran out of memory with 2 images at a time in float32"):
+    with pytest.raises(
+        OutOfMemory, match=r"^tiny: cuda:0 ran out of memory with 2 images at a time in float32"
+    ):
         run(loaded, 4, limit=2)

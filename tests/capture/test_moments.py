@@ -22,7 +22,9 @@ SAMPLING = Sampling(steps=3, guidance=3.0)
 
 @pytest.fixture(scope="module")
 def trajectory():
-    return record_trajectory(loaded("sd"), prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING)[0]
+    return record_trajectory(loaded("sd"), prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING)[
+        0
+    ]
 
 
 def moments_of(layer: nn.Module, *inputs: torch.Tensor, share: str = "token") -> Moments:
@@ -47,10 +49,14 @@ CONVS = {
 @pytest.mark.parametrize("layer", CONVS.values(), ids=CONVS)
 def test_the_error_of_an_output_is_known_without_the_input(layer):
     """tr(E H E^T) is the mean squared output of the convolution with the weight E."""
-    x = torch.randn(2, 4, *(6, 7, 3)[: layer.weight.ndim - 2], generator=torch.Generator().manual_seed(0))
+    x = torch.randn(
+        2, 4, *(6, 7, 3)[: layer.weight.ndim - 2], generator=torch.Generator().manual_seed(0)
+    )
     found = moments_of(layer, x, x + 1)
     with torch.no_grad():
-        plain = [layer._conv_forward(part, layer.weight, None).square().sum(1) for part in (x, x + 1)]
+        plain = [
+            layer._conv_forward(part, layer.weight, None).square().sum(1) for part in (x, x + 1)
+        ]
     wanted = torch.cat(plain).mean().item()
     assert output_error(layer.weight.detach().flatten(1), found) == pytest.approx(wanted, rel=1e-5)
     assert found.tokens == 2 * plain[0].numel()
@@ -65,7 +71,10 @@ def test_moments_equal_those_of_unfolded_inputs_in_double_precision(trajectory):
     assert last == (3, 3) and set(found) == set(names)
     seen = {name: [] for name in names}
     sites = [Site(name=name, point="input") for name in names]
-    with torch.no_grad(), watching(model.denoiser, sites, lambda site, x: seen[site.name].append(x.clone())):
+    with (
+        torch.no_grad(),
+        watching(model.denoiser, sites, lambda site, x: seen[site.name].append(x.clone())),
+    ):
         for n, rows in calls:
             module.repeat(model.denoiser, trajectory, n, rows)
     for name in names:
@@ -73,12 +82,16 @@ def test_moments_equal_those_of_unfolded_inputs_in_double_precision(trajectory):
         if isinstance(layer, nn.Linear):
             x = torch.cat([part.reshape(-1, layer.in_features) for part in seen[name]])
         else:
-            unfolded = [F.unfold(part, layer.kernel_size, layer.dilation, layer.padding, layer.stride) for part in
-                        seen[name]]  # fmt: skip
+            unfolded = [
+                F.unfold(part, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+                for part in seen[name]
+            ]
             x = torch.cat(unfolded).mT.flatten(0, 1)
         wanted = (x.double().T @ x.double() / len(x)).float()
         assert found[name].tokens == len(x)
-        torch.testing.assert_close(found[name].parts[0][0], wanted, rtol=1e-4, atol=1e-5 * wanted.diagonal().max())
+        torch.testing.assert_close(
+            found[name].parts[0][0], wanted, rtol=1e-4, atol=1e-5 * wanted.diagonal().max()
+        )
 
 
 def test_turns_keep_memory_within_the_bound_and_give_the_same(trajectory):
@@ -95,7 +108,10 @@ def test_turns_keep_memory_within_the_bound_and_give_the_same(trajectory):
 
 
 def test_wide_weights_are_cut_between_channels(monkeypatch):
-    layer, x = nn.Conv2d(5, 3, 3), torch.randn(1, 5, 6, 6, generator=torch.Generator().manual_seed(0))
+    layer, x = (
+        nn.Conv2d(5, 3, 3),
+        torch.randn(1, 5, 6, 6, generator=torch.Generator().manual_seed(0)),
+    )
     whole = moments_of(layer, x).parts[0]
     monkeypatch.setattr(module, "COLUMNS", 20)
     cut = moments_of(layer, x)
@@ -124,7 +140,9 @@ def test_what_shares_a_range(monkeypatch):
     assert torch.equal(pictures.low, x.amin(2)) and torch.equal(pictures.high, x.amax(2))
     y = torch.randn(3, 7, 2, 2, generator=torch.Generator().manual_seed(0))
     call = moments_of(nn.Conv2d(7, 2, 3, padding=1), y, share="call")
-    assert torch.equal(call.low, y.amin((0, 2, 3))[None]) and torch.equal(call.high, y.amax((0, 2, 3))[None])
+    assert torch.equal(call.low, y.amin((0, 2, 3))[None]) and torch.equal(
+        call.high, y.amax((0, 2, 3))[None]
+    )
     pixels = moments_of(nn.Conv2d(7, 2, 1), y, share="call")
     low, high = (end.flatten(1).mT for end in (y.amin(0), y.amax(0)))
     for a, b in zip(pixels.low, pixels.high, strict=True):
@@ -140,14 +158,18 @@ def test_calls_are_spread_over_the_steps_and_pictures_take_turns(trajectory):
     assert spread(9, 2, 2) == [(n, [0, 1, 2, 3]) for n in range(3)]
     calibration = Calibration(samples=3, batch=2, prompts=("cat",))
     work = capture_activations(loaded("sd"), SAMPLING, calibration, subset=40, trajectories=3)
-    apart = finish(work)[1].trajectory  # the third picture has calls of its own, behind those of the first two
+    apart = finish(work)[
+        1
+    ].trajectory  # the third picture has calls of its own, behind those of the first two
     found = [(n, rows.tolist()) for n, rows in spread_calls(apart, 3, 3, 2)]
     assert found == [(0, [0, 1, 2, 3]), (1, [0, 2]), (2, [1, 3]), (3 + 1, [0, 1]), (3 + 2, [0, 1])]
 
 
 def test_nothing_is_left_behind_and_infinity_is_named(trajectory):
     model = loaded("sd")
-    work = second_moments(model.denoiser, trajectory, spread_calls(trajectory, 3, 1, 1), ["conv_in"])
+    work = second_moments(
+        model.denoiser, trajectory, spread_calls(trajectory, 3, 1, 1), ["conv_in"]
+    )
     next(work)
     work.close()
     assert not any(m._forward_pre_hooks or m._forward_hooks for m in model.denoiser.modules())

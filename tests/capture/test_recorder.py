@@ -1,4 +1,6 @@
-"""The recorder by itself: half precision against double precision, and another device as far as none is needed."""
+"""The recorder by itself: half precision against double precision, and another device as far as
+none is needed.
+"""
 
 import numpy as np
 import pytest
@@ -46,9 +48,13 @@ def test_half_precision_is_counted_as_what_it_is(monkeypatch, kind, subset, dtyp
     counted = exact.ravel()
     if subset:
         flat = exact.reshape(4, -1)
-        chosen = torch.randperm(flat.shape[1], generator=torch.Generator().manual_seed(flat.shape[1]))[:subset]
+        chosen = torch.randperm(
+            flat.shape[1], generator=torch.Generator().manual_seed(flat.shape[1])
+        )[:subset]
         counted = flat[:, chosen].ravel()
-    edges = (found["first"][0] + np.arange(found["counts"][0].shape[1] + 1)) * 2.0 ** int(found["exponent"][0])
+    edges = (found["first"][0] + np.arange(found["counts"][0].shape[1] + 1)) * 2.0 ** int(
+        found["exponent"][0]
+    )
     assert found["counts"][0][0].tolist() == np.histogram(counted, edges)[0].tolist()
     summed = counted if kind == "output" else exact.ravel()
     assert found["elements"][0, 0] == len(summed)
@@ -68,7 +74,9 @@ def test_what_is_not_finite_is_named_with_its_step(dtype, bad):
     recorder.begin(941.0, 2)
     x[1, 3, 4] = bad
     recorder.see(site, x)
-    with pytest.raises(DmqError, match=r"a\.input: not finite at step 2 \(t = 941\).*--dtype bfloat16 or float32"):
+    with pytest.raises(
+        DmqError, match=r"a\.input: not finite at step 2 \(t = 941\).*--dtype bfloat16 or float32"
+    ):
         recorder.end()
 
 
@@ -83,7 +91,9 @@ def test_places_in_long_rows_are_distinct_and_always_the_same(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 def test_on_another_device_nothing_leaves_it_before_the_call_ends(dtype):
-    """Tensors that have a device and no memory refuse to be mixed with the CPU's, and to tell a value."""
+    """Tensors that have a device and no memory refuse to be mixed with the CPU's, and to tell a
+    value.
+    """
     sites = [Site(name="c", point=point, kind="attention") for point in ("q", "k", "v", "probs")]
     with FakeTensorMode():
         recorder, attention = Recorder(20), Watched(print)
@@ -102,9 +112,14 @@ def test_on_another_device_nothing_leaves_it_before_the_call_ends(dtype):
             made = [known.sample, low, high, *known.sums]
             assert {x.device.type for x in made} == {"cuda"} and known.sample.dtype is torch.float32
         values = torch.ones(3, 20, device="cuda")
-        assert bin_counts(values, torch.zeros(3, device="cuda", dtype=torch.int64)).device.type == "cuda"
+        assert (
+            bin_counts(values, torch.zeros(3, device="cuda", dtype=torch.int64)).device.type
+            == "cuda"
+        )
 
 
 def test_counting_elsewhere_is_counting_on_the_cpu():
-    index = torch.randint(0, 3000, (5000,), dtype=torch.int32, generator=torch.Generator().manual_seed(0))
+    index = torch.randint(
+        0, 3000, (5000,), dtype=torch.int32, generator=torch.Generator().manual_seed(0)
+    )
     assert torch.equal(counted(index, 3000), torch.bincount(index, minlength=3000))

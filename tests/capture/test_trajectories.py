@@ -1,4 +1,3 @@
-
 import numpy as np
 import pytest
 import torch
@@ -16,19 +15,26 @@ SAMPLING = Sampling(steps=3, guidance=3.0)
 @pytest.mark.parametrize("kind", ["sd", "ddpm"])
 def test_every_recorded_call_can_be_repeated(kind):
     model = loaded(kind)
-    trajectory, pictures = record_trajectory(model, prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING)
+    trajectory, pictures = record_trajectory(
+        model, prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING
+    )
     plain = sample(model.pipe, model, prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING)
     assert all(map(np.array_equal, pictures, plain))
     assert trajectory.step.tolist() == [0, 1, 2]
     for n, i in enumerate(trajectory.step):
-        given = {a: torch.from_numpy(trajectory.conditioning[key]) for a, key in trajectory.arguments[n].items()}
+        given = {
+            a: torch.from_numpy(trajectory.conditioning[key])
+            for a, key in trajectory.arguments[n].items()
+        }
         t = trajectory.timesteps[i]
         answer = model.denoiser(torch.from_numpy(trajectory.inputs[n]), t, **given).sample
         assert torch.equal(answer, torch.from_numpy(trajectory.outputs[n]))
 
 
 def test_guidance_halves_are_told_apart_and_prompts_kept_once():
-    trajectory, _ = record_trajectory(loaded("sd"), prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING)
+    trajectory, _ = record_trajectory(
+        loaded("sd"), prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING
+    )
     assert [half.tolist() for half in trajectory.half] == [[0, 0, 1, 1]] * 3
     (text,) = trajectory.conditioning.values()
     assert np.array_equal(text[0], text[1])  # the empty prompt

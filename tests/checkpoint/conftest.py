@@ -32,37 +32,56 @@ from tests.quantizers.conftest import TIMESTEPS, Subject, make_subject
 SLOT = [0, 0, 1, 1, 1, 2]
 EVERYTHING = Protection(first_last=False, vectors=False)
 MODELS = {
-    "sd": tiny_sd, "ddpm": tiny_ddpm, "PixArt": lambda: tiny_pipeline("PixArt-alpha"),
-    "DiT": lambda: tiny_pipeline("DiT"), "SD3": lambda: tiny_pipeline("SD3"),
-}  # fmt: skip
+    "sd": tiny_sd,
+    "ddpm": tiny_ddpm,
+    "PixArt": lambda: tiny_pipeline("PixArt-alpha"),
+    "DiT": lambda: tiny_pipeline("DiT"),
+    "SD3": lambda: tiny_pipeline("SD3"),
+}
 
 
 def weights(bits=4, form=None, **changes):
-    return Weights(**{"bits": bits, "range": MinMax()} | ({"format": form} if form else {}) | changes)
+    return Weights(
+        **{"bits": bits, "range": MinMax()} | ({"format": form} if form else {}) | changes
+    )
 
 
 RECIPES = {
     "W8A8": {"weights": weights(8)},
-    "everything, groups": {"weights": weights(4, granularity=PerGroup(size=5)), "protection": EVERYTHING,
-                           "activations": Activations(bits=6, attention_bits=8)},
-    "channels": {"weights": weights(4, symmetric=True),
-                 "activations": Activations(bits=8, granularity=PerChannel(), range=MinMax())},
+    "everything, groups": {
+        "weights": weights(4, granularity=PerGroup(size=5)),
+        "protection": EVERYTHING,
+        "activations": Activations(bits=6, attention_bits=8),
+    },
+    "channels": {
+        "weights": weights(4, symmetric=True),
+        "activations": Activations(bits=8, granularity=PerChannel(), range=MinMax()),
+    },
     "UAQ": {"weights": weights(3, Uaq()), "activations": Activations(bits=FLOAT)},
     "KMA": {"weights": weights(3, KMeans(shared="tensor", iterations=2))},
     "KMC, HQQ and shifts": {
         "weights": weights(4, KMeans(iterations=2)),
-        "overrides": (Override(layers="*attn1*", format=Hqq(group=8, iterations=2)),
-                      Override(layers="*ff*", format=PowerOfTwo(), weight_bits=3)),
+        "overrides": (
+            Override(layers="*attn1*", format=Hqq(group=8, iterations=2)),
+            Override(layers="*ff*", format=PowerOfTwo(), weight_bits=3),
+        ),
     },
-    "split shortcuts": {"weights": weights(4), "split": True,
-                        "overrides": (Override(layers="up_blocks.1*", format=KMeans(iterations=2)),)},
-    "low rank": {"weights": weights(4, LowRank(rank=2, group=8, rounds=1)),
-                 "activations": Activations(bits=8, dynamic="token")},
-}  # fmt: skip
+    "split shortcuts": {
+        "weights": weights(4),
+        "split": True,
+        "overrides": (Override(layers="up_blocks.1*", format=KMeans(iterations=2)),),
+    },
+    "low rank": {
+        "weights": weights(4, LowRank(rank=2, group=8, rounds=1)),
+        "activations": Activations(bits=8, dynamic="token"),
+    },
+}
 CACHES = {
-    "8 bits": Cache(bits=8), "half": Cache(bits=16), "5 bits by row": Cache(bits=5, selection="row"),
+    "8 bits": Cache(bits=8),
+    "half": Cache(bits=16),
+    "5 bits by row": Cache(bits=5, selection="row"),
     "by block": Cache(bits=12, selection="block"),
-}  # fmt: skip
+}
 
 
 def subject_of(model: str) -> Subject:
@@ -101,7 +120,12 @@ def same_plan(a: Plan, b: Plan) -> bool:
 
     def equal(x, y):
         if isinstance(x, np.ndarray):
-            return isinstance(y, np.ndarray) and x.dtype == y.dtype and x.shape == y.shape and np.array_equal(x, y)
+            return (
+                isinstance(y, np.ndarray)
+                and x.dtype == y.dtype
+                and x.shape == y.shape
+                and np.array_equal(x, y)
+            )
         if dataclasses.is_dataclass(x):
             return type(x) is type(y) and all(
                 equal(getattr(x, f.name), getattr(y, f.name)) for f in dataclasses.fields(x)

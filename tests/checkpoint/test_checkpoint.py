@@ -33,7 +33,9 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def export(subject, plan, folder, **more):
-    return run_to_end(dmq.checkpoint.export_denoiser(subject.model, plan, subject.adapter, folder, **more))
+    return run_to_end(
+        dmq.checkpoint.export_denoiser(subject.model, plan, subject.adapter, folder, **more)
+    )
 
 
 @torch.no_grad()
@@ -42,15 +44,19 @@ def answers(model, times=TIMESTEPS[1::3]):
         call = tiny_call(model, t)
         if type(model).__name__ == "SD3Transformer2DModel":
             g = torch.Generator().manual_seed(0)
-            return call | {"encoder_hidden_states": torch.randn(2, 5, 32, generator=g),
-                           "pooled_projections": torch.randn(2, 32, generator=g)}  # fmt: skip
+            return call | {
+                "encoder_hidden_states": torch.randn(2, 5, 32, generator=g),
+                "pooled_projections": torch.randn(2, 32, generator=g),
+            }
         return call
 
     return [model(**calls(t))[0] for t in times]
 
 
 def check_round_trip(subject, plan, folder):
-    """Loaded by dmq and by diffusers, the model answers bit for bit as the one that was exported."""
+    """Loaded by dmq and by diffusers, the model answers bit for bit as the one that was
+    exported.
+    """
     made = export(subject, plan, folder)
     twin = quantized(subject.model, plan, subject.adapter)
     expected = answers(twin)
@@ -63,7 +69,9 @@ def check_round_trip(subject, plan, folder):
         plain = type(subject.model).from_pretrained(folder)
     plain.save_pretrained(folder / "again")
     again = load_file(folder / "again" / WEIGHTS)
-    assert on_disk.keys() == again.keys() and all(torch.equal(again[name], x) for name, x in on_disk.items())
+    assert on_disk.keys() == again.keys() and all(
+        torch.equal(again[name], x) for name, x in on_disk.items()
+    )
     return made
 
 
@@ -74,7 +82,8 @@ def test_every_recipe_comes_back_bit_for_bit_in_the_planned_bytes(sd, recipe, tm
     assert made.stored == made.planned == plan.bytes
 
 
-# Buffers that diffusers stores are no parameters, and the plan counts parameters: positions of tokens.
+# Buffers that diffusers stores are no parameters, and the plan counts parameters: positions of
+# tokens.
 BEYOND = {"ddpm": 0, "PixArt": 256 * 24 * 4, "DiT": 0, "SD3": 64 * 24 * 4}
 
 
@@ -107,7 +116,9 @@ def test_executed_models_may_compute_the_rest_in_bfloat16(sd, tmp_path):
     plan = plan_for(sd, "W8A8")
     export(sd, plan, tmp_path / "sd", mode="executed bf16")
     expected = answers(executed(sd.model, plan, sd.adapter, rest=torch.bfloat16))
-    assert all(map(torch.equal, answers(UNet2DConditionModel.from_pretrained(tmp_path / "sd")), expected))
+    assert all(
+        map(torch.equal, answers(UNet2DConditionModel.from_pretrained(tmp_path / "sd")), expected)
+    )
 
 
 def test_executed_models_come_back_and_are_saved_again(sd, tmp_path):
@@ -121,7 +132,9 @@ def test_executed_models_come_back_and_are_saved_again(sd, tmp_path):
     assert a.keys() == b.keys() and all(torch.equal(a[name], x) for name, x in b.items())
 
 
-def test_how_a_model_computes_is_chosen_by_block_then_by_variable_then_by_its_file(sd, tmp_path, monkeypatch):
+def test_how_a_model_computes_is_chosen_by_block_then_by_variable_then_by_its_file(
+    sd, tmp_path, monkeypatch
+):
     folder = tmp_path / "sd"
     export(sd, plan_for(sd, "W8A8"), folder, mode="simulated")
 
@@ -142,9 +155,14 @@ def test_half_precision_casts_what_stays_in_float_and_no_stored_table(sd, tmp_pa
     export(sd, plan_for(sd, "W8A8"), tmp_path / "sd", mode="simulated")
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "sd", dtype=torch.bfloat16)
     assert {p.dtype for p in loaded.parameters()} == {torch.bfloat16}
-    call = {name: x.to(torch.bfloat16) if x.ndim > 1 else x for name, x in tiny_call(loaded, 501).items()}
+    call = {
+        name: x.to(torch.bfloat16) if x.ndim > 1 else x
+        for name, x in tiny_call(loaded, 501).items()
+    }
     with torch.no_grad():
-        close = loaded(**call).sample.float() - answers(dmq.checkpoint.load(tmp_path / "sd"), [501])[0]
+        close = (
+            loaded(**call).sample.float() - answers(dmq.checkpoint.load(tmp_path / "sd"), [501])[0]
+        )
     assert close.abs().mean() < 0.05
     loaded.save_pretrained(tmp_path / "again")
     a, b = (load_file(tmp_path / name / WEIGHTS) for name in ("sd", "again"))
@@ -156,7 +174,9 @@ def test_devices_subfolders_and_copies(sd, tmp_path):
     plan = plan_for(sd, "everything, groups")
     export(sd, plan, tmp_path / "sd" / "unet", mode="simulated")
     expected = answers(quantized(sd.model, plan, sd.adapter))
-    loaded = UNet2DConditionModel.from_pretrained(tmp_path / "sd", subfolder="unet", device_map="cpu")
+    loaded = UNet2DConditionModel.from_pretrained(
+        tmp_path / "sd", subfolder="unet", device_map="cpu"
+    )
     copied = borrow(loaded)
     copied.save_pretrained(tmp_path / "again")
     for model in (loaded, copied, dmq.checkpoint.load(tmp_path / "again")):
@@ -177,33 +197,55 @@ def test_what_is_beside_the_tensors(sd, tmp_path):
     plan, recipe = plan_for(sd, "everything, groups"), sd.recipe()
     export(sd, plan, tmp_path / "sd", recipe=recipe, source="someone/model")
     card = (tmp_path / "sd" / "README.md").read_text()
-    assert plan.coverage_line() in card and f"{plan.bytes:,} bytes" in card and "base_model: someone/model" in card
+    assert (
+        plan.coverage_line() in card
+        and f"{plan.bytes:,} bytes" in card
+        and "base_model: someone/model" in card
+    )
     assert dmq.jsonio.read(tmp_path / "sd" / "recipe.json") == recipe
     settings = json.loads((tmp_path / "sd" / "config.json").read_text())["quantization_config"]
     assert json.loads((tmp_path / "sd" / "plan.json").read_text()) == settings["plan"]
     found = settings["timestep_partition"]
-    assert found["timesteps"] == list(TIMESTEPS) and SLOT in [way["slot"] for way in found["partitions"]]
+    assert found["timesteps"] == list(TIMESTEPS) and SLOT in [
+        way["slot"] for way in found["partitions"]
+    ]
     assert "runtime" not in settings
 
 
-@pytest.mark.parametrize("steps, policy", [
-    ((0, 5), True), ((0, 1), True), ((4, 5), True), ((2,), False), ((0, 3, 5), False),
-])  # fmt: skip
-def test_a_step_policy_is_written_where_it_is_one_and_diffusers_reads_it(sd, tmp_path, steps, policy):
+@pytest.mark.parametrize(
+    "steps, policy",
+    [
+        ((0, 5), True),
+        ((0, 1), True),
+        ((4, 5), True),
+        ((2,), False),
+        ((0, 3, 5), False),
+    ],
+)
+def test_a_step_policy_is_written_where_it_is_one_and_diffusers_reads_it(
+    sd, tmp_path, steps, policy
+):
     from diffusers.pipelines.cosmos.mixed_precision import Cosmos3MixedPrecisionConfig
 
     plan = relaxed_plan(sd, 16, steps)
     settings = dmq.checkpoint.content.settings_of(plan, {}, "unet", "simulated")
     assert ("runtime" in settings) == policy
     if policy:
-        asked = settings | {"quant_method": "modelopt", "quant_type": "FP8"}  # whose checkpoints diffusers switches
+        asked = settings | {
+            "quant_method": "modelopt",
+            "quant_type": "FP8",
+        }  # whose checkpoints diffusers switches
         read = Cosmos3MixedPrecisionConfig.resolve(quantization_config=asked)
         high = [read.use_high_precision(i, len(TIMESTEPS)) for i in range(len(TIMESTEPS))]
         assert high == [i in steps for i in range(len(TIMESTEPS))]
 
 
 def test_other_bits_are_no_step_policy(sd):
-    for plan in (relaxed_plan(sd, 10, (0,)), relaxed_plan(sd, 16, (0,), weights=weights(4)), plan_for(sd, "W8A8")):
+    for plan in (
+        relaxed_plan(sd, 10, (0,)),
+        relaxed_plan(sd, 16, (0,), weights=weights(4)),
+        plan_for(sd, "W8A8"),
+    ):
         assert "runtime" not in dmq.checkpoint.content.settings_of(plan, {}, "unet", "simulated")
 
 
@@ -235,7 +277,8 @@ def test_only_safetensors_are_written(sd, tmp_path):
         loaded.save_pretrained(tmp_path / "again", safe_serialization=False)
 
 
-# --- all or nothing ------------------------------------------------------------------------------------------------
+# --- all or nothing
+# ------------------------------------------------------------------------------------------------
 
 
 def test_nothing_is_left_of_an_export_that_ends_early(sd, tmp_path, monkeypatch):

@@ -9,7 +9,16 @@ import pytest
 from dmq.checkpoint.plans import plan_data, plan_from, plan_layout, plan_tensors
 from dmq.errors import DmqError
 from dmq.recipe import Temporal
-from tests.checkpoint.conftest import CACHES, MODELS, RECIPES, cached_plan, plan_for, same_plan, subject_of, weights
+from tests.checkpoint.conftest import (
+    CACHES,
+    MODELS,
+    RECIPES,
+    cached_plan,
+    plan_for,
+    same_plan,
+    subject_of,
+    weights,
+)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -45,7 +54,9 @@ def test_banks_that_layers_share_are_stored_once(sd):
 
 
 def test_more_slots_than_a_byte_counts_take_two_bytes_each(sd):
-    """The plan counts one byte: a recipe with a range for each of more than 256 steps stores more than it says."""
+    """The plan counts one byte: a recipe with a range for each of more than 256 steps stores
+    more than it says.
+    """
     plan = sd.plan(weights=weights(8))
     rows = tuple(dataclasses.replace(row, bank=row.bank and long(row.bank)) for row in plan.layers)
     plan = dataclasses.replace(plan, timesteps=tuple(map(float, range(300))), layers=rows)
@@ -57,9 +68,12 @@ def test_more_slots_than_a_byte_counts_take_two_bytes_each(sd):
 
 def long(bank):
     return dataclasses.replace(
-        bank, bits=bank.bits.repeat(300), scale=bank.scale.repeat(300), zero=bank.zero.repeat(300),
+        bank,
+        bits=bank.bits.repeat(300),
+        scale=bank.scale.repeat(300),
+        zero=bank.zero.repeat(300),
         slot=np.arange(300, dtype=np.int16),
-    )  # fmt: skip
+    )
 
 
 LIES = {
@@ -88,10 +102,17 @@ def test_a_plan_that_lies_is_refused_in_one_line(sd, lie):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("part, value, why", [
-    ("scale", np.nan, "has scales or bits that"), ("scale", 0, "has scales or bits that"), ("zero", -1, "outside of"),
-    ("zero", 256, "outside of"), ("slot", 3, "slots that are not there"), ("bits", 0, "has scales or bits that"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "part, value, why",
+    [
+        ("scale", np.nan, "has scales or bits that"),
+        ("scale", 0, "has scales or bits that"),
+        ("zero", -1, "outside of"),
+        ("zero", 256, "outside of"),
+        ("slot", 3, "slots that are not there"),
+        ("bits", 0, "has scales or bits that"),
+    ],
+)
 def test_banks_that_nothing_can_be_computed_with_are_refused(sd, part, value, why):
     plan = plan_for(sd, "W8A8")
     tensors = plan_tensors(plan)

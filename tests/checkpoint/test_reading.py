@@ -1,4 +1,6 @@
-"""Checkpoints that are damaged, lie, or come from somewhere else: one line each, and never anything else."""
+"""Checkpoints that are damaged, lie, or come from somewhere else: one line each, and never
+anything else.
+"""
 
 import json
 import shutil
@@ -20,8 +22,12 @@ from tests.checkpoint.conftest import cached_plan, plan_for
 from tests.checkpoint.test_checkpoint import WEIGHTS, export
 
 
-QUICK = settings(max_examples=25, deadline=None, derandomize=True,
-                 suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
+QUICK = settings(
+    max_examples=25,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +52,11 @@ def refused(folder, match="", act=read):
 
 def values(folder):
     """All that a checkpoint holds, read without any check."""
-    return {name: x for file in sorted(folder.glob("*.safetensors")) for name, x in load_file(file).items()}
+    return {
+        name: x
+        for file in sorted(folder.glob("*.safetensors"))
+        for name, x in load_file(file).items()
+    }
 
 
 def rewritten(folder, change, seal=True):
@@ -56,11 +66,14 @@ def rewritten(folder, change, seal=True):
     change(tensors, config["quantization_config"], config)
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "plan.json").write_text(json.dumps(config["quantization_config"]["plan"]))
-    metadata = metadata_of(sealed(config, config["quantization_config"]) if seal else UNSEALED, tensors)
+    metadata = metadata_of(
+        sealed(config, config["quantization_config"]) if seal else UNSEALED, tensors
+    )
     save_file(tensors, folder / WEIGHTS, metadata=metadata)
 
 
-# --- any bytes -----------------------------------------------------------------------------------------------------
+# --- any bytes
+# --------------------------------------------------------------------------------------------------
 
 
 def same_or_refused(folder, whole):
@@ -84,7 +97,11 @@ def same_or_refused(folder, whole):
 def test_a_changed_byte_is_found(whole, tmp_path, name, data):
     raw = bytearray((whole / name).read_bytes())
     header_length = 8 + struct.unpack("<Q", raw[:8])[0] if name == WEIGHTS else len(raw)
-    at = data.draw(st.one_of(st.integers(0, 30), st.integers(0, header_length - 1), st.integers(0, len(raw) - 1)))
+    at = data.draw(
+        st.one_of(
+            st.integers(0, 30), st.integers(0, header_length - 1), st.integers(0, len(raw) - 1)
+        )
+    )
     raw[at] = data.draw(st.integers(0, 255))
     place = written_copy(whole, tmp_path, name, bytes(raw))
     same_or_refused(place, whole)
@@ -101,11 +118,24 @@ def test_a_file_that_was_cut_or_stuffed_is_found(whole, tmp_path, name, data):
 
 
 @QUICK
-@given(head=st.one_of(st.binary(max_size=200), st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["a", "__metadata__", "dtype", "shape", "data_offsets"]), inner, max_size=4), max_leaves=12,
-).map(lambda data: json.dumps(data).encode())), tail=st.binary(max_size=20))  # fmt: skip
+@given(
+    head=st.one_of(
+        st.binary(max_size=200),
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+            lambda inner: (
+                st.lists(inner, max_size=3)
+                | st.dictionaries(
+                    st.sampled_from(["a", "__metadata__", "dtype", "shape", "data_offsets"]),
+                    inner,
+                    max_size=4,
+                )
+            ),
+            max_leaves=12,
+        ).map(lambda data: json.dumps(data).encode()),
+    ),
+    tail=st.binary(max_size=20),
+)
 def test_any_header_is_read_or_refused(tmp_path, head, tail):
     file = tmp_path / "it.safetensors"
     file.write_bytes(struct.pack("<Q", len(head)) + head + tail)
@@ -134,7 +164,8 @@ def written_copy(whole, folder, name, raw):
     return place
 
 
-# --- headers -------------------------------------------------------------------------------------------------------
+# --- headers
+# --------------------------------------------------------------------------------------------------
 
 
 ONE = {"a": {"dtype": "U8", "shape": [2, 2], "data_offsets": [0, 4]}}
@@ -145,24 +176,37 @@ HEADERS = {
     "no JSON": (b"{'a'}", "no JSON"),
     "no object": (b"[]", "JSON that is no object"),
     "deep": (b'{"a":' + b"[" * 100_000 + b"]" * 100_000 + b"}", "no JSON"),
-    "twice": (b'{"a":' + json.dumps(ONE["a"]).encode() + b',"a":' + json.dumps(ONE["a"]).encode() + b"}", "'a' twice"),
+    "twice": (
+        b'{"a":' + json.dumps(ONE["a"]).encode() + b',"a":' + json.dumps(ONE["a"]).encode() + b"}",
+        "'a' twice",
+    ),
     "not a number": (b'{"a": NaN}', "NaN is no number"),
     "many digits": (b'{"a": ' + b"9" * 10_000 + b"}", "no JSON"),
 }
 LIES = {
-    "shape": {"shape": [2, 3]}, "huge shape": {"shape": [2**40, 2**40]}, "negative": {"shape": [-2, -2]},
-    "a flag": {"shape": [True, 4]}, "no shape": {"shape": "22"}, "dims": {"shape": [1] * 9 + [4]},
-    "dtype": {"dtype": "F4"}, "no dtype": {"dtype": 3}, "backwards": {"data_offsets": [4, 0]},
-    "beyond": {"data_offsets": [0, 10**9]}, "gap": {"data_offsets": [1, 5]}, "three": {"data_offsets": [0, 2, 4]},
+    "shape": {"shape": [2, 3]},
+    "huge shape": {"shape": [2**40, 2**40]},
+    "negative": {"shape": [-2, -2]},
+    "a flag": {"shape": [True, 4]},
+    "no shape": {"shape": "22"},
+    "dims": {"shape": [1] * 9 + [4]},
+    "dtype": {"dtype": "F4"},
+    "no dtype": {"dtype": 3},
+    "backwards": {"data_offsets": [4, 0]},
+    "beyond": {"data_offsets": [0, 10**9]},
+    "gap": {"data_offsets": [1, 5]},
+    "three": {"data_offsets": [0, 2, 4]},
     "more": {"more": 1},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", HEADERS)
 def test_headers_that_are_none_take_no_memory(tmp_path, case):
     raw, why = HEADERS[case]
     whole = raw[:1] in (b"{", b"[")
-    (tmp_path / "it.safetensors").write_bytes((struct.pack("<Q", len(raw)) + raw + bytes(4)) if whole else raw)
+    (tmp_path / "it.safetensors").write_bytes(
+        (struct.pack("<Q", len(raw)) + raw + bytes(4)) if whole else raw
+    )
     tracemalloc.start()
     refused(tmp_path / "it.safetensors", why, header)
     _, peak = tracemalloc.get_traced_memory()
@@ -177,11 +221,16 @@ def test_headers_that_lie_about_a_tensor(tmp_path, case):
     refused(tmp_path / "it.safetensors", "damaged", header)
 
 
-@pytest.mark.parametrize("second, size, why", [
-    ([2, 6], 6, "'b' lies about its bytes"), ([5, 9], 9, "'b' lies about its bytes"),
-    ([4, 8], 7, "7 bytes of tensors"),
-    ([4, 8], 9, "9 bytes of tensors"),
-], ids=["overlapping", "with a gap", "too short", "too long"])  # fmt: skip
+@pytest.mark.parametrize(
+    "second, size, why",
+    [
+        ([2, 6], 6, "'b' lies about its bytes"),
+        ([5, 9], 9, "'b' lies about its bytes"),
+        ([4, 8], 7, "7 bytes of tensors"),
+        ([4, 8], 9, "9 bytes of tensors"),
+    ],
+    ids=["overlapping", "with a gap", "too short", "too long"],
+)
 def test_tensors_that_do_not_fill_the_file(tmp_path, second, size, why):
     raw = json.dumps(ONE | {"b": ONE["a"] | {"data_offsets": second}}).encode()
     (tmp_path / "it.safetensors").write_bytes(struct.pack("<Q", len(raw)) + raw + bytes(size))
@@ -197,20 +246,26 @@ def test_what_safetensors_writes_is_read(tmp_path):
     assert all(torch.equal(files.fetch(name), x) for name, x in tensors.items())
 
 
-# --- folders -------------------------------------------------------------------------------------------------------
+# --- folders
+# --------------------------------------------------------------------------------------------------
 
 
 def test_pickles_are_never_opened(copy):
     (copy / WEIGHTS).unlink()
     for name in ("diffusion_pytorch_model.bin", "model.ckpt", "weights.pt"):
         (copy / name).write_bytes(b"cos\nsystem\n")
-        refused(copy, "is a pickle, which dmq never opens. Load it where you trust it, and save it again")
+        refused(
+            copy,
+            "is a pickle, which dmq never opens. Load it where you trust it, and save it again",
+        )
         refused(copy / name, "is a pickle", header)
         (copy / name).unlink()
     refused(copy, "holds no diffusion_pytorch_model.safetensors")
 
 
-@pytest.mark.parametrize("name", ["../it/x.safetensors", "/etc/passwd", "sub/x.safetensors", "x.bin", 3, ""])
+@pytest.mark.parametrize(
+    "name", ["../it/x.safetensors", "/etc/passwd", "sub/x.safetensors", "x.bin", 3, ""]
+)
 def test_an_index_leads_nowhere(copy, name):
     index = copy / "diffusion_pytorch_model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": name}}))
@@ -235,8 +290,12 @@ def test_an_index_that_lies(ddpm, tmp_path, monkeypatch):
 def test_another_format_or_mode(copy):
     file = copy / "config.json"
     config = json.loads(file.read_text())
-    for name, value, why in (("format", 2, "format 2 is newer than this dmq"), ("format", "1", "format '1' is none"),
-                             ("mode", "fast", "mode is 'fast'"), ("quant_method", "sdnq", "no model that dmq")):
+    for name, value, why in (
+        ("format", 2, "format 2 is newer than this dmq"),
+        ("format", "1", "format '1' is none"),
+        ("mode", "fast", "mode is 'fast'"),
+        ("quant_method", "sdnq", "no model that dmq"),
+    ):
         settings = config["quantization_config"] | {name: value}
         file.write_text(json.dumps(config | {"quantization_config": settings}))
         refused(copy, why)
@@ -268,7 +327,8 @@ def test_parts_of_two_checkpoints_are_no_checkpoint(copy, ddpm, sd, tmp_path):
     refused(copy, "is not the plan in config.json")
 
 
-# --- what lies, with digests that are true -------------------------------------------------------------------------
+# --- what lies, with digests that are true
+# -------------------------------------------------------------------------
 
 
 def weight_name(settings):
@@ -276,26 +336,68 @@ def weight_name(settings):
 
 
 CRAFTED = {
-    "a tensor more": (lambda t, s, c: t.update(more=torch.zeros(2)), "has no more; these are the tensors of another"),
+    "a tensor more": (
+        lambda t, s, c: t.update(more=torch.zeros(2)),
+        "has no more; these are the tensors of another",
+    ),
     "a tensor less": (lambda t, s, c: t.pop("conv_in.bias"), "conv_in.bias is missing"),
     "codes less": (lambda t, s, c: t.pop(f"{weight_name(s)}.codes"), "codes is missing"),
-    "another shape": (lambda t, s, c: t.update({"conv_in.bias": torch.zeros(3)}), r"conv_in.bias is float32 \[3\]"),
-    "another dtype": (lambda t, s, c: t.update({"conv_in.bias": t["conv_in.bias"].int()}), "conv_in.bias is int32"),
-    "other bits": (lambda t, s, c: s["codes"][weight_name(s)].update(bits=7), "bytes, but the plan counts"),
-    "another model": (lambda t, s, c: c.update(block_out_channels=[16, 32]), "do not fit|has no such layer"),
-    "no class": (lambda t, s, c: c.update(_class_name="Popen"), "'Popen' is no model of this diffusers"),
-    "a class that is no model": (lambda t, s, c: c.update(_class_name="DDIMScheduler"), "is no model"),
-    "no sense": (lambda t, s, c: c.update(down_block_types=["DownBlock2D", 7]), "no UNet2DModel can be made of it"),
-    "a layer twice": (lambda t, s, c: s["plan"]["layers"][1].update(name="conv_in"), "conv_in.weight: the plan quant"),
+    "another shape": (
+        lambda t, s, c: t.update({"conv_in.bias": torch.zeros(3)}),
+        r"conv_in.bias is float32 \[3\]",
+    ),
+    "another dtype": (
+        lambda t, s, c: t.update({"conv_in.bias": t["conv_in.bias"].int()}),
+        "conv_in.bias is int32",
+    ),
+    "other bits": (
+        lambda t, s, c: s["codes"][weight_name(s)].update(bits=7),
+        "bytes, but the plan counts",
+    ),
+    "another model": (
+        lambda t, s, c: c.update(block_out_channels=[16, 32]),
+        "do not fit|has no such layer",
+    ),
+    "no class": (
+        lambda t, s, c: c.update(_class_name="Popen"),
+        "'Popen' is no model of this diffusers",
+    ),
+    "a class that is no model": (
+        lambda t, s, c: c.update(_class_name="DDIMScheduler"),
+        "is no model",
+    ),
+    "no sense": (
+        lambda t, s, c: c.update(down_block_types=["DownBlock2D", 7]),
+        "no UNet2DModel can be made of it",
+    ),
+    "a layer twice": (
+        lambda t, s, c: s["plan"]["layers"][1].update(name="conv_in"),
+        "conv_in.weight: the plan quant",
+    ),
     "a cache of fewer rows": (lambda t, s, c: s["cache"]["0"].update(rows=3), "dmq.cache.0"),
-    "a cache of another plan": (lambda t, s, c: t["dmq.cache.chosen"].zero_(), "not the one of its plan"),
-    "no codes": (lambda t, s, c: s.update(codes=[]), "quantization_config.codes is missing or damaged"),
-    "a parameter that is none": (lambda t, s, c: s["codes"].update({"x.y": s["codes"][weight_name(s)]}), "x.y"),
-    "a way out": (lambda t, s, c: s["codes"].update({"../x": s["codes"][weight_name(s)]}), r"\.\./x"),
-    "a scale": (lambda t, s, c: t[f"{weight_name(s)}.scale"].fill_(float("nan")), "scale has values that are no"),
+    "a cache of another plan": (
+        lambda t, s, c: t["dmq.cache.chosen"].zero_(),
+        "not the one of its plan",
+    ),
+    "no codes": (
+        lambda t, s, c: s.update(codes=[]),
+        "quantization_config.codes is missing or damaged",
+    ),
+    "a parameter that is none": (
+        lambda t, s, c: s["codes"].update({"x.y": s["codes"][weight_name(s)]}),
+        "x.y",
+    ),
+    "a way out": (
+        lambda t, s, c: s["codes"].update({"../x": s["codes"][weight_name(s)]}),
+        r"\.\./x",
+    ),
+    "a scale": (
+        lambda t, s, c: t[f"{weight_name(s)}.scale"].fill_(float("nan")),
+        "scale has values that are no",
+    ),
     "a bank": (lambda t, s, c: t["dmq.banks.0.scale"].fill_(-1), "nothing can be computed with"),
     "an adapter": (lambda t, s, c: s.update(adapter="newer"), "adapter 'newer' is of a newer dmq"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", CRAFTED)

@@ -1,4 +1,6 @@
-"""Weights as SDNQ stores them, read by SDNQ: in a process of its own, as it changes what it is imported into."""
+"""Weights as SDNQ stores them, read by SDNQ: in a process of its own, as it changes what it is
+imported into.
+"""
 
 import json
 import os
@@ -19,11 +21,19 @@ from dmq.models.tiny import calm, tiny_sd
 from dmq.progress import run_to_end
 from dmq.quantizers.codes import QuantizedWeight
 from dmq.recipe import KMeans, PerGroup
-from tests.checkpoint.conftest import EVERYTHING, RECIPES, cached_plan, plan_for, subject_of, weights
+from tests.checkpoint.conftest import (
+    EVERYTHING,
+    RECIPES,
+    cached_plan,
+    plan_for,
+    subject_of,
+    weights,
+)
 from tests.checkpoint.test_checkpoint import WEIGHTS, export
 
 
-# What diffusers loads, turned into numbers by SDNQ, layer by layer; and a picture, which SDNQ's layers draw.
+# What diffusers loads, turned into numbers by SDNQ, layer by layer; and a picture, which SDNQ's
+# layers draw.
 READ = """
 import sys
 import diffusers
@@ -48,9 +58,15 @@ for folder in map(Path, sys.argv[1:]):
     save_file(found, folder / "read.safetensors")
 """
 WIDTHS = {f"{bits} bits": {"weights": weights(bits)} for bits in (2, 3, 5, 6, 7, 8, 10)}
-SIGNED = {f"{bits} bits, symmetric": {"weights": weights(bits, symmetric=True)} for bits in (2, 3, 4, 5, 6, 7, 8)}
+SIGNED = {
+    f"{bits} bits, symmetric": {"weights": weights(bits, symmetric=True)}
+    for bits in (2, 3, 4, 5, 6, 7, 8)
+}
 OTHERS = {
-    "groups of channels": {"weights": weights(4, granularity=PerGroup(size=8)), "protection": EVERYTHING},
+    "groups of channels": {
+        "weights": weights(4, granularity=PerGroup(size=8)),
+        "protection": EVERYTHING,
+    },
     "codebooks": {"weights": weights(2, KMeans(iterations=2))},
 }
 ALL = RECIPES | WIDTHS | SIGNED | OTHERS
@@ -58,8 +74,12 @@ ALL = RECIPES | WIDTHS | SIGNED | OTHERS
 
 def sdnq(folders):
     """Have SDNQ read the folders; the numbers that it made of the layers it took, by folder."""
-    run = subprocess.run([sys.executable, "-c", READ, *map(str, folders)], capture_output=True, text=True,
-                         env=os.environ | {"HF_HUB_OFFLINE": "1", "SDNQ_USE_TORCH_COMPILE": "0"})  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", READ, *map(str, folders)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "SDNQ_USE_TORCH_COMPILE": "0"},
+    )
     assert run.returncode == 0, run.stderr
     return [load_file(folder / "read.safetensors") for folder in folders]
 
@@ -93,7 +113,9 @@ def numbers(folder):
 
 
 def check(folder, read):
-    """SDNQ's numbers are dmq's but for the rounding of float32; what it did not take is there as it is."""
+    """SDNQ's numbers are dmq's but for the rounding of float32; what it did not take is there as
+    it is.
+    """
     expected, stored = numbers(folder), load_file(folder / "sdnq" / WEIGHTS)
     for name, x in expected.items():
         if name in read:
@@ -101,7 +123,9 @@ def check(folder, read):
             assert stored[name].dtype in (torch.uint8, torch.int8)
         else:
             assert torch.equal(stored[name], x), name
-    parts = {f"{name.removesuffix('weight')}{part}" for name in read for part in ("scale", "zero_point")}
+    parts = {
+        f"{name.removesuffix('weight')}{part}" for name in read for part in ("scale", "zero_point")
+    }
     assert {*read} <= {*expected} and {*stored} <= {*expected} | parts
 
 
@@ -115,17 +139,24 @@ def test_sdnq_reads_the_weights_that_dmq_stored(views, recipe):
 @pytest.mark.parametrize("recipe", WIDTHS | SIGNED)
 def test_every_layer_on_a_grid_of_up_to_8_bits_is_taken(sd, views, recipe):
     _, _, read = views[recipe]
-    quantized = {f"{row.layer.name}.weight" for row in sd.plan(**(WIDTHS | SIGNED)[recipe]).layers
-                 if row.weights.bits < 32}  # fmt: skip
+    quantized = {
+        f"{row.layer.name}.weight"
+        for row in sd.plan(**(WIDTHS | SIGNED)[recipe]).layers
+        if row.weights.bits < 32
+    }
     assert {*read} == (set() if recipe == "10 bits" else quantized)
 
 
-@pytest.mark.parametrize("recipe, taken", [("codebooks", True), ("KMC, HQQ and shifts", True), ("low rank", False)])
+@pytest.mark.parametrize(
+    "recipe, taken", [("codebooks", True), ("KMC, HQQ and shifts", True), ("low rank", False)]
+)
 def test_other_forms_are_taken_where_sdnq_has_them_and_they_are_small(views, recipe, taken):
     folder, made, read = views[recipe]
     assert bool(read) == taken and (made.bytes["codes and scales"] > 0) == taken
     settings = json.loads((folder / "sdnq" / "config.json").read_text())["quantization_config"]
-    looked_up = [name for name, own in settings["modules_quant_config"].items() if own.get("use_codebook")]
+    looked_up = [
+        name for name, own in settings["modules_quant_config"].items() if own.get("use_codebook")
+    ]
     assert bool(looked_up) == taken and {*settings["modules_quant_config"]} == {*read}
 
 
@@ -141,36 +172,54 @@ def test_every_kind_of_model(tmp_path):
 
 def test_a_pipeline_draws_without_dmq_what_its_weights_draw(sd, tmp_path):
     loaded = describe("tiny", tiny_sd())
-    run_to_end(dmq.checkpoint.export_pipeline(loaded, sd.plan(weights=weights(4)), tmp_path / "dmq"))
+    run_to_end(
+        dmq.checkpoint.export_pipeline(loaded, sd.plan(weights=weights(4)), tmp_path / "dmq")
+    )
     run_to_end(dmq.checkpoint.for_sdnq(tmp_path / "dmq", tmp_path / "sdnq"))
     run_to_end(dmq.checkpoint.dequantized(tmp_path / "dmq", tmp_path / "plain"))
-    assert not [file for file in (tmp_path / "sdnq").rglob("*") if file.name in ("plan.json", "report.json")]
+    assert not [
+        file for file in (tmp_path / "sdnq").rglob("*") if file.name in ("plan.json", "report.json")
+    ]
     sdnq([tmp_path])
     pipe = calm(DiffusionPipeline.from_pretrained(tmp_path / "plain"))
-    expected = pipe("ab", num_inference_steps=2, height=16, width=16, output_type="np",
-                    generator=torch.Generator().manual_seed(1)).images  # fmt: skip
+    expected = pipe(
+        "ab",
+        num_inference_steps=2,
+        height=16,
+        width=16,
+        output_type="np",
+        generator=torch.Generator().manual_seed(1),
+    ).images
     drawn = np.load(tmp_path / "picture.npy")
     assert drawn.std() > 0 and np.abs(drawn - expected).max() < 1e-4
 
 
-# --- the format, without SDNQ --------------------------------------------------------------------------------------
+# --- the format, without SDNQ
+# --------------------------------------------------------------------------------------
 
 
 def grid(bits, symmetric, size=8):
     codes = (torch.arange(16) % 2**bits).to(torch.uint8).reshape(2, 8)
     scale = torch.tensor([[0.5], [2.0]]).expand(2, 8 // size).contiguous()
     zero = torch.full_like(scale, 2 ** (bits - 1) if symmetric else 1).to(torch.int32)
-    return QuantizedWeight(bits=bits, shape=(2, 8), codes=codes, scale=scale, zero=zero, size=size,
-                           symmetric=symmetric)  # fmt: skip
+    return QuantizedWeight(
+        bits=bits, shape=(2, 8), codes=codes, scale=scale, zero=zero, size=size, symmetric=symmetric
+    )
 
 
 def test_a_row_is_scale_and_what_zero_stands_for():
     forms = Forms()
     made = forms.stored("x.weight", grid(4, symmetric=False))
     assert made["x.weight"].tolist() == [0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE]
-    assert made["x.scale"].tolist() == [[0.5], [2.0]] and made["x.zero_point"].tolist() == [[-0.5], [-2.0]]
+    assert made["x.scale"].tolist() == [[0.5], [2.0]] and made["x.zero_point"].tolist() == [
+        [-0.5],
+        [-2.0],
+    ]
     signed = forms.stored("y.weight", grid(8, symmetric=True))
-    assert signed["y.weight"].tolist()[0] == [*range(-128, -120)] and signed.keys() == {"y.weight", "y.scale"}
+    assert signed["y.weight"].tolist()[0] == [*range(-128, -120)] and signed.keys() == {
+        "y.weight",
+        "y.scale",
+    }
     forms.stored("z.weight", torch.ones(3, 4))
     forms.stored("z.bias", torch.ones(3))
     config = forms.config()
@@ -184,15 +233,25 @@ def test_a_row_is_scale_and_what_zero_stands_for():
 def test_what_no_packing_or_no_grid_of_sdnq_fits_is_written_as_numbers():
     forms = Forms()
     small = torch.arange(6, dtype=torch.uint8).reshape(2, 3)
-    odd = QuantizedWeight(bits=4, shape=(2, 3), codes=small, scale=torch.ones(2, 1),
-                          zero=torch.zeros(2, 1, dtype=torch.int32), size=3, symmetric=False)  # fmt: skip
+    odd = QuantizedWeight(
+        bits=4,
+        shape=(2, 3),
+        codes=small,
+        scale=torch.ones(2, 1),
+        zero=torch.zeros(2, 1, dtype=torch.int32),
+        size=3,
+        symmetric=False,
+    )
     every = grid(4, symmetric=False, size=1)  # with a scale for each weight, which saves nothing
     every.scale.copy_(torch.arange(1.0, 17).reshape(2, 8))
     pairs = grid(4, symmetric=False, size=2)  # which SDNQ has, in more bytes than float16
     pairs.scale.copy_(torch.arange(1.0, 9).reshape(2, 4))
     for name, codes in (("odd.weight", odd), ("every.weight", every), ("pairs.weight", pairs)):
         assert torch.equal(forms.stored(name, codes)[name], codes.dequantize())
-    assert forms.floats == ["odd.weight", "every.weight", "pairs.weight"] and forms.config()["weights_dtype"] == "int8"
+    assert (
+        forms.floats == ["odd.weight", "every.weight", "pairs.weight"]
+        and forms.config()["weights_dtype"] == "int8"
+    )
 
 
 def test_a_model_without_its_time_path_has_no_such_form(sd, tmp_path):

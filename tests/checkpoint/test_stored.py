@@ -10,22 +10,43 @@ from dmq.checkpoint.stored import layout, restore, store, stored_bytes
 from dmq.errors import DmqError
 from dmq.quantizers.codes import WeightCodes
 from dmq.quantizers.weights import quantize_weight, weight_bytes
-from dmq.recipe import FORMATS, Grid, Hqq, KMeans, LowRank, MinMax, PerGroup, PerTensor, PowerOfTwo, Uaq, Weights
+from dmq.recipe import (
+    FORMATS,
+    Grid,
+    Hqq,
+    KMeans,
+    LowRank,
+    MinMax,
+    PerGroup,
+    PerTensor,
+    PowerOfTwo,
+    Uaq,
+    Weights,
+)
 
 
 def spec(bits=4, form=None, **changes):
     return Weights(**{"bits": bits, "format": form or Grid(), "range": MinMax()} | changes)
 
 
-CASES = {f"{label}-{bits}": spec(bits, form) for label, form in FORMATS.items() for bits in (2, 3, 8)} | {
-    "grid of 10 bits": spec(10), "grid of 16 bits": spec(16), "symmetric": spec(4, symmetric=True),
-    "per tensor": spec(5, granularity=PerTensor()), "per group": spec(3, granularity=PerGroup(size=7)),
-    "UAQ of 10 bits": spec(10, Uaq()), "UAQ of 16 bits": spec(16, Uaq()), "UAQ, wide tables": spec(4, Uaq(table=32)),
-    "HQQ, wide tables": spec(4, Hqq(table=32, group=9)), "KMC, wide tables": spec(3, KMeans(table=32)),
-    "shifts, wide tables": spec(5, PowerOfTwo(table=32)), "low rank": spec(4, LowRank(rank=3, group=10, rounds=1)),
+CASES = {
+    f"{label}-{bits}": spec(bits, form) for label, form in FORMATS.items() for bits in (2, 3, 8)
+} | {
+    "grid of 10 bits": spec(10),
+    "grid of 16 bits": spec(16),
+    "symmetric": spec(4, symmetric=True),
+    "per tensor": spec(5, granularity=PerTensor()),
+    "per group": spec(3, granularity=PerGroup(size=7)),
+    "UAQ of 10 bits": spec(10, Uaq()),
+    "UAQ of 16 bits": spec(16, Uaq()),
+    "UAQ, wide tables": spec(4, Uaq(table=32)),
+    "HQQ, wide tables": spec(4, Hqq(table=32, group=9)),
+    "KMC, wide tables": spec(3, KMeans(table=32)),
+    "shifts, wide tables": spec(5, PowerOfTwo(table=32)),
+    "low rank": spec(4, LowRank(rank=3, group=10, rounds=1)),
     "low rank, wide": spec(4, LowRank(rank=3, rounds=1, table=32)),
     "low rank, not smooth": spec(4, LowRank(rank=3, rounds=1, smooth=False)),
-}  # fmt: skip
+}
 SHAPES = {"linear": (10, 12), "conv": (6, 4, 3, 3)}
 
 
@@ -36,14 +57,22 @@ def made(case, shape, split=0):
 
 def same(a: WeightCodes, b: WeightCodes) -> bool:
     """Are two weights equal bit for bit, in every field and dtype?"""
+
     def equal(x, y):
         if isinstance(x, WeightCodes):
             return same(x, y)
         if isinstance(x, Tensor):
-            return isinstance(y, Tensor) and x.dtype == y.dtype and x.shape == y.shape and torch.equal(x, y)
+            return (
+                isinstance(y, Tensor)
+                and x.dtype == y.dtype
+                and x.shape == y.shape
+                and torch.equal(x, y)
+            )
         return type(x) is type(y) and x == y
 
-    return type(a) is type(b) and all(equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+    return type(a) is type(b) and all(
+        equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a)
+    )
 
 
 @pytest.mark.parametrize("split", [0, 1])
@@ -65,15 +94,23 @@ def check(codes, planned):
 
 
 LIES = {
-    "bits": lambda p: p | {"bits": 17}, "bits of another type": lambda p: p | {"bits": True},
-    "shape": lambda p: p | {"shape": [10, 13]}, "no shape": lambda p: p | {"shape": "10"},
-    "a huge shape": lambda p: p | {"shape": [2**39, 2**39]}, "rows": lambda p: p | {"rows": 7},
-    "size": lambda p: p | {"size": 0}, "small size": lambda p: p | {"size": 1}, "split": lambda p: p | {"split": 12},
-    "kind": lambda p: p | {"kind": "Newer"}, "table": lambda p: p | {"table": 8}, "flag": lambda p: p | {"wide": 1},
-    "another flag": lambda p: p | {"symmetric": True}, "missing": lambda p: {"kind": p["kind"], "bits": 3},
+    "bits": lambda p: p | {"bits": 17},
+    "bits of another type": lambda p: p | {"bits": True},
+    "shape": lambda p: p | {"shape": [10, 13]},
+    "no shape": lambda p: p | {"shape": "10"},
+    "a huge shape": lambda p: p | {"shape": [2**39, 2**39]},
+    "rows": lambda p: p | {"rows": 7},
+    "size": lambda p: p | {"size": 0},
+    "small size": lambda p: p | {"size": 1},
+    "split": lambda p: p | {"split": 12},
+    "kind": lambda p: p | {"kind": "Newer"},
+    "table": lambda p: p | {"table": 8},
+    "flag": lambda p: p | {"wide": 1},
+    "another flag": lambda p: p | {"symmetric": True},
+    "missing": lambda p: {"kind": p["kind"], "bits": 3},
     "nested": lambda p: p | {"kind": "SplitWeight", "first": p, "second": p},
     "low rank": lambda p: p | {"kind": "LowRankWeight", "rank": 2, "rest": p | {"bits": 5}},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("lie", LIES)

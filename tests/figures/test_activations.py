@@ -73,7 +73,9 @@ def test_percentile_fan_follows_the_values():
     every = [x.ravel() for x in SEEN[0]]
     width = 2.0 ** int(STATS.exponent[0])
     np.testing.assert_allclose(trace(figure, "median").y, [np.median(x) for x in every], atol=width)
-    np.testing.assert_allclose(trace(figure, "1 – 99 %").y, [np.quantile(x, 0.99) for x in every], atol=2 * width)
+    np.testing.assert_allclose(
+        trace(figure, "1 – 99 %").y, [np.quantile(x, 0.99) for x in every], atol=2 * width
+    )
     np.testing.assert_allclose(trace(figure, "min, max").y, [x.max() for x in every])
 
 
@@ -91,7 +93,9 @@ def test_outlier_channels_are_told_apart():
     outliers = trace(figure, "outliers")
     assert outliers.x.tolist() == [0] and outliers.name == "outliers (1)"
     x = SEEN[3][4][:, 0]
-    assert outliers.base[0] == x.min() and outliers.base[0] + outliers.y[0] == pytest.approx(x.max(), rel=1e-6)
+    assert outliers.base[0] == x.min() and outliers.base[0] + outliers.y[0] == pytest.approx(
+        x.max(), rel=1e-6
+    )
 
 
 @pytest.mark.parametrize(("bits", "symmetric"), [(2, False), (4, False), (4, True), (8, False)])
@@ -101,17 +105,23 @@ def test_the_grid_of_the_figures_is_the_grid_of_the_quantizers(bits, symmetric):
         scale, zero = grid_of(low, high, bits, symmetric)
         want = affine.grid(torch.tensor(low), torch.tensor(high), bits, symmetric)
         assert (scale, zero) == pytest.approx(tuple(float(part) for part in want))
-        parts = histogram.bin_errors(torch.from_numpy(edges), torch.tensor(low), torch.tensor(high), bits, symmetric)
+        parts = histogram.bin_errors(
+            torch.from_numpy(edges), torch.tensor(low), torch.tensor(high), bits, symmetric
+        )
         for part, known in zip(bin_errors(edges, scale, zero, bits), parts, strict=True):
             np.testing.assert_allclose(part, known.numpy(), rtol=1e-6, atol=1e-15)
 
 
-@pytest.mark.parametrize(("low", "high"), [(-2.0, 1.5), (-30.0, 30.0)], ids=["clipping", "covering"])
+@pytest.mark.parametrize(
+    ("low", "high"), [(-2.0, 1.5), (-30.0, 30.0)], ids=["clipping", "covering"]
+)
 def test_grid_shows_the_error_of_quantizing(low, high):
     figure = figures.grid(STATS, 0, 5, low, high, 4, False)
     scale, zero = affine.grid(torch.tensor(low), torch.tensor(high), 4, False)
     x = torch.from_numpy(SEEN[0][5])
-    error = ((affine.fake_quantize(x, scale, zero, 4) - x) ** 2).double() / x.double().square().mean()
+    error = (
+        (affine.fake_quantize(x, scale, zero, 4) - x) ** 2
+    ).double() / x.double().square().mean()
     beyond = (x < -zero * scale) | (x > (15 - zero) * scale)
     n = x.numel()
     rounding, clipping = trace(figure, "rounding").y.sum(), trace(figure, "clipping").y.sum()
@@ -137,9 +147,15 @@ def test_film_has_a_frame_for_every_step_and_stays_small():
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q", "down.0.attn.0 · attn1.to_q"),
+        (
+            "down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q",
+            "down.0.attn.0 · attn1.to_q",
+        ),
         ("mid_block.resnets.1.conv2", "mid.res.1 · conv2"),
-        ("up_blocks.1.attentions.2.transformer_blocks.1.ff.net.0.proj", "up.1.attn.2.tb.1 · ff.proj"),
+        (
+            "up_blocks.1.attentions.2.transformer_blocks.1.ff.net.0.proj",
+            "up.1.attn.2.tb.1 · ff.proj",
+        ),
         ("up_blocks.0.upsamplers.0.conv", "up.0.upsample.0 · conv"),
         ("conv_in", "conv_in"),
     ],

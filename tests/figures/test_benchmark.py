@@ -18,9 +18,12 @@ NASTY = 'W4 <img src="https://elsewhere.example/x" onerror=alert(1)></script> & 
 MODELS = ("float", FLOOR_NAME, "W8A8", "W4|A8", NASTY)
 BYTES = dict(zip(MODELS, (4_000_000, 4_000_000, 1_200_000, 700_000, 700_000), strict=True))
 VALUES = {  # of the floor, then of the three recipes
-    "psnr": (11.0, 34.0, math.inf, 10.0), "fid": (16.0, 0.5, 4.0, 79.0), "kid": (-8.0, -146.6436, -3.0, 1554.4608),
-    "clip": (25.0, 24.0, 26.0, 20.0), "real fid": (40.0, 39.0, 42.0, 89.0),
-}  # fmt: skip
+    "psnr": (11.0, 34.0, math.inf, 10.0),
+    "fid": (16.0, 0.5, 4.0, 79.0),
+    "kid": (-8.0, -146.6436, -3.0, 1554.4608),
+    "clip": (25.0, 24.0, 26.0, 20.0),
+    "real fid": (40.0, 39.0, 42.0, 89.0),
+}
 
 
 def figure(value):
@@ -30,35 +33,60 @@ def figure(value):
 
 def row(name, domain):
     k = MODELS.index(name)
-    own = {key: figure(values[k - 1]) for key, values in VALUES.items()} if k else {"clip": figure(25.5)}
+    own = (
+        {key: figure(values[k - 1]) for key, values in VALUES.items()}
+        if k
+        else {"clip": figure(25.5)}
+    )
     failed = 3 if name == NASTY else 0
     return BenchRow(
-        recipe=name, domain=domain, samples=20 - failed, failed=failed, figures=own, seconds=10.0 * (k + 1)
+        recipe=name,
+        domain=domain,
+        samples=20 - failed,
+        failed=failed,
+        figures=own,
+        seconds=10.0 * (k + 1),
     )
 
 
 def picture(number, name, **values):
     return BenchPicture(
-        recipe=name, domain="in", number=number, prompt=f"<b>{number}</b>", seed=7, finite=bool(values), values=values
+        recipe=name,
+        domain="in",
+        number=number,
+        prompt=f"<b>{number}</b>",
+        seed=7,
+        finite=bool(values),
+        values=values,
     )
 
 
 REPORT = BenchReport(
-    model="m", sampler="DDIMScheduler, {'a': 1}", features="emoji-clip", reference="9 pictures", machine="x86_64",
-    benchmark=Benchmark(domains=tuple(Domain(name=name, prompts=tuple("abcde")) for name in ("in", "out")),
-                        seeds=(0, 1, 2, 3)),
-    rows=tuple(row(name, domain) for name in MODELS for domain in ("in", "out")), pictures=(), bytes=BYTES,
+    model="m",
+    sampler="DDIMScheduler, {'a': 1}",
+    features="emoji-clip",
+    reference="9 pictures",
+    machine="x86_64",
+    benchmark=Benchmark(
+        domains=tuple(Domain(name=name, prompts=tuple("abcde")) for name in ("in", "out")),
+        seeds=(0, 1, 2, 3),
+    ),
+    rows=tuple(row(name, domain) for name in MODELS for domain in ("in", "out")),
+    pictures=(),
+    bytes=BYTES,
     coverage={name: f"3 of 4 layers of {k}; float: conv_{k}" for k, name in enumerate(MODELS[2:])},
     warnings=("one <warning>",),
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize(
     ("draw", "across"),
-    [(figures.against_bytes, lambda name: BYTES[name] / 1e6),
-     (figures.against_seconds, lambda name: row(name, "in").seconds / 20)],
+    [
+        (figures.against_bytes, lambda name: BYTES[name] / 1e6),
+        (figures.against_seconds, lambda name: row(name, "in").seconds / 20),
+    ],
     ids=["bytes", "seconds"],
-)  # fmt: skip
+)
 def test_every_recipe_is_a_point_with_its_interval_and_its_context(draw, across):
     made = draw(REPORT, "kid", "in")
     assert [trace.name for trace in made.data] == list(MODELS[2:])
@@ -66,7 +94,10 @@ def test_every_recipe_is_a_point_with_its_interval_and_its_context(draw, across)
         assert trace.x == (pytest.approx(across(trace.name)),) and trace.y == (value,)
         assert trace.error_y.array == trace.error_y.arrayminus == (pytest.approx(0.1 * abs(value)),)
     assert "-146.64 [-161.31, -131.98], n = 20" in made.data[0].hovertemplate
-    assert "n = 17<br>" in made.data[2].hovertemplate and "3 pictures not finite" in made.data[2].hovertemplate
+    assert (
+        "n = 17<br>" in made.data[2].hovertemplate
+        and "3 pictures not finite" in made.data[2].hovertemplate
+    )
     assert "<img" not in made.data[2].hovertemplate
     (line,), (said,) = made.layout.shapes, made.layout.annotations
     assert line.y0 == line.y1 == said.y == -8.0 and "noise floor" in said.text
@@ -77,7 +108,9 @@ def test_every_recipe_is_a_point_with_its_interval_and_its_context(draw, across)
 def test_wide_distances_get_a_logarithmic_axis_and_the_floor_stays_where_it_is():
     made = figures.against_bytes(REPORT, "fid", "out")
     assert made.layout.yaxis.type == "log"
-    assert made.layout.shapes[0].y0 == 16.0 and made.layout.annotations[0].y == pytest.approx(math.log10(16))
+    assert made.layout.shapes[0].y0 == 16.0 and made.layout.annotations[0].y == pytest.approx(
+        math.log10(16)
+    )
     assert figures.against_bytes(REPORT, "clip", "out").layout.yaxis.type == "linear"
 
 
@@ -93,7 +126,9 @@ def test_a_recipe_has_one_mark_everywhere_and_no_two_the_same():
     without = figures.against_seconds(REPORT, "fid", "out").data
     marks = {trace.name: (trace.marker.color, trace.marker.symbol) for trace in with_float}
     assert marks.keys() == {"float", *MODELS[2:]} and len(set(marks.values())) == 4
-    assert {trace.name: (trace.marker.color, trace.marker.symbol) for trace in without}.items() < marks.items()
+    assert {
+        trace.name: (trace.marker.color, trace.marker.symbol) for trace in without
+    }.items() < marks.items()
     key = figures.key(REPORT)
     for name, (colour, symbol) in marks.items():
         assert colour in key and figures.SYMBOLS[symbol] in key and (name in key or name == NASTY)
@@ -102,9 +137,20 @@ def test_a_recipe_has_one_mark_everywhere_and_no_two_the_same():
 
 def test_marks_of_many_recipes_differ():
     names = [f"r{k}" for k in range(42)]
-    rows = tuple(BenchRow(recipe=name, domain="in", samples=1, failed=0, seconds=1.0, figures={"psnr": figure(9.0)})
-                 for name in names)  # fmt: skip
-    many = dataclasses.replace(REPORT, rows=rows, coverage=dict.fromkeys(names, ""), bytes=dict.fromkeys(names, 1))
+    rows = tuple(
+        BenchRow(
+            recipe=name,
+            domain="in",
+            samples=1,
+            failed=0,
+            seconds=1.0,
+            figures={"psnr": figure(9.0)},
+        )
+        for name in names
+    )
+    many = dataclasses.replace(
+        REPORT, rows=rows, coverage=dict.fromkeys(names, ""), bytes=dict.fromkeys(names, 1)
+    )
     drawn = figures.against_bytes(many, "psnr", "in").data
     assert len({(trace.marker.color, trace.marker.symbol) for trace in drawn}) == 42
 
@@ -120,8 +166,18 @@ def test_what_ran_on_kernels_and_what_fell_back_stands_in_lines_of_its_own():
 
 def test_a_table_never_shows_a_figure_without_its_context():
     head = bench_table.head(REPORT)
-    assert head == ["Recipe", "Pictures", "PSNR (dB) ↑", "FID to float ↓", "KID to float × 1000 ↓", "CLIP score ↑",
-                    "FID to real ↓", "MB", "s a picture", "speed"]  # fmt: skip
+    assert head == [
+        "Recipe",
+        "Pictures",
+        "PSNR (dB) ↑",
+        "FID to float ↓",
+        "KID to float × 1000 ↓",
+        "CLIP score ↑",
+        "FID to real ↓",
+        "MB",
+        "s a picture",
+        "speed",
+    ]
     cells = bench_table.cells(REPORT, REPORT.row(NASTY, "in"))
     assert cells[:4] == [
         (NASTY, ""),
@@ -135,12 +191,18 @@ def test_a_table_never_shows_a_figure_without_its_context():
     assert speeds == ["1.00×", "0.50×", "0.33×"]
     said = bench_table.context(REPORT)
     assert said == (
-        "m; DDIMScheduler; seeds 0, 1, 2, 3, noise floor with seeds 4, 5, 6, 7; in (5 prompts), out (5 prompts); "
-        "features and matches by emoji-clip; real pictures: 9 pictures; intervals: 95 %, over prompts; "
+        "m; DDIMScheduler; seeds 0, 1, 2, 3, noise floor with seeds 4, 5, 6, 7; in (5 prompts), "
+        "out (5 prompts); "
+        "features and matches by emoji-clip; real pictures: 9 pictures; intervals: 95 %, over "
+        "prompts; "
         "seconds on x86_64."
     )
     text = bench_table.text(REPORT)
-    assert said in text and "note: one <warning>" in text and all(line in text for line in REPORT.coverage.values())
+    assert (
+        said in text
+        and "note: one <warning>" in text
+        and all(line in text for line in REPORT.coverage.values())
+    )
 
 
 def test_markdown_has_as_many_cells_in_every_line():
@@ -148,18 +210,28 @@ def test_markdown_has_as_many_cells_in_every_line():
     assert len(blocks) == 3 and blocks[2] == bench_table.context(REPORT)
     for block, domain in zip(blocks, ("in", "out"), strict=False):
         lines = block.splitlines()
-        assert lines[0].startswith(f"| m, {domain} | Pictures | PSNR") and len(lines) == 2 + len(MODELS)
+        assert lines[0].startswith(f"| m, {domain} | Pictures | PSNR") and len(lines) == 2 + len(
+            MODELS
+        )
         assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {13}
         assert lines[-1].endswith("| conv_2 |") and "equal" in lines[-2]
 
 
 @pytest.mark.parametrize(
     ("name", "faint"),
-    [("W8A8", []), ("W4|A8", ["kid"]), (NASTY, ["psnr", "fid", "kid"]), ("float", []), (FLOOR_NAME, [])],
+    [
+        ("W8A8", []),
+        ("W4|A8", ["kid"]),
+        (NASTY, ["psnr", "fid", "kid"]),
+        ("float", []),
+        (FLOOR_NAME, []),
+    ],
     ids=["good", "one", "broken", "float", "floor"],
 )
 def test_what_is_no_better_than_the_noise_floor_is_faint(name, faint):
-    """Never a distance to real pictures, nor a match with the prompt, which need not be that of the float model."""
+    """Never a distance to real pictures, nor a match with the prompt, which need not be that of
+    the float model.
+    """
     lines = re.findall(r"<tr[^>]*>.*?</tr>", bench_table.as_html(REPORT, "in"))
     line = lines[1 + MODELS.index(name)]
     marks = re.findall(r'<t[hd] class="([^"]*)">', line)
@@ -167,7 +239,9 @@ def test_what_is_no_better_than_the_noise_floor_is_faint(name, faint):
 
 
 class Fetched(HTMLParser):
-    """What a browser would fetch for a page, what it would run, and the words that it would show."""
+    """What a browser would fetch for a page, what it would run, and the words that it would
+    show.
+    """
 
     def __init__(self, text):
         super().__init__()
@@ -176,7 +250,11 @@ class Fetched(HTMLParser):
 
     def handle_starttag(self, tag, attributes):
         self.handlers += [name for name, _ in attributes if name.startswith("on")]
-        self.found += [value for name, value in attributes if name in ("src", "href", "srcset", "data", "action")]
+        self.found += [
+            value
+            for name, value in attributes
+            if name in ("src", "href", "srcset", "data", "action")
+        ]
         self.images += [dict(attributes)] if tag == "img" else []
 
     def handle_data(self, data):
@@ -185,7 +263,9 @@ class Fetched(HTMLParser):
 
 def test_the_page_that_is_mailed_fetches_nothing_and_runs_no_name():
     worst = [picture(0, NASTY, psnr=9.0, ssim=0.25), picture(1, NASTY)]
-    pictures = {(who, n): np.full((8, 8, 3), 40 * n, np.uint8) for who in ("float", NASTY) for n in (0, 1)}
+    pictures = {
+        (who, n): np.full((8, 8, 3), 40 * n, np.uint8) for who in ("float", NASTY) for n in (0, 1)
+    }
     page = bench_report.page("b <1>", REPORT, worst, pictures, ["a <finding>"], "float")
     before, own = page.split(bench_report.MARK)
     assert page.count("plotly.js v") == 1 and "plotly.js v" in before
@@ -196,12 +276,23 @@ def test_the_page_that_is_mailed_fetches_nothing_and_runs_no_name():
     words = "".join(seen.words)
     captions = "<b>0</b> · seed 7 · PSNR 9.00, SSIM 0.2500", "<b>1</b> · seed 7 · not finite"
     context = bench_table.context(REPORT)
-    for said in ("b <1>", "a <finding>", "Note: one <warning>", context, *captions, *REPORT.coverage.values()):
+    for said in (
+        "b <1>",
+        "a <finding>",
+        "Note: one <warning>",
+        context,
+        *captions,
+        *REPORT.coverage.values(),
+    ):
         assert said in words, said
-    assert own.count('class="plotly-graph-div"') == 2 * 2 * 2, "two measures against two things in two domains"
+    assert own.count('class="plotly-graph-div"') == 2 * 2 * 2, (
+        "two measures against two things in two domains"
+    )
 
 
 def test_all_measures_have_a_column():
     full = {name: figure(1.0) for name in BENCH_MEASURES}
     rows = (BenchRow(recipe="float", domain="in", samples=20, failed=0, figures=full, seconds=1.0),)
-    assert [m.name for m in bench_table.measures(dataclasses.replace(REPORT, rows=rows))] == [*BENCH_MEASURES]
+    assert [m.name for m in bench_table.measures(dataclasses.replace(REPORT, rows=rows))] == [
+        *BENCH_MEASURES
+    ]

@@ -16,27 +16,51 @@ T, P = 10, 3
 
 def made(**changes):
     rng = np.random.default_rng(0)
-    return dataclasses.replace(OverTime(
-        timesteps=tuple(range(T))[::-1], coefficients=rng.random(T) + 0.1,
-        accumulated={name: rng.random((T, P)) for name in ("low", "high")},
-        foreseen={name: rng.random((T, P)) for name in ("low", "high")},
-        isolated={name: rng.random(T) for name in ("low", "high")}, mean_bits={"low": 8.4, "high": 8.0}, watched=(),
-        strips={},
-    ), **changes)  # fmt: skip
+    return dataclasses.replace(
+        OverTime(
+            timesteps=tuple(range(T))[::-1],
+            coefficients=rng.random(T) + 0.1,
+            accumulated={name: rng.random((T, P)) for name in ("low", "high")},
+            foreseen={name: rng.random((T, P)) for name in ("low", "high")},
+            isolated={name: rng.random(T) for name in ("low", "high")},
+            mean_bits={"low": 8.4, "high": 8.0},
+            watched=(),
+            strips={},
+        ),
+        **changes,
+    )
 
 
 def effects(**changes):
     rng = np.random.default_rng(1)
-    return dataclasses.replace(WindowEffects(
-        timesteps=tuple(range(T)), starts=(0, 2, 7), fidelity=rng.random((3, P)), fidelity_all=1 + rng.random(P),
-        text_float=rng.random(P) + 70, text_all=rng.random(P) + 69, text=rng.random((3, P)) + 69, matcher="made up",
-    ), **changes)  # fmt: skip
+    return dataclasses.replace(
+        WindowEffects(
+            timesteps=tuple(range(T)),
+            starts=(0, 2, 7),
+            fidelity=rng.random((3, P)),
+            fidelity_all=1 + rng.random(P),
+            text_float=rng.random(P) + 70,
+            text_all=rng.random(P) + 69,
+            text=rng.random((3, P)) + 69,
+            matcher="made up",
+        ),
+        **changes,
+    )
 
 
 def picture(start, end, gain, error, match):
     pixels = np.zeros((2, 2, 3), np.uint8)
-    return ProbePicture(start=start, end=end, gain=gain, pixels=pixels, exact=pixels, error=error, psnr=20.0,
-                        match=match, match_float=30.0)  # fmt: skip
+    return ProbePicture(
+        start=start,
+        end=end,
+        gain=gain,
+        pixels=pixels,
+        exact=pixels,
+        error=error,
+        psnr=20.0,
+        match=match,
+        match_float=30.0,
+    )
 
 
 def named(figure):
@@ -75,8 +99,12 @@ def test_isolated_errors_are_weighed_by_the_square_of_the_samplers_own_coefficie
     found = made()
     parts = named(figures.weighed(found))
     for name in ("low", "high"):
-        np.testing.assert_allclose(parts[name].y, found.coefficients**2 * found.isolated[name], rtol=1e-6)
-        np.testing.assert_allclose(named(figures.isolated(found))[name].y, found.isolated[name], rtol=1e-6)
+        np.testing.assert_allclose(
+            parts[name].y, found.coefficients**2 * found.isolated[name], rtol=1e-6
+        )
+        np.testing.assert_allclose(
+            named(figures.isolated(found))[name].y, found.isolated[name], rtol=1e-6
+        )
     np.testing.assert_allclose(parts["|cᵢ|"].y, found.coefficients, rtol=1e-6)
     assert parts["|cᵢ|"].yaxis == "y2"
 
@@ -91,9 +119,11 @@ def test_both_trajectories_have_their_ribbon():
     figure = figures.ranges((low, high), (2 * low, 3 * high))
     ends = [(part.name, part.y.tolist(), part.fill) for part in figure.data]
     assert ends == [
-        ("float trajectory", low.tolist(), None), ("float trajectory", high.tolist(), "tonexty"),
-        ("quantized trajectory", (2 * low).tolist(), None), ("quantized trajectory", (3 * high).tolist(), "tonexty"),
-    ]  # fmt: skip
+        ("float trajectory", low.tolist(), None),
+        ("float trajectory", high.tolist(), "tonexty"),
+        ("quantized trajectory", (2 * low).tolist(), None),
+        ("quantized trajectory", (3 * high).tolist(), "tonexty"),
+    ]
 
 
 def test_wider_and_narrower_have_colours_of_equal_weight_and_the_chosen_cell_a_frame():
@@ -103,7 +133,9 @@ def test_wider_and_narrower_have_colours_of_equal_weight_and_the_chosen_cell_a_f
     np.testing.assert_allclose(heat.z, change, rtol=1e-6)
     assert heat.zmin == -heat.zmax and 0.2 < heat.zmax <= 0.3
     assert (frame.x0, frame.x1, frame.y0, frame.y1) == (1.5, 2.5, 0.5, 1.5)
-    assert not figures.range_change((site(0), site(1)), 0 * change).layout.shapes, "nothing moved, nothing chosen"
+    assert not figures.range_change((site(0), site(1)), 0 * change).layout.shapes, (
+        "nothing moved, nothing chosen"
+    )
 
 
 @pytest.mark.parametrize(("judge", "colour"), [("fidelity", BLUE), ("text", ORANGE)])
@@ -131,12 +163,17 @@ def test_windows_that_are_not_measured_yet_are_left_out():
     (bars,) = figures.window_gains(effects(fidelity=partly), "fidelity").data
     assert np.isfinite(bars.y).tolist() == [True, False, False]
     assert figures.window_gains(effects(text=np.full((3, P), np.nan)), "text") is None
-    assert figures.window_gains(effects(fidelity=partly[:, :1], fidelity_all=np.ones(1)), "fidelity") is not None
+    assert (
+        figures.window_gains(effects(fidelity=partly[:, :1], fidelity_all=np.ones(1)), "fidelity")
+        is not None
+    )
 
 
 def test_steps_are_written_as_runs():
     assert figures.runs_of(()) == [] and figures.steps_text(()) == ""
-    assert figures.steps_text((3,)) == "3" and figures.steps_text((0, 1, 4, 6, 7, 8)) == "0-1, 4, 6-8"
+    assert (
+        figures.steps_text((3,)) == "3" and figures.steps_text((0, 1, 4, 6, 7, 8)) == "0-1, 4, 6-8"
+    )
 
 
 def test_a_probe_has_a_bar_for_each_window_and_gain():

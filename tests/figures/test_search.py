@@ -16,12 +16,25 @@ LEFT = np.array([[SURE, SURE, TORN, TORN], [SURE, TORN, [0.2, 0.5, 0.3], [0, 0, 
 def result(**changes):
     lines = np.array([0.1, 0.2, 0.4, 0.8])
     made = SearchResult(
-        model="m", fingerprint="f", sampler="s", timesteps=(3, 2, 1, 0), sites=SITES, bits=np.array([4, 4], np.uint8),
-        slot=LEFT.argmax(2).astype(np.int16), low=np.zeros((2, 3), np.float32), high=np.ones((2, 3), np.float32),
-        importance=LEFT.astype(np.float16), visits=np.array([3, 1, 0, 2]), steps=np.arange(4),
-        errors=lines, penalties=lines, soft=lines, hard=2 * lines, refitted=3 * lines,
+        model="m",
+        fingerprint="f",
+        sampler="s",
+        timesteps=(3, 2, 1, 0),
+        sites=SITES,
+        bits=np.array([4, 4], np.uint8),
+        slot=LEFT.argmax(2).astype(np.int16),
+        low=np.zeros((2, 3), np.float32),
+        high=np.ones((2, 3), np.float32),
+        importance=LEFT.astype(np.float16),
+        visits=np.array([3, 1, 0, 2]),
+        steps=np.arange(4),
+        errors=lines,
+        penalties=lines,
+        soft=lines,
+        hard=2 * lines,
+        refitted=3 * lines,
         local={"shared": 4 * lines, "learned": lines},
-    )  # fmt: skip
+    )
     return dataclasses.replace(made, **changes)
 
 

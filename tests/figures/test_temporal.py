@@ -10,9 +10,12 @@ from dmq.results import Projection, TemporalBlock, TemporalErrors
 NAMES = ("down_blocks.0.resnets.0", "mid_block.resnets.1", "up_blocks.1.resnets.0")
 BLOCK = TemporalBlock(
     embeddings=("time_embedding",),
-    projections=tuple(Projection(name=f"{name}.time_emb_proj", block=name[:11], width=4) for name in NAMES),
-    layers=("time_embedding.linear_1", *(f"{name}.time_emb_proj" for name in NAMES)), depends=("t",),
-)  # fmt: skip
+    projections=tuple(
+        Projection(name=f"{name}.time_emb_proj", block=name[:11], width=4) for name in NAMES
+    ),
+    layers=("time_embedding.linear_1", *(f"{name}.time_emb_proj" for name in NAMES)),
+    depends=("t",),
+)
 T, K = 5, 3
 
 
@@ -21,16 +24,30 @@ def made(**changes):
     share = rng.random((K, T)).astype(np.float32)
     features = tuple(rng.normal(size=(T, 4)).astype(np.float32) for _ in range(K))
     errors = TemporalErrors(
-        block=BLOCK, timesteps=(4, 3, 2, 1, 0), conditionings=1, cosine_before=1 - 0.1 * share,
-        cosine_computed=1 - 0.01 * share, cosine_after=np.ones((K, T), np.float32),
-        shift_before=np.array([[0, 2, 0, -3, 0]] * K, np.int32), shift_after=np.zeros((K, T), np.int32),
-        error_before=share, error_computed=0.1 * share, error_cached=0.01 * share,
-        cached=np.array([[True] * T, [False] * T, [True, False] * 2 + [True]]), inputs=BLOCK.layers[:2],
-        low=-np.ones((2, T), np.float32), high=np.arange(2 * T, dtype=np.float32).reshape(2, T),
-        cache_bits=np.array([4, 8, 16]), cache_errors=np.stack([share, 0.1 * share, 0 * share]),
-        cache_sizes=np.array([1000, 2000, 4000]), computed_bytes=3000, vectors=features,
-        vectors_before=tuple(2 * f for f in features), vectors_after=features, losses=np.array([3.0, 2.0, 1.0]),
-    )  # fmt: skip
+        block=BLOCK,
+        timesteps=(4, 3, 2, 1, 0),
+        conditionings=1,
+        cosine_before=1 - 0.1 * share,
+        cosine_computed=1 - 0.01 * share,
+        cosine_after=np.ones((K, T), np.float32),
+        shift_before=np.array([[0, 2, 0, -3, 0]] * K, np.int32),
+        shift_after=np.zeros((K, T), np.int32),
+        error_before=share,
+        error_computed=0.1 * share,
+        error_cached=0.01 * share,
+        cached=np.array([[True] * T, [False] * T, [True, False] * 2 + [True]]),
+        inputs=BLOCK.layers[:2],
+        low=-np.ones((2, T), np.float32),
+        high=np.arange(2 * T, dtype=np.float32).reshape(2, T),
+        cache_bits=np.array([4, 8, 16]),
+        cache_errors=np.stack([share, 0.1 * share, 0 * share]),
+        cache_sizes=np.array([1000, 2000, 4000]),
+        computed_bytes=3000,
+        vectors=features,
+        vectors_before=tuple(2 * f for f in features),
+        vectors_after=features,
+        losses=np.array([3.0, 2.0, 1.0]),
+    )
     return dataclasses.replace(errors, **changes)
 
 
@@ -41,7 +58,9 @@ def by_name(figure):
 def test_cosines_share_one_scale_and_rounding_errors_do_not_stretch_it():
     maps = {state: figures.cosine_map(made(), state).data[0] for state in figures.STATES}
     assert len({(part.zmin, part.zmax) for part in maps.values()}) == 1
-    np.testing.assert_allclose(10 ** np.asarray(maps["before"].z), 1 - made().cosine_before, rtol=1e-3)
+    np.testing.assert_allclose(
+        10 ** np.asarray(maps["before"].z), 1 - made().cosine_before, rtol=1e-3
+    )
     assert np.asarray(maps["after"].z).max() == pytest.approx(np.log10(figures.LEAST))
 
 
@@ -73,7 +92,9 @@ def test_every_different_input_has_a_band():
 
 def test_the_cache_stands_beside_what_it_replaces():
     parts = by_name(figures.cache_bits(made(), 8))
-    np.testing.assert_allclose(parts["error of the cache"].y, made().cache_errors.mean((1, 2)), rtol=1e-6)
+    np.testing.assert_allclose(
+        parts["error of the cache"].y, made().cache_errors.mean((1, 2)), rtol=1e-6
+    )
     assert parts["size of the cache, kB"].y.tolist() == [1, 2, 4]
     assert set(parts["size of the layers, kB"].y) == {3.0}
     assert parts["error when computed"].y[0] == pytest.approx(made().error_computed.mean())

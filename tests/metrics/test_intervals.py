@@ -1,4 +1,6 @@
-"""Intervals: how often they hold the truth, on distributions that are known; what belongs together stays together."""
+"""Intervals: how often they hold the truth, on distributions that are known; what belongs
+together stays together.
+"""
 
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from dmq.metrics import intervals, sets
 
 
 def test_the_bootstrap_holds_the_mean_as_often_as_it_says():
-    """80 prompts with 3 seeds that share most of their prompt's value: pictures drawn alone would promise too much."""
+    """80 prompts with 3 seeds that share most of their prompt's value: pictures drawn alone
+    would promise too much.
+    """
     rng, held, naive = np.random.default_rng(0), 0, 0
     clusters = np.repeat(np.arange(80), 3)
     for k in range(400):
@@ -24,7 +28,9 @@ def test_the_same_pictures_give_the_same_interval_and_prompts_may_have_unequal_n
     first = intervals.bootstrap(values, clusters)
     assert first == intervals.bootstrap(values, clusters)
     many = np.random.default_rng(0).standard_normal(50)
-    assert intervals.bootstrap(many, np.arange(50)) != intervals.bootstrap(many, np.arange(50), seed=1)
+    assert intervals.bootstrap(many, np.arange(50)) != intervals.bootstrap(
+        many, np.arange(50), seed=1
+    )
     assert 0 <= first[0] <= values.mean() <= first[1] <= 6
     assert intervals.bootstrap(np.full(4, 2.5), np.arange(4)) == (2.5, 2.5)
     assert np.isnan(intervals.bootstrap(values[:2], clusters[:2])).all(), "one prompt"
@@ -49,13 +55,20 @@ def test_the_jackknife_of_a_set_distance_holds_the_truth():
     held = 0
     for k in range(150):
         a, b = both(k)
-        low, high = intervals.jackknife(lambda rows, a=a, b=b: sets.kid(a[rows], b[rows]), np.arange(30))
+        low, high = intervals.jackknife(
+            lambda rows, a=a, b=b: sets.kid(a[rows], b[rows]), np.arange(30)
+        )
         held += low <= truth <= high
     assert 0.88 < held / 150
 
 
 def test_what_the_jackknife_leaves_out_are_whole_prompts():
     clusters, left = np.repeat(np.arange(5), 2), []
-    intervals.jackknife(lambda rows: float(left.append(set(range(10)) - set(rows.tolist())) or 0), clusters)
-    assert sorted(map(sorted, left[:-1])) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]] and left[-1] == set()
+    intervals.jackknife(
+        lambda rows: float(left.append(set(range(10)) - set(rows.tolist())) or 0), clusters
+    )
+    assert (
+        sorted(map(sorted, left[:-1])) == [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+        and left[-1] == set()
+    )
     assert np.isnan(intervals.jackknife(lambda rows: 1.0, np.zeros(4))).all()

@@ -23,4 +23,6 @@ def test_relative_errors_are_of_each_row_and_over_the_floats_power():
     error = paired.relative_error(floats * np.float32(1.5), floats)
     assert error == pytest.approx([0.25, 0.25]) and error.dtype == np.float64
     assert paired.feature_distance(floats * np.float32(1.5), floats) == pytest.approx([0.5, 0.5])
-    assert paired.relative_error(floats, floats * 2) == pytest.approx([0.25, 0.25]), "the second one's power"
+    assert paired.relative_error(floats, floats * 2) == pytest.approx([0.25, 0.25]), (
+        "the second one's power"
+    )

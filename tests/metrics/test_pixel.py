@@ -36,7 +36,9 @@ def test_ssim_equals_the_formula_written_out():
                 mu, mv = (window * u).sum(), (window * v).sum()
                 su, sv = (window * u * u).sum() - mu**2, (window * v * v).sum() - mv**2
                 suv = (window * u * v).sum() - mu * mv
-                values.append((2 * mu * mv + c1) * (2 * suv + c2) / ((mu**2 + mv**2 + c1) * (su + sv + c2)))
+                values.append(
+                    (2 * mu * mv + c1) * (2 * suv + c2) / ((mu**2 + mv**2 + c1) * (su + sv + c2))
+                )
     assert pixel.ssim(a, b) == pytest.approx(np.mean(values), abs=2e-4)
 
 

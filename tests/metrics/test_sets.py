@@ -1,4 +1,6 @@
-"""Distances between sets of features against closed forms, brute force, and what must not change them."""
+"""Distances between sets of features against closed forms, brute force, and what must not change
+them.
+"""
 
 import numpy as np
 import pytest
@@ -23,10 +25,17 @@ def test_a_set_has_no_distance_to_itself_and_order_does_not_matter(n, d):
 
 
 def test_the_frechet_distance_of_gaussians_has_a_closed_form():
-    """For covariances that commute it is |m - n|^2 + sum (sqrt(s) - sqrt(r))^2 of their eigenvalues."""
+    """For covariances that commute it is |m - n|^2 + sum (sqrt(s) - sqrt(r))^2 of their
+    eigenvalues.
+    """
     rng = np.random.default_rng(3)
     turn, _ = np.linalg.qr(rng.standard_normal((6, 6)))
-    s, r, m, n = rng.uniform(0, 4, 6), rng.uniform(0, 4, 6), rng.standard_normal(6), rng.standard_normal(6)
+    s, r, m, n = (
+        rng.uniform(0, 4, 6),
+        rng.uniform(0, 4, 6),
+        rng.standard_normal(6),
+        rng.standard_normal(6),
+    )
     s[0] = r[1] = 0  # singular ones as well
     found = sets.frechet(m, turn @ np.diag(s) @ turn.T, n, turn @ np.diag(r) @ turn.T)
     assert found == pytest.approx(((m - n) ** 2).sum() + ((s**0.5 - r**0.5) ** 2).sum(), rel=1e-7)
@@ -49,7 +58,10 @@ def test_fid_is_biased_upwards_as_a_floor_shows_and_kid_is_not():
     pairs = [(drawn(24, 16, 2 * k), drawn(24, 16, 2 * k + 1)) for k in range(60)]
     kids = np.array([sets.kid(a, b) for a, b in pairs])
     assert abs(kids.mean()) < 3 * kids.std() / np.sqrt(60) and (kids < 0).any()
-    small, more = np.mean([sets.fid(a, b) for a, b in pairs]), sets.fid(drawn(5000, 16, 0), drawn(5000, 16, 1))
+    small, more = (
+        np.mean([sets.fid(a, b) for a, b in pairs]),
+        sets.fid(drawn(5000, 16, 0), drawn(5000, 16, 1)),
+    )
     assert small > 20 * more
 
 
@@ -68,7 +80,9 @@ def test_kid_and_cmmd_equal_sums_over_pairs():
     def mean(x, y):
         return np.mean([np.exp(-((p - q) ** 2).sum() / 200) for p in x for q in y])
 
-    assert sets.cmmd(a, b) == pytest.approx(1000 * (mean(u, u) + mean(v, v) - 2 * mean(u, v)), rel=1e-8)
+    assert sets.cmmd(a, b) == pytest.approx(
+        1000 * (mean(u, u) + mean(v, v) - 2 * mean(u, v)), rel=1e-8
+    )
     assert sets.cmmd(3 * a, b) == pytest.approx(sets.cmmd(a, b)), "only directions count"
 
 
@@ -76,7 +90,9 @@ def test_kid_and_cmmd_equal_sums_over_pairs():
 def test_too_few_pictures_are_refused_with_the_minimum_and_the_reason(name, fewest):
     measure = sets.SET_MEASURES[name]
     assert np.isfinite(measure(drawn(fewest, 3, 0), drawn(fewest, 3, 1)))
-    with pytest.raises(DmqError, match=rf"{name.upper()} needs at least {fewest} pictures, got {fewest - 1}: \w+"):
+    with pytest.raises(
+        DmqError, match=rf"{name.upper()} needs at least {fewest} pictures, got {fewest - 1}: \w+"
+    ):
         measure(drawn(fewest, 3, 0), drawn(fewest - 1, 3, 1))
     with pytest.raises(ValueError, match=r"\[N, D\]"):
         measure(drawn(20, 3, 0), drawn(20, 4, 1))

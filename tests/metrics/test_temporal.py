@@ -1,4 +1,6 @@
-"""Distances of temporal features on vectors whose answer is known, and the rows that are asked for."""
+"""Distances of temporal features on vectors whose answer is known, and the rows that are asked
+for.
+"""
 
 import math
 
@@ -29,14 +31,18 @@ def test_cosines_are_those_of_the_angle_and_of_the_worst_row():
 def test_errors_are_relative_to_the_length():
     wanted = torch.tensor([[[3.0, 4.0]], [[0.0, 0.1]]])
     assert np.allclose(relative_errors(wanted * 1.1, wanted), 0.01)
-    assert np.allclose(relative_errors(torch.cat([wanted, wanted * 1.2], 1), torch.cat([wanted, wanted], 1)), 0.02)
+    assert np.allclose(
+        relative_errors(torch.cat([wanted, wanted * 1.2], 1), torch.cat([wanted, wanted], 1)), 0.02
+    )
 
 
 def test_a_shift_says_which_step_a_feature_looks_like():
     wanted = turned(0, 10, 20, 30)
     assert shifts(turned(9, 11, 1, 30), wanted).tolist() == [1, 0, -2, 0]
     assert shifts(5 * wanted, wanted).tolist() == [0] * 4
-    assert shifts(torch.cat([wanted, turned(0, 29, 20, 1)], 1), wanted.repeat(1, 2, 1)).tolist() == [0, 2, 0, -3]
+    assert shifts(
+        torch.cat([wanted, turned(0, 29, 20, 1)], 1), wanted.repeat(1, 2, 1)
+    ).tolist() == [0, 2, 0, -3]
 
 
 def test_equal_float_features_are_no_mismatch():
@@ -66,10 +72,20 @@ def calls(*rows: list[int], name: str = "class_labels") -> list[dict[str, torch.
 
 def test_distinct_rows_of_conditioning():
     block = TemporalBlock(
-        embeddings=("h",), projections=(Projection(name="g", block="b", width=1),), layers=("g",),
-        depends=("t", "class"), arguments=("class_labels",),
-    )  # fmt: skip
-    assert conditioning_rows(calls([5, 3], [5, 3], [3, 4]), block)["class_labels"].tolist() == [5, 3, 4]
-    assert conditioning_rows(calls([5, 3], [4, 1]), block, most=2)["class_labels"].tolist() == [5, 3]
+        embeddings=("h",),
+        projections=(Projection(name="g", block="b", width=1),),
+        layers=("g",),
+        depends=("t", "class"),
+        arguments=("class_labels",),
+    )
+    assert conditioning_rows(calls([5, 3], [5, 3], [3, 4]), block)["class_labels"].tolist() == [
+        5,
+        3,
+        4,
+    ]
+    assert conditioning_rows(calls([5, 3], [4, 1]), block, most=2)["class_labels"].tolist() == [
+        5,
+        3,
+    ]
     with pytest.raises(DmqError, match="the pipeline gives no class_labels"):
         conditioning_rows(calls([5], name="else"), block)

@@ -10,7 +10,9 @@ from dmq.models.tiny import tiny_ddpm, tiny_sd
 
 def sd():
     return tiny_sd().unet, {
-        "sample": torch.randn(2, 4, 8, 8), "timestep": 5, "encoder_hidden_states": torch.randn(2, 12, 16),
+        "sample": torch.randn(2, 4, 8, 8),
+        "timestep": 5,
+        "encoder_hidden_states": torch.randn(2, 12, 16),
         "encoder_attention_mask": torch.tensor([[True] * 12, [True] * 3 + [False] * 9]),
     }
 
@@ -21,7 +23,12 @@ def ddpm():
 
 def dit():
     model = DiTTransformer2DModel(
-        num_attention_heads=2, attention_head_dim=8, in_channels=4, num_layers=2, norm_num_groups=8, sample_size=8,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        in_channels=4,
+        num_layers=2,
+        norm_num_groups=8,
+        sample_size=8,
         num_embeds_ada_norm=10,
     )
     labels, t = torch.tensor([1, 2]), torch.tensor([5, 5])
@@ -30,12 +37,22 @@ def dit():
 
 def sd3():
     model = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        pooled_projection_dim=16,
+        out_channels=4,
     )
     return model, {
-        "hidden_states": torch.randn(2, 4, 8, 8), "encoder_hidden_states": torch.randn(2, 6, 16),
-        "pooled_projections": torch.randn(2, 16), "timestep": torch.tensor([5.0, 5.0]),
+        "hidden_states": torch.randn(2, 4, 8, 8),
+        "encoder_hidden_states": torch.randn(2, 6, 16),
+        "pooled_projections": torch.randn(2, 16),
+        "timestep": torch.tensor([5.0, 5.0]),
     }
 
 
@@ -54,10 +71,16 @@ def test_explicit_products_agree_with_the_fused_kernel(case):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"scale": 0.3}, {"is_causal": True}, {"attn_mask": torch.rand(5, 5) > 0.3}, {"attn_mask": torch.randn(5, 5)},
-     {"enable_gqa": True}],
+    [
+        {},
+        {"scale": 0.3},
+        {"is_causal": True},
+        {"attn_mask": torch.rand(5, 5) > 0.3},
+        {"attn_mask": torch.randn(5, 5)},
+        {"enable_gqa": True},
+    ],
     ids=["plain", "scale", "causal", "mask", "bias", "grouped"],
-)  # fmt: skip
+)
 def test_the_product_is_the_one_of_torch(options):
     torch.manual_seed(0)
     q, k, v = torch.randn(2, 4, 5, 8), torch.randn(2, 4, 5, 8), torch.randn(2, 4, 5, 8)
@@ -66,7 +89,9 @@ def test_the_product_is_the_one_of_torch(options):
     if options.get("attn_mask") is not None and options["attn_mask"].dtype is torch.bool:
         options["attn_mask"][:, 0] = True  # a row without any key is nan in both
     expected = F.scaled_dot_product_attention(q, k, v, **options)
-    torch.testing.assert_close(Products(print).product(q, k, v, **options), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        Products(print).product(q, k, v, **options), expected, atol=1e-5, rtol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -77,12 +102,17 @@ def test_operands_pass_through_modules_that_can_be_hooked():
     for name in explicit_products(copy):
         for point in POINTS:
             site = copy.get_submodule(f"{name}.processor.{point}")
-            site.register_forward_hook(lambda m, a, out, key=(name, point): seen.__setitem__(key, out))
+            site.register_forward_hook(
+                lambda m, a, out, key=(name, point): seen.__setitem__(key, out)
+            )
     copy(**call)
     name = "down_blocks.0.attentions.0.transformer_blocks.0.attn2"
     assert [tuple(seen[name, point].shape) for point in POINTS] == [
-        (2, 2, 64, 8), (2, 2, 12, 8), (2, 2, 12, 8), (2, 2, 64, 12)
-    ]  # fmt: skip
+        (2, 2, 64, 8),
+        (2, 2, 12, 8),
+        (2, 2, 12, 8),
+        (2, 2, 64, 12),
+    ]
     probs = seen[name, "probs"]
     torch.testing.assert_close(probs.sum(-1), torch.ones(2, 2, 64))
     assert probs[1, ..., 3:].max() == 0  # the mask reached the product
@@ -91,7 +121,9 @@ def test_operands_pass_through_modules_that_can_be_hooked():
 class Picky:
     """A processor that names an argument which not every processor knows."""
 
-    def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, strength=1.0):
+    def __call__(
+        self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, strength=1.0
+    ):
         return hidden_states * strength
 
 
@@ -102,4 +134,6 @@ def test_arguments_of_the_original_processor_still_arrive():
     products = explicit_products(copy)
     x = torch.ones(1, 3, 16)
     assert torch.equal(attention(x, strength=2.0), 2 * x)
-    assert products["down_blocks.0.attentions.0.transformer_blocks.0.attn1"].calls == 0  # no product to be seen
+    assert (
+        products["down_blocks.0.attentions.0.transformer_blocks.0.attn1"].calls == 0
+    )  # no product to be seen

@@ -27,14 +27,31 @@ PROMPTS = ["cat", "dog and cat", "a dog that is longer than eight tokens can hol
 def tiny_clip():
     """A CLIPModel of 25 thousand weights for 32x32 pictures and 8 tokens, and its processor."""
     torch.manual_seed(0)
-    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
-    text = {**size, "vocab_size": 6, "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
+    size = {
+        "hidden_size": 16,
+        "intermediate_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+    }
+    text = {
+        **size,
+        "vocab_size": 6,
+        "max_position_embeddings": 8,
+        "bos_token_id": 0,
+        "eos_token_id": 1,
+    }
     vision = {**size, "image_size": 32, "patch_size": 8}
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=12))
-    words = Tokenizer(models.WordLevel({"<": 0, ">": 1, "?": 2, "cat": 3, "dog": 4, "and": 5}, unk_token="?"))
+    words = Tokenizer(
+        models.WordLevel({"<": 0, ">": 1, "?": 2, "cat": 3, "dog": 4, "and": 5}, unk_token="?")
+    )
     words.pre_tokenizer = pre_tokenizers.Whitespace()
-    words.post_processor = processors.TemplateProcessing(single="< $A >", special_tokens=[("<", 0), (">", 1)])
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, bos_token="<", eos_token=">", pad_token=">")
+    words.post_processor = processors.TemplateProcessing(
+        single="< $A >", special_tokens=[("<", 0), (">", 1)]
+    )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=words, bos_token="<", eos_token=">", pad_token=">"
+    )
     size = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}}
     return model.eval(), CLIPProcessor(CLIPImageProcessorPil(**size), tokenizer)
 
@@ -67,11 +84,15 @@ def pictures(*shapes):
 
 def test_pictures_reach_the_tower_as_from_transformers_own_processor(folder):
     drawn, (_, processor) = pictures((32, 32), (64, 64), (48, 80), (16, 16)), tiny_clip()
-    expected = [processor(images=Image.fromarray(p), return_tensors="pt").pixel_values[0] for p in drawn]
+    expected = [
+        processor(images=Image.fromarray(p), return_tensors="pt").pixel_values[0] for p in drawn
+    ]
     found = load_clip(str(folder)).pixels(drawn)
     assert found.shape == (4, 3, 32, 32)
     assert torch.allclose(found[0], expected[0], atol=1e-5)  # nothing to resize
-    assert (found - torch.stack(expected)).abs().max() < 3 / 255 / 0.26  # transformers rounds to bytes between
+    assert (
+        found - torch.stack(expected)
+    ).abs().max() < 3 / 255 / 0.26  # transformers rounds to bytes between
 
 
 def test_match_is_the_cosine_that_the_model_itself_gives(folder, monkeypatch):
@@ -79,9 +100,13 @@ def test_match_is_the_cosine_that_the_model_itself_gives(folder, monkeypatch):
     model, processor = tiny_clip()
     drawn = pictures((32, 32), (32, 32), (32, 32))
     made = processor(
-        text=PROMPTS, images=[Image.fromarray(p) for p in drawn], padding=True, truncation=True, max_length=8,
+        text=PROMPTS,
+        images=[Image.fromarray(p) for p in drawn],
+        padding=True,
+        truncation=True,
+        max_length=8,
         return_tensors="pt",
-    )  # fmt: skip
+    )
     with torch.no_grad():
         expected = 100 * model(**made).logits_per_image.diag() / model.logit_scale.exp()
     found = load_clip(str(folder)).match(drawn, PROMPTS)
@@ -93,7 +118,9 @@ def test_features_are_the_picture_towers_own_and_not_normalised(folder):
     model, processor = tiny_clip()
     drawn = pictures((32, 32), (32, 32))
     with torch.no_grad():
-        expected = model.vision_model(**processor(images=[Image.fromarray(p) for p in drawn], return_tensors="pt"))
+        expected = model.vision_model(
+            **processor(images=[Image.fromarray(p) for p in drawn], return_tensors="pt")
+        )
     found = load_clip(str(folder)).features(drawn)
     assert found.dtype == np.float32 and found.shape == (2, 16)
     assert np.allclose(found, expected.pooler_output.numpy(), atol=1e-4)
@@ -158,10 +185,18 @@ def more_layers(path):
         (more_layers, "no weights for text_model.* Save the model again"),
     ],
     ids=[
-        "no config", "broken config", "another model", "pickle", "code", "broken weights", "no weights",
-        "no tokenizer", "no processor", "missing layer",
+        "no config",
+        "broken config",
+        "another model",
+        "pickle",
+        "code",
+        "broken weights",
+        "no weights",
+        "no tokenizer",
+        "no processor",
+        "missing layer",
     ],
-)  # fmt: skip
+)
 def test_folders_that_are_no_safe_clip_give_one_line(copied, change, message):
     change(copied)
     with pytest.raises(DmqError, match=message) as caught:
@@ -171,7 +206,9 @@ def test_folders_that_are_no_safe_clip_give_one_line(copied, change, message):
 
 @pytest.mark.parametrize("name", ["emoji-clap", "no such thing", "/nowhere/at/all"])
 def test_unknown_names_give_one_line(name):
-    with pytest.raises(DmqError, match="not emoji-clip, no folder of a CLIP model and no Hub id") as caught:
+    with pytest.raises(
+        DmqError, match="not emoji-clip, no folder of a CLIP model and no Hub id"
+    ) as caught:
         load_clip(name)
     assert "\n" not in str(caught.value)
 
@@ -184,7 +221,9 @@ def test_a_hub_id_is_looked_for_here_first_and_without_network_gives_one_line(mo
         raise OSError("We couldn't connect to 'https://huggingface.co'. Try later.\nMore.")
 
     monkeypatch.setattr(clip.AutoConfig, "from_pretrained", offline)
-    with pytest.raises(DmqError, match=r"owner/name: cannot be fetched .*Check name and network") as caught:
+    with pytest.raises(
+        DmqError, match=r"owner/name: cannot be fetched .*Check name and network"
+    ) as caught:
         load_clip("owner/name")
     assert asked == [True, False] and "\n" not in str(caught.value)
 

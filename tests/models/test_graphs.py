@@ -1,4 +1,6 @@
-"""The wiring of denoisers, against node counts that are published and against what running them shows."""
+"""The wiring of denoisers, against node counts that are published and against what running them
+shows.
+"""
 
 from collections import Counter
 
@@ -25,17 +27,33 @@ def weight_layers(model):
     return {name for name, module in model.named_modules() if isinstance(module, LAYERS)}
 
 
-# --- true sizes ----------------------------------------------------------------------------------------------------
+# --- true sizes
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     "name, split, nodes, weights",
     [
-        ("pixart-xl-2-512", False, 568, 287),  # 28 * (10 weights + 10 combine) + 7 weights + norm_out
+        (
+            "pixart-xl-2-512",
+            False,
+            568,
+            287,
+        ),  # 28 * (10 weights + 10 combine) + 7 weights + norm_out
         ("dit-xl-2-512", False, 369, 201),  # 28 * (7 weights + 6 combine) + 5 weights
-        ("sd-1.5", True, 432, 294),  # 282 layers, 12 of them halved and joined; 14 sums in ResBlocks, 7 an attention
+        (
+            "sd-1.5",
+            True,
+            432,
+            294,
+        ),  # 282 layers, 12 of them halved and joined; 14 sums in ResBlocks, 7 an attention
         ("sd-1.5", False, 408, 282),
-        ("sdxl", True, 1316, 803),  # 794 layers, 9 halved; an input and a sum in 11 ResBlocks; 7 * 70; the time
+        (
+            "sdxl",
+            True,
+            1316,
+            803,
+        ),  # 794 layers, 9 halved; an input and a sum in 11 ResBlocks; 7 * 70; the time
         ("sdxl", False, 1307, 794),
     ],
 )
@@ -45,7 +63,9 @@ def test_node_counts_are_the_published_ones(name, split, nodes, weights):
 
 
 def test_hunyuan_has_the_published_nodes_and_those_that_the_release_leaves_out():
-    """The release counts 844: it stops before the last block and has one node for a modulation and its layer."""
+    """The release counts 844: it stops before the last block and has one node for a modulation
+    and its layer.
+    """
     graph = denoiser_graph(published("hunyuan-dit-1.2"), ADAPTER, split=True)
     types = Counter(graph.types)
     last = sum(name.startswith("blocks.39.") for name in graph.nodes)
@@ -57,7 +77,8 @@ def test_hunyuan_has_the_published_nodes_and_those_that_the_release_leaves_out()
     assert types["skip_linear"] == types["skip_linear:1"] == 19
 
 
-# --- any model ------------------------------------------------------------------------------------------------------
+# --- any model
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", [*WIRED, "SD3", "Flux"])
@@ -84,7 +105,9 @@ def test_what_a_layer_reaches_is_what_changes_when_it_does(family):
     seen: dict[str, torch.Tensor] = {}
     for name in names:
         layer = model.get_submodule(name)
-        layer.register_forward_pre_hook(lambda m, args, name=name: seen.__setitem__(name, args[0].clone()))
+        layer.register_forward_pre_hook(
+            lambda m, args, name=name: seen.__setitem__(name, args[0].clone())
+        )
 
     def inputs():
         seen.clear()
@@ -110,28 +133,47 @@ def descendants(graph, name):
 
 
 PIXART = {
-    "adaln_0": {"x", "adaln_single.linear"}, "attn1.to_q": {"adaln_0"}, "attn1.to_k": {"adaln_0"},
-    "attn1.to_v": {"adaln_0"}, "attn1.qk": {"attn1.to_q", "attn1.to_k"}, "attn1.vsm": {"attn1.to_v", "attn1.qk"},
-    "attn1.to_out.0": {"attn1.vsm"}, "add_sa": {"attn1.to_out.0", "x"}, "norm": {"add_sa"}, "attn2.to_q": {"norm"},
-    "attn2.to_k": {"caption_projection.linear_2"}, "attn2.to_v": {"caption_projection.linear_2"},
-    "attn2.qk": {"attn2.to_q", "attn2.to_k"}, "attn2.vsm": {"attn2.to_v", "attn2.qk"},
-    "attn2.to_out.0": {"attn2.vsm"}, "add_ca": {"attn2.to_out.0", "add_sa"},
-    "adaln_1": {"add_ca", "adaln_single.linear"}, "ff.net.0.proj": {"adaln_1"}, "ff.net.2": {"ff.net.0.proj"},
+    "adaln_0": {"x", "adaln_single.linear"},
+    "attn1.to_q": {"adaln_0"},
+    "attn1.to_k": {"adaln_0"},
+    "attn1.to_v": {"adaln_0"},
+    "attn1.qk": {"attn1.to_q", "attn1.to_k"},
+    "attn1.vsm": {"attn1.to_v", "attn1.qk"},
+    "attn1.to_out.0": {"attn1.vsm"},
+    "add_sa": {"attn1.to_out.0", "x"},
+    "norm": {"add_sa"},
+    "attn2.to_q": {"norm"},
+    "attn2.to_k": {"caption_projection.linear_2"},
+    "attn2.to_v": {"caption_projection.linear_2"},
+    "attn2.qk": {"attn2.to_q", "attn2.to_k"},
+    "attn2.vsm": {"attn2.to_v", "attn2.qk"},
+    "attn2.to_out.0": {"attn2.vsm"},
+    "add_ca": {"attn2.to_out.0", "add_sa"},
+    "adaln_1": {"add_ca", "adaln_single.linear"},
+    "ff.net.0.proj": {"adaln_1"},
+    "ff.net.2": {"ff.net.0.proj"},
     "add_ff": {"ff.net.2", "add_ca"},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("block, x", [(0, "pos_embed.proj"), (1, "transformer_blocks.0.add_ff")])
 def test_a_block_of_pixart_is_wired_as_written_by_hand(block, x):
     graph = graph_of("PixArt-sigma")
     place = f"transformer_blocks.{block}."
-    outside = {"x": x} | {name: name for name in ("adaln_single.linear", "caption_projection.linear_2")}
-    wanted = {place + name: {outside.get(u, place + u) for u in before} for name, before in PIXART.items()}
-    assert {name: set(graph.before(name)) for name in graph.nodes if name.startswith(place)} == wanted
+    outside = {"x": x} | {
+        name: name for name in ("adaln_single.linear", "caption_projection.linear_2")
+    }
+    wanted = {
+        place + name: {outside.get(u, place + u) for u in before} for name, before in PIXART.items()
+    }
+    assert {
+        name: set(graph.before(name)) for name in graph.nodes if name.startswith(place)
+    } == wanted
     assert graph.before("proj_out") == ("norm_out",)
     assert set(graph.before("norm_out")) == {
-        "transformer_blocks.1.add_ff", "adaln_single.emb.timestep_embedder.linear_2",
-    }  # fmt: skip
+        "transformer_blocks.1.add_ff",
+        "adaln_single.emb.timestep_embedder.linear_2",
+    }
 
 
 def test_long_skips_pair_the_blocks_as_the_models_do():
@@ -142,17 +184,27 @@ def test_long_skips_pair_the_blocks_as_the_models_do():
     graph = graph_of("UNet2D")
     # without a layer in the shortcut, who reads a ResBlock reads its input too
     assert set(graph.before("up_blocks.0.resnets.0.conv1")) >= {
-        "mid_block.resnets.1.conv2", "mid_block.attentions.0.to_out.0", "mid_block.resnets.0.conv2",
-    }  # fmt: skip
+        "mid_block.resnets.1.conv2",
+        "mid_block.attentions.0.to_out.0",
+        "mid_block.resnets.0.conv2",
+    }
 
 
 def test_pieces_of_pixart_have_the_published_depths():
     graph = graph_of("PixArt-sigma")
-    depth = {piece.kind: (piece.hops, sum(bool(graph.layers[n]) for n in piece.nodes)) for piece in graph.pieces}
+    depth = {
+        piece.kind: (piece.hops, sum(bool(graph.layers[n]) for n in piece.nodes))
+        for piece in graph.pieces
+    }
     assert depth == {
-        "pos_embed.proj": (0, 1), "time": (2, 3), "caption": (1, 2), "self-attention": (3, 4),
-        "cross-attention": (3, 4), "feed-forward": (1, 2), "proj_out": (0, 1),
-    }  # fmt: skip
+        "pos_embed.proj": (0, 1),
+        "time": (2, 3),
+        "caption": (1, 2),
+        "self-attention": (3, 4),
+        "cross-attention": (3, 4),
+        "feed-forward": (1, 2),
+        "proj_out": (0, 1),
+    }
 
 
 def test_the_hops_of_a_piece_reach_all_of_its_layers():
@@ -161,7 +213,9 @@ def test_the_hops_of_a_piece_reach_all_of_its_layers():
         for piece in graph.pieces:
             reached = {piece.nodes[-1]}
             for _ in range(piece.hops):
-                reached |= {u for u, v in graph.edges.T.tolist() if v in reached and u in piece.nodes}
+                reached |= {
+                    u for u, v in graph.edges.T.tolist() if v in reached and u in piece.nodes
+                }
             assert {n for n in piece.nodes if graph.layers[n]} <= reached
 
 

@@ -4,7 +4,13 @@ import threading
 import numpy as np
 import pytest
 import torch
-from diffusers import DDPMScheduler, EulerDiscreteScheduler, KandinskyV22Pipeline, SD3Transformer2DModel, VQModel
+from diffusers import (
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    KandinskyV22Pipeline,
+    SD3Transformer2DModel,
+    VQModel,
+)
 
 from dmq.errors import DmqError
 from dmq.models import loading
@@ -63,7 +69,11 @@ def test_the_cache_forgets_what_was_used_longest_ago(folder, monkeypatch):
 
 def test_a_model_is_described(sd, ddpm):
     info = sd.info
-    assert (info.pipeline, info.denoiser, info.adapter) == ("StableDiffusionPipeline", "UNet2DConditionModel", "unet")
+    assert (info.pipeline, info.denoiser, info.adapter) == (
+        "StableDiffusionPipeline",
+        "UNet2DConditionModel",
+        "unet",
+    )
     assert info.prompted and not ddpm.info.prompted
     assert info.size == (16, 16) and ddpm.info.size == (8, 8)
     assert info.parameters == sum(p.numel() for p in sd.denoiser.parameters())
@@ -79,8 +89,12 @@ def test_layers_come_in_forward_order_with_their_cost(sd):
     layers = {layer.name: layer for layer in sd.info.layers}
     names = list(layers)
     middle = next(name for name in names if name.startswith("mid_block"))
-    assert names.index("conv_in") < names.index("down_blocks.1.resnets.0.conv1") < names.index(middle)
-    assert names.index(middle) < names.index("up_blocks.0.resnets.0.conv1")  # registered before the middle block
+    assert (
+        names.index("conv_in") < names.index("down_blocks.1.resnets.0.conv1") < names.index(middle)
+    )
+    assert names.index(middle) < names.index(
+        "up_blocks.0.resnets.0.conv1"
+    )  # registered before the middle block
     assert names[-1] == "conv_out"
     assert layers["conv_in"].macs == 16 * 4 * 9 * 64  # out, in, kernel, positions
     assert layers["down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"].macs == 16 * 16 * 64
@@ -94,8 +108,16 @@ def test_the_fingerprint_follows_weights_and_configuration(sd):
 
 def test_what_no_adapter_knows_is_listed_by_the_generic_one():
     model = SD3Transformer2DModel(
-        sample_size=8, patch_size=2, in_channels=4, num_layers=2, attention_head_dim=8, num_attention_heads=2,
-        joint_attention_dim=16, caption_projection_dim=16, pooled_projection_dim=16, out_channels=4,
+        sample_size=8,
+        patch_size=2,
+        in_channels=4,
+        num_layers=2,
+        attention_head_dim=8,
+        num_attention_heads=2,
+        joint_attention_dim=16,
+        caption_projection_dim=16,
+        pooled_projection_dim=16,
+        out_channels=4,
     )
     layers = GenericAdapter().layers(model)
     roles = {layer.name: layer.role for layer in layers}
@@ -107,7 +129,9 @@ def test_what_no_adapter_knows_is_listed_by_the_generic_one():
 
 def test_a_pipeline_that_needs_more_than_a_prompt_is_refused():
     pipe = KandinskyV22Pipeline(unet=tiny_sd().unet, scheduler=DDPMScheduler(), movq=VQModel())
-    with pytest.raises(DmqError, match="KandinskyV22Pipeline needs image_embeds, negative_image_embeds; dmq runs"):
+    with pytest.raises(
+        DmqError, match="KandinskyV22Pipeline needs image_embeds, negative_image_embeds; dmq runs"
+    ):
         describe("kandinsky", pipe)
 
 
@@ -126,7 +150,12 @@ def test_steps_are_reported_and_the_last_one_is_the_picture(kind, request):
     model = request.getfixturevalue(kind)
     seen = []
     pictures = sample(
-        model.pipe, model, prompts=["cat"], seeds=[1], sampling=SAMPLING, on_step=lambda *step: seen.append(step)
+        model.pipe,
+        model,
+        prompts=["cat"],
+        seeds=[1],
+        sampling=SAMPLING,
+        on_step=lambda *step: seen.append(step),
     )
     assert [(i, t) for i, t, _ in seen] == [(0, 667.0), (1, 334.0), (2, 1.0)]
     assert np.abs(decode(model, seen[-1][2])[0].astype(int) - pictures[0]).max() <= 1
@@ -137,7 +166,9 @@ def test_steps_of_another_scheduler_are_reported_too(sd):
     pipe = with_denoiser(sd, sd.denoiser)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
     run = stepping(
-        lambda on_step: sample(pipe, sd, prompts=["cat"], seeds=[1], sampling=SAMPLING, on_step=on_step)
+        lambda on_step: sample(
+            pipe, sd, prompts=["cat"], seeds=[1], sampling=SAMPLING, on_step=on_step
+        )
     )
     assert [i for i, _, _ in run] == [0, 1, 2]
 
@@ -225,7 +256,9 @@ def test_a_hub_id_without_network_gives_one_line(monkeypatch):
         raise OSError("We couldn't connect to 'https://huggingface.co'. Try later.\nMore.")
 
     monkeypatch.setattr(loading.DiffusionPipeline, "download", offline)
-    with pytest.raises(DmqError, match=r"owner/name: cannot be fetched .*Check name and network") as caught:
+    with pytest.raises(
+        DmqError, match=r"owner/name: cannot be fetched .*Check name and network"
+    ) as caught:
         load("owner/name")
     assert "\n" not in str(caught.value)
 
@@ -270,7 +303,12 @@ def test_a_folder_with_broken_weights_gives_one_line(folder, tmp_path):
 
 
 def test_mixed_timesteps_are_refused():
-    assert single_timestep(torch.tensor(7)) == single_timestep(7) == single_timestep(torch.tensor([7.0, 7.0])) == 7.0
+    assert (
+        single_timestep(torch.tensor(7))
+        == single_timestep(7)
+        == single_timestep(torch.tensor([7.0, 7.0]))
+        == 7.0
+    )
     with pytest.raises(DmqError, match="mixes the timesteps"):
         single_timestep(torch.tensor([7, 8]))
 
@@ -282,6 +320,8 @@ def test_ordinary_hooks_are_no_cache():
 
 
 def test_more_steps_than_the_scheduler_has_give_one_line(sd):
-    many = Sampling(steps=1000, guidance=1.0)  # SD's offset of one step leads past the end of its table
+    many = Sampling(
+        steps=1000, guidance=1.0
+    )  # SD's offset of one step leads past the end of its table
     with pytest.raises(DmqError, match="DDIMScheduler cannot make 1000 steps"):
         sample(sd.pipe, sd, prompts=["a"], seeds=[0], sampling=many)

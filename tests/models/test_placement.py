@@ -27,10 +27,15 @@ FULL_FILES = {"unet": {"float32": 800_000_000}}
 
 @pytest.fixture
 def card(monkeypatch):
-    """A machine with cards of 24 and 6 GB beside a CPU of 32 GB: what is free, and what it lacks, can be changed."""
+    """A machine with cards of 24 and 6 GB beside a CPU of 32 GB: what is free, and what it
+    lacks, can be changed.
+    """
     free = {"cuda:0": 24e9, "cuda:1": 6e9, "cpu": 32e9}
     lacks = set()
-    found = lambda: tuple(Device(name, "Test card", int(size), int(size)) for name, size in free.items())  # noqa: E731
+
+    def found():
+        return tuple(Device(name, "Test card", int(size), int(size)) for name, size in free.items())
+
     monkeypatch.setattr(placement, "devices", found)
     monkeypatch.setattr(placement, "free_memory", lambda name: int(free[name]))
     monkeypatch.setattr(placement, "bears", lambda device, dtype: (device, dtype) not in lacks)
@@ -39,7 +44,9 @@ def card(monkeypatch):
 
 def test_automatic_takes_the_first_card_and_the_dtype_of_the_files(card):
     assert resolve(Placement(), HALF_FILES) == Place("cuda:0", "float16")
-    assert resolve(Placement(), {"unet": {"bfloat16": 8, "float32": 1}}) == Place("cuda:0", "bfloat16")
+    assert resolve(Placement(), {"unet": {"bfloat16": 8, "float32": 1}}) == Place(
+        "cuda:0", "bfloat16"
+    )
     assert resolve(Placement(), FULL_FILES) == Place("cuda:0", "float32")
     assert resolve(Placement(device="cuda:1"), FULL_FILES).device == "cuda:1"
     assert resolve(Placement(device="cpu"), HALF_FILES) == Place("cpu", "float32")
@@ -51,7 +58,9 @@ def test_what_does_not_fit_in_float32_is_lowered_unless_it_was_asked_for(card):
     assert resolve(Placement(), large).dtype == "bfloat16"
     free["cpu"] = 3e9
     assert resolve(Placement(device="cpu"), HALF_FILES).dtype == "float16"
-    with pytest.raises(DmqError, match=r"needs 32.2 GB on cuda:1 in float32, but only 6\.0 GB are free"):
+    with pytest.raises(
+        DmqError, match=r"needs 32.2 GB on cuda:1 in float32, but only 6\.0 GB are free"
+    ):
         resolve(Placement(device="cuda:1", dtype="float32"), large)
 
 
@@ -62,7 +71,9 @@ def test_bfloat16_files_on_a_card_without_it(card):
     assert resolve(Placement(), files).dtype == "float32"
     free["cuda:0"] = 16e9
     assert resolve(Placement(), files).dtype == "float16"
-    with pytest.raises(DmqError, match="cuda:0 cannot compute in bfloat16; it can in float32, float16"):
+    with pytest.raises(
+        DmqError, match="cuda:0 cannot compute in bfloat16; it can in float32, float16"
+    ):
         resolve(Placement(dtype="bfloat16"), files)
 
 
@@ -72,8 +83,10 @@ def test_a_model_that_does_not_fit_is_told_which_offload_would(card):
         resolve(Placement(), files, "flux")
     place = resolve(Placement(offload="group"), files)
     assert place.resident == "cpu" and place.line() == "cuda:0 (Test card), bfloat16, group offload"
-    assert needs(place, files) < needs(dataclasses.replace(place, offload="model"), files) < needs(
-        dataclasses.replace(place, offload="none"), files
+    assert (
+        needs(place, files)
+        < needs(dataclasses.replace(place, offload="model"), files)
+        < needs(dataclasses.replace(place, offload="none"), files)
     )
 
 
@@ -129,13 +142,19 @@ def test_weights_are_counted_from_the_headers(tmp_path):
     found = count_weights(tmp_path / "m")
     assert found["unet"] == {"float16": sum(p.numel() for p in pipe.unet.parameters())}
     assert set(found["vae"]) == {"float32"}
-    save_file({"x": torch.zeros(3, 4)}, tmp_path / "m" / "unet" / "diffusion_pytorch_model.fp16.safetensors")
-    assert count_weights(tmp_path / "m")["unet"] == found["unet"]  # a variant is not loaded beside the plain file
+    save_file(
+        {"x": torch.zeros(3, 4)},
+        tmp_path / "m" / "unet" / "diffusion_pytorch_model.fp16.safetensors",
+    )
+    assert (
+        count_weights(tmp_path / "m")["unet"] == found["unet"]
+    )  # a variant is not loaded beside the plain file
     (tmp_path / "m" / "vae" / "diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 40)
     assert "vae" not in count_weights(tmp_path / "m")
 
 
-# --- running elsewhere ----------------------------------------------------------------------------------------------
+# --- running elsewhere
+# ----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -145,9 +164,15 @@ def folder(tmp_path):
 
 
 def images(loaded, seeds=(0, 1)):
-    return np.stack(loading.sample(
-        loaded.pipe, loaded, prompts=["a"] * len(seeds), seeds=seeds, sampling=Sampling(steps=3, guidance=2.0)
-    )).astype(float)  # fmt: skip
+    return np.stack(
+        loading.sample(
+            loaded.pipe,
+            loaded,
+            prompts=["a"] * len(seeds),
+            seeds=seeds,
+            sampling=Sampling(steps=3, guidance=2.0),
+        )
+    ).astype(float)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -156,37 +181,56 @@ def test_half_precision_is_the_same_image_and_the_same_model(folder, dtype, monk
     wanted = images(full)
     monkeypatch.setenv("DMQ_DTYPE", dtype)
     half = loading.load(folder)
-    assert {p.dtype for p in half.denoiser.parameters()} == {getattr(torch, dtype)} and half.place.dtype == dtype
+    assert {p.dtype for p in half.denoiser.parameters()} == {
+        getattr(torch, dtype)
+    } and half.place.dtype == dtype
     assert half.info.fingerprint == full.info.fingerprint  # though half of each number is gone
     assert np.abs(images(half) - wanted).mean() < 3 < np.abs(images(full, (5, 6)) - wanted).mean()
     latents = []
-    loading.sample(half.pipe, half, prompts=["a"], seeds=[0], sampling=Sampling(steps=2),
-                   on_step=lambda i, t, x: latents.append(x))  # fmt: skip
+    loading.sample(
+        half.pipe,
+        half,
+        prompts=["a"],
+        seeds=[0],
+        sampling=Sampling(steps=2),
+        on_step=lambda i, t, x: latents.append(x),
+    )
     (decoded,) = loading.decode(half, latents[-1])
     assert decoded.dtype == np.uint8 and decoded.shape == (16, 16, 3)
-    assert [key[1].dtype for key in loading._cache] == [dtype]  # the other one is not held beside it
+    assert [key[1].dtype for key in loading._cache] == [
+        dtype
+    ]  # the other one is not held beside it
 
 
 def test_the_noise_of_a_seed_is_one_noise():
     made = {}
     for dtype in (torch.float32, torch.bfloat16, torch.float16):
         with one_noise(dtype):
-            made[dtype] = torch.randn(3, 11, generator=torch.Generator().manual_seed(3), dtype=dtype)
+            made[dtype] = torch.randn(
+                3, 11, generator=torch.Generator().manual_seed(3), dtype=dtype
+            )
     for dtype, noise in made.items():
         assert noise.dtype == dtype and torch.equal(noise, made[torch.float32].to(dtype))
     own = torch.randn(3, 11, generator=torch.Generator().manual_seed(3), dtype=torch.float16)
-    assert not torch.equal(own, made[torch.float16])  # torch's own is another one: why the mode is there
+    assert not torch.equal(
+        own, made[torch.float16]
+    )  # torch's own is another one: why the mode is there
 
 
 @pytest.mark.parametrize("offload", ["model", "sequential", "group"])
 @pytest.mark.parametrize("family", ["sd", "SD3"])
-def test_offload_gives_the_same_images_and_leaves_the_model_as_it_was(folder, offload, family, tmp_path):
+def test_offload_gives_the_same_images_and_leaves_the_model_as_it_was(
+    folder, offload, family, tmp_path
+):
     if family != "sd":
         tiny_pipeline(family).save_pretrained(tmp_path / family, safe_serialization=True)
         folder = str(tmp_path / family)
     loaded = loading.load(folder)
     sampling = Sampling(steps=2, size=0 if family == "sd" else 16)
-    draw = lambda: loading.sample(loaded.pipe, loaded, prompts=["a"], seeds=[0], sampling=sampling)[0]  # noqa: E731
+
+    def draw():
+        return loading.sample(loaded.pipe, loaded, prompts=["a"], seeds=[0], sampling=sampling)[0]
+
     wanted = draw()
     parts = [part for part in loaded.pipe.components.values() if isinstance(part, nn.Module)]
     before = {id(p): (p, p.data_ptr()) for part in parts for p in part.parameters()}
@@ -198,7 +242,11 @@ def test_offload_gives_the_same_images_and_leaves_the_model_as_it_was(folder, of
     got = loading.sample(away.pipe, away, prompts=["a"], seeds=[0], sampling=sampling)[0]
     handle.remove()
     assert visited and np.array_equal(got, wanted)
-    assert all(id(p) in before and before[id(p)][1] == p.data_ptr() for part in parts for p in part.parameters())
+    assert all(
+        id(p) in before and before[id(p)][1] == p.data_ptr()
+        for part in parts
+        for p in part.parameters()
+    )
     assert [set(vars(module)) for part in parts for module in part.modules()] == names
     assert np.array_equal(draw(), wanted)
 
@@ -207,13 +255,17 @@ def test_an_error_in_the_middle_takes_the_offload_off_again(folder):
     loaded = loading.load(folder)
     pipe = loading.with_denoiser(loaded, loaded.denoiser)
     names = [set(vars(module)) for module in loaded.denoiser.modules()]
-    with pytest.raises(RuntimeError, match="in the middle"), offloaded(pipe, Place("cpu", "float32", "sequential")):
+    with (
+        pytest.raises(RuntimeError, match="in the middle"),
+        offloaded(pipe, Place("cpu", "float32", "sequential")),
+    ):
         assert [set(vars(module)) for module in loaded.denoiser.modules()] != names
         raise RuntimeError("in the middle")
     assert [set(vars(module)) for module in loaded.denoiser.modules()] == names
 
 
-# --- too little memory, and numbers that are none --------------------------------------------------------------------
+# --- too little memory, and numbers that are none
+# --------------------------------------------------------------------
 
 
 def failing_above(rows):
@@ -245,10 +297,15 @@ def test_half_the_images_are_tried_once_when_memory_runs_out():
         made = end.value
     assert len(made.pictures) == 5 and np.allclose(made.latents, wanted.latents, atol=1e-5)
     shown = [pixels for i, pixels in seen if pixels]
-    assert [[one is not None for one in pixels] for pixels in shown] == [[True] * 3, [False] * 3 + [True] * 2]
+    assert [[one is not None for one in pixels] for pixels in shown] == [
+        [True] * 3,
+        [False] * 3 + [True] * 2,
+    ]
     handle.remove()
     handle = loaded.denoiser.register_forward_pre_hook(failing_above(2), with_kwargs=True)
-    with pytest.raises(OutOfMemory, match=r"tiny: cpu ran out of memory with 3 images at a time in float32"):
+    with pytest.raises(
+        OutOfMemory, match=r"tiny: cpu ran out of memory with 3 images at a time in float32"
+    ):
         run_to_end(draw_batch(loaded, loaded.denoiser, jobs, sampling))
     handle.remove()
 
@@ -277,7 +334,9 @@ def test_a_layer_that_overflows_in_half_precision_is_named(folder, monkeypatch):
     layer = broken.get_submodule("mid_block.resnets.0.conv1")
     layer.weight = nn.Parameter(layer.weight * 0 + 6e4, False)
     pipe = loading.with_denoiser(loaded, broken)
-    with pytest.raises(DmqError, match=r"^mid_block\.resnets\.0\.conv1: not finite at step 1 \(t = .*\) in float16"):
+    with pytest.raises(
+        DmqError, match=r"^mid_block\.resnets\.0\.conv1: not finite at step 1 \(t = .*\) in float16"
+    ):
         loading.sample(pipe, loaded, prompts=["a"], seeds=[0], sampling=Sampling(steps=3))
     assert not broken._forward_pre_hooks
     call = torch.zeros(1, 4, 8, 8).half(), 1, torch.zeros(1, 3, 16).half()

@@ -1,4 +1,6 @@
-"""Probabilities that are not written to memory, against softmax in double precision and explicit products."""
+"""Probabilities that are not written to memory, against softmax in double precision and explicit
+products.
+"""
 
 import pytest
 import torch
@@ -24,14 +26,20 @@ MASKS = {
 
 def operands(dtype=torch.float32, rows=2, heads=3, queries=11, keys=7, width=8):
     torch.manual_seed(0)
-    return [torch.randn(rows, n, heads, width).transpose(1, 2).to(dtype) for n in (queries, keys, keys)]
+    return [
+        torch.randn(rows, n, heads, width).transpose(1, 2).to(dtype) for n in (queries, keys, keys)
+    ]
 
 
 def oracle(q, k, mask, scale=None):
     """softmax in double precision; 0 for a query that may look nowhere."""
     scores = q.double() @ k.double().mT * (q.shape[-1] ** -0.5 if scale is None else scale)
     if mask is not None:
-        scores = scores.masked_fill(~mask, -torch.inf) if mask.dtype is torch.bool else scores + mask.double()
+        scores = (
+            scores.masked_fill(~mask, -torch.inf)
+            if mask.dtype is torch.bool
+            else scores + mask.double()
+        )
     return scores.softmax(-1).nan_to_num(0)
 
 
@@ -57,9 +65,14 @@ def test_extremes_and_entries_are_those_of_the_softmax(monkeypatch, at_once, dty
 
 
 OPTIONS = {
-    "plain": {}, "scale": {"scale": 0.3}, "causal": {"is_causal": True}, "mask": {"attn_mask": torch.rand(5, 6) > 0.2},
-    "bias": {"attn_mask": torch.randn(2, 1, 5, 6)}, "grouped": {"enable_gqa": True}, "dropout": {"dropout_p": 0.5},
-}  # fmt: skip
+    "plain": {},
+    "scale": {"scale": 0.3},
+    "causal": {"is_causal": True},
+    "mask": {"attn_mask": torch.rand(5, 6) > 0.2},
+    "bias": {"attn_mask": torch.randn(2, 1, 5, 6)},
+    "grouped": {"enable_gqa": True},
+    "dropout": {"dropout_p": 0.5},
+}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
@@ -75,7 +88,9 @@ def test_watching_changes_no_answer_and_sees_what_the_explicit_product_sees(dtyp
         k, v = k[:, :2], v[:, :2]
     watched, explicit, seen = Watched(print), Products(print), {}
     for name, products in (("watched", watched), ("explicit", explicit)):
-        products.probs.register_forward_hook(lambda m, args, out, name=name: seen.setdefault(name, out))
+        products.probs.register_forward_hook(
+            lambda m, args, out, name=name: seen.setdefault(name, out)
+        )
     torch.manual_seed(1)
     answer = watched.product(q, k, v, **options)
     torch.manual_seed(1)
@@ -83,12 +98,17 @@ def test_watching_changes_no_answer_and_sees_what_the_explicit_product_sees(dtyp
     explicit.product(q, k, v, **options)
     probs, wanted = seen["watched"], seen["explicit"]
     assert probs.shape == wanted.shape and watched.calls == 1
-    close = {"atol": {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype], "rtol": 0}
+    close = {
+        "atol": {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 2e-2}[dtype],
+        "rtol": 0,
+    }
     torch.testing.assert_close(probs.whole(), wanted, **close)
     low, high = probs.extremes()
     torch.testing.assert_close(low, wanted.float().amin((0, 2, 3)), **close)
     torch.testing.assert_close(high, wanted.float().amax((0, 2, 3)), **close)
-    torch.testing.assert_close(probs.at(torch.arange(wanted.numel())), wanted.float().flatten(), **close)
+    torch.testing.assert_close(
+        probs.at(torch.arange(wanted.numel())), wanted.float().flatten(), **close
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, *HALF], ids=str)
@@ -97,12 +117,16 @@ def test_watching_changes_no_answer_and_sees_what_the_explicit_product_sees(dtyp
 def test_a_watched_model_answers_as_ever(family, dtype):
     model = tiny_denoiser(family).to(dtype)
     call = {
-        name: value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        name: value.to(dtype)
+        if isinstance(value, torch.Tensor) and value.is_floating_point()
+        else value
         for name, value in tiny_call(model, 7.0).items()
     }
     if "added_cond_kwargs" in call:
         given = call["added_cond_kwargs"].items()
-        call["added_cond_kwargs"] = {name: value if value is None else value.to(dtype) for name, value in given}
+        call["added_cond_kwargs"] = {
+            name: value if value is None else value.to(dtype) for name, value in given
+        }
     twin = borrow(model)
     attentions = watched_products(twin)
     seen = []
@@ -116,7 +140,9 @@ def test_a_watched_model_answers_as_ever(family, dtype):
         assert probs.shape == (*q.shape[:3], k.shape[2])
         wanted = oracle(q, k, probs.mask)
         # In half precision the kernel takes its exponentials, hence lse, with fewer digits.
-        torch.testing.assert_close(probs.extremes()[1].double(), wanted.amax((0, 2, 3)), atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(
+            probs.extremes()[1].double(), wanted.amax((0, 2, 3)), atol=1e-6, rtol=1e-4
+        )
 
 
 class Largest(TorchDispatchMode):
@@ -138,11 +164,15 @@ def test_long_attention_never_holds_all_its_probabilities(kind):
     attention = kind(print)
     told = []
     attention.probs.register_forward_hook(
-        lambda m, args, out: told.append(out.extremes()[1] if kind is Watched else out.amax((0, 2, 3)))
+        lambda m, args, out: told.append(
+            out.extremes()[1] if kind is Watched else out.amax((0, 2, 3))
+        )
     )
     with Largest() as largest:
         answer = attention.product(q, k, v)
-    torch.testing.assert_close(answer, F.scaled_dot_product_attention(q, k, v), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        answer, F.scaled_dot_product_attention(q, k, v), atol=1e-5, rtol=1e-5
+    )
     assert largest.elements <= module.ON_CPU
     wanted = oracle(q, k, None).amax((0, 2, 3)).float()
     torch.testing.assert_close(torch.stack(told).amax(0), wanted, atol=1e-6, rtol=0)
@@ -163,4 +193,6 @@ def test_a_mask_is_cut_with_the_queries_it_is_for(monkeypatch):
         products.probs.register_forward_hook(lambda m, args, out, pieces=pieces: pieces.append(out))
         wanted = F.scaled_dot_product_attention(q, k, v, mask)
         torch.testing.assert_close(products.product(q, k, v, mask), wanted, atol=1e-5, rtol=1e-5)
-        assert [tuple(piece.shape) for piece in pieces] == [(1, 3, n, 7) for n in (2, 2, 2, 2, 2, 1)] * 2
+        assert [tuple(piece.shape) for piece in pieces] == [
+            (1, 3, n, 7) for n in (2, 2, 2, 2, 2, 1)
+        ] * 2

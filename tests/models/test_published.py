@@ -1,4 +1,6 @@
-"""Sizes of published models against the constants of the release of Qua2SeDiMo: bytes of all quantizable weights."""
+"""Sizes of published models against the constants of the release of Qua2SeDiMo: bytes of all
+quantizable weights.
+"""
 
 import pytest
 
@@ -19,8 +21,8 @@ SIZES = {  # bytes of the weights at the width of the release, number of layers
 def weights(name):
     """Shapes by layer, a layer in several places once.
 
-    Without the four layers of Hunyuan's pooler, whose weights are read by a function: they are never called.
-    """
+    Without the four layers of Hunyuan's pooler, whose weights are read by a function: they are
+    never called."""
     layers = {n: m for n, m in published(name).named_modules() if isinstance(m, LAYERS)}
     return {n: m.weight for n, m in layers.items() if ".pooler." not in n}
 
@@ -45,5 +47,7 @@ def test_nothing_is_held_in_memory(name):
 
 
 def test_other_names_are_refused_with_those_that_are_known():
-    with pytest.raises(DmqError, match="'sd-9' is no published model that is known here: pixart-xl-2-512, dit"):
+    with pytest.raises(
+        DmqError, match="'sd-9' is no published model that is known here: pixart-xl-2-512, dit"
+    ):
         published("sd-9")

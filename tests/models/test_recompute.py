@@ -1,4 +1,6 @@
-"""Blocks whose inside is computed again on the way back: the same gradients, and less that is kept for them."""
+"""Blocks whose inside is computed again on the way back: the same gradients, and less that is
+kept for them.
+"""
 
 import pytest
 import torch
@@ -16,7 +18,9 @@ def denoiser(request):
 
 
 def gradients(denoiser, names, times=2):
-    """Of all weights [each pass], how often every piece ran, and the bytes kept outside of pieces."""
+    """Of all weights [each pass], how often every piece ran, and the bytes kept outside of
+    pieces.
+    """
     kept, ran, found = [], dict.fromkeys(names, 0), []
 
     def pack(x):
@@ -27,7 +31,10 @@ def gradients(denoiser, names, times=2):
         return lambda *_: ran.update({name: ran[name] + 1})
 
     denoiser.requires_grad_(True)
-    inner = {name: next(m for m in denoiser.get_submodule(name).modules() if not list(m.children())) for name in names}
+    inner = {
+        name: next(m for m in denoiser.get_submodule(name).modules() if not list(m.children()))
+        for name in names
+    }
     hooks = [m.register_forward_pre_hook(count(name)) for name, m in inner.items()]
     with recomputed(denoiser, names):
         with saved_tensors_hooks(pack, lambda x: x):
@@ -60,10 +67,14 @@ def test_pieces_cover_blocks_and_do_not_overlap(denoiser):
     inside = [n for n in layers if n.startswith(tuple(f"{block}." for block in blocks))]
     owners = [[name for name in names if n.startswith(f"{name}.")] for n in inside]
     assert max(map(len, owners)) == 1
-    assert sum(map(len, owners)) > 0.8 * len(inside)  # projections around transformer blocks are in none
+    assert sum(map(len, owners)) > 0.8 * len(
+        inside
+    )  # projections around transformer blocks are in none
     for block in blocks:
         within = pieces_within(denoiser, block)
-        assert within and block not in within and all(name.startswith(f"{block}.") for name in within)
+        assert (
+            within and block not in within and all(name.startswith(f"{block}.") for name in within)
+        )
 
 
 def test_without_gradients_nothing_is_different(denoiser):
@@ -86,7 +97,9 @@ def test_a_forward_of_somebody_else_is_put_back():
 def test_whether_memory_is_short_is_told_from_what_leaves_answer(monkeypatch):
     denoiser, sizes = tiny_denoiser("SD"), []
     leaves = [m for m in denoiser.modules() if not list(m.children())]
-    hooks = [m.register_forward_hook(lambda m, args, out: sizes.append(4 * out.numel())) for m in leaves]
+    hooks = [
+        m.register_forward_hook(lambda m, args, out: sizes.append(4 * out.numel())) for m in leaves
+    ]
     with torch.no_grad(), answered(denoiser) as count:
         denoiser(**tiny_call(denoiser, 500.0))
     for hook in hooks:

@@ -1,4 +1,6 @@
-"""What schedulers make of an answer, against closed forms and against what diffusers says of itself."""
+"""What schedulers make of an answer, against closed forms and against what diffusers says of
+itself.
+"""
 
 import copy
 
@@ -16,7 +18,9 @@ from diffusers import (
 from dmq.models.scheduling import SchedulerCall, coefficient, foreseen
 
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # in diffusers
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation:DeprecationWarning"
+)  # in diffusers
 
 STEPS = 10
 
@@ -38,8 +42,10 @@ def kept(scheduler, i):
     """abar at step i and at the next, cleaner one."""
     t = int(scheduler.timesteps[i])
     after = t - scheduler.config.num_train_timesteps // STEPS
-    return (float(scheduler.alphas_cumprod[t]),
-            float(scheduler.alphas_cumprod[after] if after >= 0 else scheduler.final_alpha_cumprod))  # fmt: skip
+    return (
+        float(scheduler.alphas_cumprod[t]),
+        float(scheduler.alphas_cumprod[after] if after >= 0 else scheduler.final_alpha_cumprod),
+    )
 
 
 @pytest.mark.parametrize("i", [0, 4, STEPS - 1])
@@ -64,12 +70,18 @@ def test_noise_does_not_count_and_is_not_used_up(several):
     """DDPM adds noise: what is left of the answer is the posterior mean's part."""
     scheduler = made(DDPMScheduler, clip_sample=False)
     i, (now, after) = 4, kept(made(DDIMScheduler, clip_sample=False), 4)
-    generator = [torch.Generator().manual_seed(n) for n in range(2)] if several else torch.Generator().manual_seed(0)
+    generator = (
+        [torch.Generator().manual_seed(n) for n in range(2)]
+        if several
+        else torch.Generator().manual_seed(0)
+    )
     states = [g.get_state() for g in (generator if several else [generator])]
     # mean = after^(1/2) beta / (1 - now) x0 + ..., with x0 = (x - (1 - now)^(1/2) eps) / now^(1/2)
     wanted = after**0.5 * (1 - now / after) / (1 - now) * (1 - now) ** 0.5 / now**0.5
     before = torch.get_rng_state()
-    assert coefficient(call_at(scheduler, i, generator=generator)) == pytest.approx(wanted, rel=2e-3)
+    assert coefficient(call_at(scheduler, i, generator=generator)) == pytest.approx(
+        wanted, rel=2e-3
+    )
     after_ = [g.get_state() for g in (generator if several else [generator])]
     assert all(map(torch.equal, states, after_)) and torch.equal(before, torch.get_rng_state())
 
@@ -84,11 +96,17 @@ def test_the_scheduler_is_left_as_it_was():
 
 @pytest.mark.parametrize(
     ("scheduler", "kind"),
-    [*((DDIMScheduler, kind) for kind in ("epsilon", "v_prediction", "sample")),
-     *((EulerDiscreteScheduler, kind) for kind in ("epsilon", "v_prediction"))],
-)  # fmt: skip
+    [
+        *((DDIMScheduler, kind) for kind in ("epsilon", "v_prediction", "sample")),
+        *((EulerDiscreteScheduler, kind) for kind in ("epsilon", "v_prediction")),
+    ],
+)
 def test_the_foreseen_picture_is_the_schedulers_own(scheduler, kind):
-    own = made(scheduler, prediction_type=kind, **({"clip_sample": False} if scheduler is DDIMScheduler else {}))
+    own = made(
+        scheduler,
+        prediction_type=kind,
+        **({"clip_sample": False} if scheduler is DDIMScheduler else {}),
+    )
     for i in (0, 5, STEPS - 1):
         call, fresh = call_at(own, i, seed=i), copy.deepcopy(own)
         if scheduler is EulerDiscreteScheduler:
@@ -99,11 +117,15 @@ def test_the_foreseen_picture_is_the_schedulers_own(scheduler, kind):
 
 def test_flow_matching_foresees_the_end_of_a_straight_line():
     scheduler = made(FlowMatchEulerDiscreteScheduler)
-    picture, noise = (torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(n)) for n in range(2))
+    picture, noise = (
+        torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(n)) for n in range(2)
+    )
     for i in range(STEPS):
         sigma = float(scheduler.sigmas[i])
         x = (1 - sigma) * picture + sigma * noise
-        call = SchedulerCall(scheduler, i, noise - picture, scheduler.timesteps[i], (), {"sample": x})
+        call = SchedulerCall(
+            scheduler, i, noise - picture, scheduler.timesteps[i], (), {"sample": x}
+        )
         torch.testing.assert_close(foreseen(call), picture, rtol=1e-5, atol=1e-5)
 
 

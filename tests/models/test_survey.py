@@ -10,11 +10,15 @@ from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import PIPELINES, tiny_pipeline
 
 
-MADE = {"sd": tiny_sd, "ddpm": tiny_ddpm} | {name: lambda name=name: tiny_pipeline(name) for name in PIPELINES}
+MADE = {"sd": tiny_sd, "ddpm": tiny_ddpm} | {
+    name: lambda name=name: tiny_pipeline(name) for name in PIPELINES
+}
 
 
 def surveyed(pipe, monkeypatch):
-    """Products of each layer, the devices of the calls that were made to find them, and those of a real call."""
+    """Products of each layer, the devices of the calls that were made to find them, and those of
+    a real call.
+    """
     adapter = next(adapter for adapter in ADAPTERS if adapter.matches(pipe))
     args, kwargs = survey._first_call(pipe, adapter)
     real = survey._counted(borrow(getattr(pipe, adapter.component(pipe))), args, kwargs)
@@ -37,6 +41,8 @@ def test_products_counted_by_shapes_are_those_of_a_real_call(monkeypatch, make):
 
 def test_a_denoiser_that_looks_at_values_is_called_in_earnest(monkeypatch):
     pipe = tiny_ddpm()
-    pipe.unet.register_forward_pre_hook(lambda module, args: args if bool((args[0] < torch.inf).all()) else None)
+    pipe.unet.register_forward_pre_hook(
+        lambda module, args: args if bool((args[0] < torch.inf).all()) else None
+    )
     found, devices, real = surveyed(pipe, monkeypatch)
     assert found == real and devices == ["meta", "cpu"]

@@ -36,25 +36,35 @@ DEPENDS = {
 def adapter_of(denoiser):
     part = "unet" if type(denoiser).__name__.startswith("UNet") else "transformer"
     pipe = SimpleNamespace(components={part: denoiser})
-    return next(a for a in (UNetAdapter(), DiTAdapter(), ClassDiTAdapter(), MMDiTAdapter()) if a.matches(pipe))
+    return next(
+        a
+        for a in (UNetAdapter(), DiTAdapter(), ClassDiTAdapter(), MMDiTAdapter())
+        if a.matches(pipe)
+    )
 
 
 @pytest.fixture(params=FAMILIES)
 def family(request):
     model = tiny_denoiser(request.param)
     adapter = adapter_of(model)
-    return SimpleNamespace(name=request.param, model=model, adapter=adapter, block=adapter.temporal(model))
+    return SimpleNamespace(
+        name=request.param, model=model, adapter=adapter, block=adapter.temporal(model)
+    )
 
 
 @torch.no_grad()
 def features(family, call, model=None):
     given = family.adapter.conditioning((), call)
-    return temporal_features(model or family.model, family.adapter, family.block, call["timestep"], given)
+    return temporal_features(
+        model or family.model, family.adapter, family.block, call["timestep"], given
+    )
 
 
 @torch.no_grad()
 def seen(family, call, model=None):
-    """(projection, output) in the order in which they come by during a whole call; only the first of each."""
+    """(projection, output) in the order in which they come by during a whole call; only the
+    first of each.
+    """
     model, found, hooks = model or family.model, {}, []
     for projection in family.block.projections:
         module = model.get_submodule(projection.name)
@@ -79,7 +89,11 @@ def test_features_equal_what_flows_inside_the_model_bit_for_bit(family, rows):
 
 def test_projections_come_in_the_order_in_which_they_run(family):
     order = [p.name for p in family.block.projections if p.name not in family.block.embeddings]
-    ran = [name for name in seen(family, tiny_call(family.model, 481)) if name not in family.block.embeddings]
+    ran = [
+        name
+        for name in seen(family, tiny_call(family.model, 481))
+        if name not in family.block.embeddings
+    ]
     assert order == ran
 
 
@@ -92,7 +106,9 @@ def test_features_of_a_copy_with_other_layers_are_those_of_that_copy(family):
         replace(twin, name, other)
     call = tiny_call(family.model, 481)
     found, made = seen(family, call, twin), features(family, call, twin)
-    for projection, ours, theirs in zip(family.block.projections, made, features(family, call), strict=True):
+    for projection, ours, theirs in zip(
+        family.block.projections, made, features(family, call), strict=True
+    ):
         assert torch.equal(ours, found[projection.name])
         assert not torch.allclose(ours, theirs)
 
@@ -101,7 +117,10 @@ def test_what_the_features_depend_on_is_named(family):
     assert family.block.depends == DEPENDS[family.name]
     assert family.block.finite == (DEPENDS[family.name] == ("t",))
     call = tiny_call(family.model, 481)
-    base, moved = features(family, call), features(family, call | {"timestep": call["timestep"] / 2})
+    base, moved = (
+        features(family, call),
+        features(family, call | {"timestep": call["timestep"] / 2}),
+    )
     assert all(not torch.equal(a, b) for a, b in zip(base, moved, strict=True))
     given = family.adapter.conditioning((), call)
     words = dict(zip(family.block.arguments, DEPENDS[family.name][1:], strict=False))
@@ -110,7 +129,11 @@ def test_what_the_features_depend_on_is_named(family):
     other |= {"class_labels": (given["class_labels"] + 1) % 5} if "class_labels" in given else {}
     for name in given:
         changed = temporal_features(
-            family.model, family.adapter, family.block, call["timestep"], given | {name: other[name]}
+            family.model,
+            family.adapter,
+            family.block,
+            call["timestep"],
+            given | {name: other[name]},
         )
         same = torch.equal(torch.cat(changed, 1), torch.cat(base, 1))
         # A single style is known to Hunyuan-DiT, so that it cannot be changed.
@@ -121,14 +144,25 @@ def test_the_picture_and_the_batch_do_not_matter(family):
     """At another batch shape up to the order of sums."""
     call, other = tiny_call(family.model, 481), tiny_call(family.model, 481, seed=5)
     picture = "sample" if "sample" in call else "hidden_states"
-    assert all(map(torch.equal, seen(family, call | {picture: other[picture]}).values(), seen(family, call).values()))
+    assert all(
+        map(
+            torch.equal,
+            seen(family, call | {picture: other[picture]}).values(),
+            seen(family, call).values(),
+        )
+    )
     given = family.adapter.conditioning((), call)
     rows = {name: given[name] for name in family.block.arguments}
     one = temporal_features(
-        family.model, family.adapter, family.block, call["timestep"][:1], {n: x[:1] for n, x in rows.items()}
+        family.model,
+        family.adapter,
+        family.block,
+        call["timestep"][:1],
+        {n: x[:1] for n, x in rows.items()},
     )
     assert all(
-        torch.allclose(a[:1], b, rtol=1e-5, atol=1e-6) for a, b in zip(features(family, call), one, strict=True)
+        torch.allclose(a[:1], b, rtol=1e-5, atol=1e-6)
+        for a, b in zip(features(family, call), one, strict=True)
     )
 
 

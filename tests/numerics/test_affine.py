@@ -1,7 +1,14 @@
 import pytest
 import torch
 
-from dmq.numerics.affine import SMALLEST_SCALE, dequantize, fake_quantize, grid, quantize, range_quantize
+from dmq.numerics.affine import (
+    SMALLEST_SCALE,
+    dequantize,
+    fake_quantize,
+    grid,
+    quantize,
+    range_quantize,
+)
 
 
 BITS = (2, 3, 4, 5, 6, 7, 8, 10, 16)
@@ -40,7 +47,9 @@ def test_error_inside_the_grid_is_at_most_half_a_step(bits, symmetric):
 
 @pytest.mark.parametrize("bits", BITS)
 def test_a_range_is_covered(bits, symmetric):
-    """The ends of the range are at most half a step away from the grid: nothing that was seen is clipped by more."""
+    """The ends of the range are at most half a step away from the grid: nothing that was seen is
+    clipped by more.
+    """
     ends = torch.tensor([-3.0, 2.0], dtype=torch.float64)
     scale, zero = grid(ends[0], ends[1], bits, symmetric)
     assert ((ends - fake_quantize(ends, scale, zero, bits)).abs() <= scale / 2 * (1 + 1e-9)).all()
@@ -70,12 +79,16 @@ def test_whole_numbers_in_range_are_exact(bits):
 
 
 def test_all_ways_through_fake_quantize_are_equal():
-    """Zero as a number or as a tensor, in place or under autograd: the same bits as the definition."""
+    """Zero as a number or as a tensor, in place or under autograd: the same bits as the
+    definition.
+    """
     x, (scale, zero) = 3 * values(4, 300), grid(torch.tensor(-2.0), torch.tensor(3.1), 5, False)
     expected = dequantize(quantize(x, scale, zero, 5), scale, zero)
     for taken in (zero, zero.item()):
         assert torch.equal(fake_quantize(x, scale, taken, 5), expected)
-        assert torch.equal(fake_quantize(x.clone().requires_grad_(), scale, taken, 5).detach(), expected)
+        assert torch.equal(
+            fake_quantize(x.clone().requires_grad_(), scale, taken, 5).detach(), expected
+        )
 
 
 def test_input_is_left_alone():
@@ -86,7 +99,9 @@ def test_input_is_left_alone():
 
 
 def test_agrees_with_torch_up_to_ties():
-    """torch multiplies by 1 / scale, which may move a value that lies between two codes; elsewhere both are equal."""
+    """torch multiplies by 1 / scale, which may move a value that lies between two codes;
+    elsewhere both are equal.
+    """
     x, (scale, zero) = 3 * values(5000), grid(torch.tensor(-2.0), torch.tensor(3.1), 8, False)
     theirs = torch.fake_quantize_per_tensor_affine(x, scale, zero.int(), 0, 255)
     ours = fake_quantize(x, scale, zero, 8)
@@ -132,7 +147,9 @@ def test_gradients_of_a_learned_range_equal_the_table():
         r = v.round()
         below, above = x < low, x > high
         inside = ~below & ~above
-        assert torch.allclose(made, torch.where(below, low, torch.where(above, high, low + scale * r)), atol=1e-12)
+        assert torch.allclose(
+            made, torch.where(below, low, torch.where(above, high, low + scale * r)), atol=1e-12
+        )
         assert torch.allclose(x.grad, torch.where(inside, upstream, 0.0), rtol=1e-12, atol=0)
         to_low = torch.where(below, 1.0, torch.where(inside, (v - r) / n, 0.0))
         to_high = torch.where(above, 1.0, torch.where(inside, (r - v) / n, 0.0))

@@ -8,7 +8,12 @@ from dmq.numerics.codebook import COMPARED, kmeans, looked_up, nearest
 def draws(name, rows=6, n=60):
     """Rows of several shapes: with one peak, heavy tails, two far clusters, and far from zero."""
     x = torch.randn(rows, n, generator=torch.Generator().manual_seed(0))
-    return {"normal": x, "tails": x**3, "two": x / 50 + (torch.arange(n) % 2), "far": x / 100 + 7.0}[name]
+    return {
+        "normal": x,
+        "tails": x**3,
+        "two": x / 50 + (torch.arange(n) % 2),
+        "far": x / 100 + 7.0,
+    }[name]
 
 
 SHAPES = ["normal", "tails", "two", "far"]
@@ -20,7 +25,9 @@ def error(rows, codes, centroids):
 
 
 def least_error(row, k):
-    """The error of the best of all partitions into k runs of neighbours, by dynamic programming over all borders."""
+    """The error of the best of all partitions into k runs of neighbours, by dynamic programming
+    over all borders.
+    """
     x = np.sort(row.double().numpy())
     n = len(x)
     cost = np.full((n + 1, n + 1), np.inf)
@@ -40,7 +47,9 @@ def test_the_error_is_nearly_that_of_the_best_partition(shape, k):
     least = np.array([least_error(row, k) for row in rows])
     found = error(rows, *kmeans(rows, k, 30)).numpy()
     assert (found >= least * (1 - 1e-5)).all()
-    assert found.sum() <= (1.2 if shape == "tails" else 1.03) * least.sum()  # quantiles of the row: 1.5 and more
+    assert (
+        found.sum() <= (1.2 if shape == "tails" else 1.03) * least.sum()
+    )  # quantiles of the row: 1.5 and more
 
 
 @pytest.mark.parametrize("given", [False, True], ids=["own start", "given start"])
@@ -48,7 +57,9 @@ def test_the_error_is_nearly_that_of_the_best_partition(shape, k):
 def test_the_error_never_rises_with_iterations(shape, given):
     rows = draws(shape, rows=300, n=90)  # more rows than are looked at together
     start = torch.linspace(float(rows.min()), float(rows.max()), 8) if given else None
-    errors = torch.stack([error(rows, *kmeans(rows, 8, iterations, start)) for iterations in range(12)])
+    errors = torch.stack(
+        [error(rows, *kmeans(rows, 8, iterations, start)) for iterations in range(12)]
+    )
     assert (errors.diff(dim=0) <= 1e-6 * errors[:-1] + 1e-9).all()
     assert not given or (errors[-1] < errors[0]).any()
 
@@ -85,7 +96,9 @@ def test_rows_do_not_know_each_other():
     codes, centroids = kmeans(rows, 8, 30)
     for r in range(5):
         alone = kmeans(rows[r : r + 1], 8, 30)
-        assert torch.equal(alone[0], codes[r : r + 1]) and torch.equal(alone[1], centroids[r : r + 1])
+        assert torch.equal(alone[0], codes[r : r + 1]) and torch.equal(
+            alone[1], centroids[r : r + 1]
+        )
 
 
 @pytest.mark.parametrize("k", [2, COMPARED, COMPARED + 1, 256])

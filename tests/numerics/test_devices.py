@@ -1,4 +1,6 @@
-"""How much is worked on at a time: the cache's size on a CPU, what memory allows elsewhere; results are the same."""
+"""How much is worked on at a time: the cache's size on a CPU, what memory allows elsewhere;
+results are the same.
+"""
 
 import threading
 
@@ -49,7 +51,9 @@ def test_free_memory_of_the_cpu_is_no_more_than_a_container_may_use(monkeypatch,
     there = free_memory(torch.device("cpu"))
     assert 10**6 < there
     limit, used = tmp_path / "max", tmp_path / "current"
-    monkeypatch.setattr(devices, "LIMITS", ((str(limit), str(used)), (str(tmp_path / "none"), str(used))))
+    monkeypatch.setattr(
+        devices, "LIMITS", ((str(limit), str(used)), (str(tmp_path / "none"), str(used)))
+    )
     limit.write_text("5000000\n"), used.write_text("2000000\n")
     assert free_memory(torch.device("cpu")) == 3_000_000
     limit.write_text("max\n")
@@ -88,12 +92,17 @@ def test_what_is_found_does_not_depend_on_the_size_of_pieces(monkeypatch, bits):
     ]
     for module, made in cases:
         few, all_at_once = both(monkeypatch, module, made)
-        assert all(torch.equal(a, b) for a, b in zip(few, all_at_once, strict=True)), module.__name__
+        assert all(torch.equal(a, b) for a, b in zip(few, all_at_once, strict=True)), (
+            module.__name__
+        )
 
 
 def test_a_mixture_in_pieces_is_that_in_one(monkeypatch):
     x = torch.randn(5, 70, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    low, high = torch.tensor([-1.0, -2.0], requires_grad=True), torch.tensor([1.5, 2.5], requires_grad=True)
+    low, high = (
+        torch.tensor([-1.0, -2.0], requires_grad=True),
+        torch.tensor([1.5, 2.5], requires_grad=True),
+    )
     weights = torch.tensor([0.3, 0.7], requires_grad=True)
 
     def made():

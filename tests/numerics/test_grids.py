@@ -1,4 +1,6 @@
-"""Grids that are searched or moved: UAQ's ranges, HQQ's zero points, powers of two, and a matrix in two parts."""
+"""Grids that are searched or moved: UAQ's ranges, HQQ's zero points, powers of two, and a matrix
+in two parts.
+"""
 
 import pytest
 import torch
@@ -38,15 +40,19 @@ def test_scales_in_half_precision_are_those_that_codes_are_made_with():
     assert torch.equal(scale, scale.half().float()) and torch.equal(zero, zero.round())
     assert (zero >= 0).all() and (zero <= 15).all()
     plain = stored_grid(*rows.aminmax(dim=1), 4, 16)
-    errors = [(fake_quantize(rows, s[:, None], z[:, None], 4) - rows).abs().pow(2.4).mean(1)
-              for s, z in ((scale, zero), plain)]  # fmt: skip
+    errors = [
+        (fake_quantize(rows, s[:, None], z[:, None], 4) - rows).abs().pow(2.4).mean(1)
+        for s, z in ((scale, zero), plain)
+    ]
     assert (errors[0] <= errors[1]).all()
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
 @pytest.mark.parametrize("shift", [0.0, 5.0, 1e6], ids=["around zero", "above zero", "far"])
 def test_moved_zero_points_are_never_worse_than_the_plain_grid(bits, shift):
-    """In mean |x - x_hat| of each row, against a grid that has 0.0 and one that need not have it (neighbours, 3)."""
+    """In mean |x - x_hat| of each row, against a grid that has 0.0 and one that need not have it
+    (neighbours, 3).
+    """
     rows = draws(shift=shift)
     scale, zero = (x[:, None] for x in half_quadratic(rows, bits, 20))
     found = ((shifted_codes(rows, scale, zero, bits) - zero) * scale - rows).abs().mean(1)
@@ -132,6 +138,10 @@ def test_factors_of_full_rank_leave_nothing():
 
 def test_tables_hold_what_is_used():
     assert torch.equal(stored(torch.tensor([0.1, 2.0]), 32), torch.tensor([0.1, 2.0]))
-    assert torch.equal(stored_scale(torch.tensor([0.0, 1e-9, 0.5]), 16), torch.tensor([2.0**-24, 2.0**-24, 0.5]))
-    with pytest.raises(DmqError, match="1e\\+05 is above 65504, too large for tables of 16 bits; set table to 32"):
+    assert torch.equal(
+        stored_scale(torch.tensor([0.0, 1e-9, 0.5]), 16), torch.tensor([2.0**-24, 2.0**-24, 0.5])
+    )
+    with pytest.raises(
+        DmqError, match="1e\\+05 is above 65504, too large for tables of 16 bits; set table to 32"
+    ):
         stored(torch.tensor([1.0, -1e5]), 16)

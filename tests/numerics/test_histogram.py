@@ -24,7 +24,9 @@ def sampled(edges, low, high, bits, symmetric, samples=8000):
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(
-    ("low", "high"), [(-1.0, 2.0), (-0.3, 0.9), (0.0, 1.0), (-2.0, 0.0), (-5.0, 40.0), (0.0, 0.0)], ids=str
+    ("low", "high"),
+    [(-1.0, 2.0), (-0.3, 0.9), (0.0, 1.0), (-2.0, 0.0), (-5.0, 40.0), (0.0, 0.0)],
+    ids=str,
 )
 def test_bin_errors_equal_quantizing_many_values(low, high, bits, symmetric):
     got = bin_errors(EDGES, torch.tensor(low), torch.tensor(high), bits, symmetric)
@@ -38,9 +40,13 @@ def test_single_precision_is_enough(bits):
     low, high = torch.tensor([-2.3, -0.2]), torch.tensor([3.9, 3.1])
     weight = torch.exp(-edges[:-1].abs() * 4)
     for double, single in zip(
-        bin_errors(edges, low, high, bits, False), bin_errors(edges.float(), low, high, bits, False), strict=True
+        bin_errors(edges, low, high, bits, False),
+        bin_errors(edges.float(), low, high, bits, False),
+        strict=True,
     ):
-        torch.testing.assert_close((single.double() * weight).sum(1), (double * weight).sum(1), rtol=1e-4, atol=0)
+        torch.testing.assert_close(
+            (single.double() * weight).sum(1), (double * weight).sum(1), rtol=1e-4, atol=0
+        )
 
 
 def test_each_range_may_have_its_own_bits():

@@ -1,4 +1,6 @@
-"""Mixtures of quantizers against autograd through their definition, and against the quantizers themselves."""
+"""Mixtures of quantizers against autograd through their definition, and against the quantizers
+themselves.
+"""
 
 import pytest
 import torch
@@ -50,7 +52,9 @@ def test_values_and_gradients_equal_the_definition(size):
             ends = quantizers._replace(low=low, high=high, scale=(high - low).detach() / 15)
             answer = mixture(x, weights, ends, 4)
         else:
-            answer = sum(w * range_quantize(x, a, b, 4) for w, a, b in zip(weights, low, high, strict=True))
+            answer = sum(
+                w * range_quantize(x, a, b, 4) for w, a, b in zip(weights, low, high, strict=True)
+            )
         answer.backward(upstream.double())
         made[how] = [answer.detach(), x.grad, weights.grad, low.grad, high.grad]
     for ours, theirs in zip(*made.values(), strict=True):
@@ -60,11 +64,17 @@ def test_values_and_gradients_equal_the_definition(size):
 def test_gradients_equal_the_table():
     """One value in each region of a grid from 0 to 7."""
     quantizers = grids(torch.zeros(1), torch.tensor([7.0]), 3, False)
-    for at, (to_x, to_low, to_high) in {-1.0: (0, 1, 0), 2.25: (1, 0.25 / 7, -0.25 / 7), 9.0: (0, 0, 1)}.items():
+    for at, (to_x, to_low, to_high) in {
+        -1.0: (0, 1, 0),
+        2.25: (1, 0.25 / 7, -0.25 / 7),
+        9.0: (0, 0, 1),
+    }.items():
         x = torch.tensor([at], requires_grad=True)
         low, high = (end.clone().requires_grad_() for end in quantizers[:2])
         mixture(x, torch.ones(1), quantizers._replace(low=low, high=high), 3).backward()
-        assert (x.grad.item(), low.grad.item(), high.grad.item()) == pytest.approx((to_x, to_low, to_high))
+        assert (x.grad.item(), low.grad.item(), high.grad.item()) == pytest.approx(
+            (to_x, to_low, to_high)
+        )
 
 
 def test_the_ends_of_a_grid_are_its_values_and_zero_is_one():
@@ -72,7 +82,10 @@ def test_the_ends_of_a_grid_are_its_values_and_zero_is_one():
     for g in range(GROUPS):
         one = type(quantizers)(*(part[g : g + 1] for part in quantizers))
         x = torch.tensor([quantizers.low[g], 0.0, quantizers.high[g]])
-        assert torch.allclose(mixture(x, torch.ones(1), one, 5), x) and mixture(x, torch.ones(1), one, 5)[1] == 0
+        assert (
+            torch.allclose(mixture(x, torch.ones(1), one, 5), x)
+            and mixture(x, torch.ones(1), one, 5)[1] == 0
+        )
 
 
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
@@ -90,7 +103,9 @@ def test_gradients_pass_the_rounding_of_the_zero_point(symmetric):
 
 def test_only_x_is_kept_for_the_backward_pass():
     x, kept = values(1000).requires_grad_(), []
-    with torch.autograd.graph.saved_tensors_hooks(lambda y: kept.append(y.numel()) or y, lambda y: y):
+    with torch.autograd.graph.saved_tensors_hooks(
+        lambda y: kept.append(y.numel()) or y, lambda y: y
+    ):
         mixture(x, weighted(), grids(LOW, HIGH, 4, False), 4)
     assert sum(n for n in kept if n >= 1000) == 1000
 

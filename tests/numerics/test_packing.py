@@ -48,14 +48,17 @@ def test_shape_and_dtype_of_codes_do_not_matter():
         assert torch.equal(pack(other, 5), pack(codes, 5))
 
 
-@pytest.mark.parametrize("wrong", [
-    lambda: pack(torch.tensor([4]), 2),
-    lambda: pack(torch.tensor([-1]), 2),
-    lambda: pack(torch.tensor([0]), 17),
-    lambda: unpack(torch.zeros(1, dtype=torch.uint8), 0, 1),
-    lambda: unpack(torch.zeros(2, dtype=torch.uint8), 2, 4),
-    lambda: unpack(torch.zeros(1, dtype=torch.int32), 2, 4),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: pack(torch.tensor([4]), 2),
+        lambda: pack(torch.tensor([-1]), 2),
+        lambda: pack(torch.tensor([0]), 17),
+        lambda: unpack(torch.zeros(1, dtype=torch.uint8), 0, 1),
+        lambda: unpack(torch.zeros(2, dtype=torch.uint8), 2, 4),
+        lambda: unpack(torch.zeros(1, dtype=torch.int32), 2, 4),
+    ],
+)
 def test_what_does_not_fit_is_refused(wrong):
     with pytest.raises(ValueError):
         wrong()

@@ -49,14 +49,20 @@ def test_search_comes_close_to_trying_everything(rows, bits):
     for row in rows[[0, 2, 4]]:
         every = [
             squared_error(row[None], low[None], high[None], bits, False)
-            for low, high in torch.cartesian_prod(shares * row.min().clamp(max=0), shares * row.max())
+            for low, high in torch.cartesian_prod(
+                shares * row.min().clamp(max=0), shares * row.max()
+            )
         ]
-        found = squared_error(row[None], *find_range(MseSearch(candidates=128), row[None], bits, False), bits, False)
+        found = squared_error(
+            row[None], *find_range(MseSearch(candidates=128), row[None], bits, False), bits, False
+        )
         assert found <= 1.35 * min(every)
 
 
 def test_one_outlier_does_not_cost_both_sides():
-    """Values within -1..1 and one at -4: the low end moves alone, and so beats whatever moves both ends."""
+    """Values within -1..1 and one at -4: the low end moves alone, and so beats whatever moves
+    both ends.
+    """
     row = torch.linspace(-1, 1, 301)[None].clone()
     row[0, 0] = -4
     low, high = find_range(MseSearch(), row, 3, False)
@@ -68,12 +74,18 @@ def test_one_outlier_does_not_cost_both_sides():
     assert low > -3 and high > 0.75
 
 
-@pytest.mark.parametrize("spec", [MinMax(), Percentile(percent=99.0), MseSearch()], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize(
+    "spec", [MinMax(), Percentile(percent=99.0), MseSearch()], ids=lambda s: type(s).__name__
+)
 def test_rows_do_not_know_each_other(rows, spec, symmetric, monkeypatch):
     """Together, one by one, or in small chunks: the same ranges."""
     low, high = find_range(spec, rows, 4, symmetric)
     alone = [find_range(spec, row[None], 4, symmetric) for row in rows]
-    assert torch.equal(low, torch.cat([a for a, _ in alone])) and torch.equal(high, torch.cat([b for _, b in alone]))
+    assert torch.equal(low, torch.cat([a for a, _ in alone])) and torch.equal(
+        high, torch.cat([b for _, b in alone])
+    )
     monkeypatch.setattr(ranges, "chunk_size", lambda device: 64)
     chunked_low, chunked_high = find_range(spec, rows, 4, symmetric)
-    assert torch.allclose(chunked_low, low, rtol=0.1) and torch.allclose(chunked_high, high, rtol=0.1)
+    assert torch.allclose(chunked_low, low, rtol=0.1) and torch.allclose(
+        chunked_high, high, rtol=0.1
+    )

@@ -11,7 +11,9 @@ def weights(bits: int = 4):
     """A weight, its grid by rows (the narrowest of which clips), its floor, and v at its start."""
     w = torch.randn(6, 40, generator=torch.Generator().manual_seed(0))
     reach = torch.linspace(0.6, 1.0, 6)[:, None]
-    scale, zero = grid(w.amin(1, keepdim=True) * reach, w.amax(1, keepdim=True) * reach, bits, symmetric=False)
+    scale, zero = grid(
+        w.amin(1, keepdim=True) * reach, w.amax(1, keepdim=True) * reach, bits, symmetric=False
+    )
     return w, scale, zero, *start(w, scale)
 
 
@@ -43,7 +45,9 @@ def test_hard_codes_are_whole_and_in_range_next_to_the_weight(bits):
 
 def test_a_decided_v_is_the_same_soft_and_hard():
     w, _, zero, floor, _ = weights()
-    v = torch.where(torch.rand(w.shape, generator=torch.Generator().manual_seed(1)) > 0.5, 9.0, -9.0)
+    v = torch.where(
+        torch.rand(w.shape, generator=torch.Generator().manual_seed(1)) > 0.5, 9.0, -9.0
+    )
     assert torch.equal(soft_codes(floor, zero, 4, share_up(v)), hard_codes(floor, zero, 4, v))
     assert indecision(share_up(v), 2.0) == 0
 
@@ -75,4 +79,6 @@ def test_gradients_by_hand_equal_those_of_autograd(beta):
     ours = share_up(v)
     total = indecision(ours, beta) + (ours**3).sum()
     (gradient,) = torch.autograd.grad(total, v)
-    assert torch.allclose(total, value, rtol=1e-9) and torch.allclose(gradient, plain, rtol=1e-7, atol=1e-12)
+    assert torch.allclose(total, value, rtol=1e-9) and torch.allclose(
+        gradient, plain, rtol=1e-7, atol=1e-12
+    )

@@ -1,7 +1,5 @@
 """Capture, as the panel under every tab does it."""
 
-
-
 from dmq import jsonio, runs, stages
 from pages import capture_panel
 
@@ -9,7 +7,9 @@ from pages import capture_panel
 def test_a_capture_reports_and_can_be_closed_without_a_trace(text, recipe):
     paths, captures = ["sampling.steps", "calibration.samples"], runs.home() / "captures"
     before = sorted(captures.iterdir())
-    work = capture_panel.capture(paths, text, 20, 64)  # long enough for a bar to be shown before it ends
+    work = capture_panel.capture(
+        paths, text, 20, 64
+    )  # long enough for a bar to be shown before it ends
     assert any("progressbar" in shown["status"] for shown in work)
     work.close()
     assert sorted(captures.iterdir()) == before

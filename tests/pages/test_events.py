@@ -1,6 +1,5 @@
 """Errors become messages, answers go by name, a lost session begins anew."""
 
-
 import gradio as gr
 import pytest
 

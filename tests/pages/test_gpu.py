@@ -1,4 +1,6 @@
-"""ZeroGPU, with a stand-in for `spaces` that does what the real one does: it forks, pickles, sends answers back."""
+"""ZeroGPU, with a stand-in for `spaces` that does what the real one does: it forks, pickles,
+sends answers back.
+"""
 
 import json
 import os
@@ -59,26 +61,37 @@ def GPU(task, *, duration=None):
     return functools.wraps(task)(generator if inspect.isgeneratorfunction(task) else function)
 '''
 
-TOLD = '''
+TOLD = """
 import json, os, sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import spaces
 from pages import app
 from dmq import runs, stages
-'''
+"""
 
 
 @pytest.fixture
 def space(tmp_path):
-    """`space(code)` runs Python where `spaces` is installed, and answers with the JSON in its last line."""
+    """`space(code)` runs Python where `spaces` is installed, and answers with the JSON in its
+    last line.
+    """
     (tmp_path / "packages").mkdir()
     (tmp_path / "packages" / "spaces.py").write_text(SPACES)
 
     def run(code, **more):
         env = {name: value for name, value in os.environ.items() if not name.startswith("DMQ_")}
-        env |= {"PYTHONPATH": f"{tmp_path / 'packages'}{os.pathsep}{ROOT}", "DMQ_RUNS": str(tmp_path / "runs")} | more
-        made = subprocess.run([sys.executable, "-c", TOLD + code], env=env, cwd=tmp_path, capture_output=True,
-                              text=True, timeout=240)  # fmt: skip
+        env |= {
+            "PYTHONPATH": f"{tmp_path / 'packages'}{os.pathsep}{ROOT}",
+            "DMQ_RUNS": str(tmp_path / "runs"),
+        } | more
+        made = subprocess.run(
+            [sys.executable, "-c", TOLD + code],
+            env=env,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
         assert made.returncode == 0, made.stderr
         return json.loads(made.stdout.splitlines()[-1])
 
@@ -95,12 +108,16 @@ wanted = [fn.fn.__name__ for fn in fns if fn.concurrency_id == "model"]
 print(json.dumps([lent, wanted]))
 """
     lent, wanted = space(code)
-    assert lent == wanted and {"draw", "start", "go_on", "started", "calibrate", "export"} <= set(wanted)
+    assert lent == wanted and {"draw", "start", "go_on", "started", "calibrate", "export"} <= set(
+        wanted
+    )
     assert len(wanted) < 25
 
 
 def test_a_comparison_is_made_in_the_other_process(space):
-    """Its answers come back, its run is kept for the visitor, its errors are told; seconds follow what is asked."""
+    """Its answers come back, its run is kept for the visitor, its errors are told; seconds
+    follow what is asked.
+    """
     code = """
 from dmq import jsonio, public
 from dataclasses import replace

@@ -1,4 +1,6 @@
-"""What every long job shows: at its start, meanwhile, at its end, after an error, and after Stop."""
+"""What every long job shows: at its start, meanwhile, at its end, after an error, and after
+Stop.
+"""
 
 import ast
 import math
@@ -15,9 +17,14 @@ from pages.job_panel import JobPanel, note, watch
 
 ON, OFF = gr.update(visible=True), gr.update(visible=False)
 JOB = JobPanel(
-    start={"go": "Measure", "resume": "Go on"}, hidden=("resume",), stop="Stop it", progress="Progress",
-    stopped="Stopped.", at_end=lambda: {"extra": "over"}, after_stop=lambda text: {"seen": text},
-)  # fmt: skip
+    start={"go": "Measure", "resume": "Go on"},
+    hidden=("resume",),
+    stop="Stop it",
+    progress="Progress",
+    stopped="Stopped.",
+    at_end=lambda: {"extra": "over"},
+    after_stop=lambda text: {"seen": text},
+)
 
 
 @JOB.run
@@ -49,11 +56,22 @@ def counted(count):
 def test_a_job_shows_its_start_its_bars_and_its_end(monkeypatch):
     monkeypatch.setattr(job_panel, "BAR_SECONDS", 0.0)
     first, *bars, picture, end = measure(3)
-    assert {name: first[name] for name in ("go", "resume", "stop")} == {"go": OFF, "resume": OFF, "stop": ON}
+    assert {name: first[name] for name in ("go", "resume", "stop")} == {
+        "go": OFF,
+        "resume": OFF,
+        "stop": ON,
+    }
     assert "Waiting for the model" in first["status"] and first["extra"] == "begun"
     assert [f"Count: {n} of 3" in answer["status"] for n, answer in enumerate(bars)] == [True] * 3
     assert picture == {"seen": "a picture"}
-    assert end == {"go": ON, "stop": OFF, "resume": ON, "extra": "over", "status": note("Done."), "seen": 3}
+    assert end == {
+        "go": ON,
+        "stop": OFF,
+        "resume": ON,
+        "extra": "over",
+        "status": note("Done."),
+        "seen": 3,
+    }
 
 
 def test_what_is_wrong_is_said_before_any_button_changes():
@@ -81,7 +99,13 @@ def test_closing_a_job_closes_its_work():
 
 def test_after_stop_the_rest_can_be_shown():
     shown = JOB.show_stopped("the recipe")
-    assert shown == {"go": ON, "stop": OFF, "status": note("Stopped."), "extra": "over", "seen": "the recipe"}
+    assert shown == {
+        "go": ON,
+        "stop": OFF,
+        "status": note("Stopped."),
+        "extra": "over",
+        "seen": "the recipe",
+    }
 
 
 def test_bars_and_figures_come_now_and_then(monkeypatch):
@@ -103,7 +127,9 @@ def test_bars_and_figures_come_now_and_then(monkeypatch):
     assert seen() == ["a", "b"], "a snapshot is drawn once, and no bar comes before its time"
     monkeypatch.setattr(job_panel, "BAR_SECONDS", 0.0)
     assert seen() == ["a", "bar", "bar", "b", "bar"]
-    assert seen(seconds=math.inf) == ["a", "bar", "bar", "bar", "bar"], "only the first comes at once"
+    assert seen(seconds=math.inf) == ["a", "bar", "bar", "bar", "bar"], (
+        "only the first comes at once"
+    )
 
 
 def test_no_other_file_of_pages_has_buttons_or_a_pace_of_its_own():

@@ -1,4 +1,6 @@
-"""A public app as visitors see it, over HTTP: what they may name, whose things they see, what they are told."""
+"""A public app as visitors see it, over HTTP: what they may name, whose things they see, what
+they are told.
+"""
 
 import dataclasses
 import inspect
@@ -20,7 +22,18 @@ from tests.visitor import Visitor
 
 
 PAGES = Path(__file__).parents[2] / "pages"
-HOSTILE = ("/etc", "/nosuch", "~", "~root", "../..", ".", "owner/name", "emoji-sd/../emoji-sd", "C:\\Windows", "a\0b")
+HOSTILE = (
+    "/etc",
+    "/nosuch",
+    "~",
+    "~root",
+    "../..",
+    ".",
+    "owner/name",
+    "emoji-sd/../emoji-sd",
+    "C:\\Windows",
+    "a\0b",
+)
 # Gradio's own, whenever an event has ended.
 pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
 
@@ -28,7 +41,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:'future.no_silent_downcasting'")
 @pytest.fixture(scope="module")
 def host(tmp_path_factory):
     """A public app whose host offers a tiny model besides those that ship, with its statistics."""
-    with runs_in(tmp_path_factory.mktemp("public")) as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        runs_in(tmp_path_factory.mktemp("public")) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         made = captured_recipe(folder, steps=6)
         patch.setenv("DMQ_MODELS", made.model)
         patch.setenv("DMQ_PUBLIC", "1")
@@ -60,10 +76,15 @@ def refusal():
 
 
 def test_no_visitor_moves_the_models_of_all(host):
-    assert not [fn for fn in host[1].fns.values() if getattr(fn.fn, "__module__", "") == "pages.start.placement"]
+    assert not [
+        fn
+        for fn in host[1].fns.values()
+        if getattr(fn.fn, "__module__", "") == "pages.start.placement"
+    ]
 
 
-# --- what may be named ---------------------------------------------------------------------------------------------
+# --- what may be named
+# ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=repr)
@@ -72,24 +93,35 @@ def test_every_door_refuses_in_the_same_words(host, visitor, name):
     me, client = visitor(), Client(host[2], verbose=False)
     said = refusal()
     assert me.fire("sidebar.choose_model", None, name, which=0) == {"error": said}, "the sidebar"
-    assert me.fire("sidebar.choose_model", None, name, which=1) == {"error": said}, "the box of the Start tab"
+    assert me.fire("sidebar.choose_model", None, name, which=1) == {"error": said}, (
+        "the box of the Start tab"
+    )
     assert me.fire("sidebar.apply", text) == {"error": said}, "the editor"
     assert session.parsed({"recipe": text}, ["start"])[2] == said, "a link"
     for endpoint in ("/describe", "/errors", "/plan"):
         with pytest.raises(Exception, match=re.escape(said)):
             client.predict(recipe=text, api_name=endpoint)
-    assert "error" not in me.fire("sidebar.weigh", None, False), "what was chosen before is still there"
+    assert "error" not in me.fire("sidebar.weigh", None, False), (
+        "what was chosen before is still there"
+    )
 
 
 def test_what_the_host_offers_is_opened_by_its_last_part(host, visitor):
     me = visitor()
     assert me.fire("sidebar.choose_model", None, "tiny-sd").keys() == {"State"}
     shown = me.fire("sidebar.redraw", None)
-    assert [name for name, _ in shown["Model"]["choices"]] == ["emoji-sd", "emoji-dit", "emoji-ddpm", "tiny-sd"]
+    assert [name for name, _ in shown["Model"]["choices"]] == [
+        "emoji-sd",
+        "emoji-dit",
+        "emoji-ddpm",
+        "tiny-sd",
+    ]
     assert str(host[0]) not in repr(shown)
 
 
-@pytest.mark.parametrize("handler, before", [("sidebar.upload", 0), ("new_benchmark.estimate", 2)], ids=str)
+@pytest.mark.parametrize(
+    "handler, before", [("sidebar.upload", 0), ("new_benchmark.estimate", 2)], ids=str
+)
 def test_a_file_is_one_that_was_uploaded(host, visitor, handler, before):
     me = visitor()
     kept = host[0] / "runs" / "secret.json"
@@ -102,7 +134,8 @@ def test_a_file_is_one_that_was_uploaded(host, visitor, handler, before):
     assert "SECRET" not in repr(answers)
 
 
-# --- whose things --------------------------------------------------------------------------------------------------
+# --- whose things
+# --------------------------------------------------------------------------------------------------
 
 
 def test_two_visitors_do_not_see_each_other(host, visitor):
@@ -140,9 +173,13 @@ def test_names_of_others_are_free(host):
 def test_what_is_written_under_way_is_the_visitors(host, visitor):
     """Handlers run step by step in threads that change: each step knows whose it is."""
     me = visitor()
-    exported = me.fire("take_away.export", None, "dequantized safetensors for stock diffusers", "denoiser only")
+    exported = me.fire(
+        "take_away.export", None, "dequantized safetensors for stock diffusers", "denoiser only"
+    )
     name = exported["Exports"]["value"]
-    assert str(host[0]) not in re.sub(r'"path": "[^"]+"|\'path\': \'[^\']+\'', "", repr(exported)), "no path is shown"
+    assert str(host[0]) not in re.sub(
+        r'"path": "[^"]+"|\'path\': \'[^\']+\'', "", repr(exported)
+    ), "no path is shown"
     assert repr(name) in exported["To load it"]
     with public.as_visitor(me.token):
         assert runs.exports() == [name]
@@ -151,9 +188,15 @@ def test_what_is_written_under_way_is_the_visitors(host, visitor):
 
 
 def test_every_event_comes_with_the_visitor(host):
-    """No page can forget: whatever is connected while the app is public has the secret as its first input."""
+    """No page can forget: whatever is connected while the app is public has the secret as its
+    first input.
+    """
     for fn in host[1].fns.values():
-        if fn.fn is None or fn.fn.__module__.startswith("gradio") or fn.api_name in ("describe", "errors", "plan"):
+        if (
+            fn.fn is None
+            or fn.fn.__module__.startswith("gradio")
+            or fn.api_name in ("describe", "errors", "plan")
+        ):
             continue
         if fn.fn.__name__ != "show_only":  # which only shows and hides
             assert isinstance(fn.inputs[0], gr.BrowserState), fn.fn.__name__
@@ -162,10 +205,13 @@ def test_every_event_comes_with_the_visitor(host):
 
 def test_without_it_the_app_is_as_it_was(monkeypatch):
     monkeypatch.delenv("DMQ_PUBLIC", raising=False)
-    assert not [block for block in app.build().blocks.values() if isinstance(block, gr.BrowserState)]
+    assert not [
+        block for block in app.build().blocks.values() if isinstance(block, gr.BrowserState)
+    ]
 
 
-# --- what is told --------------------------------------------------------------------------------------------------
+# --- what is told
+# --------------------------------------------------------------------------------------------------
 
 
 def test_pages_show_errors_without_places():
@@ -181,7 +227,10 @@ def test_pages_show_errors_without_places():
         ("{runs}/captures/x-1/capture.json: damaged", "captures/x-1/capture.json: damaged"),
         ("{own}/a b/report.json: damaged", "a b/report.json: damaged"),
         ("/etc/ssl/cert.pem: cannot be read", "cert.pem: cannot be read"),
-        ("see https://huggingface.co/a/b, owner/name or 1/2", "see https://huggingface.co/a/b, owner/name or 1/2"),
+        (
+            "see https://huggingface.co/a/b, owner/name or 1/2",
+            "see https://huggingface.co/a/b, owner/name or 1/2",
+        ),
         ("(~/models/mine) is gone", "(mine) is gone"),
     ],
     ids=lambda text: text[:20],

@@ -22,7 +22,9 @@ def test_other_steps_than_those_captured_are_refused_before_anything_is_drawn(re
 
 
 @pytest.mark.parametrize(
-    ("given", "seeds"), [("0", (0,)), ("0, 1 2", (0, 1, 2)), ("3-5,5,1", (3, 4, 5, 1))], ids=["one", "list", "range"]
+    ("given", "seeds"),
+    [("0", (0,)), ("0, 1 2", (0, 1, 2)), ("3-5,5,1", (3, 4, 5, 1))],
+    ids=["one", "list", "range"],
 )
 def test_seeds_are_read(given, seeds):
     assert request.seeds_of(given) == seeds
@@ -45,12 +47,23 @@ def test_compared_recipes_have_names_of_their_own(recipe):
 def test_both_engines_draw_each_recipe_under_a_name_of_its_own(recipe):
     others = list(runs.shipped_recipes())[:2]
     made = request.recipes_of(recipe, others, "both")
-    assert [r.name for r in made] == [f"{name}{end}" for name in ("tiny", *others) for end in ("", ", executed")]
+    assert [r.name for r in made] == [
+        f"{name}{end}" for name in ("tiny", *others) for end in ("", ", executed")
+    ]
     assert [r.engine for r in made] == ["simulated", "executed"] * 3
-    assert [dataclasses.replace(r, name=recipe.name, engine="simulated") for r in made[:2]] == [recipe, recipe]
-    assert request.recipes_of(made[1], others, "both") == made, "one that is executed already is drawn both ways, too"
-    assert [r.name for r in request.recipes_of(recipe, [], "executed bf16")] == ["tiny, executed bf16"]
-    assert {r.engine for r in request.recipes_of(made[1], others)} == {"executed"}, "that of the current recipe"
+    assert [dataclasses.replace(r, name=recipe.name, engine="simulated") for r in made[:2]] == [
+        recipe,
+        recipe,
+    ]
+    assert request.recipes_of(made[1], others, "both") == made, (
+        "one that is executed already is drawn both ways, too"
+    )
+    assert [r.name for r in request.recipes_of(recipe, [], "executed bf16")] == [
+        "tiny, executed bf16"
+    ]
+    assert {r.engine for r in request.recipes_of(made[1], others)} == {"executed"}, (
+        "that of the current recipe"
+    )
     with pytest.raises(DmqError, match="computed is 'magic'"):
         request.recipes_of(recipe, [], "magic")
 
@@ -64,27 +77,52 @@ def kept(recipe, tmp_path, monkeypatch):
     def keep(name, *recipes):
         names = ["float", *(r.name for r in recipes)]
         report = Report(
-            scores=(), seconds=dict.fromkeys(names, 1.0), bytes=dict.fromkeys(names, 1), coverage={}, noise_floor={},
+            scores=(),
+            seconds=dict.fromkeys(names, 1.0),
+            bytes=dict.fromkeys(names, 1),
+            coverage={},
+            noise_floor={},
             samples=1,
-        )  # fmt: skip
-        runs.save_run(name, recipes, Comparison(), report, {who: [dot] for who in names}, {who: {} for who in names})
-        os.utime(tmp_path / name / "report.json", (len(runs.names()),) * 2)  # in the order of the calls
+        )
+        runs.save_run(
+            name,
+            recipes,
+            Comparison(),
+            report,
+            {who: [dot] for who in names},
+            {who: {} for who in names},
+        )
+        os.utime(
+            tmp_path / name / "report.json", (len(runs.names()),) * 2
+        )  # in the order of the calls
 
     return keep
 
 
 def test_recipes_of_earlier_runs_are_offered_under_the_name_of_their_run(recipe, kept):
-    four = dataclasses.replace(recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=4))
-    three = dataclasses.replace(recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=3))
+    four = dataclasses.replace(
+        recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=4)
+    )
+    three = dataclasses.replace(
+        recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=3)
+    )
     shipped = list(runs.shipped_recipes())
     assert list(request.offered(recipe)) == shipped
     kept("first", four, runs.shipped_recipes()[shipped[0]])  # what ships is not offered again
-    kept("second", dataclasses.replace(three, model="elsewhere"), dataclasses.replace(four, name="same as in first"))
+    kept(
+        "second",
+        dataclasses.replace(three, model="elsewhere"),
+        dataclasses.replace(four, name="same as in first"),
+    )
     assert list(request.offered(recipe)) == [*shipped, "mine · run second", "mine · run first"]
-    made = request.recipes_of(recipe, ["mine · run second", "mine · run first", "removed · run gone"])
+    made = request.recipes_of(
+        recipe, ["mine · run second", "mine · run first", "removed · run gone"]
+    )
     assert [(r.name, r.weights.bits, r.model) for r in made] == [
-        ("tiny", 8, recipe.model), ("mine", 3, recipe.model), ("mine (2)", 4, recipe.model),
-    ]  # fmt: skip
+        ("tiny", 8, recipe.model),
+        ("mine", 3, recipe.model),
+        ("mine (2)", 4, recipe.model),
+    ]
 
 
 def test_a_damaged_or_removed_run_takes_only_its_own_recipes_away(text, recipe, kept, tmp_path):

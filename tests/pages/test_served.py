@@ -1,4 +1,6 @@
-"""The app as a whole: it builds without a warning, every component has a label, its endpoints answer."""
+"""The app as a whole: it builds without a warning, every component has a label, its endpoints
+answer.
+"""
 
 from collections import Counter
 from dataclasses import fields
@@ -14,7 +16,15 @@ from pages.session import Shared
 from pages.widgets.partition_strip import checked
 
 
-NAMELESS = (gr.State, gr.HTML, gr.Markdown, gr.Button, gr.DownloadButton, gr.UploadButton, gr.Dataset)
+NAMELESS = (
+    gr.State,
+    gr.HTML,
+    gr.Markdown,
+    gr.Button,
+    gr.DownloadButton,
+    gr.UploadButton,
+    gr.Dataset,
+)
 
 
 def test_it_builds_without_a_warning(recwarn):
@@ -24,22 +34,33 @@ def test_it_builds_without_a_warning(recwarn):
 
 def test_every_component_has_a_label():
     blocks = app.build()
-    inputs = [block for block in blocks.blocks.values() if isinstance(block, gr.components.Component)]
+    inputs = [
+        block for block in blocks.blocks.values() if isinstance(block, gr.components.Component)
+    ]
     assert len(inputs) > 50
     assert not [block for block in inputs if not isinstance(block, NAMELESS) and not block.label]
 
 
 def test_tabs_are_named_once_and_links_know_them():
     assert app.TABS == {
-        "start": "Start", "activations": "Activations", "time-groups": "Time groups", "temporal": "Temporal",
-        "layers": "Layers", "reconstruct": "Reconstruct", "over-time": "Over time", "benchmark": "Benchmark",
-        "compare": "Compare", "take-away": "Take away",
-    }  # fmt: skip
+        "start": "Start",
+        "activations": "Activations",
+        "time-groups": "Time groups",
+        "temporal": "Temporal",
+        "layers": "Layers",
+        "reconstruct": "Reconstruct",
+        "over-time": "Over time",
+        "benchmark": "Benchmark",
+        "compare": "Compare",
+        "take-away": "Take away",
+    }
 
 
 def test_only_the_open_tab_hears_of_a_recipe(recipe):
     served = app.build()
-    listeners = Counter(target for fn in served.fns.values() for target in fn.targets if target[1] == "change")
+    listeners = Counter(
+        target for fn in served.fns.values() for target in fn.targets if target[1] == "change"
+    )
     assert max(listeners.values()) <= 4, "a class that opens the page waits for every one of these"
 
 
@@ -55,7 +76,10 @@ def test_which_tab_is_drawn_when():
     def said(answer):
         return [value if isinstance(value, str) else None for value in answer]
 
-    assert said(start("", "")) == ["start", None] and said(layers("", "start")) == ["layers", None], "still loading"
+    assert said(start("", "")) == ["start", None] and said(layers("", "start")) == [
+        "layers",
+        None,
+    ], "still loading"
     assert said(start("", "layers")) == [None, None], "the first tab says late that it was selected"
     assert said(layers("{}", "layers")) == [None, None], "already open"
     assert said(start("{}", "layers"))[0] == "start" and said(start("{}", "layers"))[1]
@@ -75,11 +99,16 @@ def test_an_answer_does_not_edit_the_one_before():
         [{"__type__": "update"}, "ab", [1, 2]],
         [{"__type__": "update", "value": 3}, "", [1]],
     ]
-    assert blocks.handle_streaming_diffs(fn, list(answers[0]), "session", "run", final=False) == answers[0]
+    assert (
+        blocks.handle_streaming_diffs(fn, list(answers[0]), "session", "run", final=False)
+        == answers[0]
+    )
     value = answers[0]
     for answer in answers[1:]:
         sent = blocks.handle_streaming_diffs(fn, list(answer), "session", "run", final=False)
-        assert all(action == "replace" and path == [] for edits in sent for action, path, _ in edits)
+        assert all(
+            action == "replace" and path == [] for edits in sent for action, path, _ in edits
+        )
         value = [edits[-1][2] if edits else old for old, edits in zip(value, sent, strict=True)]
         assert value == answer
     assert blocks.handle_streaming_diffs(fn, list(answer), "session", "run", final=True) == answer
@@ -92,7 +121,9 @@ def test_the_endpoints_answer(recipe):
     try:
         client = Client(url, verbose=False)
         text = jsonio.dumps(recipe)
-        assert client.predict(recipe=text, api_name="/errors")["total"] == pytest.approx(stages.errors(recipe).total)
+        assert client.predict(recipe=text, api_name="/errors")["total"] == pytest.approx(
+            stages.errors(recipe).total
+        )
         assert client.predict(recipe=text, api_name="/plan")["bytes"] == stages.plan(recipe).bytes
         assert "2 equal groups" in client.predict(recipe=text, api_name="/describe")
         with pytest.raises(Exception, match="did you mean 'weights'"):
@@ -101,7 +132,9 @@ def test_the_endpoints_answer(recipe):
         served.close()
 
 
-@pytest.mark.parametrize("cuts", [[3, 3], [5, 2], [0], [50], [1.5], [True], ["4"], "12", {"a": 1}, [None]], ids=str)
+@pytest.mark.parametrize(
+    "cuts", [[3, 3], [5, 2], [0], [50], [1.5], [True], ["4"], "12", {"a": 1}, [None]], ids=str
+)
 def test_boundaries_that_no_strip_can_send_are_refused(cuts):
     with pytest.raises(gr.Error, match="Boundaries must rise"):
         checked(cuts, 50)

@@ -15,7 +15,9 @@ def test_another_model_keeps_the_recipe_and_takes_its_sampling(text, recipe, tmp
         sidebar.choose_model(text, " ")
     with pytest.raises(DmqError):
         sidebar.choose_model(text, str(tmp_path))
-    answer = sidebar.choose_model(jsonio.dumps(dataclasses.replace(recipe, model="gone")), recipe.model)
+    answer = sidebar.choose_model(
+        jsonio.dumps(dataclasses.replace(recipe, model="gone")), recipe.model
+    )
     assert jsonio.loads(answer["recipe"]) == recipe
 
 
@@ -27,22 +29,34 @@ def test_a_control_changes_its_field_and_nothing_else(text, recipe):
     )
     assert sidebar.edit(paths, text, recipe.weights.bits, 6) == {}
     split = jsonio.loads(sidebar.edit(["split"], text, True)["recipe"])
-    assert split == dataclasses.replace(recipe, name=f"{words.short_name(recipe)}, split", split=True)
+    assert split == dataclasses.replace(
+        recipe, name=f"{words.short_name(recipe)}, split", split=True
+    )
     assert sidebar.refresh(["split"], jsonio.dumps(split), "start")["form split"] is True
     assert "Shortcuts have scales of their own." in words.words(split)
 
 
 def test_formats_and_ranges_as_they_come_are_chosen_in_the_sidebar(text, recipe):
     chosen = {
-        "weights.bits": 4, "weights.format.kind": "KMeans", "weights.format.KMeans.shared": "tensor",
-        "weights.format.KMeans.iterations": 3, "weights.format.KMeans.table": 16, "activations.dynamic": "sample",
-    }  # fmt: skip
+        "weights.bits": 4,
+        "weights.format.kind": "KMeans",
+        "weights.format.KMeans.shared": "tensor",
+        "weights.format.KMeans.iterations": 3,
+        "weights.format.KMeans.table": 16,
+        "activations.dynamic": "sample",
+    }
     made = jsonio.loads(sidebar.edit([*chosen], text, *chosen.values())["recipe"])
-    assert made.weights == dataclasses.replace(recipe.weights, bits=4, format=KMeans(shared="tensor", iterations=3))
+    assert made.weights == dataclasses.replace(
+        recipe.weights, bits=4, format=KMeans(shared="tensor", iterations=3)
+    )
     assert (made.name, made.activations.dynamic) == ("KMA-4 A6 per sample", "sample")
     assert sidebar.form_values(made, [*chosen]) == chosen
     table, plan = sidebar.look(jsonio.dumps(made))["layers"], stages.plan(made)
-    row = next(row for row, planned in zip(table, plan.layers, strict=False) if planned.format == "KMA-4 A6")
+    row = next(
+        row
+        for row, planned in zip(table, plan.layers, strict=False)
+        if planned.format == "KMA-4 A6"
+    )
     assert row[1:3] == ["KMA-4", "6 bit per sample"] and row[4] == "k-means"
     with pytest.raises(DmqError, match="format KMeans has at most 8"):
         sidebar.edit([*chosen], text, 16, *[*chosen.values()][1:])
@@ -60,14 +74,24 @@ def test_the_open_table_says_what_every_layer_gets(text, recipe):
     plan, rows = stages.plan(recipe), sidebar.look(text)["layers"]
     assert [row[0] for row in rows] == [row.layer.name for row in plan.layers]
     first = next(row for row in plan.layers if row.reason == "first layer")
-    assert ["conv_in", "float", "float", 0, "", "first layer", first.weight_bytes + first.bias_bytes] in rows
+    assert [
+        "conv_in",
+        "float",
+        "float",
+        0,
+        "",
+        "first layer",
+        first.weight_bytes + first.bias_bytes,
+    ] in rows
     assert {tuple(row[1:4]) for row in rows if row[5] == ""} == {("8 bit", "6 bit", 2)}
     assert sidebar.weigh(text, True)["layers"] == rows
     assert sidebar.look_away() == {"looking": False, "layers": []}
 
 
 def test_without_statistics_the_table_of_layers_is_empty_and_the_sidebar_says_why(recipe):
-    other = dataclasses.replace(recipe, calibration=dataclasses.replace(recipe.calibration, seed=77))
+    other = dataclasses.replace(
+        recipe, calibration=dataclasses.replace(recipe.calibration, seed=77)
+    )
     shown = sidebar.look(jsonio.dumps(other))
     assert shown["layers"] == [] and "nothing captured yet" in shown["size"]
 

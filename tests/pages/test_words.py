@@ -38,10 +38,16 @@ from pages import forms, session, words
 
 RECIPES = {
     "default": Recipe(),
-    "groups": Recipe(grouping=UniformGroups(count=3), weights=Weights(bits=4, granularity=PerGroup(size=16))),
+    "groups": Recipe(
+        grouping=UniformGroups(count=3), weights=Weights(bits=4, granularity=PerGroup(size=16))
+    ),
     "manual": Recipe(grouping=ManualGroups(boundaries=(1, 7, 30)), on_miss="nearest"),
-    "own cuts": Recipe(grouping=OptimalGroups(count=4, per_layer=True), protection=Protection(first_last=False)),
-    "channels": Recipe(activations=Activations(bits=6, granularity=PerChannel(), range=MinMax(), attention_bits=8)),
+    "own cuts": Recipe(
+        grouping=OptimalGroups(count=4, per_layer=True), protection=Protection(first_last=False)
+    ),
+    "channels": Recipe(
+        activations=Activations(bits=6, granularity=PerChannel(), range=MinMax(), attention_bits=8)
+    ),
     "strange": Recipe(
         name="it's “odd” & 100 %/<b>",
         model="emoji-ddpm",
@@ -51,15 +57,21 @@ RECIPES = {
         overrides=(Override(layers="mid*", weight_bits=8), Override(layers="up_blocks.0.*")),
         grouping=PerStep(),
     ),
-}  # fmt: skip
+}
 RECIPES |= {
     "formats": Recipe(
-        weights=Weights(bits=4, format=KMeans()), activations=Activations(dynamic="token", attention_bits=8),
-        overrides=(Override(layers="mid", format=Uaq(power=2.0)), Override(layers="up", format=LowRank(rank=8)),
-                   Override(layers="down*", weight_bits=8)),
+        weights=Weights(bits=4, format=KMeans()),
+        activations=Activations(dynamic="token", attention_bits=8),
+        overrides=(
+            Override(layers="mid", format=Uaq(power=2.0)),
+            Override(layers="up", format=LowRank(rank=8)),
+            Override(layers="down*", weight_bits=8),
+        ),
     ),
-    "low rank": Recipe(weights=Weights(bits=4, format=LowRank()), activations=Activations(dynamic="sample", bits=4)),
-}  # fmt: skip
+    "low rank": Recipe(
+        weights=Weights(bits=4, format=LowRank()), activations=Activations(dynamic="sample", bits=4)
+    ),
+}
 each = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 
@@ -101,8 +113,14 @@ def test_a_link_restores_recipe_and_tab(recipe):
         ({"recipe": "{"}, "recipe in the link: this is no JSON"),
         ({"recipe": '{"wieghts": {}}'}, "did you mean 'weights'"),
         ({"recipe": '{"weights": {"bits": 99}}'}, "bits is 99"),
-        ({"recipe": '{"grouping": {"kind": "ManualGroups", "boundaries": [9, 3]}}'}, "must rise strictly"),
-        ({"recipe": '{"grouping": {"kind": "ManualGroups", "boundaries": [90]}}'}, "must lie in 1 to 49"),
+        (
+            {"recipe": '{"grouping": {"kind": "ManualGroups", "boundaries": [9, 3]}}'},
+            "must rise strictly",
+        ),
+        (
+            {"recipe": '{"grouping": {"kind": "ManualGroups", "boundaries": [90]}}'},
+            "must lie in 1 to 49",
+        ),
         ({"tab": "nowhere"}, "unknown name 'nowhere'"),
         ({"recipe": "9" * (jsonio.LONGEST + 1)}, "at most"),
     ],
@@ -125,7 +143,9 @@ def test_words_say_what_matters():
 
 def test_words_say_formats_and_ranges_as_they_come():
     said = words.words(RECIPES["formats"])
-    assert said.startswith("Weights 4 bits in codebooks per channel (k-means), activations 8 bits with the range of ")
+    assert said.startswith(
+        "Weights 4 bits in codebooks per channel (k-means), activations 8 bits with the range of "
+    )
     assert "each token, in convolutions of each sample, attention 8 bits. In float:" in said
     assert "group" not in said
     assert said.endswith(" 2 layers have formats of their own. 1 override for single layers.")
@@ -150,12 +170,22 @@ def test_every_format_is_said_in_its_own_words():
 
 
 def test_recipes_that_differ_in_bits_or_groups_get_different_names():
-    made = [Recipe(), Recipe(weights=Weights(bits=4)), *(RECIPES[name] for name in ("groups", "manual", "own cuts"))]
-    made += [Recipe(grouping=kind(count=6)) for kind in (UniformGroups, OptimalGroups, LearnedGroups)]
-    assert len({words.grouping(recipe) for recipe in made}) == len(made) - 1  # bits alone do not change it
+    made = [
+        Recipe(),
+        Recipe(weights=Weights(bits=4)),
+        *(RECIPES[name] for name in ("groups", "manual", "own cuts")),
+    ]
+    made += [
+        Recipe(grouping=kind(count=6)) for kind in (UniformGroups, OptimalGroups, LearnedGroups)
+    ]
+    assert (
+        len({words.grouping(recipe) for recipe in made}) == len(made) - 1
+    )  # bits alone do not change it
     made += [Recipe(engine=engine) for engine in recipes.ENGINES[1:]]
     assert "in bfloat16" in words.words(made[-1]) and "Executed" not in words.words(made[0])
-    made += [Recipe(split=True)] + [Recipe(reconstruction=recipes.BlockReconstruction(steps=n)) for n in (0, 9)]
+    made += [Recipe(split=True)] + [
+        Recipe(reconstruction=recipes.BlockReconstruction(steps=n)) for n in (0, 9)
+    ]
     assert len({words.short_name(recipe) for recipe in made}) == len(made)
 
 
@@ -164,7 +194,9 @@ def test_file_names_hold_no_path():
     assert words.file_name(Recipe(name="///")) == "recipe.json"
 
 
-@pytest.mark.parametrize("spec", [Weights, Activations, Protection, Sampling, Calibration], ids=lambda s: s.__name__)
+@pytest.mark.parametrize(
+    "spec", [Weights, Activations, Protection, Sampling, Calibration], ids=lambda s: s.__name__
+)
 @each
 def test_a_form_gives_back_what_it_was_filled_with(spec, recipe):
     part = getattr(recipe, spec.__name__.lower())
@@ -178,7 +210,13 @@ def test_a_form_gives_back_what_it_was_filled_with(spec, recipe):
 def test_a_form_has_every_field_and_every_kind():
     with gr.Blocks():
         paths = forms.form(Weights, "Weights").keys()
-    assert {"bits", "symmetric", "granularity.kind", "granularity.PerGroup.size", "range.Percentile.percent"} <= paths
+    assert {
+        "bits",
+        "symmetric",
+        "granularity.kind",
+        "granularity.PerGroup.size",
+        "range.Percentile.percent",
+    } <= paths
     assert {"format.kind", "format.KMeans.shared", "format.LowRank.smooth"} <= paths
     assert [*paths][-1].startswith("format.")  # what it calls "above" is above it
 

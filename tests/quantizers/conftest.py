@@ -32,7 +32,12 @@ class Subject:
 
     def recipe(self, **changes: Any) -> Recipe:
         """W8A8 with the fast range for weights."""
-        return Recipe(**({"sampling": Sampling(steps=len(TIMESTEPS)), "weights": Weights(range=MinMax())} | changes))
+        return Recipe(
+            **(
+                {"sampling": Sampling(steps=len(TIMESTEPS)), "weights": Weights(range=MinMax())}
+                | changes
+            )
+        )
 
     def errors(self, recipe: Recipe, slot: list[int] | None = None) -> GroupErrors:
         """The partition `slot` of all sites with the range that covers each group."""
@@ -46,8 +51,13 @@ class Subject:
         nothing = np.zeros(slots.shape)
         bits = np.repeat(site_bits(self.info, recipe, stats)[:, None], stats.steps, 1)
         return GroupErrors(
-            groups=Groups(sites=stats.sites, slot=slots), bits=bits, low=low, high=high,
-            rounding=nothing, clipping=nothing, power=nothing + 1,
+            groups=Groups(sites=stats.sites, slot=slots),
+            bits=bits,
+            low=low,
+            high=high,
+            rounding=nothing,
+            clipping=nothing,
+            power=nothing + 1,
         )
 
     def plan(self, slot: list[int] | None = None, **changes: Any) -> Plan:
@@ -57,15 +67,26 @@ class Subject:
 
 def statistics(fingerprint: str, sites: list[Site], channels: list[int]) -> ActivationStats:
     s, t = len(sites), len(TIMESTEPS)
-    size = np.where([site.point == "probs" for site in sites], 0.2, 1.0)[:, None] * (1 + 0.25 * np.arange(t))
+    size = np.where([site.point == "probs" for site in sites], 0.2, 1.0)[:, None] * (
+        1 + 0.25 * np.arange(t)
+    )
     size = size * (1 + 0.01 * np.arange(s)[:, None])
     low = np.where([[site.point == "probs"] for site in sites], 0, -size).astype(np.float32)
     share = [np.linspace(0.5, 1, c, dtype=np.float32) for c in channels]
     return ActivationStats(
-        model="tiny", fingerprint=fingerprint, sampler="", timesteps=TIMESTEPS, sites=tuple(sites),
-        samples=1, subset=0,
-        exponent=np.zeros(s, np.int16), first=np.zeros(s, np.int32), counts=(np.ones((t, 1), np.int64),) * s,
-        elements=np.ones((s, t), np.int64), minimum=low, maximum=(1.5 * size).astype(np.float32),
+        model="tiny",
+        fingerprint=fingerprint,
+        sampler="",
+        timesteps=TIMESTEPS,
+        sites=tuple(sites),
+        samples=1,
+        subset=0,
+        exponent=np.zeros(s, np.int16),
+        first=np.zeros(s, np.int32),
+        counts=(np.ones((t, 1), np.int64),) * s,
+        elements=np.ones((s, t), np.int64),
+        minimum=low,
+        maximum=(1.5 * size).astype(np.float32),
         power_sums=np.ones((s, t, 4)),
         channel_min=tuple(low[k][:, None] * share[k] for k in range(s)),
         channel_max=tuple((1.5 * size[k]).astype(np.float32)[:, None] * share[k] for k in range(s)),
@@ -91,9 +112,15 @@ def make_subject(pipe: DiffusionPipeline) -> Subject:
     loaded = describe("tiny", pipe)
     model, layers = loaded.denoiser, loaded.info.layers
     points = ("input", "output")
-    sites = [Site(name=row.name, point=p, kind=row.kind, block=row.block) for row in layers for p in points]
+    sites = [
+        Site(name=row.name, point=p, kind=row.kind, block=row.block)
+        for row in layers
+        for p in points
+    ]
     channels = [row.shape[1 if site == 0 else 0] for row in layers for site in (0, 1)]
     attentions = explicit_products(borrow(model))
     sites += [Site(name=name, point=p, kind="attention") for name in attentions for p in POINTS]
     channels += [4] * (len(sites) - len(channels))
-    return Subject(model, loaded.adapter, loaded.info, statistics(loaded.info.fingerprint, sites, channels))
+    return Subject(
+        model, loaded.adapter, loaded.info, statistics(loaded.info.fingerprint, sites, channels)
+    )

@@ -23,7 +23,9 @@ def call(model, t, batch=2, seed=0):
     x = torch.randn(batch, model.config.in_channels, 8, 8, generator=generator)
     words = {}
     if "encoder_hid_dim" in model.config:
-        words["encoder_hidden_states"] = torch.randn(batch, 5, model.config.cross_attention_dim, generator=generator)
+        words["encoder_hidden_states"] = torch.randn(
+            batch, 5, model.config.cross_attention_dim, generator=generator
+        )
     return model(x, t, **words).sample
 
 
@@ -45,7 +47,9 @@ def test_the_float_model_is_untouched_by_making_and_using_quantized_ones(subject
         assert not torch.equal(call(model, 501), answer)
     second.to(torch.bfloat16)
     assert subject.model.state_dict().keys() == before.keys()
-    assert all(torch.equal(value, before[name]) for name, value in subject.model.state_dict().items())
+    assert all(
+        torch.equal(value, before[name]) for name, value in subject.model.state_dict().items()
+    )
     assert torch.equal(call(subject.model, 501), answer)
     assert len(subject.model._forward_pre_hooks) == hooks and plan_of(subject.model) is None
 
@@ -62,15 +66,24 @@ def test_what_stays_in_float_shares_its_memory(subject):
 def test_a_plan_all_in_float_changes_nothing(subject):
     twin = make(subject, weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT))
     assert torch.equal(call(twin, 501), call(subject.model, 501))
-    assert torch.equal(call(twin, 77), call(subject.model, 77))  # no table is read: any timestep will do
+    assert torch.equal(
+        call(twin, 77), call(subject.model, 77)
+    )  # no table is read: any timestep will do
 
 
 def test_many_bits_come_close(subject):
-    """With ranges wide enough, 16 bits everywhere agree with the float model: every part is wired to its place."""
-    wide = replace(subject.stats, minimum=subject.stats.minimum * 20, maximum=subject.stats.maximum * 20)
+    """With ranges wide enough, 16 bits everywhere agree with the float model: every part is
+    wired to its place.
+    """
+    wide = replace(
+        subject.stats, minimum=subject.stats.minimum * 20, maximum=subject.stats.maximum * 20
+    )
     subject.stats = wide
     kept = Protection(first_last=False, vectors=False)
-    spec = {"weights": Weights(bits=16, range=MinMax()), "activations": Activations(bits=16, attention_bits=16)}
+    spec = {
+        "weights": Weights(bits=16, range=MinMax()),
+        "activations": Activations(bits=16, attention_bits=16),
+    }
     answer = call(subject.model, 501)
     assert (call(make(subject, protection=kept, **spec), 501) - answer).std() < 0.01 * answer.std()
 
@@ -92,7 +105,9 @@ def test_the_grid_follows_t_whatever_the_order_and_number_of_calls(subject):
 
 
 def test_steps_of_a_group_share_a_grid_and_groups_differ(subject):
-    """Seen at a layer in the middle, whose input is given: it changes with the group, not with the step."""
+    """Seen at a layer in the middle, whose input is given: it changes with the group, not with
+    the step.
+    """
     twin = make(subject, SLOT, activations=Activations(bits=3))
     layer = twin.mid_block.resnets[0].conv1
     x = torch.randn(2, layer.in_channels, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -117,13 +132,20 @@ def test_one_group_equals_the_static_quantizer(subject):
 
 
 def test_a_guided_batch_equals_two_calls(sd):
-    """Up to the sums of a convolution, whose order depends on the batch; 16-bit grids turn these into little."""
+    """Up to the sums of a convolution, whose order depends on the batch; 16-bit grids turn these
+    into little.
+    """
     twin = make(sd, SLOT, activations=Activations(bits=16))
     generator = torch.Generator().manual_seed(0)
-    x, words = torch.randn(4, 4, 8, 8, generator=generator), torch.randn(4, 5, 16, generator=generator)
+    x, words = (
+        torch.randn(4, 4, 8, 8, generator=generator),
+        torch.randn(4, 5, 16, generator=generator),
+    )
     with torch.no_grad():
         both = twin(x, 501, encoder_hidden_states=words).sample
-        one, two = (twin(x[h], 501, encoder_hidden_states=words[h]).sample for h in (slice(2), slice(2, 4)))
+        one, two = (
+            twin(x[h], 501, encoder_hidden_states=words[h]).sample for h in (slice(2), slice(2, 4))
+        )
     assert torch.allclose(both, torch.cat([one, two]), atol=1e-3)
 
 
@@ -134,7 +156,9 @@ def test_an_unknown_timestep_raises_and_nearest_is_noted(subject):
         call(make(subject), torch.tensor([501, 301]))
     twin = make(subject, SLOT, on_miss="nearest")
     assert torch.equal(call(twin, 480), call(twin, 480))
-    assert twin.clock.i == 2 and twin.clock.notes == ["timestep 480 was not calibrated; used 501 instead, 21 away."]
+    assert twin.clock.i == 2 and twin.clock.notes == [
+        "timestep 480 was not calibrated; used 501 instead, 21 away."
+    ]
 
 
 def test_a_copy_has_a_clock_of_its_own(subject):
@@ -147,7 +171,9 @@ def test_a_copy_has_a_clock_of_its_own(subject):
 
 
 def test_unprotected_vectors_are_rounded_once_and_biases_with_them(subject):
-    twin = make(subject, protection=Protection(vectors=False), weights=Weights(bits=2, range=MinMax()))
+    twin = make(
+        subject, protection=Protection(vectors=False), weights=Weights(bits=2, range=MinMax())
+    )
     for name, p in twin.named_parameters():
         if p.ndim == 1:
             assert len(p.unique()) <= 4, name
@@ -160,9 +186,13 @@ def test_attention_is_simulated_where_the_recipe_says(sd):
     seen = {}
     for name, module in few.named_modules():
         if name.endswith("processor.probs"):
-            module.register_forward_hook(lambda m, a, out, name=name: seen.update({name: out.unique()}))
+            module.register_forward_hook(
+                lambda m, a, out, name=name: seen.update({name: out.unique()})
+            )
     call(few, 501)
-    assert seen and all(len(values) <= 16 and values.min() >= 0 and values.max() <= 1 for values in seen.values())
+    assert seen and all(
+        len(values) <= 16 and values.min() >= 0 and values.max() <= 1 for values in seen.values()
+    )
 
 
 def test_quantizing_twice_is_refused(ddpm):
@@ -173,10 +203,15 @@ def test_quantizing_twice_is_refused(ddpm):
 
 
 def test_a_plan_for_another_model_is_refused_with_the_path(sd, ddpm):
-    with pytest.raises(DmqError, match=r"conv_in: weight has shape \(16, 3, 3, 3\), the plan expects \(16, 4, 3, 3\)"):
+    with pytest.raises(
+        DmqError,
+        match=r"conv_in: weight has shape \(16, 3, 3, 3\), the plan expects \(16, 4, 3, 3\)",
+    ):
         quantized(ddpm.model, sd.plan(), ddpm.adapter)
     plan = ddpm.plan()
-    renamed = replace(plan.layers[3], layer=replace(plan.layers[3].layer, name="down_blocks.9.conv1"))
+    renamed = replace(
+        plan.layers[3], layer=replace(plan.layers[3].layer, name="down_blocks.9.conv1")
+    )
     with pytest.raises(DmqError, match=r"down_blocks\.9\.conv1: the model has no such layer"):
         quantized(ddpm.model, replace(plan, layers=(*plan.layers[:3], renamed)), ddpm.adapter)
     other = tiny_ddpm(seed=1).unet

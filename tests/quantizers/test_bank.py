@@ -24,8 +24,12 @@ def bank(axis=None, channels=5):
     rng = np.random.default_rng(0)
     zero = np.stack([rng.integers(0, 2**bits, shape[1:]) for bits in BITS])
     return Bank(
-        site=Site(name="a", point="input"), bits=np.array(BITS, np.uint8), axis=axis, zero=zero.astype(np.int32),
-        scale=rng.uniform(0.01, 0.4, shape).astype(np.float32), slot=np.array(SLOT, np.int16),
+        site=Site(name="a", point="input"),
+        bits=np.array(BITS, np.uint8),
+        axis=axis,
+        zero=zero.astype(np.int32),
+        scale=rng.uniform(0.01, 0.4, shape).astype(np.float32),
+        slot=np.array(SLOT, np.int16),
     )
 
 
@@ -35,7 +39,9 @@ def values(*shape):
 
 def expected(x, made, i, view=()):
     k = SLOT[i]
-    scale, zero = (torch.tensor(y[k]).reshape(view) for y in (made.scale, made.zero.astype(np.float32)))
+    scale, zero = (
+        torch.tensor(y[k]).reshape(view) for y in (made.scale, made.zero.astype(np.float32))
+    )
     return fake_quantize(x, scale, zero, BITS[k])
 
 
@@ -57,7 +63,9 @@ def test_a_guided_batch_equals_its_two_halves():
 
 
 @pytest.mark.parametrize(
-    ("shape", "axis", "view"), [((2, 5, 4, 4), 1, (5, 1, 1)), ((2, 7, 5), -1, (5,)), ((2, 5), -1, (5,))], ids=str
+    ("shape", "axis", "view"),
+    [((2, 5, 4, 4), 1, (5, 1, 1)), ((2, 7, 5), -1, (5,)), ((2, 5), -1, (5,))],
+    ids=str,
 )
 def test_channels_have_their_own_grids(shape, axis, view):
     x, made, time = values(*shape), bank(axis), clock()

@@ -1,4 +1,6 @@
-"""Ranges that are taken as they come: what each token or sample gets, and what a plan and a model make of it."""
+"""Ranges that are taken as they come: what each token or sample gets, and what a plan and a
+model make of it.
+"""
 
 import numpy as np
 import pytest
@@ -49,10 +51,15 @@ def dynamic(bits, per="token", kind="linear", point="input", symmetric=False, **
     """A module that knows no step."""
     bits = [bits] if isinstance(bits, int) else bits
     made = Bank(
-        site=Site(name="a", point=point, kind=kind), bits=np.array(bits, np.uint8), scale=NOTHING,
-        zero=NOTHING.astype(np.int32), slot=np.arange(6, dtype=np.int16) % len(bits), dynamic=per,
-        symmetric=symmetric, **other,
-    )  # fmt: skip
+        site=Site(name="a", point=point, kind=kind),
+        bits=np.array(bits, np.uint8),
+        scale=NOTHING,
+        zero=NOTHING.astype(np.int32),
+        slot=np.arange(6, dtype=np.int16) % len(bits),
+        dynamic=per,
+        symmetric=symmetric,
+        **other,
+    )
     return bank_module(made, clock())
 
 
@@ -76,14 +83,23 @@ def by_hand(vector, bits, symmetric=False):
 @pytest.mark.parametrize(
     ("per", "kind", "shape", "own"),
     [
-        ("token", "linear", (2, 3, 5), 1), ("token", "linear", (4, 5), 1), ("token", "linear", (7,), 1),
-        ("token", "conv", (2, 3, 4, 4), 3), ("token", "conv", (2, 3, 6), 2), ("token", "attention", (2, 3, 4, 5), 1),
-        ("sample", "linear", (2, 3, 5), 2), ("sample", "linear", (4, 5), 1), ("sample", "conv", (2, 3, 4, 4), 3),
-        ("sample", "attention", (2, 3, 4, 5), 3), ("sample", "linear", (7,), 1),
-        ("call", "linear", (2, 3, 5), 1), ("call", "conv", (2, 3, 4, 4), 4), ("call", "attention", (2, 3, 4, 5), 1),
+        ("token", "linear", (2, 3, 5), 1),
+        ("token", "linear", (4, 5), 1),
+        ("token", "linear", (7,), 1),
+        ("token", "conv", (2, 3, 4, 4), 3),
+        ("token", "conv", (2, 3, 6), 2),
+        ("token", "attention", (2, 3, 4, 5), 1),
+        ("sample", "linear", (2, 3, 5), 2),
+        ("sample", "linear", (4, 5), 1),
+        ("sample", "conv", (2, 3, 4, 4), 3),
+        ("sample", "attention", (2, 3, 4, 5), 3),
+        ("sample", "linear", (7,), 1),
+        ("call", "linear", (2, 3, 5), 1),
+        ("call", "conv", (2, 3, 4, 4), 4),
+        ("call", "attention", (2, 3, 4, 5), 1),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_each_range_is_that_of_its_own_values(per, kind, shape, own, symmetric):
     """`own` axes at the end share a range: computed here for one run of values after another."""
     x = values(*shape) * torch.linspace(0.5, 9, shape[0]).view(-1, *[1] * (len(shape) - 1))
@@ -95,10 +111,14 @@ def test_each_range_is_that_of_its_own_values(per, kind, shape, own, symmetric):
 
 @pytest.mark.parametrize(
     ("per", "kind", "shape"),
-    [("token", "linear", (3, 4, 5)), ("token", "conv", (3, 4, 5, 5)), ("sample", "linear", (3, 4, 5)),
-     ("sample", "attention", (3, 2, 4, 5))],
+    [
+        ("token", "linear", (3, 4, 5)),
+        ("token", "conv", (3, 4, 5, 5)),
+        ("sample", "linear", (3, 4, 5)),
+        ("sample", "attention", (3, 2, 4, 5)),
+    ],
     ids=str,
-)  # fmt: skip
+)
 def test_rows_never_influence_each_other(per, kind, shape):
     module, x = dynamic(3, per, kind), values(*shape)
     other = x.clone()
@@ -132,7 +152,9 @@ def test_pictures_of_a_call_share_the_range_of_a_pixels_channels(symmetric):
     module = dynamic(4, "place", "conv", symmetric=symmetric)
     runs = x.permute(2, 3, 0, 1).reshape(20, -1)
     expected = torch.stack([by_hand(run, 4, symmetric) for run in runs])
-    assert torch.allclose(module(x).permute(2, 3, 0, 1).reshape(20, -1).double(), expected, atol=1e-6)
+    assert torch.allclose(
+        module(x).permute(2, 3, 0, 1).reshape(20, -1).double(), expected, atol=1e-6
+    )
     assert torch.equal(module(x[0]), module(x[:1])[0])
 
 
@@ -142,7 +164,9 @@ def test_zero_stays_zero_and_an_empty_token_is_fine():
     x[0, 2, 4] = 0
     for symmetric in (False, True):
         made = dynamic(3, symmetric=symmetric)(x)
-        assert torch.equal(made[0, 1], torch.zeros(9)) and made[0, 2, 4] == 0 and made.isfinite().all()
+        assert (
+            torch.equal(made[0, 1], torch.zeros(9)) and made[0, 2, 4] == 0 and made.isfinite().all()
+        )
 
 
 @pytest.mark.parametrize("per", ["token", "sample"])
@@ -164,7 +188,9 @@ def test_sides_of_a_shortcut_have_ranges_of_their_own():
     x = values(2, 5, 4, 4)
     x[:, 3:] *= 40
     made = dynamic(4, kind="conv", axis=1, parts=(3, 2))(x)
-    assert torch.equal(made, torch.cat([dynamic(4, kind="conv")(side) for side in (x[:, :3], x[:, 3:])], 1))
+    assert torch.equal(
+        made, torch.cat([dynamic(4, kind="conv")(side) for side in (x[:, :3], x[:, 3:])], 1)
+    )
 
 
 def test_half_precision_is_kept_and_gradients_go_straight_through():
@@ -183,7 +209,8 @@ def test_bits_follow_the_step_where_they_differ_and_bypassing_works():
     assert module(x) is x
 
 
-# --- plans ---------------------------------------------------------------------------------------------------------
+# --- plans
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_plan_needs_no_ranges_and_stores_none(sd):
@@ -200,7 +227,10 @@ def test_a_plan_needs_no_ranges_and_stores_none(sd):
     assert table["conv_in"]["activations"] == "float"
     linear = next(row.layer.name for row in plan.layers if row.layer.kind == "linear" and row.bank)
     conv = next(row.layer.name for row in plan.layers if row.layer.shape[2:] == (3, 3) and row.bank)
-    assert table[linear]["activations"] == "8 bit per token" and table[conv]["activations"] == "8 bit per sample"
+    assert (
+        table[linear]["activations"] == "8 bit per token"
+        and table[conv]["activations"] == "8 bit per sample"
+    )
     probs = next(row for name, row in table.items() if name.endswith("probs"))
     assert probs["activations"] == "6 bit" and probs["groups"] == 1
 
@@ -211,7 +241,10 @@ def test_a_range_per_call_is_one_per_pixel_where_a_convolution_is_a_linear_layer
     assert kinds == {(): "token", (1, 1): "place", (3, 3): "call"}
     said = "activations A8 dynamic per token (per call in convolutions, per pixel of the call in those of 1 x 1)"
     assert said in plan.coverage_line()
-    assert {row["activations"] for row in plan.coverage_rows()} >= {"8 bit per pixel of the call", "8 bit per call"}
+    assert {row["activations"] for row in plan.coverage_rows()} >= {
+        "8 bit per pixel of the call",
+        "8 bit per call",
+    }
 
 
 def test_steps_with_more_bits_are_slots(sd):
@@ -220,8 +253,13 @@ def test_steps_with_more_bits_are_slots(sd):
     errors.bits[:, [1, 4]] = np.where(errors.bits[:, [1, 4]] == 8, 10, FLOAT)
     plan = make_plan(sd.info, recipe, sd.stats, errors)
     bank = next(row.bank for row in plan.layers if row.bank)
-    assert bank.bits[bank.slot].tolist() == [8, 10, 8, 8, 10, 8] and bank.bytes == 2 + len(TIMESTEPS)
-    assert "activations A8/A10 dynamic per sample;" in plan.coverage_line() and plan.mean_activation_bits == 52 / 6
+    assert bank.bits[bank.slot].tolist() == [8, 10, 8, 8, 10, 8] and bank.bytes == 2 + len(
+        TIMESTEPS
+    )
+    assert (
+        "activations A8/A10 dynamic per sample;" in plan.coverage_line()
+        and plan.mean_activation_bits == 52 / 6
+    )
     twin = quantized(sd.model, plan, sd.adapter)
     with pytest.raises(DmqError, match="timestep 500 was not calibrated"):
         call(twin, 500)
@@ -238,7 +276,10 @@ def test_a_calibrated_plan_says_nothing_of_the_kind(sd):
         ("progressive", {"progressive": Progressive()}),
         ("reconstruction.steps", {"reconstruction": BlockReconstruction(steps=5)}),
         ("grouping LearnedGroups", {"grouping": LearnedGroups(count=2)}),
-        ("calibration_steps ActiveSteps", {"calibration_steps": ActiveSteps(), "grouping": LearnedGroups(count=2)}),
+        (
+            "calibration_steps ActiveSteps",
+            {"calibration_steps": ActiveSteps(), "grouping": LearnedGroups(count=2)},
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -250,12 +291,17 @@ def test_what_sets_ranges_before_is_refused(what, other):
 
 
 def test_what_learns_nothing_of_ranges_is_not_refused():
-    Recipe(activations=Activations(dynamic="sample"), reconstruction=BlockReconstruction(), temporal=Temporal())
+    Recipe(
+        activations=Activations(dynamic="sample"),
+        reconstruction=BlockReconstruction(),
+        temporal=Temporal(),
+    )
     with pytest.raises(DmqError, match="set granularity to PerTensor"):
         Activations(dynamic="token", granularity=PerChannel(), range=MinMax())
 
 
-# --- models --------------------------------------------------------------------------------------------------------
+# --- models
+# --------------------------------------------------------------------------------------------------
 
 
 def model_of(subject, bits, per="token", attention=FLOAT, **changes):
@@ -270,7 +316,9 @@ def test_activation_bits_are_really_on(sd):
         made = [call(model_of(sd, bits, per, bits), 501) for bits in (16, 6, 3)]
         errors = [float((x - answer).square().mean() / answer.square().mean()) for x in made]
         assert 0 < errors[0] < 1e-4 < errors[1] < errors[2]
-    assert not torch.equal(call(model_of(sd, 4, "token"), 501), call(model_of(sd, 4, "sample"), 501))
+    assert not torch.equal(
+        call(model_of(sd, 4, "token"), 501), call(model_of(sd, 4, "sample"), 501)
+    )
 
 
 def test_a_layer_inside_gets_the_ranges_of_its_tokens(sd):
@@ -279,7 +327,9 @@ def test_a_layer_inside_gets_the_ranges_of_its_tokens(sd):
     layer, x = twin.get_submodule(name), values(2, 5, twin.get_submodule(name).in_features)
     scale, zero = grid(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), 4, False)
     assert isinstance(layer.input, DynamicBank)
-    assert torch.equal(layer(x), F.linear(fake_quantize(x, scale, zero, 4), layer.weight, layer.bias))
+    assert torch.equal(
+        layer(x), F.linear(fake_quantize(x, scale, zero, 4), layer.weight, layer.bias)
+    )
 
 
 def test_rows_of_a_batch_are_as_if_alone(sd):
@@ -288,7 +338,9 @@ def test_rows_of_a_batch_are_as_if_alone(sd):
     x, words = values(3, 4, 8, 8), values(3, 5, 16)
     with torch.no_grad():
         whole = twin(x, 501, encoder_hidden_states=words).sample
-        alone = [twin(x[k : k + 1], 501, encoder_hidden_states=words[k : k + 1]).sample for k in range(3)]
+        alone = [
+            twin(x[k : k + 1], 501, encoder_hidden_states=words[k : k + 1]).sample for k in range(3)
+        ]
     assert torch.allclose(whole, torch.cat(alone), atol=1e-3)
 
 
@@ -309,7 +361,10 @@ def test_steps_are_known_to_what_asks_for_them(sd):
 
 
 def test_overrides_and_protection_hold_as_ever(sd):
-    own = Override(layers="*.to_k", activation_bits=4), Override(layers="*.to_v", activation_bits=FLOAT)
+    own = (
+        Override(layers="*.to_k", activation_bits=4),
+        Override(layers="*.to_v", activation_bits=FLOAT),
+    )
     twin = model_of(sd, 8, overrides=own, protection=Protection(first_last=False))
     bits = {row.layer.name.rpartition(".")[2]: row.activation_bits for row in twin.plan.layers}
     assert (bits["to_k"], bits["to_v"], bits["conv_in"]) == (4, FLOAT, 8)

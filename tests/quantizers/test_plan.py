@@ -44,12 +44,14 @@ def test_protection_can_be_switched_off(subject):
 
 
 def test_an_override_is_stronger_than_protection_and_the_last_one_holds(ddpm):
-    plan = ddpm.plan(overrides=(
-        Override(layers="conv_in", weight_bits=8),
-        Override(layers="down_blocks.*", weight_bits=4, activation_bits=6),
-        Override(layers="down_blocks.0.*", weight_bits=FLOAT, activation_bits=FLOAT),
-        Override(layers="down_blocks.0.resnets.0.conv1", activation_bits=5),
-    ))
+    plan = ddpm.plan(
+        overrides=(
+            Override(layers="conv_in", weight_bits=8),
+            Override(layers="down_blocks.*", weight_bits=4, activation_bits=6),
+            Override(layers="down_blocks.0.*", weight_bits=FLOAT, activation_bits=FLOAT),
+            Override(layers="down_blocks.0.resnets.0.conv1", activation_bits=5),
+        )
+    )
     by_name = rows(plan)
     assert (by_name["conv_in"].format, by_name["conv_in"].reason) == ("W8A32", "first layer")
     assert by_name["down_blocks.0.resnets.0.conv2"].reason == "override down_blocks.0.*"
@@ -68,7 +70,11 @@ def test_an_override_that_matches_nothing_asks_what_was_meant(ddpm):
 def test_operands_of_attention(sd):
     assert sd.plan().attention == ()
     opened = sd.plan(activations=Activations(attention_bits=6))
-    assert len(opened.attention) == opened.attention_sites == 4 * len({b.site.name for b in opened.attention})
+    assert (
+        len(opened.attention)
+        == opened.attention_sites
+        == 4 * len({b.site.name for b in opened.attention})
+    )
     probs = [bank for bank in opened.attention if bank.site.point == "probs"]
     assert all((bank.zero == 0).all() and (bank.scale * 63 <= 1 + 1e-6).all() for bank in probs)
     assert sd.plan(overrides=(Override(layers="*", activation_bits=8),)).attention == ()
@@ -98,7 +104,9 @@ def test_a_bank_has_the_grid_of_each_group(ddpm):
 
 @pytest.mark.parametrize("granularity", [PerChannel(), PerGroup(size=5)], ids=repr)
 def test_channels_of_activations(sd, granularity):
-    plan = sd.plan(SLOT, activations=Activations(granularity=granularity, range=MinMax(), symmetric=True))
+    plan = sd.plan(
+        SLOT, activations=Activations(granularity=granularity, range=MinMax(), symmetric=True)
+    )
     for row in plan.layers:
         if row.bank is None:
             continue
@@ -114,14 +122,19 @@ def test_channels_of_activations(sd, granularity):
 
 @pytest.mark.parametrize("kept", [True, False], ids=["protected", "everything"])
 @pytest.mark.parametrize(
-    ("bits", "granularity"), [(3, PerTensor()), (4, PerChannel()), (8, PerChannel()), (5, PerGroup(size=7))], ids=repr
+    ("bits", "granularity"),
+    [(3, PerTensor()), (4, PerChannel()), (8, PerChannel()), (5, PerGroup(size=7))],
+    ids=repr,
 )
 def test_bytes_equal_those_counted_from_the_tensors(subject, bits, granularity, kept):
     """Counted from the quantized model: what must be stored of each of its parameters and banks."""
     protection = Protection(first_last=kept, vectors=kept)
     spec = Weights(bits=bits, granularity=granularity, range=MinMax())
     plan = subject.plan(
-        SLOT, weights=spec, protection=protection, activations=Activations(attention_bits=8),
+        SLOT,
+        weights=spec,
+        protection=protection,
+        activations=Activations(attention_bits=8),
         overrides=(Override(layers="mid_block.*", weight_bits=FLOAT),),
     )
     twin = quantized(subject.model, plan, subject.adapter)
@@ -131,12 +144,18 @@ def test_bytes_equal_those_counted_from_the_tensors(subject, bits, granularity, 
         owner = name.removesuffix(".weight")
         one = Weights(bits=bits, granularity=PerTensor(), range=MinMax())
         if owner in formats:
-            counted += quantize_weight(p, formats[owner]).bytes if formats[owner].bits < FLOAT else 4 * p.numel()
+            counted += (
+                quantize_weight(p, formats[owner]).bytes
+                if formats[owner].bits < FLOAT
+                else 4 * p.numel()
+            )
         else:
             counted += quantize_weight(p, one).bytes if p.ndim == 1 and not kept else 4 * p.numel()
     for name, table in twin.named_buffers():
         counted += table.numel() * 4 if name.endswith((".scale", ".zero")) else 0
-        counted += table.numel() + len(SLOT) if name.endswith(".scale") else 0  # bits of a slot, slot of a step
+        counted += (
+            table.numel() + len(SLOT) if name.endswith(".scale") else 0
+        )  # bits of a slot, slot of a step
     assert plan.bytes == counted
     assert plan.float_bytes == sum(4 * p.numel() for p in subject.model.parameters())
 
@@ -144,7 +163,9 @@ def test_bytes_equal_those_counted_from_the_tensors(subject, bits, granularity, 
 def test_all_in_float_costs_what_the_float_model_costs(ddpm):
     plan = ddpm.plan(weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT))
     assert plan.bytes == plan.float_bytes
-    assert plan.coverage_line().startswith("nothing quantized; float: time_embedding.linear_1 (recipe), ")
+    assert plan.coverage_line().startswith(
+        "nothing quantized; float: time_embedding.linear_1 (recipe), "
+    )
 
 
 def test_coverage_names_what_stays_in_float(sd):
@@ -153,9 +174,13 @@ def test_coverage_names_what_stays_in_float(sd):
     line = f"{n - 2} of {n} layers W8A8; float: conv_in (first layer), conv_out (last layer), "
     assert plan.coverage_line() == line + f"{operands} attention operands, 1-D parameters"
     table = plan.coverage_rows()
-    assert len(table) == n and sum(row["bytes"] for row in table) == plan.weight_bytes + plan.table_bytes
+    assert (
+        len(table) == n
+        and sum(row["bytes"] for row in table) == plan.weight_bytes + plan.table_bytes
+    )
     more = sd.plan(
-        activations=Activations(attention_bits=6), protection=Protection(first_last=False, vectors=False),
+        activations=Activations(attention_bits=6),
+        protection=Protection(first_last=False, vectors=False),
         overrides=(Override(layers="conv_in", weight_bits=4),),
     )
     expected = f"{n - 1} of {n} layers W8A8, 1 W4A8, {operands} of {operands} attention operands A6; float: nothing"
@@ -172,7 +197,9 @@ def test_statistics_of_other_weights_are_refused(ddpm):
 
 
 def test_statistics_of_another_number_of_steps_are_refused(ddpm):
-    with pytest.raises(DmqError, match=r"sampling\.steps is 50, but the statistics have 6 timesteps"):
+    with pytest.raises(
+        DmqError, match=r"sampling\.steps is 50, but the statistics have 6 timesteps"
+    ):
         ddpm.plan(sampling=Sampling(steps=50))
 
 

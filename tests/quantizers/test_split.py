@@ -1,4 +1,6 @@
-"""Layers that read a shortcut beside what comes from below: each side with scales of its own (Q-Diffusion)."""
+"""Layers that read a shortcut beside what comes from below: each side with scales of its own
+(Q-Diffusion).
+"""
 
 from dataclasses import replace
 
@@ -14,13 +16,27 @@ from dmq.quantizers.apply import quantized
 from dmq.quantizers.codes import code_arrays, codes_from
 from dmq.quantizers.plan import split_ranges
 from dmq.quantizers.weights import quantize_weight, weight_bytes
-from dmq.recipe import FLOAT, Activations, MinMax, MseSearch, Override, PerChannel, PerGroup, PerTensor, Weights
+from dmq.recipe import (
+    FLOAT,
+    Activations,
+    MinMax,
+    MseSearch,
+    Override,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    Weights,
+)
 from dmq.reconstruction.adaround import Rounding
 
 
 SLOT = [0, 0, 1, 1, 1, 2]
 GRANULARITIES = [PerTensor(), PerChannel(), PerGroup(size=7), PerGroup(size=1024)]
-LAYERS = ["up_blocks.0.resnets.0.conv1", "up_blocks.0.resnets.1.conv_shortcut", "up_blocks.1.resnets.1.conv1"]
+LAYERS = [
+    "up_blocks.0.resnets.0.conv1",
+    "up_blocks.0.resnets.1.conv_shortcut",
+    "up_blocks.1.resnets.1.conv1",
+]
 
 
 def rows(plan):
@@ -57,24 +73,35 @@ def test_a_split_layer_is_the_sum_of_two_separately_quantized_ones(subject, name
 @torch.no_grad()
 def test_without_rounding_it_is_the_float_layer(ddpm):
     twin = quantized(
-        ddpm.model, ddpm.plan(weights=Weights(bits=16), activations=Activations(bits=16), split=True), ddpm.adapter
+        ddpm.model,
+        ddpm.plan(weights=Weights(bits=16), activations=Activations(bits=16), split=True),
+        ddpm.adapter,
     )
     for name in LAYERS:
         layer = ddpm.model.get_submodule(name)
-        x = torch.rand(2, layer.in_channels, 4, 4, generator=torch.Generator().manual_seed(0))  # within its range
+        x = torch.rand(
+            2, layer.in_channels, 4, 4, generator=torch.Generator().manual_seed(0)
+        )  # within its range
         x *= torch.tensor(ddpm.stats.channel_max[ddpm.stats.index[name, "input"]][0])[:, None, None]
         twin.clock.set(901.0)
         assert torch.allclose(twin.get_submodule(name)(x), layer(x), atol=1e-3)
 
 
 def test_only_where_asked_and_where_a_shortcut_is_known(subject):
-    assert all(row.split == 0 and (row.bank is None or row.bank.parts == ()) for row in subject.plan().layers)
+    assert all(
+        row.split == 0 and (row.bank is None or row.bank.parts == ())
+        for row in subject.plan().layers
+    )
     plan = subject.plan(split=True)
     assert {row.layer.name: row.split for row in plan.layers if row.split} == subject.info.splits
     assert f"; shortcut split in {len(subject.info.splits)} layers" in plan.coverage_line()
     for name, row in rows(plan).items():
         if row.bank:
-            own = (subject.info.splits[name], row.layer.shape[1] - subject.info.splits[name]) if row.split else ()
+            own = (
+                (subject.info.splits[name], row.layer.shape[1] - subject.info.splits[name])
+                if row.split
+                else ()
+            )
             assert row.bank.parts == own and row.bank.axis == (1 if own else None)
     model = tiny_denoiser("DiT")
     nothing = replace(subject, info=replace(subject.info, splits=DiTAdapter().splits(model)))
@@ -84,11 +111,21 @@ def test_only_where_asked_and_where_a_shortcut_is_known(subject):
 
 def test_parts_in_float_are_not_split(ddpm):
     first, second, third = LAYERS
-    plan = rows(ddpm.plan(split=True, overrides=(
-        Override(layers=first, weight_bits=FLOAT), Override(layers=second, activation_bits=FLOAT),
-        Override(layers=third, weight_bits=FLOAT, activation_bits=FLOAT),
-    )))  # fmt: skip
-    assert plan[first].split and plan[first].bank.parts and plan[first].weight_bytes == 4 * plan[first].layer.weights
+    plan = rows(
+        ddpm.plan(
+            split=True,
+            overrides=(
+                Override(layers=first, weight_bits=FLOAT),
+                Override(layers=second, activation_bits=FLOAT),
+                Override(layers=third, weight_bits=FLOAT, activation_bits=FLOAT),
+            ),
+        )
+    )
+    assert (
+        plan[first].split
+        and plan[first].bank.parts
+        and plan[first].weight_bytes == 4 * plan[first].layer.weights
+    )
     assert plan[second].split and plan[second].bank is None
     assert plan[third].split == 0
 
@@ -109,19 +146,27 @@ def test_bytes_are_those_of_what_is_stored(subject, granularity, symmetric):
     for row in (row for row in plan.layers if row.split):
         made = quantize_weight(subject.model.get_submodule(row.layer.name).weight, spec, row.split)
         zeros = 0 if symmetric else made.zero.numel()  # of 3 bits each, a byte
-        assert row.weight_bytes == made.bytes == -(-3 * made.codes.numel() // 8) + 4 * made.scale.numel() + zeros
+        assert (
+            row.weight_bytes
+            == made.bytes
+            == -(-3 * made.codes.numel() // 8) + 4 * made.scale.numel() + zeros
+        )
         assert weight_bytes(row.layer.shape, spec, row.split) == made.bytes
         assert row.bank.scale.shape == row.bank.zero.shape == (3, 2)
         assert row.bank.bytes == 3 * (1 + 2 * 4 + 2 * 4) + len(SLOT)
     twin = quantized(subject.model, plan, subject.adapter)
     tables = {n: b for n, b in twin.named_buffers() if n.endswith((".input.scale", ".input.zero"))}
-    assert sum(b.nbytes for b in tables.values()) + sum(
-        len(b) + len(SLOT) for n, b in tables.items() if n.endswith(".scale")
-    ) == plan.table_bytes
+    assert (
+        sum(b.nbytes for b in tables.values())
+        + sum(len(b) + len(SLOT) for n, b in tables.items() if n.endswith(".scale"))
+        == plan.table_bytes
+    )
 
 
 def test_each_side_clips_what_the_whole_clips_and_is_nowhere_coarser(sd):
-    """On values whose extremes by channel are known: two grids against the one that a search would give."""
+    """On values whose extremes by channel are known: two grids against the one that a search
+    would give.
+    """
     generator = np.random.default_rng(0)
     name = LAYERS[0]
     s, border = sd.stats.index[name, "input"], sd.info.splits[name]
@@ -143,8 +188,10 @@ def test_each_side_clips_what_the_whole_clips_and_is_nowhere_coarser(sd):
         return float((fake_quantize(part, scale, zero, 6) - part).square().sum())
 
     shared = error(values, *map(float, (whole[0][0], whole[1][0])))
-    apart = [error(values[side], float(ends[0][0, k]), float(ends[1][0, k]))
-             for k, side in enumerate((slice(0, border), slice(border, None)))]  # fmt: skip
+    apart = [
+        error(values[side], float(ends[0][0, k]), float(ends[1][0, k]))
+        for k, side in enumerate((slice(0, border), slice(border, None)))
+    ]
     small = error(values[border:], float(whole[0][0]), float(whole[1][0]))
     assert sum(apart) < shared and apart[1] < small / 20
 
@@ -157,11 +204,16 @@ def test_two_sides_are_two_weights(granularity):
     for chosen in (MinMax(), MseSearch(candidates=16)):
         spec = Weights(bits=4, granularity=granularity, range=chosen)
         made = quantize_weight(weight, spec, 3)
-        alone = [quantize_weight(side.contiguous(), spec).dequantize() for side in (weight[:, :3], weight[:, 3:])]
+        alone = [
+            quantize_weight(side.contiguous(), spec).dequantize()
+            for side in (weight[:, :3], weight[:, 3:])
+        ]
         assert torch.equal(made.dequantize(), torch.cat(alone, 1))
         whole = quantize_weight(weight, spec).dequantize()
         if isinstance(granularity, PerTensor):
-            assert (made.dequantize() - weight)[:, 3:].square().sum() < (whole - weight)[:, 3:].square().sum() / 10
+            assert (made.dequantize() - weight)[:, 3:].square().sum() < (whole - weight)[
+                :, 3:
+            ].square().sum() / 10
 
 
 @pytest.mark.parametrize("granularity", GRANULARITIES, ids=repr)
@@ -169,7 +221,10 @@ def test_learned_rounding_starts_at_the_weight_and_ends_on_the_grids_of_the_side
     weight = torch.randn(5, 8, 3, 3, generator=torch.Generator().manual_seed(0))
     rounding = Rounding(weight, Weights(bits=4, granularity=granularity, range=MinMax()), 3)
     scale, _ = rounding.nearest.spread()
-    assert ((rounding() - weight).reshape(scale.shape[0] if scale.shape[0] > 1 else 5, -1).abs() <= scale).all()
+    assert (
+        (rounding() - weight).reshape(scale.shape[0] if scale.shape[0] > 1 else 5, -1).abs()
+        <= scale
+    ).all()
     assert (rounding() - weight).abs().median() < 1e-5
     with torch.no_grad():
         rounding.v.neg_()

@@ -42,7 +42,8 @@ def made(subject, cached=None, slot=None, **changes):
     return quantized(subject.model, timed(subject, cached, slot, **changes), subject.adapter)
 
 
-# --- ranges per step -----------------------------------------------------------------------------------------------
+# --- ranges per step
+# -----------------------------------------------------------------------------------------------
 
 
 def test_the_banks_of_the_time_path_hold_exactly_the_range_of_each_step(subject):
@@ -50,12 +51,16 @@ def test_the_banks_of_the_time_path_hold_exactly_the_range_of_each_step(subject)
     for name, row in rows(plan).items():
         if row.bank is None:
             continue
-        assert (len(row.bank.bits) == len(TIMESTEPS)) == (name in subject.info.temporal.layers), name
+        assert (len(row.bank.bits) == len(TIMESTEPS)) == (name in subject.info.temporal.layers), (
+            name
+        )
         if len(row.bank.bits) == 1:
             continue
         s = subject.stats.index[row.bank.site.name, "input"]
         low, high = (row.bank.scale * (codes - row.bank.zero) for codes in (0, 255))
-        assert np.allclose(high - low, subject.stats.maximum[s] - subject.stats.minimum[s], rtol=1e-6)
+        assert np.allclose(
+            high - low, subject.stats.maximum[s] - subject.stats.minimum[s], rtol=1e-6
+        )
 
 
 def test_a_single_vector_is_never_clipped():
@@ -77,19 +82,26 @@ def test_layers_that_read_the_same_vector_share_one_bank(subject):
     twin = quantized(subject.model, plan, subject.adapter)
     banks = {id(twin.get_submodule(name).input) for name in block.layers}
     assert len(banks) == 3
-    stored = {b.data_ptr(): b.numel() for n, b in twin.named_buffers() if n.endswith((".scale", ".zero"))}
+    stored = {
+        b.data_ptr(): b.numel() for n, b in twin.named_buffers() if n.endswith((".scale", ".zero"))
+    }
     slots = [m for m in twin.modules() if isinstance(m, ActivationBank)]
-    assert plan.table_bytes == 4 * sum(stored.values()) + sum(len(b.bits) + len(b.slot) for b in slots)
+    assert plan.table_bytes == 4 * sum(stored.values()) + sum(
+        len(b.bits) + len(b.slot) for b in slots
+    )
     assert sum(row["bytes"] for row in plan.coverage_rows()) == plan.weight_bytes + plan.table_bytes
     other = timed(
-        subject, temporal=Temporal(fsc="tib"),
+        subject,
+        temporal=Temporal(fsc="tib"),
         overrides=(Override(layers=block.projections[0].name, activation_bits=4),),
-    )  # fmt: skip
+    )
     assert len({row.bank.site for name, row in rows(other).items() if name in block.layers}) == 4
 
 
 def test_both_meanings_of_fsc_differ_in_coverage_and_bytes_and_do_not_fit_each_other(subject):
-    """What "all" means for the other layers is a partition with a group for each step, which stages chooses."""
+    """What "all" means for the other layers is a partition with a group for each step, which
+    stages chooses.
+    """
     tib = timed(subject, temporal=Temporal(fsc="tib"))
     everything = timed(subject, slot=list(range(len(TIMESTEPS))), temporal=Temporal(fsc="all"))
     none = timed(subject, temporal=Temporal())
@@ -103,7 +115,9 @@ def test_both_meanings_of_fsc_differ_in_coverage_and_bytes_and_do_not_fit_each_o
 
 def test_a_constant_activation_has_a_finite_scale(subject):
     stats = subject.stats
-    subject.stats = replace(stats, minimum=np.zeros_like(stats.minimum), maximum=np.zeros_like(stats.maximum))
+    subject.stats = replace(
+        stats, minimum=np.zeros_like(stats.minimum), maximum=np.zeros_like(stats.maximum)
+    )
     plan = timed(subject, temporal=Temporal(fsc="tib"))
     assert all((row.bank.scale >= 1e-8).all() for row in plan.layers if row.bank)
     assert torch.isfinite(call(quantized(subject.model, plan, subject.adapter), 501)).all()
@@ -111,12 +125,16 @@ def test_a_constant_activation_has_a_finite_scale(subject):
     assert (table.scale >= 1e-8).all() and (table(0) == 0).all()
 
 
-# --- the cache -----------------------------------------------------------------------------------------------------
+# --- the cache
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [4, 8, 11, 16])
 def test_cached_rows_have_the_error_of_their_bits(bits):
-    x = torch.randn(5, 40, generator=torch.Generator().manual_seed(0)) * torch.tensor([1e-3, 1, 30, 5, 0.1])[:, None]
+    x = (
+        torch.randn(5, 40, generator=torch.Generator().manual_seed(0))
+        * torch.tensor([1e-3, 1, 30, 5, 0.1])[:, None]
+    )
     table = FeatureTable(x, bits)
     step = (x.amax(1) - x.amin(1)) / (2**bits - 1) if bits < 16 else x.abs().amax(1) * 2**-10
     for i in range(5):
@@ -138,7 +156,9 @@ def test_the_model_really_loses_the_time_path_and_its_bytes(subject):
     plan = timed(subject, **spec)
     twin = quantized(subject.model, plan, subject.adapter)
     names = dict(twin.named_parameters())
-    assert not any(name.startswith(f"{layer}.") for layer in subject.info.temporal.layers for name in names)
+    assert not any(
+        name.startswith(f"{layer}.") for layer in subject.info.temporal.layers for name in names
+    )
     widths = [p.width for p in subject.info.temporal.projections]
     assert plan.cache_bytes == len(TIMESTEPS) * sum(w + 4 + 1 for w in widths)
     kept = sum(4 * p.numel() for p in twin.parameters())
@@ -146,12 +166,18 @@ def test_the_model_really_loses_the_time_path_and_its_bytes(subject):
     held = sum(t.codes.numel() + 5 * t.scale.numel() for t in tables)
     assert plan.bytes == kept + held < plan.float_bytes
     assert sum(row["bytes"] for row in plan.coverage_rows()) + plan.vector_bytes == plan.bytes
-    assert {row.format for name, row in rows(plan).items() if name in subject.info.temporal.layers} == {"cached"}
+    assert {
+        row.format for name, row in rows(plan).items() if name in subject.info.temporal.layers
+    } == {"cached"}
 
 
 def test_bytes_of_published_models_reproduce():
     """tfm, table of caches: codes alone."""
-    for total, steps, int8, fp16 in ((4992, 100, 0.50, 1.00), (20160, 50, 1.01, 2.02), (12992, 200, 2.60, 5.20)):
+    for total, steps, int8, fp16 in (
+        (4992, 100, 0.50, 1.00),
+        (20160, 50, 1.01, 2.02),
+        (12992, 200, 2.60, 5.20),
+    ):
         assert round((cache_bytes(steps, total, 8) - 5 * steps) / 1e6, 2) == int8
         assert round(cache_bytes(steps, total, 16) / 1e6, 2) == fp16
     assert cache_bytes(3, 5, 4) == 8 + 3 * 5 and cache_bytes(3, 5, 9) == 17 + 3 * 6
@@ -180,14 +206,18 @@ def test_a_copy_of_a_model_with_a_cache_has_a_clock_of_its_own(subject):
 def test_a_cast_model_keeps_answering_in_its_own_dtype(ddpm):
     twin = made(ddpm, temporal=Temporal(cache=Cache(bits=16)), **FLOAT_ALL).to(torch.bfloat16)
     with torch.no_grad():
-        assert twin(torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16), 501).sample.dtype == torch.bfloat16
+        assert (
+            twin(torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16), 501).sample.dtype == torch.bfloat16
+        )
 
 
 def test_pixart_whose_output_reads_the_embedding_can_be_cached():
     model = tiny_denoiser("PixArt-sigma")
     adapter = adapter_of(model)
     block = adapter.temporal(model)
-    time = TimePath(block=block, spec=Temporal(cache=Cache(bits=16)), cached=np.ones((2, 2), dtype=bool))
+    time = TimePath(
+        block=block, spec=Temporal(cache=Cache(bits=16)), cached=np.ones((2, 2), dtype=bool)
+    )
     twin = copy.deepcopy(model)
     clock = Clock((901.0, 101.0), "error", adapter.timestep)
     twin.register_forward_pre_hook(clock.before_call, with_kwargs=True)
@@ -199,16 +229,21 @@ def test_pixart_whose_output_reads_the_embedding_can_be_cached():
             assert (twin(**tiny_call(model, t)).sample - wanted).abs().max() < 1e-3 * wanted.std()
 
 
-# --- per request ---------------------------------------------------------------------------------------------------
+# --- per request
+# --------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(params=["class-conditional UNet", "SDXL", "DiT", "PixArt-alpha", "Hunyuan-DiT", "SD3", "Flux"])
+@pytest.fixture(
+    params=["class-conditional UNet", "SDXL", "DiT", "PixArt-alpha", "Hunyuan-DiT", "SD3", "Flux"]
+)
 def conditioned(request):
     model = tiny_denoiser(request.param)
     adapter = adapter_of(model)
     block = adapter.temporal(model)
     ts = (0.9, 0.1) if request.param == "Flux" else (901, 101)
-    return SimpleNamespace(model=model, adapter=adapter, block=block, timesteps=tuple(map(float, ts)))
+    return SimpleNamespace(
+        model=model, adapter=adapter, block=block, timesteps=tuple(map(float, ts))
+    )
 
 
 def requested(subject, bits=16):
@@ -261,15 +296,23 @@ def test_a_plan_with_a_cache_per_request_says_so(sd):
     block = replace(sd.info.temporal, depends=("t", "pooled prompt", "size"), arguments=("a", "b"))
     sd.info = replace(sd.info, temporal=block)
     plan = timed(sd, temporal=Temporal(cache=Cache(bits=8)))
-    assert "built per request since pooled prompt, size enters, from the float time path" in plan.coverage_line()
+    assert (
+        "built per request since pooled prompt, size enters, from the float time path"
+        in plan.coverage_line()
+    )
     assert plan.cache_bytes == 0 and plan.temporal.cache_bytes > 0
     kept = [row for name, row in rows(plan).items() if name in block.layers]
-    assert {(row.format, row.reason) for row in kept} == {("float", "builds the cache of a request")}
-    with pytest.raises(DmqError, match="depend on t, pooled prompt, size, so that the cache is built per request"):
+    assert {(row.format, row.reason) for row in kept} == {
+        ("float", "builds the cache of a request")
+    }
+    with pytest.raises(
+        DmqError, match="depend on t, pooled prompt, size, so that the cache is built per request"
+    ):
         timed(sd, temporal=Temporal(cache=Cache(selection="block")))
 
 
-# --- selection -----------------------------------------------------------------------------------------------------
+# --- selection
+# --------------------------------------------------------------------------------------------------
 
 
 def errors_of(seed, projections=7, steps=9):
@@ -281,7 +324,9 @@ def block_of(*sources, embedding=None):
     made = [Projection(name=f"g{k}", block="b", width=4, source=s) for k, s in enumerate(sources)]
     made += [Projection(name="h", block="b", width=4, source=0)] if embedding is not None else []
     names = tuple(f"g{k}" for k in range(len(sources)))
-    return TemporalBlock(embeddings=("h",), projections=tuple(made), layers=("h.1", *names), depends=("t",))
+    return TemporalBlock(
+        embeddings=("h",), projections=tuple(made), layers=("h.1", *names), depends=("t",)
+    )
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -308,7 +353,12 @@ def test_what_is_dropped_is_what_nothing_needs():
     cached = np.array([[1, 1], [1, 0], [0, 0]], dtype=bool)
     spec = Temporal(cache=Cache(selection="row"))
     assert dropped(TimePath(block=block, spec=spec, cached=cached)) == {"g0"}
-    assert dropped(TimePath(block=block, spec=spec, cached=cached | True)) == {"h.1", "g0", "g1", "g2"}
+    assert dropped(TimePath(block=block, spec=spec, cached=cached | True)) == {
+        "h.1",
+        "g0",
+        "g1",
+        "g2",
+    }
     assert dropped(TimePath(block=block, spec=spec)) == set()
 
 
@@ -320,7 +370,9 @@ def test_a_mixture_takes_every_feature_from_where_the_selection_says(ddpm):
     spec = Temporal(cache=Cache(bits=4, selection="row"))
     w2 = {"weights": Weights(bits=2, range=MinMax()), "activations": Activations(bits=FLOAT)}
     twin = made(ddpm, cached, temporal=spec, **w2)
-    plain = quantized(ddpm.model, time_path_only(timed(ddpm, temporal=Temporal(), **w2)), ddpm.adapter)
+    plain = quantized(
+        ddpm.model, time_path_only(timed(ddpm, temporal=Temporal(), **w2)), ddpm.adapter
+    )
     block, t = ddpm.info.temporal, timestep_rows(TIMESTEPS)
     computed = temporal_features(plain, ddpm.adapter, block, t, {})
     floats = temporal_features(ddpm.model, ddpm.adapter, block, t, {})
@@ -343,7 +395,8 @@ def test_a_selection_needs_errors_and_a_model_a_block(ddpm):
         time_path(replace(ddpm.info, temporal=None), Temporal(), 6)
 
 
-# --- the whole -----------------------------------------------------------------------------------------------------
+# --- the whole
+# --------------------------------------------------------------------------------------------------
 
 
 def test_learned_codes_are_used_as_they_are(ddpm):
@@ -358,7 +411,11 @@ def test_learned_codes_are_used_as_they_are(ddpm):
 
 
 def test_the_time_path_alone(subject):
-    plan = timed(subject, temporal=Temporal(fsc="tib", cache=Cache()), activations=Activations(attention_bits=6))
+    plan = timed(
+        subject,
+        temporal=Temporal(fsc="tib", cache=Cache()),
+        activations=Activations(attention_bits=6),
+    )
     whole = timed(subject, temporal=Temporal(fsc="tib"))
     alone = time_path_only(plan)
     quantised = {row.layer.name for row in time_path_only(whole).layers if row.format != "float"}

@@ -4,7 +4,16 @@ import pytest
 import torch
 
 from dmq.quantizers.weights import quantize_weight, weight_bytes
-from dmq.recipe import FLOAT, MinMax, MseSearch, Percentile, PerChannel, PerGroup, PerTensor, Weights
+from dmq.recipe import (
+    FLOAT,
+    MinMax,
+    MseSearch,
+    Percentile,
+    PerChannel,
+    PerGroup,
+    PerTensor,
+    Weights,
+)
 
 
 SHAPES = {"linear": (6, 20), "conv": (5, 4, 3, 3), "vector": (13,), "1x1": (3, 7, 1, 1)}
@@ -26,7 +35,9 @@ def symmetric(request):
 def test_bytes_from_the_shape_equal_those_of_the_tensors(bits, kind, granularity, symmetric):
     spec = Weights(bits=bits, granularity=granularity, symmetric=symmetric, range=MinMax())
     made = quantize_weight(weight(kind), spec)
-    counted = math.ceil(sum(bits for _ in made.codes.flatten().tolist()) / 8) + sum(4 for _ in made.scale.flatten())
+    counted = math.ceil(sum(bits for _ in made.codes.flatten().tolist()) / 8) + sum(
+        4 for _ in made.scale.flatten()
+    )
     if not symmetric:
         counted += sum(math.ceil(bits / 8) for _ in made.zero.flatten())
     assert made.bytes == weight_bytes(SHAPES[kind], spec) == counted
@@ -37,33 +48,50 @@ def test_bytes_from_the_shape_equal_those_of_the_tensors(bits, kind, granularity
 def test_bytes_of_examples_counted_by_hand():
     assert weight_bytes((6, 20), Weights(bits=4, granularity=PerTensor(), symmetric=True)) == 60 + 4
     assert weight_bytes((6, 20), Weights(bits=4, granularity=PerChannel())) == 60 + 6 * (4 + 1)
-    assert weight_bytes((6, 20), Weights(bits=3, granularity=PerGroup(size=8))) == 45 + 6 * 3 * (4 + 1)
-    assert weight_bytes((5, 4, 3, 3), Weights(bits=10, granularity=PerChannel())) == 225 + 5 * (4 + 2)
+    assert weight_bytes((6, 20), Weights(bits=3, granularity=PerGroup(size=8))) == 45 + 6 * 3 * (
+        4 + 1
+    )
+    assert weight_bytes((5, 4, 3, 3), Weights(bits=10, granularity=PerChannel())) == 225 + 5 * (
+        4 + 2
+    )
     assert weight_bytes((6, 20), Weights(bits=FLOAT)) == 480
 
 
-@pytest.mark.parametrize("range", [MinMax(), Percentile(percent=98.0), MseSearch()], ids=lambda r: type(r).__name__)
+@pytest.mark.parametrize(
+    "range", [MinMax(), Percentile(percent=98.0), MseSearch()], ids=lambda r: type(r).__name__
+)
 @pytest.mark.parametrize("kind", ["linear", "conv"])
 def test_a_group_is_quantized_as_if_it_were_alone(kind, range, symmetric):
-    """Group size 8 divides neither 20 nor 36: the shorter last group is a tensor of its own as well."""
+    """Group size 8 divides neither 20 nor 36: the shorter last group is a tensor of its own as
+    well.
+    """
     x = weight(kind)
-    made = quantize_weight(x, Weights(bits=4, granularity=PerGroup(size=8), symmetric=symmetric, range=range))
+    made = quantize_weight(
+        x, Weights(bits=4, granularity=PerGroup(size=8), symmetric=symmetric, range=range)
+    )
     alone = Weights(bits=4, granularity=PerTensor(), symmetric=symmetric, range=range)
-    expected = [[quantize_weight(run, alone).dequantize() for run in row.flatten().split(8)] for row in x]
-    assert torch.equal(made.dequantize(), torch.stack([torch.cat(runs) for runs in expected]).reshape(x.shape))
+    expected = [
+        [quantize_weight(run, alone).dequantize() for run in row.flatten().split(8)] for row in x
+    ]
+    assert torch.equal(
+        made.dequantize(), torch.stack([torch.cat(runs) for runs in expected]).reshape(x.shape)
+    )
 
 
 def test_a_channel_is_quantized_as_if_it_were_alone(symmetric):
     x = weight("conv")
     made = quantize_weight(x, Weights(bits=4, granularity=PerChannel(), symmetric=symmetric))
     alone = Weights(bits=4, granularity=PerTensor(), symmetric=symmetric)
-    assert torch.equal(made.dequantize(), torch.stack([quantize_weight(row, alone).dequantize() for row in x]))
+    assert torch.equal(
+        made.dequantize(), torch.stack([quantize_weight(row, alone).dequantize() for row in x])
+    )
 
 
 def test_a_group_as_long_as_the_channel_is_the_channel():
     x = weight()
     group, channel = (
-        quantize_weight(x, Weights(bits=4, granularity=g)).dequantize() for g in (PerGroup(size=1024), PerChannel())
+        quantize_weight(x, Weights(bits=4, granularity=g)).dequantize()
+        for g in (PerGroup(size=1024), PerChannel())
     )
     assert torch.equal(group, channel)
 

@@ -1,4 +1,6 @@
-"""Block reconstruction on tiny models of several families: what is trained, against what, and what must stay."""
+"""Block reconstruction on tiny models of several families: what is trained, against what, and
+what must stay.
+"""
 
 import dataclasses
 from functools import cache
@@ -39,54 +41,93 @@ TIMES = (901, 501, 101)
 
 @cache
 def make(family):
-    """A model, a W3A8 plan for all but its first and last layers, and two recorded pictures; never changed."""
+    """A model, a W3A8 plan for all but its first and last layers, and two recorded pictures;
+    never changed.
+    """
     model = tiny_denoiser(family)
     adapter = adapter_of(model)
     calls = [tiny_call(model, t, rows=4, seed=t) for t in TIMES]
     seen = {}
     leaves = {n: m for n, m in model.named_modules() if isinstance(m, LAYERS)}
     for name, layer in leaves.items():
-        layer.register_forward_pre_hook(lambda m, args, name=name: seen.setdefault(name, []).append(args[0]))
+        layer.register_forward_pre_hook(
+            lambda m, args, name=name: seen.setdefault(name, []).append(args[0])
+        )
     with torch.no_grad():
         outputs = [model(**call).sample for call in calls]
     for layer in leaves.values():
         layer._forward_pre_hooks.clear()
     rows = []
     for layer in adapter.layers(model):
-        ends = [torch.stack(list(end)) for end in zip(*(x.aminmax() for x in seen[layer.name]), strict=True)]
-        rows.append(planned(layer, ends[0].min(), ends[1].max(), W3 if layer.role not in ("first", "last") else None))
+        ends = [
+            torch.stack(list(end))
+            for end in zip(*(x.aminmax() for x in seen[layer.name]), strict=True)
+        ]
+        rows.append(
+            planned(
+                layer,
+                ends[0].min(),
+                ends[1].max(),
+                W3 if layer.role not in ("first", "last") else None,
+            )
+        )
     plan = Plan(
-        model=family, fingerprint=fingerprint(model), timesteps=TIMES, on_miss="error", layers=tuple(rows),
-        attention=(), attention_sites=0, vector_bits=FLOAT, vector_bytes=0, float_bytes=0,
-    )  # fmt: skip
+        model=family,
+        fingerprint=fingerprint(model),
+        timesteps=TIMES,
+        on_miss="error",
+        layers=tuple(rows),
+        attention=(),
+        attention_sites=0,
+        vector_bits=FLOAT,
+        vector_bytes=0,
+        float_bytes=0,
+    )
     return SimpleNamespace(
-        model=model, adapter=adapter, plan=plan, trajectory=trajectory(adapter, calls, outputs), calls=calls,
-        before={name: x.clone() for name, x in model.state_dict().items()}, temporal=adapter.temporal(model),
-    )  # fmt: skip
+        model=model,
+        adapter=adapter,
+        plan=plan,
+        trajectory=trajectory(adapter, calls, outputs),
+        calls=calls,
+        before={name: x.clone() for name, x in model.state_dict().items()},
+        temporal=adapter.temporal(model),
+    )
 
 
 def planned(layer, low, high, weights):
     scale, zero = grid(low[None], high[None], 8, symmetric=False)
     bank = Bank(
-        site=Site(name=layer.name, point="input"), bits=np.array([8], np.uint8), scale=scale.numpy(),
-        zero=zero.numpy().astype(np.int32), slot=np.zeros(len(TIMES), np.int16),
-    )  # fmt: skip
+        site=Site(name=layer.name, point="input"),
+        bits=np.array([8], np.uint8),
+        scale=scale.numpy(),
+        zero=zero.numpy().astype(np.int32),
+        slot=np.zeros(len(TIMES), np.int16),
+    )
     spec = weights or Weights(bits=FLOAT)
     return PlannedLayer(
-        layer=layer, weights=spec, activation_bits=8 if weights else FLOAT, reason="" if weights else "first or last",
-        weight_bytes=weight_bytes(layer.shape, spec), bias_bytes=0, bank=bank if weights else None,
-    )  # fmt: skip
+        layer=layer,
+        weights=spec,
+        activation_bits=8 if weights else FLOAT,
+        reason="" if weights else "first or last",
+        weight_bytes=weight_bytes(layer.shape, spec),
+        bias_bytes=0,
+        bank=bank if weights else None,
+    )
 
 
 def trajectory(adapter, calls, outputs):
     given = [adapter.conditioning((), call) for call in calls]
     return Trajectory(
-        timesteps=TIMES, step=np.arange(len(TIMES), dtype=np.int32),
+        timesteps=TIMES,
+        step=np.arange(len(TIMES), dtype=np.int32),
         inputs=tuple(adapter.sample_of((), call).numpy() for call in calls),
-        outputs=tuple(x.numpy() for x in outputs), half=(np.array([0, 0, 1, 1], np.int8),) * len(calls),
-        conditioning={f"{n}/{name}": x.numpy() for n, one in enumerate(given) for name, x in one.items()},
+        outputs=tuple(x.numpy() for x in outputs),
+        half=(np.array([0, 0, 1, 1], np.int8),) * len(calls),
+        conditioning={
+            f"{n}/{name}": x.numpy() for n, one in enumerate(given) for name, x in one.items()
+        },
         arguments=tuple({name: f"{n}/{name}" for name in one} for n, one in enumerate(given)),
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(params=["SD", "DiT", "SD3"])
@@ -99,12 +140,16 @@ def learn(subject, spec=SPEC, stop_before=None, codes=None, steps=None):
     counts = step_counts(steps or AllSteps(), len(TIMES), None)
     twin = training_model(subject.model, subject.adapter, subject.plan, codes or {})
     found, reports = {}, []
-    for block, formats in trained_layers(subject.model, subject.adapter, subject.plan, spec).items():
+    for block, formats in trained_layers(
+        subject.model, subject.adapter, subject.plan, spec
+    ).items():
         if block == stop_before:
             break
         if codes and set(formats) <= set(codes):
             continue
-        work = reconstruct_block(subject.model, twin, block, formats, spec, subject.trajectory, counts)
+        work = reconstruct_block(
+            subject.model, twin, block, formats, spec, subject.trajectory, counts
+        )
         while True:
             try:
                 reports.append((block, next(work)))
@@ -126,7 +171,9 @@ def outcome(request, subject):
 
 @torch.no_grad()
 def block_answers(model, block, calls):
-    """What a block answers in whole calls of a model, skips included: nothing of the reconstruction is used."""
+    """What a block answers in whole calls of a model, skips included: nothing of the
+    reconstruction is used.
+    """
     seen = []
     hook = model.get_submodule(block).register_forward_hook(lambda m, args, out: seen.append(out))
     for call in calls:
@@ -141,7 +188,10 @@ def flat(out):
 
 def nearest(subject, block):
     formats = trained_layers(subject.model, subject.adapter, subject.plan, SPEC)[block]
-    return {name: quantize_weight(subject.model.get_submodule(name).weight, w) for name, w in formats.items()}
+    return {
+        name: quantize_weight(subject.model.get_submodule(name).weight, w)
+        for name, w in formats.items()
+    }
 
 
 def error(made, wanted):
@@ -149,7 +199,9 @@ def error(made, wanted):
 
 
 def test_every_block_errs_less_than_with_nearest_rounding(subject, outcome):
-    """Whole calls with hard codes: blocks before it learned, the block itself nearest against learned."""
+    """Whole calls with hard codes: blocks before it learned, the block itself nearest against
+    learned.
+    """
     found, _, _ = outcome
     floats = borrow(subject.model)
     codes = {}
@@ -165,12 +217,16 @@ def test_every_block_errs_less_than_with_nearest_rounding(subject, outcome):
 
 
 def test_reported_errors_are_those_of_whole_calls(subject, outcome):
-    """The first block, whose inputs no rounding of other blocks changes; all rows of all calls are measured."""
+    """The first block, whose inputs no rounding of other blocks changes; all rows of all calls
+    are measured.
+    """
     found, _, _ = outcome
     block = next(iter(found))
     twin = training_model(subject.model, subject.adapter, subject.plan, found[block].codes)
     made, wanted = (block_answers(m, block, subject.calls) for m in (twin, borrow(subject.model)))
-    pairs = {id(b): (a, b) for a, b in zip(made, wanted, strict=True)}.values()  # skips repeat an answer
+    pairs = {
+        id(b): (a, b) for a, b in zip(made, wanted, strict=True)
+    }.values()  # skips repeat an answer
     power = sum(float(b.square().sum()) for _, b in pairs)
     wrong = sum(float((a - b).square().sum()) for a, b in pairs)
     assert found[block].after[block] == pytest.approx(wrong / power, rel=1e-3)
@@ -182,10 +238,14 @@ def test_codes_are_whole_numbers_next_to_the_nearest_on_the_same_grid(subject, o
         plain = nearest(subject, block)
         assert set(learned.codes) == set(plain)
         for name, ours in learned.codes.items():
-            assert torch.equal(ours.scale, plain[name].scale) and torch.equal(ours.zero, plain[name].zero)
+            assert torch.equal(ours.scale, plain[name].scale) and torch.equal(
+                ours.zero, plain[name].zero
+            )
             assert ours.codes.dtype == torch.uint8 and ours.codes.max() <= 7
             assert (ours.codes.int() - plain[name].codes.int()).abs().max() <= 1
-        assert any(not torch.equal(learned.codes[name].codes, plain[name].codes) for name in plain), block
+        assert any(
+            not torch.equal(learned.codes[name].codes, plain[name].codes) for name in plain
+        ), block
 
 
 def test_what_is_not_learned_stays_bit_for_bit(subject, outcome):
@@ -195,9 +255,15 @@ def test_what_is_not_learned_stays_bit_for_bit(subject, outcome):
     learned = {name for one in found.values() for name in one.codes}
     assert not learned & set(subject.temporal.layers)
     assert twin.state_dict().keys() == fresh.keys()
-    different = {n.removesuffix(".weight") for n, x in twin.state_dict().items() if not torch.equal(x, fresh[n])}
+    different = {
+        n.removesuffix(".weight")
+        for n, x in twin.state_dict().items()
+        if not torch.equal(x, fresh[n])
+    }
     assert different and different <= learned
-    assert all(torch.equal(x, subject.before[name]) for name, x in subject.model.state_dict().items())
+    assert all(
+        torch.equal(x, subject.before[name]) for name, x in subject.model.state_dict().items()
+    )
     assert all(p.grad is None for p in subject.model.parameters())
 
 
@@ -220,7 +286,10 @@ def test_going_on_behind_finished_blocks_gives_the_same(subject, outcome):
     assert [*first, *rest] == list(whole)
     for block, learned in (first | rest).items():
         assert learned.after == whole[block].after
-        assert all(torch.equal(code.codes, whole[block].codes[n].codes) for n, code in learned.codes.items())
+        assert all(
+            torch.equal(code.codes, whole[block].codes[n].codes)
+            for n, code in learned.codes.items()
+        )
 
 
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
@@ -232,7 +301,9 @@ def test_data_that_does_not_fit_is_taken_in_parts(subject, monkeypatch):
     learned = found["down_blocks.0"]
     assert len(learned.losses["down_blocks.0"]) == SPEC.iterations and reports[-1][1][0] == 30
     assert learned.after["down_blocks.0"] < learned.before["down_blocks.0"]
-    assert len({done for _, (done, _) in reports}) > 3  # more batches are fetched between iterations
+    assert (
+        len({done for _, (done, _) in reports}) > 3
+    )  # more batches are fetched between iterations
 
 
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
@@ -254,7 +325,9 @@ def test_the_time_layers_of_blocks_only_if_asked(subject):
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
 def test_training_that_breaks_keeps_the_last_good_state(subject, monkeypatch):
     states, keep = [], module.state_of
-    monkeypatch.setattr(module, "state_of", lambda roundings: states.append(keep(roundings)) or states[-1])
+    monkeypatch.setattr(
+        module, "state_of", lambda roundings: states.append(keep(roundings)) or states[-1]
+    )
     monkeypatch.setattr(module, "beta_at", lambda progress: None if progress < 27 / 30 else 2.0)
     monkeypatch.setattr(module, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
     found, _, reports = learn(subject, stop_before="down_blocks.1")
@@ -275,12 +348,16 @@ def test_it_can_be_closed_at_any_time_and_leaves_the_threads_alone(subject):
         twin = training_model(subject.model, subject.adapter, subject.plan, {})
         formats = trained_layers(subject.model, subject.adapter, subject.plan, SPEC)["mid_block"]
         counts = np.ones(len(TIMES))
-        work = reconstruct_block(subject.model, twin, "mid_block", formats, SPEC, subject.trajectory, counts)
+        work = reconstruct_block(
+            subject.model, twin, "mid_block", formats, SPEC, subject.trajectory, counts
+        )
         while next(work) != (25, 30):
             assert torch.get_num_threads() == 2
         work.close()
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
-    assert all(torch.equal(x, subject.before[name]) for name, x in subject.model.state_dict().items())
+    assert all(
+        torch.equal(x, subject.before[name]) for name, x in subject.model.state_dict().items()
+    )
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in subject.model.modules())

@@ -10,21 +10,34 @@ from dmq.reconstruction.gptq import compensated_codes, inverse_factor
 
 
 def problem(seed: int, outputs: int = 6, columns: int = 24, tokens: int = 96, groups: int = 1):
-    """A random weight with its grid for each row, and moments of correlated inputs [groups, n, n]."""
+    """A random weight with its grid for each row, and moments of correlated inputs [groups, n,
+    n].
+    """
     random = torch.Generator().manual_seed(seed)
     x = torch.randn(groups, tokens, columns, generator=random)
     x = x + 2 * torch.randn(groups, tokens, 1, generator=random)
     weight = torch.randn(outputs, columns, generator=random)
-    return weight, x.mT @ x / tokens, *grid(weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), 3, False)
+    return (
+        weight,
+        x.mT @ x / tokens,
+        *grid(weight.amin(1, keepdim=True), weight.amax(1, keepdim=True), 3, False),
+    )
 
 
 def error(weight, codes, scale, zero, *moments) -> float:
-    return output_error(weight - dequantize(codes, scale, zero), Moments(moments, weight, weight, 1))
+    return output_error(
+        weight - dequantize(codes, scale, zero), Moments(moments, weight, weight, 1)
+    )
 
 
 def literal(weight, scale, zero, bits, h, damping):
-    """The best way to make up for each error by what is not rounded yet, one column after another (OBQ)."""
-    w, h = weight.double().clone(), h.double() + damping * h.double().diagonal().mean() * torch.eye(len(h))
+    """The best way to make up for each error by what is not rounded yet, one column after
+    another (OBQ).
+    """
+    w, h = (
+        weight.double().clone(),
+        h.double() + damping * h.double().diagonal().mean() * torch.eye(len(h)),
+    )
     codes = torch.empty_like(weight)
     for j in range(weight.shape[1]):
         codes[:, j : j + 1] = quantize(w[:, j : j + 1].float(), scale, zero, bits)
@@ -66,8 +79,13 @@ def test_independent_inputs_give_the_nearest_codes(order):
 
 def test_columns_by_size_is_the_procedure_on_sorted_columns():
     weight, h, scale, zero = problem(3)
-    size = torch.linspace(0.5, 3, 24)[torch.randperm(24, generator=torch.Generator().manual_seed(0))]
-    h, scale = h * size * size[:, None], scale * torch.linspace(0.8, 1.2, 24)  # a scale for each column
+    size = torch.linspace(0.5, 3, 24)[
+        torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    ]
+    h, scale = (
+        h * size * size[:, None],
+        scale * torch.linspace(0.8, 1.2, 24),
+    )  # a scale for each column
     zero = zero.expand_as(scale)
     by = h[0].diagonal().argsort(descending=True)
     codes, _ = compensated_codes(weight, scale, zero, 3, (h,), order=True)
@@ -88,10 +106,14 @@ def test_pieces_are_moments_with_nothing_in_common():
     weight, h, scale, zero = problem(5)
     pieces = h[:, :9, :9], h[:, 9:, 9:]
     codes, _ = compensated_codes(weight, scale, zero, 3, pieces, damping=0.0)
-    whole, _ = compensated_codes(weight, scale, zero, 3, (torch.block_diag(*(p[0] for p in pieces))[None],), damping=0)
+    whole, _ = compensated_codes(
+        weight, scale, zero, 3, (torch.block_diag(*(p[0] for p in pieces))[None],), damping=0
+    )
     assert torch.equal(codes, whole)
     both = torch.block_diag(*(p[0] for p in pieces))[None]
-    assert error(weight, codes, scale, zero, *pieces) == pytest.approx(error(weight, codes, scale, zero, both))
+    assert error(weight, codes, scale, zero, *pieces) == pytest.approx(
+        error(weight, codes, scale, zero, both)
+    )
 
 
 def test_fewer_tokens_than_columns_are_enough():
@@ -99,16 +121,24 @@ def test_fewer_tokens_than_columns_are_enough():
         weight, h, scale, zero = problem(seed, tokens=7)
         assert torch.linalg.matrix_rank(h[0]) < 24
         codes, used = compensated_codes(weight, scale, zero, 3, (h,))
-        assert error(weight, codes, scale, zero, h) < error(weight, quantize(weight, scale, zero, 3), scale, zero, h)
+        assert error(weight, codes, scale, zero, h) < error(
+            weight, quantize(weight, scale, zero, 3), scale, zero, h
+        )
         assert used == 0.01
 
 
 def test_damping_is_raised_as_far_as_it_must_be():
-    h = torch.tensor([[[1.0, 1.05], [1.05, 1.0]]])  # no product of inputs, but for errors of rounding
+    h = torch.tensor(
+        [[[1.0, 1.05], [1.05, 1.0]]]
+    )  # no product of inputs, but for errors of rounding
     factor, used = inverse_factor(h, 0.0)
     assert used == pytest.approx(0.1)
-    torch.testing.assert_close(factor[0].T @ factor[0], torch.linalg.inv(h[0] + used * torch.eye(2)))
-    _, told = compensated_codes(torch.ones(1, 2), torch.ones(1, 1), torch.zeros(1, 1), 3, (h,), damping=0.0)
+    torch.testing.assert_close(
+        factor[0].T @ factor[0], torch.linalg.inv(h[0] + used * torch.eye(2))
+    )
+    _, told = compensated_codes(
+        torch.ones(1, 2), torch.ones(1, 1), torch.zeros(1, 1), 3, (h,), damping=0.0
+    )
     assert told == used
     with pytest.raises(ValueError, match="are they finite"):
         inverse_factor(torch.full((1, 2, 2), float("nan")), 0.0)
@@ -120,7 +150,9 @@ def test_inputs_that_are_always_zero():
     h[:, :, [2, 7]] = 0
     codes, used = compensated_codes(weight, scale, zero, 3, (h,), damping=0.0)
     rest = [j for j in range(24) if j not in (2, 7)]
-    alone, _ = compensated_codes(weight[:, rest], scale, zero, 3, (h[:, rest][:, :, rest],), damping=0.0)
+    alone, _ = compensated_codes(
+        weight[:, rest], scale, zero, 3, (h[:, rest][:, :, rest],), damping=0.0
+    )
     assert used == 0 and torch.equal(codes[:, rest], alone)
     assert not dequantize(codes, scale, zero)[:, [2, 7]].any()
     nothing, _ = compensated_codes(weight, scale, zero, 3, (torch.zeros(1, 24, 24),))

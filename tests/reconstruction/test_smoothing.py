@@ -48,7 +48,9 @@ def layer():
 def test_smoothing_alone_changes_no_output(layer, exponent):
     x = inputs()
     s = smoothing_factors(x.abs().amax(0), channel_maxima(layer.weight), exponent)
-    torch.testing.assert_close((x / s) @ (layer.weight * s).T, layer(x), rtol=1e-5, atol=1e-5 * layer(x).abs().max())
+    torch.testing.assert_close(
+        (x / s) @ (layer.weight * s).T, layer(x), rtol=1e-5, atol=1e-5 * layer(x).abs().max()
+    )
 
 
 def test_one_half_balances_the_maxima(layer):
@@ -81,7 +83,9 @@ def test_the_error_is_that_of_the_layer_with_rounded_inputs(layer, symmetric):
             rounded = fake_quantize(smooth, *grid(low, high, bits, symmetric), bits)
         made = smooth @ codes.low_rank_weight().T + rounded @ codes.rest_weight().T
         wanted = (made - layer(x)).square().sum(1).mean().item()
-        assert smoothed_error(layer.weight, codes, s, found, bits, symmetric) == pytest.approx(wanted, rel=0.1)
+        assert smoothed_error(layer.weight, codes, s, found, bits, symmetric) == pytest.approx(
+            wanted, rel=0.1
+        )
 
 
 def test_what_is_chosen_errs_least(layer):
@@ -104,7 +108,9 @@ def test_what_is_chosen_errs_least(layer):
 def test_even_inputs_and_weights_stay_as_they_are():
     weight, x = torch.eye(8).repeat(2, 1), torch.ones(100, 8)
     found = moments_of(nn.Linear(8, 16), x)
-    chosen = choose_smoothing(weight, lambda s: low_rank_codes(weight, LOW, s), x.amax(0), found, 4, False)
+    chosen = choose_smoothing(
+        weight, lambda s: low_rank_codes(weight, LOW, s), x.amax(0), found, 4, False
+    )
     assert chosen == (None, None)
 
 
@@ -125,7 +131,9 @@ def test_a_grouped_convolution_has_the_same_factors_in_each_group():
     inner = low_rank_codes(conv.weight, LOW, learned.codes.smoothing).rest_weight()
     assert step_error(found, learned.codes.smoothing, 4, False) < step_error(found, None, 4, False)
     made = F.conv2d(x / s, learned.codes.low_rank_weight() + inner, groups=2)
-    torch.testing.assert_close(F.conv2d(x, learned.codes.dequantize(), groups=2), made, atol=1e-2, rtol=1e-2)
+    torch.testing.assert_close(
+        F.conv2d(x, learned.codes.dequantize(), groups=2), made, atol=1e-2, rtol=1e-2
+    )
 
 
 @pytest.mark.parametrize("spec", [LOW, Weights(bits=3, format=Gptq())], ids=["low rank", "GPTQ"])
@@ -151,12 +159,25 @@ def test_a_split_weight_is_compensated_over_both_sides():
     x = torch.randn(8, 6, 8, 8) + torch.randn(8, 1, 8, 8)
     spec = Weights(bits=3, format=Gptq())
     found = moments_of(conv, x)
-    learned, nearest = learn_weight(conv.weight, spec, 4, found, x, None), quantize_weight(conv.weight, spec, 4)
+    learned, nearest = (
+        learn_weight(conv.weight, spec, 4, found, x, None),
+        quantize_weight(conv.weight, spec, 4),
+    )
     assert learned.codes.split == 36 and torch.equal(learned.codes.scale, nearest.scale)
-    apart = [learn_weight(part, spec, 0, moments_of(nn.Conv2d(part.shape[1], 8, 3), own), own, None).codes
-             for part, own in ((conv.weight[:, :4], x[:, :4]), (conv.weight[:, 4:], x[:, 4:]))]  # fmt: skip
+    apart = [
+        learn_weight(
+            part, spec, 0, moments_of(nn.Conv2d(part.shape[1], 8, 3), own), own, None
+        ).codes
+        for part, own in ((conv.weight[:, :4], x[:, :4]), (conv.weight[:, 4:], x[:, 4:]))
+    ]
     assert torch.equal(apart[0].scale, nearest.scale[:, :1])
-    wrong = F.conv2d(x, torch.cat([one.dequantize() for one in apart], 1) - conv.weight).square().sum(1).mean().item()
+    wrong = (
+        F.conv2d(x, torch.cat([one.dequantize() for one in apart], 1) - conv.weight)
+        .square()
+        .sum(1)
+        .mean()
+        .item()
+    )
     power = F.conv2d(x, conv.weight).square().sum(1).mean().item()
     assert learned.after < wrong / power < learned.before
 
@@ -164,6 +185,9 @@ def test_a_split_weight_is_compensated_over_both_sides():
 def test_a_layer_that_was_not_called_has_its_nearest_codes(layer):
     spec = Weights(bits=3, format=Gptq())
     learned = learn_weight(layer.weight, spec, 0, None, torch.zeros(0), None)
-    assert torch.equal(learned.codes.codes, quantize_weight(layer.weight, spec).codes) and "not called" in learned.note
+    assert (
+        torch.equal(learned.codes.codes, quantize_weight(layer.weight, spec).codes)
+        and "not called" in learned.note
+    )
     with pytest.raises(TypeError, match="Grid is not learned from inputs"):
         learn_weight(layer.weight, Weights(), 0, moments_of(layer, inputs()), torch.zeros(0), None)

@@ -31,17 +31,21 @@ FIRST = "down_blocks.0"
 
 
 def coarse(subject, slots=1):
-    """The plan with 3-bit activations, whose ranges are twice too wide: there is something to gain."""
+    """The plan with 3-bit activations, whose ranges are twice too wide: there is something to
+    gain.
+    """
 
     def worse(bank):
         if bank is None:
             return None
         scale = np.repeat(bank.scale * 2 * 255 / 7, slots)
         return dataclasses.replace(
-            bank, bits=np.full(slots, 3, np.uint8), scale=scale.astype(np.float32),
+            bank,
+            bits=np.full(slots, 3, np.uint8),
+            scale=scale.astype(np.float32),
             zero=np.repeat(np.minimum(bank.zero, 7) // 2, slots).astype(np.int32),
             slot=np.minimum(np.arange(len(TIMES)), slots - 1).astype(np.int16),
-        )  # fmt: skip
+        )
 
     rows = tuple(dataclasses.replace(row, bank=worse(row.bank)) for row in subject.plan.layers)
     return dataclasses.replace(subject.plan, layers=rows)
@@ -53,7 +57,9 @@ def learn(subject, plan, spec=STEPS, block=FIRST, sizes=None, counts=None):
     formats = trained_layers(subject.model, subject.adapter, plan, spec)[block]
     apart = left_out(subject.model, subject.adapter, plan, spec)
     counts = np.ones(len(TIMES)) if counts is None else counts
-    work = reconstruct_block(subject.model, twin, block, formats, spec, subject.trajectory, counts, apart)
+    work = reconstruct_block(
+        subject.model, twin, block, formats, spec, subject.trajectory, counts, apart
+    )
     reports = []
     while True:
         try:
@@ -72,14 +78,20 @@ def outcome():
 def test_step_sizes_make_the_block_err_less_than_rounding_alone(outcome):
     _, _, learned, _, reports = outcome
     assert learned.stepped[FIRST] < 0.9 * learned.after[FIRST]
-    assert reports[-1] == (64, 64) and [done for done, _ in reports] == sorted(done for done, _ in reports)
+    assert reports[-1] == (64, 64) and [done for done, _ in reports] == sorted(
+        done for done, _ in reports
+    )
 
 
 def test_only_scales_of_the_block_move_and_not_those_of_its_time_layers(outcome):
     subject, plan, learned, twin, _ = outcome
     before = {f"{row.bank.site.label}": row.bank for row in plan.layers if row.bank}
     time = {p.name for p in subject.temporal.projections}
-    inside = {label for label, bank in before.items() if label.startswith(f"{FIRST}.") and bank.site.name not in time}
+    inside = {
+        label
+        for label, bank in before.items()
+        if label.startswith(f"{FIRST}.") and bank.site.name not in time
+    }
     assert set(learned.sizes) == inside and any(name.startswith(f"{FIRST}.") for name in time)
     for module in twin.modules():
         if isinstance(module, ActivationBank):
@@ -108,7 +120,9 @@ def test_the_plan_with_them_is_the_model_that_was_trained(outcome):
 
 
 def test_the_gradient_of_a_step_size_is_that_of_lsq():
-    """d x_hat / d scale: round(x/s) - x/s within the grid, its lowest and highest whole numbers outside of it."""
+    """d x_hat / d scale: round(x/s) - x/s within the grid, its lowest and highest whole numbers
+    outside of it.
+    """
     bank = bank_of(scale=[0.5], zero=[2], bits=3)
     clock = Clock((1.0,), "error", lambda args, kwargs: 1.0)
     clock.set(1.0)
@@ -126,9 +140,12 @@ def test_the_gradient_of_a_step_size_is_that_of_lsq():
 
 def bank_of(scale, zero, bits, slot=(0,)):
     return Bank(
-        site=Site(name="x", point="input"), bits=np.full(len(scale), bits, np.uint8),
-        scale=np.array(scale, np.float32), zero=np.array(zero, np.int32), slot=np.array(slot, np.int16),
-    )  # fmt: skip
+        site=Site(name="x", point="input"),
+        bits=np.full(len(scale), bits, np.uint8),
+        scale=np.array(scale, np.float32),
+        zero=np.array(zero, np.int32),
+        slot=np.array(slot, np.int16),
+    )
 
 
 def test_slots_of_steps_that_are_not_drawn_stay_bit_for_bit():
@@ -159,10 +176,13 @@ def test_both_sides_of_a_split_are_learned():
 
 def test_other_bits_keep_their_own_grid():
     """Relaxed steps have bits that nothing was learned for."""
-    sizes = {"x.input": StepSizes(
-        scale=np.array([7.0, 7.0, 9.0], np.float32), zero=np.array([3, 3, 4], np.int32),
-        bits=np.array([3, 3, 3], np.uint8),
-    )}  # fmt: skip
+    sizes = {
+        "x.input": StepSizes(
+            scale=np.array([7.0, 7.0, 9.0], np.float32),
+            zero=np.array([3, 3, 4], np.int32),
+            bits=np.array([3, 3, 3], np.uint8),
+        )
+    }
     bank = dataclasses.replace(
         bank_of([1.0, 2.0, 3.0], [1, 1, 1], 3, slot=(0, 1, 2)), bits=np.array([3, 10, 3], np.uint8)
     )
@@ -178,7 +198,9 @@ def test_files_keep_them(outcome):
     assert isinstance(again, LearnedBlocks) and again.stepped == learned.stepped
     for label, own in learned.sizes.items():
         kept = again.sizes[label]
-        assert all(np.array_equal(getattr(kept, p), getattr(own, p)) for p in ("scale", "zero", "bits"))
+        assert all(
+            np.array_equal(getattr(kept, p), getattr(own, p)) for p in ("scale", "zero", "bits")
+        )
 
 
 def test_training_that_breaks_keeps_the_last_good_state(monkeypatch):
@@ -197,7 +219,9 @@ def test_training_that_breaks_keeps_the_last_good_state(monkeypatch):
     assert learned.stepped[FIRST] < learned.after[FIRST]
     shorter = []
     monkeypatch.setattr(training, "distance", lambda *given: shorter.append(1) or whole(*given))
-    monkeypatch.setattr(training.StepTraining, "finished", lambda self: self.scales.finish(self.at_25))
+    monkeypatch.setattr(
+        training.StepTraining, "finished", lambda self: self.scales.finish(self.at_25)
+    )
     monkeypatch.setattr(training.StepTraining, "update", noting(training.StepTraining.update))
     at_25, _, _ = learn(subject, plan)
     for label, own in learned.sizes.items():

@@ -1,4 +1,6 @@
-"""TIAR on tiny models of several families: what is trained, on which grid, and what happens when it fails."""
+"""TIAR on tiny models of several families: what is trained, on which grid, and what happens when
+it fails.
+"""
 
 from functools import cache
 from types import SimpleNamespace
@@ -29,11 +31,14 @@ def make(family):
     calls = [tiny_call(model, t, rows=2, seed=t) for t in (901, 501, 101)]
     given = [adapter.conditioning((), call) for call in calls]
     return SimpleNamespace(
-        model=model, adapter=adapter, block=block, formats=dict.fromkeys(block.layers, W3),
+        model=model,
+        adapter=adapter,
+        block=block,
+        formats=dict.fromkeys(block.layers, W3),
         t=torch.cat([call["timestep"] for call in calls]),
         given={name: torch.cat([g[name] for g in given]) for name in block.arguments},
         before={name: x.clone() for name, x in model.state_dict().items()},
-    )  # fmt: skip
+    )
 
 
 @pytest.fixture(params=["SD", "Hunyuan-DiT", "SDXL"])
@@ -54,7 +59,13 @@ def outcome(request, subject):
 def learn(subject, **changes):
     spec = Tiar(**{"iterations": 75, "rate": 0.03} | changes)
     work = learn_rounding(
-        subject.model, subject.adapter, subject.block, subject.formats, spec, subject.t, subject.given
+        subject.model,
+        subject.adapter,
+        subject.block,
+        subject.formats,
+        spec,
+        subject.t,
+        subject.given,
     )
     seen = []
     while True:
@@ -105,9 +116,13 @@ def test_scale_and_zero_are_those_of_nearest_rounding_and_codes_are_next_to_its(
 
 def test_the_model_is_untouched_and_all_its_layers_were_trained(subject, outcome):
     _, learned = outcome
-    assert all(torch.equal(x, subject.before[name]) for name, x in subject.model.state_dict().items())
+    assert all(
+        torch.equal(x, subject.before[name]) for name, x in subject.model.state_dict().items()
+    )
     plain = nearest(subject)
-    same = [name for name, ours in learned.codes.items() if torch.equal(ours.codes, plain[name].codes)]
+    same = [
+        name for name, ours in learned.codes.items() if torch.equal(ours.codes, plain[name].codes)
+    ]
     assert same == []
 
 
@@ -115,11 +130,16 @@ def test_the_model_is_untouched_and_all_its_layers_were_trained(subject, outcome
 def test_before_training_the_soft_weights_are_the_float_ones(subject):
     name = subject.block.layers[1]
     layer = subject.model.get_submodule(name)
-    for spec in (Weights(bits=8, range=MinMax()), Weights(bits=4, range=MinMax(), granularity=PerGroup(size=7))):
+    for spec in (
+        Weights(bits=8, range=MinMax()),
+        Weights(bits=4, range=MinMax(), granularity=PerGroup(size=7)),
+    ):
         rounding = Rounding(layer.weight, spec)
         soft = SoftLinear(layer, rounding)
         low, high = ((code - rounding.zero) * rounding.scale for code in (0, 2**spec.bits - 1))
-        clipped = layer.weight.reshape(rounding.floor.shape).clamp(low, high).reshape(layer.weight.shape)
+        clipped = (
+            layer.weight.reshape(rounding.floor.shape).clamp(low, high).reshape(layer.weight.shape)
+        )
         assert torch.allclose(soft.weight, clipped, atol=1e-5)
         assert torch.equal(rounding.hardened().codes, rounding.nearest.codes)
 
@@ -138,11 +158,16 @@ def test_few_rows_at_a_time_and_the_seed(subject):
 def test_training_that_breaks_keeps_the_last_good_state(subject, monkeypatch):
     """The penalty is no number from iteration 60 on: what was there after 50 must come back."""
     states, keep = [], temporal.state_of
-    monkeypatch.setattr(temporal, "state_of", lambda roundings: states.append(keep(roundings)) or states[-1])
+    monkeypatch.setattr(
+        temporal, "state_of", lambda roundings: states.append(keep(roundings)) or states[-1]
+    )
     monkeypatch.setattr(temporal, "beta_at", lambda progress: None if progress < 60 / 75 else 2.0)
     monkeypatch.setattr(temporal, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
     seen, learned = learn(subject)
-    assert learned.note == "stopped at iteration 61 of 75: the loss was nan." and len(learned.losses) == 61
+    assert (
+        learned.note == "stopped at iteration 61 of 75: the loss was nan."
+        and len(learned.losses) == 61
+    )
     assert [done for done, _ in seen] == [25, 50] and len(states) == 3
     for name, v in states[-1].items():
         rounding = Rounding(subject.model.get_submodule(name).weight, W3)
@@ -156,7 +181,13 @@ def test_it_can_be_closed_at_any_time_and_leaves_the_threads_alone(subject):
     torch.set_num_threads(2)
     try:
         work = learn_rounding(
-            subject.model, subject.adapter, subject.block, subject.formats, Tiar(iterations=500), subject.t, {}
+            subject.model,
+            subject.adapter,
+            subject.block,
+            subject.formats,
+            Tiar(iterations=500),
+            subject.t,
+            {},
         )
         assert next(work) == (25, 500) and torch.get_num_threads() == 2
         work.close()

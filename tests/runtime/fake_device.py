@@ -1,10 +1,10 @@
 """Execution on a GPU, without one: torch's fake tensors know their device and no values.
 
-An operation that mixes devices raises, and so does whatever asks a tensor of the device for its value: in the forward
-of a layer that would be a wait at every call. So what runs here has neither. Whoever gives `Tensor` another
-`__getitem__` makes it a sequence for Python, even after it is taken back, and `torch.tensor` reads sequences
-otherwise; hence `test_devices` runs this file in a process of its own.
-"""
+An operation that mixes devices raises, and so does whatever asks a tensor of the device for its
+value: in the forward of a layer that would be a wait at every call. So what runs here has neither.
+Whoever gives `Tensor` another `__getitem__` makes it a sequence for Python, even after it is taken
+back, and `torch.tensor` reads sequences otherwise; hence `test_devices` runs this file in a process
+of its own."""
 
 import pytest
 import torch
@@ -30,11 +30,17 @@ mode = FakeTensorMode()
 
 @pytest.fixture
 def cuda(monkeypatch):
-    """`x.to("cuda")` gives a fake tensor, and they can be cut, filled, laid out: torch refuses it without CUDA."""
+    """`x.to("cuda")` gives a fake tensor, and they can be cut, filled, laid out: torch refuses
+    it without CUDA.
+    """
     plain, sliced, dense = torch.Tensor.to, torch.Tensor.__getitem__, torch.Tensor.contiguous
 
     def contiguous(x: Tensor, memory_format=torch.contiguous_format) -> Tensor:
-        return x.clone(memory_format=memory_format) if x.is_cuda else dense(x, memory_format=memory_format)
+        return (
+            x.clone(memory_format=memory_format)
+            if x.is_cuda
+            else dense(x, memory_format=memory_format)
+        )
 
     def get(x: Tensor, key) -> Tensor:
         if x.device.type != "cuda":
@@ -74,7 +80,11 @@ def test_a_layer_runs_where_it_was_moved_and_waits_for_nothing(cuda, name, bank)
         made.to("cuda")
         answer = made(ones(shape))
         assert made.kernel == IntMm.name and not made.why
-        assert answer.device.type == "cuda" and answer.shape == wanted.shape and answer.dtype == wanted.dtype
+        assert (
+            answer.device.type == "cuda"
+            and answer.shape == wanted.shape
+            and answer.dtype == wanted.dtype
+        )
         with pytest.raises(RuntimeError, match="device"):
             made(torch.ones(shape))
 
@@ -128,13 +138,21 @@ def test_whole_weights_are_made_on_the_device(cuda):
             whole_parts(fake)
         moved = whole.to("cuda")
         assert moved.dequantize().device.type == moved.values.device.type == "cuda"
-        assert WholeWeight(values=moved.values, scale=moved.scale, offset=moved.scale).dequantize().is_cuda
+        assert (
+            WholeWeight(values=moved.values, scale=moved.scale, offset=moved.scale)
+            .dequantize()
+            .is_cuda
+        )
 
 
 def test_codes_are_made_on_the_device():
     with mode:
         x = ones((2, 3, 4, 4))
-        for ends in ((0.1, 3.0), (ones(1) * 0.1, ones(1)), (ones((2, 1, 1, 1)), ones((2, 1, 1, 1)))):
+        for ends in (
+            (0.1, 3.0),
+            (ones(1) * 0.1, ones(1)),
+            (ones((2, 1, 1, 1)), ones((2, 1, 1, 1))),
+        ):
             codes = codes_of(x, *ends, 8)
             assert codes.is_cuda and codes.dtype == torch.uint8
             assert codes.is_contiguous(memory_format=torch.channels_last)
@@ -145,7 +163,9 @@ def test_attention_in_pieces_is_left_to_the_gpu(monkeypatch):
     unet = tiny_sd().unet
     open_attention(unet, Chunked)
     processor = next(iter(unet.attn_processors.values()))
-    monkeypatch.setattr("dmq.runtime.attention.chunked", lambda *args: pytest.fail("pieces are for a CPU's caches"))
+    monkeypatch.setattr(
+        "dmq.runtime.attention.chunked", lambda *args: pytest.fail("pieces are for a CPU's caches")
+    )
     with mode:
         q = ones((1, 2, 2048, 8))
         assert processor.product(q, q, q).is_cuda

@@ -1,4 +1,6 @@
-"""Executed layers against simulated ones, for every kind of layer, format and slot: a rounding step apart at most."""
+"""Executed layers against simulated ones, for every kind of layer, format and slot: a rounding
+step apart at most.
+"""
 
 import copy
 import dataclasses
@@ -28,7 +30,7 @@ from dmq.recipe import (
     Temporal,
     Uaq,
     Weights,
-)  # fmt: skip
+)
 from dmq.results import Bank, Site
 from dmq.runtime import attention, convert, fused, kernels, layers
 from dmq.runtime.attention import chunked
@@ -44,7 +46,9 @@ from tests.quantizers.conftest import TIMESTEPS, make_subject
 
 
 GROUPS = [0, 0, 1, 1, 2, 2]
-HALF_RANGE = Weights(bits=7, range=MinMax())  # which integer kernels of every machine add up exactly
+HALF_RANGE = Weights(
+    bits=7, range=MinMax()
+)  # which integer kernels of every machine add up exactly
 FORMS = {
     "static": {},
     "groups": {"slot": GROUPS},
@@ -54,27 +58,44 @@ FORMS = {
     "W7A8": {"weights": HALF_RANGE, "slot": GROUPS},
     "W7A8, symmetric": {"weights": Weights(bits=7, symmetric=True, range=MinMax())},
     "W8A7": {"activations": Activations(bits=7), "slot": GROUPS},
-    "W4A6": {"weights": Weights(bits=4, range=MinMax()), "activations": Activations(bits=6), "slot": GROUPS},
+    "W4A6": {
+        "weights": Weights(bits=4, range=MinMax()),
+        "activations": Activations(bits=6),
+        "slot": GROUPS,
+    },
     "UAQ": {"weights": Weights(bits=3, format=Uaq())},
-    "dynamic": {"weights": Weights(bits=4, format=Uaq()), "activations": Activations(dynamic="token")},
-    "dynamic per call": {"weights": Weights(bits=4, format=Uaq()), "activations": Activations(dynamic="call")},
+    "dynamic": {
+        "weights": Weights(bits=4, format=Uaq()),
+        "activations": Activations(dynamic="token"),
+    },
+    "dynamic per call": {
+        "weights": Weights(bits=4, format=Uaq()),
+        "activations": Activations(dynamic="call"),
+    },
     "dynamic per sample, symmetric": {
         "weights": Weights(symmetric=True, range=MinMax()),
         "activations": Activations(dynamic="sample", symmetric=True),
     },
     "low rank": {"weights": Weights(bits=4, format=LowRank(rank=4, group=1024))},
     "low rank, dynamic": {
-        "weights": Weights(bits=4, format=LowRank(rank=4, group=1024)), "activations": Activations(dynamic="token"),
+        "weights": Weights(bits=4, format=LowRank(rank=4, group=1024)),
+        "activations": Activations(dynamic="token"),
     },
     "split": {"split": True, "slot": GROUPS},
     "split UAQ": {"split": True, "weights": Weights(bits=4, format=Uaq()), "slot": GROUPS},
-}  # fmt: skip
+}
 IN_FLOAT = {
     "k-means": ({"weights": Weights(bits=4, format=KMeans())}, "not on a grid"),
     "HQQ": ({"weights": Weights(bits=4, format=Hqq())}, "no whole numbers"),
-    "groups of a row": ({"weights": Weights(bits=4, granularity=PerGroup(size=8), range=MinMax())}, "within a row"),
+    "groups of a row": (
+        {"weights": Weights(bits=4, granularity=PerGroup(size=8), range=MinMax())},
+        "within a row",
+    ),
     "ten bits": ({"weights": Weights(bits=10, range=MinMax())}, "10 bits"),
-    "inputs per channel": ({"activations": Activations(granularity=PerChannel(), range=MinMax())}, "for each channel"),
+    "inputs per channel": (
+        {"activations": Activations(granularity=PerChannel(), range=MinMax())},
+        "for each channel",
+    ),
     "inputs of 16 bits": ({"activations": Activations(bits=16)}, "16 bits"),
     "inputs in float": ({"activations": Activations(bits=32)}, "stay in float"),
 }
@@ -88,7 +109,9 @@ def subject(request):
 def pair(subject, slot=None, **changes):
     """The simulated and the executed model of one plan."""
     plan = subject.plan(slot, **changes)
-    return quantized(subject.model, plan, subject.adapter), executed(subject.model, plan, subject.adapter)
+    return quantized(subject.model, plan, subject.adapter), executed(
+        subject.model, plan, subject.adapter
+    )
 
 
 def input_of(layout, seed):
@@ -99,8 +122,14 @@ def input_of(layout, seed):
 
 
 def one_step(layer, x, bank):
-    """How far an output moves, at most, if each code of its input moves by one: a bound, and a loose one."""
-    scale = 1.0 if not isinstance(bank, ActivationBank) else float(bank.scale[bank.slot[bank.clock.i]].max())
+    """How far an output moves, at most, if each code of its input moves by one: a bound, and a
+    loose one.
+    """
+    scale = (
+        1.0
+        if not isinstance(bank, ActivationBank)
+        else float(bank.scale[bank.slot[bank.clock.i]].max())
+    )
     return scale * float(layer.weight.abs().flatten(1).max(1).values.max())
 
 
@@ -116,7 +145,9 @@ def test_executed_equals_simulated_within_a_step_at_all_slots(subject, changes):
             with torch.no_grad():
                 wanted, got = simulated.get_submodule(name)(x), layer(x)
             apart = (got - wanted).abs()
-            assert apart.max() <= (0 if layer.why else 2 * one_step(layer, x, layer.input) + 1e-5 * wanted.abs().max())
+            assert apart.max() <= (
+                0 if layer.why else 2 * one_step(layer, x, layer.input) + 1e-5 * wanted.abs().max()
+            )
             flipped += int((apart > 1e-5 * wanted.abs().max()).sum())
             values += wanted.numel()
     assert flipped < 0.02 * values  # where x / scale is next to a half, either code is right
@@ -150,8 +181,14 @@ def test_without_kernels_nothing_differs_by_a_bit(subject):
 def called(subject, model, t=TIMESTEPS[3]):
     generator = torch.Generator().manual_seed(7)
     config = subject.model.config
-    x = torch.randn(2, config.in_channels, config.sample_size, config.sample_size, generator=generator)
-    words = [torch.randn(2, 6, config.cross_attention_dim, generator=generator)] if subject.info.prompted else []
+    x = torch.randn(
+        2, config.in_channels, config.sample_size, config.sample_size, generator=generator
+    )
+    words = (
+        [torch.randn(2, 6, config.cross_attention_dim, generator=generator)]
+        if subject.info.prompted
+        else []
+    )
     with torch.no_grad():
         return model(x, torch.tensor(t), *words).sample
 
@@ -194,19 +231,28 @@ def test_the_float_model_is_left_alone(subject):
     assert all(torch.equal(x, before[name]) for name, x in subject.model.state_dict().items())
 
 
-# --- kernels --------------------------------------------------------------------------------------------------------
+# --- kernels
+# --------------------------------------------------------------------------------------------------
 
 
 LAYOUTS = {
-    "linear": nn.Linear(24, 16), "conv": nn.Conv2d(8, 16, 3, padding=1), "stride": nn.Conv2d(8, 16, 3, 2, 1),
-    "dilation": nn.Conv2d(8, 16, 3, padding=2, dilation=2), "pointwise": nn.Conv2d(8, 16, 1),
+    "linear": nn.Linear(24, 16),
+    "conv": nn.Conv2d(8, 16, 3, padding=1),
+    "stride": nn.Conv2d(8, 16, 3, 2, 1),
+    "dilation": nn.Conv2d(8, 16, 3, padding=2, dilation=2),
+    "pointwise": nn.Conv2d(8, 16, 1),
     "uneven": nn.Conv2d(8, 16, (3, 1), padding=(1, 0)),
-}  # fmt: skip
-DEPTHWISE = {"depthwise": nn.Conv2d(8, 8, 3, padding=1, groups=8), "conv1d": nn.Conv1d(8, 16, 3, padding=1)}
+}
+DEPTHWISE = {
+    "depthwise": nn.Conv2d(8, 8, 3, padding=1, groups=8),
+    "conv1d": nn.Conv1d(8, 16, 3, padding=1),
+}
 
 
 def weights_of(layer, bits=8):
-    """Codes of an asymmetric weight: rows lie to one side of zero, the first two all but one value at its end."""
+    """Codes of an asymmetric weight: rows lie to one side of zero, the first two all but one
+    value at its end.
+    """
     from dmq.quantizers.weights import quantize_weight
 
     weight = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1)) + 0.8
@@ -219,13 +265,16 @@ def weights_of(layer, bits=8):
 @pytest.mark.parametrize("zero", [0, 117, 255])
 @pytest.mark.parametrize(
     ("kind", "layer"),
-    [(OneDnn, layer) for layer in (LAYOUTS | DEPTHWISE).values()] + [(IntMm, layer) for layer in LAYOUTS.values()],
+    [(OneDnn, layer) for layer in (LAYOUTS | DEPTHWISE).values()]
+    + [(IntMm, layer) for layer in LAYOUTS.values()],
     ids=[f"onednn {name}" for name in LAYOUTS | DEPTHWISE] + [f"int_mm {name}" for name in LAYOUTS],
 )
 def test_a_kernel_adds_up_whole_numbers_exactly(kind, layer, zero, bits, monkeypatch):
     codes = weights_of(layer, bits)
     (part,) = whole_parts(codes)
-    assert (part.offset is not None) == (bits == 8) and torch.equal(part.dequantize(), codes.dequantize())
+    assert (part.offset is not None) == (bits == 8) and torch.equal(
+        part.dequantize(), codes.dequantize()
+    )
     monkeypatch.setattr(kernels, "KERNELS", (kind,))
     made = kernel_for(layer, part)
     if bits == 8 and not adds_in_32_bits():
@@ -233,7 +282,9 @@ def test_a_kernel_adds_up_whole_numbers_exactly(kind, layer, zero, bits, monkeyp
         return
     assert isinstance(made, kind)
     shape = {nn.Linear: (2, 3, 24), nn.Conv1d: (2, 8, 9)}.get(type(layer), (2, 8, 9, 10))
-    x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(zero))
+    x = torch.randint(
+        0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(zero)
+    )
     x[0] = 255
     bias = torch.linspace(-1, 1, codes.shape[0])
     got = made(x, 0.03, zero, bias, torch.float32)
@@ -254,7 +305,9 @@ def test_a_kernel_that_is_wrong_here_is_named_and_the_reference_takes_over(subje
     assert torch.equal(called(subject, made), called(subject, simulated))
 
 
-def test_eight_bits_by_eight_run_in_float_where_sums_have_sixteen_and_seven_do_not(subject, monkeypatch):
+def test_eight_bits_by_eight_run_in_float_where_sums_have_sixteen_and_seven_do_not(
+    subject, monkeypatch
+):
     monkeypatch.setattr(kernels, "onednn_sums", lambda: Sums.PAIRS)
     monkeypatch.setattr(kernels, "int_mm_sums", lambda: Sums.PAIRS)
     simulated, made = pair(subject, GROUPS)
@@ -269,15 +322,21 @@ def test_what_has_eight_bits_at_some_steps_only_is_in_float_at_those(subject, mo
     simulated, made = with_bits(subject, subject.plan([0, 0, 0, 1, 1, 1]), [-1, 0])
     assert set(ran(made).values()) == {f"{KERNEL}, but for steps of more than 7 bits"}
     codes = []
-    monkeypatch.setattr(layers, "codes_of", lambda *args: codes.append(codes_of(*args)) or codes[-1])
+    monkeypatch.setattr(
+        layers, "codes_of", lambda *args: codes.append(codes_of(*args)) or codes[-1]
+    )
     for i in (2, 5):
         simulated.clock._i = made.clock._i = i
         for name, layer in packed_layers(made):
             x = input_of(layer.layout, i)
             with torch.no_grad():
                 got, wanted = layer(x), simulated.get_submodule(name)(x)
-            assert (got - wanted).abs().max() <= (0 if i == 5 else 2 * one_step(layer, x, layer.input) + 1e-5), name
-    assert len(codes) == len(dict(packed_layers(made))) and max(int(one.max()) for one in codes) == 127
+            assert (got - wanted).abs().max() <= (
+                0 if i == 5 else 2 * one_step(layer, x, layer.input) + 1e-5
+            ), name
+    assert (
+        len(codes) == len(dict(packed_layers(made))) and max(int(one.max()) for one in codes) == 127
+    )
 
 
 def test_an_older_torch_is_noticed(monkeypatch):
@@ -297,7 +356,8 @@ def test_reflected_padding_has_no_kernel():
     assert "padding 'reflect'" in kernel_for(layer, part)
 
 
-# --- codes and attention --------------------------------------------------------------------------------------------
+# --- codes and attention
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [2, 5, 8])
@@ -324,7 +384,10 @@ def test_attention_in_pieces_is_attention(scale, far, monkeypatch):
     monkeypatch.setattr(attention, "SCORES", 90 * 23)  # 23 queries at a time, and two left over
     monkeypatch.setattr(attention, "FAR", far)
     generator = torch.Generator().manual_seed(0)
-    q, k, v = (torch.randn(2, 3, length, depth, generator=generator) for length, depth in ((94, 8), (90, 8), (90, 6)))
+    q, k, v = (
+        torch.randn(2, 3, length, depth, generator=generator)
+        for length, depth in ((94, 8), (90, 8), (90, 6))
+    )
     wanted = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
     got = chunked(q, k, v, scale)
     assert got.dtype == q.dtype and got.shape == wanted.shape
@@ -337,7 +400,9 @@ def test_attention_in_pieces_bears_scores_of_any_size():
     generator = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(1, 2, 50, 8, generator=generator) for _ in range(3))
     for factor in (1e-3, 60.0, -60.0):  # products of some thousands: only the greatest scores count
-        wanted = nn.functional.scaled_dot_product_attention(q.bfloat16().float() * factor, k.bfloat16().float(), v)
+        wanted = nn.functional.scaled_dot_product_attention(
+            q.bfloat16().float() * factor, k.bfloat16().float(), v
+        )
         got = chunked(q.bfloat16() * factor, k.bfloat16(), v.bfloat16()).float()
         assert got.isfinite().all() and (got - wanted).norm() < 0.1 * wanted.norm()
 
@@ -347,7 +412,9 @@ def test_long_attention_of_an_executed_model_goes_in_pieces_where_that_pays(monk
     seen = []
     monkeypatch.setattr(convert, "multiplies_bfloat16", lambda: pays)
     monkeypatch.setattr(attention, "SHORT", 4)
-    monkeypatch.setattr(attention, "chunked", lambda *args: seen.append(args[0].shape) or chunked(*args))
+    monkeypatch.setattr(
+        attention, "chunked", lambda *args: seen.append(args[0].shape) or chunked(*args)
+    )
     subject = make_subject(tiny_sd())
     plain = called(subject, executed(subject.model, subject.plan(), subject.adapter, kernels=False))
     assert not seen
@@ -356,17 +423,25 @@ def test_long_attention_of_an_executed_model_goes_in_pieces_where_that_pays(monk
 
 
 def with_bits(subject, plan, more):
-    """The simulated and the executed model of a plan whose slots have so many bits more than they had."""
+    """The simulated and the executed model of a plan whose slots have so many bits more than
+    they had.
+    """
     rows = []
     for row in plan.layers:
-        bank = row.bank and dataclasses.replace(row.bank, bits=(row.bank.bits + np.array(more)).astype(np.uint8))
+        bank = row.bank and dataclasses.replace(
+            row.bank, bits=(row.bank.bits + np.array(more)).astype(np.uint8)
+        )
         rows.append(dataclasses.replace(row, bank=bank))
     plan = dataclasses.replace(plan, layers=tuple(rows))
-    return quantized(subject.model, plan, subject.adapter), executed(subject.model, plan, subject.adapter)
+    return quantized(subject.model, plan, subject.adapter), executed(
+        subject.model, plan, subject.adapter
+    )
 
 
 def test_slots_with_more_than_eight_bits_run_in_float(subject):
-    simulated, made = with_bits(subject, subject.plan([0, 0, 0, 1, 1, 1], weights=HALF_RANGE), [0, 2])
+    simulated, made = with_bits(
+        subject, subject.plan([0, 0, 0, 1, 1, 1], weights=HALF_RANGE), [0, 2]
+    )
     assert set(ran(made).values()) == {"oneDNN int8, but for steps of more than 8 bits"}
     simulated.clock._i = made.clock._i = 5
     for name, layer in packed_layers(made):
@@ -375,7 +450,8 @@ def test_slots_with_more_than_eight_bits_run_in_float(subject):
             assert torch.equal(layer(x), simulated.get_submodule(name)(x)), name
 
 
-# --- compiled -------------------------------------------------------------------------------------------------------
+# --- compiled
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*FORMS, "inputs in float"])
@@ -393,17 +469,24 @@ def test_what_the_compiler_sees_of_a_layer_is_the_layer(subject, name, monkeypat
             with torch.no_grad():
                 wanted, got = same(x), layer(x)
             apart = (got - wanted).abs()
-            assert apart.max() <= 2 * one_step(same, x, same.input) + 1e-5 * wanted.abs().max(), layer_name
+            assert apart.max() <= 2 * one_step(same, x, same.input) + 1e-5 * wanted.abs().max(), (
+                layer_name
+            )
             flipped += int((apart > 1e-5 * wanted.abs().max()).sum())
             values += wanted.numel()
     assert flipped < 0.001 * values
 
 
-@pytest.mark.parametrize("changes", [
-    {"slot": [0, 1, 2, 3, 4, 5]}, {"weights": Weights(bits=4, format=KMeans())},
-    {"temporal": Temporal(cache=Cache(bits=8)), "activations": Activations(bits=32)},
-    {"slot": [0, 1, 2, 3, 4, 5], "activations": Activations(bits=32, attention_bits=6)},
-], ids=["kernels", "reference", "cache", "attention"])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"slot": [0, 1, 2, 3, 4, 5]},
+        {"weights": Weights(bits=4, format=KMeans())},
+        {"temporal": Temporal(cache=Cache(bits=8)), "activations": Activations(bits=32)},
+        {"slot": [0, 1, 2, 3, 4, 5], "activations": Activations(bits=32, attention_bits=6)},
+    ],
+    ids=["kernels", "reference", "cache", "attention"],
+)
 def test_a_compiled_model_draws_the_same_at_all_slots_and_is_compiled_once(changes):
     from torch._dynamo.testing import CompileCounter
 
@@ -424,7 +507,9 @@ def test_models_of_one_class_are_compiled_each_for_itself(apart, monkeypatch):
     if not apart:
         monkeypatch.setattr("dmq.runtime.compiled.APART", {})
     subject = make_subject(tiny_ddpm())
-    plans = [subject.plan(weights=HALF_RANGE, activations=Activations(bits=bits)) for bits in (8, 4)]
+    plans = [
+        subject.plan(weights=HALF_RANGE, activations=Activations(bits=bits)) for bits in (8, 4)
+    ]
     made = [compiled(executed(subject.model, plan, subject.adapter), "eager") for plan in plans]
     for _ in range(2):
         for plan, model in zip(plans, made, strict=True):
@@ -448,10 +533,18 @@ def test_a_compiled_model_takes_batches_of_any_size():
     subject = make_subject(tiny_ddpm())
     plan = subject.plan(weights=HALF_RANGE)
     plain, made = (executed(subject.model, plan, subject.adapter) for _ in range(2))
-    made, x = compiled(made, "eager"), torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    with torch._dynamo.config.patch(recompile_limit=1), torch.no_grad():  # beyond it, with all guards
+    made, x = (
+        compiled(made, "eager"),
+        torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+    )
+    with (
+        torch._dynamo.config.patch(recompile_limit=1),
+        torch.no_grad(),
+    ):  # beyond it, with all guards
         for rows in (2, 1, 2):
-            got, wanted = (model(x[:rows], torch.tensor(TIMESTEPS[0])).sample for model in (made, plain))
+            got, wanted = (
+                model(x[:rows], torch.tensor(TIMESTEPS[0])).sample for model in (made, plain)
+            )
             assert torch.equal(got, wanted), rows
 
 
@@ -467,14 +560,18 @@ def test_a_compiled_model_lets_activations_through_as_they_are():
 
 
 @pytest.mark.parametrize(
-    ("changes", "kernel"), [({}, "oneDNN int8"), ({"stride": 2}, "reference"), ({"padding": 1}, "reference")], ids=str
+    ("changes", "kernel"),
+    [({}, "oneDNN int8"), ({"stride": 2}, "reference"), ({"padding": 1}, "reference")],
+    ids=str,
 )
 def test_pixels_with_ranges_of_their_own_are_neither_skipped_nor_added(changes, kernel):
     clock = Clock((1.0,), "error", lambda args, kwargs: 1.0)
     clock.set(1.0)
     site, none = Site(name="layer", point="input", kind="conv", block=""), np.zeros(0, np.float32)
     bits, slot = np.array([8], np.uint8), np.zeros(1, np.int16)
-    bank = bank_module(Bank(site=site, bits=bits, scale=none, zero=none, slot=slot, dynamic="place"), clock)
+    bank = bank_module(
+        Bank(site=site, bits=bits, scale=none, zero=none, slot=slot, dynamic="place"), clock
+    )
     layer = nn.Conv2d(8, 6, 1, **changes).requires_grad_(False)
     packed = PackedLayer(layer, weights_of(layer, 4), layer.bias, bank)
     x = torch.randn(2, 8, 5, 5, generator=torch.Generator().manual_seed(0))
@@ -489,7 +586,12 @@ def test_the_compiler_is_told_the_right_layout(layer, dtype):
     clock = Clock((1.0,), "error", lambda args, kwargs: 1.0)
     clock.set(1.0)
     site = Site(name="layer", point="input", kind="conv", block="")
-    one = np.array([8], np.uint8), np.array([0.1], np.float32), np.array([128], np.int32), np.zeros(1, np.int16)
+    one = (
+        np.array([8], np.uint8),
+        np.array([0.1], np.float32),
+        np.array([128], np.int32),
+        np.zeros(1, np.int16),
+    )
     bank = bank_module(Bank(site=site, bits=one[0], scale=one[1], zero=one[2], slot=one[3]), clock)
     model = nn.Sequential(PackedLayer(layer, weights_of(layer, 7), layer.bias, bank))
     model.clock = clock
@@ -499,7 +601,15 @@ def test_the_compiler_is_told_the_right_layout(layer, dtype):
     for operator, x, *given in (
         (torch.ops.dmq.on_codes, torch.randn(shape), traced.layer),
         (torch.ops.dmq.product, codes, None, None, True, traced.numbers[0], dtype),
-        (torch.ops.dmq.product, codes, torch.tensor(0.2), torch.tensor(7.0), False, traced.numbers[0], dtype),
+        (
+            torch.ops.dmq.product,
+            codes,
+            torch.tensor(0.2),
+            torch.tensor(7.0),
+            False,
+            traced.numbers[0],
+            dtype,
+        ),
     ):
         told = operator(torch.empty_like(x, device="meta"), *given)
         with torch.no_grad():

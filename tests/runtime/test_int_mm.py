@@ -1,4 +1,6 @@
-"""torch's own int8 product, that of GPUs, on the CPU: sums are exact, and layers agree with their simulation."""
+"""torch's own int8 product, that of GPUs, on the CPU: sums are exact, and layers agree with
+their simulation.
+"""
 
 import numpy as np
 import pytest
@@ -19,14 +21,26 @@ LAYERS = {
     "linear": (nn.Linear(30, 13), (2, 5, 30)),
     "few rows": (nn.Linear(16, 8), (1, 16)),
     "convolution": (nn.Conv2d(5, 7, 3, padding=1), (2, 5, 6, 6)),
-    "strided": (nn.Conv2d(8, 16, 3, stride=2, padding=(1, 0), dilation=2, bias=False), (3, 8, 9, 9)),
+    "strided": (
+        nn.Conv2d(8, 16, 3, stride=2, padding=(1, 0), dilation=2, bias=False),
+        (3, 8, 9, 9),
+    ),
     "pointwise": (nn.Conv2d(6, 9, 1), (2, 6, 4, 4)),
 }
 BANKS = {  # dynamic, slots, symmetric
-    "static": ("", 1, False), "groups": ("", 3, False), "call": ("call", 1, False), "sample": ("sample", 1, False),
-    "sample, symmetric": ("sample", 1, True), "token": ("token", 1, False),
-}  # fmt: skip
-CASES = [(name, bank) for name in LAYERS for bank in BANKS if bank != "token" or name in ("linear", "few rows")]
+    "static": ("", 1, False),
+    "groups": ("", 3, False),
+    "call": ("call", 1, False),
+    "sample": ("sample", 1, False),
+    "sample, symmetric": ("sample", 1, True),
+    "token": ("token", 1, False),
+}
+CASES = [
+    (name, bank)
+    for name in LAYERS
+    for bank in BANKS
+    if bank != "token" or name in ("linear", "few rows")
+]
 STEPS = (900.0, 500.0, 100.0)
 
 
@@ -36,12 +50,16 @@ def bank_for(layer, dynamic="", slots=1, symmetric=False):
     kind = "linear" if isinstance(layer, nn.Linear) else "conv"
     return bank_module(
         Bank(
-            site=Site(name="x", point="input", kind=kind), bits=np.full(slots, 8, np.uint8),
-            scale=np.linspace(0.02, 0.03, slots, dtype=np.float32), zero=np.full(slots, 120, np.int32),
-            slot=np.arange(len(STEPS)) % slots, dynamic=dynamic, symmetric=symmetric,
+            site=Site(name="x", point="input", kind=kind),
+            bits=np.full(slots, 8, np.uint8),
+            scale=np.linspace(0.02, 0.03, slots, dtype=np.float32),
+            zero=np.full(slots, 120, np.int32),
+            slot=np.arange(len(STEPS)) % slots,
+            dynamic=dynamic,
+            symmetric=symmetric,
         ),
         clock,
-    )  # fmt: skip
+    )
 
 
 def packed(layer, bank, bits=8, **weights):
@@ -57,7 +75,9 @@ def small(layer):
     return WholeWeight(values=values, scale=2.0 ** -(torch.arange(len(values)) % 3), offset=None)
 
 
-@pytest.mark.parametrize("each", [False, True], ids=["one grid", "a grid for each row of the batch"])
+@pytest.mark.parametrize(
+    "each", [False, True], ids=["one grid", "a grid for each row of the batch"]
+)
 @pytest.mark.parametrize("name", LAYERS)
 def test_products_of_odd_sizes_are_exact(name, each):
     """Scales are powers of two, so that nothing is rounded."""
@@ -65,13 +85,19 @@ def test_products_of_odd_sizes_are_exact(name, each):
     weight = small(layer)
     kernel = IntMm(layer, weight)
     assert kernel.columns.shape[0] % 8 == kernel.columns.shape[1] % 8 == 0
-    codes = torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
+    codes = torch.randint(
+        0, 256, shape, generator=torch.Generator().manual_seed(1), dtype=torch.uint8
+    )
     count = len(codes) if each else 1
     scale, zero = 2.0 ** torch.arange(count), torch.arange(count, dtype=torch.int32) * 50 + 100
     wide = [-1] + [1] * (len(shape) - 1)
     x = (codes.double() - zero.view(wide)) * scale.double().view(wide)
     meant = weight.dequantize().double()
-    wanted = nn.functional.linear(x, meant) if isinstance(layer, nn.Linear) else layer._conv_forward(x, meant, None)
+    wanted = (
+        nn.functional.linear(x, meant)
+        if isinstance(layer, nn.Linear)
+        else layer._conv_forward(x, meant, None)
+    )
     assert torch.equal(kernel(codes, scale, zero, None, torch.float32).double(), wanted)
     if not each:
         numbers = kernel(codes, float(scale), int(zero), None, torch.float32)
@@ -79,7 +105,8 @@ def test_products_of_odd_sizes_are_exact(name, each):
 
 
 @pytest.mark.parametrize(
-    ("name", "bank"), [(name, bank) for name, bank in CASES if name in ("linear", "convolution") and BANKS[bank][0]]
+    ("name", "bank"),
+    [(name, bank) for name, bank in CASES if name in ("linear", "convolution") and BANKS[bank][0]],
 )
 def test_ranges_that_stay_on_the_device_give_what_the_simulation_does(monkeypatch, name, bank):
     layer, shape = LAYERS[name]

@@ -1,4 +1,6 @@
-"""What a processor's sums of products hold, and how weights are moved to fit: against trying everything."""
+"""What a processor's sums of products hold, and how weights are moved to fit: against trying
+everything.
+"""
 
 import pytest
 import torch
@@ -15,7 +17,9 @@ def test_the_probe_finds_what_the_largest_products_add_up_to_here():
 
 
 @pytest.mark.parametrize(
-    ("most", "judged"), [(127, Sums.WHOLE), (126, Sums.PAIRS), (64, Sums.PAIRS), (63, Sums.WRONG)], ids=str
+    ("most", "judged"),
+    [(127, Sums.WHOLE), (126, Sums.PAIRS), (64, Sums.PAIRS), (63, Sums.WRONG)],
+    ids=str,
 )
 def test_sums_are_judged_by_the_largest_weight_that_they_bear(most, judged):
     assert sums._judged(lambda weight: weight <= most) == judged
@@ -27,12 +31,16 @@ def test_a_pair_is_as_large_as_sixteen_bits_hold(bits):
     assert top * most < 2**15 <= top * (most + 1)
 
 
-@pytest.mark.parametrize(("seconds", "far"), [((1.0, 1.0), False), ((9.0, 1.0), False), ((11.0, 1.0), True)], ids=str)
+@pytest.mark.parametrize(
+    ("seconds", "far"), [((1.0, 1.0), False), ((9.0, 1.0), False), ((11.0, 1.0), True)], ids=str
+)
 def test_plain_loops_are_told_from_kernels_but_on_x86(seconds, far, monkeypatch):
     for x86 in (False, True):
         monkeypatch.setattr(sums, "on_x86", lambda x86=x86: x86)
         took = iter(seconds)
-        monkeypatch.setattr(sums, "_least", lambda work, took=took: work() is not None and next(took))
+        monkeypatch.setattr(
+            sums, "_least", lambda work, took=took: work() is not None and next(took)
+        )
         sums.far_slower.cache_clear()
         assert sums.far_slower() == (far and not x86)
     sums.far_slower.cache_clear()

@@ -1,4 +1,6 @@
-"""Interrupted work goes on, what ships is found, a plan that needs blocks that need a plan is plain recursion."""
+"""Interrupted work goes on, what ships is found, a plan that needs blocks that need a plan is
+plain recursion.
+"""
 
 import json
 import os
@@ -104,7 +106,9 @@ def folders(tmp_path, monkeypatch):
     roots = [tmp_path / "own", tmp_path / "shipped"]
     for kind in (Capture, GroupSearch, BlockRounding):
         places.register(kind, lambda q: [root / f"{type(q).__name__}-{hash(q)}" for root in roots])
-        save.register(kind, lambda q, folder, value: (folder / "value.json").write_text(json.dumps(value)))
+        save.register(
+            kind, lambda q, folder, value: (folder / "value.json").write_text(json.dumps(value))
+        )
         load.register(kind, lambda q, folder: json.loads((folder / "value.json").read_text()))
     LOG.clear()
     return roots
@@ -156,7 +160,10 @@ def test_what_ships_is_found_and_never_written(store, folders):
 
 
 def test_what_is_missing_is_told_and_nothing_is_computed(store):
-    with pytest.raises(DmqError, match=r"^groups of timesteps: not there yet; run `dmq prepare` with this recipe\.$"):
+    with pytest.raises(
+        DmqError,
+        match=r"^groups of timesteps: not there yet; run `dmq prepare` with this recipe\.$",
+    ):
         store.value(PlanOf(settings=Settings(search=True)))
     assert LOG == []
 
@@ -193,7 +200,10 @@ def test_an_answer_that_cannot_be_saved_leaves_its_parts(store, folders, monkeyp
     save.register(BlockRounding, fail)
     with pytest.raises(DmqError, match="no room"):
         finish(store.get(PLAN))
-    assert names(store.missing(PLAN)) == ["BlockRounding"] and len(list(folders[0].glob("*.partial/*"))) == 3
+    assert (
+        names(store.missing(PLAN)) == ["BlockRounding"]
+        and len(list(folders[0].glob("*.partial/*"))) == 3
+    )
 
 
 def test_a_question_without_functions_is_a_mistake_of_whoever_wrote_it(store):
@@ -201,7 +211,12 @@ def test_a_question_without_functions_is_a_mistake_of_whoever_wrote_it(store):
     class Unknown(Artifact):
         pass
 
-    for function in (places, lambda q: save(q, None, None), lambda q: load(q, None), lambda q: compute(q, None)):
+    for function in (
+        places,
+        lambda q: save(q, None, None),
+        lambda q: load(q, None),
+        lambda q: compute(q, None),
+    ):
         with pytest.raises(TypeError, match="Unknown"):
             function(Unknown())
     with pytest.raises(TypeError, match="Unknown"):
@@ -222,4 +237,7 @@ def test_how_it_is_computed_is_told_to_the_question_alone(store):
         yield
 
     compute.register(GroupSearch, search)
-    assert finish(store.get(GroupSearch(settings=Settings()), workers=3)) == (10, ["c1"]) and told == [3]
+    assert finish(store.get(GroupSearch(settings=Settings()), workers=3)) == (
+        10,
+        ["c1"],
+    ) and told == [3]

@@ -13,7 +13,9 @@ from training import captures
 
 @pytest.fixture
 def assets(tmp_path, monkeypatch):
-    """A stand-in for assets: a capture of earlier weights, a table of results, recipes and prompts."""
+    """A stand-in for assets: a capture of earlier weights, a table of results, recipes and
+    prompts.
+    """
     place = tmp_path / "assets"
     for name in ("recipes", "prompts", "runs/rounding-old", "runs/bench-tiny"):
         (place / name).mkdir(parents=True)
@@ -26,13 +28,18 @@ def assets(tmp_path, monkeypatch):
 @pytest.fixture
 def model(tmp_path, monkeypatch):
     tiny_sd().save_pretrained(tmp_path / "tiny", safe_serialization=True)
-    monkeypatch.setattr(captures, "EMBEDDED", {str(tmp_path / "tiny"): Sampling(steps=2, guidance=2.0)})
+    monkeypatch.setattr(
+        captures, "EMBEDDED", {str(tmp_path / "tiny"): Sampling(steps=2, guidance=2.0)}
+    )
     return str(tmp_path / "tiny")
 
 
 def recipe_of(model):
-    return Recipe(model=model, sampling=Sampling(steps=2, guidance=2.0),
-                  calibration=Calibration(samples=2, batch=2, prompts=("a",)))  # fmt: skip
+    return Recipe(
+        model=model,
+        sampling=Sampling(steps=2, guidance=2.0),
+        calibration=Calibration(samples=2, batch=2, prompts=("a",)),
+    )
 
 
 def make_one(model):
@@ -57,7 +64,14 @@ def test_stopped_work_leaves_what_ships_and_goes_on(assets, model, tmp_path, mon
     assert run(monkeypatch, tmp_path) == 1
     assert "the same command goes on" in capsys.readouterr().err
     assert ships(assets) == ["bench-tiny", "rounding-old"] and folders.ASSETS == assets
-    kept = tmp_path / "work" / "runs" / "captures" / runs.capture_key(recipe_of(model)) / "capture.json"
+    kept = (
+        tmp_path
+        / "work"
+        / "runs"
+        / "captures"
+        / runs.capture_key(recipe_of(model))
+        / "capture.json"
+    )
     before = kept.read_bytes(), kept.stat().st_mtime_ns
 
     def go_on(model):
@@ -86,11 +100,15 @@ def test_what_other_weights_gave_is_not_gone_on_with(model, tmp_path):
 
 
 @pytest.mark.parametrize("hidden", [True, False])
-def test_what_ships_is_found_only_where_something_is_added_to_it(assets, model, tmp_path, hidden, monkeypatch):
+def test_what_ships_is_found_only_where_something_is_added_to_it(
+    assets, model, tmp_path, hidden, monkeypatch
+):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "own"))
     recipe = recipe_of(model)
     stages.finish(stages.capture(recipe))
-    (tmp_path / "own" / "captures" / runs.capture_key(recipe)).rename(assets / "runs" / runs.capture_key(recipe))
+    (tmp_path / "own" / "captures" / runs.capture_key(recipe)).rename(
+        assets / "runs" / runs.capture_key(recipe)
+    )
     assert stages.captured(recipe)
     with captures.made_in(tmp_path / "work", hidden) as home:
         assert stages.captured(recipe) != hidden
@@ -100,7 +118,12 @@ def test_what_ships_is_found_only_where_something_is_added_to_it(assets, model, 
 
 
 def test_labels_do_not_ship_and_old_folders_are_replaced(assets, tmp_path):
-    for name in ("tables/labels-1", "tables/predictor-1", "roundings/rounding-old", "roundings/.part-x"):
+    for name in (
+        "tables/labels-1",
+        "tables/predictor-1",
+        "roundings/rounding-old",
+        "roundings/.part-x",
+    ):
         (tmp_path / "home" / name).mkdir(parents=True)
         (tmp_path / "home" / name / "new").touch()
     captures.ship(tmp_path / "home", assets / "runs")

@@ -27,18 +27,29 @@ def batch(count):
 
 
 def test_the_loss_is_the_mean_surprise_of_both_choices():
-    cosines, scale = torch.tensor([[0.9, 0.1, 0.2], [0.3, 0.4, 0.8], [0.0, 0.1, 0.7]]), torch.tensor(2.0)
+    cosines, scale = (
+        torch.tensor([[0.9, 0.1, 0.2], [0.3, 0.4, 0.8], [0.0, 0.1, 0.7]]),
+        torch.tensor(2.0),
+    )
     logits = (cosines * math.exp(2)).tolist()
     columns = [list(column) for column in zip(*logits, strict=True)]
-    surprise = [math.log(sum(map(math.exp, row))) - row[k] for rows in (logits, columns) for k, row in enumerate(rows)]
+    surprise = [
+        math.log(sum(map(math.exp, row))) - row[k]
+        for rows in (logits, columns)
+        for k, row in enumerate(rows)
+    ]
     loss, found = clip.contrastive_loss(cosines, scale)
     assert loss.item() == pytest.approx(sum(surprise) / 6, rel=1e-5)
-    assert found == pytest.approx((2 / 3 + 2 / 3) / 2)  # picture 1 looks most like caption 2, caption 2 like picture 1
+    assert found == pytest.approx(
+        (2 / 3 + 2 / 3) / 2
+    )  # picture 1 looks most like caption 2, caption 2 like picture 1
 
 
 def test_the_factor_on_cosines_stops_at_a_hundred():
     cosines = torch.eye(3) * 0.02
-    at, above = (clip.contrastive_loss(cosines, torch.tensor(scale))[0] for scale in (clip.SHARPEST, 9.0))
+    at, above = (
+        clip.contrastive_loss(cosines, torch.tensor(scale))[0] for scale in (clip.SHARPEST, 9.0)
+    )
     assert at == above
 
 
@@ -60,17 +71,26 @@ def test_what_is_packed_says_how_pictures_were_shown_in_training():
     picture = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     shown = clip.to_input(torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255)
     processor = CLIPImageProcessorPil.from_dict(clip.preprocessor())
-    assert torch.allclose(processor(Image.fromarray(picture), return_tensors="pt").pixel_values, shown, atol=1e-6)
+    assert torch.allclose(
+        processor(Image.fromarray(picture), return_tensors="pt").pixel_values, shown, atol=1e-6
+    )
 
 
 def test_half_precision_agrees_with_the_model_and_reaches_both_towers(model):
     pictures, ids = batch(6)
     cosines = clip.agreement(model, clip.to_input(pictures), ids)
     with torch.no_grad():
-        whole = model(input_ids=ids, pixel_values=clip.to_input(pictures)).logits_per_image / model.logit_scale.exp()
+        whole = (
+            model(input_ids=ids, pixel_values=clip.to_input(pictures)).logits_per_image
+            / model.logit_scale.exp()
+        )
     assert cosines.dtype == torch.float32 and (cosines - whole).abs().max() < 0.02
     clip.contrastive_loss(cosines, model.logit_scale)[0].backward()
-    missing = [name for name, weight in model.named_parameters() if weight.grad is None or not weight.grad.any()]
+    missing = [
+        name
+        for name, weight in model.named_parameters()
+        if weight.grad is None or not weight.grad.any()
+    ]
     assert missing == []
     model.zero_grad()
 
@@ -82,7 +102,9 @@ def test_eight_pairs_are_learnt_and_the_average_is_packed(tmp_path):
     pictures, ids = batch(8)
 
     def loss_of(generator):
-        return clip.contrastive_loss(clip.agreement(model, clip.to_input(pictures), ids), model.logit_scale)
+        return clip.contrastive_loss(
+            clip.agreement(model, clip.to_input(pictures), ids), model.logit_scale
+        )
 
     before = loss_of(None)[0].item()
     train(checkpoint, Schedule(steps=12, rate=1e-3, muon_rate=0.01, warmup=2, average=0.5), loss_of)

@@ -1,4 +1,6 @@
-"""Needs what `make train` needs: the emoji package, and Unicode's keywords from the Debian package."""
+"""Needs what `make train` needs: the emoji package, and Unicode's keywords from the Debian
+package.
+"""
 
 import random
 
@@ -16,8 +18,19 @@ from training import captions, clip_lessons, compositions, score_clip
 from training.clip_lessons import Composition, Lessons, mirrors, paraphrase, variations
 
 
-EMOJI = {"pear": "🍐", "tiger": "🐅", "lemon": "🍋", "red apple": "🍎", "dog face": "🐶", "left arrow": "⬅",
-         "rocket": "🚀", "balloon": "🎈", "carrot": "🥕", "tulip": "🌷", "apple": "🍏"}  # fmt: skip
+EMOJI = {
+    "pear": "🍐",
+    "tiger": "🐅",
+    "lemon": "🍋",
+    "red apple": "🍎",
+    "dog face": "🐶",
+    "left arrow": "⬅",
+    "rocket": "🚀",
+    "balloon": "🎈",
+    "carrot": "🥕",
+    "tulip": "🌷",
+    "apple": "🍏",
+}
 
 
 def disc(hue):
@@ -36,7 +49,10 @@ def lessons(tmp_path_factory):
         pytest.skip("needs unicode-cldr-core")
     cache = tmp_path_factory.mktemp("cache")
     np.savez(
-        cache / "pictures.npz", pictures=IMAGES, names=np.array(list(EMOJI)), texts=np.array(list(EMOJI.values()))
+        cache / "pictures.npz",
+        pictures=IMAGES,
+        names=np.array(list(EMOJI)),
+        texts=np.array(list(EMOJI.values())),
     )
     return Lessons(cache, MODELS)
 
@@ -51,7 +67,10 @@ def test_variations_are_what_their_captions_say():
         assert made[colour][1][32, 32].argmax() == channel
     assert (made["dog with eyes"][1] != IMAGES[4]).any()
     assert sum(composition.kind == "pair" for composition, _ in made.values()) == clip_lessons.PAIRS
-    assert all(len(composition.subjects) == 1 + (composition.kind == "pair") for composition, _ in made.values())
+    assert all(
+        len(composition.subjects) == 1 + (composition.kind == "pair")
+        for composition, _ in made.values()
+    )
 
 
 def test_paraphrases_keep_the_words_that_tell():
@@ -60,18 +79,23 @@ def test_paraphrases_keep_the_words_that_tell():
     assert len(told) > 10 and all({"red", "dog", "eyes"} <= set(text.split()) for text in told)
     assert {"tiny", "little", "small"} <= {w for t in told for w in t.split()}
     assert all(
-        text.index("cat") < text.index("dog") for text in (paraphrase("cat and dog", chance) for _ in range(50))
+        text.index("cat") < text.index("dog")
+        for text in (paraphrase("cat and dog", chance) for _ in range(50))
     )
 
 
-@pytest.mark.parametrize("name, expected", [("dog face", True), ("left arrow", False), ("three oclock", False)])
+@pytest.mark.parametrize(
+    "name, expected", [("dog face", True), ("left arrow", False), ("three oclock", False)]
+)
 def test_what_has_sides_is_not_mirrored(name, expected):
     assert mirrors(name) is expected
 
 
 def test_nothing_held_out_is_trained_on(lessons):
     assert len(lessons.held) == 1 and 0 < len(lessons.untold) < 0.2 * len(lessons.composed)
-    early, late = ({k for group in lessons.groups(everything) for k in group} for everything in (False, True))
+    early, late = (
+        {k for group in lessons.groups(everything) for k in group} for everything in (False, True)
+    )
     assert early < late
     assert not early & set(lessons.untold) and not late & set(lessons.untold)
     assert not any(set(lessons.held) & set(lessons.composed[k].subjects) for k in early)
@@ -109,7 +133,9 @@ def test_a_batch_shows_held_out_emoji_only_with_everything(lessons, monkeypatch)
         loss_of = clip_lessons.loss_with(lessons, model, everything)
         for step in range(6):
             loss, _ = loss_of(torch.Generator().manual_seed(step))
-        subjects = {s for k in shown if k >= len(EMOJI) for s in lessons.composed[k - len(EMOJI)].subjects}
+        subjects = {
+            s for k in shown if k >= len(EMOJI) for s in lessons.composed[k - len(EMOJI)].subjects
+        }
         assert loss.requires_grad
         assert bool(set(lessons.held.tolist()) & (set(shown) | subjects)) is everything
 
@@ -117,16 +143,26 @@ def test_a_batch_shows_held_out_emoji_only_with_everything(lessons, monkeypatch)
 def test_retrieval_counts_against_a_slow_search():
     rng = np.random.default_rng(0)
     pictures = torch.from_numpy(rng.normal(size=(30, 8)))
-    captions_, own = pictures + torch.from_numpy(rng.normal(size=(30, 8))), torch.tensor([3, 9, 21, 22, 28])
+    captions_, own = (
+        pictures + torch.from_numpy(rng.normal(size=(30, 8))),
+        torch.tensor([3, 9, 21, 22, 28]),
+    )
     found = score_clip.retrieval(pictures, captions_, own)
 
     def hits(rows, columns, among):
-        order = [sorted(range(30), key=lambda c: -float(rows[k] @ columns[c]))[:among] for k in own.tolist()]
+        order = [
+            sorted(range(30), key=lambda c: -float(rows[k] @ columns[c]))[:among]
+            for k in own.tolist()
+        ]
         return sum(k in best for k, best in zip(own.tolist(), order, strict=True))
 
     assert found["of"] == 5 and found["among"] == 30
-    assert (found["caption_top1"], found["caption_top5"]) == tuple(hits(pictures, captions_, n) for n in (1, 5))
-    assert (found["picture_top1"], found["picture_top5"]) == tuple(hits(captions_, pictures, n) for n in (1, 5))
+    assert (found["caption_top1"], found["caption_top5"]) == tuple(
+        hits(pictures, captions_, n) for n in (1, 5)
+    )
+    assert (found["picture_top1"], found["picture_top5"]) == tuple(
+        hits(captions_, pictures, n) for n in (1, 5)
+    )
     assert 0 < found["caption_top1"] < 5 or found["caption_top1"] < found["caption_top5"]
 
 

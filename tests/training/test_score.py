@@ -38,7 +38,9 @@ def test_found_counts_the_nearest_and_the_nearest_five():
 
 
 class Painter:
-    """A pipeline that has learned its images by heart, but for those that were held out: these come out black."""
+    """A pipeline that has learned its images by heart, but for those that were held out: these
+    come out black.
+    """
 
     def __init__(self, autoencoder, names, images):
         self.vae, self.images = autoencoder, dict(zip(names, images, strict=True))
@@ -64,15 +66,25 @@ def test_trained_and_held_out_names_are_scored_apart(names, tmp_path, monkeypatc
     with torch.no_grad():
         figures = score.score_prompted(tmp_path, tmp_path, 2)
         apart = vae.mean_psnr(autoencoder, images[:64]), vae.mean_psnr(autoencoder, images[64:])
-    assert figures["top1"] == 1 and figures["held_out_top1"] < 0.1 and figures["held_out_names"] == 64
-    assert (figures["psnr_db"], figures["held_out_psnr_db"]) == tuple(round(one, 2) for one in apart)
+    assert (
+        figures["top1"] == 1 and figures["held_out_top1"] < 0.1 and figures["held_out_names"] == 64
+    )
+    assert (figures["psnr_db"], figures["held_out_psnr_db"]) == tuple(
+        round(one, 2) for one in apart
+    )
     assert (tmp_path / "samples.png").is_file() and (tmp_path / "compositions.png").is_file()
 
 
 FIGURES = {
-    "psnr_db": 31.25, "held_out_psnr_db": 29.5, "names": 256, "top1": 0.93, "top5": 0.97,
-    "held_out_names": 200, "held_out_top1": 0.03, "held_out_top5": 0.11,
-}  # fmt: skip
+    "psnr_db": 31.25,
+    "held_out_psnr_db": 29.5,
+    "names": 256,
+    "top1": 0.93,
+    "top5": 0.97,
+    "held_out_names": 200,
+    "held_out_top1": 0.03,
+    "held_out_top5": 0.11,
+}
 
 
 @pytest.fixture
@@ -84,7 +96,9 @@ def written(tmp_path, monkeypatch):
     monkeypatch.setattr(cards, "read_run", lambda _: run)
     for name in ("emoji-sd", "emoji-dit"):
         (models / name / "tokenizer").mkdir(parents=True)
-        (models / name / "tokenizer" / "tokenizer.json").write_text('{"model": {"vocab": {"a": 0}}}')
+        (models / name / "tokenizer" / "tokenizer.json").write_text(
+            '{"model": {"vocab": {"a": 0}}}'
+        )
         (cache / f"{name}-figures.json").write_text(json.dumps(FIGURES))
     cards.write_emoji_sd(cache, models / "emoji-sd", "random weights")
     cards.write_emoji_dit(cache, models / "emoji-dit")
@@ -105,9 +119,15 @@ def test_cards_tell_what_was_held_out(written, name):
 
 def test_the_transformers_card_quotes_the_other_ones_figures(written):
     rows = [row for row in written["emoji-dit"].splitlines() if row.startswith("| ") and "%" in row]
-    assert [row.count(figure) for row, figure in zip(rows, ("93.0%", "97.0%", "3.0%", "11.0%"), strict=True)] == [
-        2, 2, 2, 2,
-    ]  # fmt: skip
+    assert [
+        row.count(figure)
+        for row, figure in zip(rows, ("93.0%", "97.0%", "3.0%", "11.0%"), strict=True)
+    ] == [
+        2,
+        2,
+        2,
+        2,
+    ]
 
 
 def test_the_judges_card_says_that_it_has_seen_all():

@@ -1,4 +1,6 @@
-"""Rewriting run folders in the compact form: everything is still there, and what would not be stops it."""
+"""Rewriting run folders in the compact form: everything is still there, and what would not be
+stops it.
+"""
 
 import dataclasses
 import json
@@ -30,15 +32,21 @@ from training import slim
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    """A capture, ranges along the quantized trajectory and a learned rounding as earlier versions kept them."""
+    """A capture, ranges along the quantized trajectory and a learned rounding as earlier
+    versions kept them.
+    """
     with runs_in(tmp_path_factory.mktemp("slim")) as folder:
         tiny_sd().save_pretrained(folder / "tiny-sd", safe_serialization=True)
         recipe = Recipe(
-            model=str(folder / "tiny-sd"), sampling=Sampling(steps=3, guidance=2.0),
-            calibration=Calibration(samples=2, batch=2, prompts=("a", "b")), weights=Weights(bits=4, range=MinMax()),
-            activations=Activations(bits=6, range=MinMax()), grouping=UniformGroups(count=2),
-            progressive=Progressive(), temporal=Temporal(rounding=Tiar(iterations=5)),
-        )  # fmt: skip
+            model=str(folder / "tiny-sd"),
+            sampling=Sampling(steps=3, guidance=2.0),
+            calibration=Calibration(samples=2, batch=2, prompts=("a", "b")),
+            weights=Weights(bits=4, range=MinMax()),
+            activations=Activations(bits=6, range=MinMax()),
+            grouping=UniformGroups(count=2),
+            progressive=Progressive(),
+            temporal=Temporal(rounding=Tiar(iterations=5)),
+        )
         place = folder / "source"
         capture = stages.finish(stages.capture(recipe))
         save_old_stats(place / capture.name, stages.statistics(recipe))
@@ -48,7 +56,11 @@ def source(tmp_path_factory):
         learned = stages.finish(stages.learn_temporal(recipe))
         arrays, plain = runs.load_rounding(learned)
         (place / learned.name).mkdir()
-        save_file(arrays, place / learned.name / "rounding.safetensors", metadata={"rounding": json.dumps(plain)})
+        save_file(
+            arrays,
+            place / learned.name / "rounding.safetensors",
+            metadata={"rounding": json.dumps(plain)},
+        )
         (place / "bench-tiny").mkdir()
         (place / "bench-tiny" / "report.json").write_text("{}")
         yield place
@@ -65,31 +77,43 @@ def target(source, tmp_path):
 
 
 def test_every_folder_is_there_and_smaller(source, target):
-    assert {folder.name for folder in target.iterdir()} == {folder.name for folder in source.iterdir()}
+    assert {folder.name for folder in target.iterdir()} == {
+        folder.name for folder in source.iterdir()
+    }
     for kind in ("captures", "progressive", "rounding"):
-        before, after = (sum(f.stat().st_size for f in folder_of(place, kind).rglob("*") if f.is_file())
-                         for place in (source, target))  # fmt: skip
+        before, after = (
+            sum(f.stat().st_size for f in folder_of(place, kind).rglob("*") if f.is_file())
+            for place in (source, target)
+        )
         assert after < 0.7 * before, kind
     assert (target / "bench-tiny" / "report.json").read_text() == "{}"
 
 
 def test_what_is_read_back_is_what_was_there(source, target):
     old, new = (runs.load_stats(folder_of(place, "captures")) for place in (source, target))
-    assert all(map(np.array_equal, old.counts, new.counts)) and np.array_equal(old.power_sums, new.power_sums)
-    assert runs.load_info(folder_of(target, "captures")) == runs.load_info(folder_of(source, "captures"))
+    assert all(map(np.array_equal, old.counts, new.counts)) and np.array_equal(
+        old.power_sums, new.power_sums
+    )
+    assert runs.load_info(folder_of(target, "captures")) == runs.load_info(
+        folder_of(source, "captures")
+    )
     arrays, _ = runs.load_rounding(folder_of(target, "rounding"))
     expected = load_file(folder_of(source, "rounding") / "rounding.safetensors")
     assert list(arrays) and slim.same(dict(sorted(arrays.items())), dict(sorted(expected.items())))
     was = runs.load_progressive(folder_of(source, "progressive"), old)
     now = runs.load_progressive(folder_of(target, "progressive"), new)
-    assert slim.same((was.low, was.high, was.calls, was.stats.power_sums), (now.low, now.high, now.calls,
-                                                                           now.stats.power_sums))  # fmt: skip
+    assert slim.same(
+        (was.low, was.high, was.calls, was.stats.power_sums),
+        (now.low, now.high, now.calls, now.stats.power_sums),
+    )
 
 
 def test_what_is_slim_stays_as_it_is_and_again_gives_the_same(target, tmp_path):
     slim.slim(target, tmp_path / "again")
     for file in sorted(target.rglob("*.safetensors")):
-        assert file.read_bytes() == (tmp_path / "again" / file.relative_to(target)).read_bytes(), file.name
+        assert file.read_bytes() == (tmp_path / "again" / file.relative_to(target)).read_bytes(), (
+            file.name
+        )
 
 
 def test_interrupted_work_goes_on(source, target):
@@ -109,14 +133,23 @@ def test_extremes_that_lose_more_than_they_may_stop_it(source, tmp_path, monkeyp
 
 def test_arrays_that_change_stop_it(source, tmp_path, monkeypatch):
     true = slim.save_arrays
-    monkeypatch.setattr(slim, "save_arrays", lambda file, name, plain, arrays: true(
-        file, name, plain, {key: x ^ 1 if key.startswith("codes") else x for key, x in arrays.items()}
-    ))  # fmt: skip
+    monkeypatch.setattr(
+        slim,
+        "save_arrays",
+        lambda file, name, plain, arrays: true(
+            file,
+            name,
+            plain,
+            {key: x ^ 1 if key.startswith("codes") else x for key, x in arrays.items()},
+        ),
+    )
     with pytest.raises(ValueError, match=r"rounding.safetensors differs"):
         slim.slim(source, tmp_path / "target")
 
 
-def test_ranges_without_their_capture_and_damaged_folders_are_one_line(source, tmp_path, monkeypatch, capsys):
+def test_ranges_without_their_capture_and_damaged_folders_are_one_line(
+    source, tmp_path, monkeypatch, capsys
+):
     alone = tmp_path / "alone"
     walked = folder_of(source, "progressive")
     shutil.copytree(walked, alone / walked.name)
@@ -140,17 +173,25 @@ def test_the_table_counts_the_bytes_of_each_kind(source, target, monkeypatch, ca
     assert slim.main() == 0
     said = capsys.readouterr().out
     for place, column in ((source, 1), (target, 2)):
-        rows = {line.split()[0]: line.replace(",", "").split()[-2:] for line in said.splitlines()[1:]}
+        rows = {
+            line.split()[0]: line.replace(",", "").split()[-2:] for line in said.splitlines()[1:]
+        }
         total = sum(file.stat().st_size for file in place.rglob("*") if file.is_file())
         assert int(rows["all"][column - 1]) == total
     assert {"captures", "progressive", "rounding", "bench"} <= set(rows)
 
 
-@pytest.mark.parametrize(("a", "b", "equal"), [
-    (np.float32([np.nan]), np.float32([np.nan]), True), (np.float32([0.0]), np.float32([-0.0]), False),
-    (np.int8([1]), np.int16([1]), False), ((1, [np.zeros(2)]), (1, [np.zeros(2)]), True),
-    ({"a": 1.0}, {"a": 2.0}, False), (float("nan"), float("nan"), True),
-    (Recipe(), dataclasses.replace(Recipe(), name="x"), False),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [
+        (np.float32([np.nan]), np.float32([np.nan]), True),
+        (np.float32([0.0]), np.float32([-0.0]), False),
+        (np.int8([1]), np.int16([1]), False),
+        ((1, [np.zeros(2)]), (1, [np.zeros(2)]), True),
+        ({"a": 1.0}, {"a": 2.0}, False),
+        (float("nan"), float("nan"), True),
+        (Recipe(), dataclasses.replace(Recipe(), name="x"), False),
+    ],
+)
 def test_same_means_all_bits(a, b, equal):
     assert slim.same(a, b) == equal

@@ -34,7 +34,9 @@ def table_of(stats, bits=4, **activations):
 
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
-@pytest.mark.parametrize("spec", [MseSearch(), MinMax(), Percentile()], ids=["mse", "minmax", "percentile"])
+@pytest.mark.parametrize(
+    "spec", [MseSearch(), MinMax(), Percentile()], ids=["mse", "minmax", "percentile"]
+)
 def test_predicted_errors_equal_quantizing_the_values(spec, bits, symmetric):
     seen = values(sites=4, steps=12, seed=3, elements=1000)
     stats = stats_of(seen, bins=1000)
@@ -42,13 +44,21 @@ def test_predicted_errors_equal_quantizing_the_values(spec, bits, symmetric):
     errors = table.errors(group_timesteps(CUTS, table))
     for s, rows in enumerate(seen):
         for i in (0, 4, 8, 11):
-            low, high = (torch.tensor([side[s, i]], dtype=torch.float32) for side in (errors.low, errors.high))
+            low, high = (
+                torch.tensor([side[s, i]], dtype=torch.float32)
+                for side in (errors.low, errors.high)
+            )
             scale, zero = affine.grid(low, high, bits, symmetric)
             x = torch.from_numpy(rows[i])
-            measured = (affine.fake_quantize(x, scale, zero, bits) - x).double().square().mean().item()
-            # Values that crowd at one end of a bin are spread over it: off by a third of its width squared at most.
+            measured = (
+                (affine.fake_quantize(x, scale, zero, bits) - x).double().square().mean().item()
+            )
+            # Values that crowd at one end of a bin are spread over it: off by a third of its width
+            # squared at most.
             slack = 4.0 ** int(stats.exponent[s]) / 3
-            assert errors.rounding[s, i] + errors.clipping[s, i] == pytest.approx(measured, rel=0.05, abs=slack)
+            assert errors.rounding[s, i] + errors.clipping[s, i] == pytest.approx(
+                measured, rel=0.05, abs=slack
+            )
 
 
 def test_only_values_beyond_the_grid_are_clipped():
@@ -80,17 +90,23 @@ def test_the_best_candidate_is_near_the_best_of_a_dense_search(kind, bits):
     shrink = np.geomspace(1, 0.02, 60)
     for a, e, worst in ((0, 1, 1.07), (7, 8, 1.07), (0, 8, 1.07), (1, 4, 1.15)):
         low, high = min(bins.minimum[a:e].min(), 0), max(bins.maximum[a:e].max(), 0)
-        lows, highs = (side.ravel() for side in np.meshgrid(low * np.append(shrink, 0), high * shrink))
+        lows, highs = (
+            side.ravel() for side in np.meshgrid(low * np.append(shrink, 0), high * shrink)
+        )
         dense = sum(bins.errors(lows, highs, bits, False))[a:e].sum(0).min()
         assert costs[a, e] <= worst * dense
 
 
 @pytest.mark.parametrize(
     "activations",
-    [{}, {"symmetric": True}, {"granularity": PerChannel(), "range": MinMax()},
-     {"granularity": PerGroup(size=3), "range": MinMax()}],
+    [
+        {},
+        {"symmetric": True},
+        {"granularity": PerChannel(), "range": MinMax()},
+        {"granularity": PerGroup(size=3), "range": MinMax()},
+    ],
     ids=["mse", "symmetric", "per channel", "per group"],
-)  # fmt: skip
+)
 def test_segment_costs_equal_the_errors_of_that_segment(activations):
     table = table_of(random_stats(sites=3, steps=12), **activations)
     relative = table.errors(group_timesteps(CUTS, table)).relative
@@ -105,15 +121,21 @@ def test_segment_costs_of_other_ranges_are_close(spec, bits):
     table = table_of(random_stats(sites=4, steps=12), bits, range=spec)
     relative = table.errors(group_timesteps(CUTS, table)).relative
     for a, e in ((0, 2), (2, 5), (5, 9), (9, 12)):
-        np.testing.assert_allclose(table.segment_costs()[:, a, e], relative[:, a:e].sum(1), rtol=0.15)
+        np.testing.assert_allclose(
+            table.segment_costs()[:, a, e], relative[:, a:e].sum(1), rtol=0.15
+        )
 
 
 def test_a_group_covers_what_its_steps_have_seen():
     stats = random_stats(sites=3, steps=12)
     table = table_of(stats, range=MinMax())
     errors = table.errors(group_timesteps(CUTS, table))
-    np.testing.assert_array_equal(errors.low[:, 2:5], np.repeat(stats.minimum[:, 2:5].min(1, keepdims=True), 3, 1))
-    np.testing.assert_array_equal(errors.high[:, 9:], np.repeat(stats.maximum[:, 9:].max(1, keepdims=True), 3, 1))
+    np.testing.assert_array_equal(
+        errors.low[:, 2:5], np.repeat(stats.minimum[:, 2:5].min(1, keepdims=True), 3, 1)
+    )
+    np.testing.assert_array_equal(
+        errors.high[:, 9:], np.repeat(stats.maximum[:, 9:].max(1, keepdims=True), 3, 1)
+    )
 
 
 def test_percentiles_of_a_group_are_those_of_all_its_values():
@@ -146,11 +168,15 @@ def test_sites_in_float_have_no_error_and_do_not_count():
     assert not len(mixed.ranges(errors.groups)[0][0])
 
 
-@pytest.mark.parametrize("spec", [MseSearch(), MinMax(), Percentile()], ids=["mse", "minmax", "percentile"])
+@pytest.mark.parametrize(
+    "spec", [MseSearch(), MinMax(), Percentile()], ids=["mse", "minmax", "percentile"]
+)
 def test_no_step_loses_more_than_it_has_even_where_it_fits_into_one_bin(spec):
     rng = np.random.default_rng(0)
     sizes = (1.0, 1e-4, 0.0, 1e-2)
-    stats = stats_of([[(size * rng.standard_normal((300, 4))).astype(np.float32) for size in sizes]])
+    stats = stats_of(
+        [[(size * rng.standard_normal((300, 4))).astype(np.float32) for size in sizes]]
+    )
     table = table_of(stats, 4, range=spec)
     for grouping in (SharedRange(), PerStep(), OptimalGroups(count=2)):
         relative = table.errors(group_timesteps(grouping, table)).relative

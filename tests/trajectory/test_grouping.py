@@ -24,7 +24,9 @@ STEPS = 10
 
 @pytest.fixture(scope="module")
 def table():
-    return ErrorTable(random_stats(sites=5, steps=STEPS, seed=2), Activations(), np.array([4, 4, 6, FLOAT, 3]))
+    return ErrorTable(
+        random_stats(sites=5, steps=STEPS, seed=2), Activations(), np.array([4, 4, 6, FLOAT, 3])
+    )
 
 
 def total(spec, table):
@@ -53,7 +55,9 @@ def test_optimal_grouping_per_layer_equals_exhaustive_search_at_every_layer(tabl
     groups = group_timesteps(OptimalGroups(count=3, per_layer=True, min_length=2), table)
     per_site = table.errors(groups).per_site()
     for s in table.quantized:
-        assert per_site[s] == pytest.approx(cheapest(table.segment_costs()[s], 3, 2) / STEPS, rel=1e-5)
+        assert per_site[s] == pytest.approx(
+            cheapest(table.segment_costs()[s], 3, 2) / STEPS, rel=1e-5
+        )
     assert total(OptimalGroups(count=3, per_layer=True, min_length=2), table) <= total(
         OptimalGroups(count=3, min_length=2), table
     ) * (1 + 1e-6)
@@ -61,7 +65,9 @@ def test_optimal_grouping_per_layer_equals_exhaustive_search_at_every_layer(tabl
 
 def test_optimal_boundaries_of_a_cost_with_a_known_answer():
     level = np.array([0, 0, 0, 5, 5, 9, 9, 9.0])
-    cost = np.array([[np.var(level[a:e]) * (e - a) if e > a else 0 for e in range(9)] for a in range(9)])
+    cost = np.array(
+        [[np.var(level[a:e]) * (e - a) if e > a else 0 for e in range(9)] for a in range(9)]
+    )
     assert optimal_boundaries(cost[None], 3, 1).tolist() == [[3, 5]]
 
 
@@ -79,8 +85,12 @@ def test_per_step_is_best_then_optimal_then_uniform_then_shared(table):
 def test_error_against_count_equals_the_errors_of_each_partition(table):
     counts = (1, 2, 5, STEPS)
     curves = error_against_count(table, counts)
-    assert curves["uniform"] == pytest.approx([total(UniformGroups(count=n), table) for n in counts], rel=1e-5)
-    assert curves["optimal"] == pytest.approx([total(OptimalGroups(count=n), table) for n in counts], rel=1e-5)
+    assert curves["uniform"] == pytest.approx(
+        [total(UniformGroups(count=n), table) for n in counts], rel=1e-5
+    )
+    assert curves["optimal"] == pytest.approx(
+        [total(OptimalGroups(count=n), table) for n in counts], rel=1e-5
+    )
 
 
 def test_slots_of_every_spec(table):
@@ -106,6 +116,8 @@ def test_partitions_that_cannot_be_are_refused_with_the_reason(table, spec, word
 
 
 def test_without_quantized_sites_there_is_nothing_to_optimise():
-    table = ErrorTable(random_stats(sites=1, steps=STEPS), Activations(range=MinMax()), np.array([FLOAT]))
+    table = ErrorTable(
+        random_stats(sites=1, steps=STEPS), Activations(range=MinMax()), np.array([FLOAT])
+    )
     assert total(OptimalGroups(count=3), table) == 0
     assert error_against_count(table, (1, 2)) == {"uniform": [0, 0], "optimal": [0, 0]}

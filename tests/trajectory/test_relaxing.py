@@ -14,10 +14,15 @@ def effects(starts, steps, seed=0, pictures=3):
     rng = np.random.default_rng(seed)
     all_, text = 1 + rng.random(pictures), 20 + rng.random(pictures)
     return WindowEffects(
-        timesteps=tuple(range(steps))[::-1], starts=starts, fidelity=all_ * rng.random((len(starts), 1)),
-        fidelity_all=all_, text=text + rng.normal(size=(len(starts), pictures)), text_all=text, text_float=text + 1,
+        timesteps=tuple(range(steps))[::-1],
+        starts=starts,
+        fidelity=all_ * rng.random((len(starts), 1)),
+        fidelity_all=all_,
+        text=text + rng.normal(size=(len(starts), pictures)),
+        text_all=text,
+        text_float=text + 1,
         matcher="made up",
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize(
@@ -44,7 +49,9 @@ def test_the_released_end_is_one_step_more_than_a_fifth_whatever_the_rounding():
     for steps in range(5, 200, 5):
         assert len(relaxed_steps(Relaxing(where="first", released=True), steps)) == steps // 5 + 1
         last = relaxed_steps(Relaxing(where="last", released=True), steps)
-        assert (last[0], last[-1]) == (steps * 4 // 5, steps - 1), "its last step lies behind the end"
+        assert (last[0], last[-1]) == (steps * 4 // 5, steps - 1), (
+            "its last step lies behind the end"
+        )
 
 
 def test_mean_bits_are_over_calls_not_over_steps():
@@ -98,10 +105,21 @@ def test_no_group_has_two_numbers_of_bits():
 def test_relaxed_errors_take_each_step_from_its_own_bits():
     groups = Groups(sites=(site(0),), slot=np.zeros((1, 4), np.int16))
     plain, wide = (
-        GroupErrors(groups=groups, bits=np.full((1, 4), bits), power=np.ones((1, 4)),
-                    **{name: value + np.arange(4.0)[None] for name in ("low", "high", "rounding", "clipping")})
+        GroupErrors(
+            groups=groups,
+            bits=np.full((1, 4), bits),
+            power=np.ones((1, 4)),
+            **{
+                name: value + np.arange(4.0)[None]
+                for name in ("low", "high", "rounding", "clipping")
+            },
+        )
         for bits, value in ((8, 0), (FLOAT, 10))
-    )  # fmt: skip
+    )
     made = relaxed_errors(plain, wide, (0, 3))
-    assert made.bits.tolist() == [[FLOAT, 8, 8, FLOAT]] and made.rounding.tolist() == [[10, 1, 2, 13]]
-    assert made.low.tolist() == made.high.tolist() == made.clipping.tolist() == made.rounding.tolist()
+    assert made.bits.tolist() == [[FLOAT, 8, 8, FLOAT]] and made.rounding.tolist() == [
+        [10, 1, 2, 13]
+    ]
+    assert (
+        made.low.tolist() == made.high.tolist() == made.clipping.tolist() == made.rounding.tolist()
+    )

@@ -37,10 +37,13 @@ def rng(seed=0):
 
 def spread(points, slot):
     """Within-group sum of squares, by definition."""
-    return sum(((points[slot == g] - points[slot == g].mean(0)) ** 2).sum() for g in set(slot.tolist()))
+    return sum(
+        ((points[slot == g] - points[slot == g].mean(0)) ** 2).sum() for g in set(slot.tolist())
+    )
 
 
-# --- what is learned -----------------------------------------------------------------------------------------------
+# --- what is learned
+# -----------------------------------------------------------------------------------------------
 
 
 def test_ranges_contain_zero_and_are_as_wide_as_said():
@@ -67,13 +70,17 @@ def test_uncertainty_is_one_for_equal_weights_and_has_a_gradient_at_a_choice():
 
 
 def test_equal_logits_have_no_gradient_and_the_start_has():
-    for logits, alive in ((np.zeros((1, 1, 4), np.float32), False), (start_logits(np.array([[2]]), 4), True)):
+    for logits, alive in (
+        (np.zeros((1, 1, 4), np.float32), False),
+        (start_logits(np.array([[2]]), 4), True),
+    ):
         logits = torch.tensor(logits, requires_grad=True)
         uncertainty(importance(logits, 1.0)).sum().backward()
         assert (logits.grad.abs().max() > 1e-6).item() == alive
 
 
-# --- where it starts -----------------------------------------------------------------------------------------------
+# --- where it starts
+# -----------------------------------------------------------------------------------------------
 
 
 def test_kmeans_finds_clusters_that_are_apart():
@@ -103,12 +110,16 @@ def test_runs_of_steps_equal_exhaustive_search(count):
     points = rng(count).normal(size=(3, 9, 2)).cumsum(1)
     for site, slot in zip(points, runs_of_steps(points, count), strict=True):
         assert (np.diff(slot) >= 0).all() and slot.max() == count - 1
-        every = [(np.arange(9)[:, None] >= cuts).sum(1) for cuts in map(list, combinations(range(1, 9), count - 1))]
+        every = [
+            (np.arange(9)[:, None] >= cuts).sum(1)
+            for cuts in map(list, combinations(range(1, 9), count - 1))
+        ]
         best = min(spread(site, other) for other in (every or [np.zeros(9, int)]))
         assert spread(site, slot) == pytest.approx(best)
 
 
-# --- which step is next --------------------------------------------------------------------------------------------
+# --- which step is next
+# --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("score", [ucb, linear], ids=["ucb", "linear"])
@@ -133,7 +144,9 @@ def test_the_uncertain_step_comes_first():
 
 
 def test_the_penalty_of_the_released_code_on_its_own_scale():
-    """44 layers and 8 groups: its sum of entropies is at most 11.4369, from which 2.0 a visit are taken."""
+    """44 layers and 8 groups: its sum of entropies is at most 11.4369, from which 2.0 a visit
+    are taken.
+    """
     most = sum(math.log(8) / 8 for _ in range(44))
     assert most == pytest.approx(11.4369, abs=1e-4) and ETA == pytest.approx(0.175, abs=1e-3)
     assert linear(np.ones(1), np.ones(1))[0] * most == pytest.approx(most - 2.0)
@@ -158,7 +171,8 @@ def test_equal_steps_are_alike_and_no_visits_are_no_trouble():
     assert (alike == 1).all() and np.isfinite(discrepancy_after(alike, np.zeros(4))).all()
 
 
-# --- how it ends ---------------------------------------------------------------------------------------------------
+# --- how it ends
+# --------------------------------------------------------------------------------------------------
 
 
 def test_hardening_into_runs_equals_exhaustive_search():
@@ -171,14 +185,17 @@ def test_hardening_into_runs_equals_exhaustive_search():
 
 
 def test_unused_groups_are_dropped_with_their_ranges():
-    slot, low = without_empty(np.array([[3, 3, 1], [0, 2, 2]]), np.array([[0.0, 1, 2, 3], [10, 11, 12, 13]]))
+    slot, low = without_empty(
+        np.array([[3, 3, 1], [0, 2, 2]]), np.array([[0.0, 1, 2, 3], [10, 11, 12, 13]])
+    )
     assert slot.tolist() == [[1, 1, 0], [0, 1, 1]]
     assert low.tolist() == [[1, 3], [10, 12]]
     narrow, table = without_empty(np.array([[2, 2], [1, 0]]), np.array([[0.0, 1, 2], [3, 4, 5]]))
     assert narrow.tolist() == [[0, 0], [1, 0]] and table.tolist() == [[2, 0], [3, 4]]
 
 
-# --- a yardstick ---------------------------------------------------------------------------------------------------
+# --- a yardstick
+# --------------------------------------------------------------------------------------------------
 
 
 def cost(lost, slot):
@@ -191,20 +208,26 @@ def test_lloyd_never_raises_the_cost_and_ends_where_nothing_gains(seed):
     start = rng(seed + 50).integers(0, 3, 12)
     slot = lloyd(lost, start)
     assert cost(lost, slot) <= cost(lost, start) + 1e-9
-    chosen = np.array([lost[slot == g].sum(0).argmin() if (slot == g).any() else 0 for g in range(slot.max() + 1)])
+    chosen = np.array(
+        [lost[slot == g].sum(0).argmin() if (slot == g).any() else 0 for g in range(slot.max() + 1)]
+    )
     own = lost[np.arange(12), chosen[slot]]
     assert (own <= lost[:, chosen[np.unique(slot)]].min(1) + 1e-9).all()
 
 
 def test_scattered_groups_cost_what_their_members_lose():
     """By the table that also serves runs of steps, and never less than each step alone."""
-    table = ErrorTable(random_stats(sites=3, steps=8, seed=4), Activations(), np.array([4, FLOAT, 3]))
+    table = ErrorTable(
+        random_stats(sites=3, steps=8, seed=4), Activations(), np.array([4, FLOAT, 3])
+    )
     groups = group_timesteps(UniformGroups(count=2), table)
     slot = groups.slot.copy()
     slot[:] = [0, 1, 0, 1, 0, 1, 0, 1]
     scattered = table.errors(type(groups)(sites=groups.sites, slot=slot))
     for s in table.quantized:
-        assert scattered.relative[s].sum() == pytest.approx(cost(table.losses(s), slot[s]), rel=1e-5)
+        assert scattered.relative[s].sum() == pytest.approx(
+            cost(table.losses(s), slot[s]), rel=1e-5
+        )
     run = table.errors(groups)
     given = table.errors_of(groups, run.low, run.high)
     np.testing.assert_allclose(given.rounding, run.rounding, rtol=1e-4, atol=1e-12)

@@ -39,7 +39,10 @@ def test_rounding_never_reaches_half_way_to_a_neighbour():
 
 @pytest.mark.parametrize("t", [983.0, 982, 0, float("nan"), float("inf")])
 def test_an_unknown_timestep_raises_and_names_what_was_recorded(t):
-    with pytest.raises(DmqError, match=r"timestep .* recorded were 981, 961, 941, 921, …, 61, 41, 21, 1 \(50 steps\)"):
+    with pytest.raises(
+        DmqError,
+        match=r"timestep .* recorded were 981, 961, 941, 921, …, 61, 41, 21, 1 \(50 steps\)",
+    ):
         index_of(t, DDIM)
 
 

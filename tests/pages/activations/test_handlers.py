@@ -25,7 +25,13 @@ def test_a_click_picks_row_and_step(text, recipe):
 @pytest.mark.parametrize("index", [[900, 0], [0, 900], [-1, 0], 3], ids=str)
 def test_a_click_on_a_cell_that_is_gone_is_refused(text, index):
     with pytest.raises(DmqError, match="no longer there"):
-        activations.pick(text, "max |x|", "inputs", activations.ALL, gr.SelectData(None, {"index": index, "value": 0}))
+        activations.pick(
+            text,
+            "max |x|",
+            "inputs",
+            activations.ALL,
+            gr.SelectData(None, {"index": index, "value": 0}),
+        )
 
 
 @pytest.mark.parametrize("point", activations.POINTS)
@@ -47,7 +53,10 @@ def test_tabs_say_where_ranges_are_taken_as_they_come(text, recipe):
     own = dataclasses.replace(recipe, activations=spec)
     stats, errors = stages.statistics(own), stages.errors(own)
     s = next(s for s in range(len(stats.sites)) if errors.bits[s].max() == 6)
-    said = {time_groups.shared(jsonio.dumps(r))["said"].count("takes ranges as they come") for r in (own, recipe)}
+    said = {
+        time_groups.shared(jsonio.dumps(r))["said"].count("takes ranges as they come")
+        for r in (own, recipe)
+    }
     assert said == {1, 0}
     titles = [activations.at_step(r, stats, s, 5)["title"] for r in (own, recipe)]
     assert titles[0] == f"{titles[1]}. {words.AS_THEY_COME}"

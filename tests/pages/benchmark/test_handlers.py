@@ -1,4 +1,6 @@
-"""The handlers of the Benchmark tab, called as functions: what is shown, drawn, stopped, gone on with."""
+"""The handlers of the Benchmark tab, called as functions: what is shown, drawn, stopped, gone on
+with.
+"""
 
 import dataclasses
 from pathlib import Path
@@ -20,13 +22,18 @@ from tests.tiny import tiny_clip
 @pytest.fixture(scope="module")
 def asked(recipe, tmp_path_factory):
     eye = tiny_clip(tmp_path_factory.mktemp("eye"))
-    domains = (Domain(name="in", prompts=tuple("abcdefgh")), Domain(name="out", prompts=tuple("stuvwxyz")))
+    domains = (
+        Domain(name="in", prompts=tuple("abcdefgh")),
+        Domain(name="out", prompts=tuple("stuvwxyz")),
+    )
     return Benchmark(domains=domains, seeds=(0, 1), sampling=recipe.sampling, features=str(eye))
 
 
 @pytest.fixture(scope="module")
 def recipes(recipe):
-    return tuple(dataclasses.replace(recipe, name=f"w{bits}", weights=Weights(bits=bits)) for bits in (8, 3))
+    return tuple(
+        dataclasses.replace(recipe, name=f"w{bits}", weights=Weights(bits=bits)) for bits in (8, 3)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +62,16 @@ def test_the_tab_opens_on_the_benchmark_of_the_model(text, finished):
     for name in ("float", FLOOR_NAME, "w8", "w3"):
         assert name in shown["table"]
     for name in ("w8", "w3"):
-        assert report.coverage[name] in shown["table"] and f"{report.bytes[name] / 1e6:.2f}" in shown["table"]
+        assert (
+            report.coverage[name] in shown["table"]
+            and f"{report.bytes[name] / 1e6:.2f}" in shown["table"]
+        )
     assert "seeds 0, 1, noise floor with seeds 2, 3; in (8 prompts)" in shown["context"]
-    assert len(shown["gallery"]) == 24 and "dB" not in shown["gallery"][0][1] and "PSNR" in shown["gallery"][0][1]
+    assert (
+        len(shown["gallery"]) == 24
+        and "dB" not in shown["gallery"][0][1]
+        and "PSNR" in shown["gallery"][0][1]
+    )
     psnr = [float(caption.split("PSNR ")[1].split(",")[0]) for _, caption in shown["gallery"]]
     assert psnr == sorted(psnr), "the worst first"
     height, width, _ = shown["gallery"][0][0].shape
@@ -69,7 +83,10 @@ def test_the_tab_opens_on_the_benchmark_of_the_model(text, finished):
 def test_figures_have_intervals_floors_and_every_recipe(text, finished):
     shown = benchmark.look(finished, [], "out", "ssim")
     report = kept.load_report(finished)
-    for key, across in (("bytes", lambda row: report.bytes[row.recipe] / 1e6), ("seconds", lambda r: r.seconds / 16)):
+    for key, across in (
+        ("bytes", lambda row: report.bytes[row.recipe] / 1e6),
+        ("seconds", lambda r: r.seconds / 16),
+    ):
         traces = {trace.name: trace for trace in shown[key].data}
         assert traces.keys() == {"w8", "w3"}
         for name, trace in traces.items():
@@ -97,7 +114,9 @@ def test_what_differs_is_not_shown_beside_it(finished, asked, recipes):
 
 
 def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
-    one = dataclasses.replace(asked, measures=("psnr", "latent"), domains=asked.domains[:1], seeds=(0,), batch=4)
+    one = dataclasses.replace(
+        asked, measures=("psnr", "latent"), domains=asked.domains[:1], seeds=(0,), batch=4
+    )
     work = benching.running(one, recipes, "halfway")
     first = next(work)
     assert "32 pictures" in first["estimate"] and first["stop"]["visible"]
@@ -108,13 +127,19 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
             break
     work.close()
     after = benching.JOB.show_stopped()
-    assert after["unfinished"]["value"] == "halfway" and after["resume"]["visible"] and not after["stop"]["visible"]
+    assert (
+        after["unfinished"]["value"] == "halfway"
+        and after["resume"]["visible"]
+        and not after["stop"]["visible"]
+    )
     assert "w8" not in tables[-1] and FLOOR_NAME in tables[-1]
     left = next(benching.go_on("halfway"))["estimate"]
     assert "32 pictures" not in left
     end = last(benching.go_on("halfway"))
     assert end["done"] == "halfway" and "w3" in end["rows"] and kept.unfinished() == []
-    assert end["live"]["visible"] is False and end["start"]["visible"] and not end["resume"]["visible"]
+    assert (
+        end["live"]["visible"] is False and end["start"]["visible"] and not end["resume"]["visible"]
+    )
     whole = kept.load_report("halfway")
     straight = stages.finish(stages.bench(one, recipes, name="straight"))
     assert repr([row.figures for row in whole.rows]) == repr([row.figures for row in straight.rows])
@@ -125,18 +150,25 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
 def test_pictures_that_are_no_numbers_are_counted_and_named(asked, recipes, monkeypatch):
     def broken(recipe):
         made = real(recipe)
-        made.register_forward_hook(lambda module, given, answer: (answer[0] * float("nan"), *answer[1:]))
+        made.register_forward_hook(
+            lambda module, given, answer: (answer[0] * float("nan"), *answer[1:])
+        )
         return made
 
     real = bench_stage.computed
-    few = dataclasses.replace(asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4)
+    few = dataclasses.replace(
+        asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4
+    )
     work = benching.running(few, recipes[:1], "broken")
     for answer in work:
         if FLOOR_NAME in answer.get("rows", ""):
             monkeypatch.setattr(bench_stage, "computed", broken)
     shown = benchmark.opened("broken", [], None, None)
     assert "<small>8 not finite</small>" in shown["table"]
-    assert shown["notes"]["visible"] and "w8, in: 8 of 8 pictures are not finite numbers" in shown["notes"]["value"]
+    assert (
+        shown["notes"]["visible"]
+        and "w8, in: 8 of 8 pictures are not finite numbers" in shown["notes"]["value"]
+    )
     assert [caption.split(" · ")[-1] for _, caption in shown["gallery"]] == ["not finite"] * 8
     assert shown["bytes"] is shown["seconds"] is None, "there is no measure to draw"
     assert "w8" in Path(shown["page"]).read_text("utf-8")
@@ -153,7 +185,9 @@ def test_what_cannot_be_drawn_is_refused_at_the_start_and_leaves_nothing(text, t
 
 
 def test_a_recipe_of_another_engine_is_another_recipe(asked, recipes, text):
-    few = dataclasses.replace(asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4)
+    few = dataclasses.replace(
+        asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4
+    )
     both = stages.computed_as(recipes[:1], "both")
     last(benching.running(few, both[:1], "engines"))
     drawn = last(benching.running(few, both, "engines"))
@@ -167,7 +201,10 @@ def test_a_recipe_of_another_engine_is_another_recipe(asked, recipes, text):
 
 def test_the_form_is_checked_and_says_how_long_it_takes(text, tmp_path):
     benchmark_, recipes = benching.asked(text, ["names", "compositions"], None, 4, 2, [])
-    assert [len(domain.prompts) for domain in benchmark_.domains] == [2, 2] and benchmark_.seeds == (0, 1)
+    assert [len(domain.prompts) for domain in benchmark_.domains] == [
+        2,
+        2,
+    ] and benchmark_.seeds == (0, 1)
     assert [recipe.name for recipe in recipes] == ["tiny"]
     said = last(benching.estimate(text, ["names"], None, 4, 1, []))["estimate"]
     assert "Not like this: names: FID needs at least 16 pictures, got 4" in said
@@ -191,38 +228,66 @@ def table_with(*rows):
         return Figure(value=value, low=value - half, high=value + half)
 
     made = [
-        BenchRow(recipe="float", domain="in", samples=20, failed=0, seconds=1.0, figures={"real fid": figure(5.0)})
+        BenchRow(
+            recipe="float",
+            domain="in",
+            samples=20,
+            failed=0,
+            seconds=1.0,
+            figures={"real fid": figure(5.0)},
+        )
     ]
     for name, fid, half, real, psnr in rows:
         figures = {"fid": figure(fid, half), "real fid": figure(real), "psnr": figure(psnr)}
-        made.append(BenchRow(recipe=name, domain="in", samples=20, failed=0, seconds=1.0, figures=figures))
+        made.append(
+            BenchRow(recipe=name, domain="in", samples=20, failed=0, seconds=1.0, figures=figures)
+        )
     names = [row[0] for row in rows]
     return BenchReport(
-        model="m", sampler="s", features="f", reference="20 pictures", machine="x", rows=tuple(made), pictures=(),
-        benchmark=Benchmark(domains=(Domain(name="in", prompts=("a",)),)), bytes=dict.fromkeys(["float", *names], 1),
+        model="m",
+        sampler="s",
+        features="f",
+        reference="20 pictures",
+        machine="x",
+        rows=tuple(made),
+        pictures=(),
+        benchmark=Benchmark(domains=(Domain(name="in", prompts=("a",)),)),
+        bytes=dict.fromkeys(["float", *names], 1),
         coverage=dict.fromkeys(names, ""),
-    )  # fmt: skip
+    )
 
 
 def test_inversions_are_found_in_any_table_and_only_where_they_are():
-    found = stages.inversions(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale", 3.0, 0.1, 4.0, 20.0)))
-    assert [(one.damaged, one.better, one.sure) for one in found] == [("pale", "float", True), ("pale", "mild", True)]
+    found = stages.inversions(
+        table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale", 3.0, 0.1, 4.0, 20.0))
+    )
+    assert [(one.damaged, one.better, one.sure) for one in found] == [
+        ("pale", "float", True),
+        ("pale", "mild", True),
+    ]
     assert "by FID to real pictures pale is better than float" in str(found[0])
     assert "PSNR 20.0 dB against 30.0 dB" in str(found[1]) and "n = 20" in str(found[1])
-    assert stages.inversions(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0))) == []
+    assert (
+        stages.inversions(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0)))
+        == []
+    )
     unsure = table_with(("mild", 1.0, 2.0, 5.5, 30.0), ("pale", 1.5, 2.0, 5.1, 20.0))
     assert stages.inversions(unsure) == [], "the distances to float may be equal"
     better = table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("sharp", 3.0, 0.1, 5.2, 31.0))
     assert stages.inversions(better) == [], "closer by PSNR is not more damaged"
     equal = table_with(("mild", 1.0, 0.1, 5.501, 30.0), ("pale", 3.0, 0.1, 5.499, 20.0))
     assert stages.inversions(equal) == [], "both are 5.5"
-    close = stages.inversions(table_with(("mild", 1.0, 0.1, 5.9, 30.0), ("pale", 3.0, 0.1, 5.85, 20.0)))
+    close = stages.inversions(
+        table_with(("mild", 1.0, 0.1, 5.9, 30.0), ("pale", 3.0, 0.1, 5.85, 20.0))
+    )
     assert [(one.damaged, one.better, one.sure) for one in close] == [("pale", "mild", False)]
     assert "intervals overlap" in str(close[0])
 
 
 def test_pictures_of_the_same_noise_decide_where_intervals_overlap():
-    """Distances whose intervals overlap, and PSNR by picture: surely lower, or now lower and now higher."""
+    """Distances whose intervals overlap, and PSNR by picture: surely lower, or now lower and now
+    higher.
+    """
     table = table_with(("mild", 1.0, 2.0, 5.5, 30.0), ("pale", 1.5, 2.0, 5.1, 28.0))
 
     def drawn(lost):
@@ -232,7 +297,10 @@ def test_pictures_of_the_same_noise_decide_where_intervals_overlap():
     assert (one.damaged, one.better, one.sure, one.apart) == ("pale", "mild", True, False)
     low, high = one.lost
     assert -2.5 < low < -2 < high < -1.5
-    assert "it is worse (1.5 against 1, intervals overlap, PSNR 28.0 dB against 30.0 dB, picture by" in str(one)
+    assert (
+        "it is worse (1.5 against 1, intervals overlap, PSNR 28.0 dB against 30.0 dB, picture by"
+        in str(one)
+    )
     assert stages.inversions(drawn(np.resize([22.0, -18.0], 20))) == []
     assert "may mislead" in benchmark.findings(drawn(np.full(20, 2.0)))
 
@@ -241,25 +309,43 @@ def pictures_with(lost):
     """Twenty pictures of "mild", and of "pale" with `lost` dB less; the last one is no number."""
     values = {"mild": np.linspace(10, 50, 20), "pale": np.linspace(10, 50, 20) - lost}
     made = [
-        BenchPicture(recipe=name, domain="in", number=n, prompt="a", seed=n, finite=True, values={"psnr": value})
+        BenchPicture(
+            recipe=name,
+            domain="in",
+            number=n,
+            prompt="a",
+            seed=n,
+            finite=True,
+            values={"psnr": value},
+        )
         for name, own in values.items()
         for n, value in enumerate(own)
     ]
-    return *made, BenchPicture(recipe="pale", domain="in", number=20, prompt="a", seed=20, finite=False, values={})
+    return *made, BenchPicture(
+        recipe="pale", domain="in", number=20, prompt="a", seed=20, finite=False, values={}
+    )
 
 
 def test_the_float_model_is_never_the_damaged_one():
-    """An unbiased distance between pictures of the same noise is below the float model's own, which is set to 0."""
+    """An unbiased distance between pictures of the same noise is below the float model's own,
+    which is set to 0.
+    """
     table = table_with(("mild", -3.0, 0.1, 5.5, 30.0))
     rows = [
-        dataclasses.replace(row, figures={k.replace("fid", "kid"): figure for k, figure in row.figures.items()})
+        dataclasses.replace(
+            row, figures={k.replace("fid", "kid"): figure for k, figure in row.figures.items()}
+        )
         for row in table.rows
     ]
     assert stages.inversions(dataclasses.replace(table, rows=tuple(rows))) == []
 
 
 def test_the_finding_is_computed_from_the_table():
-    shown = benchmark.findings(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale<", 3.0, 0.1, 4.0, 20.0)))
+    shown = benchmark.findings(
+        table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale<", 3.0, 0.1, 4.0, 20.0))
+    )
     assert "would mislead" in shown and "pale&lt;" in shown
-    quiet = benchmark.findings(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0)))
+    quiet = benchmark.findings(
+        table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0))
+    )
     assert "no pair of models" in quiet and "mislead" not in quiet

@@ -28,7 +28,9 @@ def test_a_drawing_streams_pictures_and_ends_as_a_saved_run(text):
 
 
 def test_a_failed_drawing_gives_the_buttons_back(recipe):
-    wrong = dataclasses.replace(recipe, overrides=(Override(layers="no such layer", weight_bits=4),))
+    wrong = dataclasses.replace(
+        recipe, overrides=(Override(layers="no such layer", weight_bits=4),)
+    )
     answers = []
     with pytest.raises(DmqError, match="no such layer"):
         for answer in compare.draw(jsonio.dumps(wrong), "a", "0", 6, 2.0, []):
@@ -40,7 +42,9 @@ def test_an_executed_drawing_is_shown_beside_the_simulated_one_with_its_seconds(
     *_, last = compare.draw(text, "a", "0", 6, 2.0, [], "both")
     name = last["run"]["value"]
     report, rows = runs.load_report(name), last["summary"].splitlines()
-    cells = {row.split(" | ")[0].strip("| "): row.split(" | ") for row in rows if row.startswith("| ")}
+    cells = {
+        row.split(" | ")[0].strip("| "): row.split(" | ") for row in rows if row.startswith("| ")
+    }
     assert [r.engine for r in runs.load_recipes(name)] == ["simulated", "executed"]
     for who, engine in (("tiny", "simulated"), ("tiny, executed", "executed: ")):
         seconds = report.seconds[who]
@@ -57,12 +61,19 @@ def test_an_executed_drawing_is_shown_beside_the_simulated_one_with_its_seconds(
 def test_what_fell_back_is_marked_with_the_reason():
     line = "3 of 4 layers W4A8; float: a (first layer); executed: 1 layers on oneDNN int8; 2 in float (its <b> splits)"
     report = Report(
-        scores=(), seconds={"float": 3.0, "x": 1.5, "y": 0.0}, bytes={"float": 4, "x": 1, "y": 1},
-        coverage={"x": line, "y": "all; float: nothing"}, noise_floor={"psnr": 1.0, "ssim": 0.1}, samples=20,
-    )  # fmt: skip
+        scores=(),
+        seconds={"float": 3.0, "x": 1.5, "y": 0.0},
+        bytes={"float": 4, "x": 1, "y": 1},
+        coverage={"x": line, "y": "all; float: nothing"},
+        noise_floor={"psnr": 1.0, "ssim": 0.1},
+        samples=20,
+    )
     _, _, floats, x, y, *_ = reported.summary(report).splitlines()
     assert floats.startswith("| float |") and "| 1.00× | float | nothing |" in floats
-    assert "| 1.5 | 2.00× | executed: 1 layers on oneDNN int8; ⚠ fell back: 2 in float (its &lt;b&gt; splits) |" in x
+    assert (
+        "| 1.5 | 2.00× | executed: 1 layers on oneDNN int8; ⚠ fell back: 2 in float (its &lt;b&gt; "
+        "splits) |" in x
+    )
     assert x.endswith("| 3 of 4 layers W4A8; float: a (first layer) |")
     assert "| 0.0 | – | simulated | all; float: nothing |" in y
 

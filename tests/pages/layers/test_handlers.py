@@ -31,7 +31,17 @@ CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 2) for form in (U
 ASK = Sensitivity(choices=CHOICES, how="fisher", steps=2, pictures=1, probes=1)
 EMPTY = rows_of(())
 FORM = ["how", "mode", "measure", "steps", "pictures", "probes", "activations", "seed"]
-LEARN = ["configurations", "label", "pictures", "steps", "repeats", "width", "loss", "epochs", "combinations"]
+LEARN = [
+    "configurations",
+    "label",
+    "pictures",
+    "steps",
+    "repeats",
+    "width",
+    "loss",
+    "epochs",
+    "combinations",
+]
 MIXES = (20, "noise", 1, 1, 0, 4, "hybrid", 2, 9)
 VIEW = ("bars", "", "weights", None)
 
@@ -52,7 +62,9 @@ def table(recipe, text):
 @pytest.fixture(scope="module")
 def name(recipe, table):
     """Of the table by gradients."""
-    return next(name for name, title in layers_kept.named(recipe.model).items() if title == table.title)
+    return next(
+        name for name, title in layers_kept.named(recipe.model).items() if title == table.title
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,15 +91,28 @@ def labels_of(found):
     return {row[NAME]: row[CHOICE] for row in found["layers"]}
 
 
-# --- which table, which view ----------------------------------------------------------------------------------------
+# --- which table, which view
+# ----------------------------------------------------------------------------------------
 
 
 def test_the_first_table_is_open_at_once_with_what_its_costs_hold_for(text, table, name):
     shown = layers.show(text, None, *VIEW, 3.5, [], EMPTY)
-    assert [one for _, one in shown["name"]["choices"]] == list(layers_kept.named(jsonio.loads(text).model))
+    assert [one for _, one in shown["name"]["choices"]] == list(
+        layers_kept.named(jsonio.loads(text).model)
+    )
     shown = layers.show(text, name, *VIEW, 3.5, [], EMPTY)
-    assert shown["name"]["value"] == name and shown["body"]["visible"] and not shown["empty"]["visible"]
-    for said in (table.title, table.unit, f"{len(table.layers)} layers", "Seen at 2 steps", "UAQ-4, KMC-4"):
+    assert (
+        shown["name"]["value"] == name
+        and shown["body"]["visible"]
+        and not shown["empty"]["visible"]
+    )
+    for said in (
+        table.title,
+        table.unit,
+        f"{len(table.layers)} layers",
+        "Seen at 2 steps",
+        "UAQ-4, KMC-4",
+    ):
         assert said in shown["context"]
     assert shown["allowed"]["value"] == list(table.labels)
     assert len(shown["layers"]) == len(table.layers) and not shown["reward"]["visible"]
@@ -102,9 +127,14 @@ def test_a_model_without_tables_says_what_to_do(nothing):
 def test_every_view_is_drawn_with_the_controls_that_mean_something(text, table, name, view):
     shown = layers.look(text, name, view, "KMC-4", "bytes", None)
     assert shown["figure"]["visible"] and shown["figure"]["value"].data
-    assert shown["label"]["visible"] == (view in layers.AT_A_CHOICE) and shown["label"]["value"] == "KMC-4"
+    assert (
+        shown["label"]["visible"] == (view in layers.AT_A_CHOICE)
+        and shown["label"]["value"] == "KMC-4"
+    )
     assert shown["area"]["visible"] == (view == "tree") and not shown["other"]["visible"]
-    assert layers.look(text, name, view, "GPTQ-8", "bytes", None)["label"]["value"] == "", "no choice of this table"
+    assert layers.look(text, name, view, "GPTQ-8", "bytes", None)["label"]["value"] == "", (
+        "no choice of this table"
+    )
 
 
 def test_two_tables_are_compared_by_their_ranks(recipe, text, table, name):
@@ -124,7 +154,10 @@ def test_what_a_view_lacks_is_said_in_its_place(text, name, table, monkeypatch):
     opened = layers.opened(text, name, *VIEW, 3.5, [], EMPTY)
     assert opened["reward"]["visible"] and "⚠ only a &lt;few&gt; mixes" in opened["context"]
     monkeypatch.setattr(layers, "named", lambda _: {name: "alone"})
-    assert "only table of this model" in layers.look(text, name, "agreement", "", "", "x")["why"]["value"]
+    assert (
+        "only table of this model"
+        in layers.look(text, name, "agreement", "", "", "x")["why"]["value"]
+    )
 
 
 def test_scores_of_a_predictor_are_tables_too_with_a_warning_of_what_they_mix(recipe, text, table):
@@ -135,7 +168,9 @@ def test_scores_of_a_predictor_are_tables_too_with_a_warning_of_what_they_mix(re
         shown = layers.opened(text, own["op"], *VIEW, 3.0, [], EMPTY)
         assert shown["reward"]["visible"] and "score (negated)" in shown["context"]
         best = layers_budget.moved(text, own["op"], 3.0, list(table.labels), EMPTY)
-        assert labels_of(best) == labels_of(layers_budget.moved(text, own["ridge"], 3.0, list(table.labels), EMPTY))
+        assert labels_of(best) == labels_of(
+            layers_budget.moved(text, own["ridge"], 3.0, list(table.labels), EMPTY)
+        )
         assert not layers.opened(text, own["ridge"], *VIEW, 3.0, [], EMPTY)["reward"]["visible"]
         (folder / "predictor.safetensors").write_bytes(b"broken")
         assert not any(name.startswith(folder.name) for name in layers_kept.named(recipe.model))
@@ -149,23 +184,40 @@ def test_tables_of_a_predictor_say_how_far_to_trust_them_and_others_do_not(text,
         for level in ("block", "op", "ridge"):
             shown = layers.opened(text, f"{folder.name}.{level}", *VIEW, 3.0, [], EMPTY)["trust"]
             assert shown["visible"] and rows_in(shown["value"]) == [
-                [one.name, *figures(one.srcc), f"±{one.spread:.3f}", *figures(one.quality, one.ndcg, one.tau)]
+                [
+                    one.name,
+                    *figures(one.srcc),
+                    f"±{one.spread:.3f}",
+                    *figures(one.quality, one.ndcg, one.tau),
+                ]
                 for one in found.predictions
             ]
     said = html.unescape(shown["value"])
     assert "20 random mixes of 2.50 to 3.50 bits a weight" in said and "Label: made up" in said
     assert f"deviation {found.labels.std():.3g}, of it noise {0.5 / 2**0.5:.3g}" in said
-    assert found.as_good == ("ridge on <choices>",) and "A control is as good: ridge on <choices>." in said
-    for other in (layers.opened(text, name, *VIEW, 3.0, [], EMPTY), layers.show(text, name, *VIEW, 3.0, [], EMPTY)):
+    assert (
+        found.as_good == ("ridge on <choices>",)
+        and "A control is as good: ridge on <choices>." in said
+    )
+    for other in (
+        layers.opened(text, name, *VIEW, 3.0, [], EMPTY),
+        layers.show(text, name, *VIEW, 3.0, [], EMPTY),
+    ):
         assert other["trust"] == {"value": "", "visible": False, "__type__": "update"}
 
 
 def test_no_control_is_called_as_good_when_none_is_and_nothing_is_said_without_evidence(table):
     found = random_predictor(table)
-    better = dataclasses.replace(found, predictions=(found.predictions[0], found.predictions[2]), again=np.zeros(0))
+    better = dataclasses.replace(
+        found, predictions=(found.predictions[0], found.predictions[2]), again=np.zeros(0)
+    )
     said = layers_learned.trust(better)
     assert "as good" not in said and "of it noise –" in said
-    assert layers_learned.trust(dataclasses.replace(found, predictions=())) == layers_learned.trust(None) == ""
+    assert (
+        layers_learned.trust(dataclasses.replace(found, predictions=()))
+        == layers_learned.trust(None)
+        == ""
+    )
 
 
 def figures(*values):
@@ -206,7 +258,8 @@ def test_names_that_nobody_kept_are_refused(text, wrong):
         layers.look(text, wrong, *VIEW)
 
 
-# --- the budget -----------------------------------------------------------------------------------------------------
+# --- the budget
+# --------------------------------------------------------------------------------------------------
 
 
 def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, name):
@@ -237,17 +290,28 @@ def test_only_allowed_choices_are_used_and_one_at_least_is_needed(text, table, n
     found = layers_budget.changed(text, name, 4.0, ["KMC-4", "KMC-2"], EMPTY)
     assert set(labels_of(found).values()) <= {"KMC-4", "KMC-2"}
     said = layers_budget.changed(text, name, 4.0, [], EMPTY)
-    assert "tick at least one" in said["said"] and said["strip"] is None and not said["apply"]["interactive"]
+    assert (
+        "tick at least one" in said["said"]
+        and said["strip"] is None
+        and not said["apply"]["interactive"]
+    )
     shown = layers_budget.fresh(text, name, 3.0, ["KMC-4", "HQQ-8"], EMPTY)
     assert shown["allowed"]["value"] == ["KMC-4"]
 
 
 def test_rules_are_respected_even_for_choices_that_are_not_allowed(text, table, name):
     one, other = table.layers[0].name, table.layers[1].name
-    rules = [[one, "uaq-2", None, False], [other, "float", "", ""], ["", "", None, False], ["*", "", "4", "false"]]
+    rules = [
+        [one, "uaq-2", None, False],
+        [other, "float", "", ""],
+        ["", "", None, False],
+        ["*", "", "4", "false"],
+    ]
     found = layers_budget.changed(text, name, 3.0, ["KMC-4"], rules[:3])
     assert labels_of(found)[one] == "UAQ-2" and labels_of(found)[other] == "float"
-    assert {label for layer, label in labels_of(found).items() if layer not in (one, other)} == {"KMC-4"}
+    assert {label for layer, label in labels_of(found).items() if layer not in (one, other)} == {
+        "KMC-4"
+    }
     row = next(row for row in found["layers"] if row[NAME] == other)
     assert row[4] == f"{4 * table.layers[1].weights:,}" and row[5] == "0"
     assert "needs 4 bits by '*'" in layers_budget.changed(text, name, 3.0, ["KMC-4"], rules)["said"]
@@ -277,10 +341,14 @@ def test_rows_of_rules_are_read_back_and_unfinished_ones_left_out():
 
 @pytest.mark.parametrize("bits", [None, "3", float("nan"), True], ids=str)
 def test_an_emptied_slider_is_told(text, table, name, bits):
-    assert "expected a number" in layers_budget.moved(text, name, bits, list(table.labels), EMPTY)["said"]
+    assert (
+        "expected a number"
+        in layers_budget.moved(text, name, bits, list(table.labels), EMPTY)["said"]
+    )
 
 
-# --- by hand --------------------------------------------------------------------------------------------------------
+# --- by hand
+# --------------------------------------------------------------------------------------------------
 
 
 def edited(found, row, label):
@@ -294,7 +362,9 @@ def test_a_layer_set_by_hand_keeps_its_choice_wherever_the_slider_goes(text, tab
     before = layers_budget.moved(*form, EMPTY)
     now = before["layers"][2][CHOICE]
     other = "UAQ-2" if now != "UAQ-2" else "UAQ-4"
-    found = layers_budget.edit(*form, EMPTY, edited(before, 2, f" {other.lower()} "), before["shown"])
+    found = layers_budget.edit(
+        *form, EMPTY, edited(before, 2, f" {other.lower()} "), before["shown"]
+    )
     layer = table.layers[2].name
     assert rules_of(found["rules"]) == (Rule(layers=glob.escape(layer), choice=other),)
     assert labels_of(found)[layer] == other and found["layers"][2][-1] == "set by hand"
@@ -318,9 +388,12 @@ def test_giving_back_forgets_single_layers_and_keeps_other_rules(text, table, na
 
 
 @pytest.mark.parametrize(
-    ("label", "said"), [("UAQ", "is no choice"), ("HQQ-4", "which the table has not"), ("<b>", "is no choice")]
+    ("label", "said"),
+    [("UAQ", "is no choice"), ("HQQ-4", "which the table has not"), ("<b>", "is no choice")],
 )
-def test_a_wrong_choice_is_told_in_one_line_and_put_back(text, table, name, monkeypatch, label, said):
+def test_a_wrong_choice_is_told_in_one_line_and_put_back(
+    text, table, name, monkeypatch, label, said
+):
     told = []
     monkeypatch.setattr(gr, "Warning", told.append)
     form = text, name, 3.0, list(table.labels), EMPTY
@@ -347,11 +420,14 @@ def test_rows_that_are_shown_are_not_sent_again_and_old_ones_edit_nothing(text, 
     other = next(label for label in table.labels if label != before["layers"][2][CHOICE])
     rows = edited(before, 2, other)
     after = layers_budget.edit(*form, EMPTY, rows, before["shown"])
-    late = layers_budget.edit(*form, after["rules"], rows, after["shown"])  # the same edit, told a second time
+    late = layers_budget.edit(
+        *form, after["rules"], rows, after["shown"]
+    )  # the same edit, told a second time
     assert late == {"layers": after["shown"]}
 
 
-# --- to the recipe, and new tables ----------------------------------------------------------------------------------
+# --- to the recipe, and new tables
+# ----------------------------------------------------------------------------------
 
 
 def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table, name):
@@ -359,27 +435,46 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
     found = layers_budget.compare(*form)
     made = jsonio.loads(found["recipe"])
     chosen = labels_of(layers_budget.moved(*form))
-    by_layer = {over.layers: choice_of(chosen[layer]) for layer, over in zip(chosen, made.overrides, strict=True)}
+    by_layer = {
+        over.layers: choice_of(chosen[layer])
+        for layer, over in zip(chosen, made.overrides, strict=True)
+    }
     for over in made.overrides:
-        assert (over.weight_bits, over.format) == (by_layer[over.layers].bits, by_layer[over.layers].format)
+        assert (over.weight_bits, over.format) == (
+            by_layer[over.layers].bits,
+            by_layer[over.layers].format,
+        )
     assert "bits mixed" in made.name and found["wanted"].startswith("compare ")
     plan = stages.plan(made)
-    assert sum(row.weight_bytes for row in plan.layers if row.layer.name in table.row) == stages.allocate(
-        table, layers_budget.Budget(bits=None, bytes=int(3.0 * table.weights / 8))
-    ).bytes  # fmt: skip
+    assert (
+        sum(row.weight_bytes for row in plan.layers if row.layer.name in table.row)
+        == stages.allocate(
+            table, layers_budget.Budget(bits=None, bytes=int(3.0 * table.weights / 8))
+        ).bytes
+    )
 
 
 def test_a_form_asks_for_what_it_shows_and_hides_what_has_no_meaning():
     labels, values = ["UAQ-4", "kmc-3", "KMC-3"], ("fisher", "all_but", "text", 3, 2, 1, True, 0)
     ask = layers_asked.asked(FORM, labels, *values)
     assert tuple(map(choice_label, ask.choices)) == ("UAQ-4", "KMC-3")
-    assert (ask.how, ask.mode, ask.measure, ask.steps, ask.activations) == ("fisher", "only", "noise", 3, False)
+    assert (ask.how, ask.mode, ask.measure, ask.steps, ask.activations) == (
+        "fisher",
+        "only",
+        "noise",
+        3,
+        False,
+    )
     ask = layers_asked.asked(FORM, labels, "measure", *values[1:])
     assert (ask.mode, ask.measure, ask.activations) == ("all_but", "text", True)
     shown = {how: layers_asked.hows(how) for how in ("measure", "fisher", "local")}
     assert [shown[how]["form mode"]["visible"] for how in shown] == [True, False, False]
     assert [shown[how]["form probes"]["visible"] for how in shown] == [False, True, False]
-    for wrong, said in (([], "at least one choice"), (["UAQ"], "is no choice"), (["float"], "need not be measured")):
+    for wrong, said in (
+        ([], "at least one choice"),
+        (["UAQ"], "is no choice"),
+        (["float"], "need not be measured"),
+    ):
         with pytest.raises(DmqError, match=said):
             layers_asked.asked(FORM, wrong, *values)
     with pytest.raises(DmqError, match="expected a whole number"):
@@ -392,7 +487,11 @@ def test_a_table_is_measured_with_a_bar_stopped_and_gone_on_with(recipe, text):
     work = layers_asked.measure(FORM, text, ["UAQ-2"], *values)
     seen = [next(work) for _ in range(4)]
     work.close()
-    assert "Waiting" in seen[0]["status"] and seen[0]["stop"]["visible"] and "progressbar" in seen[-1]["status"]
+    assert (
+        "Waiting" in seen[0]["status"]
+        and seen[0]["stop"]["visible"]
+        and "progressbar" in seen[-1]["status"]
+    )
     assert stages.sensitivity_table(recipe, ask) is None
     *_, last = layers_asked.measure(FORM, text, ["UAQ-2"], *values)
     table = stages.sensitivity_table(recipe, ask)
@@ -403,7 +502,11 @@ def test_a_table_is_measured_with_a_bar_stopped_and_gone_on_with(recipe, text):
 
 def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
     with pytest.raises(DmqError, match="no choice"):
-        list(layers_asked.measure(FORM, text, ["UAQ-99"], "fisher", "only", "noise", 1, 1, 1, False, 0))
+        list(
+            layers_asked.measure(
+                FORM, text, ["UAQ-99"], "fisher", "only", "noise", 1, 1, 1, False, 0
+            )
+        )
 
     def failing(*_):
         yield stages.Progress("Ask what layers cost", 1, 2)
@@ -417,7 +520,8 @@ def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
         next(work)
 
 
-# --- learned from random mixes --------------------------------------------------------------------------------------
+# --- learned from random mixes
+# --------------------------------------------------------------------------------------
 
 
 def test_a_form_asks_for_a_predictor_and_keeps_defaults_of_what_it_leaves_out():
@@ -447,7 +551,9 @@ def test_what_cannot_be_learned_is_told_in_one_line(text, labels, changes, said)
 
 
 def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text, monkeypatch):
-    monkeypatch.setattr(job_panel, "BAR_SECONDS", -1)  # a bar for each mix, however fast they are judged
+    monkeypatch.setattr(
+        job_panel, "BAR_SECONDS", -1
+    )  # a bar for each mix, however fast they are judged
     labels = ["UAQ-4", "UAQ-2"]
     spec = layers_learned.asked(LEARN, labels, *MIXES)
     work = layers_learned.learn(LEARN, text, labels, *MIXES)
@@ -455,7 +561,11 @@ def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text
     while "Judge random mixes: " not in seen[-1]["status"]:
         seen.append(next(work))
     work.close()
-    assert "Waiting" in seen[0]["status"] and seen[0]["stop"]["visible"] and "progressbar" in seen[-1]["status"]
+    assert (
+        "Waiting" in seen[0]["status"]
+        and seen[0]["stop"]["visible"]
+        and "progressbar" in seen[-1]["status"]
+    )
     done = int(re.search(r"Judge random mixes: (\d+) of 20", seen[-1]["status"])[1])
     assert done >= 1 and stages.predictor_result(recipe, spec) is None
     assert "“Learn” goes on" in layers_learned.JOB.show_stopped()["status"]
@@ -469,4 +579,7 @@ def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text
     assert np.array_equal(layers_kept.table_of(recipe.model, made).cost, found.table("block").cost)
     shown = layers.show(text, made, *VIEW, 3.5, [], EMPTY)
     assert shown["name"]["value"] == made
-    assert shown["trust"]["value"] == layers_learned.trust(found) and "graph network" in shown["trust"]["value"]
+    assert (
+        shown["trust"]["value"] == layers_learned.trust(found)
+        and "graph network" in shown["trust"]["value"]
+    )

@@ -1,4 +1,6 @@
-"""The handlers of the four parts of the Over time tab, called as functions, with a tiny model that is really drawn."""
+"""The handlers of the four parts of the Over time tab, called as functions, with a tiny model
+that is really drawn.
+"""
 
 import dataclasses
 import math
@@ -39,8 +41,13 @@ FORM = ["bits", "where", "judge", "fraction", "steps", "windows", "pictures", "r
 @pytest.fixture(scope="module")
 def low(recipe):
     """Five bits with a range per step."""
-    return dataclasses.replace(recipe, name="low", activations=Activations(bits=5, range=MinMax()),
-                               weights=Weights(range=MinMax()), grouping=PerStep())  # fmt: skip
+    return dataclasses.replace(
+        recipe,
+        name="low",
+        activations=Activations(bits=5, range=MinMax()),
+        weights=Weights(range=MinMax()),
+        grouping=PerStep(),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +55,12 @@ def unprompted(recipe, tmp_path_factory):
     """The same for a model without prompts."""
     folder = tmp_path_factory.mktemp("unprompted")
     tiny_ddpm().save_pretrained(folder, safe_serialization=True)
-    made = dataclasses.replace(recipe, model=str(folder), sampling=dataclasses.replace(recipe.sampling, guidance=0.0),
-                               calibration=dataclasses.replace(recipe.calibration, prompts=()))  # fmt: skip
+    made = dataclasses.replace(
+        recipe,
+        model=str(folder),
+        sampling=dataclasses.replace(recipe.sampling, guidance=0.0),
+        calibration=dataclasses.replace(recipe.calibration, prompts=()),
+    )
     stages.finish(stages.capture(made))
     return made
 
@@ -73,8 +84,16 @@ def made_of(answer):
 
 
 def relaxed_form(**changes):
-    spec = {"bits": 10, "where": "last", "judge": "fidelity", "fraction": 0.2, "steps": "", "windows": 5,
-            "pictures": 8, "released": False} | changes  # fmt: skip
+    spec = {
+        "bits": 10,
+        "where": "last",
+        "judge": "fidelity",
+        "fraction": 0.2,
+        "steps": "",
+        "windows": 5,
+        "pictures": 8,
+        "released": False,
+    } | changes
     return [spec[path] for path in FORM]
 
 
@@ -92,7 +111,8 @@ def refused(work):
     return seen[-1]
 
 
-# --- errors along the steps -----------------------------------------------------------------------------------------
+# --- errors along the steps
+# -----------------------------------------------------------------------------------------
 
 
 def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monkeypatch):
@@ -100,7 +120,9 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
     assert "press **Draw along the steps**" in over_time.show(text_of(low), [])["empty"]["value"]
     answers = list(over_time.draw(text_of(low), "a\nb", "0, 1", ["W8A8, one range"]))
     tables = [answer["table"] for answer in answers if "table" in answer]
-    assert len(tables) > STEPS and tables[0][0][0] == "low" and tables[0][0][1] == "…", "not finished yet"
+    assert len(tables) > STEPS and tables[0][0][0] == "low" and tables[0][0][1] == "…", (
+        "not finished yet"
+    )
     end = settled(answers)
     assert [row[0] for row in end["table"]] == ["low", "W8A8, one range"]
     comparison = Comparison(prompts=("a", "b"), seeds=(0, 1), sampling=low.sampling)
@@ -108,7 +130,10 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
     found = stages.kept_over_time(comparison, (low, other))
     for recipe, row in zip((low, other), end["table"], strict=True):
         assert float(row[1]) == pytest.approx(found.accumulated[recipe.name][-1].mean(), rel=1e-3)
-        assert row[3:] == [f"{recipe.activations.bits:.2f}", f"{stages.plan(recipe).bytes / 1e6:.2f}"]
+        assert row[3:] == [
+            f"{recipe.activations.bits:.2f}",
+            f"{stages.plan(recipe).bytes / 1e6:.2f}",
+        ]
     captions = [caption for _, caption in end["strip"]["value"]]
     assert captions[0] == "float, step 0" and captions[-1] == "W8A8, one range, finished"
     assert len(captions) == 3 * end["strip"]["columns"] == 3 * (STEPS + 1)
@@ -129,18 +154,24 @@ def test_stop_keeps_what_is_shown_and_leaves_nothing_behind(low):
     work.close()
     after = over_time.JOB.show_stopped()
     assert "was not kept" in after["status"] and after.keys() == {"go", "stop", "status"}
-    assert not stages.kept_over_time(Comparison(prompts=("c",), seeds=(5,), sampling=low.sampling), (low,))
+    assert not stages.kept_over_time(
+        Comparison(prompts=("c",), seeds=(5,), sampling=low.sampling), (low,)
+    )
 
 
 def test_each_part_of_pcr_can_be_left_out(low):
     assert over_time.variants(low) == {}
     one = dataclasses.replace(low, relaxing=Relaxing())
-    assert list(over_time.variants(one)) == ["low without PCR"], "what is left out alone is all of it"
+    assert list(over_time.variants(one)) == ["low without PCR"], (
+        "what is left out alone is all of it"
+    )
     both = dataclasses.replace(low, name="both", progressive=Progressive(), relaxing=Relaxing())
     made = over_time.variants(both)
     assert {(one.progressive is None, one.relaxing is None) for one in made.values()} == {
-        (True, True), (True, False), (False, True)
-    }  # fmt: skip
+        (True, True),
+        (True, False),
+        (False, True),
+    }
     _, recipes = over_time.asked(text_of(both), "a", "0", ["W8A8, one range", "both without PCR"])
     assert [recipe.name for recipe in recipes] == ["both", "both without PCR", "W8A8, one range"]
     assert dataclasses.replace(recipes[1], name="low") == low
@@ -149,7 +180,11 @@ def test_each_part_of_pcr_can_be_left_out(low):
 
 @pytest.mark.parametrize(
     ("prompts", "seeds", "why"),
-    [("", "0", "a prompt is empty"), ("a", "x", "seeds must be whole numbers"), ("a\nb", "0-8", "at most 16")],
+    [
+        ("", "0", "a prompt is empty"),
+        ("a", "x", "seeds must be whole numbers"),
+        ("a\nb", "0-8", "at most 16"),
+    ],
 )
 def test_what_cannot_be_drawn_is_refused_before_anything_is_shown(low, prompts, seeds, why):
     with pytest.raises(DmqError, match=why):
@@ -176,7 +211,8 @@ def test_a_prompt_is_no_html():
     assert "<img" not in said and "&lt;img" in said and said.startswith("1 picture (")
 
 
-# --- ranges along the quantized trajectory ---------------------------------------------------------------------------
+# --- ranges along the quantized trajectory
+# ---------------------------------------------------------------------------
 
 
 def test_the_form_makes_progressive_ranges(low):
@@ -198,15 +234,23 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
             break
     work.close()
     after = walked.JOB.show_stopped(text)
-    assert not stages.calibrated(recipe) and "2 denoiser calls are finished" in after["empty"]["value"]
-    assert after["go"] == gr.update(visible=True, value="Calibrate the other steps") and not after["stop"]["visible"]
+    assert (
+        not stages.calibrated(recipe) and "2 denoiser calls are finished" in after["empty"]["value"]
+    )
+    assert (
+        after["go"] == gr.update(visible=True, value="Calibrate the other steps")
+        and not after["stop"]["visible"]
+    )
     end = settled(walked.calibrate(text))
     assert stages.calibrated(recipe) and end["go"]["visible"] is False and end["body"]["visible"]
     change = stages.range_change(recipe)
     s, i = np.unravel_index(np.abs(change.wider).argmax(), change.wider.shape)
     assert end["picked"] == f"{change.sites[s].label} {i}" and f", step {i}\n" in end["cell"]
     assert end["ribbons"].data[3].y.tolist() == pytest.approx(change.high[s].tolist())
-    assert f"{100 * np.abs(change.wider).max():.1f} % at most" in end["said"] and "⚠" not in end["said"]
+    assert (
+        f"{100 * np.abs(change.wider).max():.1f} % at most" in end["said"]
+        and "⚠" not in end["said"]
+    )
     assert settled(walked.show(WALK, text, ""))["said"] == end["said"]
     click = gr.SelectData(None, {"index": [3, 4], "value": 0.0})
     picked = walked.pick(text, click)
@@ -226,7 +270,10 @@ def test_a_range_that_grew_after_its_use_is_said(low):
     recipe = dataclasses.replace(low, progressive=Progressive(), grouping=SharedRange())
     said = settled(walked.calibrate(text_of(recipe)))["said"]
     change = stages.progressive_ranges(recipe).widest_change
-    assert change > 0 and f"⚠ Some range serves several calls, and grew by up to {100 * change:.2f} %" in said
+    assert (
+        change > 0
+        and f"⚠ Some range serves several calls, and grew by up to {100 * change:.2f} %" in said
+    )
 
 
 @pytest.mark.parametrize(
@@ -244,10 +291,15 @@ def test_what_hinders_is_said(low, changes, why):
         changes = {"calibration": dataclasses.replace(low.calibration, samples=3)}
     recipe = dataclasses.replace(low, **{"progressive": Progressive()} | changes)
     answer = settled(walked.show(WALK, text_of(recipe), ""))
-    assert why in answer["empty"]["value"] and not answer["body"]["visible"] and not answer["go"]["visible"]
+    assert (
+        why in answer["empty"]["value"]
+        and not answer["body"]["visible"]
+        and not answer["go"]["visible"]
+    )
 
 
-# --- more bits for some steps ----------------------------------------------------------------------------------------
+# --- more bits for some steps
+# ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -276,7 +328,9 @@ def test_the_form_makes_relaxed_steps_and_says_at_once_what_they_cost(low):
     assert made_of(made).relaxing == Relaxing(fraction=0.5) and "A10" in made_of(made).name
     assert "Steps 3-5 have 10 bits: 7.50 bits on average." in made["empty"]["value"]
     listed = relaxing.change(FORM, made["recipe"], True, *relaxed_form(where="list", fraction=0.5))
-    assert made_of(listed).relaxing.steps == (3, 4, 5), "a list begins with the steps that are relaxed now"
+    assert made_of(listed).relaxing.steps == (3, 4, 5), (
+        "a list begins with the steps that are relaxed now"
+    )
     assert listed["form steps"]["visible"] and not listed["form fraction"]["visible"]
     off = relaxing.change(FORM, made["recipe"], False, *relaxed_form(fraction=0.5))
     assert made_of(off).relaxing is None and not off["settings"]["visible"]
@@ -294,24 +348,42 @@ def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
     text = text_of(dataclasses.replace(low, name="auto", relaxing=spec))
     assert settled(relaxing.show(FORM, text))["go"]["visible"]
     answers = list(relaxing.measure(text))
-    assert any(answer.get("said") == "Windows are measured …" for answer in answers), "figures while it runs"
+    assert any(answer.get("said") == "Windows are measured …" for answer in answers), (
+        "figures while it runs"
+    )
     end = settled(answers)
     recipe = jsonio.loads(text)
     effects, chosen = stages.window_effects(recipe), stages.relaxed(recipe)
     assert made_of(end) == recipe and end["outside"], "other tabs look again"
     ((shaded,),) = ([(s.x0, s.x1) for s in end[name].layout.shapes] for name in ("fidelity",))
     assert shaded == (chosen[0] - 0.5, chosen[-1] + 0.5)
-    assert f"Steps **{chosen[0]}-{chosen[-1]}** have 10 bits (**fidelity** decided): **6.67 bits**" in end["said"]
+    assert (
+        f"Steps **{chosen[0]}-{chosen[-1]}** have 10 bits (**fidelity** decided): **6.67 bits**"
+        in end["said"]
+    )
     before, gain = effects.typical_error, effects.step_gains("fidelity")[list(chosen)].sum()
     after = before * 10 ** (-gain / 10)
-    assert f"latent error {before:.3g} → {after:.3g} ({100 * (after / before - 1):+.0f} %)" in end["said"]
+    assert (
+        f"latent error {before:.3g} → {after:.3g} ({100 * (after / before - 1):+.0f} %)"
+        in end["said"]
+    )
     names = [row[0] for row in end["table"]]
-    assert names == ["this recipe", "noisy end (first)", "clean end (last)", "measured (auto), fidelity",
-                     "measured (auto), text"]  # fmt: skip
-    assert {row[2] for row in end["table"]} == {"6.67"} and end["table"][0][1:] == end["table"][3][1:]
-    moved = relaxing.change(FORM, text, True, *relaxed_form(
-        where="auto", judge="text", fraction=0.5, windows=3, pictures=2
-    ))  # fmt: skip
+    assert names == [
+        "this recipe",
+        "noisy end (first)",
+        "clean end (last)",
+        "measured (auto), fidelity",
+        "measured (auto), text",
+    ]
+    assert {row[2] for row in end["table"]} == {"6.67"} and end["table"][0][1:] == end["table"][3][
+        1:
+    ]
+    moved = relaxing.change(
+        FORM,
+        text,
+        True,
+        *relaxed_form(where="auto", judge="text", fraction=0.5, windows=3, pictures=2),
+    )
     assert "**text** decided" in moved["said"] and "**7.50 bits** on average" in moved["said"]
     assert settled(relaxing.show(FORM, text))["table"] == end["table"]
     plain = settled(relaxing.show(FORM, text_of(dataclasses.replace(low, relaxing=None))))
@@ -324,11 +396,16 @@ def test_measuring_that_is_stopped_keeps_nothing(low):
     next(answer for answer in work if answer.get("table") == [])
     work.close()
     after = relaxing.JOB.show_stopped(text_of(recipe))
-    assert "nothing was kept" in after["status"] and after["go"]["visible"] and not after["body"]["visible"]
+    assert (
+        "nothing was kept" in after["status"]
+        and after["go"]["visible"]
+        and not after["body"]["visible"]
+    )
     assert not stages.windows_known(recipe)
 
 
-# --- the probe ------------------------------------------------------------------------------------------------------
+# --- the probe
+# --------------------------------------------------------------------------------------------------
 
 
 def test_a_probe_is_drawn_picture_by_picture_and_there_again(low):
@@ -338,11 +415,20 @@ def test_a_probe_is_drawn_picture_by_picture_and_there_again(low):
     assert [len(answer["table"]) for answer in answers if "table" in answer] == [1, 2, 3, 4, 4]
     end = settled(answers)
     pictures = stages.kept_probe(low, Probe(windows=2, gains=(1.0, 4.0), prompt="a", seed=3))
-    assert [(row[0], row[1]) for row in end["table"]] == [("0 to 2", 1), ("0 to 2", 4), ("3 to 5", 1), ("3 to 5", 4)]
-    assert [float(row[3]) for row in end["table"]] == pytest.approx([one.error for one in pictures], rel=1e-3)
+    assert [(row[0], row[1]) for row in end["table"]] == [
+        ("0 to 2", 1),
+        ("0 to 2", 4),
+        ("3 to 5", 1),
+        ("3 to 5", 4),
+    ]
+    assert [float(row[3]) for row in end["table"]] == pytest.approx(
+        [one.error for one in pictures], rel=1e-3
+    )
     images, captions = zip(*end["grid"]["value"], strict=True)
     assert end["grid"]["columns"] == 3 and len(images) == 6
-    assert np.array_equal(images[0], images[3]) and captions[3].startswith("Steps 3 to 5 → float, match ")
+    assert np.array_equal(images[0], images[3]) and captions[3].startswith(
+        "Steps 3 to 5 → float, match "
+    )
     assert np.array_equal(images[4], pictures[2].pixels) and captions[4].startswith("× 1: ")
     worst = max((one for one in pictures if one.gain == 4), key=lambda one: one.error)
     assert f"fidelity suffers most from steps **{worst.start} to {worst.end - 1}**" in end["said"]
@@ -357,7 +443,12 @@ def test_one_window_of_ones_own(low):
     assert [row[0] for row in settled(answers)["table"]] == ["1 to 2"]
     assert settled(answers)["said"] == probe.PUBLISHED, "one window cannot be the worst"
     again = probe.show(text_of(low))
-    assert (again["own"], again["first"], again["last"], again["window"]["visible"]) == (True, 1, 2, True)
+    assert (again["own"], again["first"], again["last"], again["window"]["visible"]) == (
+        True,
+        1,
+        2,
+        True,
+    )
 
 
 @pytest.mark.parametrize(
@@ -387,13 +478,17 @@ def test_what_cannot_be_probed_is_refused_in_one_line(low, form, why):
 def test_without_prompts_nothing_judges_the_match(unprompted):
     text = text_of(dataclasses.replace(unprompted, activations=Activations(bits=5)))
     end = settled(probe.run(text, 1, False, None, None, "1", "", "0"))
-    assert end["table"][0][4:] == ["–", "–"] and end["match"] == gr.update(value=None, visible=False)
+    assert end["table"][0][4:] == ["–", "–"] and end["match"] == gr.update(
+        value=None, visible=False
+    )
     assert re.fullmatch(r"Steps 0 to 5 → float", end["grid"]["value"][0][1])
     assert probe.show(text)["prompt"]["visible"] is False
 
 
 def test_a_model_in_float_has_no_error_to_amplify(low):
-    floats = dataclasses.replace(low, weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT))
+    floats = dataclasses.replace(
+        low, weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT)
+    )
     assert "no error to amplify" in probe.show(text_of(floats))["empty"]["value"]
     with pytest.raises(DmqError, match="no error to amplify"):
         next(probe.run(text_of(floats), 4, False, None, None, "1", "a", "0"))
@@ -402,17 +497,29 @@ def test_a_model_in_float_has_no_error_to_amplify(low):
 def test_which_window_the_match_suffers_from_is_computed():
     def picture(start, error, match):
         pixels = np.zeros((2, 2, 3), np.uint8)
-        return ProbePicture(start=start, end=start + 3, gain=2.0, pixels=pixels, exact=pixels, error=error, psnr=20.0,
-                            match=match, match_float=30.0)  # fmt: skip
+        return ProbePicture(
+            start=start,
+            end=start + 3,
+            gain=2.0,
+            pixels=pixels,
+            exact=pixels,
+            error=error,
+            psnr=20.0,
+            match=match,
+            match_float=30.0,
+        )
 
     said = probe.summary((picture(0, 0.1, 20.0), picture(3, 0.4, 29.0)))
     assert "fidelity suffers most from steps **3 to 5** (latent error 0.4, 20.0 dB)" in said
     assert "the match with the prompt from steps **0 to 2** (-10.00)" in said
-    assert "from none of the windows" in probe.summary((picture(0, 0.1, 31.0), picture(3, 0.4, 30.0)))
+    assert "from none of the windows" in probe.summary(
+        (picture(0, 0.1, 31.0), picture(3, 0.4, 30.0))
+    )
     assert "the match" not in probe.summary((picture(0, 0.1, math.nan), picture(3, 0.4, math.nan)))
 
 
-# --- all of them ----------------------------------------------------------------------------------------------------
+# --- all of them
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -428,12 +535,20 @@ def test_which_window_the_match_suffers_from_is_computed():
 def test_a_failure_gives_the_button_back(low, monkeypatch, stage, run):
     monkeypatch.setattr(stages, stage, fails)
     answer = refused(run(text_of(low)))
-    assert answer["go"]["visible"] is True and answer["stop"]["visible"] is False and answer["status"] == ""
+    assert (
+        answer["go"]["visible"] is True
+        and answer["stop"]["visible"] is False
+        and answer["status"] == ""
+    )
 
 
 def test_words_and_commands_tell_of_it(low):
-    recipe = dataclasses.replace(low, progressive=Progressive(), relaxing=Relaxing(where="auto", judge="text"))
+    recipe = dataclasses.replace(
+        low, progressive=Progressive(), relaxing=Relaxing(where="auto", judge="text")
+    )
     assert words.short_name(recipe) == "W8A5 per step, PCR, auto 20 % by text A10"
-    assert "\ndmq windows " in words.commands(recipe) and "\ndmq calibrate " in words.commands(recipe)
+    assert "\ndmq windows " in words.commands(recipe) and "\ndmq calibrate " in words.commands(
+        recipe
+    )
     assert "10 bits at the best 20 % of the steps (text decides)" in words.words(recipe)
     assert "windows" not in words.commands(dataclasses.replace(recipe, relaxing=Relaxing()))

@@ -1,4 +1,6 @@
-"""The handlers of the Reconstruct tab, called as functions, with a tiny model whose blocks are really learned."""
+"""The handlers of the Reconstruct tab, called as functions, with a tiny model whose blocks are
+really learned.
+"""
 
 import dataclasses
 
@@ -20,7 +22,9 @@ SPEC = BlockReconstruction(iterations=6, pictures=1, batch=2, rate=0.03)
 @pytest.fixture
 def low(recipe):
     """Three bits, so that there is something to learn."""
-    return dataclasses.replace(recipe, weights=Weights(bits=3), grouping=type(recipe.grouping)(count=1))
+    return dataclasses.replace(
+        recipe, weights=Weights(bits=3), grouping=type(recipe.grouping)(count=1)
+    )
 
 
 @pytest.fixture
@@ -41,13 +45,22 @@ def last(answers):
 
 def test_the_form_makes_the_reconstruction_of_the_recipe(low):
     made = jsonio.loads(reconstruct.change(PATHS, jsonio.dumps(low), True, 6, 1, False)["recipe"])
-    assert made.reconstruction == BlockReconstruction(iterations=6, pictures=1) and "BRECQ" in made.name
-    other = dataclasses.replace(made, reconstruction=dataclasses.replace(made.reconstruction, seed=7))
-    kept = jsonio.loads(reconstruct.change(PATHS, jsonio.dumps(other), True, 9, 1, False)["recipe"]).reconstruction
+    assert (
+        made.reconstruction == BlockReconstruction(iterations=6, pictures=1)
+        and "BRECQ" in made.name
+    )
+    other = dataclasses.replace(
+        made, reconstruction=dataclasses.replace(made.reconstruction, seed=7)
+    )
+    kept = jsonio.loads(
+        reconstruct.change(PATHS, jsonio.dumps(other), True, 9, 1, False)["recipe"]
+    ).reconstruction
     assert (kept.seed, kept.iterations) == (7, 9), "what the form does not show stays"
     assert reconstruct.change(PATHS, jsonio.dumps(made), True, 6, 1, False) == {}
     assert (
-        jsonio.loads(reconstruct.change(PATHS, jsonio.dumps(made), False, 6, 1, False)["recipe"]).reconstruction
+        jsonio.loads(
+            reconstruct.change(PATHS, jsonio.dumps(made), False, 6, 1, False)["recipe"]
+        ).reconstruction
         is None
     )
 
@@ -73,7 +86,9 @@ def test_learning_is_stopped_goes_on_and_is_shown(low):
     answers = list(reconstruct.learn(text))
     assert "5 of" not in answers[1]["status"] and stages.reconstructed(recipe)
     end = answers[-1]
-    assert end["table"][0] == seen["table"][0] and len(end["table"]) == 5, "the finished block was not learned again"
+    assert end["table"][0] == seen["table"][0] and len(end["table"]) == 5, (
+        "the finished block was not learned again"
+    )
     assert end["learn"]["visible"] is False and "Not all blocks" not in end["said"]
     assert last(reconstruct.show(PATHS, text))["table"] == end["table"]
 
@@ -84,11 +99,18 @@ def test_the_table_counts_codes_as_a_comparison_with_nearest_ones_does(learned):
     table = last(reconstruct.show(PATHS, jsonio.dumps(learned)))["table"]
     for block, layers, before, after, _, moved, weights, _ in table:
         names = [name for name in result.codes if name.startswith(block)]
-        nearest = {n: quantize_weight(floats.get_submodule(n).weight, learned.weights).codes for n in names}
-        assert layers == len(names) and int(weights.replace(",", "")) == sum(x.numel() for x in nearest.values())
+        nearest = {
+            n: quantize_weight(floats.get_submodule(n).weight, learned.weights).codes for n in names
+        }
+        assert layers == len(names) and int(weights.replace(",", "")) == sum(
+            x.numel() for x in nearest.values()
+        )
         count = sum(int(torch.ne(nearest[n], result.codes[n].codes).sum()) for n in names)
         assert int(moved.replace(",", "")) == count > 0
-        assert (before, after) == (f"{100 * result.before[block]:.4g} %", f"{100 * result.after[block]:.4g} %")
+        assert (before, after) == (
+            f"{100 * result.before[block]:.4g} %",
+            f"{100 * result.after[block]:.4g} %",
+        )
 
 
 def test_a_failure_says_so_and_gives_its_button_back(wanted, monkeypatch):
@@ -134,16 +156,19 @@ def test_coverage_says_which_codes_are_learned(learned, wanted):
         assert blocks == set(stages.blocks_result(learned).codes) and not blocks & time
         assert {table[name] for name in time} == {"nearest"} and table["conv_in"] == ""
         assert f"rounding of {len(blocks)} layers learned block by block" in plan.coverage_line()
-    assert "block by block" not in stages.plan(dataclasses.replace(learned, reconstruction=None)).coverage_line()
+    assert (
+        "block by block"
+        not in stages.plan(dataclasses.replace(learned, reconstruction=None)).coverage_line()
+    )
 
 
 def test_words_and_commands_tell_of_it(wanted):
     assert "Rounding learned block by block." in words.words(wanted)
     timed = dataclasses.replace(wanted, reconstruction=dataclasses.replace(SPEC, time=True))
     assert "block by block, the time path too." in words.words(timed)
-    assert "\ndmq reconstruct " in words.commands(wanted) and "BlockReconstruction(iterations=6" in words.python(
+    assert "\ndmq reconstruct " in words.commands(
         wanted
-    )
+    ) and "BlockReconstruction(iterations=6" in words.python(wanted)
     assert "reconstruct" not in words.commands(dataclasses.replace(wanted, reconstruction=None))
 
 
@@ -156,9 +181,15 @@ def test_step_sizes_have_a_column_and_a_sentence(learned):
     result = dataclasses.replace(plain, stepped=stepped, sizes={"a": None, "b": None})
     row = next(row for row in reconstruct.table(result) if row[0] == block)
     assert row[4] == f"{100 * stepped[block]:.4g} %"
-    assert "step sizes of 2 activations bring 1 of 1 blocks nearer" in reconstruct.summary(result, True)
+    assert "step sizes of 2 activations bring 1 of 1 blocks nearer" in reconstruct.summary(
+        result, True
+    )
     figure = reconstruct.overview(result, True)["errors"]
-    assert [trace["name"] for trace in traces(figure)] == ["nearest codes", "learned codes", "step sizes as well"]
+    assert [trace["name"] for trace in traces(figure)] == [
+        "nearest codes",
+        "learned codes",
+        "step sizes as well",
+    ]
     assert len(traces(reconstruct.overview(plain, True)["errors"])) == 2
 
 

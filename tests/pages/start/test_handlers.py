@@ -1,7 +1,5 @@
 """The handlers of the Start tab, called as functions."""
 
-
-
 from dmq import jsonio, runs, stages
 from pages.start import handlers as start
 
@@ -9,7 +7,11 @@ from pages.start import handlers as start
 def test_a_starting_recipe_keeps_model_sampling_and_calibration(text, recipe):
     for name in runs.shipped_recipes():
         made = jsonio.loads(start.begin(text, name)["recipe"])
-        assert (made.model, made.sampling, made.calibration) == (recipe.model, recipe.sampling, recipe.calibration)
+        assert (made.model, made.sampling, made.calibration) == (
+            recipe.model,
+            recipe.sampling,
+            recipe.calibration,
+        )
         assert made.weights == runs.shipped_recipes()[name].weights
 
 

@@ -1,4 +1,6 @@
-"""The handlers of the Take away tab, called as functions: sizes, kernels, files, code that loads them, the Hub."""
+"""The handlers of the Take away tab, called as functions: sizes, kernels, files, code that loads
+them, the Hub.
+"""
 
 import dataclasses
 import json
@@ -30,18 +32,26 @@ def text(recipe):
 
 @pytest.fixture(scope="module")
 def exported(recipe):
-    """Both kinds of files of both the pipeline and the denoiser, by (form, part): the tab's last words on each."""
+    """Both kinds of files of both the pipeline and the denoiser, by (form, part): the tab's last
+    words on each.
+    """
     text = jsonio.dumps(recipe)
-    return {(form, part): last(take_away.export(text, form, part)) for form in FORMS for part in PARTS}
+    return {
+        (form, part): last(take_away.export(text, form, part)) for form in FORMS for part in PARTS
+    }
 
 
-# --- sizes and kernels ----------------------------------------------------------------------------------------------
+# --- sizes and kernels
+# ----------------------------------------------------------------------------------------------
 
 
 def test_the_parts_that_are_shown_add_up_to_the_plan(text, recipe):
     plan, shown = stages.plan(recipe), take_away.show(text, FORMS[0], PARTS[0], None)
     rows = dict(zip(*[iter(cells(shown["sizes"]))] * 2, strict=True))
-    assert rows.pop("float32") == plan.float_bytes and rows.pop("float16 would be") == plan.float_bytes // 2
+    assert (
+        rows.pop("float32") == plan.float_bytes
+        and rows.pop("float16 would be") == plan.float_bytes // 2
+    )
     assert rows.pop("quantized") == plan.bytes == sum(rows.values())
     assert len(rows) == 3, "nothing is cached, so there is no such row"
     assert f"<b>{plan.float_bytes / plan.bytes:.2f}× smaller</b>" in shown["sizes"]
@@ -59,8 +69,13 @@ def test_what_runs_where_counts_every_layer_once_and_says_why(recipe):
     layers = len(stages.info(recipe.model).layers)
     table = last(take_away.place(jsonio.dumps(recipe)))["placed"]["value"]
     assert sum(row[1] for row in table) == layers
-    assert table[0][:2] == ["oneDNN int8", layers - 2] and table[0][3].endswith(f" and {layers - 5} more")
-    assert [row[::3] for row in table[1:]] == [["float: first layer", "conv_in"], ["float: last layer", "conv_out"]]
+    assert table[0][:2] == ["oneDNN int8", layers - 2] and table[0][3].endswith(
+        f" and {layers - 5} more"
+    )
+    assert [row[::3] for row in table[1:]] == [
+        ["float: first layer", "conv_in"],
+        ["float: last layer", "conv_out"],
+    ]
     free = dataclasses.replace(recipe, activations=Activations(bits=32))
     (slow, *rest) = last(take_away.place(jsonio.dumps(free)))["placed"]["value"]
     assert slow[:2] == ["⚠ float, because its inputs stay in float", layers - 2] and len(rest) == 2
@@ -74,7 +89,8 @@ def test_without_statistics_the_tab_says_what_to_do(recipe):
         last(take_away.place(other))
 
 
-# --- files ----------------------------------------------------------------------------------------------------------
+# --- files
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -88,7 +104,11 @@ def test_an_export_is_a_folder_and_the_same_as_one_file(form, part, exported):
     assert shown["go"]["visible"] and not shown["stop"]["visible"] and shown["status"] == ""
     with zipfile.ZipFile(shown["file"]["value"]) as packed:
         inside = {entry: packed.read(entry) for entry in packed.namelist()}
-    files = {f"{name}/{file.relative_to(known.folder)}": file for file in known.folder.rglob("*") if file.is_file()}
+    files = {
+        f"{name}/{file.relative_to(known.folder)}": file
+        for file in known.folder.rglob("*")
+        if file.is_file()
+    }
     assert inside == {entry: file.read_bytes() for entry, file in files.items()}
     assert not [entry for entry in inside if entry.endswith((".bin", ".pt", ".pkl", ".ckpt"))]
     assert sum(map(len, inside.values())) == known.bytes
@@ -96,23 +116,37 @@ def test_an_export_is_a_folder_and_the_same_as_one_file(form, part, exported):
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("form", FORMS[:2])
-def test_the_code_that_is_shown_draws_the_picture(form, part, exported, recipe, tmp_path, monkeypatch):
+def test_the_code_that_is_shown_draws_the_picture(
+    form, part, exported, recipe, tmp_path, monkeypatch
+):
     code = exported[form, part]["python"]
     assert ("import dmq" in code) == (form == FORMS[0])
     monkeypatch.chdir(tmp_path)
-    code = code.replace("guidance_scale=2)", "guidance_scale=2, height=16, width=16, output_type='np')")
+    code = code.replace(
+        "guidance_scale=2)", "guidance_scale=2, height=16, width=16, output_type='np')"
+    )
     space = {}
-    exec(code.replace(".images[0].save('picture.png')", ".images").replace("pipe(", "made = pipe("), space)
+    exec(
+        code.replace(".images[0].save('picture.png')", ".images").replace("pipe(", "made = pipe("),
+        space,
+    )
     assert space["made"].shape == (1, 16, 16, 3) and np.isfinite(space["made"]).all()
     assert hasattr(space["pipe"].unet, "plan") == (form == FORMS[0])
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_the_code_for_sdnq_draws_the_picture_without_dmq(part, exported, tmp_path):
-    code = exported[FORMS[2], part]["python"].replace("guidance_scale=2)", "guidance_scale=2, height=16, width=16)")
+    code = exported[FORMS[2], part]["python"].replace(
+        "guidance_scale=2)", "guidance_scale=2, height=16, width=16)"
+    )
     code += "import sys; assert 'sdnq' in sys.modules and 'dmq' not in sys.modules\n"
-    run = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                         env=os.environ | {"SDNQ_USE_TORCH_COMPILE": "0"})  # fmt: skip
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"SDNQ_USE_TORCH_COMPILE": "0"},
+    )
     assert run.returncode == 0, run.stderr
     assert Image.open(tmp_path / "picture.png").size == (16, 16)
 
@@ -161,7 +195,9 @@ def test_earlier_exports_are_offered_and_those_that_are_gone_are_not(text, expor
     name = exported[FORMS[0], PARTS[1]]["name"]["value"]
     shown = take_away.show(text, FORMS[1], PARTS[0], name)
     assert shown["name"]["value"] == name and set(shown["name"]["choices"]) == set(runs.exports())
-    assert shown["python"] == exported[FORMS[0], PARTS[1]]["python"], "that of the export, whatever the form says"
+    assert shown["python"] == exported[FORMS[0], PARTS[1]]["python"], (
+        "that of the export, whatever the form says"
+    )
     assert take_away.show(text, FORMS[0], PARTS[0], "gone")["name"]["value"] is None
     assert last(take_away.fetch(name))["file"]["value"].endswith(f"{name}.zip")
     with pytest.raises(DmqError, match="no export called 'gone'"):
@@ -186,7 +222,8 @@ def test_an_export_that_is_damaged_or_too_large_is_one_line(exported, monkeypatc
     assert zipfile.ZipFile(file).namelist() == ["broken/config.json"], "a link could lead anywhere"
 
 
-# --- the Hub --------------------------------------------------------------------------------------------------------
+# --- the Hub
+# --------------------------------------------------------------------------------------------------
 
 
 def test_pushing_is_refused_in_one_line(text, exported, monkeypatch):
@@ -214,6 +251,8 @@ def test_what_is_pushed_is_the_folder(exported, monkeypatch):
     name, sent = exported[FORMS[0], PARTS[0]]["name"]["value"], []
     monkeypatch.delenv("SPACE_ID", raising=False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "of somebody")
-    monkeypatch.setattr("dmq.checkpoint.push", lambda *asked, **how: sent.append((asked, how)) or "https://hub/me/m")
+    monkeypatch.setattr(
+        "dmq.checkpoint.push", lambda *asked, **how: sent.append((asked, how)) or "https://hub/me/m"
+    )
     assert "https://hub/me/m" in last(take_away.push(name, "me/m", False))["hub"]
     assert sent == [((runs.export_folder(name), "me/m"), {"private": False})]

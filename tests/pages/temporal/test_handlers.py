@@ -1,4 +1,6 @@
-"""The handlers of the Temporal tab, called as functions, with a tiny model and a real learned rounding."""
+"""The handlers of the Temporal tab, called as functions, with a tiny model and a real learned
+rounding.
+"""
 
 import dataclasses
 import json
@@ -14,7 +16,14 @@ from pages import words
 from pages.temporal import handlers as temporal
 
 
-PATHS = ["rounding.kind", "rounding.Tiar.iterations", "fsc", "cache.kind", "cache.Cache.bits", "cache.Cache.selection"]
+PATHS = [
+    "rounding.kind",
+    "rounding.Tiar.iterations",
+    "fsc",
+    "cache.kind",
+    "cache.Cache.bits",
+    "cache.Cache.selection",
+]
 VALUES = ["Tiar", 50, "tib", "NoCache", 8, "none"]
 SPEC = Temporal(rounding=Tiar(iterations=50), fsc="tib")
 
@@ -22,7 +31,9 @@ SPEC = Temporal(rounding=Tiar(iterations=50), fsc="tib")
 @pytest.fixture
 def low(recipe):
     """Four bits, so that there is something to see."""
-    return dataclasses.replace(recipe, weights=Weights(bits=4), grouping=type(recipe.grouping)(count=1))
+    return dataclasses.replace(
+        recipe, weights=Weights(bits=4), grouping=type(recipe.grouping)(count=1)
+    )
 
 
 @pytest.fixture
@@ -53,18 +64,24 @@ def test_without_a_way_of_its_own_the_tab_shows_what_happens_anyway(low):
 
 
 def test_rounding_that_was_not_learned_says_so_and_learning_it_helps(kept):
-    text = jsonio.dumps(dataclasses.replace(kept, temporal=dataclasses.replace(SPEC, rounding=Tiar(iterations=75))))
+    text = jsonio.dumps(
+        dataclasses.replace(kept, temporal=dataclasses.replace(SPEC, rounding=Tiar(iterations=75)))
+    )
     first, second = temporal.show(PATHS, text, "")
     assert first["learn"]["visible"] is True and "Learn the rounding" in second["said"]
     answers = list(temporal.learn(text))
     assert any("Learn the rounding" in answer["status"] for answer in answers[1:-1])
-    assert "Learn the rounding" not in answers[-1]["said"] and answers[-1]["loss"]["visible"] is True
+    assert (
+        "Learn the rounding" not in answers[-1]["said"] and answers[-1]["loss"]["visible"] is True
+    )
     errors = stages.temporal_errors(jsonio.loads(text))
     assert errors.error_computed.mean() < errors.error_before.mean()
 
 
 def test_stopping_keeps_nothing(kept):
-    text = jsonio.dumps(dataclasses.replace(kept, temporal=dataclasses.replace(SPEC, rounding=Tiar(iterations=100))))
+    text = jsonio.dumps(
+        dataclasses.replace(kept, temporal=dataclasses.replace(SPEC, rounding=Tiar(iterations=100)))
+    )
     work = temporal.learn(text)
     next(answer for answer in work if "Learn the rounding" in answer["status"])
     work.close()
@@ -107,7 +124,10 @@ def test_a_cache_of_sixteen_bits_is_right_and_its_selection_is_shown(low):
     answer = last(temporal.show(PATHS, jsonio.dumps(cached), ""))
     errors = stages.temporal_errors(cached)
     assert errors.cached.all() and errors.cosine_after.min() == pytest.approx(1, abs=1e-6)
-    assert answer["selection"]["visible"] is True and "100 % of the features come from the cache" in answer["said"]
+    assert (
+        answer["selection"]["visible"] is True
+        and "100 % of the features come from the cache" in answer["said"]
+    )
 
 
 def test_running_the_time_path_alone_shows_both_ways(low):
@@ -117,7 +137,9 @@ def test_running_the_time_path_alone_shows_both_ways(low):
     assert set(lines) == {temporal.STATES["before"], temporal.STATES["after"]}
     assert (lines[temporal.STATES["after"]] < lines[temporal.STATES["before"]])[1:].all()
     assert answers[-1]["run"]["visible"] is True
-    assert last(temporal.show(PATHS, jsonio.dumps(low), ""))["deviation"]["visible"] is False, "of another recipe"
+    assert last(temporal.show(PATHS, jsonio.dumps(low), ""))["deviation"]["visible"] is False, (
+        "of another recipe"
+    )
     plain = list(temporal.deviate(jsonio.dumps(low), 1))
     assert len(plain[-1]["deviation"]["value"].data) == 1
 
@@ -125,9 +147,14 @@ def test_running_the_time_path_alone_shows_both_ways(low):
 def test_a_time_path_learned_with_its_blocks_is_shown(low):
     spec = BlockReconstruction(iterations=20, pictures=1, batch=2, rate=0.03, time=True)
     recipe = dataclasses.replace(low, weights=Weights(bits=3), reconstruction=spec)
-    text, nearest = jsonio.dumps(recipe), stages.temporal_errors(dataclasses.replace(recipe, reconstruction=None))
+    text, nearest = (
+        jsonio.dumps(recipe),
+        stages.temporal_errors(dataclasses.replace(recipe, reconstruction=None)),
+    )
     waiting = last(temporal.show(PATHS, text, ""))
-    assert "open **Reconstruct**" in waiting["said"] and waiting["after"].data[0].z.tolist() == _map(nearest)
+    assert "open **Reconstruct**" in waiting["said"] and waiting["after"].data[
+        0
+    ].z.tolist() == _map(nearest)
     stages.finish(stages.reconstruct(recipe))
     answer = last(temporal.show(PATHS, text, ""))
     assert "still to be learned" not in answer["said"] and "as all other layers" in answer["said"]
@@ -157,9 +184,18 @@ def test_a_recipe_says_in_words_how_it_keeps_the_time(low):
     assert words.time_path(Temporal()) == ""
     made = Temporal(rounding=Tiar(), fsc="tib", cache=Cache(bits=4, selection="row"))
     said = words.words(dataclasses.replace(low, temporal=made))
-    assert "Time path: rounding learned, ranges per step, 4-bit cache where a step errs less." in said
-    named = words.short_name(dataclasses.replace(low, temporal=made, grouping=LearnedGroups(count=2)))
+    assert (
+        "Time path: rounding learned, ranges per step, 4-bit cache where a step errs less." in said
+    )
+    named = words.short_name(
+        dataclasses.replace(low, temporal=made, grouping=LearnedGroups(count=2))
+    )
     assert named == "W4A6 2 learned groups, TIAR, FSC, 4-bit time cache"
     blocks = dataclasses.replace(low, reconstruction=BlockReconstruction())
-    assert words.short_name(blocks).endswith(", BRECQ") and "Rounding learned block by block." in words.words(blocks)
-    assert words.time_path(dataclasses.replace(made, cache=NoCache())) == "rounding learned, ranges per step"
+    assert words.short_name(blocks).endswith(
+        ", BRECQ"
+    ) and "Rounding learned block by block." in words.words(blocks)
+    assert (
+        words.time_path(dataclasses.replace(made, cache=NoCache()))
+        == "rounding learned, ranges per step"
+    )

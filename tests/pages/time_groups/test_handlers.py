@@ -1,4 +1,6 @@
-"""The handlers of the Time groups tab, called as functions, with a tiny model and its real statistics."""
+"""The handlers of the Time groups tab, called as functions, with a tiny model and its real
+statistics.
+"""
 
 import dataclasses
 
@@ -42,14 +44,19 @@ def test_splitting_and_merging_change_the_number_of_groups_by_one(text):
 
 def test_cuts_of_each_layer_lock_the_strip(text):
     answer = time_groups.optimal(text, 2, True)
-    assert len({row.tobytes() for row in stages.errors(jsonio.loads(answer["recipe"])).groups.slot}) > 1
+    assert (
+        len({row.tobytes() for row in stages.errors(jsonio.loads(answer["recipe"])).groups.slot})
+        > 1
+    )
     assert answer["strip"].locked
     assert not time_groups.optimal(text, 2, False)["strip"].locked
 
 
 @pytest.mark.parametrize("tab", [time_groups, activations], ids=["time groups", "activations"])
 def test_a_tab_without_statistics_says_what_to_do(tab, recipe):
-    other = jsonio.dumps(dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, steps=5)))
+    other = jsonio.dumps(
+        dataclasses.replace(recipe, sampling=dataclasses.replace(recipe.sampling, steps=5))
+    )
     given = {time_groups: (8,), activations: ("max |x|", "inputs", activations.ALL, "")}[tab]
     answer = tab.show(other, *given)
     answer = answer if isinstance(answer, dict) else next(answer)
@@ -58,5 +65,7 @@ def test_a_tab_without_statistics_says_what_to_do(tab, recipe):
 
 
 def test_float_activations_say_that_there_is_no_error(recipe):
-    plain = dataclasses.replace(recipe, activations=dataclasses.replace(recipe.activations, bits=32))
+    plain = dataclasses.replace(
+        recipe, activations=dataclasses.replace(recipe.activations, bits=32)
+    )
     assert "no error to see" in time_groups.shared(jsonio.dumps(plain))["said"]

@@ -1,4 +1,6 @@
-"""The handlers of the panel that learns groups, called as functions, with a tiny model and a real search."""
+"""The handlers of the panel that learns groups, called as functions, with a tiny model and a
+real search.
+"""
 
 import dataclasses
 from types import SimpleNamespace
@@ -45,7 +47,9 @@ def test_a_search_streams_its_state_and_ends_with_what_it_found(ended, recipe):
     bars = last["yardsticks"].data[0]
     local = stages.search_result(found).local
     assert len(bars.y) == len(local) and search.WAYS["learned"] in bars.y
-    assert bars.x[list(bars.y).index(search.WAYS["learned"])] == pytest.approx(100 * local["learned"].mean())
+    assert bars.x[list(bars.y).index(search.WAYS["learned"])] == pytest.approx(
+        100 * local["learned"].mean()
+    )
 
 
 def test_what_was_found_becomes_the_recipe_and_fills_the_tab(ended):
@@ -60,7 +64,9 @@ def test_the_panel_opens_on_what_was_found_before(ended, recipe, text):
     again = search.show(PATHS, jsonio.dumps(learned(recipe)))
     assert again["summary"] == ended[-1]["summary"]
     assert again["use"]["visible"] is False, "these groups are in use already"
-    assert search.show(PATHS, text)["body"]["visible"] is False  # the ordinary settings were not searched with
+    assert (
+        search.show(PATHS, text)["body"]["visible"] is False
+    )  # the ordinary settings were not searched with
     assert search.show(PATHS, jsonio.dumps(learned(recipe)))["form iterations"] == 8
 
 
@@ -93,7 +99,9 @@ def test_stopping_keeps_nothing(text, recipe):
 
 
 def test_a_failed_search_gives_the_buttons_back(recipe):
-    floats = dataclasses.replace(recipe, activations=dataclasses.replace(recipe.activations, bits=32))
+    floats = dataclasses.replace(
+        recipe, activations=dataclasses.replace(recipe.activations, bits=32)
+    )
     seen = []
     with pytest.raises(DmqError, match="nothing to search"):
         for answer in search.search(PATHS, jsonio.dumps(floats), VISITOR, *VALUES):
@@ -109,4 +117,6 @@ def test_more_groups_than_steps_are_refused(text):
 def test_the_form_leaves_the_other_settings_of_the_recipe_alone(recipe):
     made = search.asked(["count"], jsonio.dumps(learned(recipe, seed=9)), 3.0)
     assert made.grouping == dataclasses.replace(SPEC, seed=9, count=3)
-    assert search.base_of(dataclasses.replace(recipe, grouping=UniformGroups())) == LearnedGroups(count=6)
+    assert search.base_of(dataclasses.replace(recipe, grouping=UniformGroups())) == LearnedGroups(
+        count=6
+    )
