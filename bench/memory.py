@@ -120,8 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     print(
         f"most memory held, all included     {found['peak'] / 1e9:6.2f} GB, {ratio:.2f} times the "
-        "files "
-        f"(bar {BAR}: {'met' if ratio <= BAR else 'missed'})"
+        f"files (bar {BAR}: {'met' if ratio <= BAR else 'missed'})"
     )
     print(f"of which torch and diffusers alone {found['libraries'] / 1e9:6.2f} GB")
     print(f"computing                          {found['seconds']:6.0f} s")

@@ -194,8 +194,8 @@ def speed(model: str, chosen: argparse.Namespace) -> None:
     ratios = [y / x for x, y in zip(*times.values(), strict=True)]
     print(
         f"{model}: {len(seeds)} pictures, {recipe.sampling.steps} steps: sampling {a:.1f} s, "
-        "progressive calibration "
-        f"{b:.1f} s, ratio {b / a:.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        f"progressive calibration {b:.1f} s, ratio {b / a:.2f} ({min(ratios):.2f} to "
+        f"{max(ratios):.2f})"
     )
 
 

@@ -173,8 +173,7 @@ def benchmark_arguments(to: argparse.ArgumentParser) -> None:
         metavar="FILE",
         default=[],
         help="a text file with a prompt a line, or names, compositions, paraphrases; may be given "
-        "several "
-        "times; all that ship unless given",
+        "several times; all that ship unless given",
     )
     to.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures of each prompt")
     to.add_argument(
@@ -258,8 +257,7 @@ def serve(given: argparse.Namespace) -> None:
             raise told or error from None
         raise DmqError(
             f"port {given.port} of {given.host} cannot be opened, perhaps since another program "
-            "has it; "
-            "choose one with --port."
+            "has it; choose one with --port."
         ) from None
 
 
@@ -442,8 +440,7 @@ def print_recipe(recipe: Recipe, *, layers: bool) -> None:
     plan = stages.plan(recipe)
     print(
         f"{recipe.name}: {recipe.model}, {plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} "
-        "MB, "
-        f"weights {plan.average_bits:.1f} bits on average, {recipe.engine}"
+        f"MB, weights {plan.average_bits:.1f} bits on average, {recipe.engine}"
     )
     print(plan.coverage_line())
     if not layers:

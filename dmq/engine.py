@@ -70,8 +70,7 @@ class _Gone(Exception):
     """Whoever worked is no longer there."""
 
 
-# --- processes of this machine
-# ---------------------------------------------------------------------------------------
+# --- processes of this machine --------------------------------------------------------------------
 
 
 def _in_processes(
@@ -93,8 +92,7 @@ def _in_processes(
         pool.shutdown(wait=True, kill_workers=True)
 
 
-# --- a Dask cluster
-# --------------------------------------------------------------------------------------------------
+# --- a Dask cluster -------------------------------------------------------------------------------
 
 
 def _on_cluster(

@@ -30,8 +30,7 @@ def is_public() -> bool:
     return said.strip().lower() not in NO if said is not None else bool(os.environ.get("SPACE_ID"))
 
 
-# --- models
-# --------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
 def offered() -> dict[str, str]:
@@ -77,8 +76,7 @@ def check_model(name: str, shipped: Collection[str]) -> None:
         more = "".join(f", {name}" for name in known)
         raise Refused(
             f"this app is open to everybody, and opens only the models that ship with it{more}. "
-            "For others, "
-            "run dmq on your own machine."
+            "For others, run dmq on your own machine."
         )
 
 
@@ -89,8 +87,7 @@ def check_place(place: Path, *roots: Path) -> None:
     if is_public() and not any(place.resolve().is_relative_to(root.resolve()) for root in roots):
         raise Refused(
             "this app is open to everybody: it reads no files but those that you upload, and "
-            "writes none "
-            "outside its run folder."
+            "writes none outside its run folder."
         )
 
 
@@ -105,8 +102,7 @@ def uploads() -> Path:
     return Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio")
 
 
-# --- visitors
-# --------------------------------------------------------------------------------------------------
+# --- visitors -------------------------------------------------------------------------------------
 
 
 def new_token() -> str:

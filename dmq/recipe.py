@@ -59,8 +59,7 @@ class Spec:
                 )
 
 
-# --- how a range becomes a grid
-# ------------------------------------------------------------------------------------
+# --- how a range becomes a grid -------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,8 +108,7 @@ class PerGroup(Spec):
 Granularity = PerTensor | PerChannel | PerGroup
 
 
-# --- what a weight is made into
-# ------------------------------------------------------------------------------------
+# --- what a weight is made into -------------------------------------------------------------------
 
 
 TABLE = {
@@ -214,8 +212,7 @@ def check_bits(bits: int, format: Any) -> None:
     if type(format) in MOST_BITS and 8 < bits < FLOAT:
         raise DmqError(
             f"bits is {bits}, but format {type(format).__name__} has at most 8: "
-            f"{MOST_BITS[type(format)]}. "
-            "Use 8 bits or fewer, or the format Grid."
+            f"{MOST_BITS[type(format)]}. Use 8 bits or fewer, or the format Grid."
         )
 
 
@@ -347,8 +344,7 @@ class Activations(Spec):
             )
 
 
-# --- the time axis
-# -------------------------------------------------------------------------------------------------
+# --- the time axis --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -442,8 +438,7 @@ class LearnedGroups(Spec):
 Grouping = SharedRange | UniformGroups | ManualGroups | OptimalGroups | LearnedGroups | PerStep
 
 
-# --- which steps ranges and reconstruction are made from
-# -----------------------------------------------------------
+# --- which steps ranges and reconstruction are made from ------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -485,8 +480,7 @@ class ActiveSteps(Spec):
 CalibrationSteps = AllSteps | UniformSteps | NormalSteps | ActiveSteps
 
 
-# --- the time path
-# -------------------------------------------------------------------------------------------------
+# --- the time path --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -552,8 +546,7 @@ class Temporal(Spec):
     cache: Maintenance = NoCache()
 
 
-# --- the rounding of the other layers
-# ------------------------------------------------------------------------------
+# --- the rounding of the other layers -------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -589,8 +582,7 @@ class BlockReconstruction(Spec):
     )
 
 
-# --- ranges along the quantized trajectory, and steps with more bits
-# -------------------------------------------------
+# --- ranges along the quantized trajectory, and steps with more bits ------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -662,8 +654,7 @@ def check_prompts(prompts: tuple[str, ...]) -> None:
             raise DmqError(f"a prompt has {len(prompt)} characters; at most {MAX_PROMPT} are read.")
 
 
-# --- how many bits where
-# -------------------------------------------------------------------------------------------
+# --- how many bits where --------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -849,8 +840,7 @@ class Mixed(Spec):
     budget: Budget = Budget(bits=3.7)
 
 
-# --- the whole recipe
-# ----------------------------------------------------------------------------------------------
+# --- the whole recipe -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1006,8 +996,7 @@ class Recipe(Spec):
             if self.grouping.count > self.sampling.steps:
                 raise DmqError(
                     f"grouping.count is {self.grouping.count}, but there are only "
-                    f"{self.sampling.steps} steps; "
-                    f"use {self.sampling.steps} or fewer."
+                    f"{self.sampling.steps} steps; use {self.sampling.steps} or fewer."
                 )
             if not per_tensor:
                 raise DmqError(
@@ -1019,8 +1008,7 @@ class Recipe(Spec):
         ):
             raise DmqError(
                 f"grouping.boundaries must lie in 1 to {self.sampling.steps - 1} for "
-                f"{self.sampling.steps} steps, "
-                f"got {list(self.grouping.boundaries)}."
+                f"{self.sampling.steps} steps, got {list(self.grouping.boundaries)}."
             )
 
     def _check_dynamic(self) -> None:
@@ -1037,36 +1025,31 @@ class Recipe(Spec):
         if wrong := [name for name, given in asked.items() if given]:
             raise DmqError(
                 f"activations.dynamic is {self.activations.dynamic!r}: ranges are taken as they "
-                "come, and "
-                f"{' and '.join(wrong)} would set them before. Set dynamic to 'none', or do "
-                "without the other."
+                f"come, and {' and '.join(wrong)} would set them before. Set dynamic to 'none', or "
+                "do without the other."
             )
 
     def _check_trajectory(self) -> None:
         if self.progressive and not isinstance(self.calibration_steps, AllSteps):
             raise DmqError(
                 "progressive sets the ranges of every step on its own; set calibration_steps to "
-                "AllSteps, or "
-                "progressive to null."
+                "AllSteps, or progressive to null."
             )
         if self.progressive and self.reconstruction and self.reconstruction.steps:
             raise DmqError(
                 "reconstruction.steps would learn anew the step sizes that progressive sets; set "
-                "reconstruction.steps "
-                "to 0, or progressive to null."
+                "reconstruction.steps to 0, or progressive to null."
             )
         relaxing = self.relaxing
         if relaxing and relaxing.bits < self.activations.bits:
             raise DmqError(
                 f"relaxing.bits is {relaxing.bits}, below the {self.activations.bits} of "
-                "activations.bits; relaxed "
-                "steps have more bits, not fewer."
+                "activations.bits; relaxed steps have more bits, not fewer."
             )
         if relaxing and relaxing.steps and relaxing.steps[-1] >= self.sampling.steps:
             raise DmqError(
                 f"relaxing.steps names step {relaxing.steps[-1]}, but {self.sampling.steps} steps "
-                "end with "
-                f"{self.sampling.steps - 1}."
+                f"end with {self.sampling.steps - 1}."
             )
 
 

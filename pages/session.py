@@ -66,8 +66,7 @@ def adopt(recipe: Recipe, current: Recipe) -> Recipe:
     return replace(moved, calibration=current.calibration)
 
 
-# --- links
-# --------------------------------------------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 
 def query(recipe: Recipe, tab: str) -> str:

@@ -290,8 +290,7 @@ def grouped_name(recipe: Recipe) -> str:
     return f"{name} {spec.count} {how} groups"
 
 
-# --- Python and commands
-# -------------------------------------------------------------------------------------------
+# --- Python and commands --------------------------------------------------------------------------
 
 
 def expression(value: Any) -> str:

@@ -20,8 +20,8 @@ FUNCTIONS = sorted(set(dmq.__all__) - {"Recipe"})
 def test_importing_dmq_leaves_torch_alone_until_a_model_is_needed():
     check = (
         "import sys, dmq; dmq.load_recipe('W8A8, one range'); assert set(dmq.__all__) <= "
-        "set(dir(dmq)); "
-        "sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', 'gradio')))"
+        "set(dir(dmq)); sys.exit(any(name in sys.modules for name in ('torch', 'diffusers', "
+        "'gradio')))"
     )
     assert subprocess.run([sys.executable, "-c", check]).returncode == 0
 

@@ -85,9 +85,8 @@ def module(path: Path) -> str:
 
 
 def circles(edges: dict[str, set[str]]) -> list[set[str]]:
-    """The groups of names of which each leads to all others, by Tarjan's algorithm (SIAM J.
-
-    Comput. 1 (2), 1972).
+    """The groups of names of which each leads to all others, by Tarjan's algorithm
+    (SIAM J. Comput. 1 (2), 1972).
     """
     order: dict[str, int] = {}
     low: dict[str, int] = {}

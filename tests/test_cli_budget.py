@@ -83,8 +83,7 @@ def refused(capsys):
     return run
 
 
-# --- the stage
-# --------------------------------------------------------------------------------------------------
+# --- the stage ------------------------------------------------------------------------------------
 
 
 def test_each_layer_gets_its_choice_and_nothing_else(recipe, table):
@@ -148,8 +147,7 @@ def test_a_table_of_another_model_is_refused(recipe, table):
         )
 
 
-# --- the command
-# --------------------------------------------------------------------------------------------------
+# --- the command ----------------------------------------------------------------------------------
 
 
 def test_the_command_prints_and_writes_what_was_found(folder, file, recipe, table, kept, capsys):

@@ -20,8 +20,7 @@ from dmq.errors import DmqError
 ROOT = Path(__file__).parent.parent
 
 
-# --- what is done with tasks: functions of a module, as workers must find them
-# ---------------------------------------
+# --- what is done with tasks: functions of a module, as workers must find them --------------------
 
 
 def square(task):
@@ -59,8 +58,7 @@ def everything(function, tasks, **how):
     return found, last
 
 
-# --- here
-# --------------------------------------------------------------------------------------------------
+# --- here -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -108,8 +106,7 @@ def test_no_workers_are_refused():
         next(engine.run(square, [1], kept=print, workers=0))
 
 
-# --- on a cluster
-# --------------------------------------------------------------------------------------------------
+# --- on a cluster ---------------------------------------------------------------------------------
 
 
 class Cluster:

@@ -149,8 +149,7 @@ def test_guidance_halves_are_told_apart(recipe, family):
     assert differ == [h != 0 for h in half]
 
 
-# --- what is asked of a pipeline
-# -----------------------------------------------------------------------------------
+# --- what is asked of a pipeline ------------------------------------------------------------------
 
 
 def test_classes_have_names_and_numbers():

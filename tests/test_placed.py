@@ -134,8 +134,7 @@ def test_what_is_made_for_one_place_is_not_used_in_another(recipe):
     assert str(next(full.parameters()).dtype) == "torch.float32"
 
 
-# --- the page
-# --------------------------------------------------------------------------------------------------
+# --- the page -------------------------------------------------------------------------------------
 
 
 def test_the_form_shows_the_devices_and_what_the_model_needs(recipe):

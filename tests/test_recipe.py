@@ -132,8 +132,7 @@ def test_a_link_holds_only_what_differs():
         (
             {"temporal": {"fsc": "all"}, "grouping": {"kind": "UniformGroups"}},
             "recipe: temporal.fsc 'all' gives every activation a range per step, grouping is "
-            "UniformGroups; "
-            "set grouping to SharedRange or PerStep, or fsc to 'tib'.",
+            "UniformGroups; set grouping to SharedRange or PerStep, or fsc to 'tib'.",
         ),
         ({"on_miss": "guess"}, "recipe: on_miss is 'guess', not one of error, nearest."),
         (

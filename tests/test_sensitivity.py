@@ -105,8 +105,7 @@ def home(tmp_path, monkeypatch):
     return tmp_path / "runs"
 
 
-# --- kept and found
-# ------------------------------------------------------------------------------------------------
+# --- kept and found -------------------------------------------------------------------------------
 
 
 def test_a_table_survives_saving_exactly(home):
@@ -180,8 +179,7 @@ def test_tables_can_be_no_name_of_a_run(home):
         runs.folder_of("tables")
 
 
-# --- asked of a tiny pipeline
-# --------------------------------------------------------------------------------------
+# --- asked of a tiny pipeline ---------------------------------------------------------------------
 
 CHOICES = tuple(map(choice_of, ("UAQ-4", "KMC-2")))
 

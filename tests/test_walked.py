@@ -419,8 +419,7 @@ def test_what_was_not_walked_says_so(place):
         next(work_on(captured(place, activations=Activations(bits=FLOAT))))
 
 
-# --- relaxed steps
-# -------------------------------------------------------------------------------------------------
+# --- relaxed steps --------------------------------------------------------------------------------
 
 
 def test_relaxed_steps_have_more_levels_and_groups_of_their_own(place):
@@ -505,8 +504,7 @@ def test_the_probe_grows_with_its_gain(place):
         next(stages.probe(recipe, Probe(first=2, last=4)))
 
 
-# --- errors along the steps
-# ----------------------------------------------------------------------------------------
+# --- errors along the steps -----------------------------------------------------------------------
 
 
 def test_errors_over_time_start_and_end_where_they_must(place):

@@ -161,9 +161,8 @@ def test_everything_that_ships_is_in_the_wheel_and_nothing_else(wheel):
 def test_it_is_the_wheel_that_is_imported_and_it_cannot_be_written_to(installed, elsewhere):
     code = (
         "import dmq.places, json, os, pages; from importlib.metadata import version; at = "
-        "dmq.places.ASSETS; "
-        "print(json.dumps([str(at), dmq.__file__, pages.__file__, version('dmq'), os.access(at, "
-        "os.W_OK)]))"
+        "dmq.places.ASSETS; print(json.dumps([str(at), dmq.__file__, pages.__file__, "
+        "version('dmq'), os.access(at, os.W_OK)]))"
     )
     made = run_bound([installed / "python", "-c", code], cwd=elsewhere, env=bare())
     assets, package, app, version, writable = json.loads(made.stdout)

@@ -38,8 +38,7 @@ def shipped_cases() -> Iterator[tuple[str, Recipe]]:
             yield f"{model} {name}", stages.for_model(recipe, model)
 
 
-# --- folders
-# --------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 def folders(recipe: Recipe) -> dict[str, Any]:
@@ -149,8 +148,7 @@ _FOLDERS = {
 }
 
 
-# --- plans
-# --------------------------------------------------------------------------------------------------
+# --- plans ----------------------------------------------------------------------------------------
 
 
 def planned(recipe: Recipe) -> dict[str, Any]:
@@ -176,8 +174,7 @@ def planned(recipe: Recipe) -> dict[str, Any]:
         else int(plan.temporal.cached.sum()),
         "layers": {
             row.layer.name: f"{row.format} {row.rounding} {row.activation_bits} {row.split} "
-            f"{row.weight_bytes} "
-            f"{row.bias_bytes} {row.reason}"
+            f"{row.weight_bytes} {row.bias_bytes} {row.reason}"
             for row in plan.layers
         },
         "banks": {bank.site.label: _bank(bank) for bank in _banks(plan)},
@@ -209,8 +206,7 @@ def digest(arrays: Iterable[Any]) -> str:
     return made.hexdigest()[:16]
 
 
-# --- codes
-# --------------------------------------------------------------------------------------------------
+# --- codes ----------------------------------------------------------------------------------------
 
 
 def codes(recipe: Recipe) -> dict[str, str]:
@@ -252,8 +248,7 @@ def _codes(weight: Any) -> str:
     )
 
 
-# --- tables
-# --------------------------------------------------------------------------------------------------
+# --- tables ---------------------------------------------------------------------------------------
 
 
 def exact(recipe: Recipe) -> dict[str, Any]:

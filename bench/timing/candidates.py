@@ -166,8 +166,7 @@ def time_paths_alone(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
             yield replace(one, find=Alone(one.find))
 
 
-# --- how plans are made
-# --------------------------------------------------------------------------------------------
+# --- how plans are made ---------------------------------------------------------------------------
 
 
 def planned(recipe: Recipe, learned: dict[str, float]) -> Found:

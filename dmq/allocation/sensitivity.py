@@ -39,8 +39,7 @@ from ..results import SensitivityTable, Trajectory
 LEAST = 1e-30  # power of an answer that is zero
 
 
-# --- what is looked at
-# -----------------------------------------------------------------------------------------------
+# --- what is looked at ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,7 @@ def weight_error(weight: Tensor, made: Tensor) -> float:
     ).item()
 
 
-# --- measured
-# --------------------------------------------------------------------------------------------------
+# --- measured -------------------------------------------------------------------------------------
 
 
 @contextmanager
@@ -197,8 +195,7 @@ def _squares(x: Tensor) -> np.ndarray:
     return double(x.detach()).square().flatten(1).sum(1).cpu().numpy()
 
 
-# --- estimated
-# --------------------------------------------------------------------------------------------------
+# --- estimated ------------------------------------------------------------------------------------
 
 
 def probe_changes(
@@ -289,8 +286,7 @@ class _Dotted:
         return made
 
 
-# --- the layer alone
-# -------------------------------------------------------------------------------------------------
+# --- the layer alone ------------------------------------------------------------------------------
 
 
 def local_changes(
@@ -346,8 +342,7 @@ def _by_row(x: Tensor, rows: int) -> np.ndarray:
     return _squares(x.reshape(rows, -1))
 
 
-# --- what it comes to
-# ------------------------------------------------------------------------------------------------
+# --- what it comes to -----------------------------------------------------------------------------
 
 
 def summary(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

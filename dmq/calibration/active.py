@@ -199,8 +199,7 @@ class _Search:
             low[q, used], high[q, used] = errors.low[s, first], errors.high[s, first]
         return low, high
 
-    # --- phases
-    # ----------------------------------------------------------------------------------------------
+    # --- phases -----------------------------------------------------------------------------------
 
     def draw(self, loaded: Loaded, recipe: Recipe) -> Snapshots:
         """The denoiser calls of the first calibration pictures, drawn by the float model."""
@@ -389,8 +388,7 @@ class _Search:
         self.candidates.begin(slot, low, high)
         self.candidates.assign(slot)
 
-    # --- one iteration
-    # ---------------------------------------------------------------------------------------------
+    # --- one iteration ----------------------------------------------------------------------------
 
     def _next(self) -> int:
         score = SCORES[self.spec.score](self._uncertainty(), self.visits)
@@ -477,8 +475,7 @@ class _Search:
             hook.remove()
         return f"{found[0]} is not finite" if found else "the error or a gradient is not finite"
 
-    # --- what is told
-    # ----------------------------------------------------------------------------------------------
+    # --- what is told -----------------------------------------------------------------------------
 
     def snapshot(self, phase: str, done: int, total: int) -> SearchSnapshot:
         step, error, penalty = self.last

@@ -207,8 +207,7 @@ class _Walk:
             **self.recorder.finished(),
         )
 
-    # --- ranges
-    # ----------------------------------------------------------------------------------------------
+    # --- ranges -----------------------------------------------------------------------------------
 
     def _freeze(self, i: int) -> None:
         """Set the grids of the slots of step i by all that was seen of their members so far."""

@@ -182,8 +182,7 @@ def _moved(codes: WeightCodes, device: torch.device | None) -> WeightCodes:
     )
 
 
-# --- the time path
-# -------------------------------------------------------------------------------------------------
+# --- the time path --------------------------------------------------------------------------------
 
 
 def gone(plan: Plan) -> tuple[str, ...]:

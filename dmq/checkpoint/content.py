@@ -112,8 +112,7 @@ def plan_of_settings(settings: Mapping[str, Any], tensors: Mapping[str, Tensor])
     return made
 
 
-# --- the cache of temporal features
-# --------------------------------------------------------------------------------
+# --- the cache of temporal features ---------------------------------------------------------------
 
 
 def cache_rows(plan: Plan) -> dict[str, dict[str, int]]:
@@ -147,8 +146,7 @@ def cache_layout(kept: Mapping[str, Any]) -> Layout:
     }
 
 
-# --- the time axis, for other programs
-# -----------------------------------------------------------------------------
+# --- the time axis, for other programs ------------------------------------------------------------
 
 
 def partition(plan: Plan) -> dict[str, Any]:
@@ -199,8 +197,7 @@ def step_policy(plan: Plan, component: str) -> dict[str, Any] | None:
     }
 
 
-# --- digests
-# --------------------------------------------------------------------------------------------------
+# --- digests --------------------------------------------------------------------------------------
 
 
 UNSEALED = {"settings": 16 * "0", "model": 16 * "0"}  # of files whose settings are not known yet

@@ -150,8 +150,7 @@ class _checked:
             raise DmqError(f"the plan in it is damaged ({why:.200}). Export it again.") from None
 
 
-# --- banks
-# --------------------------------------------------------------------------------------------------
+# --- banks ----------------------------------------------------------------------------------------
 
 
 def _bank_data(bank: Bank) -> dict[str, Any]:
@@ -222,8 +221,7 @@ def _bank(k: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor], steps:
     return made
 
 
-# --- layers and the time path
-# --------------------------------------------------------------------------------------
+# --- layers and the time path ---------------------------------------------------------------------
 
 
 def _row(data: Mapping[str, Any], specs: list[Weights], banks: list[Bank]) -> PlannedLayer:

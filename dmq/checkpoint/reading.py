@@ -166,8 +166,7 @@ def settings_in(config: Mapping[str, Any], file: Path) -> Mapping[str, Any]:
     return settings
 
 
-# --- files
-# --------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -325,8 +324,7 @@ def parsed(text: bytes, file: Path) -> dict[str, Any]:
     return made
 
 
-# --- what must fit
-# -------------------------------------------------------------------------------------------------
+# --- what must fit --------------------------------------------------------------------------------
 
 
 def _sealed(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:

@@ -95,8 +95,7 @@ def zero_dtype(bits: int) -> torch.dtype:
     return torch.uint8 if bits <= 8 else torch.uint16
 
 
-# --- one entry for each form
-# ---------------------------------------------------------------------------------------
+# --- one entry for each form ----------------------------------------------------------------------
 
 
 @singledispatch
@@ -175,8 +174,7 @@ def _inside(name: str, tables: Mapping[str, Any]) -> dict[str, Any]:
     return {f"{name}.{part}": x for part, x in tables.items()}
 
 
-# --- reading: nothing is believed
-# ----------------------------------------------------------------------------------
+# --- reading: nothing is believed -----------------------------------------------------------------
 
 
 def _layout(plain: Mapping[str, Any], shape: tuple[int, ...], bits: int) -> Layout:

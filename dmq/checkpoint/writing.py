@@ -308,8 +308,7 @@ def _part(name: str, collected: Collected) -> str:
     return "float" if owner is None else "codes" if name == f"{owner}.codes" else "tables"
 
 
-# --- where it is written
-# -------------------------------------------------------------------------------------------
+# --- where it is written --------------------------------------------------------------------------
 
 
 def check_target(folder: Path) -> None:
@@ -373,8 +372,7 @@ def writing(folder: Path) -> Iterator[Path]:
         ) from None
 
 
-# --- parts
-# --------------------------------------------------------------------------------------------------
+# --- parts ----------------------------------------------------------------------------------------
 
 
 def _cache(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> dict[str, Tensor]:

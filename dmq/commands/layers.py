@@ -38,8 +38,7 @@ def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None
         metavar="RULE",
         default=[],
         help='such as "conv_in=float", "*.attn1.*=UAQ-4", "*.ff.*>=4" (bits), "*.attn2.*=same"; '
-        "may be "
-        "given several times",
+        "may be given several times",
     )
     one.add_argument("--out", metavar="FILE.json", help="write the recipe with these choices")
     one.add_argument(
@@ -142,8 +141,7 @@ def print_allocation(table: SensitivityTable, found: Allocation) -> None:
     print(f"{len(rows)} layers: " + ", ".join(f"{count} {label}" for label, count in counts))
     print(
         f"{found.bytes:,} bytes, {found.average_bits:.3f} bits a weight; cost {found.cost:.6g} "
-        f"({table.unit}), "
-        f"no choice within the budget costs less than {found.bound:.6g}"
+        f"({table.unit}), no choice within the budget costs less than {found.bound:.6g}"
     )
 
 

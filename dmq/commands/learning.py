@@ -45,8 +45,7 @@ def learn(given: argparse.Namespace) -> None:
     if not found:
         raise DmqError(
             "nothing to learn from inputs: set the recipe's weights.format to Gptq, or to LowRank "
-            "with activations "
-            "that are in float or dynamic."
+            "with activations that are in float or dynamic."
         )
     rows = {row.layer.name: row for row in stages.plan(recipe).layers}
     order = (

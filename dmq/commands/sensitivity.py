@@ -122,8 +122,7 @@ def print_agreement(table: SensitivityTable, recipe: Recipe) -> None:
             continue
         print(
             f"agrees with {title!r} ({other.kind}): Spearman {ranks.spearman:.3f}, Kendall "
-            f"{ranks.kendall:.3f} "
-            f"over {ranks.cells} layers and choices"
+            f"{ranks.kendall:.3f} over {ranks.cells} layers and choices"
         )
 
 

@@ -81,8 +81,7 @@ def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None
     one.add_argument("--again", action="store_true", help="even if the same was asked before")
 
 
-# --- ranges along the quantized trajectory
-# ---------------------------------------------------------------------------
+# --- ranges along the quantized trajectory --------------------------------------------------------
 
 
 def calibrate(given: argparse.Namespace) -> None:
@@ -127,8 +126,7 @@ def calibrate(given: argparse.Namespace) -> None:
         )
 
 
-# --- windows
-# --------------------------------------------------------------------------------------------------
+# --- windows --------------------------------------------------------------------------------------
 
 
 def windows(given: argparse.Namespace) -> None:
@@ -203,8 +201,7 @@ def print_choices(choices: list) -> None:
     )
 
 
-# --- errors along the steps
-# ------------------------------------------------------------------------------------------
+# --- errors along the steps -----------------------------------------------------------------------
 
 
 def overtime(given: argparse.Namespace) -> None:
@@ -232,8 +229,7 @@ def overtime(given: argparse.Namespace) -> None:
     pictures = len(comparison.prompts) * len(comparison.seeds)
     print(
         f"{recipes[0].model}: squared distance to the float model over its squared length, "
-        f"{pictures} "
-        f"picture{'s' if pictures > 1 else ''}"
+        f"{pictures} picture{'s' if pictures > 1 else ''}"
     )
     print_table(["recipe", "finished error", "isolated, mean", "mean bits", "bytes"], rows)
     if given.csv:
@@ -308,8 +304,7 @@ def _plain(value: float) -> str:
     return repr(float(value)) if math.isfinite(value) else ""
 
 
-# --- the probe
-# --------------------------------------------------------------------------------------------------
+# --- the probe ------------------------------------------------------------------------------------
 
 
 def probe(given: argparse.Namespace) -> None:

@@ -83,8 +83,7 @@ def block_of(layer: Layer) -> str:
     return short(layer.block) if layer.block else OUTSIDE
 
 
-# --- one value for each layer
-# ---------------------------------------------------------------------------------------
+# --- one value for each layer ---------------------------------------------------------------------
 
 
 def bars(table: SensitivityTable, label: str = "") -> go.Figure:
@@ -238,8 +237,7 @@ def boxes(table: SensitivityTable, by: str, label: str = "") -> go.Figure:
     return figure.update_yaxes(**(logarithmic(shown) if wide else {"type": "linear"}))
 
 
-# --- maps
-# --------------------------------------------------------------------------------------------------
+# --- maps -----------------------------------------------------------------------------------------
 
 
 def choice_map(table: SensitivityTable) -> go.Figure:
@@ -294,8 +292,7 @@ def _map(
     return figure.update_yaxes(**row_axis([short(layer.name) for layer in table.layers], height))
 
 
-# --- two tables
-# --------------------------------------------------------------------------------------------------
+# --- two tables -----------------------------------------------------------------------------------
 
 
 def agreement(
@@ -354,8 +351,7 @@ def agreement(
     return figure.update_layout(margin_t=70)
 
 
-# --- scales
-# --------------------------------------------------------------------------------------------------
+# --- scales ---------------------------------------------------------------------------------------
 
 
 def is_wide(values: np.ndarray, wide: float = WIDE) -> bool:

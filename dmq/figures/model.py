@@ -31,8 +31,7 @@ def layers(info: ModelInfo) -> go.Figure:
             },
             customdata=[[len(part), sum(layer.macs for layer in part)] for part in parts],
             hovertemplate="%{x}: %{y:,} weights in %{customdata[0]} layers, %{customdata[1]:,} "
-            "MACs"
-            f"<extra>{kind}, {role}</extra>",
+            f"MACs<extra>{kind}, {role}</extra>",
         )
     layout(figure, height=380, x="block, in forward order", y="weights", barmode="stack")
     legend = {"orientation": "v", "x": 1.01, "y": 1, "xanchor": "left", "yanchor": "top"}

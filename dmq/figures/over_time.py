@@ -34,8 +34,7 @@ WORTH = {
 }
 
 
-# --- errors along the steps
-# ------------------------------------------------------------------------------------------
+# --- errors along the steps -----------------------------------------------------------------------
 
 
 def curves(lines: dict[str, np.ndarray], y: str) -> go.Figure:
@@ -128,8 +127,7 @@ def weighed(found: OverTime) -> go.Figure | None:
     return figure.update_layout(yaxis2=right, margin={"l": 60, "r": 60, "t": 44, "b": 50})
 
 
-# --- ranges on two trajectories
-# --------------------------------------------------------------------------------------
+# --- ranges on two trajectories -------------------------------------------------------------------
 
 
 def ranges(
@@ -196,8 +194,7 @@ def range_change(
     return figure.update_yaxes(**row_axis([label(site) for site in sites], height))
 
 
-# --- what windows of steps are worth
-# ---------------------------------------------------------------------------------
+# --- what windows of steps are worth --------------------------------------------------------------
 
 
 def window_gains(
@@ -268,8 +265,7 @@ def steps_text(steps: tuple[int, ...]) -> str:
     return ", ".join(f"{a}" if a == b else f"{a}-{b}" for a, b in runs_of(steps))
 
 
-# --- the probe
-# --------------------------------------------------------------------------------------------------
+# --- the probe ------------------------------------------------------------------------------------
 
 
 def probed(pictures: tuple[ProbePicture, ...], what: str) -> go.Figure | None:

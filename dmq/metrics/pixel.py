@@ -22,9 +22,8 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity, 1 for equal pictures (Wang et al.
-
-    2004: Gaussian window 11 wide, sigma 1.5).
+    """Structural similarity, 1 for equal pictures (Wang et al. 2004: Gaussian window 11 wide,
+    sigma 1.5).
     """
     # Imported here: it takes a second, and the app opens without it.
     from torchmetrics.functional.image import structural_similarity_index_measure

@@ -133,8 +133,7 @@ def _(
     )
 
 
-# --- PixArt: one modulation for all blocks; the output reads the embedding itself
-# ------------------------------------
+# --- PixArt: one modulation for all blocks; the output reads the embedding itself -----------------
 
 
 @_temporal.register
@@ -160,8 +159,7 @@ def _(
     return (denoiser.adaln_single.emb(t, *sizes, batch_size=len(t), hidden_dtype=denoiser.dtype),)
 
 
-# --- Hunyuan-DiT: a shift for every block
-# ----------------------------------------------------------------------------
+# --- Hunyuan-DiT: a shift for every block ---------------------------------------------------------
 
 
 @_temporal.register

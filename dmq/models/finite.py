@@ -33,8 +33,7 @@ def finite_steps(
             layer = first_not_finite(denoiser, *last[0]) if last else ""
             raise DmqError(
                 f"{layer or 'the scheduler'}: not finite at step {i + 1} (t = {t:g}) in "
-                f"{place.dtype}; "
-                "run with --dtype "
+                f"{place.dtype}; run with --dtype "
                 f"{'bfloat16 or float32' if place.dtype == 'float16' else 'float32'}."
             )
         if on_step is not None:

@@ -195,8 +195,7 @@ def _wire(denoiser: nn.Module, wiring: Wiring) -> bool:
     return False
 
 
-# --- what families share
-# --------------------------------------------------------------------------------------------
+# --- what families share --------------------------------------------------------------------------
 
 
 def _attention(
@@ -223,8 +222,7 @@ def _feed_forward(w: Wiring, name: str, x: Flow) -> Flow:
     return second
 
 
-# --- DiT, PixArt, Hunyuan-DiT
-# ---------------------------------------------------------------------------------------
+# --- DiT, PixArt, Hunyuan-DiT ---------------------------------------------------------------------
 
 
 @_wire.register
@@ -339,8 +337,7 @@ def _hunyuan_skip(w: Wiring, name: str, x: Flow, skip: Flow) -> Flow:
     return joined
 
 
-# --- U-Nets
-# --------------------------------------------------------------------------------------------------
+# --- U-Nets ---------------------------------------------------------------------------------------
 
 
 @_wire.register(UNet2DModel)

@@ -100,8 +100,7 @@ class Place:
         return ", ".join(parts + ([f"{self.offload} offload"] if self.offload != "none" else []))
 
 
-# --- the placement of this process
-# ----------------------------------------------------------------------------------
+# --- the placement of this process ----------------------------------------------------------------
 
 
 def chosen(**instead: str) -> Placement:
@@ -132,8 +131,7 @@ def use(placement: Placement) -> None:
         os.environ[VARIABLES[field.name]] = getattr(placement, field.name)
 
 
-# --- what the machine has
-# -------------------------------------------------------------------------------------------
+# --- what the machine has -------------------------------------------------------------------------
 
 
 def devices() -> tuple[Device, ...]:
@@ -209,8 +207,7 @@ def bears(device: str, dtype: str) -> bool:
         return False
 
 
-# --- from a wish to a place
-# -----------------------------------------------------------------------------------------
+# --- from a wish to a place -----------------------------------------------------------------------
 
 
 def resolve(

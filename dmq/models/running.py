@@ -92,8 +92,7 @@ def _check_known(
         needs = ", ".join(missing) or "something other than a prompt"
         raise DmqError(
             f"{type(pipe).__name__} needs {needs}; dmq runs text-to-image, class-conditional and "
-            "unconditional "
-            "pipelines."
+            "unconditional pipelines."
         )
 
 

@@ -95,8 +95,7 @@ def tiny_ddpm(seed: int = 0) -> DDIMPipeline:
     return calm(DDIMPipeline(unet=unet, scheduler=ddim_scheduler()))
 
 
-# --- denoisers of every family, without a pipeline around them
-# ------------------------------------------------------
+# --- denoisers of every family, without a pipeline around them ------------------------------------
 
 _UNET = {
     "sample_size": 8,
@@ -280,8 +279,7 @@ def _(denoiser: FluxTransformer2DModel, t: torch.Tensor, rows: int, randn: Draw)
     }
 
 
-# --- parts of pipelines
-# ---------------------------------------------------------------------------------------------
+# --- parts of pipelines ---------------------------------------------------------------------------
 
 
 def ddim_scheduler() -> DDIMScheduler:

@@ -116,8 +116,7 @@ def install_cache(
             replace(twin, projection.name, CachedFeature(table, clock, row, computed))
 
 
-# --- per request
-# --------------------------------------------------------------------------------------------------
+# --- per request ----------------------------------------------------------------------------------
 
 
 class RequestCache:

@@ -110,8 +110,7 @@ def _vector_bytes(size: int, recipe: Recipe) -> int:
     return weight_bytes((size,), vector_format(recipe.weights, bits))
 
 
-# --- bits
-# --------------------------------------------------------------------------------------------------
+# --- bits -----------------------------------------------------------------------------------------
 
 
 def _resolved(
@@ -187,8 +186,7 @@ def _no_match(override: Override, names: list[str]) -> DmqError:
     )
 
 
-# --- banks
-# --------------------------------------------------------------------------------------------------
+# --- banks ----------------------------------------------------------------------------------------
 
 
 def _planned(
@@ -339,20 +337,18 @@ def split_ranges(
     return np.maximum(lows, low[:, None]), np.minimum(highs, high[:, None])
 
 
-# --- what must fit
-# -------------------------------------------------------------------------------------------------
+# --- what must fit --------------------------------------------------------------------------------
 
 
 def _check(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> None:
     if stats.fingerprint != info.fingerprint:
         raise DmqError(
             f"the statistics were captured from other weights of {stats.model!r} than those of "
-            f"{info.name!r}. "
-            "Capture again with this model."
+            f"{info.name!r}. Capture again with this model."
         )
     if stats.steps != recipe.sampling.steps:
         raise DmqError(
             f"recipe.sampling.steps is {recipe.sampling.steps}, but the statistics have "
-            f"{stats.steps} timesteps. "
-            f"Capture again with {recipe.sampling.steps} steps, or set steps to {stats.steps}."
+            f"{stats.steps} timesteps. Capture again with {recipe.sampling.steps} steps, or set "
+            f"steps to {stats.steps}."
         )

@@ -33,9 +33,8 @@ def time_path(
     if spec.cache.selection != "none" and not block.finite:
         raise DmqError(
             f"recipe.temporal.cache.selection is {spec.cache.selection!r}, but the features depend "
-            "on "
-            f"{', '.join(block.depends)}, so that the cache is built per request. Set selection to "
-            "'none'."
+            f"on {', '.join(block.depends)}, so that the cache is built per request. Set selection "
+            "to 'none'."
         )
     if spec.cache.selection == "none":
         cached = np.ones((len(block.projections), steps), dtype=bool)
@@ -131,8 +130,7 @@ def _dropped(row: PlannedLayer) -> PlannedLayer:
     return replace(row, dropped=True, reason="", bank=None, weight_bytes=0, bias_bytes=0)
 
 
-# --- ranges per step
-# -----------------------------------------------------------------------------------------------
+# --- ranges per step ------------------------------------------------------------------------------
 
 
 def _with_step_banks(

@@ -173,8 +173,7 @@ def reconstruct_block(
     return changed(learned, sizes=sizes, stepped=stepped, note=stepping.note)
 
 
-# --- files
-# --------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def joined(parts: Sequence[LearnedBlocks]) -> LearnedBlocks:

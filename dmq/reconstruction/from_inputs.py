@@ -145,8 +145,7 @@ def _relative(rows: Tensor, moments: Moments, *errors: float) -> tuple[float, ..
     return tuple(error / power for error in errors)
 
 
-# --- files
-# --------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 def to_arrays(learned: LearnedWeight) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

@@ -94,8 +94,7 @@ def _shipped() -> Path:
     return folders.ASSETS / "runs"
 
 
-# --- while it is drawn
-# ---------------------------------------------------------------------------------------------
+# --- while it is drawn ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -133,8 +132,8 @@ def begin(
         if tuple(recipes[: len(used)]) != used:
             raise DmqError(
                 f"benchmark {name!r} is of {_listed(used)}, asked now are {_listed(recipes)} with "
-                "these settings; "
-                "new recipes may come behind those that it has, or give another name."
+                "these settings; new recipes may come behind those that it has, or give another "
+                "name."
             )
         old = _manifest(folder_of(name))
         if changed := [
@@ -353,8 +352,7 @@ def _pictures(file: Path) -> tuple[BenchPicture, ...]:
     return tuple(made)
 
 
-# --- when it is done
-# -----------------------------------------------------------------------------------------------
+# --- when it is done ------------------------------------------------------------------------------
 
 
 def worst(report: BenchReport, count: int = WORST) -> list[BenchPicture]:

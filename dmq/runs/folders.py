@@ -77,8 +77,7 @@ def check_writable(folder: Path | None = None) -> None:
     if free < LEAST_FREE:
         raise DmqError(
             f"{there}: {free / 1e6:.1f} MB are free on its disk, at least {LEAST_FREE / 1e6:.0f} "
-            "are "
-            f"needed; make room, or {ELSEWHERE}."
+            f"are needed; make room, or {ELSEWHERE}."
         )
 
 

@@ -61,8 +61,7 @@ def parsed(said: str) -> int:
     return int(float(number) * (1024 ** (("", "K", "M", "G", "T").index(unit)) if binary else base))
 
 
-# --- who holds what
-# -------------------------------------------------------------------------------------------------
+# --- who holds what -------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -114,8 +113,7 @@ def piece_of(home: Path, folder: Path) -> Path | None:
     return home.joinpath(*parts[:count])
 
 
-# --- making room
-# --------------------------------------------------------------------------------------------------
+# --- making room ----------------------------------------------------------------------------------
 
 
 def pieces(home: Path) -> list[Path]:

@@ -34,8 +34,7 @@ MULTIPLE = 8  # of which inputs and outputs have to be one for it
 WRONG = "its sums are wrong on this processor"
 OVERFLOW = (
     "8-bit weights times 8-bit inputs may overflow the 16-bit sums of this processor, which has no "
-    "VNNI; "
-    "weights or inputs of 7 bits cannot"
+    "VNNI; weights or inputs of 7 bits cannot"
 )
 
 

@@ -127,8 +127,7 @@ class PackedLayer(nn.Module):
         """The weight that quantized inputs meet."""
         return self.weight if self.left is None else self.codes.rest_weight().to(self.dtype)
 
-    # --- on codes
-    # ----------------------------------------------------------------------------------------------
+    # --- on codes ---------------------------------------------------------------------------------
 
     def _bits(self) -> int | None:
         """Bits of the inputs now; None if they pass as floats, or have more than kernels take."""
@@ -203,8 +202,7 @@ class PackedLayer(nn.Module):
             for scale, zero in self.grids[slot]
         ]
 
-    # --- preparing
-    # ----------------------------------------------------------------------------------------------
+    # --- preparing --------------------------------------------------------------------------------
 
     def _prepare(self) -> str:
         """Make the kernels, and say why not if they cannot be made."""

@@ -226,8 +226,7 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- how long it will take
-# -----------------------------------------------------------------------------------------
+# --- how long it will take ------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

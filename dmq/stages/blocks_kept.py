@@ -33,8 +33,7 @@ def blocks_result(recipe: Recipe) -> "LearnedBlocks | None":
     if not folder.is_dir():
         raise DmqError(
             "recipe.reconstruction: the rounding of the blocks was not learned yet; press Learn, "
-            "or run "
-            "`dmq reconstruct` or `dmq run` with this recipe."
+            "or run `dmq reconstruct` or `dmq run` with this recipe."
         )
     return _load_blocks(folder, blocks_changed(recipe))
 

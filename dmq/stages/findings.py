@@ -54,10 +54,9 @@ class Inversion:
         )
         return (
             f"{self.domain}: by {label} to real pictures {self.damaged} is better than "
-            f"{self.better} ({a} against {b}"
-            f"{'' if self.sure else overlap}), by {label} to the float pictures it is worse ({c} "
-            f"against {d}"
-            f"{'' if self.apart else overlap}{seen}); n = {self.samples}."
+            f"{self.better} ({a} against {b}{'' if self.sure else overlap}), by {label} to the "
+            f"float pictures it is worse ({c} against {d}{'' if self.apart else overlap}{seen}); n "
+            f"= {self.samples}."
         )
 
 

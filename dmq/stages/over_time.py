@@ -201,8 +201,7 @@ def _strip(drawn: Walk) -> tuple[np.ndarray, ...]:
     return (*(pictures[0] for _, pictures in sorted(drawn.on_the_way.items())), *drawn.pictures[:1])
 
 
-# --- the probe
-# --------------------------------------------------------------------------------------------------
+# --- the probe ------------------------------------------------------------------------------------
 
 
 def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:

@@ -69,8 +69,7 @@ def memory_line(model: str, wanted: Placement | None = None) -> str:
     numbers = sum(sum(part.values()) for part in weights.values())
     return (
         f"{model}: {numbers / 1e6:,.0f} million parameters, {needed / 1e9:.2f} GB on "
-        f"{place.line()}; "
-        f"{free / 1e9:.1f} GB are free."
+        f"{place.line()}; {free / 1e9:.1f} GB are free."
     )
 
 

@@ -105,8 +105,7 @@ def predict(
     return result
 
 
-# --- what it depends on
-# ---------------------------------------------------------------------------------------------
+# --- what it depends on ---------------------------------------------------------------------------
 
 
 def _asked(spec: Predictor) -> Predictor:
@@ -170,8 +169,7 @@ def _judged(
     return labels[: len(mixes)], labels[len(mixes) :]
 
 
-# --- one label: what a worker does
-# ----------------------------------------------------------------------------------
+# --- one label: what a worker does ----------------------------------------------------------------
 
 _one_at_a_time = threading.Lock()  # the floats of a subject are drawn once
 
@@ -265,8 +263,7 @@ def _watched(subject: Recipe, spec: Predictor, again: bool, _state: str) -> "Wat
     return watch(loaded.denoiser, trajectory, spec.steps, spec.pictures)
 
 
-# --- weights as all choices
-# -----------------------------------------------------------------------------------------
+# --- weights as all choices -----------------------------------------------------------------------
 
 
 def _mixed(task: Task) -> "dict[str, Tensor]":

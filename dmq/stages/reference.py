@@ -88,8 +88,7 @@ def _shipped(file: Path, model: str, eye: "PictureText") -> tuple[np.ndarray, st
         if plain["fingerprint"] != weights_of(eye):
             raise DmqError(
                 f"the features of real pictures that ship with {SHIPPED} are of other weights than "
-                "it has; "
-                "run `python -m training.reference`, or give a folder of real pictures."
+                "it has; run `python -m training.reference`, or give a folder of real pictures."
             )
         features = opened.get_tensor(model).astype(np.float32)
     return features, f"{len(features)} {plain['what']}"

@@ -41,8 +41,7 @@ def search_result(recipe: Recipe) -> SearchResult:
     if folder is None:
         raise DmqError(
             f"no groups were learned yet for {recipe.model} with this recipe. Run the search "
-            "first: "
-            "press Search, or run `dmq search`."
+            "first: press Search, or run `dmq search`."
         )
     result, stats = _load_search(folder, search_changed(folder)), statistics(recipe)
     for name in ("sampler", "timesteps"):

@@ -72,8 +72,7 @@ class Task:
         return f"{self.layers[0]}{several}{label}{which}"
 
 
-# --- asked and answered
-# ----------------------------------------------------------------------------------------------
+# --- asked and answered ---------------------------------------------------------------------------
 
 
 def sensitivity(
@@ -155,8 +154,7 @@ def agreement(a: SensitivityTable, b: SensitivityTable) -> "Agreement":
     return agreement(a, b)
 
 
-# --- its parts
-# --------------------------------------------------------------------------------------------------
+# --- its parts ------------------------------------------------------------------------------------
 
 
 def _layers(recipe: Recipe) -> tuple[tuple[Layer, ...], list[str]]:
@@ -267,8 +265,7 @@ def _title(ask: Sensitivity) -> str:
     return ", ".join(parts + (["quantized activations"] if ask.activations else []))
 
 
-# --- one part: what a worker does
-# ------------------------------------------------------------------------------------
+# --- one part: what a worker does -----------------------------------------------------------------
 
 _one_at_a_time = threading.Lock()  # weights are exchanged in a model that all parts share
 _watched: dict[tuple, "Watched"] = {}  # the last ones, by what they depend on

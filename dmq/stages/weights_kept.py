@@ -129,8 +129,7 @@ def weights_result(recipe: Recipe) -> "dict[str, LearnedWeight]":
     if missing:
         raise DmqError(
             f"recipe.weights.format: {missing} of {len(tasks)} weights were not learned from "
-            "inputs yet; "
-            "they are when pictures are drawn, or run `dmq learn` with this recipe."
+            "inputs yet; they are when pictures are drawn, or run `dmq learn` with this recipe."
         )
     return {task.layer: load_learned(recipe, task) for task in tasks}
 

@@ -64,8 +64,7 @@ def optimal(spec: OptimalGroups, table: ErrorTable) -> Groups:
     if spec.count * spec.min_length > table.steps:
         raise DmqError(
             f"grouping asks for {spec.count} groups of at least {spec.min_length} steps, but there "
-            "are only "
-            f"{table.steps} steps; lower count or min_length."
+            f"are only {table.steps} steps; lower count or min_length."
         )
     if not len(table.quantized):
         return _common(

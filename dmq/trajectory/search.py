@@ -22,8 +22,7 @@ ETA = 2.0 / (
 )  # 2.0 a visit in the released code, on its scale of up to 44 ln(8) / 8 = 11.44
 
 
-# --- what is learned
-# -----------------------------------------------------------------------------------------------
+# --- what is learned ------------------------------------------------------------------------------
 
 
 def ranges(centre: Tensor, log_width: Tensor) -> tuple[Tensor, Tensor]:
@@ -57,8 +56,7 @@ def uncertainty(weights: Tensor) -> Tensor:
     return (weights * -weights.clamp(min=1e-12).log()).sum(-1) / math.log(weights.shape[-1])
 
 
-# --- where it starts
-# -----------------------------------------------------------------------------------------------
+# --- where it starts ------------------------------------------------------------------------------
 
 
 def kmeans(points: np.ndarray, count: int, passes: int = 100) -> np.ndarray:
@@ -158,8 +156,7 @@ def start_logits(slot: np.ndarray, count: int) -> np.ndarray:
     return np.where(slot[:, :, None] == np.arange(count), np.float32(START), np.float32(0))
 
 
-# --- which step is next
-# --------------------------------------------------------------------------------------------
+# --- which step is next ---------------------------------------------------------------------------
 
 
 def ucb(uncertain: np.ndarray, visits: np.ndarray) -> np.ndarray:
@@ -212,8 +209,7 @@ def discrepancy_after(alike: np.ndarray, visits: np.ndarray) -> np.ndarray:
     return used / n**2 - 2 * (alike.mean(1) @ visits + alike.mean(1)) / n + alike.mean()
 
 
-# --- how it ends
-# --------------------------------------------------------------------------------------------------
+# --- how it ends ----------------------------------------------------------------------------------
 
 
 def harden(weights: np.ndarray, contiguous: bool) -> np.ndarray:
@@ -290,8 +286,7 @@ def learned_errors(result: SearchResult, table: ErrorTable) -> GroupErrors:
     return table.errors_of(groups, low, high)
 
 
-# --- a yardstick
-# --------------------------------------------------------------------------------------------------
+# --- a yardstick ----------------------------------------------------------------------------------
 
 
 def lloyd(lost: np.ndarray, slot: np.ndarray) -> np.ndarray:

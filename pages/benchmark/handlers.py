@@ -122,8 +122,7 @@ def findings(report: BenchReport) -> str:
     more = f"<p>{rest} more such pair{'s' * (rest > 1)} in this table.</p>" if rest > 0 else ""
     return (
         f"<div class='finding' role='note'><b>Real pictures as the yardstick {surely} mislead "
-        "here</b>"
-        f"<ul>{lines}</ul>{more}</div>"
+        f"here</b><ul>{lines}</ul>{more}</div>"
     )
 
 

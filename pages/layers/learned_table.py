@@ -42,8 +42,7 @@ LEFT = (
 HEAD = ["", "Spearman", "± over folds", "at equal bits", "NDCG", "agreement of folds (tau)"]
 
 
-# --- how far to trust it
-# --------------------------------------------------------------------------------------------
+# --- how far to trust it --------------------------------------------------------------------------
 
 
 def trust(found: PredictorResult | None) -> str:
@@ -78,8 +77,7 @@ def _said(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
-# --- a new one
-# --------------------------------------------------------------------------------------------------
+# --- a new one ------------------------------------------------------------------------------------
 
 
 def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Predictor:

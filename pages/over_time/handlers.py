@@ -168,8 +168,7 @@ def nothing(why: str) -> dict[str, Any]:
     return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
 
 
-# --- what runs
-# --------------------------------------------------------------------------------------------------
+# --- what runs ------------------------------------------------------------------------------------
 
 
 JOB = JobPanel(

@@ -22,8 +22,7 @@ from ..session import Shared, read, set_outside
 from ..widgets.plotly_view import PlotlyView
 
 
-# --- the recipe and its state
-# ---------------------------------------------------------------------------------------
+# --- the recipe and its state ---------------------------------------------------------------------
 
 
 def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
@@ -89,8 +88,7 @@ def found(recipe: Recipe, picked: str) -> dict[str, Any]:
     return overview(recipe, picked) | {"go": gr.update(visible=False)}
 
 
-# --- figures
-# --------------------------------------------------------------------------------------------------
+# --- figures --------------------------------------------------------------------------------------
 
 
 def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
@@ -153,8 +151,7 @@ def choose(text: str, layer: str | None, picked: str) -> dict[str, Any]:
     return overview(read(text), f"{layer} {picked.rpartition(' ')[2] or 0}") if layer else {}
 
 
-# --- what runs
-# --------------------------------------------------------------------------------------------------
+# --- what runs ------------------------------------------------------------------------------------
 
 
 def rest(text: str) -> dict[str, Any]:

@@ -33,10 +33,9 @@ def tab(shared: Shared) -> None:
     out: dict[str, Any] = {}
     gr.Markdown(
         "A weight need not take its nearest code: what matters is what its block answers. Here the "
-        "rounding of each "
-        "block's weights is learned, one block after another, so that it answers as the float one "
-        "(AdaRound, BRECQ). "
-        "It shows at 4 bits and below; it takes minutes to hours."
+        "rounding of each block's weights is learned, one block after another, so that it answers "
+        "as the float one (AdaRound, BRECQ). It shows at 4 bits and below; it takes minutes to "
+        "hours."
     )
     own = out["own"] = gr.Checkbox(False, label="Learn the rounding block by block")
     form = draw_settings(out)

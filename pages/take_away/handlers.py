@@ -47,8 +47,7 @@ JOB = JobPanel(
 )
 
 
-# --- sizes and kernels
-# ----------------------------------------------------------------------------------------------
+# --- sizes and kernels ----------------------------------------------------------------------------
 
 
 def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
@@ -147,8 +146,7 @@ def named(layers: tuple[str, ...]) -> str:
     return ", ".join(layers[:NAMED]) + more
 
 
-# --- exporting
-# --------------------------------------------------------------------------------------------------
+# --- exporting ------------------------------------------------------------------------------------
 
 
 def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
@@ -207,8 +205,7 @@ def packed(name: str) -> Generator[stages.Progress, None, Path]:
             yield stages.Progress("Pack, kB", seen[0] // 1000, seen[1] // 1000)
 
 
-# --- how it is loaded
-# -----------------------------------------------------------------------------------------------
+# --- how it is loaded -----------------------------------------------------------------------------
 
 
 def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
@@ -272,8 +269,7 @@ def commands(recipe: Recipe, kind: str, whole: bool, folder: str) -> str:
     return f"dmq export {shlex.quote(words.file_name(recipe))} {place}{marks}\n{check}"
 
 
-# --- the Hub
-# --------------------------------------------------------------------------------------------------
+# --- the Hub --------------------------------------------------------------------------------------
 
 
 def push(name: str | None, repository: str, private: bool) -> Iterator[dict[str, Any]]:

@@ -168,11 +168,9 @@ def build(session: Shared) -> None:
     with gr.Accordion("Learn the groups by gradients (ADP-DM)", open=False, elem_id="search"):
         gr.Markdown(
             "A search decides which steps share a quantizer: at every layer all groups are mixed "
-            "by importance "
-            "weights, which are learned together with the groups' ranges until each step has "
-            "chosen one. It draws "
-            "with the float model and then runs the quantized one forth and back, which takes "
-            "minutes."
+            "by importance weights, which are learned together with the groups' ranges until each "
+            "step has chosen one. It draws with the float model and then runs the quantized one "
+            "forth and back, which takes minutes."
         )
         every = forms.form(
             LearnedGroups, "Search", leave=tuple(f for f in names() if f not in MAIN)

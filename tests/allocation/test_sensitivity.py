@@ -95,8 +95,7 @@ def deltas_of(loaded, names, *specs):
     }
 
 
-# --- what is looked at
-# -----------------------------------------------------------------------------------------------
+# --- what is looked at ----------------------------------------------------------------------------
 
 
 def test_steps_are_spread_evenly_and_never_more_than_there_are():
@@ -133,8 +132,7 @@ def test_too_few_pictures_and_numbers_that_are_none_are_told():
         watch(broken, trajectory, 2, 2)
 
 
-# --- measured
-# --------------------------------------------------------------------------------------------------
+# --- measured -------------------------------------------------------------------------------------
 
 
 def test_the_noise_error_is_that_of_a_copy_with_the_other_weight(subject):
@@ -200,8 +198,7 @@ def test_an_answer_that_is_not_finite_costs_infinitely_much():
     assert np.isinf(summary(values)[0])
 
 
-# --- estimated
-# --------------------------------------------------------------------------------------------------
+# --- estimated ------------------------------------------------------------------------------------
 
 
 def exact_first_order(loaded, trajectory, i, name, delta):
@@ -398,8 +395,7 @@ def test_an_estimate_that_is_not_finite_is_infinite():
     assert np.isinf(probe_changes(watched, {name: delta}, 1, 0)).all()
 
 
-# --- what choices change
-# ---------------------------------------------------------------------------------------------
+# --- what choices change --------------------------------------------------------------------------
 
 
 def test_changes_are_those_of_the_codes_and_held_as_far_as_there_is_room(subject):
@@ -438,8 +434,7 @@ def test_layers_are_taken_in_one_sweep_if_they_fit_and_in_few_if_not():
     assert sweeps(layers, [4, 3], 1) == [(layer.name,) for layer in layers]
 
 
-# --- the layer alone
-# -------------------------------------------------------------------------------------------------
+# --- the layer alone ------------------------------------------------------------------------------
 
 
 def test_the_local_error_is_that_of_the_layers_own_output(subject):
@@ -471,8 +466,7 @@ def test_the_local_error_is_that_of_the_layers_own_output(subject):
     assert (found[:, 1].mean((-1, -2)) < found[:, 0].mean((-1, -2))).all()
 
 
-# --- what it comes to
-# ------------------------------------------------------------------------------------------------
+# --- what it comes to -----------------------------------------------------------------------------
 
 
 def test_the_spread_is_the_standard_error_over_samples():

@@ -68,8 +68,7 @@ def write_recipe(page, text):
     press(page, "Apply")
 
 
-# --- time groups
-# --------------------------------------------------------------------------------------------------
+# --- time groups ----------------------------------------------------------------------------------
 
 
 def test_dragging_a_boundary_changes_the_errors_and_the_link(visit, recipe):
@@ -111,8 +110,7 @@ def test_the_keyboard_moves_removes_and_adds_boundaries(visit, recipe):
     expect(page.locator(".cut")).to_have_count(0)
 
 
-# --- activations
-# --------------------------------------------------------------------------------------------------
+# --- activations ----------------------------------------------------------------------------------
 
 
 def test_a_click_on_the_heat_map_shows_that_layer_and_step(visit, recipe):
@@ -158,8 +156,7 @@ def test_a_class_that_opens_the_same_link_at_once_sees_the_page(chromium, addres
         room.close()
 
 
-# --- the sidebar
-# --------------------------------------------------------------------------------------------------
+# --- the sidebar ----------------------------------------------------------------------------------
 
 
 def test_the_table_of_layers_is_filled_when_opened_can_be_searched_and_follows(visit, recipe):
@@ -197,8 +194,7 @@ def test_on_a_phone_nothing_is_cut_off_and_the_bits_are_two_touches_away(visit, 
     expect(page.get_by_label("Activation bits", exact=True)).to_be_in_viewport(ratio=1)
 
 
-# --- links
-# --------------------------------------------------------------------------------------------------
+# --- links ----------------------------------------------------------------------------------------
 
 
 def test_a_link_restores_model_recipe_and_tab(visit, recipe):
@@ -258,8 +254,7 @@ def test_light_and_dark_both_read_well(visit, recipe):
     assert contrast["dark"] < -300
 
 
-# --- compare
-# --------------------------------------------------------------------------------------------------
+# --- compare --------------------------------------------------------------------------------------
 
 
 def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
@@ -300,8 +295,7 @@ def test_a_model_without_prompts_asks_for_none(visit, unprompted):
     expect(page.get_by_label("Prompts, one per line", exact=True)).to_be_hidden()
 
 
-# --- long work
-# --------------------------------------------------------------------------------------------------
+# --- long work ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("leave", ["stop", "reload"])
@@ -356,8 +350,7 @@ def test_two_visitors_with_different_models_do_not_disturb_each_other(
     other.context.close()
 
 
-# --- what goes wrong
-# -----------------------------------------------------------------------------------------------
+# --- what goes wrong ------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -102,8 +102,7 @@ def iterate(search, i, entropy=0.05):
     return optimiser
 
 
-# --- learning
-# --------------------------------------------------------------------------------------------------
+# --- learning -------------------------------------------------------------------------------------
 
 
 def differing(search):
@@ -294,8 +293,7 @@ def test_soft_banks_are_the_candidates_averaged(subject):
         )
 
 
-# --- what comes of it
-# ----------------------------------------------------------------------------------------------
+# --- what comes of it -----------------------------------------------------------------------------
 
 
 def test_the_result_is_what_the_quantized_model_uses_bit_for_bit(subject):
@@ -453,8 +451,7 @@ def test_the_local_costs_are_in_order(subject):
     assert total["lloyd"] <= total["kmeans"] * slack and total["per step"] <= total["lloyd"] * slack
 
 
-# --- ends before its time
-# ------------------------------------------------------------------------------------------
+# --- ends before its time -------------------------------------------------------------------------
 
 
 def test_stopping_keeps_what_is_there(ddpm):
@@ -513,8 +510,7 @@ def test_ranges_that_grow_out_of_hand_are_taken_back(ddpm):
     assert all(torch.equal(a, b) for a, b in zip(search.candidates.state(), good, strict=True))
 
 
-# --- bad input
-# --------------------------------------------------------------------------------------------------
+# --- bad input ------------------------------------------------------------------------------------
 
 
 def test_more_groups_than_steps_are_refused(ddpm):

@@ -277,8 +277,7 @@ def test_only_safetensors_are_written(sd, tmp_path):
         loaded.save_pretrained(tmp_path / "again", safe_serialization=False)
 
 
-# --- all or nothing
-# ------------------------------------------------------------------------------------------------
+# --- all or nothing -------------------------------------------------------------------------------
 
 
 def test_nothing_is_left_of_an_export_that_ends_early(sd, tmp_path, monkeypatch):

@@ -119,8 +119,7 @@ def test_folders_that_are_none_are_told(tmp_path, exported):
         dmq.checkpoint.load_pipeline(folder / "unet")
 
 
-# --- shard by shard
-# ------------------------------------------------------------------------------------------------
+# --- shard by shard -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -198,8 +197,7 @@ def test_a_plan_of_shapes_alone_is_the_one_with_statistics(model):
     )
 
 
-# --- for others
-# --------------------------------------------------------------------------------------------------
+# --- for others -----------------------------------------------------------------------------------
 
 
 def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_imported(
@@ -209,10 +207,9 @@ def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_impo
     run_to_end(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
     code = (
         "import sys; from diffusers import DiffusionPipeline as P; p = "
-        "P.from_pretrained(sys.argv[1]); "
-        "print(sum(x.double().abs().sum().item() for x in p.unet.parameters()), 'dmq' in "
-        "sys.modules); "
-        "import dmq.checkpoint; print(P.from_pretrained(sys.argv[2]).unet.plan.bytes)"
+        "P.from_pretrained(sys.argv[1]); print(sum(x.double().abs().sum().item() for x in "
+        "p.unet.parameters()), 'dmq' in sys.modules); import dmq.checkpoint; "
+        "print(P.from_pretrained(sys.argv[2]).unet.plan.bytes)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "plain", folder],

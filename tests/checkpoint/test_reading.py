@@ -72,8 +72,7 @@ def rewritten(folder, change, seal=True):
     save_file(tensors, folder / WEIGHTS, metadata=metadata)
 
 
-# --- any bytes
-# --------------------------------------------------------------------------------------------------
+# --- any bytes ------------------------------------------------------------------------------------
 
 
 def same_or_refused(folder, whole):
@@ -164,8 +163,7 @@ def written_copy(whole, folder, name, raw):
     return place
 
 
-# --- headers
-# --------------------------------------------------------------------------------------------------
+# --- headers --------------------------------------------------------------------------------------
 
 
 ONE = {"a": {"dtype": "U8", "shape": [2, 2], "data_offsets": [0, 4]}}
@@ -246,8 +244,7 @@ def test_what_safetensors_writes_is_read(tmp_path):
     assert all(torch.equal(files.fetch(name), x) for name, x in tensors.items())
 
 
-# --- folders
-# --------------------------------------------------------------------------------------------------
+# --- folders --------------------------------------------------------------------------------------
 
 
 def test_pickles_are_never_opened(copy):
@@ -327,8 +324,7 @@ def test_parts_of_two_checkpoints_are_no_checkpoint(copy, ddpm, sd, tmp_path):
     refused(copy, "is not the plan in config.json")
 
 
-# --- what lies, with digests that are true
-# -------------------------------------------------------------------------
+# --- what lies, with digests that are true --------------------------------------------------------
 
 
 def weight_name(settings):

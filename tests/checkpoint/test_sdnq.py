@@ -194,8 +194,7 @@ def test_a_pipeline_draws_without_dmq_what_its_weights_draw(sd, tmp_path):
     assert drawn.std() > 0 and np.abs(drawn - expected).max() < 1e-4
 
 
-# --- the format, without SDNQ
-# --------------------------------------------------------------------------------------
+# --- the format, without SDNQ ---------------------------------------------------------------------
 
 
 def grid(bits, symmetric, size=8):

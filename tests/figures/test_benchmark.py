@@ -192,10 +192,8 @@ def test_a_table_never_shows_a_figure_without_its_context():
     said = bench_table.context(REPORT)
     assert said == (
         "m; DDIMScheduler; seeds 0, 1, 2, 3, noise floor with seeds 4, 5, 6, 7; in (5 prompts), "
-        "out (5 prompts); "
-        "features and matches by emoji-clip; real pictures: 9 pictures; intervals: 95 %, over "
-        "prompts; "
-        "seconds on x86_64."
+        "out (5 prompts); features and matches by emoji-clip; real pictures: 9 pictures; "
+        "intervals: 95 %, over prompts; seconds on x86_64."
     )
     text = bench_table.text(REPORT)
     assert (

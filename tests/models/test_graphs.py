@@ -27,8 +27,7 @@ def weight_layers(model):
     return {name for name, module in model.named_modules() if isinstance(module, LAYERS)}
 
 
-# --- true sizes
-# --------------------------------------------------------------------------------------------------
+# --- true sizes -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -77,8 +76,7 @@ def test_hunyuan_has_the_published_nodes_and_those_that_the_release_leaves_out()
     assert types["skip_linear"] == types["skip_linear:1"] == 19
 
 
-# --- any model
-# --------------------------------------------------------------------------------------------------
+# --- any model ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", [*WIRED, "SD3", "Flux"])

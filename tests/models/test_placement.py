@@ -153,8 +153,7 @@ def test_weights_are_counted_from_the_headers(tmp_path):
     assert "vae" not in count_weights(tmp_path / "m")
 
 
-# --- running elsewhere
-# ----------------------------------------------------------------------------------------------
+# --- running elsewhere ----------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -264,8 +263,7 @@ def test_an_error_in_the_middle_takes_the_offload_off_again(folder):
     assert [set(vars(module)) for module in loaded.denoiser.modules()] == names
 
 
-# --- too little memory, and numbers that are none
-# --------------------------------------------------------------------
+# --- too little memory, and numbers that are none -------------------------------------------------
 
 
 def failing_above(rows):

@@ -83,8 +83,7 @@ def test_no_visitor_moves_the_models_of_all(host):
     ]
 
 
-# --- what may be named
-# ---------------------------------------------------------------------------------------------
+# --- what may be named ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", HOSTILE, ids=repr)
@@ -134,8 +133,7 @@ def test_a_file_is_one_that_was_uploaded(host, visitor, handler, before):
     assert "SECRET" not in repr(answers)
 
 
-# --- whose things
-# --------------------------------------------------------------------------------------------------
+# --- whose things ---------------------------------------------------------------------------------
 
 
 def test_two_visitors_do_not_see_each_other(host, visitor):
@@ -210,8 +208,7 @@ def test_without_it_the_app_is_as_it_was(monkeypatch):
     ]
 
 
-# --- what is told
-# --------------------------------------------------------------------------------------------------
+# --- what is told ---------------------------------------------------------------------------------
 
 
 def test_pages_show_errors_without_places():

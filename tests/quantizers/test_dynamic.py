@@ -209,8 +209,7 @@ def test_bits_follow_the_step_where_they_differ_and_bypassing_works():
     assert module(x) is x
 
 
-# --- plans
-# --------------------------------------------------------------------------------------------------
+# --- plans ----------------------------------------------------------------------------------------
 
 
 def test_a_plan_needs_no_ranges_and_stores_none(sd):
@@ -300,8 +299,7 @@ def test_what_learns_nothing_of_ranges_is_not_refused():
         Activations(dynamic="token", granularity=PerChannel(), range=MinMax())
 
 
-# --- models
-# --------------------------------------------------------------------------------------------------
+# --- models ---------------------------------------------------------------------------------------
 
 
 def model_of(subject, bits, per="token", attention=FLOAT, **changes):

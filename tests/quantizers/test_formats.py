@@ -121,8 +121,7 @@ def test_codes_without_learning_are_the_nearest_ones_of_gptqs_grid(group):
     assert ((made.dequantize() - x).abs() <= step / 2 * 1.001)[inside].all()
 
 
-# --- factors and a rest
-# ----------------------------------------------------------------------------------------------
+# --- factors and a rest ---------------------------------------------------------------------------
 
 
 def test_the_parts_of_a_low_rank_weight_are_for_smoothed_inputs():
@@ -175,8 +174,7 @@ def test_smoothing_is_refused_where_the_format_has_none():
         low_rank_codes(weight(), Weights(bits=4, format=LowRank(smooth=False)), torch.ones(40))
 
 
-# --- what cannot be
-# ------------------------------------------------------------------------------------------------
+# --- what cannot be -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("form", FORMATS, ids=repr)
@@ -210,8 +208,7 @@ def test_codes_that_were_kept_before_there_were_formats_are_read():
     assert set(arrays) == {"codes/layer", "scale/layer", "zero/layer"}
 
 
-# --- bytes, exact (qua2sedimo, "Byte accounting")
-# --------------------------------------------------------------------
+# --- bytes, exact (qua2sedimo, "Byte accounting") -------------------------------------------------
 
 
 LABELS = ["UAQ-4", "UAQ-3", "KMC-4", "KMC-3", "KMA-4", "KMA-3"]

@@ -59,8 +59,7 @@ def values(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-# --- which format a layer has
-# --------------------------------------------------------------------------------------
+# --- which format a layer has ---------------------------------------------------------------------
 
 
 def test_the_last_override_with_a_format_holds_and_bits_are_apart(sd):
@@ -179,8 +178,7 @@ def test_a_weight_that_is_not_finite_is_named(sd):
             quantized(broken.model, plan, broken.adapter)
 
 
-# --- low rank
-# --------------------------------------------------------------------------------------------------
+# --- low rank -------------------------------------------------------------------------------------
 
 
 def dynamic_bank(bits, kind):

@@ -42,8 +42,7 @@ def made(subject, cached=None, slot=None, **changes):
     return quantized(subject.model, timed(subject, cached, slot, **changes), subject.adapter)
 
 
-# --- ranges per step
-# -----------------------------------------------------------------------------------------------
+# --- ranges per step ------------------------------------------------------------------------------
 
 
 def test_the_banks_of_the_time_path_hold_exactly_the_range_of_each_step(subject):
@@ -125,8 +124,7 @@ def test_a_constant_activation_has_a_finite_scale(subject):
     assert (table.scale >= 1e-8).all() and (table(0) == 0).all()
 
 
-# --- the cache
-# --------------------------------------------------------------------------------------------------
+# --- the cache ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [4, 8, 11, 16])
@@ -229,8 +227,7 @@ def test_pixart_whose_output_reads_the_embedding_can_be_cached():
             assert (twin(**tiny_call(model, t)).sample - wanted).abs().max() < 1e-3 * wanted.std()
 
 
-# --- per request
-# --------------------------------------------------------------------------------------------------
+# --- per request ----------------------------------------------------------------------------------
 
 
 @pytest.fixture(
@@ -311,8 +308,7 @@ def test_a_plan_with_a_cache_per_request_says_so(sd):
         timed(sd, temporal=Temporal(cache=Cache(selection="block")))
 
 
-# --- selection
-# --------------------------------------------------------------------------------------------------
+# --- selection ------------------------------------------------------------------------------------
 
 
 def errors_of(seed, projections=7, steps=9):
@@ -395,8 +391,7 @@ def test_a_selection_needs_errors_and_a_model_a_block(ddpm):
         time_path(replace(ddpm.info, temporal=None), Temporal(), 6)
 
 
-# --- the whole
-# --------------------------------------------------------------------------------------------------
+# --- the whole ------------------------------------------------------------------------------------
 
 
 def test_learned_codes_are_used_as_they_are(ddpm):

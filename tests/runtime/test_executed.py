@@ -231,8 +231,7 @@ def test_the_float_model_is_left_alone(subject):
     assert all(torch.equal(x, before[name]) for name, x in subject.model.state_dict().items())
 
 
-# --- kernels
-# --------------------------------------------------------------------------------------------------
+# --- kernels --------------------------------------------------------------------------------------
 
 
 LAYOUTS = {
@@ -356,8 +355,7 @@ def test_reflected_padding_has_no_kernel():
     assert "padding 'reflect'" in kernel_for(layer, part)
 
 
-# --- codes and attention
-# --------------------------------------------------------------------------------------------
+# --- codes and attention --------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("bits", [2, 5, 8])
@@ -450,8 +448,7 @@ def test_slots_with_more_than_eight_bits_run_in_float(subject):
             assert torch.equal(layer(x), simulated.get_submodule(name)(x)), name
 
 
-# --- compiled
-# --------------------------------------------------------------------------------------------------
+# --- compiled -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", [*FORMS, "inputs in float"])

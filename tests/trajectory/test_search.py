@@ -42,8 +42,7 @@ def spread(points, slot):
     )
 
 
-# --- what is learned
-# -----------------------------------------------------------------------------------------------
+# --- what is learned ------------------------------------------------------------------------------
 
 
 def test_ranges_contain_zero_and_are_as_wide_as_said():
@@ -79,8 +78,7 @@ def test_equal_logits_have_no_gradient_and_the_start_has():
         assert (logits.grad.abs().max() > 1e-6).item() == alive
 
 
-# --- where it starts
-# -----------------------------------------------------------------------------------------------
+# --- where it starts ------------------------------------------------------------------------------
 
 
 def test_kmeans_finds_clusters_that_are_apart():
@@ -118,8 +116,7 @@ def test_runs_of_steps_equal_exhaustive_search(count):
         assert spread(site, slot) == pytest.approx(best)
 
 
-# --- which step is next
-# --------------------------------------------------------------------------------------------
+# --- which step is next ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("score", [ucb, linear], ids=["ucb", "linear"])
@@ -171,8 +168,7 @@ def test_equal_steps_are_alike_and_no_visits_are_no_trouble():
     assert (alike == 1).all() and np.isfinite(discrepancy_after(alike, np.zeros(4))).all()
 
 
-# --- how it ends
-# --------------------------------------------------------------------------------------------------
+# --- how it ends ----------------------------------------------------------------------------------
 
 
 def test_hardening_into_runs_equals_exhaustive_search():
@@ -194,8 +190,7 @@ def test_unused_groups_are_dropped_with_their_ranges():
     assert narrow.tolist() == [[0, 0], [1, 0]] and table.tolist() == [[2, 0], [3, 4]]
 
 
-# --- a yardstick
-# --------------------------------------------------------------------------------------------------
+# --- a yardstick ----------------------------------------------------------------------------------
 
 
 def cost(lost, slot):

@@ -91,8 +91,7 @@ def labels_of(found):
     return {row[NAME]: row[CHOICE] for row in found["layers"]}
 
 
-# --- which table, which view
-# ----------------------------------------------------------------------------------------
+# --- which table, which view ----------------------------------------------------------------------
 
 
 def test_the_first_table_is_open_at_once_with_what_its_costs_hold_for(text, table, name):
@@ -258,8 +257,7 @@ def test_names_that_nobody_kept_are_refused(text, wrong):
         layers.look(text, wrong, *VIEW)
 
 
-# --- the budget
-# --------------------------------------------------------------------------------------------------
+# --- the budget -----------------------------------------------------------------------------------
 
 
 def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, name):
@@ -347,8 +345,7 @@ def test_an_emptied_slider_is_told(text, table, name, bits):
     )
 
 
-# --- by hand
-# --------------------------------------------------------------------------------------------------
+# --- by hand --------------------------------------------------------------------------------------
 
 
 def edited(found, row, label):
@@ -426,8 +423,7 @@ def test_rows_that_are_shown_are_not_sent_again_and_old_ones_edit_nothing(text, 
     assert late == {"layers": after["shown"]}
 
 
-# --- to the recipe, and new tables
-# ----------------------------------------------------------------------------------
+# --- to the recipe, and new tables ----------------------------------------------------------------
 
 
 def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table, name):
@@ -520,8 +516,7 @@ def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
         next(work)
 
 
-# --- learned from random mixes
-# --------------------------------------------------------------------------------------
+# --- learned from random mixes --------------------------------------------------------------------
 
 
 def test_a_form_asks_for_a_predictor_and_keeps_defaults_of_what_it_leaves_out():

@@ -111,8 +111,7 @@ def refused(work):
     return seen[-1]
 
 
-# --- errors along the steps
-# -----------------------------------------------------------------------------------------
+# --- errors along the steps -----------------------------------------------------------------------
 
 
 def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monkeypatch):
@@ -211,8 +210,7 @@ def test_a_prompt_is_no_html():
     assert "<img" not in said and "&lt;img" in said and said.startswith("1 picture (")
 
 
-# --- ranges along the quantized trajectory
-# ---------------------------------------------------------------------------
+# --- ranges along the quantized trajectory --------------------------------------------------------
 
 
 def test_the_form_makes_progressive_ranges(low):
@@ -298,8 +296,7 @@ def test_what_hinders_is_said(low, changes, why):
     )
 
 
-# --- more bits for some steps
-# ----------------------------------------------------------------------------------------
+# --- more bits for some steps ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -404,8 +401,7 @@ def test_measuring_that_is_stopped_keeps_nothing(low):
     assert not stages.windows_known(recipe)
 
 
-# --- the probe
-# --------------------------------------------------------------------------------------------------
+# --- the probe ------------------------------------------------------------------------------------
 
 
 def test_a_probe_is_drawn_picture_by_picture_and_there_again(low):
@@ -518,8 +514,7 @@ def test_which_window_the_match_suffers_from_is_computed():
     assert "the match" not in probe.summary((picture(0, 0.1, math.nan), picture(3, 0.4, math.nan)))
 
 
-# --- all of them
-# --------------------------------------------------------------------------------------------------
+# --- all of them ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

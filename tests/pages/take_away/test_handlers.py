@@ -41,8 +41,7 @@ def exported(recipe):
     }
 
 
-# --- sizes and kernels
-# ----------------------------------------------------------------------------------------------
+# --- sizes and kernels ----------------------------------------------------------------------------
 
 
 def test_the_parts_that_are_shown_add_up_to_the_plan(text, recipe):
@@ -89,8 +88,7 @@ def test_without_statistics_the_tab_says_what_to_do(recipe):
         last(take_away.place(other))
 
 
-# --- files
-# --------------------------------------------------------------------------------------------------
+# --- files ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -222,8 +220,7 @@ def test_an_export_that_is_damaged_or_too_large_is_one_line(exported, monkeypatc
     assert zipfile.ZipFile(file).namelist() == ["broken/config.json"], "a link could lead anywhere"
 
 
-# --- the Hub
-# --------------------------------------------------------------------------------------------------
+# --- the Hub --------------------------------------------------------------------------------------
 
 
 def test_pushing_is_refused_in_one_line(text, exported, monkeypatch):
