@@ -1,5 +1,7 @@
 import json
 import re
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 import pytest
 
@@ -193,3 +195,52 @@ def test_an_override_matches_by_glob():
 def test_every_recipe_that_ships_is_read_and_named_once():
     files = list((runs.ASSETS / "recipes").glob("*.json"))
     assert len(runs.shipped_recipes()) == len(files) >= 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Renamed:
+    """Was called Before, its field `size` was `weight`, its choice "image" was "picture"."""
+
+    was: ClassVar[str] = "Before"
+    size: int = field(default=1, metadata={"was": "weight"})
+    of: str = field(default="noise", metadata={"was_choices": {"image": "picture"}})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    held: Renamed | None = None
+
+
+def test_names_of_before_are_read_and_todays_written():
+    now = Renamed(size=3, of="image")
+    written = {"kind": "Renamed", "size": 3, "of": "image"}
+    assert jsonio.to_data(now) == jsonio.to_minimal_data(now) == written
+    for data in (written, {"kind": "Before", "weight": 3, "of": "picture"}):
+        assert jsonio.from_data(Renamed, data) == now
+        assert jsonio.from_data(Holder, {"held": data}) == Holder(held=now)
+
+
+def test_keys_keep_the_first_names():
+    now = Holder(held=Renamed(size=3, of="image"))
+    first = {"kind": "Before", "weight": 3, "of": "picture"}
+    assert jsonio.key_data(now) == {"kind": "Holder", "held": first}
+    assert jsonio.to_data(now, as_key=True) == {"kind": "Holder", "held": first}
+    assert jsonio.to_data(Renamed(), as_key=True) == {
+        "kind": "Before",
+        "weight": 1,
+        "of": "noise",
+    }
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"size": 1, "weight": 2}, "recipe.weight: there is size too; that is its name now"),
+        ({"weihgt": 2}, "recipe.weihgt: unknown name 'weihgt'"),
+        ({"of": ["picture"]}, r"recipe.of: expected str, got \['picture'\]"),
+        ({"kind": "Befor"}, "recipe.kind: unknown name 'Befor', did you mean 'Before'"),
+    ],
+)
+def test_wrong_names_beside_those_of_before(data, message):
+    with pytest.raises(DmqError, match=message):
+        jsonio.from_data(Renamed, data)

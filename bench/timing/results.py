@@ -74,7 +74,7 @@ def asked(recipe: Recipe, *conditions: Any) -> str:
     """A name for all that a row's figures depend on: the recipe without its name, and plain data
     beside it.
     """
-    data = [jsonio.to_data(recipe) | {"name": ""}, *conditions]
+    data = [jsonio.to_data(recipe, as_key=True) | {"name": ""}, *conditions]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
 
 

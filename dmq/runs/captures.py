@@ -37,7 +37,10 @@ def capture_key(recipe: Recipe) -> str:
     """A name for what `recipe` must know of the activations: two recipes that differ only in
     bits share it.
     """
-    asked = [recipe.model, jsonio.to_data(recipe.sampling), jsonio.to_data(recipe.calibration)]
+    asked = [
+        recipe.model,
+        *(jsonio.to_data(x, as_key=True) for x in (recipe.sampling, recipe.calibration)),
+    ]
     digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', recipe.model).strip('-')[-40:]}-{digest}"
 

@@ -21,7 +21,7 @@ def rounding_folder(*asked: Any, own: bool = False) -> Path:
     The user's place for it, unless only one that ships is there and the user's `own` is not
     insisted on."""
     digest = hashlib.sha256(
-        json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True).encode()
+        json.dumps([jsonio.to_data(one, as_key=True) for one in asked], sort_keys=True).encode()
     )
     places = home() / "roundings", folders.ASSETS / "runs"
     place, shipped = (folder / f"rounding-{digest.hexdigest()[:16]}" for folder in places)

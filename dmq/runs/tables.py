@@ -33,7 +33,7 @@ def table_folder(*asked: Any, own: bool = False) -> Path:
     The user's place for it, unless only one that ships is there and the user's `own` is not
     insisted on."""
     digest = hashlib.sha256(
-        json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True).encode()
+        json.dumps([jsonio.to_data(one, as_key=True) for one in asked], sort_keys=True).encode()
     )
     name = f"sensitivity-{digest.hexdigest()[:16]}"
     place, shipped = home() / "tables" / name, folders.ASSETS / "runs" / name

@@ -31,7 +31,7 @@ def trajectory_folder(kind: str, *asked: Any, own: bool = False) -> Path:
 
     The user's place for it, unless only one that ships is there and the user's `own` is not
     insisted on."""
-    data = json.dumps([jsonio.to_data(one) for one in asked], sort_keys=True)
+    data = json.dumps([jsonio.to_data(one, as_key=True) for one in asked], sort_keys=True)
     name = f"{kind}-{hashlib.sha256(data.encode()).hexdigest()[:16]}"
     root = own_home() if kind in PROMPTED else home()
     place, shipped = root / "trajectories" / name, folders.ASSETS / "runs" / name

@@ -150,7 +150,7 @@ def _questions(kind: str, recipe: Recipe, **expected: Any) -> Iterator[dict[str,
 def _over_time_folder(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, own: bool = False
 ) -> Path:
-    asked = jsonio.shortest(comparison)
+    asked = jsonio.key_data(comparison)
     return runs.trajectory_folder("over-time", asked, *map(walked, recipes), own=own)
 
 
@@ -304,4 +304,4 @@ def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbePicture, ...]] | None:
 
 
 def _probe_folder(recipe: Recipe, spec: Probe, *, own: bool = False) -> Path:
-    return runs.trajectory_folder("probe", jsonio.shortest(spec), walked(recipe), own=own)
+    return runs.trajectory_folder("probe", jsonio.key_data(spec), walked(recipe), own=own)

@@ -31,8 +31,8 @@ def key_of(recipe: Recipe, spec: Predictor) -> tuple[Any, ...]:
     known, subject = info(recipe.model), subject_of(recipe, spec)
     # The model's fingerprint instead of its name; fields with their defaults are left out, so that
     # what is kept is found again when specs have more fields.
-    plain = jsonio.shortest(dataclasses.replace(subject, model=""))
-    return plain, jsonio.shortest(spec), known.fingerprint, known.scheduler
+    plain = jsonio.key_data(dataclasses.replace(subject, model=""))
+    return plain, jsonio.key_data(spec), known.fingerprint, known.scheduler
 
 
 def folder_of(recipe: Recipe, spec: Predictor, *, own: bool = False) -> Path:

@@ -93,5 +93,5 @@ def folder_of(subject: Recipe, ask: Sensitivity, *, own: bool = False) -> Path:
     # Fields with their defaults are left out, so that tables are found again when specs have more
     # fields.
     stats = statistics(subject)
-    asked = jsonio.shortest(subject), jsonio.shortest(ask)
+    asked = jsonio.key_data(subject), jsonio.key_data(ask)
     return runs.table_folder(*asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)

@@ -149,6 +149,6 @@ def _asked(recipe: Recipe) -> tuple:
     """All that a walk of the quantized model depends on; later additions to recipes leave it as
     it is.
     """
-    asked = jsonio.shortest(dataclasses.replace(recipe, name="", on_miss="error", engine=SIMULATED))
+    asked = jsonio.key_data(dataclasses.replace(recipe, name="", on_miss="error", engine=SIMULATED))
     stats = statistics(recipe)
     return asked, stats.fingerprint, stats.sampler, stats.timesteps

@@ -106,7 +106,7 @@ def place(recipe: Recipe, task: Task, *, own: bool = False) -> Path:
     `recipe` drew.
     """
     stats = statistics(recipe)
-    what = jsonio.shortest(task.weights), task.split, task.inputs and jsonio.shortest(task.inputs)
+    what = jsonio.key_data(task.weights), task.split, task.inputs and jsonio.key_data(task.inputs)
     source = runs.capture_key(recipe), stats.fingerprint, stats.sampler, stats.timesteps
     folder = runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, AT_ONCE, own=own)
     if not own and not (folder / task.layer).is_dir():  # of those that ship, some may be there

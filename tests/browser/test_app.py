@@ -401,7 +401,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line(
 )
 def test_a_wrong_recipe_is_one_line(visit, recipe, change, says):
     page = visit(recipe, "start")
-    write_recipe(page, json.dumps(jsonio.shortest(recipe) | change))
+    write_recipe(page, json.dumps(jsonio.to_minimal_data(recipe) | change))
     expect(toast(page)).to_contain_text(says)
     expect(page.locator(".dmq-name")).to_have_text(recipe.name)
 
