@@ -32,7 +32,8 @@ def search_key(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> str:
         activations,
         recipe.protection,
     )
-    data = [recipe.model, fingerprint, *map(jsonio.to_data, (*asked, recipe.overrides))]
+    told = [jsonio.to_data(one, as_key=True) for one in (*asked, recipe.overrides)]
+    data = [recipe.model, fingerprint, *told]
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:10]
     return f"{re.sub(r'[^A-Za-z0-9]+', '-', recipe.model).strip('-')[-40:]}-search-{digest}"
 
