@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.sizes.phases import PHASES, Job
-from dmq.commands.doctor import devices, processor
+from dmq.cli.doctor import devices, processor
 from dmq.errors import DmqError
 from dmq.models.placement import AUTO, DTYPES, OFFLOADS, VARIABLES, Placement
 

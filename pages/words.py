@@ -353,11 +353,8 @@ def python(recipe: Recipe) -> str:
 def commands(recipe: Recipe) -> str:
     """The same on the command line, with the recipe saved as a file."""
     file = shlex.quote(file_name(recipe))
-    learn = f"dmq reconstruct {file}\n" if recipe.reconstruction else ""
-    learn += f"dmq windows {file}\n" if recipe.relaxing and recipe.relaxing.where == "auto" else ""
-    learn += f"dmq calibrate {file}\n" if recipe.progressive else ""
     return (
-        f"dmq capture {file}\n{learn}"
+        f"dmq prepare {file}\n"
         f'dmq run {file} --prompt "grinning cat" --seed 0\n'
         "dmq show\n"
         f'dmq compare {file} other.json --prompt "grinning cat"\n'

@@ -24,7 +24,6 @@ ROWS = [
     {"checkpoint"},
     {"stages"},
     {"workflow"},
-    {"commands"},
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -126,7 +126,7 @@ def test_progress_is_one_line_of_a_terminal_and_a_line_now_and_then_of_a_log(
     command = ["export", str(folder / "recipe.json"), str(folder / "told"), "--denoiser-only"]
     assert main(command) == 0
     assert capsys.readouterr().err == ""  # it did not take so long
-    monkeypatch.setattr("dmq.commands.asking.LOGGED", 0)
+    monkeypatch.setattr("dmq.cli.terminal.LOG_SECONDS", 0)
     assert main(command) == 0
     lines = capsys.readouterr().err.splitlines()
     assert (

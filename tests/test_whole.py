@@ -249,7 +249,7 @@ def test_a_run_is_shown_before_a_recipe_of_the_same_name(monkeypatch):
     shipped = next(iter(runs.shipped_recipes()))
     for found in ([], [shipped]):
         monkeypatch.setattr(runs, "names", lambda found=found: found)
-        assert cli.is_recipe(shipped) == (not found)
+        assert cli.arguments.is_recipe(shipped) == (not found)
 
 
 @pytest.mark.parametrize(

@@ -542,8 +542,4 @@ def test_words_and_commands_tell_of_it(low):
         low, progressive=Progressive(), relaxing=Relaxing(where="auto", judge="text")
     )
     assert words.short_name(recipe) == "W8A5 per step, PCR, auto 20 % by text A10"
-    assert "\ndmq windows " in words.commands(recipe) and "\ndmq calibrate " in words.commands(
-        recipe
-    )
     assert "10 bits at the best 20 % of the steps (text decides)" in words.words(recipe)
-    assert "windows" not in words.commands(dataclasses.replace(recipe, relaxing=Relaxing()))

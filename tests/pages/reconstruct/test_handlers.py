@@ -166,10 +166,7 @@ def test_words_and_commands_tell_of_it(wanted):
     assert "Rounding learned block by block." in words.words(wanted)
     timed = dataclasses.replace(wanted, reconstruction=dataclasses.replace(SPEC, time=True))
     assert "block by block, the time path too." in words.words(timed)
-    assert "\ndmq reconstruct " in words.commands(
-        wanted
-    ) and "BlockReconstruction(iterations=6" in words.python(wanted)
-    assert "reconstruct" not in words.commands(dataclasses.replace(wanted, reconstruction=None))
+    assert "BlockReconstruction(iterations=6" in words.python(wanted)
 
 
 def test_step_sizes_have_a_column_and_a_sentence(learned):

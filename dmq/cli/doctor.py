@@ -52,7 +52,7 @@ class Finding:
     problem: str = ""
 
 
-def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
+def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     """Offer the command; `add` makes a parser from name, function and help."""
     one = add(
         "doctor", doctor, "Say what this machine and this installation can do, and what is broken."

@@ -11,7 +11,7 @@ import torch
 from packaging.requirements import Requirement
 
 from dmq import __version__, cli, places, runs
-from dmq.commands import doctor
+from dmq.cli import doctor
 from dmq.models import placement
 from dmq.runtime import kernels
 from tests.bound import run_bound

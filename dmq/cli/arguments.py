@@ -1,22 +1,14 @@
-"""What commands share: the arguments that name recipes and pictures, and how a long stage is run
-in a terminal.
-"""
+"""Arguments that several commands take, and what they mean."""
 
 import argparse
 import dataclasses
-import sys
-import time
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
 from .. import jsonio, runs
 from ..errors import DmqError
 from ..models.placement import DTYPES, OFFLOADS, VARIABLES
-from ..recipe import EMBEDDED, ENGINES, Comparison, Recipe, Sampling
-
-
-LOGGED = 30  # seconds between two lines of progress where there is no terminal
+from ..recipe import EMBEDDED, ENGINES, FORMATS, Comparison, Recipe, Sampling, choice_of
 
 
 def recipe_argument(to: argparse.ArgumentParser) -> None:
@@ -36,6 +28,19 @@ def recipes_argument(to: argparse.ArgumentParser) -> None:
         help="a JSON file, or the name of a recipe that ships",
     )
     to.add_argument("--model", help="use this model instead of the recipes' own")
+
+
+def again_argument(to: argparse.ArgumentParser, when: str = "the same was asked before") -> None:
+    to.add_argument("--again", action="store_true", help=f"even if {when}")
+
+
+def cluster_arguments(to: argparse.ArgumentParser) -> None:
+    """Who shares work that falls into independent tasks."""
+    one = to.add_argument_group("who works")
+    said = "let a Dask cluster do what falls into independent tasks"
+    one.add_argument("--scheduler", default="", metavar="tcp://HOST:PORT", help=said)
+    said = "processes of this machine that share it"
+    one.add_argument("--workers", type=int, default=1, metavar="N", help=said)
 
 
 def place_arguments(to: argparse.ArgumentParser) -> None:
@@ -110,6 +115,13 @@ def chosen_engines(recipes: tuple[Recipe, ...], engine: str | None) -> tuple[Rec
     return stages.computed_as(recipes, engine)
 
 
+def is_recipe(name: str) -> bool:
+    """Does `name` mean a recipe? A run of the same name comes first."""
+    return name not in runs.names() and (
+        Path(name).suffix == ".json" or name in runs.shipped_recipes()
+    )
+
+
 def chosen_recipe(name: str, model: str | None) -> Recipe:
     """The recipe in a file, or one that ships, for another model if one is named."""
     shipped = runs.shipped_recipes()
@@ -139,59 +151,30 @@ def chosen_sampling(given: argparse.Namespace, recipe: Recipe) -> Sampling:
     )
 
 
-def told(work: Generator[Any, None, Any], *, writes_runs: bool = True) -> Any:
-    """Run a stage to its end, its progress on standard error; returns its value.
-
-    On a terminal that is one line, written over and over; in a log it is a line now and then.
-    Raises DmqError as soon as there is work to do that `writes_runs`, if the run folder cannot be
-    written."""
-    last, live, since = "", sys.stderr.isatty(), time.monotonic()
-    try:
-        while True:
-            item = next(work)
-            if hasattr(item, "needed"):  # what the work will take: stays on screen
-                print(f"dmq: {item}", file=sys.stderr, flush=True)
-                continue
-            if writes_runs:
-                runs.check_writable()
-                writes_runs = False  # asked once
-            if not hasattr(item, "total"):
-                continue
-            line = str(item)
-            if live:
-                print("\r" + line.ljust(len(last)), end="", file=sys.stderr, flush=True)
-                last = line
-            elif time.monotonic() - since > LOGGED:
-                print(line, file=sys.stderr, flush=True)
-                since = time.monotonic()
-    except StopIteration as end:
-        return end.value
-    finally:
-        work.close()
-        if last:  # leave the line empty, for the result or for what went wrong
-            print("\r" + " " * len(last) + "\r", end="", file=sys.stderr, flush=True)
+def spec_arguments(to: argparse._ActionsContainer, *specs: type) -> None:
+    """An option for each field of the `specs`, one for fields of the same name; none is given
+    unless a user gives it.
+    """
+    known = {field.name: field for spec in reversed(specs) for field in dataclasses.fields(spec)}
+    for name, field in known.items():
+        default, described = field.default, field.metadata
+        how: dict[str, Any] = {"type": type(default), "metavar": "N"}
+        said = f"{described.get('label')}: {default} unless given. {described.get('help')}".strip()
+        if isinstance(default, bool):
+            how = {"action": "store_true", "default": None}
+            said = f"{described['label']}. {described['help']}"
+        elif isinstance(default, str):
+            how = {"choices": described["choices"]}
+        elif isinstance(default, tuple):
+            how = {"nargs": "+", "metavar": "CHOICE"}
+            said = f"weights are made into these, as UAQ-4 KMC-3; formats: {', '.join(FORMATS)}"
+        to.add_argument(f"--{name.replace('_', '-')}", help=said.replace("%", "%%"), **how)
 
 
-def check_place(file: str, suffix: str = "") -> None:
-    """Raise DmqError unless `file` could be written: said before anything is drawn for it."""
-    if not file.lower().endswith(suffix):
-        raise DmqError(f"{file}: pictures are written as PNG; give a name that ends with {suffix}.")
-    if not Path(file).parent.is_dir():
-        raise DmqError(f"{file}: cannot be written, there is no folder {Path(file).parent}.")
-
-
-def write(file: str, text: str) -> None:
-    """Write a text file that a user named."""
-    try:
-        Path(file).write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise DmqError(f"{file}: cannot be written ({error.strerror}).") from None
-
-
-def print_table(head: list[str], rows: list[list[str]], *, left: int = 1) -> None:
-    """Print texts in columns, the first `left` of them flush left, the others flush right."""
-    table = [head, *rows]
-    width = [max(len(row[n]) for row in table) for n in range(len(head))]
-    for row in table:
-        cells = (f"{cell:{'<' if n < left else '>'}{width[n]}}" for n, cell in enumerate(row))
-        print("  ".join(cells).rstrip())
+def chosen_spec(given: argparse.Namespace, spec: type) -> Any:
+    """The `spec` that the options of `spec_arguments` ask for. Raises DmqError for what makes no
+    sense.
+    """
+    wishes = {field.name: getattr(given, field.name, None) for field in dataclasses.fields(spec)}
+    wishes["choices"] = given.choices and tuple(map(choice_of, given.choices))
+    return spec(**{name: value for name, value in wishes.items() if value is not None})

@@ -1,17 +1,16 @@
-"""`dmq export` and `dmq check`: a recipe as a folder for others, and folders from others looked
-at.
-"""
+"""`dmq export`: a recipe as a folder for others."""
 
 import argparse
 from collections.abc import Callable
 
 from ..recipe import ENGINES
 from ..runs import FORMS
-from .asking import chosen_recipe, print_table, recipe_argument, told
+from .arguments import chosen_recipe, recipe_argument
+from .terminal import print_table, show_progress
 
 
-def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
-    """Offer the commands of this file; `add` makes a parser from name, function and help."""
+def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
+    """Offer the command; `add` makes a parser from name, function and help."""
     one = add(
         "export",
         export,
@@ -36,19 +35,13 @@ def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None
         default="executed",
         help="how it computes unless its reader chooses",
     )
-    one = add(
-        "check",
-        check,
-        "Verify a folder that was exported: nothing damaged, missing, or of another model.",
-    )
-    one.add_argument("folder", metavar="FOLDER", help="of a pipeline, or of a denoiser alone")
 
 
 def export(given: argparse.Namespace) -> None:
     from .. import stages
 
     recipe = chosen_recipe(given.recipe, given.model)
-    made = told(
+    made = show_progress(
         stages.export(
             recipe,
             given.folder,
@@ -63,9 +56,3 @@ def export(given: argparse.Namespace) -> None:
     if given.form == FORMS[0]:
         print(f"the plan counts {made.planned:,}")
     print(f"{made.folder}: {len(made.files)} files, {sum(made.files.values()):,} bytes")
-
-
-def check(given: argparse.Namespace) -> None:
-    from .. import stages
-
-    print(f"{given.folder}: sound. {stages.check(given.folder).line()}.")

@@ -1,37 +1,35 @@
-"""`dmq budget`: how many bits where, within a budget of bytes, in a terminal."""
+"""How many bits where, within a budget of bytes, as text and CSV."""
 
 import argparse
 import csv
 import io
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
-from .. import jsonio
-from ..errors import DmqError
-from ..recipe import Budget, Recipe, Rule, choice_label
-from ..results import Allocation, SensitivityTable
-from .asking import check_place, chosen_recipe, print_table, recipe_argument, write
+from ... import jsonio
+from ...errors import DmqError
+from ...recipe import Budget, Recipe, Rule, choice_label
+from ...results import Allocation, SensitivityTable
+from ..arguments import chosen_recipe
+from ..terminal import check_place, print_table, write
 
 
-def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
-    """Offer the commands of this file; `add` makes a parser from name, function and help."""
-    one = add(
-        "budget",
-        budget,
-        "Choose a format for each layer from a table of costs, within a budget of bytes.",
-    )
-    shown = "the folder of a table, the title or name of one that is kept, or block, op, ridge: of a predictor"
-    one.add_argument("table", metavar="TABLE", help=shown)
-    recipe_argument(one)
-    how_much = one.add_mutually_exclusive_group()
+TABLE = (
+    "the folder of a table, the title or name of one that is kept, or block, op, ridge: of a "
+    "predictor"
+)
+
+
+def add_arguments(to: argparse._ActionsContainer) -> None:
+    """Options of the budget."""
+    how_much = to.add_mutually_exclusive_group()
     how_much.add_argument(
         "--bits", type=float, metavar="B", help="bits a weight on average; 4 unless given"
     )
     how_much.add_argument(
         "--bytes", type=int, metavar="N", help="of all layers' weights, instead of bits"
     )
-    one.add_argument(
+    to.add_argument(
         "--rule",
         action="append",
         dest="rules",
@@ -40,8 +38,8 @@ def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None
         help='such as "conv_in=float", "*.attn1.*=UAQ-4", "*.ff.*>=4" (bits), "*.attn2.*=same"; '
         "may be given several times",
     )
-    one.add_argument("--out", metavar="FILE.json", help="write the recipe with these choices")
-    one.add_argument(
+    to.add_argument("--out", metavar="FILE.json", help="write the recipe with these choices")
+    to.add_argument(
         "--front",
         metavar="FILE.csv",
         help="write the best of every budget, from smallest to largest",
@@ -49,7 +47,7 @@ def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None
 
 
 def budget(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ... import stages
 
     for file, suffix in ((given.out, ".json"), (given.front, ".csv")):
         if file:
@@ -102,9 +100,9 @@ def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
 
     Of what was learned from random mixes, "block", "op" and "ridge" name the tables of the latest.
     """
-    from .. import stages
-    from ..runs.predictors import load_predictor
-    from ..runs.scored import TABLES, find_predictors
+    from ... import stages
+    from ...runs.predictors import load_predictor
+    from ...runs.scored import TABLES, find_predictors
 
     if Path(name).is_dir():
         return stages.load_table(Path(name), recipe.model)

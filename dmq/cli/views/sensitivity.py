@@ -1,78 +1,41 @@
-"""`dmq sensitivity`: what each layer's weight costs as each of some choices, in a terminal."""
+"""What each layer's weight costs as each of some choices, as text and CSV."""
 
 import argparse
 import csv
 import io
 import math
 import sys
-from collections.abc import Callable
-from dataclasses import fields
-from typing import Any
 
 import numpy as np
 
-from ..errors import DmqError
-from ..recipe import FORMATS, Recipe, Sensitivity, choice_of
-from ..results import SensitivityTable
-from .asking import check_place, chosen_recipe, print_table, recipe_argument, told, write
+from ...errors import DmqError
+from ...recipe import Recipe, Sensitivity
+from ...results import SensitivityTable
+from ..arguments import chosen_recipe, chosen_spec
+from ..terminal import check_place, print_table, show_progress, write
 
 
-SHOWN = 12  # layers that cost most
-WORDS = ("how", "mode", "measure")
-NUMBERS = ("steps", "pictures", "probes", "seed")
+SHOWN_LAYERS = 12  # layers that cost most
 
 
-def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
-    """Offer the command of this file; `add` makes a parser from name, function and help."""
-    one = add(
-        "sensitivity",
-        sensitivity,
-        "Tell what each layer's weight costs in few bits; interrupted, it goes on.",
-    )
-    recipe_argument(one)
-    one.add_argument(
-        "--choices",
-        nargs="+",
-        metavar="CHOICE",
-        help=f"weights are made into these, as UAQ-4 KMC-3; formats: {', '.join(FORMATS)}",
-    )
-    known = {field.name: field for field in fields(Sensitivity)}
-    for name in WORDS:
-        one.add_argument(
-            f"--{name}", choices=known[name].metadata["choices"], help=known[name].metadata["help"]
-        )
-    for name in NUMBERS:
-        label = known[name].metadata["label"].lower()
-        one.add_argument(
-            f"--{name}", type=int, metavar="N", help=f"{label}; {known[name].default} unless given"
-        )
-    one.add_argument(
-        "--activations", action="store_true", help="quantized as in the recipe, instead of float"
-    )
-    one.add_argument(
-        "--scheduler", default="", metavar="tcp://HOST:PORT", help="let a Dask cluster do it"
-    )
-    one.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes of this machine"
-    )
-    one.add_argument(
-        "--layers", action="store_true", help="every layer, not only those that cost most"
-    )
-    one.add_argument("--csv", metavar="FILE", help="also write every layer and choice")
-    one.add_argument("--again", action="store_true", help="even if the same was asked before")
+def add_arguments(to: argparse._ActionsContainer) -> None:
+    """Options of what is printed."""
+    said = "every layer, not only those that cost most"
+    to.add_argument("--layers", action="store_true", help=said)
+    to.add_argument("--csv", metavar="FILE", help="also write every layer and choice")
 
 
 def sensitivity(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ... import stages
 
-    ask = chosen_question(given)
+    ask = chosen_spec(given, Sensitivity)
     if given.csv:
         check_place(given.csv)
     recipe = chosen_recipe(given.recipe, given.model)
     how = {"again": given.again, "scheduler": given.scheduler, "workers": given.workers}
-    table = told(stages.sensitivity(recipe, ask, **how))
+    table = show_progress(stages.sensitivity(recipe, ask, **how))
     print(f"{recipe.model}: {table.title} ({table.kind}), {table.unit}")
-    print_costs(table, len(table.layers) if given.layers else SHOWN)
+    print_costs(table, len(table.layers) if given.layers else SHOWN_LAYERS)
     print_agreement(table, recipe)
     if table.note:
         print(f"dmq: {table.note}", file=sys.stderr)
@@ -80,12 +43,18 @@ def sensitivity(given: argparse.Namespace) -> None:
         write(given.csv, as_csv(table))
 
 
-def chosen_question(given: argparse.Namespace) -> Sensitivity:
-    """What the command line asks. Raises DmqError for what makes no sense."""
-    wishes: dict[str, Any] = {name: getattr(given, name) for name in (*WORDS, *NUMBERS)}
-    wishes = {name: value for name, value in wishes.items() if value is not None}
-    choices = {"choices": tuple(map(choice_of, given.choices))} if given.choices else {}
-    return Sensitivity(activations=given.activations, **choices, **wishes)
+def print_tables(recipe: Recipe) -> None:
+    """All that is kept of the recipe's model, the newest first."""
+    from ... import stages
+
+    tables = [stages.load_table(folder) for _, folder in stages.tables(recipe.model)]
+    if not tables:
+        raise DmqError(
+            f"no table of costs for {recipe.model}; `dmq prepare --only sensitivity` makes one."
+        )
+    for table in tables:
+        print(f"{recipe.model}: {table.title} ({table.kind}), {table.unit}")
+        print_costs(table, SHOWN_LAYERS)
 
 
 def print_costs(table: SensitivityTable, count: int) -> None:
@@ -110,7 +79,7 @@ def print_agreement(table: SensitivityTable, recipe: Recipe) -> None:
     """How well tables of the same model that were made in other ways rank layers and choices as
     this one does.
     """
-    from .. import stages
+    from ... import stages
 
     for title, folder in stages.tables(recipe.model):
         other = stages.load_table(folder)

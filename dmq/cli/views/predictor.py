@@ -1,5 +1,5 @@
-"""`dmq predict`: what random mixes of choices teach about layers, and whether a simpler way
-would do as well.
+"""What random mixes of choices teach about layers, and whether a simpler way would do as well, as
+text and JSON.
 """
 
 import argparse
@@ -7,78 +7,59 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from ..recipe import FORMATS, Predictor, choice_label, choice_of
-from ..results import PredictorResult
-from .asking import check_place, chosen_recipe, print_table, recipe_argument, told, write
+from ...errors import DmqError
+from ...recipe import Predictor, Recipe, choice_label
+from ...results import PredictorResult
+from ..arguments import chosen_recipe, chosen_spec
+from ..terminal import check_place, print_table, show_progress, write
 
 
-NUMBERS = (
-    "configurations",
-    "pictures",
-    "steps",
-    "repeats",
-    "width",
-    "epochs",
-    "combinations",
-    "seed",
-)
-FLOATS = ("bits_price", "weight", "rate")
-WORDS = ("label", "loss")
-
-
-def add_to(add: Callable[[str, Callable, str], argparse.ArgumentParser]) -> None:
-    """Offer the command of this file; `add` makes a parser from name, function and help."""
-    one = add(
-        "predict",
-        predict,
-        "Learn from random mixes what each choice is worth (Qua²SeDiMo), beside controls.",
-    )
-    recipe_argument(one)
-    said = f"what weights are made into, such as UAQ-4 KMC-3; formats are {', '.join(FORMATS)}"
-    one.add_argument("--choices", nargs="+", metavar="CHOICE", help=said)
-    known = {field.name: field for field in fields(Predictor)}
-    for name in (*WORDS, *NUMBERS, *FLOATS):
-        told_of = known[name].metadata
-        said = f"{told_of['label']}: {known[name].default} unless given. {told_of['help']}".strip()
-        how: dict[str, Any] = (
-            {"choices": told_of["choices"]}
-            if name in WORDS
-            else {"type": int if name in NUMBERS else float, "metavar": "N"}
-        )
-        one.add_argument(f"--{name.replace('_', '-')}", help=said, **how)
-    one.add_argument(
-        "--scheduler",
-        default="",
-        metavar="tcp://HOST:PORT",
-        help="let a Dask cluster judge the mixes",
-    )
-    one.add_argument(
-        "--workers", type=int, default=1, metavar="N", help="processes of this machine"
-    )
-    one.add_argument("--json", metavar="FILE", help="also write scores, labels and correlations")
-    one.add_argument(
-        "--again", action="store_true", help="learn anew from the labels that are there"
-    )
+def add_arguments(to: argparse._ActionsContainer) -> None:
+    """Options of what is printed."""
+    said = "also write scores, labels and correlations"
+    to.add_argument("--json", metavar="FILE", help=said)
 
 
 def predict(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ... import stages
 
-    spec = chosen_predictor(given)
+    spec = chosen_spec(given, Predictor)
     if given.json:
         check_place(given.json)
     recipe = chosen_recipe(given.recipe, given.model)
     how = {"again": given.again, "scheduler": given.scheduler, "workers": given.workers}
-    result = told(stages.predict(recipe, spec, **how))
+    result = show_progress(stages.predict(recipe, spec, **how))
+    print_result(result)
+    if given.json:
+        write(given.json, json.dumps(plain(result), indent=2) + "\n")
+
+
+def print_predictions(recipe: Recipe) -> None:
+    """All that was learned from random mixes of the recipe's model, the newest first."""
+    from ... import stages
+    from ...runs.predictors import load_predictor
+    from ...runs.scored import find_predictors
+
+    folders = find_predictors(stages.info(recipe.model).fingerprint)
+    if not folders:
+        raise DmqError(
+            f"nothing was learned from mixes of {recipe.model}; `dmq prepare --only predictor` "
+            "does."
+        )
+    for folder in folders:
+        print_result(load_predictor(folder))
+
+
+def print_result(result: PredictorResult) -> None:
+    """What was learned, in tables."""
     low, high = result.average_bits.min(), result.average_bits.max()
     print(
-        f"{recipe.model}: {len(result.labels)} random mixes of "
+        f"{result.model}: {len(result.labels)} random mixes of "
         f"{', '.join(map(choice_label, result.choices))}; "
         f"{low:.2f} to {high:.2f} bits a weight"
     )
@@ -86,22 +67,13 @@ def predict(given: argparse.Namespace) -> None:
         f"label: {result.label}, deviation {result.labels.std():.3g}, of it noise "
         f"{_number(result.noise, '.3g')}"
     )
-    print_predictions(result)
+    print_ways(result)
     print_insights(result)
     if result.note:
         print(f"dmq: {result.note}", file=sys.stderr)
-    if given.json:
-        write(given.json, json.dumps(plain(result), indent=2) + "\n")
 
 
-def chosen_predictor(given: argparse.Namespace) -> Predictor:
-    """The question that the command line asks."""
-    wishes: dict[str, Any] = {name: getattr(given, name) for name in (*WORDS, *NUMBERS, *FLOATS)}
-    wishes["choices"] = given.choices and tuple(map(choice_of, given.choices))
-    return Predictor(**{name: value for name, value in wishes.items() if value is not None})
-
-
-def print_predictions(result: PredictorResult) -> None:
+def print_ways(result: PredictorResult) -> None:
     """Every way to predict in one table, and whether a simpler one does as well."""
     print("order of mixes that were not learned from (1: right, 0: chance), mean over folds")
     rows = [

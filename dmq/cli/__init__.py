@@ -1,0 +1,2 @@
+from .main import main as main
+from .main import parser as parser

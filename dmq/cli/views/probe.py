@@ -1,0 +1,88 @@
+"""The quantization error amplified within windows of steps, the rest in float (PCR), as text."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ...errors import DmqError
+from ...recipe import Probe, Recipe
+from ...results import ProbePicture
+from ..arguments import chosen_recipe
+from ..terminal import check_place, print_table, show_progress
+from .over_time import prompts_for
+
+
+def add_arguments(to: argparse._ActionsContainer) -> None:
+    """Options of the question besides prompt and seed."""
+    to.add_argument(
+        "--windows", type=int, metavar="N", help="equal windows that are tried; 4 unless given"
+    )
+    to.add_argument("--first", type=int, metavar="I", help="a single window from this step …")
+    to.add_argument("--last", type=int, metavar="J", help="… to this one")
+    to.add_argument(
+        "--gains", type=float, nargs="+", metavar="G", help="the error is multiplied by; 1 2 4"
+    )
+    to.add_argument(
+        "--out", metavar="FILE.png", help="also write the pictures, a row for each window"
+    )
+
+
+def probe(given: argparse.Namespace) -> None:
+    from ... import stages
+    from ...runs import sheets
+
+    recipe = chosen_recipe(_single("recipes", given.recipes), given.model)
+    spec = chosen_probe(given, recipe)
+    if given.out:
+        check_place(given.out, ".png")
+    pictures = show_progress(stages.probe(recipe, spec, again=given.again))
+    rows = [
+        [
+            f"{one.start} to {one.end - 1}",
+            f"{one.gain:g}",
+            f"{one.psnr:.2f}",
+            f"{one.error:.4g}",
+            _two(one.match),
+            _two(one.match_float),
+        ]
+        for one in pictures
+    ]
+    print(f"{recipe.name} on {recipe.model}: one picture each, an impression and no measurement")
+    print_table(["steps", "gain", "PSNR dB", "latent error", "match", "of float"], rows)
+    if given.out:
+        sheets.save_png(given.out, sheets.sheet(*grid_of(pictures)))
+
+
+def chosen_probe(given: argparse.Namespace, recipe: Recipe) -> Probe:
+    """The probe that the command line asks for."""
+    if given.windows is not None and (given.first, given.last) != (None, None):
+        raise DmqError(
+            "--windows cuts the steps into equal windows, --first and --last name one; give either."
+        )
+    prompt = _single("prompts", given.prompts or (Probe.prompt,))
+    (prompt,) = prompts_for(recipe, (prompt,))
+    seed = _single("seeds", given.seeds or (0,))
+    wishes = {"windows": given.windows, "gains": given.gains and tuple(given.gains)}
+    wishes = {name: value for name, value in wishes.items() if value is not None}
+    return Probe(first=given.first, last=given.last, prompt=prompt, seed=seed, **wishes)
+
+
+def grid_of(pictures: tuple[ProbePicture, ...]) -> tuple[dict[str, list[np.ndarray]], list[str]]:
+    """Rows of pictures by window, the float one first, and the names of the columns."""
+    rows: dict[str, list[np.ndarray]] = {}
+    for one in pictures:
+        rows.setdefault(f"steps {one.start} to {one.end - 1}", [one.exact]).append(one.pixels)
+    return rows, ["float", *dict.fromkeys(f"gain {one.gain:g}" for one in pictures)]
+
+
+def _two(value: float) -> str:
+    return f"{value:.2f}" if math.isfinite(value) else "–"
+
+
+def _single(name: str, given: Sequence[Any]) -> Any:
+    if len(given) > 1:
+        raise DmqError(f"a probe takes one of the {name}, got {len(given)}.")
+    return given[0]

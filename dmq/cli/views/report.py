@@ -1,0 +1,67 @@
+"""What a recipe does to its model, and the report of a run, as text."""
+
+from ... import runs
+from ...recipe import Recipe
+from ...results import Execution, speed
+
+
+def print_plan(recipe: Recipe, *, layers: bool = False) -> None:
+    """What a recipe does to its model: size, coverage, and with `layers` a line for each of
+    them.
+    """
+    from ... import stages
+
+    plan = stages.plan(recipe)
+    print(
+        f"{recipe.name}: {recipe.model}, {plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} "
+        f"MB, weights {plan.average_bits:.1f} bits on average, {recipe.engine}"
+    )
+    print(plan.coverage_line())
+    if not layers:
+        return
+    columns = {
+        "layer": "<",
+        "weights": "<",
+        "activations": "<",
+        "groups": ">",
+        "rounding": "<",
+        "bytes": ">",
+        "reason": "<",
+    }
+    rows = [{name: name for name in columns} | {"reason": "why float"}, *plan.coverage_rows()]
+    width = {name: max(len(str(row[name])) for row in rows) for name in columns}
+    for row in rows:
+        print(
+            "  ".join(f"{row[name]:{side}{width[name]}}" for name, side in columns.items()).rstrip()
+        )
+
+
+def print_run(name: str) -> None:
+    """The report of a run as plain text: quality with its noise floor, bytes, seconds, coverage."""
+    report = runs.load_report(name)
+    print(f"{name}: {runs.folder_of(name)}" + (f"; ran on {report.place}" if report.place else ""))
+    width = max(len(who) for who in report.seconds)
+    print(f"{'':{width}}  PSNR dB    SSIM       MB  seconds   speed")
+    for who, seconds in report.seconds.items():
+        mine = [score for score in report.scores if score.recipe == who]
+        quality = " " * 15
+        if mine:
+            means = (
+                sum(getattr(score, part) for score in mine) / len(mine) for part in ("psnr", "ssim")
+            )
+            quality = "{:7.2f}  {:6.4f}".format(*means)
+        fast = speed(seconds, next(iter(report.seconds.values())))  # the float model is the first
+        print(
+            f"{who:{width}}  {quality}  {report.bytes[who] / 1e6:7.2f}  {seconds:7.1f}  {fast:>6}"
+        )
+    floor = report.noise_floor
+    print(
+        f"{report.samples} pictures each; float pictures with other seeds are at "
+        f"{floor['psnr']:.2f} dB, SSIM {floor['ssim']:.4f}."
+    )
+    for who, line in report.coverage.items():
+        ran = Execution.of(line)
+        print(f"{who}: {ran.quantized}")
+        print(f"{' ' * len(who)}  {ran.line()}")
+    for warning in report.warnings:
+        print(f"note: {warning}")
