@@ -2,22 +2,16 @@
 may die.
 """
 
-import contextlib
-import json
 import os
 import signal
-import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
 from dmq import engine
 from dmq.errors import DmqError
-
-
-ROOT = Path(__file__).parent.parent
+from tests.cluster import Cluster
 
 
 # --- what is done with tasks: functions of a module, as workers must find them --------------------
@@ -109,56 +103,6 @@ def test_no_workers_are_refused():
 # --- on a cluster ---------------------------------------------------------------------------------
 
 
-class Cluster:
-    """A scheduler and workers as `dask scheduler` and `dask worker` start them, each a process
-    that can be killed.
-    """
-
-    def __init__(self, folder):
-        self.file = folder / "scheduler.json"
-        self.scheduler = self.start(
-            "scheduler",
-            "--port",
-            "0",
-            "--host",
-            "127.0.0.1",
-            "--no-dashboard",
-            "--scheduler-file",
-            str(self.file),
-        )
-        while not self.file.exists():
-            assert self.scheduler.poll() is None
-            time.sleep(0.05)
-        self.address = json.loads(self.file.read_text())["address"]
-        self.workers = [self.worker() for _ in range(2)]
-
-    def start(self, *command):
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        return subprocess.Popen(
-            [sys.executable, "-m", "dask", *command],
-            env=environment,
-            cwd=self.file.parent,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-
-    def worker(self):
-        return self.start("worker", self.address, "--nthreads", "1", "--no-nanny", "--no-dashboard")
-
-    def whole(self):
-        """Wait until there are two workers, starting those that were killed."""
-        self.workers = [self.worker() if one.poll() is not None else one for one in self.workers]
-        with engine._connected(self.address) as client:
-            client.wait_for_workers(2)
-        return self
-
-    def close(self):
-        for process in (*self.workers, self.scheduler):
-            with contextlib.suppress(ProcessLookupError):
-                process.kill()
-            process.wait()
-
-
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     made = Cluster(tmp_path_factory.mktemp("cluster"))
@@ -201,8 +145,7 @@ def test_the_sweep_goes_on_when_one_of_two_workers_is_killed(cluster):
         slow_square, range(20), kept=found.__setitem__, scheduler=cluster.address
     ):
         if done == 3:
-            cluster.workers[0].kill()
-            cluster.workers[0].wait()
+            cluster.kill_one()
     assert found == {n: n * n for n in range(20)}
 
 

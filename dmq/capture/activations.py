@@ -6,7 +6,7 @@ import contextlib
 import copy
 import json
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
@@ -26,7 +26,7 @@ from ..models.running import own_prompts
 from ..models.stepping import OnStep, stepping
 from ..numerics.mergeable import BINS, coarsen
 from ..numerics.mergeable import merge as merge_counts
-from ..numerics.threads import is_small, one_thread, process_threads
+from ..numerics.threads import few_threads, is_small, process_threads
 from ..places import ASSETS
 from ..recipe import Calibration, Sampling
 from ..results import ActivationStats, Site, Trajectory
@@ -56,19 +56,21 @@ def capture_activations(
     attention: bool = True,
     subset: int = SUBSET,
     trajectories: int = 0,
+    pictures: Sequence[tuple[str, int]] | None = None,
 ) -> Generator[tuple[int, int], None, Captured]:
     """Yield (steps done, steps in all) while the pipeline draws the calibration pictures; return
     what was seen.
 
     Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`.
     Ranges are of every element, moments too except at outputs and probs; these and all histograms
-    are of `subset` elements a row (0: all). The first `trajectories` pictures are recorded call by
+    are of `subset` elements a row (0: all). `pictures`, pairs of prompt and seed, are drawn
+    instead if they are given. The first `trajectories` pictures are recorded call by
     call. The loaded model is not touched; closing the generator ends the run after the current
     step. On a GPU with too little memory for a batch, the rest comes in halves of it. Raises
     OutOfMemory if these are too large as well, and DmqError for a step-skipping cache, mixed
     timesteps or activations that are not finite."""
     refuse_caches(loaded.denoiser)
-    pictures = calibration_pictures(loaded, calibration)
+    pictures = pictures or calibration_pictures(loaded, calibration)
     recorder, calls = Recorder(subset), TrajectoryRecorder(loaded.adapter, trajectories)
     todo = [pictures[n : n + calibration.batch] for n in range(0, len(pictures), calibration.batch)]
     copies = [_Copy(loaded, attention) for _ in range(_batches_at_once(loaded, len(todo)))]
@@ -150,9 +152,7 @@ def _watch_batches(
             if calls is not None:
                 calls.next_batch(len(batch))
             stack.enter_context(_recording(copied, loaded, recorder, calls))
-            run = stepping(
-                partial(_generate, loaded, copied.pipe, batch, sampling, len(batches) > 1)
-            )
+            run = stepping(partial(_generate, loaded, copied.pipe, batch, sampling))
             runs.append(stack.enter_context(contextlib.closing(run)))
         for reports in zip_longest(*runs):  # they run by themselves, whoever is asked first
             for _ in filter(None, reports):
@@ -165,11 +165,10 @@ def _generate(
     pipe: Any,
     batch: list[tuple[str, int]],
     sampling: Sampling,
-    alone: bool,
     on_step: OnStep,
 ) -> None:
     prompts, seeds = zip(*batch, strict=True)
-    with one_thread() if alone else nullcontext():
+    with few_threads(loaded.denoiser.parameters()):
         sample(pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
 
 
@@ -296,7 +295,7 @@ def _join_site(parts: Sequence[ActivationStats], s: int) -> tuple[np.ndarray, in
     k = max(int(part.exponent[s]) for part in parts)
     counts = torch.cat([coarsen(_all_bins(part, s), k - int(part.exponent[s])) for part in parts])
     cut, first = _cut(counts)
-    return cut.astype(parts[0].counts[s].dtype), first, k
+    return cut.astype(np.promote_types(parts[0].counts[s].dtype, np.int32)), first, k
 
 
 def _merge_site(a: ActivationStats, b: ActivationStats, s: int) -> tuple[np.ndarray, int, int]:
@@ -304,7 +303,7 @@ def _merge_site(a: ActivationStats, b: ActivationStats, s: int) -> tuple[np.ndar
         _all_bins(a, s), int(a.exponent[s]), _all_bins(b, s), int(b.exponent[s])
     )
     cut, first = _cut(counts)
-    return cut.astype(a.counts[s].dtype), first, k
+    return cut.astype(np.promote_types(a.counts[s].dtype, np.int32)), first, k
 
 
 def _all_bins(stats: ActivationStats, s: int) -> Tensor:

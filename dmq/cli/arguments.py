@@ -43,6 +43,11 @@ def cluster_arguments(to: argparse.ArgumentParser) -> None:
     one.add_argument("--workers", type=int, default=1, metavar="N", help=said)
 
 
+def shared(given: argparse.Namespace) -> dict[str, Any]:
+    """What `cluster_arguments` ask for, as stages take it."""
+    return {"scheduler": given.scheduler, "workers": given.workers}
+
+
 def place_arguments(to: argparse.ArgumentParser) -> None:
     """Where models run; every command takes these."""
     one = to.add_argument_group("where it runs")

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from ..errors import DmqError
 from ..recipe import Predictor, Recipe, Sensitivity
-from .arguments import chosen_recipe, cluster_arguments, recipe_argument, spec_arguments
+from .arguments import chosen_recipe, cluster_arguments, recipe_argument, shared, spec_arguments
 from .terminal import print_table, show_progress
 from .views import predictor, sensitivity
 
@@ -67,7 +67,7 @@ def prepare(given: argparse.Namespace) -> None:
             raise DmqError("--trajectories is for --only capture.")
         how = {"again": given.again, "trajectories": given.trajectories}
         show_progress(stages.capture(recipe, **how))
-    show_progress(stages.prepare(recipe, only=given.only, again=given.again))
+    show_progress(stages.prepare(recipe, only=given.only, again=given.again, **shared(given)))
     done = ", ".join(step.name for step in lacking) or (given.only if given.again else "")
     print(
         f"{recipe.name}: {f'made {done}' if done else 'all is there'}; `dmq run` samples with it."

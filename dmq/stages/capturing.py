@@ -11,27 +11,42 @@ from .placing import plan_capture
 
 
 def capture(
-    recipe: Recipe, *, again: bool = False, trajectories: int = 0
+    recipe: Recipe,
+    *,
+    again: bool = False,
+    trajectories: int = 0,
+    scheduler: str = "",
+    workers: int = 1,
 ) -> Generator[Progress, None, Path]:
     """Watch the float model draw the calibration pictures; returns the folder of the statistics.
 
     Does nothing if there are such statistics already, unless `again`. The denoiser calls of the
-    first `trajectories` pictures are saved beside them (`runs.load_trajectory`). Closing the
-    generator leaves no trace."""
+    first `trajectories` pictures are saved beside them (`runs.load_trajectory`). `scheduler` and
+    `workers` are those of `engine.run`: batches that are finished when the generator is closed are
+    then kept; otherwise, and where calls are saved, closing it leaves no trace."""
     folder = runs.find_capture(recipe)
     if folder is not None and not again:
         return folder
     yield Progress("Load the model", 0, 1)
     libraries()
     from ..capture.activations import capture_activations
+    from ..capture.batches import capture_batches
 
     loaded = load(recipe.model)
     yield plan_capture(recipe)
+    folder = runs.home() / "captures" / runs.capture_key(recipe)
+    partial = folder.with_name(f"{folder.name}.partial")
     at = progress_timer("Capture")
+    if (scheduler or workers != 1) and not trajectories:
+        drawn = recipe.model, recipe.sampling, recipe.calibration
+        how = {"scheduler": scheduler, "workers": workers}
+        stats = yield from relay(capture_batches(loaded, *drawn, partial, **how), at)
+        runs.save_stats(folder, stats, loaded.info)
+        runs.discard(partial)
+        return folder
     work = capture_activations(
         loaded, recipe.sampling, recipe.calibration, trajectories=trajectories
     )
     seen = yield from relay(work, at)
-    folder = runs.home() / "captures" / runs.capture_key(recipe)
     runs.save_stats(folder, seen.stats, loaded.info, seen.trajectory)
     return folder

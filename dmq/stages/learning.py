@@ -31,6 +31,7 @@ class Step:
     is_asked: Callable[[Recipe], bool]
     is_there: Callable[[Recipe], bool]  # may raise DmqError as long as an earlier step is missing
     make: Callable[..., Generator[Progress, None, Any]]  # (recipe, again=…)
+    is_shared: bool = False  # does `make` take `scheduler` and `workers`, those of `engine.run`?
 
     def is_missing(self, recipe: Recipe) -> bool:
         """Is it asked for and not there, as far as can be told yet?"""
@@ -43,13 +44,14 @@ class Step:
 
 
 LEARNED = (
-    Step("capture", "activation statistics", lambda recipe: True, captured, capture),
+    Step("capture", "activation statistics", lambda recipe: True, captured, capture, True),
     Step(
         "bits",
         "what layers cost, by which bits are shared out",
         lambda recipe: recipe.mixed is not None,
         lambda recipe: mix_table(recipe) is not None,
-        lambda recipe, again: learn_mix(recipe, again=again),
+        lambda recipe, **how: learn_mix(recipe, **how),
+        True,
     ),
     Step(
         "groups",
@@ -86,25 +88,28 @@ def learn(recipe: Recipe) -> Generator[Progress, None, None]:
 
 
 def carry_out(
-    steps: Sequence[Step], recipe: Recipe, again: str = ""
+    steps: Sequence[Step], recipe: Recipe, again: str = "", **shared: Any
 ) -> Generator[Progress, None, None]:
     """Make what `recipe` asks for and lacks, one step after the other; the one called `again`
-    though it is there.
+    though it is there. `shared` are the `scheduler` and `workers` of `engine.run`.
     """
     for step in steps:
         if step.is_asked(recipe) and (step.name == again or not step.is_there(recipe)):
-            yield from step.make(recipe, again=step.name == again)
+            how = shared if step.is_shared else {}
+            yield from step.make(recipe, again=step.name == again, **how)
 
 
-def learn_mix(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, None]:
+def learn_mix(
+    recipe: Recipe, *, again: bool = False, **shared: Any
+) -> Generator[Progress, None, None]:
     """Measure or learn what `recipe`'s budget is shared out by, if there is one.
 
-    Does nothing if that was done already, unless `again`.
+    Does nothing if that was done already, unless `again`. `shared` as in `carry_out`.
     """
     if recipe.mixed is None:
         return
     make = predict if isinstance(recipe.mixed.by, Predictor) else sensitivity
-    yield from make(without_budget(recipe), recipe.mixed.by, again=again)
+    yield from make(without_budget(recipe), recipe.mixed.by, again=again, **shared)
 
 
 def _learns_weights(recipe: Recipe) -> bool:

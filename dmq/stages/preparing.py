@@ -45,15 +45,17 @@ def missing(recipe: Recipe, only: str = "") -> tuple[Step, ...]:
 
 
 def prepare(
-    recipe: Recipe, *, only: str = "", again: bool = False
+    recipe: Recipe, *, only: str = "", again: bool = False, scheduler: str = "", workers: int = 1
 ) -> Generator[Progress, None, None]:
-    """Learn, measure and calibrate what `recipe` needs and has not been done yet.
+    """Learn, measure and calibrate what `recipe` needs and has not been done yet, what falls into
+    independent tasks with the `scheduler` and `workers` of `engine.run`.
 
     With `only`, up to the step of that name, one of NAMES; `again`: that one even if it is there.
     Raises DmqError for a step that the recipe does not ask for."""
     if again and not only:
         raise ValueError("again says nothing without the name of a step")
-    yield from carry_out(_steps(recipe, only), recipe, only if again else "")
+    shared = {"scheduler": scheduler, "workers": workers}
+    yield from carry_out(_steps(recipe, only), recipe, only if again else "", **shared)
 
 
 def _steps(recipe: Recipe, only: str) -> tuple[Step, ...]:

@@ -15,7 +15,7 @@ import numpy as np
 from ...errors import DmqError
 from ...recipe import Predictor, Recipe, choice_label
 from ...results import PredictorResult
-from ..arguments import chosen_recipe, chosen_spec
+from ..arguments import chosen_recipe, chosen_spec, shared
 from ..terminal import check_place, print_table, show_progress, write
 
 
@@ -32,8 +32,7 @@ def predict(given: argparse.Namespace) -> None:
     if given.json:
         check_place(given.json)
     recipe = chosen_recipe(given.recipe, given.model)
-    how = {"again": given.again, "scheduler": given.scheduler, "workers": given.workers}
-    result = show_progress(stages.predict(recipe, spec, **how))
+    result = show_progress(stages.predict(recipe, spec, again=given.again, **shared(given)))
     print_result(result)
     if given.json:
         write(given.json, json.dumps(plain(result), indent=2) + "\n")

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import DmqError
 from ...recipe import Recipe, Sensitivity
 from ...results import SensitivityTable
-from ..arguments import chosen_recipe, chosen_spec
+from ..arguments import chosen_recipe, chosen_spec, shared
 from ..terminal import check_place, print_table, show_progress, write
 
 
@@ -32,8 +32,7 @@ def sensitivity(given: argparse.Namespace) -> None:
     if given.csv:
         check_place(given.csv)
     recipe = chosen_recipe(given.recipe, given.model)
-    how = {"again": given.again, "scheduler": given.scheduler, "workers": given.workers}
-    table = show_progress(stages.sensitivity(recipe, ask, **how))
+    table = show_progress(stages.sensitivity(recipe, ask, again=given.again, **shared(given)))
     print(f"{recipe.model}: {table.title} ({table.kind}), {table.unit}")
     print_costs(table, len(table.layers) if given.layers else SHOWN_LAYERS)
     print_agreement(table, recipe)

@@ -1,0 +1,81 @@
+"""Whatever falls into independent tasks is shared by processes or a real Dask cluster, of whose two
+workers one dies: the answer is what one process gives, to the last bit.
+"""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from dmq import runs, stages
+from dmq.progress import Progress
+from dmq.recipe import Calibration
+from tests.cluster import Cluster
+from tests.tiny import captured_recipe, runs_in
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    with runs_in(tmp_path_factory.mktemp("shared")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def cluster(folder):
+    made = Cluster(folder)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def recipe(folder):
+    made = captured_recipe(folder, 2)
+    calibration = Calibration(samples=5, batch=1, prompts=("a", "b"))
+    return dataclasses.replace(made, calibration=calibration)
+
+
+def shared(cluster, work):
+    """The value of `work`, whose progress kills one of two workers as soon as a part is done and
+    another is not.
+    """
+    cluster.whole()
+    killed = False
+    while True:
+        try:
+            item = next(work)
+        except StopIteration as end:
+            assert killed
+            return end.value
+        if not killed and isinstance(item, Progress) and 0 < item.done < item.total:
+            cluster.kill_one()
+            killed = True
+
+
+def assert_equal(a, b, *, but=()):
+    """Two frozen results have the same fields, arrays to the last bit."""
+    for field in dataclasses.fields(a):
+        if field.name not in but:
+            np.testing.assert_equal(getattr(a, field.name), getattr(b, field.name), field.name)
+
+
+def test_batches_of_a_capture(cluster, recipe):
+    here = runs.load_stats(stages.finish(stages.capture(recipe)))
+    work = stages.capture(recipe, again=True, scheduler=cluster.address)
+    assert_equal(here, runs.load_stats(shared(cluster, work)))
+    assert [path.name for path in (runs.home() / "captures").glob("*.partial")] == []
+
+
+def test_a_capture_that_was_interrupted_watches_only_the_other_batches(cluster, recipe):
+    other = dataclasses.replace(recipe, calibration=Calibration(samples=4, batch=1, seed=7))
+    here = runs.load_stats(stages.finish(stages.capture(other)))
+    how = {"again": True, "scheduler": cluster.whole().address}
+    work = stages.capture(other, **how)
+    next(item for item in work if isinstance(item, Progress) and item.done)
+    work.close()
+    (partial,) = (runs.home() / "captures").glob("*.partial")
+    kept = {path.name: path.stat().st_mtime_ns for path in partial.iterdir()}
+    assert kept and not [name for name in kept if name.startswith(".")]
+    seen = [item for item in stages.capture(other, **how) if hasattr(item, "done")]
+    assert min(item.done for item in seen if item.done) == 2 * (len(kept) + 1)
+    assert_equal(here, stages.statistics(other))
+    assert not partial.exists()
