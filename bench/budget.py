@@ -22,7 +22,7 @@ from scipy.sparse import csr_array
 
 from dmq.allocation.budget import allocate, limits, pareto
 from dmq.allocation.knapsack import best, filled, price_steps, priced
-from dmq.recipe import Budget, choice_of
+from dmq.recipe import Budget, parse_format
 from dmq.results import Layer, SensitivityTable
 
 
@@ -48,7 +48,7 @@ def made_up(count: int, seed: int, alike: bool = False) -> SensitivityTable:
         )
         for n, (o, i) in enumerate(side.T)
     )
-    bits = np.array([choice_of(label).bits for label in LABELS])
+    bits = np.array([parse_format(label).bits for label in LABELS])
     tables = np.stack(
         [
             {"UAQ": 4 * side[0], "KMC": 2 * 2**b * side[0], "KMA": 0 * side[0] + 2 * 2**b}[
@@ -74,7 +74,7 @@ def made_up(count: int, seed: int, alike: bool = False) -> SensitivityTable:
         model="",
         fingerprint="",
         layers=layers,
-        choices=tuple(map(choice_of, LABELS)),
+        choices=tuple(map(parse_format, LABELS)),
         bytes=taken,
         cost=cost,
         spread=0 * cost,

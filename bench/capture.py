@@ -27,7 +27,7 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from bench.memory import BLOCK, peak
-from dmq.capture.activations import SUBSET, calibration_pictures, capture_activations
+from dmq.capture.activations import SUBSET, calibration_images, capture_activations
 from dmq.models.loading import Loaded, describe, embedded, load, sample
 from dmq.models.published import published
 from dmq.models.stepping import stepping
@@ -106,7 +106,7 @@ def step_time(run: Iterator[Any], begun: list[float], clock: Callable[[], float]
 
 def plainly(loaded: Loaded, sampling: Sampling, calibration: Calibration) -> Iterator[Any]:
     """The steps of the same images without a capture, one batch after the other."""
-    images, size = calibration_pictures(loaded, calibration), calibration.batch
+    images, size = calibration_images(loaded, calibration), calibration.batch
     for start in range(0, len(images), size):
         prompts, seeds = zip(*images[start : start + size], strict=True)
         draw = partial(sample, loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling)

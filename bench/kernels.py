@@ -2,7 +2,7 @@
 
     python -m bench.kernels [--rounds 20]
 
-Products of M rows, K inputs and N outputs; convolutions of two pictures; attention of heads, tokens
+Products of M rows, K inputs and N outputs; convolutions of two images; attention of heads, tokens
 and width. Weights of few bits without codes of inputs are multiplied as floats: torch's own kernels
 for packed int4 and int8 weights are the alternative. `_int_mm` is what a GPU has. Times are the
 least of all rounds, in milliseconds; in brackets how many times as fast as the first of a line.

@@ -1,10 +1,10 @@
-"""Mixed precision at equal bytes: what a choice for each layer does to pictures, all in one run.
+"""Mixed precision at equal bytes: what a choice for each layer does to images, all in one run.
 
     python -m bench.layers [--model emoji-sd] [--bits 3.4 3.7 4.0] [--activations 32 8 6] [--out FILE]
 
 Every row of a table has the same bytes: "4.0" bits are those of UAQ-4 everywhere, 3.4 and 3.7 are
 that share of them. Where a format has no such number of bits, it has more in some layers and fewer
-in others, drawn at random: "UAQ alone" is that, and at 4.0 simply UAQ-4. "random" draws formats too
+in others, generated at random: "UAQ alone" is that, and at 4.0 simply UAQ-4. "random" generates formats too
 (the six choices of Qua2SeDiMo: UAQ, KMC and KMA at 4 and 3 bits). "measured", "fisher" and "ridge"
 give the budget solver costs of these six choices, "predictor op" and "predictor block" scores of
 the graph network. "fisher, all" may also take UAQ and k-means at 2 bits, HQQ, GPTQ and low rank (of
@@ -12,10 +12,10 @@ rank 4). Activations are dynamic, a range for each token. The first and the last
 float.
 
 Latent error: squared distance of the finished sample from the float one over its squared length;
-its geometric mean counts all pictures alike. PSNR is of the pictures, FID of their features to
-those of the float pictures (the floor: of float pictures with other seeds), match 100 * cosine of
-picture and prompt, all by emoji-clip. Pictures have seeds that nothing has seen; +- is 95 % over
-the seeds; "better" the share of pictures with a smaller latent error than with "UAQ alone", with
+its geometric mean counts all images alike. PSNR is of the images, FID of their features to
+those of the float images (the floor: of float images with other seeds), match 100 * cosine of
+image and prompt, all by emoji-clip. Images have seeds that nothing has seen; +- is 95 % over
+the seeds; "better" the share of images with a smaller latent error than with "UAQ alone", with
 its one-sided sign test."""
 
 import argparse
@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from bench.timing.drawn import Drawn, half
+from bench.timing.generated import GeneratedBatch, half
 from bench.timing.results import Results, Row, asked
 from dmq import stages
 from dmq.allocation.budget import random_allocation
@@ -42,15 +42,15 @@ from dmq.recipe import (
     FLOAT,
     Activations,
     Budget,
-    Choice,
     LowRank,
     Predictor,
     Recipe,
     Sampling,
     Sensitivity,
     Uaq,
+    WeightFormat,
     Weights,
-    choice_of,
+    parse_format,
 )
 from dmq.results import Allocation, Layer, SensitivityTable
 from dmq.stages.walks import Walk
@@ -88,9 +88,9 @@ HEADS = (
 BARS = ("measured", "fisher", "predictor block")
 
 
-def choice(label: str) -> Choice:
+def choice(label: str) -> WeightFormat:
     """A choice by its short name, low-rank ones with a rank that suits small layers."""
-    made = choice_of(label)
+    made = parse_format(label)
     return (
         replace(made, format=replace(made.format, rank=RANK))
         if isinstance(made.format, LowRank)
@@ -179,28 +179,31 @@ def within(table: SensitivityTable, size: int) -> Budget:
     return Budget(bits=None, bytes=min(size, stages.limits(table)[1]))
 
 
-class Judged(Drawn):
-    """Pictures with the features that FID is of."""
+class Judged(GeneratedBatch):
+    """Images with the features that FID is of."""
 
-    def __init__(self, recipe: Recipe, seeds: int, pictures: int) -> None:
-        super().__init__(recipe, seeds, pictures)
-        self.eye = load_clip()
-        self.seen = self.eye.features(self.floats.pictures)
+    def __init__(self, recipe: Recipe, seeds: int, images: int) -> None:
+        super().__init__(recipe, seeds, images)
+        self.feature_extractor = load_clip()
+        self.seen = self.feature_extractor.features(self.floats.images)
         others = [(prompt, seed + 2 * len(self.jobs)) for prompt, seed in self.jobs]
         self.floor = fid(
-            self.eye.features(self.walk(self.loaded.denoiser, others).pictures), self.seen
+            self.feature_extractor.features(self.walk(self.loaded.denoiser, others).images),
+            self.seen,
         )
 
-    def judge(self, drawn: Walk) -> Row:
-        return super().judge(drawn) | {"fid": fid(self.eye.features(drawn.pictures), self.seen)}
+    def judge(self, generated: Walk) -> Row:
+        return super().judge(generated) | {
+            "fid": fid(self.feature_extractor.features(generated.images), self.seen)
+        }
 
 
-def line(row: Row, other: Row | None, drawn: Judged) -> str:
+def line(row: Row, other: Row | None, generated: Judged) -> str:
     """A row as it is printed."""
-    error = drawn.of_seeds(row["error"])
+    error = generated.of_seeds(row["error"])
     typical, near = (
         np.exp(np.log(np.maximum(error, 1e-30)).mean(1)),
-        drawn.of_seeds(row["psnr"]).mean(1),
+        generated.of_seeds(row["psnr"]).mean(1),
     )
     better = p = ""
     if other is not None:
@@ -219,25 +222,25 @@ def line(row: Row, other: Row | None, drawn: Judged) -> str:
 
 def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
     """What should hold, and whether it does, in the geometric mean of the latent error over all
-    pictures.
+    images.
     """
     error = {
         name: float(np.exp(np.log(np.maximum(row["error"], 1e-30)).mean()))
         for name, row in rows.items()
     }
     uniform = {name: error[f"{name} alone"] for name in ("UAQ", "KMC", "KMA")}
-    drawn = min(error[f"random {n + 1}"] for n in range(RANDOM))
+    generated = min(error[f"random {n + 1}"] for n in range(RANDOM))
     made = [
         (f"{name} < {other} alone", error[name] < least)
         for name in BARS
         for other, least in uniform.items()
     ]
-    return made + [(f"{name} < best of {RANDOM} random", error[name] < drawn) for name in BARS]
+    return made + [(f"{name} < best of {RANDOM} random", error[name] < generated) for name in BARS]
 
 
 def report(
     evidence: Evidence,
-    drawn: Judged,
+    generated: Judged,
     bits: float,
     activation: int,
     results: Results,
@@ -249,10 +252,10 @@ def report(
         "float activations" if activation == FLOAT else f"A{activation}"
     )
     print(
-        f"\n{evidence.recipe.model}, {setting}: {size:,} bytes of weights, {drawn.pictures} unseen "
-        "pictures for each "
-        f"of {drawn.seeds} seeds; FID floor {drawn.floor:.2f}, match of the float model "
-        f"{drawn.match.mean():.2f}\n"
+        f"\n{evidence.recipe.model}, {setting}: {size:,} bytes of weights, {generated.images} unseen "
+        "images for each "
+        f"of {generated.seeds} seeds; FID floor {generated.floor:.2f}, match of the float model "
+        f"{generated.match.mean():.2f}\n"
         f"{HEADS}"
     )
     base = replace(
@@ -262,25 +265,25 @@ def report(
     for name, choose in allocations(evidence, size):
         if rows and name not in rows:
             continue
-        row = row_of(base, choose(), (base.model, setting, "layers", name), drawn, results)
+        row = row_of(base, choose(), (base.model, setting, "layers", name), generated, results)
         made[name] = row
-        print(line(row, made.get("UAQ alone"), drawn), flush=True)
+        print(line(row, made.get("UAQ alone"), generated), flush=True)
     for words, holds in () if rows else bars(made):
         print(f"  {'holds' if holds else 'FAILS'}: {words}", flush=True)
 
 
 def row_of(
-    base: Recipe, chosen: Allocation, place: tuple[str, ...], drawn: Judged, results: Results
+    base: Recipe, chosen: Allocation, place: tuple[str, ...], generated: Judged, results: Results
 ) -> Row:
     """The row of an allocation, measured unless `results` has it."""
     recipe = stages.with_allocation(base, chosen)
-    key = asked(recipe, drawn.loaded.info.fingerprint, drawn.seeds, drawn.pictures)
+    key = asked(recipe, generated.loaded.info.fingerprint, generated.seeds, generated.images)
     row = results.find(place, key)
     if row is None:
         begun = time.process_time()
         stages.finish(stages.prepare(recipe))
         row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {"asked": key}
-        row |= drawn.measure(recipe) | {"size": chosen.bytes, "bits": chosen.average_bits}
+        row |= generated.measure(recipe) | {"size": chosen.bytes, "bits": chosen.average_bits}
         row |= {"took": time.process_time() - begun}
     results.put(row)
     return row
@@ -323,7 +326,7 @@ def options() -> argparse.ArgumentParser:
     )
     parser.add_argument("--again", action="store_true", help="measure also what is in FILE")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=8, help="measured for each seed")
+    parser.add_argument("--images", type=int, default=8, help="measured for each seed")
     parser.add_argument("--steps", type=int, help="other than the model's own")
     parser.add_argument(
         "--rows", nargs="+", metavar="NAME", default=[], help="only these rows, and no bars"
@@ -337,10 +340,10 @@ def main(arguments: list[str] | None = None) -> None:
         results = Results(chosen.out, chosen.again)
         for model in chosen.models or ["emoji-sd", "emoji-dit"]:
             evidence = evidence_of(model, chosen)
-            drawn = Judged(evidence.recipe, chosen.seeds, chosen.pictures)
+            generated = Judged(evidence.recipe, chosen.seeds, chosen.images)
             for activation in chosen.activations:
                 for bits in chosen.bits:
-                    report(evidence, drawn, bits, activation, results, chosen.rows)
+                    report(evidence, generated, bits, activation, results, chosen.rows)
     except DmqError as error:
         sys.exit(f"error: {error}")
 

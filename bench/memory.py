@@ -25,7 +25,7 @@ FILE = 2_000_000_000  # bytes of each file of the source
 TINY = "tiny"
 BLOCK = (
     2**20
-)  # random numbers, which are repeated: drawing billions would take longer than all the rest
+)  # random numbers, which are repeated: generating billions would take longer than all the rest
 
 
 def peak() -> int:

@@ -1,17 +1,17 @@
-"""What progressive calibration and relaxed steps (PCR) do to pictures, all in one run; or what
+"""What progressive calibration and relaxed steps (PCR) do to images, all in one run; or what
 calibration costs.
 
     python -m bench.progress [--model emoji-sd] [--settings W8A8 W4A8 W4A6] [--ranges MseSearch MinMax] [--out FILE]
-    python -m bench.progress --speed [--pictures 64]
+    python -m bench.progress --speed [--images 64]
 
 Static ranges for every step, from the float trajectory ("float") or along the quantized one
 ("progressive"; "strict" observes a step with its activations in float); a fifth of the steps with
 10-bit activations, at the noisy end ("first"), in the middle, at the clean end ("last"), or where
-leaving windows of steps in float pays most by likeness to the float pictures ("auto") or by match
+leaving windows of steps in float pays most by likeness to the float images ("auto") or by match
 with the prompt ("auto text"); and both together. Latent error: squared distance of the finished
-sample from the float one over its squared length; its geometric mean counts all pictures alike.
-PSNR is of the pictures, match 100 * cosine of picture and prompt by emoji-clip. All on pictures
-with seeds that nothing has seen; +- is 95 % over the seeds, "better" the share of pictures with a
+sample from the float one over its squared length; its geometric mean counts all images alike.
+PSNR is of the images, match 100 * cosine of image and prompt by emoji-clip. All on images
+with seeds that nothing has seen; +- is 95 % over the seeds, "better" the share of images with a
 smaller latent error than with float ranges and the same bits, with its one-sided sign test."""
 
 import argparse
@@ -25,10 +25,10 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import binomtest
 
-from bench.timing.drawn import Drawn, half
+from bench.timing.generated import GeneratedBatch, half
 from bench.timing.results import Results, Row, asked
 from dmq import stages
-from dmq.capture.activations import calibration_pictures
+from dmq.capture.activations import calibration_images
 from dmq.errors import DmqError
 from dmq.models.loading import sample, with_denoiser
 from dmq.recipe import (
@@ -73,7 +73,7 @@ def candidates(recipe: Recipe, chosen: argparse.Namespace) -> Iterator[tuple[str
     steps, walked = recipe.sampling.steps, Progressive()
     count = round(0.2 * steps)
     middle = (steps - count) // 2
-    auto = Relaxing(where="auto", pictures=chosen.window_pictures)
+    auto = Relaxing(where="auto", images=chosen.window_images)
     relaxed = {
         "first": Relaxing(where="first"),
         "middle": Relaxing(where="list", steps=tuple(range(middle, middle + count))),
@@ -95,12 +95,12 @@ def candidates(recipe: Recipe, chosen: argparse.Namespace) -> Iterator[tuple[str
     )
 
 
-def line(row: Row, other: Row | None, drawn: Drawn) -> str:
+def line(row: Row, other: Row | None, generated: GeneratedBatch) -> str:
     """A row as it is printed."""
-    error = drawn.of_seeds(row["error"])
+    error = generated.of_seeds(row["error"])
     geometric = np.exp(np.log(np.maximum(error, 1e-30)).mean(1))
-    match = drawn.of_seeds([np.nan if x is None else x for x in row["match"]]).mean(1)
-    near = drawn.of_seeds(row["psnr"]).mean(1)
+    match = generated.of_seeds([np.nan if x is None else x for x in row["match"]]).mean(1)
+    near = generated.of_seeds(row["psnr"]).mean(1)
     better = p = ""
     if other is not None:
         wins, total = (
@@ -117,7 +117,7 @@ def line(row: Row, other: Row | None, drawn: Drawn) -> str:
 
 def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
     """What should hold, and whether it does, in the geometric mean of the latent error over all
-    pictures.
+    images.
     """
     error = {
         name: float(np.exp(np.log(np.maximum(row["error"], 1e-30)).mean()))
@@ -136,18 +136,20 @@ def bars(rows: dict[str, Row]) -> list[tuple[str, bool]]:
     ]
 
 
-def report(recipe: Recipe, drawn: Drawn, results: Results, chosen: argparse.Namespace) -> None:
+def report(
+    recipe: Recipe, generated: GeneratedBatch, results: Results, chosen: argparse.Namespace
+) -> None:
     """Measure and print one setting."""
     print(
-        f"\n{recipe.model} {recipe.name}, {recipe.sampling.steps} steps, {chosen.pictures} unseen "
-        "pictures for each "
-        f"of {chosen.seeds} seeds; match of the float model {drawn.match.mean():.2f}\n{HEADS}"
+        f"\n{recipe.model} {recipe.name}, {recipe.sampling.steps} steps, {chosen.images} unseen "
+        "images for each "
+        f"of {chosen.seeds} seeds; match of the float model {generated.match.mean():.2f}\n{HEADS}"
     )
     rows: dict[str, Row] = {}
     for name, other, candidate in candidates(recipe, chosen):
         if chosen.rows and name not in chosen.rows:
             continue
-        key = asked(candidate, drawn.loaded.info.fingerprint, drawn.seeds, drawn.pictures)
+        key = asked(candidate, generated.loaded.info.fingerprint, generated.seeds, generated.images)
         place = (recipe.model, recipe.name, "progress", name)
         row = results.find(place, key)
         if row is None:
@@ -156,10 +158,10 @@ def report(recipe: Recipe, drawn: Drawn, results: Results, chosen: argparse.Name
             row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {
                 "asked": key
             }
-            row |= drawn.measure(candidate) | {"took": time.process_time() - begun}
+            row |= generated.measure(candidate) | {"took": time.process_time() - begun}
         results.put(row)
         rows[name] = row
-        print(line(row, rows.get(other), drawn) + f"   {_run(row['relaxed'])}", flush=True)
+        print(line(row, rows.get(other), generated) + f"   {_run(row['relaxed'])}", flush=True)
     for words, holds in () if chosen.rows else bars(rows):
         print(f"  {'holds' if holds else 'FAILS'}: {words}", flush=True)
 
@@ -169,16 +171,16 @@ def _run(steps: list[int]) -> str:
 
 
 def speed(model: str, chosen: argparse.Namespace) -> None:
-    """Progressive calibration against plain sampling of the same pictures, in turn."""
+    """Progressive calibration against plain sampling of the same images, in turn."""
     from dmq.calibration.progressive import calibrate_progressively
 
     recipe = replace(recipe_for(model, "W8A8", "MseSearch", chosen), progressive=Progressive())
     small, start = recipe, replace(recipe, progressive=None)
     stages.finish(stages.capture(start))
     plan, ranges = stages.plan(start), (stages.statistics(start), stages.errors(start))
-    recipe = replace(recipe, calibration=replace(small.calibration, samples=chosen.pictures))
+    recipe = replace(recipe, calibration=replace(small.calibration, samples=chosen.images))
     loaded = stages.load(model)
-    prompts, seeds = zip(*calibration_pictures(loaded, recipe.calibration), strict=True)
+    prompts, seeds = zip(*calibration_images(loaded, recipe.calibration), strict=True)
     batch, times = recipe.calibration.batch, {"sampling": [], "calibration": []}
     for _ in range(chosen.repeats):
         begun = time.perf_counter()
@@ -193,7 +195,7 @@ def speed(model: str, chosen: argparse.Namespace) -> None:
     a, b = (statistics.median(times[name]) for name in ("sampling", "calibration"))
     ratios = [y / x for x, y in zip(*times.values(), strict=True)]
     print(
-        f"{model}: {len(seeds)} pictures, {recipe.sampling.steps} steps: sampling {a:.1f} s, "
+        f"{model}: {len(seeds)} images, {recipe.sampling.steps} steps: sampling {a:.1f} s, "
         f"progressive calibration {b:.1f} s, ratio {b / a:.2f} ({min(ratios):.2f} to "
         f"{max(ratios):.2f})"
     )
@@ -213,13 +215,13 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="measure also what is in FILE")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--pictures", type=int, default=8, help="measured for each seed; with --speed in all"
+        "--images", type=int, default=8, help="measured for each seed; with --speed in all"
     )
     parser.add_argument(
-        "--samples", type=int, default=Calibration().samples, help="calibration pictures"
+        "--samples", type=int, default=Calibration().samples, help="calibration images"
     )
     parser.add_argument(
-        "--window-pictures", type=int, default=8, help="that the windows are measured on"
+        "--window-images", type=int, default=8, help="that the windows are measured on"
     )
     parser.add_argument("--steps", type=int, help="other than the model's own")
     parser.add_argument("--rows", nargs="+", metavar="NAME", help="only these rows, and no bars")
@@ -247,9 +249,9 @@ def main(arguments: list[str] | None = None) -> None:
                 for ranges in chosen.ranges
             ]
             stages.finish(stages.capture(every[0]))
-            drawn = Drawn(every[0], chosen.seeds, chosen.pictures)
+            generated = GeneratedBatch(every[0], chosen.seeds, chosen.images)
             for recipe in every:
-                report(recipe, drawn, results, chosen)
+                report(recipe, generated, results, chosen)
     except DmqError as error:
         sys.exit(f"error: {error}")
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from dmq.capture.activations import calibration_pictures
+from dmq.capture.activations import calibration_images
 from dmq.capture.replay import repeat, rows_of
 from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
@@ -25,7 +25,7 @@ from dmq.models.loading import Loaded, embedded, load
 from dmq.quantizers.apply import quantized
 from dmq.quantizers.weights import weight_bytes
 from dmq.recipe import EMBEDDED, FLOAT, Calibration, MseSearch, Sampling, Weights
-from dmq.results import Bank, Layer, ModelInfo, Plan, PlannedLayer, Site, Trajectory
+from dmq.results import ActivationQParams, Layer, ModelInfo, Plan, PlannedLayer, Site, Trajectory
 
 
 GROUPS = 8
@@ -39,7 +39,7 @@ def plan_for(info: ModelInfo, timesteps: tuple[float, ...]) -> Plan:
         model=info.name,
         fingerprint=info.fingerprint,
         timesteps=timesteps,
-        on_miss="error",
+        unknown_timestep="error",
         layers=tuple(planned(layer, len(timesteps)) for layer in info.layers),
         attention=(),
         attention_sites=0,
@@ -53,7 +53,7 @@ def planned(layer: Layer, steps: int) -> PlannedLayer:
     kept = layer.role in ("first", "last")
     spec = Weights(bits=FLOAT if kept else 8, range=MseSearch())
     slot = np.arange(steps) * GROUPS // steps
-    bank = Bank(
+    bank = ActivationQParams(
         site=Site(name=layer.name, point="input", kind=layer.kind),
         bits=np.full(GROUPS, 8, np.uint8),
         scale=np.linspace(0.03, 0.05, GROUPS, dtype=np.float32),
@@ -73,7 +73,7 @@ def planned(layer: Layer, steps: int) -> PlannedLayer:
 
 def recorded(loaded: Loaded, sampling: Sampling) -> Trajectory:
     """The denoiser calls of a few steps, for as many images at a time as are measured at most."""
-    jobs = calibration_pictures(loaded, Calibration(samples=max(COUNTS)))
+    jobs = calibration_images(loaded, Calibration(samples=max(COUNTS)))
     prompts, seeds = zip(*jobs, strict=True)
     return record_trajectory(loaded, prompts=prompts, seeds=seeds, sampling=sampling)[0]
 
@@ -106,9 +106,11 @@ def measure(name: str, rounds: int, side: int) -> None:
     published = EMBEDDED.get(name, Sampling())
     calls = recorded(loaded, Sampling(steps=STEPS, guidance=published.guidance, size=side))
     begun = time.perf_counter()
-    twin = quantized(loaded.denoiser, plan_for(loaded.info, calls.timesteps), loaded.adapter)
+    quantized_model = quantized(
+        loaded.denoiser, plan_for(loaded.info, calls.timesteps), loaded.adapter
+    )
     made = time.perf_counter() - begun
-    models = {"float": loaded.denoiser, "W8A8": twin}
+    models = {"float": loaded.denoiser, "W8A8": quantized_model}
     for images in COUNTS:
         rows, at = medians(models, calls, images, max(1, rounds // images))
         ratio = at["W8A8"] / at["float"]

@@ -4,7 +4,7 @@ CPU.
     python -m bench.speed [--subjects unet emoji-sd emoji-dit] [--rows NAME ...] [--rounds 5] [--out FILE]
 
 "unet" is one denoiser step of a U-Net as large as Stable Diffusion 1.5's, with random weights,
-batch 2, 64 x 64 latents and a prompt of 77 x 768; any other subject is whole pictures of that
+batch 2, 64 x 64 latents and a prompt of 77 x 768; any other subject is whole images of that
 pipeline, prompt to pixels, with all of its steps and guidance. Peers come from
 requirements-bench.txt; one that cannot run says why in its row.
 
@@ -15,7 +15,7 @@ round: seconds of fp32 eager over those of the row. Printed are medians over the
 least and the greatest. Peak is of the process while it works, Python and libraries included; making
 the model may take more, which the file tells. MB are 10^6 bytes, "file" those that the weights take
 as that peer stores them. Distance: |y - y32|^2 / |y32|^2 over all rounds, of answers or finished
-latents. Two rows are compared round by round, since one picture that takes another turn outweighs
+latents. Two rows are compared round by round, since one image that takes another turn outweighs
 ten others."""
 
 import argparse

@@ -1,4 +1,4 @@
-"""From `dmq serve` to the first picture: seconds until the server answers, a picture and a heat
+"""From `dmq serve` to the first image: seconds until the server answers, an image and a heat
 map are painted.
 """
 
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def once(browser) -> tuple[float, float, float]:
-    """Seconds to the first answer, to the model's picture on Start, and to the heat map on
+    """Seconds to the first answer, to the model's image on Start, and to the heat map on
     Activations.
     """
     port = free_port()
@@ -56,7 +56,7 @@ def once(browser) -> tuple[float, float, float]:
             page = browser.new_page()
             page.goto(url)
             page.locator("img:visible").first.wait_for()
-            pictured = time.monotonic() - begun
+            imaged = time.monotonic() - begun
             page.get_by_role("tab", name="Activations").click()
             page.locator(".dmq-plot .heatmaplayer image, .dmq-plot .heatmaplayer").first.wait_for(
                 state="attached"
@@ -66,7 +66,7 @@ def once(browser) -> tuple[float, float, float]:
         finally:
             server.terminate()
             server.wait()
-    return answered, pictured, plotted
+    return answered, imaged, plotted
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> None:
         rounds = [once(browser) for _ in range(chosen.rounds)]
         browser.close()
     for name, column in zip(
-        ("server answers", "first picture", "heat map"), zip(*rounds, strict=True), strict=True
+        ("server answers", "first image", "heat map"), zip(*rounds, strict=True), strict=True
     ):
         print(
             f"{name:16} median {statistics.median(column):5.1f} s   all "

@@ -1,19 +1,19 @@
-"""What grouping, the choice of calibration steps and the time path do to noise, pictures and bytes;
+"""What grouping, the choice of calibration steps and the time embedding do to noise, images and bytes;
 all in one run.
 
     python -m bench.time [--model emoji-sd] [--settings W8A8 W4A6] [--tables grouping time] [--out FILE] [--per-step]
 
 Noise error: mean (eps_q - eps)^2 / mean eps^2 at the recorded inputs of the float model. Its mean
 over the steps is that of the last few, where it is a hundred times larger; the geometric mean
-counts all steps alike. PSNR: the pictures that the pipeline draws with the quantized model against
-the float ones of the same noise. Both on pictures with seeds that nothing has seen; +- is 95 % over
+counts all steps alike. PSNR: the images that the pipeline generates with the quantized model against
+the float ones of the same noise. Both on images with seeds that nothing has seen; +- is 95 % over
 the seeds. "local" is the mean relative error of the activations alone, from statistics; "cosine"
 the smallest over (block, step) between temporal features and the float ones; "FSC" the bytes of
 ranges per step, of all bytes. Bytes are of the whole plan. "found in s" is "kept" where it was
 learned earlier, by a clock unknown; "cpu s" is what measuring took of a processor.
 
 Below each table stand the bars that should hold, and whether they do. With --out, rows that the
-file has of the same recipe, model and pictures are not measured again; searches and roundings are
+file has of the same recipe, model and images are not measured again; searches and roundings are
 kept in the run folder."""
 
 import argparse
@@ -89,8 +89,8 @@ def report(
         if not made:
             print(
                 f"\n{table}: {recipe.model} {recipe.name}, {recipe.sampling.steps} steps, "
-                f"{chosen.pictures} unseen "
-                f"pictures for each of {chosen.seeds} seeds\n{HEADS}"
+                f"{chosen.images} unseen "
+                f"images for each of {chosen.seeds} seeds\n{HEADS}"
             )
         made.append(row_of(bench, candidate, table, recipe.name, results))
         print(line(made[-1]), flush=True)
@@ -103,8 +103,8 @@ def report(
 def row_of(bench: Bench, candidate: Candidate, table: str, setting: str, results: Results) -> Row:
     """The row of a candidate, measured unless `results` has it."""
     place = (candidate.recipe.model, setting, table, candidate.name)
-    pictures = [bench.loaded.info.fingerprint, bench.seeds, bench.pictures]
-    key = asked(candidate.recipe, candidate.conditions, *pictures)
+    images = [bench.loaded.info.fingerprint, bench.seeds, bench.images]
+    key = asked(candidate.recipe, candidate.conditions, *images)
     row = results.find(place, key)
     if row is None:
         found = candidate.find(candidate.recipe, results.learned)
@@ -148,10 +148,10 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--again", action="store_true", help="measure also what is in FILE")
     parser.add_argument("--per-step", action="store_true", help="print the error of every step too")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--pictures", type=int, default=2, help="measured for each seed")
+    parser.add_argument("--images", type=int, default=2, help="measured for each seed")
     parser.add_argument("--steps", type=int, help="other than the model's own")
     parser.add_argument(
-        "--samples", type=int, default=Calibration().samples, help="calibration pictures"
+        "--samples", type=int, default=Calibration().samples, help="calibration images"
     )
     parser.add_argument("--fast", action="store_true", help="min-max weights")
     parser.add_argument("--groups", type=int, default=8)
@@ -168,9 +168,7 @@ def options() -> argparse.ArgumentParser:
         dest="iterations_of_blocks",
         help="for each block; 0: no such row",
     )
-    parser.add_argument(
-        "--block-pictures", type=int, default=4, help="that blocks are learned from"
-    )
+    parser.add_argument("--block-images", type=int, default=4, help="that blocks are learned from")
     learned = "search for groups always, with at most 6 activation bits, or never"
     parser.add_argument("--learned", choices=("all", "low", "none"), default="low", help=learned)
     known = {f.name: f for f in fields(LearnedGroups)}
@@ -196,7 +194,7 @@ def main(arguments: list[str] | None = None) -> None:
             stages.finish(stages.capture(of_model[0]))
             first = of_model[0]
             bench = Bench(
-                first.model, first.sampling, first.calibration, chosen.seeds, chosen.pictures
+                first.model, first.sampling, first.calibration, chosen.seeds, chosen.images
             )
             for recipe in of_model:
                 for table in chosen.tables:

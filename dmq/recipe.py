@@ -7,7 +7,7 @@ its union, plus the functions that `functools.singledispatch` finds for it."""
 import fnmatch
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 from .errors import DmqError
 from .public import check_model
@@ -20,7 +20,7 @@ MAX_PROMPT = (
 )
 
 
-def knob(
+def option(
     default: Any,
     label: str,
     low: Any = None,
@@ -28,17 +28,24 @@ def knob(
     *,
     choices: tuple = (),
     help: str = "",
-    later: bool = False,
+    omit_default: bool = False,
+    was: str = "",
+    was_choices: dict[str, str] | None = None,
 ) -> Any:
     """A field with its name and limits, read by validation, the forms, and `--help` alike.
 
     A number has `low` and `high` (both included), a choice has `choices`, a switch or a text has
-    neither. What came `later` is left out of JSON where it has its default, so that what was kept
-    before it came is still found."""
+    neither. With `omit_default` it is left out of JSON where it has its default: what was
+    kept before there was such a field is still found. `was` is its first name, and `was_choices`
+    has first words by those of now: they are read, and keys go on with them.
+    """
     limits = (
         {"low": low, "high": high} if low is not None else {"choices": choices} if choices else {}
     )
-    return field(default=default, metadata={"label": label, "help": help, "later": later} | limits)
+    named = {"was": was} if was else {}
+    named |= {"was_choices": was_choices} if was_choices else {}
+    known = {"label": label, "help": help, "omit_default": omit_default}
+    return field(default=default, metadata=known | limits | named)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +78,7 @@ class MinMax(Spec):
 class Percentile(Spec):
     """Cover the central part of what was seen and clip the tails."""
 
-    percent: float = knob(
+    percent: float = option(
         99.9, "Percent kept", 90.0, 100.0, help="Half of the rest is clipped on either side."
     )
 
@@ -80,7 +87,7 @@ class Percentile(Spec):
 class MseSearch(Spec):
     """The range, among shrunken ones, whose grid has the smallest mean squared error."""
 
-    candidates: int = knob(64, "Ranges tried", 8, 256)
+    candidates: int = option(64, "Ranges tried", 8, 256)
 
 
 Range = MinMax | Percentile | MseSearch
@@ -102,7 +109,7 @@ class PerGroup(Spec):
     activation).
     """
 
-    size: int = knob(32, "Group size", 2, 1024)
+    size: int = option(32, "Group size", 2, 1024)
 
 
 Granularity = PerTensor | PerChannel | PerGroup
@@ -118,8 +125,10 @@ TABLE = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grid(Spec):
+class Uniform(Spec):
     """The uniform grid that granularity, symmetry and range describe."""
+
+    was: ClassVar[str] = "Grid"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,20 +137,20 @@ class Uaq(Spec):
     (Qua²SeDiMo's UAQ).
     """
 
-    power: float = knob(2.4, "Exponent of the error", 1.0, 8.0)
-    candidates: int = knob(
+    power: float = option(2.4, "Exponent of the error", 1.0, 8.0)
+    candidates: int = option(
         10, "Ranges tried", 1, 100, help="From the full range down, in equal parts."
     )
-    table: int = knob(16, "Bits of scales", **TABLE)
+    table: int = option(16, "Bits of scales", **TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
 class KMeans(Spec):
     """A codebook of 2**bits values, found by k-means (Qua²SeDiMo's KMC and KMA)."""
 
-    shared: str = knob("channel", "A codebook for", choices=("channel", "tensor"))
-    iterations: int = knob(30, "Iterations", 1, 1000)
-    table: int = knob(16, "Bits of centroids", **TABLE)
+    shared: str = option("channel", "A codebook for", choices=("channel", "tensor"))
+    iterations: int = option(30, "Iterations", 1, 1000)
+    table: int = option(16, "Bits of centroids", **TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,9 +159,9 @@ class Hqq(Spec):
     weights (HQQ); no data.
     """
 
-    group: int = knob(64, "Group size", 2, 1024)
-    iterations: int = knob(20, "Iterations", 1, 1000)
-    table: int = knob(16, "Bits of scales", **TABLE)
+    group: int = option(64, "Group size", 2, 1024)
+    iterations: int = option(20, "Iterations", 1, 1000)
+    table: int = option(16, "Bits of scales", **TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +170,12 @@ class Gptq(Spec):
     learned from inputs.
     """
 
-    group: int = knob(0, "Group size", 0, 1024, help="0: one grid for each output channel.")
-    damping: float = knob(
+    group: int = option(0, "Group size", 0, 1024, help="0: one grid for each output channel.")
+    damping: float = option(
         0.01, "Damping", 0.0, 1.0, help="Added to the diagonal, as part of its mean."
     )
-    order: bool = knob(False, "Columns by size of inputs", help="Instead of from left to right.")
-    table: int = knob(16, "Bits of scales", **TABLE)
+    order: bool = option(False, "Columns by size of inputs", help="Instead of from left to right.")
+    table: int = option(16, "Bits of scales", **TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,7 +184,7 @@ class PowerOfTwo(Spec):
     become shifts.
     """
 
-    table: int = knob(16, "Bits of scales", **TABLE)
+    table: int = option(16, "Bits of scales", **TABLE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,18 +193,18 @@ class LowRank(Spec):
     (SVDQuant).
 
     Smoothing moves outliers of the inputs into the weights first. It is learned from inputs, and
-    needs activations that are in float or quantized as they come."""
+    needs activations that are in float or quantized dynamically."""
 
-    rank: int = knob(32, "Rank", 1, 1024, help="At most half of the smaller side of a weight.")
-    group: int = knob(64, "Group size", 2, 1024)
-    rounds: int = knob(
+    rank: int = option(32, "Rank", 1, 1024, help="At most half of the smaller side of a weight.")
+    group: int = option(64, "Group size", 2, 1024)
+    rounds: int = option(
         8, "Rounds", 1, 100, help="Factors and rest are fitted to each other in turn."
     )
-    smooth: bool = knob(True, "Smooth inputs")
-    table: int = knob(16, "Bits of scales", **TABLE)
+    smooth: bool = option(True, "Smooth inputs")
+    table: int = option(16, "Bits of scales", **TABLE)
 
 
-Format = Grid | Uaq | KMeans | Hqq | Gptq | PowerOfTwo | LowRank
+Format = Uniform | Uaq | KMeans | Hqq | Gptq | PowerOfTwo | LowRank
 
 MOST_BITS = {  # of formats that make no sense with more
     KMeans: "a codebook has at most 256 values",
@@ -212,7 +221,7 @@ def check_bits(bits: int, format: Any) -> None:
     if type(format) in MOST_BITS and 8 < bits < FLOAT:
         raise DmqError(
             f"bits is {bits}, but format {type(format).__name__} has at most 8: "
-            f"{MOST_BITS[type(format)]}. Use 8 bits or fewer, or the format Grid."
+            f"{MOST_BITS[type(format)]}. Use 8 bits or fewer, or the format Uniform."
         )
 
 
@@ -220,13 +229,13 @@ def check_bits(bits: int, format: Any) -> None:
 class Weights(Spec):
     """Weights of every Linear and Conv layer."""
 
-    bits: int = knob(8, "Weight bits", choices=BITS, help="32 leaves them in floating point.")
+    bits: int = option(8, "Weight bits", choices=BITS, help="32 leaves them in floating point.")
     granularity: Granularity = PerChannel()
-    symmetric: bool = knob(
+    symmetric: bool = option(
         False, "Symmetric weights", help="The zero point stays in the middle of the grid."
     )
     range: Range = MseSearch()
-    format: Format = field(default=Grid(), metadata={"later": True})
+    format: Format = field(default=Uniform(), metadata={"omit_default": True})
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -234,13 +243,15 @@ class Weights(Spec):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice(Spec):
+class WeightFormat(Spec):
     """What a weight can be made into: a format and its bits.
 
-    Written "KMC-4", "UAQ-3", "float"; see `choice_label`.
+    Written "KMC-4", "UAQ-3", "float"; see `format_name`.
     """
 
-    bits: int = knob(4, "Weight bits", choices=BITS)
+    was: ClassVar[str] = "Choice"
+
+    bits: int = option(4, "Weight bits", choices=BITS)
     format: Format = Uaq()
 
     def __post_init__(self) -> None:
@@ -249,7 +260,7 @@ class Choice(Spec):
 
 
 SHORT = {
-    "Grid": "W",
+    "Uniform": "W",
     "Uaq": "UAQ",
     "Hqq": "HQQ",
     "Gptq": "GPTQ",
@@ -258,10 +269,10 @@ SHORT = {
 }
 
 
-def choice_label(choice: Choice | Weights) -> str:
+def format_name(choice: WeightFormat | Weights) -> str:
     """The short name of a format and its bits, such as "KMC-4".
 
-    >>> choice_label(Choice(bits=3, format=KMeans(shared="tensor")))
+    >>> format_name(Choice(bits=3, format=KMeans(shared="tensor")))
     'KMA-3'
     """
     if choice.bits == FLOAT:
@@ -272,7 +283,7 @@ def choice_label(choice: Choice | Weights) -> str:
 
 
 FORMATS = {
-    "W": Grid(),
+    "W": Uniform(),
     "UAQ": Uaq(),
     "KMC": KMeans(),
     "KMA": KMeans(shared="tensor"),
@@ -283,22 +294,22 @@ FORMATS = {
 }
 
 
-def choice_of(label: str) -> Choice:
+def parse_format(label: str) -> WeightFormat:
     """The choice that a short name stands for, its format with default settings. Raises DmqError
     for others.
 
-    >>> choice_of("KMC-4")
+    >>> parse_format("KMC-4")
     Choice(bits=4, format=KMeans(shared='channel', iterations=30, table=16))
     """
     if label == "float":
-        return Choice(bits=FLOAT, format=Grid())
+        return WeightFormat(bits=FLOAT, format=Uniform())
     name, _, bits = label.rpartition("-")
     if name.upper() not in FORMATS or not bits.isdigit() or int(bits) not in BITS:
         raise DmqError(
             f"{label!r:.40} is no choice; write a format and its bits, as UAQ-4: "
             f"{', '.join(FORMATS)}."
         )
-    return Choice(bits=int(bits), format=FORMATS[name.upper()])
+    return WeightFormat(bits=int(bits), format=FORMATS[name.upper()])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,26 +318,26 @@ class Activations(Spec):
     of timesteps.
     """
 
-    bits: int = knob(8, "Activation bits", choices=BITS, help="32 leaves them in floating point.")
-    attention_bits: int = knob(
+    bits: int = option(8, "Activation bits", choices=BITS, help="32 leaves them in floating point.")
+    attention_bits: int = option(
         FLOAT,
         "Attention bits",
         choices=BITS,
         help="For q, k, v and the softmax output; 32 leaves them in float.",
     )
     granularity: Granularity = PerTensor()
-    symmetric: bool = knob(False, "Symmetric activations")
+    symmetric: bool = option(False, "Symmetric activations")
     range: Range = MseSearch()
-    dynamic: str = knob(
+    dynamic: str = option(
         "none",
-        "Ranges as they come",
+        "Dynamic ranges",
         choices=("none", "token", "call", "sample"),
-        later=True,
+        omit_default=True,
         help="none: ranges are calibrated. token, sample: each token (of a convolution: each "
-        "picture), or each "
-        "picture, gets the range of its own values at run time; groups of timesteps then mean "
+        "image), or each "
+        "image, gets the range of its own values at run time; groups of timesteps then mean "
         "nothing. call: like "
-        "token, but the pictures of a call share the range of a convolution (of 1 x 1: of each of "
+        "token, but the images of a call share the range of a convolution (of 1 x 1: of each of "
         "its pixels), so "
         "that guidance magnifies less.",
     )
@@ -356,7 +367,7 @@ class SharedRange(Spec):
 class UniformGroups(Spec):
     """Cut the trajectory into groups of equal length."""
 
-    count: int = knob(8, "Groups", 1, 64)
+    count: int = option(8, "Groups", 1, 64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -376,9 +387,9 @@ class ManualGroups(Spec):
 class OptimalGroups(Spec):
     """Place the cuts where they minimise the quantization error (exact, by dynamic programming)."""
 
-    count: int = knob(8, "Groups", 1, 64)
-    min_length: int = knob(1, "Shortest group", 1, 64, help="In steps.")
-    per_layer: bool = knob(False, "Each layer its own cuts")
+    count: int = option(8, "Groups", 1, 64)
+    min_length: int = option(1, "Shortest group", 1, 64, help="In steps.")
+    per_layer: bool = option(False, "Each layer its own cuts")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,38 +403,38 @@ class LearnedGroups(Spec):
     (ADP-DM).
     """
 
-    count: int = knob(8, "Groups", 1, 64)
-    per_layer: bool = knob(True, "Each layer its own groups")
-    contiguous: bool = knob(
+    count: int = option(8, "Groups", 1, 64)
+    per_layer: bool = option(True, "Each layer its own groups")
+    contiguous: bool = option(
         False, "Only neighbouring steps", help="A group is one run of steps, as cut by hand."
     )
-    iterations: int = knob(0, "Iterations", 0, 1_000_000, help="0: eight for each step.")
-    rate: float = knob(
+    iterations: int = option(0, "Iterations", 0, 1_000_000, help="0: eight for each step.")
+    rate: float = option(
         0.005, "Learning rate of ranges", 0.0, 1.0, help="Relative to the width of a range."
     )
-    choice_rate: float = knob(
+    choice_rate: float = option(
         0.1, "Learning rate of the choice", 0.0, 10.0, help="Of the importance weights."
     )
-    temperature: float = knob(
+    temperature: float = option(
         1.0, "Temperature at the start", 0.01, 100.0, help="Higher mixes the groups more."
     )
-    final_temperature: float = knob(0.2, "Temperature at the end", 0.01, 100.0)
-    entropy_weight: float = knob(
+    final_temperature: float = option(0.2, "Temperature at the end", 0.01, 100.0)
+    entropy_weight: float = option(
         0.05, "Weight of the entropy", 0.0, 100.0, help="Pushes each step to one group."
     )
-    score: str = knob(
+    score: str = option(
         "ucb",
         "Which step is next",
         choices=("ucb", "linear"),
         help="The most uncertain one: over how often it was used (ucb), or less that (linear).",
     )
-    mmd: float = knob(
+    mmd: float = option(
         0.0, "Weight of the discrepancy", 0.0, 100.0, help="Steps used should resemble all steps."
     )
-    trajectories: int = knob(16, "Pictures drawn to learn from", 1, 4096)
-    batch: int = knob(2, "Pictures an iteration", 1, 256)
-    refits: int = knob(1, "Passes over the steps with groups fixed", 0, 16)
-    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+    trajectories: int = option(16, "Images generated to learn from", 1, 4096)
+    batch: int = option(2, "Images an iteration", 1, 256)
+    refits: int = option(1, "Passes over the steps with groups fixed", 0, 16)
+    seed: int = option(0, "Seed", 0, 2**31 - 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -450,19 +461,21 @@ class AllSteps(Spec):
 class UniformSteps(Spec):
     """Evenly spaced steps (Q-Diffusion)."""
 
-    count: int = knob(25, "Steps drawn", 1, 100_000)
+    count: int = option(25, "Steps sampled", 1, 100_000)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalSteps(Spec):
-    """Steps drawn from a normal distribution (PTQ4DM); mean and spread as shares of the way,
+    """Steps sampled from a normal distribution (PTQ4DM); mean and spread as shares of the way,
     from the clean end.
     """
 
-    count: int = knob(64, "Steps drawn", 1, 100_000, help="With repetition.")
-    mean: float = knob(0.4, "Mean", 0.0, 1.0, help="0 is the last step, 1 the first and noisiest.")
-    std: float = knob(0.4, "Spread", 0.0, 2.0)
-    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+    count: int = option(64, "Steps sampled", 1, 100_000, help="With repetition.")
+    mean: float = option(
+        0.4, "Mean", 0.0, 1.0, help="0 is the last step, 1 the first and noisiest."
+    )
+    std: float = option(0.4, "Spread", 0.0, 2.0)
+    seed: int = option(0, "Seed", 0, 2**31 - 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -471,8 +484,8 @@ class ActiveSteps(Spec):
     risk).
     """
 
-    score: str = knob("ucb", "Which step is next", choices=("ucb", "linear"))
-    mmd: float = knob(
+    score: str = option("ucb", "Which step is next", choices=("ucb", "linear"))
+    mmd: float = option(
         0.0, "Weight of the discrepancy", 0.0, 100.0, help="Steps used should resemble all steps."
     )
 
@@ -480,7 +493,7 @@ class ActiveSteps(Spec):
 CalibrationSteps = AllSteps | UniformSteps | NormalSteps | ActiveSteps
 
 
-# --- the time path --------------------------------------------------------------------------------
+# --- the time embedding --------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -490,14 +503,14 @@ class NearestRounding(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Tiar(Spec):
-    """Learn which way each weight of the time path is rounded, against its own float outputs;
-    needs no pictures.
+    """Learn which way each weight of the time embedding is rounded, against its own float outputs;
+    needs no images.
     """
 
-    iterations: int = knob(2000, "Iterations", 1, 50_000)
-    rate: float = knob(0.01, "Learning rate", choices=(0.0003, 0.001, 0.003, 0.01, 0.03))
-    batch: int = knob(64, "Timesteps at a time", 1, 1024, help="All of them if there are fewer.")
-    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+    iterations: int = option(2000, "Iterations", 1, 50_000)
+    rate: float = option(0.01, "Learning rate", choices=(0.0003, 0.001, 0.003, 0.01, 0.03))
+    batch: int = option(64, "Timesteps at a time", 1, 1024, help="All of them if there are fewer.")
+    seed: int = option(0, "Seed", 0, 2**31 - 1)
 
 
 TemporalRounding = NearestRounding | Tiar
@@ -505,7 +518,7 @@ TemporalRounding = NearestRounding | Tiar
 
 @dataclass(frozen=True, kw_only=True)
 class NoCache(Spec):
-    """The time path computes its features at every step."""
+    """The time embedding computes its features at every step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,14 +527,14 @@ class Cache(Spec):
     leaves the model.
     """
 
-    bits: int = knob(
+    bits: int = option(
         8, "Cache bits", 4, 16, help="One scale for each step and block; 16 stores half precision."
     )
-    selection: str = knob(
+    selection: str = option(
         "none",
         "Selection",
         choices=("none", "block", "row"),
-        help="Cache everything, or only where that errs less than the time path: for whole blocks, "
+        help="Cache everything, or only where that errs less than the time embedding: for whole blocks, "
         "or for each step.",
     )
 
@@ -531,17 +544,17 @@ Maintenance = NoCache | Cache
 
 @dataclass(frozen=True, kw_only=True)
 class Temporal(Spec):
-    """How the time path (embedding of t, and what each block makes of it) is quantized and kept.
+    """How the time embedding (embedding of t, and what each block makes of it) is quantized and kept.
 
     Its bits are those of the other layers unless overrides say otherwise.
     """
 
     rounding: TemporalRounding = NearestRounding()
-    fsc: str = knob(
+    fsc: str = option(
         "none",
         "Ranges per step",
         choices=("none", "tib", "all"),
-        help="Finite set calibration: of the time path's activations (tib), or of all activations.",
+        help="Finite set calibration: of the time embedding's activations (tib), or of all activations.",
     )
     cache: Maintenance = NoCache()
 
@@ -558,26 +571,26 @@ class BlockReconstruction(Spec):
     use at 8 bits. With `steps`, the step sizes of its activations are learned after that (LSQ, as
     in Q-Diffusion)."""
 
-    iterations: int = knob(1000, "Iterations for each block", 1, 50_000)
-    rate: float = knob(0.01, "Learning rate", choices=(0.0003, 0.001, 0.003, 0.01, 0.03))
-    batch: int = knob(
-        8, "Rows at a time", 1, 256, help="Of one denoiser call; with guidance a picture has two."
+    iterations: int = option(1000, "Iterations for each block", 1, 50_000)
+    rate: float = option(0.01, "Learning rate", choices=(0.0003, 0.001, 0.003, 0.01, 0.03))
+    batch: int = option(
+        8, "Rows at a time", 1, 256, help="Of one denoiser call; with guidance an image has two."
     )
-    pictures: int = knob(8, "Pictures learned from", 1, 1024)
-    time: bool = knob(
+    images: int = option(8, "Images learned from", 1, 1024, was="pictures")
+    time: bool = option(
         False,
         "Also what the blocks make of the time",
         help="As before TIAR. Otherwise those layers stay as they are.",
     )
-    seed: int = knob(0, "Seed", 0, 2**31 - 1)
-    steps: int = knob(
+    seed: int = option(0, "Seed", 0, 2**31 - 1)
+    steps: int = option(
         0,
         "Iterations for activation step sizes",
         0,
         50_000,
         help="After the rounding; 0: the ranges stay.",
     )
-    step_rate: float = knob(
+    step_rate: float = option(
         0.004, "Their learning rate", choices=(0.0001, 0.0004, 0.001, 0.004, 0.01)
     )
 
@@ -591,16 +604,16 @@ class Progressive(Spec):
     walks (PCR).
     """
 
-    variant: str = knob(
+    variant: str = option(
         "exact",
         "Procedure",
         choices=("exact", "strict", "one_pass"),
-        help="exact: observe a step, set its ranges, draw it again. strict: observe with "
+        help="exact: observe a step, set its ranges, generate it again. strict: observe with "
         "activations of the step in "
-        "float. one_pass: do not draw it again, which takes half the time and means something "
+        "float. one_pass: do not generate it again, which takes half the time and means something "
         "else.",
     )
-    inner: int = knob(
+    inner: int = option(
         1, "Times a step is observed", 1, 8, help="Each time with the ranges set before."
     )
 
@@ -609,9 +622,9 @@ class Progressive(Spec):
 class Relaxing(Spec):
     """Give a part of the steps more activation bits (PCR's activation relaxing)."""
 
-    bits: int = knob(10, "Bits of relaxed steps", choices=BITS)
-    fraction: float = knob(0.2, "Part of the steps", 0.0, 1.0)
-    where: str = knob(
+    bits: int = option(10, "Bits of relaxed steps", choices=BITS)
+    fraction: float = option(0.2, "Part of the steps", 0.0, 1.0)
+    where: str = option(
         "last",
         "Which steps",
         choices=("first", "last", "list", "auto"),
@@ -619,20 +632,21 @@ class Relaxing(Spec):
         "measuring finds best.",
     )
     steps: tuple[int, ...] = ()
-    judge: str = knob(
+    judge: str = option(
         "fidelity",
         "What decides",
         choices=("fidelity", "text"),
-        help="With auto: likeness to the float pictures, or how well pictures fit their prompts.",
+        help="With auto: likeness to the float images, or how well images fit their prompts.",
     )
-    windows: int = knob(
+    windows: int = option(
         5, "Windows measured", 2, 50, help="With auto: the trajectory is cut into so many."
     )
-    pictures: int = knob(8, "Pictures measured on", 1, 1024, help="With auto.")
-    released: bool = knob(
+    images: int = option(8, "Images measured on", 1, 1024, help="With auto.", was="pictures")
+    match_reference_code: bool = option(
         False,
         "Steps as in the released code",
         help="Both ends of the interval included, which is one step more.",
+        was="released",
     )
 
     def __post_init__(self) -> None:
@@ -649,7 +663,7 @@ def check_prompts(prompts: tuple[str, ...]) -> None:
     """Raise DmqError for an empty prompt or one longer than MAX_PROMPT characters."""
     for prompt in prompts:
         if not prompt.strip():
-            raise DmqError("a prompt is empty; write what to draw.")
+            raise DmqError("a prompt is empty; write what to generate.")
         if len(prompt) > MAX_PROMPT:
             raise DmqError(f"a prompt has {len(prompt)} characters; at most {MAX_PROMPT} are read.")
 
@@ -660,17 +674,17 @@ def check_prompts(prompts: tuple[str, ...]) -> None:
 @dataclass(frozen=True, kw_only=True)
 class Sensitivity(Spec):
     """A question: what does it cost to make one layer's weight into each of some choices? In noise,
-    pictures or text.
+    images or text.
 
     The bits, ranges and groups of the activations are the recipe's, or float.
     """
 
-    choices: tuple[Choice, ...] = tuple(
-        Choice(bits=bits, format=form)
+    choices: tuple[WeightFormat, ...] = tuple(
+        WeightFormat(bits=bits, format=form)
         for bits in (4, 3, 2)
         for form in (Uaq(), KMeans(), KMeans(shared="tensor"))
     )
-    how: str = knob(
+    how: str = option(
         "measure",
         "How",
         choices=("measure", "fisher", "local"),
@@ -678,32 +692,33 @@ class Sensitivity(Spec):
         "from gradients in "
         "one pass. local: the error of the layer's own output.",
     )
-    mode: str = knob(
+    mode: str = option(
         "only",
         "What is quantized",
         choices=("only", "all_but"),
         help="Only this layer, or all layers but this one (then the cost is what its restoration "
         "saves).",
     )
-    measure: str = knob(
+    measure: str = option(
         "noise",
         "Judged by",
-        choices=("noise", "picture", "text"),
-        help="The noise prediction on recorded steps, the distance of pictures from float ones, or "
+        choices=("noise", "image", "text"),
+        was_choices={"image": "picture"},
+        help="The noise prediction on recorded steps, the distance of images from float ones, or "
         "their match with "
         "the prompt.",
     )
-    steps: int = knob(8, "Steps looked at", 1, 1000, help="Spread evenly over the trajectory.")
-    pictures: int = knob(2, "Pictures", 1, 256)
-    probes: int = knob(
-        4, "Probes", 1, 1024, help="Random directions for each step and picture (fisher)."
+    steps: int = option(8, "Steps looked at", 1, 1000, help="Spread evenly over the trajectory.")
+    images: int = option(2, "Images", 1, 256, was="pictures")
+    probes: int = option(
+        4, "Probes", 1, 1024, help="Random directions for each step and image (fisher)."
     )
-    activations: bool = knob(False, "Activations as in the recipe", help="Otherwise in float.")
-    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+    activations: bool = option(False, "Activations as in the recipe", help="Otherwise in float.")
+    seed: int = option(0, "Seed", 0, 2**31 - 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        labels = [choice_label(choice) for choice in self.choices]
+        labels = [format_name(choice) for choice in self.choices]
         if not labels or len(set(labels)) < len(labels):
             raise DmqError(f"sensitivity needs choices that differ, got {labels}.")
         if "float" in labels:
@@ -721,13 +736,13 @@ class Rule(Spec):
 
     layers: str
     choice: str = ""  # this one and no other, such as "UAQ-4" or "float"
-    least: int = knob(0, "Least bits", 0, FLOAT)
-    same: bool = knob(False, "All the same choice")
+    least: int = option(0, "Least bits", 0, FLOAT)
+    same: bool = option(False, "All the same choice")
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.choice:
-            choice_of(self.choice)
+            parse_format(self.choice)
         if not (self.choice or self.least or self.same):
             raise DmqError(
                 f"rule for {self.layers!r} says nothing: give a choice, least bits, or same."
@@ -759,60 +774,65 @@ class Predictor(Spec):
     Mixes are judged with activations in float. A label is better the higher it is.
     """
 
-    choices: tuple[Choice, ...] = tuple(
-        Choice(bits=bits, format=form)
+    choices: tuple[WeightFormat, ...] = tuple(
+        WeightFormat(bits=bits, format=form)
         for bits in (4, 3)
         for form in (Uaq(), KMeans(), KMeans(shared="tensor"))
     )
-    configurations: int = knob(100, "Random mixes", 20, 100_000)
-    label: str = knob(
+    configurations: int = option(100, "Random mixes", 20, 100_000)
+    label: str = option(
         "features",
         "Judged by",
         choices=LABELS,
-        help="The distance from the float model's pictures in features of pictures, of its noise "
+        help="The distance from the float model's images in features of images, of its noise "
         "prediction, of its "
         "finished samples (the smaller the better, in logarithms); or the Fréchet distance to "
-        "float or real pictures.",
+        "float or real images.",
     )
-    pictures: int = knob(
-        8, "Pictures", 1, 100_000, help="Of each mix, the same prompts and noises for all."
+    images: int = option(
+        8,
+        "Images",
+        1,
+        100_000,
+        help="Of each mix, the same prompts and noises for all.",
+        was="pictures",
     )
-    steps: int = knob(
+    steps: int = option(
         10,
-        "Steps of a picture",
+        "Steps of an image",
         1,
         1000,
         help="Fewer than in use: only the order of mixes matters.",
     )
-    repeats: int = knob(
+    repeats: int = option(
         5, "Mixes judged twice", 0, 1000, help="With other noises: how sure is a label?"
     )
-    bits_price: float = knob(
+    bits_price: float = option(
         0.0,
         "Price of a bit",
         0.0,
         1e6,
         help="Taken off the label for each average bit; 0 for use with a budget.",
     )
-    loss: str = knob(
+    loss: str = option(
         "hybrid",
         "Loss",
         choices=("mse", "srcc", "ndcg", "hybrid"),
         help="Ranking beside regression.",
     )
-    weight: float = knob(1.0, "Weight of the ranking", 0.0, 1000.0)
-    width: int = knob(32, "Width of the network", 4, 256, help="64 in the paper.")
-    epochs: int = knob(60, "Epochs", 1, 100_000, help="10,000 in the paper.")
-    rate: float = knob(0.005, "Learning rate", 1e-6, 1.0, help="0.001 in the paper.")
-    folds: int = knob(5, "Folds", 2, 20)
-    combinations: int = knob(
+    weight: float = option(1.0, "Weight of the ranking", 0.0, 1000.0)
+    width: int = option(32, "Width of the network", 4, 256, help="64 in the paper.")
+    epochs: int = option(60, "Epochs", 1, 100_000, help="10,000 in the paper.")
+    rate: float = option(0.005, "Learning rate", 1e-6, 1.0, help="0.001 in the paper.")
+    folds: int = option(5, "Folds", 2, 20)
+    combinations: int = option(
         1296, "Mixes of a block", 1, 100_000, help="At most; of more, these many at random."
     )
-    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+    seed: int = option(0, "Seed", 0, 2**31 - 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        labels = [choice_label(choice) for choice in self.choices]
+        labels = [format_name(choice) for choice in self.choices]
         if len(labels) < 2 or len(set(labels)) < len(labels):
             raise DmqError(f"a predictor needs two choices or more that differ, got {labels}.")
         if self.configurations < 4 * self.folds:
@@ -830,7 +850,7 @@ class Mixed(Spec):
     """
 
     by: Predictor | Sensitivity = Predictor()
-    level: str = knob(
+    level: str = option(
         "block",
         "Scores of",
         choices=("op", "block", "ridge"),
@@ -853,7 +873,7 @@ class Override(Spec):
     weight_bits: int | None = None
     activation_bits: int | None = None
     format: Format | None = field(
-        default=None, metadata={"later": True}
+        default=None, metadata={"omit_default": True}
     )  # none: that of the recipe's weights
 
     def __post_init__(self) -> None:
@@ -871,31 +891,37 @@ class Override(Spec):
 class Protection(Spec):
     """What stays in float unless switched off here; an override for a layer is stronger."""
 
-    first_last: bool = knob(True, "Keep the first and the last layer in float")
-    vectors: bool = knob(True, "Keep 1-D parameters (norms, biases) in float")
+    first_last: bool = option(True, "Keep the first and the last layer in float")
+    norms_and_biases: bool = option(
+        True, "Keep 1-D parameters (norms, biases) in float", was="vectors"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling(Spec):
     """How the pipeline is run. Guidance is ignored by models without a prompt."""
 
-    steps: int = knob(50, "Steps", 1, 1000)
-    guidance: float = knob(4.0, "Guidance", 0.0, 30.0)
-    size: int = knob(
-        0, "Picture side", 0, 4096, help="In pixels, both ways; 0: what the pipeline draws itself."
+    steps: int = option(50, "Steps", 1, 1000)
+    guidance: float = option(4.0, "Guidance", 0.0, 30.0)
+    size: int = option(
+        0,
+        "Image side",
+        0,
+        4096,
+        help="In pixels, both ways; 0: what the pipeline generates itself.",
     )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration(Spec):
-    """Which pictures are drawn to see the activations: `samples` prompts of a list, one seed
+    """Which images are generated to see the activations: `samples` prompts of a list, one seed
     each, in batches.
     """
 
-    samples: int = knob(16, "Calibration pictures", 1, 4096)
-    batch: int = knob(8, "Pictures at a time", 1, 256)
+    samples: int = option(16, "Calibration images", 1, 4096)
+    batch: int = option(8, "Images at a time", 1, 256)
     prompts: tuple[str, ...] = ()  # none: the list that ships in assets/prompts
-    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+    seed: int = option(0, "Seed", 0, 2**31 - 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -928,39 +954,41 @@ class Recipe(Spec):
     weights: Weights = Weights()
     activations: Activations = Activations()
     grouping: Grouping = SharedRange()
-    temporal: Temporal | None = None  # none: the time path is treated as all other layers
+    temporal: Temporal | None = None  # none: the time embedding is treated as all other layers
     reconstruction: BlockReconstruction | None = None  # none: each weight takes its nearest code
     progressive: Progressive | None = None  # none: ranges come from the float model's trajectory
     relaxing: Relaxing | None = None  # none: all steps have the same bits
-    split: bool = knob(
+    split_shortcuts: bool = option(
         False,
         "Split shortcuts",
         help="In a U-Net: where a layer reads a shortcut beside what comes from below, each of the "
         "two has scales of "
         "its own, in weights and activations (Q-Diffusion).",
+        was="split",
     )
     protection: Protection = Protection()
     overrides: tuple[Override, ...] = ()
     mixed: Mixed | None = field(
-        default=None, metadata={"later": True}
+        default=None, metadata={"omit_default": True}
     )  # none: all layers as by weights and overrides
-    on_miss: str = knob(
+    unknown_timestep: str = option(
         "error",
         "Unknown timestep",
         choices=("error", "nearest"),
         help="What to do at a timestep that was not calibrated: stop, or use the nearest one and "
         "say so.",
+        was="on_miss",
     )
-    engine: str = knob(
+    engine: str = option(
         SIMULATED,
         "Computed",
         choices=ENGINES,
-        later=True,
+        omit_default=True,
         help="Simulated: in floating point, rounded as if it had few bits. Executed: on integer "
         "kernels where there "
         "are some, what stays in float being float32 or bfloat16. Compiled: what is between them "
         "too, which takes a "
-        "minute at first and needs a C++ compiler. It changes speed, and pictures hardly.",
+        "minute at first and needs a C++ compiler. It changes speed, and images hardly.",
     )
     version: int = 1
 
@@ -988,7 +1016,7 @@ class Recipe(Spec):
         self._check_dynamic()
         if self.reconstruction and self.reconstruction.time and self.temporal:
             raise DmqError(
-                "reconstruction.time would learn the time path's rounding with the blocks, "
+                "reconstruction.time would learn the time embedding's rounding with the blocks, "
                 "temporal keeps it apart; "
                 "set reconstruction.time to false, or temporal to null."
             )
@@ -1055,7 +1083,7 @@ class Recipe(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison(Spec):
-    """Pictures to draw with the float model and with quantized ones, from the same noise."""
+    """Images to generate with the float model and with quantized ones, from the same noise."""
 
     prompts: tuple[str, ...] = (
         "grinning cat",
@@ -1076,8 +1104,8 @@ PAIRED = (
     "ssim",
     "distance",
     "latent",
-)  # one number for each picture, against the float one of the same noise
-SETS = ("fid", "kid", "cmmd")  # one number for all pictures of a domain
+)  # one number for each image, against the float one of the same noise
+SETS = ("fid", "kid", "cmmd")  # one number for all images of a domain
 MEASURES = (*PAIRED, *SETS, "clip")
 
 
@@ -1105,7 +1133,7 @@ class Domain(Spec):
 
 @dataclass(frozen=True, kw_only=True)
 class Benchmark(Spec):
-    """Pictures by which quantized models are measured against the float one (QDiffBench).
+    """Images by which quantized models are measured against the float one (QDiffBench).
 
     The noise floor is the float model with as many other seeds.
     """
@@ -1115,10 +1143,10 @@ class Benchmark(Spec):
     sampling: Sampling = Sampling()
     features: str = "emoji-clip"  # or a folder or Hub id of a CLIP model
     reference: str = (
-        ""  # a folder of real pictures; none: those that ship with the features, if any do
+        ""  # a folder of real images; none: those that ship with the features, if any do
     )
     measures: tuple[str, ...] = MEASURES
-    batch: int = knob(8, "Pictures at a time", 1, 256)
+    batch: int = option(8, "Images at a time", 1, 256)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -1140,8 +1168,8 @@ class Benchmark(Spec):
         return tuple(max(self.seeds) + 1 + k for k in range(len(self.seeds)))
 
     @property
-    def pictures(self) -> int:
-        """How many pictures each model draws."""
+    def images(self) -> int:
+        """How many images each model generates."""
         return len(self.seeds) * sum(len(domain.prompts) for domain in self.domains)
 
 
@@ -1151,14 +1179,14 @@ class Probe(Spec):
     float (PCR).
     """
 
-    windows: int = knob(
+    windows: int = option(
         4, "Windows", 1, 20, help="The trajectory is cut into so many, and each is tried."
     )
     first: int | None = None  # a single window from here …
     last: int | None = None  # … to here, both included
     gains: tuple[float, ...] = (1.0, 2.0, 4.0)
     prompt: str = "grinning cat"
-    seed: int = knob(0, "Seed", 0, 2**31 - 1)
+    seed: int = option(0, "Seed", 0, 2**31 - 1)
 
     def __post_init__(self) -> None:
         super().__post_init__()

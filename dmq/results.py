@@ -20,15 +20,15 @@ from .recipe import (
     SIMULATED,
     Benchmark,
     Cache,
-    Choice,
-    Grid,
     Hqq,
     KMeans,
     LowRank,
     Temporal,
     Tiar,
+    Uniform,
+    WeightFormat,
     Weights,
-    choice_label,
+    format_name,
 )
 
 
@@ -43,15 +43,15 @@ class Layer:
     block: str  # the block it belongs to, such as "down_blocks.0"
     shape: tuple[int, ...]  # of the weight: output channels first
     bias: bool
-    macs: int = 0  # multiply-accumulates of one denoiser call for one picture; 0 if not measured
+    macs: int = 0  # multiply-accumulates of one denoiser call for one image; 0 if not measured
 
     @property
-    def weights(self) -> int:
+    def num_weights(self) -> int:
         return int(np.prod(self.shape))
 
     @property
     def pointwise(self) -> bool:
-        """Does it mix the channels of each pixel of a picture, and nothing else?"""
+        """Does it mix the channels of each pixel of an image, and nothing else?"""
         return self.shape[2:] == (1, 1)
 
 
@@ -74,7 +74,7 @@ class Projection:
 
 @dataclass(frozen=True, kw_only=True)
 class TemporalBlock:
-    """The part of a denoiser that sees the time and never the picture: feature k is g_k(h(t,
+    """The part of a denoiser that sees the time and never the image: feature k is g_k(h(t,
     ...)).
     """
 
@@ -102,7 +102,7 @@ class ModelInfo:
     adapter: str  # "unet", "generic": which adapter described it
     scheduler: str
     prompted: bool  # does it take a prompt
-    size: tuple[int, int]  # height and width of its pictures, in pixels
+    size: tuple[int, int]  # height and width of its images, in pixels
     parameters: int  # of the denoiser
     pipeline_parameters: int  # of all parts together
     layers: tuple[Layer, ...]
@@ -149,8 +149,8 @@ class ActivationStats:
         float, ...
     ]  # distinct values in sampling order: timesteps[i] is the noisiest for i = 0
     sites: tuple[Site, ...]
-    samples: int  # pictures drawn
-    # histogram elements of a site per row of a denoiser call (guidance: 2 rows a picture); 0: all
+    samples: int  # images generated
+    # histogram elements of a site per row of a denoiser call (guidance: 2 rows an image); 0: all
     subset: int
     exponent: np.ndarray  # [S] int16
     first: np.ndarray  # [S] int32
@@ -339,20 +339,20 @@ class GroupErrors:
 
 @dataclass(frozen=True, kw_only=True)
 class WindowEffects:
-    """What it does to pictures to leave activations in float within one window of the steps. W
+    """What it does to images to leave activations in float within one window of the steps. W
     windows.
 
     Latent errors are mean |x^ - x|^2 / |x|^2 of the finished samples, paired by noise; matches are
-    100 * cosine of picture and prompt, nan where there are no prompts."""
+    100 * cosine of image and prompt, nan where there are no prompts."""
 
     timesteps: tuple[float, ...]
     starts: tuple[int, ...]  # the first step of each window; the last one ends with the trajectory
-    fidelity: np.ndarray  # [W, pictures] latent error with that window in float
-    fidelity_all: np.ndarray  # [pictures] with all steps quantized
-    text: np.ndarray  # [W, pictures] match
-    text_all: np.ndarray  # [pictures]
-    text_float: np.ndarray  # [pictures] of the float model
-    matcher: str  # what judged pictures and prompts; "" if nothing did
+    fidelity: np.ndarray  # [W, images] latent error with that window in float
+    fidelity_all: np.ndarray  # [images] with all steps quantized
+    text: np.ndarray  # [W, images] match
+    text_all: np.ndarray  # [images]
+    text_float: np.ndarray  # [images] of the float model
+    scorer: str  # what judged images and prompts; "" if nothing did
 
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:
@@ -365,10 +365,10 @@ class WindowEffects:
         return np.diff([*self.starts, len(self.timesteps)])
 
     def won(self, judge: str) -> np.ndarray:
-        """What each window brings each picture [W, pictures]: decibels of its latent error, or
+        """What each window brings each image [W, images]: decibels of its latent error, or
         match.
 
-        Decibels, so that every picture counts alike: a few err a hundred times more than the
+        Decibels, so that every image counts alike: a few err a hundred times more than the
         others."""
         if judge == "text":
             return self.text - self.text_all
@@ -378,21 +378,21 @@ class WindowEffects:
         )
 
     def gains(self, judge: str) -> np.ndarray:
-        """What each restored step brings, mean over the pictures [W]: decibels of error, or match
+        """What each restored step brings, mean over the images [W]: decibels of error, or match
         that is won.
 
         Raises DmqError if `judge` is "text" and nothing judged that.
         """
         if judge == "text" and not np.isfinite(self.text_all).any():
             raise DmqError(
-                "relaxing.judge is 'text', but this model draws without prompts; set it to "
+                "relaxing.judge is 'text', but this model generates without prompts; set it to "
                 "fidelity."
             )
         return self.won(judge).mean(1) / self.lengths
 
     @property
     def typical_error(self) -> float:
-        """Latent error with all steps quantized, geometric mean over the pictures."""
+        """Latent error with all steps quantized, geometric mean over the images."""
         return float(
             np.exp(np.log(np.maximum(self.fidelity_all, np.finfo(np.float32).tiny)).mean())
         )
@@ -404,7 +404,7 @@ class WindowEffects:
 
 @dataclass(frozen=True, kw_only=True)
 class OverTime:
-    """Errors along the steps, by recipe name; T steps, P pictures, all as squared distance over
+    """Errors along the steps, by recipe name; T steps, P images, all as squared distance over
     squared length.
     """
 
@@ -415,31 +415,31 @@ class OverTime:
     accumulated: dict[
         str, np.ndarray
     ]  # [T, P] of the latents after each step, on the model's own trajectory
-    foreseen: dict[
+    predicted_x0: dict[
         str, np.ndarray
     ]  # [T, P] of the finished sample that each answer stands for; {} if unknown
     isolated: dict[str, np.ndarray]  # [T] of the noise prediction, on the float model's trajectory
     mean_bits: dict[str, float]  # of the activations
-    watched: tuple[int, ...]  # steps whose foreseen picture is in the strips
+    watched: tuple[int, ...]  # steps whose foreseen image is in the strips
     strips: dict[
         str, tuple[np.ndarray, ...]
-    ]  # "float" included: one picture at these steps, then finished
+    ]  # "float" included: one image at these steps, then finished
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbePicture:
-    """What an amplified quantization error within one window of steps makes of a picture."""
+class ProbeImage:
+    """What an amplified quantization error within one window of steps makes of an image."""
 
     start: int
     end: int  # behind the last step
     gain: float
     pixels: np.ndarray  # uint8 [H, W, 3]
-    exact: np.ndarray  # the float model's picture
+    exact: np.ndarray  # the float model's image
     error: (
         float  # squared distance of the finished sample from the float one, over its squared length
     )
     psnr: float
-    match: float  # 100 * cosine of picture and prompt; nan where there is none
+    match: float  # 100 * cosine of image and prompt; nan where there is none
     match_float: float
 
 
@@ -474,7 +474,7 @@ class SensitivityTable:
     model: str
     fingerprint: str
     layers: tuple[Layer, ...]  # in forward order
-    choices: tuple[Choice, ...]  # "float" among them only where it is a choice
+    choices: tuple[WeightFormat, ...]  # "float" among them only where it is a choice
     bytes: np.ndarray  # [L, C] int64: of the layer's weight
     cost: np.ndarray  # [L, C] float64
     spread: np.ndarray  # [L, C] float64: standard error of the cost
@@ -488,7 +488,7 @@ class SensitivityTable:
     @cached_property
     def labels(self) -> tuple[str, ...]:
         """The choices' short names."""
-        return tuple(map(choice_label, self.choices))
+        return tuple(map(format_name, self.choices))
 
     @cached_property
     def row(self) -> dict[str, int]:
@@ -496,9 +496,9 @@ class SensitivityTable:
         return {layer.name: n for n, layer in enumerate(self.layers)}
 
     @property
-    def weights(self) -> int:
+    def num_weights(self) -> int:
         """How many weights all layers have together."""
-        return sum(layer.weights for layer in self.layers)
+        return sum(layer.num_weights for layer in self.layers)
 
     def among(self, labels: Collection[str]) -> "SensitivityTable":
         """The table of some of the choices."""
@@ -529,7 +529,7 @@ class Allocation:
     """A choice for every layer of a table."""
 
     layers: tuple[str, ...]
-    choices: tuple[Choice, ...]  # of each layer
+    choices: tuple[WeightFormat, ...]  # of each layer
     bytes: int  # of all their weights
     average_bits: float  # 8 * bytes over the number of weights
     cost: float  # sum of the table's costs
@@ -615,7 +615,7 @@ class PredictorResult:
     fingerprint: str
     layers: tuple[Layer, ...]
     types: tuple[str, ...]  # of each layer, such as "attn1.to_q"
-    choices: tuple[Choice, ...]
+    choices: tuple[WeightFormat, ...]
     bytes: np.ndarray  # [L, C] int64
     local: np.ndarray  # [L, C] float64: squared error of the weight over its squared length
     label: str  # what the labels are, in words
@@ -714,7 +714,7 @@ class PredictorResult:
 class SearchSnapshot:
     """A search for groups as it stands; Q searched sites, T steps, G groups."""
 
-    phase: str  # "Draw", "Start", "Search", "Measure", "Refit" or "Choose"
+    phase: str  # "Generate", "Start", "Search", "Measure", "Refit" or "Choose"
     done: int
     total: int  # of this phase
     step: int | None  # the step i of the last iteration
@@ -733,9 +733,9 @@ class SearchResult:
     """Groups and ranges that a search found (ADP-DM), with what it takes to judge them. Q searched
     sites.
 
-    `soft`, `hard` and `refitted` are relative noise-prediction errors per step on the pictures that
+    `soft`, `hard` and `refitted` are relative noise-prediction errors per step on the images that
     were learned from: with mixed groups, with each step in one group, and with the groups and
-    ranges that are kept: learned again, and chosen on pictures laid aside."""
+    ranges that are kept: learned again, and chosen on images laid aside."""
 
     model: str
     fingerprint: str
@@ -768,14 +768,14 @@ class SearchResult:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Bank:
+class ActivationQParams:
     """The activation quantizer of one site (contract 2): scale and zero per slot, a slot per
     timestep.
 
     codes = clip(round(x / scale[slot]) + zero[slot], 0, 2**bits[slot] - 1). Per channel, scale and
     zero are [slots, C] and `axis` is the channel's axis in x; where runs of channels share theirs,
     `parts` are the lengths of the runs and scale and zero [slots, runs]. A `dynamic` one takes
-    ranges as they come: it has no scale and zero, [0], and slots only where steps differ in bits.
+    dynamic ranges: it has no scale and zero, [0], and slots only where steps differ in bits.
     """
 
     site: Site
@@ -832,7 +832,9 @@ class PlannedLayer:
     )
     weight_bytes: int  # codes, scales and zero points; or 4 bytes a weight in float
     bias_bytes: int
-    bank: Bank | None  # of its input; layers with the same bank share one, which is stored once
+    bank: (
+        ActivationQParams | None
+    )  # of its input; layers with the same bank share one, which is stored once
     dropped: bool = False  # the model does without it, since a cache holds what it would compute
     learned: str = (
         ""  # how its codes are learned: "TIAR", "block", …; "" if they follow from the weight alone
@@ -851,10 +853,10 @@ class PlannedLayer:
             return "cached"
         if self.weights.bits == self.activation_bits == FLOAT:
             return "float"
-        if self.weights.bits == FLOAT or isinstance(self.weights.format, Grid):
+        if self.weights.bits == FLOAT or isinstance(self.weights.format, Uniform):
             return f"W{self.weights.bits}A{self.activation_bits}"
         inputs = f" A{self.activation_bits}" if self.activation_bits < FLOAT else ""
-        return choice_label(self.weights) + inputs
+        return format_name(self.weights) + inputs
 
     @property
     def rounding(self) -> str:
@@ -879,8 +881,8 @@ class PlannedLayer:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimePath:
-    """What the plan decides for the time path as a whole; its layers are among `Plan.layers`."""
+class TimeEmbedding:
+    """What the plan decides for the time embedding as a whole; its layers are among `Plan.layers`."""
 
     block: TemporalBlock
     spec: Temporal
@@ -908,7 +910,7 @@ class TimePath:
         return choice + sum(cache_bytes(n, width, self.spec.cache.bits) for n, width in rows)
 
     def line(self) -> str:
-        """How the time path is kept, in one sentence."""
+        """How the time embedding is kept, in one sentence."""
         parts = [f"{len(self.block.layers)} layers"]
         if isinstance(self.spec.rounding, Tiar):
             parts.append(f"rounding learned (TIAR, {self.spec.rounding.iterations} iterations)")
@@ -923,7 +925,7 @@ class TimePath:
             kind = "half-precision" if self.spec.cache.bits == 16 else f"{self.spec.cache.bits}-bit"
             enters = ", ".join(self.block.depends[1:])
             built = (
-                f", built per request since {enters} enters, from the float time path"
+                f", built per request since {enters} enters, from the float time embedding"
                 if self.per_request
                 else ""
             )
@@ -950,14 +952,16 @@ class Plan:
     model: str
     fingerprint: str
     timesteps: tuple[float, ...]
-    on_miss: str
+    unknown_timestep: str
     layers: tuple[PlannedLayer, ...]
-    attention: tuple[Bank, ...]  # banks of q, k, v, probs; empty when attention stays in float
+    attention: tuple[
+        ActivationQParams, ...
+    ]  # banks of q, k, v, probs; empty when attention stays in float
     attention_sites: int  # how many such operands the model has, quantized or not
     vector_bits: int  # bits of 1-D parameters outside of the layers above; FLOAT when protected
     vector_bytes: int  # of all 1-D and other parameters that are no layer's weight or bias
     float_bytes: int  # the float denoiser, 4 bytes a parameter
-    temporal: TimePath | None = None  # None: the time path is nothing special
+    temporal: TimeEmbedding | None = None  # None: the time embedding is nothing special
     relaxed: tuple[int, ...] = ()  # steps whose activations have more bits
     relaxed_bits: int = FLOAT
     progressive: bool = False  # ranges come from the quantized trajectory
@@ -989,7 +993,7 @@ class Plan:
         return (
             8
             * sum(row.weight_bytes for row in kept)
-            / max(1, sum(row.layer.weights for row in kept))
+            / max(1, sum(row.layer.num_weights for row in kept))
         )
 
     def coverage_line(self) -> str:
@@ -1010,7 +1014,7 @@ class Plan:
         if len(self.attention) < self.attention_sites:
             left.append(f"{self.attention_sites - len(self.attention)} attention operands")
         left += ["1-D parameters"] if self.vector_bits == FLOAT else []
-        time = f"; time path: {self.temporal.line()}" if self.temporal else ""
+        time = f"; time embedding: {self.temporal.line()}" if self.temporal else ""
         blocks = sum(row.learned == "block" for row in self.layers)
         learned = f"; rounding of {blocks} layers learned block by block" if blocks else ""
         split = sum(row.split > 0 for row in self.layers)
@@ -1031,7 +1035,7 @@ class Plan:
         return f"{counted}; float: {floats}{time}{apart}{learned}{walked}{relaxed}"
 
     def dynamic_line(self) -> str:
-        """Which activations have ranges as they come: "activations A8 dynamic per token"; "" if
+        """Which activations have dynamic ranges: "activations A8 dynamic per token"; "" if
         none has.
         """
         banks = [
@@ -1130,7 +1134,7 @@ class Plan:
 class TemporalErrors:
     """What quantization does to the temporal features; K projections, T steps in sampling order.
 
-    "before" is the time path treated as all other layers, "computed" that of the recipe (learned
+    "before" is the time embedding treated as all other layers, "computed" that of the recipe (learned
     rounding, ranges per step), "after" what the model really uses: computed, or from the cache
     where `cached` says so. Where more than t enters, cosines and shifts are those of the worst row
     of conditioning, errors are means over the rows."""
@@ -1155,9 +1159,7 @@ class TemporalErrors:
     cache_bits: np.ndarray  # [B] what a cache could have
     cache_errors: np.ndarray  # [B, K, T] float32
     cache_sizes: np.ndarray  # [B] bytes of a cache of everything, per row of conditioning
-    computed_bytes: (
-        int  # of the time path's layers, which such a cache replaces where t is all that enters
-    )
+    computed_bytes: int  # of the time embedding's layers, which such a cache replaces where t is all that enters
     vectors: tuple[
         np.ndarray, ...
     ]  # K arrays [T, C_k] float32: the float features, of the first conditioning
@@ -1178,8 +1180,8 @@ def _weight_bits(row: PlannedLayer) -> str:
     """Such as "8 bit", or "KMC-4" off the uniform grid."""
     return (
         _bits(row.weights.bits)
-        if isinstance(row.weights.format, Grid)
-        else choice_label(row.weights)
+        if isinstance(row.weights.format, Uniform)
+        else format_name(row.weights)
     )
 
 
@@ -1187,22 +1189,22 @@ def _activation_bits(row: PlannedLayer) -> str:
     return _bits(row.activation_bits) if row.bank is None else _bank_bits(row.bank)
 
 
-def _bank_bits(bank: Bank) -> str:
+def _bank_bits(bank: ActivationQParams) -> str:
     """Such as "8 bit", "8 and 10 bit" where some steps have more, or "8 bit per token" with
-    ranges as they come.
+    dynamic ranges.
     """
     per = f" per {bank.per_words}" if bank.per else ""
     return f"{' and '.join(map(str, sorted(set(bank.bits.tolist()))))} bit{per}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PictureScore:
-    """One quantized picture against the float one from the same noise."""
+class ImageScore:
+    """One quantized image against the float one from the same noise."""
 
     recipe: str
     prompt: str
     seed: int
-    psnr: float  # dB, on pictures in 0..1; inf when equal
+    psnr: float  # dB, on images in 0..1; inf when equal
     ssim: float
 
 
@@ -1210,13 +1212,13 @@ class PictureScore:
 class Report:
     """What was measured in a comparison, with its context."""
 
-    scores: tuple[PictureScore, ...]
-    seconds: dict[str, float]  # by recipe name, "float" included: sampling time of all its pictures
+    scores: tuple[ImageScore, ...]
+    seconds: dict[str, float]  # by recipe name, "float" included: sampling time of all its images
     bytes: dict[str, int]
     coverage: dict[str, str]  # by recipe name, one line: what stayed in float
     noise_floor: dict[
         str, float
-    ]  # PSNR and SSIM of float pictures against float ones with other seeds
+    ]  # PSNR and SSIM of float images against float ones with other seeds
     samples: int
     warnings: tuple[str, ...] = ()
     place: str = ""  # where it ran: device, dtype, offload
@@ -1269,7 +1271,7 @@ class Measure:
     higher: bool  # is more better?
     digits: int
     help: str
-    paired: bool = True  # a number for each picture; otherwise one for a set of pictures
+    paired: bool = True  # a number for each image; otherwise one for a set of images
     times: float = 1.0  # shown values are this times the measure as published
 
 
@@ -1282,7 +1284,7 @@ BENCH_MEASURES = {
             unit="dB",
             higher=True,
             digits=2,
-            help="peak signal-to-noise ratio against the float picture of the same noise",
+            help="peak signal-to-noise ratio against the float image of the same noise",
         ),
         Measure(
             name="ssim",
@@ -1290,7 +1292,7 @@ BENCH_MEASURES = {
             unit="",
             higher=True,
             digits=4,
-            help="structural similarity to the float picture of the same noise",
+            help="structural similarity to the float image of the same noise",
         ),
         Measure(
             name="distance",
@@ -1298,7 +1300,7 @@ BENCH_MEASURES = {
             unit="",
             higher=False,
             digits=4,
-            help="distance of features from those of the float picture, over the length of the "
+            help="distance of features from those of the float image, over the length of the "
             "latter",
         ),
         Measure(
@@ -1317,7 +1319,7 @@ BENCH_MEASURES = {
             higher=False,
             digits=3,
             paired=False,
-            help="Fréchet distance of features to those of the float pictures; biased upwards at "
+            help="Fréchet distance of features to those of the float images; biased upwards at "
             "small n",
         ),
         Measure(
@@ -1328,7 +1330,7 @@ BENCH_MEASURES = {
             digits=4,
             paired=False,
             times=1000,
-            help="kernel distance of features to those of the float pictures, unbiased: may be "
+            help="kernel distance of features to those of the float images, unbiased: may be "
             "below 0",
         ),
         Measure(
@@ -1338,7 +1340,7 @@ BENCH_MEASURES = {
             higher=False,
             digits=4,
             paired=False,
-            help="Gaussian-kernel distance of unit features to those of the float pictures, times "
+            help="Gaussian-kernel distance of unit features to those of the float images, times "
             "1000",
         ),
         Measure(
@@ -1347,7 +1349,7 @@ BENCH_MEASURES = {
             unit="",
             higher=True,
             digits=2,
-            help="100 times the cosine of picture and prompt, 0 where negative",
+            help="100 times the cosine of image and prompt, 0 where negative",
         ),
         Measure(
             name="real fid",
@@ -1356,7 +1358,7 @@ BENCH_MEASURES = {
             higher=False,
             digits=3,
             paired=False,
-            help="Fréchet distance of features to those of real pictures: another domain, never "
+            help="Fréchet distance of features to those of real images: another domain, never "
             "read alone",
         ),
         Measure(
@@ -1367,7 +1369,7 @@ BENCH_MEASURES = {
             digits=4,
             paired=False,
             times=1000,
-            help="kernel distance of features to those of real pictures: another domain",
+            help="kernel distance of features to those of real images: another domain",
         ),
         Measure(
             name="real cmmd",
@@ -1376,7 +1378,7 @@ BENCH_MEASURES = {
             higher=False,
             digits=4,
             paired=False,
-            help="Gaussian-kernel distance of unit features to those of real pictures: another "
+            help="Gaussian-kernel distance of unit features to those of real images: another "
             "domain",
         ),
     )
@@ -1385,12 +1387,12 @@ FLOOR_NAME = "float, other seeds"  # whose figures are the noise floor of a benc
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchPicture:
-    """One picture of a benchmark against the float one of the same prompt and seed."""
+class BenchImage:
+    """One image of a benchmark against the float one of the same prompt and seed."""
 
     recipe: str
     domain: str
-    number: int  # position among the benchmark's pictures, which is also its file's name
+    number: int  # position among the benchmark's images, which is also its file's name
     prompt: str
     seed: int
     finite: bool  # otherwise it has no values: it is counted, and in no mean
@@ -1412,10 +1414,10 @@ class BenchRow:
 
     recipe: str
     domain: str
-    samples: int  # pictures that the figures are of
-    failed: int  # pictures with numbers that are not finite, left out
+    samples: int  # images that the figures are of
+    failed: int  # images with numbers that are not finite, left out
     figures: dict[str, Figure]  # by measure
-    seconds: float  # of sampling all pictures of the domain
+    seconds: float  # of sampling all images of the domain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -1425,10 +1427,10 @@ class BenchReport:
     model: str
     sampler: str
     features: str
-    reference: str  # what the real pictures are; "" without
+    reference: str  # what the real images are; "" without
     benchmark: Benchmark
     rows: tuple[BenchRow, ...]
-    pictures: tuple[BenchPicture, ...]
+    images: tuple[BenchImage, ...]
     bytes: dict[str, int]  # by recipe name, "float" included
     coverage: dict[str, str]  # by recipe name, one line
     machine: str  # where the seconds were taken
@@ -1440,7 +1442,7 @@ class BenchReport:
         )
 
     def floor(self, domain: str, measure: str) -> float:
-        """The noise floor: the measure of float pictures with other seeds; nan if it was not
+        """The noise floor: the measure of float images with other seeds; nan if it was not
         measured.
         """
         row = self.row(FLOOR_NAME, domain)

@@ -66,7 +66,7 @@ def refresh(paths: list[str], text: str) -> dict[str, Any]:
         ).items()
     }
     done = stages.captured(recipe)
-    said = f"{recipe.calibration.samples} pictures, {recipe.sampling.steps} steps"
+    said = f"{recipe.calibration.samples} images, {recipe.sampling.steps} steps"
     title = f"Statistics: {said} captured" if done else f"Statistics: none yet for {said}"
     label = "Captured" if done else "Capture"
     return shown | {
@@ -78,11 +78,11 @@ def refresh(paths: list[str], text: str) -> dict[str, Any]:
 
 
 def build(shared: Shared) -> None:
-    """Draw the panel and connect it."""
+    """Generate the panel and connect it."""
     with gr.Accordion("Statistics", open=False, elem_classes="dmq-capture") as panel:
         gr.Markdown(
-            "What the figures show was seen while the float model drew the calibration pictures. "
-            "Other steps, guidance or pictures need a capture of their own; it is kept."
+            "What the figures show was seen while the float model drew the calibration images. "
+            "Other steps, guidance or images need a capture of their own; it is kept."
         )
         form, out = {}, {}
         with gr.Row():
@@ -93,8 +93,8 @@ def build(shared: Shared) -> None:
                         for path, c in forms.form(spec, part.capitalize()).items()
                     }
         with gr.Row():
-            JOB.draw_buttons(out)
-        JOB.draw_progress(out)
+            JOB.build_buttons(out)
+        JOB.build_progress(out)
     paths = list(form)
 
     def moved(text: str, *values: Any) -> dict[str, Any]:

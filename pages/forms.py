@@ -1,4 +1,4 @@
-"""Controls drawn from specs, so that a field is declared once, in the recipe.
+"""Controls generated from specs, so that a field is declared once, in the recipe.
 
 A form is a dict of components by path, such as `bits`, `range.kind` and `range.Percentile.percent`;
 `values_of` and `spec_of` go from a spec to such values and back."""
@@ -158,7 +158,7 @@ def plain(value: Any, hint: Any, label: str) -> Any:
 
 
 def engine_choice(**options: Any) -> gr.Dropdown:
-    """What draws the pictures: the simulation, integer kernels, or both beside each other."""
+    """What generates the images: the simulation, integer kernels, or both beside each other."""
     named = {
         one: one.replace("executed ", "executed, ").replace("bf16", "rest in bfloat16")
         for one in ENGINES

@@ -56,7 +56,7 @@ class JobPanel:
         None  # what else is shown after Stop, from the recipe's text
     )
 
-    def draw_buttons(self, out: dict[str, Any], *names: str, **look: Any) -> None:
+    def build_buttons(self, out: dict[str, Any], *names: str, **look: Any) -> None:
         """Draw the buttons of these names into `out`, or all."""
         for name in names or (*self.start, "stop"):
             text, variant = (self.stop, "stop") if name == "stop" else (self.start[name], "primary")
@@ -65,7 +65,7 @@ class JobPanel:
             visible = name != "stop" and name not in self.hidden
             out[name] = gr.Button(text, variant=variant, visible=visible, **look)
 
-    def draw_progress(self, out: dict[str, Any]) -> None:
+    def build_progress(self, out: dict[str, Any]) -> None:
         """Draw the line of progress into `out`."""
         out["status"] = gr.HTML(label=self.progress)
 

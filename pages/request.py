@@ -1,6 +1,6 @@
-"""What a visitor asks to have drawn, from the texts and numbers of the Compare tab.
+"""What a visitor asks to have generated, from the texts and numbers of the Compare tab.
 
-Raises DmqError, draws nothing.
+Raises DmqError, generates nothing.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from dmq.runs.prompts import UNPROMPTED
 from .session import adopt
 
 
-MOST = 64  # pictures a visitor may ask for at once, of each model
+MOST = 64  # images a visitor may ask for at once, of each model
 RUNS = 50  # the newest runs, whose recipes are offered again
 
 
@@ -30,7 +30,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
         ):
             raise DmqError(f"seeds must be whole numbers such as 0, 1, 2 or 0-3, got {part!r:.40}.")
         if len(part) > 40 or int(last or first) - int(first) >= MOST:
-            raise DmqError(f"seeds {part!r:.40}: at most {MOST} pictures at once.")
+            raise DmqError(f"seeds {part!r:.40}: at most {MOST} images at once.")
         seeds += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(seeds))
 
@@ -38,13 +38,13 @@ def seeds_of(text: str) -> tuple[int, ...]:
 def comparison_of(
     recipe: Recipe, prompts: str, seeds: str, steps: float, guidance: float
 ) -> Comparison:
-    """What to draw.
+    """What to generate.
 
-    Raises DmqError for an empty or overlong prompt, bad seeds, or too many pictures.
+    Raises DmqError for an empty or overlong prompt, bad seeds, or too many images.
     """
     lines = tuple(line.strip() for line in (prompts or "").splitlines() if line.strip())
     if stages.info(recipe.model).prompted and not lines:
-        raise DmqError("a prompt is empty; write what to draw.")
+        raise DmqError("a prompt is empty; write what to generate.")
     if not stages.info(recipe.model).prompted:
         lines = (UNPROMPTED,)
     if not steps or not float(steps).is_integer():
@@ -54,7 +54,7 @@ def comparison_of(
     made = Comparison(prompts=lines, seeds=seeds_of(seeds), sampling=sampling)
     if len(made.prompts) * len(made.seeds) > MOST:
         raise DmqError(
-            f"{len(made.prompts) * len(made.seeds)} pictures; at most {MOST} are drawn at once."
+            f"{len(made.prompts) * len(made.seeds)} images; at most {MOST} are generated at once."
         )
     return made
 

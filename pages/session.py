@@ -36,7 +36,7 @@ class Shared:
     recipe: gr.State  # JSON of the current recipe
     outside: gr.State  # changes when the recipe was set elsewhere than in the tab that is open
     open_tab: gr.State  # id of the open tab
-    turn: gr.State  # changes when the tab at hand is to be drawn; every tab has its own
+    turn: gr.State  # changes when the tab at hand is to be generated; every tab has its own
     captured: gr.State  # changes when new statistics are there
     wanted: gr.State  # id of a tab to be opened, and a `stamp`, so that it changes every time
 

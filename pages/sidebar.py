@@ -19,7 +19,7 @@ from .session import Shared, read, set_outside
 
 
 FORMS = {"weights": Weights, "activations": Activations, "protection": Protection}
-SWITCHES = ("split",)  # fields of the recipe itself
+SWITCHES = ("split_shortcuts",)  # fields of the recipe itself
 MAIN = {
     "weights.bits": "Weight bits",
     "activations.bits": "Activation bits",
@@ -162,7 +162,7 @@ def written(recipe: Recipe) -> str:
 
 
 def build(shared: Shared) -> None:
-    """Draw the sidebar and connect it."""
+    """Generate the sidebar and connect it."""
     with gr.Sidebar(width=360):
         gr.HTML(
             '<p class="dmq-logo">dmq</p><p class="dmq-sub">quantize diffusion models, step by '

@@ -14,7 +14,6 @@ from dmq.recipe import (
     AllSteps,
     Cache,
     Gptq,
-    Grid,
     Hqq,
     KMeans,
     LearnedGroups,
@@ -40,8 +39,9 @@ from dmq.recipe import (
     Temporal,
     Tiar,
     Uaq,
+    Uniform,
     UniformGroups,
-    choice_label,
+    format_name,
     lowered,
 )
 
@@ -63,7 +63,7 @@ KINDS = {
     Tiar: "Learned for all steps (TIAR)",
     NoCache: "Compute the features",
     Cache: "Cache the features",
-    Grid: "Uniform grid, as above",
+    Uniform: "Uniform grid, as above",
     Uaq: "Uniform, range by |error|^2.4 (UAQ)",
     KMeans: "Codebooks (k-means)",
     Hqq: "Half-quadratic zero points (HQQ)",
@@ -72,7 +72,7 @@ KINDS = {
     LowRank: "Low rank and rest (SVDQuant)",
 }
 AS_THEY_COME = (
-    "This recipe takes ranges as they come; what is shown is what one calibrated range would do."
+    "This recipe takes dynamic ranges; what is shown is what one calibrated range would do."
 )
 PROCEDURES = {"exact": "PCR", "strict": "PCR, strict", "one_pass": "PCR in one pass"}
 
@@ -109,8 +109,8 @@ def granularity(spec: Any) -> str:
     return f"per {spec.size} inputs" if isinstance(spec, PerGroup) else KINDS[type(spec)].lower()
 
 
-def time_path(spec: Temporal) -> str:
-    """How the time path is kept, in words; empty if like everything else."""
+def time_embedding(spec: Temporal) -> str:
+    """How the time embedding is kept, in words; empty if like everything else."""
     parts = ["rounding learned"] if isinstance(spec.rounding, Tiar) else []
     parts += {"tib": ["ranges per step"], "all": ["ranges per step everywhere"]}.get(spec.fsc, [])
     if isinstance(spec.cache, Cache):
@@ -214,17 +214,17 @@ def words(recipe: Recipe) -> str:
         text
         for yes, text in (
             (recipe.protection.first_last, "the first and last layer"),
-            (recipe.protection.vectors, "norms and biases"),
+            (recipe.protection.norms_and_biases, "norms and biases"),
         )
         if yes
     ]
     said = f"{weights}, {activations}{f'; {grouping(recipe)}' if a.dynamic == 'none' else ''}."
-    if recipe.temporal and (own := time_path(recipe.temporal)):
-        said += f" Time path: {own}."
+    if recipe.temporal and (own := time_embedding(recipe.temporal)):
+        said += f" Time embedding: {own}."
     if recipe.reconstruction:
-        said += f" Rounding learned block by block{', the time path too' if recipe.reconstruction.time else ''}"
+        said += f" Rounding learned block by block{', the time embedding too' if recipe.reconstruction.time else ''}"
         said += ", then the step sizes of activations." if recipe.reconstruction.steps else "."
-    if recipe.split:
+    if recipe.split_shortcuts:
         said += " Shortcuts have scales of their own."
     if recipe.progressive:
         said += f" Ranges set along the quantized trajectory ({PROCEDURES[recipe.progressive.variant]})."
@@ -247,7 +247,7 @@ def short_name(recipe: Recipe) -> str:
     name += (
         ", mixed" if recipe.mixed or any(override.format for override in recipe.overrides) else ""
     )
-    name += ", split" if recipe.split else ""
+    name += ", split" if recipe.split_shortcuts else ""
     name += ", BRECQ" if recipe.reconstruction else ""
     name += " + step sizes" if recipe.reconstruction and recipe.reconstruction.steps else ""
     name += ", PCR" if recipe.progressive else ""
@@ -272,8 +272,8 @@ def relaxed_name(spec: Relaxing) -> str:
 def grouped_name(recipe: Recipe) -> str:
     """Formats, bits and groups of a recipe: "W4A6 8 optimal groups", "KMC-4 A8 per token"."""
     spec, weights, a = recipe.grouping, recipe.weights, recipe.activations.bits
-    plain = weights.bits == FLOAT or isinstance(weights.format, Grid)
-    name = f"W{weights.bits}A{a}" if plain else f"{choice_label(weights)} A{a}"
+    plain = weights.bits == FLOAT or isinstance(weights.format, Uniform)
+    name = f"W{weights.bits}A{a}" if plain else f"{format_name(weights)} A{a}"
     if recipe.activations.attention_bits != FLOAT:
         name += f" attention {recipe.activations.attention_bits}"
     if recipe.activations.dynamic != "none":

@@ -27,7 +27,6 @@ from dmq.quantizers.mixture import CandidateGroups, SoftBank
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import (
     Gptq,
-    Grid,
     Hqq,
     KMeans,
     LowRank,
@@ -38,12 +37,13 @@ from dmq.recipe import (
     PerTensor,
     PowerOfTwo,
     Uaq,
+    Uniform,
     Weights,
 )
 from dmq.reconstruction.adaround import Rounding, SoftConv, SoftLinear, undecided
 from dmq.reconstruction.gptq import compensated_codes
 from dmq.reconstruction.recorded import distance
-from dmq.results import Bank, Site
+from dmq.results import ActivationQParams, Site
 
 
 ASKED = "DMQ_TEST_ELSEWHERE"  # that `test_devices` sets
@@ -110,7 +110,7 @@ def input_of(kind, dtype=torch.float32):
 
 def bank_of(*shape, axis=None, site=SITE, **how):
     size = (2, *shape)
-    return Bank(
+    return ActivationQParams(
         site=site,
         bits=np.array([8, 4], np.uint8),
         scale=np.ones(size, np.float32),
@@ -173,7 +173,7 @@ FORMATS = {
     "percentile": Weights(bits=4, range=Percentile(percent=99.0)),
     "per tensor": Weights(bits=8, granularity=PerTensor()),
     "per group": Weights(bits=4, granularity=PerGroup(size=5)),
-    "two bytes": Weights(bits=16, format=Grid()),
+    "two bytes": Weights(bits=16, format=Uniform()),
     "UAQ": Weights(bits=3, format=Uaq()),
     "KMC": Weights(bits=3, format=KMeans()),
     "KMC of many": Weights(bits=6, format=KMeans()),

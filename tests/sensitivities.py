@@ -6,11 +6,13 @@ import dataclasses
 
 import numpy as np
 
-from dmq.recipe import Choice, KMeans, Uaq
+from dmq.recipe import KMeans, Uaq, WeightFormat
 from dmq.results import Layer, Prediction, PredictorResult, SensitivityTable
 
 
-CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 3, 2) for form in (Uaq(), KMeans()))
+CHOICES = tuple(
+    WeightFormat(bits=bits, format=form) for bits in (4, 3, 2) for form in (Uaq(), KMeans())
+)
 PREDICTIONS = (
     Prediction(name="graph network", srcc=0.8125, spread=0.03, quality=0.517, ndcg=0.904, tau=0.62),
     Prediction(
@@ -54,7 +56,7 @@ def random_table(
         None if not steps else cost[:, :, None] * rng.uniform(0.5, 1.5, (layers, len(bits), steps))
     )
     sizes = (
-        np.array([layer.weights for layer in made])[:, None] * bits // 8
+        np.array([layer.num_weights for layer in made])[:, None] * bits // 8
         + 4 * np.arange(len(bits))
         + 40
     )

@@ -66,7 +66,7 @@ def test_work_is_closed_where_progress_raises():
 
     def work():
         try:
-            yield Progress("Draw", 0, 1)
+            yield Progress("Generate", 0, 1)
         finally:
             closed.append(True)
 

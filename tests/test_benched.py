@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def recipes(folder):
     """Six bits, and two: the second breaks the model."""
-    tiny_clip(folder / "eye")
+    tiny_clip(folder / "feature_extractor")
     made = captured_recipe(folder, steps=2)
     return (
         dataclasses.replace(made, name="six", weights=Weights(bits=6)),
@@ -48,7 +48,7 @@ def recipes(folder):
 
 @pytest.fixture(scope="module")
 def wanted(folder, recipes):
-    """Two domains of sixteen pictures, in batches that do not fill up."""
+    """Two domains of sixteen images, in batches that do not fill up."""
     domains = (
         Domain(name="in", prompts=tuple("abcdefgh")),
         Domain(name="out", prompts=tuple("stuvwxyz")),
@@ -57,7 +57,7 @@ def wanted(folder, recipes):
         domains=domains,
         seeds=(0, 3),
         sampling=recipes[0].sampling,
-        features=str(folder / "eye"),
+        features=str(folder / "feature_extractor"),
         batch=6,
     )
 
@@ -85,12 +85,12 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
         try:
             while True:
                 seen = next(work)
-                if isinstance(seen, stages.Picture):
+                if isinstance(seen, stages.GeneratedImage):
                     drawn += 1
                     batches += seen.index % 6 == 5
                 if (
                     isinstance(seen, stages.Progress)
-                    and seen.stage.startswith("Draw")
+                    and seen.stage.startswith("Generate")
                     and batches == 3
                 ):
                     break  # in the middle of a batch, which is lost
@@ -102,44 +102,44 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
         assert kept.unfinished() == ["stopped"]
         with pytest.raises(DmqError, match="interrupted"):
             kept.load_report("stopped")
-    assert interruptions > 3 and drawn == len(MODELS) * wanted.pictures, "no picture was kept twice"
+    assert interruptions > 3 and drawn == len(MODELS) * wanted.images, "no image was kept twice"
     assert same(resumed, report) and kept.unfinished() == []
     for who in range(len(MODELS)):
         for number in range(6):
             a, b = (
                 kept.load_batch(kept.folder_of(name), who, number) for name in ("whole", "stopped")
             )
-            assert np.array_equal(a.latents, b.latents) and np.array_equal(a.pictures, b.pictures)
+            assert np.array_equal(a.latents, b.latents) and np.array_equal(a.images, b.images)
     assert not [
         seen
         for seen in stages.bench(wanted, recipes, name="stopped")
-        if isinstance(seen, stages.Picture)
+        if isinstance(seen, stages.GeneratedImage)
     ]
 
 
 @pytest.mark.parametrize("stopped", [False, True], ids=["finished", "interrupted"])
 def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wanted, recipes):
-    """Equal to all at once; what is there is neither drawn nor measured again."""
+    """Equal to all at once; what is there is neither generated nor measured again."""
     name = f"grown {stopped}"
     work = stages.bench(wanted, recipes[:1], name=name)
     for seen in work:
         if (
             stopped
-            and isinstance(seen, stages.Picture)
+            and isinstance(seen, stages.GeneratedImage)
             and (seen.recipe, seen.index) == ("six", 11)
         ):
             work.close()
     place = kept.folder_of(name)
     there = {
         file: file.stat().st_mtime_ns
-        for part in ("pictures", "rows")
+        for part in ("images", "rows")
         for file in (place / part).rglob("*.*")
     }
     assert kept.unfinished() == [name] * stopped
     left = stages.estimate(wanted, recipes, name=name)
     drawn = []
     for seen in (work := stages.bench(wanted, recipes, name=name)):
-        drawn += [seen] if isinstance(seen, stages.Picture) else []
+        drawn += [seen] if isinstance(seen, stages.GeneratedImage) else []
         if len(drawn) == 1:
             assert kept.unfinished() == [name]
             assert stopped or kept.load_report(name).recipes == MODELS[:3], (
@@ -147,7 +147,7 @@ def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wa
             )
     assert {seen.recipe for seen in drawn} == ({"six", "two"} if stopped else {"two"}) and len(
         drawn
-    ) == left.pictures
+    ) == left.images
     assert same(kept.load_report(name), report) and kept.unfinished() == []
     assert kept.load_worst(name).keys() == kept.load_worst("whole").keys()
     assert there == {file: file.stat().st_mtime_ns for file in there}
@@ -166,7 +166,7 @@ def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(
     with monkeypatch.context() as patch:
         patch.setenv("DMQ_RUNS", str(folder / "elsewhere"))
         assert kept.finished() == ["whole"] and same(kept.load_report("whole"), report)
-        with pytest.raises(DmqError, match="'whole' ships without most of its pictures"):
+        with pytest.raises(DmqError, match="'whole' ships without most of its images"):
             kept.begin("whole", wanted, (*recipes, third), {})
     with pytest.raises(
         DmqError, match=r"'whole': weights was '[0-9a-f]+', now it is 'other'; give another name"
@@ -175,34 +175,34 @@ def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(
     assert kept.load_recipes("whole") == recipes and kept.unfinished() == []
 
 
-def test_figures_are_those_of_the_pictures_in_the_folder(report, wanted):
+def test_figures_are_those_of_the_images_in_the_folder(report, wanted):
     """From the files alone: numbered, in the manifest, without a prompt in any name."""
     place = kept.folder_of("whole")
-    manifest = json.loads((place / "manifest.json").read_text())["pictures"]
+    manifest = json.loads((place / "manifest.json").read_text())["images"]
     assert [(job["domain"], job["prompt"], job["seed"]) for job in manifest] == kept.jobs_of(wanted)
-    assert len(manifest) == wanted.pictures == 32
+    assert len(manifest) == wanted.images == 32
     names = [
         file.name
         for who in range(4)
-        for file in sorted((place / "pictures" / str(who)).rglob("*.png"))
+        for file in sorted((place / "images" / str(who)).rglob("*.png"))
     ]
     assert names == [f"{n:05d}.png" for n in range(32)] * 4
     every = [[kept.load_batch(place, who, n) for n in range(6)] for who in range(4)]
-    pictures = [[p for batch in batches for p in batch.pictures] for batches in every]
+    images = [[p for batch in batches for p in batch.images] for batches in every]
     latents = [np.concatenate([batch.latents for batch in batches]) for batches in every]
-    eye = reference.load_eye(wanted.features)
-    features = [eye.features(own) for own in pictures]
+    feature_extractor = reference.load_feature_extractor(wanted.features)
+    features = [feature_extractor.features(own) for own in images]
     for who, name in enumerate(MODELS):
         for d, domain in enumerate(("in", "out")):
             row, own = report.row(name, domain), slice(16 * d, 16 * d + 16)
             assert (row.samples, row.failed) == (16, 0) and row.seconds > 0
             prompts = [job["prompt"] for job in manifest[own]]
-            match = np.maximum(eye.match(pictures[who][own], prompts), 0)
+            match = np.maximum(feature_extractor.match(images[who][own], prompts), 0)
             assert row.figures["clip"].value == pytest.approx(match.mean(), abs=1e-4)
             if who == 0:
                 assert row.figures.keys() == {"clip"}
                 continue
-            pairs = list(zip(pictures[who][own], pictures[0][own], strict=True))
+            pairs = list(zip(images[who][own], images[0][own], strict=True))
             expected = {
                 "psnr": np.mean([pixel.psnr(a, b) for a, b in pairs]),
                 "ssim": np.mean([pixel.ssim(a, b) for a, b in pairs]),
@@ -230,9 +230,11 @@ def test_the_noise_floor_has_other_seeds_and_the_same_prompts(wanted, report):
         swapped, (dataclasses.replace(kept.load_recipes("whole")[0], name="x"),), name="swapped"
     )
     floats = [
-        seen.pixels for seen in work if isinstance(seen, stages.Picture) and seen.recipe == "float"
+        seen.pixels
+        for seen in work
+        if isinstance(seen, stages.GeneratedImage) and seen.recipe == "float"
     ]
-    own = [kept.load_batch(kept.folder_of("whole"), 1, n).pictures for n in range(3)]
+    own = [kept.load_batch(kept.folder_of("whole"), 1, n).images for n in range(3)]
     assert np.array_equal(np.concatenate(own), floats)
 
 
@@ -245,12 +247,12 @@ def test_every_report_has_its_context(report, recipes):
     assert (
         report.sampler
         and report.machine
-        and report.features.endswith("eye")
+        and report.features.endswith("feature_extractor")
         and report.reference == ""
     )
     text = kept.as_csv(report)
     assert text.startswith(
-        "measure,value,low,high,noise_floor,model,recipe,domain,pictures,not_finite,seconds,bytes"
+        "measure,value,low,high,noise_floor,model,recipe,domain,images,not_finite,seconds,bytes"
     )
     assert len(text.splitlines()) == 1 + sum(len(row.figures) for row in report.rows)
 
@@ -261,13 +263,15 @@ def test_rows_come_when_a_model_is_done(wanted, recipes):
     )
     seen = list(stages.bench(few, recipes[:1], name="streamed"))
     rows = [(k, item.recipes[-1]) for k, item in enumerate(seen) if isinstance(item, BenchReport)]
-    last = {item.recipe: k for k, item in enumerate(seen) if isinstance(item, stages.Picture)}
+    last = {
+        item.recipe: k for k, item in enumerate(seen) if isinstance(item, stages.GeneratedImage)
+    }
     assert [name for _, name in rows] == ["float", FLOOR_NAME, "six"]
     assert all(k > last[name] for k, name in rows) and rows[0][0] < last[FLOOR_NAME]
     assert kept.load_report("streamed").features == "", "nothing needed features"
 
 
-def test_pictures_that_are_no_numbers_are_counted_named_and_in_no_mean(
+def test_images_that_are_no_numbers_are_counted_named_and_in_no_mean(
     wanted, recipes, report, monkeypatch
 ):
     """The quantized model answers nan in its second batch of the first domain."""
@@ -288,16 +292,14 @@ def test_pictures_that_are_no_numbers_are_counted_named_and_in_no_mean(
     found = stages.finish(stages.bench(wanted, recipes[:1], name="broken"))
     row = found.row("six", "in")
     assert (row.samples, row.failed) == (10, 6) and found.row("six", "out").failed == 0
-    assert any("six, in: 6 of 16 pictures are not finite" in line for line in found.warnings)
-    assert any("six, in: FID needs at least 16 pictures, got 10" in line for line in found.warnings)
+    assert any("six, in: 6 of 16 images are not finite" in line for line in found.warnings)
+    assert any("six, in: FID needs at least 16 images, got 10" in line for line in found.warnings)
     assert "fid" not in row.figures and np.isfinite(row.figures["kid"].value)
     good = [
-        p
-        for p in report.pictures
-        if (p.recipe, p.domain) == ("six", "in") and not 6 <= p.number < 12
+        p for p in report.images if (p.recipe, p.domain) == ("six", "in") and not 6 <= p.number < 12
     ]
     assert row.figures["psnr"].value == pytest.approx(np.mean([p.values["psnr"] for p in good]))
-    bad = [p for p in found.pictures if p.recipe == "six" and not p.finite]
+    bad = [p for p in found.images if p.recipe == "six" and not p.finite]
     assert [p.number for p in bad] == list(range(6, 12)) and not any(p.values for p in bad)
     assert [p.number for p in kept.worst(found)[:6]] == list(range(6, 12)), "and shown first"
     assert kept.load_worst("broken").keys() >= {("six", 6), ("float", 6)}
@@ -325,7 +327,7 @@ def test_pictures_that_are_no_numbers_are_counted_named_and_in_no_mean(
     ids=["seeds", "sampling", "texts", "domains"],
 )
 def test_what_differs_is_never_put_side_by_side(report, wanted, recipes, changes, says):
-    accepting = tuple(dataclasses.replace(r, on_miss="nearest") for r in recipes)
+    accepting = tuple(dataclasses.replace(r, unknown_timestep="nearest") for r in recipes)
     other = dataclasses.replace(wanted, **changes)
     with pytest.raises(DmqError, match=says):
         stages.finish(stages.bench(other, accepting, name="whole"))
@@ -335,7 +337,7 @@ def test_what_differs_is_never_put_side_by_side(report, wanted, recipes, changes
         stages.finish(stages.bench(wanted, recipes[:1], name="whole"))
 
 
-def test_benchmarks_of_the_same_pictures_are_joined(report, wanted, recipes):
+def test_benchmarks_of_the_same_images_are_joined(report, wanted, recipes):
     third = dataclasses.replace(recipes[0], name="three", weights=Weights(bits=3))
     stages.finish(stages.bench(wanted, (third, recipes[0]), name="more"))
     both = stages.joined(["whole", "more"])
@@ -350,30 +352,30 @@ def test_benchmarks_of_the_same_pictures_are_joined(report, wanted, recipes):
         stages.joined(["whole", "unlike"])
 
 
-def test_too_few_pictures_for_a_set_are_refused_before_anything_is_drawn(wanted, recipes):
+def test_too_few_images_for_a_set_are_refused_before_anything_is_drawn(wanted, recipes):
     few = dataclasses.replace(wanted, seeds=(0,))
-    with pytest.raises(DmqError, match="in: FID needs at least 16 pictures, got 8: the covariance"):
+    with pytest.raises(DmqError, match="in: FID needs at least 16 images, got 8: the covariance"):
         next(stages.bench(few, recipes, name="few"))
     assert not kept.folder_of("few").exists()
 
 
-def test_a_folder_of_real_pictures_is_a_second_reference(folder, wanted, recipes, report):
-    """Of the float model's own pictures, both references say the same."""
+def test_a_folder_of_real_images_is_a_second_reference(folder, wanted, recipes, report):
+    """Of the float model's own images, both references say the same."""
     place = folder / "real"
     place.mkdir()
     for n in range(3):
-        for file in (kept.folder_of("whole") / "pictures" / "0" / f"{n:04d}").glob("*.png"):
+        for file in (kept.folder_of("whole") / "images" / "0" / f"{n:04d}").glob("*.png"):
             (place / file.name).write_bytes(file.read_bytes())
     both = dataclasses.replace(
         wanted, reference=str(place), domains=wanted.domains[:1], measures=("fid", "kid", "cmmd")
     )
     found = stages.finish(stages.bench(both, recipes[:1], name="real"))
-    assert found.reference == "16 pictures of the folder real"
+    assert found.reference == "16 images of the folder real"
     assert found.row("float", "in").figures["real fid"].value == pytest.approx(0, abs=1e-6)
     row = found.row("six", "in").figures
     for key in ("fid", "kid", "cmmd"):
         assert row[f"real {key}"].value == pytest.approx(row[key].value, rel=1e-5)
-    for text, says in (("nowhere", "is no folder"), (str(folder / "runs"), "has 0 pictures")):
+    for text, says in (("nowhere", "is no folder"), (str(folder / "runs"), "has 0 images")):
         with pytest.raises(DmqError, match=says):
             stages.finish(
                 stages.bench(dataclasses.replace(both, reference=text), recipes[:1], name="bad")
@@ -383,15 +385,15 @@ def test_a_folder_of_real_pictures_is_a_second_reference(folder, wanted, recipes
 def test_the_estimate_counts_what_is_left(wanted, recipes, report):
     whole = stages.estimate(wanted, recipes)
     assert (
-        (whole.pictures, whole.calls) == (128, 4 * 6 * 2)
+        (whole.images, whole.calls) == (128, 4 * 6 * 2)
         and whole.seconds > 0
         and whole.learning == ()
     )
     work = stages.bench(wanted, recipes, name="begun")
-    next(seen for seen in work if isinstance(seen, stages.Picture))
+    next(seen for seen in work if isinstance(seen, stages.GeneratedImage))
     work.close()
     left = stages.estimate(wanted, recipes, name="begun")
-    assert (left.pictures, left.calls) == (128 - 6, 4 * 6 * 2 - 2)
+    assert (left.images, left.calls) == (128 - 6, 4 * 6 * 2 - 2)
     fresh = dataclasses.replace(recipes[0], calibration=Calibration(samples=1))
     assert stages.estimate(wanted, (fresh,)).learning == ("six",) and "must learn first" in str(
         stages.estimate(wanted, (fresh,))
@@ -405,7 +407,7 @@ def test_a_model_without_prompts_has_one_domain_and_no_clip_score(folder):
         sampling=Sampling(steps=2),
         calibration=Calibration(samples=2),
     )
-    features = str(folder / "eye")
+    features = str(folder / "feature_extractor")
     asked = Benchmark(
         domains=(UNCONDITIONAL,),
         seeds=tuple(range(16)),
@@ -415,7 +417,7 @@ def test_a_model_without_prompts_has_one_domain_and_no_clip_score(folder):
     found = stages.finish(stages.bench(asked, (recipe,), name="ddpm"))
     row = found.row("W8A8", "unconditional")
     assert "clip" not in row.figures and row.figures["psnr"].low < row.figures["psnr"].high
-    with pytest.raises(DmqError, match="draws without prompts"):
+    with pytest.raises(DmqError, match="generates without prompts"):
         next(stages.bench(dataclasses.replace(asked, measures=("clip",)), (recipe,), name="none"))
     with pytest.raises(DmqError, match="only seeds make a difference"):
         next(
@@ -436,7 +438,7 @@ def test_the_command_line_draws_resumes_and_prints(folder, recipes, report, caps
         files.append(str(file))
     (folder / "mine.txt").write_text("\n".join("abcdefgh\n\n"), "utf-8")
     asked = ["bench", *files, "--domain", "mine.txt", "--seeds", "2"]
-    asked += ["--features", str(folder / "eye"), "--batch", "6"]
+    asked += ["--features", str(folder / "feature_extractor"), "--batch", "6"]
     assert cli.main([*asked, "--name", "cli", "--html", "out.html", "--csv", "out.csv"]) == 0
     said = capsys.readouterr().out
     assert "six" in said and "noise floor" in said and "8 prompts" in said and "seeds 0, 1" in said
@@ -485,7 +487,7 @@ def test_the_command_line_prints_what_is_kept_and_refuses_what_differs(
                 (figure.value, figure.low, figure.high)
             )
             floor = report.floor(row.domain, name)
-            assert (line.pictures, line.bytes, line.noise_floor) == pytest.approx(
+            assert (line.images, line.bytes, line.noise_floor) == pytest.approx(
                 (16, report.bytes[row.recipe], floor), nan_ok=True
             )
     for asked, says in (

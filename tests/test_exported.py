@@ -27,7 +27,7 @@ def recipe(tmp_path_factory):
         made = dataclasses.replace(
             captured_recipe(folder, steps=3),
             weights=Weights(bits=4, range=MinMax()),
-            reconstruction=BlockReconstruction(iterations=2, pictures=1),
+            reconstruction=BlockReconstruction(iterations=2, images=1),
         )
         (folder / "recipe.json").write_text(dmq.jsonio.dumps(made))
         yield made, folder

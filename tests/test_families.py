@@ -1,5 +1,5 @@
-"""Whole pipelines of every family, from a folder to pictures: what is captured, searched, cached
-and drawn.
+"""Whole pipelines of every family, from a folder to images: what is captured, searched, cached
+and generated.
 """
 
 import dataclasses
@@ -45,7 +45,7 @@ def family(request):
 
 @pytest.fixture(scope="module")
 def recipe(family, tmp_path_factory):
-    """Eight bits, and what each family has to say about its time path."""
+    """Eight bits, and what each family has to say about its time embedding."""
     with runs_in(tmp_path_factory.mktemp("family")) as folder:
         tiny_pipeline(family).save_pretrained(folder / family, safe_serialization=True)
         made = Recipe(
@@ -68,7 +68,7 @@ def compare(recipe, prompts):
     return stages.finish(stages.compare(asked, (recipe,)))
 
 
-def test_a_cache_draws_the_float_pictures(recipe, family):
+def test_a_cache_draws_the_float_images(recipe, family):
     """Made for each prompt, class or size where these enter: other prompts than those of the
     calibration, together.
     """
@@ -84,7 +84,7 @@ def test_a_cache_draws_the_float_pictures(recipe, family):
 
 
 def test_what_time_recipes_need_is_learned_and_drawn(recipe, family):
-    """ADP-DM's search and TFM's rounding and finite sets, then pictures near those of the float
+    """ADP-DM's search and TFM's rounding and finite sets, then images near those of the float
     model.
     """
     spec = LearnedGroups(count=2, iterations=3, trajectories=2, refits=0)
@@ -110,17 +110,17 @@ def test_what_time_recipes_need_is_learned_and_drawn(recipe, family):
     )  # embeddings of words and classes stay in float
 
 
-def test_the_last_step_shown_is_the_picture(recipe):
+def test_the_last_step_shown_is_the_image(recipe):
     """Packed latents and those with a row for each half of guidance included."""
     loaded, seen = stages.load(recipe.model), []
     prompts = list(recipe.calibration.prompts)
     how = {"prompts": prompts, "seeds": [3, 4], "sampling": recipe.sampling}
-    pictures = sample(
+    images = sample(
         loaded.pipe, loaded, **how, on_step=lambda i, t, latents: seen.append(latents.clone())
     )
     shown = decode(loaded, seen[-1][:2])
     assert len(seen) == STEPS and len(shown) == 2
-    for a, b in zip(shown, pictures, strict=True):
+    for a, b in zip(shown, images, strict=True):
         assert a.shape == b.shape and np.abs(a.astype(int) - b).max() <= 1
 
 
@@ -166,7 +166,7 @@ def test_classes_have_names_and_numbers():
             arguments(pipe, [wrong], [0], Sampling(steps=2))
 
 
-def test_pictures_of_a_size():
+def test_images_of_a_size():
     for family in ("SDXL", "PixArt-sigma"):
         pipe = tiny_pipeline(family)
         call = arguments(pipe, ["a"], [0], Sampling(steps=2, size=24))
@@ -178,5 +178,7 @@ def test_pictures_of_a_size():
         DmqError, match=r"sampling\.size is 20, but must be a multiple of 8; use 16"
     ):
         arguments(pipe, ["a"], [0], Sampling(steps=2, size=20))
-    with pytest.raises(DmqError, match=r"draws pictures of one size only; set sampling\.size to 0"):
+    with pytest.raises(
+        DmqError, match=r"generates images of one size only; set sampling\.size to 0"
+    ):
         arguments(tiny_ddpm(), [], [0], Sampling(steps=2, size=16))

@@ -1,4 +1,4 @@
-"""Formats of weights and ranges as they come, from the recipe to the pictures, on a tiny
+"""Formats of weights and dynamic ranges, from the recipe to the images, on a tiny
 pipeline.
 """
 
@@ -45,7 +45,7 @@ def recipe(tmp_path_factory):
         )
 
 
-def test_pictures_are_drawn_with_any_steps_and_say_what_was_quantized(recipe):
+def test_images_are_drawn_with_any_steps_and_say_what_was_quantized(recipe):
     """Nothing was calibrated, so nothing ties the model to the captured steps."""
     asked = Comparison(prompts=("a",), sampling=Sampling(steps=STEPS + 2, guidance=3.0))
     report = stages.finish(stages.compare(asked, (recipe,)))
@@ -82,7 +82,7 @@ def test_blocks_are_learned_with_ranges_as_they_come(recipe):
         recipe,
         weights=Weights(bits=3, range=MinMax()),
         overrides=(),
-        reconstruction=BlockReconstruction(iterations=4, rate=0.03, batch=2, pictures=1),
+        reconstruction=BlockReconstruction(iterations=4, rate=0.03, batch=2, images=1),
     )
     stages.finish(stages.reconstruct(learned))
     found = stages.blocks_result(learned)

@@ -169,7 +169,7 @@ def learn_time(subject, iterations=40):
     return finish(work)
 
 
-def test_the_time_path_is_learned(half, plain):
+def test_the_time_embedding_is_learned(half, plain):
     found, right = learn_time(half), learn_time(plain)
     assert not found.note and found.losses[-5:].mean() < 0.8 * found.losses[0]
     assert np.allclose(found.losses[0], right.losses[0], rtol=0.3)
@@ -181,12 +181,12 @@ def test_the_time_path_is_learned(half, plain):
 
 def learn_block(subject, monkeypatch=None):
     _, plan, _ = subject.plan(SharedRange())
-    spec = BlockReconstruction(iterations=30, steps=10, rate=0.03, batch=2, pictures=2)
+    spec = BlockReconstruction(iterations=30, steps=10, rate=0.03, batch=2, images=2)
     name, formats = next(iter(trained_layers(subject.model, subject.adapter, plan, spec).items()))
-    twin = training_model(subject.model, subject.adapter, plan, {})
+    quantized_model = training_model(subject.model, subject.adapter, plan, {})
     return finish(
         reconstruct_block(
-            subject.model, twin, name, formats, spec, subject.trajectory, np.ones(STEPS)
+            subject.model, quantized_model, name, formats, spec, subject.trajectory, np.ones(STEPS)
         )
     ), name
 

@@ -16,7 +16,7 @@ from dmq.recipe import (
     Sensitivity,
     Uaq,
     Weights,
-    choice_of,
+    parse_format,
 )
 from pages import words
 from tests.tiny import captured_recipe, runs_in
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings(
 )  # in diffusers
 
 ASK = Sensitivity(
-    choices=(choice_of("UAQ-4"), choice_of("KMA-2")), how="local", steps=1, pictures=1
+    choices=(parse_format("UAQ-4"), parse_format("KMA-2")), how="local", steps=1, images=1
 )
 
 
@@ -60,7 +60,7 @@ def test_each_layer_gets_the_choice_of_the_budget(mixed):
     assert made == {
         name: (c.bits, c.format) for name, c in zip(wanted.layers, wanted.choices, strict=True)
     }
-    assert sum(row.weight_bytes for row in rows) == wanted.bytes <= 3.5 * table.weights / 8
+    assert sum(row.weight_bytes for row in rows) == wanted.bytes <= 3.5 * table.num_weights / 8
     assert [row.format for row in plan.layers if row.layer.role in ("first", "last")] == [
         "float",
         "float",

@@ -11,7 +11,7 @@ from dmq.errors import DmqError
 from dmq.models import placement
 from dmq.models.placement import Placement
 from dmq.recipe import Comparison
-from dmq.stages import pictures, planning
+from dmq.stages import images, planning
 from pages.start import placement as placing
 from tests.tiny import captured_recipe, runs_in
 
@@ -183,7 +183,7 @@ def test_packed_weights_that_nothing_would_bring_along_are_refused(recipe, monke
     elsewhere = dataclasses.replace(
         loaded, place=placement.Place(device="cuda", dtype="bfloat16", offload=offload)
     )
-    for module in (planning, pictures):
+    for module in (planning, images):
         monkeypatch.setattr(module, "load", lambda model: elsewhere)
     planning._computed.cache_clear()
     executed = dataclasses.replace(recipe, engine="executed")

@@ -13,18 +13,27 @@ from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_sd
 from dmq.quantizers.weights import quantize_weight
-from dmq.recipe import Calibration, Choice, Grid, Predictor, Recipe, Sampling, Weights, choice_of
+from dmq.recipe import (
+    Calibration,
+    Predictor,
+    Recipe,
+    Sampling,
+    Uniform,
+    WeightFormat,
+    Weights,
+    parse_format,
+)
 from dmq.runs import predictors as kept
 from dmq.stages import predictor as stage
 from tests.tiny import runs_in
 
 
-CHOICES = (choice_of("UAQ-4"), choice_of("UAQ-2"))
+CHOICES = (parse_format("UAQ-4"), parse_format("UAQ-2"))
 SPEC = Predictor(
     choices=CHOICES,
     configurations=20,
     label="latent",
-    pictures=2,
+    images=2,
     steps=2,
     repeats=1,
     epochs=2,
@@ -147,7 +156,10 @@ def test_scores_are_a_table_that_a_budget_takes(recipe, answer):
 @pytest.mark.parametrize("label", ["noise", "features"])
 def test_the_float_model_is_better_than_any_mix(recipe, label):
     spec = Predictor(
-        choices=(CHOICES[1], Choice(bits=32, format=Grid())), label=label, pictures=2, steps=2
+        choices=(CHOICES[1], WeightFormat(bits=32, format=Uniform())),
+        label=label,
+        images=2,
+        steps=2,
     )
     subject, asked = stage.subject_of(recipe, spec), stage._asked(spec)
     layers = len([layer for layer in stages.load(recipe.model).info.layers if layer.macs])
@@ -157,16 +169,16 @@ def test_the_float_model_is_better_than_any_mix(recipe, label):
     assert labels[0] == pytest.approx(-np.log(1e-12)) and labels[1] < 10
 
 
-def test_a_frechet_distance_needs_pictures(recipe):
-    spec = Predictor(label="fid_float", pictures=4)
-    with pytest.raises(DmqError, match="FID needs at least 16 pictures"):
+def test_a_frechet_distance_needs_images(recipe):
+    spec = Predictor(label="fid_float", images=4)
+    with pytest.raises(DmqError, match="FID needs at least 16 images"):
         stages.finish(stages.predict(recipe, spec))
 
 
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"choices": (choice_of("UAQ-4"),)}, "two choices or more"),
+        ({"choices": (parse_format("UAQ-4"),)}, "two choices or more"),
         ({"configurations": 30, "folds": 10}, "too few for 10 folds"),
         ({"label": "fid"}, "not one of"),
     ],
@@ -199,7 +211,7 @@ def test_the_command_prints_controls_beside_the_network(recipe, answer, tmp_path
         "--json",
         str(out),
     ]
-    numbers = ("configurations", "pictures", "steps", "repeats", "epochs", "width", "combinations")
+    numbers = ("configurations", "images", "steps", "repeats", "epochs", "width", "combinations")
     words += [word for name in numbers for word in (f"--{name}", str(getattr(SPEC, name)))]
     assert cli.main(words) == 0
     said = capsys.readouterr().out

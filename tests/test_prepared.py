@@ -45,7 +45,7 @@ def whole(plain):
         progressive=Progressive(),
         overrides=(Override(layers="*.ff.net.2", weight_bits=4, format=Gptq(group=0)),),
         temporal=Temporal(rounding=Tiar(iterations=4)),
-        relaxing=Relaxing(where="auto", judge="fidelity", windows=2, pictures=1, fraction=0.5),
+        relaxing=Relaxing(where="auto", judge="fidelity", windows=2, images=1, fraction=0.5),
     )
 
 

@@ -73,7 +73,7 @@ def test_an_error_of_the_conversion_comes_out_and_closes_the_work():
 def test_a_timer_extends_the_speed_so_far(monkeypatch):
     now = [10.0]
     monkeypatch.setattr("dmq.progress.time.monotonic", lambda: now[0])
-    at = progress_timer("Draw", already=4)
-    assert at(4, 10) == Progress("Draw", 4, 10)
+    at = progress_timer("Generate", already=4)
+    assert at(4, 10) == Progress("Generate", 4, 10)
     now[0] = 16.0
     assert at(6, 10).seconds_left == 12.0  # three seconds for each of the two, four are left

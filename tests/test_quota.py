@@ -67,7 +67,7 @@ def test_there_is_one_where_everybody_may_save(monkeypatch):
     "inside, piece",
     [
         ("a run", "a run"),
-        ("a run/pictures/0", "a run"),
+        ("a run/images/0", "a run"),
         ("captures/k", "captures/k"),
         ("benchmarks/b/rows/1", "benchmarks/b"),
         ("visitors/v/a run/x", "visitors/v/a run"),

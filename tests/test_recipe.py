@@ -38,7 +38,7 @@ RICH = Recipe(
         Override(layers="*.conv1", weight_bits=8),
         Override(layers="conv_in", activation_bits=8),
     ),
-    on_miss="nearest",
+    unknown_timestep="nearest",
 )
 
 
@@ -110,7 +110,7 @@ def test_a_link_holds_only_what_differs():
         ({"sampling": {"steps": 0}}, "recipe.sampling: steps is 0, outside 1 to 1000."),
         (
             {"calibration": {"prompts": ["a", " "]}},
-            "recipe.calibration: a prompt is empty; write what to draw.",
+            "recipe.calibration: a prompt is empty; write what to generate.",
         ),
         (
             {"activations": {"granularity": {"kind": "PerChannel"}}},
@@ -123,7 +123,7 @@ def test_a_link_holds_only_what_differs():
         ),
         (
             {"reconstruction": {"time": True}, "temporal": {}},
-            "recipe: reconstruction.time would learn the time path's rounding with the blocks, "
+            "recipe: reconstruction.time would learn the time embedding's rounding with the blocks, "
             "temporal keeps it apart; "
             "set reconstruction.time to false, or temporal to null.",
         ),
@@ -136,7 +136,10 @@ def test_a_link_holds_only_what_differs():
             "recipe: temporal.fsc 'all' gives every activation a range per step, grouping is "
             "UniformGroups; set grouping to SharedRange or PerStep, or fsc to 'tib'.",
         ),
-        ({"on_miss": "guess"}, "recipe: on_miss is 'guess', not one of error, nearest."),
+        (
+            {"unknown_timestep": "guess"},
+            "recipe: unknown_timestep is 'guess', not one of error, nearest.",
+        ),
         (
             {"version": 2},
             "recipe: version is 2; this dmq reads version 1. Update dmq or start anew.",
@@ -199,11 +202,11 @@ def test_every_recipe_that_ships_is_read_and_named_once():
 
 @dataclass(frozen=True, kw_only=True)
 class Renamed:
-    """Was called Before, its field `size` was `weight`, its choice "image" was "picture"."""
+    """Was called Before, its field `size` was `weight`, its choice "image" was "image"."""
 
     was: ClassVar[str] = "Before"
     size: int = field(default=1, metadata={"was": "weight"})
-    of: str = field(default="noise", metadata={"was_choices": {"image": "picture"}})
+    of: str = field(default="noise", metadata={"was_choices": {"image": "image"}})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,14 +218,14 @@ def test_names_of_before_are_read_and_todays_written():
     now = Renamed(size=3, of="image")
     written = {"kind": "Renamed", "size": 3, "of": "image"}
     assert jsonio.to_data(now) == jsonio.to_minimal_data(now) == written
-    for data in (written, {"kind": "Before", "weight": 3, "of": "picture"}):
+    for data in (written, {"kind": "Before", "weight": 3, "of": "image"}):
         assert jsonio.from_data(Renamed, data) == now
         assert jsonio.from_data(Holder, {"held": data}) == Holder(held=now)
 
 
 def test_keys_keep_the_first_names():
     now = Holder(held=Renamed(size=3, of="image"))
-    first = {"kind": "Before", "weight": 3, "of": "picture"}
+    first = {"kind": "Before", "weight": 3, "of": "image"}
     assert jsonio.key_data(now) == {"kind": "Holder", "held": first}
     assert jsonio.to_data(now, as_key=True) == {"kind": "Holder", "held": first}
     assert jsonio.to_data(Renamed(), as_key=True) == {
@@ -237,7 +240,7 @@ def test_keys_keep_the_first_names():
     [
         ({"size": 1, "weight": 2}, "recipe.weight: there is size too; that is its name now"),
         ({"weihgt": 2}, "recipe.weihgt: unknown name 'weihgt'"),
-        ({"of": ["picture"]}, r"recipe.of: expected str, got \['picture'\]"),
+        ({"of": ["image"]}, r"recipe.of: expected str, got \['image'\]"),
         ({"kind": "Befor"}, "recipe.kind: unknown name 'Befor', did you mean 'Before'"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Block reconstruction by stages: interrupted and resumed, kept, used in models and pictures; on
+"""Block reconstruction by stages: interrupted and resumed, kept, used in models and images; on
 a tiny pipeline.
 """
 
@@ -28,7 +28,7 @@ from dmq.reconstruction import training
 
 
 BLOCKS = ["down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"]
-SPEC = BlockReconstruction(iterations=8, rate=0.03, batch=4, pictures=2)
+SPEC = BlockReconstruction(iterations=8, rate=0.03, batch=4, images=2)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +98,9 @@ def test_what_was_interrupted_ends_like_what_was_not(recipe):
 
 def test_it_happens_once_and_depends_on_what_goes_in(recipe):
     assert not [at for at in stages.reconstruct(recipe) if at.stage == "Reconstruct the blocks"]
-    assert stages.reconstructed(dataclasses.replace(recipe, name="else", on_miss="nearest"))
+    assert stages.reconstructed(
+        dataclasses.replace(recipe, name="else", unknown_timestep="nearest")
+    )
     assert stages.reconstructed(dataclasses.replace(recipe, reconstruction=None))
     for changes in (
         {"activations": Activations(bits=6)},
@@ -109,7 +111,7 @@ def test_it_happens_once_and_depends_on_what_goes_in(recipe):
 
 
 def test_the_model_has_the_learned_codes_and_all_else_as_without(recipe):
-    """The time path above all: its learned rounding, scales and banks are bit for bit the same
+    """The time embedding above all: its learned rounding, scales and banks are bit for bit the same
     (tfm, test 9).
     """
     codes = stages.blocks_result(recipe).codes
@@ -129,7 +131,7 @@ def test_the_plan_needs_no_result(recipe):
     assert stages.plan(fresh).bytes == stages.plan(recipe).bytes
 
 
-def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
+def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
     fresh = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, iterations=2))
     told = []
     work = stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (fresh,))

@@ -20,7 +20,7 @@ from dmq.recipe import (
     Sampling,
     Weights,
 )
-from dmq.results import PictureScore, Report, Trajectory
+from dmq.results import ImageScore, Report, Trajectory
 from dmq.runs.extremes import EXACT, SIDES, round_up
 from tests.helpers import random_stats
 from tests.old_runs import save_old_stats
@@ -306,8 +306,8 @@ def test_free_names_can_name_a_run(home, wanted):
 
 def report() -> Report:
     scores = (
-        PictureScore(recipe="W8", prompt="cat", seed=0, psnr=30.0, ssim=0.9),
-        PictureScore(recipe="W8", prompt="cat", seed=1, psnr=float("inf"), ssim=1.0),
+        ImageScore(recipe="W8", prompt="cat", seed=0, psnr=30.0, ssim=0.9),
+        ImageScore(recipe="W8", prompt="cat", seed=1, psnr=float("inf"), ssim=1.0),
     )
     return Report(
         scores=scores,
@@ -322,38 +322,38 @@ def report() -> Report:
 
 def test_a_run_can_be_opened_again(home):
     draw = np.random.default_rng(0)
-    pictures = {
+    images = {
         who: [draw.integers(0, 256, (8, 8, 3), dtype=np.uint8) for _ in range(2)]
         for who in ("float", "W8")
     }
     way = {
-        "float": {(0, 3): pictures["float"][0]},
-        "W8": {(0, 3): pictures["W8"][0], (1, 12): pictures["W8"][1]},
+        "float": {(0, 3): images["float"][0]},
+        "W8": {(0, 3): images["W8"][0], (1, 12): images["W8"][1]},
     }
     recipes = (Recipe(name="W8"),)
     comparison = Comparison(prompts=("cat",), seeds=(0, 1))
-    runs.save_run("mine", recipes, comparison, report(), pictures, way)
+    runs.save_run("mine", recipes, comparison, report(), images, way)
     assert runs.names() == ["mine"]
     assert runs.load_report("mine") == report()
     assert runs.load_recipes("mine") == recipes
     assert runs.load_comparison("mine") == comparison
-    back, steps = runs.load_pictures("mine"), runs.load_steps("mine")
+    back, steps = runs.load_images("mine"), runs.load_steps("mine")
     assert {w: [p.tolist() for p in row] for w, row in back.items()} == {
-        w: [p.tolist() for p in row] for w, row in pictures.items()
+        w: [p.tolist() for p in row] for w, row in images.items()
     }
     assert {w: set(row) for w, row in steps.items()} == {w: set(row) for w, row in way.items()}
-    assert np.array_equal(steps["W8"][1, 12], pictures["W8"][1])
+    assert np.array_equal(steps["W8"][1, 12], images["W8"][1])
     runs.remove("mine")
     assert runs.names() == []
     with pytest.raises(DmqError, match="no run called 'mine'"):
         runs.load_report("mine")
 
 
-def test_a_contact_sheet_has_every_picture(home):
+def test_a_contact_sheet_has_every_image(home):
     red, blue = np.full((8, 8, 3), (255, 0, 0), np.uint8), np.full((8, 8, 3), (0, 0, 255), np.uint8)
-    pictures = {"float": [red, red], "W8": [blue, red]}
+    images = {"float": [red, red], "W8": [blue, red]}
     runs.save_run(
-        "s", (Recipe(name="W8"),), Comparison(), report(), pictures, {"float": {}, "W8": {}}
+        "s", (Recipe(name="W8"),), Comparison(), report(), images, {"float": {}, "W8": {}}
     )
     with Image.open(runs.contact_sheet("s")) as sheet:
         pixels = np.asarray(sheet.convert("RGB")).reshape(-1, 3)

@@ -106,7 +106,7 @@ def test_the_quantized_model_is_called_at_its_own_steps_only(recipe):
     comparison = Comparison(prompts=("a",), sampling=sampling)
     with pytest.raises(DmqError, match="6 steps, but the ranges were captured for 4 steps"):
         stages.finish(stages.compare(comparison, (recipe,)))
-    nearest = dataclasses.replace(recipe, on_miss="nearest")
+    nearest = dataclasses.replace(recipe, unknown_timestep="nearest")
     assert stages.finish(stages.compare(comparison, (nearest,))).warnings
 
 
@@ -127,7 +127,7 @@ def test_another_recipe_needs_a_search_of_its_own(recipe, change):
 def test_what_a_search_does_not_depend_on_does_not_ask_for_another(recipe):
     others = {
         "name": "x",
-        "on_miss": "nearest",
+        "unknown_timestep": "nearest",
         "activations": dataclasses.replace(recipe.activations, range=MinMax()),
     }
     for name, value in others.items():
@@ -141,7 +141,7 @@ def test_recorded_calls_save_drawing_if_they_are_enough(recipe, recorded, draws)
     other = dataclasses.replace(recipe, calibration=Calibration(samples=2, seed=recorded))
     stages.finish(stages.capture(other, trajectories=recorded))
     stages_seen = {progress.stage for progress in stages.search(other)}
-    assert ("Draw" in stages_seen) == draws and "Search" in stages_seen
+    assert ("Generate" in stages_seen) == draws and "Search" in stages_seen
 
 
 def test_calibration_steps_keep_the_capture(recipe):

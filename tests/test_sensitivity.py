@@ -13,7 +13,7 @@ import torch
 
 from dmq import cli, jsonio, runs, stages
 from dmq.allocation import changes as holding
-from dmq.capture.activations import calibration_pictures
+from dmq.capture.activations import calibration_images
 from dmq.capture.replay import noise_errors, repeat, rows_of
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
@@ -29,11 +29,11 @@ from dmq.recipe import (
     Sensitivity,
     Uaq,
     Weights,
-    choice_of,
+    parse_format,
 )
 from dmq.results import Layer, ModelInfo, SensitivityTable
 from dmq.stages import sensitivity_kept
-from dmq.stages.drawing import draw_batch
+from dmq.stages.drawing import generate_batch
 from dmq.stages.searches import denoiser_calls
 from tests.tiny import captured_recipe, runs_in
 
@@ -67,7 +67,7 @@ def made_up(model="tiny", fingerprint="0", steps=3):
         model=model,
         fingerprint=fingerprint,
         layers=layers,
-        choices=(choice_of("UAQ-3"), choice_of("KMA-2")),
+        choices=(parse_format("UAQ-3"), parse_format("KMA-2")),
         bytes=rng.integers(1, 99, (2, 2)),
         cost=rng.random((2, 2)),
         spread=np.array([[0.1, np.nan], [0.2, 0.3]]),
@@ -181,11 +181,11 @@ def test_tables_can_be_no_name_of_a_run(home):
 
 # --- asked of a tiny pipeline ---------------------------------------------------------------------
 
-CHOICES = tuple(map(choice_of, ("UAQ-4", "KMC-2")))
+CHOICES = tuple(map(parse_format, ("UAQ-4", "KMC-2")))
 
 
 def question(**changes):
-    return Sensitivity(**{"choices": CHOICES, "steps": 2, "pictures": 2, "probes": 2} | changes)
+    return Sensitivity(**{"choices": CHOICES, "steps": 2, "images": 2, "probes": 2} | changes)
 
 
 @pytest.fixture(scope="module")
@@ -250,13 +250,13 @@ def test_what_does_not_matter_does_not_make_a_new_table(recipe):
     assert folder_of(other, question(probes=9, seed=3)) == own
     changed = [
         question(steps=3),
-        question(pictures=1),
+        question(images=1),
         question(mode="all_but"),
         question(how="fisher"),
         question(how="fisher", seed=1),
         question(how="fisher", probes=3),
-        question(measure="picture"),
-        question(measure="picture", seed=1),
+        question(measure="image"),
+        question(measure="image", seed=1),
         question(activations=True),
         question(choices=CHOICES[:1]),
     ]
@@ -264,7 +264,7 @@ def test_what_does_not_matter_does_not_make_a_new_table(recipe):
     assert folder_of(other, question(activations=True)) != folder_of(
         recipe, question(activations=True)
     )
-    grids = question(choices=(choice_of("W-4"),))
+    grids = question(choices=(parse_format("W-4"),))
     tensor = dataclasses.replace(
         recipe, weights=dataclasses.replace(recipe.weights, granularity=PerTensor())
     )
@@ -278,7 +278,7 @@ def test_an_interrupted_table_goes_on_and_ends_equal(few, changes, monkeypatch):
     monkeypatch.setattr(
         holding, "room_on", lambda *_: 1
     )  # a layer at a time, so that gradients take several sweeps
-    recipe, ask = few, question(steps=1, pictures=1, **changes)
+    recipe, ask = few, question(steps=1, images=1, **changes)
     whole = stages.finish(stages.sensitivity(recipe, ask))
     seen, evaluate = [], made_by.evaluate
     monkeypatch.setattr(made_by, "evaluate", lambda task: seen.append(task.name) or evaluate(task))
@@ -311,7 +311,7 @@ def test_gradients_take_a_pass_back_for_each_step_and_probe_whatever_the_memory(
         torch.Tensor, "backward", lambda *args, **how: passes.append(1) or backward(*args, **how)
     )
     ask, found, told = question(how="fisher", steps=3, probes=2), [], []
-    sizes = [layer.weights for layer in stages.info(recipe.model).layers]
+    sizes = [layer.num_weights for layer in stages.info(recipe.model).layers]
     half = holding.code_bytes(sum(sizes), [4, 2]) // 2
     for room in (10**9, half + holding.code_bytes(max(sizes), [4, 2])):
         monkeypatch.setattr(holding, "room_on", lambda *_, room=room: room)
@@ -370,7 +370,7 @@ def test_all_but_is_what_restoring_a_layer_saves(few):
 
 
 def test_gradients_and_measurements_agree(recipe):
-    ask = question(choices=tuple(map(choice_of, ("UAQ-6", "UAQ-4"))), steps=1, pictures=1)
+    ask = question(choices=tuple(map(parse_format, ("UAQ-6", "UAQ-4"))), steps=1, images=1)
     measured = stages.finish(stages.sensitivity(recipe, ask))
     estimated = stages.finish(
         stages.sensitivity(recipe, dataclasses.replace(ask, how="fisher", probes=32))
@@ -416,37 +416,35 @@ def test_quantized_activations_are_those_of_the_recipe(few):
     assert np.isclose(table.per_step[2, 0, 0], wrong / power, rtol=1e-3)
 
 
-@pytest.mark.parametrize("measure", ["picture", "text"])
-def test_pictures_are_judged_against_float_ones_of_the_same_noise(few, measure):
+@pytest.mark.parametrize("measure", ["image", "text"])
+def test_images_are_judged_against_float_ones_of_the_same_noise(few, measure):
     ask = question(measure=measure, choices=CHOICES[1:])
     table = stages.finish(stages.sensitivity(few, ask))
     assert table.timesteps == () and table.per_step is None and np.isfinite(table.cost).all()
     loaded, n = stages.load(few.model), 1
-    jobs = calibration_pictures(loaded, dataclasses.replace(few.calibration, samples=2))
+    jobs = calibration_images(loaded, dataclasses.replace(few.calibration, samples=2))
     model = borrow(loaded.denoiser)
     layer = model.get_submodule(table.layers[n].name)
-    right = stages.finish(draw_batch(loaded, model, jobs, few.sampling))
+    right = stages.finish(generate_batch(loaded, model, jobs, few.sampling))
     layer.weight = torch.nn.Parameter(
         quantize_weight(layer.weight, Weights(bits=2, format=KMeans())).dequantize(),
         requires_grad=False,
     )
-    wrong = stages.finish(draw_batch(loaded, model, jobs, few.sampling))
-    if measure == "picture":
+    wrong = stages.finish(generate_batch(loaded, model, jobs, few.sampling))
+    if measure == "image":
         x, y = (drawn.latents.reshape(2, -1).astype(np.float64) for drawn in (right, wrong))
         values = ((y - x) ** 2).sum(1) / (x**2).sum(1)
         assert (table.cost > 0).all()
     else:
         prompts = [prompt for prompt, _ in jobs]
-        values = load_clip().match(right.pictures, prompts) - load_clip().match(
-            wrong.pictures, prompts
-        )
+        values = load_clip().match(right.images, prompts) - load_clip().match(wrong.images, prompts)
     assert np.isclose(table.cost[n, 0], values.mean(), rtol=1e-4, atol=1e-5)
     assert np.isclose(table.spread[n, 0], values.std(ddof=1) / np.sqrt(2), rtol=1e-3, atol=1e-5)
 
 
 def test_weights_learned_from_inputs_are_learned_first(few):
     recipe = few
-    ask = question(choices=(choice_of("GPTQ-3"), choice_of("W-3")), how="local")
+    ask = question(choices=(parse_format("GPTQ-3"), parse_format("W-3")), how="local")
     table = stages.finish(stages.sensitivity(recipe, ask))
     codes = stages.finish(stages.weight_variants(recipe, ask.choices[:1], [table.layers[1].name]))
     weight = stages.load(recipe.model).denoiser.get_submodule(table.layers[1].name).weight
@@ -457,7 +455,7 @@ def test_weights_learned_from_inputs_are_learned_first(few):
 
 
 def test_processes_give_the_same_table_as_this_one(recipe):
-    ask = question(how="fisher", pictures=1)
+    ask = question(how="fisher", images=1)
     here = stages.finish(stages.sensitivity(recipe, ask))
     there = stages.finish(stages.sensitivity(recipe, ask, again=True, workers=2))
     assert np.allclose(here.cost, there.cost, rtol=1e-3)
@@ -470,7 +468,7 @@ def test_what_cannot_be_asked_is_told(recipe, tmp_path):
     silent = dataclasses.replace(
         recipe, model=str(tmp_path / "tiny-ddpm"), calibration=Calibration(samples=2)
     )
-    with pytest.raises(DmqError, match="draws without prompts in words"):
+    with pytest.raises(DmqError, match="generates without prompts in words"):
         stages.finish(stages.sensitivity(silent, question(measure="text")))
 
 
@@ -479,7 +477,7 @@ def test_layers_that_are_not_finite_are_named_and_those_never_called_left_out(re
     first, *others = loaded.info.layers
     asleep = dataclasses.replace(loaded.info, layers=(dataclasses.replace(first, macs=0), *others))
     monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, info=asleep))
-    table = stages.finish(stages.sensitivity(recipe, question(how="local", pictures=1, steps=1)))
+    table = stages.finish(stages.sensitivity(recipe, question(how="local", images=1, steps=1)))
     assert [layer.name for layer in table.layers] == [layer.name for layer in others]
     assert table.note == f"never called, hence left out: {first.name}"
     broken = borrow(loaded.denoiser)
@@ -490,7 +488,7 @@ def test_layers_that_are_not_finite_are_named_and_those_never_called_left_out(re
     monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, pipe=pipe))
     with pytest.raises(DmqError, match=f"^{first.name}.weight: not all of it are finite numbers"):
         stages.finish(
-            stages.sensitivity(recipe, question(how="local", pictures=1, steps=1), again=True)
+            stages.sensitivity(recipe, question(how="local", images=1, steps=1), again=True)
         )
 
 
@@ -500,7 +498,7 @@ def test_tables_of_a_model_are_listed_with_titles_that_differ(recipe):
     found = stages.tables(recipe.model)
     titles = [title for title, _ in found]
     assert len(set(titles)) == len(titles)
-    assert "error of its own output, only this layer, 2 steps, 2 pictures: UAQ-4" in titles
+    assert "error of its own output, only this layer, 2 steps, 2 images: UAQ-4" in titles
     assert all(stages.load_table(folder, recipe.model).model == recipe.model for _, folder in found)
     with pytest.raises(DmqError, match=r"not of 'emoji-sd' as it is now"):
         stages.load_table(found[0][1], "emoji-sd")

@@ -155,14 +155,14 @@ def test_it_shows_images_and_compares(folder, address, monkeypatch):
     monkeypatch.setenv("DMQ_PUBLIC", "1")
     visitor = Visitor(app.build(), address)  # the same events in the same order
     visitor.open()
-    shown = visitor.fire("start.show")["Pictures it draws"]["value"]
+    shown = visitor.fire("start.show")["Images it generates"]["value"]
     image = httpx.get(shown["url"], timeout=60).raise_for_status()
     assert image.headers["content-type"].startswith("image/") and len(image.content) > 1000
-    recipe = dataclasses.replace(session.OPENING, on_miss="nearest")
+    recipe = dataclasses.replace(session.OPENING, unknown_timestep="nearest")
     assert "error" not in visitor.fire("sidebar.apply", jsonio.dumps(recipe))
-    drawn = visitor.fire("compare.draw", None, "pizza", "0", 2, 4.0, [], None)
+    drawn = visitor.fire("compare.generate", None, "pizza", "0", 2, 4.0, [], None)
     name = drawn["Open an earlier run"]["value"]
-    assert [Path(one["image"]["path"]).suffix for one in drawn["Pictures"]["value"]] == [
+    assert [Path(one["image"]["path"]).suffix for one in drawn["Images"]["value"]] == [
         ".png",
         ".png",
     ]

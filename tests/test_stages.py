@@ -69,15 +69,15 @@ def test_a_comparison_that_makes_no_sense_is_refused_before_it_starts(recipes, s
     [
         (
             Sampling(steps=20),
-            r"20 steps, but the ranges were captured for 50 steps; draw with 50, capture for 20",
+            r"20 steps, but the ranges were captured for 50 steps; generate with 50, capture for 20",
         ),
         (
             Sampling(guidance=7.5),
-            r"guidance 7\.5, but the ranges were captured for guidance 4; draw with 4",
+            r"guidance 7\.5, but the ranges were captured for guidance 4; generate with 4",
         ),
         (
             Sampling(size=128),
-            r"a picture side of 128, but the ranges were captured for a picture side of 0",
+            r"an image side of 128, but the ranges were captured for an image side of 0",
         ),
     ],
     ids=["steps", "guidance", "size"],
@@ -88,8 +88,8 @@ def test_another_sampling_is_refused_naming_both_or_told(sampling, says):
     """
     with pytest.raises(DmqError, match=says):
         stages.check_sampling(Recipe(), sampling)
-    (line,) = stages.check_sampling(Recipe(on_miss="nearest"), sampling)
-    assert line.startswith("drawn with ") and ", the ranges were captured for " in line
+    (line,) = stages.check_sampling(Recipe(unknown_timestep="nearest"), sampling)
+    assert line.startswith("generated with ") and ", the ranges were captured for " in line
     assert stages.check_sampling(Recipe(activations=Activations(bits=32)), sampling) == []
     assert stages.check_sampling(Recipe(), Sampling()) == []
     dynamic = Activations(dynamic="token")

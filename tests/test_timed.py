@@ -1,4 +1,4 @@
-"""The time path by stages: learned once, measured, selected, used in pictures; on a tiny real
+"""The time embedding by stages: learned once, measured, selected, used in images; on a tiny real
 pipeline.
 """
 
@@ -38,7 +38,7 @@ LEARNED = Temporal(rounding=Tiar(iterations=50, rate=0.03), fsc="tib")
 
 @pytest.fixture(scope="module")
 def recipe(tmp_path_factory):
-    """W3A8 on a captured tiny pipeline, whose time path is learned."""
+    """W3A8 on a captured tiny pipeline, whose time embedding is learned."""
     folder = tmp_path_factory.mktemp("tiny")
     tiny_sd().save_pretrained(folder / "model", safe_serialization=True)
     patch = pytest.MonkeyPatch()
@@ -53,11 +53,11 @@ def recipe(tmp_path_factory):
     )
     stages.finish(stages.capture(made))
     assert not stages.temporal_learned(made)
-    with pytest.raises(DmqError, match="the rounding of the time path was not learned yet"):
+    with pytest.raises(DmqError, match="the rounding of the time embedding was not learned yet"):
         stages.quantize(made)
     seen = list(stages.learn_temporal(made))
     assert [str(p).partition(",")[0] for p in seen[1:]] == [
-        f"Learn the rounding of the time path: {n} of 50" for n in (25, 50)
+        f"Learn the rounding of the time embedding: {n} of 50" for n in (25, 50)
     ]
     yield made
     patch.undo()
@@ -66,7 +66,7 @@ def recipe(tmp_path_factory):
 def test_codes_learned_with_the_blocks_are_those_of_the_features(recipe):
     """What the quantized model itself computes for a step is what the errors are of."""
     plain = dataclasses.replace(recipe, temporal=None)
-    spec = BlockReconstruction(iterations=25, rate=0.03, batch=4, pictures=2, time=True)
+    spec = BlockReconstruction(iterations=25, rate=0.03, batch=4, images=2, time=True)
     made = dataclasses.replace(plain, reconstruction=spec)
     with pytest.raises(DmqError, match="not learned yet"):
         stages.temporal_errors(made)
@@ -135,16 +135,16 @@ def test_the_quantized_model_has_the_codes_that_were_learned(recipe):
     errors = stages.temporal_errors(recipe)
     folder = stages.finish(stages.learn_temporal(recipe))
     arrays, _ = runs.load_rounding(folder)
-    twin = stages.quantize(recipe)
+    quantized_model = stages.quantize(recipe)
     for name in errors.block.layers:
         codes, scale, zero = (
             torch.from_numpy(arrays[f"{part}/{name}"]) for part in ("codes", "scale", "zero")
         )
-        weight = twin.get_submodule(name).weight
+        weight = quantized_model.get_submodule(name).weight
         assert torch.equal(weight, ((codes.float() - zero) * scale).reshape(weight.shape))
 
 
-def test_errors_of_the_time_path(recipe):
+def test_errors_of_the_time_embedding(recipe):
     made = stages.temporal_errors(recipe)
     k, t = len(made.block.projections), STEPS
     for name in (
@@ -182,17 +182,19 @@ def test_errors_of_the_time_path(recipe):
 
 
 def test_features_that_are_measured_are_those_of_a_whole_call(recipe):
-    """What a hook on the quantized model sees, with a prompt and a picture around it."""
-    made, twin = stages.temporal_errors(recipe), stages.quantize(recipe)
+    """What a hook on the quantized model sees, with a prompt and an image around it."""
+    made, quantized_model = stages.temporal_errors(recipe), stages.quantize(recipe)
     seen = {}
     for projection in made.block.projections:
-        module = twin.get_submodule(projection.name)
+        module = quantized_model.get_submodule(projection.name)
         module.register_forward_hook(
             lambda m, a, out, name=projection.name: seen.update({name: out})
         )
     for i, t in enumerate(made.timesteps):
         with torch.no_grad():
-            twin(torch.randn(2, 4, 8, 8), t, encoder_hidden_states=torch.randn(2, 12, 16))
+            quantized_model(
+                torch.randn(2, 4, 8, 8), t, encoder_hidden_states=torch.randn(2, 12, 16)
+            )
         for k, projection in enumerate(made.block.projections):
             assert np.allclose(seen[projection.name][1], made.vectors_after[k][i], atol=1e-5)
 
@@ -212,12 +214,13 @@ def test_a_selection_never_errs_more_and_the_model_does_what_it_says(recipe, sel
         ).all()
     if selection == "none":
         assert made.cached.all()
-    twin = stages.quantize(chosen)
-    tables = [m for m in twin.modules() if isinstance(m, FeatureTable)]
+    quantized_model = stages.quantize(chosen)
+    tables = [m for m in quantized_model.modules() if isinstance(m, FeatureTable)]
     assert sum(len(table.codes) for table in tables) == made.cached.sum()
     gone = {row.layer.name for row in plan.layers if row.dropped}
     names = {
-        name.rpartition(".")[0].removesuffix(".computed") for name, _ in twin.named_parameters()
+        name.rpartition(".")[0].removesuffix(".computed")
+        for name, _ in quantized_model.named_parameters()
     }
     assert not gone & names and set(made.block.layers) - gone <= names
 
@@ -237,7 +240,7 @@ def test_all_means_every_activation_has_a_range_per_step(recipe):
     assert tib == {1, STEPS}
 
 
-def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
+def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
     fresh = other(recipe, rounding=Tiar(iterations=25), cache=Cache(selection="block"))
     work = stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (fresh,))
     told = []
@@ -249,12 +252,12 @@ def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
             break
     assert any("Learn the rounding" in str(item) for item in told)
     assert (
-        "time path" in report.coverage[fresh.name]
+        "time embedding" in report.coverage[fresh.name]
         and report.bytes[fresh.name] < report.bytes["float"]
     )
 
 
-def test_a_cache_of_everything_draws_the_float_pictures(recipe):
+def test_a_cache_of_everything_draws_the_float_images(recipe):
     float_else = dataclasses.replace(
         recipe,
         weights=Weights(bits=FLOAT),

@@ -19,7 +19,7 @@ from diffusers import (
 
 from dmq import runs, stages
 from dmq.calibration.progressive import CallDone, calibrate_progressively
-from dmq.capture.activations import calibration_pictures
+from dmq.capture.activations import calibration_images
 from dmq.errors import DmqError
 from dmq.models.loading import sample, with_denoiser
 from dmq.models.parts import take_over
@@ -127,7 +127,7 @@ def naive(recipe):
     loaded, start = stages.load(recipe.model), start_of(recipe)
     model, frozen = stages.quantize(start), {}
     banks = banks_of(model)
-    prompts, seeds = zip(*calibration_pictures(loaded, recipe.calibration), strict=True)
+    prompts, seeds = zip(*calibration_images(loaded, recipe.calibration), strict=True)
     visits, position, watching = 0, 0, False
     seen: dict = {}
 
@@ -271,13 +271,13 @@ def test_the_size_of_the_parts_does_not_matter(place):
 def test_each_part_is_answered_twice_and_no_more(place, variant, inner, passes):
     recipe = captured(place, progressive=Progressive(variant=variant, inner=inner))
     reports = [seen for seen in work_on(recipe) if not isinstance(seen, CallDone)]
-    parts = 2  # three pictures with guidance, two at a time
+    parts = 2  # three images with guidance, two at a time
     assert reports[-1] == (passes * parts * STEPS, passes * parts * STEPS)
     assert len(reports) == passes * parts * STEPS
 
 
 def test_observing_leaves_no_trace(place):
-    """With the new ranges set beforehand, the pictures are those that the walk itself has drawn."""
+    """With the new ranges set beforehand, the images are those that the walk itself has generated."""
     recipe = captured(place)
     stages.finish(stages.calibrate(recipe))
     calls = []
@@ -458,7 +458,7 @@ def test_windows_tell_which_steps_to_relax(place):
     recipe = captured(
         place,
         progressive=None,
-        relaxing=Relaxing(where="auto", fraction=0.5, windows=2, pictures=2),
+        relaxing=Relaxing(where="auto", fraction=0.5, windows=2, images=2),
     )
     assert not stages.windows_measured(recipe)
     with pytest.raises(DmqError, match="no window of steps was measured yet"):
@@ -482,7 +482,7 @@ def test_all_windows_in_float_is_the_float_model(place):
     drawn = [
         one
         for one in stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
-        if isinstance(one, stages.Picture) and one.step is None
+        if isinstance(one, stages.GeneratedImage) and one.step is None
     ]
     assert np.array_equal(drawn[0].pixels, shown[0].exact)
     assert np.array_equal(drawn[1].pixels, shown[1].pixels)
@@ -535,7 +535,10 @@ def test_errors_over_time_start_and_end_where_they_must(place):
 def test_within_a_window_only_activations_are_in_float(place):
     recipe = captured(place, progressive=None)
     floats = dataclasses.replace(recipe, activations=Activations(bits=FLOAT))
-    twin, weights = unquantized_inside(stages.quantize(recipe), {1}), stages.quantize(floats)
+    quantized_model, weights = (
+        unquantized_inside(stages.quantize(recipe), {1}),
+        stages.quantize(floats),
+    )
     plain, model = stages.quantize(recipe), stages.load(recipe.model).denoiser
     for i, t in enumerate(stages.statistics(recipe).timesteps):
         call = tiny_call(model, t, rows=2, seed=i)
@@ -543,11 +546,11 @@ def test_within_a_window_only_activations_are_in_float(place):
             wanted, other = (
                 m(**call).sample for m in ((plain, weights) if i != 1 else (weights, plain))
             )
-            made = twin(**call).sample
+            made = quantized_model(**call).sample
         assert torch.equal(made, wanted) and not torch.equal(made, other)
 
 
-def test_one_picture_that_errs_far_more_does_not_decide():
+def test_one_image_that_errs_far_more_does_not_decide():
     """The others all gain at the end; the outlier loses there what outweighs them in a plain
     mean.
     """
@@ -559,7 +562,7 @@ def test_one_picture_that_errs_far_more_does_not_decide():
         text=np.full((2, 4), np.nan),
         text_all=np.full(4, np.nan),
         text_float=np.full(4, np.nan),
-        matcher="",
+        scorer="",
     )
     assert (effects.fidelity_all - effects.fidelity).mean(1).argmax() == 0 and effects.gains(
         "fidelity"

@@ -15,7 +15,6 @@ from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import (
     Activations,
     BlockReconstruction,
-    Choice,
     Comparison,
     Gptq,
     Hqq,
@@ -23,6 +22,7 @@ from dmq.recipe import (
     MinMax,
     Override,
     Uaq,
+    WeightFormat,
     Weights,
 )
 from dmq.stages.searches import denoiser_calls
@@ -129,7 +129,7 @@ def test_it_happens_once_and_what_was_learned_serves_other_recipes(recipe):
     for changes in (
         {"name": "else"},
         {"activations": Activations(bits=4)},
-        {"on_miss": "nearest"},
+        {"unknown_timestep": "nearest"},
         {"weights": Weights(bits=8), "overrides": (some,)},
         {"weights": Weights(bits=3, format=Gptq(), symmetric=True, range=MinMax())},
         {"weights": Weights(bits=3, format=Hqq())},
@@ -191,7 +191,7 @@ def test_calibrated_ranges_are_those_of_inputs_as_they_are(smoothed):
     stages.quantize(calibrated)
 
 
-def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(smoothed):
+def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(smoothed):
     form = Override(layers="mid_block.resnets.*.conv1", weight_bits=5, format=LOW)
     fresh = dataclasses.replace(smoothed, overrides=(form,))
     told = []
@@ -208,9 +208,9 @@ def test_pictures_are_drawn_and_what_is_missing_is_learned_on_the_way(smoothed):
 def test_variants_are_kept_like_the_weights_of_recipes(recipe):
     names = ["mid_block.resnets.0.conv1", "time_embedding.linear_1"]
     choices = (
-        Choice(bits=3, format=Gptq()),
-        Choice(bits=3, format=Hqq()),
-        Choice(bits=2, format=LOW),
+        WeightFormat(bits=3, format=Gptq()),
+        WeightFormat(bits=3, format=Hqq()),
+        WeightFormat(bits=2, format=LOW),
     )
     before = len(kept())
     found = stages.finish(stages.weight_variants(recipe, choices, names))
@@ -229,7 +229,7 @@ def test_variants_are_kept_like_the_weights_of_recipes(recipe):
     )
 
 
-def test_the_time_path_is_measured_with_its_learned_codes(recipe):
+def test_the_time_embedding_is_measured_with_its_learned_codes(recipe):
     """GPTQ sees every step, which is all that these layers are told."""
     learned = stages.temporal_errors(recipe)
     nearest = stages.temporal_errors(
@@ -243,7 +243,7 @@ def test_blocks_are_learned_behind_what_is_learned_from_inputs(recipe):
         recipe,
         weights=Weights(bits=3),
         overrides=(Override(layers="down_blocks.0.*", format=Gptq()),),
-        reconstruction=BlockReconstruction(iterations=2, batch=4, pictures=1),
+        reconstruction=BlockReconstruction(iterations=2, batch=4, images=1),
     )
     stages.finish(stages.reconstruct(both))
     state, codes = stages.quantize(both).state_dict(), stages.learned_weights(both)

@@ -182,7 +182,7 @@ def test_a_recipe_runs(installed, elsewhere):
     )
     assert made.returncode == 0, made.stderr
     assert made.stdout.startswith("first: ") and RECIPE in made.stdout
-    assert sorted(path.name for path in (elsewhere / "runs" / "first" / "pictures").iterdir()) == [
+    assert sorted(path.name for path in (elsewhere / "runs" / "first" / "images").iterdir()) == [
         "0",
         "1",
     ]
@@ -233,7 +233,7 @@ def waited_for(app, url, log):
 def first_image(url, config):
     """The bytes of the image on the first page, asked for as the page does when it opens."""
     (image,) = (
-        one["id"] for one in config["components"] if one["props"].get("elem_id") == "model-picture"
+        one["id"] for one in config["components"] if one["props"].get("elem_id") == "model-image"
     )
     event = next(one for one in config["dependencies"] if image in one["outputs"])
     asked = {

@@ -101,7 +101,7 @@ def test_quantizing_leaves_the_float_model_bit_exact(recipe):
     assert all(p.equal(before[name]) for name, p in loaded.denoiser.named_parameters())
 
 
-def test_float_as_a_recipe_draws_the_same_pictures(recipe):
+def test_float_as_a_recipe_draws_the_same_images(recipe):
     nothing = dataclasses.replace(
         recipe, name="nothing", weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT)
     )
@@ -129,30 +129,30 @@ def test_a_comparison_streams_and_is_saved(recipe):
             seen.append(next(work))
         except StopIteration as end:
             report = end.value
-    finished = [p for p in seen if isinstance(p, stages.Picture) and p.step is None]
+    finished = [p for p in seen if isinstance(p, stages.GeneratedImage) and p.step is None]
     assert [(p.recipe, p.seed) for p in finished] == [
         ("float", 0),
         ("float", 1),
         (recipe.name, 0),
         (recipe.name, 1),
     ]
-    on_the_way = [p for p in seen if isinstance(p, stages.Picture) and p.step is not None]
+    on_the_way = [p for p in seen if isinstance(p, stages.GeneratedImage) and p.step is not None]
     assert {p.step for p in on_the_way} == set(range(STEPS))
     assert any(isinstance(p, stages.Progress) and p.done == p.total for p in seen)
     assert runs.load_report("whole") == report
-    assert np.array_equal(runs.load_pictures("whole")["float"][1], finished[1].pixels)
+    assert np.array_equal(runs.load_images("whole")["float"][1], finished[1].pixels)
     assert set(runs.load_steps("whole")[recipe.name]) == {
         (n, i) for n in range(2) for i in range(STEPS)
     }
     assert report.noise_floor["psnr"] < float("inf")
 
 
-def test_a_picture_does_not_depend_on_its_batch(recipe):
+def test_a_image_does_not_depend_on_its_batch(recipe):
     both, one = (
         [
             p.pixels.astype(int)
             for p in stages.compare(comparison(seeds=seeds), (recipe,))
-            if isinstance(p, stages.Picture) and p.recipe == "float" and p.step is None
+            if isinstance(p, stages.GeneratedImage) and p.recipe == "float" and p.step is None
         ]
         for seeds in ((0, 1), (1,))
     )
@@ -176,7 +176,9 @@ def test_other_steps_than_those_captured_are_refused_or_noted(recipe):
         DmqError, match=f"{STEPS + 2} steps, but the ranges were captured for {STEPS} steps"
     ):
         stages.finish(stages.compare(other, (recipe,)))
-    report = stages.finish(stages.compare(other, (dataclasses.replace(recipe, on_miss="nearest"),)))
+    report = stages.finish(
+        stages.compare(other, (dataclasses.replace(recipe, unknown_timestep="nearest"),))
+    )
     assert report.warnings
 
 

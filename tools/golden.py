@@ -24,7 +24,7 @@ import numpy as np
 from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Predictor, Recipe
-from dmq.results import Bank, Plan
+from dmq.results import ActivationQParams, Plan
 
 
 RTOL = 1e-4  # of sums of scales, which differ between processors by the order of additions
@@ -109,9 +109,9 @@ def _weights(recipe: Recipe) -> list[Path] | None:
 
 
 def _time(recipe: Recipe) -> Path | None:
-    from dmq.stages import time_path
+    from dmq.stages import time_embedding
 
-    return time_path._rounding_folder(recipe)
+    return time_embedding._rounding_folder(recipe)
 
 
 def _blocks(recipe: Recipe) -> Path | None:
@@ -181,12 +181,12 @@ def planned(recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _banks(plan: Plan) -> list[Bank]:
+def _banks(plan: Plan) -> list[ActivationQParams]:
     shared = {bank.site: bank for bank in (row.bank for row in plan.layers) if bank}
     return [*shared.values(), *plan.attention]
 
 
-def _bank(bank: Bank) -> dict[str, Any]:
+def _bank(bank: ActivationQParams) -> dict[str, Any]:
     return {
         "bits": bank.bits.tolist(),
         "slots": digest([bank.slot]),

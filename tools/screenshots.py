@@ -1,4 +1,4 @@
-"""Pictures for the README, of a running app, light: `python -m tools.screenshots
+"""Images for the README, of a running app, light: `python -m tools.screenshots
 http://127.0.0.1:7860 [TAB …]`
 """
 

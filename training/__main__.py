@@ -53,7 +53,7 @@ STAGES = (
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages the pictures and keywords need and this machine lacks."""
+    """The Debian packages the images and keywords need and this machine lacks."""
     needed = {"fonts-noto-color-emoji": FONT, "unicode-cldr-core": CLDR / "annotations" / "en.xml"}
     return [package for package, path in needed.items() if not path.exists()]
 

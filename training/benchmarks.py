@@ -1,8 +1,8 @@
 """The benchmarks that ship in assets/runs: `python -m training.benchmarks [MODEL ...]`, after the
 captures.
 
-Pictures are drawn into $DMQ_RUNS, or `runs`, batch by batch: what was interrupted goes on. With
---measure-again the pictures that were drawn are measured anew, as after emoji-clip has changed.
+Images are drawn into $DMQ_RUNS, or `runs`, batch by batch: what was interrupted goes on. With
+--measure-again the images that were drawn are measured anew, as after emoji-clip has changed.
 Hours on two cores. A recipe that is appended to a list below is drawn behind the others, which are
 not drawn again."""
 
@@ -19,7 +19,7 @@ from dmq.results import FLOOR_NAME
 from dmq.runs import benchmarks as kept
 from dmq.runs.prompts import UNCONDITIONAL, shipped_domains
 from dmq.stages.benchmarks import bench
-from dmq.stages.drawing import draw_batch
+from dmq.stages.drawing import generate_batch
 
 
 RECIPES = {
@@ -83,7 +83,7 @@ def told(model: str) -> None:
 
 
 def forget_figures(model: str) -> None:
-    """Delete what was measured, and which weights measured it; the pictures stay."""
+    """Delete what was measured, and which weights measured it; the images stay."""
     folder = runs.home() / "benchmarks" / model
     if not folder.is_dir():
         raise DmqError(f"{model}: nothing was drawn yet.")
@@ -98,7 +98,7 @@ def forget_figures(model: str) -> None:
 
 
 def time_again(model: str) -> None:
-    """Take the seconds anew, from one batch of every model in turn: pictures may have been drawn
+    """Take the seconds anew, from one batch of every model in turn: images may have been drawn
     on a busy machine.
     """
     benchmark, recipes = asked(model)
@@ -107,7 +107,7 @@ def time_again(model: str) -> None:
     for recipe in (None, *recipes):
         denoiser = loaded.denoiser if recipe is None else stages.quantize(recipe)
         jobs = [(prompt, seed) for _, prompt, seed in kept.jobs_of(benchmark)[: benchmark.batch]]
-        drawn = stages.finish(draw_batch(loaded, denoiser, jobs, benchmark.sampling))
+        drawn = stages.finish(generate_batch(loaded, denoiser, jobs, benchmark.sampling))
         seconds[recipe.name if recipe else stages.FLOAT_NAME] = drawn.seconds / len(jobs)
     seconds[FLOOR_NAME] = seconds[stages.FLOAT_NAME]
     report = json.loads(file.read_text("utf-8"))

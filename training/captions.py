@@ -1,4 +1,4 @@
-"""What a picture is called: its name, the keywords of Unicode's CLDR, and ways people shorten or
+"""What an image is called: its name, the keywords of Unicode's CLDR, and ways people shorten or
 misspell both.
 """
 
@@ -16,7 +16,7 @@ VARIATION_SELECTOR = "\ufe0f"
 
 @dataclass(frozen=True)
 class Subject:
-    """One picture's name, its CLDR short name and its CLDR keywords, all in plain words."""
+    """One image's name, its CLDR short name and its CLDR keywords, all in plain words."""
 
     name: str
     short_name: str
@@ -39,7 +39,7 @@ def read_annotations() -> dict[str, tuple[str, list[str]]]:
 
 
 def describe(names: list[str], texts: list[str]) -> list[Subject]:
-    """A Subject for each picture; one that CLDR does not know has its name only."""
+    """A Subject for each image; one that CLDR does not know has its name only."""
     annotations = read_annotations()
     subjects = []
     for name, text in zip(names, texts, strict=True):
@@ -73,7 +73,7 @@ def shorten(caption: str, chance: random.Random) -> str:
 
 
 def choose(subject: Subject, chance: random.Random) -> str:
-    """A caption drawn for one showing of a picture: two thirds of the time its name, one time in
+    """A caption drawn for one showing of an image: two thirds of the time its name, one time in
     ten nothing.
     """
     draw = chance.random()

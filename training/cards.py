@@ -90,7 +90,7 @@ Starting point: {origin}. Two CPU cores, seed {seed}.
 Muon for matrices and AdamW for the rest, learning rates constant after a warm-up and falling to 0 over the last
 {decay:.0%} of the steps, min-SNR weights (gamma 5) that grow again where nearly all is noise, averaged weights
 (0.999). Captions: two thirds names, one tenth empty, the rest names with keywords, keywords alone, shortened or
-misspelt names. {composed} of each {batch} pictures are compositions: an emoji recoloured, with eyes, small, or beside
+misspelt names. {composed} of each {batch} images are compositions: an emoji recoloured, with eyes, small, or beside
 another. Matrix products in bfloat16, the rest in float32.
 
 ![loss](loss.png)
@@ -158,7 +158,7 @@ DIT_TRAINING = """## Training
 `python -m training emoji-dit`, one CPU core, seed {seed}: {steps:,} steps of {batch}, {minutes:.0f} CPU minutes, last
 loss {loss:.4f} (velocity error). Words start from emoji-sd's token embeddings, everything else from random weights;
 cross-attention and the output start at zero. Muon for matrices and AdamW for the rest, learning rates constant after a
-warm-up and falling to 0 over the last {decay:.0%} of the steps, averaged weights (0.999). Pictures, captions and
+warm-up and falling to 0 over the last {decay:.0%} of the steps, averaged weights (0.999). Images, captions and
 compositions as for emoji-sd ({composed} of each {batch} are compositions). Matrix products in bfloat16, the rest in
 float32.
 
@@ -194,7 +194,7 @@ velocity (`v_prediction`, arXiv:2202.00512): a short training gets clean backgro
 
 ## Measured
 
-64 samples (seed 0, 100 DDIM steps): {different} different pictures of the 1,922 are nearest to them (L2 after 4x box
+64 samples (seed 0, 100 DDIM steps): {different} different images of the 1,922 are nearest to them (L2 after 4x box
 down-sampling), at a median RMSE of {rmse_median:.3f} (pixels 0 to 1). `python -m training score` prints these.
 
 """
@@ -204,7 +204,7 @@ DDPM_TRAINING = """## Training
 `{command}`
 
 From random weights, two CPU cores, seed {seed}: {steps:,} steps of {batch}, {minutes:.0f} CPU minutes, last loss
-{loss:.4f} (velocity error). It learns {lessons} of the pictures: faces, animals, plants, food and drink, so that each
+{loss:.4f} (velocity error). It learns {lessons} of the images: faces, animals, plants, food and drink, so that each
 is seen often. Muon for matrices and AdamW for the rest, learning rates constant after a warm-up and falling to 0 over
 the last {decay:.0%} of the steps, averaged weights (0.999). Matrix products in bfloat16, the rest in float32.
 
@@ -212,7 +212,7 @@ the last {decay:.0%} of the steps, averaged weights (0.999). Matrix products in 
 
 ## Limits
 
-It has seen these pictures and nothing else: samples are those pictures, blends of them, and some that are neither.
+It has seen these images and nothing else: samples are those images, blends of them, and some that are neither.
 There is no prompt.
 """
 
@@ -223,8 +223,8 @@ tags: [clip, zero-shot-image-classification, feature-extraction, emoji]
 ---
 # emoji-clip
 
-A CLIP in miniature: does this 64x64 picture show what these words say? It scores what emoji-sd draws, and gives
-features of pictures, where no CLIP or Inception weights are at hand. It knows emoji, colours, pairs, sizes and eyes,
+A CLIP in miniature: does this 64x64 image show what these words say? It scores what emoji-sd draws, and gives
+features of images, where no CLIP or Inception weights are at hand. It knows emoji, colours, pairs, sizes and eyes,
 and nothing of photographs. In the end it has seen all 1,922 emoji, the {unseen} that emoji-sd and emoji-dit never see
 ([held-out.txt](../../prompts/held-out.txt)) among them: it is the judge, and knows what they are asked for.
 
@@ -241,26 +241,26 @@ print(model(**inputs).logits_per_image.softmax(1))
 
 | part | what |
 |---|---|
-| picture tower | 6 layers of 192, 6 heads, patches of 8: 65 tokens; features of 192 before, 128 after the projection |
+| image tower | 6 layers of 192, 6 heads, patches of 8: 65 tokens; features of 192 before, 128 after the projection |
 | text tower | 4 layers of 128, 4 heads, 12 tokens; 128 after the projection |
 | tokenizer | emoji-sd's: words of names and keywords, and pieces of words for any other |
 | all | {weights} M weights, {megabytes:.1f} MB in fp16 |
 
 ## Measured
 
-All pictures scored went through emoji-sd's autoencoder with some noise on the latents, or were drawn by emoji-sd (256
-names as in its own card, 50 steps, guidance 4). "Picture" columns: the right picture found for a caption; "caption"
-columns: the right caption found for a picture.
+All images scored went through emoji-sd's autoencoder with some noise on the latents, or were drawn by emoji-sd (256
+names as in its own card, 50 steps, guidance 4). "Image" columns: the right image found for a caption; "caption"
+columns: the right caption found for an image.
 
-| shown | of | among | picture top-1 | top-5 | caption top-1 | top-5 |
+| shown | of | among | image top-1 | top-5 | caption top-1 | top-5 |
 |---|---|---|---|---|---|---|
 {retrieval}
 
 "Held out" here speaks of emoji-clip's own lessons, not of that list. The first two rows are of the weights after
 {held_step:,} steps, which had seen neither these emoji nor their names (only words that other names share); all other
-rows are of the weights that ship. Where emoji-sd's 256 pictures are matched with all 1,922 names, the right one is
+rows are of the weights that ship. Where emoji-sd's 256 images are matched with all 1,922 names, the right one is
 first for {among_top1} ({among_top1_part:.1%}), in the first five for {among_top5} ({among_top5_part:.1%}); not every
-picture that emoji-sd drew is right.
+image that emoji-sd drew is right.
 
 Never trained compositions, right caption against one with another attribute:
 
@@ -268,10 +268,10 @@ Never trained compositions, right caption against one with another attribute:
 |---|---|---|---|---|
 {attributes}
 
-Match (100 times the cosine) of emoji-sd's pictures with their own name: {match_own:.1f} on average; with another of
-the 256 names: {match_other:.1f}. With noise on the pictures (deviation in parts of white):
+Match (100 times the cosine) of emoji-sd's images with their own name: {match_own:.1f} on average; with another of
+the 256 names: {match_other:.1f}. With noise on the images (deviation in parts of white):
 
-| noise | match with own name | distance of features from the clean picture's, in lengths of those |
+| noise | match with own name | distance of features from the clean image's, in lengths of those |
 |---|---|---|
 {damage}
 
@@ -282,12 +282,12 @@ the 256 names: {match_other:.1f}. With noise on the pictures (deviation in parts
 CLIP_TRAINING = """## Training
 
 `python -m training emoji-clip`, from random weights, one CPU core, seed {seed}: {steps:,} steps of {batch},
-{minutes:.0f} CPU minutes. {plain} of each {batch} pictures are emoji and {composed} are compositions, {variations}
+{minutes:.0f} CPU minutes. {plain} of each {batch} images are emoji and {composed} are compositions, {variations}
 each of {groups} subjects, so that captions differ in one attribute. There are {compositions:,} compositions; {untold}
 were never trained on (one in 17 by chance, and those of `training/prompts.py`). One emoji in ten ({held}) was left
 out for the first {finish:.0%} of the steps, with every composition it is part of.
 
-Each picture is shown as drawn or as emoji-sd's autoencoder decodes it (latents with noise of up to {noise}
+Each image is shown as drawn or as emoji-sd's autoencoder decodes it (latents with noise of up to {noise}
 deviations), moved, scaled, mirrored where the name allows, and at times lightly blurred, noisy, coarse or of other
 contrast. Captions: names, names with keywords, keywords, shortened, misspelt, and paraphrased ("small" as "tiny",
 "and" as "next to"). CLIP's symmetric cross-entropy (arXiv:2103.00020); Muon for matrices and AdamW for the rest, rates
@@ -298,7 +298,7 @@ products in bfloat16. In training, the right one of {batch} was found {found:.1%
 
 It was trained on one font's emoji on white and on what emoji-sd's autoencoder makes of them: a match says nothing
 about photographs, and little about styles it has not seen. A name it was not trained on is found only through words it
-shares with others, as the first rows say. Matches are comparable between pictures of the same prompts, not with those
+shares with others, as the first rows say. Matches are comparable between images of the same prompts, not with those
 of another CLIP. Word order is ignored, and with it which colour belongs to which of two things; counts are not known.
 """
 

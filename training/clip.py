@@ -1,4 +1,4 @@
-"""emoji-clip, the network: two small transformers whose outputs agree for a picture and its
+"""emoji-clip, the network: two small transformers whose outputs agree for an image and its
 caption, and nothing else.
 
 Data is `training.clip_lessons`. Nothing here needs fonts or the emoji package.
@@ -36,7 +36,7 @@ SHARPEST = 4.6  # log of the largest factor on cosines, CLIP's 100
 
 
 def new_model(vocabulary: int, seed: int = 0) -> CLIPModel:
-    """3.9 million weights, two thirds of them for 65 tokens of a picture."""
+    """3.9 million weights, two thirds of them for 65 tokens of an image."""
     torch.manual_seed(seed)
     ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 1}
     text = {
@@ -64,7 +64,7 @@ def tokens(tokenizer: PreTrainedTokenizerBase, captions: list[str]) -> Tensor:
 
 
 def agreement(model: CLIPModel, pixels: Tensor, ids: Tensor) -> Tensor:
-    """Cosines (pictures, captions) between every picture and every caption."""
+    """Cosines (images, captions) between every image and every caption."""
     with half_precision():
         images = model.get_image_features(pixel_values=pixels).pooler_output
         texts = model.get_text_features(input_ids=ids).pooler_output
@@ -72,7 +72,7 @@ def agreement(model: CLIPModel, pixels: Tensor, ids: Tensor) -> Tensor:
 
 
 def contrastive_loss(cosines: Tensor, scale: Tensor) -> tuple[Tensor, float]:
-    """Cross-entropy of finding each caption's picture and each picture's caption; and how often
+    """Cross-entropy of finding each caption's image and each image's caption; and how often
     both are found.
 
     Shapes: `cosines` (n, n), pair k at (k, k). Source: Radford et al., arXiv:2103.00020, figure 3.
@@ -85,10 +85,10 @@ def contrastive_loss(cosines: Tensor, scale: Tensor) -> tuple[Tensor, float]:
 
 
 def degrade(pictures: Tensor, may_flip: Tensor, generator: torch.Generator) -> Tensor:
-    """Pictures moved, scaled, some mirrored, and a part of them lightly blurred, noisy, coarse or
+    """Images moved, scaled, some mirrored, and a part of them lightly blurred, noisy, coarse or
     of other contrast.
 
-    Shapes: `pictures` (n, 3, h, w), 0 to 1 on white, `may_flip` (n,) bool; what moves in is white.
+    Shapes: `images` (n, 3, h, w), 0 to 1 on white, `may_flip` (n,) bool; what moves in is white.
     Light, so that the text still fits while the features see the damage."""
     count = len(pictures)
 

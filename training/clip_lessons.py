@@ -64,7 +64,7 @@ MIRRORED = {
 
 @dataclass(frozen=True)
 class Composition:
-    """A picture made from emoji `subject` (and maybe another): which, its caption and what kind
+    """An image made from emoji `subject` (and maybe another): which, its caption and what kind
     it is.
     """
 
@@ -79,7 +79,7 @@ Made = tuple[Composition, np.ndarray]
 def variations(
     number: int, names: list[str], fit: list[int], images: np.ndarray, chance: random.Random
 ) -> list[Made]:
-    """Every (Composition, picture) of one subject; colours that change too little of it are left
+    """Every (Composition, image) of one subject; colours that change too little of it are left
     out.
     """
     name, picture = compositions.short_form(names[number]), images[number]
@@ -124,7 +124,7 @@ def paraphrase(caption: str, chance: random.Random) -> str:
 
 @torch.no_grad()
 def through(autoencoder: AutoencoderKL, images: np.ndarray, seed: int) -> np.ndarray:
-    """Pictures (uint8) as the autoencoder gives them back from latents with a little noise,
+    """Images (uint8) as the autoencoder gives them back from latents with a little noise,
     drawn for each.
     """
     generator, parts = torch.Generator().manual_seed(seed), []
@@ -138,14 +138,14 @@ def through(autoencoder: AutoencoderKL, images: np.ndarray, seed: int) -> np.nda
 
 
 def mirrors(name: str) -> bool:
-    """Whether a mirrored picture still is what the name says: no sides, clocks, letters or
+    """Whether a mirrored image still is what the name says: no sides, clocks, letters or
     flags.
     """
     return not MIRRORED & set(name.split())
 
 
 class Lessons:
-    """Pictures (2, n, 64, 64, 3), drawn and decoded: first emoji, then compositions; captions; what
+    """Images (2, n, 64, 64, 3), drawn and decoded: first emoji, then compositions; captions; what
     is held out.
 
     `held` are numbers of emoji, `untold` numbers of compositions (both arrays); `untold` has
@@ -209,7 +209,7 @@ class Lessons:
         return [group for group in groups.values() if len(group) >= VARIATIONS]
 
     def caption(self, number: int, chance: random.Random) -> str:
-        """A caption for picture `number`, drawn anew for every showing."""
+        """A caption for image `number`, drawn anew for every showing."""
         if number < self.emoji:
             text = captions.choose(self.subjects[number], chance) or self.names[number]
         else:
@@ -217,7 +217,7 @@ class Lessons:
         return paraphrase(text, chance) if chance.random() < 0.3 else text
 
     def show(self, numbers: list[int], generator: torch.Generator) -> Tensor:
-        """Pictures (n, 3, 64, 64), 0 to 1, drawn or decoded by chance, and degraded."""
+        """Images (n, 3, 64, 64), 0 to 1, drawn or decoded by chance, and degraded."""
         versions = torch.randint(0, 2, (len(numbers),), generator=generator).numpy()
         chosen = (
             torch.from_numpy(self.pictures[versions, numbers]).permute(0, 3, 1, 2).float() / 255

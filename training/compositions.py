@@ -1,4 +1,4 @@
-"""Pictures that are no emoji, made from emoji, with captions that say what was done: colours, eyes,
+"""Images that are no emoji, made from emoji, with captions that say what was done: colours, eyes,
 pairs, sizes.
 
 They teach that a caption's words have meanings of their own; no name says "blue dog".
@@ -63,7 +63,7 @@ UNFIT = {
 
 
 def is_plain_subject(name: str, text: str) -> bool:
-    """Whether a picture can be recoloured or paired: one character, at most two words, no colour
+    """Whether an image can be recoloured or paired: one character, at most two words, no colour
     and no sign.
     """
     one_character = len(text.replace("\ufe0f", "")) == 1
@@ -82,7 +82,7 @@ def short_form(name: str) -> str:
 
 
 def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
-    """The picture with its main hue turned to `colour`; None where too little of it is coloured
+    """The image with its main hue turned to `colour`; None where too little of it is coloured
     to be worth it.
     """
     hue, saturation, value = np.moveaxis(
@@ -114,7 +114,7 @@ def recolour(picture: np.ndarray, colour: str) -> np.ndarray | None:
 
 
 def with_eyes(picture: np.ndarray) -> np.ndarray | None:
-    """The picture with two round eyes in the middle of what is drawn; None where nothing stands
+    """The image with two round eyes in the middle of what is drawn; None where nothing stands
     out from white.
     """
     image = Image.fromarray(picture)
@@ -130,7 +130,7 @@ def with_eyes(picture: np.ndarray) -> np.ndarray | None:
 
 
 def place(pictures: list[np.ndarray], size: int, at: list[tuple[int, int]]) -> np.ndarray:
-    """Pictures shrunk to `size`, each with its upper left corner at (x, y) on white."""
+    """Images shrunk to `size`, each with its upper left corner at (x, y) on white."""
     image = Image.new("RGB", (SIZE, SIZE), "white")
     for picture, corner in zip(pictures, at, strict=True):
         image.paste(Image.fromarray(picture).resize((size, size), Image.Resampling.LANCZOS), corner)
@@ -145,7 +145,7 @@ def compose(
     left_out: set[str],
     seed: int = 0,
 ) -> tuple[np.ndarray, list[str]]:
-    """`count` pictures (count, 64, 64, 3) and captions, none of them in `left_out` nor the name
+    """`count` images (count, 64, 64, 3) and captions, none of them in `left_out` nor the name
     of an emoji.
     """
     chance = random.Random(seed)

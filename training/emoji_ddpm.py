@@ -37,8 +37,8 @@ def new_scheduler() -> DDIMScheduler:
     """Linear betas and 1,000 steps, as in DDPM (arXiv:2006.11239), sampled by DDIM; the U-Net
     predicts velocities.
 
-    Where nearly all is noise, a small error of a predicted noise is a wrong picture, while a
-    velocity there is the picture itself: a short training gets clean backgrounds from it."""
+    Where nearly all is noise, a small error of a predicted noise is a wrong image, while a
+    velocity there is the image itself: a short training gets clean backgrounds from it."""
     return DDIMScheduler(
         beta_schedule="linear",
         beta_start=1e-4,
@@ -63,7 +63,7 @@ def is_lesson(group: str, subgroup: str) -> bool:
 def lessons(cache: Path) -> np.ndarray:
     """Faces, animals, plants, food and drink at 32x32, (n, 32, 32, 3) uint8.
 
-    A few hundred pictures instead of 1,922: each is seen more often in the same time.
+    A few hundred images instead of 1,922: each is seen more often in the same time.
     """
     chosen = set().union(*(found for key, found in labels.read().items() if is_lesson(*key)))
     all_pictures, _, texts = pictures.load(cache)

@@ -69,7 +69,7 @@ def new_scheduler() -> DDIMScheduler:
 
 
 class Lessons:
-    """Everything the text encoder and the U-Net learn from: pictures, captions, compositions and
+    """Everything the text encoder and the U-Net learn from: images, captions, compositions and
     their latents.
 
     Nothing of it is a held-out emoji, shows one as a part, or is called as one.
@@ -94,7 +94,7 @@ class Lessons:
         self.tokenizer = words.build_tokenizer(self.vocabulary)
 
     def encode(self, cache: Path, folder: Path) -> tuple[Tensor, Tensor]:
-        """Scaled latent means of pictures and compositions by the autoencoder in `folder`, kept
+        """Scaled latent means of images and compositions by the autoencoder in `folder`, kept
         until that changes.
         """
         path = cache / "latents.npz"
@@ -121,7 +121,7 @@ class Lessons:
     def batch(
         self, latents: Tensor, composed: Tensor, generator: torch.Generator
     ) -> tuple[Tensor, list[str]]:
-        """Latents of plain pictures and compositions in random order, and what each is called
+        """Latents of plain images and compositions in random order, and what each is called
         this time.
         """
         chance = random.Random(int(torch.randint(0, 2**31, (1,), generator=generator)))

@@ -17,7 +17,7 @@ from training.prompts import COMPOSITIONS
 PROMPTS = Path(__file__).parent.parent / "assets" / "prompts"
 FILE = PROMPTS / "held-out.txt"
 COUNT = 200
-# root mean square difference of two pictures, of 255, below which one shows what the other does
+# root mean square difference of two images, of 255, below which one shows what the other does
 SAME_PICTURE = 12.0
 
 
@@ -48,7 +48,7 @@ def group_of(text: str, groups: dict[tuple[str, str], set[str]]) -> str:
 
 
 def find_twins(images: np.ndarray) -> set[int]:
-    """Numbers of pictures that another one nearly equals, such as the flags of Norway and Bouvet
+    """Numbers of images that another one nearly equals, such as the flags of Norway and Bouvet
     Island.
 
     Shapes: `images` (n, h, w, 3) uint8.
@@ -64,7 +64,7 @@ def find_candidates(images: np.ndarray, names: list[str], texts: list[str]) -> l
     """Numbers of emoji that may be held out: no shipped prompt or composition names them, and
     nothing else shows them.
 
-    A name that is another emoji's keyword or short name would be learned with that one's picture.
+    A name that is another emoji's keyword or short name would be learned with that one's image.
     """
     subjects = captions.describe(names, texts)
     said: dict[str, set[int]] = {}

@@ -28,7 +28,7 @@ def weigh(snr: Tensor) -> Tensor:
 
 
 def weigh_velocity(snr: Tensor) -> Tensor:
-    """The weight of the velocity error: 1, and 5 / (snr + 1) where the picture is nearly clean
+    """The weight of the velocity error: 1, and 5 / (snr + 1) where the image is nearly clean
     already.
     """
     return (5 / (snr + 1)).clamp(max=1)
@@ -42,7 +42,7 @@ def diffusion_loss(
     velocity: bool = False,
 ) -> tuple[Tensor, float]:
     """The weighted loss of one batch and its plain mean squared error; `predict` gets noisy
-    pictures and timesteps.
+    images and timesteps.
 
     The network predicts the noise, or the velocity sqrt(abar) noise - sqrt(1 - abar) clean
     (arXiv:2202.00512)."""

@@ -1,4 +1,4 @@
-"""The pictures both models learn: every named emoji of the Noto Color Emoji font, drawn once at
+"""The images both models learn: every named emoji of the Noto Color Emoji font, drawn once at
 64x64 on white.
 
 Skin-tone variants are left out (they would be most of the set), and so is what the font
@@ -37,7 +37,7 @@ def plain(name: str) -> str:
 
 
 def draw_all() -> tuple[np.ndarray, list[str], list[str]]:
-    """Pictures (1922, 64, 64, 3) uint8, their names, and their characters, in the order of the
+    """Images (1922, 64, 64, 3) uint8, their names, and their characters, in the order of the
     `emoji` package.
     """
     font = ImageFont.truetype(str(FONT), 109)
@@ -65,7 +65,7 @@ def load(cache: Path) -> tuple[np.ndarray, list[str], list[str]]:
 
 
 def shrink(pictures: np.ndarray, size: int) -> np.ndarray:
-    """The same pictures at size x size (uint8 in and out)."""
+    """The same images at size x size (uint8 in and out)."""
     return np.stack(
         [
             np.asarray(Image.fromarray(p).resize((size, size), Image.Resampling.LANCZOS))

@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from dmq.runs import ASSETS
-from dmq.stages.reference import load_eye, save_shipped, seen
-from training import pictures
+from dmq.stages.reference import load_feature_extractor, save_shipped, seen
+from training import images
 
 
 CACHE = ASSETS.parent / ".training"
@@ -19,13 +19,13 @@ SIDES = {"emoji-sd": 64, "emoji-ddpm": 32}  # pixels that each model draws
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     given.add_argument("--cache", type=Path, default=CACHE, help="where drawn emoji are kept")
-    real, _, _ = pictures.load(given.parse_args().cache)
-    eye = load_eye("emoji-clip")
+    real, _, _ = images.load(given.parse_args().cache)
+    feature_extractor = load_feature_extractor("emoji-clip")
     made = {
-        model: seen(eye, real if side == real.shape[1] else pictures.shrink(real, side))
+        model: seen(feature_extractor, real if side == real.shape[1] else images.shrink(real, side))
         for model, side in SIDES.items()
     }
-    print(save_shipped(made, "emoji of the Noto font", eye))
+    print(save_shipped(made, "emoji of the Noto font", feature_extractor))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ def features(images: Tensor) -> Tensor:
 def draw(
     pipe: DiffusionPipeline, prompts: list[str], seeds: list[int], steps: int = STEPS
 ) -> Tensor:
-    """Pictures (n, 3, 64, 64) in 0 to 1, each from the prompt and the seed at its place."""
+    """Images (n, 3, 64, 64) in 0 to 1, each from the prompt and the seed at its place."""
     small = {
         "use_resolution_binning": False,
         "max_sequence_length": words.LENGTH,
@@ -61,7 +61,7 @@ def draw(
 
 
 def sheet(images: Tensor, columns: int) -> Image.Image:
-    """Pictures (n, 3, size, size) side by side, `columns` a row."""
+    """Images (n, 3, size, size) side by side, `columns` a row."""
     count, channels, size, _ = images.shape
     rows = images.reshape(count // columns, columns, channels, size, size).permute(0, 3, 1, 4, 2)
     flat = rows.reshape(count // columns * size, columns * size, channels)
@@ -69,7 +69,7 @@ def sheet(images: Tensor, columns: int) -> Image.Image:
 
 
 def nearest(made: Tensor, real: np.ndarray) -> Tensor:
-    """For each made picture the numbers of all real ones (uint8), nearest first, by L2 between
+    """For each made image the numbers of all real ones (uint8), nearest first, by L2 between
     features.
     """
     targets = features(torch.from_numpy(real).permute(0, 3, 1, 2).float() / 255)
@@ -126,7 +126,7 @@ def score_prompted(
 
 
 def score_emoji_ddpm(cache: Path, folder: Path) -> dict[str, float]:
-    """How many different pictures are nearest to 64 samples, and how near they are; writes
+    """How many different images are nearest to 64 samples, and how near they are; writes
     samples.png.
     """
     small = pictures.shrink(pictures.load(cache)[0], 32)

@@ -1,8 +1,8 @@
-"""Measures emoji-clip: how often it finds the right caption or picture, on what it was and was not
+"""Measures emoji-clip: how often it finds the right caption or image, on what it was and was not
 trained on.
 
-Every picture scored went through emoji-sd's autoencoder, or was drawn by emoji-sd: those are the
-pictures it is for. emoji-clip learns all emoji in the end, those that emoji-sd and emoji-dit never
+Every image scored went through emoji-sd's autoencoder, or was drawn by emoji-sd: those are the
+images it is for. emoji-clip learns all emoji in the end, those that emoji-sd and emoji-dit never
 see among them: it is the judge. "Held out" here speaks of its own lessons (`clip_lessons`), not of
 the list in `held_out`."""
 
@@ -21,12 +21,12 @@ from training.compositions import COLOURS
 from training.prompts import COMPOSITIONS
 
 
-DECODED = 1  # the version in Lessons.pictures that the autoencoder gave back
+DECODED = 1  # the version in Lessons.images that the autoencoder gave back
 
 
 @torch.no_grad()
 def picture_vectors(model: CLIPModel, images: np.ndarray) -> Tensor:
-    """Projected unit vectors (n, 128) of uint8 pictures (n, 64, 64, 3)."""
+    """Projected unit vectors (n, 128) of uint8 images (n, 64, 64, 3)."""
     parts = []
     for i in range(0, len(images), 64):
         pixels = clip.to_input(
@@ -53,7 +53,7 @@ def found(cosines: Tensor, own: Tensor, among: int) -> int:
 
 
 def retrieval(pictures: Tensor, captions: Tensor, own: Tensor) -> dict[str, int]:
-    """Counts found, both ways, for the pairs `own` of all unit vectors `pictures` and `captions`
+    """Counts found, both ways, for the pairs `own` of all unit vectors `images` and `captions`
     (both (n, 128)).
     """
     to_picture, to_caption = (captions @ pictures.T)[own], (pictures @ captions.T)[own]
@@ -211,7 +211,7 @@ def damage(model: CLIPModel, made: np.ndarray, names: Tensor) -> list[dict[str, 
 
 @torch.no_grad()
 def pooled(model: CLIPModel, images: np.ndarray) -> Tensor:
-    """Features (n, 192) of uint8 pictures before the projection."""
+    """Features (n, 192) of uint8 images before the projection."""
     pixels = clip.to_input(torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255)
     return torch.cat(
         [model.vision_model(pixel_values=part).pooler_output for part in pixels.split(64)]

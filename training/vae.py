@@ -1,4 +1,4 @@
-"""emoji-sd, the autoencoder: 64x64 pictures to 16x16x4 latents and back."""
+"""emoji-sd, the autoencoder: 64x64 images to 16x16x4 latents and back."""
 
 from pathlib import Path
 
@@ -47,7 +47,7 @@ def encode_all(autoencoder: AutoencoderKL, images: np.ndarray) -> np.ndarray:
 
 @torch.no_grad()
 def mean_psnr(autoencoder: AutoencoderKL, images: np.ndarray) -> float:
-    """Mean over pictures of the peak signal-to-noise ratio (dB) of encoding and decoding them."""
+    """Mean over images of the peak signal-to-noise ratio (dB) of encoding and decoding them."""
     ratios = []
     for i in range(0, len(images), 64):
         clean = to_tensor(images[i : i + 64])
@@ -90,7 +90,7 @@ def open_run(cache: Path, seed: int, start: Path | None) -> tuple[AutoencoderKL,
 def run(
     cache: Path, schedule: Schedule, images: tuple[np.ndarray, np.ndarray], start: Path | None
 ) -> None:
-    """Train on pictures and compositions and save, with the latents' scaling factor, in
+    """Train on images and compositions and save, with the latents' scaling factor, in
     `cache/vae`.
     """
     autoencoder, checkpoint = open_run(cache, schedule.seed, start)

@@ -64,7 +64,7 @@ def build_tokenizer(vocabulary: dict[str, int]) -> PreTrainedTokenizerFast:
 
 
 def relatives(word: str, subjects: list[Subject]) -> set[str]:
-    """Words of names whose pictures have `word` among their keywords: where a new word's
+    """Words of names whose images have `word` among their keywords: where a new word's
     embedding starts from.
     """
     return {

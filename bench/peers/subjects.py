@@ -1,4 +1,4 @@
-"""What is timed: one denoiser step of a U-Net as large as Stable Diffusion 1.5's, or whole pictures
+"""What is timed: one denoiser step of a U-Net as large as Stable Diffusion 1.5's, or whole images
 of a pipeline.
 
 A subject is made ready once (`prepare`: random weights on disk, dmq's capture, denoiser calls to
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from dmq import runs, stages
-from dmq.capture.activations import calibration_pictures, capture_activations
+from dmq.capture.activations import calibration_images, capture_activations
 from dmq.capture.replay import repeat, rows_of
 from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
@@ -51,8 +51,8 @@ from dmq.trajectory.grouping import group_timesteps
 
 UNET = "unet"  # the subject that is one step
 STEPS = 8  # that its ranges come from
-UNSEEN = 100_000  # first seed of the pictures that are timed
-PICTURES = 16  # of them, before they come again
+UNSEEN = 100_000  # first seed of the images that are timed
+IMAGES = 16  # of them, before they come again
 CALLS = 64  # denoiser calls that peers calibrate from, at most
 
 
@@ -70,20 +70,20 @@ class Subject:
 
     @property
     def sample_name(self) -> str:
-        """What the denoiser calls its noisy picture."""
+        """What the denoiser calls its noisy image."""
         return "sample" if self.loaded.component == "unet" else "hidden_states"
 
     def calls(self) -> list[dict[str, Any]]:
         """Keyword arguments of recorded denoiser calls: evenly spread steps, each of another
-        calibration picture.
+        calibration image.
         """
         if self.name == UNET:
-            trajectory, pictures = runs.load_trajectory(runs.find_capture(self.recipe)), 1
+            trajectory, images = runs.load_trajectory(runs.find_capture(self.recipe)), 1
         else:
             prompts, seeds = zip(
-                *calibration_pictures(self.loaded, self.recipe.calibration), strict=True
+                *calibration_images(self.loaded, self.recipe.calibration), strict=True
             )
-            pictures = len(seeds)
+            images = len(seeds)
             trajectory, _ = record_trajectory(
                 self.loaded, prompts=prompts, seeds=seeds, sampling=self.recipe.sampling
             )
@@ -98,7 +98,7 @@ class Subject:
         every = np.unique(np.linspace(0, len(trajectory.step) - 1, CALLS).round().astype(int))
         for n in every.tolist():
             try:
-                repeat(denoiser, trajectory, n, rows_of(trajectory, n, [n % pictures]))
+                repeat(denoiser, trajectory, n, rows_of(trajectory, n, [n % images]))
             except _Enough:
                 pass
         return seen
@@ -127,7 +127,7 @@ class Subject:
 
         It holds nothing of the float denoiser.
         """
-        return self._step(denoiser) if self.name == UNET else self._picture(denoiser)
+        return self._step(denoiser) if self.name == UNET else self._image(denoiser)
 
     def _step(self, denoiser: nn.Module) -> Callable[[int], Tensor]:
         # Mirrored, the recorded calls are new to everybody and still what the model meets at these
@@ -137,13 +137,13 @@ class Subject:
         ]
         return lambda n: denoiser(**calls[n % len(calls)])[0]
 
-    def _picture(self, denoiser: nn.Module) -> Callable[[int], Tensor]:
+    def _image(self, denoiser: nn.Module) -> Callable[[int], Tensor]:
         pipe = with_denoiser(self.loaded, denoiser)
         bare = replace(self.loaded, pipe=pipe)
         sampling = self.recipe.sampling
-        jobs = calibration_pictures(bare, Calibration(samples=PICTURES, seed=UNSEEN))
+        jobs = calibration_images(bare, Calibration(samples=IMAGES, seed=UNSEEN))
 
-        def picture(n: int) -> Tensor:
+        def image(n: int) -> Tensor:
             prompt, seed = jobs[n % len(jobs)]
             last: list[Tensor] = []
             sample(
@@ -156,11 +156,11 @@ class Subject:
             )
             return last[0]
 
-        return picture
+        return image
 
 
 def recipe_of(name: str, work: Path) -> Recipe:
-    """The W8A8 that dmq runs, static; for the step, ranges of `STEPS` steps of one picture."""
+    """The W8A8 that dmq runs, static; for the step, ranges of `STEPS` steps of one image."""
     model = str(work / UNET) if name == UNET else name
     sampling = Sampling(steps=STEPS) if name == UNET else EMBEDDED.get(name, Sampling())
     calibration = Calibration(samples=1, batch=1) if name == UNET else Calibration()

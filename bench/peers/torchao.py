@@ -1,4 +1,4 @@
-"""torchao: int8 linear layers, ranges of inputs taken as they come; convolutions stay in float."""
+"""torchao: int8 linear layers, ranges of inputs dynamic; convolutions stay in float."""
 
 import torch
 from torch import nn

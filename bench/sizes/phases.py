@@ -28,7 +28,7 @@ from dmq.recipe import (
     Sampling,
     Sensitivity,
     Weights,
-    choice_of,
+    parse_format,
 )
 from dmq.stages.known import libraries
 
@@ -248,9 +248,9 @@ def fisher(job: Job) -> Figures:
     ask = Sensitivity(
         how="fisher",
         steps=1,
-        pictures=1,
+        images=1,
         probes=1,
-        choices=(choice_of("UAQ-4"), choice_of("UAQ-3")),
+        choices=(parse_format("UAQ-4"), parse_format("UAQ-3")),
     )
     begun = now()
     table = stages.finish(stages.sensitivity(job.recipe, ask, again=True))

@@ -2,8 +2,8 @@
 
     grouping      shared, uniform, learned, exact cuts, per step; k-means and Lloyd as yardsticks without a recipe
     calibration   which steps decide on one shared range, all choices with equally many samples
-    time          how the time path is rounded, ranged and kept; all other activations have one shared range
-    alone         the same with everything outside of the time path in float
+    time          how the time embedding is rounded, ranged and kept; all other activations have one shared range
+    alone         the same with everything outside of the time embedding in float
 
 A row that another table has already is the same recipe, and so is measured once.
 """
@@ -79,8 +79,8 @@ def candidates(table: str, recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
     makers = {
         "grouping": groupings,
         "calibration": calibrations,
-        "time": time_paths,
-        "alone": time_paths_alone,
+        "time": time_embeddings,
+        "alone": time_embeddings_alone,
     }
     yield from makers[table](recipe, chosen)
 
@@ -91,7 +91,7 @@ def searches(recipe: Recipe, chosen: Any) -> bool:
 
 
 def reconstructs(recipe: Recipe) -> bool:
-    """Is the rounding of blocks learned, and the time path looked at alone? Only at W4A8, where
+    """Is the rounding of blocks learned, and the time embedding looked at alone? Only at W4A8, where
     papers compare.
     """
     return recipe.weights.bits == 4 and recipe.activations.bits == 8
@@ -136,8 +136,8 @@ def calibrations(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
         yield Candidate(name=f"active {count}", recipe=searched, find=ActivelyDrawn(count))
 
 
-def time_paths(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
-    """From nearest codes to a cache; nothing if the model has no time path that dmq knows."""
+def time_embeddings(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
+    """From nearest codes to a cache; nothing if the model has no time embedding that dmq knows."""
     if timed_block(stages.temporal_block(recipe.model)) is None:
         return
     tiar = Tiar(iterations=chosen.tiar_iterations)
@@ -152,16 +152,16 @@ def time_paths(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
     yield Candidate(name="nearest", recipe=recipe, find=planned)
     if reconstructs(recipe) and chosen.iterations_of_blocks:
         spec = BlockReconstruction(
-            time=True, iterations=chosen.iterations_of_blocks, pictures=chosen.block_pictures
+            time=True, iterations=chosen.iterations_of_blocks, images=chosen.block_images
         )
         yield Candidate(name="blocks", recipe=replace(recipe, reconstruction=spec), find=rebuilt)
     for name, temporal in ways.items():
         yield Candidate(name=name, recipe=replace(recipe, temporal=temporal), find=planned)
 
 
-def time_paths_alone(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
-    """The rows of `time_paths`, without what differs from others only outside of the time path."""
-    for one in time_paths(recipe, chosen) if reconstructs(recipe) else ():
+def time_embeddings_alone(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
+    """The rows of `time_paths`, without what differs from others only outside of the time embedding."""
+    for one in time_embeddings(recipe, chosen) if reconstructs(recipe) else ():
         if one.name != "TIAR+FSC (all)":
             yield replace(one, find=Alone(one.find))
 
@@ -170,7 +170,7 @@ def time_paths_alone(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
 
 
 def planned(recipe: Recipe, learned: dict[str, float]) -> Found:
-    """The plan of the recipe itself; a search or a rounding of the time path is learned if it is
+    """The plan of the recipe itself; a search or a rounding of the time embedding is learned if it is
     not there.
     """
     spent: list[float | None] = []
@@ -189,7 +189,7 @@ def planned(recipe: Recipe, learned: dict[str, float]) -> Found:
 
 
 def _time_rounding(recipe: Recipe, learned: dict[str, float]) -> Any:
-    """The folder of the time path's rounding; learned again where nobody knows how long it took."""
+    """The folder of the time embedding's rounding; learned again where nobody knows how long it took."""
     there = stages.temporal_learned(recipe)
     folder, seconds = timed(lambda: stages.finish(stages.learn_temporal(recipe)))
     if folder and there and folder.name not in learned:
@@ -201,7 +201,7 @@ def _time_rounding(recipe: Recipe, learned: dict[str, float]) -> Any:
 
 
 def rebuilt(recipe: Recipe, learned: dict[str, float]) -> Found:
-    """The time path's part of each block learned on the block's output, all else in float; in the
+    """The time embedding's part of each block learned on the block's output, all else in float; in the
     recipe's own plan.
 
     Its embedding lies in no block and keeps its nearest codes.
@@ -224,7 +224,7 @@ def rebuilt(recipe: Recipe, learned: dict[str, float]) -> Found:
 
 @dataclass(frozen=True)
 class Alone:
-    """Another way of making a plan, with everything outside of the time path in float."""
+    """Another way of making a plan, with everything outside of the time embedding in float."""
 
     find: Callable[[Recipe, dict[str, float]], Found]
 
@@ -234,7 +234,7 @@ class Alone:
 
     def __call__(self, recipe: Recipe, learned: dict[str, float]) -> Found:
         found = self.find(recipe, learned)
-        # Only a plan that knows its time path can be cut down to it; the banks are the same.
+        # Only a plan that knows its time embedding can be cut down to it; the banks are the same.
         named = replace(recipe, reconstruction=None, temporal=recipe.temporal or Temporal())
         return replace(found, plan=alone(stages.plan(named)))
 

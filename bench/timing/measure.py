@@ -1,7 +1,7 @@
-"""Figures of a quantized model on pictures that nothing was learned from, beside the float ones of
+"""Figures of a quantized model on images that nothing was learned from, beside the float ones of
 the same noise.
 
-What a row costs is a replay and a draw of those pictures: float calls are recorded once for each
+What a row costs is a replay and a generate of those images: float calls are recorded once for each
 model, the weights' ranges searched once for each model and format, whatever the activations."""
 
 import time
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from dmq import stages
-from dmq.capture.activations import calibration_pictures
+from dmq.capture.activations import calibration_images
 from dmq.capture.replay import noise_errors
 from dmq.capture.trajectories import record_trajectory
 from dmq.metrics.pixel import psnr
@@ -22,7 +22,7 @@ from dmq.metrics.temporal import cosines, step_features
 from dmq.models.loading import sample, with_denoiser
 from dmq.numerics.threads import one_thread
 from dmq.quantizers.apply import quantized
-from dmq.quantizers.temporal import time_path_only
+from dmq.quantizers.temporal import time_embedding_only
 from dmq.quantizers.weights import QuantizedWeight, quantize_weight
 from dmq.recipe import FLOAT, Calibration, Sampling, Weights
 from dmq.results import Plan, TemporalBlock, Trajectory
@@ -30,33 +30,33 @@ from dmq.results import Plan, TemporalBlock, Trajectory
 from .results import Row, interval
 
 
-UNSEEN = 100_000  # first seed of the pictures that are measured
-EQUAL = 99.0  # dB that a picture equal to the float one counts as, so that means stay finite
+UNSEEN = 100_000  # first seed of the images that are measured
+EQUAL = 99.0  # dB that an image equal to the float one counts as, so that means stay finite
 
 
 class Bench:
-    """A float model with the pictures that all of its quantized ones are measured on, `pictures`
+    """A float model with the images that all of its quantized ones are measured on, `images`
     for each seed.
     """
 
     def __init__(
-        self, model: str, sampling: Sampling, calibration: Calibration, seeds: int, pictures: int
+        self, model: str, sampling: Sampling, calibration: Calibration, seeds: int, images: int
     ) -> None:
         self.loaded = stages.load(model)
         self.sampling, self.calibration = sampling, calibration
-        self.seeds, self.pictures = seeds, pictures
+        self.seeds, self.images = seeds, images
         self._codes: dict[tuple[str, Weights], QuantizedWeight] = {}
 
     @cached_property
     def jobs(self) -> list[tuple[str, int]]:
-        """Prompt and seed of every picture."""
-        calibration = replace(self.calibration, samples=self.seeds * self.pictures, seed=UNSEEN)
-        return list(calibration_pictures(self.loaded, calibration))
+        """Prompt and seed of every image."""
+        calibration = replace(self.calibration, samples=self.seeds * self.images, seed=UNSEEN)
+        return list(calibration_images(self.loaded, calibration))
 
     @cached_property
-    def drawn(self) -> tuple[Trajectory, list[np.ndarray]]:
-        """The float model's denoiser calls for these pictures, all in one batch, and the
-        pictures.
+    def generated(self) -> tuple[Trajectory, list[np.ndarray]]:
+        """The float model's denoiser calls for these images, all in one batch, and the
+        images.
         """
         prompts, seeds = zip(*self.jobs, strict=True)
         return record_trajectory(self.loaded, prompts=prompts, seeds=seeds, sampling=self.sampling)
@@ -80,15 +80,15 @@ class Bench:
         return quantized(self.loaded.denoiser, plan, self.loaded.adapter, nearest | dict(learned))
 
     def measure(self, plan: Plan, learned: Mapping[str, QuantizedWeight]) -> Row:
-        """Noise errors, pictures, bytes and temporal features of `plan` with those learned codes.
+        """Noise errors, images, bytes and temporal features of `plan` with those learned codes.
 
         "took" is in processor seconds, which other work on the machine does not change.
         """
-        self.drawn  # noqa: B018  made on the first use, which is no part of what this row costs
+        self.generated  # noqa: B018  made on the first use, which is no part of what this row costs
         begun, model = time.process_time(), self.model(plan, learned)
         figures = (
             self._noise(model)
-            | self._pictures(model)
+            | self._images(model)
             | {"bytes": plan.bytes, "table_bytes": plan.table_bytes}
         )
         if block := timed_block(self.loaded.info.temporal):
@@ -100,29 +100,29 @@ class Bench:
         each of them.
         """
         of_seed = [
-            range(seed * self.pictures, (seed + 1) * self.pictures) for seed in range(self.seeds)
+            range(seed * self.images, (seed + 1) * self.images) for seed in range(self.seeds)
         ]
         each = np.array(
-            [stages.finish(noise_errors(model, self.drawn[0], list(some))) for some in of_seed]
+            [stages.finish(noise_errors(model, self.generated[0], list(some))) for some in of_seed]
         )
         plain, typical = each.mean(1), np.exp(np.log(np.maximum(each, 1e-30)).mean(1))
         return (
             _spread("noise", plain) | _spread("typical", typical) | {"steps": _finite(each.mean(0))}
         )
 
-    def _pictures(self, model: nn.Module) -> Row:
-        """PSNR of the final pictures to the float ones of the same noise."""
+    def _images(self, model: nn.Module) -> Row:
+        """PSNR of the final images to the float ones of the same noise."""
         prompts, seeds = zip(*self.jobs, strict=True)
         pipe = with_denoiser(self.loaded, model)
         made = sample(pipe, self.loaded, prompts=prompts, seeds=seeds, sampling=self.sampling)
-        near = [min(psnr(a, b), EQUAL) for a, b in zip(made, self.drawn[1], strict=True)]
-        return _spread("psnr", np.array(near).reshape(self.seeds, self.pictures).mean(1))
+        near = [min(psnr(a, b), EQUAL) for a, b in zip(made, self.generated[1], strict=True)]
+        return _spread("psnr", np.array(near).reshape(self.seeds, self.images).mean(1))
 
     def cosine(self, model: nn.Module, block: TemporalBlock) -> float:
         """The smallest cosine over (block, step) between the temporal features of `model` and
         the float ones.
         """
-        timesteps = self.drawn[0].timesteps
+        timesteps = self.generated[0].timesteps
         with one_thread():
             pair = [
                 step_features(m, self.loaded.adapter, block, timesteps, {})
@@ -139,7 +139,7 @@ def timed_block(block: TemporalBlock | None) -> TemporalBlock | None:
 
 
 def fsc_share(plan: Plan, block: TemporalBlock) -> float | None:
-    """Bytes of the time path's ranges per step as a share of the whole plan; None without such
+    """Bytes of the time embedding's ranges per step as a share of the whole plan; None without such
     ranges.
 
     Where all activations have them, all banks count.
@@ -157,8 +157,8 @@ def fsc_share(plan: Plan, block: TemporalBlock) -> float | None:
 
 
 def alone(plan: Plan) -> Plan:
-    """`plan` with everything outside of the time path in float, its cache included."""
-    return replace(time_path_only(plan), temporal=plan.temporal)
+    """`plan` with everything outside of the time embedding in float, its cache included."""
+    return replace(time_embedding_only(plan), temporal=plan.temporal)
 
 
 def _spread(name: str, each: np.ndarray) -> Row:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from ..errors import DmqError
-from ..recipe import Budget, Rule, choice_label, choice_of
+from ..recipe import Budget, Rule, format_name, parse_format
 from ..results import Allocation, SensitivityTable
 from .knapsack import Solution, best, filled, price_steps, priced, smallest
 from .reasons import reasons
@@ -99,7 +99,7 @@ def uniform(table: SensitivityTable, label: str) -> Allocation:
     Raises DmqError if the table does not have it everywhere.
     """
     made = problem(table)
-    label = choice_label(choice_of(label))
+    label = format_name(parse_format(label))
     if label not in made.labels:
         raise DmqError(f"the table has no {label}; its choices are {', '.join(made.labels)}.")
     column = made.labels.index(label)
@@ -119,7 +119,7 @@ def budget_bytes(table: SensitivityTable, budget: Budget) -> int:
     if not math.isfinite(budget.bits):
         raise DmqError(f"budget.bits is {budget.bits}; give a number of bits a weight, such as 4.")
     # A thousandth of a byte: bits that were computed from whole bytes must give these bytes again.
-    return math.floor(budget.bits * table.weights / 8 + 1e-3)
+    return math.floor(budget.bits * table.num_weights / 8 + 1e-3)
 
 
 def _ends(made: Problem) -> tuple[int, int]:
@@ -136,12 +136,12 @@ def _within(made: Problem, room: int) -> int:
     if not low <= room <= high:
         # Bits are rounded inwards, so that what is said can be given.
         ends = (
-            math.ceil(8000 * low / made.table.weights) / 1000,
-            math.floor(8000 * high / made.table.weights) / 1000,
+            math.ceil(8000 * low / made.table.num_weights) / 1000,
+            math.floor(8000 * high / made.table.num_weights) / 1000,
         )
         rules = " under these rules" if made.rules else ""
         raise DmqError(
-            f"budget: {room:,} bytes ({8 * room / made.table.weights:.3f} bits a weight) is "
+            f"budget: {room:,} bytes ({8 * room / made.table.num_weights:.3f} bits a weight) is "
             f"{'below the smallest' if room < low else 'above the largest'} possible; the layers "
             f"take {low:,} to "
             f"{high:,} bytes ({ends[0]:g} to {ends[1]:g} bits){rules}."
@@ -171,7 +171,7 @@ def _allocation(made: Problem, found: Solution, why: tuple[str, ...]) -> Allocat
         layers=tuple(layer.name for layer in made.table.layers),
         choices=tuple(made.choices[column] for column in columns),
         bytes=taken,
-        average_bits=8 * taken / made.table.weights,
+        average_bits=8 * taken / made.table.num_weights,
         cost=cost,
         reasons=why,
         bound=min(found.bound, cost),  # where they are equal, rounding must not turn them round

@@ -92,7 +92,7 @@ def sweeps(layers: Sequence[Layer], bits: Sequence[int], room: int) -> list[tupl
     runs: list[list[str]] = []
     taken = 0
     for layer in layers:
-        size = code_bytes(layer.weights, bits)
+        size = code_bytes(layer.num_weights, bits)
         if not runs or taken + size > room:
             runs.append([])
             taken = 0

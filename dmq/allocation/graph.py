@@ -7,7 +7,7 @@ from itertools import product
 
 import numpy as np
 
-from ..recipe import FLOAT, Choice, KMeans
+from ..recipe import FLOAT, KMeans, WeightFormat
 from ..results import Graph, Piece
 
 
@@ -32,7 +32,7 @@ class Features:
 def features(
     graph: Graph,
     rows: dict[str, int],
-    choices: tuple[Choice, ...],
+    choices: tuple[WeightFormat, ...],
     sizes: np.ndarray,
     weights: np.ndarray,
     errors: np.ndarray,
@@ -70,7 +70,7 @@ def features(
     )
 
 
-def _quantizer(choice: Choice) -> str:
+def _quantizer(choice: WeightFormat) -> str:
     form = choice.format
     return (
         f"{type(form).__name__} {form.shared}" if isinstance(form, KMeans) else type(form).__name__

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..recipe import Choice
+from ..recipe import WeightFormat
 
 
-def sample_mixes(choices: Sequence[Choice], layers: int, count: int, seed: int) -> np.ndarray:
+def sample_mixes(choices: Sequence[WeightFormat], layers: int, count: int, seed: int) -> np.ndarray:
     """`count` random mixes of choices [count, layers] int16: positions among `choices`.
 
-    Each mix has shares of its own of the different bits, drawn evenly from all shares there are
+    Each mix has shares of its own of the different bits, generated evenly from all shares there are
     (with two kinds of bits: p ~ U(0, 1) of the lower), so that average bits spread over the whole
     range instead of piling up in its middle. Among the choices with the same bits all are as
     likely. The first mixes stay the same when `count` grows."""

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from ..numerics.threads import one_thread
 from ..progress import relay
-from ..recipe import Choice, Predictor
+from ..recipe import Predictor, WeightFormat
 from ..results import Graph, Layer, PieceScores, Prediction, PredictorResult, SensitivityTable
 from .graph import Features, all_mixes, features, isolated, node_choices
 from .labels import average_bits, relevance, without
@@ -43,7 +43,7 @@ class Known:
     fingerprint: str
     graph: Graph
     layers: tuple[Layer, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[WeightFormat, ...]
     bytes: np.ndarray  # [L, C] int64
     local: np.ndarray  # [L, C] float64: squared error of the weight over its squared length
     label: str  # what the labels are, in words
@@ -52,12 +52,12 @@ class Known:
     again: np.ndarray  # [R] float64: of the first R mixes with other noises
 
     @property
-    def weights(self) -> np.ndarray:
-        return np.array([layer.weights for layer in self.layers], np.float64)
+    def num_weights(self) -> np.ndarray:
+        return np.array([layer.num_weights for layer in self.layers], np.float64)
 
     @property
     def average_bits(self) -> np.ndarray:
-        return average_bits(self.mixes, self.bytes, self.weights)
+        return average_bits(self.mixes, self.bytes, self.num_weights)
 
 
 def learn(
@@ -68,7 +68,7 @@ def learn(
     `table` has costs of single layers, whose sums over a mix are one of the controls.
     """
     rows = {layer.name: n for n, layer in enumerate(known.layers)}
-    read = features(known.graph, rows, known.choices, known.bytes, known.weights, known.local)
+    read = features(known.graph, rows, known.choices, known.bytes, known.num_weights, known.local)
     target = known.labels - spec.bits_price * known.average_bits
     rng = np.random.default_rng(spec.seed)
     fold = rng.permutation(np.arange(len(target)) % spec.folds).astype(np.int16)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..errors import DmqError
-from ..recipe import Choice, Rule, choice_label, choice_of
+from ..recipe import Rule, WeightFormat, format_name, parse_format
 from ..results import SensitivityTable
 
 
@@ -26,7 +26,7 @@ class Problem:
     table: SensitivityTable
     rules: tuple[Rule, ...]
     choices: tuple[
-        Choice, ...
+        WeightFormat, ...
     ]  # the table's, and "float" behind them where only a rule asks for it
     labels: tuple[str, ...]
     layer_bytes: np.ndarray  # [L, C] int64
@@ -67,9 +67,9 @@ def problem(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> Problem:
     choices = (
         table.choices
         if cost.shape[1] == len(table.choices)
-        else (*table.choices, choice_of("float"))
+        else (*table.choices, parse_format("float"))
     )
-    labels = tuple(map(choice_label, choices))
+    labels = tuple(map(format_name, choices))
     fixed = _fix(names, labels, cost, rules, matched)
     limited = _raise_bits(names, choices, cost, rules, matched, fixed)
     unknown = [
@@ -122,7 +122,7 @@ def _columns(
     )
     if "float" in table.labels or not any(rule.choice == "float" for rule in rules):
         return taken, cost
-    floats = np.array([[4 * layer.weights] for layer in table.layers], dtype=np.int64)
+    floats = np.array([[4 * layer.num_weights] for layer in table.layers], dtype=np.int64)
     free = np.full((len(floats), 1), np.nan)
     for rule, layers in zip(rules, matched, strict=True):
         if rule.choice == "float":
@@ -144,7 +144,7 @@ def _fix(
     for rule, layers in zip(rules, matched, strict=True):
         if not rule.choice:
             continue
-        label = choice_label(choice_of(rule.choice))
+        label = format_name(parse_format(rule.choice))
         if label not in labels:
             raise DmqError(
                 f"rules: {rule.layers!r} asks for {label}, which the table has not: "
@@ -169,7 +169,7 @@ def _fix(
 
 def _raise_bits(
     names: list[str],
-    choices: tuple[Choice, ...],
+    choices: tuple[WeightFormat, ...],
     cost: np.ndarray,
     rules: tuple[Rule, ...],
     matched: list[list[int]],
@@ -185,7 +185,7 @@ def _raise_bits(
         for n in layers:
             known = np.isfinite(cost[n])
             if known.any() and not (known & (bits >= rule.least)).any():
-                most = choice_label(choices[int(np.where(known, bits, 0).argmax())])
+                most = format_name(choices[int(np.where(known, bits, 0).argmax())])
                 why = (
                     f"it is {most} by {fixed[n]!r}"
                     if fixed[n]

@@ -6,7 +6,7 @@ measured, or estimated.
                                                                                      each gradient gone once it is used
     local      the layer's own output, its inputs being those of the float model    a call for all of them
 
-Each way gives values [..., T, S]: at the T steps that are looked at, S samples (pictures, or probes
+Each way gives values [..., T, S]: at the T steps that are looked at, S samples (images, or probes
 of gradients), each a squared error over the power of what it is an error of. Their mean is the
 cost, `summary` says how sure it is.
 
@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..capture.replay import pictures_in, repeat, rows_of
+from ..capture.replay import images_in, repeat, rows_of
 from ..errors import DmqError
 from ..models.borrow import borrow
 from ..models.recompute import answered, pieces, recomputed, too_large
@@ -49,13 +49,13 @@ class Look:
     call: int
     step: int  # position among the steps that are looked at
     rows: np.ndarray
-    picture: np.ndarray  # of each row; both halves of guidance have the same
+    image: np.ndarray  # of each row; both halves of guidance have the same
 
 
 @dataclass(frozen=True)
 class Watched:
     """A model with all its weights in float, on the calls that are looked at: T steps of P
-    pictures.
+    images.
     """
 
     model: nn.Module
@@ -90,38 +90,42 @@ def check_finite(model: nn.Module) -> None:
 
 
 def watch(
-    model: nn.Module, trajectory: Trajectory, steps: int, pictures: int, blocks: Sequence[str] = ()
+    model: nn.Module, trajectory: Trajectory, steps: int, images: int, blocks: Sequence[str] = ()
 ) -> Watched:
-    """`model` on `steps` steps of the trajectory, evenly spread, and its first `pictures` pictures.
+    """`model` on `steps` steps of the trajectory, evenly spread, and its first `images` images.
 
     Gradients through its `blocks` are taken piece by piece if memory is short. Raises DmqError if
-    the trajectory has fewer pictures, or if the model's numbers are not all finite."""
+    the trajectory has fewer images, or if the model's numbers are not all finite."""
     check_finite(model)
     chosen, looks = steps_between(len(trajectory.timesteps), steps), []
     for at, i in enumerate(chosen):
         taken = 0
         for n in np.flatnonzero(trajectory.step == i).tolist():
-            here = pictures_in(trajectory, n)
-            rows = rows_of(trajectory, n, range(min(here, max(0, pictures - taken))))
+            here = images_in(trajectory, n)
+            rows = rows_of(trajectory, n, range(min(here, max(0, images - taken))))
             if len(rows):
                 looks.append(Look(n, at, rows, rows % here + taken))
             taken += here
-        if taken < pictures:
+        if taken < images:
             raise DmqError(
-                f"only {taken} pictures were recorded, {pictures} are to be looked at; record more."
+                f"only {taken} images were recorded, {images} are to be looked at; record more."
             )
-    twin, power = borrow(model), np.zeros((len(chosen), pictures))
+    quantized_model, power = borrow(model), np.zeros((len(chosen), images))
     answers, most = [], 0
-    with few_threads(twin.parameters()), torch.no_grad():
+    with few_threads(quantized_model.parameters()), torch.no_grad():
         for look in looks:
-            with answered(twin) as count:
-                answers.append(repeat(twin, trajectory, look.call, look.rows))
+            with answered(quantized_model) as count:
+                answers.append(repeat(quantized_model, trajectory, look.call, look.rows))
             most = max(most, count.bytes)
     for look, answer in zip(looks, answers, strict=True):
-        np.add.at(power, (look.step, look.picture), _squares(answer))
+        np.add.at(power, (look.step, look.image), _squares(answer))
     timesteps = tuple(trajectory.timesteps[i] for i in chosen)
-    forgotten = pieces(twin, blocks) if looks and too_large(most, answers[0].device) else ()
-    return Watched(twin, trajectory, tuple(looks), timesteps, tuple(answers), power, forgotten)
+    forgotten = (
+        pieces(quantized_model, blocks) if looks and too_large(most, answers[0].device) else ()
+    )
+    return Watched(
+        quantized_model, trajectory, tuple(looks), timesteps, tuple(answers), power, forgotten
+    )
 
 
 def new_weight(
@@ -172,7 +176,7 @@ def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
     """How far these weights move the answers: squared distance over power, [T, P] float64; inf if
     not finite.
 
-    The power is the mean over the pictures of a step, so that no faint picture outweighs the
+    The power is the mean over the images of a step, so that no faint image outweighs the
     others."""
     wrong = np.zeros_like(watched.power)
     with (
@@ -184,9 +188,7 @@ def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
             change = _squares(
                 repeat(watched.model, watched.trajectory, look.call, look.rows) - answer
             )
-            np.add.at(
-                wrong, (look.step, look.picture), np.where(np.isfinite(change), change, np.inf)
-            )
+            np.add.at(wrong, (look.step, look.image), np.where(np.isfinite(change), change, np.inf))
     return wrong / np.maximum(watched.power.mean(1, keepdims=True), LEAST)
 
 
@@ -213,7 +215,7 @@ def probe_changes(
     dW)^2 has the mean |J dW|^2: so each value is an unbiased estimate of the change to first order,
     and follows chi^2 with one degree of freedom about it. The values of a probe share v, so costs
     that are compared err together. What the spread of the probes does not show is the difference
-    between pictures and what goes beyond first order.
+    between images and what goes beyond first order.
 
     T are the positions `steps` of those that are looked at, or all; a step has the same values by
     itself. There is one pass back for each call and probe, whatever the size of the model. Not
@@ -304,7 +306,7 @@ def local_changes(
     look: Look = watched.looks[0]
 
     def see(n: int, name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
-        at = steps.index(look.step), look.picture
+        at = steps.index(look.step), look.image
         np.add.at(power[n], at, _by_row(output, len(look.rows)))
         for c, delta in enumerate(deltas[name]):
             moved = _output(layer, args[0], delta.to(args[0]))

@@ -2,15 +2,15 @@
 (ADP-DM).
 
     draw      one run of the float pipeline; x[i] and what the denoiser answered are kept for all i; a quarter of the
-              pictures is laid aside
+              images is laid aside
     start     k-means on the ranges of every step, the exact cuts of least local error, or equal cuts, whichever
               predict noise best; so groups differ and each step leans towards one
     search    step i by its score; at every quantized site the mixture of the groups; loss = squared error of the
               denoiser's answer in units of the start's + weight * entropy; row i of the logits and all ranges move
     harden    each step to one group, unused groups dropped
     refit     a pass or two over the steps, ranges alone: of the groups found, and of those of the start
-    choose    on the pictures laid aside: which of both, with ranges as learned or drawn back towards what is best for
-              their members, in the time path as far as it costs little; equal cuts unless both means over the steps
+    choose    on the images laid aside: which of both, with ranges as learned or drawn back towards what is best for
+              their members, in the time embedding as far as it costs little; equal cuts unless both means over the steps
               are as small
 
 A way of grouping is judged by the error's mean and its geometric mean over the steps alike: the
@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..capture.activations import calibration_pictures
-from ..capture.replay import noise_errors, pictures_in, precision, repeat, rows_of, wanted
+from ..capture.activations import calibration_images
+from ..capture.replay import images_in, noise_errors, precision, repeat, rows_of, wanted
 from ..capture.trajectories import record_trajectory
 from ..errors import DmqError
 from ..models.loading import Loaded
@@ -93,7 +93,7 @@ def search_groups(
     """Yield how the search stands after each iteration; return its groups and ranges.
 
     Weights are quantized as `recipe` says. `trajectory` holds the denoiser calls to learn from, if
-    they were recorded before; otherwise the model draws pictures for it. Once `enough()`, what is
+    they were recorded before; otherwise the model draws images for it. Once `enough()`, what is
     there is hardened and returned. An error or a gradient that is not finite ends the search with
     the last good state and a `note`. Raises DmqError if nothing is quantized, if steps or sampler
     do not fit, or if the first iteration fails."""
@@ -124,9 +124,11 @@ class _Search:
         self, loaded: Loaded, recipe: Recipe, spec: LearnedGroups, stats: ActivationStats
     ) -> None:
         self.spec, self.stats = spec, stats
-        # The time path is searched like the rest: what else is decided about it does not change its
+        # The time embedding is searched like the rest: what else is decided about it does not change its
         # inputs' steps.
-        plain = dataclasses.replace(recipe, grouping=SharedRange(), on_miss="error", temporal=None)
+        plain = dataclasses.replace(
+            recipe, grouping=SharedRange(), unknown_timestep="error", temporal=None
+        )
         activations = dataclasses.replace(recipe.activations, range=MseSearch())
         self.table = ErrorTable(stats, activations, site_bits(loaded.info, plain, stats))
         if not len(self.table.quantized):
@@ -202,9 +204,9 @@ class _Search:
     # --- phases -----------------------------------------------------------------------------------
 
     def draw(self, loaded: Loaded, recipe: Recipe) -> Snapshots:
-        """The denoiser calls of the first calibration pictures, drawn by the float model."""
+        """The denoiser calls of the first calibration images, drawn by the float model."""
         calibration = dataclasses.replace(recipe.calibration, samples=self.spec.trajectories)
-        prompts, seeds = zip(*calibration_pictures(loaded, calibration), strict=True)
+        prompts, seeds = zip(*calibration_images(loaded, calibration), strict=True)
         run = stepping(
             lambda on_step: record_trajectory(
                 loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
@@ -215,18 +217,18 @@ class _Search:
         )
 
     def divide(self) -> None:
-        """Lay aside the last quarter of every call's pictures; of a single picture, it serves
+        """Lay aside the last quarter of every call's images; of a single image, it serves
         for both.
         """
-        pictures = min(pictures_in(self.trajectory, n) for n in range(len(self.trajectory.step)))
-        aside = max(1, pictures // 4)
-        self.seen, self.unseen = range(max(1, pictures - aside)), range(pictures - aside, pictures)
+        images = min(images_in(self.trajectory, n) for n in range(len(self.trajectory.step)))
+        aside = max(1, images // 4)
+        self.seen, self.unseen = range(max(1, images - aside)), range(images - aside, images)
 
     def choose_start(self) -> Snapshots:
         """Start from exact or equal cuts if the noise is predicted better with them than with the
         clusters of ranges.
 
-        What is alike in range is not alike in effect: where the time path is quantized, clusters
+        What is alike in range is not alike in effect: where the time embedding is quantized, clusters
         that mix distant steps can double the error, which a search of a few visits a step does not
         make good."""
         slots = (self.clusters, self._cuts(OptimalGroups), self._cuts(UniformGroups))
@@ -273,13 +275,13 @@ class _Search:
             yield self.snapshot("Search", n + 1, total)
 
     def measure(self, phase: str = "Measure") -> Snapshots:
-        """The noise-prediction error per step as things stand, on a batch of the pictures that
+        """The noise-prediction error per step as things stand, on a batch of the images that
         are learned from.
         """
         return (yield from self._measured(phase, self.seen[: self.spec.batch]))
 
-    def _measured(self, phase: str, pictures: range) -> Snapshots:
-        work = noise_errors(self.model, self.trajectory, pictures)
+    def _measured(self, phase: str, images: range) -> Snapshots:
+        work = noise_errors(self.model, self.trajectory, images)
         return (yield from relay(work, partial(self.snapshot, phase)))
 
     def harden(self) -> None:
@@ -323,7 +325,7 @@ class _Search:
             self.candidates.restore(begun)
 
     def choose(self, made: list[Way]) -> Snapshots:
-        """Keep what predicts the noise of the pictures laid aside best; return its errors on those
+        """Keep what predicts the noise of the images laid aside best; return its errors on those
         learned from.
 
         Nothing is kept with which either mean over the steps is larger than with equal cuts.
@@ -343,11 +345,11 @@ class _Search:
     def straighten(
         self, way: Way, errors: np.ndarray, equal: np.ndarray
     ) -> Generator[SearchSnapshot, None, Way]:
-        """`way` with ranges in the time path drawn back as far as it costs little of its `errors`;
+        """`way` with ranges in the time embedding drawn back as far as it costs little of its `errors`;
         see `choose`.
 
         Ranges that are learned there let a bent temporal feature be made up for elsewhere, which
-        ties the time path to what was learned around it. `equal` are the errors of equal cuts."""
+        ties the time embedding to what was learned around it. `equal` are the errors of equal cuts."""
         for share in (0.0, 0.5) if self.timed.any() else ():
             straight = self._between(*way, np.where(self.timed, share, 1.0)[:, None])
             [found] = yield from self._compared("Choose", [straight], self.unseen)
@@ -369,13 +371,13 @@ class _Search:
         return slot, *(best + share * (end - best) for best, end in pairs)
 
     def _compared(
-        self, phase: str, ways: list[Way], pictures: range
+        self, phase: str, ways: list[Way], images: range
     ) -> Generator[SearchSnapshot, None, list]:
-        """The errors per step of each of `ways` on those pictures."""
+        """The errors per step of each of `ways` on those images."""
         errors = []
         for way in ways:
             self._use(*way)
-            errors.append((yield from self._measured(phase, pictures)))
+            errors.append((yield from self._measured(phase, images)))
         return errors
 
     def _ranges(self) -> tuple[np.ndarray, np.ndarray]:
@@ -453,7 +455,7 @@ class _Search:
         return self.forgotten
 
     def _sample(self, i: int) -> tuple[int, np.ndarray]:
-        """A recorded call at step i, and the rows of some of its pictures."""
+        """A recorded call at step i, and the rows of some of its images."""
         call = int(self.random.choice(np.flatnonzero(self.trajectory.step == i)))
         chosen = self.random.choice(self.seen, min(self.spec.batch, len(self.seen)), replace=False)
         return call, rows_of(self.trajectory, call, chosen)
@@ -579,7 +581,7 @@ def _check(recipe: Recipe, spec: LearnedGroups, stats: ActivationStats) -> None:
         )
     if spec.batch > spec.trajectories:
         raise DmqError(
-            f"grouping.batch is {spec.batch}, but only {spec.trajectories} pictures are drawn; use "
+            f"grouping.batch is {spec.batch}, but only {spec.trajectories} images are drawn; use "
             "fewer or draw more."
         )
 

@@ -1,7 +1,7 @@
 """Progressive calibration (PCR): each step's activation ranges come from the trajectory the
 quantized model walks.
 
-All pictures walk together through one call of diffusers' own pipeline; the denoiser answers in
+All images walk together through one call of diffusers' own pipeline; the denoiser answers in
 parts:
 
     observe     every part of the call, answers thrown away; the step still runs with the ranges it had
@@ -20,7 +20,7 @@ import torch
 
 from ..capture.activations import (
     SUBSET,
-    calibration_pictures,
+    calibration_images,
     joined_steps,
     merge,
     sampler_line,
@@ -69,7 +69,7 @@ def calibrate_progressively(
     again. Raises DmqError if no activation is quantized, or if an activation is not finite."""
     model = quantized(loaded.denoiser, plan, loaded.adapter, codes)
     walk = _Walk(loaded, recipe, plan, start, model, done)
-    prompts, seeds = zip(*calibration_pictures(loaded, recipe.calibration), strict=True)
+    prompts, seeds = zip(*calibration_images(loaded, recipe.calibration), strict=True)
 
     def run(report: OnStep) -> None:
         walk.report = report

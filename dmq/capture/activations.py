@@ -1,4 +1,4 @@
-"""See the activations of a model: run its pipeline on calibration pictures and keep statistics
+"""See the activations of a model: run its pipeline on calibration images and keep statistics
 of every site.
 """
 
@@ -56,23 +56,23 @@ def capture_activations(
     attention: bool = True,
     subset: int = SUBSET,
     trajectories: int = 0,
-    pictures: Sequence[tuple[str, int]] | None = None,
+    images: Sequence[tuple[str, int]] | None = None,
 ) -> Generator[tuple[int, int], None, Captured]:
-    """Yield (steps done, steps in all) while the pipeline draws the calibration pictures; return
+    """Yield (steps done, steps in all) while the pipeline generates the calibration images; return
     what was seen.
 
     Sites: input and output of every layer, and q, k, v, probs of every attention if `attention`.
     Ranges are of every element, moments too except at outputs and probs; these and all histograms
-    are of `subset` elements a row (0: all). `pictures`, pairs of prompt and seed, are drawn
-    instead if they are given. The first `trajectories` pictures are recorded call by
+    are of `subset` elements a row (0: all). `images`, pairs of prompt and seed, are generated
+    instead if they are given. The first `trajectories` images are recorded call by
     call. The loaded model is not touched; closing the generator ends the run after the current
     step. On a GPU with too little memory for a batch, the rest comes in halves of it. Raises
     OutOfMemory if these are too large as well, and DmqError for a step-skipping cache, mixed
     timesteps or activations that are not finite."""
     refuse_caches(loaded.denoiser)
-    pictures = pictures or calibration_pictures(loaded, calibration)
+    images = images or calibration_images(loaded, calibration)
     recorder, calls = Recorder(subset), TrajectoryRecorder(loaded.adapter, trajectories)
-    todo = [pictures[n : n + calibration.batch] for n in range(0, len(pictures), calibration.batch)]
+    todo = [images[n : n + calibration.batch] for n in range(0, len(images), calibration.batch)]
     copies = [_Copy(loaded, attention) for _ in range(_batches_at_once(loaded, len(todo)))]
     steps, done, halved = sampling.steps, 0, False
     while todo:
@@ -95,7 +95,7 @@ def capture_activations(
             release_memory()
             size, rest, halved = (
                 (len(todo[0]) + 1) // 2,
-                [picture for batch in todo for picture in batch],
+                [image for batch in todo for image in batch],
                 True,
             )
             todo = [rest[n : n + size] for n in range(0, len(rest), size)]
@@ -108,7 +108,7 @@ def capture_activations(
         model=loaded.info.name,
         fingerprint=loaded.info.fingerprint,
         sampler=sampler_line(loaded, sampling),
-        samples=len(pictures),
+        samples=len(images),
         subset=subset,
         made_on=loaded.place.line(),
         **recorder.finished(),
@@ -211,8 +211,8 @@ def sites_of(loaded: Loaded, denoiser: nn.Module, attention: bool) -> tuple[Site
     return tuple(sites)
 
 
-def calibration_pictures(loaded: Loaded, calibration: Calibration) -> list[tuple[str, int]]:
-    """(prompt, seed) of each calibration picture: prompts in turn, seeds counting up; "" where
+def calibration_images(loaded: Loaded, calibration: Calibration) -> list[tuple[str, int]]:
+    """(prompt, seed) of each calibration image: prompts in turn, seeds counting up; "" where
     none is taken.
     """
     seeds = range(calibration.seed, calibration.seed + calibration.samples)

@@ -13,7 +13,7 @@ from ..progress import relay, run_to_end
 from ..recipe import Calibration, Sampling
 from ..results import ActivationStats
 from ..runs.extremes import EXACT
-from .activations import calibration_pictures, capture_activations, merge, sampler_line
+from .activations import calibration_images, capture_activations, merge, sampler_line
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Batch:
 def watch(batch: Batch) -> ActivationStats:
     """The statistics of one batch. Runs anywhere."""
     loaded, size = load(batch.model), batch.calibration.batch
-    images = calibration_pictures(loaded, batch.calibration)
+    images = calibration_images(loaded, batch.calibration)
     images = images[batch.number * size : (batch.number + 1) * size]
-    work = capture_activations(loaded, batch.sampling, batch.calibration, pictures=images)
+    work = capture_activations(loaded, batch.sampling, batch.calibration, images=images)
     return run_to_end(work).stats
 
 

@@ -1,5 +1,5 @@
-"""What a pipeline gives its denoiser beside picture and time: prompts, classes, sizes, without
-drawing anything.
+"""What a pipeline gives its denoiser beside image and time: prompts, classes, sizes, without
+generating anything.
 """
 
 from collections.abc import Iterator, Sequence
@@ -17,15 +17,15 @@ class _Enough(Exception):
 
 
 def conditioning_of(
-    loaded: Loaded, pictures: Sequence[tuple[str, int]], sampling: Sampling, batch: int
+    loaded: Loaded, images: Sequence[tuple[str, int]], sampling: Sampling, batch: int
 ) -> Iterator[dict[str, Tensor]]:
     """The conditioning of the first denoiser call of each batch of (prompt, seed), by argument,
     each [rows, ...].
 
     The real pipeline runs up to that call, which is not made: what a prompt, a class or a size
     becomes is the same at every step."""
-    for n in range(0, len(pictures), batch):
-        prompts, seeds = zip(*pictures[n : n + batch], strict=True)
+    for n in range(0, len(images), batch):
+        prompts, seeds = zip(*images[n : n + batch], strict=True)
         seen: list[dict[str, Tensor]] = []
 
         def stop(module: nn.Module, args: tuple, kwargs: dict[str, Any], seen: list = seen) -> None:

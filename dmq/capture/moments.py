@@ -8,7 +8,7 @@ output, mean over the tokens, is
 
     mean |E x|^2 = tr(E H E^T),    H = mean x x^T  [I, I]
 
-Tokens are drawn evenly from recorded denoiser calls of the float model; with guidance both halves
+Tokens are generated evenly from recorded denoiser calls of the float model; with guidance both halves
 count alike."""
 
 import math
@@ -28,7 +28,7 @@ from ..errors import DmqError
 from ..numerics.devices import chunk_size, double
 from ..numerics.threads import few_threads
 from ..results import Site, Trajectory
-from .replay import pictures_in, repeat, rows_of
+from .replay import images_in, repeat, rows_of
 from .watching import watching
 
 
@@ -69,21 +69,21 @@ def output_error(error: Tensor, moments: Moments) -> float:
 
 
 def spread_calls(
-    trajectory: Trajectory, steps: int, pictures: int, at_once: int
+    trajectory: Trajectory, steps: int, images: int, at_once: int
 ) -> list[tuple[int, np.ndarray]]:
     """(call, its rows) of `steps` steps spread evenly, or all: at each, `at_once` of the first
-    `pictures` in turn.
+    `images` in turn.
 
-    Many steps with few pictures tell more than the reverse: layers of the time path see nothing but
+    Many steps with few images tell more than the reverse: layers of the time embedding see nothing but
     the step."""
     every = len(trajectory.timesteps)
     chosen = np.unique(np.linspace(0, every - 1, min(steps, every)).round().astype(int)).tolist()
-    turn = {i: {(k * at_once + p) % pictures for p in range(at_once)} for k, i in enumerate(chosen)}
+    turn = {i: {(k * at_once + p) % images for p in range(at_once)} for k, i in enumerate(chosen)}
     before: Counter[int] = Counter()
     found = []
     for n, i in enumerate(trajectory.step.tolist()):
         rows = rows_of(trajectory, n, [p - before[i] for p in turn.get(i, ())])
-        before[i] += pictures_in(trajectory, n)
+        before[i] += images_in(trajectory, n)
         found += [(n, rows)] if len(rows) else []
     return found
 
@@ -116,7 +116,7 @@ def second_moments(
     """Yield (calls done, calls in all) while `model` repeats them; return the moments of the
     `layers` it called.
 
-    `share` says what has a range of its own when activations are quantized as they come, see
+    `share` says what has a range of its own when activations are quantized dynamically, see
     `Activations.dynamic`. The model is left as it was. Raises DmqError for inputs that are not
     finite."""
     sums = {name: _Sum(model.get_submodule(name), name, len(calls), share) for name in layers}
@@ -150,7 +150,7 @@ class _Sum:
         """Count some tokens of an input `x` of the layer."""
         x = x.float()
         if self.conv and x.ndim < self.layer.weight.ndim:
-            x = x[None]  # a convolution takes a picture without a batch, too
+            x = x[None]  # a convolution takes an image without a batch, too
         source = _Patches(self.layer, x) if self.conv else _Rows(x)
         which = torch.randperm(len(source), generator=self.random)[: self.each]
         self._shown(x, which)

@@ -73,7 +73,7 @@ class Recorder:
     """Collects what `see` is shown between `begin` and `end` of a denoiser call.
 
     `subset` elements of each row of a tensor go into the histogram (0: all of them), always at the
-    same places, so that it does not matter how pictures are spread over batches and captures."""
+    same places, so that it does not matter how images are spread over batches and captures."""
 
     def __init__(self, subset: int) -> None:
         self.subset = subset
@@ -405,7 +405,7 @@ def _count(length: int, rows: int) -> int:
 
 
 def _rows(x: Tensor, rows: int) -> Tensor:
-    """`x` as (pictures, rest), without a copy where memory allows; the order within a row does
+    """`x` as (images, rest), without a copy where memory allows; the order within a row does
     not matter.
     """
     rows = _count(len(x), rows) if x.ndim else 1

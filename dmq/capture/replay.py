@@ -21,18 +21,18 @@ HALF = (torch.float16, torch.bfloat16)
 EXACT = frozenset({"image_rotary_emb", "img_ids", "txt_ids", "time_ids", "guidance"})
 
 
-def pictures_in(trajectory: Trajectory, n: int) -> int:
-    """How many pictures call n draws: with guidance, each has two rows."""
+def images_in(trajectory: Trajectory, n: int) -> int:
+    """How many images call n generates: with guidance, each has two rows."""
     half = trajectory.half[n]
     return len(half) // 2 if (half >= 0).any() else len(half)
 
 
-def rows_of(trajectory: Trajectory, n: int, pictures: Sequence[int] | None) -> np.ndarray:
-    """The rows of call n that draw `pictures` (positions among those of the call), halves
+def rows_of(trajectory: Trajectory, n: int, images: Sequence[int] | None) -> np.ndarray:
+    """The rows of call n that generate `images` (positions among those of the call), halves
     together; all if None.
     """
     rows = np.arange(len(trajectory.half[n]))
-    return rows if pictures is None else rows[np.isin(rows % pictures_in(trajectory, n), pictures)]
+    return rows if images is None else rows[np.isin(rows % images_in(trajectory, n), images)]
 
 
 def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -> Tensor:
@@ -76,7 +76,7 @@ def wanted(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -
 
 
 def noise_errors(
-    model: nn.Module, trajectory: Trajectory, pictures: Sequence[int] | None = None
+    model: nn.Module, trajectory: Trajectory, images: Sequence[int] | None = None
 ) -> Generator[tuple[int, int], None, np.ndarray]:
     """Yield (calls done, calls in all); return the noise-prediction error of `model` at every step
     [T] float64.
@@ -85,7 +85,7 @@ def noise_errors(
     whatever the model predicts; inf where the answer is not finite."""
     wrong, power = np.zeros((2, len(trajectory.timesteps)))
     for n, i in enumerate(trajectory.step):
-        rows = rows_of(trajectory, n, pictures)
+        rows = rows_of(trajectory, n, images)
         if len(rows):
             with few_threads(model.parameters()), torch.no_grad():
                 answer, target = (

@@ -17,11 +17,11 @@ from ..results import Trajectory
 
 
 class TrajectoryRecorder:
-    """Keeps the calls of the first `pictures` pictures; guidance halves stay together in a call."""
+    """Keeps the calls of the first `images` images; guidance halves stay together in a call."""
 
-    def __init__(self, adapter: AbstractAdapter, pictures: int) -> None:
-        self.adapter, self.pictures = adapter, pictures
-        self.drawn = 0  # pictures of the batches before this one
+    def __init__(self, adapter: AbstractAdapter, images: int) -> None:
+        self.adapter, self.images = adapter, images
+        self.drawn = 0  # images of the batches before this one
         self.batch = 0
         self._timesteps: dict[float, int] = {}
         self._step: list[int] = []
@@ -32,15 +32,15 @@ class TrajectoryRecorder:
         self._conditioning: dict[str, np.ndarray] = {}
         self._keys: dict[tuple, str] = {}
 
-    def next_batch(self, pictures: int) -> None:
-        """The pipeline is about to draw `pictures` more."""
-        self.drawn, self.batch = self.drawn + self.batch, pictures
+    def next_batch(self, images: int) -> None:
+        """The pipeline is about to generate `images` more."""
+        self.drawn, self.batch = self.drawn + self.batch, images
 
     def see(self, args: tuple, kwargs: Mapping[str, Any], answer: Any) -> None:
-        """Keep a denoiser call with what it answered, the rows of the wanted pictures."""
+        """Keep a denoiser call with what it answered, the rows of the wanted images."""
         x = self.adapter.sample_of(args, kwargs)
         keep = torch.arange(len(x), device=x.device)
-        keep = keep[keep % self.batch + self.drawn < self.pictures]
+        keep = keep[keep % self.batch + self.drawn < self.images]
         if not len(keep):
             return
         t = self.adapter.timestep(args, kwargs)
@@ -86,7 +86,7 @@ def record_trajectory(
     sampling: Sampling,
     on_step: OnStep | None = None,
 ) -> tuple[Trajectory, list[np.ndarray]]:
-    """The denoiser calls of one pipeline run, a picture a seed, and the pictures uint8 [H, W, 3].
+    """The denoiser calls of one pipeline run, an image a seed, and the images uint8 [H, W, 3].
 
     `on_step` is that of `models.loading.sample`.
     """
@@ -98,10 +98,8 @@ def record_trajectory(
         lambda m, args, kwargs, out: recorder.see(args, kwargs, out), with_kwargs=True
     )
     pipe = with_denoiser(loaded, denoiser)
-    pictures = sample(
-        pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step
-    )
-    return recorder.finished(), pictures
+    images = sample(pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling, on_step=on_step)
+    return recorder.finished(), images
 
 
 def _numpy(x: Tensor) -> np.ndarray:

@@ -92,7 +92,7 @@ def assembled(
     """
     plan, clock = (
         content.plan,
-        Clock(content.plan.timesteps, content.plan.on_miss, adapter_of(content).timestep),
+        Clock(content.plan.timesteps, content.plan.unknown_timestep, adapter_of(content).timestep),
     )
     device = next(
         (x.device for x in (*model.parameters(), *model.buffers()) if x.device.type != "meta"), None
@@ -182,7 +182,7 @@ def _moved(codes: WeightCodes, device: torch.device | None) -> WeightCodes:
     )
 
 
-# --- the time path --------------------------------------------------------------------------------
+# --- the time embedding --------------------------------------------------------------------------------
 
 
 def gone(plan: Plan) -> tuple[str, ...]:

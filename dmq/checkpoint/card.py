@@ -11,7 +11,7 @@ from ..results import Plan, Report
 
 TAGS = "tags: [dmq, quantized, diffusion]"  # by which a card of ours is known
 ALONE = "A folder of one denoiser is loaded by its class, such as `UNet2DConditionModel.from_pretrained`."
-LINE = "{name}: PSNR {psnr:.2f} dB, SSIM {ssim:.4f} against the float pictures of the same noise ({count} pictures)"
+LINE = "{name}: PSNR {psnr:.2f} dB, SSIM {ssim:.4f} against the float images of the same noise ({count} images)"
 
 
 def card(
@@ -118,7 +118,7 @@ def _steps(plan: Plan) -> str:
         f"{ranges} for {steps} recorded timesteps ({plan.timesteps[0]:g} to "
         f"{plan.timesteps[-1]:g}). Sample with the "
         f"scheduler and the number of steps of the calibration; another timestep is "
-        f"{'an error' if plan.on_miss == 'error' else 'taken for the nearest one'}."
+        f"{'an error' if plan.unknown_timestep == 'error' else 'taken for the nearest one'}."
     )
 
 

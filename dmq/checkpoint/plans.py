@@ -22,7 +22,16 @@ from torch import Tensor
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import FLOAT, Cache, Temporal, Weights
-from ..results import Bank, Layer, Plan, PlannedLayer, Projection, Site, TemporalBlock, TimePath
+from ..results import (
+    ActivationQParams,
+    Layer,
+    Plan,
+    PlannedLayer,
+    Projection,
+    Site,
+    TemporalBlock,
+    TimeEmbedding,
+)
 from .stored import LARGEST, Layout
 
 
@@ -84,7 +93,7 @@ def plan_tensors(plan: Plan) -> dict[str, Tensor]:
     return tensors
 
 
-def banks_of(plan: Plan) -> list[Bank]:
+def banks_of(plan: Plan) -> list[ActivationQParams]:
     """All banks of `plan`, those that layers share once."""
     shared = {row.bank.site: row.bank for row in plan.layers if row.bank}
     return [*shared.values(), *plan.attention]
@@ -99,7 +108,7 @@ def plan_layout(data: Mapping[str, Any]) -> Layout:
             for k, bank in enumerate(data["banks"])
             for part, x in _bank_layout(bank, steps).items()
         }
-        time = _time_path(data, None)
+        time = _time_embedding(data, None)
         if time is not None and _by_row(time):
             made["dmq.cache.chosen"] = (
                 torch.uint8,
@@ -129,7 +138,7 @@ def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
             **{name: jsonio.from_data(hints[name], _listed(data[name]), name) for name in PLAIN},
             layers=rows,
             attention=tuple(banks[_place(k, banks)] for k in data["attention"]),
-            temporal=_time_path(data, tensors.get("dmq.cache.chosen")),
+            temporal=_time_embedding(data, tensors.get("dmq.cache.chosen")),
         )
 
 
@@ -153,7 +162,7 @@ class _checked:
 # --- banks ----------------------------------------------------------------------------------------
 
 
-def _bank_data(bank: Bank) -> dict[str, Any]:
+def _bank_data(bank: ActivationQParams) -> dict[str, Any]:
     return {
         "site": asdict(bank.site),
         "slots": len(bank.bits),
@@ -183,7 +192,9 @@ def _bank_layout(data: Mapping[str, Any], steps: int) -> Layout:
     }
 
 
-def _bank(k: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor], steps: int) -> Bank:
+def _bank(
+    k: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor], steps: int
+) -> ActivationQParams:
     parts = {part: tensors[f"dmq.banks.{k}.{part}"].numpy() for part in _bank_layout(data, steps)}
     none = np.zeros(0, np.float32)
     scale, zero = parts.get("scale", none), parts.get("zero", none.astype(np.int32))
@@ -197,14 +208,14 @@ def _bank(k: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor], steps:
         raise ValueError(f"dmq.banks.{k} has scales or bits that nothing can be computed with")
     if zero.size and (zero.min() < 0 or (zero.reshape(len(bits), -1).max(1) > 2.0**bits - 1).any()):
         raise ValueError(f"dmq.banks.{k}.zero is outside of its grid")
-    made = Bank(
+    made = ActivationQParams(
         site=_typed(Site, data["site"]),
         bits=bits,
         scale=scale,
         zero=zero,
         slot=slot,
         **{
-            name: jsonio.from_data(get_type_hints(Bank)[name], data[name], name)
+            name: jsonio.from_data(get_type_hints(ActivationQParams)[name], data[name], name)
             for name in ("axis", "parts", "dynamic", "symmetric")
         },
     )
@@ -221,10 +232,12 @@ def _bank(k: int, data: Mapping[str, Any], tensors: Mapping[str, Tensor], steps:
     return made
 
 
-# --- layers and the time path ---------------------------------------------------------------------
+# --- layers and the time embedding ---------------------------------------------------------------------
 
 
-def _row(data: Mapping[str, Any], specs: list[Weights], banks: list[Bank]) -> PlannedLayer:
+def _row(
+    data: Mapping[str, Any], specs: list[Weights], banks: list[ActivationQParams]
+) -> PlannedLayer:
     names = {f.name for f in fields(Layer)}
     kept = {name: data[name] for name in ROW if name in data}
     hints = get_type_hints(PlannedLayer)
@@ -261,11 +274,11 @@ def _listed(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _by_row(time: TimePath) -> bool:
+def _by_row(time: TimeEmbedding) -> bool:
     return time.cached is not None and time.spec.cache.selection == "row"
 
 
-def _time_data(time: TimePath | None) -> dict[str, Any] | None:
+def _time_data(time: TimeEmbedding | None) -> dict[str, Any] | None:
     if time is None:
         return None
     data = {
@@ -277,7 +290,7 @@ def _time_data(time: TimePath | None) -> dict[str, Any] | None:
     return data | ({"blocks": time.cached.all(1).tolist()} if blocks else {})
 
 
-def _time_path(data: Mapping[str, Any], chosen: Tensor | None) -> TimePath | None:
+def _time_embedding(data: Mapping[str, Any], chosen: Tensor | None) -> TimeEmbedding | None:
     """`chosen` may be missing where only names and shapes are asked for."""
     kept = data["temporal"]
     if kept is None:
@@ -289,7 +302,7 @@ def _time_path(data: Mapping[str, Any], chosen: Tensor | None) -> TimePath | Non
         name: jsonio.from_data(hints[name], _listed(value), name) for name, value in block.items()
     }
     spec = jsonio.from_data(Temporal, kept["spec"], "temporal")
-    made = TimePath(block=TemporalBlock(**plain, projections=projections), spec=spec)
+    made = TimeEmbedding(block=TemporalBlock(**plain, projections=projections), spec=spec)
     if not kept["cached"]:
         return made
     if not isinstance(spec.cache, Cache):
@@ -305,4 +318,4 @@ def _time_path(data: Mapping[str, Any], chosen: Tensor | None) -> TimePath | Non
             .astype(bool)
             .reshape(shape)
         )
-    return TimePath(block=made.block, spec=spec, cached=cached)
+    return TimeEmbedding(block=made.block, spec=spec, cached=cached)

@@ -8,7 +8,7 @@ from typing import Any
 from .. import jsonio, runs
 from ..errors import DmqError
 from ..models.placement import DTYPES, OFFLOADS, VARIABLES
-from ..recipe import EMBEDDED, ENGINES, FORMATS, Comparison, Recipe, Sampling, choice_of
+from ..recipe import EMBEDDED, ENGINES, FORMATS, Comparison, Recipe, Sampling, parse_format
 
 
 def recipe_argument(to: argparse.ArgumentParser) -> None:
@@ -74,7 +74,7 @@ def choose_place(given: argparse.Namespace) -> None:
         stages.use_placement(stages.chosen_placement(**wishes))
 
 
-def picture_arguments(to: argparse.ArgumentParser) -> None:
+def image_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--prompt",
         action="append",
@@ -93,7 +93,7 @@ def picture_arguments(to: argparse.ArgumentParser) -> None:
 
 
 def comparison_arguments(to: argparse.ArgumentParser) -> None:
-    picture_arguments(to)
+    image_arguments(to)
     to.add_argument("--steps", type=int, help="other than the recipe's")
     to.add_argument("--guidance", type=float, help="other than the recipe's")
     to.add_argument("--size", type=int, help="pixels of a side, other than the recipe's")
@@ -105,7 +105,7 @@ def engine_argument(to: argparse.ArgumentParser) -> None:
     to.add_argument(
         "--engine",
         choices=(*ENGINES, "both"),
-        help="what draws: the simulation, integer kernels, these with the rest in bfloat16, or "
+        help="what generates: the simulation, integer kernels, these with the rest in bfloat16, or "
         "both, each recipe "
         "twice; the recipe's own unless given",
     )
@@ -143,7 +143,7 @@ def chosen_recipe(name: str, model: str | None) -> Recipe:
 
 
 def chosen_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:
-    """What to draw: the command line's wishes, and the recipe's sampling for the rest."""
+    """What to generate: the command line's wishes, and the recipe's sampling for the rest."""
     prompts, seeds = tuple(given.prompts or Comparison().prompts), tuple(given.seeds or (0,))
     return Comparison(prompts=prompts, seeds=seeds, sampling=chosen_sampling(given, recipe))
 
@@ -181,5 +181,5 @@ def chosen_spec(given: argparse.Namespace, spec: type) -> Any:
     sense.
     """
     wishes = {field.name: getattr(given, field.name, None) for field in dataclasses.fields(spec)}
-    wishes["choices"] = given.choices and tuple(map(choice_of, given.choices))
+    wishes["choices"] = given.choices and tuple(map(parse_format, given.choices))
     return spec(**{name: value for name, value in wishes.items() if value is not None})

@@ -15,8 +15,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     one = add(
         "bench",
         bench,
-        "Measure recipes against the float model on many pictures, with a noise floor "
-        "(QDiffBench).",
+        "Measure recipes against the float model on many images, with a noise floor (QDiffBench).",
     )
     one.add_argument(
         "recipes",
@@ -39,9 +38,9 @@ def _benchmark_arguments(to: argparse.ArgumentParser) -> None:
         help="a text file with a prompt a line, or names, compositions, paraphrases; may be given "
         "several times; all that ship unless given",
     )
-    to.add_argument("--seeds", type=int, default=1, metavar="N", help="pictures of each prompt")
+    to.add_argument("--seeds", type=int, default=1, metavar="N", help="images of each prompt")
     to.add_argument(
-        "--pictures", type=int, metavar="N", help="of each domain; without prompts, 64 unless given"
+        "--images", type=int, metavar="N", help="of each domain; without prompts, 64 unless given"
     )
     to.add_argument(
         "--measure", action="append", dest="measures", choices=MEASURES, help="all unless given"
@@ -53,9 +52,9 @@ def _benchmark_arguments(to: argparse.ArgumentParser) -> None:
         help="emoji-clip, or a folder or Hub id of CLIP",
     )
     to.add_argument(
-        "--real", default="", metavar="FOLDER", help="real pictures, as a second reference"
+        "--real", default="", metavar="FOLDER", help="real images, as a second reference"
     )
-    to.add_argument("--batch", type=int, default=8, metavar="N", help="pictures at a time")
+    to.add_argument("--batch", type=int, default=8, metavar="N", help="images at a time")
     for name in ("steps", "guidance", "size"):
         to.add_argument(
             f"--{name}", type=float if name == "guidance" else int, help="other than the recipe's"
@@ -90,9 +89,7 @@ def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     shipped = prompts.shipped_domains()
     asked = given.domains or list(shipped)
     domains = [shipped[name] if name in shipped else prompts.read_prompts(name) for name in asked]
-    return stages.benchmark_of(
-        recipe, domains, seeds=given.seeds, pictures=given.pictures, **settings
-    )
+    return stages.benchmark_of(recipe, domains, seeds=given.seeds, images=given.images, **settings)
 
 
 def bench(given: argparse.Namespace) -> None:

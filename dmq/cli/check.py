@@ -57,7 +57,7 @@ def check_run(name: str) -> str:
     report, folder = runs.load_report(name), runs.folder_of(name)
     recipes, comparison = runs.load_recipes(name), runs.load_comparison(name)
     try:
-        images, steps = runs.load_pictures(name), runs.load_steps(name)
+        images, steps = runs.load_images(name), runs.load_steps(name)
     except (OSError, ValueError) as error:
         raise DmqError(f"{folder}: a damaged image ({error}).") from None
     expected = len(comparison.prompts) * len(comparison.seeds)

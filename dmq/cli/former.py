@@ -10,7 +10,7 @@ from .arguments import (
     again_argument,
     chosen_recipe,
     cluster_arguments,
-    picture_arguments,
+    image_arguments,
     recipe_argument,
     recipes_argument,
     spec_arguments,
@@ -38,7 +38,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
         recipe_argument(one)
         again_argument(one, "it is there already")
         if name == "capture":
-            said = "keep the denoiser calls of N pictures"
+            said = "keep the denoiser calls of N images"
             one.add_argument("--trajectories", type=int, default=0, metavar="N", help=said)
         if name == "learn":
             said = "every layer, not only those that err most"
@@ -61,7 +61,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
         now = f"`dmq compare --{view.__name__.rpartition('.')[2].replace('_', '-')}`"
         one = add(name, command, f"The former name of {now}.", now)
         recipes_argument(one)
-        picture_arguments(one)
+        image_arguments(one)
         view.add_arguments(one)
         again_argument(one)
     now = "`dmq show RECIPE budget --table TABLE`"
@@ -124,7 +124,7 @@ def windows(given: argparse.Namespace) -> None:
     spec = recipe.relaxing or Relaxing()
     if spec.where == "auto" and spec.judge == "text" and not stages.info(recipe.model).prompted:
         raise DmqError(
-            "relaxing.judge is 'text', but this model draws without prompts; set it to fidelity."
+            "relaxing.judge is 'text', but this model generates without prompts; set it to fidelity."
         )
     show_progress(stages.measure_windows(recipe, again=given.again))
     learned.print_windows(recipe)

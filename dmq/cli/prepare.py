@@ -36,7 +36,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument(
         "--dry-run", action="store_true", help="only say what is there and what is missing"
     )
-    said = "with --only capture: keep the denoiser calls of N pictures"
+    said = "with --only capture: keep the denoiser calls of N images"
     one.add_argument("--trajectories", type=int, default=0, metavar="N", help=said)
     cluster_arguments(one)
     group = one.add_argument_group("with --only sensitivity or predictor")

@@ -48,9 +48,9 @@ def show_progress(work: Generator[Any, None, Any], *, writes_runs: bool = True) 
 
 
 def check_place(file: str, suffix: str = "") -> None:
-    """Raise DmqError unless `file` could be written: said before anything is drawn for it."""
+    """Raise DmqError unless `file` could be written: said before anything is generated for it."""
     if not file.lower().endswith(suffix):
-        raise DmqError(f"{file}: pictures are written as PNG; give a name that ends with {suffix}.")
+        raise DmqError(f"{file}: images are written as PNG; give a name that ends with {suffix}.")
     if not Path(file).parent.is_dir():
         raise DmqError(f"{file}: cannot be written, there is no folder {Path(file).parent}.")
 

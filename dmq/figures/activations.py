@@ -25,7 +25,7 @@ from .look import (
 )
 
 
-BINS = 160  # in any one picture of a histogram
+BINS = 160  # in any one image of a histogram
 VALUE = "activation x"
 
 STATISTICS = {

@@ -10,13 +10,13 @@ import plotly.graph_objects as go
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from ..results import BENCH_MEASURES, BenchPicture, BenchReport
+from ..results import BENCH_MEASURES, BenchImage, BenchReport
 from . import bench_table, benchmark
 
 
 SIDE = 160  # pixels of a thumbnail
 MARK = "<!-- plotly ends here -->"
-SHOWN = 48  # pairs of pictures
+SHOWN = 48  # pairs of images
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 24px auto; padding: 0 20px; max-width: 1300px; color: #1f2430; }
 h1 { margin-bottom: 0; } .context { color: #5b6270; } .pair { display: inline-block; margin: 0 14px 14px 0;
@@ -32,14 +32,14 @@ h1 { margin-bottom: 0; } .context { color: #5b6270; } .pair { display: inline-bl
 def page(
     name: str,
     report: BenchReport,
-    worst: Sequence[BenchPicture],
-    pictures: Mapping[tuple[str, int], np.ndarray],
+    worst: Sequence[BenchImage],
+    images: Mapping[tuple[str, int], np.ndarray],
     findings: Sequence[str],
     float_name: str,
 ) -> str:
     """The whole file.
 
-    `pictures` are those of `worst` and their float partners, by model and number.
+    `images` are those of `worst` and their float partners, by model and number.
     """
     title = f"{html.escape(name)} · dmq benchmark"
     parts = [
@@ -65,8 +65,8 @@ def page(
                 parts.append(_figure(figure(report, measure, domain.name), f"figure-{drawn}"))
                 drawn += 1
         parts.append("</div>")
-    parts.append("<h2>The worst pictures</h2><p>Float on the left, quantized on the right.</p>")
-    parts += [_pair(one, pictures, float_name) for one in worst[:SHOWN]]
+    parts.append("<h2>The worst images</h2><p>Float on the left, quantized on the right.</p>")
+    parts += [_pair(one, images, float_name) for one in worst[:SHOWN]]
     return "".join([*parts, "</body></html>"])
 
 
@@ -91,22 +91,20 @@ def _figure(figure: go.Figure, name: str) -> str:
 
 
 def side_by_side(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Two pictures [H, W, 3] of one size as one, with a white line between them."""
+    """Two images [H, W, 3] of one size as one, with a white line between them."""
     return np.concatenate([a, np.full((len(a), max(1, a.shape[1] // 16), 3), 255, np.uint8), b], 1)
 
 
-def _pair(
-    one: BenchPicture, pictures: Mapping[tuple[str, int], np.ndarray], float_name: str
-) -> str:
+def _pair(one: BenchImage, images: Mapping[tuple[str, int], np.ndarray], float_name: str) -> str:
     images = "".join(
-        f'<img alt="{who}" src="{_uri(pictures[key])}"> '
+        f'<img alt="{who}" src="{_uri(images[key])}"> '
         for who in (float_name, one.recipe)
-        if (key := (who, one.number)) in pictures
+        if (key := (who, one.number)) in images
     ).replace(f'alt="{one.recipe}"', f'alt="{html.escape(one.recipe)}"')
     return f"<div class=pair>{images}<br>{html.escape(caption(one))}</div>"
 
 
-def caption(one: BenchPicture) -> str:
+def caption(one: BenchImage) -> str:
     """What stands under a pair: which it is and its figures."""
     shown = [name for name in ("psnr", "ssim", "clip") if name in one.values]
     scores = ", ".join(
@@ -118,8 +116,8 @@ def caption(one: BenchPicture) -> str:
     )
 
 
-def _uri(picture: np.ndarray) -> str:
-    small = Image.fromarray(picture)
+def _uri(image: np.ndarray) -> str:
+    small = Image.fromarray(image)
     small.thumbnail((SIDE, SIDE))
     packed = io.BytesIO()
     small.save(packed, "PNG")

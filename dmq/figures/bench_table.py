@@ -65,9 +65,7 @@ def context(report: BenchReport) -> str:
         else "no measure needs features"
     )
     real = (
-        f"real pictures: {report.reference}"
-        if report.reference
-        else "no real pictures to compare with"
+        f"real images: {report.reference}" if report.reference else "no real images to compare with"
     )
     return (
         f"{report.model}; "
@@ -82,7 +80,7 @@ def head(report: BenchReport) -> list[str]:
         f"{m.label}{f' ({m.unit})' if m.unit else ''} {'↑' if m.higher else '↓'}"
         for m in measures(report)
     ]
-    return ["Recipe", "Pictures", *titles, "MB", "s a picture", "speed"]
+    return ["Recipe", "Images", *titles, "MB", "s an image", "speed"]
 
 
 def cells(report: BenchReport, row: BenchRow) -> list[tuple[str, str]]:
@@ -107,7 +105,7 @@ def cells(report: BenchReport, row: BenchRow) -> list[tuple[str, str]]:
 
 
 def _seconds(row: BenchRow) -> float:
-    """Of sampling one picture."""
+    """Of sampling one image."""
     return row.seconds / max(1, row.samples + row.failed)
 
 
@@ -213,7 +211,7 @@ def _ran(coverage: str) -> str:
 
 
 def _beyond(report: BenchReport, row: BenchRow, measure: Measure) -> str:
-    """Marks a figure of a recipe that is no better than the noise floor; real pictures have no
+    """Marks a figure of a recipe that is no better than the noise floor; real images have no
     such floor.
     """
     figure, floor = row.figures.get(measure.name), report.floor(row.domain, measure.name)

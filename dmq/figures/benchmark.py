@@ -33,13 +33,13 @@ def against_bytes(report: BenchReport, measure: str, domain: str) -> go.Figure:
 
 
 def against_seconds(report: BenchReport, measure: str, domain: str) -> go.Figure:
-    """`measure` of every recipe over the seconds of sampling a picture."""
+    """`measure` of every recipe over the seconds of sampling an image."""
     return _scatter(
         report,
         measure,
         domain,
         lambda row: row.seconds / max(1, row.samples + row.failed),
-        "seconds a picture",
+        "seconds an image",
     )
 
 
@@ -89,7 +89,7 @@ def _scatter(
     ends = [end for row in rows for end in (row.figures[measure].value, row.figures[measure].high)]
     top = (
         max([end for end in ends if math.isfinite(end)], default=0.0) + 5
-    )  # where equal pictures are drawn
+    )  # where equal images are drawn
     for row in rows:
         one = row.figures[measure]
         height = min(one.value, top)
@@ -99,7 +99,7 @@ def _scatter(
         )
         colour, symbol = _mark(report, row.recipe)
         beside = f"{value(one.value, told)} {interval(one, told)}, n = {row.samples}"
-        broken = f"<br>{row.failed} pictures not finite" if row.failed else ""
+        broken = f"<br>{row.failed} images not finite" if row.failed else ""
         figure.add_scatter(
             x=[across(row)],
             y=[height],

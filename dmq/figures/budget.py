@@ -3,7 +3,7 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from ..recipe import FLOAT, choice_label
+from ..recipe import FLOAT, format_name
 from ..results import Allocation, SensitivityTable
 from .layers import FORMATS, block_of, format_of, is_wide, logarithmic
 from .look import GREY, RED, layout, plain
@@ -21,7 +21,7 @@ def strip(
     The customdata of a bar is the layer's row.
     """
     levels = sorted({choice.bits for choice in (*table.choices, *allocation.choices)})
-    figure, labels = go.Figure(), [choice_label(choice) for choice in allocation.choices]
+    figure, labels = go.Figure(), [format_name(choice) for choice in allocation.choices]
     for kind in (name for name in FORMATS if name in {format_of(label) for label in labels}):
         own = [n for n, label in enumerate(labels) if format_of(label) == kind]
         figure.add_bar(
@@ -145,6 +145,6 @@ def front(
 
 def _uniform(table: SensitivityTable, column: int) -> tuple[float, float]:
     """Average bits and cost of one choice in all layers; nan if a layer's cost is not known."""
-    return 8 * float(table.bytes[:, column].sum()) / table.weights, float(
+    return 8 * float(table.bytes[:, column].sum()) / table.num_weights, float(
         table.cost[:, column].sum()
     )

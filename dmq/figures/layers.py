@@ -136,7 +136,7 @@ def tree(table: SensitivityTable, label: str = "", area: str = "weights") -> go.
     A block has the colour of its most sensitive layer.
     """
     values = values_of(table, label)
-    sizes = np.array([layer.weights for layer in table.layers])
+    sizes = np.array([layer.num_weights for layer in table.layers])
     if area == "bytes" and label:
         sizes = table.bytes[:, table.labels.index(label)]
     blocks = list(dict.fromkeys(block_of(layer) for layer in table.layers))

@@ -4,7 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from ..recipe import BITS, FLOAT, Grid, choice_label
+from ..recipe import BITS, FLOAT, Uniform, format_name
 from ..results import ModelInfo, Plan, PlannedLayer
 from .look import GREY, PALETTE, SHORTER, layout, short
 
@@ -22,7 +22,7 @@ def layers(info: ModelInfo) -> go.Figure:
         ]
         figure.add_bar(
             x=[_block(block) for block in blocks],
-            y=[sum(layer.weights for layer in part) for part in parts],
+            y=[sum(layer.num_weights for layer in part) for part in parts],
             name=f"{kind}, {role}",
             marker={
                 "color": PALETTE[k % len(PALETTE)],
@@ -101,7 +101,7 @@ def _aside(row: PlannedLayer, bits: int, how: str) -> str:
 
 def _formats(plan: Plan) -> list[str]:
     return [
-        "" if isinstance(row.weights.format, Grid) else choice_label(row.weights)
+        "" if isinstance(row.weights.format, Uniform) else format_name(row.weights)
         for row in plan.layers
     ]
 

@@ -8,7 +8,7 @@ from itertools import cycle
 import numpy as np
 import plotly.graph_objects as go
 
-from ..results import OverTime, ProbePicture, Site, WindowEffects
+from ..results import OverTime, ProbeImage, Site, WindowEffects
 from .groups import STYLES
 from .look import (
     BLUE,
@@ -38,7 +38,7 @@ WORTH = {
 
 
 def curves(lines: dict[str, np.ndarray], y: str) -> go.Figure:
-    """Errors at every step by recipe, [T] or [T, P]: the mean over the pictures, in a band from
+    """Errors at every step by recipe, [T] or [T, P]: the mean over the images, in a band from
     least to most.
     """
     figure = go.Figure()
@@ -88,11 +88,11 @@ def accumulated(found: OverTime) -> go.Figure:
     return curves(found.accumulated, "error of the latents")
 
 
-def foreseen(found: OverTime) -> go.Figure | None:
+def predicted_x0(found: OverTime) -> go.Figure | None:
     """Error of the finished sample that each answer stands for; None if the sampler does not
     tell it.
     """
-    return curves(found.foreseen, "error of the foreseen picture") if found.foreseen else None
+    return curves(found.predicted_x0, "error of the foreseen image") if found.predicted_x0 else None
 
 
 def isolated(found: OverTime) -> go.Figure:
@@ -201,7 +201,7 @@ def window_gains(
     effects: WindowEffects, judge: str, relaxed: tuple[int, ...] = ()
 ) -> go.Figure | None:
     """What each step of a window brings whose activations are in float: mean and standard error
-    over the pictures.
+    over the images.
 
     `relaxed` steps are shaded. Windows that are not measured yet are left out; None if nothing
     judged the matches."""
@@ -268,18 +268,18 @@ def steps_text(steps: tuple[int, ...]) -> str:
 # --- the probe ------------------------------------------------------------------------------------
 
 
-def probed(pictures: tuple[ProbePicture, ...], what: str) -> go.Figure | None:
+def probed(images: tuple[ProbeImage, ...], what: str) -> go.Figure | None:
     """Latent "error", or the "match" that is lost, for each window, a line for each gain; None
     if nothing judged.
     """
-    lost = [one.error if what == "error" else one.match_float - one.match for one in pictures]
+    lost = [one.error if what == "error" else one.match_float - one.match for one in images]
     if not np.isfinite(lost).any():
         return None
     figure = go.Figure()
     for gain, colour in zip(
-        dict.fromkeys(one.gain for one in pictures), cycle(PALETTE), strict=False
+        dict.fromkeys(one.gain for one in images), cycle(PALETTE), strict=False
     ):
-        own = [(one, value) for one, value in zip(pictures, lost, strict=True) if one.gain == gain]
+        own = [(one, value) for one, value in zip(images, lost, strict=True) if one.gain == gain]
         figure.add_bar(
             x=[f"{one.start} to {one.end - 1}" for one, _ in own],
             y=np.array([value for _, value in own], np.float32),

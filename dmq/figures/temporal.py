@@ -1,4 +1,4 @@
-"""The time path under quantization: which features are bent at which step, which step they are
+"""The time embedding under quantization: which features are bent at which step, which step they are
 taken for, what a cache would change."""
 
 import numpy as np
@@ -154,7 +154,7 @@ def _map(
 
 
 def ranges(errors: TemporalErrors) -> go.Figure:
-    """Smallest and largest value of each different activation of the time path at every step."""
+    """Smallest and largest value of each different activation of the time embedding at every step."""
     figure = go.Figure()
     steps = np.arange(errors.low.shape[1])
     for name, low, high, colour in zip(
@@ -258,7 +258,7 @@ def vectors(errors: TemporalErrors, k: int, i: int) -> go.Figure:
 
 
 def deviation(lines: dict[str, np.ndarray]) -> go.Figure:
-    """How far the latents of runs with a quantized time path are from the float ones after every
+    """How far the latents of runs with a quantized time embedding are from the float ones after every
     step, [T] each.
     """
     figure = go.Figure()

@@ -1,7 +1,7 @@
 """How sure a figure is: intervals over prompts, with all seeds of a prompt together, since they are
 alike.
 
-Seeded, so that the same pictures give the same interval.
+Seeded, so that the same images give the same interval.
 """
 
 from collections.abc import Callable
@@ -41,10 +41,10 @@ def jackknife(
     """An interval (low, high) of a distance between sets, `measure(rows)`, by leaving out a part of
     the prompts.
 
-    `rows` are positions among the N pictures that `clusters` [N] are of. The bootstrap will not do
-    here: a picture drawn twice narrows the set, and all repetitions lie above the value itself.
+    `rows` are positions among the N images that `clusters` [N] are of. The bootstrap will not do
+    here: an image drawn twice narrows the set, and all repetitions lie above the value itself.
     Delete-a-group jackknife: variance (g - 1) / g * sum (value without group - their mean)^2; Kott,
-    J. Official Statistics 17 (2001). One cluster, or too few pictures left for the measure, tell
+    J. Official Statistics 17 (2001). One cluster, or too few images left for the measure, tell
     nothing: (nan, nan)."""
     from scipy.stats import t
 

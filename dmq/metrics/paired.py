@@ -1,4 +1,4 @@
-"""Paired measures: how far each quantized picture is from the float one of the same prompt, seed
+"""Paired measures: how far each quantized image is from the float one of the same prompt, seed
 and sampler.
 """
 
@@ -10,7 +10,7 @@ from . import pixel
 
 
 def pixels(ours: Sequence[np.ndarray], floats: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
-    """PSNR in dB (inf where equal) and SSIM of every pair of pictures uint8 [H, W, 3], each [N]
+    """PSNR in dB (inf where equal) and SSIM of every pair of images uint8 [H, W, 3], each [N]
     float64.
 
     Raises ValueError unless there are as many of both.

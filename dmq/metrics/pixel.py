@@ -1,4 +1,4 @@
-"""Paired measures of pictures, uint8 [H, W, 3]: how far the quantized one is from the float one
+"""Paired measures of images, uint8 [H, W, 3]: how far the quantized one is from the float one
 of the same noise.
 """
 
@@ -9,20 +9,20 @@ from ..numerics.threads import one_thread
 
 
 def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB; inf for equal pictures. Raises ValueError if the shapes
+    """Peak signal-to-noise ratio in dB; inf for equal images. Raises ValueError if the shapes
     differ.
 
     >>> round(psnr(np.zeros((2, 2, 3), np.uint8), np.full((2, 2, 3), 255, np.uint8)), 3)
     0.0
     """
     if a.shape != b.shape:
-        raise ValueError(f"pictures differ in shape: {a.shape} and {b.shape}")
+        raise ValueError(f"images differ in shape: {a.shape} and {b.shape}")
     error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
     return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def ssim(a: np.ndarray, b: np.ndarray) -> float:
-    """Structural similarity, 1 for equal pictures (Wang et al. 2004: Gaussian window 11 wide,
+    """Structural similarity, 1 for equal images (Wang et al. 2004: Gaussian window 11 wide,
     sigma 1.5).
     """
     # Imported here: it takes a second, and the app opens without it.
@@ -34,5 +34,5 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def difference(a: np.ndarray, b: np.ndarray, gain: float = 4.0) -> np.ndarray:
-    """The absolute difference as a picture: black where equal, `gain` times brighter than it is."""
+    """The absolute difference as an image: black where equal, `gain` times brighter than it is."""
     return np.clip(np.abs(a.astype(np.float32) - b) * gain, 0, 255).astype(np.uint8)

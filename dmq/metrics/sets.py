@@ -1,4 +1,4 @@
-"""How far two sets of pictures are from each other, by their features [N, D]; no network, no files.
+"""How far two sets of images are from each other, by their features [N, D]; no network, no files.
 
 torchmetrics has FID and KID too, but around an Inception network of its own, whose weights it
 fetches, and without CMMD; here the features are anybody's and the arithmetic is float64."""
@@ -12,20 +12,20 @@ from ..errors import DmqError
 
 
 SIGMA = 10.0  # of CMMD's kernel
-FEWEST = {"fid": 16, "kid": 2, "cmmd": 2}  # pictures of a set
+FEWEST = {"fid": 16, "kid": 2, "cmmd": 2}  # images of a set
 WHY = {
-    "fid": "the covariance of n pictures has rank n - 1, and with fewer the distance measures "
+    "fid": "the covariance of n images has rank n - 1, and with fewer the distance measures "
     "little but n",
-    "kid": "an unbiased estimate needs pairs of different pictures",
-    "cmmd": "one picture is no distribution",
+    "kid": "an unbiased estimate needs pairs of different images",
+    "cmmd": "one image is no distribution",
 }
 
 
 def check_count(measure: str, count: int) -> None:
-    """Raise DmqError if `count` pictures are too few for `measure`, saying the minimum and why."""
+    """Raise DmqError if `count` images are too few for `measure`, saying the minimum and why."""
     if count < FEWEST[measure]:
         raise DmqError(
-            f"{measure.upper()} needs at least {FEWEST[measure]} pictures, got {count}: "
+            f"{measure.upper()} needs at least {FEWEST[measure]} images, got {count}: "
             f"{WHY[measure]}. Draw more "
             f"prompts or seeds, or leave {measure.upper()} out."
         )
@@ -33,7 +33,7 @@ def check_count(measure: str, count: int) -> None:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """A set of pictures as features [N, D], with what every distance to it needs computed once."""
+    """A set of images as features [N, D], with what every distance to it needs computed once."""
 
     rows: np.ndarray
 
@@ -49,7 +49,7 @@ class Features:
 
     @cached_property
     def cubic(self) -> float:
-        """The mean of KID's kernel over pairs of different pictures."""
+        """The mean of KID's kernel over pairs of different images."""
         gram = _cubic(self.rows, self.rows)
         return (gram.sum() - np.trace(gram)) / (len(gram) * (len(gram) - 1))
 
@@ -120,7 +120,7 @@ def cmmd(a: Set, b: Set, left_out: int = 0) -> float:
     """1000 MMD^2 of features [N, D], [M, D], scaled to unit length, with kernel exp(-||x - y||^2 /
     (2 * 10^2)).
 
-    Jayasumana et al., arXiv:2401.09603, as released: pairs of a picture with itself count (the
+    Jayasumana et al., arXiv:2401.09603, as released: pairs of an image with itself count (the
     biased estimate), so that it is 0 for equal sets only. Raises DmqError for fewer than 2 rows.
     """
     a, b = _checked("cmmd", a, b, left_out)

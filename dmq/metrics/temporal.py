@@ -14,7 +14,7 @@ from ..models.temporal import temporal_features, timestep_rows
 from ..numerics.threads import one_thread
 from ..quantizers.apply import quantized
 from ..quantizers.cache import FeatureTable
-from ..quantizers.temporal import select, time_path_only
+from ..quantizers.temporal import select, time_embedding_only
 from ..quantizers.weights import QuantizedWeight
 from ..recipe import Cache, Temporal
 from ..results import ActivationStats, Plan, TemporalBlock, TemporalErrors, cache_bytes
@@ -96,7 +96,7 @@ def cached_features(features: Tensor, bits: int) -> Tensor:
     return table(torch.arange(len(table.codes))).reshape(features.shape)
 
 
-def measure_time_path(
+def measure_time_embedding(
     model: nn.Module,
     adapter: AbstractAdapter,
     before: Plan,
@@ -110,15 +110,17 @@ def measure_time_path(
     """The temporal features under two plans of the float `model`, and under the cache that the
     recipe asks for.
 
-    `before` treats the time path as all other layers, `computed` has its ranges per step and the
+    `before` treats the time embedding as all other layers, `computed` has its ranges per step and the
     codes `learned`; neither has a cache, the recipe's spec is that of `computed`. `given` [R, ...]
     is what enters beside t."""
     block, spec = computed.temporal.block, computed.temporal.spec
     ask = adapter, block, computed.timesteps, given
     with one_thread():
         wanted = step_features(model, *ask)
-        plain = step_features(quantized(model, time_path_only(before), adapter), *ask)
-        ours = step_features(quantized(model, time_path_only(computed), adapter, learned), *ask)
+        plain = step_features(quantized(model, time_embedding_only(before), adapter), *ask)
+        ours = step_features(
+            quantized(model, time_embedding_only(computed), adapter, learned), *ask
+        )
         tables = {bits: [cached_features(x, bits) for x in wanted] for bits in CACHE_BITS}
     errors = {bits: _each(relative_errors, made, wanted) for bits, made in tables.items()}
     error_computed = _each(relative_errors, ours, wanted)

@@ -99,20 +99,20 @@ class AbstractAdapter(ABC):
         )
 
     def first_last(self, denoiser: nn.Module) -> tuple[str, ...]:
-        """Names of the layers that read the picture and write the answer."""
+        """Names of the layers that read the image and write the answer."""
         return tuple(
             layer.name for layer in self.layers(denoiser) if layer.role in ("first", "last")
         )
 
-    def halves(self, rows: int, pictures: int) -> np.ndarray:
-        """int8 per row of a call for `pictures` pictures: 0 unconditional, 1 conditional, -1 no
+    def halves(self, rows: int, images: int) -> np.ndarray:
+        """int8 per row of a call for `images` images: 0 unconditional, 1 conditional, -1 no
         guidance.
 
-        Diffusers stacks guidance as [unconditional..., conditional...]; row r belongs to picture r
-        % pictures."""
+        Diffusers stacks guidance as [unconditional..., conditional...]; row r belongs to image r
+        % images."""
         return (
-            np.repeat([0, 1], pictures).astype(np.int8)
-            if rows == 2 * pictures
+            np.repeat([0, 1], images).astype(np.int8)
+            if rows == 2 * images
             else np.full(rows, -1, np.int8)
         )
 
@@ -130,7 +130,7 @@ def single_timestep(t: Tensor | float) -> float:
         raise DmqError(
             f"a denoiser call mixes the timesteps {sorted(set(values.tolist()))}; dmq needs the "
             "same one in all rows. "
-            "Use a pipeline that moves all pictures through the same steps."
+            "Use a pipeline that moves all images through the same steps."
         )
     return values[
         0

@@ -1,4 +1,4 @@
-"""Pictures and texts seen by CLIP: features of pictures, and how well a picture matches its prompt.
+"""Images and texts seen by CLIP: features of images, and how well an image matches its prompt.
 
 The embedded emoji-clip needs no network; a folder or a Hub id of any `CLIPModel` works as well.
 Safetensors only."""
@@ -31,13 +31,13 @@ from .placement import chosen, resolve
 
 
 EMBEDDED = "emoji-clip"
-BATCH = 32  # pictures at a time
+BATCH = 32  # images at a time
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class PictureText:
+class ImageText:
     """A CLIP that nobody changes: `name` for tables, its two towers, and how it wants its
-    pictures.
+    images.
     """
 
     name: str
@@ -48,26 +48,26 @@ class PictureText:
 
     @property
     def size(self) -> int:
-        """Pixels of a side of what the picture tower sees."""
+        """Pixels of a side of what the image tower sees."""
         return self.model.config.vision_config.image_size
 
-    def pixels(self, pictures: Sequence[np.ndarray]) -> Tensor:
-        """The pictures (uint8 [H, W, 3], of any sizes) as the picture tower takes them, [N, 3,
+    def pixels(self, images: Sequence[np.ndarray]) -> Tensor:
+        """The images (uint8 [H, W, 3], of any sizes) as the image tower takes them, [N, 3,
         size, size].
 
         The shorter side is resized to `size` (bicubic, antialiased), the middle cut out, then
-        normalised: CLIP's own preprocessing. A picture of that size already is only normalised."""
-        colours = torch.stack([self._fitted(picture) for picture in pictures])
+        normalised: CLIP's own preprocessing. An image of that size already is only normalised."""
+        colours = torch.stack([self._fitted(image) for image in images])
         mean, deviation = (
             torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation)
         )
         return (colours - mean) / deviation
 
-    def _fitted(self, picture: np.ndarray) -> Tensor:
-        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(f"expected uint8 [H, W, 3], got {picture.dtype} {list(picture.shape)}")
-        colours = torch.from_numpy(picture.copy()).permute(2, 0, 1)[None].float() / 255
-        height, width = picture.shape[:2]
+    def _fitted(self, image: np.ndarray) -> Tensor:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f"expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
+        colours = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
+        height, width = image.shape[:2]
         if min(height, width) != self.size:
             scale = self.size / min(height, width)
             shape = (round(height * scale), round(width * scale))
@@ -76,15 +76,15 @@ class PictureText:
         return colours[0, :, top : top + self.size, left : left + self.size]
 
     @torch.no_grad()
-    def features(self, pictures: Sequence[np.ndarray]) -> np.ndarray:
-        """What the picture tower sees, float32 [N, D], not normalised.
+    def features(self, images: Sequence[np.ndarray]) -> np.ndarray:
+        """What the image tower sees, float32 [N, D], not normalised.
 
         Taken before the projection, as Inception's are taken before its classes: the projection
-        keeps what texts tell apart, and a picture can be damaged in ways that no text names."""
+        keeps what texts tell apart, and an image can be damaged in ways that no text names."""
         see, device = self.model.vision_model, self.model.device
         parts = [
             see(pixel_values=self.pixels(part).to(device)).pooler_output.cpu()
-            for part in _batches(pictures)
+            for part in _batches(images)
         ]
         return (
             torch.cat(parts).numpy()
@@ -93,16 +93,16 @@ class PictureText:
         )
 
     @torch.no_grad()
-    def match(self, pictures: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
-        """100 times the cosine between each picture and its own prompt, float32 [N], -100 to 100.
+    def match(self, images: Sequence[np.ndarray], prompts: Sequence[str]) -> np.ndarray:
+        """100 times the cosine between each image and its own prompt, float32 [N], -100 to 100.
 
         Not cut off at 0, as CLIPScore is (Hessel et al., arXiv:2104.08718, equation 1, without the
         factor 2.5). Prompts longer than the text tower reads are cut. Raises ValueError unless
         there are as many of both."""
-        if len(pictures) != len(prompts):
-            raise ValueError(f"{len(pictures)} pictures for {len(prompts)} prompts")
+        if len(images) != len(prompts):
+            raise ValueError(f"{len(images)} images for {len(prompts)} prompts")
         limit, parts = self.model.config.text_config.max_position_embeddings, []
-        for part, texts in zip(_batches(pictures), _batches(prompts), strict=True):
+        for part, texts in zip(_batches(images), _batches(prompts), strict=True):
             ids = self.tokenizer(
                 list(texts), padding=True, truncation=True, max_length=limit, return_tensors="pt"
             )
@@ -121,7 +121,7 @@ def _batches(items: Sequence) -> list[Sequence]:
     return [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
 
 
-def load_clip(name_or_folder: str = EMBEDDED) -> PictureText:
+def load_clip(name_or_folder: str = EMBEDDED) -> ImageText:
     """The CLIP `name_or_folder`: the embedded emoji-clip, a folder, or a Hub id "owner/name".
     Cached, quiet.
 
@@ -134,7 +134,7 @@ def load_clip(name_or_folder: str = EMBEDDED) -> PictureText:
 
 
 @functools.lru_cache(maxsize=2)
-def _load(name_or_folder: str, device: str) -> PictureText:
+def _load(name_or_folder: str, device: str) -> ImageText:
     source = _source(name_or_folder)
     with LOADING, quiet(), one_thread():
         try:
@@ -159,7 +159,7 @@ def _source(name: str) -> str | Path:
     )
 
 
-def _open(name: str, source: str | Path) -> PictureText:
+def _open(name: str, source: str | Path) -> ImageText:
     try:
         # What was fetched before is used without asking the network.
         return _read(name, str(source), local_files_only=True)
@@ -169,7 +169,7 @@ def _open(name: str, source: str | Path) -> PictureText:
         return _read(name, str(source), local_files_only=False)
 
 
-def _read(name: str, source: str, local_files_only: bool) -> PictureText:
+def _read(name: str, source: str, local_files_only: bool) -> ImageText:
     only = {"local_files_only": local_files_only, "trust_remote_code": False}
     kind = AutoConfig.from_pretrained(source, **only).model_type
     if kind != "clip":  # CLIPModel would fill what is missing with random weights
@@ -191,7 +191,7 @@ def _read(name: str, source: str, local_files_only: bool) -> PictureText:
     wanted, _ = CLIPImageProcessorPil.get_image_processor_dict(
         source, local_files_only=local_files_only
     )
-    return PictureText(
+    return ImageText(
         name=name,
         model=model.eval().requires_grad_(False),
         tokenizer=AutoTokenizer.from_pretrained(source, **only),

@@ -85,8 +85,8 @@ class ClassDiTAdapter(DiTAdapter):
     def matches(self, pipe: Any) -> bool:
         return isinstance(pipe.components.get("transformer"), DiTTransformer2DModel)
 
-    def halves(self, rows: int, pictures: int) -> np.ndarray:
-        halves = super().halves(rows, pictures)
+    def halves(self, rows: int, images: int) -> np.ndarray:
+        halves = super().halves(rows, images)
         return np.where(halves < 0, halves, 1 - halves).astype(np.int8)
 
 

@@ -300,10 +300,10 @@ def sample(
     decoded: bool = True,
     on_output: Callable[[SchedulerCall], None] | None = None,
 ) -> list[np.ndarray]:
-    """One picture a seed, uint8 [H, W, 3], by one call of diffusers' own pipeline; unprompted ones
+    """One image a seed, uint8 [H, W, 3], by one call of diffusers' own pipeline; unprompted ones
     ignore `prompts`.
 
-    Not `decoded`, latents of a VAE are left as they are and no pictures are returned.
+    Not `decoded`, latents of a VAE are left as they are and no images are returned.
 
     A seed gives the same noise in any batch. `pipe` itself is not changed, so several may sample
     with it at once. `on_step(i, t, latents)` is called after each scheduler step, `on_output(call)`
@@ -331,23 +331,23 @@ def _run(
     latent = not decoded and pipe.components.get("vae") is not None
     sampling, rows = call["num_inference_steps"], len(call["generator"])
     try:
-        pictures = pipe(**call, output_type="latent" if latent else "np").images
+        images = pipe(**call, output_type="latent" if latent else "np").images
     except torch.OutOfMemoryError as error:
         raise OutOfMemory.at(loaded.place, loaded.info.name, rows) from error
     except IndexError as error:  # schedulers read past the end of their tables
         why = f"{type(pipe.scheduler).__name__} cannot make {sampling} steps ({error})"
         raise DmqError(f"{loaded.info.name}: {why}. Use fewer steps.") from error
-    return _to_bytes(pictures) if decoded else []
+    return _to_bytes(images) if decoded else []
 
 
 def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
-    """Pictures uint8 [H, W, 3] of what `on_step` reports, noise and all.
+    """Images uint8 [H, W, 3] of what `on_step` reports, noise and all.
 
     Latents of a VAE are [B, C, h, w]; packed ones [B, patches, C] are unpacked by the pipeline, as
-    a square. Of other shapes there is nothing to see: no pictures."""
+    a square. Of other shapes there is nothing to see: no images."""
     vae = loaded.pipe.components.get("vae")
     if vae is None:
-        pictures = latents
+        images = latents
     else:
         if latents.ndim == 3 and hasattr(loaded.pipe, "_unpack_latents"):
             factor = loaded.pipe.vae_scale_factor
@@ -360,10 +360,8 @@ def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
         if loaded.place.offload == "none":
             latents = latents.to(vae.device)
         with torch.no_grad():
-            pictures = vae.decode(
-                (latents / vae.config.scaling_factor + shift).to(vae.dtype)
-            ).sample
-    return _to_bytes((pictures.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
+            images = vae.decode((latents / vae.config.scaling_factor + shift).to(vae.dtype)).sample
+    return _to_bytes((images.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
 
 
 def _decoder(vae: nn.Module) -> nn.Module:
@@ -400,8 +398,8 @@ def _report_steps(
     scheduler.step = reported
 
 
-def _to_bytes(pictures: np.ndarray) -> list[np.ndarray]:
-    colours = pictures if pictures.shape[-1] == 3 else pictures.repeat(3, -1)
+def _to_bytes(images: np.ndarray) -> list[np.ndarray]:
+    colours = images if images.shape[-1] == 3 else images.repeat(3, -1)
     return list((colours * 255).round().astype(np.uint8))
 
 

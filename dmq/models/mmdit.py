@@ -1,4 +1,4 @@
-"""The adapter of diffusers' transformers with a stream for the picture and one for the prompt:
+"""The adapter of diffusers' transformers with a stream for the image and one for the prompt:
 SD3, Flux.
 """
 

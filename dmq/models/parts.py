@@ -1,4 +1,4 @@
-"""A denoiser that answers one call of a pipeline in parts: many pictures walk together, few are
+"""A denoiser that answers one call of a pipeline in parts: many images walk together, few are
 computed at a time.
 """
 

@@ -49,10 +49,10 @@ def own_prompts(pipe: DiffusionPipeline) -> tuple[str, ...]:
 def arguments(
     pipe: DiffusionPipeline, prompts: Sequence[str], seeds: Sequence[int], sampling: Sampling
 ) -> dict[str, Any]:
-    """What to call `pipe` with for one picture a seed; DmqError if it needs something dmq does not
+    """What to call `pipe` with for one image a seed; DmqError if it needs something dmq does not
     have.
 
-    Each picture has its own generator, so its noise depends on its seed alone.
+    Each image has its own generator, so its noise depends on its seed alone.
     """
     known = inspect.signature(pipe.__call__).parameters
     if prompted(pipe) and len(prompts) != len(seeds):
@@ -75,7 +75,7 @@ def arguments(
         )
     if "use_resolution_binning" in known:
         call["use_resolution_binning"] = (
-            False  # else another size may be drawn than asked, and small models refuse
+            False  # else another size may be generated than asked, and small models refuse
         )
     if "max_sequence_length" in known:
         call |= _readable(pipe, known["max_sequence_length"].default)
@@ -99,12 +99,12 @@ def _check_known(
 def _sized(
     pipe: DiffusionPipeline, known: Mapping[str, inspect.Parameter], size: int
 ) -> dict[str, Any]:
-    """The arguments for pictures of `size` x `size` pixels, exactly: some pipelines would take a
+    """The arguments for images of `size` x `size` pixels, exactly: some pipelines would take a
     standard size.
     """
     if not {"height", "width"} <= set(known):
         raise DmqError(
-            f"{type(pipe).__name__} draws pictures of one size only; set sampling.size to 0."
+            f"{type(pipe).__name__} generates images of one size only; set sampling.size to 0."
         )
     if size % 8:
         raise DmqError(
@@ -124,7 +124,7 @@ def _readable(pipe: DiffusionPipeline, most: int) -> dict[str, int]:
 
 
 def _classed(pipe: DiffusionPipeline) -> bool:
-    """Must the pipeline be told a class, as DiT's? Others that may be told one draw without."""
+    """Must the pipeline be told a class, as DiT's? Others that may be told one generate without."""
     return "class_labels" in inspect.signature(pipe.__call__).parameters and hasattr(
         pipe, "get_label_ids"
     )

@@ -1,4 +1,4 @@
-"""What a scheduler makes of the denoiser's answer: the finished picture it foresees, and how
+"""What a scheduler makes of the denoiser's answer: the finished image it foresees, and how
 much an error counts.
 """
 
@@ -29,7 +29,7 @@ class SchedulerCall:
         return self.args[0] if self.args else self.kwargs["sample"]
 
 
-def foreseen(call: SchedulerCall) -> Tensor | None:
+def predicted_x0(call: SchedulerCall) -> Tensor | None:
     """The finished sample that the answer stands for, of x's shape; None for schedulers not known
     here.
 

@@ -4,7 +4,7 @@ each block.
     h(t, ...)     time embedding, plus what else is added to it (class, pooled prompt, size)   [rows, embedding]
     g_k(h)        activation and linear layer of block k                                       [rows, C_k]
 
-It sees no picture, so that for T steps it has T different inputs, unless a class or a prompt
+It sees no image, so that for T steps it has T different inputs, unless a class or a prompt
 enters. Source: tfm, "Temporal feature and TIB". Where the block is in a family is its adapter's
 business."""
 
@@ -67,7 +67,7 @@ def conditioning_rows(
         missing = [name for name in block.arguments if name not in call]
         if missing:
             raise DmqError(
-                f"the pipeline gives no {missing[0]}, which the time path needs; dmq cannot follow "
+                f"the pipeline gives no {missing[0]}, which the time embedding needs; dmq cannot follow "
                 "it."
             )
         for row in zip(*(_on_cpu(call[name]) for name in block.arguments), strict=True):

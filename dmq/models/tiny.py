@@ -28,7 +28,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, PreTrainedTokenizerFast
 
 
 def tiny_sd(seed: int = 0) -> StableDiffusionPipeline:
-    """A text-to-image pipeline with pictures of 16 x 16 pixels and latents of 4 x 8 x 8; words
+    """A text-to-image pipeline with images of 16 x 16 pixels and latents of 4 x 8 x 8; words
     are letters.
     """
     with torch.random.fork_rng(devices=[]):
@@ -80,7 +80,7 @@ def tiny_sd(seed: int = 0) -> StableDiffusionPipeline:
 
 
 def tiny_ddpm(seed: int = 0) -> DDIMPipeline:
-    """An unconditional pipeline with pictures of 8 x 8 pixels, attention included."""
+    """An unconditional pipeline with images of 8 x 8 pixels, attention included."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         unet = UNet2DModel(

@@ -1,7 +1,7 @@
 """Tiny random pipelines of the families that `tiny` has denoisers of, with text encoders and
 autoencoders.
 
-Pictures are 16 x 16 pixels where a pipeline leaves that open: draw with `Sampling(size=16)`.
+Images are 16 x 16 pixels where a pipeline leaves that open: generate with `Sampling(size=16)`.
 """
 
 from collections.abc import Callable

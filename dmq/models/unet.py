@@ -114,7 +114,7 @@ class UNetAdapter(AbstractAdapter):
     def embeddings(
         self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
-        # Not `denoiser.dtype`: it walks the whole model, and takes longer than the time path
+        # Not `denoiser.dtype`: it walks the whole model, and takes longer than the time embedding
         # itself.
         sinusoid = denoiser.time_proj(t).to(denoiser.conv_in.weight.dtype)
         emb = denoiser.time_embedding(sinusoid, *_timestep_condition(given))

@@ -27,7 +27,7 @@ def _decomposed(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     if min(matrix.shape) <= max(EXACT, rank + OVERSAMPLING):
         u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
         return u[:, :rank], values[:rank], vh[:rank].T
-    # svd_lowrank draws from the global generator, which is left as it was.
+    # svd_lowrank generates from the global generator, which is left as it was.
     with torch.random.fork_rng(devices=[matrix.device] if matrix.is_cuda else []):
         torch.manual_seed(0)
         u, values, v = torch.svd_lowrank(matrix, rank + OVERSAMPLING, POWER_STEPS)

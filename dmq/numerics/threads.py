@@ -33,7 +33,7 @@ def one_thread() -> Iterator[None]:
     """Let torch use one thread, for many small operations in a row.
 
     Threads that wait for each other after each of them cost far more than they save as soon as
-    anything else, such as drawing pictures, keeps the processor busy. Other threads of the program
+    anything else, such as generating images, keeps the processor busy. Other threads of the program
     keep their setting."""
     # Not what this thread was told before: one that begins while another is in here is told "one",
     # and for good.

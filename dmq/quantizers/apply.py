@@ -45,38 +45,42 @@ def quantized(
     calibrated. It is called by one sampler at a time. Raises DmqError if `model` is quantized
     already, or is not what the plan was made for."""
     _check(model, plan)
-    twin = borrow(model)
-    clock = Clock(plan.timesteps, plan.on_miss, adapter.timestep)
+    quantized_model = borrow(model)
+    clock = Clock(plan.timesteps, plan.unknown_timestep, adapter.timestep)
     banks: dict[Site, nn.Module] = {}
     with one_thread():  # ranges are searched by tens of thousands of small operations
         for row in plan.layers:
             if row.dropped or row.format == "float":
                 continue
-            layer = twin.get_submodule(row.layer.name)
+            layer = quantized_model.get_submodule(row.layer.name)
             if row.bank and row.bank.site not in banks:
                 banks[row.bank.site] = bank_module(row.bank, clock).to(layer.weight.device)
             bank = banks[row.bank.site] if row.bank else nn.Identity()
             replace(
-                twin,
+                quantized_model,
                 row.layer.name,
                 _layer(layer, row, bank, learned or {}, make or simulated_layer),
             )
     if plan.attention:
-        explicit_products(twin)
+        explicit_products(quantized_model)
         for bank in plan.attention:
             place = f"{bank.site.name}.processor.{bank.site.point}"
-            replace(twin, place, bank_module(bank, clock).to(next(twin.parameters()).device))
+            replace(
+                quantized_model,
+                place,
+                bank_module(bank, clock).to(next(quantized_model.parameters()).device),
+            )
     if plan.vector_bits < FLOAT:
-        _quantize_vectors(twin, plan)
+        _quantize_vectors(quantized_model, plan)
     cached = plan.temporal is not None and plan.temporal.cached is not None
     used = [*(row.bank for row in plan.layers if row.bank), *plan.attention]
     clock.needed = cached or any(len(bank.bits) > 1 or not bank.dynamic for bank in used)
     if cached or used:
-        twin.register_forward_pre_hook(clock.before_call, with_kwargs=True)
+        quantized_model.register_forward_pre_hook(clock.before_call, with_kwargs=True)
     if cached:
-        install_cache(twin, model, plan.temporal, adapter, clock)
-    twin.plan, twin.clock = plan, clock
-    return twin
+        install_cache(quantized_model, model, plan.temporal, adapter, clock)
+    quantized_model.plan, quantized_model.clock = plan, clock
+    return quantized_model
 
 
 def plan_of(model: nn.Module) -> Plan | None:
@@ -129,11 +133,11 @@ def _low_rank(layer: nn.Module, bank: nn.Module, codes: LowRankWeight) -> nn.Mod
     return low_rank_layer(layer, *weights, layer.bias, bank, smoothing)
 
 
-def _quantize_vectors(twin: nn.Module, plan: Plan) -> None:
+def _quantize_vectors(quantized_model: nn.Module, plan: Plan) -> None:
     """Put rounded copies in the place of all 1-D parameters, the biases of layers included."""
     spec = vector_format(plan.layers[0].weights, plan.vector_bits)
     made: dict[int, nn.Parameter] = {}  # a parameter may be in several places
-    for module in twin.modules():
+    for module in quantized_model.modules():
         for name, p in module.named_parameters(recurse=False):
             if p.ndim < 2 and id(p) not in made:
                 made[id(p)] = nn.Parameter(

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import DmqError
 from ..numerics.affine import fake_quantize, grid
-from ..results import Bank
+from ..results import ActivationQParams
 from ..trajectory.steps import index_of
 
 
@@ -22,16 +22,16 @@ class Clock:
     given.
 
     One per quantized model, read by all of its banks; a call's order and number mean nothing to it.
-    `notes` collects a sentence for every timestep that was not recorded, once each, where `on_miss`
+    `notes` collects a sentence for every timestep that was not recorded, once each, where `unknown_timestep`
     is "nearest". Where nothing depends on the step, `needed` is False and any timestep will do."""
 
     def __init__(
         self,
         timesteps: tuple[float, ...],
-        on_miss: str,
+        unknown_timestep: str,
         timestep: Callable[[tuple, dict[str, Any]], float],
     ) -> None:
-        self.timesteps, self.on_miss, self.timestep = timesteps, on_miss, timestep
+        self.timesteps, self.unknown_timestep, self.timestep = timesteps, unknown_timestep, timestep
         self.notes: list[str] = []
         self.bypassed = False  # let activations pass as they are
         self.needed = True
@@ -53,9 +53,9 @@ class Clock:
     def set(self, t: float) -> None:
         """Move to the step recorded at `t`.
 
-        Raises DmqError if there is none, unless `on_miss` is "nearest".
+        Raises DmqError if there is none, unless `unknown_timestep` is "nearest".
         """
-        self._i, distance = index_of(t, self.timesteps, self.on_miss)
+        self._i, distance = index_of(t, self.timesteps, self.unknown_timestep)
         if distance:
             note = f"timestep {t:g} was not calibrated; used {self.timesteps[self._i]:g} instead, {distance:g} away."
             self.notes += [note] if note not in self.notes else []
@@ -79,7 +79,7 @@ class ActivationBank(nn.Module):
     Takes and returns a tensor of any shape; per channel, `axis` of it has the bank's number of
     channels. Differentiable as `numerics.affine.fake_quantize` is."""
 
-    def __init__(self, bank: Bank, clock: Clock) -> None:
+    def __init__(self, bank: ActivationQParams, clock: Clock) -> None:
         super().__init__()
         self.clock, self.axis, self.site, self.parts = clock, bank.axis, bank.site, bank.parts
         self.register_buffer("scale", torch.tensor(bank.scale, dtype=torch.float32))
@@ -130,7 +130,7 @@ class DynamicBank(nn.Module):
     range 0..1. Takes and returns a tensor of any shape, as `ActivationBank` does. Differentiable in
     the values, straight through; ranges count as constants."""
 
-    def __init__(self, bank: Bank, clock: Clock) -> None:
+    def __init__(self, bank: ActivationQParams, clock: Clock) -> None:
         super().__init__()
         self.clock, self.axis, self.site, self.parts = clock, bank.axis, bank.site, bank.parts
         self.per, self.symmetric = bank.per, bank.symmetric
@@ -183,6 +183,6 @@ def value_ranges(x: Tensor, per: str) -> tuple[Tensor, Tensor]:
     return low.float(), high.float()
 
 
-def bank_module(bank: Bank, clock: Clock) -> ActivationBank | DynamicBank:
+def bank_module(bank: ActivationQParams, clock: Clock) -> ActivationBank | DynamicBank:
     """The quantizer that does what `bank` says."""
     return DynamicBank(bank, clock) if bank.dynamic else ActivationBank(bank, clock)

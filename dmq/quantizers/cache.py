@@ -1,8 +1,8 @@
 """Cached temporal features: tables of rows by step, and the modules that read them in place of the
-time path.
+time embedding.
 
-    offline   t is all that enters: rows are made once, the time path leaves the model where nothing needs it
-    request   a class, prompt or size enters: rows are made by the float time path, which stays, when a call brings
+    offline   t is all that enters: rows are made once, the time embedding leaves the model where nothing needs it
+    request   a class, prompt or size enters: rows are made by the float time embedding, which stays, when a call brings
               conditioning that was not seen yet
 
 Source: tfm, "Cache-based maintenance".
@@ -19,7 +19,7 @@ from ..models.borrow import replace
 from ..models.temporal import temporal_features, timestep_rows
 from ..numerics.affine import dequantize, grid, quantize
 from ..numerics.threads import one_thread
-from ..results import TimePath
+from ..results import TimeEmbedding
 from .bank import Clock
 
 
@@ -59,7 +59,7 @@ class FeatureTable(nn.Module):
 
 
 class CachedFeature(nn.Module):
-    """Stands where a module of the time path stood and answers with the row of the step, for a
+    """Stands where a module of the time embedding stood and answers with the row of the step, for a
     batch of any size.
     """
 
@@ -85,35 +85,39 @@ class Gone(nn.Module):
 
 
 def install_cache(
-    twin: nn.Module, model: nn.Module, time: TimePath, adapter: AbstractAdapter, clock: Clock
+    quantized_model: nn.Module,
+    model: nn.Module,
+    time: TimeEmbedding,
+    adapter: AbstractAdapter,
+    clock: Clock,
 ) -> None:
-    """Put the cache that `time` decides on into the quantized `twin` of the float `model`."""
+    """Put the cache that `time` decides on into the quantized `quantized model` of the float `model`."""
     if time.per_request:
         requests = RequestCache(time, adapter, clock)
         for k, projection in enumerate(time.block.projections):
             replace(
-                twin,
+                quantized_model,
                 projection.name,
-                RequestedFeature(requests, k, twin.get_submodule(projection.name)),
+                RequestedFeature(requests, k, quantized_model.get_submodule(projection.name)),
             )
         # After the clock's own hook, which must have found the step.
-        twin.register_forward_pre_hook(requests.before_call, with_kwargs=True)
+        quantized_model.register_forward_pre_hook(requests.before_call, with_kwargs=True)
         return
-    device = next(twin.parameters()).device
+    device = next(quantized_model.parameters()).device
     with one_thread():
         t = timestep_rows(clock.timesteps).to(device)
         features = temporal_features(model, adapter, time.block, t, {})
     whole = bool(time.cached.all())
     for root in time.block.embeddings if whole else ():
-        replace(twin, root, Gone())
+        replace(quantized_model, root, Gone())
     for k, projection in enumerate(time.block.projections):
         steps = time.cached[k].nonzero()[0].tolist()
         if steps:
             row = [steps.index(i) if i in steps else None for i in range(len(time.cached[k]))]
-            computed = None if None not in row else twin.get_submodule(projection.name)
+            computed = None if None not in row else quantized_model.get_submodule(projection.name)
             table = FeatureTable(features[k][steps], time.spec.cache.bits)
-            table.like = table.like.to(next(twin.parameters()).dtype)
-            replace(twin, projection.name, CachedFeature(table, clock, row, computed))
+            table.like = table.like.to(next(quantized_model.parameters()).dtype)
+            replace(quantized_model, projection.name, CachedFeature(table, clock, row, computed))
 
 
 # --- per request ----------------------------------------------------------------------------------
@@ -126,7 +130,7 @@ class RequestCache:
     Its method is the hook, not a closure, so that a copy of the model has a cache of its own.
     """
 
-    def __init__(self, time: TimePath, adapter: AbstractAdapter, clock: Clock) -> None:
+    def __init__(self, time: TimeEmbedding, adapter: AbstractAdapter, clock: Clock) -> None:
         self.time, self.adapter, self.clock = time, adapter, clock
         self.known: list[dict[str, Tensor]] = []  # distinct rows of conditioning
         self.tables: list[
@@ -174,7 +178,7 @@ class RequestCache:
 
 
 class RequestedFeature(nn.Module):
-    """Stands where a module of the time path stood, which it keeps: the cache of a request is
+    """Stands where a module of the time embedding stood, which it keeps: the cache of a request is
     made with it.
     """
 

@@ -15,16 +15,25 @@ from ..numerics.affine import grid
 from ..recipe import (
     FLOAT,
     Activations,
-    Grid,
     LowRank,
     Override,
     PerGroup,
     PerTensor,
     Recipe,
+    Uniform,
     Weights,
 )
-from ..results import ActivationStats, Bank, GroupErrors, Layer, ModelInfo, Plan, PlannedLayer, Site
-from .temporal import keep_time, time_path
+from ..results import (
+    ActivationQParams,
+    ActivationStats,
+    GroupErrors,
+    Layer,
+    ModelInfo,
+    Plan,
+    PlannedLayer,
+    Site,
+)
+from .temporal import keep_time, time_embedding
 from .weights import weight_bytes
 
 
@@ -65,23 +74,23 @@ def make_plan(
     override matches nothing."""
     _check(info, recipe, stats)
     resolved = _resolved(info, recipe, stats)
-    splits = info.splits or {} if recipe.split else {}
+    splits = info.splits or {} if recipe.split_shortcuts else {}
     rows = [
         _planned(row, chosen, recipe, stats, errors, splits.get(row.name, 0))
         for row, chosen in resolved.items()
     ]
     operands = [s for s, site in enumerate(stats.sites) if site.kind == "attention"]
     bits = {s: _operand_bits(info, recipe, stats.sites[s]) for s in operands}
-    vectors = recipe.weights.bits if not recipe.protection.vectors else FLOAT
+    vectors = recipe.weights.bits if not recipe.protection.norms_and_biases else FLOAT
     if recipe.temporal is not None:
-        time = time_path(info, recipe.temporal, stats.steps, cached)
+        time = time_embedding(info, recipe.temporal, stats.steps, cached)
         rows = keep_time(rows, time, stats, recipe.activations.symmetric)
-    outside = info.parameters - sum(row.layer.weights + _biases(row.layer) for row in rows)
+    outside = info.parameters - sum(row.layer.num_weights + _biases(row.layer) for row in rows)
     return Plan(
         model=info.name,
         fingerprint=info.fingerprint,
         timesteps=stats.timesteps,
-        on_miss=recipe.on_miss,
+        unknown_timestep=recipe.unknown_timestep,
         layers=tuple(rows),
         attention=tuple(_bank(s, recipe, stats, errors) for s in operands if bits[s] < FLOAT),
         attention_sites=len(operands),
@@ -102,11 +111,11 @@ def vector_format(weights: Weights, bits: int) -> Weights:
     """How 1-D parameters are quantized when they are not protected: on the uniform grid, with
     one scale each.
     """
-    return replace(weights, bits=bits, granularity=PerTensor(), format=Grid())
+    return replace(weights, bits=bits, granularity=PerTensor(), format=Uniform())
 
 
 def _vector_bytes(size: int, recipe: Recipe) -> int:
-    bits = FLOAT if recipe.protection.vectors else recipe.weights.bits
+    bits = FLOAT if recipe.protection.norms_and_biases else recipe.weights.bits
     return weight_bytes((size,), vector_format(recipe.weights, bits))
 
 
@@ -232,7 +241,7 @@ def _bank(
     split: int = 0,
     *,
     pointwise: bool = False,
-) -> Bank:
+) -> ActivationQParams:
     if recipe.activations.dynamic != "none":
         made = _dynamic_bank(s, recipe.activations, stats, errors, split)
         return replace(made, dynamic="place") if pointwise and made.dynamic == "call" else made
@@ -251,7 +260,7 @@ def _bank(
             low, high = split_ranges(s, stats, slot, split, low, high)
     bits = errors.bits[s, first].astype(np.uint8)
     scale, zero = slot_grid(site, low, high, bits, recipe.activations.symmetric)
-    return Bank(
+    return ActivationQParams(
         site=site,
         bits=bits,
         scale=scale,
@@ -264,13 +273,13 @@ def _bank(
 
 def _dynamic_bank(
     s: int, spec: Activations, stats: ActivationStats, errors: GroupErrors, split: int
-) -> Bank:
-    """Groups of steps mean nothing where ranges are taken as they come: a slot for each number
+) -> ActivationQParams:
+    """Groups of steps mean nothing where ranges are dynamic: a slot for each number
     of bits.
     """
     site, none = stats.sites[s], np.zeros(0, np.float32)
     bits, slot = np.unique(errors.bits[s], return_inverse=True)
-    return Bank(
+    return ActivationQParams(
         site=site,
         bits=bits.astype(np.uint8),
         scale=none,

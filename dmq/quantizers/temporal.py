@@ -1,4 +1,4 @@
-"""How the time path is kept: ranges per step (FSC), a cache of its features, and the choice between
+"""How the time embedding is kept: ranges per step (FSC), a cache of its features, and the choice between
 the two.
 
 Decided from statistics and errors alone; what is decided becomes modules in `cache` and `apply`.
@@ -12,13 +12,21 @@ import torch
 from ..errors import DmqError
 from ..numerics.affine import grid
 from ..recipe import FLOAT, Cache, Temporal
-from ..results import ActivationStats, Bank, ModelInfo, Plan, PlannedLayer, TemporalBlock, TimePath
+from ..results import (
+    ActivationQParams,
+    ActivationStats,
+    ModelInfo,
+    Plan,
+    PlannedLayer,
+    TemporalBlock,
+    TimeEmbedding,
+)
 
 
-def time_path(
+def time_embedding(
     info: ModelInfo, spec: Temporal, steps: int, cached: np.ndarray | None = None
-) -> TimePath:
-    """The decision for the time path as a whole; `cached` [K, T] is what a selection chose.
+) -> TimeEmbedding:
+    """The decision for the time embedding as a whole; `cached` [K, T] is what a selection chose.
 
     Raises DmqError if the model has no temporal block, or if a selection is asked for where a cache
     can only be built per request."""
@@ -29,7 +37,7 @@ def time_path(
             "Set temporal to null: its time layers are then treated as all others."
         )
     if not isinstance(spec.cache, Cache):
-        return TimePath(block=block, spec=spec)
+        return TimeEmbedding(block=block, spec=spec)
     if spec.cache.selection != "none" and not block.finite:
         raise DmqError(
             f"recipe.temporal.cache.selection is {spec.cache.selection!r}, but the features depend "
@@ -40,15 +48,15 @@ def time_path(
         cached = np.ones((len(block.projections), steps), dtype=bool)
     if cached is None:
         raise ValueError(
-            "a selection needs the errors of the time path and the cache first, see select()"
+            "a selection needs the errors of the time embedding and the cache first, see select()"
         )
-    return TimePath(block=block, spec=spec, cached=cached)
+    return TimeEmbedding(block=block, spec=spec, cached=cached)
 
 
 def keep_time(
-    rows: list[PlannedLayer], time: TimePath, stats: ActivationStats, symmetric: bool
+    rows: list[PlannedLayer], time: TimeEmbedding, stats: ActivationStats, symmetric: bool
 ) -> list[PlannedLayer]:
-    """The layers of a plan after the decision for the time path: banks per step, layers that a
+    """The layers of a plan after the decision for the time embedding: banks per step, layers that a
     cache replaces.
     """
     if time.spec.fsc != "none":
@@ -60,7 +68,7 @@ def keep_time(
     return [_dropped(row) if row.layer.name in gone else row for row in rows]
 
 
-def dropped(time: TimePath) -> frozenset[str]:
+def dropped(time: TimeEmbedding) -> frozenset[str]:
     """Names of the layers that nothing needs any more: g_k where all its steps are cached, h if
     all of all are.
     """
@@ -77,7 +85,7 @@ def select(
 ) -> np.ndarray:
     """Which features come from the cache, [K, T] bool: those whose error is smaller there.
 
-    `computed` and `stored` [K, T] are relative squared errors of the time path and of the cache. By
+    `computed` and `stored` [K, T] are relative squared errors of the time embedding and of the cache. By
     "row" each feature is chosen by itself; by "block" all steps of a projection go where the mean
     over the steps is smaller. Source: tfm, "Disturbance-aware selection" (derived; the published
     rule is not known)."""
@@ -98,13 +106,14 @@ def select(
     return cached
 
 
-def time_path_only(plan: Plan) -> Plan:
-    """`plan` with everything outside of the time path in float, and without a cache: what the
-    time path alone does.
+def time_embedding_only(plan: Plan) -> Plan:
+    """`plan` with everything outside of the time embedding in float, and without a cache: what the
+    time embedding alone does.
     """
     inside = set(plan.temporal.block.layers)
     rows = tuple(
-        row if row.layer.name in inside else _in_float(row, "time path only") for row in plan.layers
+        row if row.layer.name in inside else _in_float(row, "time embedding only")
+        for row in plan.layers
     )
     return replace(
         plan,
@@ -122,7 +131,7 @@ def _in_float(row: PlannedLayer, why: str) -> PlannedLayer:
         activation_bits=FLOAT,
         reason=why,
         bank=None,
-        weight_bytes=4 * row.layer.weights,
+        weight_bytes=4 * row.layer.num_weights,
     )
 
 
@@ -146,7 +155,7 @@ def _with_step_banks(
         for p in block.projections
         if p.name not in block.embeddings
     }
-    made: dict[tuple, Bank] = {}
+    made: dict[tuple, ActivationQParams] = {}
     kept = []
     for row in rows:
         if row.layer.name in block.layers and row.bank is not None:
@@ -158,11 +167,13 @@ def _with_step_banks(
     return kept
 
 
-def _step_bank(bank: Bank, stats: ActivationStats, symmetric: bool) -> Bank:
+def _step_bank(
+    bank: ActivationQParams, stats: ActivationStats, symmetric: bool
+) -> ActivationQParams:
     s, bits = stats.index[bank.site.name, bank.site.point], bank.bits[bank.slot]
     ends = (torch.tensor(end[s]) for end in (stats.minimum, stats.maximum))
     scale, zero = grid(*ends, torch.tensor(bits.astype(np.int64)), symmetric)
-    return Bank(
+    return ActivationQParams(
         site=bank.site,
         bits=bits,
         scale=scale.numpy(),

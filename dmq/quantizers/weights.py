@@ -10,7 +10,7 @@ scale:
     split          [O, I*kh*kw]    the columns of the first input channels as above, then those of the others: each of
                                    the two sides as if it were a weight by itself
 
-Granularity, symmetry and range of a `Weights` are those of the format Grid; the others say by
+Granularity, symmetry and range of a `Weights` are those of the format Uniform; the others say by
 themselves how they are laid out, and are asymmetric."""
 
 import math
@@ -33,7 +33,6 @@ from ..numerics.tables import stored, stored_scale
 from ..recipe import (
     FLOAT,
     Gptq,
-    Grid,
     Hqq,
     KMeans,
     LowRank,
@@ -42,8 +41,9 @@ from ..recipe import (
     PerTensor,
     PowerOfTwo,
     Uaq,
+    Uniform,
     Weights,
-    choice_label,
+    format_name,
 )
 from .codes import (
     CodebookWeight,
@@ -69,7 +69,7 @@ def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> WeightCode
     if not weight.isfinite().all():
         what = "NaN" if weight.isnan().any() else "infinite values"
         raise DmqError(
-            f"the weight has {what}, which {choice_label(spec)} cannot hold. Is the checkpoint "
+            f"the weight has {what}, which {format_name(spec)} cannot hold. Is the checkpoint "
             "sound?"
         )
     if isinstance(spec.format, LowRank):
@@ -133,7 +133,7 @@ def _overhead(form: Any, shape: tuple[int, ...], spec: Weights) -> int:
 
 
 @_codes.register
-def _(form: Grid, weight: Tensor, spec: Weights) -> QuantizedWeight:
+def _(form: Uniform, weight: Tensor, spec: Weights) -> QuantizedWeight:
     rows, size = _layout(spec.granularity, tuple(weight.shape))
     x = weight.float().reshape(rows, -1)
     ends = _by_runs(x, size, lambda runs: find_range(spec.range, runs, spec.bits, spec.symmetric))
@@ -144,7 +144,7 @@ def _(form: Grid, weight: Tensor, spec: Weights) -> QuantizedWeight:
 
 
 @_overhead.register
-def _(form: Grid, shape: tuple[int, ...], spec: Weights) -> int:
+def _(form: Uniform, shape: tuple[int, ...], spec: Weights) -> int:
     rows, size = _layout(spec.granularity, shape)
     return rows * _runs(shape, rows, size) * run_bytes(spec.bits, spec.symmetric)
 

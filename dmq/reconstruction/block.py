@@ -27,7 +27,7 @@ from ..models.borrow import borrow
 from ..numerics.threads import few_threads
 from ..quantizers.apply import quantized
 from ..quantizers.codes import QuantizedWeight, code_arrays, codes_from
-from ..recipe import FLOAT, BlockReconstruction, Grid, Weights
+from ..recipe import FLOAT, BlockReconstruction, Uniform, Weights
 from ..results import Plan, Trajectory
 from .recorded import Source, cut, error_of, gathered
 from .step_sizes import StepSizes, banks_of, size_arrays, sizes_from, with_step_sizes
@@ -65,13 +65,13 @@ def trained_layers(
 
     Left out are layers whose weights are in float or on no uniform grid (those keep their format's
     own codes), layers that a cache replaces, the first and the last layer, what lies in no block,
-    and the layers of the time path unless `spec.time`."""
+    and the layers of the time embedding unless `spec.time`."""
     apart = left_out(model, adapter, plan, spec)
     rows = [
         row
         for row in plan.layers
         if row.weights.bits < FLOAT
-        and isinstance(row.weights.format, Grid)
+        and isinstance(row.weights.format, Uniform)
         and not row.dropped
         and row.layer.role not in ("first", "last")
         and row.layer.name not in apart
@@ -86,7 +86,7 @@ def trained_layers(
 def left_out(
     model: nn.Module, adapter: AbstractAdapter, plan: Plan, spec: BlockReconstruction
 ) -> frozenset[str]:
-    """The layers of the time path, unless `spec.time` says that they are learned with their
+    """The layers of the time embedding, unless `spec.time` says that they are learned with their
     blocks.
     """
     known = None if spec.time else adapter.temporal(model)
@@ -104,7 +104,7 @@ def training_model(
     codes: Mapping[str, QuantizedWeight],
     sizes: Mapping[str, StepSizes] | None = None,
 ) -> nn.Module:
-    """The quantized model in which blocks are learned, with the `codes` of the time path and of
+    """The quantized model in which blocks are learned, with the `codes` of the time embedding and of
     finished blocks.
 
     `sizes` are the learned step sizes of finished blocks.
@@ -120,7 +120,7 @@ def training_model(
 
 def reconstruct_block(
     model: nn.Module,
-    twin: nn.Module,
+    quantized_model: nn.Module,
     block: str,
     formats: Mapping[str, Weights],
     spec: BlockReconstruction,
@@ -130,7 +130,7 @@ def reconstruct_block(
 ) -> Generator[tuple[int, int], None, LearnedBlocks]:
     """Yield (iterations done, all) while one block is learned; return what was found.
 
-    `twin` is the quantized model (`training_model`), which has what was learned in place at the end
+    `quantized model` is the quantized model (`training_model`), which has what was learned in place at the end
     and is of no further use if the generator was closed; the float `model` stays as it is. `counts`
     [T] says how often each step is drawn; step sizes at the inputs of the layers `apart` stay.
     Iterations see one denoiser call each, since the ranges in force depend on its step. Training
@@ -141,19 +141,19 @@ def reconstruct_block(
     used = random.permutation(np.unique(schedule))
     later = random.choice(len(cuts), spec.steps, p=share)
     used = np.concatenate([used, np.setdiff1d(later, used)])
-    source = Source(borrow(model), twin, block, trajectory)
+    source = Source(borrow(model), quantized_model, block, trajectory)
     measured = yield from gathered(source, cuts, used[:MEASURED], (0, spec.iterations + spec.steps))
-    with few_threads(twin.get_submodule(block).parameters()):
-        before = error_of(twin, block, measured.values())
-        training = RoundingTraining(model, twin, block, formats, spec)
+    with few_threads(quantized_model.get_submodule(block).parameters()):
+        before = error_of(quantized_model, block, measured.values())
+        training = RoundingTraining(model, quantized_model, block, formats, spec)
     # Batches that are too many to hold at once are taken in parts, each with all the iterations
     # that draw from it.
     parts = min(len(used), math.ceil(len(used) * next(iter(measured.values())).bytes / HELD))
     feed = Feed(source, cuts, [used[part::parts] for part in range(parts)])
     yield from feed.run(training, schedule)
-    with few_threads(twin.get_submodule(block).parameters()):
+    with few_threads(quantized_model.get_submodule(block).parameters()):
         codes = training.hardened()
-        after = error_of(twin, block, measured.values())
+        after = error_of(quantized_model, block, measured.values())
     learned = LearnedBlocks(
         codes=codes,
         before={block: before},
@@ -162,14 +162,14 @@ def reconstruct_block(
         changed=training.changed(codes),
         note=training.note,
     )
-    banks = banks_of(twin, block, apart)
+    banks = banks_of(quantized_model, block, apart)
     if not spec.steps or not banks or training.note:
         return learned
-    stepping = StepTraining(twin, block, banks, spec)
+    stepping = StepTraining(quantized_model, block, banks, spec)
     yield from feed.run(stepping, later)
-    with few_threads(twin.get_submodule(block).parameters()):
+    with few_threads(quantized_model.get_submodule(block).parameters()):
         sizes = stepping.finished()
-        stepped = {block: error_of(twin, block, measured.values())}
+        stepped = {block: error_of(quantized_model, block, measured.values())}
     return changed(learned, sizes=sizes, stepped=stepped, note=stepping.note)
 
 

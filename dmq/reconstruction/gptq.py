@@ -109,7 +109,7 @@ def inverse_factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     mean = diagonal.sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
     mean = mean.where(mean > 0, torch.ones_like(mean))  # a layer that was given nothing but zeros
     more = mean.where(~seen, torch.zeros_like(mean))
-    eye = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+    feature_extractor = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
     while True:
         damped = h + torch.diag_embed(more + damping * mean)
         # H = R R^T with R upper triangular comes from the factor of H read backwards; then U =
@@ -117,9 +117,9 @@ def inverse_factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
         # factorisations and the inverse of a matrix.
         lower, failed = torch.linalg.cholesky_ex(damped.flip(1, 2))
         if not failed.any():
-            return torch.linalg.solve_triangular(lower.flip(1, 2), eye.expand_as(h), upper=True).to(
-                moments
-            ), damping
+            return torch.linalg.solve_triangular(
+                lower.flip(1, 2), feature_extractor.expand_as(h), upper=True
+            ).to(moments), damping
         if damping >= MOST:
             raise ValueError(
                 "the moments have no Cholesky factor even with full damping: are they finite?"

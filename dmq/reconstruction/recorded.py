@@ -42,7 +42,7 @@ class Source:
     """Makes batches by repeating recorded denoiser calls up to the block."""
 
     floats: nn.Module
-    twin: nn.Module
+    quantized_model: nn.Module
     block: str
     trajectory: Trajectory
 
@@ -60,10 +60,10 @@ class Source:
             seen.append(_tensors(answer))
             raise _Reached
 
-        hook = self.twin.get_submodule(self.block).register_forward_pre_hook(
+        hook = self.quantized_model.get_submodule(self.block).register_forward_pre_hook(
             given, with_kwargs=True
         )
-        self._repeat(self.twin, n, rows, hook)
+        self._repeat(self.quantized_model, n, rows, hook)
         hook = self.floats.get_submodule(self.block).register_forward_hook(answered)
         self._repeat(self.floats, n, rows, hook)
         (args, kwargs), wanted = seen
@@ -106,16 +106,16 @@ def gathered(
     """The batches `which` of `cuts` by number; yields `progress` after each."""
     held = {}
     for p in which:
-        with few_threads(source.twin.parameters()):
+        with few_threads(source.quantized_model.parameters()):
             held[p] = source(*cuts[p])
         yield progress
     return held
 
 
-def answer(twin: nn.Module, block: str, batch: Batch) -> list[Tensor]:
-    """What the block inside `twin` makes of `batch` at its step."""
-    twin.clock.set(batch.t)
-    return _tensors(twin.get_submodule(block)(*batch.args, **batch.kwargs))
+def answer(quantized_model: nn.Module, block: str, batch: Batch) -> list[Tensor]:
+    """What the block inside `quantized model` makes of `batch` at its step."""
+    quantized_model.clock.set(batch.t)
+    return _tensors(quantized_model.get_submodule(block)(*batch.args, **batch.kwargs))
 
 
 def _tensors(answer: Any) -> list[Tensor]:
@@ -147,11 +147,11 @@ def distance(made: list[Tensor], wanted: list[Tensor], power: float = 2) -> Tens
 
 
 @torch.no_grad()
-def error_of(twin: nn.Module, block: str, batches: Iterable[Batch]) -> float:
+def error_of(quantized_model: nn.Module, block: str, batches: Iterable[Batch]) -> float:
     """Squared error of the block's answers to all `batches` over their power."""
     wrong = power = 0.0
     for batch in batches:
-        for a, b in zip(answer(twin, block, batch), batch.wanted, strict=True):
+        for a, b in zip(answer(quantized_model, block, batch), batch.wanted, strict=True):
             wrong += double(a.float() - b.float()).square().sum().item()
             power += double(b).square().sum().item()
     return wrong / max(power, 1e-30)

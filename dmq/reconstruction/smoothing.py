@@ -40,7 +40,7 @@ def channel_maxima(weight: Tensor) -> Tensor:
 
 
 def step_error(moments: Moments, factors: Tensor | None, bits: int, symmetric: bool) -> float:
-    """Mean squared rounding error of inputs / factors whose ranges are taken as they come: step^2 /
+    """Mean squared rounding error of inputs / factors whose ranges are dynamic: step^2 /
     12.
 
     `factors` [C] or none; of a convolution in groups, those of one group. 0 where inputs are in
@@ -68,7 +68,7 @@ def smoothed_error(
     """Squared error of the output of a layer with `codes`, mean over tokens, its inputs divided by
     `factors` [C].
 
-    `bits` are those of its inputs, whose ranges are taken as they come; FLOAT: as is. Only the rest
+    `bits` are those of its inputs, whose ranges are dynamic; FLOAT: as is. Only the rest
     reads such."""
     wrong = output_error((weight.detach().float() - codes.dequantize()).flatten(1), moments)
     if bits == FLOAT:

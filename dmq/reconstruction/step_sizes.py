@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ..quantizers.bank import ActivationBank
-from ..results import Bank, Plan
+from ..results import ActivationQParams, Plan
 
 
 POWER = 2.4
@@ -36,9 +36,11 @@ class StepSizes:
     bits: np.ndarray  # [T] uint8
 
 
-def banks_of(twin: nn.Module, block: str, left_out: frozenset[str]) -> dict[str, ActivationBank]:
+def banks_of(
+    quantized_model: nn.Module, block: str, left_out: frozenset[str]
+) -> dict[str, ActivationBank]:
     """The banks of `block` by label, but for the inputs of layers that are `left_out`."""
-    inside = twin.get_submodule(block).modules()
+    inside = quantized_model.get_submodule(block).modules()
     banks = [
         module
         for module in inside
@@ -96,9 +98,9 @@ def with_step_sizes(plan: Plan, sizes: Mapping[str, StepSizes]) -> Plan:
     """
     if not sizes:
         return plan
-    made: dict[str, Bank] = {}
+    made: dict[str, ActivationQParams] = {}
 
-    def adjusted(bank: Bank | None) -> Bank | None:
+    def adjusted(bank: ActivationQParams | None) -> ActivationQParams | None:
         if bank is None or bank.site.label not in sizes:
             return bank
         if bank.site.label not in made:
@@ -110,7 +112,7 @@ def with_step_sizes(plan: Plan, sizes: Mapping[str, StepSizes]) -> Plan:
     return changed(plan, layers=layers, attention=attention, step_sizes=len(made))
 
 
-def _adjusted(bank: Bank, own: StepSizes) -> Bank:
+def _adjusted(bank: ActivationQParams, own: StepSizes) -> ActivationQParams:
     first = np.unique(bank.slot, return_index=True)[1]
     same = (own.bits[first] == bank.bits).reshape(-1, *[1] * (bank.scale.ndim - 1))
     return changed(

@@ -1,6 +1,6 @@
-"""TIAR: the rounding of the whole time path, learned against its own float outputs.
+"""TIAR: the rounding of the whole time embedding, learned against its own float outputs.
 
-All linear layers of the block are trained together on all timesteps; no picture is needed, and no
+All linear layers of the block are trained together on all timesteps; no image is needed, and no
 other layer is involved. Source: tfm, "TIAR"."""
 
 import math
@@ -47,16 +47,16 @@ def learn_rounding(
     """Yield (iterations done, all) while the rounding of the layers in `formats` is learned; return
     what was found.
 
-    `t` [rows] and `given` [rows, ...] are all that the time path can be asked; `model` is the float
+    `t` [rows] and `given` [rows, ...] are all that the time embedding can be asked; `model` is the float
     denoiser, which stays as it is. Training stops at the first loss that is not finite, with the
     last good state and a note."""
-    twin, device = borrow(model), next(model.parameters()).device
+    quantized_model, device = borrow(model), next(model.parameters()).device
     t, given = t.to(device), {name: x.to(device) for name, x in given.items()}
     floats = {name: model.get_submodule(name).weight for name in formats}
     with few_threads(floats.values()):
         roundings = {name: Rounding(floats[name], weights) for name, weights in formats.items()}
         for name, rounding in roundings.items():
-            replace(twin, name, SoftLinear(model.get_submodule(name), rounding))
+            replace(quantized_model, name, SoftLinear(model.get_submodule(name), rounding))
         with torch.no_grad():
             wanted = temporal_features(model, adapter, block, t, given)
     learned, dtype = (
@@ -75,7 +75,11 @@ def learn_rounding(
             if len(t) > spec.batch:
                 some = torch.randperm(len(t), generator=rows)[: spec.batch].to(device)
             made = temporal_features(
-                twin, adapter, block, t[some], {name: x[some] for name, x in given.items()}
+                quantized_model,
+                adapter,
+                block,
+                t[some],
+                {name: x[some] for name, x in given.items()},
             )
             loss = sum(
                 (a - b[some]).square().sum(1).mean() for a, b in zip(made, wanted, strict=True)

@@ -27,7 +27,7 @@ from .step_sizes import POWER, LearnedScales, StepSizes
 
 
 class Training(ABC):
-    """Something of one block inside `twin` that is learned from its answers, and how far it has
+    """Something of one block inside `quantized model` that is learned from its answers, and how far it has
     got.
     """
 
@@ -35,11 +35,14 @@ class Training(ABC):
     optimiser: torch.optim.Optimizer
 
     def __init__(
-        self, twin: nn.Module, block: str, iterations: int, progress: tuple[int, int]
+        self, quantized_model: nn.Module, block: str, iterations: int, progress: tuple[int, int]
     ) -> None:
-        self.twin, self.block, self.iterations = twin, block, iterations
+        self.quantized_model, self.block, self.iterations = quantized_model, block, iterations
         self.before, self.all = progress  # iterations before these, and of the block in all
-        self.inside, self.precision = twin.get_submodule(block), precision(twin)
+        self.inside, self.precision = (
+            quantized_model.get_submodule(block),
+            precision(quantized_model),
+        )
         self.forgotten: tuple[str, ...] | None = (
             None  # modules that are computed again for gradients; not known yet
         )
@@ -66,7 +69,7 @@ class Training(ABC):
 
     def _iterate(self, batch: Batch) -> None:
         learned = [p for group in self.optimiser.param_groups for p in group["params"]]
-        with recomputed(self.twin, self._forgotten(batch)):
+        with recomputed(self.quantized_model, self._forgotten(batch)):
             loss, total = self.loss(batch)
             backward(total, learned, self.precision)
         self.losses.append(loss.item())
@@ -82,9 +85,9 @@ class Training(ABC):
         """
         if self.forgotten is None:
             with torch.no_grad(), answered(self.inside) as count:
-                made = answer(self.twin, self.block, batch)
+                made = answer(self.quantized_model, self.block, batch)
             short = too_large(count.bytes, made[0].device)
-            self.forgotten = pieces_within(self.twin, self.block) if short else ()
+            self.forgotten = pieces_within(self.quantized_model, self.block) if short else ()
         return self.forgotten
 
     @abstractmethod
@@ -106,26 +109,26 @@ class RoundingTraining(Training):
     def __init__(
         self,
         model: nn.Module,
-        twin: nn.Module,
+        quantized_model: nn.Module,
         block: str,
         formats: Mapping[str, Weights],
         spec: BlockReconstruction,
     ) -> None:
-        self.layers = {name: twin.get_submodule(name) for name in formats}
-        splits = {row.layer.name: row.split for row in twin.plan.layers}
+        self.layers = {name: quantized_model.get_submodule(name) for name in formats}
+        splits = {row.layer.name: row.split for row in quantized_model.plan.layers}
         self.roundings = {
             name: Rounding(model.get_submodule(name).weight, spec, splits[name])
             for name, spec in formats.items()
         }
         for name, layer in self.layers.items():
-            replace(twin, name, soft(layer, self.roundings[name]))
+            replace(quantized_model, name, soft(layer, self.roundings[name]))
         self.optimiser = torch.optim.Adam(
             [r.v for r in self.roundings.values()], spec.rate, fused=True
         )
-        super().__init__(twin, block, spec.iterations, (0, spec.iterations + spec.steps))
+        super().__init__(quantized_model, block, spec.iterations, (0, spec.iterations + spec.steps))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        loss = distance(answer(self.twin, self.block, batch), batch.wanted)
+        loss = distance(answer(self.quantized_model, self.block, batch), batch.wanted)
         beta = beta_at(len(self.losses) / self.iterations)
         return loss, loss if beta is None else loss + PENALTY * undecided(
             self.roundings.values(), beta
@@ -145,7 +148,7 @@ class RoundingTraining(Training):
         for name, layer in self.layers.items():
             weight = codes[name].dequantize().to(layer.weight)
             layer.weight = nn.Parameter(weight, requires_grad=False)
-            replace(self.twin, name, layer)
+            replace(self.quantized_model, name, layer)
         return codes
 
     def changed(self, codes: Mapping[str, QuantizedWeight]) -> dict[str, int]:
@@ -163,7 +166,7 @@ class StepTraining(Training):
 
     def __init__(
         self,
-        twin: nn.Module,
+        quantized_model: nn.Module,
         block: str,
         banks: Mapping[str, ActivationBank],
         spec: BlockReconstruction,
@@ -171,11 +174,13 @@ class StepTraining(Training):
         self.scales = LearnedScales(banks)
         self.optimiser = torch.optim.Adam(self.scales.parameters(), spec.step_rate)
         self.falling = torch.optim.lr_scheduler.CosineAnnealingLR(self.optimiser, spec.steps)
-        super().__init__(twin, block, spec.steps, (spec.iterations, spec.iterations + spec.steps))
+        super().__init__(
+            quantized_model, block, spec.steps, (spec.iterations, spec.iterations + spec.steps)
+        )
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         self.scales.install()
-        loss = distance(answer(self.twin, self.block, batch), batch.wanted, POWER)
+        loss = distance(answer(self.quantized_model, self.block, batch), batch.wanted, POWER)
         return loss, loss
 
     def update(self) -> None:

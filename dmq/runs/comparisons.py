@@ -1,4 +1,4 @@
-"""Finished comparisons: recipes, pictures, report."""
+"""Finished comparisons: recipes, images, report."""
 
 import json
 from dataclasses import asdict
@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Comparison, Recipe
-from ..results import PictureScore, Report
+from ..results import ImageScore, Report
 from .folders import download_folder, folder_of, written
 
 
@@ -19,13 +19,13 @@ def save_run(
     recipes: tuple[Recipe, ...],
     comparison: Comparison,
     report: Report,
-    pictures: dict[str, list[np.ndarray]],
+    images: dict[str, list[np.ndarray]],
     on_the_way: dict[str, dict[tuple[int, int], np.ndarray]],
 ) -> Path:
     """Write a finished comparison and return its folder.
 
-    Pictures are uint8 [H, W, 3], by recipe name in the report's order (float first); those
-    `on_the_way` by (position among the pictures, step)."""
+    Images are uint8 [H, W, 3], by recipe name in the report's order (float first); those
+    `on_the_way` by (position among the images, step)."""
     folder = folder_of(name)
     with written(folder) as part:
         for n, recipe in enumerate(recipes):
@@ -36,10 +36,10 @@ def save_run(
         for w, who in enumerate(report.seconds):
             place = part / "pictures" / str(w)
             place.mkdir(parents=True)
-            for n, picture in enumerate(pictures[who]):
-                Image.fromarray(picture).save(place / f"{n:03d}.png")
-            for (n, i), picture in on_the_way[who].items():
-                Image.fromarray(picture).save(place / f"{n:03d}-at-{i:04d}.png")
+            for n, image in enumerate(images[who]):
+                Image.fromarray(image).save(place / f"{n:03d}.png")
+            for (n, i), image in on_the_way[who].items():
+                Image.fromarray(image).save(place / f"{n:03d}-at-{i:04d}.png")
         (part / "report.json").write_text(json.dumps(asdict(report), indent=2), "utf-8")
     return folder
 
@@ -51,7 +51,7 @@ def load_report(name: str) -> Report:
         raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
     try:
         data = json.loads(file.read_text("utf-8"))
-        scores = tuple(PictureScore(**row) for row in data.pop("scores"))
+        scores = tuple(ImageScore(**row) for row in data.pop("scores"))
         return Report(scores=scores, warnings=tuple(data.pop("warnings")), **data)
     except (ValueError, TypeError, KeyError) as error:
         raise DmqError(f"{file}: a damaged report ({error}).") from None
@@ -65,8 +65,8 @@ def load_recipes(name: str) -> tuple[Recipe, ...]:
     return tuple(jsonio.read(file) for file in files)
 
 
-def load_pictures(name: str) -> dict[str, list[np.ndarray]]:
-    """The finished pictures of a run, uint8 [H, W, 3], by recipe name with float first."""
+def load_images(name: str) -> dict[str, list[np.ndarray]]:
+    """The finished images of a run, uint8 [H, W, 3], by recipe name with float first."""
     place = folder_of(name) / "pictures"
     return {
         who: [
@@ -78,7 +78,7 @@ def load_pictures(name: str) -> dict[str, list[np.ndarray]]:
 
 
 def load_steps(name: str) -> dict[str, dict[tuple[int, int], np.ndarray]]:
-    """The pictures on the way of a run, by recipe name and (position among its pictures, step)."""
+    """The images on the way of a run, by recipe name and (position among its images, step)."""
     found: dict[str, dict[tuple[int, int], np.ndarray]] = {}
     for w, who in enumerate(load_report(name).seconds):
         files = sorted((folder_of(name) / "pictures" / str(w)).glob("*-at-*.png"))
@@ -90,15 +90,15 @@ def load_steps(name: str) -> dict[str, dict[tuple[int, int], np.ndarray]]:
 
 
 def load_comparison(name: str) -> Comparison:
-    """What was drawn in a run."""
+    """What was generated in a run."""
     return jsonio.read(folder_of(name) / "comparison.json", Comparison)
 
 
 def contact_sheet(name: str, gap: int = 4) -> Path:
-    """A PNG with all pictures of a run, in a temporary folder: a row for each recipe with its
+    """A PNG with all images of a run, in a temporary folder: a row for each recipe with its
     name on the left.
     """
-    rows = load_pictures(name)
+    rows = load_images(name)
     height, width = next(iter(rows.values()))[0].shape[:2]
     font = ImageFont.load_default(size=13)
     margin = round(max(font.getlength(who) for who in rows)) + 2 * gap
@@ -111,8 +111,8 @@ def contact_sheet(name: str, gap: int = 4) -> Path:
         ImageDraw.Draw(sheet).text(
             (gap, top + height // 2), who, fill="black", font=font, anchor="lm"
         )
-        for x, picture in enumerate(row):
-            sheet.paste(Image.fromarray(picture), (margin + x * (width + gap), top))
+        for x, image in enumerate(row):
+            sheet.paste(Image.fromarray(image), (margin + x * (width + gap), top))
     file = download_folder() / f"{name}.png"
     sheet.save(file)
     return file

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import jsonio
 from ..errors import DmqError
-from ..results import OverTime, ProbePicture
+from ..results import OverTime, ProbeImage
 from . import folders
 from .arrays import open_arrays, save_arrays
 from .folders import own_home, written
@@ -31,7 +31,7 @@ def save_over_time(folder: Path, question: dict[str, Any], made: OverTime) -> No
     plain = {
         "names": list(made.isolated),
         "strips": list(made.strips),
-        "foreseen": bool(made.foreseen),
+        "foreseen": bool(made.predicted_x0),
         "timesteps": made.timesteps,
         "mean_bits": made.mean_bits,
         "watched": made.watched,
@@ -63,24 +63,24 @@ def load_over_time(folder: Path) -> OverTime:
         raise DmqError(f"{folder}: damaged ({error}); delete the folder and do it again.") from None
 
 
-def save_probe(folder: Path, question: dict[str, Any], made: tuple[ProbePicture, ...]) -> None:
+def save_probe(folder: Path, question: dict[str, Any], made: tuple[ProbeImage, ...]) -> None:
     """Write a finished probe and the `question` that it answers (specs by name) into `folder`."""
     numbers = np.array([[getattr(one, name) for name in NUMBERS] for one in made], np.float64)
-    pictures = np.stack([made[0].exact, *(one.pixels for one in made)])
-    _save(folder, question, {"numbers": numbers, "pictures": pictures}, {})
+    images = np.stack([made[0].exact, *(one.pixels for one in made)])
+    _save(folder, question, {"numbers": numbers, "pictures": images}, {})
 
 
-def load_probe(folder: Path) -> tuple[ProbePicture, ...]:
+def load_probe(folder: Path) -> tuple[ProbeImage, ...]:
     """What `save_probe` wrote. Raises DmqError if the folder is damaged."""
     arrays, _ = open_arrays(folder / "answer.safetensors", "answer")
     try:
-        exact, *pictures = arrays["pictures"]
+        exact, *images = arrays["pictures"]
         rows = [dict(zip(NUMBERS, row.tolist(), strict=True)) for row in arrays["numbers"]]
     except (KeyError, ValueError) as error:
         raise DmqError(f"{folder}: damaged ({error}); delete the folder and do it again.") from None
     whole = [row | {"start": int(row["start"]), "end": int(row["end"])} for row in rows]
     return tuple(
-        ProbePicture(pixels=x, exact=exact, **row) for row, x in zip(whole, pictures, strict=True)
+        ProbeImage(pixels=x, exact=exact, **row) for row, x in zip(whole, images, strict=True)
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import jsonio
 from ..errors import DmqError
-from ..recipe import Choice
+from ..recipe import WeightFormat
 from ..results import Layer, PieceScores, Prediction, PredictorResult
 from . import folders
 from .arrays import open_arrays, save_arrays
@@ -80,7 +80,7 @@ def load_predictor(folder: Path) -> PredictorResult:
             Layer(**layer | {"shape": tuple(layer["shape"])}) for layer in plain["layers"]
         )
         plain["choices"] = tuple(
-            jsonio.from_data(Choice, one, f"{folder.name}.choices[{n}]")
+            jsonio.from_data(WeightFormat, one, f"{folder.name}.choices[{n}]")
             for n, one in enumerate(plain["choices"])
         )
         plain["types"] = tuple(plain["types"])

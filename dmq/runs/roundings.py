@@ -1,4 +1,4 @@
-"""Codes whose rounding was learned: of the time path, and of blocks one after another."""
+"""Codes whose rounding was learned: of the time embedding, and of blocks one after another."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""Pictures in rows and columns with their names beside and above them, as one PNG."""
+"""Images in rows and columns with their names beside and above them, as one PNG."""
 
 import tempfile
 from pathlib import Path
@@ -9,13 +9,13 @@ from PIL import Image, ImageDraw, ImageFont
 from ..errors import DmqError
 
 
-# pixels of a side: smaller pictures are enlarged, by a whole number so that each pixel stays one
+# pixels of a side: smaller images are enlarged, by a whole number so that each pixel stays one
 LEAST = 96
 GAP = 6
 
 
 def sheet(rows: dict[str, list[np.ndarray]], columns: list[str]) -> Image.Image:
-    """Pictures uint8 [H, W, 3] of one size, a row for each name, under the names of the
+    """Images uint8 [H, W, 3] of one size, a row for each name, under the names of the
     `columns`.
     """
     height, width = next(iter(rows.values()))[0].shape[:2]
@@ -28,11 +28,11 @@ def sheet(rows: dict[str, list[np.ndarray]], columns: list[str]) -> Image.Image:
     pen = ImageDraw.Draw(made)
     for x, name in enumerate(columns):
         pen.text((margin + x * across, GAP), name, fill="black", font=font)
-    for y, (name, pictures) in enumerate(rows.items()):
+    for y, (name, images) in enumerate(rows.items()):
         pen.text(
             (GAP, top + y * down + height * times // 2), name, fill="black", font=font, anchor="lm"
         )
-        for x, pixels in enumerate(pictures):
+        for x, pixels in enumerate(images):
             large = Image.fromarray(pixels).resize(
                 (width * times, height * times), Image.Resampling.NEAREST
             )
@@ -40,8 +40,8 @@ def sheet(rows: dict[str, list[np.ndarray]], columns: list[str]) -> Image.Image:
     return made
 
 
-def save_png(file: str, picture: Image.Image) -> None:
-    """Write `picture` so that `file` is whole or as it was.
+def save_png(file: str, image: Image.Image) -> None:
+    """Write `image` so that `file` is whole or as it was.
 
     Raises DmqError if it cannot be written.
     """
@@ -51,7 +51,7 @@ def save_png(file: str, picture: Image.Image) -> None:
             dir=Path(file).parent, prefix=".part-", suffix=".png", delete=False
         ) as made:
             part = made.name
-            picture.save(made, format="PNG")
+            image.save(made, format="PNG")
         Path(part).chmod(0o644)
         Path(part).replace(file)
     except OSError as error:

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from .. import jsonio
 from ..errors import DmqError
-from ..recipe import Choice
+from ..recipe import WeightFormat
 from ..results import Layer, ModelInfo, SensitivityTable
 from . import folders
 from .arrays import open_arrays, save_arrays
@@ -70,7 +70,7 @@ def load_table(folder: Path, known: ModelInfo | None = None) -> SensitivityTable
             Layer(**layer | {"shape": tuple(layer["shape"])}) for layer in plain["layers"]
         )
         plain["choices"] = tuple(
-            jsonio.from_data(Choice, one, f"{folder.name}.choices[{n}]")
+            jsonio.from_data(WeightFormat, one, f"{folder.name}.choices[{n}]")
             for n, one in enumerate(plain["choices"])
         )
         plain["timesteps"] = tuple(plain["timesteps"])

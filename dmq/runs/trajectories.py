@@ -104,7 +104,7 @@ def load_calls(folder: Path) -> list[tuple[ActivationStats, dict[str, np.ndarray
 
 def save_windows(folder: Path, effects: WindowEffects) -> None:
     """Write measured effects of windows into `folder`, which appears only when complete."""
-    plain = {"timesteps": effects.timesteps, "starts": effects.starts, "matcher": effects.matcher}
+    plain = {"timesteps": effects.timesteps, "starts": effects.starts, "matcher": effects.scorer}
     with written(folder) as part:
         arrays = {name: getattr(effects, name) for name in WINDOW_ARRAYS}
         save_arrays(part / "windows.safetensors", "windows", plain, arrays)

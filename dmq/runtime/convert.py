@@ -36,8 +36,8 @@ def executed(
     are float32 all the same. Without `kernels` every layer runs in floating point, as the
     simulation does, with its weight kept in codes. `compiling` has all between layers on codes
     compiled, at the first call. Raises DmqError as `quantized` does."""
-    twin = quantized(model, plan, adapter, learned, partial(packed, kernels=kernels))
-    return finished(twin, plan, rest, kernels, compiling)
+    quantized_model = quantized(model, plan, adapter, learned, partial(packed, kernels=kernels))
+    return finished(quantized_model, plan, rest, kernels, compiling)
 
 
 def packed(
@@ -50,13 +50,13 @@ def packed(
 
 
 def finished(
-    twin: nn.Module,
+    quantized_model: nn.Module,
     plan: Plan,
     rest: torch.dtype = torch.float32,
     kernels: bool = True,
     compiling: bool = False,
 ) -> nn.Module:
-    """`twin` itself, whose layers are packed, with all else that an executed model has; see
+    """`quantized model` itself, whose layers are packed, with all else that an executed model has; see
     `executed`.
     """
     keep_freed_memory()
@@ -66,24 +66,24 @@ def finished(
         kernels
         and not plan.attention
         and multiplies_bfloat16()
-        and (not compiling or long_attention(twin))
+        and (not compiling or long_attention(quantized_model))
     ):
-        chunked_attention(twin)
+        chunked_attention(quantized_model)
     if (
         rest == torch.bfloat16
-        and next(twin.parameters()).device.type == "cpu"
+        and next(quantized_model.parameters()).device.type == "cpu"
         and not multiplies_bfloat16()
     ):
-        twin.clock.notes.append(
+        quantized_model.clock.notes.append(
             "this processor only emulates bfloat16: with the rest in float32 it is faster."
         )
     if rest != torch.float32:
         nn.Module.to(
-            twin, rest
+            quantized_model, rest
         )  # not its own `to`: diffusers refuses to cast models that it knows as quantized
-        twin.register_forward_pre_hook(partial(_lowered, rest), with_kwargs=True)
-        twin.register_forward_hook(_raised)
-    return compiled(twin) if compiling else twin
+        quantized_model.register_forward_pre_hook(partial(_lowered, rest), with_kwargs=True)
+        quantized_model.register_forward_hook(_raised)
+    return compiled(quantized_model) if compiling else quantized_model
 
 
 def ran(model: nn.Module) -> dict[str, str]:

@@ -163,7 +163,7 @@ class PackedLayer(nn.Module):
     def ranged(
         self, x: Tensor, bits: int, product: Callable[[Tensor, Any, Any, bool, torch.dtype], Tensor]
     ) -> Tensor:
-        """With ranges as they come; `product(codes, scale, zero, with its bias?, dtype)` is that
+        """With dynamic ranges; `product(codes, scale, zero, with its bias?, dtype)` is that
         of the kernel.
         """
         bank = self.input

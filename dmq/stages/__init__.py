@@ -1,8 +1,8 @@
-"""From a recipe to statistics, a plan, a quantized model, pictures and a report: what pages, CLI
+"""From a recipe to statistics, a plan, a quantized model, images and a report: what pages, CLI
 and Python call.
 
 What only reads finished statistics returns at once (`errors`, `plan`); what runs a model is a
-generator that yields `Progress` (and `Picture`s), whose value comes with its end (`finish`), and
+generator that yields `Progress` (and `Image`s), whose value comes with its end (`finish`), and
 which can be closed at any time."""
 
 from ..models.placement import AUTO, DTYPES, OFFLOADS, Placement
@@ -19,12 +19,12 @@ from .executing import Placed, placed
 from .exporting import check, export
 from .findings import Inversion, inversions
 from .hub import push, push_hindrance
+from .images import check_sampling, compare, difference, run
 from .known import captured, for_model, info, load, statistics, temporal_block
 from .learning import learn_mix
 from .local import error_curves, errors, table
 from .mixing import resolved
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
-from .pictures import check_sampling, compare, difference, run
 from .placing import (
     WorkPlan,
     chosen_placement,
@@ -38,14 +38,14 @@ from .planning import computed, coverage, plan, quantize
 from .predictor import predict
 from .predictor_kept import predictor_result
 from .preparing import asked_steps, missing, prepare
-from .progress import FLOAT_NAME, Picture
+from .progress import FLOAT_NAME, GeneratedImage
 from .progressive import calibrate, measure_windows
 from .range_change import RangeChange, range_change
 from .relaxing import RelaxedChoice, mean_activation_bits, relaxed_choices
 from .searches import search, search_result, search_spec, searched
 from .sensitivity import agreement, sensitivity
 from .sensitivity_kept import load_table, sensitivity_table, tables
-from .time_path import learn_temporal, temporal_errors, temporal_learned
+from .time_embedding import learn_temporal, temporal_errors, temporal_learned
 from .trajectory_kept import (
     calibrated,
     calls_kept,
@@ -70,8 +70,8 @@ __all__ = [
     "FLOAT_NAME",
     "OFFLOADS",
     "Estimate",
+    "GeneratedImage",
     "Inversion",
-    "Picture",
     "Placed",
     "Placement",
     "Progress",

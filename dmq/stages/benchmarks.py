@@ -14,21 +14,21 @@ from typing import TYPE_CHECKING, Any
 from ..errors import DmqError
 from ..progress import Progress, progress_timer, relay
 from ..recipe import SETS, Benchmark, Domain, Recipe
-from ..results import FLOOR_NAME, BenchPicture, BenchReport, BenchRow
+from ..results import FLOOR_NAME, BenchImage, BenchReport, BenchRow
 from ..runs import benchmarks as kept
 from ..runs.prompts import UNCONDITIONAL
 from .benched import Bench, Part, layout
 from .blocks_kept import reconstructed
-from .drawing import draw_batch
+from .drawing import generate_batch
+from .images import check_sampler, check_sampling, check_together
 from .known import captured, info, load
-from .pictures import check_sampler, check_sampling, check_together
 from .placing import seconds_a_call, spoken
 from .planning import computed, coverage, plan
 from .preparing import prepare
-from .progress import FLOAT_NAME, Picture
-from .reference import load_eye, real_features, weights_of
+from .progress import FLOAT_NAME, GeneratedImage
+from .reference import load_feature_extractor, real_features, weights_of
 from .searches import searched
-from .time_path import temporal_learned
+from .time_embedding import temporal_learned
 from .trajectory_kept import calibrated, windows_measured
 from .weights_kept import has_learned_weights
 
@@ -39,16 +39,16 @@ if TYPE_CHECKING:
     from ..models.loading import Loaded
 
 SLOWER = 1.6  # a quantized model against the float one, where no benchmark says how much
-SEEDS = 64  # pictures of a model without prompts, unless asked otherwise
+SEEDS = 64  # images of a model without prompts, unless asked otherwise
 
 
 def bench(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str
-) -> Generator[Progress | Picture | BenchReport, None, BenchReport]:
-    """Draw and measure the float model, the noise floor and each recipe; returns the report, kept
+) -> Generator[Progress | GeneratedImage | BenchReport, None, BenchReport]:
+    """Generate and measure the float model, the noise floor and each recipe; returns the report, kept
     under `name`.
 
-    Yields pictures as they are drawn, and the report so far whenever a model is done. If a
+    Yields images as they are generated, and the report so far whenever a model is done. If a
     benchmark of that name was interrupted, what it kept is used, and of one with fewer recipes all
     of it: the new ones go on behind. Raises DmqError if that one has other prompts, seeds,
     sampling, weights or recipes."""
@@ -69,28 +69,28 @@ def bench(
         *((r.name, r) for r in recipes),
     ]
     rows: list[BenchRow] = []
-    pictures: list[BenchPicture] = []
+    images: list[BenchImage] = []
     covered: dict[str, str] = {}
     for who, (called, _) in enumerate(models):
         found = kept.load_rows(folder, who)
         if found is None:
-            yield from _draw(setting, loaded, who, models)
+            yield from _generate(setting, loaded, who, models)
             yield Progress(f"Measure {called}", who, len(models))
             kept.save_rows(folder, who, setting.measure(who, called))
             found = kept.load_rows(folder, who)
         if who > 1:
             covered[called] = coverage(recipes[who - 2])
         rows += found.rows
-        pictures += found.pictures
+        images += found.images
         warnings += [*found.notes, *_broken(found.rows)]
         made = BenchReport(
             model=recipes[0].model,
             sampler=known["sampler"],
-            features=benchmark.features if setting.eye else "",
+            features=benchmark.features if setting.feature_extractor else "",
             reference=reference,
             benchmark=benchmark,
             rows=tuple(rows),
-            pictures=tuple(pictures),
+            images=tuple(images),
             bytes=dict.fromkeys((FLOAT_NAME, FLOOR_NAME)[: who + 1], plan(recipes[0]).float_bytes)
             | {recipe.name: plan(recipe).bytes for recipe in recipes[: max(0, who - 1)]},
             coverage=dict(covered),
@@ -107,40 +107,38 @@ def benchmark_of(
     domains: Sequence[Domain],
     *,
     seeds: int = 1,
-    pictures: int | None = None,
+    images: int | None = None,
     **settings: Any,
 ) -> Benchmark:
-    """A benchmark for `recipe`'s model: `seeds` pictures of each prompt, at most `pictures` of each
+    """A benchmark for `recipe`'s model: `seeds` images of each prompt, at most `images` of each
     domain.
 
-    A model without prompts has one domain of `pictures` seeds. Raises DmqError for numbers below 1.
+    A model without prompts has one domain of `images` seeds. Raises DmqError for numbers below 1.
     """
-    if seeds < 1 or (pictures is not None and pictures < 1):
-        raise DmqError("a benchmark needs at least one seed and one picture.")
+    if seeds < 1 or (images is not None and images < 1):
+        raise DmqError("a benchmark needs at least one seed and one image.")
     settings = {"sampling": recipe.sampling} | settings
     if not info(recipe.model).prompted:
-        return Benchmark(
-            domains=(UNCONDITIONAL,), seeds=tuple(range(pictures or SEEDS)), **settings
-        )
-    most = None if pictures is None else -(-pictures // seeds)
+        return Benchmark(domains=(UNCONDITIONAL,), seeds=tuple(range(images or SEEDS)), **settings)
+    most = None if images is None else -(-images // seeds)
     cut = tuple(dataclasses.replace(domain, prompts=domain.prompts[:most]) for domain in domains)
     return Benchmark(domains=cut, seeds=tuple(range(seeds)), **settings)
 
 
 def check_benchmark(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> list[str]:
-    """Raise DmqError for what makes no sense, before anything is drawn; returns warnings."""
+    """Raise DmqError for what makes no sense, before anything is generated; returns warnings."""
     from ..metrics.sets import check_count
 
     check_together(recipes, (FLOAT_NAME, FLOOR_NAME))
     prompted = info(recipes[0].model).prompted
     if not prompted and set(benchmark.measures) <= {"clip"}:
         raise DmqError(
-            f"{recipes[0].model} draws without prompts: there is no CLIP score of it. Choose other "
+            f"{recipes[0].model} generates without prompts: there is no CLIP score of it. Choose other "
             "measures."
         )
     if not prompted and any(len(domain.prompts) > 1 for domain in benchmark.domains):
         raise DmqError(
-            f"{recipes[0].model} draws without prompts: only seeds make a difference. Give one "
+            f"{recipes[0].model} generates without prompts: only seeds make a difference. Give one "
             "prompt."
         )
     for domain in benchmark.domains:
@@ -154,28 +152,38 @@ def check_benchmark(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> list[s
 
 def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[tuple, dict[str, Any], str]:
     """What a `Bench` is made of, what its result depends on besides the specs, and what the real
-    pictures are.
+    images are.
     """
     from ..capture.activations import sampler_line
 
     prompted = loaded.info.prompted
     wanted = set(benchmark.measures) - (set() if prompted else {"clip"})
-    eye = load_eye(benchmark.features) if wanted & {"distance", "clip", *SETS} else None
-    real = real_features(benchmark, loaded.info.name, eye) if wanted & set(SETS) else None
+    feature_extractor = (
+        load_feature_extractor(benchmark.features) if wanted & {"distance", "clip", *SETS} else None
+    )
+    real = (
+        real_features(benchmark, loaded.info.name, feature_extractor)
+        if wanted & set(SETS)
+        else None
+    )
     known = {
         "model": loaded.info.name,
         "weights": loaded.info.fingerprint,
         "sampler": sampler_line(loaded, benchmark.sampling),
-        "features": weights_of(eye) if eye else "",
+        "features": weights_of(feature_extractor) if feature_extractor else "",
         "reference": real[1] if real else "",
     }
-    return (benchmark, prompted, eye, real[0] if real else None), known, known["reference"]
+    return (
+        (benchmark, prompted, feature_extractor, real[0] if real else None),
+        known,
+        known["reference"],
+    )
 
 
-def _draw(
+def _generate(
     setting: Bench, loaded: "Loaded", who: int, models: list[tuple[str, Recipe | None]]
-) -> Generator[Progress | Picture, None, None]:
-    """Draw what is missing of model `who`, keeping every batch."""
+) -> Generator[Progress | GeneratedImage, None, None]:
+    """Generate what is missing of model `who`, keeping every batch."""
     called, recipe = models[who]
     parts, steps = layout(setting.benchmark), setting.benchmark.sampling.steps
     missing = [part for part in parts if kept.load_batch(setting.folder, who, part.number) is None]
@@ -185,28 +193,28 @@ def _draw(
     if recipe is not None:
         yield Progress(f"Quantize {called}", who, len(models))
         model = computed(recipe)
-    each = setting.benchmark.pictures * steps
+    each = setting.benchmark.images * steps
     done = (
         who * each
         + (sum(part.count for part in parts) - sum(part.count for part in missing)) * steps
     )
-    at = progress_timer(f"Draw {called} (model {who + 1} of {len(models)})", done)
+    at = progress_timer(f"Generate {called} (model {who + 1} of {len(models)})", done)
     for part in missing:
         jobs = _jobs(setting.benchmark, who, part)
-        work = draw_batch(loaded, model, jobs, setting.benchmark.sampling)
-        drawn = yield from relay(
+        work = generate_batch(loaded, model, jobs, setting.benchmark.sampling)
+        generated = yield from relay(
             work,
             lambda i, _, done=done, part=part: at(done + (i + 1) * part.count, len(models) * each),
         )
         done += part.count * steps
-        batch = kept.Batch(drawn.pictures, drawn.latents, drawn.seconds)
+        batch = kept.Batch(generated.images, generated.latents, generated.seconds)
         kept.save_batch(setting.folder, who, part.number, part.first, batch)
-        for n, pixels in enumerate(drawn.pictures):
-            yield Picture(called, part.first + n, *jobs[n], pixels)
+        for n, pixels in enumerate(generated.images):
+            yield GeneratedImage(called, part.first + n, *jobs[n], pixels)
 
 
 def _jobs(benchmark: Benchmark, who: int, part: Part) -> list[tuple[str, int]]:
-    """Prompt and seed of each picture of a batch; the noise floor has seeds of its own."""
+    """Prompt and seed of each image of a batch; the noise floor has seeds of its own."""
     chosen = kept.jobs_of(benchmark)[part.first : part.first + part.count]
     other = dict(zip(benchmark.seeds, benchmark.floor_seeds, strict=True))
     return [(prompt, other[seed] if who == 1 else seed) for _, prompt, seed in chosen]
@@ -216,7 +224,7 @@ def _broken(rows: tuple[BenchRow, ...]) -> Iterator[str]:
     for row in rows:
         if row.failed:
             yield (
-                f"{row.recipe}, {row.domain}: {row.failed} of {row.failed + row.samples} pictures "
+                f"{row.recipe}, {row.domain}: {row.failed} of {row.failed + row.samples} images "
                 "are not finite "
                 "numbers; they are in no figure."
             )
@@ -233,7 +241,7 @@ def _cores() -> int:
 class Estimate:
     """How long a benchmark will take on this machine."""
 
-    pictures: int  # still to be drawn, of all models
+    images: int  # still to be generated, of all models
     calls: int  # of denoisers, a call a batch and step
     seconds: float
     learning: tuple[
@@ -243,13 +251,13 @@ class Estimate:
     def __str__(self) -> str:
         more = f"; besides, {', '.join(self.learning)} must learn first" if self.learning else ""
         took = f"about {spoken(self.seconds)} on this machine"
-        return f"{self.pictures:,} pictures, {self.calls:,} denoiser calls: {took}{more}"
+        return f"{self.images:,} images, {self.calls:,} denoiser calls: {took}{more}"
 
 
 def estimate(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | None = None
 ) -> Estimate:
-    """How long `bench` will take, from a few steps drawn now; of an interrupted one called `name`,
+    """How long `bench` will take, from a few steps sampled now; of an interrupted one called `name`,
     the rest.
 
     Raises what `bench` would raise. Loads the model; quantized ones are taken to be slower by what
@@ -258,19 +266,19 @@ def estimate(
     folder = kept.folder_of(name) if name else None
     steps, parts = benchmark.sampling.steps, layout(benchmark)
     slower = _slower(recipes[0].model)
-    pictures, calls, seconds = 0, 0, 0.0
+    images, calls, seconds = 0, 0, 0.0
     for who in range(len(recipes) + 2):
         missing = [p for p in parts if not (folder and kept.load_batch(folder, who, p.number))]
-        pictures += sum(part.count for part in missing)
+        images += sum(part.count for part in missing)
         calls += steps * len(missing)
         share = (
             sum(part.count for part in missing) / benchmark.batch
         )  # a smaller batch takes less time
         a_call = seconds_a_call(
-            recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.pictures)
+            recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.images)
         )
         seconds += share * steps * a_call * (slower if who > 1 else 1.0)
-    return Estimate(pictures, calls, seconds, tuple(r.name for r in recipes if not _prepared(r)))
+    return Estimate(images, calls, seconds, tuple(r.name for r in recipes if not _prepared(r)))
 
 
 def _prepared(recipe: Recipe) -> bool:
@@ -336,7 +344,7 @@ def _with(first: BenchReport, other: BenchReport, name: str) -> BenchReport:
     return dataclasses.replace(
         first,
         rows=first.rows + renamed(other.rows),
-        pictures=first.pictures + renamed(other.pictures),
+        images=first.images + renamed(other.images),
         bytes=first.bytes | {new[who]: size for who, size in other.bytes.items() if who in new},
         coverage=first.coverage | {new[who]: line for who, line in other.coverage.items()},
         warnings=(*first.warnings, *other.warnings),

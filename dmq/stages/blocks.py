@@ -14,7 +14,7 @@ from .blocks_kept import blocks_folder, blocks_result, reconstructed
 from .known import libraries, load
 from .planning import plan
 from .searches import denoiser_calls, search_result
-from .time_path import learn_temporal, learned_rounding
+from .time_embedding import learn_temporal, learned_rounding
 from .trajectory_kept import plain
 from .weights_kept import learned_weights
 from .weights_learned import learn_weights
@@ -104,14 +104,16 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
         for name in blocks
         if (kept / name).is_dir()
     }
-    time_path = learned_rounding(recipe)
+    time_embedding = learned_rounding(recipe)
     finished = joined(list(found.values()))
-    codes = learned_weights(recipe) | (time_path.codes if time_path else {}) | finished.codes
+    codes = (
+        learned_weights(recipe) | (time_embedding.codes if time_embedding else {}) | finished.codes
+    )
     counts = step_counts(
         recipe.calibration_steps, len(made.timesteps), lambda: search_result(recipe)
     )
-    trajectory = yield from denoiser_calls(recipe, spec.pictures)
-    twin = training_model(loaded.denoiser, loaded.adapter, made, codes, finished.sizes)
+    trajectory = yield from denoiser_calls(recipe, spec.images)
+    quantized_model = training_model(loaded.denoiser, loaded.adapter, made, codes, finished.sizes)
     apart = left_out(loaded.denoiser, loaded.adapter, made, spec)
     each = spec.iterations + spec.steps
     at = progress_timer("Reconstruct the blocks", len(found) * each)
@@ -121,7 +123,7 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
         if name in found:
             continue
         work = reconstruct_block(
-            loaded.denoiser, twin, name, formats, spec, trajectory, counts, apart
+            loaded.denoiser, quantized_model, name, formats, spec, trajectory, counts, apart
         )
         before = len(found) * each
         found[name] = yield from relay(

@@ -56,7 +56,7 @@ def blocks_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
     # comes later: relaxed steps and ranges along the quantized trajectory. Fields with their
     # defaults are left out of the key, so that what was learned is found again when recipes have
     # more fields.
-    asked = jsonio.key_data(dataclasses.replace(plain(recipe), name="", on_miss="error"))
+    asked = jsonio.key_data(dataclasses.replace(plain(recipe), name="", unknown_timestep="error"))
     stats = statistics(recipe)
     return runs.rounding_folder(
         "blocks", asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own

@@ -18,10 +18,10 @@ def capture(
     scheduler: str = "",
     workers: int = 1,
 ) -> Generator[Progress, None, Path]:
-    """Watch the float model draw the calibration pictures; returns the folder of the statistics.
+    """Watch the float model generate the calibration images; returns the folder of the statistics.
 
     Does nothing if there are such statistics already, unless `again`. The denoiser calls of the
-    first `trajectories` pictures are saved beside them (`runs.load_trajectory`). `scheduler` and
+    first `trajectories` images are saved beside them (`runs.load_trajectory`). `scheduler` and
     `workers` are those of `engine.run`: batches that are finished when the generator is closed are
     then kept; otherwise, and where calls are saved, closing it leaves no trace."""
     folder = runs.find_capture(recipe)
@@ -38,9 +38,9 @@ def capture(
     partial = folder.with_name(f"{folder.name}.partial")
     at = progress_timer("Capture")
     if (scheduler or workers != 1) and not trajectories:
-        drawn = recipe.model, recipe.sampling, recipe.calibration
+        generated = recipe.model, recipe.sampling, recipe.calibration
         how = {"scheduler": scheduler, "workers": workers}
-        stats = yield from relay(capture_batches(loaded, *drawn, partial, **how), at)
+        stats = yield from relay(capture_batches(loaded, *generated, partial, **how), at)
         runs.save_stats(folder, stats, loaded.info)
         runs.discard(partial)
         return folder

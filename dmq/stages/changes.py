@@ -10,7 +10,7 @@ import numpy as np
 from .. import runs
 from ..errors import DmqError
 from ..progress import Progress, progress_timer
-from ..recipe import Choice, Recipe, Sensitivity, Weights, choice_label
+from ..recipe import Recipe, Sensitivity, WeightFormat, Weights, format_name
 from ..results import Layer
 from .known import info_for, load
 from .weights_kept import needs_inputs
@@ -34,14 +34,14 @@ def state_of(subject: Recipe) -> tuple:
     ).stat().st_mtime_ns
 
 
-def format_of(subject: Recipe, choice: Choice) -> Weights:
+def format_of(subject: Recipe, choice: WeightFormat) -> Weights:
     """How weights are made into `choice`; grids are laid as the recipe says."""
     return dataclasses.replace(subject.weights, bits=choice.bits, format=choice.format)
 
 
 def splits_of(subject: Recipe) -> dict[str, int]:
     """By layer whose input channels are quantized in two parts: how many are in the first."""
-    return (info_for(subject).splits or {}) if subject.split else {}
+    return (info_for(subject).splits or {}) if subject.split_shortcuts else {}
 
 
 def sweeps_of(
@@ -52,7 +52,7 @@ def sweeps_of(
 
     bits = [choice.bits for choice in ask.choices]
     device = next(load(subject.model).denoiser.parameters()).device
-    home = home_of(code_bytes(sum(layer.weights for layer in layers), bits) * workers, device)
+    home = home_of(code_bytes(sum(layer.num_weights for layer in layers), bits) * workers, device)
     return sweeps(layers, bits, room_on(home) // workers)
 
 
@@ -94,7 +94,7 @@ def _made(task: Any) -> Generator[Progress, None, Made]:
     for n, (name, weight) in enumerate(weights.items()):
         codes[name] = []
         for c, choice in enumerate(task.choices):
-            made = known.get((name, choice_label(choice)))
+            made = known.get((name, format_name(choice)))
             with _named(name), few_threads([weight]):
                 made = made or new_codes(
                     weight, format_of(task.subject, choice), splits.get(name, 0)

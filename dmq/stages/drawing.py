@@ -1,4 +1,4 @@
-"""One batch of pictures by diffusers' own pipeline, step by step."""
+"""One batch of images by diffusers' own pipeline, step by step."""
 
 import time
 from collections.abc import Callable, Generator, Sequence, Set
@@ -23,50 +23,50 @@ TRIED = 4  # steps generated to measure the speed
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A batch of N finished pictures."""
+class GeneratedBatch:
+    """A batch of N finished images."""
 
-    pictures: list[np.ndarray]  # N of uint8 [H, W, 3]
+    images: list[np.ndarray]  # N of uint8 [H, W, 3]
     latents: np.ndarray  # [N, ...] float32: the finished samples, before they are decoded
     seconds: float  # of sampling, without what was done at watched steps
 
     @property
     def finite(self) -> list[bool]:
-        """Which samples consist of numbers; the others' pictures are black where they do not."""
+        """Which samples consist of numbers; the others' images are black where they do not."""
         return [bool(np.isfinite(sample).all()) for sample in self.latents]
 
 
-def draw_batch(
+def generate_batch(
     loaded: "Loaded",
     model: "nn.Module",
     part: list[tuple[str, int]],
     sampling: Sampling,
     watched: Set[int] = frozenset(),
-) -> Generator[tuple[int, list[np.ndarray | None]], None, Drawn]:
-    """Draw `part`, pairs of prompt and seed, in one pipeline call; yields each step and, if it is
-    watched, pictures.
+) -> Generator[tuple[int, list[np.ndarray | None]], None, GeneratedBatch]:
+    """Generate `part`, pairs of prompt and seed, in one pipeline call; yields each step and, if it is
+    watched, images.
 
-    A picture's noise comes from its seed alone, so batches of the same size give the same pictures.
-    Where the device has too little memory for all of them, they are drawn in two halves, once; then
+    An image's noise comes from its seed alone, so batches of the same size give the same images.
+    Where the device has too little memory for all of them, they are generated in two halves, once; then
     OutOfMemory is raised."""
     from ..models.memory import in_parts
     from ..models.stepping import stepping
 
-    def draw(
+    def generate(
         jobs: Sequence[tuple[str, int]],
-    ) -> Generator[tuple[int, list[np.ndarray | None]], None, Drawn]:
+    ) -> Generator[tuple[int, list[np.ndarray | None]], None, GeneratedBatch]:
         before: list[np.ndarray | None] = [None] * (0 if jobs is part else part.index(jobs[0]))
         work = stepping(partial(_sample, loaded, model, list(jobs), sampling, watched))
         return (
             yield from relay(work, lambda i, pixels: (i, before + pixels if pixels else pixels))
         )
 
-    halves = [drawn for _, drawn in (yield from in_parts(draw, part))]
+    halves = [generated for _, generated in (yield from in_parts(generate, part))]
     if len(halves) == 1:
         return halves[0]
-    pictures = [picture for drawn in halves for picture in drawn.pictures]
-    return Drawn(
-        pictures, np.concatenate([d.latents for d in halves]), sum(d.seconds for d in halves)
+    images = [image for generated in halves for image in generated.images]
+    return GeneratedBatch(
+        images, np.concatenate([d.latents for d in halves]), sum(d.seconds for d in halves)
     )
 
 
@@ -75,7 +75,7 @@ def time_call(loaded: "Loaded", sampling: Sampling, batch: int) -> float:
     first ones wake up.
     """
     times = [time.monotonic()]
-    work = draw_batch(loaded, loaded.denoiser, [("a", seed) for seed in range(batch)], sampling)
+    work = generate_batch(loaded, loaded.denoiser, [("a", seed) for seed in range(batch)], sampling)
     try:
         for _, _ in zip(work, range(min(TRIED, sampling.steps)), strict=False):
             times.append(time.monotonic())
@@ -91,7 +91,7 @@ def _sample(
     sampling: Sampling,
     watched: Set[int],
     report: Callable[[int, list[np.ndarray]], None],
-) -> Drawn:
+) -> GeneratedBatch:
     from ..models import loading
 
     aside, last = 0.0, None
@@ -101,7 +101,7 @@ def _sample(
         paused = time.monotonic()
         last = latents[
             : len(part)
-        ]  # some pipelines step both halves of guidance, the pictures' own rows first
+        ]  # some pipelines step both halves of guidance, the images' own rows first
         report(i, loading.decode(loaded, last) if i in watched else [])
         aside += time.monotonic() - paused
 
@@ -115,4 +115,4 @@ def _sample(
             sampling=sampling,
             on_step=on_step,
         )
-    return Drawn(made, last.float().cpu().numpy().copy(), time.monotonic() - begun - aside)
+    return GeneratedBatch(made, last.float().cpu().numpy().copy(), time.monotonic() - begun - aside)

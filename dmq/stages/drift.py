@@ -1,4 +1,4 @@
-"""How far the latents drift when the time path alone is quantized."""
+"""How far the latents drift when the time embedding alone is quantized."""
 
 import dataclasses
 from collections.abc import Generator, Iterator
@@ -10,7 +10,7 @@ from ..progress import Progress, progress_timer
 from ..recipe import Recipe, Temporal
 from .known import libraries, load
 from .planning import plan
-from .time_path import temporal_errors, time_codes, uncached_plan
+from .time_embedding import temporal_errors, time_codes, uncached_plan
 from .trajectory_kept import plain
 from .walks import walk
 
@@ -22,48 +22,50 @@ if TYPE_CHECKING:
 
 
 def deviation(
-    recipe: Recipe, *, pictures: int = 2
+    recipe: Recipe, *, images: int = 2
 ) -> Generator[Progress, None, dict[str, np.ndarray]]:
-    """1 - cosine between the latents of runs with the time path alone quantized and float ones,
+    """1 - cosine between the latents of runs with the time embedding alone quantized and float ones,
     after each step [T].
 
-    Mean over the first calibration `pictures`, all from the same noise. "before" treats the time
+    Mean over the first calibration `images`, all from the same noise. "before" treats the time
     path as all other layers, "after" as `recipe` says. Raises DmqError where `temporal_errors`
     does."""
-    temporal_errors(recipe)  # what is missing is said before anything is drawn
+    temporal_errors(recipe)  # what is missing is said before anything is generated
     yield Progress("Load the model", 0, 1)
     libraries()
-    from ..capture.activations import calibration_pictures
+    from ..capture.activations import calibration_images
 
     loaded = load(recipe.model)
-    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=pictures))
-    models = {"float": loaded.denoiser} | dict(_time_paths(loaded, recipe))
-    drawn = {}
+    jobs = calibration_images(loaded, dataclasses.replace(recipe.calibration, samples=images))
+    models = {"float": loaded.denoiser} | dict(_time_embeddings(loaded, recipe))
+    generated = {}
     for name, model in models.items():
-        made = yield from walk(loaded, model, jobs, recipe.sampling, progress_timer(f"Draw {name}"))
-        drawn[name] = made.latents.astype(np.float64)
-    wanted = drawn.pop("float")
-    return {name: _cosine_errors(made, wanted) for name, made in drawn.items()}
+        made = yield from walk(
+            loaded, model, jobs, recipe.sampling, progress_timer(f"Generate {name}")
+        )
+        generated[name] = made.latents.astype(np.float64)
+    wanted = generated.pop("float")
+    return {name: _cosine_errors(made, wanted) for name, made in generated.items()}
 
 
-def _time_paths(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "nn.Module"]]:
-    """Models whose time path alone is quantized: as all other layers, and as the recipe says if
+def _time_embeddings(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "nn.Module"]]:
+    """Models whose time embedding alone is quantized: as all other layers, and as the recipe says if
     it says anything.
     """
     from ..quantizers.apply import quantized
-    from ..quantizers.temporal import time_path_only
+    from ..quantizers.temporal import time_embedding_only
 
-    alone = time_path_only(uncached_plan(recipe, Temporal()))
+    alone = time_embedding_only(uncached_plan(recipe, Temporal()))
     yield "before", quantized(loaded.denoiser, alone, loaded.adapter)
     codes, _, _ = time_codes(recipe)
     if recipe.temporal is not None:
         whole = plan(plain(recipe))
-        alone = dataclasses.replace(time_path_only(whole), temporal=whole.temporal)
+        alone = dataclasses.replace(time_embedding_only(whole), temporal=whole.temporal)
     if recipe.temporal is not None or codes:
         yield "after", quantized(loaded.denoiser, alone, loaded.adapter, codes)
 
 
 def _cosine_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Mean over pictures of 1 - cosine, [T, pictures, values] twice to [T]."""
+    """Mean over images of 1 - cosine, [T, images, values] twice to [T]."""
     lengths = np.linalg.norm(made, axis=2) * np.linalg.norm(wanted, axis=2)
     return (1 - (made * wanted).sum(2) / np.maximum(lengths, 1e-30)).mean(1)

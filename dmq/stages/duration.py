@@ -1,4 +1,4 @@
-"""How long a shared GPU is asked for: from what is to be drawn, since nothing may be tried before
+"""How long a shared GPU is asked for: from what is to be generated, since nothing may be tried before
 it is lent.
 
 The rates are assumptions on the safe side, no measurements: who asks for too little is cut off, who
@@ -14,11 +14,11 @@ START = 10.0  # seconds to begin: another process, the model, the first kernels
 # too
 LAUNCH = 0.05
 RATE = 5e12  # multiply-adds a second of a large one
-AT_A_TIME = 8  # pictures of a call
+AT_A_TIME = 8  # images of a call
 
 
-def gpu_seconds(model: str, pictures: int, steps: int, models: int = 1) -> float:
-    """Seconds for `pictures` of `steps` steps by each of `models` denoisers like that of `model`,
+def gpu_seconds(model: str, images: int, steps: int, models: int = 1) -> float:
+    """Seconds for `images` of `steps` steps by each of `models` denoisers like that of `model`,
     on a GPU.
 
     Raises DmqError if the model cannot be described.
@@ -27,5 +27,5 @@ def gpu_seconds(model: str, pictures: int, steps: int, models: int = 1) -> float
     one = (
         sum(layer.macs for layer in known.layers) * (2 if known.prompted else 1) / RATE
     )  # twice with guidance
-    batches = math.ceil(pictures / AT_A_TIME)
-    return START + models * steps * (batches * LAUNCH + pictures * one)
+    batches = math.ceil(images / AT_A_TIME)
+    return START + models * steps * (batches * LAUNCH + images * one)

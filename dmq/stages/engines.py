@@ -1,4 +1,4 @@
-"""Which engine draws the pictures of recipes: the simulation, integer kernels, or both beside
+"""Which engine generates the images of recipes: the simulation, integer kernels, or both beside
 each other.
 """
 

@@ -16,7 +16,7 @@ from .progress import FLOAT_NAME
 
 @dataclass(frozen=True, kw_only=True)
 class Inversion:
-    """Real pictures rank `damaged` above `better`, the float model's own pictures surely do not."""
+    """Real images rank `damaged` above `better`, the float model's own images surely do not."""
 
     domain: str
     measure: str  # "fid", "kid" or "cmmd"
@@ -28,14 +28,14 @@ class Inversion:
     to_real: tuple[Figure, Figure]
     psnr: tuple[float, float]  # nan where it was not measured
     samples: int
-    apart: bool  # do the intervals of the distances to the float pictures not overlap?
+    apart: bool  # do the intervals of the distances to the float images not overlap?
     lost: tuple[float, float] | None = (
-        None  # interval of the PSNR that it has more, over the same pictures
+        None  # interval of the PSNR that it has more, over the same images
     )
 
     @property
     def sure(self) -> bool:
-        """Do the intervals of the distances to real pictures not overlap either?"""
+        """Do the intervals of the distances to real images not overlap either?"""
         return self.to_real[0].high < self.to_real[1].low
 
     def __str__(self) -> str:
@@ -48,26 +48,26 @@ class Inversion:
         seen = f", PSNR {self.psnr[0]:.1f} dB" if self.psnr[0] == self.psnr[0] else ""
         seen += f" against {self.psnr[1]:.1f} dB" if self.psnr[1] == self.psnr[1] and seen else ""
         seen += (
-            f", picture by picture [{self.lost[0]:+.1f}, {self.lost[1]:+.1f}] dB"
+            f", image by image [{self.lost[0]:+.1f}, {self.lost[1]:+.1f}] dB"
             if self.lost and seen
             else ""
         )
         return (
-            f"{self.domain}: by {label} to real pictures {self.damaged} is better than "
+            f"{self.domain}: by {label} to real images {self.damaged} is better than "
             f"{self.better} ({a} against {b}{'' if self.sure else overlap}), by {label} to the "
-            f"float pictures it is worse ({c} against {d}{'' if self.apart else overlap}{seen}); n "
+            f"float images it is worse ({c} against {d}{'' if self.apart else overlap}{seen}); n "
             f"= {self.samples}."
         )
 
 
 def inversions(report: BenchReport) -> list[Inversion]:
-    """Pairs of models where distance to real pictures prefers the more damaged one, the clearest
+    """Pairs of models where distance to real images prefers the more damaged one, the clearest
     first.
 
-    "More damaged" means farther from the float pictures by the same measure, and not closer by
+    "More damaged" means farther from the float images by the same measure, and not closer by
     PSNR; and surely so: the intervals of that measure do not overlap, or PSNR is surely lower over
-    the same pictures, which is the sharper question where both draw them from the same noise. The
-    float model itself is at distance 0 from its pictures."""
+    the same images, which is the sharper question where both generate them from the same noise. The
+    float model itself is at distance 0 from its images."""
     found = [one for domain in report.benchmark.domains for one in _in_domain(report, domain)]
     return sorted(found, key=_rank)
 
@@ -83,7 +83,7 @@ def _rank(one: Inversion) -> tuple:
 
 
 def _gap(one: Inversion) -> float:
-    """By how much of its own size the distance to real pictures is smaller for the damaged one."""
+    """By how much of its own size the distance to real images is smaller for the damaged one."""
     damaged, better = (figure.value for figure in one.to_real)
     return (better - damaged) / max(abs(better), 1e-12)
 
@@ -106,7 +106,7 @@ def _in_domain(report: BenchReport, domain: Domain) -> Iterator[Inversion]:
 def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None:
     """The two as an inversion if their figures are in opposite order, however unsure."""
     real = f"real {measure}"
-    # The float model is no damaged one, though an unbiased KID of pictures of the same seeds lies
+    # The float model is no damaged one, though an unbiased KID of images of the same seeds lies
     # below its 0.
     if (
         damaged is better
@@ -143,17 +143,13 @@ def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None
 
 def _lost(report: BenchReport, domain: Domain) -> Callable[[str, str], tuple[float, float] | None]:
     """A function of two models: the interval of the first one's PSNR less the second one's over
-    the same pictures.
+    the same images.
     """
     psnr: dict[str, dict[int, float]] = {}
-    prompts = {
-        picture.number: picture.prompt
-        for picture in report.pictures
-        if picture.domain == domain.name
-    }
-    for picture in report.pictures:
-        if picture.domain == domain.name and math.isfinite(picture.values.get("psnr", math.inf)):
-            psnr.setdefault(picture.recipe, {})[picture.number] = picture.values["psnr"]
+    prompts = {image.number: image.prompt for image in report.images if image.domain == domain.name}
+    for image in report.images:
+        if image.domain == domain.name and math.isfinite(image.values.get("psnr", math.inf)):
+            psnr.setdefault(image.recipe, {})[image.number] = image.values["psnr"]
 
     @cache
     def interval(one: str, other: str) -> tuple[float, float] | None:

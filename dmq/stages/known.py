@@ -95,7 +95,7 @@ def statistics_place(recipe: Recipe) -> tuple[Path, int]:
     if folder is None:
         raise DmqError(
             f"nothing captured yet for {recipe.model} with {recipe.sampling.steps} steps and "
-            f"{recipe.calibration.samples} pictures; press Capture, or run `dmq capture`."
+            f"{recipe.calibration.samples} images; press Capture, or run `dmq capture`."
         )
     return folder, (folder / "capture.json").stat().st_mtime_ns
 
@@ -119,6 +119,6 @@ def info_for(recipe: Recipe) -> ModelInfo:
     known = info(recipe.model)
     # Descriptions that were kept with a capture may be older than dmq's knowledge of such things.
     missing = (recipe.temporal is not None and known.temporal is None) or (
-        recipe.split and known.splits is None
+        recipe.split_shortcuts and known.splits is None
     )
     return load(recipe.model).info if missing else known

@@ -17,7 +17,7 @@ from .mixing import mix_table, without_budget
 from .predictor import predict
 from .searches import search, search_spec, searched
 from .sensitivity import sensitivity
-from .time_path import learn_temporal, learns_rounding, temporal_learned
+from .time_embedding import learn_temporal, learns_rounding, temporal_learned
 from .weights_kept import has_learned_weights, needs_inputs
 from .weights_learned import learn_weights
 

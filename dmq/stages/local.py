@@ -45,7 +45,7 @@ def _table_with(recipe: Recipe, least: int) -> "ErrorTable":
     place = progressive_folder(recipe) if recipe.progressive else runs.find_capture(recipe)
     calibrated = replace(
         recipe.activations, dynamic="none"
-    )  # what is shown where ranges are taken as they come
+    )  # what is shown where ranges are dynamic
     which = (place, progressive_changed(recipe)), stats.fingerprint, calibrated
     return _table(*which, tuple(bits.tolist()), tuple(counts.tolist()), Held(stats))
 
@@ -81,7 +81,7 @@ def errors(recipe: Recipe) -> GroupErrors:
     """The activations' quantization error under `recipe`'s partition, per site and step, without
     running a model.
 
-    Statistics know nothing of ranges that are taken as they come; shown is then what calibrated
+    Statistics know nothing of ranges that are dynamic; shown is then what calibrated
     ones would do. Raises DmqError if something that it stands on was not captured, searched,
     measured or calibrated yet."""
     everything_per_step = recipe.temporal is not None and recipe.temporal.fsc == "all"

@@ -41,7 +41,7 @@ def resolved(recipe: Recipe) -> Recipe:
             else "layers were not measured"
         )
         raise DmqError(
-            f"recipe.mixed: {what} yet; they are when pictures are drawn, or by `dmq learn`."
+            f"recipe.mixed: {what} yet; they are when images are generated, or by `dmq learn`."
         )
     kept = {
         layer.name

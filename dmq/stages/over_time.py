@@ -1,5 +1,5 @@
 """How errors build up along the steps, and the probe: what an error at some steps does to the
-picture (PCR).
+image (PCR).
 """
 
 import dataclasses
@@ -15,24 +15,24 @@ from .. import jsonio, runs
 from ..errors import DmqError
 from ..progress import Progress, Value, progress_timer, relay
 from ..recipe import Comparison, Probe, Recipe
-from ..results import OverTime, ProbePicture
+from ..results import OverTime, ProbeImage
+from .images import check_sampling, check_together
 from .known import libraries, load, statistics
-from .pictures import check_sampling, check_together
 from .planning import plan, quantize
 from .preparing import prepare
 from .progress import FLOAT_NAME
-from .reference import matcher_of
+from .reference import load_scorer
 from .trajectory_kept import walked
 from .walks import Walk, latent_errors, walk
 
 
-SHOWN = 8  # pictures of the strip
+SHOWN = 8  # images of the strip
 
 
 def over_time(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, again: bool = False
 ) -> Generator[Progress, None, OverTime]:
-    """Draw the comparison with the float model and each recipe from the same noise, and measure
+    """Generate the comparison with the float model and each recipe from the same noise, and measure
     every step.
 
     Accumulated errors are those of the latents on each model's own trajectory; isolated ones are
@@ -68,7 +68,7 @@ def over_time(
         recorded,
         jobs,
         comparison.sampling,
-        progress_timer("Draw float"),
+        progress_timer("Generate float"),
         watched=watched,
         coefficients=True,
     )
@@ -76,9 +76,9 @@ def over_time(
     made: dict[str, tuple[Walk, np.ndarray, float]] = {}
     timesteps = statistics(recipes[0]).timesteps
 
-    def so_far(recipe: Recipe, drawn: Walk) -> OverTime:
+    def so_far(recipe: Recipe, generated: Walk) -> OverTime:
         made[recipe.name] = (
-            drawn,
+            generated,
             np.full(len(timesteps), np.nan),
             plan(recipe).mean_activation_bits,
         )
@@ -86,18 +86,21 @@ def over_time(
 
     for recipe in recipes:
         model = quantize(recipe)
-        drawn = yield from walk(
+        generated = yield from walk(
             loaded,
             model,
             jobs,
             comparison.sampling,
-            progress_timer(f"Draw {recipe.name}"),
+            progress_timer(f"Generate {recipe.name}"),
             watched=watched,
             so_far=partial(so_far, recipe),
         )
-        snapshot, at = so_far(recipe, drawn), progress_timer(f"Isolated errors of {recipe.name}")
+        snapshot, at = (
+            so_far(recipe, generated),
+            progress_timer(f"Isolated errors of {recipe.name}"),
+        )
         isolated = yield from _clocked(noise_errors(model, trajectory), at, snapshot)
-        made[recipe.name] = drawn, isolated, made[recipe.name][2]
+        made[recipe.name] = generated, isolated, made[recipe.name][2]
     answer = _measured(floats, made, watched, timesteps)
     question = {"comparison": comparison, "recipes": recipes}
     runs.save_over_time(_over_time_folder(comparison, recipes, own=True), question, answer)
@@ -118,7 +121,7 @@ def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverT
     names = dict(zip(found.isolated, [recipe.name for recipe in recipes], strict=True)) | {
         FLOAT_NAME: FLOAT_NAME
     }
-    parts = ("accumulated", "foreseen", "isolated", "mean_bits", "strips")
+    parts = ("accumulated", "predicted_x0", "isolated", "mean_bits", "strips")
     renamed = {part: {names[who]: x for who, x in getattr(found, part).items()} for part in parts}
     return dataclasses.replace(found, **renamed)
 
@@ -166,15 +169,16 @@ def _measured(
     watched: Sequence[int],
     timesteps: tuple[float, ...],
 ) -> OverTime:
-    known = floats.foreseen is not None
+    known = floats.predicted_x0 is not None
     return OverTime(
         timesteps=timesteps,
         coefficients=floats.coefficients,
         accumulated={
             name: _errors(own.latents, floats.latents) for name, (own, _, _) in made.items()
         },
-        foreseen={
-            name: _errors(own.foreseen, floats.foreseen) for name, (own, _, _) in made.items()
+        predicted_x0={
+            name: _errors(own.predicted_x0, floats.predicted_x0)
+            for name, (own, _, _) in made.items()
         }
         if known
         else {},
@@ -189,16 +193,19 @@ def _measured(
 
 
 def _errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """`latent_errors`, nan at steps that were not drawn yet."""
+    """`latent_errors`, nan at steps that were not generated yet."""
     known = min(len(made), len(wanted))
     errors = np.full(wanted.shape[:2], np.nan)
     errors[:known] = latent_errors(made[:known], wanted[:known])
     return errors
 
 
-def _strip(drawn: Walk) -> tuple[np.ndarray, ...]:
-    """The first picture as foreseen at the watched steps, and finished if it is."""
-    return (*(pictures[0] for _, pictures in sorted(drawn.on_the_way.items())), *drawn.pictures[:1])
+def _strip(generated: Walk) -> tuple[np.ndarray, ...]:
+    """The first image as foreseen at the watched steps, and finished if it is."""
+    return (
+        *(images[0] for _, images in sorted(generated.on_the_way.items())),
+        *generated.images[:1],
+    )
 
 
 # --- the probe ------------------------------------------------------------------------------------
@@ -222,11 +229,11 @@ def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
 
 def probe(
     recipe: Recipe, spec: Probe, *, again: bool = False
-) -> Generator[Progress | ProbePicture, None, tuple[ProbePicture, ...]]:
+) -> Generator[Progress | ProbeImage, None, tuple[ProbeImage, ...]]:
     """Multiply the quantization error eps_q - eps by a gain within one window of steps, leave the
     rest in float.
 
-    Yields and returns what each (window, gain) makes of the picture beside the float one. A
+    Yields and returns what each (window, gain) makes of the image beside the float one. A
     question that was answered before is answered from what was kept, unless `again`. Source: pcr,
     "the probe"."""
     from ..metrics import pixel
@@ -240,17 +247,17 @@ def probe(
     from ..models.windows import amplified
 
     loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
-    matcher = matcher_of(recipe.model)
+    scorer = load_scorer(recipe.model)
     at, total = (
         progress_timer("Probe"),
         (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps,
     )
-    drawn = 0
+    generated = 0
 
     def one(model: Any) -> Iterator[Progress]:
-        nonlocal drawn
-        before = drawn * recipe.sampling.steps
-        drawn += 1
+        nonlocal generated
+        before = generated * recipe.sampling.steps
+        generated += 1
         return walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
 
     exact = yield from one(loaded.denoiser)
@@ -261,19 +268,19 @@ def probe(
                 amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain)
             )
             found.append(
-                ProbePicture(
+                ProbeImage(
                     start=start,
                     end=end,
                     gain=gain,
-                    pixels=own.pictures[0],
-                    exact=exact.pictures[0],
+                    pixels=own.images[0],
+                    exact=exact.images[0],
                     error=float(latent_errors(own.latents[-1], exact.latents[-1])[0]),
-                    psnr=pixel.psnr(own.pictures[0], exact.pictures[0]),
-                    match=float(matcher.match(own.pictures, [spec.prompt])[0])
-                    if matcher
+                    psnr=pixel.psnr(own.images[0], exact.images[0]),
+                    match=float(scorer.match(own.images, [spec.prompt])[0])
+                    if scorer
                     else float("nan"),
-                    match_float=float(matcher.match(exact.pictures, [spec.prompt])[0])
-                    if matcher
+                    match_float=float(scorer.match(exact.images, [spec.prompt])[0])
+                    if scorer
                     else float("nan"),
                 )
             )
@@ -284,7 +291,7 @@ def probe(
     return tuple(found)
 
 
-def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbePicture, ...] | None:
+def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbeImage, ...] | None:
     """What `probe` found when it was asked the same; None if it was not, or if the recipe is not
     prepared.
     """
@@ -295,7 +302,7 @@ def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbePicture, ...] | None:
     return runs.load_probe(folder) if folder.is_dir() else None
 
 
-def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbePicture, ...]] | None:
+def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbeImage, ...]] | None:
     """The last probe of `recipe` and what it found; None if there was none."""
     for question in _questions("probe", recipe, recipes=tuple[Recipe, ...], probe=Probe):
         if found := kept_probe(recipe, question["probe"]):

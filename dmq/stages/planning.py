@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import runs
 from ..errors import DmqError
-from ..recipe import FLOAT, SIMULATED, Cache, Grid, Recipe, compiles, lowered
+from ..recipe import FLOAT, SIMULATED, Cache, Recipe, Uniform, compiles, lowered
 from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
 from .known import info_for, libraries, load
@@ -15,7 +15,7 @@ from .local import errors
 from .mixing import resolved
 from .placing import chosen_placement
 from .searches import find_search, search_changed, search_spec
-from .time_path import learned_rounding, learns_rounding, rounding_changed, temporal_errors
+from .time_embedding import learned_rounding, learns_rounding, rounding_changed, temporal_errors
 from .trajectory_kept import progressive_changed, relaxed, seen_statistics
 from .weights_kept import learned_from_inputs, learned_weights, weights_changed, weights_result
 
@@ -63,7 +63,7 @@ def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:
     rows = [
         row
         for row in made.layers
-        if row.weights.bits < FLOAT and isinstance(row.weights.format, Grid)
+        if row.weights.bits < FLOAT and isinstance(row.weights.format, Uniform)
     ]
     how |= {row.layer.name: "TIAR" for row in rows if row.layer.name in time}
     if recipe.reconstruction is None:
@@ -114,14 +114,14 @@ def computed(recipe: Recipe) -> "nn.Module":
 
 @lru_cache(
     maxsize=3
-)  # searching the weights' ranges takes seconds, drawing again with the same recipe is common
+)  # searching the weights' ranges takes seconds, generating again with the same recipe is common
 def _computed(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Module":
     loaded = load(recipe.model)
     check_engine(recipe, loaded)
     learned, blocks = learned_rounding(recipe), blocks_result(recipe)
     made = _made(recipe)(loaded.denoiser, plan(recipe), loaded.adapter, learned_codes(recipe))
     if learned and learned.note:
-        made.clock.notes.append(f"rounding of the time path: {learned.note}")
+        made.clock.notes.append(f"rounding of the time embedding: {learned.note}")
     if blocks and blocks.note:
         made.clock.notes.append(f"rounding of the blocks: {blocks.note}")
     for name, weight in weights_result(recipe).items():

@@ -2,7 +2,7 @@
 far to trust them.
 
 A mix is a label: how good the model is with it, its activations in float. Weights are made into all
-choices once; a mix only exchanges them by pointer. All mixes draw the same pictures from the same
+choices once; a mix only exchanges them by pointer. All mixes generate the same images from the same
 noises."""
 
 import dataclasses
@@ -16,13 +16,13 @@ import numpy as np
 from .. import engine, runs
 from ..errors import DmqError
 from ..progress import Progress, progress_timer, relay, run_to_end
-from ..recipe import FLOAT, Benchmark, Choice, Predictor, Recipe, Weights, choice_label
+from ..recipe import FLOAT, Benchmark, Predictor, Recipe, WeightFormat, Weights, format_name
 from ..results import Layer, PredictorResult, SensitivityTable
 from ..runs import predictors as kept
-from .drawing import draw_batch
+from .drawing import generate_batch
 from .known import info, libraries, load
 from .predictor_kept import folder_of, key_of, subject_of
-from .reference import load_eye, real_features, seen
+from .reference import load_feature_extractor, real_features, seen
 from .weights_kept import needs_inputs
 from .weights_learned import weight_variants
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from ..quantizers.weights import WeightCodes
 
 LABELS = {
-    "features": "minus the logarithm of the distance of picture features from the float model's",
+    "features": "minus the logarithm of the distance of image features from the float model's",
     "noise": "minus the logarithm of the error of the noise prediction",
     "latent": "minus the logarithm of the error of the finished sample",
-    "fid_float": "minus the Fréchet distance to the float model's pictures",
-    "fid_reference": "minus the Fréchet distance to real pictures",
+    "fid_float": "minus the Fréchet distance to the float model's images",
+    "fid_reference": "minus the Fréchet distance to real images",
 }
 SETS = ("fid_float", "fid_reference")
-TOGETHER = 8  # pictures at a time
+TOGETHER = 8  # images at a time
 LEAST, MOST = 1e-12, 1e12  # distances whose logarithm is taken: no mix is infinitely good or bad
 
 
@@ -68,7 +68,7 @@ def predict(
     Does nothing if that is there already, unless `again`, which learns anew from the labels that
     are there. Labels are kept one by one: closed or interrupted, it goes on where it was.
     `scheduler` and `workers` are those of `engine.run`. Raises DmqError for questions that make no
-    sense, before anything is drawn."""
+    sense, before anything is generated."""
     folder = folder_of(recipe, spec)
     if folder.is_dir() and not again:
         return kept.load_predictor(folder)
@@ -111,7 +111,7 @@ def predict(
 def _asked(spec: Predictor) -> Predictor:
     """`spec` with defaults for all that labels do not depend on."""
     return Predictor(
-        **{name: getattr(spec, name) for name in ("choices", "label", "pictures", "steps", "seed")}
+        **{name: getattr(spec, name) for name in ("choices", "label", "images", "steps", "seed")}
     )
 
 
@@ -119,10 +119,10 @@ def _check(recipe: Recipe, spec: Predictor) -> None:
     from ..metrics.sets import check_count
 
     if spec.label in SETS:
-        check_count("fid", spec.pictures)
+        check_count("fid", spec.images)
     if spec.label == "fid_reference" and _real(recipe.model) is None:
         raise DmqError(
-            f"there are no real pictures to compare {recipe.model} with; set label to 'fid_float'."
+            f"there are no real images to compare {recipe.model} with; set label to 'fid_float'."
         )
 
 
@@ -132,7 +132,7 @@ def _layers(model: str) -> tuple[Layer, ...]:
     return tuple(layer for layer in load(model).info.layers if layer.macs)
 
 
-def _costs(model: str, choices: tuple[Choice, ...]) -> SensitivityTable | None:
+def _costs(model: str, choices: tuple[WeightFormat, ...]) -> SensitivityTable | None:
     """A table of single layers' costs that knows all the choices, a measured one if there is."""
     found = [
         runs.load_table(folder) for folder in runs.find_tables(fingerprint=info(model).fingerprint)
@@ -171,7 +171,7 @@ def _judged(
 
 # --- one label: what a worker does ----------------------------------------------------------------
 
-_one_at_a_time = threading.Lock()  # the floats of a subject are drawn once
+_one_at_a_time = threading.Lock()  # the floats of a subject are generated once
 
 
 def judge(task: Task) -> float:
@@ -189,11 +189,11 @@ def judge(task: Task) -> float:
             return _minus_log(float(np.mean(noise_change(watched, made))))
         model = borrow(loaded.denoiser)
         with exchanged(model, made):
-            pictures, latents = _drawn(task.subject, task.spec, task.again, model)
-        return _label(task, pictures, latents, state)
+            images, latents = _generated(task.subject, task.spec, task.again, model)
+        return _label(task, images, latents, state)
 
 
-def _label(task: Task, pictures: list[np.ndarray], latents: np.ndarray, state: str) -> float:
+def _label(task: Task, images: list[np.ndarray], latents: np.ndarray, state: str) -> float:
     from ..metrics.paired import feature_distance, relative_error
     from ..metrics.sets import Features, fid
 
@@ -201,7 +201,7 @@ def _label(task: Task, pictures: list[np.ndarray], latents: np.ndarray, state: s
     if task.spec.label == "latent":
         with np.errstate(invalid="ignore", over="ignore"):
             return _minus_log(float(np.mean(relative_error(latents, float_latents))))
-    own = seen(load_eye(Benchmark.features), pictures)
+    own = seen(load_feature_extractor(Benchmark.features), images)
     if task.spec.label == "features":
         return _minus_log(float(np.mean(feature_distance(own, floats))))
     others = floats if task.spec.label == "fid_float" else _real(task.subject.model)
@@ -213,28 +213,28 @@ def _minus_log(distance: float) -> float:
 
 
 def _real(model: str) -> np.ndarray | None:
-    found = real_features(Benchmark(), model, load_eye(Benchmark.features))
+    found = real_features(Benchmark(), model, load_feature_extractor(Benchmark.features))
     return found[0] if found else None
 
 
 def _jobs(subject: Recipe, spec: Predictor, again: bool) -> list[tuple[str, int]]:
-    """Prompt and seed of each picture; the same prompts with other seeds if `again`."""
-    from ..capture.activations import calibration_pictures
+    """Prompt and seed of each image; the same prompts with other seeds if `again`."""
+    from ..capture.activations import calibration_images
 
-    own = dataclasses.replace(subject.calibration, samples=spec.pictures)
-    jobs = calibration_pictures(load(subject.model), own)
-    return [(prompt, seed + again * spec.pictures) for prompt, seed in jobs]
+    own = dataclasses.replace(subject.calibration, samples=spec.images)
+    jobs = calibration_images(load(subject.model), own)
+    return [(prompt, seed + again * spec.images) for prompt, seed in jobs]
 
 
-def _drawn(
+def _generated(
     subject: Recipe, spec: Predictor, again: bool, model: Any
 ) -> tuple[list[np.ndarray], np.ndarray]:
     loaded, jobs = load(subject.model), _jobs(subject, spec, again)
     batches = [
-        run_to_end(draw_batch(loaded, model, jobs[n : n + TOGETHER], subject.sampling))
+        run_to_end(generate_batch(loaded, model, jobs[n : n + TOGETHER], subject.sampling))
         for n in range(0, len(jobs), TOGETHER)
     ]
-    return [picture for one in batches for picture in one.pictures], np.concatenate(
+    return [image for one in batches for image in one.images], np.concatenate(
         [one.latents for one in batches]
     )
 
@@ -243,11 +243,11 @@ def _drawn(
 def _floats(
     subject: Recipe, spec: Predictor, again: bool, _state: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Features and finished samples of the float model's pictures."""
-    pictures, latents = _drawn(subject, spec, again, load(subject.model).denoiser)
-    return seen(load_eye(Benchmark.features), pictures) if spec.label != "latent" else np.zeros(
-        0
-    ), latents
+    """Features and finished samples of the float model's images."""
+    images, latents = _generated(subject, spec, again, load(subject.model).denoiser)
+    return seen(
+        load_feature_extractor(Benchmark.features), images
+    ) if spec.label != "latent" else np.zeros(0), latents
 
 
 @lru_cache(maxsize=2)
@@ -260,7 +260,7 @@ def _watched(subject: Recipe, spec: Predictor, again: bool, _state: str) -> "Wat
     trajectory, _ = record_trajectory(
         loaded, prompts=prompts, seeds=seeds, sampling=subject.sampling
     )
-    return watch(loaded.denoiser, trajectory, spec.steps, spec.pictures)
+    return watch(loaded.denoiser, trajectory, spec.steps, spec.images)
 
 
 # --- weights as all choices -----------------------------------------------------------------------
@@ -280,7 +280,7 @@ def _mixed(task: Task) -> "dict[str, Tensor]":
 
 @lru_cache(maxsize=1)
 def _variants(
-    subject: Recipe, choices: tuple[Choice, ...], _state: str
+    subject: Recipe, choices: tuple[WeightFormat, ...], _state: str
 ) -> "dict[str, list[WeightCodes | None]]":
     """By layer its weight as each of the choices, None for float; codes, which take less than
     what they stand for.
@@ -292,10 +292,10 @@ def _variants(
     learned = [choice for choice in choices if needs_inputs(choice.format)]
     codes = run_to_end(weight_variants(subject, learned, names)) if learned else {}
 
-    def made(name: str, choice: Choice) -> "WeightCodes | None":
+    def made(name: str, choice: WeightFormat) -> "WeightCodes | None":
         if choice.bits == FLOAT:
             return None
-        return codes.get((name, choice_label(choice))) or quantize_weight(
+        return codes.get((name, format_name(choice))) or quantize_weight(
             model.get_submodule(name).weight, Weights(bits=choice.bits, format=choice.format)
         )
 
@@ -303,7 +303,7 @@ def _variants(
         return {name: [made(name, choice) for choice in choices] for name in names}
 
 
-def _tables(subject: Recipe, choices: tuple[Choice, ...]) -> tuple[np.ndarray, np.ndarray]:
+def _tables(subject: Recipe, choices: tuple[WeightFormat, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Bytes [L, C] of each layer as each choice, and the squared error of the weight over its
     squared length.
     """
@@ -316,7 +316,7 @@ def _tables(subject: Recipe, choices: tuple[Choice, ...]) -> tuple[np.ndarray, n
         for layer in _layers(subject.model):
             weight = loaded.denoiser.get_submodule(layer.name).weight
             yield [
-                (4 * layer.weights, 0.0)
+                (4 * layer.num_weights, 0.0)
                 if one is None
                 else (one.bytes, weight_error(weight, one.dequantize().to(weight)))
                 for one in made[layer.name]

@@ -18,7 +18,7 @@ def predictor_result(recipe: Recipe, spec: Predictor) -> PredictorResult | None:
 
 
 def subject_of(recipe: Recipe, spec: Predictor) -> Recipe:
-    """The recipe of the float model that draws in as many steps as are asked for."""
+    """The recipe of the float model that generates in as many steps as are asked for."""
     return Recipe(
         name="",
         model=recipe.model,

@@ -1,4 +1,4 @@
-"""What the drawing of pictures yields beside its progress (`dmq.progress`)."""
+"""What the generating of images yields beside its progress (`dmq.progress`)."""
 
 from dataclasses import dataclass
 
@@ -9,8 +9,8 @@ FLOAT_NAME = "float"
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A picture that has been drawn: finished, or seen on the way at `step` (a position in
+class GeneratedImage:
+    """An image that has been generated: finished, or seen on the way at `step` (a position in
     sampling order).
     """
 

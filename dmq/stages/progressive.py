@@ -17,7 +17,7 @@ from .known import info_for, libraries, load, statistics
 from .learning import learn
 from .local import errors
 from .planning import learned_codes, plan, quantize
-from .reference import matcher_of
+from .reference import load_scorer
 from .trajectory_kept import (
     calibrated,
     plain,
@@ -80,11 +80,11 @@ def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, Non
 def measure_windows(
     recipe: Recipe, *, again: bool = False
 ) -> Generator[Progress, None, WindowEffects]:
-    """Draw with all steps quantized, but without rounding activations within one window; what
+    """Generate with all steps quantized, but without rounding activations within one window; what
     differs is its effect.
 
     Weights stay quantized throughout, since more activation bits do not change them. Each Progress
-    has the `results.WindowEffects` so far as its snapshot, once there are some. Pictures are the
+    has the `results.WindowEffects` so far as its snapshot, once there are some. Images are the
     first calibration ones, all from the same noise. The recipe is taken without relaxing and
     progressive ranges."""
     if windows_folder(recipe).is_dir() and not again:
@@ -93,25 +93,23 @@ def measure_windows(
     yield from learn(usual)
     yield Progress("Load the model", 0, 1)
     libraries()
-    from ..capture.activations import calibration_pictures
+    from ..capture.activations import calibration_images
     from ..models.windows import unquantized_inside
 
     loaded, steps = load(recipe.model), recipe.sampling.steps
-    jobs = calibration_pictures(
-        loaded, dataclasses.replace(recipe.calibration, samples=spec.pictures)
-    )
+    jobs = calibration_images(loaded, dataclasses.replace(recipe.calibration, samples=spec.images))
     count = min(spec.windows, steps)
     starts = tuple(round(n * steps / count) for n in range(count))
     timesteps = statistics(recipe).timesteps
     at, total = progress_timer("Measure the windows"), (count + 2) * steps
-    matcher = matcher_of(recipe.model)
-    drawn: list[Any] = []
+    scorer = load_scorer(recipe.model)
+    generated: list[Any] = []
 
     def one(model: "nn.Module") -> Generator[Progress, None, None]:
-        before = len(drawn) * steps
-        effects = _effects(drawn, starts, timesteps, [prompt for prompt, _ in jobs], matcher)
+        before = len(generated) * steps
+        effects = _effects(generated, starts, timesteps, [prompt for prompt, _ in jobs], scorer)
         work = walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
-        drawn.append(
+        generated.append(
             (yield from relay(work, lambda seen: dataclasses.replace(seen, snapshot=effects)))
         )
 
@@ -119,28 +117,28 @@ def measure_windows(
     yield from one(quantize(usual))
     for start, end in zip(starts, (*starts[1:], steps), strict=True):
         yield from one(unquantized_inside(quantize(usual), range(start, end)))
-    effects = _effects(drawn, starts, timesteps, [prompt for prompt, _ in jobs], matcher)
+    effects = _effects(generated, starts, timesteps, [prompt for prompt, _ in jobs], scorer)
     runs.save_windows(windows_folder(recipe, own=True), effects)
     return effects
 
 
 def _effects(
-    drawn: list[Any],
+    generated: list[Any],
     starts: tuple[int, ...],
     timesteps: tuple[float, ...],
     prompts: list[str],
-    matcher: Any,
+    scorer: Any,
 ) -> WindowEffects | None:
-    """The effects of the windows drawn so far: walks of the float model, the quantized one, then
+    """The effects of the windows generated so far: walks of the float model, the quantized one, then
     one a window.
     """
-    if len(drawn) < 3:
+    if len(generated) < 3:
         return None
-    final = [one.latents[-1] for one in drawn]
+    final = [one.latents[-1] for one in generated]
     errors_ = [latent_errors(one, final[0]) for one in final[1:]]
     nothing = np.full(len(prompts), np.nan)
-    matches = [matcher.match(one.pictures, prompts) if matcher else nothing for one in drawn]
-    missing = len(starts) - len(drawn) + 2
+    matches = [scorer.match(one.images, prompts) if scorer else nothing for one in generated]
+    missing = len(starts) - len(generated) + 2
     return WindowEffects(
         timesteps=timesteps,
         starts=starts,
@@ -149,5 +147,5 @@ def _effects(
         text_float=matches[0],
         text_all=matches[1],
         text=np.stack([*matches[2:], *[nothing] * missing]),
-        matcher=matcher.name if matcher else "",
+        scorer=scorer.name if scorer else "",
     )

@@ -1,4 +1,4 @@
-"""Features of real pictures, the second reference of a benchmark: those that ship with
+"""Features of real images, the second reference of a benchmark: those that ship with
 emoji-clip, or a folder's.
 """
 
@@ -18,15 +18,15 @@ from .known import info, libraries, load
 
 
 if TYPE_CHECKING:
-    from ..models.clip import PictureText
+    from ..models.clip import ImageText
 
 KINDS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-MOST = 50_000  # pictures of a folder
-PARTS = 64  # pictures opened at a time
-SHIPPED = "emoji-clip"  # whose features of real pictures ship
+MOST = 50_000  # images of a folder
+PARTS = 64  # images opened at a time
+SHIPPED = "emoji-clip"  # whose features of real images ship
 
 
-def load_eye(name: str) -> "PictureText":
+def load_feature_extractor(name: str) -> "ImageText":
     """The CLIP whose features a benchmark uses: the embedded emoji-clip, a folder or a Hub id."""
     libraries()
     from ..models.clip import load_clip
@@ -34,8 +34,8 @@ def load_eye(name: str) -> "PictureText":
     return load_clip(name)
 
 
-def matcher_of(model: str) -> Any:
-    """What judges pictures and prompts of `model`: emoji-clip, where a picture has a prompt in
+def load_scorer(model: str) -> Any:
+    """What judges images and prompts of `model`: emoji-clip, where an image has a prompt in
     words.
     """
     if not info(model).prompted:
@@ -47,61 +47,63 @@ def matcher_of(model: str) -> Any:
     return None if own_prompts(load(model).pipe) else load_clip()
 
 
-def seen(eye: "PictureText", pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """Features [N, D] float32 of pictures, the same in any process."""
+def seen(feature_extractor: "ImageText", images: Sequence[np.ndarray]) -> np.ndarray:
+    """Features [N, D] float32 of images, the same in any process."""
     from ..numerics.threads import one_thread
 
     with one_thread():
-        return eye.features(pictures)
+        return feature_extractor.features(images)
 
 
-def weights_of(eye: "PictureText") -> str:
-    """16 hex digits of all weights that features come from, and of how pictures are shown to
+def weights_of(feature_extractor: "ImageText") -> str:
+    """16 hex digits of all weights that features come from, and of how images are shown to
     them.
     """
-    digest = hashlib.sha256(repr((eye.size, eye.mean, eye.deviation)).encode())
-    for name, tensor in sorted(eye.model.state_dict().items()):
+    digest = hashlib.sha256(
+        repr((feature_extractor.size, feature_extractor.mean, feature_extractor.deviation)).encode()
+    )
+    for name, tensor in sorted(feature_extractor.model.state_dict().items()):
         digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
 def real_features(
-    benchmark: Benchmark, model: str, eye: "PictureText"
+    benchmark: Benchmark, model: str, feature_extractor: "ImageText"
 ) -> tuple[np.ndarray, str] | None:
-    """Features [N, D] of real pictures and what these are; None where there are none.
+    """Features [N, D] of real images and what these are; None where there are none.
 
-    Raises DmqError for a folder without pictures, and if what ships was computed with other
+    Raises DmqError for a folder without images, and if what ships was computed with other
     weights."""
     if benchmark.reference:
-        return _of_folder(Path(benchmark.reference).expanduser(), eye)
+        return _of_folder(Path(benchmark.reference).expanduser(), feature_extractor)
     file = runs.ASSETS / "models" / SHIPPED / "reference.safetensors"
     if benchmark.features != SHIPPED or model not in EMBEDDED or not file.is_file():
         return None
-    return _shipped(file, model, eye)
+    return _shipped(file, model, feature_extractor)
 
 
-def _shipped(file: Path, model: str, eye: "PictureText") -> tuple[np.ndarray, str]:
+def _shipped(file: Path, model: str, feature_extractor: "ImageText") -> tuple[np.ndarray, str]:
     from safetensors import safe_open
 
     with safe_open(file, "numpy") as opened:
         plain = json.loads(opened.metadata()["reference"])
-        if plain["fingerprint"] != weights_of(eye):
+        if plain["fingerprint"] != weights_of(feature_extractor):
             raise DmqError(
-                f"the features of real pictures that ship with {SHIPPED} are of other weights than "
-                "it has; run `python -m training.reference`, or give a folder of real pictures."
+                f"the features of real images that ship with {SHIPPED} are of other weights than "
+                "it has; run `python -m training.reference`, or give a folder of real images."
             )
         features = opened.get_tensor(model).astype(np.float32)
     return features, f"{len(features)} {plain['what']}"
 
 
-def save_shipped(made: dict[str, np.ndarray], what: str, eye: "PictureText") -> Path:
-    """Write the features of real pictures, [N, D] by model, beside the weights that they come
+def save_shipped(made: dict[str, np.ndarray], what: str, feature_extractor: "ImageText") -> Path:
+    """Write the features of real images, [N, D] by model, beside the weights that they come
     from.
     """
     from safetensors.numpy import save_file
 
     file = runs.ASSETS / "models" / SHIPPED / "reference.safetensors"
-    plain = {"fingerprint": weights_of(eye), "what": what}
+    plain = {"fingerprint": weights_of(feature_extractor), "what": what}
     arrays = {
         name: np.ascontiguousarray(features.astype(np.float16)) for name, features in made.items()
     }
@@ -109,25 +111,25 @@ def save_shipped(made: dict[str, np.ndarray], what: str, eye: "PictureText") -> 
     return file
 
 
-def _of_folder(folder: Path, eye: "PictureText") -> tuple[np.ndarray, str]:
+def _of_folder(folder: Path, feature_extractor: "ImageText") -> tuple[np.ndarray, str]:
     from PIL import Image, UnidentifiedImageError
 
     check_place(folder)
     if not folder.is_dir():
-        raise DmqError(f"{folder}: is no folder; give one with real pictures, or none.")
+        raise DmqError(f"{folder}: is no folder; give one with real images, or none.")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in KINDS)
     if not files or len(files) > MOST:
         raise DmqError(
-            f"{folder}: has {len(files):,} pictures ({', '.join(sorted(KINDS))}); 1 to {MOST:,} "
+            f"{folder}: has {len(files):,} images ({', '.join(sorted(KINDS))}); 1 to {MOST:,} "
             "are read."
         )
     parts = []
     for start in range(0, len(files), PARTS):
-        pictures = []
+        images = []
         for file in files[start : start + PARTS]:
             try:
-                pictures.append(np.asarray(Image.open(file).convert("RGB")))
+                images.append(np.asarray(Image.open(file).convert("RGB")))
             except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-                raise DmqError(f"{file}: is no picture that can be read ({error}).") from None
-        parts.append(seen(eye, pictures))
-    return np.concatenate(parts), f"{len(files)} pictures of the folder {folder.name}"
+                raise DmqError(f"{file}: is no image that can be read ({error}).") from None
+        parts.append(seen(feature_extractor, images))
+    return np.concatenate(parts), f"{len(files)} images of the folder {folder.name}"

@@ -23,7 +23,7 @@ class RelaxedChoice:
     judge: str  # what decided, with "auto"; otherwise ""
     steps: tuple[int, ...]
     mean_bits: float  # of the activations, over denoiser calls
-    fidelity: float  # decibels of latent error that go away, typical picture
+    fidelity: float  # decibels of latent error that go away, typical image
     text: float  # match that is won; nan where nothing judged it
 
 
@@ -36,7 +36,9 @@ def relaxed_choices(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
     effects, spec = window_effects(recipe), recipe.relaxing or Relaxing()
     judges = ("fidelity", "text") if np.isfinite(effects.text_all).any() else ("fidelity",)
     share = len(_steps(spec, recipe, effects)) / recipe.sampling.steps
-    equal = dataclasses.replace(spec, fraction=share, steps=(), where="last", released=False)
+    equal = dataclasses.replace(
+        spec, fraction=share, steps=(), where="last", match_reference_code=False
+    )
     others = [dataclasses.replace(equal, where=where) for where in ("first", "last")]
     others += [dataclasses.replace(equal, where="auto", judge=judge) for judge in judges]
     return tuple(_choice(one, recipe, effects, judges) for one in (spec, *others))

@@ -92,8 +92,8 @@ def search(
     return result
 
 
-def recorded_calls(recipe: Recipe, pictures: int) -> Trajectory | None:
-    """The denoiser calls saved with the capture, if they are of enough pictures to learn from."""
+def recorded_calls(recipe: Recipe, images: int) -> Trajectory | None:
+    """The denoiser calls saved with the capture, if they are of enough images to learn from."""
     folder = runs.find_capture(recipe)
     if folder is None or not (folder / "trajectory.safetensors").is_file():
         return None
@@ -104,29 +104,29 @@ def recorded_calls(recipe: Recipe, pictures: int) -> Trajectory | None:
     rows = sum(
         len(half) for half, i in zip(trajectory.half, trajectory.step, strict=True) if i == 0
     )
-    return trajectory if rows >= guided * pictures else None
+    return trajectory if rows >= guided * images else None
 
 
-def denoiser_calls(recipe: Recipe, pictures: int) -> Generator[Progress, None, Trajectory]:
-    """The denoiser calls of the first calibration pictures: those saved with the capture, or
-    drawn now.
+def denoiser_calls(recipe: Recipe, images: int) -> Generator[Progress, None, Trajectory]:
+    """The denoiser calls of the first calibration images: those saved with the capture, or
+    generated now.
     """
-    saved = recorded_calls(recipe, pictures)
+    saved = recorded_calls(recipe, images)
     if saved is not None:
         return saved
-    from ..capture.activations import calibration_pictures
+    from ..capture.activations import calibration_images
     from ..capture.trajectories import record_trajectory
     from ..models.stepping import stepping
 
     loaded = load(recipe.model)
-    jobs = calibration_pictures(loaded, dataclasses.replace(recipe.calibration, samples=pictures))
+    jobs = calibration_images(loaded, dataclasses.replace(recipe.calibration, samples=images))
     prompts, seeds = zip(*jobs, strict=True)
     work = stepping(
         lambda on_step: record_trajectory(
             loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
         )[0]
     )
-    at = progress_timer("Draw pictures to learn from")
+    at = progress_timer("Generate images to learn from")
     return (yield from relay(work, lambda i, *_: at(i + 1, recipe.sampling.steps)))
 
 

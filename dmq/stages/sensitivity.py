@@ -17,15 +17,15 @@ import numpy as np
 from .. import engine, runs
 from ..errors import DmqError
 from ..progress import Progress, progress_timer, run_to_end
-from ..recipe import FLOAT, Choice, Recipe, Sensitivity, choice_label
+from ..recipe import FLOAT, Recipe, Sensitivity, WeightFormat, format_name
 from ..results import Layer, SensitivityTable
 from .capturing import capture
 from .changes import changes_of, forget_changes, format_of, splits_of, state_of, sweeps_of
-from .drawing import draw_batch
+from .drawing import generate_batch
 from .known import libraries, load, statistics
 from .placing import chosen_placement
 from .planning import quantize
-from .reference import matcher_of
+from .reference import load_scorer
 from .searches import denoiser_calls, search, searched
 from .sensitivity_kept import folder_of, normal, subject_of
 from .weights_kept import needs_inputs
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 KINDS = {"measure": "measured", "fisher": "estimated", "local": "local"}
 TITLES = {
     "noise": "noise error",
-    "picture": "latent error of pictures",
+    "image": "latent error of images",
     "text": "match with the prompt that is lost",
 }
 UNITS = {
     "noise": "part of the noise prediction's power",
-    "picture": "part of the float latents' power",
+    "image": "part of the float latents' power",
     "text": "points of the match",
 }
 
@@ -59,7 +59,7 @@ class Task:
     subject: Recipe  # the model with float weights that they are compared with
     ask: Sensitivity
     layers: tuple[str, ...]
-    choices: tuple[Choice, ...]
+    choices: tuple[WeightFormat, ...]
     step: int | None = None  # position among those that are looked at
     workers: int = 1  # that share the memory of a machine
 
@@ -68,7 +68,7 @@ class Task:
         """That of the folder in which the finished part is kept."""
         several = f"+{len(self.layers) - 1}" if len(self.layers) > 1 else ""
         which = "" if self.step is None else f"--step {self.step}"
-        label = f"--{choice_label(self.choices[0])}" if len(self.choices) == 1 else ""
+        label = f"--{format_name(self.choices[0])}" if len(self.choices) == 1 else ""
         return f"{self.layers[0]}{several}{label}{which}"
 
 
@@ -114,7 +114,7 @@ def sensitivity(
             subject, learned, dict.fromkeys(name for task in missing for name in task.layers)
         )
     if missing and not scheduler and workers == 1 and ask.measure == "noise":
-        yield from _watching(subject, ask)  # drawn once, and its progress told
+        yield from _watching(subject, ask)  # generated once, and its progress told
         if ask.how != "measure":
             yield from changes_of(missing[0])
     sweeps = len({task.layers for task in tasks}) if ask.how != "measure" else 1
@@ -171,10 +171,10 @@ def _check(subject: Recipe, ask: Sensitivity) -> None:
             f"how {ask.how!r} knows float activations only; set how to 'measure', or activations "
             "to false."
         )
-    if ask.measure == "text" and matcher_of(subject.model) is None:
+    if ask.measure == "text" and load_scorer(subject.model) is None:
         raise DmqError(
-            f"{subject.model} draws without prompts in words, so no match can be lost; judge by "
-            "'picture'."
+            f"{subject.model} generates without prompts in words, so no match can be lost; judge by "
+            "'image'."
         )
 
 
@@ -259,7 +259,7 @@ def _title(ask: Sensitivity) -> str:
     other = {"fisher": f"{TITLES['noise']} by gradients", "local": "error of its own output"}
     what = other.get(ask.how, TITLES[ask.measure])
     which = "only this layer" if ask.mode == "only" else "saved by restoring this layer"
-    counts = ("step", "picture") if ask.measure == "noise" else ("picture",)
+    counts = ("step", "image") if ask.measure == "noise" else ("image",)
     seen = ((getattr(ask, f"{name}s"), name) for name in counts)
     parts = [what, which, *(f"{count} {name}{'s' if count > 1 else ''}" for count, name in seen)]
     return ", ".join(parts + (["quantized activations"] if ask.activations else []))
@@ -275,7 +275,7 @@ def evaluate(task: Task) -> dict[str, np.ndarray]:
     """A part of a table: `values` [layers, choices, T, samples], see `allocation.sensitivity`, and
     `local` errors.
 
-    Runs anywhere: it loads the model by name, and draws or learns what is not in its run folder.
+    Runs anywhere: it loads the model by name, and generates or learns what is not in its run folder.
     """
     libraries()
     from ..allocation.sensitivity import local_changes, probe_changes, weight_error
@@ -305,7 +305,7 @@ def evaluate(task: Task) -> dict[str, np.ndarray]:
 
 
 def _made(
-    subject: Recipe, layers: Sequence[str], choices: Sequence[Choice]
+    subject: Recipe, layers: Sequence[str], choices: Sequence[WeightFormat]
 ) -> "dict[str, list[Tensor]]":
     """By layer its weight as each of the choices, in the model's precision."""
     from ..allocation.sensitivity import new_weight
@@ -319,7 +319,7 @@ def _made(
                 model.get_submodule(name).weight,
                 format_of(subject, choice),
                 splits.get(name, 0),
-                codes.get((name, choice_label(choice))),
+                codes.get((name, format_name(choice))),
             )
             for choice in choices
         ]
@@ -328,7 +328,7 @@ def _made(
 
 
 @lru_cache(maxsize=1)  # as large as the model; parts come choice by choice
-def _all_made(subject: Recipe, choice: Choice, _state: tuple) -> "dict[str, Tensor]":
+def _all_made(subject: Recipe, choice: WeightFormat, _state: tuple) -> "dict[str, Tensor]":
     names = [layer.name for layer in _layers(subject)[0]]
     return {name: made for name, (made,) in _made(subject, names, (choice,)).items()}
 
@@ -349,7 +349,7 @@ def _change(task: Task, weight: "Tensor") -> np.ndarray:
 
 
 @lru_cache(maxsize=1)
-def _all_lost(subject: Recipe, ask: Sensitivity, choice: Choice, state: tuple) -> np.ndarray:
+def _all_lost(subject: Recipe, ask: Sensitivity, choice: WeightFormat, state: tuple) -> np.ndarray:
     return _loss(Task(subject, ask, (), (choice,)), _all_made(subject, choice, state))
 
 
@@ -360,10 +360,10 @@ def _loss(task: Task, weights: "dict[str, Tensor]") -> np.ndarray:
 
     if task.ask.measure == "noise":
         return noise_change(run_to_end(_watching(task.subject, task.ask)), weights)
-    float_latents, float_match = _float_pictures(task.subject, task.ask, state_of(task.subject))
+    float_latents, float_match = _float_images(task.subject, task.ask, state_of(task.subject))
     model = _comparison(task.subject)
     with exchanged(model, weights):
-        latents, match = _draw(task.subject, task.ask, model)
+        latents, match = _generate(task.subject, task.ask, model)
     if task.ask.measure == "text":
         return (float_match - match)[None].astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
@@ -375,11 +375,11 @@ def _watching(subject: Recipe, ask: Sensitivity) -> "Generator[Progress, None, W
     """The model with float weights on the recorded calls that are looked at; made once."""
     from ..allocation.sensitivity import watch
 
-    key = subject, ask.steps, ask.pictures, state_of(subject), chosen_placement()
+    key = subject, ask.steps, ask.images, state_of(subject), chosen_placement()
     if key not in _watched:
-        trajectory = yield from denoiser_calls(subject, ask.pictures)
+        trajectory = yield from denoiser_calls(subject, ask.images)
         blocks = load(subject.model).adapter.blocks(load(subject.model).denoiser)
-        made = watch(_comparison(subject), trajectory, ask.steps, ask.pictures, blocks)
+        made = watch(_comparison(subject), trajectory, ask.steps, ask.images, blocks)
         while len(_watched) > 1:
             _watched.pop(next(iter(_watched)))
         _watched[key] = made
@@ -399,26 +399,28 @@ def _comparison(subject: Recipe) -> "nn.Module":
 
 
 @lru_cache(maxsize=2)
-def _float_pictures(
+def _float_images(
     subject: Recipe, ask: Sensitivity, _state: tuple
 ) -> tuple[np.ndarray, np.ndarray]:
-    return _draw(subject, ask, _comparison(subject))
+    return _generate(subject, ask, _comparison(subject))
 
 
-def _draw(subject: Recipe, ask: Sensitivity, model: "nn.Module") -> tuple[np.ndarray, np.ndarray]:
-    """The finished samples [P, ...] and the matches [P] of pictures with their prompts, nan
+def _generate(
+    subject: Recipe, ask: Sensitivity, model: "nn.Module"
+) -> tuple[np.ndarray, np.ndarray]:
+    """The finished samples [P, ...] and the matches [P] of images with their prompts, nan
     unless asked for.
     """
-    from ..capture.activations import calibration_pictures
+    from ..capture.activations import calibration_images
     from ..numerics.threads import one_thread
 
     loaded, own = load(subject.model), subject.calibration
-    own = dataclasses.replace(own, samples=ask.pictures, seed=own.seed + ask.seed)
-    jobs = calibration_pictures(loaded, own)
-    drawn = run_to_end(draw_batch(loaded, model, jobs, subject.sampling))
+    own = dataclasses.replace(own, samples=ask.images, seed=own.seed + ask.seed)
+    jobs = calibration_images(loaded, own)
+    generated = run_to_end(generate_batch(loaded, model, jobs, subject.sampling))
     if ask.measure != "text":
-        return drawn.latents, np.full(len(jobs), np.nan)
+        return generated.latents, np.full(len(jobs), np.nan)
     with one_thread():
-        return drawn.latents, matcher_of(subject.model).match(
-            drawn.pictures, [prompt for prompt, _ in jobs]
+        return generated.latents, load_scorer(subject.model).match(
+            generated.images, [prompt for prompt, _ in jobs]
         )

@@ -7,7 +7,7 @@ from typing import Any
 
 from .. import jsonio, runs
 from ..errors import DmqError
-from ..recipe import FLOAT, Activations, Grid, Recipe, Sensitivity, Weights
+from ..recipe import FLOAT, Activations, Recipe, Sensitivity, Uniform, Weights
 from ..results import SensitivityTable
 from .known import captured, info, statistics
 
@@ -58,9 +58,9 @@ def subject_of(recipe: Recipe, ask: Sensitivity) -> Recipe:
     """The recipe of the model that is compared with: weights in float, and activations too
     unless asked for.
     """
-    laid = any(isinstance(choice.format, Grid) for choice in ask.choices)
+    laid = any(isinstance(choice.format, Uniform) for choice in ask.choices)
     weights = (
-        dataclasses.replace(recipe.weights, bits=FLOAT, format=Grid())
+        dataclasses.replace(recipe.weights, bits=FLOAT, format=Uniform())
         if laid
         else Weights(bits=FLOAT)
     )
@@ -72,13 +72,13 @@ def subject_of(recipe: Recipe, ask: Sensitivity) -> Recipe:
             calibration=recipe.calibration,
             weights=weights,
             activations=Activations(bits=FLOAT),
-            split=recipe.split,
+            split_shortcuts=recipe.split_shortcuts,
         )
     kept = [over for over in recipe.overrides if over.activation_bits is not None]
     return dataclasses.replace(
         recipe,
         name="",
-        on_miss="error",
+        unknown_timestep="error",
         weights=weights,
         temporal=None,
         reconstruction=None,

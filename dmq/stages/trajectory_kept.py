@@ -35,7 +35,7 @@ def windows_known(recipe: Recipe) -> bool:
 
 
 def window_effects(recipe: Recipe) -> WindowEffects:
-    """What leaving each window of steps in float does to the pictures of `recipe`, as it was
+    """What leaving each window of steps in float does to the images of `recipe`, as it was
     measured.
 
     Raises DmqError if it was not measured yet.
@@ -60,7 +60,7 @@ def windows_folder(recipe: Recipe, *, own: bool = False) -> Path:
     `recipe.relaxing` or its defaults.
     """
     spec = recipe.relaxing
-    cut = (spec.windows, spec.pictures) if spec else (5, 8)
+    cut = (spec.windows, spec.images) if spec else (5, 8)
     return runs.trajectory_folder("windows", *_asked(plain(recipe)), *cut, own=own)
 
 
@@ -138,7 +138,7 @@ def seen_statistics(recipe: Recipe) -> ActivationStats:
 
 
 def walked(recipe: Recipe) -> tuple:
-    """All that the pictures of `recipe` depend on, plain data.
+    """All that the images of `recipe` depend on, plain data.
 
     Raises DmqError if a choice needs measuring first.
     """
@@ -149,6 +149,8 @@ def _asked(recipe: Recipe) -> tuple:
     """All that a walk of the quantized model depends on; later additions to recipes leave it as
     it is.
     """
-    asked = jsonio.key_data(dataclasses.replace(recipe, name="", on_miss="error", engine=SIMULATED))
+    asked = jsonio.key_data(
+        dataclasses.replace(recipe, name="", unknown_timestep="error", engine=SIMULATED)
+    )
     stats = statistics(recipe)
     return asked, stats.fingerprint, stats.sampler, stats.timesteps

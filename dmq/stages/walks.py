@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Walk:
-    """One run of P pictures over T steps."""
+    """One run of P images over T steps."""
 
     latents: np.ndarray  # [T, P, values] float32, after each step
-    foreseen: (
+    predicted_x0: (
         np.ndarray | None
     )  # [T, P, values] the finished sample that each answer stands for; None if unknown
     coefficients: np.ndarray  # [T] how far a step moves for each unit of error in the answer
-    pictures: list[np.ndarray]  # P finished pictures, uint8 [H, W, 3]
+    images: list[np.ndarray]  # P finished images, uint8 [H, W, 3]
     on_the_way: dict[
         int, list[np.ndarray]
-    ]  # pictures at the watched steps, as foreseen there if that is known
+    ]  # images at the watched steps, as foreseen there if that is known
 
 
 def walk(
@@ -42,13 +42,13 @@ def walk(
     coefficients: bool = False,
     so_far: Callable[[Walk], Any] | None = None,
 ) -> Generator[Progress, None, Walk]:
-    """Draw the (prompt, seed) `jobs` in one batch with `model` as the denoiser, and keep what each
+    """Generate the (prompt, seed) `jobs` in one batch with `model` as the denoiser, and keep what each
     step leaves.
 
     Each Progress has as its snapshot what `so_far` makes of the walk up to there, which has no
-    pictures yet."""
+    images yet."""
     from ..models import loading
-    from ..models.scheduling import coefficient, foreseen
+    from ..models.scheduling import coefficient, predicted_x0
     from ..models.stepping import stepping
 
     prompts, seeds = zip(*jobs, strict=True)
@@ -58,19 +58,19 @@ def walk(
     seen: list[np.ndarray] = []
 
     def on_output(call: "loading.SchedulerCall") -> None:
-        finished = foreseen(call)
+        finished = predicted_x0(call)
         predicted.append(None if finished is None else _plain(finished, len(jobs)))
         weights.append(coefficient(call) if coefficients else np.nan)
         if call.i in watched and finished is not None:
             shown[call.i] = loading.decode(loaded, finished[: len(jobs)])
 
-    def walked(pictures: list[np.ndarray]) -> Walk:
+    def walked(images: list[np.ndarray]) -> Walk:
         known = all(one is not None for one in predicted)
         return Walk(
             np.stack(seen),
             np.stack(predicted) if known else None,
             np.array(weights),
-            pictures,
+            images,
             shown,
         )
 
@@ -92,12 +92,12 @@ def walk(
         progress = at(min(len(seen), steps), steps)
         return replace(progress, snapshot=so_far(walked([]))) if so_far else progress
 
-    pictures = yield from relay(run, told)
-    return walked(pictures)
+    images = yield from relay(run, told)
+    return walked(images)
 
 
-def _plain(x: "Tensor", pictures: int) -> np.ndarray:
-    return x[:pictures].detach().float().cpu().flatten(1).numpy().copy()
+def _plain(x: "Tensor", images: int) -> np.ndarray:
+    return x[:images].detach().float().cpu().flatten(1).numpy().copy()
 
 
 def latent_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:

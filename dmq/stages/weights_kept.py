@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import jsonio, runs
 from ..errors import DmqError
-from ..recipe import FLOAT, Activations, Choice, Gptq, LowRank, Recipe, Weights, choice_label
+from ..recipe import FLOAT, Activations, Gptq, LowRank, Recipe, WeightFormat, Weights, format_name
 from .known import info_for, libraries, statistics
 from .local import errors
 from .mixing import resolved
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from ..reconstruction.from_inputs import LearnedWeight
 
 
-STEPS, PICTURES = 50, 16  # of the float model's trajectory that are looked at, if it has so many
-AT_ONCE = 2  # pictures at each step, which take turns
+STEPS, IMAGES = 50, 16  # of the float model's trajectory that are looked at, if it has so many
+AT_ONCE = 2  # images at each step, which take turns
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def learned_from_inputs(recipe: Recipe) -> tuple[Task, ...]:
     """The layers of `recipe` whose codes are learned from their inputs: those of GPTQ, and low rank
     with smoothing.
 
-    Inputs are smoothed where they are in float or have ranges as they come: calibrated ranges are
+    Inputs are smoothed where they are in float or have dynamic ranges: calibrated ranges are
     of other inputs."""
     recipe = resolved(recipe)
     chosen = (recipe.weights.format, *(override.format for override in recipe.overrides))
@@ -50,7 +50,7 @@ def learned_from_inputs(recipe: Recipe) -> tuple[Task, ...]:
         return ()
     from ..quantizers.plan import make_plan
 
-    # The time path, learned blocks and ranges along the quantized trajectory leave the formats as
+    # The time embedding, learned blocks and ranges along the quantized trajectory leave the formats as
     # they are.
     bare = dataclasses.replace(plain(recipe), temporal=None, reconstruction=None)
     made = make_plan(info_for(recipe), bare, statistics(recipe), errors(bare))
@@ -65,15 +65,15 @@ def learned_from_inputs(recipe: Recipe) -> tuple[Task, ...]:
 
 
 def variants(
-    recipe: Recipe, choices: Iterable[Choice], layers: Iterable[str]
+    recipe: Recipe, choices: Iterable[WeightFormat], layers: Iterable[str]
 ) -> dict[tuple[str, str], Task]:
     """By layer and short name of the choice: what must be learned to make `layers` into
     `choices`, inputs in float.
     """
     asked, names = [choice for choice in choices if needs_inputs(choice.format)], tuple(layers)
-    splits = (info_for(recipe).splits or {}) if recipe.split else {}
+    splits = (info_for(recipe).splits or {}) if recipe.split_shortcuts else {}
     tasks = {
-        (name, choice_label(choice)): _task(name, choice, splits.get(name, 0), Activations(), FLOAT)
+        (name, format_name(choice)): _task(name, choice, splits.get(name, 0), Activations(), FLOAT)
         for choice in asked
         if choice.bits < FLOAT
         for name in names
@@ -87,7 +87,7 @@ def needs_inputs(form: object) -> bool:
 
 
 def _task(
-    layer: str, choice: Choice | Weights, split: int, inputs: Activations, bits: int
+    layer: str, choice: WeightFormat | Weights, split: int, inputs: Activations, bits: int
 ) -> Task | None:
     """None for a split weight of low rank: its two sides are not smoothed."""
     weights = Weights(bits=choice.bits, format=choice.format)
@@ -102,16 +102,16 @@ def _task(
 
 
 def place(recipe: Recipe, task: Task, *, own: bool = False) -> Path:
-    """Where the codes of `task` are or will be, learned on the pictures that the capture of
+    """Where the codes of `task` are or will be, learned on the images that the capture of
     `recipe` drew.
     """
     stats = statistics(recipe)
     what = jsonio.key_data(task.weights), task.split, task.inputs and jsonio.key_data(task.inputs)
     source = runs.capture_key(recipe), stats.fingerprint, stats.sampler, stats.timesteps
-    folder = runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, AT_ONCE, own=own)
+    folder = runs.rounding_folder("weights", *what, *source, STEPS, IMAGES, AT_ONCE, own=own)
     if not own and not (folder / task.layer).is_dir():  # of those that ship, some may be there
         return (
-            runs.rounding_folder("weights", *what, *source, STEPS, PICTURES, AT_ONCE, own=True)
+            runs.rounding_folder("weights", *what, *source, STEPS, IMAGES, AT_ONCE, own=True)
             / task.layer
         )
     return folder / task.layer
@@ -129,7 +129,7 @@ def weights_result(recipe: Recipe) -> "dict[str, LearnedWeight]":
     if missing:
         raise DmqError(
             f"recipe.weights.format: {missing} of {len(tasks)} weights were not learned from "
-            "inputs yet; they are when pictures are drawn, or run `dmq learn` with this recipe."
+            "inputs yet; they are when images are generated, or run `dmq learn` with this recipe."
         )
     return {task.layer: load_learned(recipe, task) for task in tasks}
 

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 from .. import runs
 from ..errors import DmqError
 from ..progress import Progress, progress_timer, relay
-from ..recipe import Choice, Recipe
+from ..recipe import Recipe, WeightFormat
 from .capturing import capture
 from .known import libraries, load, statistics
 from .searches import denoiser_calls
 from .weights_kept import (
     AT_ONCE,
-    PICTURES,
+    IMAGES,
     STEPS,
     Task,
     learned_from_inputs,
@@ -47,7 +47,7 @@ def learn_weights(recipe: Recipe, *, again: bool = False) -> Generator[Progress,
 
 
 def weight_variants(
-    recipe: Recipe, choices: Iterable[Choice], layers: Iterable[str]
+    recipe: Recipe, choices: Iterable[WeightFormat], layers: Iterable[str]
 ) -> "Generator[Progress, None, dict[tuple[str, str], WeightCodes]]":
     """The codes of each of `layers` made into each of the `choices` that are learned from inputs,
     by (layer, label).
@@ -77,15 +77,17 @@ def _learn(recipe: Recipe, missing: Sequence[Task], every: int) -> Generator[Pro
     by_layer: dict[str, list[Task]] = {}
     for task in missing:
         by_layer.setdefault(task.layer, []).append(task)
-    for name in by_layer:  # said before anything is drawn, and before it spreads through the model
+    for (
+        name
+    ) in by_layer:  # said before anything is generated, and before it spreads through the model
         if not loaded.denoiser.get_submodule(name).weight.isfinite().all():
             raise DmqError(
                 f"{name}: the weight has NaN or infinite values. Is the checkpoint sound?"
             )
-    pictures = min(PICTURES, recipe.calibration.samples)
-    trajectory = yield from denoiser_calls(recipe, pictures)
-    at_once = max(AT_ONCE, math.ceil(pictures / min(STEPS, recipe.sampling.steps)))
-    calls = spread_calls(trajectory, STEPS, pictures, min(at_once, pictures))
+    images = min(IMAGES, recipe.calibration.samples)
+    trajectory = yield from denoiser_calls(recipe, images)
+    at_once = max(AT_ONCE, math.ceil(images / min(STEPS, recipe.sampling.steps)))
+    calls = spread_calls(trajectory, STEPS, images, min(at_once, images))
     already = done = every - len(missing)
     at = progress_timer("Learn weights from their inputs", already)
     for names in in_turns(loaded.denoiser, by_layer):

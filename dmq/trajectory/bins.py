@@ -3,7 +3,7 @@ would do to it.
 
 A run of steps a..e-1 counts each of its steps by the share of that step's own power that is lost.
 Plain squared error would let the loudest step decide the range of a whole group, although every
-denoiser call matters to the picture; and since zero is always on the grid, the share of any one
+denoiser call matters to the image; and since zero is always on the grid, the share of any one
 step lies between 0 and 1, so no faint step can outweigh the rest."""
 
 from functools import cached_property, lru_cache

@@ -29,7 +29,7 @@ def relaxed_steps(
         if effects is None:
             raise ValueError("relaxing.where is 'auto': measure the windows first")
         start = best_run(effects, count, spec.judge)
-    elif spec.released:
+    elif spec.match_reference_code:
         low, high = (0.0, spec.fraction) if spec.where == "first" else (1 - spec.fraction, 1.0)
         return tuple(
             i for i in range(int(steps * low + 1e-9), int(steps * high + 1e-9) + 1) if i < steps

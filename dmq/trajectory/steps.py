@@ -13,15 +13,17 @@ from ..errors import DmqError
 SHOWN = 9  # recorded timesteps that an error prints before it leaves out the middle
 
 
-def index_of(t: float, timesteps: tuple[float, ...], on_miss: str = "error") -> tuple[int, float]:
-    """The step i whose recorded timestep is `t`, and how far away that one is: 0.0 unless `on_miss`
+def index_of(
+    t: float, timesteps: tuple[float, ...], unknown_timestep: str = "error"
+) -> tuple[int, float]:
+    """The step i whose recorded timestep is `t`, and how far away that one is: 0.0 unless `unknown_timestep`
     found the nearest.
 
     An integer must be equal. A float may also be a recorded value after rounding to float32,
     float16 or bfloat16, as pipelines in low precision cast it, if that is less than half the way to
     the neighbouring timestep. The other way round, a recorded float may be what such a cast made of
     `t`: the calibration then ran in low precision. Raises DmqError for any other `t`, unless
-    `on_miss` is "nearest"; the caller then shows the distance. Source: adp_dm, "Rules of index_of".
+    `unknown_timestep` is "nearest"; the caller then shows the distance. Source: adp_dm, "Rules of index_of".
 
     >>> index_of(500, (999, 500, 1)), index_of(980.0, (981, 961)), index_of(510, (999, 500, 1), "nearest")
     ((1, 0.0), (0, 0.0), (1, 10.0))
@@ -34,13 +36,13 @@ def index_of(t: float, timesteps: tuple[float, ...], on_miss: str = "error") -> 
         i = _recorded_rounded(t, timesteps, exact)
     if i is not None:
         return i, 0.0
-    if on_miss == "nearest" and math.isfinite(t):
+    if unknown_timestep == "nearest" and math.isfinite(t):
         i = min(range(len(timesteps)), key=lambda j: abs(timesteps[j] - t))
         return i, abs(float(timesteps[i]) - float(t))
     raise DmqError(
         f"timestep {float(t):g} was not calibrated; recorded were {_listed(timesteps)}. Sample "
         "with the scheduler and "
-        "the number of steps of the calibration, calibrate anew for these, or set on_miss to "
+        "the number of steps of the calibration, calibrate anew for these, or set unknown_timestep to "
         '"nearest".'
     )
 

@@ -19,7 +19,7 @@ def benchmark(
     *,
     domains: Sequence[Domain | str] | None = None,
     seeds: int = 1,
-    pictures: int | None = None,
+    images: int | None = None,
     name: str | None = None,
     progress: OnProgress = None,
     **settings: Any,
@@ -28,7 +28,7 @@ def benchmark(
     interval.
 
     `domains` are sets of prompts, or names of those that ship (all unless given); `seeds` images of
-    each prompt, at most `pictures` of each domain. `settings` are further fields of
+    each prompt, at most `images` of each domain. `settings` are further fields of
     `dmq.recipe.Benchmark`, such as `measures`. A benchmark called `name` that was interrupted is
     resumed; without a name a free one is taken.
 
@@ -36,7 +36,7 @@ def benchmark(
     >>> from dmq.recipe import Calibration, Sampling
     >>> small = {"sampling": Sampling(steps=2), "calibration": Calibration(samples=1)}
     >>> recipe = dmq.load_recipe("W8A8, one range", model="emoji-ddpm", **small)
-    >>> report = dmq.benchmark(recipe, pictures=2, measures=("psnr", "ssim"))
+    >>> report = dmq.benchmark(recipe, images=2, measures=("psnr", "ssim"))
     >>> report.row("W8A8, one range", "unconditional").samples
     2
     """
@@ -45,7 +45,7 @@ def benchmark(
         raise DmqError("nothing to measure: give at least one recipe.")
     shipped = shipped_domains()
     sets = [_domain(domain, shipped) for domain in (list(shipped) if domains is None else domains)]
-    asked = stages.benchmark_of(chosen[0], sets, seeds=seeds, pictures=pictures, **settings)
+    asked = stages.benchmark_of(chosen[0], sets, seeds=seeds, images=images, **settings)
     name = name or benchmarks.free_name(" vs ".join(recipe.name for recipe in chosen))
     return run_to_end(stages.bench(asked, chosen, name=name), progress)
 

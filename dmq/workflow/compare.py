@@ -27,7 +27,7 @@ def compare(
     The report holds PSNR (dB) and SSIM against the float images, the noise floor (float against
     float with another seed), bytes, seconds and what stayed in float. `sampling` is the first
     recipe's unless given. With a `name`, the run is saved under it with its images. `on_image` gets
-    each `Picture`, also those on the way (`step` is not None). Raises DmqError for recipes of
+    each `Image`, also those on the way (`step` is not None). Raises DmqError for recipes of
     several models or of one name.
 
     >>> import dmq

@@ -4,12 +4,12 @@ from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
 from ..progress import Progress
-from ..stages.progress import Picture
+from ..stages.progress import GeneratedImage
 
 
 Value = TypeVar("Value")
 OnProgress = Callable[[Progress], None] | None
-OnImage = Callable[[Picture], None] | None
+OnImage = Callable[[GeneratedImage], None] | None
 
 
 def run_to_end(
@@ -25,7 +25,7 @@ def run_to_end(
             item = next(work)
             if progress is not None and isinstance(item, Progress):
                 progress(item)
-            if on_image is not None and isinstance(item, Picture):
+            if on_image is not None and isinstance(item, GeneratedImage):
                 on_image(item)
     except StopIteration as end:
         return end.value

@@ -111,7 +111,7 @@ def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[s
     if bits == FLOAT:
         bits = min(recipe.activations.bits, 8)
         low, high = float(stats.minimum[s, step]), float(stats.maximum[s, step])
-        kept = f"this recipe leaves it in float; drawn is what {bits} bits would do"
+        kept = f"this recipe leaves it in float; generated is what {bits} bits would do"
     t = stats.timesteps[step]
     return {
         "title": f"### {stats.sites[s].label}\nstep {step} of {stats.steps} (t = {t:g}); {kept}",

@@ -13,7 +13,7 @@ from .handlers import ALL, POINTS, pick, refilter, scrub, show
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:

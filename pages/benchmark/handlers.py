@@ -1,4 +1,4 @@
-"""Benchmark: quantized models against the float one on many pictures, with a noise floor
+"""Benchmark: quantized models against the float one on many images, with a noise floor
 (QDiffBench).
 """
 
@@ -19,7 +19,7 @@ from . import new_benchmark as benching
 
 
 FINDINGS = 3
-GALLERY = 24  # pairs of pictures
+GALLERY = 24  # pairs of images
 
 
 def names_for(model: str) -> list[str]:
@@ -58,7 +58,7 @@ def opened(
     """A finished benchmark, with others beside it, and the files to download.
 
     All at once: the browser loses an answer's properties if the next answer comes before they are
-    drawn."""
+    generated."""
     if not name:
         why = "No benchmark of this model yet: open **A new benchmark** below."
         return {"empty": gr.update(value=why, visible=True), "results": gr.update(visible=False)}
@@ -94,7 +94,7 @@ def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[s
     }
     if (
         measure is None
-    ):  # no picture of any recipe consists of numbers: the figures before must not stay
+    ):  # no image of any recipe consists of numbers: the figures before must not stay
         return shown | {"key": "", "bytes": None, "seconds": None}
     return shown | {
         "key": figures.key(report),
@@ -114,24 +114,24 @@ def findings(report: BenchReport) -> str:
     """
     found = stages.inversions(report)
     if not found:
-        said = "distances to real pictures and to the float pictures rank no pair of models in opposite ways."
+        said = "distances to real images and to the float images rank no pair of models in opposite ways."
         return f'<p class="quiet">In this table {said}</p>' if report.reference else ""
     surely = "would" if any(one.sure and one.apart for one in found) else "may"
     lines = "".join(f"<li>{html.escape(str(one))}</li>" for one in found[:FINDINGS])
     rest = len(found) - FINDINGS
     more = f"<p>{rest} more such pair{'s' * (rest > 1)} in this table.</p>" if rest > 0 else ""
     return (
-        f"<div class='finding' role='note'><b>Real pictures as the yardstick {surely} mislead "
+        f"<div class='finding' role='note'><b>Real images as the yardstick {surely} mislead "
         f"here</b><ul>{lines}</ul>{more}</div>"
     )
 
 
 def gallery(name: str) -> list[tuple[Any, str]]:
-    """The pictures farthest from the float ones: float on the left, quantized on the right."""
-    report, pictures = kept.load_report(name), kept.load_worst(name)
+    """The images farthest from the float ones: float on the left, quantized on the right."""
+    report, images = kept.load_report(name), kept.load_worst(name)
     made = []
     for one in kept.worst(report)[:GALLERY]:
-        pair = [pictures.get((who, one.number)) for who in (stages.FLOAT_NAME, one.recipe)]
+        pair = [images.get((who, one.number)) for who in (stages.FLOAT_NAME, one.recipe)]
         if all(part is not None for part in pair):
             made.append((bench_report.side_by_side(*pair), bench_report.caption(one)))
     return made

@@ -22,8 +22,8 @@ from ..request import engine_shown, offered, recipes_of
 from ..session import Shared, read
 
 
-LAST = 12  # pictures shown while drawing
-MOST = 20_000  # pictures of each model that a visitor may ask for
+LAST = 12  # images shown while generating
+MOST = 20_000  # images of each model that a visitor may ask for
 
 
 def asked(
@@ -45,15 +45,15 @@ def asked(
         raise DmqError(
             "choose at least one list of prompts, or give a file with one prompt a line."
         )
-    for number, said in ((count, "pictures"), (seeds, "seeds")):
+    for number, said in ((count, "images"), (seeds, "seeds")):
         if not number or not float(number).is_integer() or not 1 <= number <= MOST:
             raise DmqError(f"{said} must be a whole number from 1 to {MOST:,}, got {number}.")
-    made = stages.benchmark_of(recipe, chosen, seeds=int(seeds), pictures=int(count))
+    made = stages.benchmark_of(recipe, chosen, seeds=int(seeds), images=int(count))
     return made, recipes_of(recipe, others, computed)
 
 
 def estimate(text: str, *form: Any) -> Iterator[dict[str, Any]]:
-    """How long the form's benchmark will take, or why it cannot be drawn."""
+    """How long the form's benchmark will take, or why it cannot be generated."""
     yield {"estimate": note("Measuring the speed of this machine …")}
     try:
         said = str(stages.estimate(*asked(text, *form)))
@@ -69,7 +69,7 @@ def start(text: str, *form: Any) -> Iterator[dict[str, Any]]:
 
 
 def go_on(name: str | None) -> Iterator[dict[str, Any]]:
-    """Draw the rest of an interrupted benchmark."""
+    """Generate the rest of an interrupted benchmark."""
     if not name or name not in kept.unfinished():
         raise DmqError("no interrupted benchmark is chosen.")
     yield from running(kept.load_benchmark(name), kept.load_recipes(name), name)
@@ -81,15 +81,13 @@ def seconds(text: str, *form: Any) -> float:
 
 
 def seconds_of_the_rest(name: str | None) -> float:
-    """How long `go_on` needs a GPU, as if nothing were drawn yet."""
+    """How long `go_on` needs a GPU, as if nothing were generated yet."""
     return _seconds(kept.load_benchmark(name or ""), kept.load_recipes(name or ""))
 
 
 def _seconds(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> float:
     models = len(recipes) + 2  # float, and with other seeds
-    return stages.gpu_seconds(
-        recipes[0].model, benchmark.pictures, benchmark.sampling.steps, models
-    )
+    return stages.gpu_seconds(recipes[0].model, benchmark.images, benchmark.sampling.steps, models)
 
 
 def waiting() -> dict[str, Any]:
@@ -102,10 +100,10 @@ def waiting() -> dict[str, Any]:
 JOB = JobPanel(
     start={"start": "Start the benchmark", "resume": "Go on"},
     hidden=("resume",),
-    stop="Stop, keep what is drawn",
+    stop="Stop, keep what is generated",
     progress="Progress of the benchmark",
     at_end=waiting,
-    stopped="Stopped; what was drawn is kept. “Go on” draws the rest, and ends as if it had not "
+    stopped="Stopped; what was generated is kept. “Go on” generates the rest, and ends as if it had not "
     "been stopped.",
 )
 
@@ -114,7 +112,7 @@ JOB = JobPanel(
 def running(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], name: str
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Draw and measure, with a bar, the last pictures, and the rows of every model that is done."""
+    """Generate and measure, with a bar, the last images, and the rows of every model that is done."""
     stages.check_benchmark(benchmark, recipes)
     said = str(stages.estimate(benchmark, recipes, name=name))
     yield {"estimate": note(said), "live": gr.update(visible=True), "rows": "", "last": []}
@@ -156,7 +154,7 @@ def form_for(recipe: Recipe, computed: str | None = None) -> dict[str, Any]:
 
 
 def draw(out: dict[str, Any]) -> None:
-    """The form, and what is shown while it is drawn."""
+    """The form, and what is shown while it is generated."""
     shipped = prompts.shipped_domains()
     labels = {"names": "names (of the kind it was trained on)"}
     with gr.Row():
@@ -173,7 +171,7 @@ def draw(out: dict[str, Any]) -> None:
         with gr.Column(scale=2, min_width=280):
             with gr.Row():
                 out["count"] = gr.Number(
-                    16, label="Pictures of each list", precision=0, minimum=1, min_width=100
+                    16, label="Images of each list", precision=0, minimum=1, min_width=100
                 )
                 out["seeds"] = gr.Number(
                     1, label="Seeds of each prompt", precision=0, minimum=1, min_width=100
@@ -183,18 +181,18 @@ def draw(out: dict[str, Any]) -> None:
             )
     out["estimate"] = gr.HTML(label="How long it will take", elem_id="bench-estimate")
     with gr.Row():
-        JOB.draw_buttons(out, "start", "stop", min_width=220)
+        JOB.build_buttons(out, "start", "stop", min_width=220)
         out["unfinished"] = gr.Dropdown(
             [], value=None, label="Interrupted", visible=False, min_width=220
         )
-        JOB.draw_buttons(out, "resume", min_width=120)
-    JOB.draw_progress(out)
+        JOB.build_buttons(out, "resume", min_width=120)
+    JOB.build_progress(out)
     with gr.Column(visible=False) as out["live"]:
         out["rows"] = gr.HTML(
             label="Rows so far", elem_id="bench-rows", css_template=bench_table.STYLE
         )
         out["last"] = gr.Gallery(
-            label="Drawn last",
+            label="Generated last",
             columns=LAST,
             format="png",
             object_fit="contain",

@@ -25,12 +25,12 @@ FINDING_STYLE = """
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
-        "Each recipe draws the same prompts from the same noise as the float model, and is "
+        "Each recipe generates the same prompts from the same noise as the float model, and is "
         "measured against the "
-        "**float model's own pictures**. What float differs from itself with other seeds is the "
+        "**float model's own images**. What float differs from itself with other seeds is the "
         "noise floor."
     )
     with gr.Row():
@@ -43,7 +43,7 @@ def tab(shared: Shared) -> None:
             info="With the same prompts, seeds and sampling.",
         )
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
-    draw_results(out)
+    build_results(out)
     with gr.Accordion("A new benchmark", open=False) as more:
         benching.draw(out)
     view_inputs = [out[name] for name in VIEW]
@@ -67,7 +67,7 @@ def tab(shared: Shared) -> None:
     shows(shared, show, [*view_inputs, out["computed"]], out, waiting=out["context"])
 
 
-def draw_results(out: dict[str, Any]) -> None:
+def build_results(out: dict[str, Any]) -> None:
     """What is shown of a benchmark."""
     with gr.Column(visible=False) as out["results"]:
         out["finding"] = gr.HTML(
@@ -89,7 +89,7 @@ def draw_results(out: dict[str, Any]) -> None:
                     label="Quality against seconds", elem_id="bench-seconds"
                 )
         out["gallery"] = gr.Gallery(
-            label="The worst pictures: float | quantized",
+            label="The worst images: float | quantized",
             columns=6,
             format="png",
             object_fit="contain",

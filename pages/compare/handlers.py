@@ -1,5 +1,5 @@
-"""Compare: the float model and quantized ones draw from the same noise; pictures come as they
-are drawn.
+"""Compare: the float model and quantized ones generate from the same noise; images come as they
+are generated.
 """
 
 from collections.abc import Generator
@@ -9,7 +9,7 @@ import gradio as gr
 
 from dmq import runs, stages
 from dmq.errors import DmqError
-from dmq.figures import pictures as figures
+from dmq.figures import images as figures
 from dmq.recipe import Recipe
 
 from ..job_panel import JobPanel, note, watch
@@ -19,15 +19,15 @@ from .report import caption, jobs_of, summary, table
 
 
 JOB = JobPanel(
-    start={"go": "Draw"},
-    stop="Stop drawing",
-    progress="Progress of the drawing",
+    start={"go": "Generate"},
+    stop="Stop generating",
+    progress="Progress of the generating",
     stopped="Stopped; nothing was saved.",
 )
 
 
 @JOB.run
-def draw(
+def generate(
     text: str,
     prompts: str,
     seeds: str,
@@ -36,7 +36,7 @@ def draw(
     others: list[str],
     computed: str | None = None,
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Draw and compare, showing pictures as they come; the finished run is saved and shown like
+    """Generate and compare, showing images as they come; the finished run is saved and shown like
     any other.
     """
     recipe = read(text)
@@ -74,21 +74,21 @@ def seconds(
     others: list[str],
     computed: str | None = None,
 ) -> float:
-    """How long `draw` needs a GPU."""
+    """How long `generate` needs a GPU."""
     recipe = read(text)
     comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
-    pictures, models = (
+    images, models = (
         len(comparison.prompts) * len(comparison.seeds),
         1 + len(recipes_of(recipe, others, computed)),
     )
-    return stages.gpu_seconds(recipe.model, pictures, comparison.sampling.steps, models)
+    return stages.gpu_seconds(recipe.model, images, comparison.sampling.steps, models)
 
 
-def across(pictures: int) -> int:
-    """How many pictures stand in a row, so that each recipe has rows of its own where there are
+def across(images: int) -> int:
+    """How many images stand in a row, so that each recipe has rows of its own where there are
     several of each.
     """
-    return pictures if 1 < pictures <= 8 else 6
+    return images if 1 < images <= 8 else 6
 
 
 def choices(recipe: Recipe, chosen: list[str] | None) -> dict[str, Any]:
@@ -105,20 +105,20 @@ def show_run(name: str | None) -> dict[str, Any]:
     """A finished run, from its folder."""
     if not name:
         return {}
-    report, pictures, jobs = runs.load_report(name), runs.load_pictures(name), jobs_of(name)
-    quantized = [who for who in pictures if who != stages.FLOAT_NAME]
+    report, images, jobs = runs.load_report(name), runs.load_images(name), jobs_of(name)
+    quantized = [who for who in images if who != stages.FLOAT_NAME]
     labels = [(f"{prompt} · seed {seed}", n) for n, (prompt, seed) in enumerate(jobs)]
     return {
         "results": gr.update(visible=True),
         "gallery": gr.update(
             value=[
                 (pixels, caption(who, *jobs[n]))
-                for who, row in pictures.items()
+                for who, row in images.items()
                 for n, pixels in enumerate(row)
             ],
             columns=across(len(jobs)),
         ),
-        "picture": gr.update(choices=labels, value=0),
+        "image": gr.update(choices=labels, value=0),
         "who": gr.update(choices=quantized, value=quantized[0]),
         "summary": summary(report),
         "table": table(report),
@@ -129,14 +129,14 @@ def show_run(name: str | None) -> dict[str, Any]:
     }
 
 
-def pair(name: str, picture: int, who: str) -> dict[str, Any]:
-    """One picture of one recipe beside the float one: slider, difference, and how both came
+def pair(name: str, image: int, who: str) -> dict[str, Any]:
+    """One image of one recipe beside the float one: slider, difference, and how both came
     about.
     """
-    pictures, jobs = runs.load_pictures(name), jobs_of(name)
-    if who not in pictures or not 0 <= int(picture) < len(jobs):
-        raise DmqError("this picture is not part of the run; choose another.")
-    ours, floats = pictures[who][int(picture)], pictures[stages.FLOAT_NAME][int(picture)]
+    images, jobs = runs.load_images(name), jobs_of(name)
+    if who not in images or not 0 <= int(image) < len(jobs):
+        raise DmqError("this image is not part of the run; choose another.")
+    ours, floats = images[who][int(image)], images[stages.FLOAT_NAME][int(image)]
     steps = runs.load_steps(name)
     return {
         "slider": (floats, ours),
@@ -145,7 +145,7 @@ def pair(name: str, picture: int, who: str) -> dict[str, Any]:
             (pixels, f"{row}, step {step}")
             for row in (stages.FLOAT_NAME, who)
             for (index, step), pixels in sorted(steps.get(row, {}).items())
-            if index == int(picture)
+            if index == int(image)
         ],
     }
 
@@ -153,7 +153,7 @@ def pair(name: str, picture: int, who: str) -> dict[str, Any]:
 def take(name: str | None, who: str | None) -> dict[str, Any]:
     """The recipe of the shown run as the current one."""
     if not name:
-        raise DmqError("no run is shown; draw or open one first.")
+        raise DmqError("no run is shown; generate or open one first.")
     found = {recipe.name: recipe for recipe in runs.load_recipes(name)}
     return set_outside(found.get(who, next(iter(found.values()))))
 

@@ -10,18 +10,18 @@ from dmq.runs.prompts import UNPROMPTED
 
 
 def caption(who: str, prompt: str, seed: int) -> str:
-    """What stands under a picture."""
+    """What stands under an image."""
     return f"{who} · {prompt} · seed {seed}" if prompt != UNPROMPTED else f"{who} · seed {seed}"
 
 
 def jobs_of(name: str) -> list[tuple[str, int]]:
-    """Prompt and seed of each picture of a run, in order."""
+    """Prompt and seed of each image of a run, in order."""
     comparison = runs.load_comparison(name)
     return [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
 
 
 def table(report: Report) -> list[list[Any]]:
-    """One row for each picture, the best first."""
+    """One row for each image, the best first."""
     best = sorted(report.scores, key=lambda score: -score.psnr)
     return [[s.recipe, s.prompt, s.seed, round(s.psnr, 2), round(s.ssim, 4)] for s in best]
 
@@ -62,10 +62,10 @@ def summary(report: Report) -> str:
         )
     floor = report.noise_floor
     ran_on = f" It ran on {report.place}." if report.place else ""
-    said = f"\n\nSeconds are measured, of sampling all pictures; speed is against the float model.{ran_on}"
-    said += f" Noise floor, float pictures with another seed: {floor['psnr']:.2f} dB, SSIM {floor['ssim']:.3f}."
+    said = f"\n\nSeconds are measured, of sampling all images; speed is against the float model.{ran_on}"
+    said += f" Noise floor, float images with another seed: {floor['psnr']:.2f} dB, SSIM {floor['ssim']:.3f}."
     if report.samples < 10:
-        said += f" {report.samples} picture{'s' if report.samples > 1 else ''}: an impression, no measurement."
+        said += f" {report.samples} image{'s' if report.samples > 1 else ''}: an impression, no measurement."
     return (
         head
         + "\n".join(rows)

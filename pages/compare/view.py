@@ -8,22 +8,22 @@ from ..events import on, shows
 from ..forms import engine_choice
 from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
-from .handlers import JOB, draw, pair, seconds, show, show_run, take
+from .handlers import JOB, generate, pair, seconds, show, show_run, take
 
 
 EXAMPLES = ("grinning cat", "red heart", "sun behind cloud", "pizza")
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {}
-    prompts = draw_request(out)
-    draw_results(out)
+    prompts = build_request(out)
+    build_results(out)
     connect(shared, out, prompts)
 
 
-def draw_request(out: dict[str, Any]) -> gr.Textbox:
-    """What is to be drawn; returns the prompts, which a model may have no use for."""
+def build_request(out: dict[str, Any]) -> gr.Textbox:
+    """What is to be generated; returns the prompts, which a model may have no use for."""
     with gr.Row():
         with gr.Column(scale=3, min_width=320) as out["asked"]:
             prompts = gr.Textbox(EXAMPLES[0], lines=2, label="Prompts, one per line")
@@ -44,13 +44,13 @@ def draw_request(out: dict[str, Any]) -> gr.Textbox:
             )
             out["computed"] = engine_choice()
     with gr.Row(equal_height=True):
-        JOB.draw_buttons(out, min_width=280)
+        JOB.build_buttons(out, min_width=280)
         out["run"] = gr.Dropdown([], label="Open an earlier run", value=None, min_width=280)
-    JOB.draw_progress(out)
+    JOB.build_progress(out)
     return prompts
 
 
-def draw_results(out: dict[str, Any]) -> None:
+def build_results(out: dict[str, Any]) -> None:
     """What is shown of a run."""
     with gr.Column(visible=False) as out["results"]:
         look = {
@@ -60,10 +60,10 @@ def draw_results(out: dict[str, Any]) -> None:
             "height": "auto",
         }
         look |= {"interactive": False, "fit_columns": False}
-        out["gallery"] = gr.Gallery(label="Pictures", columns=6, **look)
+        out["gallery"] = gr.Gallery(label="Images", columns=6, **look)
         out["summary"] = gr.Markdown(label="Summary", elem_id="summary")
         with gr.Row():
-            out["picture"] = gr.Dropdown([], label="Picture", type="value", min_width=280)
+            out["image"] = gr.Dropdown([], label="GeneratedImage", type="value", min_width=280)
             out["who"] = gr.Dropdown([], label="Recipe", min_width=280)
         frame = {
             "format": "png",
@@ -77,30 +77,30 @@ def draw_results(out: dict[str, Any]) -> None:
             out["difference"] = gr.Image(
                 label="Difference × 4", buttons=["download", "fullscreen"], **frame
             )
-        out["strip"] = gr.Gallery(label="On the way, noise to picture", columns=8, **look)
+        out["strip"] = gr.Gallery(label="On the way, noise to image", columns=8, **look)
         with gr.Row():
             with gr.Column(min_width=320):
-                out["psnr"] = PlotlyView(label="PSNR of every picture")
+                out["psnr"] = PlotlyView(label="PSNR of every image")
             with gr.Column(min_width=320):
-                out["ssim"] = PlotlyView(label="SSIM of every picture")
+                out["ssim"] = PlotlyView(label="SSIM of every image")
         head = ["Recipe", "Prompt", "Seed", "PSNR (dB)", "SSIM"]
         out["table"] = gr.Dataframe(
-            headers=head, label="Every picture", interactive=False, max_height=360
+            headers=head, label="Every image", interactive=False, max_height=360
         )
         with gr.Row():
-            out["sheet"] = gr.DownloadButton("Download all pictures (PNG)", size="sm")
+            out["sheet"] = gr.DownloadButton("Download all images (PNG)", size="sm")
             out["taken"] = gr.Button("Make this recipe the current one", size="sm")
 
 
 def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     """The tab's events."""
-    run, picture, who, others = (out[name] for name in ("run", "picture", "who", "others"))
+    run, image, who, others = (out[name] for name in ("run", "image", "who", "others"))
     chosen = {"recipe": shared.recipe, "outside": shared.outside}
     asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
     # "once", since Enter can be pressed twice.
     started = JOB.connect_start(
         [out["go"].click, prompts.submit],
-        draw,
+        generate,
         [shared.recipe, *asked],
         out,
         seconds=seconds,
@@ -108,6 +108,6 @@ def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     )
     JOB.connect_stop(out, [started], shared.recipe)
     on(run.input, show_run, [run], out, show_progress="minimal")
-    on([picture.input, who.input], pair, [run, picture, who], out)
+    on([image.input, who.input], pair, [run, image, who], out)
     on(out["taken"].click, take, [run, who], chosen)
     shows(shared, show, [others, out["computed"]], out)

@@ -17,7 +17,7 @@ from dmq import runs, stages
 from dmq.errors import DmqError
 from dmq.figures import budget as figures
 from dmq.figures.look import plain
-from dmq.recipe import Budget, Rule, choice_label, choice_of
+from dmq.recipe import Budget, Rule, format_name, parse_format
 from dmq.results import Allocation, SensitivityTable
 
 from ..events import on
@@ -27,9 +27,9 @@ from .tables import Key, escaped, key_of, loaded
 
 
 INPUTS = ("bits", "allowed", "rules")  # the components that say what is asked for
-RULES = ["Layers, with * for any", "Choice", "Least bits", "All the same"]
-HEAD = ["Layer", "Block", "Role", "Choice", "Bytes", "Cost", "Why"]
-NAME, CHOICE = HEAD.index("Layer"), HEAD.index("Choice")
+RULES = ["Layers, with * for any", "WeightFormat", "Least bits", "All the same"]
+HEAD = ["Layer", "Block", "Role", "WeightFormat", "Bytes", "Cost", "Why"]
+NAME, CHOICE = HEAD.index("Layer"), HEAD.index("WeightFormat")
 FIRST = 3.5  # bits a weight that a table is opened with, where it can have them
 POINTS = 33  # budgets on the front
 
@@ -109,7 +109,7 @@ def table_for(ask: Asked) -> SensitivityTable:
     """The table without the choices that are not allowed, except where a rule asks for one."""
     whole, cost = ask.whole, ask.whole.cost.copy()
     fixed = [
-        (rule.layers, choice_label(choice_of(rule.choice))) for rule in ask.rules if rule.choice
+        (rule.layers, format_name(parse_format(rule.choice))) for rule in ask.rules if rule.choice
     ]
     for c, label in enumerate(whole.labels):
         if label not in ask.labels:
@@ -136,7 +136,7 @@ def front_of(ask: Asked) -> tuple[Allocation, ...]:
 def allocated(ask: Asked, bits: Any) -> Allocation:
     """The best answer for `bits` a weight on average; what is beyond the ends counts as the end."""
     low, high = limits_of(ask)
-    return _allocated(ask, min(max(int(plain_number(bits) * ask.whole.weights / 8), low), high))
+    return _allocated(ask, min(max(int(plain_number(bits) * ask.whole.num_weights / 8), low), high))
 
 
 @lru_cache(maxsize=64)
@@ -173,7 +173,7 @@ def changed(
     """The answer, within the ends of other choices or rules."""
     try:
         ask = asked(text, name, allowed, rules)
-        ends = [8 * size / ask.whole.weights for size in limits_of(ask)]
+        ends = [8 * size / ask.whole.num_weights for size in limits_of(ask)]
         low, high = math.floor(100 * ends[0]) / 100, math.ceil(100 * ends[1]) / 100
         value = min(max(plain_number(bits), low), high)
         return answer(ask, value) | {
@@ -240,7 +240,7 @@ def words(ask: Asked, found: Allocation) -> str:
     """Size and predicted loss, beside the best single choice of that size."""
     table = ask.whole
     text = f"**{found.average_bits:.2f} bits** a weight on average: **{found.bytes:,} bytes** for the weights of "
-    text += f"{len(table.layers)} layers ({4 * table.weights:,} in float). Predicted loss: **{plain(found.cost)}** "
+    text += f"{len(table.layers)} layers ({4 * table.num_weights:,} in float). Predicted loss: **{plain(found.cost)}** "
     text += f"({escaped(table.unit)}), the sum over the layers"
     if math.isfinite(found.bound) and found.cost - found.bound > 1e-3 * abs(found.cost):
         text += f"; nothing of this size costs less than {plain(found.bound)}"
@@ -250,18 +250,16 @@ def words(ask: Asked, found: Allocation) -> str:
         best = min(fits, key=lambda c: costs[c])
         text += f". {table.labels[best]} in all layers: {sizes[best]:,} bytes, {plain(float(costs[best]))}"
     text += ". What is not in the table stays as the recipe has it: biases, norms, activations"
-    return (
-        f"{text}; that costs add up is an approximation, so draw and compare before you believe it."
-    )
+    return f"{text}; that costs add up is an approximation, so generate and compare before you believe it."
 
 
 def rows(ask: Asked, found: Allocation) -> Rows:
     """What every layer gets, in forward order."""
     table, hand, made = ask.whole, ask.hand, []
     for n, (layer, choice) in enumerate(zip(table.layers, found.choices, strict=True)):
-        label = choice_label(choice)
+        label = format_name(choice)
         c = table.labels.index(label) if label in table.labels else None
-        size = 4 * layer.weights if c is None else int(table.bytes[n, c])
+        size = 4 * layer.num_weights if c is None else int(table.bytes[n, c])
         cost = plain(0.0 if c is None else float(table.cost[n, c]))
         why = "set by hand" if layer.name in hand else found.reasons[n]
         made.append([layer.name, layer.block, layer.role, label, f"{size:,}", cost, why])
@@ -317,7 +315,7 @@ def with_hand(rules: Sequence[Rule], changes: dict[str, str]) -> list[Rule]:
     alone = {glob.escape(layer) for layer in changes}
     kept = [rule for rule in rules if not (rule.choice and rule.layers in alone)]
     return kept + [
-        Rule(layers=glob.escape(layer), choice=choice_label(choice_of(label)))
+        Rule(layers=glob.escape(layer), choice=format_name(parse_format(label)))
         for layer, label in changes.items()
         if label
     ]
@@ -344,7 +342,7 @@ def apply(
 
 
 def compare(text: str, *form: Any) -> dict[str, Any]:
-    """The same, and the tab where it is drawn."""
+    """The same, and the tab where it is generated."""
     return apply(text, *form) | {"wanted": f"compare {stamp()}"}
 
 
@@ -393,7 +391,7 @@ def draw(out: dict[str, Any]) -> None:
     out["shown"] = gr.State([])  # what the table of layers was filled with
     with gr.Row(elem_classes="dmq-buttons"):
         out["apply"] = gr.Button("Apply to the recipe", variant="primary", min_width=180)
-        out["compare"] = gr.Button("Apply and compare pictures", min_width=180)
+        out["compare"] = gr.Button("Apply and compare images", min_width=180)
         out["forget"] = gr.Button("Give all back to the budget", visible=False, min_width=180)
 
 

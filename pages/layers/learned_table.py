@@ -15,7 +15,7 @@ from dmq.results import PredictorResult, SensitivityTable
 from .. import forms
 from ..job_panel import JobPanel
 from ..session import read
-from .new_table import choices_of, draw_choices, draw_running, follow_table, widened
+from .new_table import build_choices, build_running, choices_of, follow_table, widened
 from .tables import escaped, html_table
 
 
@@ -114,11 +114,11 @@ def predicted(recipe: Recipe, spec: Predictor) -> Generator[Any, None, Sensitivi
 
 
 def draw() -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is drawn, by name, and the form's components by path."""
+    """What is generated, by name, and the form's components by path."""
     gr.Markdown(HOW, elem_classes="dmq-hint")
-    own = {"choices": draw_choices(Predictor().choices)}
+    own = {"choices": build_choices(Predictor().choices)}
     with gr.Row():
         form = forms.form(Predictor, "Predictor", leave=LEFT)
         widened(form)
-    draw_running(own, JOB)
+    build_running(own, JOB)
     return own, form

@@ -12,7 +12,7 @@ import numpy as np
 
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.recipe import FORMATS, Choice, Sensitivity, choice_label, choice_of
+from dmq.recipe import FORMATS, Sensitivity, WeightFormat, format_name, parse_format
 from dmq.results import SensitivityTable
 
 from .. import forms
@@ -41,7 +41,7 @@ def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Sensitivi
     return forms.spec_of(Sensitivity, given, Sensitivity(choices=choices_of(labels), how="measure"))
 
 
-def choices_of(labels: list[str] | None) -> tuple[Choice, ...]:
+def choices_of(labels: list[str] | None) -> tuple[WeightFormat, ...]:
     """The choices of those labels, each once.
 
     Raises DmqError for what is none, and if there are none.
@@ -50,7 +50,7 @@ def choices_of(labels: list[str] | None) -> tuple[Choice, ...]:
         raise DmqError(
             f"choose at least one choice, such as UAQ-4; formats are {', '.join(FORMATS)}."
         )
-    return tuple({choice_label(choice): choice for choice in map(choice_of, labels)}.values())
+    return tuple({format_name(choice): choice for choice in map(parse_format, labels)}.values())
 
 
 def hows(how: str) -> dict[str, Any]:
@@ -96,14 +96,14 @@ def same(one: SensitivityTable, other: SensitivityTable) -> bool:
 
 
 def draw() -> tuple[dict[str, Any], dict[str, Any]]:
-    """What is drawn, by name, and the form's components by path."""
+    """What is generated, by name, and the form's components by path."""
     gr.Markdown(HOWS, elem_classes="dmq-hint")
-    own = {"choices": draw_choices(Sensitivity().choices)}
+    own = {"choices": build_choices(Sensitivity().choices)}
     with gr.Row():
         form = forms.form(Sensitivity, "Sensitivity", leave=("choices",))
         widened(form)
     form["probes"].visible = False
-    draw_running(own, JOB)
+    build_running(own, JOB)
     on(
         form["how"].input,
         hows,
@@ -113,9 +113,9 @@ def draw() -> tuple[dict[str, Any], dict[str, Any]]:
     return own, form
 
 
-def draw_choices(choices: tuple[Choice, ...]) -> gr.Dropdown:
+def build_choices(choices: tuple[WeightFormat, ...]) -> gr.Dropdown:
     """Which choices each layer has."""
-    labels = [choice_label(choice) for choice in choices]
+    labels = [format_name(choice) for choice in choices]
     return gr.Dropdown(
         OFFERED,
         value=labels,
@@ -131,11 +131,11 @@ def widened(form: dict[str, Any]) -> None:
         component.min_width = 240
 
 
-def draw_running(own: dict[str, Any], job: JobPanel) -> None:
+def build_running(own: dict[str, Any], job: JobPanel) -> None:
     """The panel of the job that makes a table."""
     with gr.Row(elem_classes="dmq-buttons"):
-        job.draw_buttons(own, min_width=180)
-    job.draw_progress(own)
+        job.build_buttons(own, min_width=180)
+    job.build_progress(own)
     own["made"] = gr.State("")  # the table that was made last
 
 
@@ -149,7 +149,7 @@ def connect(
     view: list[Any],
     out: dict[str, Any],
 ) -> None:
-    """The events of what was drawn: `make(paths, recipe text, labels, *values)` is the handler of
+    """The events of what was generated: `make(paths, recipe text, labels, *values)` is the handler of
     `job`.
 
     A finished table is shown in `out` by `show`, which begins with its name in `view`.

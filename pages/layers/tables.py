@@ -115,7 +115,9 @@ def predictor_of(model: str, name: str | None) -> PredictorResult | None:
 def context(table: SensitivityTable) -> str:
     """What the costs hold for, in two or three sentences."""
     text = f"**{escaped(table.title)}** ({KINDS.get(table.kind, table.kind)}): {len(table.layers)} layers, "
-    text += f"{table.weights:,} weights, {len(table.choices)} choices ({', '.join(table.labels)}). "
+    text += (
+        f"{table.num_weights:,} weights, {len(table.choices)} choices ({', '.join(table.labels)}). "
+    )
     text += f"A cost is in **{escaped(table.unit)}**; less is better."
     if table.timesteps:
         count = len(table.timesteps)
@@ -142,7 +144,7 @@ def choices_of_layer(table: SensitivityTable, row: int) -> str:
         cells += [_said(table.local[row, c])] if table.local is not None else []
         lines.append(cells)
     shape = " × ".join(map(str, layer.shape))
-    said = f"<b>{escaped(layer.name)}</b> ({layer.kind}, {layer.role}, {shape}: {layer.weights:,} weights)"
+    said = f"<b>{escaped(layer.name)}</b> ({layer.kind}, {layer.role}, {shape}: {layer.num_weights:,} weights)"
     return f"<p>{said}</p>{html_table(head, lines)}"
 
 

@@ -25,7 +25,7 @@ VIEWS = {
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
         "Not all layers need the same bits. A **sensitivity table** says what it costs to make "
@@ -38,7 +38,7 @@ def tab(shared: Shared) -> None:
     with gr.Column(visible=False) as out["body"]:
         out["context"] = gr.Markdown(label="What the costs hold for", elem_id="table-context")
         out["trust"] = gr.HTML(visible=False, label="How far to trust it", elem_id="table-trust")
-        draw_views(out)
+        build_views(out)
         budget.draw(out)
     with gr.Accordion("A new table", open=False, elem_id="new-table"):
         asked = new_table.draw()
@@ -79,7 +79,7 @@ def tab(shared: Shared) -> None:
     shows(shared, show, [*views, *shares], out, waiting=out["context"])
 
 
-def draw_views(out: dict[str, Any]) -> None:
+def build_views(out: dict[str, Any]) -> None:
     """The figures of a table, one at a time, and the layer that was clicked."""
     gr.Markdown("### Which layers are sensitive")
     out["view"] = gr.Radio(

@@ -22,7 +22,7 @@ from ..request import comparison_of, offered, recipes_of
 from ..session import read
 
 
-# pictures: they are drawn as one batch, and every denoiser call of theirs is kept while it is
+# images: they are generated as one batch, and every denoiser call of theirs is kept while it is
 # needed
 MOST = 16
 CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
@@ -31,12 +31,12 @@ CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture*
 def asked(
     text: str, prompts: str, seeds: str, others: list[str]
 ) -> tuple[Comparison, tuple[Recipe, ...]]:
-    """What to draw with which recipes. Raises DmqError for what cannot be drawn."""
+    """What to generate with which recipes. Raises DmqError for what cannot be generated."""
     recipe = read(text)
     sampling = recipe.sampling
     comparison = comparison_of(recipe, prompts, seeds, sampling.steps, sampling.guidance)
-    if (pictures := len(comparison.prompts) * len(comparison.seeds)) > MOST:
-        raise DmqError(f"{pictures} pictures; at most {MOST} are followed along the steps at once.")
+    if (images := len(comparison.prompts) * len(comparison.seeds)) > MOST:
+        raise DmqError(f"{images} images; at most {MOST} are followed along the steps at once.")
     recipes, less = (
         recipes_of(recipe, [name for name in others or [] if name not in variants(recipe)]),
         [],
@@ -66,8 +66,8 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
 
 
 def shown(found: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
-    """Curves, pictures and numbers of what was found by now."""
-    optional = {"foreseen": figures.foreseen(found), "weighed": figures.weighed(found)}
+    """Curves, images and numbers of what was found by now."""
+    optional = {"predicted_x0": figures.predicted_x0(found), "weighed": figures.weighed(found)}
     return {
         "body": gr.update(visible=True),
         "empty": gr.update(visible=False),
@@ -83,7 +83,7 @@ def shown(found: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
 
 
 def strip(found: OverTime) -> list[tuple[Any, str]]:
-    """The pictures that are foreseen on the way and the finished one: a row for float, and one
+    """The images that are foreseen on the way and the finished one: a row for float, and one
     for each recipe.
     """
     return [
@@ -91,8 +91,8 @@ def strip(found: OverTime) -> list[tuple[Any, str]]:
             pixels,
             f"{who}, step {found.watched[n]}" if n < len(found.watched) else f"{who}, finished",
         )
-        for who, pictures in found.strips.items()
-        for n, pixels in enumerate(pictures)
+        for who, images in found.strips.items()
+        for n, pixels in enumerate(images)
     ]
 
 
@@ -129,7 +129,7 @@ def summary(comparison: Comparison) -> str:
     count = len(comparison.prompts) * len(comparison.seeds)
     prompts = ", ".join(prompt for prompt in comparison.prompts if prompt != UNPROMPTED)
     of = f" ({html.escape(prompts)})" if prompts else ""
-    text = f"{count} picture{'s' if count > 1 else ''}{of}, seeds {', '.join(map(str, comparison.seeds))}, "
+    text = f"{count} image{'s' if count > 1 else ''}{of}, seeds {', '.join(map(str, comparison.seeds))}, "
     text += "from the same noise. Every error is a squared distance to the float model's over its squared length"
     return text + (": lines are means, bands go from the least to the most." if count > 1 else ".")
 
@@ -151,7 +151,7 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
     last = stages.last_over_time(recipe)
     if last is None:
         return form | nothing(
-            "Nothing was drawn with this recipe yet: press **Draw along the steps**."
+            "Nothing was generated with this recipe yet: press **Generate along the steps**."
         )
     comparison, recipes, found = last
     prompts = [prompt for prompt in comparison.prompts if prompt != UNPROMPTED]
@@ -172,18 +172,18 @@ def nothing(why: str) -> dict[str, Any]:
 
 
 JOB = JobPanel(
-    start={"go": "Draw along the steps"},
-    stop="Stop drawing along the steps",
+    start={"go": "Generate along the steps"},
+    stop="Stop generating along the steps",
     progress="Progress along the steps",
     stopped="Stopped; what is shown stays, but was not kept.",
 )
 
 
 @JOB.run
-def draw(
+def generate(
     text: str, prompts: str, seeds: str, others: list[str]
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Draw with the float model and each recipe; curves grow with the steps, and stay after
+    """Generate with the float model and each recipe; curves grow with the steps, and stay after
     Stop.
     """
     comparison, recipes = asked(text, prompts, seeds, others)
@@ -191,4 +191,4 @@ def draw(
     said = {"said": summary(comparison)}
     work = stages.over_time(comparison, recipes)
     found = yield from watch(work, lambda seen: shown(seen, recipes) | said, seconds=FIGURE_SECONDS)
-    return shown(found, recipes) | said | {"status": note("Drawn; the answer is kept.")}
+    return shown(found, recipes) | said | {"status": note("Generated; the answer is kept.")}

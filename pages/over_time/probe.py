@@ -12,7 +12,7 @@ from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.recipe import FLOAT, Probe, Recipe
-from dmq.results import ProbePicture
+from dmq.results import ProbeImage
 from dmq.runs.prompts import UNPROMPTED
 
 from .. import forms
@@ -30,7 +30,7 @@ PUBLISHED = (
     "style, in the second another pose, in the third almost nothing, in the last grain and loss of "
     "fidelity.*"
 )
-MOST = 24  # pictures of a probe
+MOST = 24  # images of a probe
 
 
 def asked(
@@ -39,7 +39,7 @@ def asked(
     """The experiment of the form. Raises DmqError for what is none."""
     recipe, seeds = read(text), seeds_of(seed)
     if len(seeds) != 1:
-        raise DmqError("the probe draws one picture each: give one seed.")
+        raise DmqError("the probe generates one image each: give one seed.")
     edges = {}
     if own:
         edges = {
@@ -54,7 +54,7 @@ def asked(
         **edges,
     )
     if (count := (1 if own else spec.windows) * len(spec.gains)) > MOST:
-        raise DmqError(f"{count} pictures; a probe draws at most {MOST}: fewer windows or gains.")
+        raise DmqError(f"{count} images; a probe generates at most {MOST}: fewer windows or gains.")
     return spec
 
 
@@ -91,7 +91,7 @@ def show(text: str) -> dict[str, Any]:
     last = stages.last_probe(recipe)
     if last is None:
         return form | nothing("Nothing was probed with this recipe yet: press **Probe**.")
-    spec, pictures = last
+    spec, images = last
     own = spec.first is not None
     form |= {
         "windows": gr.update(maximum=min(20, recipe.sampling.steps), value=spec.windows),
@@ -102,24 +102,24 @@ def show(text: str) -> dict[str, Any]:
     }
     form |= {"first": spec.first, "last": spec.last} if own else {}
     form |= {"prompt": gr.update(visible=True, value=spec.prompt)} if prompted else {}
-    return form | shown(pictures)
+    return form | shown(images)
 
 
 def nothing(why: str) -> dict[str, Any]:
-    """No pictures, and why."""
+    """No images, and why."""
     return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
 
 
-def shown(pictures: tuple[ProbePicture, ...]) -> dict[str, Any]:
-    """The pictures that there are by now, and what they say."""
-    lost = figures.probed(pictures, "match")
-    gains = len({one.gain for one in pictures})
+def shown(images: tuple[ProbeImage, ...]) -> dict[str, Any]:
+    """The images that there are by now, and what they say."""
+    lost = figures.probed(images, "match")
+    gains = len({one.gain for one in images})
     return {
         "body": gr.update(visible=True),
         "empty": gr.update(visible=False),
-        "grid": gr.update(value=grid(pictures), columns=gains + 1),
-        "said": summary(pictures),
-        "error": figures.probed(pictures, "error"),
+        "grid": gr.update(value=grid(images), columns=gains + 1),
+        "said": summary(images),
+        "error": figures.probed(images, "error"),
         "match": gr.update(value=lost, visible=lost is not None),
         "table": [
             [
@@ -130,16 +130,16 @@ def shown(pictures: tuple[ProbePicture, ...]) -> dict[str, Any]:
                 _two(one.match),
                 _two(one.match_float),
             ]
-            for one in pictures
+            for one in images
         ],
     }
 
 
-def grid(pictures: tuple[ProbePicture, ...]) -> list[tuple[Any, str]]:
-    """A row for each window: the float picture, then one for each gain."""
+def grid(images: tuple[ProbeImage, ...]) -> list[tuple[Any, str]]:
+    """A row for each window: the float image, then one for each gain."""
     made: list[tuple[Any, str]] = []
-    for n, one in enumerate(pictures):
-        if n == 0 or one.start != pictures[n - 1].start:
+    for n, one in enumerate(images):
+        if n == 0 or one.start != images[n - 1].start:
             match = "" if math.isnan(one.match_float) else f", match {one.match_float:.1f}"
             made.append((one.exact, f"Steps {one.start} to {one.end - 1} → float{match}"))
         match = "" if math.isnan(one.match) else f", match {one.match:.1f}"
@@ -149,10 +149,10 @@ def grid(pictures: tuple[ProbePicture, ...]) -> list[tuple[Any, str]]:
     return made
 
 
-def summary(pictures: tuple[ProbePicture, ...]) -> str:
+def summary(images: tuple[ProbeImage, ...]) -> str:
     """Which window hurts fidelity most, and which the fit to the prompt, at the largest gain."""
-    gain = max(one.gain for one in pictures)
-    own = [one for one in pictures if one.gain == gain]
+    gain = max(one.gain for one in images)
+    own = [one for one in images if one.gain == gain]
     if len({one.start for one in own}) < 2:
         return PUBLISHED
     worst = max(own, key=lambda one: one.error)
@@ -167,7 +167,7 @@ def summary(pictures: tuple[ProbePicture, ...]) -> str:
             else "none of the windows"
         )
         text += f", the match with the prompt from {which}"
-    return f"{text}. One picture: an impression, no measurement.\n\n{PUBLISHED}"
+    return f"{text}. One image: an impression, no measurement.\n\n{PUBLISHED}"
 
 
 def _db(psnr: float) -> str:
@@ -191,15 +191,15 @@ JOB = JobPanel(
 
 @JOB.run
 def run(text: str, *form: Any) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Draw picture after picture; they are shown as they come, and stay after Stop."""
+    """Generate image after image; they are shown as they come, and stay after Stop."""
     recipe, seen = read(text), []
     if why := hindrance(recipe):
         raise DmqError(why.replace("**", ""))
     spec = asked(text, *form)
     yield {}
 
-    def add(picture: ProbePicture) -> dict[str, Any]:
-        seen.append(picture)
+    def add(image: ProbeImage) -> dict[str, Any]:
+        seen.append(image)
         return shown(tuple(seen))
 
     found = yield from watch(stages.probe(recipe, spec), add)
@@ -207,11 +207,11 @@ def run(text: str, *form: Any) -> Generator[dict[str, Any], None, dict[str, Any]
 
 
 def build(shared: Shared) -> None:
-    """Draw the part and connect it."""
+    """Generate the part and connect it."""
     out: dict[str, Any] = {}
     knobs = Probe.__dataclass_fields__
     with gr.Accordion(
-        "Probe: what an error at some steps does to the picture", open=True, elem_id="probe"
+        "Probe: what an error at some steps does to the image", open=True, elem_id="probe"
     ):
         gr.Markdown(
             "Within a window the error of the answer is multiplied by a gain; all other steps are "
@@ -227,9 +227,9 @@ def build(shared: Shared) -> None:
             out["first"] = gr.Number(0, precision=0, label="First step")
             out["last"] = gr.Number(9, precision=0, label="Last step")
         with gr.Row():
-            JOB.draw_buttons(out)
-        JOB.draw_progress(out)
-        draw_results(out)
+            JOB.build_buttons(out)
+        JOB.build_progress(out)
+        build_results(out)
     asked_in = [
         out[name] for name in ("windows", "own", "first", "last", "gains", "prompt", "seed")
     ]
@@ -244,7 +244,7 @@ def build(shared: Shared) -> None:
     shows(shared, show, [], out, waiting=out["said"])
 
 
-def draw_results(out: dict[str, Any]) -> None:
+def build_results(out: dict[str, Any]) -> None:
     """What is shown of a probe."""
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:
@@ -270,5 +270,5 @@ def draw_results(out: dict[str, Any]) -> None:
                     label="Fit to the prompt: match that is lost", elem_id="probe-match"
                 )
         out["table"] = gr.Dataframe(
-            headers=HEAD, label="Every picture probed", interactive=False, max_height=300
+            headers=HEAD, label="Every image probed", interactive=False, max_height=300
         )

@@ -26,7 +26,7 @@ from ..widgets.plotly_view import PlotlyView
 
 MAIN = ("where", "bits", "judge")
 OWN = ("fraction", "steps")  # have controls of their own
-REST = ("windows", "pictures", "released")
+REST = ("windows", "images", "match_reference_code")
 HEAD = ["Steps with more bits", "Which", "Mean bits", "Latent error, at best", "Match, at best"]
 KERNELS = (
     "There is no integer kernel for 10-bit activations: what they cost is counted in bits. Relaxed "
@@ -82,7 +82,7 @@ def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
         spec = made.relaxing
         if spec.where == "auto" and spec.judge == "text" and not stages.info(recipe.model).prompted:
             raise DmqError(
-                "relaxing.judge is 'text', but this model draws without prompts; set it to "
+                "relaxing.judge is 'text', but this model generates without prompts; set it to "
                 "fidelity."
             )
     return recipe if made == recipe else dataclasses.replace(made, name=words.short_name(made))
@@ -179,7 +179,7 @@ def summary(recipe: Recipe, choice: Any) -> str:
     """Which steps are relaxed, who decided that, what it costs and promises."""
     spec, effects = recipe.relaxing, stages.window_effects(recipe)
     if spec is None:
-        return f"No step has more bits. Shown is what a window without rounding does to {_pictures(effects)}."
+        return f"No step has more bits. Shown is what a window without rounding does to {_images(effects)}."
     decided = (
         f"**{spec.judge}** decided"
         if spec.where == "auto"
@@ -188,7 +188,7 @@ def summary(recipe: Recipe, choice: Any) -> str:
     text = f"Steps **{steps_text(choice.steps) or 'none'}** have {spec.bits} bits ({decided}): "
     text += f"**{choice.mean_bits:.2f} bits** on average. "
     before, after = effects.typical_error, expected(choice, effects)
-    text += f"Expected at best, measured on {_pictures(effects)}: latent error {before:.3g} → "
+    text += f"Expected at best, measured on {_images(effects)}: latent error {before:.3g} → "
     text += f"{after:.3g} ({100 * (after / before - 1):+.0f} %)"
     if math.isfinite(choice.text):
         match = float(effects.text_all.mean())
@@ -201,9 +201,9 @@ def expected(choice: Any, effects: WindowEffects) -> float:
     return effects.typical_error * 10 ** (-choice.fidelity / 10)
 
 
-def _pictures(effects: WindowEffects) -> str:
+def _images(effects: WindowEffects) -> str:
     count = len(effects.fidelity_all)
-    return f"{count} picture{'s' if count > 1 else ''}"
+    return f"{count} image{'s' if count > 1 else ''}"
 
 
 def table(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
@@ -250,15 +250,15 @@ def measure(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
 
 
 def build(shared: Shared) -> None:
-    """Draw the part and connect it."""
+    """Generate the part and connect it."""
     out: dict[str, Any] = {}
     with gr.Accordion("More bits for some steps", open=True, elem_id="relaxing"):
         out["own"] = gr.Checkbox(False, label="Give some steps more activation bits")
-        form = draw_settings(out)
+        form = build_settings(out)
         with gr.Row():
-            JOB.draw_buttons(out)
-        JOB.draw_progress(out)
-        draw_results(out)
+            JOB.build_buttons(out)
+        JOB.build_progress(out)
+        build_results(out)
     paths = list(form)
 
     def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
@@ -281,7 +281,7 @@ def build(shared: Shared) -> None:
     shows(shared, redraw, [], shown, waiting=out["said"])
 
 
-def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
+def build_settings(out: dict[str, Any]) -> dict[str, Any]:
     """The form of a Relaxing; its components by path."""
     with gr.Column(visible=False) as out["settings"]:
         with gr.Row():
@@ -297,7 +297,7 @@ def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
     return form
 
 
-def draw_results(out: dict[str, Any]) -> None:
+def build_results(out: dict[str, Any]) -> None:
     """What is shown of the windows."""
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:

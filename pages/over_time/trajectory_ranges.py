@@ -123,7 +123,7 @@ def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
 def summary(recipe: Recipe, wider: np.ndarray) -> str:
     """How far the ranges moved, in two or three sentences."""
     ranges = stages.progressive_ranges(recipe)
-    text = f"Set on {recipe.calibration.samples} pictures at {ranges.calls} denoiser calls. "
+    text = f"Set on {recipe.calibration.samples} images at {ranges.calls} denoiser calls. "
     text += f"A range is **{100 * np.abs(wider).mean():.2f} %** wider or narrower than on the float trajectory on "
     text += f"average, {100 * np.abs(wider).max():.1f} % at most."
     if ranges.widest_change > 0:
@@ -180,7 +180,7 @@ def calibrate(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
 
 
 def build(shared: Shared) -> None:
-    """Draw the part and connect it."""
+    """Generate the part and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     with gr.Accordion("Ranges along the quantized trajectory", open=True, elem_id="walked"):
         own = out["own"] = gr.Checkbox(False, label="Set the ranges on the quantized trajectory")
@@ -189,8 +189,8 @@ def build(shared: Shared) -> None:
             for component in form.values():
                 component.min_width = 240  # else help stands in a column of single words on a phone
         with gr.Row():
-            JOB.draw_buttons(out)
-        JOB.draw_progress(out)
+            JOB.build_buttons(out)
+        JOB.build_progress(out)
         out["empty"] = gr.Markdown(
             visible=False, label="What to do first", elem_classes="dmq-empty"
         )
@@ -202,7 +202,7 @@ def build(shared: Shared) -> None:
                         label="How much wider each range is; click a cell", elem_id="walked-map"
                     )
                 with gr.Column(min_width=380):
-                    out["layer"] = gr.Dropdown([], label="Layer whose ranges are drawn")
+                    out["layer"] = gr.Dropdown([], label="Layer whose ranges are generated")
                     out["cell"] = gr.Markdown(label="Chosen range", elem_id="walked-cell")
                     out["ribbons"] = PlotlyView(
                         label="Its range at every step", elem_id="walked-ribbons"

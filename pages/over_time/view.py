@@ -8,7 +8,7 @@ from ..events import shows
 from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from . import probe, relaxing, trajectory_ranges
-from .handlers import JOB, draw, show
+from .handlers import JOB, generate, show
 
 
 HEAD = [
@@ -21,7 +21,7 @@ HEAD = [
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     gr.Markdown(
         "Each step works on what the steps before it left, so errors build up. Progressive "
         "calibration sets the "
@@ -49,26 +49,28 @@ def build(shared: Shared) -> None:
                     [], multiselect=True, label="Also with these recipes"
                 )
         with gr.Row():
-            JOB.draw_buttons(out)
-        JOB.draw_progress(out)
-        draw_results(out)
-    started = JOB.connect_start(out["go"].click, draw, [shared.recipe, prompts, seeds, others], out)
+            JOB.build_buttons(out)
+        JOB.build_progress(out)
+        build_results(out)
+    started = JOB.connect_start(
+        out["go"].click, generate, [shared.recipe, prompts, seeds, others], out
+    )
     JOB.connect_stop(out, [started], shared.recipe)
     shows(shared, show, [others], out, waiting=out["said"])
 
 
-def draw_results(out: dict[str, Any]) -> None:
+def build_results(out: dict[str, Any]) -> None:
     """What is shown of the steps."""
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:
-        out["said"] = gr.Markdown(label="What was drawn", elem_id="over-time-said")
+        out["said"] = gr.Markdown(label="What was generated", elem_id="over-time-said")
         labels = {
             "accumulated": "Accumulated: the latents on the recipe's own trajectory",
-            "foreseen": "The finished picture as each step foresees it",
+            "predicted_x0": "The finished image as each step foresees it",
             "isolated": "Isolated: the answer on the float trajectory",
             "weighed": "Isolated, as it enters the latents",
         }
-        for names in (("accumulated", "foreseen"), ("isolated", "weighed")):
+        for names in (("accumulated", "predicted_x0"), ("isolated", "weighed")):
             with gr.Row():
                 for name in names:
                     with gr.Column(min_width=380):

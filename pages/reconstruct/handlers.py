@@ -133,7 +133,7 @@ def summary(learned: Any, done: bool) -> str:
     if learned.stepped:
         nearer = sum(learned.stepped[block] < learned.after[block] for block in learned.stepped)
         text += f" Learned step sizes of {len(learned.sizes)} activations bring {nearer} of {len(learned.stepped)} "
-        text += "blocks nearer still; they hold in all that is drawn, other tabs show the ranges before."
+        text += "blocks nearer still; they hold in all that is generated, other tabs show the ranges before."
     if not done:
         text += "\n\nNot all blocks are learned yet: finished ones are kept, and learning goes on behind them."
     return text + (

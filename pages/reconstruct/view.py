@@ -15,7 +15,7 @@ from ..widgets.plotly_view import PlotlyView
 from .handlers import JOB, change, learn, show
 
 
-MAIN = ("iterations", "pictures", "time")
+MAIN = ("iterations", "images", "time")
 HEAD = [
     "Block",
     "Layers",
@@ -29,7 +29,7 @@ HEAD = [
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
         "A weight need not take its nearest code: what matters is what its block answers. Here the "
@@ -38,11 +38,11 @@ def tab(shared: Shared) -> None:
         "hours."
     )
     own = out["own"] = gr.Checkbox(False, label="Learn the rounding block by block")
-    form = draw_settings(out)
+    form = build_settings(out)
     with gr.Row():
-        JOB.draw_buttons(out)
-    JOB.draw_progress(out)
-    draw_results(out)
+        JOB.build_buttons(out)
+    JOB.build_progress(out)
+    build_results(out)
     paths = list(form)
 
     def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
@@ -66,7 +66,7 @@ def tab(shared: Shared) -> None:
     shows(shared, redraw, [], shown, waiting=out["said"])
 
 
-def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
+def build_settings(out: dict[str, Any]) -> dict[str, Any]:
     """The form of a BlockReconstruction; its components by path."""
     rest = tuple(
         field.name for field in dataclasses.fields(BlockReconstruction) if field.name not in MAIN
@@ -78,7 +78,7 @@ def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
     return form
 
 
-def draw_results(out: dict[str, Any]) -> None:
+def build_results(out: dict[str, Any]) -> None:
     """What is shown of learned blocks."""
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:

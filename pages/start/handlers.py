@@ -13,8 +13,8 @@ from dmq.results import ModelInfo
 from ..session import adopt, read, set_outside
 
 
-def picture_of(model: str) -> str | None:
-    """Sample pictures that ship with an embedded model."""
+def image_of(model: str) -> str | None:
+    """Sample images that ship with an embedded model."""
     folder = runs.ASSETS / "models" / model
     if model not in EMBEDDED:  # other names come from visitors: never a path to show
         return None
@@ -31,7 +31,7 @@ def numbers(info: ModelInfo) -> str:
         "Whole pipeline": f"{info.pipeline_parameters / 1e6:.2f} M parameters",
         "Layers": str(len(info.layers)),
         "Compute": f"{macs / 1e6:,.0f} M multiply-adds a step" if macs else "not measured",
-        "Picture": f"{info.size[0]} × {info.size[1]}"
+        "GeneratedImage": f"{info.size[0]} × {info.size[1]}"
         + (", from a prompt" if info.prompted else ", without a prompt"),
         "Scheduler": info.scheduler,
     }
@@ -48,7 +48,7 @@ def rows(info: ModelInfo) -> list[list[Any]]:
             r.role,
             r.block,
             " × ".join(map(str, r.shape)),
-            r.weights,
+            r.num_weights,
             round(r.macs / 1e6, 2),
         ]
         for r in info.layers
@@ -59,11 +59,11 @@ def show(text: str) -> dict[str, Any]:
     """The tab for the current recipe's model."""
     recipe = read(text)
     info = stages.info(recipe.model)
-    file = picture_of(recipe.model)
+    file = image_of(recipe.model)
     shipped = runs.shipped_recipes()
     return {
         "title": f"## {html.escape(recipe.model)}",
-        "picture": gr.Image(value=file, visible=file is not None),
+        "image": gr.Image(value=file, visible=file is not None),
         "numbers": numbers(info),
         "figure": layers_figure(info),
         "table": rows(info),

@@ -63,7 +63,7 @@ def choose(text: str, device: str | None, dtype: str | None, offload: str | None
 
 
 def build(shared: Shared) -> None:
-    """Draw the form and connect it. What it needs torch for is asked when it is opened."""
+    """Generate the form and connect it. What it needs torch for is asked when it is opened."""
     with gr.Accordion("Where it runs", open=False, visible=not public.is_public()) as panel:
         gr.Markdown(
             "A recipe means the same everywhere. A GPU is faster; half precision halves the "

@@ -18,21 +18,21 @@ HEAD = ["Layer", "Kind", "Role", "Block", "Shape", "Weights", "MMAC"]
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             out["title"] = gr.Markdown("## …", label="Model")
             out["numbers"] = gr.HTML("Loading the model …", label="Numbers of the model")
         with gr.Column(scale=1, min_width=240):
-            out["picture"] = gr.Image(
-                label="Pictures it draws",
+            out["image"] = gr.Image(
+                label="Images it generates",
                 format="png",
                 interactive=False,
                 visible=False,
                 buttons=["fullscreen"],
                 elem_classes="dmq-sample",
-                elem_id="model-picture",
+                elem_id="model-image",
             )
     gr.Markdown(
         "### Begin with a recipe\nEvery choice can be changed later; the sidebar shows what it "

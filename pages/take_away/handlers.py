@@ -34,7 +34,7 @@ MARKS = {
 HEADS = {  # of a program that loads them
     "dmq": "import dmq.checkpoint  # teaches diffusers the format",
     "sdnq": "# diffusers reads this with sdnq (pip install sdnq), which compiles at its first "
-    "picture",
+    "image",
 }
 PARTS = {"whole pipeline": "pipeline", "denoiser only": "denoiser"}
 NAMED = 3  # layers that a row names before it counts them
@@ -233,7 +233,7 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
 def python(
     recipe: Recipe, kind: str, whole: bool, folder: str, denoiser: str, component: str
 ) -> str:
-    """A program that loads an export and draws with it."""
+    """A program that loads an export and generates with it."""
     first = [HEADS[kind]] if kind in HEADS else []
     sampling = recipe.sampling
     if whole:
@@ -250,7 +250,7 @@ def python(
     asked = f"num_inference_steps={sampling.steps}"
     if stages.info(recipe.model).prompted:
         asked = f"'grinning cat', {asked}, guidance_scale={sampling.guidance:g}"
-    return "\n".join([*first, *lines, f"pipe({asked}).images[0].save('picture.png')", ""])
+    return "\n".join([*first, *lines, f"pipe({asked}).images[0].save('image.png')", ""])
 
 
 def source(recipe: Recipe) -> str:

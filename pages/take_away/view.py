@@ -28,7 +28,7 @@ SIZES_STYLE = """
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
         "The current recipe as files: packed codes that plain `diffusers` loads after `import "
@@ -54,8 +54,8 @@ def tab(shared: Shared) -> None:
             form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
             part = gr.Radio(list(PARTS), value=next(iter(PARTS)), label="Of", min_width=200)
         with gr.Row():
-            JOB.draw_buttons(out, min_width=220)
-    JOB.draw_progress(out)
+            JOB.build_buttons(out, min_width=220)
+    JOB.build_progress(out)
     with gr.Row(elem_classes="dmq-ends"):
         out["name"] = gr.Dropdown(
             [], value=None, label="Exports", min_width=260, info="Kept where the runs are."

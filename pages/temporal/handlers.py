@@ -34,7 +34,7 @@ ALONE, WITH_BLOCKS = (
 
 
 def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:
-    """The recipe with the time path kept as the form says, or treated as all other layers if not
+    """The recipe with the time embedding kept as the form says, or treated as all other layers if not
     `own`.
     """
     spec = (
@@ -169,7 +169,7 @@ def summary(recipe: Recipe, errors: TemporalErrors) -> str:
     if not block.finite:
         text += f"; worst of {errors.conditionings} rows of conditioning"
     share = 100 * errors.cached.mean()
-    text += f". Layers of the time path: {errors.computed_bytes / 1000:.1f} kB"
+    text += f". Layers of the time embedding: {errors.computed_bytes / 1000:.1f} kB"
     text += f"; {share:.0f} % of the features come from the cache." if errors.cached.any() else "."
     return text + (f"\n\n⚠ {errors.note}" if errors.note else "")
 
@@ -187,10 +187,10 @@ def pick(text: str, click: gr.SelectData) -> dict[str, Any]:
 
 
 JOB = JobPanel(
-    start={"learn": "Learn the rounding", "run": "Run with the time path alone quantized"},
+    start={"learn": "Learn the rounding", "run": "Run with the time embedding alone quantized"},
     hidden=("learn",),
     stop="Stop it",
-    progress="Progress of the time path",
+    progress="Progress of the time embedding",
     stopped="Stopped; nothing was kept.",
     after_stop=lambda text: {"learn": gr.update(visible=not stages.temporal_learned(read(text)))},
 )
@@ -198,7 +198,7 @@ JOB = JobPanel(
 
 @JOB.run
 def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Learn the rounding of the time path, with a bar; nothing is kept when it is stopped."""
+    """Learn the rounding of the time embedding, with a bar; nothing is kept when it is stopped."""
     recipe = read(text)
     yield {}
     yield from watch(stages.learn_temporal(recipe))
@@ -207,12 +207,12 @@ def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
 
 
 @JOB.run
-def deviate(text: str, pictures: float) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Draw with the time path alone quantized, and show how far the latents get from the float
+def deviate(text: str, images: float) -> Generator[dict[str, Any], None, dict[str, Any]]:
+    """Generate with the time embedding alone quantized, and show how far the latents get from the float
     ones.
     """
     recipe = read(text)
     yield {"learn": gr.update()}
-    found = yield from watch(stages.deviation(recipe, pictures=int(pictures)))
+    found = yield from watch(stages.deviation(recipe, images=int(images)))
     lines = {STATES[name]: values for name, values in found.items()}
     return {"deviation": gr.update(value=figures.deviation(lines), visible=True)}

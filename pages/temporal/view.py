@@ -19,38 +19,38 @@ PARTS = tuple(field.name for field in dataclasses.fields(Temporal))
 
 
 def tab(shared: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     gr.Markdown(
-        "Each block is told the time by a vector that no picture enters. Quantize that path "
+        "Each block is told the time by a vector that no image enters. Quantize that path "
         "carelessly, and the model "
         "believes to be at another step than it is (Temporal Feature Matters)."
     )
-    out["own"] = gr.Checkbox(False, label="Keep the time path in a way of its own")
-    form = draw_settings(out)
+    out["own"] = gr.Checkbox(False, label="Keep the time embedding in a way of its own")
+    form = build_settings(out)
     with gr.Row():
-        JOB.draw_buttons(out, "learn")
-        count = gr.Slider(1, 16, 2, step=1, label="Pictures to run", min_width=160)
-        JOB.draw_buttons(out, "run", "stop")
-    JOB.draw_progress(out)
-    draw_results(out)
+        JOB.build_buttons(out, "learn")
+        count = gr.Slider(1, 16, 2, step=1, label="Images to run", min_width=160)
+        JOB.build_buttons(out, "run", "stop")
+    JOB.build_progress(out)
+    build_results(out)
     connect(shared, form, out, count)
 
 
-def draw_settings(out: dict[str, Any]) -> dict[str, Any]:
+def build_settings(out: dict[str, Any]) -> dict[str, Any]:
     """The form of a Temporal, its parts side by side; its components by path."""
     form: dict[str, Any] = {}
     with gr.Column(visible=False) as out["settings"], gr.Row():
         for part in PARTS:
             with gr.Column(min_width=240):
                 form |= forms.form(
-                    Temporal, "Time path", leave=tuple(name for name in PARTS if name != part)
+                    Temporal, "Time embedding", leave=tuple(name for name in PARTS if name != part)
                 )
     return form
 
 
-def draw_results(out: dict[str, Any]) -> None:
-    """What is shown of the time path."""
+def build_results(out: dict[str, Any]) -> None:
+    """What is shown of the time embedding."""
     pair = {
         "before": "Error of the features, as all other layers",
         "after": "Error of the features, with this recipe; click a cell",
@@ -71,12 +71,12 @@ def draw_results(out: dict[str, Any]) -> None:
         out["vectors"] = PlotlyView(label="The vectors behind the cell", elem_id="temporal-vectors")
         with gr.Row():
             with gr.Column(min_width=380):
-                out["ranges"] = PlotlyView(label="Ranges of the time path's activations")
+                out["ranges"] = PlotlyView(label="Ranges of the time embedding's activations")
             with gr.Column(min_width=380):
                 out["bits"] = PlotlyView(label="A cache of everything: bits, error, size")
         out["selection"] = PlotlyView(label="Computed or from the cache", visible=False)
         out["deviation"] = PlotlyView(
-            label="The latents, with the time path alone quantized",
+            label="The latents, with the time embedding alone quantized",
             visible=False,
             elem_id="temporal-deviation",
         )

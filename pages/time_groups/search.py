@@ -61,7 +61,7 @@ def base_of(recipe: Recipe) -> LearnedGroups:
 def search(
     paths: list[str], text: str, request: gr.Request, *values: Any
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
-    """Run the search, with pictures of how it stands; what it found is kept, and shown."""
+    """Run the search, with images of how it stands; what it found is kept, and shown."""
     recipe, session = asked(paths, text, *values), request.session_hash or ""
     enough.discard(session)
     yield {"finish": gr.update(visible=True)} | {
@@ -163,13 +163,13 @@ def show(paths: list[str], text: str) -> dict[str, Any]:
 
 
 def build(session: Shared) -> None:
-    """Draw the panel and connect it."""
+    """Generate the panel and connect it."""
     out: dict[str, Any] = {}
     with gr.Accordion("Learn the groups by gradients (ADP-DM)", open=False, elem_id="search"):
         gr.Markdown(
             "A search decides which steps share a quantizer: at every layer all groups are mixed "
             "by importance weights, which are learned together with the groups' ranges until each "
-            "step has chosen one. It draws with the float model and then runs the quantized one "
+            "step has chosen one. It generates with the float model and then runs the quantized one "
             "forth and back, which takes minutes."
         )
         every = forms.form(
@@ -178,11 +178,11 @@ def build(session: Shared) -> None:
         with gr.Accordion("More settings", open=False):
             every |= forms.form(LearnedGroups, "Search", leave=MAIN)
         with gr.Row():
-            JOB.draw_buttons(out, "go")
+            JOB.build_buttons(out, "go")
             out["finish"] = gr.Button("Finish now, keep what is there", visible=False)
-            JOB.draw_buttons(out, "stop")
+            JOB.build_buttons(out, "stop")
             out["use"] = gr.Button("Use these groups", visible=False)
-        JOB.draw_progress(out)
+        JOB.build_progress(out)
         out["found"] = gr.State("")
         with gr.Column(visible=False) as out["body"]:
             out["summary"] = gr.Markdown(label="What the search found", elem_id="search-summary")

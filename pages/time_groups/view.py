@@ -13,7 +13,7 @@ from .handlers import drag, merge, optimal, per_step, recount, shared, show, spl
 
 
 def tab(session: Shared) -> None:
-    """Draw the tab and connect it."""
+    """Generate the tab and connect it."""
     out: dict[str, Any] = {"recipe": session.recipe}
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:

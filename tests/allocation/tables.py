@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dmq.recipe import choice_of
+from dmq.recipe import parse_format
 from dmq.results import Layer, SensitivityTable
 
 
@@ -28,7 +28,7 @@ def random_table(
         )
         for n in range(count)
     )
-    choices = tuple(map(choice_of, labels))
+    choices = tuple(map(parse_format, labels))
     bits = np.array([choice.bits for choice in choices])
     tables = np.stack(
         [

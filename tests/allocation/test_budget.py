@@ -18,7 +18,7 @@ from dmq.allocation import knapsack
 from dmq.allocation.budget import allocate, greedy, limits, pareto, random_allocation, uniform
 from dmq.allocation.knapsack import best, filled, price_steps, priced
 from dmq.errors import DmqError
-from dmq.recipe import Budget, Rule, choice_label
+from dmq.recipe import Budget, Rule, format_name
 from tests.allocation.tables import random_table
 
 
@@ -26,7 +26,7 @@ FOUR = ("UAQ-4", "KMC-4", "UAQ-3", "KMA-2")
 
 
 def labels(found):
-    return list(map(choice_label, found.choices))
+    return list(map(format_name, found.choices))
 
 
 def everything(table, rules=()):
@@ -50,7 +50,7 @@ def everything(table, rules=()):
     combinations = np.array(
         [one for one in every_one if all(len({one[n] for n in tie}) == 1 for tie in ties)]
     )
-    floats = np.array([4 * layer.weights for layer in table.layers])
+    floats = np.array([4 * layer.num_weights for layer in table.layers])
     taken = np.hstack([table.bytes, floats[:, None]])  # column -1
     cost = np.hstack([table.cost, np.zeros((len(names), 1))])
     every = np.arange(len(names))
@@ -212,7 +212,7 @@ def test_the_smallest_budget_gives_the_smallest_and_the_largest_the_cheapest():
     assert labels(largest) == [table.labels[k] for k in table.cost.argmin(1)]
     assert set(smallest.reasons) == {"the budget pays for nothing but the smallest choices"}
     for end in (low, high):  # bits that are computed from the ends are within
-        assert allocate(table, Budget(bits=8 * end / table.weights)).bytes <= end
+        assert allocate(table, Budget(bits=8 * end / table.num_weights)).bytes <= end
 
 
 def test_the_front_never_rises_and_holds_what_single_budgets_give():
@@ -245,13 +245,13 @@ def test_what_is_said_of_an_allocation_is_true():
     columns = [
         table.labels.index(label) if label in table.labels else None for label in labels(found)
     ]
-    floats = 4 * table.layers[5].weights
+    floats = 4 * table.layers[5].num_weights
     assert columns.count(None) == 1 and labels(found)[5] == "float" and labels(found)[4] == "UAQ-3"
     assert len(set(columns[:4])) == 1 and found.layers == tuple(names)
     cells = [(n, k) for n, k in enumerate(columns) if k is not None]
     assert found.bytes == sum(table.bytes[n, k] for n, k in cells) + floats
     assert found.cost == pytest.approx(sum(table.cost[n, k] for n, k in cells))
-    assert found.average_bits == 8 * found.bytes / table.weights
+    assert found.average_bits == 8 * found.bytes / table.num_weights
     assert found.fingerprint == table.fingerprint
     assert found.reasons[4] == "fixed by the rule for blocks.1.q"
     assert found.reasons[3] == "same as blocks.0.q, by the rule for blocks.0.*"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dmq.allocation.labels import average_bits, relevance, sample_mixes, without
-from dmq.recipe import Predictor, choice_of
+from dmq.recipe import Predictor, parse_format
 
 
 PAPER = Predictor().choices
@@ -29,7 +29,7 @@ def test_more_mixes_begin_with_the_same_ones():
 
 
 def test_three_kinds_of_bits_have_shares_of_their_own():
-    choices = tuple(map(choice_of, ("UAQ-4", "KMC-3", "UAQ-2", "KMA-2")))
+    choices = tuple(map(parse_format, ("UAQ-4", "KMC-3", "UAQ-2", "KMA-2")))
     bits = np.array([choice.bits for choice in choices])[sample_mixes(choices, 300, 300, 0)]
     for kind in (2, 3, 4):
         share = (bits == kind).mean(1)

@@ -11,12 +11,12 @@ from dmq.allocation.predictor import Known, learn, losses, roots, train
 from dmq.models.generic import GenericAdapter
 from dmq.models.graphs import denoiser_graph
 from dmq.models.tiny import tiny_denoiser
-from dmq.recipe import Choice, Grid, Predictor, Sensitivity, choice_of
+from dmq.recipe import Predictor, Sensitivity, Uniform, WeightFormat, parse_format
 from dmq.results import SensitivityTable
 
 
 ADAPTER = GenericAdapter()
-CHOICES = tuple(map(choice_of, ("UAQ-4", "KMC-4", "UAQ-3", "KMC-3")))
+CHOICES = tuple(map(parse_format, ("UAQ-4", "KMC-4", "UAQ-3", "KMC-3")))
 PLANTED = "transformer_blocks.1.attn2.to_out.0"
 
 
@@ -31,7 +31,7 @@ def network_of(model, spec):
     sizes, errors = figures(layers)
     rows = {layer.name: n for n, layer in enumerate(layers)}
     read = features(
-        graph, rows, CHOICES, sizes, np.array([layer.weights for layer in layers]), errors
+        graph, rows, CHOICES, sizes, np.array([layer.num_weights for layer in layers]), errors
     )
     torch.manual_seed(0)
     return read, Network(read, spec.width)
@@ -39,7 +39,7 @@ def network_of(model, spec):
 
 def figures(layers):
     bits = np.array([choice.bits for choice in CHOICES])
-    sizes = np.array([layer.weights for layer in layers])[:, None] * bits // 8 + [[4, 16, 4, 8]]
+    sizes = np.array([layer.num_weights for layer in layers])[:, None] * bits // 8 + [[4, 16, 4, 8]]
     return sizes, 0.02 * 4.0 ** (4 - bits) * np.ones((len(layers), 1)) * [[1, 0.8, 1, 0.8]]
 
 
@@ -258,7 +258,7 @@ def test_the_score_of_a_layer_in_its_block_is_the_mean_over_its_neighbours(learn
 
 
 def test_float_may_be_a_choice(model):
-    choices = (*CHOICES[:1], Choice(bits=32, format=Grid()))
+    choices = (*CHOICES[:1], WeightFormat(bits=32, format=Uniform()))
     known = features(model[0], {}, choices, np.zeros((0, 2)), np.zeros(0), np.zeros((0, 2)))
     assert known.bits.tolist() == [1, 0, 0]
 

@@ -33,7 +33,7 @@ from dmq.models.loading import describe
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import tiny_pipeline
 from dmq.quantizers.weights import quantize_weight
-from dmq.recipe import KMeans, LowRank, MinMax, Sampling, Uaq, Weights, choice_of
+from dmq.recipe import KMeans, LowRank, MinMax, Sampling, Uaq, Weights, parse_format
 from dmq.results import Layer, SensitivityTable
 
 
@@ -48,7 +48,7 @@ KINDS = {"sd": tiny_sd, "ddpm": tiny_ddpm, "dit": lambda: tiny_pipeline("DiT")}
 
 @cache
 def recorded(kind):
-    """A tiny model and the calls of three pictures."""
+    """A tiny model and the calls of three images."""
     loaded = describe(f"tiny-{kind}", KINDS[kind]())
     prompts = ["0", "1", "2"] if kind == "dit" else ["a", "b", "c"]
     trajectory, _ = record_trajectory(
@@ -64,7 +64,7 @@ def subject(request):
 
 def layers_of(loaded):
     """The first, the last, and three layers between: linear ones and convolutions, some of the
-    time path.
+    time embedding.
     """
     names = [layer.name for layer in loaded.info.layers]
     return [names[0], *names[len(names) // 4 : -1 : len(names) // 4][:3], names[-1]]
@@ -108,7 +108,7 @@ def test_steps_are_spread_evenly_and_never_more_than_there_are():
             assert gaps.max() - gaps.min() <= 2
 
 
-def test_what_is_watched_are_the_first_pictures_with_both_halves(subject):
+def test_what_is_watched_are_the_first_images_with_both_halves(subject):
     loaded, trajectory = subject
     watched = watch(loaded.denoiser, trajectory, 2, 2)
     assert watched.timesteps == tuple(trajectory.timesteps[i] for i in (1, 3))
@@ -119,9 +119,9 @@ def test_what_is_watched_are_the_first_pictures_with_both_halves(subject):
         assert np.allclose(watched.power[at], expected, rtol=1e-5)
 
 
-def test_too_few_pictures_and_numbers_that_are_none_are_told():
+def test_too_few_images_and_numbers_that_are_none_are_told():
     loaded, trajectory = recorded("sd")
-    with pytest.raises(DmqError, match="only 3 pictures were recorded, 4 are to be looked at"):
+    with pytest.raises(DmqError, match="only 3 images were recorded, 4 are to be looked at"):
         watch(loaded.denoiser, trajectory, 2, 4)
     broken = borrow(loaded.denoiser)
     name = loaded.info.layers[3].name
@@ -150,9 +150,9 @@ def test_the_noise_error_is_that_of_a_copy_with_the_other_weight(subject):
             wrong = (
                 (plain_answers(loaded, trajectory, i, changed) - right).square().flatten(1).sum(1)
             )
-            by_picture = wrong.reshape(-1, 3).sum(0).numpy()
+            by_image = wrong.reshape(-1, 3).sum(0).numpy()
             assert np.allclose(
-                found[at], by_picture / (right.square().sum().item() / 3), rtol=1e-3, atol=1e-10
+                found[at], by_image / (right.square().sum().item() / 3), rtol=1e-3, atol=1e-10
             ), name
 
 
@@ -202,7 +202,7 @@ def test_an_answer_that_is_not_finite_costs_infinitely_much():
 
 
 def exact_first_order(loaded, trajectory, i, name, delta):
-    """|J dW|^2 of the first two pictures at step i, by central differences in double precision."""
+    """|J dW|^2 of the first two images at step i, by central differences in double precision."""
     (n,) = np.flatnonzero(trajectory.step == i)
     model = copy.deepcopy(loaded.denoiser).double()
     given = {
@@ -422,12 +422,12 @@ def test_changes_are_those_of_the_codes_and_held_as_far_as_there_is_room(subject
 def test_layers_are_taken_in_one_sweep_if_they_fit_and_in_few_if_not():
     layers = recorded("sd")[0].info.layers
     assert sweeps(layers, [4, 3], 10**9) == [tuple(layer.name for layer in layers)]
-    most = code_bytes(max(layer.weights for layer in layers), [4, 3])
+    most = code_bytes(max(layer.num_weights for layer in layers), [4, 3])
     for room in (most, 2 * most, 5 * most):
         runs = sweeps(layers, [4, 3], room)
         assert [name for names in runs for name in names] == [layer.name for layer in layers]
         sizes = [
-            sum(code_bytes(layer.weights, [4, 3]) for layer in layers if layer.name in names)
+            sum(code_bytes(layer.num_weights, [4, 3]) for layer in layers if layer.name in names)
             for names in runs
         ]
         assert max(sizes) <= room and len(runs) <= 2 * sum(sizes) / room + 1
@@ -491,7 +491,7 @@ def table(cost, layers="abcd", choices=("UAQ-4", "UAQ-2")):
         model="m",
         fingerprint="0",
         layers=rows,
-        choices=tuple(map(choice_of, choices)),
+        choices=tuple(map(parse_format, choices)),
         bytes=np.ones(cost.shape, np.int64),
         cost=cost,
         spread=cost,

@@ -22,7 +22,7 @@ SCRIPTS = sorted(
     for file in (Path(__file__).parents[2] / "bench").glob("*.py")
     if file.stem != "__init__"
 )
-FEW = ["--steps", "2", "--seeds", "1", "--pictures", "1"]
+FEW = ["--steps", "2", "--seeds", "1", "--images", "1"]
 TINY = {  # what each is called with; MODEL is a tiny pipeline, WORK an empty folder
     "budget": ["--layers", "6", "8", "--budgets", "3"],
     "capture": ["--models", "emoji-ddpm", "--steps", "1", "--repeats", "1"],
@@ -38,7 +38,7 @@ TINY = {  # what each is called with; MODEL is a tiny pipeline, WORK an empty fo
         "--activations",
         "32",
         *FEW,
-        "--pictures",
+        "--images",
         "16",
         "--rows",
         "UAQ alone",

@@ -88,8 +88,10 @@ def test_a_peer_that_is_not_there_says_so_and_stops_no_other(printed):
 
 
 def test_the_executed_row_is_as_far_from_float_as_the_simulated_model(printed, step):
-    twin = simulated.quantized(step.loaded.denoiser, step.plan(groups=8), step.loaded.adapter)
-    ours, floats = step.work(twin), step.work(step.loaded.denoiser)
+    quantized_model = simulated.quantized(
+        step.loaded.denoiser, step.plan(groups=8), step.loaded.adapter
+    )
+    ours, floats = step.work(quantized_model), step.work(step.loaded.denoiser)
     pairs = [(ours(n), floats(n)) for n in range(ROUNDS)]
     far = sum((a - b).square().sum() for a, b in pairs) / sum(b.square().sum() for _, b in pairs)
     assert printed[OURS]["distance"] == pytest.approx(far.item(), rel=0.2)
@@ -181,27 +183,25 @@ def test_peers_calibrate_from_the_calls_that_were_recorded(step):
         torch.testing.assert_close(step.loaded.denoiser(**call)[0], torch.from_numpy(answer))
 
 
-def picture(work):
-    """A subject that draws whole pictures in two steps, made of the same pipeline."""
+def image(work):
+    """A subject that generates whole images in two steps, made of the same pipeline."""
     step = opened(UNET, work)
-    return Subject("pictures", step.loaded, replace(step.recipe, sampling=Sampling(steps=2)))
+    return Subject("images", step.loaded, replace(step.recipe, sampling=Sampling(steps=2)))
 
 
-def test_whole_pictures_are_the_same_whoever_answers_for_the_denoiser(work):
-    subject = picture(work)
+def test_whole_images_are_the_same_whoever_answers_for_the_denoiser(work):
+    subject = image(work)
     denoiser = subject.loaded.denoiser
     plain = subject.work(denoiser)
     other = subject.work(StandIn(denoiser, lambda *args, **kwargs: denoiser(*args, **kwargs)[0]))
     assert torch.equal(plain(0), other(0)) and not torch.equal(plain(0), plain(1))
 
 
-@pytest.mark.parametrize(
-    "made", [lambda work: opened(UNET, work), picture], ids=["step", "pictures"]
-)
+@pytest.mark.parametrize("made", [lambda work: opened(UNET, work), image], ids=["step", "images"])
 def test_work_holds_no_float_denoiser(made, work):
     subject = made(work)
-    twin = borrow(subject.loaded.denoiser)
-    run, floats = subject.work(twin), weakref.ref(subject.loaded.denoiser)
+    quantized_model = borrow(subject.loaded.denoiser)
+    run, floats = subject.work(quantized_model), weakref.ref(subject.loaded.denoiser)
     del subject
     gc.collect()
     assert floats() is None and run(0).isfinite().all()
@@ -287,7 +287,7 @@ def test_layers_that_sdnq_leaves_in_float(step):
     assert {row.bank.dynamic for row in plan.layers if row.bank} <= {"call", "place"}
 
 
-def test_peers_calibrate_from_every_picture_that_dmq_does(tmp_path):
+def test_peers_calibrate_from_every_image_that_dmq_does(tmp_path):
     with runs_in(tmp_path):
         tiny_sd().save_pretrained(tmp_path / "tiny")
         name = str(tmp_path / "tiny")
@@ -300,5 +300,5 @@ def test_peers_calibrate_from_every_picture_that_dmq_does(tmp_path):
             patch.setattr(subjects, "recipe_of", lambda *given: recipe)
             prepare(name, tmp_path, small=True)
             calls = opened(name, tmp_path).calls()
-    assert [len(call["sample"]) for call in calls] == [2] * 4  # both guidance halves of one picture
+    assert [len(call["sample"]) for call in calls] == [2] * 4  # both guidance halves of one image
     assert len({call["encoder_hidden_states"].sum().item() for call in calls}) == 3

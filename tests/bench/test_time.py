@@ -1,4 +1,4 @@
-"""The bench of grouping, calibration steps and the time path, on a tiny pipeline and a few
+"""The bench of grouping, calibration steps and the time embedding, on a tiny pipeline and a few
 steps.
 """
 
@@ -38,7 +38,7 @@ REDUCED = [
     "2",
     "--seeds",
     "2",
-    "--pictures",
+    "--images",
     "1",
     "--groups",
     "2",
@@ -48,7 +48,7 @@ REDUCED = [
     "30",
     "--block-iterations",
     "3",
-    "--block-pictures",
+    "--block-images",
     "1",
     "--iterations",
     "4",

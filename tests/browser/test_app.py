@@ -20,7 +20,7 @@ from tests.browser.conftest import PATIENCE
 pytestmark = pytest.mark.browser
 
 
-LONG = "a red heart between two cats, under a sun behind clouds"  # more than a line below a picture
+LONG = "a red heart between two cats, under a sun behind clouds"  # more than a line below an image
 
 
 def in_address(page):
@@ -261,7 +261,7 @@ def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
     page = visit(recipe, "compare")
     expect(page.get_by_role("spinbutton", name="Guidance", exact=True).first).to_have_value("2")
     page.get_by_label("Prompts, one per line", exact=True).fill(f"a\n{LONG}")
-    press(page, "Draw")
+    press(page, "Generate")
     page.get_by_text("Saved as").wait_for()
     expect(page.locator("#summary")).to_contain_text("Noise floor")
     expect(page.locator("#summary")).to_contain_text("an impression, no measurement")
@@ -422,9 +422,9 @@ def test_a_wrong_wish_is_one_line_and_the_button_stays(visit, recipe, prompt, se
     expect(page.get_by_role("spinbutton", name="Guidance", exact=True).first).to_have_value("2")
     page.get_by_label("Prompts, one per line", exact=True).fill(prompt)
     page.get_by_label("Seeds, such as 0, 1 or 0-3", exact=True).fill(seeds)
-    press(page, "Draw")
+    press(page, "Generate")
     expect(toast(page)).to_contain_text(says)
-    expect(page.get_by_role("button", name="Draw", exact=True)).to_be_visible()
+    expect(page.get_by_role("button", name="Generate", exact=True)).to_be_visible()
 
 
 def test_a_broken_link_says_so_and_opens_the_default(page, address):

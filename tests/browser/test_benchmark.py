@@ -1,4 +1,4 @@
-"""The Benchmark tab in Chromium: drawn, stopped, gone on with, looked at, and taken home as a
+"""The Benchmark tab in Chromium: generated, stopped, gone on with, looked at, and taken home as a
 file.
 """
 
@@ -30,17 +30,17 @@ def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, hold, re
         "No benchmark of this model yet"
     )
     begin(page)
-    expect(page.locator("#bench-estimate")).to_contain_text("144 pictures")
+    expect(page.locator("#bench-estimate")).to_contain_text("144 images")
     page.get_by_label("compositions").uncheck()
-    expect(page.locator("#bench-estimate")).to_contain_text("96 pictures")
-    page.get_by_label("Pictures of each list").fill("48")
+    expect(page.locator("#bench-estimate")).to_contain_text("96 images")
+    page.get_by_label("Images of each list").fill("48")
     page.keyboard.press("Tab")
-    expect(page.locator("#bench-estimate")).to_contain_text("192 pictures")
-    with hold("Draw"):
+    expect(page.locator("#bench-estimate")).to_contain_text("192 images")
+    with hold("Generate"):
         press(page, "Start the benchmark")
-        expect(page.get_by_role("status").filter(has_text="Draw").first).to_be_visible()
-        press(page, "Stop, keep what is drawn")
-        expect(page.get_by_text("Stopped; what was drawn is kept.")).to_be_visible()
+        expect(page.get_by_role("status").filter(has_text="Generate").first).to_be_visible()
+        press(page, "Stop, keep what is generated")
+        expect(page.get_by_text("Stopped; what was generated is kept.")).to_be_visible()
         (name,) = kept.unfinished()
     press(page, "Go on")
     expect(page.get_by_text(f"Done; kept as “{name}”.")).to_be_visible()
@@ -77,17 +77,17 @@ def test_what_cannot_be_measured_is_told_before_and_after_start(visit, recipe, t
     (tmp_path / "bad.txt").write_bytes(b"caf\xe9")
     page = visit(dataclasses.replace(recipe, name="few"), "benchmark")
     begin(page)
-    page.get_by_label("Pictures of each list").fill("3")
+    page.get_by_label("Images of each list").fill("3")
     page.get_by_label("Seeds of each prompt").click()
-    expect(page.locator("#bench-estimate")).to_contain_text("FID needs at least 16 pictures, got 3")
+    expect(page.locator("#bench-estimate")).to_contain_text("FID needs at least 16 images, got 3")
     press(page, "Start the benchmark")
-    expect(toast(page)).to_contain_text("FID needs at least 16 pictures, got 3")
+    expect(toast(page)).to_contain_text("FID needs at least 16 images, got 3")
     page.locator("input[type=file]").first.set_input_files(tmp_path / "bad.txt")
     expect(page.locator("#bench-estimate")).to_contain_text("is no UTF-8 text")
 
 
 def test_what_ships_of_a_benchmark_is_there_at_once_and_fits_a_narrow_page(visit, recipe):
-    """Its report and the worst pictures, as training/benchmarks.py ships them, without the
+    """Its report and the worst images, as training/benchmarks.py ships them, without the
     others.
     """
     recipes = tuple(
@@ -101,7 +101,7 @@ def test_what_ships_of_a_benchmark_is_there_at_once_and_fits_a_narrow_page(visit
         domains=domains, sampling=recipe.sampling, measures=("psnr", "ssim", "latent")
     )
     stages.finish(stages.bench(asked, recipes, name="shipped"))
-    for part in ("pictures", "rows"):
+    for part in ("images", "rows"):
         shutil.rmtree(kept.folder_of("shipped") / part)
     page = visit(dataclasses.replace(recipe, name="look"), "benchmark")
     expect(page.get_by_label("Finished benchmark")).to_have_value("shipped")

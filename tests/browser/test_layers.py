@@ -9,14 +9,16 @@ import pytest
 from playwright.sync_api import expect
 
 from dmq import stages
-from dmq.recipe import Budget, Choice, KMeans, Sensitivity, Uaq, choice_label
+from dmq.recipe import Budget, KMeans, Sensitivity, Uaq, WeightFormat, format_name
 from tests.browser.test_app import in_address, press, toast
 
 
 pytestmark = pytest.mark.browser
 
 
-CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 2) for form in (Uaq(), KMeans()))
+CHOICES = tuple(
+    WeightFormat(bits=bits, format=form) for bits in (4, 2) for form in (Uaq(), KMeans())
+)
 
 
 def row_of(page, layer):
@@ -40,7 +42,7 @@ def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, hold, unprompted):
     expect(page.locator(".block.dmq-empty:visible")).to_contain_text("Nothing is known yet")
     page.locator("#new-table > button").click()
     form = page.locator("#new-table")
-    form.get_by_label("Pictures").first.fill("1")
+    form.get_by_label("Images").first.fill("1")
     form.get_by_label("Steps looked at").first.fill("2")
     page.keyboard.press("Tab")
     with hold():
@@ -63,7 +65,7 @@ def test_a_predictor_can_be_asked_for(visit, recipe):
     page = visit(recipe, "layers")
     page.locator("#learn-mixes > button").click()
     form = page.locator("#learn-mixes")
-    for label in ("Random mixes", "Judged by", "Pictures", "Steps of a picture", "Loss", "Epochs"):
+    for label in ("Random mixes", "Judged by", "Images", "Steps of an image", "Loss", "Epochs"):
         expect(form.get_by_label(label).first).to_be_visible()
     expect(form.get_by_role("button", name="Learn", exact=True)).to_be_visible()
     expect(page.locator("#table-trust")).to_be_hidden()
@@ -77,7 +79,7 @@ def test_a_predictor_can_be_asked_for(visit, recipe):
 
 def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
     for how in ("local", "fisher"):
-        ask = Sensitivity(choices=CHOICES, how=how, steps=2, pictures=1, probes=1)
+        ask = Sensitivity(choices=CHOICES, how=how, steps=2, images=1, probes=1)
         stages.finish(stages.sensitivity(recipe, ask))
     page = visit(dataclasses.replace(recipe, name="look at layers"), "layers")
     figure = page.locator("#layer-figure")
@@ -107,7 +109,7 @@ def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
 
 
 def test_the_budget_moves_a_layer_is_edited_and_all_of_it_applied(visit, recipe):
-    ask = Sensitivity(choices=CHOICES, how="fisher", steps=2, pictures=1, probes=1)
+    ask = Sensitivity(choices=CHOICES, how="fisher", steps=2, images=1, probes=1)
     table = stages.finish(stages.sensitivity(recipe, ask))
     page = visit(dataclasses.replace(recipe, name="mixed"), "layers")
     expect(page.get_by_label("Table", exact=True)).to_have_value(table.title)
@@ -119,9 +121,9 @@ def test_the_budget_moves_a_layer_is_edited_and_all_of_it_applied(visit, recipe)
     moved = "start => document.querySelector('#budget-bits input[type=range]').value < start"
     page.wait_for_function(moved, arg=start)
     bits = float(slider.input_value())
-    best = stages.allocate(table, Budget(bits=None, bytes=int(bits * table.weights / 8)))
+    best = stages.allocate(table, Budget(bits=None, bytes=int(bits * table.num_weights / 8)))
     expect(said).to_contain_text(f"{best.bytes:,} bytes")
-    layer, choice = best.layers[0], choice_label(best.choices[0])
+    layer, choice = best.layers[0], format_name(best.choices[0])
     cells = row_of(page, layer).get_by_role("gridcell")
     expect(cells.nth(3)).to_contain_text(choice)
     other = "UAQ-4" if choice != "UAQ-4" else "KMC-2"
@@ -139,11 +141,11 @@ def test_the_budget_moves_a_layer_is_edited_and_all_of_it_applied(visit, recipe)
     expect(page.locator(".dmq-name")).to_have_text(re.compile("bits mixed"))
     page.wait_for_function("decodeURIComponent(location.search).includes('bits+mixed')")
     made = {
-        over.layers: choice_label(Choice(bits=over.weight_bits, format=over.format))
+        over.layers: format_name(WeightFormat(bits=over.weight_bits, format=over.format))
         for over in in_address(page).overrides
     }
     assert len(made) == len(table.layers) and made[layer] == other
-    press(page, "Apply and compare pictures")
+    press(page, "Apply and compare images")
     expect(page.get_by_role("tab", name="Compare", exact=True)).to_have_attribute(
         "aria-selected", "true"
     )

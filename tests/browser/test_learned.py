@@ -1,4 +1,4 @@
-"""What is learned in the app: groups of timesteps, the rounding of the time path and of blocks;
+"""What is learned in the app: groups of timesteps, the rounding of the time embedding and of blocks;
 in Chromium.
 """
 
@@ -55,7 +55,7 @@ def test_a_search_can_be_stopped_or_finished_early(visit, recipe):
     assert stages.searched(wanted)
 
 
-def test_the_time_path_is_seen_learned_and_run_alone(visit, recipe):
+def test_the_time_embedding_is_seen_learned_and_run_alone(visit, recipe):
     spec = Temporal(rounding=Tiar(iterations=50))
     wanted = dataclasses.replace(
         recipe, name="time", weights=Weights(bits=4), grouping=UniformGroups(count=2), temporal=spec
@@ -73,15 +73,15 @@ def test_the_time_path_is_seen_learned_and_run_alone(visit, recipe):
     page.mouse.click(box["x"] + 0.95 * box["width"], box["y"] + 0.1 * box["height"])
     expect(cell).to_contain_text("step 9")
     expect(page.locator("#temporal-vectors .main-svg").first).to_be_visible()
-    press(page, "Run with the time path alone quantized")
+    press(page, "Run with the time embedding alone quantized")
     expect(page.locator("#temporal-deviation .main-svg").first).to_be_visible()
 
 
-def test_a_cache_of_the_time_path_is_one_choice_away(visit, recipe):
+def test_a_cache_of_the_time_embedding_is_one_choice_away(visit, recipe):
     page = visit(dataclasses.replace(recipe, name="plain"), "temporal")
     expect(page.locator("#temporal-said")).to_contain_text("Worst cosine")
-    page.get_by_label("Keep the time path in a way of its own").check()
-    page.get_by_label("Time path: cache").click()
+    page.get_by_label("Keep the time embedding in a way of its own").check()
+    page.get_by_label("Time embedding: cache").click()
     page.get_by_role("option", name="Cache the features").click()
     expect(page.locator("#temporal-said")).to_contain_text(
         "100 % of the features come from the cache"
@@ -105,7 +105,7 @@ def press_until(page, name, wanted):
 
 
 def test_blocks_are_learned_stopped_and_gone_on_with(visit, hold, recipe):
-    spec = BlockReconstruction(iterations=150, pictures=1, batch=2)
+    spec = BlockReconstruction(iterations=150, images=1, batch=2)
     wanted = dataclasses.replace(
         recipe, name="blocks", weights=Weights(bits=3), reconstruction=spec
     )

@@ -45,7 +45,7 @@ def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
         "4 denoiser calls are finished and kept"
     )
     press(page, "Calibrate the other steps")
-    expect(page.locator("#walked-said")).to_contain_text("Set on 2 pictures at 10 denoiser calls")
+    expect(page.locator("#walked-said")).to_contain_text("Set on 2 images at 10 denoiser calls")
     assert stages.calibrated(wanted)
     heat, cell = page.locator("#walked-map .nsewdrag").first, page.locator("#walked-cell")
     heat.scroll_into_view_if_needed()
@@ -57,7 +57,7 @@ def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
 
 def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     wanted = dataclasses.replace(
-        recipe, name="along", relaxing=Relaxing(where="auto", windows=2, pictures=1)
+        recipe, name="along", relaxing=Relaxing(where="auto", windows=2, images=1)
     )
     page = visit(wanted, "over-time")
     press(page, "Measure the windows")
@@ -73,9 +73,11 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     assert made.relaxing == dataclasses.replace(wanted.relaxing, fraction=0.5)
 
     page.get_by_label("Prompts to follow, one per line").fill("a\nb")
-    press_until(page, "Draw along the steps", page.get_by_text("Drawn; the answer is kept."))
-    expect(page.locator("#over-time-said")).to_contain_text("2 pictures (a, b), seeds 0")
-    for figure in ("accumulated", "foreseen", "isolated", "weighed"):
+    press_until(
+        page, "Generate along the steps", page.get_by_text("Generated; the answer is kept.")
+    )
+    expect(page.locator("#over-time-said")).to_contain_text("2 images (a, b), seeds 0")
+    for figure in ("accumulated", "predicted_x0", "isolated", "weighed"):
         expect(page.locator(f"#over-time-{figure} .main-svg").first).to_be_visible()
     expect(page.locator("#over-time-strip .thumbnail-item")).to_have_count(2 * 9)
     assert stages.kept_over_time(Comparison(prompts=("a", "b"), sampling=made.sampling), (made,))

@@ -1,5 +1,5 @@
-"""The Take away tab in Chromium, from the sizes to the file; and pictures that both engines
-draw.
+"""The Take away tab in Chromium, from the sizes to the file; and images that both engines
+generate.
 """
 
 import dataclasses
@@ -64,7 +64,7 @@ def test_both_engines_draw_and_show_their_seconds(visit, recipe):
     page.get_by_label("Computed", exact=True).click()
     page.get_by_role("option", name="both", exact=True).click()
     page.get_by_label("Prompts, one per line", exact=True).fill("a")
-    press(page, "Draw")
+    press(page, "Generate")
     page.get_by_text("Saved as").wait_for()
     report = runs.load_report(runs.names()[0])
     for who, engine in (("twice", "simulated"), ("twice, executed", "executed: ")):

@@ -184,10 +184,10 @@ def test_it_starts_from_whichever_predicts_the_noise_better(subject):
     ]
     errors = []
     for slot in (search.start, search.clusters, *cuts):
-        twin = started(subject)
-        twin.candidates.begin(slot, *twin._member_ranges(slot))
-        twin.candidates.assign(slot)
-        errors.append(finish(twin.measure())[0])
+        quantized_model = started(subject)
+        quantized_model.candidates.begin(slot, *quantized_model._member_ranges(slot))
+        quantized_model.candidates.assign(slot)
+        errors.append(finish(quantized_model.measure())[0])
     merits = [merit(each) for each in errors]
     assert merits[0] == min(merits[1:]) and len(set(merits[1:])) == 3
     np.testing.assert_array_equal(search.usual, errors[0])
@@ -306,7 +306,7 @@ def test_the_result_is_what_the_quantized_model_uses_bit_for_bit(subject):
     model = quantized(subject.loaded.denoiser, plan, subject.loaded.adapter)
     measured, _ = finish(
         noise_errors(model, subject.trajectory, [0])
-    )  # of two pictures, one is laid aside
+    )  # of two images, one is laid aside
     np.testing.assert_array_equal(measured, result.refitted)
     banks = {
         bank.site: bank
@@ -320,7 +320,7 @@ def test_the_result_is_what_the_quantized_model_uses_bit_for_bit(subject):
     assert result.visits.sum() == len(result.steps) == 6
 
 
-def test_on_pictures_laid_aside_it_is_never_worse_than_equal_cuts(subject):
+def test_on_images_laid_aside_it_is_never_worse_than_equal_cuts(subject):
     """In neither mean, whatever was learned: here, nothing of use."""
     kept = []
     for spoil in (False, True):
@@ -344,7 +344,7 @@ def test_on_pictures_laid_aside_it_is_never_worse_than_equal_cuts(subject):
 @pytest.mark.parametrize(
     ("dear", "kept"), [(np.inf, 0.0), (0.0, 1.0)], ids=["costs little", "costs too much"]
 )
-def test_ranges_in_the_time_path_are_drawn_back_if_that_costs_little(
+def test_ranges_in_the_time_embedding_are_drawn_back_if_that_costs_little(
     subject, dear, kept, monkeypatch
 ):
     """All the way to the best of their members, or not at all; those elsewhere stay."""
@@ -382,20 +382,20 @@ def test_what_is_chosen_loses_in_neither_mean():
 
 
 @pytest.mark.parametrize(
-    ("pictures", "seen", "unseen"), [(1, [0], [0]), (2, [0], [1]), (3, [0, 1], [2]), (16, 12, 4)]
+    ("images", "seen", "unseen"), [(1, [0], [0]), (2, [0], [1]), (3, [0, 1], [2]), (16, 12, 4)]
 )
-def test_a_quarter_of_the_pictures_is_laid_aside(ddpm, pictures, seen, unseen):
+def test_a_quarter_of_the_images_is_laid_aside(ddpm, images, seen, unseen):
     search = started(ddpm)
     calls = ddpm.trajectory
     search.trajectory = dataclasses.replace(
-        calls, half=tuple(half[:1].repeat(pictures) for half in calls.half)
+        calls, half=tuple(half[:1].repeat(images) for half in calls.half)
     )
     search.divide()
-    assert list(search.seen) == (seen if pictures < 16 else list(range(12)))
-    assert list(search.unseen) == (unseen if pictures < 16 else [12, 13, 14, 15])
+    assert list(search.seen) == (seen if images < 16 else list(range(12)))
+    assert list(search.unseen) == (unseen if images < 16 else [12, 13, 14, 15])
 
 
-def test_only_pictures_that_were_not_laid_aside_are_learned_from(ddpm):
+def test_only_images_that_were_not_laid_aside_are_learned_from(ddpm):
     search = started(ddpm)
     rows = {int(row) for _ in range(20) for row in search._sample(1)[1]}
     assert rows == {0}
@@ -420,7 +420,7 @@ def test_one_choice_for_all_layers(ddpm):
 
 
 def test_the_same_seed_finds_the_same(ddpm):
-    spec = dataclasses.replace(SPEC, batch=1)  # which of the two pictures is a matter of chance
+    spec = dataclasses.replace(SPEC, batch=1)  # which of the two images is a matter of chance
     a, b = (finish(ddpm.search(spec))[0] for _ in range(2))
     assert (
         np.array_equal(a.slot, b.slot)
@@ -429,7 +429,7 @@ def test_the_same_seed_finds_the_same(ddpm):
     )
 
 
-def test_a_search_without_recorded_calls_draws_pictures(ddpm):
+def test_a_search_without_recorded_calls_draws_images(ddpm):
     result, seen = finish(ddpm.search(trajectory=None))
     assert [s.done for s in seen if s.phase == "Draw"] == [1, 2, 3, 4]
     assert np.isfinite(result.hard).all()
@@ -533,8 +533,8 @@ def test_calls_of_another_sampler_are_refused_naming_both(ddpm):
         next(ddpm.search(trajectory=other))
 
 
-def test_more_pictures_an_iteration_than_there_are_is_refused(ddpm):
-    with pytest.raises(DmqError, match="batch is 3, but only 2 pictures"):
+def test_more_images_an_iteration_than_there_are_is_refused(ddpm):
+    with pytest.raises(DmqError, match="batch is 3, but only 2 images"):
         next(ddpm.search(dataclasses.replace(SPEC, batch=3)))
 
 

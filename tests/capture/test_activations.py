@@ -8,7 +8,7 @@ from diffusers import HeunDiscreteScheduler
 from torch import nn
 
 from dmq.capture import activations
-from dmq.capture.activations import calibration_pictures, capture_activations, merge, sites_of
+from dmq.capture.activations import calibration_images, capture_activations, merge, sites_of
 from dmq.capture.watching import watching
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
@@ -92,7 +92,7 @@ def test_bins_are_as_narrow_as_the_range_allows():
 
 @pytest.mark.parametrize("subset", [0, 40])
 @pytest.mark.parametrize("kind", ["sd", "ddpm"])
-def test_two_captures_merge_into_the_one_of_all_pictures(kind, subset):
+def test_two_captures_merge_into_the_one_of_all_images(kind, subset):
     _, (a, _) = captured(kind, seed=0, subset=subset)
     _, (b, _) = captured(kind, seed=4, subset=subset)
     _, (both, _) = captured(kind, samples=8, subset=subset)
@@ -221,8 +221,8 @@ def test_a_cache_enabled_after_loading_is_refused():
 
 def test_prompts_go_round_and_seeds_count_up():
     calibration = Calibration(samples=3, seed=5, prompts=("a", "b"))
-    assert calibration_pictures(loaded("sd"), calibration) == [("a", 5), ("b", 6), ("a", 7)]
-    assert calibration_pictures(loaded("ddpm"), calibration) == [("", 5), ("", 6), ("", 7)]
+    assert calibration_images(loaded("sd"), calibration) == [("a", 5), ("b", 6), ("a", 7)]
+    assert calibration_images(loaded("ddpm"), calibration) == [("", 5), ("", 6), ("", 7)]
 
 
 def test_watching_leaves_no_hook_behind():

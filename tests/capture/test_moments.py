@@ -136,8 +136,8 @@ def test_what_shares_a_range(monkeypatch):
     assert all((x == row).all(-1).any() for row in tokens.low)
     samples = moments_of(nn.Linear(4, 2), x, share="sample")
     assert torch.equal(samples.low, x.amin(1)) and torch.equal(samples.high, x.amax(1))
-    pictures = moments_of(nn.Conv1d(7, 2, 1), x)
-    assert torch.equal(pictures.low, x.amin(2)) and torch.equal(pictures.high, x.amax(2))
+    images = moments_of(nn.Conv1d(7, 2, 1), x)
+    assert torch.equal(images.low, x.amin(2)) and torch.equal(images.high, x.amax(2))
     y = torch.randn(3, 7, 2, 2, generator=torch.Generator().manual_seed(0))
     call = moments_of(nn.Conv2d(7, 2, 3, padding=1), y, share="call")
     assert torch.equal(call.low, y.amin((0, 2, 3))[None]) and torch.equal(
@@ -149,7 +149,7 @@ def test_what_shares_a_range(monkeypatch):
         assert ((low == a).all(-1) & (high == b).all(-1)).any()
 
 
-def test_calls_are_spread_over_the_steps_and_pictures_take_turns(trajectory):
+def test_calls_are_spread_over_the_steps_and_images_take_turns(trajectory):
     def spread(*asked):
         return [(n, rows.tolist()) for n, rows in spread_calls(trajectory, *asked)]
 
@@ -160,7 +160,7 @@ def test_calls_are_spread_over_the_steps_and_pictures_take_turns(trajectory):
     work = capture_activations(loaded("sd"), SAMPLING, calibration, subset=40, trajectories=3)
     apart = finish(work)[
         1
-    ].trajectory  # the third picture has calls of its own, behind those of the first two
+    ].trajectory  # the third image has calls of its own, behind those of the first two
     found = [(n, rows.tolist()) for n, rows in spread_calls(apart, 3, 3, 2)]
     assert found == [(0, [0, 1, 2, 3]), (1, [0, 2]), (2, [1, 3]), (3 + 1, [0, 1]), (3 + 2, [0, 1])]
 

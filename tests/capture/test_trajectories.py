@@ -15,11 +15,11 @@ SAMPLING = Sampling(steps=3, guidance=3.0)
 @pytest.mark.parametrize("kind", ["sd", "ddpm"])
 def test_every_recorded_call_can_be_repeated(kind):
     model = loaded(kind)
-    trajectory, pictures = record_trajectory(
+    trajectory, images = record_trajectory(
         model, prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING
     )
     plain = sample(model.pipe, model, prompts=["cat", "dog"], seeds=[3, 4], sampling=SAMPLING)
-    assert all(map(np.array_equal, pictures, plain))
+    assert all(map(np.array_equal, images, plain))
     assert trajectory.step.tolist() == [0, 1, 2]
     for n, i in enumerate(trajectory.step):
         given = {
@@ -48,7 +48,7 @@ def test_without_guidance_there_are_no_halves():
     assert trajectory.conditioning == {}
 
 
-def test_a_capture_records_its_first_pictures():
+def test_a_capture_records_its_first_images():
     calibration = Calibration(samples=4, batch=2, seed=3, prompts=("cat",))
     generator = capture_activations(loaded("sd"), SAMPLING, calibration, subset=40, trajectories=3)
     _, (stats, trajectory) = finish(generator)

@@ -30,7 +30,7 @@ from tests.quantizers.conftest import TIMESTEPS, Subject, make_subject
 
 
 SLOT = [0, 0, 1, 1, 1, 2]
-EVERYTHING = Protection(first_last=False, vectors=False)
+EVERYTHING = Protection(first_last=False, norms_and_biases=False)
 MODELS = {
     "sd": tiny_sd,
     "ddpm": tiny_ddpm,
@@ -68,7 +68,7 @@ RECIPES = {
     },
     "split shortcuts": {
         "weights": weights(4),
-        "split": True,
+        "split_shortcuts": True,
         "overrides": (Override(layers="up_blocks.1*", format=KMeans(iterations=2)),),
     },
     "low rank": {
@@ -103,7 +103,7 @@ def plan_for(subject: Subject, recipe: str) -> Plan:
 
 
 def cached_plan(subject: Subject, cache: str, **changes) -> Plan:
-    """A plan with a cache of the time path, part of it computed where the cache leaves a choice."""
+    """A plan with a cache of the time embedding, part of it computed where the cache leaves a choice."""
     spec = CACHES[cache]
     recipe = subject.recipe(temporal=Temporal(cache=spec, fsc="tib"), weights=weights(8), **changes)
     cached = None

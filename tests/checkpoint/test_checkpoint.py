@@ -58,8 +58,8 @@ def check_round_trip(subject, plan, folder):
     exported.
     """
     made = export(subject, plan, folder)
-    twin = quantized(subject.model, plan, subject.adapter)
-    expected = answers(twin)
+    quantized_model = quantized(subject.model, plan, subject.adapter)
+    expected = answers(quantized_model)
     loaded = dmq.checkpoint.load(folder, "simulated")
     assert same_plan(loaded.plan, plan) and type(loaded) is type(subject.model)
     assert all(map(torch.equal, answers(loaded), expected))
@@ -98,7 +98,7 @@ def test_every_kind_of_model_comes_back(model, tmp_path):
 
 
 @pytest.mark.parametrize("cache", CACHES)
-def test_caches_of_the_time_path_come_back(sd, cache, tmp_path):
+def test_caches_of_the_time_embedding_come_back(sd, cache, tmp_path):
     plan = cached_plan(sd, cache)
     made = check_round_trip(sd, plan, tmp_path / "sd")
     assert made.stored == plan.bytes and made.bytes["cache"] == plan.cache_bytes > 0

@@ -45,10 +45,10 @@ def drawn(pipe, loaded):
     )[0]
 
 
-def test_plain_diffusers_draws_the_same_picture(exported, loaded):
+def test_plain_diffusers_draws_the_same_image(exported, loaded):
     folder, plan = exported
-    twin = quantized(loaded.denoiser, plan, loaded.adapter)
-    expected = drawn(with_denoiser(loaded, twin), loaded)
+    quantized_model = quantized(loaded.denoiser, plan, loaded.adapter)
+    expected = drawn(with_denoiser(loaded, quantized_model), loaded)
     pipe = calm(DiffusionPipeline.from_pretrained(folder))
     assert type(pipe) is type(loaded.pipe) and type(pipe.scheduler) is type(loaded.pipe.scheduler)
     assert np.array_equal(drawn(pipe, loaded), expected)
@@ -145,20 +145,24 @@ def test_shard_by_shard_gives_what_the_whole_model_gives(sd, recipe, tmp_path, m
     plan = sd.plan(**recipe)
     assert made.stored == plan.bytes == made.planned
     with torch.no_grad():
-        loaded, twin = (
+        loaded, quantized_model = (
             dmq.checkpoint.load(tmp_path / "it", "simulated"),
             quantized(sd.model, plan, sd.adapter),
         )
-    assert all(map(torch.equal, answers(loaded), answers(twin)))
+    assert all(map(torch.equal, answers(loaded), answers(quantized_model)))
 
 
 def test_a_plan_with_ranges_is_followed_and_checked_against_the_weights(sd, tmp_path):
     plan = plan_for(sd, "everything, groups")
     sd.model.save_pretrained(tmp_path / "float")
     run_to_end(dmq.checkpoint.quantize_shards(tmp_path / "float", plan, tmp_path / "it"))
-    twin = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantized(sd.model, plan, sd.adapter)
     assert all(
-        map(torch.equal, answers(dmq.checkpoint.load(tmp_path / "it", "simulated")), answers(twin))
+        map(
+            torch.equal,
+            answers(dmq.checkpoint.load(tmp_path / "it", "simulated")),
+            answers(quantized_model),
+        )
     )
     tiny_sd(seed=1).unet.save_pretrained(tmp_path / "other")
     with pytest.raises(DmqError, match="made for other weights"):
@@ -276,7 +280,7 @@ def test_plain_numbers_of_another_precision_of_one_denoiser(sd, tmp_path):
         run_to_end(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "more", "int3"))
 
 
-def test_a_model_without_its_time_path_has_no_plain_form(sd, tmp_path):
+def test_a_model_without_its_time_embedding_has_no_plain_form(sd, tmp_path):
     export(sd, cached_plan(sd, "8 bits"), tmp_path / "sd")
     with pytest.raises(DmqError, match="has taken the place of layers"):
         run_to_end(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain"))

@@ -32,8 +32,8 @@ from tests.checkpoint.conftest import (
 from tests.checkpoint.test_checkpoint import WEIGHTS, export
 
 
-# What diffusers loads, turned into numbers by SDNQ, layer by layer; and a picture, which SDNQ's
-# layers draw.
+# What diffusers loads, turned into numbers by SDNQ, layer by layer; and an image, which SDNQ's
+# layers generate.
 READ = """
 import sys
 import diffusers
@@ -45,9 +45,9 @@ for folder in map(Path, sys.argv[1:]):
     if (folder / "sdnq" / "model_index.json").is_file():
         pipe = diffusers.DiffusionPipeline.from_pretrained(folder / "sdnq")
         pipe.set_progress_bar_config(disable=True)
-        drawn = pipe("ab", num_inference_steps=2, height=16, width=16, output_type="np",
+        generated = pipe("ab", num_inference_steps=2, height=16, width=16, output_type="np",
                      generator=__import__("torch").Generator().manual_seed(1))
-        np.save(folder / "picture.npy", drawn.images)
+        np.save(folder / "image.npy", generated.images)
         model = pipe.unet
     else:
         model = getattr(diffusers, (folder / "class").read_text()).from_pretrained(folder / "sdnq")
@@ -190,7 +190,7 @@ def test_a_pipeline_draws_without_dmq_what_its_weights_draw(sd, tmp_path):
         output_type="np",
         generator=torch.Generator().manual_seed(1),
     ).images
-    drawn = np.load(tmp_path / "picture.npy")
+    drawn = np.load(tmp_path / "image.npy")
     assert drawn.std() > 0 and np.abs(drawn - expected).max() < 1e-4
 
 
@@ -253,7 +253,7 @@ def test_what_no_packing_or_no_grid_of_sdnq_fits_is_written_as_numbers():
     )
 
 
-def test_a_model_without_its_time_path_has_no_such_form(sd, tmp_path):
+def test_a_model_without_its_time_embedding_has_no_such_form(sd, tmp_path):
     export(sd, cached_plan(sd, "8 bits"), tmp_path / "sd")
     with pytest.raises(DmqError, match="has taken the place of layers"):
         run_to_end(dmq.checkpoint.for_sdnq(tmp_path / "sd", tmp_path / "sdnq"))

@@ -12,7 +12,6 @@ from dmq.quantizers.codes import WeightCodes
 from dmq.quantizers.weights import quantize_weight, weight_bytes
 from dmq.recipe import (
     FORMATS,
-    Grid,
     Hqq,
     KMeans,
     LowRank,
@@ -21,12 +20,13 @@ from dmq.recipe import (
     PerTensor,
     PowerOfTwo,
     Uaq,
+    Uniform,
     Weights,
 )
 
 
 def spec(bits=4, form=None, **changes):
-    return Weights(**{"bits": bits, "format": form or Grid(), "range": MinMax()} | changes)
+    return Weights(**{"bits": bits, "format": form or Uniform(), "range": MinMax()} | changes)
 
 
 CASES = {

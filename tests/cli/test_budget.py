@@ -10,7 +10,7 @@ import pytest
 from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
-from dmq.recipe import Budget, Grid, Override, Recipe, Rule, Uaq, choice_label, choice_of
+from dmq.recipe import Budget, Override, Recipe, Rule, Uaq, Uniform, format_name, parse_format
 from dmq.results import SensitivityTable
 from dmq.runs.folders import home
 from dmq.runs.predictors import save_predictor
@@ -40,7 +40,7 @@ def table(recipe):
     rng = np.random.default_rng(0)
     bits = np.array([4, 3, 2])
     cost = np.exp(rng.normal(0, 2, (len(known.layers), 1))) * 4.0**-bits
-    weights = np.array([[layer.weights] for layer in known.layers])
+    weights = np.array([[layer.num_weights] for layer in known.layers])
     return SensitivityTable(
         title="noise error, made up",
         kind="measured",
@@ -48,7 +48,7 @@ def table(recipe):
         model=recipe.model,
         fingerprint=known.fingerprint,
         layers=known.layers,
-        choices=tuple(map(choice_of, LABELS)),
+        choices=tuple(map(parse_format, LABELS)),
         bytes=-(-weights * bits // 8) + 8,
         cost=cost,
         spread=cost / 10,
@@ -110,7 +110,7 @@ def test_an_earlier_allocation_is_replaced_and_other_overrides_stay(recipe, tabl
     own = (
         Override(layers="*.attn1.*", weight_bits=8, format=Uaq()),  # a pattern
         Override(layers=layer, weight_bits=8),  # no format: by hand
-        Override(layers=layer, weight_bits=8, activation_bits=8, format=Grid()),
+        Override(layers=layer, weight_bits=8, activation_bits=8, format=Uniform()),
     )
     once = stages.with_allocation(dataclasses.replace(recipe, overrides=own), first)
     twice = stages.with_allocation(once, second)
@@ -175,7 +175,7 @@ def test_the_command_prints_and_writes_what_was_found(folder, file, recipe, tabl
     found = stages.allocate(table, Budget(bits=3.3, rules=rules))
     rows = [re.split(r"\s{2,}", line, maxsplit=3) for line in lines[1 : 1 + len(table.layers)]]
     assert [(row[0], row[1], row[3]) for row in rows] == list(
-        zip(found.layers, map(choice_label, found.choices), found.reasons, strict=True)
+        zip(found.layers, map(format_name, found.choices), found.reasons, strict=True)
     )
     assert sum(int(row[2].replace(",", "")) for row in rows) == found.bytes
     assert lines[-2].startswith(

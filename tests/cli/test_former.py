@@ -95,7 +95,7 @@ def test_ranges_are_set_and_the_widest_changes_named(recipe, said):
     wanted = dataclasses.replace(recipe, name="walked", progressive=Progressive())
     lines = said("calibrate", wanted)
     assert stages.calibrated(wanted)
-    assert f"2 pictures, {STEPS} denoiser calls, in " in lines[0] and lines[0].endswith(" s")
+    assert f"2 images, {STEPS} denoiser calls, in " in lines[0] and lines[0].endswith(" s")
     change = stages.range_change(wanted)
     most = np.abs(change.wider).max(1)
     rows = columns(lines, "moved most")
@@ -127,7 +127,7 @@ def test_a_range_that_grew_after_its_use_is_noted(recipe, said):
 
 def test_windows_print_both_curves_and_what_each_judge_would_choose(recipe, said):
     wanted = dataclasses.replace(
-        recipe, name="relaxed", relaxing=Relaxing(fraction=0.5, windows=2, pictures=2)
+        recipe, name="relaxed", relaxing=Relaxing(fraction=0.5, windows=2, images=2)
     )
     lines = said("windows", wanted)
     effects = stages.window_effects(wanted)
@@ -184,7 +184,7 @@ def test_errors_along_the_steps_as_table_and_csv(recipe, said, folder):
             found.isolated[row["recipe"]][int(row["step"])],
         )
         assert float(row["isolated_weighed"]) == pytest.approx(c * c * alone)
-        assert (row["pictures"], row["seeds"], row["prompts"]) == ("2", "0", "a | b")
+        assert (row["images"], row["seeds"], row["prompts"]) == ("2", "0", "a | b")
 
 
 def test_a_probe_is_printed_and_drawn(recipe, said, folder):
@@ -205,14 +205,14 @@ def test_a_probe_is_printed_and_drawn(recipe, said, folder):
         "--out",
         str(out),
     )
-    pictures = stages.kept_probe(recipe, Probe(first=1, last=2, gains=(2.0, 0.0), prompt="a"))
+    images = stages.kept_probe(recipe, Probe(first=1, last=2, gains=(2.0, 0.0), prompt="a"))
     rows = columns(lines, "steps")
     assert [row[:2] for row in rows] == [["1 to 2", "2"], ["1 to 2", "0"]] and rows[1][2] == "inf"
-    assert float(rows[0][3]) == pytest.approx(pictures[0].error, rel=1e-3)
+    assert float(rows[0][3]) == pytest.approx(images[0].error, rel=1e-3)
     drawn = np.asarray(Image.open(out))
-    side = pictures[0].exact.shape[0]
+    side = images[0].exact.shape[0]
     times = -(-sheets.LEAST // side)
-    shown = [pictures[0].exact, *(one.pixels for one in pictures)]
+    shown = [images[0].exact, *(one.pixels for one in images)]
     for column, pixels in enumerate(shown):
         large = pixels.repeat(times, 0).repeat(times, 1)
         left = drawn.shape[1] - (3 - column) * (side * times + sheets.GAP)
@@ -241,9 +241,9 @@ def test_a_model_without_prompts_is_asked_as_the_app_asks_it(recipe, said, refus
         "–",
     ]
     judged = dataclasses.replace(
-        plain, relaxing=Relaxing(where="auto", judge="text", windows=2, pictures=1)
+        plain, relaxing=Relaxing(where="auto", judge="text", windows=2, images=1)
     )
-    assert "this model draws without prompts" in refused("windows", judged)
+    assert "this model generates without prompts" in refused("windows", judged)
 
 
 @pytest.mark.parametrize(

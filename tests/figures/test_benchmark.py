@@ -11,7 +11,7 @@ import pytest
 from dmq.figures import bench_report, bench_table
 from dmq.figures import benchmark as figures
 from dmq.recipe import Benchmark, Domain
-from dmq.results import BENCH_MEASURES, FLOOR_NAME, BenchPicture, BenchReport, BenchRow, Figure
+from dmq.results import BENCH_MEASURES, FLOOR_NAME, BenchImage, BenchReport, BenchRow, Figure
 
 
 NASTY = 'W4 <img src="https://elsewhere.example/x" onerror=alert(1)></script> & "co"'
@@ -49,8 +49,8 @@ def row(name, domain):
     )
 
 
-def picture(number, name, **values):
-    return BenchPicture(
+def image(number, name, **values):
+    return BenchImage(
         recipe=name,
         domain="in",
         number=number,
@@ -65,14 +65,14 @@ REPORT = BenchReport(
     model="m",
     sampler="DDIMScheduler, {'a': 1}",
     features="emoji-clip",
-    reference="9 pictures",
+    reference="9 images",
     machine="x86_64",
     benchmark=Benchmark(
         domains=tuple(Domain(name=name, prompts=tuple("abcde")) for name in ("in", "out")),
         seeds=(0, 1, 2, 3),
     ),
     rows=tuple(row(name, domain) for name in MODELS for domain in ("in", "out")),
-    pictures=(),
+    images=(),
     bytes=BYTES,
     coverage={name: f"3 of 4 layers of {k}; float: conv_{k}" for k, name in enumerate(MODELS[2:])},
     warnings=("one <warning>",),
@@ -96,7 +96,7 @@ def test_every_recipe_is_a_point_with_its_interval_and_its_context(draw, across)
     assert "-146.64 [-161.31, -131.98], n = 20" in made.data[0].hovertemplate
     assert (
         "n = 17<br>" in made.data[2].hovertemplate
-        and "3 pictures not finite" in made.data[2].hovertemplate
+        and "3 images not finite" in made.data[2].hovertemplate
     )
     assert "<img" not in made.data[2].hovertemplate
     (line,), (said,) = made.layout.shapes, made.layout.annotations
@@ -114,7 +114,7 @@ def test_wide_distances_get_a_logarithmic_axis_and_the_floor_stays_where_it_is()
     assert figures.against_bytes(REPORT, "clip", "out").layout.yaxis.type == "linear"
 
 
-def test_real_pictures_have_no_floor_and_equal_pictures_a_place_on_top():
+def test_real_images_have_no_floor_and_equal_images_a_place_on_top():
     assert not figures.against_bytes(REPORT, "real fid", "in").layout.shapes
     psnr = {trace.name: trace for trace in figures.against_bytes(REPORT, "psnr", "in").data}
     assert math.isfinite(psnr["W4|A8"].y[0]) and psnr["W4|A8"].y[0] > 34 * 1.1
@@ -168,14 +168,14 @@ def test_a_table_never_shows_a_figure_without_its_context():
     head = bench_table.head(REPORT)
     assert head == [
         "Recipe",
-        "Pictures",
+        "Images",
         "PSNR (dB) ↑",
         "FID to float ↓",
         "KID to float × 1000 ↓",
         "CLIP score ↑",
         "FID to real ↓",
         "MB",
-        "s a picture",
+        "s an image",
         "speed",
     ]
     cells = bench_table.cells(REPORT, REPORT.row(NASTY, "in"))
@@ -192,7 +192,7 @@ def test_a_table_never_shows_a_figure_without_its_context():
     said = bench_table.context(REPORT)
     assert said == (
         "m; DDIMScheduler; seeds 0, 1, 2, 3, noise floor with seeds 4, 5, 6, 7; in (5 prompts), "
-        "out (5 prompts); features and matches by emoji-clip; real pictures: 9 pictures; "
+        "out (5 prompts); features and matches by emoji-clip; real images: 9 images; "
         "intervals: 95 %, over prompts; seconds on x86_64."
     )
     text = bench_table.text(REPORT)
@@ -208,7 +208,7 @@ def test_markdown_has_as_many_cells_in_every_line():
     assert len(blocks) == 3 and blocks[2] == bench_table.context(REPORT)
     for block, domain in zip(blocks, ("in", "out"), strict=False):
         lines = block.splitlines()
-        assert lines[0].startswith(f"| m, {domain} | Pictures | PSNR") and len(lines) == 2 + len(
+        assert lines[0].startswith(f"| m, {domain} | Images | PSNR") and len(lines) == 2 + len(
             MODELS
         )
         assert {len(re.split(r"(?<!\\)\|", line)) for line in lines} == {13}
@@ -227,7 +227,7 @@ def test_markdown_has_as_many_cells_in_every_line():
     ids=["good", "one", "broken", "float", "floor"],
 )
 def test_what_is_no_better_than_the_noise_floor_is_faint(name, faint):
-    """Never a distance to real pictures, nor a match with the prompt, which need not be that of
+    """Never a distance to real images, nor a match with the prompt, which need not be that of
     the float model.
     """
     lines = re.findall(r"<tr[^>]*>.*?</tr>", bench_table.as_html(REPORT, "in"))
@@ -260,11 +260,11 @@ class Fetched(HTMLParser):
 
 
 def test_the_page_that_is_mailed_fetches_nothing_and_runs_no_name():
-    worst = [picture(0, NASTY, psnr=9.0, ssim=0.25), picture(1, NASTY)]
-    pictures = {
+    worst = [image(0, NASTY, psnr=9.0, ssim=0.25), image(1, NASTY)]
+    images = {
         (who, n): np.full((8, 8, 3), 40 * n, np.uint8) for who in ("float", NASTY) for n in (0, 1)
     }
-    page = bench_report.page("b <1>", REPORT, worst, pictures, ["a <finding>"], "float")
+    page = bench_report.page("b <1>", REPORT, worst, images, ["a <finding>"], "float")
     before, own = page.split(bench_report.MARK)
     assert page.count("plotly.js v") == 1 and "plotly.js v" in before
     seen = Fetched(own)

@@ -2,15 +2,15 @@ import numpy as np
 import pytest
 
 from dmq.figures import groups as figures
-from dmq.figures import model, pictures
+from dmq.figures import images, model
 from dmq.recipe import FLOAT, KMeans, Weights
 from dmq.results import (
-    Bank,
+    ActivationQParams,
     GroupErrors,
     Groups,
+    ImageScore,
     Layer,
     ModelInfo,
-    PictureScore,
     Plan,
     PlannedLayer,
     Report,
@@ -131,7 +131,7 @@ def test_coverage_says_what_stays_in_float_and_why():
         model="m",
         fingerprint="",
         timesteps=(1,),
-        on_miss="error",
+        unknown_timestep="error",
         layers=tuple(rows),
         attention=(),
         attention_sites=0,
@@ -145,7 +145,7 @@ def test_coverage_says_what_stays_in_float_and_why():
 
 
 def test_coverage_says_formats_and_ranges_as_they_come():
-    bank = Bank(
+    bank = ActivationQParams(
         site=Site(name="a", point="input"),
         bits=np.array([8], np.uint8),
         scale=np.zeros(0),
@@ -166,7 +166,7 @@ def test_coverage_says_formats_and_ranges_as_they_come():
         model="m",
         fingerprint="",
         timesteps=(1,),
-        on_miss="error",
+        unknown_timestep="error",
         layers=(row,),
         attention=(),
         attention_sites=0,
@@ -178,10 +178,10 @@ def test_coverage_says_formats_and_ranges_as_they_come():
     assert inputs[0] == "a<br>8 bits (range per token)" and weights[0] == "a<br>3 bits (KMC-3)"
 
 
-def test_scores_show_every_picture_and_the_noise_floor():
+def test_scores_show_every_image_and_the_noise_floor():
     report = Report(
         scores=tuple(
-            PictureScore(recipe=who, prompt="cat", seed=k, psnr=psnr, ssim=0.9)
+            ImageScore(recipe=who, prompt="cat", seed=k, psnr=psnr, ssim=0.9)
             for who, k, psnr in (("W8", 0, 31.0), ("W8", 1, float("inf")), ("W4", 0, 20.0))
         ),
         seconds={},
@@ -190,7 +190,7 @@ def test_scores_show_every_picture_and_the_noise_floor():
         noise_floor={"psnr": 12.0, "ssim": 0.3},
         samples=2,
     )
-    psnr, ssim = pictures.psnr(report), pictures.ssim(report)
+    psnr, ssim = images.psnr(report), images.ssim(report)
     assert list(psnr.data[0].y) == [31.0, 45.0] and "equal to float" in psnr.data[0].text[1]
     assert list(psnr.data[1].y) == [20.0]
     assert list(ssim.data[0].y) == [0.9, 0.9]

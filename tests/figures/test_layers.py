@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dmq.figures import budget, layers
-from dmq.recipe import FLOAT, Choice, Grid, choice_of
+from dmq.recipe import FLOAT, Uniform, WeightFormat, parse_format
 from dmq.results import Allocation
 from tests.sensitivities import random_table
 
@@ -26,9 +26,9 @@ def allocation(table, labels):
     size = int(table.bytes[rows, columns].sum())
     return Allocation(
         layers=tuple(table.row),
-        choices=tuple(map(choice_of, labels)),
+        choices=tuple(map(parse_format, labels)),
         bytes=size,
-        average_bits=8 * size / table.weights,
+        average_bits=8 * size / table.num_weights,
         cost=float(table.cost[rows, columns].sum()),
         reasons=("",) * len(labels),
     )
@@ -89,7 +89,7 @@ def test_a_tree_has_blocks_as_large_and_as_dear_as_their_layers():
     assert [size[name] for name in table.row] == sizes.tolist()
     assert size["all blocks"] == sizes.sum() and np.isnan(colour["all blocks"])
     by_weights = layers.tree(table, LABEL).data[0]
-    assert by_weights["values"][5:] == tuple(layer.weights for layer in table.layers)
+    assert by_weights["values"][5:] == tuple(layer.num_weights for layer in table.layers)
 
 
 def test_a_tree_whose_block_is_not_known_has_no_colour_there():
@@ -194,7 +194,7 @@ def test_the_strip_is_as_high_as_the_bits_and_marks_what_was_set_by_hand():
     labels = ["KMC-4", "UAQ-2", "float"] + ["UAQ-3"] * 9
     floats = dataclasses.replace(
         table,
-        choices=(*table.choices, Choice(bits=FLOAT, format=Grid())),
+        choices=(*table.choices, WeightFormat(bits=FLOAT, format=Uniform())),
         bytes=np.append(table.bytes, table.bytes[:, :1], 1),
         cost=np.append(table.cost, 0 * table.cost[:, :1], 1),
     )
@@ -229,6 +229,6 @@ def test_the_front_has_every_budget_the_present_one_and_uniform_choices_at_their
     assert (uaq.text, kmc.text) == (("UAQ-4", "UAQ-3", "UAQ-2"), ("KMC-4", "KMC-3")), (
         "KMC-2 is not all known"
     )
-    assert kmc.x[0] == pytest.approx(8 * table.bytes[:, 1].sum() / table.weights)
+    assert kmc.x[0] == pytest.approx(8 * table.bytes[:, 1].sum() / table.num_weights)
     assert kmc.y[0] == pytest.approx(table.cost[:, 1].sum())
     assert (now.x[0], now.y[0]) == (best[1].average_bits, best[1].cost)

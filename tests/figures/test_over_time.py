@@ -7,7 +7,7 @@ import pytest
 
 from dmq.figures import over_time as figures
 from dmq.figures.look import BLUE, ORANGE
-from dmq.results import OverTime, ProbePicture, WindowEffects
+from dmq.results import OverTime, ProbeImage, WindowEffects
 from tests.helpers import site
 
 
@@ -21,7 +21,7 @@ def made(**changes):
             timesteps=tuple(range(T))[::-1],
             coefficients=rng.random(T) + 0.1,
             accumulated={name: rng.random((T, P)) for name in ("low", "high")},
-            foreseen={name: rng.random((T, P)) for name in ("low", "high")},
+            predicted_x0={name: rng.random((T, P)) for name in ("low", "high")},
             isolated={name: rng.random(T) for name in ("low", "high")},
             mean_bits={"low": 8.4, "high": 8.0},
             watched=(),
@@ -42,15 +42,15 @@ def effects(**changes):
             text_float=rng.random(P) + 70,
             text_all=rng.random(P) + 69,
             text=rng.random((3, P)) + 69,
-            matcher="made up",
+            scorer="made up",
         ),
         **changes,
     )
 
 
-def picture(start, end, gain, error, match):
+def image(start, end, gain, error, match):
     pixels = np.zeros((2, 2, 3), np.uint8)
-    return ProbePicture(
+    return ProbeImage(
         start=start,
         end=end,
         gain=gain,
@@ -78,7 +78,7 @@ def test_lines_are_means_in_a_band_from_least_to_most():
         assert (mean.name, high.fill, low.fill) == (name, "tonexty", None)
     assert figure.layout.yaxis.type == "log"
     alone = figures.accumulated(made(accumulated={"low": found.accumulated["low"][:, :1]}))
-    assert len(alone.data) == 1, "one picture has no band"
+    assert len(alone.data) == 1, "one image has no band"
 
 
 def test_no_error_is_drawn_at_the_bottom_and_what_is_not_known_yet_not_at_all():
@@ -91,7 +91,10 @@ def test_no_error_is_drawn_at_the_bottom_and_what_is_not_known_yet_not_at_all():
 
 
 def test_what_a_sampler_does_not_tell_is_not_drawn():
-    assert figures.foreseen(made()) is not None and figures.foreseen(made(foreseen={})) is None
+    assert (
+        figures.predicted_x0(made()) is not None
+        and figures.predicted_x0(made(predicted_x0={})) is None
+    )
     assert figures.weighed(made(coefficients=np.full(T, np.nan))) is None
 
 
@@ -177,7 +180,7 @@ def test_steps_are_written_as_runs():
 
 
 def test_a_probe_has_a_bar_for_each_window_and_gain():
-    seen = (picture(0, 5, 1, 0.01, 29), picture(0, 5, 2, 0.02, 28), picture(5, 10, 1, 0.04, 31))
+    seen = (image(0, 5, 1, 0.01, 29), image(0, 5, 2, 0.02, 28), image(5, 10, 1, 0.04, 31))
     parts = named(figures.probed(seen, "error"))
     assert parts.keys() == {"× 1", "× 2"} and parts["× 1"].x == ("0 to 4", "5 to 9")
     np.testing.assert_allclose(parts["× 1"].y, [0.01, 0.04], rtol=1e-6)
@@ -185,6 +188,6 @@ def test_a_probe_has_a_bar_for_each_window_and_gain():
 
 
 def test_a_probe_without_error_or_judge():
-    none = (picture(0, 5, 0, 0.0, np.nan), picture(0, 5, 1, 0.5, np.nan))
+    none = (image(0, 5, 0, 0.0, np.nan), image(0, 5, 1, 0.5, np.nan))
     assert figures.probed(none, "match") is None
     assert figures.probed(none, "error").layout.yaxis.type is None, "zero has no logarithm"

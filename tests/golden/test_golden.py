@@ -16,7 +16,7 @@ from tools import golden
 TABLE = json.loads((Path(__file__).parent / "plans.json").read_text("utf-8"))
 CASES = dict(golden.shipped_cases())
 # One of each kind: fixed groups, cuts by layer, attention, a search, learned codes, a mix, windows,
-# a time path.
+# a time embedding.
 PLANNED = (
     "emoji-ddpm W8A6, 8 equal groups",
     "emoji-ddpm TFM W4A8, cache and selection",

@@ -9,7 +9,7 @@ from dmq.metrics import intervals, sets
 
 
 def test_the_bootstrap_holds_the_mean_as_often_as_it_says():
-    """80 prompts with 3 seeds that share most of their prompt's value: pictures drawn alone
+    """80 prompts with 3 seeds that share most of their prompt's value: images generated alone
     would promise too much.
     """
     rng, held, naive = np.random.default_rng(0), 0, 0
@@ -23,7 +23,7 @@ def test_the_bootstrap_holds_the_mean_as_often_as_it_says():
     assert 0.90 < held / 400 < 0.98 and naive / 400 < 0.85
 
 
-def test_the_same_pictures_give_the_same_interval_and_prompts_may_have_unequal_numbers():
+def test_the_same_images_give_the_same_interval_and_prompts_may_have_unequal_numbers():
     values, clusters = np.arange(7.0), np.array([0, 0, 1, 2, 2, 2, 5])
     first = intervals.bootstrap(values, clusters)
     assert first == intervals.bootstrap(values, clusters)
@@ -45,7 +45,7 @@ def test_the_jackknife_of_a_mean_is_the_textbook_interval():
 
 
 def test_the_jackknife_of_a_set_distance_holds_the_truth():
-    """Unbiased MMD^2 of two Gaussians one apart, whose mean over many draws is the truth."""
+    """Unbiased MMD^2 of two Gaussians one apart, whose mean over many generates is the truth."""
 
     def both(seed):
         rng = np.random.default_rng(seed)

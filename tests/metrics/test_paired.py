@@ -1,4 +1,4 @@
-"""Paired measures against their definitions, picture by picture."""
+"""Paired measures against their definitions, image by image."""
 
 import numpy as np
 import pytest

@@ -14,7 +14,7 @@ def test_psnr_of_a_constant_offset_is_known(step):
     assert pixel.psnr(a, a + np.uint8(step)) == pytest.approx(20 * np.log10(255 / step))
 
 
-def test_equal_pictures():
+def test_equal_images():
     a = noise(0)
     assert pixel.psnr(a, a) == float("inf")
     assert pixel.ssim(a, a) == pytest.approx(1)

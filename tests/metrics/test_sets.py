@@ -13,7 +13,7 @@ def drawn(n, d, seed, shift=0.0, scale=1.0):
     return np.random.default_rng(seed).standard_normal((n, d)) * scale + shift
 
 
-@pytest.mark.parametrize(("n", "d"), [(200, 5), (20, 64)], ids=["more-pictures", "more-features"])
+@pytest.mark.parametrize(("n", "d"), [(200, 5), (20, 64)], ids=["more-images", "more-features"])
 def test_a_set_has_no_distance_to_itself_and_order_does_not_matter(n, d):
     a, b = drawn(n, d, 0), drawn(n, d, 1, 0.3, 1.4)
     power = np.cov(a.T).trace()
@@ -45,7 +45,7 @@ def test_the_frechet_distance_of_gaussians_has_a_closed_form():
     assert sets.frechet(m[:2], a, m[:2], b) == pytest.approx(np.trace(a + b) - 2 * root, rel=1e-9)
 
 
-@pytest.mark.parametrize(("n", "d"), [(40, 6), (20, 64)], ids=["more-pictures", "more-features"])
+@pytest.mark.parametrize(("n", "d"), [(40, 6), (20, 64)], ids=["more-images", "more-features"])
 def test_fid_is_the_frechet_distance_of_the_fitted_gaussians(n, d):
     a, b = drawn(n, d, 0), drawn(n + 5, d, 1, 0.5, 1.5)
     fitted = sets.frechet(a.mean(0), np.cov(a.T), b.mean(0), np.cov(b.T))
@@ -87,11 +87,11 @@ def test_kid_and_cmmd_equal_sums_over_pairs():
 
 
 @pytest.mark.parametrize(("name", "fewest"), [("fid", 16), ("kid", 2), ("cmmd", 2)])
-def test_too_few_pictures_are_refused_with_the_minimum_and_the_reason(name, fewest):
+def test_too_few_images_are_refused_with_the_minimum_and_the_reason(name, fewest):
     measure = sets.SET_MEASURES[name]
     assert np.isfinite(measure(drawn(fewest, 3, 0), drawn(fewest, 3, 1)))
     with pytest.raises(
-        DmqError, match=rf"{name.upper()} needs at least {fewest} pictures, got {fewest - 1}: \w+"
+        DmqError, match=rf"{name.upper()} needs at least {fewest} images, got {fewest - 1}: \w+"
     ):
         measure(drawn(fewest, 3, 0), drawn(fewest - 1, 3, 1))
     with pytest.raises(ValueError, match=r"\[N, D\]"):

@@ -25,7 +25,7 @@ PROMPTS = ["cat", "dog and cat", "a dog that is longer than eight tokens can hol
 
 
 def tiny_clip():
-    """A CLIPModel of 25 thousand weights for 32x32 pictures and 8 tokens, and its processor."""
+    """A CLIPModel of 25 thousand weights for 32x32 images and 8 tokens, and its processor."""
     torch.manual_seed(0)
     size = {
         "hidden_size": 16,
@@ -72,8 +72,8 @@ def copied(folder, tmp_path):
     return tmp_path
 
 
-def pictures(*shapes):
-    """Smooth pictures: on noise, two resizers differ by more than rounding."""
+def images(*shapes):
+    """Smooth images: on noise, two resizers differ by more than rounding."""
     rng = np.random.default_rng(0)
     coarse = [Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)) for _ in shapes]
     return [
@@ -82,8 +82,8 @@ def pictures(*shapes):
     ]
 
 
-def test_pictures_reach_the_tower_as_from_transformers_own_processor(folder):
-    drawn, (_, processor) = pictures((32, 32), (64, 64), (48, 80), (16, 16)), tiny_clip()
+def test_images_reach_the_tower_as_from_transformers_own_processor(folder):
+    drawn, (_, processor) = images((32, 32), (64, 64), (48, 80), (16, 16)), tiny_clip()
     expected = [
         processor(images=Image.fromarray(p), return_tensors="pt").pixel_values[0] for p in drawn
     ]
@@ -98,7 +98,7 @@ def test_pictures_reach_the_tower_as_from_transformers_own_processor(folder):
 def test_match_is_the_cosine_that_the_model_itself_gives(folder, monkeypatch):
     monkeypatch.setattr(clip, "BATCH", 2)
     model, processor = tiny_clip()
-    drawn = pictures((32, 32), (32, 32), (32, 32))
+    drawn = images((32, 32), (32, 32), (32, 32))
     made = processor(
         text=PROMPTS,
         images=[Image.fromarray(p) for p in drawn],
@@ -114,9 +114,9 @@ def test_match_is_the_cosine_that_the_model_itself_gives(folder, monkeypatch):
     assert found.std() > 0
 
 
-def test_features_are_the_picture_towers_own_and_not_normalised(folder):
+def test_features_are_the_image_towers_own_and_not_normalised(folder):
     model, processor = tiny_clip()
-    drawn = pictures((32, 32), (32, 32))
+    drawn = images((32, 32), (32, 32))
     with torch.no_grad():
         expected = model.vision_model(
             **processor(images=[Image.fromarray(p) for p in drawn], return_tensors="pt")
@@ -127,14 +127,14 @@ def test_features_are_the_picture_towers_own_and_not_normalised(folder):
     assert not np.allclose(np.linalg.norm(found, axis=1), 1, atol=0.1)
 
 
-def test_no_pictures_give_no_rows(folder):
+def test_no_images_give_no_rows(folder):
     loaded = load_clip(str(folder))
     assert loaded.features([]).shape == (0, 16) and loaded.match([], []).shape == (0,)
 
 
 def test_wrong_calls_say_what_was_given(folder):
-    loaded, drawn = load_clip(str(folder)), pictures((32, 32))
-    with pytest.raises(ValueError, match="1 pictures for 2 prompts"):
+    loaded, drawn = load_clip(str(folder)), images((32, 32))
+    with pytest.raises(ValueError, match="1 images for 2 prompts"):
         loaded.match(drawn, ["cat", "dog"])
     with pytest.raises(ValueError, match=r"expected uint8 \[H, W, 3\], got float64 \[32, 32, 3\]"):
         loaded.features([drawn[0] / 255])

@@ -77,7 +77,7 @@ def test_a_model_is_described(sd, ddpm):
     assert info.prompted and not ddpm.info.prompted
     assert info.size == (16, 16) and ddpm.info.size == (8, 8)
     assert info.parameters == sum(p.numel() for p in sd.denoiser.parameters())
-    inside = sum(layer.weights + layer.shape[0] * layer.bias for layer in info.layers)
+    inside = sum(layer.num_weights + layer.shape[0] * layer.bias for layer in info.layers)
     assert inside + sum(info.vectors) == info.parameters
     roles = {layer.name: layer.role for layer in info.layers}
     assert roles["conv_in"] == "first" and roles["conv_out"] == "last"
@@ -136,7 +136,7 @@ def test_a_pipeline_that_needs_more_than_a_prompt_is_refused():
 
 
 @pytest.mark.parametrize("kind", ["sd", "ddpm"])
-def test_a_seed_gives_the_same_picture_in_any_batch(kind, request):
+def test_a_seed_gives_the_same_image_in_any_batch(kind, request):
     model = request.getfixturevalue(kind)
     both = sample(model.pipe, model, prompts=["cat", "dog"], seeds=[1, 2], sampling=SAMPLING)
     alone = sample(model.pipe, model, prompts=["dog"], seeds=[2], sampling=SAMPLING)
@@ -146,10 +146,10 @@ def test_a_seed_gives_the_same_picture_in_any_batch(kind, request):
 
 
 @pytest.mark.parametrize("kind", ["sd", "ddpm"])
-def test_steps_are_reported_and_the_last_one_is_the_picture(kind, request):
+def test_steps_are_reported_and_the_last_one_is_the_image(kind, request):
     model = request.getfixturevalue(kind)
     seen = []
-    pictures = sample(
+    images = sample(
         model.pipe,
         model,
         prompts=["cat"],
@@ -158,7 +158,7 @@ def test_steps_are_reported_and_the_last_one_is_the_picture(kind, request):
         on_step=lambda *step: seen.append(step),
     )
     assert [(i, t) for i, t, _ in seen] == [(0, 667.0), (1, 334.0), (2, 1.0)]
-    assert np.abs(decode(model, seen[-1][2])[0].astype(int) - pictures[0]).max() <= 1
+    assert np.abs(decode(model, seen[-1][2])[0].astype(int) - images[0]).max() <= 1
 
 
 @pytest.mark.filterwarnings("ignore:__array__")  # diffusers and NumPy 2

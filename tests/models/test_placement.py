@@ -280,20 +280,20 @@ def test_half_the_images_are_tried_once_when_memory_runs_out():
     pipe = tiny_ddpm()
     loaded = loading.describe("tiny", pipe)
     from dmq.progress import run_to_end
-    from dmq.stages.drawing import draw_batch
+    from dmq.stages.drawing import generate_batch
 
     jobs = [("", seed) for seed in range(5)]
     sampling = Sampling(steps=2)
-    wanted = run_to_end(draw_batch(loaded, loaded.denoiser, jobs, sampling))
+    wanted = run_to_end(generate_batch(loaded, loaded.denoiser, jobs, sampling))
     handle = loaded.denoiser.register_forward_pre_hook(failing_above(3), with_kwargs=True)
     seen = []
-    work = draw_batch(loaded, loaded.denoiser, jobs, sampling, watched={1})
+    work = generate_batch(loaded, loaded.denoiser, jobs, sampling, watched={1})
     try:
         while True:
             seen.append(next(work))
     except StopIteration as end:
         made = end.value
-    assert len(made.pictures) == 5 and np.allclose(made.latents, wanted.latents, atol=1e-5)
+    assert len(made.images) == 5 and np.allclose(made.latents, wanted.latents, atol=1e-5)
     shown = [pixels for i, pixels in seen if pixels]
     assert [[one is not None for one in pixels] for pixels in shown] == [
         [True] * 3,
@@ -304,7 +304,7 @@ def test_half_the_images_are_tried_once_when_memory_runs_out():
     with pytest.raises(
         OutOfMemory, match=r"tiny: cpu ran out of memory with 3 images at a time in float32"
     ):
-        run_to_end(draw_batch(loaded, loaded.denoiser, jobs, sampling))
+        run_to_end(generate_batch(loaded, loaded.denoiser, jobs, sampling))
     handle.remove()
 
 

@@ -127,14 +127,14 @@ def test_a_watched_model_answers_as_ever(family, dtype):
         call["added_cond_kwargs"] = {
             name: value if value is None else value.to(dtype) for name, value in given
         }
-    twin = borrow(model)
-    attentions = watched_products(twin)
+    quantized_model = borrow(model)
+    attentions = watched_products(quantized_model)
     seen = []
     for attention in attentions.values():
         for point in POINTS:
             site = attention.get_submodule(point)
             site.register_forward_hook(lambda m, args, out, point=point: seen.append((point, out)))
-    assert torch.equal(twin(**call)[0], model(**call)[0])
+    assert torch.equal(quantized_model(**call)[0], model(**call)[0])
     assert attentions and all(attention.calls for attention in attentions.values())
     for (_, q), (_, k), _, (_, probs) in (seen[n : n + 4] for n in range(0, len(seen), 4)):
         assert probs.shape == (*q.shape[:3], k.shape[2])

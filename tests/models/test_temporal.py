@@ -98,14 +98,14 @@ def test_projections_come_in_the_order_in_which_they_run(family):
 
 
 def test_features_of_a_copy_with_other_layers_are_those_of_that_copy(family):
-    twin = borrow(family.model)
+    quantized_model = borrow(family.model)
     for name in family.block.layers:
-        layer = twin.get_submodule(name)
+        layer = quantized_model.get_submodule(name)
         other = nn.Linear(layer.in_features, layer.out_features, layer.bias is not None)
         other.weight, other.bias = nn.Parameter(layer.weight * 1.5), layer.bias
-        replace(twin, name, other)
+        replace(quantized_model, name, other)
     call = tiny_call(family.model, 481)
-    found, made = seen(family, call, twin), features(family, call, twin)
+    found, made = seen(family, call, quantized_model), features(family, call, quantized_model)
     for projection, ours, theirs in zip(
         family.block.projections, made, features(family, call), strict=True
     ):
@@ -140,14 +140,14 @@ def test_what_the_features_depend_on_is_named(family):
         assert same == (name not in family.block.arguments or name == "style"), name
 
 
-def test_the_picture_and_the_batch_do_not_matter(family):
+def test_the_image_and_the_batch_do_not_matter(family):
     """At another batch shape up to the order of sums."""
     call, other = tiny_call(family.model, 481), tiny_call(family.model, 481, seed=5)
-    picture = "sample" if "sample" in call else "hidden_states"
+    image = "sample" if "sample" in call else "hidden_states"
     assert all(
         map(
             torch.equal,
-            seen(family, call | {picture: other[picture]}).values(),
+            seen(family, call | {image: other[image]}).values(),
             seen(family, call).values(),
         )
     )

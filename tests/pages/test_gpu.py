@@ -123,18 +123,18 @@ from dmq import jsonio, public
 from dataclasses import replace
 from pages.session import read
 served = app.build()
-draw = next(fn for fn in served.fns.values() if fn.fn is not None and fn.fn.__name__ == "draw"
+generate = next(fn for fn in served.fns.values() if fn.fn is not None and fn.fn.__name__ == "generate"
             and fn.fn.__module__.endswith("compare.handlers"))
-text, token, pid = jsonio.dumps(replace(read(""), on_miss="nearest")), public.new_token(), os.getpid()
-answers = list(draw.fn(token, text, "pizza", "0", 2, 4.0, [], None))
+text, token, pid = jsonio.dumps(replace(read(""), unknown_timestep="nearest")), public.new_token(), os.getpid()
+answers = list(generate.fn(token, text, "pizza", "0", 2, 4.0, [], None))
 try:
-    list(draw.fn(token, text, "", "0", 2, 4.0, [], None))
+    list(generate.fn(token, text, "", "0", 2, 4.0, [], None))
     said = ""
 except Exception as error:
     said = f"{type(error).__name__} {error}"
 with public.as_visitor(token):
     kept = runs.names()
-more = next(iter(draw.fn(token, text, "pizza", "0-31", 50, 4.0, [], None)))
+more = next(iter(generate.fn(token, text, "pizza", "0-31", 50, 4.0, [], None)))
 from dmq.models import loading
 print(json.dumps([len(answers), kept, runs.names(), said, spaces.asked, len(loading._cache)]))
 """

@@ -47,7 +47,7 @@ def counted(count):
     try:
         for n in range(count):
             yield Progress("Count", n, count)
-        yield "a picture"
+        yield "an image"
         return count
     finally:
         closed.append(count)
@@ -55,7 +55,7 @@ def counted(count):
 
 def test_a_job_shows_its_start_its_bars_and_its_end(monkeypatch):
     monkeypatch.setattr(job_panel, "BAR_SECONDS", 0.0)
-    first, *bars, picture, end = measure(3)
+    first, *bars, image, end = measure(3)
     assert {name: first[name] for name in ("go", "resume", "stop")} == {
         "go": OFF,
         "resume": OFF,
@@ -63,7 +63,7 @@ def test_a_job_shows_its_start_its_bars_and_its_end(monkeypatch):
     }
     assert "Waiting for the model" in first["status"] and first["extra"] == "begun"
     assert [f"Count: {n} of 3" in answer["status"] for n, answer in enumerate(bars)] == [True] * 3
-    assert picture == {"seen": "a picture"}
+    assert image == {"seen": "an image"}
     assert end == {
         "go": ON,
         "stop": OFF,

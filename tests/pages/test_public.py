@@ -138,9 +138,9 @@ def test_a_file_is_one_that_was_uploaded(host, visitor, handler, before):
 
 def test_two_visitors_do_not_see_each_other(host, visitor):
     one, other = visitor(), visitor()
-    made = one.fire("compare.draw", None, "a cat of mine", "0", 6, 2.0, [], None)
+    made = one.fire("compare.generate", None, "a cat of mine", "0", 6, 2.0, [], None)
     name = made["Open an earlier run"]["value"]
-    assert name and made["Progress of the drawing"].count(name) == 1
+    assert name and made["Progress of the generating"].count(name) == 1
     listed = {who: who.fire("compare.show", None, []) for who in (one, other)}
     assert [n for n, _ in listed[one]["Open an earlier run"]["choices"]] == [name]
     assert listed[other]["Open an earlier run"]["choices"] == []

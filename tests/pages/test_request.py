@@ -1,4 +1,4 @@
-"""What a visitor asks to have drawn, from texts and numbers."""
+"""What a visitor asks to have generated, from texts and numbers."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ from pages.compare import handlers as compare
 def test_other_steps_than_those_captured_are_refused_before_anything_is_drawn(recipe):
     with pytest.raises(DmqError, match="captured for 6"):
         request.comparison_of(recipe, "a", "0", 7, 2.0)
-    nearest = dataclasses.replace(recipe, on_miss="nearest")
+    nearest = dataclasses.replace(recipe, unknown_timestep="nearest")
     assert request.comparison_of(nearest, "a", "0", 7, 2.0).sampling.steps == 7
 
 
@@ -56,7 +56,7 @@ def test_both_engines_draw_each_recipe_under_a_name_of_its_own(recipe):
         recipe,
     ]
     assert request.recipes_of(made[1], others, "both") == made, (
-        "one that is executed already is drawn both ways, too"
+        "one that is executed already is generated both ways, too"
     )
     assert [r.name for r in request.recipes_of(recipe, [], "executed bf16")] == [
         "tiny, executed bf16"

@@ -28,11 +28,14 @@ def test_a_control_changes_its_field_and_nothing_else(text, recipe):
         recipe, name="W4A6 2 equal groups", weights=dataclasses.replace(recipe.weights, bits=4)
     )
     assert sidebar.edit(paths, text, recipe.weights.bits, 6) == {}
-    split = jsonio.loads(sidebar.edit(["split"], text, True)["recipe"])
+    split = jsonio.loads(sidebar.edit(["split_shortcuts"], text, True)["recipe"])
     assert split == dataclasses.replace(
-        recipe, name=f"{words.short_name(recipe)}, split", split=True
+        recipe, name=f"{words.short_name(recipe)}, split", split_shortcuts=True
     )
-    assert sidebar.refresh(["split"], jsonio.dumps(split), "start")["form split"] is True
+    assert (
+        sidebar.refresh(["split_shortcuts"], jsonio.dumps(split), "start")["form split_shortcuts"]
+        is True
+    )
     assert "Shortcuts have scales of their own." in words.words(split)
 
 

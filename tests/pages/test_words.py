@@ -41,7 +41,7 @@ RECIPES = {
     "groups": Recipe(
         grouping=UniformGroups(count=3), weights=Weights(bits=4, granularity=PerGroup(size=16))
     ),
-    "manual": Recipe(grouping=ManualGroups(boundaries=(1, 7, 30)), on_miss="nearest"),
+    "manual": Recipe(grouping=ManualGroups(boundaries=(1, 7, 30)), unknown_timestep="nearest"),
     "own cuts": Recipe(
         grouping=OptimalGroups(count=4, per_layer=True), protection=Protection(first_last=False)
     ),
@@ -183,7 +183,7 @@ def test_recipes_that_differ_in_bits_or_groups_get_different_names():
     )  # bits alone do not change it
     made += [Recipe(engine=engine) for engine in recipes.ENGINES[1:]]
     assert "in bfloat16" in words.words(made[-1]) and "Executed" not in words.words(made[0])
-    made += [Recipe(split=True)] + [
+    made += [Recipe(split_shortcuts=True)] + [
         Recipe(reconstruction=recipes.BlockReconstruction(steps=n)) for n in (0, 9)
     ]
     assert len({words.short_name(recipe) for recipe in made}) == len(made)

@@ -40,7 +40,7 @@ def snapshot(model):
 def test_the_float_model_is_untouched_by_making_and_using_quantized_ones(subject):
     before, answer = snapshot(subject.model), call(subject.model, 501)
     hooks = len(subject.model._forward_pre_hooks)
-    everything = {"protection": Protection(first_last=False, vectors=False)}
+    everything = {"protection": Protection(first_last=False, norms_and_biases=False)}
     first = make(subject, SLOT)
     second = make(subject, activations=Activations(attention_bits=4), **everything)
     for model in (first, second, first):
@@ -55,19 +55,25 @@ def test_the_float_model_is_untouched_by_making_and_using_quantized_ones(subject
 
 
 def test_what_stays_in_float_shares_its_memory(subject):
-    twin = make(subject, overrides=(Override(layers="mid_block.*", weight_bits=FLOAT),))
-    rounded = {f"{row.layer.name}.weight" for row in twin.plan.layers if row.weights.bits < FLOAT}
-    ours, theirs = dict(twin.named_parameters()), dict(subject.model.named_parameters())
+    quantized_model = make(subject, overrides=(Override(layers="mid_block.*", weight_bits=FLOAT),))
+    rounded = {
+        f"{row.layer.name}.weight"
+        for row in quantized_model.plan.layers
+        if row.weights.bits < FLOAT
+    }
+    ours, theirs = dict(quantized_model.named_parameters()), dict(subject.model.named_parameters())
     assert ours.keys() == theirs.keys()
     shared = {name for name in ours if ours[name].data_ptr() == theirs[name].data_ptr()}
     assert ours.keys() - shared == rounded
 
 
 def test_a_plan_all_in_float_changes_nothing(subject):
-    twin = make(subject, weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT))
-    assert torch.equal(call(twin, 501), call(subject.model, 501))
+    quantized_model = make(
+        subject, weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT)
+    )
+    assert torch.equal(call(quantized_model, 501), call(subject.model, 501))
     assert torch.equal(
-        call(twin, 77), call(subject.model, 77)
+        call(quantized_model, 77), call(subject.model, 77)
     )  # no table is read: any timestep will do
 
 
@@ -79,7 +85,7 @@ def test_many_bits_come_close(subject):
         subject.stats, minimum=subject.stats.minimum * 20, maximum=subject.stats.maximum * 20
     )
     subject.stats = wide
-    kept = Protection(first_last=False, vectors=False)
+    kept = Protection(first_last=False, norms_and_biases=False)
     spec = {
         "weights": Weights(bits=16, range=MinMax()),
         "activations": Activations(bits=16, attention_bits=16),
@@ -96,10 +102,10 @@ def test_error_grows_as_bits_fall(subject):
 
 
 def test_the_grid_follows_t_whatever_the_order_and_number_of_calls(subject):
-    twin = make(subject, SLOT, activations=Activations(bits=4, attention_bits=4))
-    once = {t: call(twin, t) for t in TIMESTEPS}
+    quantized_model = make(subject, SLOT, activations=Activations(bits=4, attention_bits=4))
+    once = {t: call(quantized_model, t) for t in TIMESTEPS}
     for t in (1, 701, 701, 901, 101, 501, 1, 301):
-        assert torch.equal(call(twin, torch.tensor(t)), once[t])
+        assert torch.equal(call(quantized_model, torch.tensor(t)), once[t])
     again = make(subject, SLOT, activations=Activations(bits=4, attention_bits=4))
     assert torch.equal(call(again, torch.tensor([101, 101])), once[101])
 
@@ -108,12 +114,12 @@ def test_steps_of_a_group_share_a_grid_and_groups_differ(subject):
     """Seen at a layer in the middle, whose input is given: it changes with the group, not with
     the step.
     """
-    twin = make(subject, SLOT, activations=Activations(bits=3))
-    layer = twin.mid_block.resnets[0].conv1
+    quantized_model = make(subject, SLOT, activations=Activations(bits=3))
+    layer = quantized_model.mid_block.resnets[0].conv1
     x = torch.randn(2, layer.in_channels, 4, 4, generator=torch.Generator().manual_seed(0))
     made = []
     for t in TIMESTEPS:
-        call(twin, t)
+        call(quantized_model, t)
         made.append(layer(x))
     for i, k in enumerate(SLOT):
         assert [torch.equal(made[i], other) for other in made] == [k == other for other in SLOT]
@@ -135,16 +141,17 @@ def test_a_guided_batch_equals_two_calls(sd):
     """Up to the sums of a convolution, whose order depends on the batch; 16-bit grids turn these
     into little.
     """
-    twin = make(sd, SLOT, activations=Activations(bits=16))
+    quantized_model = make(sd, SLOT, activations=Activations(bits=16))
     generator = torch.Generator().manual_seed(0)
     x, words = (
         torch.randn(4, 4, 8, 8, generator=generator),
         torch.randn(4, 5, 16, generator=generator),
     )
     with torch.no_grad():
-        both = twin(x, 501, encoder_hidden_states=words).sample
+        both = quantized_model(x, 501, encoder_hidden_states=words).sample
         one, two = (
-            twin(x[h], 501, encoder_hidden_states=words[h]).sample for h in (slice(2), slice(2, 4))
+            quantized_model(x[h], 501, encoder_hidden_states=words[h]).sample
+            for h in (slice(2), slice(2, 4))
         )
     assert torch.allclose(both, torch.cat([one, two]), atol=1e-3)
 
@@ -154,27 +161,29 @@ def test_an_unknown_timestep_raises_and_nearest_is_noted(subject):
         call(make(subject), 450)
     with pytest.raises(DmqError, match="mixes the timesteps"):
         call(make(subject), torch.tensor([501, 301]))
-    twin = make(subject, SLOT, on_miss="nearest")
-    assert torch.equal(call(twin, 480), call(twin, 480))
-    assert twin.clock.i == 2 and twin.clock.notes == [
+    quantized_model = make(subject, SLOT, unknown_timestep="nearest")
+    assert torch.equal(call(quantized_model, 480), call(quantized_model, 480))
+    assert quantized_model.clock.i == 2 and quantized_model.clock.notes == [
         "timestep 480 was not calibrated; used 501 instead, 21 away."
     ]
 
 
 def test_a_copy_has_a_clock_of_its_own(subject):
-    twin = make(subject, SLOT)
-    call(twin, 901)
-    for other in (copy.deepcopy(twin), borrow(twin)):
+    quantized_model = make(subject, SLOT)
+    call(quantized_model, 901)
+    for other in (copy.deepcopy(quantized_model), borrow(quantized_model)):
         call(other, 1)
-        assert (twin.clock.i, other.clock.i) == (0, 5)
+        assert (quantized_model.clock.i, other.clock.i) == (0, 5)
         assert torch.equal(call(other, 501), call(make(subject, SLOT), 501))
 
 
 def test_unprotected_vectors_are_rounded_once_and_biases_with_them(subject):
-    twin = make(
-        subject, protection=Protection(vectors=False), weights=Weights(bits=2, range=MinMax())
+    quantized_model = make(
+        subject,
+        protection=Protection(norms_and_biases=False),
+        weights=Weights(bits=2, range=MinMax()),
     )
-    for name, p in twin.named_parameters():
+    for name, p in quantized_model.named_parameters():
         if p.ndim == 1:
             assert len(p.unique()) <= 4, name
 
@@ -196,10 +205,10 @@ def test_attention_is_simulated_where_the_recipe_says(sd):
 
 
 def test_quantizing_twice_is_refused(ddpm):
-    twin = make(ddpm)
-    assert plan_of(twin) is twin.plan
+    quantized_model = make(ddpm)
+    assert plan_of(quantized_model) is quantized_model.plan
     with pytest.raises(DmqError, match="quantizing twice"):
-        quantized(twin, twin.plan, ddpm.adapter)
+        quantized(quantized_model, quantized_model.plan, ddpm.adapter)
 
 
 def test_a_plan_for_another_model_is_refused_with_the_path(sd, ddpm):

@@ -7,7 +7,7 @@ import torch
 from dmq.errors import DmqError
 from dmq.numerics.affine import fake_quantize
 from dmq.quantizers.bank import ActivationBank, Clock
-from dmq.results import Bank, Site
+from dmq.results import ActivationQParams, Site
 
 
 TIMESTEPS = (901.0, 701.0, 501.0, 301.0, 101.0)
@@ -15,15 +15,15 @@ SLOT = [0, 0, 1, 2, 1]
 BITS = [4, 8, 16]
 
 
-def clock(on_miss="error"):
-    return Clock(TIMESTEPS, on_miss, lambda args, kwargs: args[0])
+def clock(unknown_timestep="error"):
+    return Clock(TIMESTEPS, unknown_timestep, lambda args, kwargs: args[0])
 
 
 def bank(axis=None, channels=5):
     shape = (3,) if axis is None else (3, channels)
     rng = np.random.default_rng(0)
     zero = np.stack([rng.integers(0, 2**bits, shape[1:]) for bits in BITS])
-    return Bank(
+    return ActivationQParams(
         site=Site(name="a", point="input"),
         bits=np.array(BITS, np.uint8),
         axis=axis,

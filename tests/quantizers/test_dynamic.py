@@ -1,4 +1,4 @@
-"""Ranges that are taken as they come: what each token or sample gets, and what a plan and a
+"""Ranges that are dynamic: what each token or sample gets, and what a plan and a
 model make of it.
 """
 
@@ -30,7 +30,7 @@ from dmq.recipe import (
     Temporal,
     Weights,
 )
-from dmq.results import Bank, Site
+from dmq.results import ActivationQParams, Site
 from tests.quantizers.conftest import TIMESTEPS, make_subject
 from tests.quantizers.test_apply import call
 
@@ -50,7 +50,7 @@ def clock():
 def dynamic(bits, per="token", kind="linear", point="input", symmetric=False, **other):
     """A module that knows no step."""
     bits = [bits] if isinstance(bits, int) else bits
-    made = Bank(
+    made = ActivationQParams(
         site=Site(name="a", point=point, kind=kind),
         bits=np.array(bits, np.uint8),
         scale=NOTHING,
@@ -147,7 +147,7 @@ def test_rows_of_a_call_share_the_range_of_a_convolution():
 
 
 @pytest.mark.parametrize("symmetric", [False, True], ids=["asymmetric", "symmetric"])
-def test_pictures_of_a_call_share_the_range_of_a_pixels_channels(symmetric):
+def test_images_of_a_call_share_the_range_of_a_pixels_channels(symmetric):
     x = values(2, 3, 4, 5) * torch.linspace(0.1, 9, 20).view(4, 5)
     module = dynamic(4, "place", "conv", symmetric=symmetric)
     runs = x.permute(2, 3, 0, 1).reshape(20, -1)
@@ -259,9 +259,9 @@ def test_steps_with_more_bits_are_slots(sd):
         "activations A8/A10 dynamic per sample;" in plan.coverage_line()
         and plan.mean_activation_bits == 52 / 6
     )
-    twin = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantized(sd.model, plan, sd.adapter)
     with pytest.raises(DmqError, match="timestep 500 was not calibrated"):
-        call(twin, 500)
+        call(quantized_model, 500)
 
 
 def test_a_calibrated_plan_says_nothing_of_the_kind(sd):
@@ -320,9 +320,16 @@ def test_activation_bits_are_really_on(sd):
 
 
 def test_a_layer_inside_gets_the_ranges_of_its_tokens(sd):
-    twin = model_of(sd, 4)
-    name = next(row.layer.name for row in twin.plan.layers if row.layer.name.endswith("attn1.to_q"))
-    layer, x = twin.get_submodule(name), values(2, 5, twin.get_submodule(name).in_features)
+    quantized_model = model_of(sd, 4)
+    name = next(
+        row.layer.name
+        for row in quantized_model.plan.layers
+        if row.layer.name.endswith("attn1.to_q")
+    )
+    layer, x = (
+        quantized_model.get_submodule(name),
+        values(2, 5, quantized_model.get_submodule(name).in_features),
+    )
     scale, zero = grid(x.amin(-1, keepdim=True), x.amax(-1, keepdim=True), 4, False)
     assert isinstance(layer.input, DynamicBank)
     assert torch.equal(
@@ -332,30 +339,36 @@ def test_a_layer_inside_gets_the_ranges_of_its_tokens(sd):
 
 def test_rows_of_a_batch_are_as_if_alone(sd):
     """Up to the order of sums in a convolution, of which 16-bit grids make little."""
-    twin = model_of(sd, 16, "sample", 16)
+    quantized_model = model_of(sd, 16, "sample", 16)
     x, words = values(3, 4, 8, 8), values(3, 5, 16)
     with torch.no_grad():
-        whole = twin(x, 501, encoder_hidden_states=words).sample
+        whole = quantized_model(x, 501, encoder_hidden_states=words).sample
         alone = [
-            twin(x[k : k + 1], 501, encoder_hidden_states=words[k : k + 1]).sample for k in range(3)
+            quantized_model(x[k : k + 1], 501, encoder_hidden_states=words[k : k + 1]).sample
+            for k in range(3)
         ]
     assert torch.allclose(whole, torch.cat(alone), atol=1e-3)
 
 
 def test_any_timestep_will_do_where_nothing_depends_on_the_step(sd):
-    twin = model_of(sd, 8, attention=8)
-    assert call(twin, 77).isfinite().all() and call(twin, torch.tensor([501, 77])).isfinite().all()
-    assert twin.clock.notes == [] and not any(isinstance(m, ActivationBank) for m in twin.modules())
-    call(twin, 701)
-    assert twin.clock.i == 1
+    quantized_model = model_of(sd, 8, attention=8)
+    assert (
+        call(quantized_model, 77).isfinite().all()
+        and call(quantized_model, torch.tensor([501, 77])).isfinite().all()
+    )
+    assert quantized_model.clock.notes == [] and not any(
+        isinstance(m, ActivationBank) for m in quantized_model.modules()
+    )
+    call(quantized_model, 701)
+    assert quantized_model.clock.i == 1
 
 
 def test_steps_are_known_to_what_asks_for_them(sd):
     """A window of steps whose activations pass, as relaxing and the probe measure it."""
-    twin, plain = model_of(sd, 3), model_of(sd, FLOAT)
-    window = unquantized_inside(borrow(twin), [1, 2])
+    quantized_model, plain = model_of(sd, 3), model_of(sd, FLOAT)
+    window = unquantized_inside(borrow(quantized_model), [1, 2])
     for t, passes in zip(TIMESTEPS[:4], (False, True, True, False), strict=True):
-        assert torch.equal(call(window, t), call(plain if passes else twin, t))
+        assert torch.equal(call(window, t), call(plain if passes else quantized_model, t))
 
 
 def test_overrides_and_protection_hold_as_ever(sd):
@@ -363,8 +376,14 @@ def test_overrides_and_protection_hold_as_ever(sd):
         Override(layers="*.to_k", activation_bits=4),
         Override(layers="*.to_v", activation_bits=FLOAT),
     )
-    twin = model_of(sd, 8, overrides=own, protection=Protection(first_last=False))
-    bits = {row.layer.name.rpartition(".")[2]: row.activation_bits for row in twin.plan.layers}
+    quantized_model = model_of(sd, 8, overrides=own, protection=Protection(first_last=False))
+    bits = {
+        row.layer.name.rpartition(".")[2]: row.activation_bits
+        for row in quantized_model.plan.layers
+    }
     assert (bits["to_k"], bits["to_v"], bits["conv_in"]) == (4, FLOAT, 8)
-    layers = {row.layer.name: twin.get_submodule(row.layer.name) for row in twin.plan.layers}
+    layers = {
+        row.layer.name: quantized_model.get_submodule(row.layer.name)
+        for row in quantized_model.plan.layers
+    }
     assert all(layer.input.bits == [4] for name, layer in layers.items() if name.endswith("to_k"))

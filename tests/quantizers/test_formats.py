@@ -20,7 +20,6 @@ from dmq.quantizers.codes import (
 from dmq.quantizers.weights import low_rank_codes, quantize_weight, weight_bytes, weight_grid
 from dmq.recipe import (
     Gptq,
-    Grid,
     Hqq,
     KMeans,
     LowRank,
@@ -29,14 +28,15 @@ from dmq.recipe import (
     PerGroup,
     PowerOfTwo,
     Uaq,
+    Uniform,
     Weights,
-    choice_label,
-    choice_of,
+    format_name,
+    parse_format,
 )
 
 
 FORMATS = [
-    Grid(),
+    Uniform(),
     Uaq(),
     Uaq(table=32),
     KMeans(),
@@ -184,7 +184,7 @@ def test_a_weight_that_is_not_finite_is_refused(form, value, what):
     x[2, 3] = value
     spec = Weights(bits=4, format=form)
     with pytest.raises(
-        DmqError, match=f"the weight has {what}, which {choice_label(spec)} cannot hold"
+        DmqError, match=f"the weight has {what}, which {format_name(spec)} cannot hold"
     ):
         quantize_weight(x, spec)
 
@@ -215,7 +215,7 @@ LABELS = ["UAQ-4", "UAQ-3", "KMC-4", "KMC-3", "KMA-4", "KMA-3"]
 
 
 def spec_of(label):
-    choice = choice_of(label)
+    choice = parse_format(label)
     return Weights(bits=choice.bits, format=choice.format, granularity=PerChannel())
 
 

@@ -38,7 +38,7 @@ def test_first_and_last_layer_are_protected_and_say_so(subject):
 
 
 def test_protection_can_be_switched_off(subject):
-    plan = subject.plan(protection=Protection(first_last=False, vectors=False))
+    plan = subject.plan(protection=Protection(first_last=False, norms_and_biases=False))
     assert {row.format for row in plan.layers} == {"W8A8"}
     assert plan.vector_bits == 8
 
@@ -128,7 +128,7 @@ def test_channels_of_activations(sd, granularity):
 )
 def test_bytes_equal_those_counted_from_the_tensors(subject, bits, granularity, kept):
     """Counted from the quantized model: what must be stored of each of its parameters and banks."""
-    protection = Protection(first_last=kept, vectors=kept)
+    protection = Protection(first_last=kept, norms_and_biases=kept)
     spec = Weights(bits=bits, granularity=granularity, range=MinMax())
     plan = subject.plan(
         SLOT,
@@ -137,10 +137,10 @@ def test_bytes_equal_those_counted_from_the_tensors(subject, bits, granularity, 
         activations=Activations(attention_bits=8),
         overrides=(Override(layers="mid_block.*", weight_bits=FLOAT),),
     )
-    twin = quantized(subject.model, plan, subject.adapter)
+    quantized_model = quantized(subject.model, plan, subject.adapter)
     formats = {row.layer.name: row.weights for row in plan.layers}
     counted = 0
-    for name, p in twin.named_parameters():
+    for name, p in quantized_model.named_parameters():
         owner = name.removesuffix(".weight")
         one = Weights(bits=bits, granularity=PerTensor(), range=MinMax())
         if owner in formats:
@@ -151,7 +151,7 @@ def test_bytes_equal_those_counted_from_the_tensors(subject, bits, granularity, 
             )
         else:
             counted += quantize_weight(p, one).bytes if p.ndim == 1 and not kept else 4 * p.numel()
-    for name, table in twin.named_buffers():
+    for name, table in quantized_model.named_buffers():
         counted += table.numel() * 4 if name.endswith((".scale", ".zero")) else 0
         counted += (
             table.numel() + len(SLOT) if name.endswith(".scale") else 0
@@ -180,7 +180,7 @@ def test_coverage_names_what_stays_in_float(sd):
     )
     more = sd.plan(
         activations=Activations(attention_bits=6),
-        protection=Protection(first_last=False, vectors=False),
+        protection=Protection(first_last=False, norms_and_biases=False),
         overrides=(Override(layers="conv_in", weight_bits=4),),
     )
     expected = f"{n - 1} of {n} layers W8A8, 1 W4A8, {operands} of {operands} attention operands A6; float: nothing"

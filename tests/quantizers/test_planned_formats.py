@@ -19,8 +19,6 @@ from dmq.recipe import (
     FLOAT,
     FORMATS,
     Activations,
-    Choice,
-    Grid,
     Hqq,
     KMeans,
     LowRank,
@@ -30,9 +28,11 @@ from dmq.recipe import (
     Protection,
     Temporal,
     Uaq,
+    Uniform,
+    WeightFormat,
     Weights,
 )
-from dmq.results import Bank, Site
+from dmq.results import ActivationQParams, Site
 from tests.quantizers.conftest import TIMESTEPS, make_subject
 from tests.quantizers.test_apply import call
 
@@ -52,7 +52,7 @@ def rows(plan):
 
 
 def weights(bits=4, form=None):
-    return Weights(bits=bits, format=form or Grid(), range=MinMax())
+    return Weights(bits=bits, format=form or Uniform(), range=MinMax())
 
 
 def values(*shape, seed=0):
@@ -120,7 +120,7 @@ def test_bits_in_float_are_float_in_any_format(sd):
     "form", [KMC, Hqq(), PowerOfTwo(), LowRank()], ids=lambda form: type(form).__name__
 )
 def test_formats_with_more_bits_than_make_sense_are_refused_naming_the_layer(sd, form):
-    for make in (Weights, Choice):
+    for make in (Weights, WeightFormat):
         make(bits=8, format=form), make(bits=FLOAT, format=form)
         with pytest.raises(
             DmqError, match=f"bits is 10, but format {type(form).__name__} has at most 8: "
@@ -137,13 +137,19 @@ def test_formats_with_more_bits_than_make_sense_are_refused_naming_the_layer(sd,
 def test_every_format_is_in_the_model_with_its_bytes(sd, form, split):
     some = Override(layers="*", weight_bits=FLOAT), Override(layers="up_blocks.0.*", weight_bits=4)
     plan = sd.plan(
-        weights=weights(4, form), activations=Activations(bits=FLOAT), split=split, overrides=some
+        weights=weights(4, form),
+        activations=Activations(bits=FLOAT),
+        split_shortcuts=split,
+        overrides=some,
     )
-    twin = quantized(sd.model, plan, sd.adapter)
-    assert call(twin, 501).isfinite().all()
+    quantized_model = quantized(sd.model, plan, sd.adapter)
+    assert call(quantized_model, 501).isfinite().all()
     assert any(row.split for row in plan.layers) == split
     for row in plan.layers:
-        own, theirs = twin.get_submodule(row.layer.name), sd.model.get_submodule(row.layer.name)
+        own, theirs = (
+            quantized_model.get_submodule(row.layer.name),
+            sd.model.get_submodule(row.layer.name),
+        )
         if row.weights.bits < FLOAT:
             codes = quantize_weight(theirs.weight, row.weights, row.split)
             assert row.weight_bytes == codes.bytes and torch.equal(own.weight, codes.dequantize())
@@ -155,9 +161,9 @@ def test_every_format_is_in_the_model_with_its_bytes(sd, form, split):
 
 
 def test_vectors_are_on_a_grid_whatever_the_weights_are(sd):
-    plan = sd.plan(weights=weights(2, KMC), protection=Protection(vectors=False))
-    twin = quantized(sd.model, plan, sd.adapter)
-    vectors = [p for p in twin.parameters() if p.ndim == 1]
+    plan = sd.plan(weights=weights(2, KMC), protection=Protection(norms_and_biases=False))
+    quantized_model = quantized(sd.model, plan, sd.adapter)
+    vectors = [p for p in quantized_model.parameters() if p.ndim == 1]
     assert vectors and all(len(p.unique()) <= 4 for p in vectors)
 
 
@@ -182,7 +188,7 @@ def test_a_weight_that_is_not_finite_is_named(sd):
 
 
 def dynamic_bank(bits, kind):
-    made = Bank(
+    made = ActivationQParams(
         site=Site(name="a", point="input", kind=kind),
         bits=np.array([bits], np.uint8),
         scale=np.zeros(0, np.float32),
@@ -243,10 +249,10 @@ def test_a_low_rank_convolution_by_hand(layer):
 
 
 def test_low_rank_beside_inputs_in_float_is_one_layer(sd):
-    twin = quantized(
+    quantized_model = quantized(
         sd.model, sd.plan(weights=weights(4, LOW), activations=Activations(bits=FLOAT)), sd.adapter
     )
-    assert not any(isinstance(module, FakeQuantLowRank) for module in twin.modules())
+    assert not any(isinstance(module, FakeQuantLowRank) for module in quantized_model.modules())
 
 
 @pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
@@ -258,8 +264,8 @@ def test_low_rank_beside_ranges_as_they_come_uses_learned_smoothing(sd, split):
     weight = sd.model.get_submodule(row.layer.name).weight
     smoothing = torch.linspace(0.5, 4, weight.shape[1])
     codes = low_rank_codes(weight, row.weights, smoothing)
-    twin = quantized(sd.model, plan, sd.adapter, {row.layer.name: codes})
-    layer, x = twin.get_submodule(row.layer.name), values(2, 3, weight.shape[1])
+    quantized_model = quantized(sd.model, plan, sd.adapter, {row.layer.name: codes})
+    layer, x = quantized_model.get_submodule(row.layer.name), values(2, 3, weight.shape[1])
     s = codes.smoothing.float()
     rest = F.linear(rounded(x / s, 8, -1), codes.rest_weight(), layer.bias)
     expected = F.linear(x / s, codes.low_rank_weight()) + rest
@@ -269,10 +275,10 @@ def test_low_rank_beside_ranges_as_they_come_uses_learned_smoothing(sd, split):
         and row.weight_bytes == codes.bytes
         and "smoothing" not in plan.coverage_line()
     )
-    assert call(twin, 501).isfinite().all()
+    assert call(quantized_model, 501).isfinite().all()
     for row in plan.layers:
         if row.split:
-            parts = twin.get_submodule(row.layer.name)
+            parts = quantized_model.get_submodule(row.layer.name)
             codes = quantize_weight(
                 sd.model.get_submodule(row.layer.name).weight, row.weights, row.split
             )
@@ -288,10 +294,10 @@ def test_low_rank_beside_calibrated_ranges_is_not_smoothed_and_says_so(sd):
     )
     assert all(not row.weights.format.smooth for row in counted)
     assert counted[0].weight_bytes == weight_bytes(counted[0].layer.shape, counted[0].weights)
-    twin = quantized(sd.model, plan, sd.adapter)
-    call(twin, 501)
+    quantized_model = quantized(sd.model, plan, sd.adapter)
+    call(quantized_model, 501)
     row = next(row for row in counted if row.layer.kind == "linear")
-    layer, x = twin.get_submodule(row.layer.name), values(2, 3, row.layer.shape[1])
+    layer, x = quantized_model.get_submodule(row.layer.name), values(2, 3, row.layer.shape[1])
     codes = quantize_weight(sd.model.get_submodule(row.layer.name).weight, row.weights)
     expected = F.linear(x, codes.low_rank_weight()) + F.linear(
         layer.input(x), codes.rest_weight(), layer.bias
@@ -302,14 +308,14 @@ def test_low_rank_beside_calibrated_ranges_is_not_smoothed_and_says_so(sd):
         quantized(sd.model, plan, sd.adapter, {row.layer.name: smoothed})
 
 
-def test_low_rank_layers_of_a_time_path_with_ranges_per_step(sd):
+def test_low_rank_layers_of_a_time_embedding_with_ranges_per_step(sd):
     plan = sd.plan(weights=weights(4, LOW), temporal=Temporal(fsc="tib"))
-    twin = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantized(sd.model, plan, sd.adapter)
     inside = [rows(plan)[name] for name in sd.info.temporal.layers]
     assert all(
         len(row.bank.bits) == len(TIMESTEPS) and not row.weights.format.smooth for row in inside
     )
-    assert not torch.equal(call(twin, 501), call(sd.model, 501))
+    assert not torch.equal(call(quantized_model, 501), call(sd.model, 501))
 
 
 def test_the_smoothing_is_no_vector_of_the_model(sd):
@@ -317,9 +323,11 @@ def test_the_smoothing_is_no_vector_of_the_model(sd):
     it.
     """
     plan = sd.plan(
-        weights=weights(2, LOW), activations=DYNAMIC, protection=Protection(vectors=False)
+        weights=weights(2, LOW), activations=DYNAMIC, protection=Protection(norms_and_biases=False)
     )
-    twin = quantized(sd.model, plan, sd.adapter)
-    layers = [module for module in twin.modules() if isinstance(module, FakeQuantLowRank)]
+    quantized_model = quantized(sd.model, plan, sd.adapter)
+    layers = [
+        module for module in quantized_model.modules() if isinstance(module, FakeQuantLowRank)
+    ]
     assert layers and all(torch.equal(m.smoothing, torch.ones_like(m.smoothing)) for m in layers)
     assert all(m.bias is None or len(m.bias.unique()) <= 4 for m in layers)

@@ -54,7 +54,9 @@ def sides(subject, name):
 def test_a_split_layer_is_the_sum_of_two_separately_quantized_ones(subject, name, granularity):
     """W X ~ Q(W1) Q(X1) + Q(W2) Q(X2), each Q with a grid of its own (neighbours, test 5)."""
     spec = Weights(bits=4, granularity=granularity, range=MinMax())
-    twin = quantized(subject.model, subject.plan(SLOT, weights=spec, split=True), subject.adapter)
+    quantized_model = quantized(
+        subject.model, subject.plan(SLOT, weights=spec, split_shortcuts=True), subject.adapter
+    )
     layer, s = subject.model.get_submodule(name), subject.stats.index[name, "input"]
     x = 3 * torch.randn(2, layer.in_channels, 8, 8, generator=torch.Generator().manual_seed(0))
     for t, steps in ((901.0, [0, 1]), (301.0, [2, 3, 4]), (1.0, [5])):
@@ -66,15 +68,15 @@ def test_a_split_layer_is_the_sum_of_two_separately_quantized_ones(subject, name
             weight = quantize_weight(layer.weight[:, side], spec).dequantize()
             inputs = fake_quantize(x[:, side].contiguous(), scale, zero, 8)
             wanted = wanted + F.conv2d(inputs, weight, padding=layer.padding)
-        twin.clock.set(t)
-        assert torch.allclose(twin.get_submodule(name)(x), wanted, atol=1e-5, rtol=1e-5)
+        quantized_model.clock.set(t)
+        assert torch.allclose(quantized_model.get_submodule(name)(x), wanted, atol=1e-5, rtol=1e-5)
 
 
 @torch.no_grad()
 def test_without_rounding_it_is_the_float_layer(ddpm):
-    twin = quantized(
+    quantized_model = quantized(
         ddpm.model,
-        ddpm.plan(weights=Weights(bits=16), activations=Activations(bits=16), split=True),
+        ddpm.plan(weights=Weights(bits=16), activations=Activations(bits=16), split_shortcuts=True),
         ddpm.adapter,
     )
     for name in LAYERS:
@@ -83,8 +85,8 @@ def test_without_rounding_it_is_the_float_layer(ddpm):
             2, layer.in_channels, 4, 4, generator=torch.Generator().manual_seed(0)
         )  # within its range
         x *= torch.tensor(ddpm.stats.channel_max[ddpm.stats.index[name, "input"]][0])[:, None, None]
-        twin.clock.set(901.0)
-        assert torch.allclose(twin.get_submodule(name)(x), layer(x), atol=1e-3)
+        quantized_model.clock.set(901.0)
+        assert torch.allclose(quantized_model.get_submodule(name)(x), layer(x), atol=1e-3)
 
 
 def test_only_where_asked_and_where_a_shortcut_is_known(subject):
@@ -92,7 +94,7 @@ def test_only_where_asked_and_where_a_shortcut_is_known(subject):
         row.split == 0 and (row.bank is None or row.bank.parts == ())
         for row in subject.plan().layers
     )
-    plan = subject.plan(split=True)
+    plan = subject.plan(split_shortcuts=True)
     assert {row.layer.name: row.split for row in plan.layers if row.split} == subject.info.splits
     assert f"; shortcut split in {len(subject.info.splits)} layers" in plan.coverage_line()
     for name, row in rows(plan).items():
@@ -105,15 +107,15 @@ def test_only_where_asked_and_where_a_shortcut_is_known(subject):
             assert row.bank.parts == own and row.bank.axis == (1 if own else None)
     model = tiny_denoiser("DiT")
     nothing = replace(subject, info=replace(subject.info, splits=DiTAdapter().splits(model)))
-    assert "shortcut" not in nothing.plan(split=True).coverage_line()
-    assert nothing.plan(split=True).bytes == subject.plan().bytes
+    assert "shortcut" not in nothing.plan(split_shortcuts=True).coverage_line()
+    assert nothing.plan(split_shortcuts=True).bytes == subject.plan().bytes
 
 
 def test_parts_in_float_are_not_split(ddpm):
     first, second, third = LAYERS
     plan = rows(
         ddpm.plan(
-            split=True,
+            split_shortcuts=True,
             overrides=(
                 Override(layers=first, weight_bits=FLOAT),
                 Override(layers=second, activation_bits=FLOAT),
@@ -124,7 +126,7 @@ def test_parts_in_float_are_not_split(ddpm):
     assert (
         plan[first].split
         and plan[first].bank.parts
-        and plan[first].weight_bytes == 4 * plan[first].layer.weights
+        and plan[first].weight_bytes == 4 * plan[first].layer.num_weights
     )
     assert plan[second].split and plan[second].bank is None
     assert plan[third].split == 0
@@ -132,7 +134,9 @@ def test_parts_in_float_are_not_split(ddpm):
 
 def test_channels_with_scales_of_their_own_need_no_split(ddpm):
     spec = Activations(granularity=PerChannel(), range=MinMax())
-    whole, split = (rows(ddpm.plan(SLOT, activations=spec, split=yes)) for yes in (False, True))
+    whole, split = (
+        rows(ddpm.plan(SLOT, activations=spec, split_shortcuts=yes)) for yes in (False, True)
+    )
     for name in LAYERS:
         assert split[name].split and split[name].bank.parts == ()
         assert np.array_equal(split[name].bank.scale, whole[name].bank.scale)
@@ -142,7 +146,7 @@ def test_channels_with_scales_of_their_own_need_no_split(ddpm):
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_bytes_are_those_of_what_is_stored(subject, granularity, symmetric):
     spec = Weights(bits=3, granularity=granularity, symmetric=symmetric, range=MinMax())
-    plan = subject.plan(SLOT, weights=spec, split=True)
+    plan = subject.plan(SLOT, weights=spec, split_shortcuts=True)
     for row in (row for row in plan.layers if row.split):
         made = quantize_weight(subject.model.get_submodule(row.layer.name).weight, spec, row.split)
         zeros = 0 if symmetric else made.zero.numel()  # of 3 bits each, a byte
@@ -154,8 +158,12 @@ def test_bytes_are_those_of_what_is_stored(subject, granularity, symmetric):
         assert weight_bytes(row.layer.shape, spec, row.split) == made.bytes
         assert row.bank.scale.shape == row.bank.zero.shape == (3, 2)
         assert row.bank.bytes == 3 * (1 + 2 * 4 + 2 * 4) + len(SLOT)
-    twin = quantized(subject.model, plan, subject.adapter)
-    tables = {n: b for n, b in twin.named_buffers() if n.endswith((".input.scale", ".input.zero"))}
+    quantized_model = quantized(subject.model, plan, subject.adapter)
+    tables = {
+        n: b
+        for n, b in quantized_model.named_buffers()
+        if n.endswith((".input.scale", ".input.zero"))
+    }
     assert (
         sum(b.nbytes for b in tables.values())
         + sum(len(b) + len(SLOT) for n, b in tables.items() if n.endswith(".scale"))

@@ -1,4 +1,4 @@
-"""The time path in plans and quantized models: ranges per step, caches, selection, bytes."""
+"""The time embedding in plans and quantized models: ranges per step, caches, selection, bytes."""
 
 import copy
 from dataclasses import replace
@@ -15,10 +15,10 @@ from dmq.numerics.affine import dequantize, quantize
 from dmq.quantizers.apply import quantized
 from dmq.quantizers.bank import ActivationBank, Clock
 from dmq.quantizers.cache import CachedFeature, FeatureTable, install_cache
-from dmq.quantizers.temporal import dropped, select, time_path, time_path_only
+from dmq.quantizers.temporal import dropped, select, time_embedding, time_embedding_only
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import FLOAT, Activations, Cache, MinMax, Override, Temporal, Tiar, Weights
-from dmq.results import Projection, TemporalBlock, TimePath, cache_bytes
+from dmq.results import Projection, TemporalBlock, TimeEmbedding, cache_bytes
 from tests.models.test_temporal import adapter_of
 from tests.quantizers.conftest import TIMESTEPS
 from tests.quantizers.test_apply import call
@@ -45,7 +45,7 @@ def made(subject, cached=None, slot=None, **changes):
 # --- ranges per step ------------------------------------------------------------------------------
 
 
-def test_the_banks_of_the_time_path_hold_exactly_the_range_of_each_step(subject):
+def test_the_banks_of_the_time_embedding_hold_exactly_the_range_of_each_step(subject):
     plan = timed(subject, temporal=Temporal(fsc="tib"))
     for name, row in rows(plan).items():
         if row.bank is None:
@@ -78,13 +78,15 @@ def test_layers_that_read_the_same_vector_share_one_bank(subject):
     block = subject.info.temporal
     sites = {name: rows(plan)[name].bank.site for name in block.layers}
     assert len({sites[p.name] for p in block.projections}) == 1 and len(set(sites.values())) == 3
-    twin = quantized(subject.model, plan, subject.adapter)
-    banks = {id(twin.get_submodule(name).input) for name in block.layers}
+    quantized_model = quantized(subject.model, plan, subject.adapter)
+    banks = {id(quantized_model.get_submodule(name).input) for name in block.layers}
     assert len(banks) == 3
     stored = {
-        b.data_ptr(): b.numel() for n, b in twin.named_buffers() if n.endswith((".scale", ".zero"))
+        b.data_ptr(): b.numel()
+        for n, b in quantized_model.named_buffers()
+        if n.endswith((".scale", ".zero"))
     }
-    slots = [m for m in twin.modules() if isinstance(m, ActivationBank)]
+    slots = [m for m in quantized_model.modules() if isinstance(m, ActivationBank)]
     assert plan.table_bytes == 4 * sum(stored.values()) + sum(
         len(b.bits) + len(b.slot) for b in slots
     )
@@ -142,25 +144,25 @@ def test_cached_rows_have_the_error_of_their_bits(bits):
 @pytest.mark.parametrize(("bits", "near"), [(16, 1e-3), (8, 0.05)])
 def test_a_model_with_a_cache_answers_as_the_float_model(subject, bits, near):
     """Everything else stays in float."""
-    twin = made(subject, temporal=Temporal(cache=Cache(bits=bits)), **FLOAT_ALL)
+    quantized_model = made(subject, temporal=Temporal(cache=Cache(bits=bits)), **FLOAT_ALL)
     for t in TIMESTEPS:
         t, wanted = int(t), call(subject.model, int(t))
-        assert (call(twin, t) - wanted).abs().max() < near * wanted.std()
-        assert torch.equal(call(twin, t), call(twin, t))
+        assert (call(quantized_model, t) - wanted).abs().max() < near * wanted.std()
+        assert torch.equal(call(quantized_model, t), call(quantized_model, t))
 
 
-def test_the_model_really_loses_the_time_path_and_its_bytes(subject):
+def test_the_model_really_loses_the_time_embedding_and_its_bytes(subject):
     spec = {"temporal": Temporal(cache=Cache(bits=8)), **FLOAT_ALL}
     plan = timed(subject, **spec)
-    twin = quantized(subject.model, plan, subject.adapter)
-    names = dict(twin.named_parameters())
+    quantized_model = quantized(subject.model, plan, subject.adapter)
+    names = dict(quantized_model.named_parameters())
     assert not any(
         name.startswith(f"{layer}.") for layer in subject.info.temporal.layers for name in names
     )
     widths = [p.width for p in subject.info.temporal.projections]
     assert plan.cache_bytes == len(TIMESTEPS) * sum(w + 4 + 1 for w in widths)
-    kept = sum(4 * p.numel() for p in twin.parameters())
-    tables = [m for m in twin.modules() if isinstance(m, FeatureTable)]
+    kept = sum(4 * p.numel() for p in quantized_model.parameters())
+    tables = [m for m in quantized_model.modules() if isinstance(m, FeatureTable)]
     held = sum(t.codes.numel() + 5 * t.scale.numel() for t in tables)
     assert plan.bytes == kept + held < plan.float_bytes
     assert sum(row["bytes"] for row in plan.coverage_rows()) + plan.vector_bytes == plan.bytes
@@ -182,30 +184,33 @@ def test_bytes_of_published_models_reproduce():
 
 
 def test_the_cache_follows_t_and_misses_as_the_recipe_says(subject):
-    twin = made(subject, temporal=Temporal(cache=Cache()), **FLOAT_ALL)
-    once = {t: call(twin, int(t)) for t in TIMESTEPS}
+    quantized_model = made(subject, temporal=Temporal(cache=Cache()), **FLOAT_ALL)
+    once = {t: call(quantized_model, int(t)) for t in TIMESTEPS}
     for t in (1, 701, 701, 901, 501):
-        assert torch.equal(call(twin, torch.tensor(t)), once[t])
+        assert torch.equal(call(quantized_model, torch.tensor(t)), once[t])
     with pytest.raises(DmqError, match="timestep 450 was not calibrated"):
-        call(twin, 450)
-    near = made(subject, temporal=Temporal(cache=Cache()), on_miss="nearest", **FLOAT_ALL)
+        call(quantized_model, 450)
+    near = made(subject, temporal=Temporal(cache=Cache()), unknown_timestep="nearest", **FLOAT_ALL)
     assert torch.equal(call(near, 480), call(near, 501))
     assert near.clock.notes == ["timestep 480 was not calibrated; used 501 instead, 21 away."]
 
 
 def test_a_copy_of_a_model_with_a_cache_has_a_clock_of_its_own(subject):
-    twin = made(subject, temporal=Temporal(cache=Cache()), **FLOAT_ALL)
-    first = call(twin, 901)
-    other = copy.deepcopy(twin)
+    quantized_model = made(subject, temporal=Temporal(cache=Cache()), **FLOAT_ALL)
+    first = call(quantized_model, 901)
+    other = copy.deepcopy(quantized_model)
     call(other, 1)
-    assert twin.clock.i == 0 and torch.equal(call(twin, 901), first)
+    assert quantized_model.clock.i == 0 and torch.equal(call(quantized_model, 901), first)
 
 
 def test_a_cast_model_keeps_answering_in_its_own_dtype(ddpm):
-    twin = made(ddpm, temporal=Temporal(cache=Cache(bits=16)), **FLOAT_ALL).to(torch.bfloat16)
+    quantized_model = made(ddpm, temporal=Temporal(cache=Cache(bits=16)), **FLOAT_ALL).to(
+        torch.bfloat16
+    )
     with torch.no_grad():
         assert (
-            twin(torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16), 501).sample.dtype == torch.bfloat16
+            quantized_model(torch.zeros(1, 3, 8, 8, dtype=torch.bfloat16), 501).sample.dtype
+            == torch.bfloat16
         )
 
 
@@ -213,18 +218,22 @@ def test_pixart_whose_output_reads_the_embedding_can_be_cached():
     model = tiny_denoiser("PixArt-sigma")
     adapter = adapter_of(model)
     block = adapter.temporal(model)
-    time = TimePath(
+    time = TimeEmbedding(
         block=block, spec=Temporal(cache=Cache(bits=16)), cached=np.ones((2, 2), dtype=bool)
     )
-    twin = copy.deepcopy(model)
+    quantized_model = copy.deepcopy(model)
     clock = Clock((901.0, 101.0), "error", adapter.timestep)
-    twin.register_forward_pre_hook(clock.before_call, with_kwargs=True)
-    install_cache(twin, model, time, adapter, clock)
-    assert not [name for name, _ in twin.named_parameters() if name.startswith("adaln_single")]
+    quantized_model.register_forward_pre_hook(clock.before_call, with_kwargs=True)
+    install_cache(quantized_model, model, time, adapter, clock)
+    assert not [
+        name for name, _ in quantized_model.named_parameters() if name.startswith("adaln_single")
+    ]
     with torch.no_grad():
         for t in (101.0, 901.0):
             wanted = model(**tiny_call(model, t)).sample
-            assert (twin(**tiny_call(model, t)).sample - wanted).abs().max() < 1e-3 * wanted.std()
+            assert (
+                quantized_model(**tiny_call(model, t)).sample - wanted
+            ).abs().max() < 1e-3 * wanted.std()
 
 
 # --- per request ----------------------------------------------------------------------------------
@@ -246,13 +255,13 @@ def conditioned(request):
 def requested(subject, bits=16):
     steps = len(subject.timesteps)
     cached = np.ones((len(subject.block.projections), steps), dtype=bool)
-    time = TimePath(block=subject.block, spec=Temporal(cache=Cache(bits=bits)), cached=cached)
-    twin = copy.deepcopy(subject.model)
+    time = TimeEmbedding(block=subject.block, spec=Temporal(cache=Cache(bits=bits)), cached=cached)
+    quantized_model = copy.deepcopy(subject.model)
     ts = tuple(float(np.float32(t)) for t in subject.timesteps)
     clock = Clock(ts, "error", subject.adapter.timestep)
-    twin.register_forward_pre_hook(clock.before_call, with_kwargs=True)
-    install_cache(twin, subject.model, time, subject.adapter, clock)
-    return twin
+    quantized_model.register_forward_pre_hook(clock.before_call, with_kwargs=True)
+    install_cache(quantized_model, subject.model, time, subject.adapter, clock)
+    return quantized_model
 
 
 def ask(subject, i, **how):
@@ -263,29 +272,29 @@ def ask(subject, i, **how):
 @torch.no_grad()
 def test_a_cache_per_request_answers_as_none(conditioned):
     """With other conditioning in every row, and with other rows from call to call."""
-    twin = requested(conditioned)
+    quantized_model = requested(conditioned)
     for seed in (0, 1, 0):
         for i in (0, 1):
             arguments = ask(conditioned, i, rows=3, seed=seed)
             wanted = conditioned.model(**arguments)[0]
-            assert (twin(**arguments)[0] - wanted).abs().max() < 3e-3 * wanted.std()
+            assert (quantized_model(**arguments)[0] - wanted).abs().max() < 3e-3 * wanted.std()
 
 
 @torch.no_grad()
 def test_a_request_is_built_once_and_forgotten_in_the_end(conditioned, monkeypatch):
     from dmq.quantizers import cache
 
-    twin = requested(conditioned)
-    feature = twin.get_submodule(conditioned.block.projections[0].name)
+    quantized_model = requested(conditioned)
+    feature = quantized_model.get_submodule(conditioned.block.projections[0].name)
     requests, built = feature.requests, []
     build = requests._build
     monkeypatch.setattr(requests, "_build", lambda *a: built.append(1) or build(*a))
     for i in (0, 1, 0):
-        twin(**ask(conditioned, i, rows=1, seed=3))
+        quantized_model(**ask(conditioned, i, rows=1, seed=3))
     assert len(built) == 1
     monkeypatch.setattr(cache, "REQUESTS", 1)
     for seed in (4, 5, 6):
-        twin(**ask(conditioned, 0, rows=1, seed=seed))
+        quantized_model(**ask(conditioned, 0, rows=1, seed=seed))
     assert len(requests.known) <= 2
 
 
@@ -294,7 +303,7 @@ def test_a_plan_with_a_cache_per_request_says_so(sd):
     sd.info = replace(sd.info, temporal=block)
     plan = timed(sd, temporal=Temporal(cache=Cache(bits=8)))
     assert (
-        "built per request since pooled prompt, size enters, from the float time path"
+        "built per request since pooled prompt, size enters, from the float time embedding"
         in plan.coverage_line()
     )
     assert plan.cache_bytes == 0 and plan.temporal.cache_bytes > 0
@@ -348,14 +357,14 @@ def test_what_is_dropped_is_what_nothing_needs():
     block = block_of(0, 0, 0)
     cached = np.array([[1, 1], [1, 0], [0, 0]], dtype=bool)
     spec = Temporal(cache=Cache(selection="row"))
-    assert dropped(TimePath(block=block, spec=spec, cached=cached)) == {"g0"}
-    assert dropped(TimePath(block=block, spec=spec, cached=cached | True)) == {
+    assert dropped(TimeEmbedding(block=block, spec=spec, cached=cached)) == {"g0"}
+    assert dropped(TimeEmbedding(block=block, spec=spec, cached=cached | True)) == {
         "h.1",
         "g0",
         "g1",
         "g2",
     }
-    assert dropped(TimePath(block=block, spec=spec)) == set()
+    assert dropped(TimeEmbedding(block=block, spec=spec)) == set()
 
 
 @torch.no_grad()
@@ -365,30 +374,33 @@ def test_a_mixture_takes_every_feature_from_where_the_selection_says(ddpm):
     cached[0], cached[1] = True, False
     spec = Temporal(cache=Cache(bits=4, selection="row"))
     w2 = {"weights": Weights(bits=2, range=MinMax()), "activations": Activations(bits=FLOAT)}
-    twin = made(ddpm, cached, temporal=spec, **w2)
+    quantized_model = made(ddpm, cached, temporal=spec, **w2)
     plain = quantized(
-        ddpm.model, time_path_only(timed(ddpm, temporal=Temporal(), **w2)), ddpm.adapter
+        ddpm.model, time_embedding_only(timed(ddpm, temporal=Temporal(), **w2)), ddpm.adapter
     )
     block, t = ddpm.info.temporal, timestep_rows(TIMESTEPS)
     computed = temporal_features(plain, ddpm.adapter, block, t, {})
     floats = temporal_features(ddpm.model, ddpm.adapter, block, t, {})
     for i, value in enumerate(TIMESTEPS):
-        twin.clock.set(value)
-        ours = temporal_features(twin, ddpm.adapter, block, t[i : i + 1], {})
+        quantized_model.clock.set(value)
+        ours = temporal_features(quantized_model, ddpm.adapter, block, t[i : i + 1], {})
         for j, feature in enumerate(ours):
             wanted = FeatureTable(floats[j], 4)(i) if cached[j, i] else computed[j][i]
             assert torch.allclose(feature[0], wanted, atol=1e-6), (i, j)
     names = [p.name for p in block.projections]
-    assert isinstance(twin.get_submodule(names[0]), CachedFeature)
-    assert rows(twin.plan)[names[0]].dropped and not rows(twin.plan)[names[1]].dropped
-    assert not any(n.startswith(f"{names[0]}.") for n, _ in twin.named_parameters())
+    assert isinstance(quantized_model.get_submodule(names[0]), CachedFeature)
+    assert (
+        rows(quantized_model.plan)[names[0]].dropped
+        and not rows(quantized_model.plan)[names[1]].dropped
+    )
+    assert not any(n.startswith(f"{names[0]}.") for n, _ in quantized_model.named_parameters())
 
 
 def test_a_selection_needs_errors_and_a_model_a_block(ddpm):
     with pytest.raises(ValueError, match="select"):
         timed(ddpm, temporal=Temporal(cache=Cache(selection="row")))
     with pytest.raises(DmqError, match="no temporal block is known in a UNet2DModel"):
-        time_path(replace(ddpm.info, temporal=None), Temporal(), 6)
+        time_embedding(replace(ddpm.info, temporal=None), Temporal(), 6)
 
 
 # --- the whole ------------------------------------------------------------------------------------
@@ -399,31 +411,33 @@ def test_learned_codes_are_used_as_they_are(ddpm):
     name = ddpm.info.temporal.layers[1]
     nearest = quantize_weight(ddpm.model.get_submodule(name).weight, rows(plan)[name].weights)
     codes = replace(nearest, codes=15 - nearest.codes)
-    twin = quantized(ddpm.model, plan, ddpm.adapter, {name: codes})
-    assert torch.equal(twin.get_submodule(name).weight, codes.dequantize())
+    quantized_model = quantized(ddpm.model, plan, ddpm.adapter, {name: codes})
+    assert torch.equal(quantized_model.get_submodule(name).weight, codes.dequantize())
     plain = quantized(ddpm.model, plan, ddpm.adapter)
     assert torch.equal(plain.get_submodule(name).weight, nearest.dequantize())
 
 
-def test_the_time_path_alone(subject):
+def test_the_time_embedding_alone(subject):
     plan = timed(
         subject,
         temporal=Temporal(fsc="tib", cache=Cache()),
         activations=Activations(attention_bits=6),
     )
     whole = timed(subject, temporal=Temporal(fsc="tib"))
-    alone = time_path_only(plan)
-    quantised = {row.layer.name for row in time_path_only(whole).layers if row.format != "float"}
+    alone = time_embedding_only(plan)
+    quantised = {
+        row.layer.name for row in time_embedding_only(whole).layers if row.format != "float"
+    }
     assert quantised == set(subject.info.temporal.layers)
     assert alone.attention == () and alone.temporal.cached is None
 
 
-def test_the_coverage_line_tells_of_the_time_path(ddpm):
+def test_the_coverage_line_tells_of_the_time_embedding(ddpm):
     n = len(ddpm.info.temporal.layers)
-    assert "time path" not in timed(ddpm).coverage_line()
+    assert "time embedding" not in timed(ddpm).coverage_line()
     spec = Temporal(rounding=Tiar(iterations=7), fsc="all")
     line = timed(ddpm, temporal=spec).coverage_line()
-    wanted = f"; time path: {n} layers, rounding learned (TIAR, 7 iterations), ranges per step for all activations"
+    wanted = f"; time embedding: {n} layers, rounding learned (TIAR, 7 iterations), ranges per step for all activations"
     assert line.endswith(wanted)
     plan = timed(ddpm, temporal=Temporal(cache=Cache(bits=16)))
     count = len(ddpm.info.temporal.projections) * len(TIMESTEPS)

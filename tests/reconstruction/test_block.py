@@ -30,18 +30,18 @@ from dmq.reconstruction.block import (
     trained_layers,
     training_model,
 )
-from dmq.results import Bank, Plan, PlannedLayer, Site, Trajectory
+from dmq.results import ActivationQParams, Plan, PlannedLayer, Site, Trajectory
 from tests.models.test_temporal import adapter_of
 
 
 W3 = Weights(bits=3, range=MinMax())
-SPEC = BlockReconstruction(iterations=30, rate=0.03, batch=4, pictures=2)
+SPEC = BlockReconstruction(iterations=30, rate=0.03, batch=4, images=2)
 TIMES = (901, 501, 101)
 
 
 @cache
 def make(family):
-    """A model, a W3A8 plan for all but its first and last layers, and two recorded pictures;
+    """A model, a W3A8 plan for all but its first and last layers, and two recorded images;
     never changed.
     """
     model = tiny_denoiser(family)
@@ -75,7 +75,7 @@ def make(family):
         model=family,
         fingerprint=fingerprint(model),
         timesteps=TIMES,
-        on_miss="error",
+        unknown_timestep="error",
         layers=tuple(rows),
         attention=(),
         attention_sites=0,
@@ -96,7 +96,7 @@ def make(family):
 
 def planned(layer, low, high, weights):
     scale, zero = grid(low[None], high[None], 8, symmetric=False)
-    bank = Bank(
+    bank = ActivationQParams(
         site=Site(name=layer.name, point="input"),
         bits=np.array([8], np.uint8),
         scale=scale.numpy(),
@@ -138,7 +138,7 @@ def subject(request):
 def learn(subject, spec=SPEC, stop_before=None, codes=None, steps=None):
     """All blocks one after another; (what was found by block, the model, reports)."""
     counts = step_counts(steps or AllSteps(), len(TIMES), None)
-    twin = training_model(subject.model, subject.adapter, subject.plan, codes or {})
+    quantized_model = training_model(subject.model, subject.adapter, subject.plan, codes or {})
     found, reports = {}, []
     for block, formats in trained_layers(
         subject.model, subject.adapter, subject.plan, spec
@@ -148,7 +148,7 @@ def learn(subject, spec=SPEC, stop_before=None, codes=None, steps=None):
         if codes and set(formats) <= set(codes):
             continue
         work = reconstruct_block(
-            subject.model, twin, block, formats, spec, subject.trajectory, counts
+            subject.model, quantized_model, block, formats, spec, subject.trajectory, counts
         )
         while True:
             try:
@@ -156,7 +156,7 @@ def learn(subject, spec=SPEC, stop_before=None, codes=None, steps=None):
             except StopIteration as end:
                 found[block] = end.value
                 break
-    return found, twin, reports
+    return found, quantized_model, reports
 
 
 @cache
@@ -208,8 +208,12 @@ def test_every_block_errs_less_than_with_nearest_rounding(subject, outcome):
     for block, learned in found.items():
         pair = []
         for own in ({}, learned.codes):
-            twin = training_model(subject.model, subject.adapter, subject.plan, codes | own)
-            pair.append(error(*(block_answers(m, block, subject.calls) for m in (twin, floats))))
+            quantized_model = training_model(
+                subject.model, subject.adapter, subject.plan, codes | own
+            )
+            pair.append(
+                error(*(block_answers(m, block, subject.calls) for m in (quantized_model, floats)))
+            )
         assert pair[1] < 0.95 * pair[0], block
         assert learned.after[block] < learned.before[block]
         codes |= learned.codes
@@ -222,8 +226,12 @@ def test_reported_errors_are_those_of_whole_calls(subject, outcome):
     """
     found, _, _ = outcome
     block = next(iter(found))
-    twin = training_model(subject.model, subject.adapter, subject.plan, found[block].codes)
-    made, wanted = (block_answers(m, block, subject.calls) for m in (twin, borrow(subject.model)))
+    quantized_model = training_model(
+        subject.model, subject.adapter, subject.plan, found[block].codes
+    )
+    made, wanted = (
+        block_answers(m, block, subject.calls) for m in (quantized_model, borrow(subject.model))
+    )
     pairs = {
         id(b): (a, b) for a, b in zip(made, wanted, strict=True)
     }.values()  # skips repeat an answer
@@ -249,15 +257,15 @@ def test_codes_are_whole_numbers_next_to_the_nearest_on_the_same_grid(subject, o
 
 
 def test_what_is_not_learned_stays_bit_for_bit(subject, outcome):
-    """Time path, first and last layer, all banks, and the float model (tfm, test 9)."""
-    found, twin, _ = outcome
+    """Time embedding, first and last layer, all banks, and the float model (tfm, test 9)."""
+    found, quantized_model, _ = outcome
     fresh = training_model(subject.model, subject.adapter, subject.plan, {}).state_dict()
     learned = {name for one in found.values() for name in one.codes}
     assert not learned & set(subject.temporal.layers)
-    assert twin.state_dict().keys() == fresh.keys()
+    assert quantized_model.state_dict().keys() == fresh.keys()
     different = {
         n.removesuffix(".weight")
-        for n, x in twin.state_dict().items()
+        for n, x in quantized_model.state_dict().items()
         if not torch.equal(x, fresh[n])
     }
     assert different and different <= learned
@@ -268,9 +276,9 @@ def test_what_is_not_learned_stays_bit_for_bit(subject, outcome):
 
 
 def test_the_learned_codes_are_in_place(subject, outcome):
-    found, twin, _ = outcome
+    found, quantized_model, _ = outcome
     for name, code in joined(list(found.values())).codes.items():
-        assert torch.equal(twin.get_submodule(name).weight, code.dequantize())
+        assert torch.equal(quantized_model.get_submodule(name).weight, code.dequantize())
 
 
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
@@ -345,11 +353,11 @@ def test_it_can_be_closed_at_any_time_and_leaves_the_threads_alone(subject):
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        twin = training_model(subject.model, subject.adapter, subject.plan, {})
+        quantized_model = training_model(subject.model, subject.adapter, subject.plan, {})
         formats = trained_layers(subject.model, subject.adapter, subject.plan, SPEC)["mid_block"]
         counts = np.ones(len(TIMES))
         work = reconstruct_block(
-            subject.model, twin, "mid_block", formats, SPEC, subject.trajectory, counts
+            subject.model, quantized_model, "mid_block", formats, SPEC, subject.trajectory, counts
         )
         while next(work) != (25, 30):
             assert torch.get_num_threads() == 2

@@ -189,5 +189,5 @@ def test_a_layer_that_was_not_called_has_its_nearest_codes(layer):
         torch.equal(learned.codes.codes, quantize_weight(layer.weight, spec).codes)
         and "not called" in learned.note
     )
-    with pytest.raises(TypeError, match="Grid is not learned from inputs"):
+    with pytest.raises(TypeError, match="Uniform is not learned from inputs"):
         learn_weight(layer.weight, Weights(), 0, moments_of(layer, inputs()), torch.zeros(0), None)

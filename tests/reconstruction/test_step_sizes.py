@@ -22,7 +22,7 @@ from dmq.reconstruction.block import (
     training_model,
 )
 from dmq.reconstruction.step_sizes import LearnedScales, StepSizes, banks_of, with_step_sizes
-from dmq.results import Bank, Site
+from dmq.results import ActivationQParams, Site
 from tests.reconstruction.test_block import SPEC, TIMES, make
 
 
@@ -53,19 +53,19 @@ def coarse(subject, slots=1):
 
 def learn(subject, plan, spec=STEPS, block=FIRST, sizes=None, counts=None):
     """What was learned of one block, and the model that it was learned in."""
-    twin = training_model(subject.model, subject.adapter, plan, {}, sizes)
+    quantized_model = training_model(subject.model, subject.adapter, plan, {}, sizes)
     formats = trained_layers(subject.model, subject.adapter, plan, spec)[block]
     apart = left_out(subject.model, subject.adapter, plan, spec)
     counts = np.ones(len(TIMES)) if counts is None else counts
     work = reconstruct_block(
-        subject.model, twin, block, formats, spec, subject.trajectory, counts, apart
+        subject.model, quantized_model, block, formats, spec, subject.trajectory, counts, apart
     )
     reports = []
     while True:
         try:
             reports.append(next(work))
         except StopIteration as end:
-            return end.value, twin, reports
+            return end.value, quantized_model, reports
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +84,7 @@ def test_step_sizes_make_the_block_err_less_than_rounding_alone(outcome):
 
 
 def test_only_scales_of_the_block_move_and_not_those_of_its_time_layers(outcome):
-    subject, plan, learned, twin, _ = outcome
+    subject, plan, learned, quantized_model, _ = outcome
     before = {f"{row.bank.site.label}": row.bank for row in plan.layers if row.bank}
     time = {p.name for p in subject.temporal.projections}
     inside = {
@@ -93,7 +93,7 @@ def test_only_scales_of_the_block_move_and_not_those_of_its_time_layers(outcome)
         if label.startswith(f"{FIRST}.") and bank.site.name not in time
     }
     assert set(learned.sizes) == inside and any(name.startswith(f"{FIRST}.") for name in time)
-    for module in twin.modules():
+    for module in quantized_model.modules():
         if isinstance(module, ActivationBank):
             bank, label = before[module.site.label], module.site.label
             moved = not np.array_equal(module.scale.numpy(), bank.scale)
@@ -103,20 +103,20 @@ def test_only_scales_of_the_block_move_and_not_those_of_its_time_layers(outcome)
 
 
 def test_the_plan_with_them_is_the_model_that_was_trained(outcome):
-    subject, plan, learned, twin, _ = outcome
+    subject, plan, learned, quantized_model, _ = outcome
     made = with_step_sizes(plan, learned.sizes)
     assert made.step_sizes == len(learned.sizes) and made.bytes == plan.bytes
     assert f"step sizes of {len(learned.sizes)} activations learned" in made.coverage_line()
     assert "step sizes" not in plan.coverage_line()
-    banks = {m.site.label: m for m in twin.modules() if isinstance(m, ActivationBank)}
+    banks = {m.site.label: m for m in quantized_model.modules() if isinstance(m, ActivationBank)}
     for row in made.layers:
         if row.bank:
             assert np.array_equal(row.bank.scale, banks[row.bank.site.label].scale.numpy())
     again = training_model(subject.model, subject.adapter, plan, learned.codes, learned.sizes)
     for call in subject.calls:
-        for model in (twin, again):
+        for model in (quantized_model, again):
             model.clock.set(float(call["timestep"].reshape(-1)[0]))
-        assert torch.equal(again(**call).sample, twin(**call).sample)
+        assert torch.equal(again(**call).sample, quantized_model(**call).sample)
 
 
 def test_the_gradient_of_a_step_size_is_that_of_lsq():
@@ -139,7 +139,7 @@ def test_the_gradient_of_a_step_size_is_that_of_lsq():
 
 
 def bank_of(scale, zero, bits, slot=(0,)):
-    return Bank(
+    return ActivationQParams(
         site=Site(name="x", point="input"),
         bits=np.full(len(scale), bits, np.uint8),
         scale=np.array(scale, np.float32),
@@ -239,12 +239,12 @@ def noting(update):
 
 def test_banks_of_other_blocks_are_left_alone():
     subject = make("SD")
-    twin = training_model(subject.model, subject.adapter, subject.plan, {})
+    quantized_model = training_model(subject.model, subject.adapter, subject.plan, {})
     for block in ("down_blocks.0", "mid_block"):
-        found = banks_of(twin, block, frozenset())
+        found = banks_of(quantized_model, block, frozenset())
         assert found and all(label.startswith(f"{block}.") for label in found)
-    name = next(iter(banks_of(twin, FIRST, frozenset()).values())).site.name
-    assert f"{name}.input" not in banks_of(twin, FIRST, frozenset([name]))
+    name = next(iter(banks_of(quantized_model, FIRST, frozenset()).values())).site.name
+    assert f"{name}.input" not in banks_of(quantized_model, FIRST, frozenset([name]))
 
 
 def test_a_recipe_cannot_ask_for_step_sizes_and_progressive_ranges():

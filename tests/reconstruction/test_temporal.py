@@ -78,13 +78,19 @@ def learn(subject, **changes):
 @torch.no_grad()
 def error(subject, codes):
     """The squared error of the features of a copy with these weights."""
-    twin = borrow(subject.model)
+    quantized_model = borrow(subject.model)
     for name, code in codes.items():
         layer = subject.model.get_submodule(name)
         weight = torch.nn.Parameter(code.dequantize(), requires_grad=False)
-        replace(twin, name, FakeQuantLinear(layer, weight, layer.bias, torch.nn.Identity()))
+        replace(
+            quantized_model, name, FakeQuantLinear(layer, weight, layer.bias, torch.nn.Identity())
+        )
     ask = subject.adapter, subject.block, subject.t, subject.given
-    pairs = zip(temporal_features(twin, *ask), temporal_features(subject.model, *ask), strict=True)
+    pairs = zip(
+        temporal_features(quantized_model, *ask),
+        temporal_features(subject.model, *ask),
+        strict=True,
+    )
     return float(sum((a - b).square().sum(1).mean() for a, b in pairs))
 
 

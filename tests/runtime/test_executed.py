@@ -19,7 +19,6 @@ from dmq.quantizers.bank import ActivationBank, Clock, bank_module
 from dmq.recipe import (
     Activations,
     Cache,
-    Grid,
     Hqq,
     KMeans,
     LowRank,
@@ -29,9 +28,10 @@ from dmq.recipe import (
     PerTensor,
     Temporal,
     Uaq,
+    Uniform,
     Weights,
 )
-from dmq.results import Bank, Site
+from dmq.results import ActivationQParams, Site
 from dmq.runtime import attention, convert, fused, kernels, layers
 from dmq.runtime.attention import chunked
 from dmq.runtime.compiled import compiled
@@ -81,8 +81,12 @@ FORMS = {
         "weights": Weights(bits=4, format=LowRank(rank=4, group=1024)),
         "activations": Activations(dynamic="token"),
     },
-    "split": {"split": True, "slot": GROUPS},
-    "split UAQ": {"split": True, "weights": Weights(bits=4, format=Uaq()), "slot": GROUPS},
+    "split": {"split_shortcuts": True, "slot": GROUPS},
+    "split UAQ": {
+        "split_shortcuts": True,
+        "weights": Weights(bits=4, format=Uaq()),
+        "slot": GROUPS,
+    },
 }
 IN_FLOAT = {
     "k-means": ({"weights": Weights(bits=4, format=KMeans())}, "not on a grid"),
@@ -215,14 +219,14 @@ def test_the_rest_in_bfloat16_takes_and_gives_float32(subject):
 
 def test_a_borrowed_executed_model_has_a_clock_of_its_own_and_the_same_kernels(subject):
     _, made = pair(subject, GROUPS, weights=HALF_RANGE)
-    twin = borrow(made)
-    twin.clock.set(TIMESTEPS[-1])
+    quantized_model = borrow(made)
+    quantized_model.clock.set(TIMESTEPS[-1])
     made.clock.set(TIMESTEPS[0])
-    ours, theirs = dict(packed_layers(made)), dict(packed_layers(twin))
+    ours, theirs = dict(packed_layers(made)), dict(packed_layers(quantized_model))
     for name, layer in ours.items():
-        assert theirs[name].input.clock is twin.clock and layer.input.clock is made.clock
+        assert theirs[name].input.clock is quantized_model.clock and layer.input.clock is made.clock
         assert theirs[name].parts[0] is layer.parts[0] and theirs[name].codes is layer.codes
-    assert torch.equal(called(subject, made), called(subject, twin))
+    assert torch.equal(called(subject, made), called(subject, quantized_model))
 
 
 def test_the_float_model_is_left_alone(subject):
@@ -257,7 +261,9 @@ def weights_of(layer, bits=8):
     weight = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(1)) + 0.8
     rows = weight.flatten(1)
     rows[0], rows[1], rows[:2, 0] = 1.5, -1.5, 0.0
-    return quantize_weight(rows.view_as(weight), Weights(bits=bits, format=Grid(), range=MinMax()))
+    return quantize_weight(
+        rows.view_as(weight), Weights(bits=bits, format=Uniform(), range=MinMax())
+    )
 
 
 @pytest.mark.parametrize("bits", [8, 7])
@@ -567,7 +573,8 @@ def test_pixels_with_ranges_of_their_own_are_neither_skipped_nor_added(changes, 
     site, none = Site(name="layer", point="input", kind="conv", block=""), np.zeros(0, np.float32)
     bits, slot = np.array([8], np.uint8), np.zeros(1, np.int16)
     bank = bank_module(
-        Bank(site=site, bits=bits, scale=none, zero=none, slot=slot, dynamic="place"), clock
+        ActivationQParams(site=site, bits=bits, scale=none, zero=none, slot=slot, dynamic="place"),
+        clock,
     )
     layer = nn.Conv2d(8, 6, 1, **changes).requires_grad_(False)
     packed = PackedLayer(layer, weights_of(layer, 4), layer.bias, bank)
@@ -589,7 +596,9 @@ def test_the_compiler_is_told_the_right_layout(layer, dtype):
         np.array([128], np.int32),
         np.zeros(1, np.int16),
     )
-    bank = bank_module(Bank(site=site, bits=one[0], scale=one[1], zero=one[2], slot=one[3]), clock)
+    bank = bank_module(
+        ActivationQParams(site=site, bits=one[0], scale=one[1], zero=one[2], slot=one[3]), clock
+    )
     model = nn.Sequential(PackedLayer(layer, weights_of(layer, 7), layer.bias, bank))
     model.clock = clock
     traced = compiled(model, "eager")[0].traced

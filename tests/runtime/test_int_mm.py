@@ -10,7 +10,7 @@ from torch import nn
 from dmq.quantizers.bank import Clock, bank_module
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import MinMax, Weights
-from dmq.results import Bank, Site
+from dmq.results import ActivationQParams, Site
 from dmq.runtime import layers
 from dmq.runtime.kernels import IntMm
 from dmq.runtime.layers import PackedLayer
@@ -49,7 +49,7 @@ def bank_for(layer, dynamic="", slots=1, symmetric=False):
     clock.set(STEPS[1])
     kind = "linear" if isinstance(layer, nn.Linear) else "conv"
     return bank_module(
-        Bank(
+        ActivationQParams(
             site=Site(name="x", point="input", kind=kind),
             bits=np.full(slots, 8, np.uint8),
             scale=np.linspace(0.02, 0.03, slots, dtype=np.float32),

@@ -18,7 +18,7 @@ def model():
 
 
 def batch(count):
-    """Pictures (count, 3, 64, 64), 0 to 1, and token numbers (count, 12), all different."""
+    """Images (count, 3, 64, 64), 0 to 1, and token numbers (count, 12), all different."""
     draws = torch.Generator().manual_seed(0)
     pictures = torch.nn.functional.interpolate(torch.rand(count, 3, 4, 4, generator=draws), 64)
     ids = torch.ones(count, clip.LENGTH, dtype=torch.long)
@@ -42,7 +42,7 @@ def test_the_loss_is_the_mean_surprise_of_both_choices():
     assert loss.item() == pytest.approx(sum(surprise) / 6, rel=1e-5)
     assert found == pytest.approx(
         (2 / 3 + 2 / 3) / 2
-    )  # picture 1 looks most like caption 2, caption 2 like picture 1
+    )  # image 1 looks most like caption 2, caption 2 like image 1
 
 
 def test_the_factor_on_cosines_stops_at_a_hundred():

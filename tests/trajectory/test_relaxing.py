@@ -10,18 +10,18 @@ from dmq.trajectory.relaxing import best_run, mean_bits, relaxed_errors, relaxed
 from tests.helpers import site
 
 
-def effects(starts, steps, seed=0, pictures=3):
+def effects(starts, steps, seed=0, images=3):
     rng = np.random.default_rng(seed)
-    all_, text = 1 + rng.random(pictures), 20 + rng.random(pictures)
+    all_, text = 1 + rng.random(images), 20 + rng.random(images)
     return WindowEffects(
         timesteps=tuple(range(steps))[::-1],
         starts=starts,
         fidelity=all_ * rng.random((len(starts), 1)),
         fidelity_all=all_,
-        text=text + rng.normal(size=(len(starts), pictures)),
+        text=text + rng.normal(size=(len(starts), images)),
         text_all=text,
         text_float=text + 1,
-        matcher="made up",
+        scorer="made up",
     )
 
 
@@ -39,7 +39,7 @@ def effects(starts, steps, seed=0, pictures=3):
     ],
 )
 def test_published_cases(fraction, where, released, steps, wanted, bits):
-    spec = Relaxing(fraction=fraction, where=where, released=released)
+    spec = Relaxing(fraction=fraction, where=where, match_reference_code=released)
     relaxed = relaxed_steps(spec, steps)
     assert relaxed == tuple(wanted)
     assert mean_bits(8, spec.bits, relaxed, np.ones(steps)) == pytest.approx(bits, abs=5e-5)
@@ -47,8 +47,11 @@ def test_published_cases(fraction, where, released, steps, wanted, bits):
 
 def test_the_released_end_is_one_step_more_than_a_fifth_whatever_the_rounding():
     for steps in range(5, 200, 5):
-        assert len(relaxed_steps(Relaxing(where="first", released=True), steps)) == steps // 5 + 1
-        last = relaxed_steps(Relaxing(where="last", released=True), steps)
+        assert (
+            len(relaxed_steps(Relaxing(where="first", match_reference_code=True), steps))
+            == steps // 5 + 1
+        )
+        last = relaxed_steps(Relaxing(where="last", match_reference_code=True), steps)
         assert (last[0], last[-1]) == (steps * 4 // 5, steps - 1), (
             "its last step lies behind the end"
         )

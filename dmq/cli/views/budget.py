@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ... import jsonio
 from ...errors import DmqError
-from ...recipe import Budget, Recipe, Rule, choice_label
+from ...recipe import Budget, Recipe, Rule, format_name
 from ...results import Allocation, SensitivityTable
 from ..arguments import chosen_recipe
 from ..terminal import check_place, print_table, write
@@ -126,16 +126,16 @@ def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
 
 def print_allocation(table: SensitivityTable, found: Allocation) -> None:
     """A line for each layer, then the totals."""
-    taken = [taken_by(table, n, choice_label(choice)) for n, choice in enumerate(found.choices)]
+    taken = [taken_by(table, n, format_name(choice)) for n, choice in enumerate(found.choices)]
     width = max(len(f"{count:,}") for count in taken)
     rows = [
-        [layer, choice_label(choice), f"{count:{width},}", why]
+        [layer, format_name(choice), f"{count:{width},}", why]
         for layer, choice, count, why in zip(
             found.layers, found.choices, taken, found.reasons, strict=True
         )
     ]
     print_table(["layer", "choice", "bytes", "why"], rows, left=4)
-    counts = Counter(map(choice_label, found.choices)).most_common()
+    counts = Counter(map(format_name, found.choices)).most_common()
     print(f"{len(rows)} layers: " + ", ".join(f"{count} {label}" for label, count in counts))
     print(
         f"{found.bytes:,} bytes, {found.average_bits:.3f} bits a weight; cost {found.cost:.6g} "
@@ -146,18 +146,18 @@ def print_allocation(table: SensitivityTable, found: Allocation) -> None:
 def taken_by(table: SensitivityTable, n: int, label: str) -> int:
     """Bytes of layer n as one of the table's choices, or in float because a rule says so."""
     if label not in table.labels:
-        return 4 * table.layers[n].weights
+        return 4 * table.layers[n].num_weights
     return int(table.bytes[n, table.labels.index(label)])
 
 
 def as_csv(front: list[Allocation]) -> str:
     """A line for each point of the front."""
-    labels = sorted({choice_label(choice) for point in front for choice in point.choices})
+    labels = sorted({format_name(choice) for point in front for choice in point.choices})
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(["bytes", "average_bits", "cost", "bound", *labels])
     for point in front:
-        counts = Counter(map(choice_label, point.choices))
+        counts = Counter(map(format_name, point.choices))
         numbers = (point.average_bits, point.cost, point.bound)
         table.writerow([point.bytes, *map(repr, numbers), *(counts[label] for label in labels)])
     return text.getvalue()

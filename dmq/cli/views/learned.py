@@ -6,7 +6,7 @@ import sys
 import numpy as np
 
 from ...errors import DmqError
-from ...recipe import Recipe, choice_label
+from ...recipe import Recipe, format_name
 from ...results import WindowEffects
 from ..terminal import print_table
 
@@ -27,7 +27,7 @@ def print_capture(recipe: Recipe) -> None:
 
     stats = stages.statistics(recipe)
     print(
-        f"{stats.model}: {len(stats.sites)} sites on {stats.samples} pictures, "
+        f"{stats.model}: {len(stats.sites)} sites on {stats.samples} images, "
         f"{len(stats.timesteps)} steps; captured on {stats.made_on or 'an unknown device'}"
     )
     print(stats.sampler)
@@ -122,7 +122,7 @@ def print_weights(recipe: Recipe, *, layers: bool = False) -> None:
         [
             [
                 name,
-                choice_label(rows[name].weights),
+                format_name(rows[name].weights),
                 f"{100 * found[name].before:.4g}",
                 f"{100 * found[name].after:.4g}",
                 _smoothing(found[name].exponent),
@@ -153,7 +153,7 @@ def print_ranges(recipe: Recipe, when: str = "in an earlier run") -> None:
         raise DmqError("nothing to set: set the recipe's progressive to Progressive.")
     ranges, change = stages.progressive_ranges(recipe), stages.range_change(recipe)
     print(
-        f"{recipe.name}: ranges set on {recipe.calibration.samples} pictures, {ranges.calls} "
+        f"{recipe.name}: ranges set on {recipe.calibration.samples} images, {ranges.calls} "
         f"denoiser calls, {when}"
     )
     wider = change.wider
@@ -204,7 +204,7 @@ def print_effects(effects: WindowEffects) -> None:
     count = len(effects.fidelity_all)
     print(
         f"all steps quantized: latent error {effects.typical_error:.4g}, geometric mean of {count} "
-        "pictures",
+        "images",
         end="",
     )
     text = (

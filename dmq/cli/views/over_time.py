@@ -41,10 +41,10 @@ def over_time(given: argparse.Namespace) -> None:
         ]
         for recipe in recipes
     ]
-    pictures = len(comparison.prompts) * len(comparison.seeds)
+    images = len(comparison.prompts) * len(comparison.seeds)
     print(
         f"{recipes[0].model}: squared distance to the float model over its squared length, "
-        f"{pictures} picture{'s' if pictures > 1 else ''}"
+        f"{images} image{'s' if images > 1 else ''}"
     )
     print_table(["recipe", "finished error", "isolated, mean", "mean bits", "bytes"], rows)
     if given.csv:
@@ -52,18 +52,18 @@ def over_time(given: argparse.Namespace) -> None:
 
 
 def prompts_for(recipe: Recipe, wanted: tuple[str, ...] | list[str]) -> tuple[str, ...]:
-    """The prompts to draw, or what stands for one if the model takes none."""
+    """The prompts to generate, or what stands for one if the model takes none."""
     from ... import stages
 
     return tuple(wanted) if stages.info(recipe.model).prompted else (UNPROMPTED,)
 
 
 def as_csv(found: OverTime, recipes: tuple[Recipe, ...], comparison: Comparison) -> str:
-    """A line for each recipe and step: errors (those of several pictures as mean, least and
+    """A line for each recipe and step: errors (those of several images as mean, least and
     most), |c_i|, context.
     """
     parts = {"accumulated": found.accumulated} | (
-        {"foreseen": found.foreseen} if found.foreseen else {}
+        {"predicted_x0": found.predicted_x0} if found.predicted_x0 else {}
     )
     heads = [f"{part}{end}" for part in parts for end in ("", "_least", "_most")]
     text = io.StringIO()
@@ -79,7 +79,7 @@ def as_csv(found: OverTime, recipes: tuple[Recipe, ...], comparison: Comparison)
             "coefficient",
             "isolated_weighed",
             "mean_bits",
-            "pictures",
+            "images",
             "seeds",
             "prompts",
         ]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import DmqError
-from ...recipe import Predictor, Recipe, choice_label
+from ...recipe import Predictor, Recipe, format_name
 from ...results import PredictorResult
 from ..arguments import chosen_recipe, chosen_spec, shared
 from ..terminal import check_place, print_table, show_progress, write
@@ -59,7 +59,7 @@ def print_result(result: PredictorResult) -> None:
     low, high = result.average_bits.min(), result.average_bits.max()
     print(
         f"{result.model}: {len(result.labels)} random mixes of "
-        f"{', '.join(map(choice_label, result.choices))}; "
+        f"{', '.join(map(format_name, result.choices))}; "
         f"{low:.2f} to {high:.2f} bits a weight"
     )
     print(
@@ -109,7 +109,7 @@ def print_insights(result: PredictorResult) -> None:
                 str(len(own)),
                 f"{np.median(own):.2f}",
                 f"{np.ptp(own, axis=1).mean():.2f}",
-                choice_label(result.choices[int(own.mean(0).argmax())]),
+                format_name(result.choices[int(own.mean(0).argmax())]),
             ]
             for name, own in sorted(
                 groups.items(), key=lambda item: -np.ptp(item[1], axis=1).mean()
@@ -134,7 +134,7 @@ def plain(result: PredictorResult) -> dict[str, Any]:
         "fingerprint": result.fingerprint,
         "label": result.label,
         "note": result.note,
-        "choices": [choice_label(choice) for choice in result.choices],
+        "choices": [format_name(choice) for choice in result.choices],
         "noise": _finite(result.noise),
         "predictions": [
             {name: _finite(value) for name, value in dataclasses.asdict(one).items()}

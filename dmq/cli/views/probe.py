@@ -9,7 +9,7 @@ import numpy as np
 
 from ...errors import DmqError
 from ...recipe import Probe, Recipe
-from ...results import ProbePicture
+from ...results import ProbeImage
 from ..arguments import chosen_recipe
 from ..terminal import check_place, print_table, show_progress
 from .over_time import prompts_for
@@ -26,7 +26,7 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
         "--gains", type=float, nargs="+", metavar="G", help="the error is multiplied by; 1 2 4"
     )
     to.add_argument(
-        "--out", metavar="FILE.png", help="also write the pictures, a row for each window"
+        "--out", metavar="FILE.png", help="also write the images, a row for each window"
     )
 
 
@@ -38,7 +38,7 @@ def probe(given: argparse.Namespace) -> None:
     spec = chosen_probe(given, recipe)
     if given.out:
         check_place(given.out, ".png")
-    pictures = show_progress(stages.probe(recipe, spec, again=given.again))
+    images = show_progress(stages.probe(recipe, spec, again=given.again))
     rows = [
         [
             f"{one.start} to {one.end - 1}",
@@ -48,12 +48,12 @@ def probe(given: argparse.Namespace) -> None:
             _two(one.match),
             _two(one.match_float),
         ]
-        for one in pictures
+        for one in images
     ]
-    print(f"{recipe.name} on {recipe.model}: one picture each, an impression and no measurement")
+    print(f"{recipe.name} on {recipe.model}: one image each, an impression and no measurement")
     print_table(["steps", "gain", "PSNR dB", "latent error", "match", "of float"], rows)
     if given.out:
-        sheets.save_png(given.out, sheets.sheet(*grid_of(pictures)))
+        sheets.save_png(given.out, sheets.sheet(*grid_of(images)))
 
 
 def chosen_probe(given: argparse.Namespace, recipe: Recipe) -> Probe:
@@ -70,12 +70,12 @@ def chosen_probe(given: argparse.Namespace, recipe: Recipe) -> Probe:
     return Probe(first=given.first, last=given.last, prompt=prompt, seed=seed, **wishes)
 
 
-def grid_of(pictures: tuple[ProbePicture, ...]) -> tuple[dict[str, list[np.ndarray]], list[str]]:
-    """Rows of pictures by window, the float one first, and the names of the columns."""
+def grid_of(images: tuple[ProbeImage, ...]) -> tuple[dict[str, list[np.ndarray]], list[str]]:
+    """Rows of images by window, the float one first, and the names of the columns."""
     rows: dict[str, list[np.ndarray]] = {}
-    for one in pictures:
+    for one in images:
         rows.setdefault(f"steps {one.start} to {one.end - 1}", [one.exact]).append(one.pixels)
-    return rows, ["float", *dict.fromkeys(f"gain {one.gain:g}" for one in pictures)]
+    return rows, ["float", *dict.fromkeys(f"gain {one.gain:g}" for one in images)]
 
 
 def _two(value: float) -> str:

@@ -56,7 +56,7 @@ def print_run(name: str) -> None:
         )
     floor = report.noise_floor
     print(
-        f"{report.samples} pictures each; float pictures with other seeds are at "
+        f"{report.samples} images each; float images with other seeds are at "
         f"{floor['psnr']:.2f} dB, SSIM {floor['ssim']:.4f}."
     )
     for who, line in report.coverage.items():

@@ -64,7 +64,7 @@ def print_costs(table: SensitivityTable, count: int) -> None:
         [
             table.layers[n].name,
             table.layers[n].role,
-            f"{table.layers[n].weights:,}",
+            f"{table.layers[n].num_weights:,}",
             *(f"{cost:.4g}" for cost in table.cost[n]),
         ]
         for n in order
@@ -131,7 +131,7 @@ def as_csv(table: SensitivityTable) -> str:
                     layer.name,
                     layer.block,
                     layer.role,
-                    layer.weights,
+                    layer.num_weights,
                     label,
                     table.bytes[n, c],
                     *map(_plain, numbers),

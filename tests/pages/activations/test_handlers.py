@@ -54,7 +54,7 @@ def test_tabs_say_where_ranges_are_taken_as_they_come(text, recipe):
     stats, errors = stages.statistics(own), stages.errors(own)
     s = next(s for s in range(len(stats.sites)) if errors.bits[s].max() == 6)
     said = {
-        time_groups.shared(jsonio.dumps(r))["said"].count("takes ranges as they come")
+        time_groups.shared(jsonio.dumps(r))["said"].count("takes dynamic ranges")
         for r in (own, recipe)
     }
     assert said == {1, 0}

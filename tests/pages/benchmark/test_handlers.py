@@ -1,4 +1,4 @@
-"""The handlers of the Benchmark tab, called as functions: what is shown, drawn, stopped, gone on
+"""The handlers of the Benchmark tab, called as functions: what is shown, generated, stopped, gone on
 with.
 """
 
@@ -11,7 +11,7 @@ import pytest
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import Benchmark, Domain, Weights
-from dmq.results import FLOOR_NAME, BenchPicture, BenchReport, BenchRow, Figure
+from dmq.results import FLOOR_NAME, BenchImage, BenchReport, BenchRow, Figure
 from dmq.runs import benchmarks as kept
 from dmq.stages import benchmarks as bench_stage
 from pages.benchmark import handlers as benchmark
@@ -21,12 +21,14 @@ from tests.tiny import tiny_clip
 
 @pytest.fixture(scope="module")
 def asked(recipe, tmp_path_factory):
-    eye = tiny_clip(tmp_path_factory.mktemp("eye"))
+    feature_extractor = tiny_clip(tmp_path_factory.mktemp("feature_extractor"))
     domains = (
         Domain(name="in", prompts=tuple("abcdefgh")),
         Domain(name="out", prompts=tuple("stuvwxyz")),
     )
-    return Benchmark(domains=domains, seeds=(0, 1), sampling=recipe.sampling, features=str(eye))
+    return Benchmark(
+        domains=domains, seeds=(0, 1), sampling=recipe.sampling, features=str(feature_extractor)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +121,7 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
     )
     work = benching.running(one, recipes, "halfway")
     first = next(work)
-    assert "32 pictures" in first["estimate"] and first["stop"]["visible"]
+    assert "32 images" in first["estimate"] and first["stop"]["visible"]
     tables = []
     for answer in work:
         tables += [answer["rows"]] if "rows" in answer else []
@@ -134,7 +136,7 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
     )
     assert "w8" not in tables[-1] and FLOOR_NAME in tables[-1]
     left = next(benching.go_on("halfway"))["estimate"]
-    assert "32 pictures" not in left
+    assert "32 images" not in left
     end = last(benching.go_on("halfway"))
     assert end["done"] == "halfway" and "w3" in end["rows"] and kept.unfinished() == []
     assert (
@@ -147,7 +149,7 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
         next(benching.go_on("halfway"))
 
 
-def test_pictures_that_are_no_numbers_are_counted_and_named(asked, recipes, monkeypatch):
+def test_images_that_are_no_numbers_are_counted_and_named(asked, recipes, monkeypatch):
     def broken(recipe):
         made = real(recipe)
         made.register_forward_hook(
@@ -167,16 +169,16 @@ def test_pictures_that_are_no_numbers_are_counted_and_named(asked, recipes, monk
     assert "<small>8 not finite</small>" in shown["table"]
     assert (
         shown["notes"]["visible"]
-        and "w8, in: 8 of 8 pictures are not finite numbers" in shown["notes"]["value"]
+        and "w8, in: 8 of 8 images are not finite numbers" in shown["notes"]["value"]
     )
     assert [caption.split(" · ")[-1] for _, caption in shown["gallery"]] == ["not finite"] * 8
-    assert shown["bytes"] is shown["seconds"] is None, "there is no measure to draw"
+    assert shown["bytes"] is shown["seconds"] is None, "there is no measure to generate"
     assert "w8" in Path(shown["page"]).read_text("utf-8")
 
 
 def test_what_cannot_be_drawn_is_refused_at_the_start_and_leaves_nothing(text, tmp_path):
     before = kept.unfinished()
-    with pytest.raises(DmqError, match="names: FID needs at least 16 pictures, got 3"):
+    with pytest.raises(DmqError, match="names: FID needs at least 16 images, got 3"):
         last(benching.start(text, ["names"], None, 3, 1, []))
     (tmp_path / "long.txt").write_text("\n".join(f"p{n}" for n in range(100_000)))
     with pytest.raises(DmqError, match="100,000 lines; at most 10,000"):
@@ -207,9 +209,9 @@ def test_the_form_is_checked_and_says_how_long_it_takes(text, tmp_path):
     ] and benchmark_.seeds == (0, 1)
     assert [recipe.name for recipe in recipes] == ["tiny"]
     said = last(benching.estimate(text, ["names"], None, 4, 1, []))["estimate"]
-    assert "Not like this: names: FID needs at least 16 pictures, got 4" in said
+    assert "Not like this: names: FID needs at least 16 images, got 4" in said
     said = last(benching.estimate(text, ["names"], None, 16, 1, []))["estimate"]
-    assert "48 pictures" in said and "on this machine" in said
+    assert "48 images" in said and "on this machine" in said
     file = tmp_path / "mine.txt"
     file.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DmqError, match="is no UTF-8 text"):
@@ -247,10 +249,10 @@ def table_with(*rows):
         model="m",
         sampler="s",
         features="f",
-        reference="20 pictures",
+        reference="20 images",
         machine="x",
         rows=tuple(made),
-        pictures=(),
+        images=(),
         benchmark=Benchmark(domains=(Domain(name="in", prompts=("a",)),)),
         bytes=dict.fromkeys(["float", *names], 1),
         coverage=dict.fromkeys(names, ""),
@@ -265,7 +267,7 @@ def test_inversions_are_found_in_any_table_and_only_where_they_are():
         ("pale", "float", True),
         ("pale", "mild", True),
     ]
-    assert "by FID to real pictures pale is better than float" in str(found[0])
+    assert "by FID to real images pale is better than float" in str(found[0])
     assert "PSNR 20.0 dB against 30.0 dB" in str(found[1]) and "n = 20" in str(found[1])
     assert (
         stages.inversions(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0)))
@@ -284,32 +286,32 @@ def test_inversions_are_found_in_any_table_and_only_where_they_are():
     assert "intervals overlap" in str(close[0])
 
 
-def test_pictures_of_the_same_noise_decide_where_intervals_overlap():
-    """Distances whose intervals overlap, and PSNR by picture: surely lower, or now lower and now
+def test_images_of_the_same_noise_decide_where_intervals_overlap():
+    """Distances whose intervals overlap, and PSNR by image: surely lower, or now lower and now
     higher.
     """
     table = table_with(("mild", 1.0, 2.0, 5.5, 30.0), ("pale", 1.5, 2.0, 5.1, 28.0))
 
     def drawn(lost):
-        return dataclasses.replace(table, pictures=pictures_with(lost))
+        return dataclasses.replace(table, images=images_with(lost))
 
     (one,) = stages.inversions(drawn(np.linspace(1.5, 2.5, 20)))
     assert (one.damaged, one.better, one.sure, one.apart) == ("pale", "mild", True, False)
     low, high = one.lost
     assert -2.5 < low < -2 < high < -1.5
     assert (
-        "it is worse (1.5 against 1, intervals overlap, PSNR 28.0 dB against 30.0 dB, picture by"
+        "it is worse (1.5 against 1, intervals overlap, PSNR 28.0 dB against 30.0 dB, image by"
         in str(one)
     )
     assert stages.inversions(drawn(np.resize([22.0, -18.0], 20))) == []
     assert "may mislead" in benchmark.findings(drawn(np.full(20, 2.0)))
 
 
-def pictures_with(lost):
-    """Twenty pictures of "mild", and of "pale" with `lost` dB less; the last one is no number."""
+def images_with(lost):
+    """Twenty images of "mild", and of "pale" with `lost` dB less; the last one is no number."""
     values = {"mild": np.linspace(10, 50, 20), "pale": np.linspace(10, 50, 20) - lost}
     made = [
-        BenchPicture(
+        BenchImage(
             recipe=name,
             domain="in",
             number=n,
@@ -321,13 +323,13 @@ def pictures_with(lost):
         for name, own in values.items()
         for n, value in enumerate(own)
     ]
-    return *made, BenchPicture(
+    return *made, BenchImage(
         recipe="pale", domain="in", number=20, prompt="a", seed=20, finite=False, values={}
     )
 
 
 def test_the_float_model_is_never_the_damaged_one():
-    """An unbiased distance between pictures of the same noise is below the float model's own,
+    """An unbiased distance between images of the same noise is below the float model's own,
     which is set to 0.
     """
     table = table_with(("mild", -3.0, 0.1, 5.5, 30.0))

@@ -12,11 +12,11 @@ from pages.compare import handlers as compare
 from pages.compare import report as reported
 
 
-def test_a_drawing_streams_pictures_and_ends_as_a_saved_run(text):
-    answers = list(compare.draw(text, "a", "0, 1", 6, 2.0, []))
+def test_a_drawing_streams_images_and_ends_as_a_saved_run(text):
+    answers = list(compare.generate(text, "a", "0, 1", 6, 2.0, []))
     begun, *grown, done = [answer["gallery"] for answer in answers if "gallery" in answer]
     assert (begun["value"], begun["columns"]) == ([], 2)  # a row for each recipe
-    assert [len(pictures) for pictures in grown] == [1, 2, 3, 4]
+    assert [len(images) for images in grown] == [1, 2, 3, 4]
     assert (len(done["value"]), done["columns"]) == (4, 2)
     last = answers[-1]
     assert last["run"]["value"] in runs.names()
@@ -33,13 +33,13 @@ def test_a_failed_drawing_gives_the_buttons_back(recipe):
     )
     answers = []
     with pytest.raises(DmqError, match="no such layer"):
-        for answer in compare.draw(jsonio.dumps(wrong), "a", "0", 6, 2.0, []):
+        for answer in compare.generate(jsonio.dumps(wrong), "a", "0", 6, 2.0, []):
             answers.append(answer)
     assert answers[-1]["go"]["visible"] and not answers[-1]["stop"]["visible"]
 
 
 def test_an_executed_drawing_is_shown_beside_the_simulated_one_with_its_seconds(text):
-    *_, last = compare.draw(text, "a", "0", 6, 2.0, [], "both")
+    *_, last = compare.generate(text, "a", "0", 6, 2.0, [], "both")
     name = last["run"]["value"]
     report, rows = runs.load_report(name), last["summary"].splitlines()
     cells = {
@@ -51,7 +51,7 @@ def test_an_executed_drawing_is_shown_beside_the_simulated_one_with_its_seconds(
         assert cells[who][4:6] == [f"{seconds:.1f}", f"{report.seconds['float'] / seconds:.2f}×"]
         assert cells[who][6].startswith(engine)
     same = [score.psnr for score in report.scores]
-    assert abs(same[0] - same[1]) < 1, "they differ in speed, and hardly in pictures"
+    assert abs(same[0] - same[1]) < 1, "they differ in speed, and hardly in images"
     taken = jsonio.loads(compare.take(name, "tiny, executed")["recipe"])
     assert (taken.name, taken.engine) == ("tiny, executed", "executed")
     assert compare.show(jsonio.dumps(taken), [], "simulated")["computed"] == "executed"
@@ -78,6 +78,6 @@ def test_what_fell_back_is_marked_with_the_reason():
     assert "| 0.0 | – | simulated | all; float: nothing |" in y
 
 
-@pytest.mark.parametrize(("pictures", "row"), [(1, 6), (2, 2), (8, 8), (9, 6)])
-def test_recipes_stand_below_each_other_where_they_fit(pictures, row):
-    assert compare.across(pictures) == row
+@pytest.mark.parametrize(("images", "row"), [(1, 6), (2, 2), (8, 8), (9, 6)])
+def test_recipes_stand_below_each_other_where_they_fit(images, row):
+    assert compare.across(images) == row

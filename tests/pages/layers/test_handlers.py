@@ -14,7 +14,16 @@ import pytest
 
 from dmq import jsonio, stages
 from dmq.errors import DmqError
-from dmq.recipe import Choice, KMeans, Predictor, Rule, Sensitivity, Uaq, choice_label, choice_of
+from dmq.recipe import (
+    KMeans,
+    Predictor,
+    Rule,
+    Sensitivity,
+    Uaq,
+    WeightFormat,
+    format_name,
+    parse_format,
+)
 from dmq.runs import predictors
 from pages import job_panel
 from pages.layers import budget as layers_budget
@@ -27,14 +36,16 @@ from pages.layers.view import VIEWS
 from tests.sensitivities import random_predictor
 
 
-CHOICES = tuple(Choice(bits=bits, format=form) for bits in (4, 2) for form in (Uaq(), KMeans()))
-ASK = Sensitivity(choices=CHOICES, how="fisher", steps=2, pictures=1, probes=1)
+CHOICES = tuple(
+    WeightFormat(bits=bits, format=form) for bits in (4, 2) for form in (Uaq(), KMeans())
+)
+ASK = Sensitivity(choices=CHOICES, how="fisher", steps=2, images=1, probes=1)
 EMPTY = rows_of(())
-FORM = ["how", "mode", "measure", "steps", "pictures", "probes", "activations", "seed"]
+FORM = ["how", "mode", "measure", "steps", "images", "probes", "activations", "seed"]
 LEARN = [
     "configurations",
     "label",
-    "pictures",
+    "images",
     "steps",
     "repeats",
     "width",
@@ -262,9 +273,9 @@ def test_names_that_nobody_kept_are_refused(text, wrong):
 
 def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, name):
     found = layers_budget.moved(text, name, 3.0, list(table.labels), EMPTY)
-    size = int(3.0 * table.weights / 8)
+    size = int(3.0 * table.num_weights / 8)
     best = stages.allocate(table, layers_budget.Budget(bits=None, bytes=size))
-    assert labels_of(found) == dict(zip(best.layers, map(choice_label, best.choices), strict=True))
+    assert labels_of(found) == dict(zip(best.layers, map(format_name, best.choices), strict=True))
     assert best.bytes <= size and f"**{best.bytes:,} bytes**" in found["said"]
     assert f"{best.average_bits:.2f} bits" in found["said"] and "in all layers" in found["said"]
     star = found["front"].data[-1]
@@ -276,7 +287,7 @@ def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, 
 
 def test_the_slider_ends_where_the_table_does(text, table, name):
     shown = layers_budget.changed(text, name, 99.0, list(table.labels), EMPTY)
-    low, high = (8 * size / table.weights for size in stages.limits(table))
+    low, high = (8 * size / table.num_weights for size in stages.limits(table))
     bits = shown["bits"]
     assert low - 0.01 <= bits["minimum"] <= low and high <= bits["maximum"] <= high + 0.01
     assert bits["value"] == bits["maximum"]
@@ -311,7 +322,7 @@ def test_rules_are_respected_even_for_choices_that_are_not_allowed(text, table, 
         "KMC-4"
     }
     row = next(row for row in found["layers"] if row[NAME] == other)
-    assert row[4] == f"{4 * table.layers[1].weights:,}" and row[5] == "0"
+    assert row[4] == f"{4 * table.layers[1].num_weights:,}" and row[5] == "0"
     assert "needs 4 bits by '*'" in layers_budget.changed(text, name, 3.0, ["KMC-4"], rules)["said"]
 
 
@@ -432,7 +443,7 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
     made = jsonio.loads(found["recipe"])
     chosen = labels_of(layers_budget.moved(*form))
     by_layer = {
-        over.layers: choice_of(chosen[layer])
+        over.layers: parse_format(chosen[layer])
         for layer, over in zip(chosen, made.overrides, strict=True)
     }
     for over in made.overrides:
@@ -445,7 +456,7 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
     assert (
         sum(row.weight_bytes for row in plan.layers if row.layer.name in table.row)
         == stages.allocate(
-            table, layers_budget.Budget(bits=None, bytes=int(3.0 * table.weights / 8))
+            table, layers_budget.Budget(bits=None, bytes=int(3.0 * table.num_weights / 8))
         ).bytes
     )
 
@@ -453,7 +464,7 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
 def test_a_form_asks_for_what_it_shows_and_hides_what_has_no_meaning():
     labels, values = ["UAQ-4", "kmc-3", "KMC-3"], ("fisher", "all_but", "text", 3, 2, 1, True, 0)
     ask = layers_asked.asked(FORM, labels, *values)
-    assert tuple(map(choice_label, ask.choices)) == ("UAQ-4", "KMC-3")
+    assert tuple(map(format_name, ask.choices)) == ("UAQ-4", "KMC-3")
     assert (ask.how, ask.mode, ask.measure, ask.steps, ask.activations) == (
         "fisher",
         "only",
@@ -521,7 +532,7 @@ def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
 
 def test_a_form_asks_for_a_predictor_and_keeps_defaults_of_what_it_leaves_out():
     spec = layers_learned.asked(LEARN, ["UAQ-4", "kmc-3", "KMC-3"], *MIXES)
-    assert tuple(map(choice_label, spec.choices)) == ("UAQ-4", "KMC-3")
+    assert tuple(map(format_name, spec.choices)) == ("UAQ-4", "KMC-3")
     assert (spec.configurations, spec.label, spec.epochs, spec.width) == (20, "noise", 2, 4)
     left = [field for field in layers_learned.LEFT if field not in (*LEARN, "choices")]
     assert left and all(getattr(spec, field) == getattr(Predictor(), field) for field in left)

@@ -1,5 +1,5 @@
 """The handlers of the four parts of the Over time tab, called as functions, with a tiny model
-that is really drawn.
+that is really generated.
 """
 
 import dataclasses
@@ -25,7 +25,7 @@ from dmq.recipe import (
     SharedRange,
     Weights,
 )
-from dmq.results import ProbePicture
+from dmq.results import ProbeImage
 from dmq.runs.prompts import UNPROMPTED
 from pages import job_panel, request, words
 from pages.over_time import handlers as over_time
@@ -35,7 +35,7 @@ from pages.over_time import trajectory_ranges as walked
 
 STEPS = 6
 WALK = ["variant", "inner"]
-FORM = ["bits", "where", "judge", "fraction", "steps", "windows", "pictures", "released"]
+FORM = ["bits", "where", "judge", "fraction", "steps", "windows", "images", "match_reference_code"]
 
 
 @pytest.fixture(scope="module")
@@ -91,14 +91,14 @@ def relaxed_form(**changes):
         "fraction": 0.2,
         "steps": "",
         "windows": 5,
-        "pictures": 8,
-        "released": False,
+        "images": 8,
+        "match_reference_code": False,
     } | changes
     return [spec[path] for path in FORM]
 
 
 def fails(*given, **more):
-    yield stages.Progress("Draw", 0, 1)
+    yield stages.Progress("Generate", 0, 1)
     raise DmqError("no luck")
 
 
@@ -116,8 +116,10 @@ def refused(work):
 
 def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monkeypatch):
     monkeypatch.setattr(over_time, "FIGURE_SECONDS", 0.0)
-    assert "press **Draw along the steps**" in over_time.show(text_of(low), [])["empty"]["value"]
-    answers = list(over_time.draw(text_of(low), "a\nb", "0, 1", ["W8A8, one range"]))
+    assert (
+        "press **Generate along the steps**" in over_time.show(text_of(low), [])["empty"]["value"]
+    )
+    answers = list(over_time.generate(text_of(low), "a\nb", "0, 1", ["W8A8, one range"]))
     tables = [answer["table"] for answer in answers if "table" in answer]
     assert len(tables) > STEPS and tables[0][0][0] == "low" and tables[0][0][1] == "…", (
         "not finished yet"
@@ -141,14 +143,14 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
     assert again["table"] == [["renamed", *end["table"][0][1:]], end["table"][1]]
     assert (again["prompts"]["value"], again["seeds"]) == ("a\nb", "0, 1")
     assert again["others"]["value"] == ["W8A8, one range"] and again["said"].startswith(
-        "4 pictures (a, b), seeds 0, 1"
+        "4 images (a, b), seeds 0, 1"
     )
-    repeated = list(over_time.draw(text_of(low), "a\nb", "0-1", ["W8A8, one range"]))
+    repeated = list(over_time.generate(text_of(low), "a\nb", "0-1", ["W8A8, one range"]))
     assert len(repeated) == 2, "the same question is answered at once"
 
 
 def test_stop_keeps_what_is_shown_and_leaves_nothing_behind(low):
-    work = over_time.draw(text_of(low), "c", "5", [])
+    work = over_time.generate(text_of(low), "c", "5", [])
     assert "table" in next(answer for answer in work if "table" in answer)
     work.close()
     after = over_time.JOB.show_stopped()
@@ -187,7 +189,7 @@ def test_each_part_of_pcr_can_be_left_out(low):
 )
 def test_what_cannot_be_drawn_is_refused_before_anything_is_shown(low, prompts, seeds, why):
     with pytest.raises(DmqError, match=why):
-        next(over_time.draw(text_of(low), prompts, seeds, []))
+        next(over_time.generate(text_of(low), prompts, seeds, []))
 
 
 def test_recipes_of_other_models_are_taken_for_this_one_and_the_engine_refuses_two(low, unprompted):
@@ -202,12 +204,12 @@ def test_without_prompts_there_is_nothing_to_ask_but_seeds(unprompted):
     assert over_time.show(text_of(unprompted), [])["prompts"]["visible"] is False
     comparison, _ = over_time.asked(text_of(unprompted), "ignored", "0-2", [])
     assert comparison.prompts == (UNPROMPTED,) and comparison.seeds == (0, 1, 2)
-    assert over_time.summary(comparison).startswith("3 pictures, seeds 0, 1, 2, ")
+    assert over_time.summary(comparison).startswith("3 images, seeds 0, 1, 2, ")
 
 
 def test_a_prompt_is_no_html():
     said = over_time.summary(Comparison(prompts=("<img src=x>",)))
-    assert "<img" not in said and "&lt;img" in said and said.startswith("1 picture (")
+    assert "<img" not in said and "&lt;img" in said and said.startswith("1 image (")
 
 
 # --- ranges along the quantized trajectory --------------------------------------------------------
@@ -336,12 +338,12 @@ def test_the_form_makes_relaxed_steps_and_says_at_once_what_they_cost(low):
 
 def test_text_cannot_decide_without_prompts(unprompted):
     form = relaxed_form(where="auto", judge="text")
-    with pytest.raises(DmqError, match="draws without prompts; set it to fidelity"):
+    with pytest.raises(DmqError, match="generates without prompts; set it to fidelity"):
         relaxing.change(FORM, text_of(unprompted), True, *form)
 
 
 def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
-    spec = Relaxing(where="auto", fraction=1 / 3, windows=3, pictures=2)
+    spec = Relaxing(where="auto", fraction=1 / 3, windows=3, images=2)
     text = text_of(dataclasses.replace(low, name="auto", relaxing=spec))
     assert settled(relaxing.show(FORM, text))["go"]["visible"]
     answers = list(relaxing.measure(text))
@@ -379,7 +381,7 @@ def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
         FORM,
         text,
         True,
-        *relaxed_form(where="auto", judge="text", fraction=0.5, windows=3, pictures=2),
+        *relaxed_form(where="auto", judge="text", fraction=0.5, windows=3, images=2),
     )
     assert "**text** decided" in moved["said"] and "**7.50 bits** on average" in moved["said"]
     assert settled(relaxing.show(FORM, text))["table"] == end["table"]
@@ -388,7 +390,7 @@ def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
 
 
 def test_measuring_that_is_stopped_keeps_nothing(low):
-    recipe = dataclasses.replace(low, relaxing=Relaxing(windows=2, pictures=1))
+    recipe = dataclasses.replace(low, relaxing=Relaxing(windows=2, images=1))
     work = relaxing.measure(text_of(recipe))
     next(answer for answer in work if answer.get("table") == [])
     work.close()
@@ -404,13 +406,13 @@ def test_measuring_that_is_stopped_keeps_nothing(low):
 # --- the probe ------------------------------------------------------------------------------------
 
 
-def test_a_probe_is_drawn_picture_by_picture_and_there_again(low):
+def test_a_probe_is_drawn_image_by_image_and_there_again(low):
     form = (2, False, None, None, "1, 4", "a", "3")
     assert "press **Probe**" in probe.show(text_of(low))["empty"]["value"]
     answers = list(probe.run(text_of(low), *form))
     assert [len(answer["table"]) for answer in answers if "table" in answer] == [1, 2, 3, 4, 4]
     end = settled(answers)
-    pictures = stages.kept_probe(low, Probe(windows=2, gains=(1.0, 4.0), prompt="a", seed=3))
+    images = stages.kept_probe(low, Probe(windows=2, gains=(1.0, 4.0), prompt="a", seed=3))
     assert [(row[0], row[1]) for row in end["table"]] == [
         ("0 to 2", 1),
         ("0 to 2", 4),
@@ -418,15 +420,15 @@ def test_a_probe_is_drawn_picture_by_picture_and_there_again(low):
         ("3 to 5", 4),
     ]
     assert [float(row[3]) for row in end["table"]] == pytest.approx(
-        [one.error for one in pictures], rel=1e-3
+        [one.error for one in images], rel=1e-3
     )
     images, captions = zip(*end["grid"]["value"], strict=True)
     assert end["grid"]["columns"] == 3 and len(images) == 6
     assert np.array_equal(images[0], images[3]) and captions[3].startswith(
         "Steps 3 to 5 → float, match "
     )
-    assert np.array_equal(images[4], pictures[2].pixels) and captions[4].startswith("× 1: ")
-    worst = max((one for one in pictures if one.gain == 4), key=lambda one: one.error)
+    assert np.array_equal(images[4], images[2].pixels) and captions[4].startswith("× 1: ")
+    worst = max((one for one in images if one.gain == 4), key=lambda one: one.error)
     assert f"fidelity suffers most from steps **{worst.start} to {worst.end - 1}**" in end["said"]
     assert "Published example" in end["said"]
     again = probe.show(text_of(low))
@@ -460,7 +462,7 @@ def test_one_window_of_ones_own(low):
         ((4, False, 0, 0, "nan", "a", "0"), "gains must be"),
         ((4, False, 0, 0, "1", "  ", "0"), "prompt"),
         ((4, False, 0, 0, "1", "a", "0, 1"), "give one seed"),
-        ((6, False, 0, 0, "1 2 3 4 5", "a", "0"), "30 pictures; a probe draws at most 24"),
+        ((6, False, 0, 0, "1 2 3 4 5", "a", "0"), "30 images; a probe generates at most 24"),
     ],
     ids=lambda x: x if isinstance(x, str) else "",
 )
@@ -491,9 +493,9 @@ def test_a_model_in_float_has_no_error_to_amplify(low):
 
 
 def test_which_window_the_match_suffers_from_is_computed():
-    def picture(start, error, match):
+    def image(start, error, match):
         pixels = np.zeros((2, 2, 3), np.uint8)
-        return ProbePicture(
+        return ProbeImage(
             start=start,
             end=start + 3,
             gain=2.0,
@@ -505,13 +507,11 @@ def test_which_window_the_match_suffers_from_is_computed():
             match_float=30.0,
         )
 
-    said = probe.summary((picture(0, 0.1, 20.0), picture(3, 0.4, 29.0)))
+    said = probe.summary((image(0, 0.1, 20.0), image(3, 0.4, 29.0)))
     assert "fidelity suffers most from steps **3 to 5** (latent error 0.4, 20.0 dB)" in said
     assert "the match with the prompt from steps **0 to 2** (-10.00)" in said
-    assert "from none of the windows" in probe.summary(
-        (picture(0, 0.1, 31.0), picture(3, 0.4, 30.0))
-    )
-    assert "the match" not in probe.summary((picture(0, 0.1, math.nan), picture(3, 0.4, math.nan)))
+    assert "from none of the windows" in probe.summary((image(0, 0.1, 31.0), image(3, 0.4, 30.0)))
+    assert "the match" not in probe.summary((image(0, 0.1, math.nan), image(3, 0.4, math.nan)))
 
 
 # --- all of them ----------------------------------------------------------------------------------
@@ -520,12 +520,12 @@ def test_which_window_the_match_suffers_from_is_computed():
 @pytest.mark.parametrize(
     ("stage", "run"),
     [
-        ("over_time", lambda text: over_time.draw(text, "zz", "9", [])),
+        ("over_time", lambda text: over_time.generate(text, "zz", "9", [])),
         ("calibrate", walked.calibrate),
         ("measure_windows", relaxing.measure),
         ("probe", lambda text: probe.run(text, 2, False, None, None, "1", "zz", "9")),
     ],
-    ids=["draw", "calibrate", "measure", "probe"],
+    ids=["generate", "calibrate", "measure", "probe"],
 )
 def test_a_failure_gives_the_button_back(low, monkeypatch, stage, run):
     monkeypatch.setattr(stages, stage, fails)

@@ -15,8 +15,8 @@ from pages import sidebar, words
 from pages.reconstruct import handlers as reconstruct
 
 
-PATHS = ["iterations", "pictures", "time"]
-SPEC = BlockReconstruction(iterations=6, pictures=1, batch=2, rate=0.03)
+PATHS = ["iterations", "images", "time"]
+SPEC = BlockReconstruction(iterations=6, images=1, batch=2, rate=0.03)
 
 
 @pytest.fixture
@@ -46,8 +46,7 @@ def last(answers):
 def test_the_form_makes_the_reconstruction_of_the_recipe(low):
     made = jsonio.loads(reconstruct.change(PATHS, jsonio.dumps(low), True, 6, 1, False)["recipe"])
     assert (
-        made.reconstruction == BlockReconstruction(iterations=6, pictures=1)
-        and "BRECQ" in made.name
+        made.reconstruction == BlockReconstruction(iterations=6, images=1) and "BRECQ" in made.name
     )
     other = dataclasses.replace(
         made, reconstruction=dataclasses.replace(made.reconstruction, seed=7)
@@ -65,7 +64,7 @@ def test_the_form_makes_the_reconstruction_of_the_recipe(low):
     )
 
 
-def test_the_time_path_is_not_learned_twice(low):
+def test_the_time_embedding_is_not_learned_twice(low):
     timed = dataclasses.replace(low, temporal=Temporal())
     with pytest.raises(DmqError, match="temporal to null"):
         reconstruct.change(PATHS, jsonio.dumps(timed), True, 6, 1, True)
@@ -165,7 +164,7 @@ def test_coverage_says_which_codes_are_learned(learned, wanted):
 def test_words_and_commands_tell_of_it(wanted):
     assert "Rounding learned block by block." in words.words(wanted)
     timed = dataclasses.replace(wanted, reconstruction=dataclasses.replace(SPEC, time=True))
-    assert "block by block, the time path too." in words.words(timed)
+    assert "block by block, the time embedding too." in words.words(timed)
     assert "BlockReconstruction(iterations=6" in words.python(wanted)
 
 

@@ -24,5 +24,5 @@ def test_no_file_is_shown_for_a_name_that_a_visitor_wrote(tmp_path, monkeypatch)
     for place in ("models/emoji-sd", "private"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "samples.png").touch()
-    assert start.picture_of("emoji-sd") == str(tmp_path / "models" / "emoji-sd" / "samples.png")
-    assert start.picture_of("../private") is None
+    assert start.image_of("emoji-sd") == str(tmp_path / "models" / "emoji-sd" / "samples.png")
+    assert start.image_of("../private") is None

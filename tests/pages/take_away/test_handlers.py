@@ -114,7 +114,7 @@ def test_an_export_is_a_folder_and_the_same_as_one_file(form, part, exported):
 
 @pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("form", FORMS[:2])
-def test_the_code_that_is_shown_draws_the_picture(
+def test_the_code_that_is_shown_draws_the_image(
     form, part, exported, recipe, tmp_path, monkeypatch
 ):
     code = exported[form, part]["python"]
@@ -125,7 +125,7 @@ def test_the_code_that_is_shown_draws_the_picture(
     )
     space = {}
     exec(
-        code.replace(".images[0].save('picture.png')", ".images").replace("pipe(", "made = pipe("),
+        code.replace(".images[0].save('image.png')", ".images").replace("pipe(", "made = pipe("),
         space,
     )
     assert space["made"].shape == (1, 16, 16, 3) and np.isfinite(space["made"]).all()
@@ -133,7 +133,7 @@ def test_the_code_that_is_shown_draws_the_picture(
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_the_code_for_sdnq_draws_the_picture_without_dmq(part, exported, tmp_path):
+def test_the_code_for_sdnq_draws_the_image_without_dmq(part, exported, tmp_path):
     code = exported[FORMS[2], part]["python"].replace(
         "guidance_scale=2)", "guidance_scale=2, height=16, width=16)"
     )
@@ -146,7 +146,7 @@ def test_the_code_for_sdnq_draws_the_picture_without_dmq(part, exported, tmp_pat
         env=os.environ | {"SDNQ_USE_TORCH_COMPILE": "0"},
     )
     assert run.returncode == 0, run.stderr
-    assert Image.open(tmp_path / "picture.png").size == (16, 16)
+    assert Image.open(tmp_path / "image.png").size == (16, 16)
 
 
 def test_the_commands_that_are_shown_are_understood_and_pass(exported, capsys):

@@ -46,7 +46,7 @@ def last(answers):
     return end
 
 
-def test_the_form_makes_the_time_path_of_the_recipe(low):
+def test_the_form_makes_the_time_embedding_of_the_recipe(low):
     made = jsonio.loads(temporal.change(PATHS, jsonio.dumps(low), True, *VALUES)["recipe"])
     assert made.temporal == SPEC and "TIAR" in made.name and "FSC" in made.name
     off = temporal.change(PATHS, jsonio.dumps(made), False, *VALUES)
@@ -130,7 +130,7 @@ def test_a_cache_of_sixteen_bits_is_right_and_its_selection_is_shown(low):
     )
 
 
-def test_running_the_time_path_alone_shows_both_ways(low):
+def test_running_the_time_embedding_alone_shows_both_ways(low):
     cached = dataclasses.replace(low, temporal=Temporal(cache=Cache(bits=16)))
     answers = list(temporal.deviate(jsonio.dumps(cached), 1))
     lines = {part.name: np.array(part.y) for part in answers[-1]["deviation"]["value"].data}
@@ -144,8 +144,8 @@ def test_running_the_time_path_alone_shows_both_ways(low):
     assert len(plain[-1]["deviation"]["value"].data) == 1
 
 
-def test_a_time_path_learned_with_its_blocks_is_shown(low):
-    spec = BlockReconstruction(iterations=20, pictures=1, batch=2, rate=0.03, time=True)
+def test_a_time_embedding_learned_with_its_blocks_is_shown(low):
+    spec = BlockReconstruction(iterations=20, images=1, batch=2, rate=0.03, time=True)
     recipe = dataclasses.replace(low, weights=Weights(bits=3), reconstruction=spec)
     text, nearest = (
         jsonio.dumps(recipe),
@@ -181,11 +181,12 @@ def test_what_hinders_is_said(low):
 
 
 def test_a_recipe_says_in_words_how_it_keeps_the_time(low):
-    assert words.time_path(Temporal()) == ""
+    assert words.time_embedding(Temporal()) == ""
     made = Temporal(rounding=Tiar(), fsc="tib", cache=Cache(bits=4, selection="row"))
     said = words.words(dataclasses.replace(low, temporal=made))
     assert (
-        "Time path: rounding learned, ranges per step, 4-bit cache where a step errs less." in said
+        "Time embedding: rounding learned, ranges per step, 4-bit cache where a step errs less."
+        in said
     )
     named = words.short_name(
         dataclasses.replace(low, temporal=made, grouping=LearnedGroups(count=2))
@@ -196,6 +197,6 @@ def test_a_recipe_says_in_words_how_it_keeps_the_time(low):
         ", BRECQ"
     ) and "Rounding learned block by block." in words.words(blocks)
     assert (
-        words.time_path(dataclasses.replace(made, cache=NoCache()))
+        words.time_embedding(dataclasses.replace(made, cache=NoCache()))
         == "rounding learned, ranges per step"
     )

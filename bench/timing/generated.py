@@ -1,4 +1,4 @@
-"""Pictures that a bench measures quantized models on: drawn with the float model, then with each
+"""Images that a bench measures quantized models on: generated with the float model, then with each
 quantized one.
 """
 
@@ -9,31 +9,31 @@ import numpy as np
 
 from bench.timing.results import Row, interval
 from dmq import stages
-from dmq.capture.activations import calibration_pictures
+from dmq.capture.activations import calibration_images
 from dmq.metrics.pixel import psnr
 from dmq.progress import progress_timer
 from dmq.recipe import Recipe
-from dmq.stages.reference import matcher_of
+from dmq.stages.reference import load_scorer
 from dmq.stages.walks import Walk, latent_errors, walk
 
 
-UNSEEN = 100_000  # first seed of the pictures that are measured
-EQUAL = 99.0  # dB that a picture equal to the float one counts as
+UNSEEN = 100_000  # first seed of the images that are measured
+EQUAL = 99.0  # dB that an image equal to the float one counts as
 
 
-class Drawn:
-    """The float model's walk over the pictures that everything is measured on."""
+class GeneratedBatch:
+    """The float model's walk over the images that everything is measured on."""
 
-    def __init__(self, recipe: Recipe, seeds: int, pictures: int) -> None:
-        self.loaded, self.sampling, self.seeds, self.pictures = (
+    def __init__(self, recipe: Recipe, seeds: int, images: int) -> None:
+        self.loaded, self.sampling, self.seeds, self.images = (
             stages.load(recipe.model),
             recipe.sampling,
             seeds,
-            pictures,
+            images,
         )
-        calibration = replace(recipe.calibration, samples=seeds * pictures, seed=UNSEEN)
-        self.jobs = calibration_pictures(self.loaded, calibration)
-        self.matcher = matcher_of(recipe.model)
+        calibration = replace(recipe.calibration, samples=seeds * images, seed=UNSEEN)
+        self.jobs = calibration_images(self.loaded, calibration)
+        self.scorer = load_scorer(recipe.model)
         self.floats = self.walk(self.loaded.denoiser)
         self.match = self._match(self.floats)
 
@@ -42,13 +42,13 @@ class Drawn:
             walk(self.loaded, model, jobs or self.jobs, self.sampling, progress_timer(""))
         )
 
-    def _match(self, drawn: Walk) -> np.ndarray:
+    def _match(self, generated: Walk) -> np.ndarray:
         prompts = [prompt for prompt, _ in self.jobs]
         nothing = np.full(len(prompts), np.nan)
-        return self.matcher.match(drawn.pictures, prompts) if self.matcher else nothing
+        return self.scorer.match(generated.images, prompts) if self.scorer else nothing
 
     def measure(self, recipe: Recipe) -> Row:
-        """Figures of each picture with the quantized model of `recipe`."""
+        """Figures of each image with the quantized model of `recipe`."""
         plan = stages.plan(recipe)
         figures = {
             "bytes": plan.bytes,
@@ -57,18 +57,18 @@ class Drawn:
         }
         return self.judge(self.walk(stages.quantize(recipe))) | figures
 
-    def judge(self, drawn: Walk) -> Row:
-        """Figures of each picture of a walk."""
+    def judge(self, generated: Walk) -> Row:
+        """Figures of each image of a walk."""
         near = [
             min(psnr(a, b), EQUAL)
-            for a, b in zip(drawn.pictures, self.floats.pictures, strict=True)
+            for a, b in zip(generated.images, self.floats.images, strict=True)
         ]
-        made = latent_errors(drawn.latents[-1], self.floats.latents[-1])
-        match = [None if np.isnan(x) else float(x) for x in self._match(drawn)]
+        made = latent_errors(generated.latents[-1], self.floats.latents[-1])
+        match = [None if np.isnan(x) else float(x) for x in self._match(generated)]
         return {"error": made.tolist(), "psnr": near, "match": match}
 
     def of_seeds(self, values: list[float]) -> np.ndarray:
-        return np.array(values, float).reshape(self.seeds, self.pictures)
+        return np.array(values, float).reshape(self.seeds, self.images)
 
 
 def half(values: np.ndarray, form: str = ".1e") -> str:

@@ -1,4 +1,4 @@
-"""The time path: learning its rounding, and measuring what a recipe does to its features."""
+"""The time embedding: learning its rounding, and measuring what a recipe does to its features."""
 
 import dataclasses
 from collections.abc import Generator
@@ -11,7 +11,7 @@ import numpy as np
 from .. import runs
 from ..errors import DmqError
 from ..progress import Progress, progress_timer, relay
-from ..recipe import FLOAT, Calibration, Grid, NoCache, Recipe, Sampling, Temporal, Tiar
+from ..recipe import FLOAT, Calibration, NoCache, Recipe, Sampling, Temporal, Tiar, Uniform
 from ..results import Plan, TemporalErrors
 from .blocks_kept import blocks_changed, blocks_result
 from .known import info, info_for, libraries, load, statistics
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 
 CONDITIONINGS = (
-    64  # calibration pictures whose prompts the time path is learned from, where they enter
+    64  # calibration images whose prompts the time embedding is learned from, where they enter
 )
 
 
 def temporal_learned(recipe: Recipe) -> bool:
-    """Has the rounding of the time path been learned, or is there none to be learned?"""
+    """Has the rounding of the time embedding been learned, or is there none to be learned?"""
     folder = _rounding_folder(recipe)
     return folder is None or folder.is_dir()
 
@@ -42,11 +42,11 @@ def temporal_learned(recipe: Recipe) -> bool:
 def learn_temporal(
     recipe: Recipe, *, again: bool = False
 ) -> Generator[Progress, None, Path | None]:
-    """Learn the rounding of the time path (TIAR); returns the folder where it is kept, None if
+    """Learn the rounding of the time embedding (TIAR); returns the folder where it is kept, None if
     `recipe` needs none.
 
-    Does nothing if it was learned already, unless `again`. Needs no pictures; where more than t
-    enters, the prompts, classes or sizes of the calibration pictures. Closing the generator leaves
+    Does nothing if it was learned already, unless `again`. Needs no images; where more than t
+    enters, the prompts, classes or sizes of the calibration images. Closing the generator leaves
     no trace."""
     if not learns_rounding(recipe):
         return None
@@ -61,7 +61,7 @@ def learn_temporal(
     loaded, spec = load(recipe.model), recipe.temporal.rounding
     t, given = every_pair(statistics(recipe).timesteps, conditioning(recipe))
     block, formats = info_for(recipe).temporal, _temporal_formats(recipe)
-    at = progress_timer("Learn the rounding of the time path")
+    at = progress_timer("Learn the rounding of the time embedding")
     work = learn_rounding(loaded.denoiser, loaded.adapter, block, formats, spec, t, given)
     learned = yield from relay(work, at)
     folder = _rounding_folder(recipe, own=True)  # never where those are that ship
@@ -70,15 +70,15 @@ def learn_temporal(
 
 
 def temporal_errors(recipe: Recipe) -> TemporalErrors:
-    """What `recipe` does to the temporal features, beside treating the time path as all other
+    """What `recipe` does to the temporal features, beside treating the time embedding as all other
     layers.
 
-    Runs the time path alone, which takes seconds. Raises DmqError if the model has no temporal
+    Runs the time embedding alone, which takes seconds. Raises DmqError if the model has no temporal
     block that dmq knows, or if its rounding was not learned yet, by itself or with the blocks."""
     if not _learned_with_blocks(recipe):
         recipe = dataclasses.replace(
             recipe, reconstruction=None
-        )  # which leaves the time path alone
+        )  # which leaves the time embedding alone
     recipe = plain(recipe)
     changes = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
     return _temporal_errors(dataclasses.replace(recipe, name=""), changes)
@@ -87,7 +87,7 @@ def temporal_errors(recipe: Recipe) -> TemporalErrors:
 @lru_cache(maxsize=8)
 def _temporal_errors(recipe: Recipe, _changes: tuple) -> TemporalErrors:
     libraries()
-    from ..metrics.temporal import measure_time_path
+    from ..metrics.temporal import measure_time_embedding
 
     codes, losses, note = time_codes(recipe)
     spec = recipe.temporal or Temporal()
@@ -97,7 +97,7 @@ def _temporal_errors(recipe: Recipe, _changes: tuple) -> TemporalErrors:
         computed, temporal=dataclasses.replace(computed.temporal, spec=spec)
     )
     loaded = load(recipe.model)
-    return measure_time_path(
+    return measure_time_embedding(
         loaded.denoiser,
         loaded.adapter,
         before,
@@ -111,7 +111,7 @@ def _temporal_errors(recipe: Recipe, _changes: tuple) -> TemporalErrors:
 
 
 def time_codes(recipe: Recipe) -> "tuple[dict[str, QuantizedWeight], np.ndarray, str]":
-    """Codes learned for the time path among others, the loss of each iteration if learned alone,
+    """Codes learned for the time embedding among others, the loss of each iteration if learned alone,
     and a note.
 
     Those that are learned from inputs are there once they have been learned.
@@ -124,14 +124,14 @@ def time_codes(recipe: Recipe) -> "tuple[dict[str, QuantizedWeight], np.ndarray,
 
 
 def _learned_with_blocks(recipe: Recipe) -> bool:
-    """Is the rounding of the time path learned with the blocks instead of by itself?"""
+    """Is the rounding of the time embedding learned with the blocks instead of by itself?"""
     return recipe.reconstruction is not None and recipe.reconstruction.time
 
 
 def uncached_plan(recipe: Recipe, spec: Temporal) -> Plan:
-    """The plan of `recipe` with the time path kept as by `spec`, but without a cache.
+    """The plan of `recipe` with the time embedding kept as by `spec`, but without a cache.
 
-    Ranges along the quantized trajectory and relaxed steps come later: what enters the time path is
+    Ranges along the quantized trajectory and relaxed steps come later: what enters the time embedding is
     the same there."""
     from ..quantizers.plan import make_plan
 
@@ -149,7 +149,7 @@ def learns_rounding(recipe: Recipe) -> bool:
 
 
 def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
-    """The weight format of every layer of the time path that is on a uniform grid: others keep
+    """The weight format of every layer of the time embedding that is on a uniform grid: others keep
     their own codes.
     """
     plan = uncached_plan(recipe, recipe.temporal)
@@ -161,7 +161,7 @@ def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
     return {
         name: spec
         for name, spec in formats.items()
-        if spec.bits < FLOAT and isinstance(spec.format, Grid)
+        if spec.bits < FLOAT and isinstance(spec.format, Uniform)
     }
 
 
@@ -197,7 +197,7 @@ def learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
         return None
     if not folder.is_dir():
         raise DmqError(
-            "recipe.temporal.rounding: the rounding of the time path was not learned yet; press "
+            "recipe.temporal.rounding: the rounding of the time embedding was not learned yet; press "
             "Learn, or run "
             "`dmq run` with this recipe."
         )
@@ -205,7 +205,7 @@ def learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
 
 
 def conditioning(recipe: Recipe) -> "dict[str, Tensor]":
-    """What enters the time path beside t for the calibration pictures; nothing where t is all."""
+    """What enters the time embedding beside t for the calibration images; nothing where t is all."""
     block = info_for(recipe).temporal
     if block is None or block.finite:
         return {}
@@ -217,11 +217,11 @@ def _conditioning_rows(
     model: str, sampling: Sampling, calibration: Calibration
 ) -> "dict[str, Tensor]":
     libraries()
-    from ..capture.activations import calibration_pictures
+    from ..capture.activations import calibration_images
     from ..capture.conditioning import conditioning_of
     from ..models.temporal import conditioning_rows
 
     loaded = load(model)
-    pictures = calibration_pictures(loaded, calibration)[:CONDITIONINGS]
-    calls = conditioning_of(loaded, pictures, sampling, calibration.batch)
+    images = calibration_images(loaded, calibration)[:CONDITIONINGS]
+    calls = conditioning_of(loaded, images, sampling, calibration.batch)
     return conditioning_rows(calls, info(model).temporal)

@@ -1,19 +1,19 @@
-"""How far quantized pictures are from the float ones."""
+"""How far quantized images are from the float ones."""
 
 import math
 from collections.abc import Callable
 
 import plotly.graph_objects as go
 
-from ..results import PictureScore, Report
+from ..results import ImageScore, Report
 from .look import GREY, PALETTE, layout
 
 
 def psnr(report: Report) -> go.Figure:
-    """PSNR of every picture, a column for each recipe; the dashed line is float against other
+    """PSNR of every image, a column for each recipe; the dashed line is float against other
     seeds.
 
-    Pictures equal to the float ones have no finite PSNR: they are drawn above all others, and
+    Images equal to the float ones have no finite PSNR: they are drawn above all others, and
     hovering says so."""
     finite = [score.psnr for score in report.scores if math.isfinite(score.psnr)]
     top = max([*finite, report.noise_floor.get("psnr", 0.0), 40.0]) + 5
@@ -21,14 +21,14 @@ def psnr(report: Report) -> go.Figure:
 
 
 def ssim(report: Report) -> go.Figure:
-    """SSIM of every picture, a column for each recipe; the dashed line is float against other
+    """SSIM of every image, a column for each recipe; the dashed line is float against other
     seeds.
     """
     return _boxes(report, "ssim", "SSIM against float", lambda score: score.ssim)
 
 
 def _boxes(
-    report: Report, key: str, title: str, height: Callable[[PictureScore], float]
+    report: Report, key: str, title: str, height: Callable[[ImageScore], float]
 ) -> go.Figure:
     figure = go.Figure()
     for k, name in enumerate(dict.fromkeys(score.recipe for score in report.scores)):

@@ -1,4 +1,4 @@
-"""Pictures and the report: the float model and quantized ones drawn from the same noise."""
+"""Images and the report: the float model and quantized ones generated from the same noise."""
 
 from collections.abc import Generator, Iterator
 from typing import TYPE_CHECKING, Any
@@ -9,13 +9,13 @@ from .. import runs
 from ..errors import DmqError
 from ..progress import Progress, Value, progress_timer, relay, relay_each
 from ..recipe import FLOAT, Comparison, Recipe, Sampling
-from ..results import PictureScore, Report
-from .drawing import draw_batch
+from ..results import ImageScore, Report
+from .drawing import generate_batch
 from .known import info, load, statistics
 from .placing import plan_work
 from .planning import check_engine, computed, coverage, plan
 from .preparing import prepare
-from .progress import FLOAT_NAME, Picture
+from .progress import FLOAT_NAME, GeneratedImage
 from .searches import search_result, search_spec
 
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from ..models.loading import Loaded
 
 
-BATCH = 8  # pictures drawn at a time when comparing
-SHOWN_STEPS = 8  # intermediate pictures of a trajectory
+BATCH = 8  # images generated at a time when comparing
+SHOWN_STEPS = 8  # intermediate images of a trajectory
 
 
 def compare(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, name: str | None = None
-) -> Generator[Progress | Picture, None, Report]:
-    """Draw the comparison with the float model, then with each recipe, from the same noise; returns
+) -> Generator[Progress | GeneratedImage, None, Report]:
+    """Generate the comparison with the float model, then with each recipe, from the same noise; returns
     the report.
 
-    Pictures are yielded as they come. With a `name`, the finished run is saved under it.
+    Images are yielded as they come. With a `name`, the finished run is saved under it.
     """
     warnings = check_recipes(recipes, comparison.sampling)
     yield Progress("Load the model", 0, 1)
@@ -44,7 +44,7 @@ def compare(
     for recipe in recipes:
         check_engine(recipe, loaded)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
-    drawn: dict[str, list[np.ndarray]] = {}
+    generated: dict[str, list[np.ndarray]] = {}
     on_the_way: dict[str, dict[tuple[int, int], np.ndarray]] = {}
     batches = [len(jobs[start : start + BATCH]) for start in range(0, len(jobs), BATCH)]
     yield plan_work("Compare", recipes[0].model, comparison.sampling, batches * (len(recipes) + 1))
@@ -58,37 +58,37 @@ def compare(
             plans[who], model = plan(recipe), computed(recipe)
             covered[who] = coverage(recipe)
         on_the_way[who] = {}
-        work = _draw(loaded, model, who, jobs, comparison)
-        drawn[who], seconds[who] = yield from _keeping(work, on_the_way[who])
+        work = _generate(loaded, model, who, jobs, comparison)
+        generated[who], seconds[who] = yield from _keeping(work, on_the_way[who])
         warnings += [
             f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())
         ]
-    others, _ = yield from _draw(
+    others, _ = yield from _generate(
         loaded, loaded.denoiser, "noise floor", floor_jobs, comparison, shown=False
     )
     report = Report(
-        scores=tuple(_scores(jobs, drawn)),
+        scores=tuple(_scores(jobs, generated)),
         seconds=seconds,
         bytes={FLOAT_NAME: next(iter(plans.values())).float_bytes}
         | {who: p.bytes for who, p in plans.items()},
         coverage=covered,
-        noise_floor=_floor(drawn[FLOAT_NAME][:: len(comparison.seeds)], others),
+        noise_floor=_floor(generated[FLOAT_NAME][:: len(comparison.seeds)], others),
         samples=len(jobs),
         place=loaded.place.line(),
         warnings=tuple(warnings),
     )
     if name is not None:
-        runs.save_run(name, recipes, comparison, report, drawn, on_the_way)
+        runs.save_run(name, recipes, comparison, report, generated, on_the_way)
     return report
 
 
 def _keeping(
     work: Generator[Any, None, Value], kept: dict[tuple[int, int], np.ndarray]
 ) -> Generator[Any, None, Value]:
-    """`work`, with its pictures on the way put into `kept` as they pass."""
+    """`work`, with its images on the way put into `kept` as they pass."""
 
     def keep(item: Any) -> Any:
-        if isinstance(item, Picture) and item.step is not None:
+        if isinstance(item, GeneratedImage) and item.step is not None:
             kept[item.index, item.step] = item.pixels
         return item
 
@@ -97,7 +97,7 @@ def _keeping(
 
 def run(
     recipe: Recipe | tuple[Recipe, ...], comparison: Comparison, *, name: str
-) -> Generator[Progress | Picture, None, Report]:
+) -> Generator[Progress | GeneratedImage, None, Report]:
     """Carry a recipe, or several, out from nothing: capture if need be, quantize, compare, save
     under `name`.
     """
@@ -111,7 +111,7 @@ def run(
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Where two pictures differ, four times brighter than it is, uint8 [H, W, 3]."""
+    """Where two images differ, four times brighter than it is, uint8 [H, W, 3]."""
     from ..metrics import pixel
 
     return pixel.difference(a, b)
@@ -144,7 +144,7 @@ def check_recipes(recipes: tuple[Recipe, ...], sampling: Sampling) -> list[str]:
     that one refuses."""
     check_together(recipes)
     for recipe in recipes:
-        statistics(recipe)  # what is missing is said before anything is drawn
+        statistics(recipe)  # what is missing is said before anything is generated
         if search_spec(recipe):
             search_result(recipe)
     return [
@@ -157,7 +157,7 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
     difference.
 
     Raises DmqError for the first one unless the recipe accepts the nearest step,
-    `on_miss="nearest"`."""
+    `unknown_timestep="nearest"`."""
     spec, lines = recipe.activations, []
     ranges = spec.dynamic == "none" and (
         min(spec.bits, spec.attention_bits) < FLOAT or recipe.overrides
@@ -168,19 +168,19 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
     for name, said in (
         ("steps", "{} steps"),
         ("guidance", "guidance {:g}"),
-        ("size", "a picture side of {}"),
+        ("size", "an image side of {}"),
     ):
         asked, known = getattr(sampling, name), getattr(recipe.sampling, name)
         if asked == known or (name == "guidance" and not prompted):
             continue
-        if recipe.on_miss == "error":
+        if recipe.unknown_timestep == "error":
             raise DmqError(
                 f"{said.format(asked)}, but the ranges were captured for {said.format(known)}; "
-                f"draw with {known:g}, "
-                f"capture for {asked:g}, or set on_miss of the recipe to nearest."
+                f"generate with {known:g}, "
+                f"capture for {asked:g}, or set unknown_timestep of the recipe to nearest."
             )
         lines.append(
-            f"drawn with {said.format(asked)}, the ranges were captured for {said.format(known)}"
+            f"generated with {said.format(asked)}, the ranges were captured for {said.format(known)}"
         )
     return lines
 
@@ -197,7 +197,7 @@ def check_sampler(loaded: "Loaded", recipes: tuple[Recipe, ...]) -> None:
             )
 
 
-def _draw(
+def _generate(
     loaded: "Loaded",
     model: "nn.Module",
     who: str,
@@ -205,30 +205,30 @@ def _draw(
     comparison: Comparison,
     *,
     shown: bool = True,
-) -> Generator[Progress | Picture, None, tuple[list[np.ndarray], float]]:
-    """All pictures of `jobs` in batches, and the seconds that sampling took without decoding
-    pictures on the way.
+) -> Generator[Progress | GeneratedImage, None, tuple[list[np.ndarray], float]]:
+    """All images of `jobs` in batches, and the seconds that sampling took without decoding
+    images on the way.
     """
-    at, steps = progress_timer(f"Draw {who}"), comparison.sampling.steps
+    at, steps = progress_timer(f"Generate {who}"), comparison.sampling.steps
     watched = (
         set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist())
         if shown
         else set()
     )
-    pictures: list[np.ndarray] = []
+    images: list[np.ndarray] = []
     spent = 0.0
     for start in range(0, len(jobs), BATCH):
         part = jobs[start : start + BATCH]
 
         def seen(
             pixels: list[np.ndarray | None], step: int | None, start: int = start, part: list = part
-        ) -> list[Picture]:
+        ) -> list[GeneratedImage]:
             rows = [
                 (n, made) for n, made in enumerate(pixels) if made is not None
             ]  # None: of the other half
-            return [Picture(who, start + n, *part[n], made, step) for n, made in rows]
+            return [GeneratedImage(who, start + n, *part[n], made, step) for n, made in rows]
 
-        work = draw_batch(loaded, model, part, comparison.sampling, watched)
+        work = generate_batch(loaded, model, part, comparison.sampling, watched)
 
         def told(
             i: int, pixels: list, start: int = start, part: list = part, seen: Any = seen
@@ -236,29 +236,29 @@ def _draw(
             yield from seen(pixels, i)
             yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
 
-        drawn = yield from relay_each(work, told)
-        pictures += drawn.pictures
-        spent += drawn.seconds
+        generated = yield from relay_each(work, told)
+        images += generated.images
+        spent += generated.seconds
         if shown:
-            yield from seen(drawn.pictures, None)
-    return pictures, spent
+            yield from seen(generated.images, None)
+    return images, spent
 
 
 def _scores(
-    jobs: list[tuple[str, int]], drawn: dict[str, list[np.ndarray]]
-) -> Iterator[PictureScore]:
+    jobs: list[tuple[str, int]], generated: dict[str, list[np.ndarray]]
+) -> Iterator[ImageScore]:
     from ..metrics import pixel
 
-    for who, pictures in drawn.items():
+    for who, images in generated.items():
         if who == FLOAT_NAME:
             continue
-        for (prompt, seed), ours, floats in zip(jobs, pictures, drawn[FLOAT_NAME], strict=True):
+        for (prompt, seed), ours, floats in zip(jobs, images, generated[FLOAT_NAME], strict=True):
             quality = {"psnr": pixel.psnr(ours, floats), "ssim": pixel.ssim(ours, floats)}
-            yield PictureScore(recipe=who, prompt=prompt, seed=seed, **quality)
+            yield ImageScore(recipe=who, prompt=prompt, seed=seed, **quality)
 
 
 def _floor(ours: list[np.ndarray], others: list[np.ndarray]) -> dict[str, float]:
-    """Mean PSNR and SSIM of float pictures against float pictures of the same prompts with
+    """Mean PSNR and SSIM of float images against float images of the same prompts with
     another seed.
     """
     from ..metrics import pixel
