@@ -364,7 +364,7 @@ class WindowEffects:
         """Steps in each window, [W]."""
         return np.diff([*self.starts, len(self.timesteps)])
 
-    def won(self, judge: str) -> np.ndarray:
+    def gain_per_image(self, judge: str) -> np.ndarray:
         """What each window brings each image [W, images]: decibels of its latent error, or
         match.
 
@@ -388,7 +388,7 @@ class WindowEffects:
                 "relaxing.judge is 'text', but this model generates without prompts; set it to "
                 "fidelity."
             )
-        return self.won(judge).mean(1) / self.lengths
+        return self.gain_per_image(judge).mean(1) / self.lengths
 
     @property
     def typical_error(self) -> float:

@@ -567,7 +567,9 @@ def test_one_image_that_errs_far_more_does_not_decide():
     assert (effects.fidelity_all - effects.fidelity).mean(1).argmax() == 0 and effects.gains(
         "fidelity"
     ).argmax() == 1
-    np.testing.assert_allclose(effects.won("fidelity")[0], 10 * np.log10(1 / 0.9), rtol=1e-6)
+    np.testing.assert_allclose(
+        effects.gain_per_image("fidelity")[0], 10 * np.log10(1 / 0.9), rtol=1e-6
+    )
     assert effects.typical_error == pytest.approx(100**0.25)
 
 

@@ -10,8 +10,8 @@
     harden    each step to one group, unused groups dropped
     refit     a pass or two over the steps, ranges alone: of the groups found, and of those of the start
     choose    on the images laid aside: which of both, with ranges as learned or drawn back towards what is best for
-              their members, in the time embedding as far as it costs little; equal cuts unless both means over the steps
-              are as small
+              their members, in the time embedding as far as it costs little; equal cuts unless both means over the
+              steps are as small
 
 A way of grouping is judged by the error's mean and its geometric mean over the steps alike: the
 last steps, a hundred times worse than others, decide the one alone and hardly count in the other.

@@ -160,7 +160,7 @@ def partition(plan: Plan) -> dict[str, Any]:
     return {
         "index_space": "scheduler_timestep",
         "timesteps": list(plan.timesteps),
-        "on_miss": plan.unknown_timestep,
+        "unknown_timestep": plan.unknown_timestep,
         "partitions": [{"activations": count, "slot": list(slot)} for slot, count in ways.items()],
         "relaxed_steps": list(plan.relaxed),
         "relaxed_bits": plan.relaxed_bits,

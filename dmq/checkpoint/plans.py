@@ -41,7 +41,7 @@ PLAIN = (
     "model",
     "fingerprint",
     "timesteps",
-    "on_miss",
+    "unknown_timestep",
     "attention_sites",
     "vector_bits",
     "vector_bytes",
@@ -134,8 +134,9 @@ def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
             raise ValueError("two banks of one site")
         rows = tuple(_row(row, specs, banks) for row in data["layers"])
         hints = get_type_hints(Plan)
+        told = {"unknown_timestep": data.get("on_miss")} | data  # its first name
         return Plan(
-            **{name: jsonio.from_data(hints[name], _listed(data[name]), name) for name in PLAIN},
+            **{name: jsonio.from_data(hints[name], _listed(told[name]), name) for name in PLAIN},
             layers=rows,
             attention=tuple(banks[_place(k, banks)] for k in data["attention"]),
             temporal=_time_embedding(data, tensors.get("dmq.cache.chosen")),

@@ -206,7 +206,7 @@ def window_gains(
     `relaxed` steps are shaded. Windows that are not measured yet are left out; None if nothing
     judged the matches."""
     title, colour = WORTH[judge]
-    lengths, won = effects.lengths, effects.won(judge)
+    lengths, won = effects.lengths, effects.gain_per_image(judge)
     if not np.isfinite(won).any():
         return None
     each = won / lengths[:, None]

@@ -2,8 +2,8 @@
 time embedding.
 
     offline   t is all that enters: rows are made once, the time embedding leaves the model where nothing needs it
-    request   a class, prompt or size enters: rows are made by the float time embedding, which stays, when a call brings
-              conditioning that was not seen yet
+    request   a class, prompt or size enters: rows are made by the float time embedding, which stays, when a call
+              brings conditioning that was not seen yet
 
 Source: tfm, "Cache-based maintenance".
 """

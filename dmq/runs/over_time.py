@@ -16,7 +16,7 @@ from .arrays import open_arrays, save_arrays
 from .folders import own_home, written
 
 
-CURVES = ("accumulated", "foreseen", "isolated")
+CURVES = {"accumulated": "accumulated", "foreseen": "predicted_x0", "isolated": "isolated"}
 NUMBERS = ("start", "end", "gain", "error", "psnr", "match", "match_float")
 
 
@@ -25,7 +25,9 @@ def save_over_time(folder: Path, question: dict[str, Any], made: OverTime) -> No
     complete.
     """
     arrays = {
-        f"{name}.{n}": x for name in CURVES for n, x in enumerate(getattr(made, name).values())
+        f"{name}.{n}": x
+        for name, curve in CURVES.items()
+        for n, x in enumerate(getattr(made, curve).values())
     }
     arrays |= {f"strip.{n}": np.stack(strip) for n, strip in enumerate(made.strips.values())}
     plain = {
@@ -51,12 +53,12 @@ def load_over_time(folder: Path) -> OverTime:
             watched=tuple(plain["watched"]),
             strips={who: tuple(arrays[f"strip.{n}"]) for n, who in enumerate(plain["strips"])},
             **{
-                name: {
+                curve: {
                     who: arrays[f"{name}.{n}"]
                     for n, who in enumerate(plain["names"])
                     if known[name]
                 }
-                for name in CURVES
+                for name, curve in CURVES.items()
             },
         )
     except (KeyError, TypeError) as error:

@@ -114,4 +114,4 @@ def load_windows(folder: Path) -> WindowEffects:
     """What `save_windows` wrote. Raises DmqError if the file is damaged."""
     arrays, plain = open_arrays(folder / "windows.safetensors", "windows")
     plain |= {name: tuple(plain[name]) for name in ("timesteps", "starts")}
-    return WindowEffects(**plain, **arrays)
+    return WindowEffects(scorer=plain.pop("matcher"), **plain, **arrays)

@@ -240,7 +240,8 @@ def words(ask: Asked, found: Allocation) -> str:
     """Size and predicted loss, beside the best single choice of that size."""
     table = ask.whole
     text = f"**{found.average_bits:.2f} bits** a weight on average: **{found.bytes:,} bytes** for the weights of "
-    text += f"{len(table.layers)} layers ({4 * table.num_weights:,} in float). Predicted loss: **{plain(found.cost)}** "
+    text += f"{len(table.layers)} layers ({4 * table.num_weights:,} in float). "
+    text += f"Predicted loss: **{plain(found.cost)}** "
     text += f"({escaped(table.unit)}), the sum over the layers"
     if math.isfinite(found.bound) and found.cost - found.bound > 1e-3 * abs(found.cost):
         text += f"; nothing of this size costs less than {plain(found.bound)}"

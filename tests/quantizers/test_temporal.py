@@ -437,7 +437,10 @@ def test_the_coverage_line_tells_of_the_time_embedding(ddpm):
     assert "time embedding" not in timed(ddpm).coverage_line()
     spec = Temporal(rounding=Tiar(iterations=7), fsc="all")
     line = timed(ddpm, temporal=spec).coverage_line()
-    wanted = f"; time embedding: {n} layers, rounding learned (TIAR, 7 iterations), ranges per step for all activations"
+    wanted = (
+        f"; time embedding: {n} layers, rounding learned (TIAR, 7 iterations), "
+        "ranges per step for all activations"
+    )
     assert line.endswith(wanted)
     plan = timed(ddpm, temporal=Temporal(cache=Cache(bits=16)))
     count = len(ddpm.info.temporal.projections) * len(TIMESTEPS)

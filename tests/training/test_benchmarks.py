@@ -60,7 +60,7 @@ def test_what_ships_opens_like_what_was_drawn_and_is_measured_anew_from_its_pict
             tuple(dataclasses.replace(row, seconds=0.0) for row in one.rows)
             for one in (before, report)
         )
-        assert repr(a) == repr(b) and repr(before.pictures) == repr(report.pictures)
+        assert repr(a) == repr(b) and repr(before.images) == repr(report.images)
         seconds = {row.recipe: row.seconds for row in report.rows}
         assert seconds["float"] == seconds[FLOOR_NAME] > 0 and len(set(seconds.values())) == 2
         assert all(
@@ -78,7 +78,7 @@ def test_what_ships_opens_like_what_was_drawn_and_is_measured_anew_from_its_pict
         assert kept.unfinished() == ["drawn"] and not (own / "rows").exists()
         training.told("drawn")
         again = kept.load_report("drawn")
-        assert repr(again.pictures) == repr(report.pictures) and again.recipes == (
+        assert repr(again.images) == repr(report.images) and again.recipes == (
             "float",
             FLOOR_NAME,
             "tiny",

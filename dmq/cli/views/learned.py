@@ -213,7 +213,7 @@ def print_effects(effects: WindowEffects) -> None:
         else ""
     )
     print(text)
-    left = effects.typical_error * 10 ** (-effects.won("fidelity").mean(1) / 10)
+    left = effects.typical_error * 10 ** (-effects.gain_per_image("fidelity").mean(1) / 10)
     rows = [
         [
             f"{start} to {end - 1}",

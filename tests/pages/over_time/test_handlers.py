@@ -412,7 +412,7 @@ def test_a_probe_is_drawn_image_by_image_and_there_again(low):
     answers = list(probe.run(text_of(low), *form))
     assert [len(answer["table"]) for answer in answers if "table" in answer] == [1, 2, 3, 4, 4]
     end = settled(answers)
-    images = stages.kept_probe(low, Probe(windows=2, gains=(1.0, 4.0), prompt="a", seed=3))
+    probed = stages.kept_probe(low, Probe(windows=2, gains=(1.0, 4.0), prompt="a", seed=3))
     assert [(row[0], row[1]) for row in end["table"]] == [
         ("0 to 2", 1),
         ("0 to 2", 4),
@@ -420,15 +420,15 @@ def test_a_probe_is_drawn_image_by_image_and_there_again(low):
         ("3 to 5", 4),
     ]
     assert [float(row[3]) for row in end["table"]] == pytest.approx(
-        [one.error for one in images], rel=1e-3
+        [one.error for one in probed], rel=1e-3
     )
     images, captions = zip(*end["grid"]["value"], strict=True)
     assert end["grid"]["columns"] == 3 and len(images) == 6
     assert np.array_equal(images[0], images[3]) and captions[3].startswith(
         "Steps 3 to 5 → float, match "
     )
-    assert np.array_equal(images[4], images[2].pixels) and captions[4].startswith("× 1: ")
-    worst = max((one for one in images if one.gain == 4), key=lambda one: one.error)
+    assert np.array_equal(images[4], probed[2].pixels) and captions[4].startswith("× 1: ")
+    worst = max((one for one in probed if one.gain == 4), key=lambda one: one.error)
     assert f"fidelity suffers most from steps **{worst.start} to {worst.end - 1}**" in end["said"]
     assert "Published example" in end["said"]
     again = probe.show(text_of(low))
