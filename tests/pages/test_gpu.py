@@ -108,7 +108,7 @@ wanted = [fn.fn.__name__ for fn in fns if fn.concurrency_id == "model"]
 print(json.dumps([lent, wanted]))
 """
     lent, wanted = space(code)
-    assert lent == wanted and {"draw", "start", "go_on", "started", "calibrate", "export"} <= set(
+    assert lent == wanted and {"generate", "start", "go_on", "started", "calibrate", "export"} <= set(
         wanted
     )
     assert len(wanted) < 25
@@ -141,7 +141,7 @@ print(json.dumps([len(answers), kept, runs.names(), said, spaces.asked, len(load
     answers, kept, others, said, asked, loaded = space(code, DMQ_PUBLIC="1")
     assert answers > 3 and len(kept) == 1 and others == []
     assert said.startswith("Error") and "a prompt is empty" in said
-    assert [name for name, _ in asked] == ["draw"] * 3
+    assert [name for name, _ in asked] == ["generate"] * 3
     few, wrong, many = (seconds for _, seconds in asked)
     assert wrong == 20 <= few < many <= 120
     assert loaded == 0, "what the other process remembers stays there"
