@@ -36,6 +36,7 @@ from dmq.allocation.budget import random_allocation
 from dmq.errors import DmqError
 from dmq.metrics.sets import fid
 from dmq.models.clip import load_clip
+from dmq.models.trajectories import Walk
 from dmq.quantizers.weights import weight_bytes
 from dmq.recipe import (
     EMBEDDED,
@@ -53,7 +54,6 @@ from dmq.recipe import (
     parse_format,
 )
 from dmq.results import Allocation, Layer, SensitivityTable
-from dmq.stages.walks import Walk
 
 
 SIX = tuple(f"{name}-{bits}" for bits in (4, 3) for name in ("UAQ", "KMC", "KMA"))

@@ -7,10 +7,14 @@ import contextlib
 import time
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Value = TypeVar("Value")
+FLOAT_NAME = "float"  # what the float model is called beside recipes
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,20 @@ class Progress:
     def __str__(self) -> str:
         left = "" if self.seconds_left is None else f", about {self.seconds_left:.0f} s left"
         return f"{self.stage}: {self.done} of {self.total}{left}"
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """An image that has been generated: finished, or seen on the way at `step` (a position in
+    sampling order).
+    """
+
+    recipe: str  # FLOAT_NAME for the float model
+    index: int  # position among the comparison's (prompt, seed) pairs, prompts outermost
+    prompt: str
+    seed: int
+    pixels: "np.ndarray"  # uint8 [H, W, 3]
+    step: int | None = None
 
 
 def relay(

@@ -15,6 +15,7 @@ from dmq.capture.activations import PROMPTS
 from dmq.errors import DmqError
 from dmq.figures import bench_report, bench_table
 from dmq.metrics import paired, pixel, sets
+from dmq.metrics import references as reference
 from dmq.models.tiny import tiny_ddpm
 from dmq.recipe import Benchmark, Calibration, Domain, Recipe, Sampling, Weights
 from dmq.results import FLOOR_NAME, BenchReport
@@ -22,7 +23,6 @@ from dmq.runs import benchmarks as kept
 from dmq.runs import folders
 from dmq.runs.prompts import UNCONDITIONAL, read_prompts, shipped_domains
 from dmq.stages import benchmarks as bench_stage
-from dmq.stages import reference
 from tests.tiny import captured_recipe, runs_in, tiny_clip
 
 

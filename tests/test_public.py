@@ -6,11 +6,11 @@ import pytest
 
 from dmq import cli, jsonio, public
 from dmq.errors import DmqError, Refused
+from dmq.metrics import references as reference
 from dmq.models import clip, loading, placement, tiny
 from dmq.models.stepping import stepping
 from dmq.recipe import Benchmark, Domain, Recipe
 from dmq.runs import prompts
-from dmq.stages import reference
 from pages import app
 
 

@@ -18,6 +18,7 @@ from dmq.capture.replay import noise_errors, repeat, rows_of
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.clip import load_clip
+from dmq.models.generation import generate_batch
 from dmq.models.running import private
 from dmq.models.tiny import tiny_ddpm
 from dmq.quantizers.weights import quantize_weight
@@ -33,7 +34,6 @@ from dmq.recipe import (
 )
 from dmq.results import Layer, ModelInfo, SensitivityTable
 from dmq.stages import sensitivity_kept
-from dmq.stages.drawing import generate_batch
 from dmq.stages.searches import denoiser_calls
 from tests.tiny import captured_recipe, runs_in
 

@@ -8,6 +8,7 @@ import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.models import libraries as libraries_module
 from dmq.recipe import (
     EMBEDDED,
     Activations,
@@ -19,7 +20,6 @@ from dmq.recipe import (
     Sampling,
     UniformGroups,
 )
-from dmq.stages import known
 
 
 def test_finish_returns_the_value():
@@ -115,8 +115,8 @@ def test_the_libraries_are_imported_by_one_thread_at_a_time(monkeypatch):
         time.sleep(0.05)
         inside.pop()
 
-    monkeypatch.setattr(known.importlib, "import_module", slow_import)
-    threads = [threading.Thread(target=known.libraries) for _ in range(3)]
+    monkeypatch.setattr(libraries_module.importlib, "import_module", slow_import)
+    threads = [threading.Thread(target=libraries_module.libraries) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -7,8 +7,8 @@ Run it after emoji-clip has changed: features of other weights are refused.
 import argparse
 from pathlib import Path
 
+from dmq.metrics.references import extract_features, load_feature_extractor, save_shipped
 from dmq.runs import ASSETS
-from dmq.stages.reference import load_feature_extractor, save_shipped, seen
 from training import images
 
 
@@ -22,7 +22,9 @@ def main() -> None:
     real, _, _ = images.load(given.parse_args().cache)
     feature_extractor = load_feature_extractor("emoji-clip")
     made = {
-        model: seen(feature_extractor, real if side == real.shape[1] else images.shrink(real, side))
+        model: extract_features(
+            feature_extractor, real if side == real.shape[1] else images.shrink(real, side)
+        )
         for model, side in SIDES.items()
     }
     print(save_shipped(made, "emoji of the Noto font", feature_extractor))

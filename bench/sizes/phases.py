@@ -17,6 +17,7 @@ from typing import Any
 from bench.memory import peak
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.models.libraries import libraries
 from dmq.recipe import (
     FLOAT,
     Activations,
@@ -30,7 +31,6 @@ from dmq.recipe import (
     Weights,
     parse_format,
 )
-from dmq.stages.known import libraries
 
 
 GROUPS = 8

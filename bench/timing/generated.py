@@ -11,10 +11,10 @@ from bench.timing.results import Row, interval
 from dmq import stages
 from dmq.capture.activations import calibration_images
 from dmq.metrics.pixel import psnr
+from dmq.metrics.references import load_scorer
+from dmq.models.trajectories import Walk, latent_errors, walk
 from dmq.progress import progress_timer
 from dmq.recipe import Recipe
-from dmq.stages.reference import load_scorer
-from dmq.stages.walks import Walk, latent_errors, walk
 
 
 UNSEEN = 100_000  # first seed of the images that are measured

@@ -5,8 +5,18 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 generator that yields `Progress` (and `Image`s), whose value comes with its end (`finish`), and
 which can be closed at any time."""
 
+from ..models.libraries import load
 from ..models.placement import AUTO, DTYPES, OFFLOADS, Placement
-from ..progress import Progress, run_to_end
+from ..models.work_plan import (
+    WorkPlan,
+    chosen_placement,
+    devices,
+    memory_line,
+    plan_capture,
+    plan_work,
+    use_placement,
+)
+from ..progress import FLOAT_NAME, GeneratedImage, Progress, run_to_end
 from .benchmarks import Estimate, bench, benchmark_of, check_benchmark, estimate, joined
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
@@ -20,25 +30,15 @@ from .exporting import check, export
 from .findings import Inversion, inversions
 from .hub import push, push_hindrance
 from .images import check_sampling, compare, difference, run
-from .known import captured, for_model, info, load, statistics, temporal_block
+from .known import captured, for_model, info, statistics, temporal_block
 from .learning import learn_mix
 from .local import error_curves, errors, table
 from .mixing import resolved
 from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
-from .placing import (
-    WorkPlan,
-    chosen_placement,
-    devices,
-    memory_line,
-    plan_capture,
-    plan_work,
-    use_placement,
-)
 from .planning import computed, coverage, plan, quantize
 from .predictor import predict
 from .predictor_kept import predictor_result
 from .preparing import asked_steps, missing, prepare
-from .progress import FLOAT_NAME, GeneratedImage
 from .progressive import calibrate, measure_windows
 from .range_change import RangeChange, range_change
 from .relaxing import RelaxedChoice, mean_activation_bits, relaxed_choices

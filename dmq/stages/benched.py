@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DmqError
+from ..metrics.references import extract_features
 from ..recipe import PAIRED, SETS, Benchmark
 from ..results import BENCH_MEASURES, BenchImage, BenchRow, Figure
 from ..runs import benchmarks as kept
-from .reference import seen
 
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class Bench:
         from ..numerics.threads import one_thread
 
         if self.feature_extractor is not None and {"distance", *SETS} & set(self.measures):
-            yield "features", seen(self.feature_extractor, batch.images)
+            yield "features", extract_features(self.feature_extractor, batch.images)
         if self.feature_extractor is not None and "clip" in self.measures:
             with one_thread():
                 yield "clip", clip_score(self.feature_extractor.match(batch.images, prompts))

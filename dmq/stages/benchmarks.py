@@ -12,21 +12,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DmqError
-from ..progress import Progress, progress_timer, relay
+from ..metrics.references import hash_weights, load_feature_extractor, real_features
+from ..models.generation import generate_batch
+from ..models.libraries import load
+from ..models.work_plan import seconds_a_call, spoken
+from ..progress import FLOAT_NAME, GeneratedImage, Progress, progress_timer, relay
 from ..recipe import SETS, Benchmark, Domain, Recipe
 from ..results import FLOOR_NAME, BenchImage, BenchReport, BenchRow
 from ..runs import benchmarks as kept
 from ..runs.prompts import UNCONDITIONAL
 from .benched import Bench, Part, layout
 from .blocks_kept import reconstructed
-from .drawing import generate_batch
 from .images import check_sampler, check_sampling, check_together
-from .known import captured, info, load
-from .placing import seconds_a_call, spoken
+from .known import captured, info
 from .planning import computed, coverage, plan
 from .preparing import prepare
-from .progress import FLOAT_NAME, GeneratedImage
-from .reference import load_feature_extractor, real_features, weights_of
 from .searches import searched
 from .time_embedding import temporal_learned
 from .trajectory_kept import calibrated, windows_measured
@@ -170,7 +170,7 @@ def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[tuple, dict[str, A
         "model": loaded.info.name,
         "weights": loaded.info.fingerprint,
         "sampler": sampler_line(loaded, benchmark.sampling),
-        "features": weights_of(feature_extractor) if feature_extractor else "",
+        "features": hash_weights(feature_extractor) if feature_extractor else "",
         "reference": real[1] if real else "",
     }
     return (

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import runs
+from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
 from .blocks_kept import blocks_folder, blocks_result, reconstructed
-from .known import libraries, load
 from .planning import plan
 from .searches import denoiser_calls, search_result
 from .time_embedding import learn_temporal, learned_rounding

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from .. import jsonio, runs
 from ..errors import DmqError
+from ..models.libraries import libraries
 from ..recipe import Recipe
-from .known import libraries, statistics
+from .known import statistics
 from .trajectory_kept import plain
 
 

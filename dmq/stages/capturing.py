@@ -4,10 +4,10 @@ from collections.abc import Generator
 from pathlib import Path
 
 from .. import runs
+from ..models.libraries import libraries, load
+from ..models.work_plan import plan_capture
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
-from .known import libraries, load
-from .placing import plan_capture
 
 
 def capture(

@@ -9,10 +9,11 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
+from ..models.libraries import load
 from ..progress import Progress, progress_timer
 from ..recipe import Recipe, Sensitivity, WeightFormat, Weights, format_name
 from ..results import Layer
-from .known import info_for, load
+from .known import info_for
 from .weights_kept import needs_inputs
 from .weights_learned import weight_variants
 

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..models.libraries import libraries, load
+from ..models.trajectories import walk
 from ..progress import Progress, progress_timer
 from ..recipe import Recipe, Temporal
-from .known import libraries, load
 from .planning import plan
 from .time_embedding import temporal_errors, time_codes, uncached_plan
 from .trajectory_kept import plain
-from .walks import walk
 
 
 if TYPE_CHECKING:

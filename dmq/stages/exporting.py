@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DmqError
+from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
 from ..results import Report
 from ..runs import FORMS
-from .known import libraries, load
 from .planning import learned_codes, plan
 from .preparing import prepare
 

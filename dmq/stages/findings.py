@@ -9,9 +9,9 @@ from functools import cache
 
 import numpy as np
 
+from ..progress import FLOAT_NAME
 from ..recipe import SETS, Domain
 from ..results import BENCH_MEASURES, FLOOR_NAME, BenchReport, BenchRow, Figure
-from .progress import FLOAT_NAME
 
 
 @dataclass(frozen=True, kw_only=True)

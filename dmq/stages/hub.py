@@ -4,8 +4,8 @@ import re
 from pathlib import Path
 
 from ..errors import DmqError
+from ..models.libraries import libraries
 from ..public import is_public
-from .known import libraries
 
 
 REPOSITORY = re.compile(r"[\w.-]{1,96}/[\w.-]{1,96}", re.ASCII)

@@ -7,15 +7,23 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
-from ..progress import Progress, Value, progress_timer, relay, relay_each
+from ..models.generation import generate_batch
+from ..models.libraries import load
+from ..models.work_plan import plan_work
+from ..progress import (
+    FLOAT_NAME,
+    GeneratedImage,
+    Progress,
+    Value,
+    progress_timer,
+    relay,
+    relay_each,
+)
 from ..recipe import FLOAT, Comparison, Recipe, Sampling
 from ..results import ImageScore, Report
-from .drawing import generate_batch
-from .known import info, load, statistics
-from .placing import plan_work
+from .known import info, statistics
 from .planning import check_engine, computed, coverage, plan
 from .preparing import prepare
-from .progress import FLOAT_NAME, GeneratedImage
 from .searches import search_result, search_spec
 
 

@@ -4,32 +4,14 @@ torch and diffusers take most of the app's start: the rooms that need them are i
 are used, so that the page is up, and shows what was captured before, while they load."""
 
 import dataclasses
-import importlib
-import threading
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .. import runs
 from ..errors import DmqError
+from ..models.libraries import load
 from ..recipe import EMBEDDED, ManualGroups, Recipe, Sampling
 from ..results import ActivationStats, ModelInfo, TemporalBlock
-
-
-if TYPE_CHECKING:
-    from ..models.loading import Loaded
-
-
-_importing = threading.Lock()
-
-
-def libraries() -> None:
-    """Import torch, transformers and diffusers, one caller at a time.
-
-    They import each other's parts lazily: two threads that begin at once find modules half made. So
-    whoever needs them first comes through here."""
-    with _importing:
-        importlib.import_module("dmq.models.loading")
 
 
 def info(model: str) -> ModelInfo:
@@ -46,16 +28,6 @@ def info(model: str) -> ModelInfo:
 def _shipped_info(model: str) -> ModelInfo | None:
     folder = runs.folders.ASSETS / "runs" / runs.capture_key(for_model(Recipe(), model))
     return runs.load_info(folder)
-
-
-def load(model: str) -> "Loaded":
-    """The float pipeline itself, cached and never to be changed, with its adapter and
-    description.
-    """
-    libraries()
-    from ..models import loading
-
-    return loading.load(model)
 
 
 def for_model(recipe: Recipe, model: str, sampling: Sampling | None = None) -> Recipe:

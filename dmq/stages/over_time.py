@@ -13,17 +13,17 @@ import numpy as np
 
 from .. import jsonio, runs
 from ..errors import DmqError
-from ..progress import Progress, Value, progress_timer, relay
+from ..metrics.references import load_scorer
+from ..models.libraries import libraries, load
+from ..models.trajectories import Walk, latent_errors, walk
+from ..progress import FLOAT_NAME, Progress, Value, progress_timer, relay
 from ..recipe import Comparison, Probe, Recipe
 from ..results import OverTime, ProbeImage
 from .images import check_sampling, check_together
-from .known import libraries, load, statistics
+from .known import statistics
 from .planning import plan, quantize
 from .preparing import prepare
-from .progress import FLOAT_NAME
-from .reference import load_scorer
 from .trajectory_kept import walked
-from .walks import Walk, latent_errors, walk
 
 
 SHOWN = 8  # images of the strip

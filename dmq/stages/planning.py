@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING
 
 from .. import runs
 from ..errors import DmqError
+from ..models.libraries import libraries, load
+from ..models.work_plan import chosen_placement
 from ..recipe import FLOAT, SIMULATED, Cache, Recipe, Uniform, compiles, lowered
 from ..results import Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
-from .known import info_for, libraries, load
+from .known import info_for
 from .local import errors
 from .mixing import resolved
-from .placing import chosen_placement
 from .searches import find_search, search_changed, search_spec
 from .time_embedding import learned_rounding, learns_rounding, rounding_changed, temporal_errors
 from .trajectory_kept import progressive_changed, relaxed, seen_statistics

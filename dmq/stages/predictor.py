@@ -15,14 +15,15 @@ import numpy as np
 
 from .. import engine, runs
 from ..errors import DmqError
+from ..metrics.references import extract_features, load_feature_extractor, real_features
+from ..models.generation import generate_batch
+from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay, run_to_end
 from ..recipe import FLOAT, Benchmark, Predictor, Recipe, WeightFormat, Weights, format_name
 from ..results import Layer, PredictorResult, SensitivityTable
 from ..runs import predictors as kept
-from .drawing import generate_batch
-from .known import info, libraries, load
+from .known import info
 from .predictor_kept import folder_of, key_of, subject_of
-from .reference import load_feature_extractor, real_features, seen
 from .weights_kept import needs_inputs
 from .weights_learned import weight_variants
 
@@ -201,7 +202,7 @@ def _label(task: Task, images: list[np.ndarray], latents: np.ndarray, state: str
     if task.spec.label == "latent":
         with np.errstate(invalid="ignore", over="ignore"):
             return _minus_log(float(np.mean(relative_error(latents, float_latents))))
-    own = seen(load_feature_extractor(Benchmark.features), images)
+    own = extract_features(load_feature_extractor(Benchmark.features), images)
     if task.spec.label == "features":
         return _minus_log(float(np.mean(feature_distance(own, floats))))
     others = floats if task.spec.label == "fid_float" else _real(task.subject.model)
@@ -245,7 +246,7 @@ def _floats(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features and finished samples of the float model's images."""
     images, latents = _generated(subject, spec, again, load(subject.model).denoiser)
-    return seen(
+    return extract_features(
         load_feature_extractor(Benchmark.features), images
     ) if spec.label != "latent" else np.zeros(0), latents
 

@@ -10,14 +10,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import runs
+from ..metrics.references import load_scorer
+from ..models.libraries import libraries, load
+from ..models.trajectories import latent_errors, walk
 from ..progress import Progress, progress_timer, relay, relay_each
 from ..recipe import PerTensor, Recipe, Relaxing
 from ..results import WindowEffects
-from .known import info_for, libraries, load, statistics
+from .known import info_for, statistics
 from .learning import learn
 from .local import errors
 from .planning import learned_codes, plan, quantize
-from .reference import load_scorer
 from .trajectory_kept import (
     calibrated,
     plain,
@@ -25,7 +27,6 @@ from .trajectory_kept import (
     window_effects,
     windows_folder,
 )
-from .walks import latent_errors, walk
 
 
 if TYPE_CHECKING:

@@ -7,11 +7,12 @@ from pathlib import Path
 
 from .. import runs
 from ..errors import DmqError
+from ..models.libraries import load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import ActiveSteps, LearnedGroups, Recipe
 from ..results import SearchResult, SearchSnapshot, Trajectory
 from .capturing import capture
-from .known import info, load, statistics
+from .known import info, statistics
 
 
 def search_spec(recipe: Recipe) -> LearnedGroups | None:

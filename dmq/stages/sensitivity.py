@@ -16,16 +16,17 @@ import numpy as np
 
 from .. import engine, runs
 from ..errors import DmqError
+from ..metrics.references import load_scorer
+from ..models.generation import generate_batch
+from ..models.libraries import libraries, load
+from ..models.work_plan import chosen_placement
 from ..progress import Progress, progress_timer, run_to_end
 from ..recipe import FLOAT, Recipe, Sensitivity, WeightFormat, format_name
 from ..results import Layer, SensitivityTable
 from .capturing import capture
 from .changes import changes_of, forget_changes, format_of, splits_of, state_of, sweeps_of
-from .drawing import generate_batch
-from .known import libraries, load, statistics
-from .placing import chosen_placement
+from .known import statistics
 from .planning import quantize
-from .reference import load_scorer
 from .searches import denoiser_calls, search, searched
 from .sensitivity_kept import folder_of, normal, subject_of
 from .weights_kept import needs_inputs

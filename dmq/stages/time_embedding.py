@@ -10,11 +10,12 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
+from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import FLOAT, Calibration, NoCache, Recipe, Sampling, Temporal, Tiar, Uniform
 from ..results import Plan, TemporalErrors
 from .blocks_kept import blocks_changed, blocks_result
-from .known import info, info_for, libraries, load, statistics
+from .known import info, info_for, statistics
 from .local import errors
 from .mixing import resolved
 from .trajectory_kept import plain

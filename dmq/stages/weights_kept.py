@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 from .. import jsonio, runs
 from ..errors import DmqError
+from ..models.libraries import libraries
 from ..recipe import FLOAT, Activations, Gptq, LowRank, Recipe, WeightFormat, Weights, format_name
-from .known import info_for, libraries, statistics
+from .known import info_for, statistics
 from .local import errors
 from .mixing import resolved
 from .trajectory_kept import plain

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 from .. import runs
 from ..errors import DmqError
+from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe, WeightFormat
 from .capturing import capture
-from .known import libraries, load, statistics
+from .known import statistics
 from .searches import denoiser_calls
 from .weights_kept import (
     AT_ONCE,

@@ -3,8 +3,7 @@
 from collections.abc import Callable, Generator
 from typing import Any, TypeVar
 
-from ..progress import Progress
-from ..stages.progress import GeneratedImage
+from ..progress import GeneratedImage, Progress
 
 
 Value = TypeVar("Value")

@@ -279,8 +279,8 @@ def failing_above(rows):
 def test_half_the_images_are_tried_once_when_memory_runs_out():
     pipe = tiny_ddpm()
     loaded = loading.describe("tiny", pipe)
+    from dmq.models.generation import generate_batch
     from dmq.progress import run_to_end
-    from dmq.stages.drawing import generate_batch
 
     jobs = [("", seed) for seed in range(5)]
     sampling = Sampling(steps=2)

@@ -108,9 +108,14 @@ wanted = [fn.fn.__name__ for fn in fns if fn.concurrency_id == "model"]
 print(json.dumps([lent, wanted]))
 """
     lent, wanted = space(code)
-    assert lent == wanted and {"generate", "start", "go_on", "started", "calibrate", "export"} <= set(
-        wanted
-    )
+    assert lent == wanted and {
+        "generate",
+        "start",
+        "go_on",
+        "started",
+        "calibrate",
+        "export",
+    } <= set(wanted)
     assert len(wanted) < 25
 
 

@@ -16,7 +16,7 @@ from ..recipe import Sampling
 if TYPE_CHECKING:
     from torch import nn
 
-    from ..models.loading import Loaded
+    from .loading import Loaded
 
 
 TRIED = 4  # steps generated to measure the speed
@@ -49,8 +49,8 @@ def generate_batch(
     An image's noise comes from its seed alone, so batches of the same size give the same images.
     Where the device has too little memory for all of them, they are generated in two halves, once; then
     OutOfMemory is raised."""
-    from ..models.memory import in_parts
-    from ..models.stepping import stepping
+    from .memory import in_parts
+    from .stepping import stepping
 
     def generate(
         jobs: Sequence[tuple[str, int]],
@@ -92,7 +92,7 @@ def _sample(
     watched: Set[int],
     report: Callable[[int, list[np.ndarray]], None],
 ) -> GeneratedBatch:
-    from ..models import loading
+    from . import loading
 
     aside, last = 0.0, None
 

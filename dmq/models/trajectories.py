@@ -13,7 +13,7 @@ from ..recipe import Sampling
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from ..models.loading import Loaded
+    from .loading import Loaded
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,9 @@ def walk(
 
     Each Progress has as its snapshot what `so_far` makes of the walk up to there, which has no
     images yet."""
-    from ..models import loading
-    from ..models.scheduling import coefficient, predicted_x0
-    from ..models.stepping import stepping
+    from . import loading
+    from .scheduling import coefficient, predicted_x0
+    from .stepping import stepping
 
     prompts, seeds = zip(*jobs, strict=True)
     predicted: list[np.ndarray | None] = []

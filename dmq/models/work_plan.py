@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ..models import placement
-from ..models.placement import Placement
 from ..progress import Progress
 from ..recipe import Recipe, Sampling
-from .known import libraries, load
+from . import placement
+from .libraries import libraries, load
+from .placement import Placement
 
 
 if TYPE_CHECKING:
-    from ..models.placement import Device
+    from .placement import Device
 
 CAPTURING = 1.3  # times as long as sampling without being watched
 MANY = 200  # denoiser calls above which a few are timed to tell how long all will take
@@ -58,7 +58,7 @@ def use_placement(wanted: Placement) -> None:
 def memory_line(model: str, wanted: Placement | None = None) -> str:
     """What `model` needs beside what is free, in one sentence, before any weight is loaded."""
     libraries()
-    from ..models.loading import stored_weights
+    from .loading import stored_weights
 
     wanted = wanted or placement.chosen()
     weights = stored_weights(model)
@@ -115,7 +115,7 @@ def seconds_a_call(model: str, sampling: Sampling, batch: int) -> float:
 
 @lru_cache(maxsize=16)
 def _timed_call(model: str, sampling: Sampling, batch: int, _placement: Placement) -> float:
-    from .drawing import time_call
+    from .generation import time_call
 
     return time_call(load(model), sampling, batch)
 

@@ -12,9 +12,9 @@ import numpy as np
 
 from .. import runs
 from ..errors import DmqError
+from ..models.libraries import libraries, load
 from ..public import check_place
 from ..recipe import EMBEDDED, Benchmark
-from .known import info, libraries, load
 
 
 if TYPE_CHECKING:
@@ -38,16 +38,14 @@ def load_scorer(model: str) -> Any:
     """What judges images and prompts of `model`: emoji-clip, where an image has a prompt in
     words.
     """
-    if not info(model).prompted:
-        return None
-    libraries()
+    loaded = load(model)
     from ..models.clip import load_clip
     from ..models.running import own_prompts
 
-    return None if own_prompts(load(model).pipe) else load_clip()
+    return load_clip() if loaded.info.prompted and not own_prompts(loaded.pipe) else None
 
 
-def seen(feature_extractor: "ImageText", images: Sequence[np.ndarray]) -> np.ndarray:
+def extract_features(feature_extractor: "ImageText", images: Sequence[np.ndarray]) -> np.ndarray:
     """Features [N, D] float32 of images, the same in any process."""
     from ..numerics.threads import one_thread
 
@@ -55,7 +53,7 @@ def seen(feature_extractor: "ImageText", images: Sequence[np.ndarray]) -> np.nda
         return feature_extractor.features(images)
 
 
-def weights_of(feature_extractor: "ImageText") -> str:
+def hash_weights(feature_extractor: "ImageText") -> str:
     """16 hex digits of all weights that features come from, and of how images are shown to
     them.
     """
@@ -87,7 +85,7 @@ def _shipped(file: Path, model: str, feature_extractor: "ImageText") -> tuple[np
 
     with safe_open(file, "numpy") as opened:
         plain = json.loads(opened.metadata()["reference"])
-        if plain["fingerprint"] != weights_of(feature_extractor):
+        if plain["fingerprint"] != hash_weights(feature_extractor):
             raise DmqError(
                 f"the features of real images that ship with {SHIPPED} are of other weights than "
                 "it has; run `python -m training.reference`, or give a folder of real images."
@@ -103,7 +101,7 @@ def save_shipped(made: dict[str, np.ndarray], what: str, feature_extractor: "Ima
     from safetensors.numpy import save_file
 
     file = runs.ASSETS / "models" / SHIPPED / "reference.safetensors"
-    plain = {"fingerprint": weights_of(feature_extractor), "what": what}
+    plain = {"fingerprint": hash_weights(feature_extractor), "what": what}
     arrays = {
         name: np.ascontiguousarray(features.astype(np.float16)) for name, features in made.items()
     }
@@ -131,5 +129,5 @@ def _of_folder(folder: Path, feature_extractor: "ImageText") -> tuple[np.ndarray
                 images.append(np.asarray(Image.open(file).convert("RGB")))
             except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
                 raise DmqError(f"{file}: is no image that can be read ({error}).") from None
-        parts.append(seen(feature_extractor, images))
+        parts.append(extract_features(feature_extractor, images))
     return np.concatenate(parts), f"{len(files)} images of the folder {folder.name}"
