@@ -1,0 +1,59 @@
+"""What the stages produce: frozen numpy data without torch and without sentences, so that figures
+and pages work on it alone.
+
+`S` counts sites, `T` distinct timesteps in sampling order, `L` layers.
+"""
+
+from .activations import (
+    ActivationStats,
+    ProgressiveRanges,
+    Trajectory,
+)
+from .evaluation import (
+    BENCH_MEASURES,
+    FLOOR_NAME,
+    BenchImage,
+    BenchReport,
+    BenchRow,
+    Execution,
+    Figure,
+    ImageScore,
+    Measure,
+    Report,
+    speed,
+)
+from .groups import (
+    GroupErrors,
+    Groups,
+    SearchResult,
+    SearchSnapshot,
+    WindowEffects,
+)
+from .model import (
+    Graph,
+    Layer,
+    ModelInfo,
+    Piece,
+    Projection,
+    Site,
+    TemporalBlock,
+)
+from .plan import (
+    ActivationQParams,
+    Plan,
+    PlannedLayer,
+    TimeEmbedding,
+    cache_bytes,
+)
+from .sensitivity import (
+    Allocation,
+    PieceScores,
+    Prediction,
+    PredictorResult,
+    SensitivityTable,
+)
+from .temporal import (
+    OverTime,
+    ProbeImage,
+    TemporalErrors,
+)
