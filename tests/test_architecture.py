@@ -27,7 +27,7 @@ ROWS = [
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
-SAME_ROW = {("jsonio", "recipe")}  # jsonio reads Recipe unless told otherwise
+SAME_ROW = {("jsonio", "recipe"), ("runs", "store")}  # jsonio reads Recipe unless told otherwise
 PAGES_USE = {"public", "stages", "runs", "figures", "results", "recipe", "jsonio", "errors"}
 WITHOUT_TORCH = {
     "errors",

@@ -9,7 +9,8 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from dmq.errors import DmqError
-from dmq.runs.arrays import ALWAYS, FRAME, LIST, MOST_FOLD, TYPES, open_arrays, save_arrays
+from dmq.store.arrays import ALWAYS, FRAME, LIST, MOST_FOLD, TYPES, save_arrays
+from dmq.store.codec import open_arrays
 
 
 def random_array(kind, shape):
@@ -132,7 +133,7 @@ def refuses(file):
     with pytest.raises(
         DmqError, match=r"a\.safetensors: damaged .*; delete the folder and mend it\."
     ) as caught:
-        open_arrays(file, "x", "mend it")
+        open_arrays(file, "x", "delete the folder and mend it")
     assert "\n" not in str(caught.value)
 
 

@@ -23,7 +23,7 @@ from dmq.recipe import (
     Weights,
     parse_format,
 )
-from dmq.runs import predictors as kept
+from dmq.runs import learned as kept
 from dmq.stages import predictor as stage
 from tests.tiny import runs_in
 

@@ -186,9 +186,7 @@ def test_a_table_of_other_steps_is_refused(home, change):
     runs.save_stats(home / "d", random_stats(sites=2, steps=3))
     table = pq.read_table(home / "d" / "steps.parquet")
     pq.write_table(table.take(change(list(range(6)))), home / "d" / "steps.parquet")
-    with pytest.raises(
-        DmqError, match=r"damaged capture \(ValueError: steps.parquet has [57] rows"
-    ):
+    with pytest.raises(DmqError, match=r"damaged \(steps.parquet has [57] rows"):
         runs.load_stats(home / "d")
 
 
@@ -197,7 +195,7 @@ def test_channels_of_another_capture_are_refused(home):
         runs.save_stats(home / name, random_stats(sites=2, steps=steps))
     file = "channels-00000.safetensors"
     (home / "d" / file).write_bytes((home / "other" / file).read_bytes())
-    with pytest.raises(DmqError, match=r"damaged capture .*for 3 steps"):
+    with pytest.raises(DmqError, match=r"damaged .*for 3 steps"):
         runs.load_stats(home / "d")
 
 
@@ -224,7 +222,7 @@ def test_a_damaged_capture_is_one_line(home, file, damage):
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(DmqError, match="damaged capture") as caught:
+    with pytest.raises(DmqError, match="damaged") as caught:
         runs.load_stats(home / "d")
     assert "delete the folder and capture again" in str(caught.value)
 

@@ -78,7 +78,7 @@ def _capture(recipe: Recipe) -> Path:
 
 
 def _search(recipe: Recipe) -> Path | None:
-    from dmq.runs.searches import search_key
+    from dmq.runs.learned import search_key
 
     spec = stages.search_spec(recipe)
     fingerprint = stages.info(recipe.model).fingerprint

@@ -27,9 +27,10 @@ from dmq.errors import DmqError
 from dmq.recipe import PerTensor
 from dmq.results import ActivationStats, Plan
 from dmq.runs import folders
-from dmq.runs.arrays import open_arrays, save_arrays
 from dmq.runs.extremes import INPUT_BITS, OTHER_BITS
 from dmq.stages.trajectory_kept import progressive_folder
+from dmq.store.arrays import save_arrays
+from dmq.store.codec import open_arrays
 from tools.golden import shipped_cases
 
 

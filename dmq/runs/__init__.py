@@ -36,6 +36,7 @@ from .comparisons import (
     load_report,
     load_steps,
     save_run,
+    shipped_recipes,
 )
 from .exports import (
     FORMS,
@@ -50,6 +51,7 @@ from .exports import (
 from .folders import (
     ASSETS,
     check_writable,
+    discard,
     download_folder,
     folder_of,
     free_name,
@@ -60,36 +62,36 @@ from .folders import (
     shown,
     written,
 )
-from .over_time import (
+from .learned import (
     answers,
-    load_over_time,
-    load_probe,
-    load_question,
-    save_over_time,
-    save_probe,
-)
-from .quota import job, working
-from .roundings import discard, load_rounding, rounding_folder, save_rounding
-from .searches import find_search, load_search, save_search, search_key
-from .shipped import shipped_recipes
-from .tables import (
+    find_search,
     find_tables,
-    load_part,
-    load_table,
-    part_names,
-    save_part,
-    save_table,
-    table_folder,
-)
-from .trajectories import (
     load_calls,
+    load_over_time,
+    load_part,
+    load_probe,
     load_progressive,
+    load_question,
+    load_rounding,
+    load_search,
+    load_table,
     load_windows,
+    part_names,
+    rounding_folder,
     save_call,
+    save_over_time,
+    save_part,
+    save_probe,
     save_progressive,
+    save_rounding,
+    save_search,
+    save_table,
     save_windows,
+    search_key,
+    table_folder,
     trajectory_folder,
 )
+from .quota import job, working
 
 
 __all__ = [

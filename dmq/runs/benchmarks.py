@@ -13,23 +13,23 @@ What ships in assets/runs/bench-NAME has the last line only. Nothing is named by
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Benchmark, Recipe
-from ..results import BenchImage, BenchReport, BenchRow, Figure
+from ..results import BenchImage, BenchReport, BenchRow
+from ..store import codec
+from ..store.arrays import read_arrays, save_arrays
 from . import folders
-from .folders import fit_to_name, free_stem, own_home, written
+from .folders import fit_to_name, free_stem, own_home, write_whole, written
 
 
 WORST = 8  # images kept of each model and domain for the gallery: those with the lowest PSNR
@@ -178,19 +178,12 @@ def _extended(name: str, recipes: Sequence[Recipe], there: int, manifest: dict[s
 
 def _write_recipes(folder: Path, recipes: Sequence[Recipe], there: int) -> None:
     for n, recipe in enumerate(recipes[there:], there + 1):
-        _replace(folder / f"recipe-{n}.json", jsonio.dumps(recipe))
+        write_whole(folder / f"recipe-{n}.json", jsonio.dumps(recipe))
 
 
 def _write_manifest(folder: Path, manifest: dict[str, Any], recipes: Sequence[Recipe]) -> None:
     whole = manifest | {"models": [recipe.name for recipe in recipes]}
-    _replace(folder / "manifest.json", json.dumps(whole, ensure_ascii=False, indent=1))
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file so that a reader finds the old or the new one, never a half."""
-    part = file.with_name(f".{file.name}")
-    part.write_text(text, "utf-8")
-    part.replace(file)
+    write_whole(folder / "manifest.json", json.dumps(whole, ensure_ascii=False, indent=1))
 
 
 def complete(folder: Path) -> bool:
@@ -243,10 +236,8 @@ def _few(items: Sequence) -> str:
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / "manifest.json").read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise DmqError(f"{folder}: a damaged benchmark ({error}); delete the folder.") from None
+    with codec.reading(folder, "delete the folder"):
+        return dict(json.loads((folder / "manifest.json").read_text("utf-8")))
 
 
 def save_batch(folder: Path, who: int, number: int, first: int, batch: Batch) -> None:
@@ -254,11 +245,8 @@ def save_batch(folder: Path, who: int, number: int, first: int, batch: Batch) ->
     with written(_batch(folder, who, number)) as part:
         for n, image in enumerate(batch.images, first):
             Image.fromarray(image).save(part / f"{n:05d}.png")
-        save_file(
-            {"latents": batch.latents},
-            part / "batch.safetensors",
-            metadata={"seconds": repr(batch.seconds)},
-        )
+        latents = {"latents": batch.latents}
+        save_arrays(part / "batch.safetensors", "seconds", batch.seconds, latents, level=0)
 
 
 def load_batch(folder: Path, who: int, number: int) -> Batch | None:
@@ -266,14 +254,10 @@ def load_batch(folder: Path, who: int, number: int) -> Batch | None:
     place = _batch(folder, who, number)
     if not place.is_dir():
         return None
-    try:
-        with safe_open(place / "batch.safetensors", "numpy") as opened:
-            seconds, latents = float(opened.metadata()["seconds"]), opened.get_tensor("latents")
-        return Batch([_pixels(file) for file in sorted(place.glob("*.png"))], latents, seconds)
-    except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise DmqError(
-            f"{place}: damaged ({error}); delete this folder, and it is generated again."
-        ) from None
+    with codec.reading(place, "delete this folder, and it is generated again"):
+        arrays, seconds = read_arrays(place / "batch.safetensors", "seconds")
+        images = [_pixels(file) for file in sorted(place.glob("*.png"))]
+        return Batch(images, arrays["latents"], float(seconds))
 
 
 def _batch(folder: Path, who: int, number: int) -> Path:
@@ -300,7 +284,7 @@ def save_rows(folder: Path, who: int, found: Found) -> None:
     """Keep what was found of model `who`."""
     with written(folder / "rows" / str(who)) as part:
         _frame(found.images).to_parquet(part / "pictures.parquet")
-        plain = {"rows": [asdict(row) for row in found.rows], "notes": found.notes}
+        plain = {"rows": [codec.to_parts(row)[0] for row in found.rows], "notes": found.notes}
         (part / "rows.json").write_text(json.dumps(plain), "utf-8")
         save_file(found.arrays, part / "features.safetensors")
 
@@ -310,25 +294,11 @@ def load_rows(folder: Path, who: int) -> Found | None:
     place = folder / "rows" / str(who)
     if not place.is_dir():
         return None
-    try:
+    with codec.reading(place, "delete this folder, and it is measured again"):
         plain = json.loads((place / "rows.json").read_text("utf-8"))
-        rows, notes = tuple(map(_row, plain["rows"])), tuple(plain["notes"])
-        return Found(
-            rows,
-            _images(place / "pictures.parquet"),
-            load_file(place / "features.safetensors"),
-            notes,
-        )
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError) as error:
-        raise DmqError(
-            f"{place}: damaged ({error}); delete this folder, and it is measured again."
-        ) from None
-
-
-def _row(plain: dict[str, Any]) -> BenchRow:
-    return BenchRow(
-        **plain | {"figures": {name: Figure(**value) for name, value in plain["figures"].items()}}
-    )
+        arrays = load_file(place / "features.safetensors")
+        images = _images(place / "pictures.parquet")
+        return codec.from_parts(Found, plain, images=images, arrays=arrays)
 
 
 def _frame(images: Sequence[BenchImage]) -> pd.DataFrame:
@@ -378,16 +348,8 @@ def _goodness(image: BenchImage) -> tuple[bool, float]:
 
 def save_report(folder: Path, report: BenchReport, models: Sequence[str]) -> None:
     """Write the end of a benchmark; `models` are its models in the order of their folders."""
-    plain = {
-        f: getattr(report, f) for f in ("model", "sampler", "features", "reference", "machine")
-    }
-    plain |= {
-        "version": 1,
-        "bytes": report.bytes,
-        "coverage": report.coverage,
-        "warnings": list(report.warnings),
-    }
-    plain |= {"rows": [asdict(row) for row in report.rows]}
+    plain, _ = codec.to_parts(replace(report, images=()))
+    plain = {"version": 1} | {f: x for f, x in plain.items() if f not in ("benchmark", "pictures")}
     shown = worst(report)
     wanted = {(who, image.number) for image in shown for who in (image.recipe, models[0])}
     with written(folder / "worst") as part:
@@ -398,7 +360,7 @@ def save_report(folder: Path, report: BenchReport, models: Sequence[str]) -> Non
         (part / "worst.json").write_text(json.dumps(pairs), "utf-8")
     _frame(report.images).to_parquet(folder / ".pictures.parquet", compression="zstd")
     (folder / ".pictures.parquet").replace(folder / "pictures.parquet")
-    _replace(folder / "report.json", json.dumps(plain, indent=1))
+    write_whole(folder / "report.json", json.dumps(plain, indent=1))
 
 
 def load_report(name: str) -> BenchReport:
@@ -411,21 +373,12 @@ def load_report(name: str) -> BenchReport:
             else ""
         )
         raise DmqError(f"there is no finished benchmark called {name!r}.{more}")
-    try:
+    with codec.reading(folder, remedy := "delete the folder and generate it again"):
         plain = json.loads((folder / "report.json").read_text("utf-8"))
-        if plain.pop("version") != 1:
-            raise DmqError(f"benchmark {name!r} is of another version of dmq; generate it again.")
-        rows = tuple(map(_row, plain.pop("rows")))
-        made = {
-            "rows": rows,
-            "warnings": tuple(plain.pop("warnings")),
-            "benchmark": load_benchmark(name),
-        }
-        return BenchReport(images=_images(folder / "pictures.parquet"), **made, **plain)
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException) as error:
-        raise DmqError(
-            f"{folder}: a damaged benchmark ({error}); delete the folder and generate it again."
-        ) from None
+        codec.check_version(plain, folder, remedy)
+        given = {"benchmark": load_benchmark(name)}
+        images = _images(folder / "pictures.parquet")
+        return codec.from_parts(BenchReport, plain, images=images, **given)
 
 
 def load_benchmark(name: str) -> Benchmark:

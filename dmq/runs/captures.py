@@ -1,11 +1,9 @@
 """Captures: activation statistics, the model they were seen in, recorded denoiser calls."""
 
-import hashlib
 import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,42 +12,41 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
 
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Recipe
-from ..results import ActivationStats, Layer, ModelInfo, Projection, Site, TemporalBlock, Trajectory
-from . import folders
-from .arrays import read_arrays, save_arrays
+from ..results import ActivationStats, ModelInfo, Trajectory
+from ..store import codec
+from ..store.arrays import read_arrays, save_arrays
 from .extremes import ROUNDED, kept_extremes
-from .folders import home, written
+from .folders import digest, find_finished, written
 
 
 SHARD = 8_000_000  # bytes before compression; every file stays below the 10 MB that a Space accepts
 SCALARS = ("elements", "minimum", "maximum")
 POWER_SUMS = tuple(f"sum_x{k + 1}" for k in range(4))
+REMEDY = "delete the folder and capture again"
 LEVEL = 19  # of compression: seconds once, a tenth fewer bytes for ever
+
+
+def model_key(model: str, asked: list[Any], what: str = "") -> str:
+    """A name for `asked`, plain data, that begins with the model's."""
+    return f"{re.sub(r'[^A-Za-z0-9]+', '-', model).strip('-')[-40:]}-{what}{digest(asked)[:10]}"
 
 
 def capture_key(recipe: Recipe) -> str:
     """A name for what `recipe` must know of the activations: two recipes that differ only in
     bits share it.
     """
-    asked = [
-        recipe.model,
-        *(jsonio.to_data(x, as_key=True) for x in (recipe.sampling, recipe.calibration)),
-    ]
-    digest = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:10]
-    return f"{re.sub(r'[^A-Za-z0-9]+', '-', recipe.model).strip('-')[-40:]}-{digest}"
+    specs = [jsonio.to_data(x, as_key=True) for x in (recipe.sampling, recipe.calibration)]
+    return model_key(recipe.model, [recipe.model, *specs])
 
 
 def find_capture(recipe: Recipe) -> Path | None:
     """The folder of a finished capture for `recipe`: the user's own before the one that ships."""
-    key = capture_key(recipe)
-    places = [home() / "captures" / key, folders.ASSETS / "runs" / key]
-    return next((place for place in places if (place / "capture.json").is_file()), None)
+    return find_finished("captures", capture_key(recipe), "capture.json")
 
 
 def save_stats(
@@ -69,21 +66,17 @@ def save_stats(
     splits = splits or (info and info.splits) or {}
     with written(folder) as part:
         if info is not None:
-            (part / "model.json").write_text(json.dumps(asdict(info)), encoding="utf-8")
+            plain, _ = codec.to_parts(info)
+            (part / "model.json").write_text(json.dumps(plain), encoding="utf-8")
         if trajectory is not None:
-            _save_trajectory(part, trajectory)
+            # Plainly: what the frame of a compact file would hold is large, and hardly smaller.
+            codec.save(part / "trajectory.safetensors", "trajectory", trajectory, level=0)
         _save_steps(part / "steps.parquet", stats)
         # Counts of one bin at all steps are neighbours: they are more alike than those of one step.
         _save_shards(part, "histograms", [_narrow(counts).T for counts in stats.counts])
         _save_shards(part, "channels", kept_extremes(stats, channels, splits))
-        names = ("model", "fingerprint", "sampler", "samples", "subset", "made_on")
-        plain = {name: getattr(stats, name) for name in names}
-        plain |= {
-            "version": 2,
-            "timesteps": stats.timesteps,
-            "sites": [asdict(site) for site in stats.sites],
-        }
-        plain |= {"exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
+        plain, _ = codec.to_parts(stats)
+        plain |= {"version": 2, "exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
         (part / "capture.json").write_text(json.dumps(plain), encoding="utf-8")
 
 
@@ -92,33 +85,23 @@ def load_stats(folder: Path) -> ActivationStats:
 
     Raises DmqError if the folder is damaged or of another version.
     """
-    try:
+    with codec.reading(folder, REMEDY):
         plain = json.loads((folder / "capture.json").read_text(encoding="utf-8"))
-        version = plain.pop("version")
-        if version not in (1, 2):
-            raise DmqError(f"{folder.name}: a capture of another version of dmq; capture again.")
+        version = codec.check_version(plain, folder, REMEDY, (1, 2))
         shape = (len(plain["sites"]), len(plain["timesteps"]))
         column = _load_steps(folder / "steps.parquet", shape)
         counts, low, high = (_load_plain if version == 1 else _load_compact)(folder, *shape)
-        plain["sites"] = tuple(Site(**site) for site in plain["sites"])
-        plain["timesteps"] = tuple(plain["timesteps"])
-        return ActivationStats(
-            **plain
-            | {
-                "exponent": np.array(plain["exponent"], np.int16),
-                "first": np.array(plain["first"], np.int32),
-            },
+        return codec.from_parts(
+            ActivationStats,
+            plain,
+            exponent=np.array(plain.pop("exponent"), np.int16),
+            first=np.array(plain.pop("first"), np.int32),
             counts=counts,
             power_sums=np.stack([column[name] for name in POWER_SUMS], -1),
             channel_min=low,
             channel_max=high,
             **{name: column[name] for name in SCALARS},
         )
-    except (OSError, KeyError, ValueError, TypeError, pa.ArrowException, SafetensorError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise DmqError(
-            f"{folder}: a damaged capture ({why}); delete the folder and capture again."
-        ) from None
 
 
 def _save_steps(file: Path, stats: ActivationStats) -> None:
@@ -208,34 +191,8 @@ def load_info(folder: Path) -> ModelInfo | None:
     file = folder / "model.json"
     if not file.is_file():
         return None
-    try:
-        plain = json.loads(file.read_text(encoding="utf-8"))
-        layers = tuple(Layer(**row | {"shape": tuple(row["shape"])}) for row in plain.pop("layers"))
-        plain |= {name: tuple(plain[name]) for name in ("size", "vectors")}
-        plain["temporal"] = plain.get("temporal") and _temporal_block(plain["temporal"])
-        return ModelInfo(layers=layers, **plain)
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        why = f"{type(error).__name__}: {error}"
-        raise DmqError(f"{file}: damaged ({why}); delete the folder and capture again.") from None
-
-
-def _temporal_block(plain: dict) -> TemporalBlock:
-    projections = tuple(Projection(**row) for row in plain["projections"])
-    return TemporalBlock(
-        **{name: tuple(value) for name, value in plain.items()} | {"projections": projections}
-    )
-
-
-def _save_trajectory(part: Path, trajectory: Trajectory) -> None:
-    arrays = {"step": trajectory.step} | {
-        f"conditioning/{key}": x for key, x in trajectory.conditioning.items()
-    }
-    for name in ("inputs", "outputs", "half"):
-        arrays |= {
-            f"{name}/{n}": np.ascontiguousarray(x) for n, x in enumerate(getattr(trajectory, name))
-        }
-    plain = {"timesteps": trajectory.timesteps, "arguments": trajectory.arguments}
-    save_file(arrays, part / "trajectory.safetensors", metadata={"trajectory": json.dumps(plain)})
+    with codec.reading(file, REMEDY):
+        return codec.from_parts(ModelInfo, json.loads(file.read_text(encoding="utf-8")))
 
 
 def load_trajectory(folder: Path) -> Trajectory:
@@ -249,27 +206,7 @@ def load_trajectory(folder: Path) -> Trajectory:
             f"{folder}: no denoiser calls were recorded; `dmq capture --again --trajectories N` "
             "does that."
         )
-    try:
-        with safe_open(file, "numpy") as opened:
-            plain = json.loads(opened.metadata()["trajectory"])
-        arrays = load_file(file)
-        calls = range(len(arrays["step"]))
-        return Trajectory(
-            timesteps=tuple(plain["timesteps"]),
-            arguments=tuple(plain["arguments"]),
-            step=arrays["step"],
-            conditioning={
-                key.partition("/")[2]: x
-                for key, x in arrays.items()
-                if key.startswith("conditioning/")
-            },
-            **{
-                name: tuple(arrays[f"{name}/{n}"] for n in calls)
-                for name in ("inputs", "outputs", "half")
-            },
-        )
-    except (OSError, KeyError, ValueError, TypeError, SafetensorError) as error:
-        raise DmqError(f"{file}: damaged ({error}); delete the folder and capture again.") from None
+    return codec.load(file, "trajectory", Trajectory, REMEDY)
 
 
 def _narrow(counts: np.ndarray) -> np.ndarray:

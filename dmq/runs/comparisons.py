@@ -1,17 +1,19 @@
 """Finished comparisons: recipes, images, report."""
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Comparison, Recipe
-from ..results import ImageScore, Report
+from ..results import Report
+from ..store import codec
+from . import folders
 from .folders import download_folder, folder_of, written
+from .sheets import sheet
 
 
 def save_run(
@@ -40,7 +42,7 @@ def save_run(
                 Image.fromarray(image).save(place / f"{n:03d}.png")
             for (n, i), image in on_the_way[who].items():
                 Image.fromarray(image).save(place / f"{n:03d}-at-{i:04d}.png")
-        (part / "report.json").write_text(json.dumps(asdict(report), indent=2), "utf-8")
+        (part / "report.json").write_text(json.dumps(codec.to_parts(report)[0], indent=2), "utf-8")
     return folder
 
 
@@ -49,12 +51,8 @@ def load_report(name: str) -> Report:
     file = folder_of(name) / "report.json"
     if not file.is_file():
         raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
-    try:
-        data = json.loads(file.read_text("utf-8"))
-        scores = tuple(ImageScore(**row) for row in data.pop("scores"))
-        return Report(scores=scores, warnings=tuple(data.pop("warnings")), **data)
-    except (ValueError, TypeError, KeyError) as error:
-        raise DmqError(f"{file}: a damaged report ({error}).") from None
+    with codec.reading(file, "delete the folder and compare again"):
+        return codec.from_parts(Report, json.loads(file.read_text("utf-8")))
 
 
 def load_recipes(name: str) -> tuple[Recipe, ...]:
@@ -94,25 +92,17 @@ def load_comparison(name: str) -> Comparison:
     return jsonio.read(folder_of(name) / "comparison.json", Comparison)
 
 
-def contact_sheet(name: str, gap: int = 4) -> Path:
+def contact_sheet(name: str) -> Path:
     """A PNG with all images of a run, in a temporary folder: a row for each recipe with its
     name on the left.
     """
     rows = load_images(name)
-    height, width = next(iter(rows.values()))[0].shape[:2]
-    font = ImageFont.load_default(size=13)
-    margin = round(max(font.getlength(who) for who in rows)) + 2 * gap
-    across = max(len(row) for row in rows.values())
-    sheet = Image.new(
-        "RGB", (margin + across * (width + gap), len(rows) * (height + gap) + gap), "white"
-    )
-    for y, (who, row) in enumerate(rows.items()):
-        top = gap + y * (height + gap)
-        ImageDraw.Draw(sheet).text(
-            (gap, top + height // 2), who, fill="black", font=font, anchor="lm"
-        )
-        for x, image in enumerate(row):
-            sheet.paste(Image.fromarray(image), (margin + x * (width + gap), top))
     file = download_folder() / f"{name}.png"
-    sheet.save(file)
+    sheet(rows, [""] * max(map(len, rows.values())), least=1).save(file)
     return file
+
+
+def shipped_recipes() -> dict[str, Recipe]:
+    """The recipes of assets/recipes by name, in the order of their files."""
+    found = (jsonio.read(file) for file in sorted((folders.ASSETS / "recipes").glob("*.json")))
+    return {recipe.name: recipe for recipe in found}

@@ -11,6 +11,7 @@ from pathlib import Path
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Recipe
+from ..store import codec
 from .folders import download_folder, fit_to_name, free_stem, own_home
 
 
@@ -77,7 +78,7 @@ def describe_export(name: str) -> Export:
     if not folder.is_dir():
         raise DmqError(f"there is no export called {name!r}; it was removed meanwhile.")
     pipeline = (folder / "model_index.json").is_file()
-    try:
+    with codec.reading(folder, "delete the folder and export again"):
         component, config = _denoiser(folder, pipeline)
         recipe = jsonio.read(folder / "recipe.json") if (folder / "recipe.json").is_file() else None
         return Export(
@@ -89,10 +90,6 @@ def describe_export(name: str) -> Export:
             bytes=sum(file.stat().st_size for file in _files(folder)),
             recipe=recipe,
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DmqError(
-            f"{folder}: a damaged export ({error}); delete the folder and export again."
-        ) from None
 
 
 def _denoiser(folder: Path, pipeline: bool) -> tuple[str, dict]:

@@ -2,13 +2,17 @@
 
 import contextlib
 import functools
+import hashlib
+import json
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from .. import jsonio
 from ..errors import ELSEWHERE, DmqError, disk_error
 from ..places import ASSETS as ASSETS  # the other files of this room look it up here
 from ..public import check_place, is_public, visitor
@@ -19,6 +23,19 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
 RESERVED = (*quota.KINDS, quota.VISITORS)  # folders beside the runs
 # Names of devices, which Windows keeps for itself, whatever follows them behind a dot.
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *(\..*)?", re.IGNORECASE)
+# What is called by what it depends on: by kind, the folder that holds it, and the file that tells
+# that an answer is complete.
+ANSWERS = {
+    "rounding": ("roundings", "rounding.safetensors"),
+    "progressive": ("trajectories", "ranges.safetensors"),
+    "windows": ("trajectories", "windows.safetensors"),
+    "over-time": ("trajectories", "question.json"),
+    "probe": ("trajectories", "question.json"),
+    "sensitivity": ("tables", "table.safetensors"),
+    "predictor": ("tables", "predictor.safetensors"),
+    "labels": ("tables", ""),
+}
+PROMPTED = ("over-time", "probe")  # kinds that show the prompts that somebody wrote
 LEAST_FREE = 32_000_000  # bytes of disk without which nothing long is begun
 # An absolute path, up to the last part of it; addresses such as https://… are none.
 PLACE = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s'\"“”<>:;,()]+[/\\])+(?=[^/\\\s])")
@@ -37,6 +54,58 @@ def own_home() -> Path:
     serves all."""
     name = visitor()
     return home() / quota.VISITORS / name if name else home()
+
+
+def digest(asked: Any) -> str:
+    """A name for plain data."""
+    return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
+
+
+def answer_folder(kind: str, *asked: Any, own: bool = False) -> Path:
+    """Where the answer of a `kind` of ANSWERS to `asked` is kept: plain data and specs it depends on.
+
+    The user's place for it, unless only one that ships is there and the user's `own` is not
+    insisted on."""
+    name = f"{kind}-{digest([jsonio.to_data(one, as_key=True) for one in asked])[:16]}"
+    place, shipped = _answers_home(kind) / name, ASSETS / "runs" / name
+    return shipped if shipped.is_dir() and not (own or place.is_dir()) else place
+
+
+def find_answers(kind: str) -> list[Path]:
+    """The folders of all answers of a kind: the user's, newest first, then those that ship.
+
+    What the user has hides the same one that ships."""
+    pattern = f"{kind}-*/{ANSWERS[kind][1]}"
+    own = sorted(_answers_home(kind).glob(pattern), key=lambda file: -file.stat().st_mtime_ns)
+    names = {file.parent.name for file in own}
+    shipped = sorted((ASSETS / "runs").glob(pattern))
+    return [file.parent for file in (*own, *(f for f in shipped if f.parent.name not in names))]
+
+
+def _answers_home(kind: str) -> Path:
+    return (own_home() if kind in PROMPTED else home()) / ANSWERS[kind][0]
+
+
+def find_finished(room: str, key: str, file: str) -> Path | None:
+    """The folder `key` that has `file`: the user's own in `room` before one that ships."""
+    places = [home() / room / key, ASSETS / "runs" / key]
+    return next((place for place in places if (place / file).is_file()), None)
+
+
+def discard(folder: Path) -> None:
+    """Delete what was kept in `folder` of unfinished work, if anything was."""
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that a reader finds the old or the new one, never a half."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, part = tempfile.mkstemp(prefix=".part-", dir=file.parent)
+    with os.fdopen(handle, "w", encoding="utf-8") as opened:
+        opened.write(text)
+    Path(part).chmod(0o644)
+    Path(part).replace(file)
 
 
 def shown(said: object) -> str:

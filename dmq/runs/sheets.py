@@ -14,16 +14,16 @@ LEAST = 96
 GAP = 6
 
 
-def sheet(rows: dict[str, list[np.ndarray]], columns: list[str]) -> Image.Image:
+def sheet(rows: dict[str, list[np.ndarray]], columns: list[str], least: int = LEAST) -> Image.Image:
     """Images uint8 [H, W, 3] of one size, a row for each name, under the names of the
-    `columns`.
+    `columns`; sides of fewer pixels than `least` are enlarged.
     """
     height, width = next(iter(rows.values()))[0].shape[:2]
-    times = max(1, -(-LEAST // min(height, width)))
+    times = max(1, -(-least // min(height, width)))
     font = ImageFont.load_default(size=13)
     margin = round(max(font.getlength(name) for name in rows)) + 2 * GAP
     across = max(width * times, *(round(font.getlength(name)) for name in columns)) + GAP
-    down, top = height * times + GAP, 20 + GAP
+    down, top = height * times + GAP, 20 * any(columns) + GAP
     made = Image.new("RGB", (margin + len(columns) * across, top + len(rows) * down), "white")
     pen = ImageDraw.Draw(made)
     for x, name in enumerate(columns):

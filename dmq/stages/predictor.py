@@ -21,7 +21,7 @@ from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay, run_to_end
 from ..recipe import FLOAT, Benchmark, Predictor, Recipe, WeightFormat, Weights, format_name
 from ..results import Layer, PredictorResult, SensitivityTable
-from ..runs import predictors as kept
+from ..runs import learned as kept
 from .known import info
 from .predictor_kept import folder_of, key_of, subject_of
 from .weights_kept import needs_inputs

@@ -12,8 +12,7 @@ from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures.look import plain
 from dmq.results import PredictorResult, SensitivityTable
-from dmq.runs.predictors import load_predictor
-from dmq.runs.scored import TABLES, find_predictors
+from dmq.runs.learned import TABLES, find_predictors, load_predictor
 
 
 REWARD = (

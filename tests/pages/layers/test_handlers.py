@@ -24,7 +24,7 @@ from dmq.recipe import (
     format_name,
     parse_format,
 )
-from dmq.runs import predictors
+from dmq.runs import learned
 from pages import job_panel
 from pages.layers import budget as layers_budget
 from pages.layers import handlers as layers
@@ -243,8 +243,8 @@ def rows_in(said):
 @contextlib.contextmanager
 def kept_predictor(found):
     """Its folder, while it is kept."""
-    folder = predictors.predictor_folder("predictor", "made up")
-    predictors.save_predictor(folder, found)
+    folder = learned.predictor_folder("predictor", "made up")
+    learned.save_predictor(folder, found)
     try:
         yield folder
     finally:

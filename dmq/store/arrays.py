@@ -21,10 +21,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-
-from ..errors import DmqError
 
 
 FRAME, LIST = "frame", "list"
@@ -46,19 +44,21 @@ PLANES, NIBBLES = "planes", "nibbles"
 # What a frame may unfold into, in its own lengths and beside that in bytes: a file cannot ask for
 # more memory than this, and what would need more (constant arrays) is written plainly.
 MOST_FOLD, ALWAYS = 1000, 1 << 20
-UNREADABLE = (OSError, KeyError, ValueError, TypeError, SafetensorError)
 
 
 def save_arrays(
     file: Path, name: str, plain: Any, arrays: Mapping[str, np.ndarray], level: int = 9
 ) -> None:
     """Write `arrays`, and `plain` as JSON in the metadata called `name`; `level` is Zstandard's
-    (1 to 22).
+    (1 to 22; 0: plainly).
     """
     arrays = {
         key: np.asarray(x, order="C") for key, x in arrays.items()
     }  # (ascontiguousarray: scalars get an axis)
     metadata = {name: json.dumps(plain)}
+    if not level:
+        save_file(arrays, file, metadata=metadata)
+        return
     forms = {key: _form(x) for key, x in arrays.items()}
     body = b"".join(_fold(x, forms[key]) for key, x in arrays.items())
     frame = pa.Codec("zstd", compression_level=level).compress(body, asbytes=True)
@@ -79,8 +79,8 @@ def save_arrays(
 
 
 def read_arrays(file: Path, name: str) -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays of a file and its metadata called `name`; raises one of UNREADABLE if it is
-    damaged.
+    """The arrays of a file and its metadata called `name`; raises OSError, ValueError,
+    … if it is damaged (`codec.reading` tells it).
     """
     with safe_open(file, "numpy") as opened:
         plain = json.loads((opened.metadata() or {})[name])
@@ -88,16 +88,6 @@ def read_arrays(file: Path, name: str) -> tuple[dict[str, np.ndarray], Any]:
     if set(arrays) == {FRAME, LIST}:
         arrays = _unfold(arrays[FRAME], json.loads(arrays[LIST].tobytes()))
     return arrays, plain
-
-
-def open_arrays(
-    file: Path, name: str, remedy: str = "do it again"
-) -> tuple[dict[str, np.ndarray], Any]:
-    """As `read_arrays`; raises DmqError that tells the `remedy` if the file is damaged."""
-    try:
-        return read_arrays(file, name)
-    except UNREADABLE as error:
-        raise DmqError(f"{file}: damaged ({error}); delete the folder and {remedy}.") from None
 
 
 def _most(length: int) -> int:
