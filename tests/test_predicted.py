@@ -2,6 +2,7 @@
 printed.
 """
 
+import dataclasses
 import json
 
 import numpy as np
@@ -135,7 +136,12 @@ def test_bytes_and_errors_are_those_of_the_weights(recipe, answer):
 
 def test_what_was_found_is_kept_as_it_is(recipe, answer):
     result, again = answer[0], stages.predictor_result(recipe, SPEC)
-    for name in kept.ARRAYS:
+    arrays = [
+        f.name
+        for f in dataclasses.fields(result)
+        if isinstance(getattr(result, f.name), np.ndarray)
+    ]
+    for name in arrays:
         np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
     assert [(piece.piece, piece.layers) for piece in again.pieces] == [
         (p.piece, p.layers) for p in result.pieces

@@ -1,6 +1,6 @@
 """Groups of timesteps: their errors, the search for them, and windows of steps left in float."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -76,7 +76,8 @@ class WindowEffects:
     text: np.ndarray  # [W, images] match
     text_all: np.ndarray  # [images]
     text_float: np.ndarray  # [images] of the float model
-    scorer: str  # what judged images and prompts; "" if nothing did
+    # What judged images and prompts; "" if nothing did.
+    scorer: str = field(metadata={"was": "matcher"})
 
     @property
     def windows(self) -> tuple[tuple[int, int], ...]:

@@ -13,7 +13,7 @@
     RUNS/exports/NAME/    a checkpoint or a pipeline, as diffusers reads it
     RUNS/visitors/ID/     of a public app: the runs, benchmarks, exports and answers to prompts of one visitor
     RUNS/NAME/            recipe.json, recipe-2.json, …, comparison.json, report.json
-                          images/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
+                          pictures/W/NNN.png and NNN-at-STEP.png, W = 0 for float, then the recipes
 
 Everything is written under a temporary name and renamed, so a folder is either whole or not there.
 Arrays are compressed (`arrays.py`) and extremes of channels rounded outward (`extremes.py`); what

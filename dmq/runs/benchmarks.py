@@ -3,9 +3,9 @@ was found.
 
     RUNS/benchmarks/NAME/    manifest.json: number, domain, prompt and seed of every image; the models, in order
                              benchmark.json, recipe-1.json, …
-                             images/W/BBBB/: NNNNN.png and batch.safetensors of a finished batch of model W
-                             rows/W/: images.parquet, rows.json and features.safetensors of a finished model
-                             report.json, images.parquet, worst/NNN.png: the end
+                             pictures/W/BBBB/: NNNNN.png and batch.safetensors of a finished batch of model W
+                             rows/W/: pictures.parquet, rows.json and features.safetensors of a finished model
+                             report.json, pictures.parquet, worst/NNN.png: the end
 
 What ships in assets/runs/bench-NAME has the last line only. Nothing is named by a prompt's text.
 """
@@ -189,7 +189,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any], recipes: Sequence[Re
 def complete(folder: Path) -> bool:
     """Is there a report of all models in the folder of a benchmark?"""
     try:
-        plain = json.loads((folder / "report.json").read_text("utf-8"))
+        plain = codec.read_json(folder / "report.json")
         return [*plain["coverage"]] == _manifest(folder)["models"]
     except FileNotFoundError:
         return False
@@ -237,7 +237,7 @@ def _few(items: Sequence) -> str:
 
 def _manifest(folder: Path) -> dict[str, Any]:
     with codec.reading(folder, "delete the folder"):
-        return dict(json.loads((folder / "manifest.json").read_text("utf-8")))
+        return codec.read_json(folder / "manifest.json")
 
 
 def save_batch(folder: Path, who: int, number: int, first: int, batch: Batch) -> None:
@@ -295,7 +295,7 @@ def load_rows(folder: Path, who: int) -> Found | None:
     if not place.is_dir():
         return None
     with codec.reading(place, "delete this folder, and it is measured again"):
-        plain = json.loads((place / "rows.json").read_text("utf-8"))
+        plain = codec.read_json(place / "rows.json")
         arrays = load_file(place / "features.safetensors")
         images = _images(place / "pictures.parquet")
         return codec.from_parts(Found, plain, images=images, arrays=arrays)
@@ -349,7 +349,7 @@ def _goodness(image: BenchImage) -> tuple[bool, float]:
 def save_report(folder: Path, report: BenchReport, models: Sequence[str]) -> None:
     """Write the end of a benchmark; `models` are its models in the order of their folders."""
     plain, _ = codec.to_parts(replace(report, images=()))
-    plain = {"version": 1} | {f: x for f, x in plain.items() if f not in ("benchmark", "pictures")}
+    plain = {"version": 1} | {f: x for f, x in plain.items() if f not in ("benchmark", "images")}
     shown = worst(report)
     wanted = {(who, image.number) for image in shown for who in (image.recipe, models[0])}
     with written(folder / "worst") as part:
@@ -374,7 +374,7 @@ def load_report(name: str) -> BenchReport:
         )
         raise DmqError(f"there is no finished benchmark called {name!r}.{more}")
     with codec.reading(folder, remedy := "delete the folder and generate it again"):
-        plain = json.loads((folder / "report.json").read_text("utf-8"))
+        plain = codec.read_json(folder / "report.json")
         codec.check_version(plain, folder, remedy)
         given = {"benchmark": load_benchmark(name)}
         images = _images(folder / "pictures.parquet")
@@ -402,7 +402,7 @@ def load_worst(name: str) -> dict[tuple[str, int], np.ndarray]:
     them.
     """
     place = folder_of(name) / "worst"
-    pairs = json.loads((place / "worst.json").read_text("utf-8"))
+    pairs = codec.read_json(place / "worst.json")
     return {(who, number): _pixels(place / f"{n:03d}.png") for n, (who, number) in enumerate(pairs)}
 
 

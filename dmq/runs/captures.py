@@ -86,7 +86,7 @@ def load_stats(folder: Path) -> ActivationStats:
     Raises DmqError if the folder is damaged or of another version.
     """
     with codec.reading(folder, REMEDY):
-        plain = json.loads((folder / "capture.json").read_text(encoding="utf-8"))
+        plain = codec.read_json(folder / "capture.json")
         version = codec.check_version(plain, folder, REMEDY, (1, 2))
         shape = (len(plain["sites"]), len(plain["timesteps"]))
         column = _load_steps(folder / "steps.parquet", shape)
@@ -192,7 +192,7 @@ def load_info(folder: Path) -> ModelInfo | None:
     if not file.is_file():
         return None
     with codec.reading(file, REMEDY):
-        return codec.from_parts(ModelInfo, json.loads(file.read_text(encoding="utf-8")))
+        return codec.from_parts(ModelInfo, codec.read_json(file))
 
 
 def load_trajectory(folder: Path) -> Trajectory:

@@ -52,7 +52,7 @@ def load_report(name: str) -> Report:
     if not file.is_file():
         raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
     with codec.reading(file, "delete the folder and compare again"):
-        return codec.from_parts(Report, json.loads(file.read_text("utf-8")))
+        return codec.from_parts(Report, codec.read_json(file))
 
 
 def load_recipes(name: str) -> tuple[Recipe, ...]:

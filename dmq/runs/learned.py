@@ -38,7 +38,7 @@ table_folder, rounding_folder = (
     partial(answer_folder, "sensitivity"),
     partial(answer_folder, "rounding"),
 )
-CURVES = ("accumulated", "foreseen", "isolated")
+CURVES = {"accumulated": "accumulated", "foreseen": "predicted_x0", "isolated": "isolated"}
 NUMBERS = ("start", "end", "gain", "error", "psnr", "match", "match_float")
 TABLES: dict[str, Callable[[PredictorResult], SensitivityTable]] = {  # that a predictor gives
     "block": lambda found: found.table("block"),
@@ -272,7 +272,7 @@ def load_label(folder: Path, name: str) -> float | None:
     """
     file = folder / f"{name}.json"
     with codec.reading(file, "delete it and go on"):
-        return float(json.loads(file.read_text("utf-8"))["label"]) if file.is_file() else None
+        return float(codec.read_json(file)["label"]) if file.is_file() else None
 
 
 # --- errors along the steps, kept with their question ---------------------------------------------
@@ -283,7 +283,9 @@ def save_over_time(folder: Path, question: dict[str, Any], made: OverTime) -> No
     complete.
     """
     arrays = {
-        f"{name}.{n}": x for name in CURVES for n, x in enumerate(getattr(made, name).values())
+        f"{name}.{n}": x
+        for name, curve in CURVES.items()
+        for n, x in enumerate(getattr(made, curve).values())
     }
     arrays |= {f"strip.{n}": np.stack(strip) for n, strip in enumerate(made.strips.values())}
     plain = {name: getattr(made, name) for name in ("timesteps", "mean_bits", "watched")}
@@ -298,11 +300,11 @@ def load_over_time(folder: Path) -> OverTime:
     with codec.reading(folder):
         names, strips, is_known = (plain.pop(key) for key in ("names", "strips", "foreseen"))
         given = {
-            curve: {who: arrays.pop(f"{curve}.{n}") for n, who in enumerate(names)}
-            if curve != "foreseen" or is_known
-            else {}
-            for curve in CURVES
+            curve: {who: arrays.pop(f"{name}.{n}") for n, who in enumerate(names)}
+            for name, curve in CURVES.items()
+            if name != "foreseen" or is_known
         }
+        given |= {} if is_known else {"predicted_x0": {}}
         given["strips"] = {who: tuple(arrays.pop(f"strip.{n}")) for n, who in enumerate(strips)}
         return codec.from_parts(OverTime, plain, arrays, **given)
 
@@ -336,7 +338,7 @@ def load_question(folder: Path, **expected: Any) -> dict[str, Any]:
     Raises DmqError if it cannot be read.
     """
     with codec.reading(folder):
-        data = dict(json.loads((folder / "question.json").read_text("utf-8")))
+        data = codec.read_json(folder / "question.json")
     return {name: jsonio.from_data(kind, data.get(name), name) for name, kind in expected.items()}
 
 

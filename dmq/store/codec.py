@@ -6,7 +6,8 @@
     field: dataclasses          objects without their arrays; these are called `field.0.NAME`
     field: specs of recipes     as `jsonio` writes them
 
-What is read is distrusted: it must have the types that its dataclass is annotated with."""
+A field that was renamed (metadata `was`) keeps its first name there. What is read is distrusted:
+it must have the types that its dataclass is annotated with."""
 
 import contextlib
 import functools
@@ -75,6 +76,13 @@ def open_arrays(
         return read_arrays(file, name)
 
 
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; raises one of UNREADABLE if it is none."""
+    data = json.loads(file.read_text("utf-8"))
+    _expect(dict, data, file.name)
+    return data
+
+
 def peek(file: Path, name: str) -> dict[str, Any]:
     """The plain data of a file alone; {} if it cannot be read."""
     with contextlib.suppress(*UNREADABLE, SafetensorError), safe_open(file, "numpy") as opened:
@@ -97,7 +105,8 @@ def _split(x: Any, name: str, arrays: dict[str, np.ndarray]) -> Any:
         return jsonio.to_data(x)
     if is_dataclass(x):
         prefix = f"{name}." if name else ""
-        parts = {f.name: _split(getattr(x, f.name), prefix + f.name, arrays) for f in fields(x)}
+        named = [(f.metadata.get("was", f.name), getattr(x, f.name)) for f in fields(x)]
+        parts = {key: _split(part, prefix + key, arrays) for key, part in named}
         return {key: part for key, part in parts.items() if part is not _ABSENT}
     if isinstance(x, (tuple, list)):
         items = [_split(each, _item(name, n, each), arrays) for n, each in enumerate(x)]
@@ -170,10 +179,11 @@ def _join_fields(
     _expect(dict, data, prefix or kind.__name__)
     values, left = dict(given), dict(data)
     for f in fields(kind):
-        hint, item = _hints(kind)[f.name], left.pop(f.name, _ABSENT)
+        key = f.metadata.get("was", f.name)
+        hint, item = _hints(kind)[f.name], left.pop(key, _ABSENT)
         if f.name in given or (item is _ABSENT and np.ndarray not in (hint, *get_args(hint))):
             continue
-        values[f.name] = _join(hint, item, prefix + f.name, arrays)
+        values[f.name] = _join(hint, item, prefix + key, arrays)
     if left:
         raise TypeError(f"{prefix}{next(iter(left))!s:.80}: {kind.__name__} has no such field")
     for f in fields(kind):
