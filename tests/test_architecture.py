@@ -22,6 +22,7 @@ ROWS = [
     {"capture", "quantizers"},
     {"calibration", "reconstruction", "allocation", "runtime", "metrics"},
     {"checkpoint"},
+    {"artifacts"},
     {"stages"},
     {"workflow"},
     {"cli"},

@@ -18,6 +18,7 @@ from diffusers import (
 )
 
 from dmq import runs, stages
+from dmq.artifacts import store
 from dmq.calibration.progressive import CallDone, calibrate_progressively
 from dmq.capture.activations import calibration_images
 from dmq.errors import DmqError
@@ -47,7 +48,7 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import WindowEffects
-from dmq.stages.trajectory_kept import progressive_folder
+from dmq.stages.trajectory_ranges import progressive_of
 from tests.old_runs import save_old_progressive
 from tests.tiny import runs_in
 from training.slim import same
@@ -304,8 +305,7 @@ def test_a_walk_that_was_cut_off_ends_as_if_it_had_not_been(place):
             break
     work.close()
     assert not stages.calibrated(recipe)
-    kept = progressive_folder(recipe, own=True)
-    kept = kept.with_name(f"{kept.name}-calls")
+    kept = store.partial(progressive_of(recipe))
     assert 1 <= len(list(kept.iterdir())) < STEPS
     folder = stages.finish(stages.calibrate(recipe))
     assert stages.calibrated(recipe) and not kept.exists()

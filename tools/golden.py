@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from dmq import runs, stages
+from dmq.artifacts import store
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Predictor, Recipe
 from dmq.results import ActivationQParams, Plan
@@ -78,11 +79,10 @@ def _capture(recipe: Recipe) -> Path:
 
 
 def _search(recipe: Recipe) -> Path | None:
-    from dmq.runs.learned import search_key
+    from dmq.stages.searches import group_search
 
-    spec = stages.search_spec(recipe)
-    fingerprint = stages.info(recipe.model).fingerprint
-    return spec and runs.folders.ASSETS / "runs" / search_key(recipe, spec, fingerprint)
+    question = group_search(recipe)
+    return question and store.place(question)
 
 
 def _mix(recipe: Recipe) -> Path | None:
@@ -121,19 +121,16 @@ def _blocks(recipe: Recipe) -> Path | None:
 
 
 def _windows(recipe: Recipe) -> Path | None:
-    from dmq.stages import trajectory_kept
+    from dmq.stages.trajectory_ranges import windows_of
 
-    return (
-        trajectory_kept.windows_folder(recipe)
-        if recipe.relaxing and recipe.relaxing.where == "auto"
-        else None
-    )
+    auto = recipe.relaxing and recipe.relaxing.where == "auto"
+    return store.place(windows_of(recipe)) if auto else None
 
 
 def _progressive(recipe: Recipe) -> Path | None:
-    from dmq.stages import trajectory_kept
+    from dmq.stages.trajectory_ranges import progressive_of
 
-    return trajectory_kept.progressive_folder(recipe) if recipe.progressive else None
+    return store.place(progressive_of(recipe)) if recipe.progressive else None
 
 
 _FOLDERS = {

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 
 from dmq import runs, stages
+from dmq.artifacts import store
 from dmq.errors import DmqError
 from dmq.recipe import PerTensor
 from dmq.results import ActivationStats, Plan
 from dmq.runs import folders
 from dmq.runs.extremes import INPUT_BITS, OTHER_BITS
-from dmq.stages.trajectory_kept import progressive_folder
+from dmq.stages.trajectory_ranges import progressive_of
 from dmq.store.arrays import save_arrays
 from dmq.store.codec import open_arrays
 from tools.golden import shipped_cases
@@ -181,7 +182,7 @@ def progressives() -> list[Path]:
         for _, r in shipped_cases()
         if r.progressive and isinstance(r.activations.granularity, PerTensor)
     ]
-    return [progressive_folder(recipe) for recipe in chosen]
+    return [store.place(progressive_of(recipe)) for recipe in chosen]
 
 
 def kind_of(folder: Path) -> str:

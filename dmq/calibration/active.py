@@ -213,7 +213,9 @@ class _Search:
             )[0]
         )
         return (
-            yield from relay(run, lambda i, *_: self.snapshot("Draw", i + 1, recipe.sampling.steps))
+            yield from relay(
+                run, lambda i, *_: self.snapshot("Generate", i + 1, recipe.sampling.steps)
+            )
         )
 
     def divide(self) -> None:

@@ -61,13 +61,20 @@ def digest(asked: Any) -> str:
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()
 
 
-def answer_folder(kind: str, *asked: Any, own: bool = False) -> Path:
+def answer_places(kind: str, *asked: Any) -> tuple[Path, Path]:
     """Where the answer of a `kind` of ANSWERS to `asked` is kept: plain data and specs it depends on.
 
-    The user's place for it, unless only one that ships is there and the user's `own` is not
-    insisted on."""
+    The user's place for it, and that of what ships.
+    """
     name = f"{kind}-{digest([jsonio.to_data(one, as_key=True) for one in asked])[:16]}"
-    place, shipped = _answers_home(kind) / name, ASSETS / "runs" / name
+    return _answers_home(kind) / name, ASSETS / "runs" / name
+
+
+def answer_folder(kind: str, *asked: Any, own: bool = False) -> Path:
+    """The user's place of `answer_places`, unless only the one that ships is there and the user's
+    `own` is not insisted on.
+    """
+    place, shipped = answer_places(kind, *asked)
     return shipped if shipped.is_dir() and not (own or place.is_dir()) else place
 
 

@@ -46,7 +46,7 @@ from .searches import search, search_result, search_spec, searched
 from .sensitivity import agreement, sensitivity
 from .sensitivity_kept import load_table, sensitivity_table, tables
 from .time_embedding import learn_temporal, temporal_errors, temporal_learned
-from .trajectory_kept import (
+from .trajectory_ranges import (
     calibrated,
     calls_kept,
     progressive_ranges,

@@ -29,7 +29,7 @@ from .planning import computed, coverage, plan
 from .preparing import prepare
 from .searches import searched
 from .time_embedding import temporal_learned
-from .trajectory_kept import calibrated, windows_measured
+from .trajectory_ranges import calibrated, windows_measured
 from .weights_kept import has_learned_weights
 
 

@@ -15,7 +15,7 @@ from .blocks_kept import blocks_folder, blocks_result, reconstructed
 from .planning import plan
 from .searches import denoiser_calls, search_result
 from .time_embedding import learn_temporal, learned_rounding
-from .trajectory_kept import plain
+from .trajectory_ranges import plain
 from .weights_kept import learned_weights
 from .weights_learned import learn_weights
 

@@ -10,7 +10,7 @@ from ..errors import DmqError
 from ..models.libraries import libraries
 from ..recipe import Recipe
 from .known import statistics
-from .trajectory_kept import plain
+from .trajectory_ranges import plain
 
 
 if TYPE_CHECKING:

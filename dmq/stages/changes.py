@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import runs
+from ..artifacts import Capture, store
 from ..errors import DmqError
 from ..models.libraries import load
 from ..progress import Progress, progress_timer
@@ -29,10 +29,7 @@ def state_of(subject: Recipe) -> tuple:
     """What else decides what is computed for `subject`: the weights under its model's name, and
     its capture.
     """
-    folder = runs.find_capture(subject)
-    return load(subject.model).info.fingerprint, folder and (
-        folder / "capture.json"
-    ).stat().st_mtime_ns
+    return load(subject.model).info.fingerprint, store.stamp(Capture.of(subject))
 
 
 def format_of(subject: Recipe, choice: WeightFormat) -> Weights:

@@ -12,7 +12,7 @@ from ..progress import Progress, progress_timer
 from ..recipe import Recipe, Temporal
 from .planning import plan
 from .time_embedding import temporal_errors, time_codes, uncached_plan
-from .trajectory_kept import plain
+from .trajectory_ranges import plain
 
 
 if TYPE_CHECKING:

@@ -1,96 +1,33 @@
-"""What is known of a model: its description, its pipeline, and the statistics of its activations.
+"""What is known of a model, and the statistics of its activations."""
 
-torch and diffusers take most of the app's start: the rooms that need them are imported where they
-are used, so that the page is up, and shows what was captured before, while they load."""
-
-import dataclasses
-from functools import lru_cache
-from pathlib import Path
-
-from .. import runs
-from ..errors import DmqError
-from ..models.libraries import load
-from ..recipe import EMBEDDED, ManualGroups, Recipe, Sampling
-from ..results import ActivationStats, ModelInfo, TemporalBlock
+from ..artifacts import Capture, Run, store
+from ..artifacts.known import for_model, info, info_for, temporal_block
+from ..recipe import Recipe
+from ..results import ActivationStats
 
 
-def info(model: str) -> ModelInfo:
-    """What is known of a model: an embedded name, a folder or a Hub id. Raises DmqError if it
-    cannot be loaded.
-
-    An embedded model need not be loaded for that: its description ships with its capture.
-    """
-    shipped = _shipped_info(model) if model in EMBEDDED else None
-    return shipped or load(model).info
-
-
-@lru_cache
-def _shipped_info(model: str) -> ModelInfo | None:
-    folder = runs.folders.ASSETS / "runs" / runs.capture_key(for_model(Recipe(), model))
-    return runs.load_info(folder)
-
-
-def for_model(recipe: Recipe, model: str, sampling: Sampling | None = None) -> Recipe:
-    """`recipe` for another model, with that model's sampling unless another is given.
-
-    Boundaries set by hand keep their places in time, and there are no more groups than steps.
-    """
-    sampling = sampling or EMBEDDED.get(model, recipe.sampling)
-    grouping, old, new = recipe.grouping, recipe.sampling.steps, sampling.steps
-    if isinstance(grouping, ManualGroups):
-        moved = {round(b * new / old) for b in grouping.boundaries}
-        grouping = ManualGroups(boundaries=tuple(sorted(b for b in moved if 0 < b < new)))
-    elif hasattr(grouping, "count"):
-        grouping = dataclasses.replace(grouping, count=min(grouping.count, new))
-    return dataclasses.replace(recipe, model=model, sampling=sampling, grouping=grouping)
+__all__ = [
+    "captured",
+    "for_model",
+    "info",
+    "info_for",
+    "run_of",
+    "statistics",
+    "temporal_block",
+]
 
 
 def captured(recipe: Recipe) -> bool:
     """Are there statistics for `recipe`, so that `errors` and `plan` answer at once?"""
-    return runs.find_capture(recipe) is not None
+    return store.find(Capture.of(recipe)) is not None
 
 
 def statistics(recipe: Recipe) -> ActivationStats:
-    """The activation statistics that `recipe` stands on.
-
-    Raises DmqError if nothing was captured yet.
-    """
-    return load_statistics(*statistics_place(recipe))
+    """The activation statistics that `recipe` stands on. Raises DmqError if there are none yet."""
+    return store.value(Capture.of(recipe))
 
 
-def statistics_place(recipe: Recipe) -> tuple[Path, int]:
-    """The folder of the statistics of `recipe`, and when they were captured.
-
-    DmqError if nothing was captured yet.
-    """
-    folder = runs.find_capture(recipe)
-    if folder is None:
-        raise DmqError(
-            f"nothing captured yet for {recipe.model} with {recipe.sampling.steps} steps and "
-            f"{recipe.calibration.samples} images; press Capture, or run `dmq capture`."
-        )
-    return folder, (folder / "capture.json").stat().st_mtime_ns
-
-
-@lru_cache(maxsize=4)
-def load_statistics(folder: Path, _changed: int) -> ActivationStats:
-    """The statistics in `folder`, read once."""
-    return runs.load_stats(folder)
-
-
-def temporal_block(model: str) -> TemporalBlock | None:
-    """The part of `model` that sees the time only; None if dmq knows none in it."""
-    # Descriptions that were kept with a capture may be older than dmq's knowledge of such blocks.
-    return info(model).temporal or load(model).info.temporal
-
-
-def info_for(recipe: Recipe) -> ModelInfo:
-    """The description of the model, with its temporal block and its splits if `recipe` needs
-    them.
-    """
-    known = info(recipe.model)
-    # Descriptions that were kept with a capture may be older than dmq's knowledge of such things.
-    missing = (recipe.temporal is not None and known.temporal is None) or (
-        recipe.split_shortcuts and known.splits is None
-    )
-    return load(recipe.model).info if missing else known
+def run_of(recipe: Recipe) -> Run:
+    """What was captured for `recipe`. Raises DmqError if nothing was yet."""
+    stats = statistics(recipe)
+    return Run(fingerprint=stats.fingerprint, sampler=stats.sampler, timesteps=stats.timesteps)

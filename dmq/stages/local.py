@@ -2,20 +2,18 @@
 
 from dataclasses import dataclass, replace
 from functools import lru_cache, singledispatch
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import runs
+from ..artifacts import Capture, store
 from ..recipe import FLOAT, LearnedGroups, PerStep, Recipe
 from ..results import GroupErrors
 from .known import info
-from .searches import find_search, search_changed, search_result
-from .trajectory_kept import (
+from .searches import group_search, search_result
+from .trajectory_ranges import (
     plain,
-    progressive_changed,
-    progressive_folder,
+    progressive_of,
     progressive_ranges,
     relaxed,
     seen_statistics,
@@ -42,11 +40,11 @@ def _table_with(recipe: Recipe, least: int) -> "ErrorTable":
     bits = site_bits(info(recipe.model), recipe, stats)
     bits = np.where(bits < FLOAT, np.maximum(bits, least), bits)
     counts = step_counts(recipe.calibration_steps, stats.steps, lambda: search_result(recipe))
-    place = progressive_folder(recipe) if recipe.progressive else runs.find_capture(recipe)
+    source = store.stamp(progressive_of(recipe) or Capture.of(recipe))
     calibrated = replace(
         recipe.activations, dynamic="none"
     )  # what is shown where ranges are dynamic
-    which = (place, progressive_changed(recipe)), stats.fingerprint, calibrated
+    which = source, stats.fingerprint, calibrated
     return _table(*which, tuple(bits.tolist()), tuple(counts.tolist()), Held(stats))
 
 
@@ -92,8 +90,8 @@ def errors(recipe: Recipe) -> GroupErrors:
     # The partition is the one that the float trajectory has led to, cut where the number of bits
     # changes.
     base, ranges = errors(plain(recipe)), progressive_ranges(recipe)
-    learned = find_search(recipe) if isinstance(recipe.grouping, LearnedGroups) else None
-    partition = recipe.grouping, everything_per_step, learned and search_changed(learned)
+    learned = group_search(recipe) if isinstance(recipe.grouping, LearnedGroups) else None
+    partition = recipe.grouping, everything_per_step, learned and store.stamp(learned)
     return _along(table(recipe), wide, chosen, partition, Held((base, ranges)))
 
 
@@ -129,15 +127,11 @@ def _partitioned(grouping: Any, recipe: Recipe) -> GroupErrors:
 def _learned(grouping: LearnedGroups, recipe: Recipe) -> GroupErrors:
     """Groups and ranges are those of the search; nothing is chosen anew."""
     result = search_result(recipe)
-    return _learned_errors(
-        table(recipe), find_search(recipe), search_changed(find_search(recipe)), Held(result)
-    )
+    return _learned_errors(table(recipe), store.stamp(group_search(recipe)), Held(result))
 
 
 @lru_cache(maxsize=8)
-def _learned_errors(
-    made: "ErrorTable", _folder: Path, search_changed: int, held: Held
-) -> GroupErrors:
+def _learned_errors(made: "ErrorTable", _searched: tuple, held: Held) -> GroupErrors:
     from ..trajectory.search import learned_errors
 
     return learned_errors(held.value, made)

@@ -23,7 +23,7 @@ from .images import check_sampling, check_together
 from .known import statistics
 from .planning import plan, quantize
 from .preparing import prepare
-from .trajectory_kept import walked
+from .trajectory_ranges import walked
 
 
 SHOWN = 8  # images of the strip

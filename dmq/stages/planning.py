@@ -2,10 +2,9 @@
 
 import dataclasses
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import runs
+from ..artifacts import Capture, store
 from ..errors import DmqError
 from ..models.libraries import libraries, load
 from ..models.work_plan import chosen_placement
@@ -15,9 +14,9 @@ from .blocks_kept import blocks_changed, blocks_result, reconstructed
 from .known import info_for
 from .local import errors
 from .mixing import resolved
-from .searches import find_search, search_changed, search_spec
+from .searches import group_search
 from .time_embedding import learned_rounding, learns_rounding, rounding_changed, temporal_errors
-from .trajectory_kept import progressive_changed, relaxed, seen_statistics
+from .trajectory_ranges import progressive_of, relaxed, seen_statistics
 from .weights_kept import learned_from_inputs, learned_weights, weights_changed, weights_result
 
 
@@ -93,21 +92,19 @@ def computed(recipe: Recipe) -> "nn.Module":
     libraries()
     from ..models.borrow import borrow
 
-    folder = runs.find_capture(recipe)
-    changed = folder and (folder / "capture.json").stat().st_mtime_ns
-    learned = find_search(recipe) if search_spec(recipe) else None
-    walks = relaxed(recipe), progressive_changed(recipe)
+    learned, along = group_search(recipe), progressive_of(recipe)
+    walks = relaxed(recipe), along and store.stamp(along)
     learnings = rounding_changed(recipe), blocks_changed(recipe), weights_changed(recipe)
     mix = resolved(recipe).overrides if recipe.mixed else ()
     changes = (
-        changed,
-        learned and search_changed(learned),
+        store.stamp(Capture.of(recipe)),
+        learned and store.stamp(learned),
         *learnings,
         walks,
         mix,
         chosen_placement(),
     )
-    made = _computed(dataclasses.replace(recipe, name=""), folder, changes)
+    made = _computed(dataclasses.replace(recipe, name=""), changes)
     return (
         made if compiles(recipe.engine) else borrow(made)
     )  # what is compiled belongs to its very modules
@@ -116,7 +113,7 @@ def computed(recipe: Recipe) -> "nn.Module":
 @lru_cache(
     maxsize=3
 )  # searching the weights' ranges takes seconds, generating again with the same recipe is common
-def _computed(recipe: Recipe, _folder: Path | None, _changes: tuple) -> "nn.Module":
+def _computed(recipe: Recipe, _changes: tuple) -> "nn.Module":
     loaded = load(recipe.model)
     check_engine(recipe, loaded)
     learned, blocks = learned_rounding(recipe), blocks_result(recipe)

@@ -7,7 +7,7 @@ from ..progress import Progress
 from ..recipe import Recipe
 from .learning import LEARNED, Step, carry_out
 from .progressive import calibrate, measure_windows
-from .trajectory_kept import calibrated, windows_measured
+from .trajectory_ranges import calibrated, windows_measured
 
 
 # First what the float model's trajectory tells, then the windows that say which steps to relax,

@@ -3,6 +3,7 @@
 """
 
 import dataclasses
+import functools
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,22 +11,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import runs
+from ..artifacts import store
 from ..metrics.references import load_scorer
 from ..models.libraries import libraries, load
 from ..models.trajectories import latent_errors, walk
 from ..progress import Progress, progress_timer, relay, relay_each
-from ..recipe import PerTensor, Recipe, Relaxing
-from ..results import WindowEffects
-from .known import info_for, statistics
+from ..recipe import Recipe, Relaxing
+from ..results import ActivationStats, ProgressiveRanges, WindowEffects
 from .learning import learn
 from .local import errors
 from .planning import learned_codes, plan, quantize
-from .trajectory_kept import (
+from .trajectory_ranges import (
     calibrated,
     plain,
-    progressive_folder,
+    progressive_of,
     window_effects,
-    windows_folder,
+    windows_known,
+    windows_of,
 )
 
 
@@ -40,42 +42,40 @@ def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, Non
     None if `recipe` takes those of the float trajectory. Does nothing if it was done already,
     unless `again`. Denoiser calls that are finished when the generator is closed are kept: the next
     call replays them without observing."""
-    if recipe.progressive is None:
-        return None
-    if calibrated(recipe) and not again:
-        return progressive_folder(recipe)
+    question = progressive_of(recipe) if calibrated(recipe) and not again else None
+    if recipe.progressive is None or question:
+        return question and store.place(question)
     yield from learn(recipe)
     yield Progress("Load the model", 0, 1)
+    question = progressive_of(recipe)
+    yield from store.get(question, again=again, work=functools.partial(_calibrate, recipe))
+    return store.place(question)
+
+
+def _calibrate(
+    recipe: Recipe, partial: Path, statistics: ActivationStats
+) -> Generator[Progress, None, tuple[ProgressiveRanges, ActivationStats]]:
     libraries()
     from ..calibration.progressive import CallDone, calibrate_progressively
 
-    folder = progressive_folder(recipe, own=True)  # never where those are that ship
-    kept = folder.with_name(f"{folder.name}-calls")
-    if again:
-        runs.discard(kept)
     start = dataclasses.replace(recipe, progressive=None)
     work = calibrate_progressively(
         load(recipe.model),
         recipe,
         plan(start),
-        (statistics(recipe), errors(start)),
+        (statistics, errors(start)),
         learned_codes(recipe),
-        runs.load_calls(kept),
+        runs.load_calls(partial),
     )
     at = progress_timer("Set the ranges along the quantized trajectory")
 
-    def told(*seen: Any) -> Iterator[Progress]:
+    def report(*seen: Any) -> Iterator[Progress]:
         if isinstance(seen[0], CallDone):
-            runs.save_call(kept, seen[0].call, seen[0].stats, seen[0].grids)
+            runs.save_call(partial, seen[0].call, seen[0].stats, seen[0].grids)
         else:
             yield at(*seen)
 
-    made = yield from relay_each(work, told)
-    by_channel = not isinstance(recipe.activations.granularity, PerTensor)
-    base, splits = statistics(recipe), info_for(recipe).splits
-    runs.save_progressive(folder, made, base, by_channel=by_channel, splits=splits)
-    runs.discard(kept)
-    return folder
+    return (yield from relay_each(work, report)), statistics
 
 
 def measure_windows(
@@ -88,11 +88,21 @@ def measure_windows(
     has the `results.WindowEffects` so far as its snapshot, once there are some. Images are the
     first calibration ones, all from the same noise. The recipe is taken without relaxing and
     progressive ranges."""
-    if windows_folder(recipe).is_dir() and not again:
+    if not again and windows_known(recipe):
         return window_effects(recipe)
-    spec, usual = recipe.relaxing or Relaxing(), plain(recipe)
-    yield from learn(usual)
+    yield from learn(plain(recipe))
     yield Progress("Load the model", 0, 1)
+    return (
+        yield from store.get(
+            windows_of(recipe), again=again, work=functools.partial(_measure_windows, recipe)
+        )
+    )
+
+
+def _measure_windows(
+    recipe: Recipe, _partial: Path, statistics: ActivationStats
+) -> Generator[Progress, None, WindowEffects]:
+    spec, usual = recipe.relaxing or Relaxing(), plain(recipe)
     libraries()
     from ..capture.activations import calibration_images
     from ..models.windows import unquantized_inside
@@ -101,7 +111,7 @@ def measure_windows(
     jobs = calibration_images(loaded, dataclasses.replace(recipe.calibration, samples=spec.images))
     count = min(spec.windows, steps)
     starts = tuple(round(n * steps / count) for n in range(count))
-    timesteps = statistics(recipe).timesteps
+    timesteps = statistics.timesteps
     at, total = progress_timer("Measure the windows"), (count + 2) * steps
     scorer = load_scorer(recipe.model)
     generated: list[Any] = []
@@ -118,9 +128,7 @@ def measure_windows(
     yield from one(quantize(usual))
     for start, end in zip(starts, (*starts[1:], steps), strict=True):
         yield from one(unquantized_inside(quantize(usual), range(start, end)))
-    effects = _effects(generated, starts, timesteps, [prompt for prompt, _ in jobs], scorer)
-    runs.save_windows(windows_folder(recipe, own=True), effects)
-    return effects
+    return _effects(generated, starts, timesteps, [prompt for prompt, _ in jobs], scorer)
 
 
 def _effects(

@@ -10,7 +10,7 @@ import numpy as np
 from ..recipe import FLOAT, Recipe, Relaxing
 from ..results import WindowEffects
 from .known import statistics
-from .trajectory_kept import relaxed, window_effects
+from .trajectory_ranges import relaxed, window_effects
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,7 @@ from .blocks_kept import blocks_changed, blocks_result
 from .known import info, info_for, statistics
 from .local import errors
 from .mixing import resolved
-from .trajectory_kept import plain
+from .trajectory_ranges import plain
 from .weights_kept import has_learned_weights, learned_weights, weights_changed
 
 

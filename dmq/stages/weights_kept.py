@@ -17,7 +17,7 @@ from ..recipe import FLOAT, Activations, Gptq, LowRank, Recipe, WeightFormat, We
 from .known import info_for, statistics
 from .local import errors
 from .mixing import resolved
-from .trajectory_kept import plain
+from .trajectory_ranges import plain
 
 
 if TYPE_CHECKING:

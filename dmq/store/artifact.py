@@ -7,16 +7,17 @@ registered for its type, and none of them knows the store:
     inputs(question)                      other questions whose answers it is computed from, by argument name
     places(question)                      folders of its answer: first the one that is written, then others, only read
     compute(question, partial, **values)  a generator: yields Progress, returns the answer; resumes from `partial`
-    save(question, folder, value)         writes the answer into an empty folder; load(question, folder) reads it
+    save(question, folder, value)         writes the answer as a folder that appears when complete
+    load(question, folder)                reads it
 
 The `Store` finds, computes, resumes and keeps. Nothing else decides whether an answer is there.
 """
 
+import functools
 import shutil
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import singledispatch
 from pathlib import Path
@@ -32,6 +33,7 @@ class Artifact:
 
     stored: ClassVar[bool] = True  # False: cheap to compute, remembered in memory only
     remembered: ClassVar[int] = 4  # answers of this type that are held in memory at most
+    loaded_with: ClassVar[tuple[str, ...]] = ()  # inputs without which the answer cannot be read
 
     @property
     def title(self) -> str:
@@ -39,9 +41,9 @@ class Artifact:
         return type(self).__name__
 
     @property
-    def remedy(self) -> str:
-        """How people get the answer, a sentence behind the title."""
-        return "run `dmq prepare` with this recipe."
+    def absent(self) -> str:
+        """What people are told where the answer is not there: what is missing, how they get it."""
+        return f"{self.title}: not there yet; run `dmq prepare` with this recipe."
 
 
 @singledispatch
@@ -61,40 +63,47 @@ def places(question: Artifact) -> Sequence[Path]:
 
 @singledispatch
 def compute(question: Artifact, partial: Path, **values: Any) -> Generator[Any, None, Any]:
-    """Yield Progress, return the value; what an interrupted call left in `partial` is not
-    computed again.
+    """Yield Progress, return what `save` writes; what an interrupted call left in `partial` is
+    not computed again.
     """
     raise TypeError(f"nothing computes {type(question).__name__}")
 
 
 @singledispatch
 def save(question: Artifact, folder: Path, value: Any) -> None:
-    """Write the answer into `folder`, which is there and empty."""
+    """Write the answer as `folder`, which appears only when complete (`folders.written`)."""
     raise TypeError(f"nothing saves {type(question).__name__}")
 
 
 @singledispatch
-def load(question: Artifact, folder: Path) -> Any:
-    """The answer in `folder`. Raises DmqError if it is damaged."""
+def load(question: Artifact, folder: Path, **values: Any) -> Any:
+    """The answer in `folder`; `values` are of the inputs that `loaded_with` names.
+
+    Raises DmqError if it is damaged.
+    """
     raise TypeError(f"nothing loads {type(question).__name__}")
 
 
 class Store:
-    """Answers in folders and, the last few of each type, in memory.
+    """Answers in folders and, the last few of each type, in memory."""
 
-    `written(folder)` is a context manager that gives an empty folder, and makes it `folder` if the
-    block ends well."""
-
-    def __init__(self, written: Callable[[Path], AbstractContextManager[Path]]) -> None:
-        self._written = written
-        self._memory: dict[
-            type, OrderedDict[Artifact, tuple[Any, Any]]
-        ] = {}  # question: (stamp, value)
+    def __init__(self) -> None:
+        # By type and question the stamp and the value.
+        self._memory: dict[type, OrderedDict[Artifact, tuple[Any, Any]]] = {}
         self._lock = threading.Lock()
 
     def find(self, question: Artifact) -> Path | None:
         """The folder of the answer; None if there is none."""
         return next((place for place in places(question) if place.is_dir()), None)
+
+    def place(self, question: Artifact) -> Path:
+        """The folder of the answer, or where it will be."""
+        return self.find(question) or places(question)[0]
+
+    def partial(self, question: Artifact) -> Path:
+        """Where `compute` leaves what is finished of an answer that is not."""
+        target = places(question)[0]
+        return target.with_name(f"{target.name}.partial")
 
     def missing(self, question: Artifact) -> list[Artifact]:
         """What is still to be computed for the answer, in order, the question itself last.
@@ -112,19 +121,25 @@ class Store:
         Raises DmqError that says what is missing.
         """
         if missing := self.missing(question):
-            raise DmqError(f"{missing[-1].title}: not there yet; {missing[-1].remedy}")
+            raise DmqError(missing[-1].absent)
         return run_to_end(self.get(question))
 
     def get(
-        self, question: Artifact, *, again: bool = False, **how: Any
+        self,
+        question: Artifact,
+        *,
+        again: bool = False,
+        work: Callable[..., Generator[Any, None, Any]] | None = None,
+        **how: Any,
     ) -> Generator[Any, None, Any]:
         """The answer, computed with all that it needs and lacks; `again`: even if it is there.
 
         `how` goes to `compute` of this question alone: what does not change the answer, such as how
-        many processes compute it. Closing the generator keeps what is finished: other answers, and
-        what `compute` left in its folder."""
+        many processes compute it. `work(partial, **values, **how)` takes the place of `compute`
+        where only rooms above know how it is done. Closing the generator keeps what is finished:
+        other answers, and what was left in `partial`."""
         if not again and question.stored and (folder := self.find(question)):
-            return self._remember(question, lambda: load(question, folder))
+            return self._remember(question, lambda: self._load(question, folder))
         values = {}
         for name, need in inputs(question).items():
             values[name] = yield from self.get(need)
@@ -133,16 +148,18 @@ class Store:
                 held = self._memory.get(type(question), {}).get(question)
             if held is not None and held[0] == self.stamp(question):
                 return held[1]
-        target = places(question)[0] if question.stored else Path()
-        partial = target.with_name(f"{target.name}.partial") if question.stored else Path()
-        if again and question.stored:
+        partial = self.partial(question) if question.stored else Path()
+        if again and question.stored and not self._is_newer(partial, self.find(question)):
             shutil.rmtree(partial, ignore_errors=True)
-        value = yield from compute(question, partial, **values, **how)
-        if question.stored:
-            with self._written(target) as folder:
-                save(question, folder, value)
-            shutil.rmtree(partial, ignore_errors=True)
-        return self._remember(question, lambda: value, new=True)
+        work = work or functools.partial(compute, question)
+        value = yield from work(partial, **values, **how)
+        if not question.stored:
+            return self._remember(question, lambda: value)
+        target = places(question)[0]
+        save(question, target, value)
+        shutil.rmtree(partial, ignore_errors=True)
+        # What is kept is the answer, here as in the next process: saving may round.
+        return self._remember(question, lambda: self._load(question, target), new=True)
 
     def stamp(self, question: Artifact) -> Any:
         """Equal if and only if the answer is the same: another process may have computed it
@@ -157,6 +174,16 @@ class Store:
         """Hold nothing in memory."""
         with self._lock:
             self._memory.clear()
+
+    @staticmethod
+    def _is_newer(partial: Path, answer: Path | None) -> bool:
+        """Was `partial` left by an interrupted call that replaces `answer`?"""
+        both = answer is not None and partial.is_dir()
+        return both and partial.stat().st_mtime_ns > answer.stat().st_mtime_ns
+
+    def _load(self, question: Artifact, folder: Path) -> Any:
+        needed = {name: self.value(inputs(question)[name]) for name in question.loaded_with}
+        return load(question, folder, **needed)
 
     def _remember(self, question: Artifact, make: Callable[[], Any], *, new: bool = False) -> Any:
         stamp = self.stamp(question)

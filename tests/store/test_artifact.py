@@ -99,6 +99,11 @@ def _(question: PlanOf, partial, stats, search=0, blocks=0):
     yield
 
 
+def write(question, folder, value):
+    with written(folder) as part:
+        (part / "value.json").write_text(json.dumps(value))
+
+
 @pytest.fixture
 def folders(tmp_path, monkeypatch):
     """The roots: one's own, and what ships."""
@@ -106,9 +111,7 @@ def folders(tmp_path, monkeypatch):
     roots = [tmp_path / "own", tmp_path / "shipped"]
     for kind in (Capture, GroupSearch, BlockRounding):
         places.register(kind, lambda q: [root / f"{type(q).__name__}-{hash(q)}" for root in roots])
-        save.register(
-            kind, lambda q, folder, value: (folder / "value.json").write_text(json.dumps(value))
-        )
+        save.register(kind, write)
         load.register(kind, lambda q, folder: json.loads((folder / "value.json").read_text()))
     LOG.clear()
     return roots
@@ -116,7 +119,7 @@ def folders(tmp_path, monkeypatch):
 
 @pytest.fixture
 def store(folders):
-    return Store(written)
+    return Store()
 
 
 def finish(work):
@@ -147,6 +150,18 @@ def test_it_goes_on_where_it_was_interrupted(store, folders):
     assert LOG.count("capture") == LOG.count("block 0") == 1
     assert store.missing(PLAN) == [] and finish(store.get(PLAN)) == (value, [])
     assert not list(folders[0].glob("*.partial")) and not list(folders[0].glob(".*"))
+
+
+def test_again_goes_on_where_again_was_interrupted(store, folders):
+    finish(store.get(PLAN))
+    blocks = BlockRounding(settings=PLAN.settings)
+    old = store.partial(blocks) / "0"
+    old.mkdir(parents=True)
+    os.utime(old.parent, ns=(1, 1))  # left from before the answer: not of this question's redoing
+    work = store.get(blocks, again=True)
+    assert [next(work), next(work)] == ["block 0", "block 1"]
+    work.close()
+    assert finish(store.get(blocks, again=True))[1] == ["block 1", "block 2"]
 
 
 def test_what_ships_is_found_and_never_written(store, folders):
@@ -187,10 +202,10 @@ def test_memory_holds_the_last_few(store, monkeypatch):
     load.register(Capture, lambda q, folder: loaded.append(q.model) or q.model)
     for model in ("a", "b", "c", "a", "c", "a", "b"):
         finish(store.get(Capture(model=model)))
-    assert loaded == ["a", "b"]  # computed values are held as well; of the first, only its place
+    assert loaded == ["a", "b", "c", "a", "b"]  # what is kept is the answer, so it is read back
     store.forget()
     finish(store.get(Capture(model="b")))
-    assert loaded == ["a", "b", "b"]
+    assert loaded[5:] == ["b"]
 
 
 def test_an_answer_that_cannot_be_saved_leaves_its_parts(store, folders, monkeypatch):

@@ -1,0 +1,58 @@
+"""Watching the float model: the capture that all else stands on."""
+
+from collections.abc import Generator, Sequence
+from pathlib import Path
+from typing import Any
+
+from .. import runs
+from ..models.libraries import libraries
+from ..models.libraries import load as load_model
+from ..progress import Progress, progress_timer, relay
+from ..results import ActivationStats
+from ..store.artifact import compute, load, places, save
+from .places import own_and_shipped
+from .questions import Capture
+
+
+@places.register
+def _(question: Capture) -> Sequence[Path]:
+    return own_and_shipped("captures", runs.capture_key(question.recipe))
+
+
+@compute.register
+def _(
+    question: Capture,
+    partial: Path,
+    *,
+    trajectories: int = 0,
+    scheduler: str = "",
+    workers: int = 1,
+) -> Generator[Progress, None, Any]:
+    """A `capture.activations.Captured`; `scheduler` and `workers` are those of `engine.run`.
+
+    With these, finished batches are kept. Otherwise, and where calls are saved, closing the
+    generator leaves no trace.
+    """
+    libraries()
+    from ..capture.activations import Captured, capture_activations
+    from ..capture.batches import capture_batches
+
+    loaded, at = load_model(question.model), progress_timer("Capture")
+    if (scheduler or workers != 1) and not trajectories:
+        generated = question.model, question.sampling, question.calibration
+        batches = capture_batches(loaded, *generated, partial, scheduler=scheduler, workers=workers)
+        return Captured((yield from relay(batches, at)), None)
+    work = capture_activations(
+        loaded, question.sampling, question.calibration, trajectories=trajectories
+    )
+    return (yield from relay(work, at))
+
+
+@save.register
+def _(question: Capture, folder: Path, value: Any) -> None:
+    runs.save_stats(folder, value.stats, load_model(question.model).info, value.trajectory)
+
+
+@load.register
+def _(question: Capture, folder: Path) -> ActivationStats:
+    return runs.load_stats(folder)
