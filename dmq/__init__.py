@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .evaluation.benchmark import benchmark
+    from .evaluation.compare import compare
     from .recipe import Recipe
-    from .workflow.benchmark import benchmark
     from .workflow.capture import capture
-    from .workflow.compare import compare
     from .workflow.export import export
     from .workflow.load_recipe import load_recipe
     from .workflow.plan import plan
@@ -40,7 +40,8 @@ def __getattr__(name: str) -> Any:
     """
     if name not in __all__:
         raise AttributeError(f"module 'dmq' has no attribute {name!r}")
-    module = import_module(".recipe" if name == "Recipe" else f".workflow.{name}", __name__)
+    room = "evaluation" if name in ("benchmark", "compare") else "workflow"
+    module = import_module(".recipe" if name == "Recipe" else f".{room}.{name}", __name__)
     globals()[name] = value = getattr(module, name)
     return value
 

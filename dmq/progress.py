@@ -81,13 +81,28 @@ def relay_each(
             yield from convert(*item) if type(item) is tuple else convert(item)
 
 
-def run_to_end(work: Generator[Any, None, Value]) -> Value:
-    """Run a generator to its end and return its value."""
-    while True:
-        try:
-            next(work)
-        except StopIteration as end:
-            return end.value
+OnProgress = Callable[[Progress], None] | None
+OnImage = Callable[[GeneratedImage], None] | None
+
+
+def run_to_end(
+    work: Generator[Any, None, Value], progress: OnProgress = None, on_image: OnImage = None
+) -> Value:
+    """Run `work` to its end and return its value; `progress` and `on_image` get what it yields of
+    their kind.
+
+    If one of them raises, or at Ctrl-C, `work` is closed and can be resumed by the same call.
+    """
+    with contextlib.closing(work):
+        while True:
+            try:
+                item = next(work)
+            except StopIteration as end:
+                return end.value
+            if progress is not None and isinstance(item, Progress):
+                progress(item)
+            if on_image is not None and isinstance(item, GeneratedImage):
+                on_image(item)
 
 
 def progress_timer(stage: str, already: int = 0) -> Callable[[int, int], Progress]:

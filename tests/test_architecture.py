@@ -25,6 +25,7 @@ ROWS = [
     {"artifacts"},
     {"stages"},
     {"workflow"},
+    {"evaluation"},
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}

@@ -13,6 +13,7 @@ import pytest
 from dmq import cli, jsonio, stages
 from dmq.capture.activations import PROMPTS
 from dmq.errors import DmqError
+from dmq.evaluation import benchmark as bench_stage
 from dmq.figures import bench_report, bench_table
 from dmq.metrics import paired, pixel, sets
 from dmq.metrics import references as reference
@@ -22,7 +23,6 @@ from dmq.results import FLOOR_NAME, BenchReport
 from dmq.runs import benchmarks as kept
 from dmq.runs import folders
 from dmq.runs.prompts import UNCONDITIONAL, read_prompts, shipped_domains
-from dmq.stages import benchmarks as bench_stage
 from tests.tiny import captured_recipe, runs_in, tiny_clip
 
 

@@ -8,10 +8,11 @@ import pytest
 from dmq import runs, stages
 from dmq.cli import main
 from dmq.errors import DmqError
+from dmq.evaluation import compare as images
 from dmq.models import placement
 from dmq.models.placement import Placement
 from dmq.recipe import Comparison
-from dmq.stages import images, planning
+from dmq.stages import planning
 from pages.start import placement as placing
 from tests.tiny import captured_recipe, runs_in
 

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from dmq import runs, stages
 from dmq.errors import DmqError
+from dmq.evaluation.benchmark import bench
 from dmq.models.generation import generate_batch
 from dmq.progress import Progress
 from dmq.recipe import EMBEDDED, Benchmark, Recipe
 from dmq.results import FLOOR_NAME
 from dmq.runs import benchmarks as kept
 from dmq.runs.prompts import UNCONDITIONAL, shipped_domains
-from dmq.stages.benchmarks import bench
 
 
 RECIPES = {

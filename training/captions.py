@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.pictures import plain
+from training.images import plain
 
 
 CLDR = Path("/usr/share/unicode/cldr/common")

@@ -5,43 +5,21 @@ What only reads finished statistics returns at once (`errors`, `plan`); what run
 generator that yields `Progress` (and `Image`s), whose value comes with its end (`finish`), and
 which can be closed at any time."""
 
-from ..models.libraries import load
-from ..models.placement import AUTO, DTYPES, OFFLOADS, Placement
-from ..models.work_plan import (
-    WorkPlan,
-    chosen_placement,
-    devices,
-    memory_line,
-    plan_capture,
-    plan_work,
-    use_placement,
-)
-from ..progress import FLOAT_NAME, GeneratedImage, Progress, run_to_end
-from .benchmarks import Estimate, bench, benchmark_of, check_benchmark, estimate, joined
+from importlib import import_module
+from typing import Any
+
 from .blocks import blocks_so_far, reconstruct
 from .blocks_kept import blocks_result, reconstructed
-from .budgets import allocate, limits, pareto, with_allocation
 from .capturing import capture
-from .drift import deviation
-from .duration import gpu_seconds
-from .engines import BOTH, COMPUTED, computed_as, plain_name, with_engine
-from .executing import Placed, placed
-from .exporting import check, export
-from .findings import Inversion, inversions
-from .hub import push, push_hindrance
-from .images import check_sampling, compare, difference, run
 from .known import captured, for_model, info, statistics, temporal_block
 from .learning import learn_mix
 from .local import error_curves, errors, table
 from .mixing import resolved
-from .over_time import kept_over_time, kept_probe, last_over_time, last_probe, over_time, probe
 from .planning import computed, coverage, plan, quantize
 from .predictor import predict
 from .predictor_kept import predictor_result
 from .preparing import asked_steps, missing, prepare
 from .progressive import calibrate, measure_windows
-from .range_change import RangeChange, range_change
-from .relaxing import RelaxedChoice, mean_activation_bits, relaxed_choices
 from .searches import search, search_result, search_spec, searched
 from .sensitivity import agreement, sensitivity
 from .sensitivity_kept import load_table, sensitivity_table, tables
@@ -60,7 +38,48 @@ from .weights_kept import has_learned_weights, learned_weights, weights_result
 from .weights_learned import learn_weights, weight_variants
 
 
-finish = run_to_end  # its former name
+# What is kept elsewhere, by its file: a name here, or "name here=name there".
+_PLACES = {
+    "progress": "FLOAT_NAME GeneratedImage Progress run_to_end finish=run_to_end",
+    "models.placement": "AUTO DTYPES OFFLOADS Placement",
+    "models.libraries": "load",
+    "models.work_plan": "WorkPlan chosen_placement devices memory_line plan_capture plan_work"
+    " use_placement",
+    "metrics.pixel": "difference",
+    "allocation.budget": "allocate limits pareto",
+    "workflow.bit_allocation": "with_allocation",
+    "workflow.export": "check export=write_export",
+    "workflow.gpu_time": "gpu_seconds",
+    "workflow.hub": "push push_hindrance",
+    "workflow.relaxation": "RelaxedChoice mean_activation_bits relaxed_choices",
+    "evaluation.benchmark": "bench=run_benchmark benchmark_of check_benchmark",
+    "evaluation.benchmark_estimate": "Estimate estimate",
+    "evaluation.checks": "check_sampling",
+    "evaluation.compare": "compare=compare_images run",
+    "evaluation.engines": "BOTH COMPUTED=ENGINE_CHOICES Placed=KernelAssignment"
+    " computed_as=with_engines placed=assign_kernels plain_name with_engine",
+    "evaluation.error_curves": "kept_over_time last_over_time over_time",
+    "evaluation.joined_benchmarks": "joined=join_benchmarks",
+    "evaluation.probe": "kept_probe last_probe probe",
+    "evaluation.range_change": "RangeChange range_change",
+    "evaluation.rank_inversions": "Inversion inversions",
+    "evaluation.time_embedding_drift": "deviation",
+}
+_PLACE_OF = {
+    name.partition("=")[0]: (module, name.rpartition("=")[2])
+    for module, names in _PLACES.items()
+    for name in names.split()
+}
+
+
+def __getattr__(name: str) -> Any:
+    """What is kept elsewhere, imported when it is first asked for."""
+    if name not in _PLACE_OF:
+        raise AttributeError(f"module 'dmq.stages' has no attribute {name!r}")
+    module, there = _PLACE_OF[name]
+    globals()[name] = value = getattr(import_module(f"dmq.{module}"), there)
+    return value
+
 
 __all__ = [
     "AUTO",

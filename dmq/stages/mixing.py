@@ -5,10 +5,10 @@ its own.
 import dataclasses
 from functools import lru_cache
 
+from ..allocation.overrides import with_choices
 from ..errors import DmqError
 from ..recipe import Predictor, Recipe
 from ..results import SensitivityTable
-from .budgets import allocate, with_choices
 from .known import info
 from .predictor_kept import predictor_result
 from .sensitivity_kept import sensitivity_table
@@ -67,6 +67,8 @@ class _Known:
 
 @lru_cache(maxsize=8)
 def _with_mix(recipe: Recipe, known: _Known) -> Recipe:
+    from ..allocation.budget import allocate  # scipy takes a good part of the app's start
+
     chosen = allocate(known.table, recipe.mixed.budget)
     return dataclasses.replace(
         recipe, mixed=None, overrides=(*with_choices(chosen), *recipe.overrides)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from .. import stages
+from ..progress import OnProgress, run_to_end
 from ..recipe import Recipe
 from ..results import ActivationStats
+from ..stages import capturing, known
 from .load_recipe import load_recipe
-from .run_to_end import OnProgress, run_to_end
 
 
 def capture(
@@ -28,5 +28,5 @@ def capture(
     (1, 2, True)
     """
     recipe = load_recipe(recipe)
-    run_to_end(stages.capture(recipe, again=again), progress)
-    return stages.statistics(recipe)
+    run_to_end(capturing.capture(recipe, again=again), progress)
+    return known.statistics(recipe)

@@ -4,9 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .. import jsonio, runs, stages
+from .. import jsonio, runs
 from ..errors import DmqError
 from ..recipe import Recipe
+from ..stages.known import for_model
 
 
 def load_recipe(recipe: Recipe | str | Path, *, model: str | None = None, **changes: Any) -> Recipe:
@@ -22,7 +23,7 @@ def load_recipe(recipe: Recipe | str | Path, *, model: str | None = None, **chan
     ('mine', 'emoji-ddpm', 6)
     """
     found = recipe if isinstance(recipe, Recipe) else _find(recipe)
-    found = found if model is None else stages.for_model(found, model)
+    found = found if model is None else for_model(found, model)
     known = {field.name for field in dataclasses.fields(Recipe)}
     if unknown := sorted(changes.keys() - known):
         raise DmqError(f"a recipe has no {unknown[0]!r}; it has {', '.join(sorted(known))}.")

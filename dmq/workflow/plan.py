@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from .. import stages
+from ..progress import OnProgress
 from ..recipe import Recipe
 from ..results import Plan
+from ..stages import planning
 from .load_recipe import load_recipe
 from .prepare import prepare
-from .run_to_end import OnProgress
 
 
 def plan(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> Plan:
@@ -23,4 +23,4 @@ def plan(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> Plan:
     """
     recipe = load_recipe(recipe)
     prepare(recipe, progress=progress)
-    return stages.plan(recipe)
+    return planning.plan(recipe)

@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from .. import stages
+from ..progress import OnProgress, run_to_end
 from ..recipe import Recipe
+from ..stages import preparing
 from .load_recipe import load_recipe
-from .run_to_end import OnProgress, run_to_end
 
 
 def prepare(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> None:
@@ -21,4 +21,4 @@ def prepare(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> None
     >>> seen
     []
     """
-    run_to_end(stages.prepare(load_recipe(recipe)), progress)
+    run_to_end(preparing.prepare(load_recipe(recipe)), progress)

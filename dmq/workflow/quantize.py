@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import stages
+from ..progress import OnProgress
 from ..recipe import Recipe
+from ..stages import planning
 from .load_recipe import load_recipe
 from .prepare import prepare
-from .run_to_end import OnProgress
 
 
 if TYPE_CHECKING:
@@ -29,4 +29,4 @@ def quantize(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> "nn
     """
     recipe = load_recipe(recipe)
     prepare(recipe, progress=progress)
-    return stages.computed(recipe)
+    return planning.computed(recipe)

@@ -122,7 +122,7 @@ def test_names_are_taken_literally(recipe, table, monkeypatch):
     names = ("a[0].b*", "a0.b", "a?.b")
     odd = tuple(dataclasses.replace(table.layers[0], name=name) for name in names)
     known = dataclasses.replace(stages.info(recipe.model), layers=odd)
-    monkeypatch.setattr("dmq.stages.budgets.info", lambda model: known)
+    monkeypatch.setattr("dmq.workflow.bit_allocation.info", lambda model: known)
     found = stages.allocate(
         dataclasses.replace(
             table, layers=odd, **{n: getattr(table, n)[:3] for n in ("bytes", "cost", "spread")}

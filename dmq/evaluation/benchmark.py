@@ -8,29 +8,32 @@ import dataclasses
 import os
 import platform
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DmqError
 from ..metrics.references import hash_weights, load_feature_extractor, real_features
 from ..models.generation import generate_batch
 from ..models.libraries import load
-from ..models.work_plan import seconds_a_call, spoken
-from ..progress import FLOAT_NAME, GeneratedImage, Progress, progress_timer, relay
+from ..progress import (
+    FLOAT_NAME,
+    GeneratedImage,
+    OnProgress,
+    Progress,
+    progress_timer,
+    relay,
+    run_to_end,
+)
 from ..recipe import SETS, Benchmark, Domain, Recipe
 from ..results import FLOOR_NAME, BenchImage, BenchReport, BenchRow
 from ..runs import benchmarks as kept
-from ..runs.prompts import UNCONDITIONAL
-from .benched import Bench, Part, layout
-from .blocks_kept import reconstructed
-from .images import check_sampler, check_sampling, check_together
-from .known import captured, info
-from .planning import computed, coverage, plan
-from .preparing import prepare
-from .searches import searched
-from .time_embedding import temporal_learned
-from .trajectory_ranges import calibrated, windows_measured
-from .weights_kept import has_learned_weights
+from ..runs.prompts import UNCONDITIONAL, shipped_domains
+from ..stages.known import info
+from ..stages.planning import computed, coverage, plan
+from ..stages.preparing import prepare
+from ..workflow.load_recipe import load_recipes
+from .checks import check_sampler, check_sampling, check_together
+from .scores import Bench, Part, layout
 
 
 if TYPE_CHECKING:
@@ -38,11 +41,56 @@ if TYPE_CHECKING:
 
     from ..models.loading import Loaded
 
-SLOWER = 1.6  # a quantized model against the float one, where no benchmark says how much
 SEEDS = 64  # images of a model without prompts, unless asked otherwise
 
 
-def bench(
+def benchmark(
+    recipes: Recipe | str | Path | tuple[Recipe | str | Path, ...],
+    *,
+    domains: Sequence[Domain | str] | None = None,
+    seeds: int = 1,
+    images: int | None = None,
+    name: str | None = None,
+    progress: OnProgress = None,
+    **settings: Any,
+) -> BenchReport:
+    """Measure recipes of one model against the float model (QDiffBench), each figure with its 95 %
+    interval.
+
+    `domains` are sets of prompts, or names of those that ship (all unless given); `seeds` images of
+    each prompt, at most `images` of each domain. `settings` are further fields of
+    `dmq.recipe.Benchmark`, such as `measures`. A benchmark called `name` that was interrupted is
+    resumed; without a name a free one is taken.
+
+    >>> import dmq
+    >>> from dmq.recipe import Calibration, Sampling
+    >>> small = {"sampling": Sampling(steps=2), "calibration": Calibration(samples=1)}
+    >>> recipe = dmq.load_recipe("W8A8, one range", model="emoji-ddpm", **small)
+    >>> report = dmq.benchmark(recipe, images=2, measures=("psnr", "ssim"))
+    >>> report.row("W8A8, one range", "unconditional").samples
+    2
+    """
+    chosen = load_recipes(recipes)
+    if not chosen:
+        raise DmqError("nothing to measure: give at least one recipe.")
+    shipped = shipped_domains()
+    sets = [_domain(domain, shipped) for domain in (list(shipped) if domains is None else domains)]
+    asked = benchmark_of(chosen[0], sets, seeds=seeds, images=images, **settings)
+    name = name or kept.free_name(" vs ".join(recipe.name for recipe in chosen))
+    return run_to_end(run_benchmark(asked, chosen, name=name), progress)
+
+
+def _domain(domain: Domain | str, shipped: dict[str, Domain]) -> Domain:
+    if isinstance(domain, Domain):
+        return domain
+    if domain not in shipped:
+        raise DmqError(
+            f"no domain called {domain!r}; give a Domain or one of {', '.join(shipped)}."
+        )
+    return shipped[domain]
+
+
+def run_benchmark(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str
 ) -> Generator[Progress | GeneratedImage | BenchReport, None, BenchReport]:
     """Generate and measure the float model, the noise floor and each recipe; returns the report, kept
@@ -232,120 +280,3 @@ def _broken(rows: tuple[BenchRow, ...]) -> Iterator[str]:
 
 def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-# --- how long it will take ------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """How long a benchmark will take on this machine."""
-
-    images: int  # still to be generated, of all models
-    calls: int  # of denoisers, a call a batch and step
-    seconds: float
-    learning: tuple[
-        str, ...
-    ]  # recipes for which something must be learned first, which is not in `seconds`
-
-    def __str__(self) -> str:
-        more = f"; besides, {', '.join(self.learning)} must learn first" if self.learning else ""
-        took = f"about {spoken(self.seconds)} on this machine"
-        return f"{self.images:,} images, {self.calls:,} denoiser calls: {took}{more}"
-
-
-def estimate(
-    benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | None = None
-) -> Estimate:
-    """How long `bench` will take, from a few steps sampled now; of an interrupted one called `name`,
-    the rest.
-
-    Raises what `bench` would raise. Loads the model; quantized ones are taken to be slower by what
-    earlier benchmarks of the model found."""
-    check_benchmark(benchmark, recipes)
-    folder = kept.folder_of(name) if name else None
-    steps, parts = benchmark.sampling.steps, layout(benchmark)
-    slower = _slower(recipes[0].model)
-    images, calls, seconds = 0, 0, 0.0
-    for who in range(len(recipes) + 2):
-        missing = [p for p in parts if not (folder and kept.load_batch(folder, who, p.number))]
-        images += sum(part.count for part in missing)
-        calls += steps * len(missing)
-        share = (
-            sum(part.count for part in missing) / benchmark.batch
-        )  # a smaller batch takes less time
-        a_call = seconds_a_call(
-            recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.images)
-        )
-        seconds += share * steps * a_call * (slower if who > 1 else 1.0)
-    return Estimate(images, calls, seconds, tuple(r.name for r in recipes if not _prepared(r)))
-
-
-def _prepared(recipe: Recipe) -> bool:
-    learned = (
-        captured(recipe)
-        and searched(recipe)
-        and temporal_learned(recipe)
-        and has_learned_weights(recipe)
-    )
-    return learned and reconstructed(recipe) and windows_measured(recipe) and calibrated(recipe)
-
-
-def _slower(model: str) -> float:
-    """How much longer quantized models took than the float one in the finished benchmarks of
-    `model`.
-    """
-    for name in kept.finished():
-        try:
-            report = kept.load_report(name)
-        except DmqError:
-            continue
-        if report.model == model:
-            took = {
-                who: sum(r.seconds for r in report.rows if r.recipe == who)
-                for who in report.recipes
-            }
-            quantized = [took[who] for who in report.coverage]
-            return max(1.0, sum(quantized) / len(quantized) / took[FLOAT_NAME])
-    return SLOWER
-
-
-def joined(names: list[str]) -> BenchReport:
-    """Several finished benchmarks as one; a recipe whose name is taken is called after its
-    benchmark too.
-
-    Raises DmqError, naming both, if they have other prompts, seeds, sampling or models.
-    """
-    reports = [(name, kept.load_report(name)) for name in dict.fromkeys(names)]
-    first_name, first = reports[0]
-    for name, report in reports[1:]:
-        kept.check_alike(first_name, first.benchmark, name, report.benchmark)
-        for part in ("model", "sampler", "features", "reference"):
-            if getattr(first, part) != getattr(report, part):
-                raise DmqError(
-                    f"{first_name} has {part} {getattr(first, part)!r}, {name} has "
-                    f"{getattr(report, part)!r}: their "
-                    "figures cannot be compared."
-                )
-        first = _with(first, report, name)
-    return first
-
-
-def _with(first: BenchReport, other: BenchReport, name: str) -> BenchReport:
-    new = {who: who if who not in first.recipes else f"{who} · {name}" for who in other.coverage}
-
-    def renamed(items: tuple) -> tuple:
-        return tuple(
-            dataclasses.replace(item, recipe=new[item.recipe])
-            for item in items
-            if item.recipe in new
-        )
-
-    return dataclasses.replace(
-        first,
-        rows=first.rows + renamed(other.rows),
-        images=first.images + renamed(other.images),
-        bytes=first.bytes | {new[who]: size for who, size in other.bytes.items() if who in new},
-        coverage=first.coverage | {new[who]: line for who, line in other.coverage.items()},
-        warnings=(*first.warnings, *other.warnings),
-    )

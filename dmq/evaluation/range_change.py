@@ -7,7 +7,7 @@ import numpy as np
 
 from ..recipe import FLOAT, Recipe
 from ..results import Site
-from .local import errors
+from ..stages.local import errors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,11 +1,8 @@
-"""How errors build up along the steps, and the probe: what an error at some steps does to the
-image (PCR).
-"""
+"""How errors build up along the steps."""
 
 import dataclasses
 from collections.abc import Generator, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +10,16 @@ import numpy as np
 
 from .. import jsonio, runs
 from ..errors import DmqError
-from ..metrics.references import load_scorer
 from ..models.libraries import libraries, load
 from ..models.trajectories import Walk, latent_errors, walk
 from ..progress import FLOAT_NAME, Progress, Value, progress_timer, relay
-from ..recipe import Comparison, Probe, Recipe
-from ..results import OverTime, ProbeImage
-from .images import check_sampling, check_together
-from .known import statistics
-from .planning import plan, quantize
-from .preparing import prepare
-from .trajectory_ranges import walked
+from ..recipe import Comparison, Recipe
+from ..results import OverTime
+from ..stages.known import statistics
+from ..stages.planning import plan, quantize
+from ..stages.preparing import prepare
+from ..stages.trajectory_ranges import walked
+from .checks import check_sampling, check_together
 
 
 SHOWN = 8  # images of the strip
@@ -128,7 +124,7 @@ def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverT
 
 def last_over_time(recipe: Recipe) -> tuple[Comparison, tuple[Recipe, ...], OverTime] | None:
     """The last question that began with `recipe`, and its answer; None if there was none."""
-    for question in _questions(
+    for question in questions(
         "over-time", recipe, comparison=Comparison, recipes=tuple[Recipe, ...]
     ):
         if found := kept_over_time(question["comparison"], question["recipes"]):
@@ -136,7 +132,7 @@ def last_over_time(recipe: Recipe) -> tuple[Comparison, tuple[Recipe, ...], Over
     return None
 
 
-def _questions(kind: str, recipe: Recipe, **expected: Any) -> Iterator[dict[str, Any]]:
+def questions(kind: str, recipe: Recipe, **expected: Any) -> Iterator[dict[str, Any]]:
     """Questions of a kind that begin with `recipe`, its name apart; those that cannot be read
     are passed over.
     """
@@ -206,109 +202,3 @@ def _strip(generated: Walk) -> tuple[np.ndarray, ...]:
         *(images[0] for _, images in sorted(generated.on_the_way.items())),
         *generated.images[:1],
     )
-
-
-# --- the probe ------------------------------------------------------------------------------------
-
-
-def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
-    """First step and last plus one of each of the probe's windows.
-
-    Raises DmqError if there are more than steps.
-    """
-    if spec.first is not None:
-        if not 0 <= spec.first < spec.last < steps:
-            raise DmqError(
-                f"the window {spec.first} to {spec.last} does not lie within 0 to {steps - 1}."
-            )
-        return ((spec.first, spec.last + 1),)
-    if spec.windows > steps:
-        raise DmqError(f"{spec.windows} windows of {steps} steps; ask for {steps} or fewer.")
-    return tuple(pairwise(round(n * steps / spec.windows) for n in range(spec.windows + 1)))
-
-
-def probe(
-    recipe: Recipe, spec: Probe, *, again: bool = False
-) -> Generator[Progress | ProbeImage, None, tuple[ProbeImage, ...]]:
-    """Multiply the quantization error eps_q - eps by a gain within one window of steps, leave the
-    rest in float.
-
-    Yields and returns what each (window, gain) makes of the image beside the float one. A
-    question that was answered before is answered from what was kept, unless `again`. Source: pcr,
-    "the probe"."""
-    from ..metrics import pixel
-
-    windows = windows_of(spec, recipe.sampling.steps)
-    if not again and (kept := kept_probe(recipe, spec)):
-        return kept
-    yield from prepare(recipe)
-    yield Progress("Load the model", 0, 1)
-    libraries()
-    from ..models.windows import amplified
-
-    loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
-    scorer = load_scorer(recipe.model)
-    at, total = (
-        progress_timer("Probe"),
-        (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps,
-    )
-    generated = 0
-
-    def one(model: Any) -> Iterator[Progress]:
-        nonlocal generated
-        before = generated * recipe.sampling.steps
-        generated += 1
-        return walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
-
-    exact = yield from one(loaded.denoiser)
-    found = []
-    for start, end in windows:
-        for gain in spec.gains:
-            own = yield from one(
-                amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain)
-            )
-            found.append(
-                ProbeImage(
-                    start=start,
-                    end=end,
-                    gain=gain,
-                    pixels=own.images[0],
-                    exact=exact.images[0],
-                    error=float(latent_errors(own.latents[-1], exact.latents[-1])[0]),
-                    psnr=pixel.psnr(own.images[0], exact.images[0]),
-                    match=float(scorer.match(own.images, [spec.prompt])[0])
-                    if scorer
-                    else float("nan"),
-                    match_float=float(scorer.match(exact.images, [spec.prompt])[0])
-                    if scorer
-                    else float("nan"),
-                )
-            )
-            yield found[-1]
-    runs.save_probe(
-        _probe_folder(recipe, spec, own=True), {"recipes": (recipe,), "probe": spec}, tuple(found)
-    )
-    return tuple(found)
-
-
-def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbeImage, ...] | None:
-    """What `probe` found when it was asked the same; None if it was not, or if the recipe is not
-    prepared.
-    """
-    try:
-        folder = _probe_folder(recipe, spec)
-    except DmqError:  # something that the recipe stands on was not captured or measured yet
-        return None
-    return runs.load_probe(folder) if folder.is_dir() else None
-
-
-def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbeImage, ...]] | None:
-    """The last probe of `recipe` and what it found; None if there was none."""
-    for question in _questions("probe", recipe, recipes=tuple[Recipe, ...], probe=Probe):
-        if found := kept_probe(recipe, question["probe"]):
-            return question["probe"], found
-    return None
-
-
-def _probe_folder(recipe: Recipe, spec: Probe, *, own: bool = False) -> Path:
-    return runs.trajectory_folder("probe", jsonio.key_data(spec), walked(recipe), own=own)

@@ -7,38 +7,14 @@ import dataclasses
 import glob
 import re
 
+from ..allocation.overrides import with_choices
 from ..errors import DmqError
-from ..recipe import Budget, Override, Recipe, Rule
-from ..results import Allocation, SensitivityTable
-from .known import info
+from ..recipe import Override, Recipe
+from ..results import Allocation
+from ..stages.known import info
 
 
 MIXED = re.compile(r", [0-9.]+ bits mixed$")  # what an allocation adds to a recipe's name
-
-
-def allocate(table: SensitivityTable, budget: Budget) -> Allocation:
-    """The cheapest choice for every layer within the budget, with reasons:
-    `allocation.budget.allocate`.
-    """
-    from ..allocation import budget as budgets  # scipy takes a good part of the app's start
-
-    return budgets.allocate(table, budget)
-
-
-def pareto(
-    table: SensitivityTable, rules: tuple[Rule, ...] = (), points: int = 33
-) -> list[Allocation]:
-    """The best allocations from the smallest to the largest budget: `allocation.budget.pareto`."""
-    from ..allocation import budget as budgets
-
-    return budgets.pareto(table, rules, points)
-
-
-def limits(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> tuple[int, int]:
-    """Bytes of the smallest and of the largest allocation that `rules` allow."""
-    from ..allocation import budget as budgets
-
-    return budgets.limits(table, rules)
 
 
 def with_allocation(recipe: Recipe, allocation: Allocation) -> Recipe:
@@ -61,14 +37,6 @@ def with_allocation(recipe: Recipe, allocation: Allocation) -> Recipe:
     name = f"{MIXED.sub('', recipe.name)}, {allocation.average_bits:.1f} bits mixed"
     return dataclasses.replace(
         recipe, name=name, overrides=(*kept, *with_choices(allocation)), mixed=None
-    )
-
-
-def with_choices(allocation: Allocation) -> tuple[Override, ...]:
-    """An override for each layer of `allocation`."""
-    pairs = zip(allocation.layers, allocation.choices, strict=True)
-    return tuple(
-        Override(layers=glob.escape(name), weight_bits=c.bits, format=c.format) for name, c in pairs
     )
 
 

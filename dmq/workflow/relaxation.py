@@ -9,8 +9,8 @@ import numpy as np
 
 from ..recipe import FLOAT, Recipe, Relaxing
 from ..results import WindowEffects
-from .known import statistics
-from .trajectory_ranges import relaxed, window_effects
+from ..stages.known import statistics
+from ..stages.trajectory_ranges import relaxed, window_effects
 
 
 @dataclass(frozen=True, kw_only=True)

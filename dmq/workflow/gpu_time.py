@@ -6,7 +6,7 @@ asks for too much waits longer for a place."""
 
 import math
 
-from .known import info
+from ..stages.known import info
 
 
 START = 10.0  # seconds to begin: another process, the model, the first kernels

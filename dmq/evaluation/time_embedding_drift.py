@@ -10,9 +10,9 @@ from ..models.libraries import libraries, load
 from ..models.trajectories import walk
 from ..progress import Progress, progress_timer
 from ..recipe import Recipe, Temporal
-from .planning import plan
-from .time_embedding import temporal_errors, time_codes, uncached_plan
-from .trajectory_ranges import plain
+from ..stages.planning import plan
+from ..stages.time_embedding import temporal_errors, time_codes, uncached_plan
+from ..stages.trajectory_ranges import plain
 
 
 if TYPE_CHECKING:

@@ -1,20 +1,51 @@
-"""What runs where: which kernel each layer of a recipe gets, or why it stays in float."""
+"""Which engine generates the images of recipes (the simulation, integer kernels, or both), and which
+kernel each layer gets.
+"""
 
 import dataclasses
 from collections.abc import Generator
 from dataclasses import dataclass
 
+from ..errors import DmqError
 from ..progress import Progress
-from ..recipe import SIMULATED, Recipe
-from .engines import EXECUTED
-from .planning import computed, plan
+from ..recipe import ENGINES, SIMULATED, Recipe
+from ..stages.planning import computed, plan
 
 
+BOTH = "both"  # simulated, and then executed
+EXECUTED = "executed"
 REFERENCE = "reference: "
+ENGINE_CHOICES = (*ENGINES, BOTH)
+
+
+def with_engine(recipe: Recipe, engine: str) -> Recipe:
+    """`recipe` computed by `engine`, which its name then says unless it is simulated: "W8A8,
+    executed".
+    """
+    name = plain_name(recipe.name) + ("" if engine == SIMULATED else f", {engine}")
+    return dataclasses.replace(recipe, name=name, engine=engine)
+
+
+def plain_name(name: str) -> str:
+    """The name of a recipe without that of its engine."""
+    for engine in ENGINES:
+        name = name.removesuffix(f", {engine}")
+    return name
+
+
+def with_engines(recipes: tuple[Recipe, ...], wanted: str) -> tuple[Recipe, ...]:
+    """`recipes` with the engine `wanted`; with "both", each of them simulated and then executed.
+
+    Raises DmqError for an engine that there is not.
+    """
+    if wanted not in ENGINE_CHOICES:
+        raise DmqError(f"computed is {wanted!r:.40}, not one of {', '.join(ENGINE_CHOICES)}.")
+    engines = (SIMULATED, EXECUTED) if wanted == BOTH else (wanted,)
+    return tuple(with_engine(recipe, engine) for recipe in recipes for engine in engines)
 
 
 @dataclass(frozen=True)
-class Placed:
+class KernelAssignment:
     """Layers that run alike."""
 
     where: str  # a kernel's name, or "float, because …", "float: first layer", "cached"
@@ -23,7 +54,7 @@ class Placed:
     layers: tuple[str, ...]
 
 
-def placed(recipe: Recipe) -> Generator[Progress, None, tuple[Placed, ...]]:
+def assign_kernels(recipe: Recipe) -> Generator[Progress, None, tuple[KernelAssignment, ...]]:
     """What runs each layer of `recipe` when executed: those on kernels first, then what fell back,
     then what is float.
 
@@ -51,7 +82,7 @@ def placed(recipe: Recipe) -> Generator[Progress, None, tuple[Placed, ...]]:
         found.setdefault(key, []).append(row)
     yield Progress("Prepare the kernels", 1, 1)
     return tuple(
-        Placed(
+        KernelAssignment(
             where,
             order == 1,
             tuple(sorted({row.format for row in rows})),

@@ -1,30 +1,33 @@
 """Images and the report: the float model and quantized ones generated from the same noise."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import runs
-from ..errors import DmqError
 from ..models.generation import generate_batch
 from ..models.libraries import load
 from ..models.work_plan import plan_work
 from ..progress import (
     FLOAT_NAME,
     GeneratedImage,
+    OnImage,
+    OnProgress,
     Progress,
     Value,
     progress_timer,
     relay,
     relay_each,
+    run_to_end,
 )
-from ..recipe import FLOAT, Comparison, Recipe, Sampling
+from ..recipe import Comparison, Recipe, Sampling
 from ..results import ImageScore, Report
-from .known import info, statistics
-from .planning import check_engine, computed, coverage, plan
-from .preparing import prepare
-from .searches import search_result, search_spec
+from ..stages.planning import check_engine, computed, coverage, plan
+from ..stages.preparing import prepare
+from ..workflow.load_recipe import load_recipes
+from .checks import check_recipes, check_sampler
 
 
 if TYPE_CHECKING:
@@ -38,6 +41,40 @@ SHOWN_STEPS = 8  # intermediate images of a trajectory
 
 
 def compare(
+    recipes: Recipe | str | Path | tuple[Recipe | str | Path, ...],
+    *,
+    prompts: Sequence[str] = ("grinning cat",),
+    seeds: Sequence[int] = (0,),
+    sampling: Sampling | None = None,
+    name: str | None = None,
+    progress: OnProgress = None,
+    on_image: OnImage = None,
+) -> Report:
+    """Generate images with the float model and with each recipe of it, from the same noise; returns
+    the report.
+
+    The report holds PSNR (dB) and SSIM against the float images, the noise floor (float against
+    float with another seed), bytes, seconds and what stayed in float. `sampling` is the first
+    recipe's unless given. With a `name`, the run is saved under it with its images. `on_image` gets
+    each `Image`, also those on the way (`step` is not None). Raises DmqError for recipes of
+    several models or of one name.
+
+    >>> import dmq
+    >>> from dmq.recipe import Calibration, Sampling
+    >>> small = {"sampling": Sampling(steps=2), "calibration": Calibration(samples=1)}
+    >>> recipe = dmq.load_recipe("W8A8, one range", model="emoji-ddpm", **small)
+    >>> report = dmq.compare(recipe, seeds=[0, 1])
+    >>> [score.seed for score in report.scores], report.bytes["W8A8, one range"] < report.bytes["float"]
+    ([0, 1], True)
+    """
+    chosen = load_recipes(recipes)
+    prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
+    sampling = sampling or (chosen[0].sampling if chosen else Sampling())
+    comparison = Comparison(prompts=prompts, seeds=tuple(seeds), sampling=sampling)
+    return run_to_end(compare_images(comparison, chosen, name=name), progress, on_image)
+
+
+def compare_images(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, name: str | None = None
 ) -> Generator[Progress | GeneratedImage, None, Report]:
     """Generate the comparison with the float model, then with each recipe, from the same noise; returns
@@ -115,94 +152,7 @@ def run(
     recipes = recipe if isinstance(recipe, tuple) else (recipe,)
     for one in recipes:
         yield from prepare(one)
-    return (yield from compare(comparison, recipes, name=name))
-
-
-def difference(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Where two images differ, four times brighter than it is, uint8 [H, W, 3]."""
-    from ..metrics import pixel
-
-    return pixel.difference(a, b)
-
-
-def check_together(recipes: tuple[Recipe, ...], taken: tuple[str, ...] = (FLOAT_NAME,)) -> None:
-    """Raise DmqError unless the recipes are of one model, each with a name of its own that is
-    not among `taken`.
-    """
-    if not recipes:
-        raise DmqError("nothing to compare: choose at least one recipe.")
-    if len({recipe.model for recipe in recipes}) > 1:
-        raise DmqError(
-            f"recipes of different models ({', '.join(r.model for r in recipes)}) cannot be "
-            "compared."
-        )
-    seen = [*taken, *(recipe.name for recipe in recipes)]
-    if len(set(seen)) < len(seen):
-        said = " or ".join(map(repr, taken))
-        raise DmqError(
-            f"every recipe needs a name of its own other than {said}; got "
-            f"{', '.join(seen[len(taken) :])}."
-        )
-
-
-def check_recipes(recipes: tuple[Recipe, ...], sampling: Sampling) -> list[str]:
-    """How `sampling` differs from what the recipes were calibrated for, a line for each difference.
-
-    Raises DmqError if they cannot be compared: no recipe, several models, a name twice, sampling
-    that one refuses."""
-    check_together(recipes)
-    for recipe in recipes:
-        statistics(recipe)  # what is missing is said before anything is generated
-        if search_spec(recipe):
-            search_result(recipe)
-    return [
-        f"{recipe.name}: {line}" for recipe in recipes for line in check_sampling(recipe, sampling)
-    ]
-
-
-def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
-    """How `sampling` differs from what the ranges of `recipe` were captured with, a line for each
-    difference.
-
-    Raises DmqError for the first one unless the recipe accepts the nearest step,
-    `unknown_timestep="nearest"`."""
-    spec, lines = recipe.activations, []
-    ranges = spec.dynamic == "none" and (
-        min(spec.bits, spec.attention_bits) < FLOAT or recipe.overrides
-    )
-    if not (ranges or recipe.temporal or recipe.relaxing):
-        return []  # nothing was learned from the captured steps
-    prompted = info(recipe.model).prompted
-    for name, said in (
-        ("steps", "{} steps"),
-        ("guidance", "guidance {:g}"),
-        ("size", "an image side of {}"),
-    ):
-        asked, known = getattr(sampling, name), getattr(recipe.sampling, name)
-        if asked == known or (name == "guidance" and not prompted):
-            continue
-        if recipe.unknown_timestep == "error":
-            raise DmqError(
-                f"{said.format(asked)}, but the ranges were captured for {said.format(known)}; "
-                f"generate with {known:g}, "
-                f"capture for {asked:g}, or set unknown_timestep of the recipe to nearest."
-            )
-        lines.append(
-            f"generated with {said.format(asked)}, the ranges were captured for {said.format(known)}"
-        )
-    return lines
-
-
-def check_sampler(loaded: "Loaded", recipes: tuple[Recipe, ...]) -> None:
-    """Raise DmqError if statistics were captured with another sampler than the pipeline has now."""
-    from ..capture.activations import sampler_line
-
-    for recipe in recipes:
-        then, now = statistics(recipe).sampler, sampler_line(loaded, recipe.sampling)
-        if then != now:
-            raise DmqError(
-                f"the statistics were captured with {then}; the pipeline has {now}. Capture again."
-            )
+    return (yield from compare_images(comparison, recipes, name=name))
 
 
 def _generate(

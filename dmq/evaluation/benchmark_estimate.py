@@ -1,0 +1,77 @@
+"""How long a benchmark will take on this machine."""
+
+from dataclasses import dataclass
+
+from ..errors import DmqError
+from ..models.work_plan import seconds_a_call, spoken
+from ..progress import FLOAT_NAME
+from ..recipe import Benchmark, Recipe
+from ..runs import benchmarks as kept
+from .benchmark import check_benchmark
+from .scores import layout
+
+
+SLOWER = 1.6  # a quantized model against the float one, where no benchmark says how much
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a benchmark will take on this machine."""
+
+    images: int  # still to be generated, of all models
+    calls: int  # of denoisers, a call a batch and step
+    seconds: float
+    learning: tuple[
+        str, ...
+    ]  # recipes for which something must be learned first, which is not in `seconds`
+
+    def __str__(self) -> str:
+        more = f"; besides, {', '.join(self.learning)} must learn first" if self.learning else ""
+        took = f"about {spoken(self.seconds)} on this machine"
+        return f"{self.images:,} images, {self.calls:,} denoiser calls: {took}{more}"
+
+
+def estimate(
+    benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | None = None
+) -> Estimate:
+    """How long `bench` will take, from a few steps sampled now; of an interrupted one called `name`,
+    the rest.
+
+    Raises what `bench` would raise. Loads the model; quantized ones are taken to be slower by what
+    earlier benchmarks of the model found."""
+    check_benchmark(benchmark, recipes)
+    folder = kept.folder_of(name) if name else None
+    steps, parts = benchmark.sampling.steps, layout(benchmark)
+    slower = _slower(recipes[0].model)
+    images, calls, seconds = 0, 0, 0.0
+    for who in range(len(recipes) + 2):
+        missing = [p for p in parts if not (folder and kept.load_batch(folder, who, p.number))]
+        images += sum(part.count for part in missing)
+        calls += steps * len(missing)
+        share = (
+            sum(part.count for part in missing) / benchmark.batch
+        )  # a smaller batch takes less time
+        a_call = seconds_a_call(
+            recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.images)
+        )
+        seconds += share * steps * a_call * (slower if who > 1 else 1.0)
+    return Estimate(images, calls, seconds, tuple(r.name for r in recipes if missing(r)))
+
+
+def _slower(model: str) -> float:
+    """How much longer quantized models took than the float one in the finished benchmarks of
+    `model`.
+    """
+    for name in kept.finished():
+        try:
+            report = kept.load_report(name)
+        except DmqError:
+            continue
+        if report.model == model:
+            took = {
+                who: sum(r.seconds for r in report.rows if r.recipe == who)
+                for who in report.recipes
+            }
+            quantized = [took[who] for who in report.coverage]
+            return max(1.0, sum(quantized) / len(quantized) / took[FLOAT_NAME])
+    return SLOWER

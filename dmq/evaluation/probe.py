@@ -1,0 +1,122 @@
+"""What an error at some steps does to the image (PCR)."""
+
+from collections.abc import Generator, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from .. import jsonio, runs
+from ..errors import DmqError
+from ..metrics.references import load_scorer
+from ..models.libraries import libraries, load
+from ..models.trajectories import latent_errors, walk
+from ..progress import Progress, progress_timer
+from ..recipe import Probe, Recipe
+from ..results import ProbeImage
+from ..stages.planning import quantize
+from ..stages.preparing import prepare
+from ..stages.trajectory_ranges import walked
+from .error_curves import questions
+
+
+def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
+    """First step and last plus one of each of the probe's windows.
+
+    Raises DmqError if there are more than steps.
+    """
+    if spec.first is not None:
+        if not 0 <= spec.first < spec.last < steps:
+            raise DmqError(
+                f"the window {spec.first} to {spec.last} does not lie within 0 to {steps - 1}."
+            )
+        return ((spec.first, spec.last + 1),)
+    if spec.windows > steps:
+        raise DmqError(f"{spec.windows} windows of {steps} steps; ask for {steps} or fewer.")
+    return tuple(pairwise(round(n * steps / spec.windows) for n in range(spec.windows + 1)))
+
+
+def probe(
+    recipe: Recipe, spec: Probe, *, again: bool = False
+) -> Generator[Progress | ProbeImage, None, tuple[ProbeImage, ...]]:
+    """Multiply the quantization error eps_q - eps by a gain within one window of steps, leave the
+    rest in float.
+
+    Yields and returns what each (window, gain) makes of the image beside the float one. A
+    question that was answered before is answered from what was kept, unless `again`. Source: pcr,
+    "the probe"."""
+    from ..metrics import pixel
+
+    windows = windows_of(spec, recipe.sampling.steps)
+    if not again and (kept := kept_probe(recipe, spec)):
+        return kept
+    yield from prepare(recipe)
+    yield Progress("Load the model", 0, 1)
+    libraries()
+    from ..models.windows import amplified
+
+    loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
+    scorer = load_scorer(recipe.model)
+    at, total = (
+        progress_timer("Probe"),
+        (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps,
+    )
+    generated = 0
+
+    def one(model: Any) -> Iterator[Progress]:
+        nonlocal generated
+        before = generated * recipe.sampling.steps
+        generated += 1
+        return walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
+
+    exact = yield from one(loaded.denoiser)
+    found = []
+    for start, end in windows:
+        for gain in spec.gains:
+            own = yield from one(
+                amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain)
+            )
+            found.append(
+                ProbeImage(
+                    start=start,
+                    end=end,
+                    gain=gain,
+                    pixels=own.images[0],
+                    exact=exact.images[0],
+                    error=float(latent_errors(own.latents[-1], exact.latents[-1])[0]),
+                    psnr=pixel.psnr(own.images[0], exact.images[0]),
+                    match=float(scorer.match(own.images, [spec.prompt])[0])
+                    if scorer
+                    else float("nan"),
+                    match_float=float(scorer.match(exact.images, [spec.prompt])[0])
+                    if scorer
+                    else float("nan"),
+                )
+            )
+            yield found[-1]
+    runs.save_probe(
+        _probe_folder(recipe, spec, own=True), {"recipes": (recipe,), "probe": spec}, tuple(found)
+    )
+    return tuple(found)
+
+
+def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbeImage, ...] | None:
+    """What `probe` found when it was asked the same; None if it was not, or if the recipe is not
+    prepared.
+    """
+    try:
+        folder = _probe_folder(recipe, spec)
+    except DmqError:  # something that the recipe stands on was not captured or measured yet
+        return None
+    return runs.load_probe(folder) if folder.is_dir() else None
+
+
+def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbeImage, ...]] | None:
+    """The last probe of `recipe` and what it found; None if there was none."""
+    for question in questions("probe", recipe, recipes=tuple[Recipe, ...], probe=Probe):
+        if found := kept_probe(recipe, question["probe"]):
+            return question["probe"], found
+    return None
+
+
+def _probe_folder(recipe: Recipe, spec: Probe, *, own: bool = False) -> Path:
+    return runs.trajectory_folder("probe", jsonio.key_data(spec), walked(recipe), own=own)
