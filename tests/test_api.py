@@ -9,9 +9,8 @@ import pytest
 import dmq
 from dmq import Recipe
 from dmq.errors import DmqError
-from dmq.stages import Progress
+from dmq.progress import Progress, run_to_end
 from dmq.workflow.load_recipe import load_recipes
-from dmq.workflow.run_to_end import run_to_end
 
 
 FUNCTIONS = sorted(set(dmq.__all__) - {"Recipe"})

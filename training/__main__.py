@@ -26,8 +26,8 @@ from training import (
     vae,
 )
 from training.captions import CLDR
-from training.images import FONT
 from training.loop import Schedule
+from training.pictures import FONT
 
 
 SCHEDULES = {

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.images import plain
+from training.pictures import plain
 
 
 CLDR = Path("/usr/share/unicode/cldr/common")

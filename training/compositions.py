@@ -9,7 +9,7 @@ import random
 import numpy as np
 from PIL import Image, ImageDraw
 
-from training.images import SIZE
+from training.pictures import SIZE
 
 
 HUES = {

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from dmq.metrics.references import extract_features, load_feature_extractor, save_shipped
 from dmq.runs import ASSETS
-from training import images
+from training import pictures
 
 
 CACHE = ASSETS.parent / ".training"
@@ -19,11 +19,11 @@ SIDES = {"emoji-sd": 64, "emoji-ddpm": 32}  # pixels that each model draws
 def main() -> None:
     given = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     given.add_argument("--cache", type=Path, default=CACHE, help="where drawn emoji are kept")
-    real, _, _ = images.load(given.parse_args().cache)
+    real, _, _ = pictures.load(given.parse_args().cache)
     feature_extractor = load_feature_extractor("emoji-clip")
     made = {
         model: extract_features(
-            feature_extractor, real if side == real.shape[1] else images.shrink(real, side)
+            feature_extractor, real if side == real.shape[1] else pictures.shrink(real, side)
         )
         for model, side in SIDES.items()
     }

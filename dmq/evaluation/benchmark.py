@@ -106,16 +106,12 @@ def run_benchmark(
     for recipe in recipes:
         yield from prepare(recipe)
     check_sampler(loaded, recipes)
-    setting, known, reference = _setting(benchmark, loaded)
+    setting, known = _setting(benchmark, loaded)
     folder = kept.begin(name, benchmark, recipes, known)
     if kept.complete(folder):
         return kept.load_report(name)
-    setting = Bench(folder, *setting)
-    models: list[tuple[str, Recipe | None]] = [
-        (FLOAT_NAME, None),
-        (FLOOR_NAME, None),
-        *((r.name, r) for r in recipes),
-    ]
+    setting = dataclasses.replace(setting, folder=folder)
+    models = [(FLOAT_NAME, None), (FLOOR_NAME, None), *((r.name, r) for r in recipes)]
     rows: list[BenchRow] = []
     images: list[BenchImage] = []
     covered: dict[str, str] = {}
@@ -135,7 +131,7 @@ def run_benchmark(
             model=recipes[0].model,
             sampler=known["sampler"],
             features=benchmark.features if setting.feature_extractor else "",
-            reference=reference,
+            reference=known["reference"],
             benchmark=benchmark,
             rows=tuple(rows),
             images=tuple(images),
@@ -198,34 +194,26 @@ def check_benchmark(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> list[s
     return [f"{r.name}: {line}" for r in recipes for line in check_sampling(r, benchmark.sampling)]
 
 
-def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[tuple, dict[str, Any], str]:
-    """What a `Bench` is made of, what its result depends on besides the specs, and what the real
-    images are.
-    """
+def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[Bench, dict[str, str]]:
+    """What measuring needs, its folder apart, and what its result depends on besides the specs."""
     from ..capture.activations import sampler_line
 
     prompted = loaded.info.prompted
     wanted = set(benchmark.measures) - (set() if prompted else {"clip"})
-    feature_extractor = (
-        load_feature_extractor(benchmark.features) if wanted & {"distance", "clip", *SETS} else None
-    )
-    real = (
-        real_features(benchmark, loaded.info.name, feature_extractor)
-        if wanted & set(SETS)
-        else None
-    )
+    extractor, real = None, None
+    if wanted & {"distance", "clip", *SETS}:
+        extractor = load_feature_extractor(benchmark.features)
+    if wanted & set(SETS):
+        real = real_features(benchmark, loaded.info.name, extractor)
+    features, reference = real or (None, "")
     known = {
         "model": loaded.info.name,
         "weights": loaded.info.fingerprint,
         "sampler": sampler_line(loaded, benchmark.sampling),
-        "features": hash_weights(feature_extractor) if feature_extractor else "",
-        "reference": real[1] if real else "",
+        "features": hash_weights(extractor) if extractor else "",
+        "reference": reference,
     }
-    return (
-        (benchmark, prompted, feature_extractor, real[0] if real else None),
-        known,
-        known["reference"],
-    )
+    return Bench(None, benchmark, prompted, extractor, features), known
 
 
 def _generate(
@@ -242,10 +230,7 @@ def _generate(
         yield Progress(f"Quantize {called}", who, len(models))
         model = computed(recipe)
     each = setting.benchmark.images * steps
-    done = (
-        who * each
-        + (sum(part.count for part in parts) - sum(part.count for part in missing)) * steps
-    )
+    done = who * each + sum(part.count for part in parts if part not in missing) * steps
     at = progress_timer(f"Generate {called} (model {who + 1} of {len(models)})", done)
     for part in missing:
         jobs = _jobs(setting.benchmark, who, part)
@@ -273,8 +258,7 @@ def _broken(rows: tuple[BenchRow, ...]) -> Iterator[str]:
         if row.failed:
             yield (
                 f"{row.recipe}, {row.domain}: {row.failed} of {row.failed + row.samples} images "
-                "are not finite "
-                "numbers; they are in no figure."
+                "are not finite numbers; they are in no figure."
             )
 
 

@@ -7,6 +7,7 @@ from ..models.work_plan import seconds_a_call, spoken
 from ..progress import FLOAT_NAME
 from ..recipe import Benchmark, Recipe
 from ..runs import benchmarks as kept
+from ..stages.preparing import missing
 from .benchmark import check_benchmark
 from .scores import layout
 
@@ -21,9 +22,7 @@ class Estimate:
     images: int  # still to be generated, of all models
     calls: int  # of denoisers, a call a batch and step
     seconds: float
-    learning: tuple[
-        str, ...
-    ]  # recipes for which something must be learned first, which is not in `seconds`
+    learning: tuple[str, ...]  # recipes that must learn something first, not in `seconds`
 
     def __str__(self) -> str:
         more = f"; besides, {', '.join(self.learning)} must learn first" if self.learning else ""
@@ -43,18 +42,15 @@ def estimate(
     folder = kept.folder_of(name) if name else None
     steps, parts = benchmark.sampling.steps, layout(benchmark)
     slower = _slower(recipes[0].model)
+    batch = min(benchmark.batch, benchmark.images)
+    a_call = seconds_a_call(recipes[0].model, benchmark.sampling, batch)
     images, calls, seconds = 0, 0, 0.0
     for who in range(len(recipes) + 2):
-        missing = [p for p in parts if not (folder and kept.load_batch(folder, who, p.number))]
-        images += sum(part.count for part in missing)
-        calls += steps * len(missing)
-        share = (
-            sum(part.count for part in missing) / benchmark.batch
-        )  # a smaller batch takes less time
-        a_call = seconds_a_call(
-            recipes[0].model, benchmark.sampling, min(benchmark.batch, benchmark.images)
-        )
-        seconds += share * steps * a_call * (slower if who > 1 else 1.0)
+        left = [p for p in parts if not (folder and kept.load_batch(folder, who, p.number))]
+        count = sum(part.count for part in left)
+        images, calls = images + count, calls + steps * len(left)
+        # In proportion to images: a smaller batch takes less time.
+        seconds += count / benchmark.batch * steps * a_call * (slower if who > 1 else 1.0)
     return Estimate(images, calls, seconds, tuple(r.name for r in recipes if missing(r)))
 
 
@@ -68,10 +64,9 @@ def _slower(model: str) -> float:
         except DmqError:
             continue
         if report.model == model:
-            took = {
-                who: sum(r.seconds for r in report.rows if r.recipe == who)
-                for who in report.recipes
-            }
+            took = dict.fromkeys(report.recipes, 0.0)
+            for row in report.rows:
+                took[row.recipe] += row.seconds
             quantized = [took[who] for who in report.coverage]
             return max(1.0, sum(quantized) / len(quantized) / took[FLOAT_NAME])
     return SLOWER

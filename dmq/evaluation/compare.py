@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .. import runs
-from ..models.generation import generate_batch
+from ..models.generation import evenly_spaced, generate_batch
 from ..models.libraries import load
 from ..models.work_plan import plan_work
 from ..progress import (
@@ -16,7 +16,6 @@ from ..progress import (
     OnImage,
     OnProgress,
     Progress,
-    Value,
     progress_timer,
     relay,
     relay_each,
@@ -71,7 +70,7 @@ def compare(
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     sampling = sampling or (chosen[0].sampling if chosen else Sampling())
     comparison = Comparison(prompts=prompts, seeds=tuple(seeds), sampling=sampling)
-    return run_to_end(compare_images(comparison, chosen, name=name), progress, on_image)
+    return run_to_end(run(chosen, comparison, name=name), progress, on_image)
 
 
 def compare_images(
@@ -104,7 +103,13 @@ def compare_images(
             covered[who] = coverage(recipe)
         on_the_way[who] = {}
         work = _generate(loaded, model, who, jobs, comparison)
-        generated[who], seconds[who] = yield from _keeping(work, on_the_way[who])
+
+        def keep(item: Any, who: str = who) -> Any:
+            if isinstance(item, GeneratedImage) and item.step is not None:
+                on_the_way[who][item.index, item.step] = item.pixels
+            return item
+
+        generated[who], seconds[who] = yield from relay(work, keep)
         warnings += [
             f"{who}: {note}" for note in getattr(getattr(model, "clock", None), "notes", ())
         ]
@@ -127,28 +132,12 @@ def compare_images(
     return report
 
 
-def _keeping(
-    work: Generator[Any, None, Value], kept: dict[tuple[int, int], np.ndarray]
-) -> Generator[Any, None, Value]:
-    """`work`, with its images on the way put into `kept` as they pass."""
-
-    def keep(item: Any) -> Any:
-        if isinstance(item, GeneratedImage) and item.step is not None:
-            kept[item.index, item.step] = item.pixels
-        return item
-
-    return (yield from relay(work, keep))
-
-
 def run(
-    recipe: Recipe | tuple[Recipe, ...], comparison: Comparison, *, name: str
+    recipe: Recipe | tuple[Recipe, ...], comparison: Comparison, *, name: str | None
 ) -> Generator[Progress | GeneratedImage, None, Report]:
-    """Carry a recipe, or several, out from nothing: capture if need be, quantize, compare, save
-    under `name`.
-    """
-    runs.folder_of(
-        name
-    )  # a name that cannot be saved is better refused before the work than after it
+    """Carry a recipe, or several, out from nothing: prepare, quantize, compare, save under `name`."""
+    if name is not None:
+        runs.folder_of(name)  # a name that cannot be saved is better refused before the work
     recipes = recipe if isinstance(recipe, tuple) else (recipe,)
     for one in recipes:
         yield from prepare(one)
@@ -168,37 +157,25 @@ def _generate(
     images on the way.
     """
     at, steps = progress_timer(f"Generate {who}"), comparison.sampling.steps
-    watched = (
-        set(np.linspace(0, steps - 1, min(SHOWN_STEPS, steps)).round().astype(int).tolist())
-        if shown
-        else set()
-    )
+    watched = evenly_spaced(steps, SHOWN_STEPS) if shown else ()
     images: list[np.ndarray] = []
     spent = 0.0
     for start in range(0, len(jobs), BATCH):
         part = jobs[start : start + BATCH]
 
-        def seen(
-            pixels: list[np.ndarray | None], step: int | None, start: int = start, part: list = part
-        ) -> list[GeneratedImage]:
-            rows = [
-                (n, made) for n, made in enumerate(pixels) if made is not None
-            ]  # None: of the other half
-            return [GeneratedImage(who, start + n, *part[n], made, step) for n, made in rows]
-
-        work = generate_batch(loaded, model, part, comparison.sampling, watched)
-
-        def told(
-            i: int, pixels: list, start: int = start, part: list = part, seen: Any = seen
-        ) -> Iterator[Any]:
-            yield from seen(pixels, i)
+        def convert(i: int, pixels: list, start: int = start, part: list = part) -> Iterator[Any]:
+            for n, made in enumerate(pixels):
+                if made is not None:  # else of the other half
+                    yield GeneratedImage(who, start + n, *part[n], made, i)
             yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
 
-        generated = yield from relay_each(work, told)
+        work = generate_batch(loaded, model, part, comparison.sampling, set(watched))
+        generated = yield from relay_each(work, convert)
         images += generated.images
         spent += generated.seconds
         if shown:
-            yield from seen(generated.images, None)
+            for n, made in enumerate(generated.images):
+                yield GeneratedImage(who, start + n, *part[n], made)
     return images, spent
 
 

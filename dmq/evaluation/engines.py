@@ -75,20 +75,16 @@ def assign_kernels(recipe: Recipe) -> Generator[Progress, None, tuple[KernelAssi
         elif kernel:
             key = 0, kernel
         else:
-            key = (
-                2,
-                "cached" if row.dropped else f"float: {row.reason or 'its weight stays in float'}",
-            )
+            reason = row.reason or "its weight stays in float"
+            key = 2, "cached" if row.dropped else f"float: {reason}"
         found.setdefault(key, []).append(row)
     yield Progress("Prepare the kernels", 1, 1)
     return tuple(
         KernelAssignment(
             where,
             order == 1,
-            tuple(sorted({row.format for row in rows})),
-            tuple(row.layer.name for row in rows),
+            formats=tuple(sorted({row.format for row in rows})),
+            layers=tuple(row.layer.name for row in rows),
         )
-        for (order, where), rows in sorted(
-            found.items(), key=lambda item: (item[0][0], -len(item[1]))
-        )
+        for (order, where), rows in sorted(found.items(), key=lambda kv: (kv[0][0], -len(kv[1])))
     )

@@ -10,9 +10,10 @@ import numpy as np
 
 from .. import jsonio, runs
 from ..errors import DmqError
+from ..models.generation import evenly_spaced
 from ..models.libraries import libraries, load
 from ..models.trajectories import Walk, latent_errors, walk
-from ..progress import FLOAT_NAME, Progress, Value, progress_timer, relay
+from ..progress import FLOAT_NAME, Progress, progress_timer, relay
 from ..recipe import Comparison, Recipe
 from ..results import OverTime
 from ..stages.known import statistics
@@ -48,11 +49,9 @@ def over_time(
     from ..capture.trajectories import TrajectoryRecorder
     from ..models.borrow import borrow
 
-    loaded, steps = load(recipes[0].model), comparison.sampling.steps
+    loaded = load(recipes[0].model)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
-    watched = tuple(
-        dict.fromkeys(np.linspace(0, steps - 1, min(SHOWN, steps)).round().astype(int).tolist())
-    )
+    watched = evenly_spaced(comparison.sampling.steps, SHOWN)
     calls = TrajectoryRecorder(loaded.adapter, len(jobs))
     calls.next_batch(len(jobs))
     recorded = borrow(loaded.denoiser)
@@ -73,11 +72,8 @@ def over_time(
     timesteps = statistics(recipes[0]).timesteps
 
     def so_far(recipe: Recipe, generated: Walk) -> OverTime:
-        made[recipe.name] = (
-            generated,
-            np.full(len(timesteps), np.nan),
-            plan(recipe).mean_activation_bits,
-        )
+        bits = plan(recipe).mean_activation_bits
+        made[recipe.name] = generated, np.full(len(timesteps), np.nan), bits
         return _measured(floats, made, watched, timesteps)
 
     for recipe in recipes:
@@ -91,11 +87,14 @@ def over_time(
             watched=watched,
             so_far=partial(so_far, recipe),
         )
-        snapshot, at = (
-            so_far(recipe, generated),
-            progress_timer(f"Isolated errors of {recipe.name}"),
+        snapshot = so_far(recipe, generated)
+        at = progress_timer(f"Isolated errors of {recipe.name}")
+        isolated = yield from relay(
+            noise_errors(model, trajectory),
+            lambda *item, at=at, snapshot=snapshot: dataclasses.replace(
+                at(*item), snapshot=snapshot
+            ),
         )
-        isolated = yield from _clocked(noise_errors(model, trajectory), at, snapshot)
         made[recipe.name] = generated, isolated, made[recipe.name][2]
     answer = _measured(floats, made, watched, timesteps)
     question = {"comparison": comparison, "recipes": recipes}
@@ -153,38 +152,25 @@ def _over_time_folder(
     return runs.trajectory_folder("over-time", asked, *map(walked, recipes), own=own)
 
 
-def _clocked(
-    work: Generator[tuple[int, int], None, Value], at: Any, snapshot: Any
-) -> Generator[Progress, None, Value]:
-    return (yield from relay(work, lambda *item: dataclasses.replace(at(*item), snapshot=snapshot)))
-
-
 def _measured(
     floats: Walk,
     made: dict[str, tuple[Walk, np.ndarray, float]],
     watched: Sequence[int],
     timesteps: tuple[float, ...],
 ) -> OverTime:
-    known = floats.predicted_x0 is not None
+    walks = {name: own for name, (own, _, _) in made.items()}
+    foreseen = {} if floats.predicted_x0 is None else walks
     return OverTime(
         timesteps=timesteps,
         coefficients=floats.coefficients,
-        accumulated={
-            name: _errors(own.latents, floats.latents) for name, (own, _, _) in made.items()
-        },
+        accumulated={name: _errors(own.latents, floats.latents) for name, own in walks.items()},
         predicted_x0={
-            name: _errors(own.predicted_x0, floats.predicted_x0)
-            for name, (own, _, _) in made.items()
-        }
-        if known
-        else {},
+            name: _errors(own.predicted_x0, floats.predicted_x0) for name, own in foreseen.items()
+        },
         isolated={name: isolated for name, (_, isolated, _) in made.items()},
         mean_bits={name: bits for name, (_, _, bits) in made.items()},
         watched=tuple(watched) if floats.on_the_way else (),
-        strips={
-            FLOAT_NAME: _strip(floats),
-            **{name: _strip(own) for name, (own, _, _) in made.items()},
-        },
+        strips={name: _strip(own) for name, own in {FLOAT_NAME: floats, **walks}.items()},
     )
 
 
@@ -198,7 +184,5 @@ def _errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 def _strip(generated: Walk) -> tuple[np.ndarray, ...]:
     """The first image as foreseen at the watched steps, and finished if it is."""
-    return (
-        *(images[0] for _, images in sorted(generated.on_the_way.items())),
-        *generated.images[:1],
-    )
+    seen = [images[0] for _, images in sorted(generated.on_the_way.items())]
+    return (*seen, *generated.images[:1])

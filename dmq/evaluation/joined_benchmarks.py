@@ -21,8 +21,7 @@ def join_benchmarks(names: list[str]) -> BenchReport:
             if getattr(first, part) != getattr(report, part):
                 raise DmqError(
                     f"{first_name} has {part} {getattr(first, part)!r}, {name} has "
-                    f"{getattr(report, part)!r}: their "
-                    "figures cannot be compared."
+                    f"{getattr(report, part)!r}: their figures cannot be compared."
                 )
         first = _with(first, report, name)
     return first
@@ -32,11 +31,8 @@ def _with(first: BenchReport, other: BenchReport, name: str) -> BenchReport:
     new = {who: who if who not in first.recipes else f"{who} · {name}" for who in other.coverage}
 
     def renamed(items: tuple) -> tuple:
-        return tuple(
-            dataclasses.replace(item, recipe=new[item.recipe])
-            for item in items
-            if item.recipe in new
-        )
+        mine = [item for item in items if item.recipe in new]
+        return tuple(dataclasses.replace(item, recipe=new[item.recipe]) for item in mine)
 
     return dataclasses.replace(
         first,

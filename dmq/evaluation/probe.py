@@ -1,7 +1,7 @@
 """What an error at some steps does to the image (PCR)."""
 
+import itertools
 from collections.abc import Generator, Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ from .. import jsonio, runs
 from ..errors import DmqError
 from ..metrics.references import load_scorer
 from ..models.libraries import libraries, load
-from ..models.trajectories import latent_errors, walk
+from ..models.trajectories import Walk, latent_errors, walk
 from ..progress import Progress, progress_timer
 from ..recipe import Probe, Recipe
 from ..results import ProbeImage
@@ -32,7 +32,9 @@ def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
         return ((spec.first, spec.last + 1),)
     if spec.windows > steps:
         raise DmqError(f"{spec.windows} windows of {steps} steps; ask for {steps} or fewer.")
-    return tuple(pairwise(round(n * steps / spec.windows) for n in range(spec.windows + 1)))
+    return tuple(
+        itertools.pairwise(round(n * steps / spec.windows) for n in range(spec.windows + 1))
+    )
 
 
 def probe(
@@ -56,25 +58,23 @@ def probe(
 
     loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
     scorer = load_scorer(recipe.model)
-    at, total = (
-        progress_timer("Probe"),
-        (1 + len(windows) * len(spec.gains)) * recipe.sampling.steps,
-    )
-    generated = 0
+    at, steps = progress_timer("Probe"), recipe.sampling.steps
+    total = (1 + len(windows) * len(spec.gains)) * steps
+    started = itertools.count()
 
     def one(model: Any) -> Iterator[Progress]:
-        nonlocal generated
-        before = generated * recipe.sampling.steps
-        generated += 1
+        before = next(started) * steps
         return walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
+
+    def match(walked: Walk) -> float:
+        return float(scorer.match(walked.images, [spec.prompt])[0]) if scorer else float("nan")
 
     exact = yield from one(loaded.denoiser)
     found = []
     for start, end in windows:
         for gain in spec.gains:
-            own = yield from one(
-                amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain)
-            )
+            model = amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain)
+            own = yield from one(model)
             found.append(
                 ProbeImage(
                     start=start,
@@ -84,18 +84,13 @@ def probe(
                     exact=exact.images[0],
                     error=float(latent_errors(own.latents[-1], exact.latents[-1])[0]),
                     psnr=pixel.psnr(own.images[0], exact.images[0]),
-                    match=float(scorer.match(own.images, [spec.prompt])[0])
-                    if scorer
-                    else float("nan"),
-                    match_float=float(scorer.match(exact.images, [spec.prompt])[0])
-                    if scorer
-                    else float("nan"),
+                    match=match(own),
+                    match_float=match(exact),
                 )
             )
             yield found[-1]
-    runs.save_probe(
-        _probe_folder(recipe, spec, own=True), {"recipes": (recipe,), "probe": spec}, tuple(found)
-    )
+    question = {"recipes": (recipe,), "probe": spec}
+    runs.save_probe(_probe_folder(recipe, spec, own=True), question, tuple(found))
     return tuple(found)
 
 

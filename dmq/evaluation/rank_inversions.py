@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import product
 
 import numpy as np
 
@@ -22,16 +23,12 @@ class Inversion:
     measure: str  # "fid", "kid" or "cmmd"
     damaged: str
     better: str
-    to_float: tuple[
-        Figure, Figure
-    ]  # of the damaged one, of the better one; the float model's own is 0
+    to_float: tuple[Figure, Figure]  # of both, the damaged one first; the float model's own is 0
     to_real: tuple[Figure, Figure]
     psnr: tuple[float, float]  # nan where it was not measured
     samples: int
     apart: bool  # do the intervals of the distances to the float images not overlap?
-    lost: tuple[float, float] | None = (
-        None  # interval of the PSNR that it has more, over the same images
-    )
+    lost: tuple[float, float] | None = None  # interval of the PSNR that it has more, image by image
 
     @property
     def sure(self) -> bool:
@@ -47,11 +44,8 @@ class Inversion:
         c, d = (f"{figure.value:.3g}" for figure in self.to_float)
         seen = f", PSNR {self.psnr[0]:.1f} dB" if self.psnr[0] == self.psnr[0] else ""
         seen += f" against {self.psnr[1]:.1f} dB" if self.psnr[1] == self.psnr[1] and seen else ""
-        seen += (
-            f", image by image [{self.lost[0]:+.1f}, {self.lost[1]:+.1f}] dB"
-            if self.lost and seen
-            else ""
-        )
+        if self.lost and seen:
+            seen += f", image by image [{self.lost[0]:+.1f}, {self.lost[1]:+.1f}] dB"
         return (
             f"{self.domain}: by {label} to real images {self.damaged} is better than "
             f"{self.better} ({a} against {b}{'' if self.sure else overlap}), by {label} to the "
@@ -92,15 +86,13 @@ def _in_domain(report: BenchReport, domain: Domain) -> Iterator[Inversion]:
     names = [name for name in report.recipes if name != FLOOR_NAME]
     rows = [row for row in (report.row(name, domain.name) for name in names) if row]
     lost = _lost(report, domain)
-    for measure in SETS:
-        for damaged in rows:
-            for better in rows:
-                pair = _pair(damaged, better, measure)
-                if pair is None or (pair.psnr[0] > pair.psnr[1]):
-                    continue
-                pair = replace(pair, lost=lost(damaged.recipe, better.recipe))
-                if pair.apart or (pair.lost is not None and pair.lost[1] < 0):
-                    yield pair
+    for measure, damaged, better in product(SETS, rows, rows):
+        pair = _pair(damaged, better, measure)
+        if pair is None or pair.psnr[0] > pair.psnr[1]:
+            continue
+        pair = replace(pair, lost=lost(damaged.recipe, better.recipe))
+        if pair.apart or (pair.lost is not None and pair.lost[1] < 0):
+            yield pair
 
 
 def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None:
@@ -116,15 +108,11 @@ def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None
         return None
     to_float = tuple(_to_float(row, measure) for row in (damaged, better))
     to_real = tuple(row.figures[real] for row in (damaged, better))
-    psnr = tuple(
-        row.figures["psnr"].value if "psnr" in row.figures else float("nan")
-        for row in (damaged, better)
-    )
-    if (
-        None in to_float
-        or not to_float[0].value > to_float[1].value
-        or not to_real[0].value < to_real[1].value
-    ):
+    values = [row.figures.get("psnr") for row in (damaged, better)]
+    psnr = tuple(figure.value if figure else math.nan for figure in values)
+    if None in to_float or not to_float[0].value > to_float[1].value:
+        return None
+    if not to_real[0].value < to_real[1].value:
         return None
     if f"{to_real[0].value:.3g}" == f"{to_real[1].value:.3g}":  # a difference that nobody goes by
         return None
@@ -169,8 +157,5 @@ def _lost(report: BenchReport, domain: Domain) -> Callable[[str, str], tuple[flo
 
 
 def _to_float(row: BenchRow, measure: str) -> Figure | None:
-    return (
-        Figure(value=0.0, low=0.0, high=0.0)
-        if row.recipe == FLOAT_NAME
-        else row.figures.get(measure)
-    )
+    zero = Figure(value=0.0, low=0.0, high=0.0)
+    return zero if row.recipe == FLOAT_NAME else row.figures.get(measure)

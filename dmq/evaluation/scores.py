@@ -4,6 +4,7 @@ sees features.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,10 +61,8 @@ class Bench:
 
     def measure(self, who: int, name: str) -> kept.Found:
         """What there is to say of model `who`, called `name`; `who` 0 is the float model."""
-        parts = [
-            (part, kept.load_batch(self.folder, who, part.number))
-            for part in layout(self.benchmark)
-        ]
+        load = partial(kept.load_batch, self.folder)
+        parts = [(part, load(who, part.number)) for part in layout(self.benchmark)]
         jobs, finite, columns = kept.jobs_of(self.benchmark), [], []
         floats = kept.load_rows(self.folder, 0).arrays if who else {}
         for part, batch in parts:
@@ -71,11 +70,9 @@ class Bench:
             column = dict(self._seen(batch, [jobs[part.first + n][1] for n in range(part.count)]))
             if who:
                 rows = slice(part.first, part.first + part.count)
-                ok &= floats["finite"][rows].astype(bool)
-                against = kept.load_batch(self.folder, 0, part.number)
-                column |= dict(
-                    self._paired(batch, against, column, {k: x[rows] for k, x in floats.items()})
-                )
+                there = {key: x[rows] for key, x in floats.items()}
+                ok &= there["finite"].astype(bool)
+                column |= dict(self._paired(batch, load(0, part.number), column, there))
             finite.append(ok)
             columns.append(column)
         whole = {key: np.concatenate([column[key] for column in columns]) for key in columns[0]}
@@ -107,15 +104,11 @@ class Bench:
     ) -> Iterator[tuple[str, np.ndarray]]:
         from ..metrics import paired
 
-        yield from (
-            item
-            for item in paired.pixels(batch.images, floats.images).items()
-            if item[0] in self.measures
-        )
+        pixels = paired.pixels(batch.images, floats.images)
+        yield from ((key, values) for key, values in pixels.items() if key in self.measures)
         if "latent" in self.measures:
-            with np.errstate(
-                invalid="ignore", over="ignore"
-            ):  # of images that have no values in the end
+            # Of images that have no values in the end.
+            with np.errstate(invalid="ignore", over="ignore"):
                 yield "latent", paired.relative_error(batch.latents, floats.latents)
         if "distance" in self.measures:
             yield "distance", paired.feature_distance(own["features"], their["features"])
@@ -124,15 +117,8 @@ class Bench:
         domain, prompt, seed = job
         finite = bool(arrays["finite"][n])
         values = {key: float(column[n]) for key, column in columns.items()} if finite else {}
-        return BenchImage(
-            recipe=name,
-            domain=domain,
-            number=n,
-            prompt=prompt,
-            seed=seed,
-            finite=finite,
-            values=values,
-        )
+        job = {"domain": domain, "number": n, "prompt": prompt, "seed": seed}
+        return BenchImage(recipe=name, finite=finite, values=values, **job)
 
     def _row(
         self,
@@ -220,7 +206,5 @@ def _prompts(images: list[BenchImage], prompted: bool) -> np.ndarray:
     """
     if not prompted:
         return np.array([image.number for image in images])
-    numbers = {
-        prompt: n for n, prompt in enumerate(dict.fromkeys(image.prompt for image in images))
-    }
-    return np.array([numbers[image.prompt] for image in images])
+    numbers: dict[str, int] = {}
+    return np.array([numbers.setdefault(image.prompt, len(numbers)) for image in images])

@@ -116,3 +116,10 @@ def _sample(
             on_step=on_step,
         )
     return GeneratedBatch(made, last.float().cpu().numpy().copy(), time.monotonic() - begun - aside)
+
+
+def evenly_spaced(steps: int, most: int) -> tuple[int, ...]:
+    """At most `most` of `steps` steps, with the first and the last one."""
+    return tuple(
+        dict.fromkeys(np.linspace(0, steps - 1, min(most, steps)).round().astype(int).tolist())
+    )

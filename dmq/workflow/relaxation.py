@@ -36,11 +36,9 @@ def relaxed_choices(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
     effects, spec = window_effects(recipe), recipe.relaxing or Relaxing()
     judges = ("fidelity", "text") if np.isfinite(effects.text_all).any() else ("fidelity",)
     share = len(_steps(spec, recipe, effects)) / recipe.sampling.steps
-    equal = dataclasses.replace(
-        spec, fraction=share, steps=(), where="last", match_reference_code=False
-    )
-    others = [dataclasses.replace(equal, where=where) for where in ("first", "last")]
-    others += [dataclasses.replace(equal, where="auto", judge=judge) for judge in judges]
+    ends = [("first", spec.judge), ("last", spec.judge), *(("auto", judge) for judge in judges)]
+    equal = {"fraction": share, "steps": (), "match_reference_code": False}
+    others = [dataclasses.replace(spec, where=w, judge=judge, **equal) for w, judge in ends]
     return tuple(_choice(one, recipe, effects, judges) for one in (spec, *others))
 
 
@@ -49,17 +47,15 @@ def mean_activation_bits(recipe: Recipe) -> float:
 
     Raises DmqError if a choice needs measuring first.
     """
-    return _mean_bits(
-        recipe, recipe.relaxing or Relaxing(bits=FLOAT, fraction=0.0), relaxed(recipe)
-    )
+    spec = recipe.relaxing or Relaxing(bits=FLOAT, fraction=0.0)
+    return _mean_bits(recipe, spec, relaxed(recipe))
 
 
 def _mean_bits(recipe: Recipe, spec: Relaxing, steps: tuple[int, ...]) -> float:
     from ..trajectory.relaxing import mean_bits
 
-    calls = statistics(recipe).elements[
-        0
-    ]  # in proportion to how often each step's timestep is visited
+    # In proportion to how often each step's timestep is visited.
+    calls = statistics(recipe).elements[0]
     return mean_bits(recipe.activations.bits, spec.bits, steps, calls)
 
 
