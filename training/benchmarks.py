@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dmq import runs, stages
 from dmq.errors import DmqError
-from dmq.evaluation.benchmark import bench
+from dmq.evaluation.benchmark import run_benchmark
 from dmq.models.generation import generate_batch
 from dmq.progress import Progress
 from dmq.recipe import EMBEDDED, Benchmark, Recipe
@@ -74,7 +74,7 @@ def told(model: str) -> None:
     """Draw and measure, with progress on lines of their own every ten parts of a hundred."""
     said = ""
     benchmark, recipes = asked(model)
-    for seen in bench(benchmark, recipes, name=model):
+    for seen in run_benchmark(benchmark, recipes, name=model):
         if isinstance(seen, Progress):
             line = f"{model}: {seen.stage}, {10 * (10 * seen.done // max(1, seen.total))} %"
             if line != said:
