@@ -182,7 +182,7 @@ def test_a_recipe_runs(installed, elsewhere):
     )
     assert made.returncode == 0, made.stderr
     assert made.stdout.startswith("first: ") and RECIPE in made.stdout
-    assert sorted(path.name for path in (elsewhere / "runs" / "first" / "images").iterdir()) == [
+    assert sorted(path.name for path in (elsewhere / "runs" / "first" / "pictures").iterdir()) == [
         "0",
         "1",
     ]

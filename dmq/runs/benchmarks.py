@@ -416,7 +416,7 @@ def as_csv(report: BenchReport) -> str:
             "model": report.model,
             "recipe": row.recipe,
             "domain": row.domain,
-            "pictures": row.samples,
+            "images": row.samples,
             "not_finite": row.failed,
             "seconds": row.seconds,
             "bytes": report.bytes.get(row.recipe),

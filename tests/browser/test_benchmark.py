@@ -101,7 +101,7 @@ def test_what_ships_of_a_benchmark_is_there_at_once_and_fits_a_narrow_page(visit
         domains=domains, sampling=recipe.sampling, measures=("psnr", "ssim", "latent")
     )
     stages.finish(stages.bench(asked, recipes, name="shipped"))
-    for part in ("images", "rows"):
+    for part in ("pictures", "rows"):
         shutil.rmtree(kept.folder_of("shipped") / part)
     page = visit(dataclasses.replace(recipe, name="look"), "benchmark")
     expect(page.get_by_label("Finished benchmark")).to_have_value("shipped")

@@ -122,7 +122,7 @@ def test_a_run_is_verified(recipe, file, said):
     assert (
         said("check", "sound").out == "sound: sound. A run of tiny: 1 images each, 4 on the way.\n"
     )
-    image = runs.folder_of("sound") / "images" / "1" / "000.png"
+    image = runs.folder_of("sound") / "pictures" / "1" / "000.png"
     kept = image.read_bytes()
     image.write_bytes(kept[: len(kept) // 2])
     assert "a damaged image" in said("check", "sound", code=1).err

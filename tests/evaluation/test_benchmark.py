@@ -132,7 +132,7 @@ def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wa
     place = kept.folder_of(name)
     there = {
         file: file.stat().st_mtime_ns
-        for part in ("images", "rows")
+        for part in ("pictures", "rows")
         for file in (place / part).rglob("*.*")
     }
     assert kept.unfinished() == [name] * stopped
@@ -178,13 +178,13 @@ def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(
 def test_figures_are_those_of_the_images_in_the_folder(report, wanted):
     """From the files alone: numbered, in the manifest, without a prompt in any name."""
     place = kept.folder_of("whole")
-    manifest = json.loads((place / "manifest.json").read_text())["images"]
+    manifest = json.loads((place / "manifest.json").read_text())["pictures"]
     assert [(job["domain"], job["prompt"], job["seed"]) for job in manifest] == kept.jobs_of(wanted)
     assert len(manifest) == wanted.images == 32
     names = [
         file.name
         for who in range(4)
-        for file in sorted((place / "images" / str(who)).rglob("*.png"))
+        for file in sorted((place / "pictures" / str(who)).rglob("*.png"))
     ]
     assert names == [f"{n:05d}.png" for n in range(32)] * 4
     every = [[kept.load_batch(place, who, n) for n in range(6)] for who in range(4)]
@@ -364,7 +364,7 @@ def test_a_folder_of_real_images_is_a_second_reference(folder, wanted, recipes, 
     place = folder / "real"
     place.mkdir()
     for n in range(3):
-        for file in (kept.folder_of("whole") / "images" / "0" / f"{n:04d}").glob("*.png"):
+        for file in (kept.folder_of("whole") / "pictures" / "0" / f"{n:04d}").glob("*.png"):
             (place / file.name).write_bytes(file.read_bytes())
     both = dataclasses.replace(
         wanted, reference=str(place), domains=wanted.domains[:1], measures=("fid", "kid", "cmmd")

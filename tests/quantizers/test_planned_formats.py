@@ -257,7 +257,7 @@ def test_low_rank_beside_inputs_in_float_is_one_layer(sd):
 
 @pytest.mark.parametrize("split", [False, True], ids=["whole", "split"])
 def test_low_rank_beside_ranges_as_they_come_uses_learned_smoothing(sd, split):
-    plan = sd.plan(weights=weights(4, LOW), activations=DYNAMIC, split=split)
+    plan = sd.plan(weights=weights(4, LOW), activations=DYNAMIC, split_shortcuts=split)
     row = next(
         row for row in plan.layers if row.layer.kind == "linear" and row.bank and not row.split
     )
