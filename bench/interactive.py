@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 import numpy as np
 import torch
 
-from dmq import runs
 from dmq.places import ASSETS
 from dmq.recipe import (
     FLOAT,
@@ -26,6 +25,7 @@ from dmq.recipe import (
     PerStep,
 )
 from dmq.results import ActivationStats
+from dmq.store import captures
 from dmq.trajectory.errors import ErrorTable
 from dmq.trajectory.grouping import error_against_count, group_timesteps, uniform_boundaries
 from tests.helpers import random_stats
@@ -94,7 +94,7 @@ def main(arguments: list[str] | None = None) -> None:
     stats = random_stats(sites=chosen.sites, steps=chosen.steps, seed=0, elements=300)
     measure("made up", stats, chosen.moves)
     for folder in () if chosen.made_up else sorted((ASSETS / "runs").glob("*/capture.json")):
-        measure(folder.parent.name, runs.load_stats(folder.parent), chosen.moves)
+        measure(folder.parent.name, captures.load_stats(folder.parent), chosen.moves)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import gradio as gr
 
 from dmq import jsonio, public, stages
 from dmq.errors import DmqError
-from dmq.runs import ASSETS
+from dmq.store.folders import ASSETS
 
 from . import api, capture_panel, session, sidebar
 from .activations import view as activations

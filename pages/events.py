@@ -9,8 +9,9 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import public, runs
+from dmq import public
 from dmq.errors import DmqError, disk_error
+from dmq.store import folders, quota
 
 from .gpu import on_gpu
 from .session import Shared, stamp
@@ -92,7 +93,9 @@ def _as_message() -> Iterator[None]:
         told = error if isinstance(error, DmqError) else disk_error(error)
         if told is None:
             raise
-        raise gr.Error(html.escape(runs.shown(told), quote=False), print_exception=False) from None
+        raise gr.Error(
+            html.escape(folders.shown(told), quote=False), print_exception=False
+        ) from None
 
 
 def visited(handler: Callable) -> Callable:
@@ -104,23 +107,23 @@ def visited(handler: Callable) -> Callable:
 
     @functools.wraps(handler)
     def function(token: str, *args: Any, **kwargs: Any) -> Any:
-        with public.as_visitor(token or ""), runs.job() as held, runs.working(held):
+        with public.as_visitor(token or ""), quota.job() as held, quota.working(held):
             return handler(*args, **kwargs)
 
     @functools.wraps(handler)
     def generator(token: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
         token = token if public.is_token(token) else public.new_token()  # one for all steps
         work = handler(*args, **kwargs)
-        with runs.job() as held:
+        with quota.job() as held:
             try:
                 while True:
-                    with public.as_visitor(token), runs.working(held):
+                    with public.as_visitor(token), quota.working(held):
                         answer = next(work, held)
                     if answer is held:
                         return
                     yield answer
             finally:
-                with public.as_visitor(token), runs.working(held):
+                with public.as_visitor(token), quota.working(held):
                     work.close()
 
     made = generator if inspect.isgeneratorfunction(handler) else function

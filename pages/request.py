@@ -5,10 +5,11 @@ Raises DmqError, generates nothing.
 
 import dataclasses
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.recipe import SIMULATED, Comparison, Recipe
-from dmq.runs.prompts import UNPROMPTED
+from dmq.store import runs
+from dmq.store.prompts import UNPROMPTED
 
 from .session import adopt
 

@@ -9,9 +9,10 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from dmq import jsonio, runs, stages
+from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import Activations, Recipe, UniformGroups
+from dmq.store import folders
 
 
 # What the app opens with: boundaries to drag, and an error that can be seen.
@@ -84,7 +85,7 @@ def parsed(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str
         if params.get("recipe"):
             recipe = jsonio.loads(params["recipe"], path="recipe in the link")
     except DmqError as error:
-        wrong.append(runs.shown(error))
+        wrong.append(folders.shown(error))
     if tab not in tabs:
         wrong.append(f"tab in the link: unknown name {tab!r:.40}, not one of {', '.join(tabs)}.")
         tab = tabs[0]

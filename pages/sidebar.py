@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, public, runs, stages
+from dmq import jsonio, public, stages
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Activations, Protection, Recipe, Weights
 from dmq.results import Plan
+from dmq.store import folders
 
 from . import forms, session, words
 from .events import on
@@ -118,7 +119,7 @@ def weigh(text: str, looking: bool) -> dict[str, Any]:
     try:
         plan = stages.plan(read(text))
     except DmqError as error:
-        said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(runs.shown(error))}</p></div>'
+        said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(folders.shown(error))}</p></div>'
         return {"size": said, "coverage": "", "layers": []}
     shown = {"size": size(plan), "coverage": plan.coverage_line()}
     return shown | {"layers": layers(plan)} if looking else shown
@@ -156,7 +157,7 @@ def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
 
 def written(recipe: Recipe) -> str:
     """The path of a file with `recipe`, in a folder of its own, for the download button."""
-    file = runs.download_folder() / words.file_name(recipe)
+    file = folders.download_folder() / words.file_name(recipe)
     file.write_text(jsonio.dumps(recipe), "utf-8")
     return str(file)
 

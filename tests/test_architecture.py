@@ -18,7 +18,7 @@ ROWS = [
     {"public"},
     {"recipe", "jsonio"},
     {"results", "numerics"},
-    {"runs", "figures", "trajectory", "models", "engine", "store"},
+    {"figures", "trajectory", "models", "engine", "store"},
     {"capture", "quantizers"},
     {"calibration", "reconstruction", "allocation", "runtime", "metrics"},
     {"checkpoint"},
@@ -29,8 +29,8 @@ ROWS = [
     {"cli"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
-SAME_ROW = {("jsonio", "recipe"), ("runs", "store")}  # jsonio reads Recipe unless told otherwise
-PAGES_USE = {"public", "stages", "runs", "figures", "results", "recipe", "jsonio", "errors"}
+SAME_ROW = {("jsonio", "recipe")}  # jsonio reads Recipe unless told otherwise
+PAGES_USE = {"public", "stages", "store", "figures", "results", "recipe", "jsonio", "errors"}
 WITHOUT_TORCH = {
     "errors",
     "places",
@@ -39,7 +39,7 @@ WITHOUT_TORCH = {
     "recipe",
     "jsonio",
     "results",
-    "runs",
+    "store",
     "figures",
 }
 

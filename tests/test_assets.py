@@ -5,9 +5,10 @@ import subprocess
 import pytest
 from safetensors import safe_open
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.models import loading
 from dmq.recipe import EMBEDDED, Recipe
+from dmq.store import folders, runs
 
 
 LIMIT = 10_000_000  # bytes; a Space refuses larger files
@@ -43,15 +44,15 @@ def test_every_recipe_that_ships_can_be_planned_at_once(model, name, tmp_path, m
 
 def test_no_file_is_larger_than_a_space_accepts():
     files = subprocess.run(
-        ["git", "ls-files", "-z"], cwd=runs.ASSETS.parent, capture_output=True, check=True
+        ["git", "ls-files", "-z"], cwd=folders.ASSETS.parent, capture_output=True, check=True
     ).stdout
     names = [name for name in files.decode().split("\0") if name]
     assert len(names) > 50
-    assert [name for name in names if (runs.ASSETS.parent / name).stat().st_size >= LIMIT] == []
+    assert [name for name in names if (folders.ASSETS.parent / name).stat().st_size >= LIMIT] == []
 
 
 def test_what_ships_weighs_no_more_than_it_may():
-    files = [file for file in runs.ASSETS.rglob("*") if file.is_file()]
+    files = [file for file in folders.ASSETS.rglob("*") if file.is_file()]
     assert sum(file.stat().st_size for file in files) < HEAVIEST
 
 

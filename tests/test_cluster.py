@@ -7,9 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.progress import Progress
 from dmq.recipe import Calibration
+from dmq.store import captures, folders
 from tests.cluster import Cluster
 from tests.tiny import captured_recipe, runs_in
 
@@ -59,20 +60,20 @@ def assert_equal(a, b, *, but=()):
 
 
 def test_batches_of_a_capture(cluster, recipe):
-    here = runs.load_stats(stages.finish(stages.capture(recipe)))
+    here = captures.load_stats(stages.finish(stages.capture(recipe)))
     work = stages.capture(recipe, again=True, scheduler=cluster.address)
-    assert_equal(here, runs.load_stats(shared(cluster, work)))
-    assert [path.name for path in (runs.home() / "captures").glob("*.partial")] == []
+    assert_equal(here, captures.load_stats(shared(cluster, work)))
+    assert [path.name for path in (folders.home() / "captures").glob("*.partial")] == []
 
 
 def test_a_capture_that_was_interrupted_watches_only_the_other_batches(cluster, recipe):
     other = dataclasses.replace(recipe, calibration=Calibration(samples=4, batch=1, seed=7))
-    here = runs.load_stats(stages.finish(stages.capture(other)))
+    here = captures.load_stats(stages.finish(stages.capture(other)))
     how = {"again": True, "scheduler": cluster.whole().address}
     work = stages.capture(other, **how)
     next(item for item in work if isinstance(item, Progress) and item.done)
     work.close()
-    (partial,) = (runs.home() / "captures").glob("*.partial")
+    (partial,) = (folders.home() / "captures").glob("*.partial")
     kept = {path.name: path.stat().st_mtime_ns for path in partial.iterdir()}
     assert kept and not [name for name in kept if name.startswith(".")]
     seen = [item for item in stages.capture(other, **how) if hasattr(item, "done")]

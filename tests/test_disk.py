@@ -8,9 +8,9 @@ import gradio as gr
 import pytest
 from safetensors import SafetensorError
 
-from dmq import cli, jsonio, runs
+from dmq import cli, jsonio
 from dmq.errors import DmqError, disk_error
-from dmq.runs import folders
+from dmq.store import folders
 from pages import events
 from tests.bound import run_bound
 from tests.tiny import captured_recipe, runs_in
@@ -67,9 +67,9 @@ def test_other_errors_are_not_taken_for_one(error):
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
-    with runs.written(tmp_path / "x") as part:
+    with folders.written(tmp_path / "x") as part:
         (part / "old").touch()
-    with pytest.raises(DmqError, match="x: the disk is full"), runs.written(tmp_path / "x"):
+    with pytest.raises(DmqError, match="x: the disk is full"), folders.written(tmp_path / "x"):
         raise FULL
     assert [path.name for path in tmp_path.rglob("*")] == ["x", "old"]
 

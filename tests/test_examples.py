@@ -4,11 +4,12 @@ import importlib.util
 
 import pytest
 
-from dmq import jsonio, load_recipe, runs
+from dmq import jsonio, load_recipe
 from dmq.recipe import Calibration, Sampling
+from dmq.store import folders
 
 
-EXAMPLES = runs.ASSETS.parent / "examples"
+EXAMPLES = folders.ASSETS.parent / "examples"
 
 
 @pytest.fixture(scope="module")

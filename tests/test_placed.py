@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.cli import main
 from dmq.errors import DmqError
 from dmq.evaluation import compare as images
@@ -13,6 +13,7 @@ from dmq.models import placement
 from dmq.models.placement import Placement
 from dmq.recipe import Comparison
 from dmq.stages import planning
+from dmq.store import captures, runs
 from pages.start import placement as placing
 from tests.tiny import captured_recipe, runs_in
 
@@ -87,7 +88,7 @@ def test_a_capture_says_what_it_was_made_on_and_serves_everywhere(recipe, file, 
         == stages.load(recipe.model).info.fingerprint
         == stats.fingerprint
     )
-    folder = runs.find_capture(recipe)
+    folder = captures.find_capture(recipe)
     plain = json.loads((folder / "capture.json").read_text("utf-8"))
     del plain["made_on"]  # an older capture
     (folder / "capture.json").write_text(json.dumps(plain), "utf-8")

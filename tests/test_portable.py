@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dmq import cli, jsonio, runs
+from dmq import cli, jsonio
+from dmq.store import runs
 from tests.tiny import captured_recipe, runs_in
 
 

@@ -24,8 +24,8 @@ from dmq.recipe import (
     Weights,
     parse_format,
 )
-from dmq.runs import learned as kept
 from dmq.stages import predictor as stage
+from dmq.store import learned as kept
 from tests.tiny import runs_in
 
 

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from dmq import __version__, runs
+from dmq import __version__
+from dmq.store import folders
 
 
-ROOT = runs.ASSETS.parent
+ROOT = folders.ASSETS.parent
 NAMED = re.findall(
     r"`((?:dmq|pages|tests|assets|docs|training|bench|tools|\.ci)/[^`\s]*)`",
     (ROOT / "CONTRIBUTING.md").read_text("utf-8"),

@@ -10,7 +10,7 @@ from dmq.metrics import references as reference
 from dmq.models import clip, loading, placement, tiny
 from dmq.models.stepping import stepping
 from dmq.recipe import Benchmark, Domain, Recipe
-from dmq.runs import prompts
+from dmq.store import prompts
 from pages import app
 
 

@@ -5,10 +5,11 @@ import shlex
 
 import pytest
 
-from dmq import cli, runs
+from dmq import cli
+from dmq.store import folders, runs
 
 
-TEXT = (runs.ASSETS.parent / "README.md").read_text("utf-8")
+TEXT = (folders.ASSETS.parent / "README.md").read_text("utf-8")
 
 
 def blocks(language):
@@ -38,14 +39,14 @@ def test_every_command_is_understood(line):
 def test_every_link_leads_to_a_file():
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", TEXT)
     assert targets
-    assert [target for target in targets if not (runs.ASSETS.parent / target).exists()] == []
+    assert [target for target in targets if not (folders.ASSETS.parent / target).exists()] == []
 
 
 def test_the_space_header_names_what_is_installed():
-    pinned = (runs.ASSETS.parent / "requirements.txt").read_text("utf-8")
+    pinned = (folders.ASSETS.parent / "requirements.txt").read_text("utf-8")
     version = re.search(r"^sdk_version: (.+)$", TEXT, re.MULTILINE)[1]
     assert f"gradio=={version}" in pinned
-    assert (runs.ASSETS.parent / re.search(r"^app_file: (.+)$", TEXT, re.MULTILINE)[1]).is_file()
+    assert (folders.ASSETS.parent / re.search(r"^app_file: (.+)$", TEXT, re.MULTILINE)[1]).is_file()
 
 
 @pytest.mark.parametrize("model", ["emoji-sd", "emoji-ddpm"])

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 import pytest
 
-from dmq import jsonio, runs
+from dmq import jsonio
 from dmq.errors import DmqError
 from dmq.recipe import (
     MAX_PROMPT,
@@ -25,6 +25,7 @@ from dmq.recipe import (
     Tiar,
     Weights,
 )
+from dmq.store import folders, runs
 
 
 RICH = Recipe(
@@ -196,7 +197,7 @@ def test_an_override_matches_by_glob():
 
 
 def test_every_recipe_that_ships_is_read_and_named_once():
-    files = list((runs.ASSETS / "recipes").glob("*.json"))
+    files = list((folders.ASSETS / "recipes").glob("*.json"))
     assert len(runs.shipped_recipes()) == len(files) >= 10
 
 

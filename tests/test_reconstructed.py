@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from dmq import cli, jsonio, runs, stages
+from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
 from dmq.quantizers.bank import ActivationBank
@@ -25,6 +25,7 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.reconstruction import training
+from dmq.store import folders
 
 
 BLOCKS = ["down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"]
@@ -71,13 +72,13 @@ def kept():
     """Names of the finished blocks of unfinished work; nothing else may lie about."""
     left = [
         folder
-        for folder in (runs.home() / "roundings").iterdir()
+        for folder in (folders.home() / "roundings").iterdir()
         if not folder.name.startswith("rounding-")
     ]
     assert left == []
     return sorted(
         part.name
-        for folder in (runs.home() / "roundings").glob("*-blocks")
+        for folder in (folders.home() / "roundings").glob("*-blocks")
         for part in folder.iterdir()
     )
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_ddpm
 from dmq.recipe import (
@@ -27,6 +27,7 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import SearchSnapshot
+from dmq.store import captures, folders, learned
 
 
 STEPS = 4
@@ -72,7 +73,7 @@ def test_a_search_is_run_once(recipe):
 
 def test_it_survives_saving_exactly(recipe):
     result = stages.search_result(recipe)
-    again = runs.load_search(runs.save_search(recipe, SPEC, result))
+    again = learned.load_search(learned.save_search(recipe, SPEC, result))
     for f in dataclasses.fields(result):
         ours, theirs = getattr(result, f.name), getattr(again, f.name)
         if isinstance(ours, np.ndarray):
@@ -147,7 +148,7 @@ def test_recorded_calls_save_drawing_if_they_are_enough(recipe, recorded, draws)
 def test_calibration_steps_keep_the_capture(recipe):
     shared = dataclasses.replace(recipe, grouping=SharedRange())
     few = dataclasses.replace(shared, calibration_steps=UniformSteps(count=1))
-    assert runs.capture_key(few) == runs.capture_key(shared)
+    assert captures.capture_key(few) == captures.capture_key(shared)
     assert not np.array_equal(stages.errors(few).low, stages.errors(shared).low)
 
 
@@ -161,12 +162,12 @@ def test_active_steps_come_from_the_search(recipe):
 
 
 def test_closing_a_search_leaves_nothing(recipe, tmp_path):
-    before = sorted(runs.home().rglob("*"))
+    before = sorted(folders.home().rglob("*"))
     work = stages.search(dataclasses.replace(recipe, activations=Activations(bits=3)))
     for _ in range(8):
         next(work)
     work.close()
-    assert sorted(runs.home().rglob("*")) == before
+    assert sorted(folders.home().rglob("*")) == before
 
 
 def test_what_was_learned_by_stopping_is_kept(recipe):
@@ -180,7 +181,7 @@ def test_what_was_learned_by_stopping_is_kept(recipe):
 def test_a_search_of_another_sampler_is_refused_naming_both(recipe):
     changed = dataclasses.replace(recipe, activations=Activations(bits=7))
     result = dataclasses.replace(stages.search_result(recipe), sampler="PNDMScheduler, 4 steps")
-    runs.save_search(changed, SPEC, result)
+    learned.save_search(changed, SPEC, result)
     with pytest.raises(
         DmqError,
         match=r"search was run with sampler PNDMScheduler, 4 steps, the capture with DDIMSch",
@@ -190,7 +191,7 @@ def test_a_search_of_another_sampler_is_refused_naming_both(recipe):
 
 def test_a_damaged_search_is_one_line(recipe):
     changed = dataclasses.replace(recipe, activations=Activations(bits=2))
-    folder = runs.save_search(changed, SPEC, stages.search_result(recipe))
+    folder = learned.save_search(changed, SPEC, stages.search_result(recipe))
     file = folder / "search.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(

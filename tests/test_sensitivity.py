@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmq import cli, jsonio, runs, stages
+from dmq import cli, jsonio, stages
 from dmq.allocation import changes as holding
 from dmq.capture.activations import calibration_images
 from dmq.capture.replay import noise_errors, repeat, rows_of
@@ -35,6 +35,7 @@ from dmq.recipe import (
 from dmq.results import Layer, ModelInfo, SensitivityTable
 from dmq.stages import sensitivity_kept
 from dmq.stages.searches import denoiser_calls
+from dmq.store import folders, learned, runs
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -109,69 +110,73 @@ def home(tmp_path, monkeypatch):
 
 
 def test_a_table_survives_saving_exactly(home):
-    folder = runs.table_folder("a", {"b": 1})
+    folder = learned.table_folder("a", {"b": 1})
     assert folder.parent == home / "tables"
-    runs.save_table(folder, made_up())
-    same(runs.load_table(folder, known()), made_up())
+    learned.save_table(folder, made_up())
+    same(learned.load_table(folder, known()), made_up())
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
 
 
 def test_a_table_of_another_model_is_refused_by_name(home):
-    folder = runs.table_folder("a")
-    runs.save_table(folder, made_up())
+    folder = learned.table_folder("a")
+    learned.save_table(folder, made_up())
     with pytest.raises(DmqError, match="a table of 'tiny', not of 'emoji-sd'"):
-        runs.load_table(folder, known("emoji-sd", "1"))
+        learned.load_table(folder, known("emoji-sd", "1"))
     with pytest.raises(DmqError, match="of other weights of 'tiny'"):
-        runs.load_table(folder, known(fingerprint="1"))
+        learned.load_table(folder, known(fingerprint="1"))
 
 
 def test_tables_are_found_by_model_and_weights_newest_first(home, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs.folders, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(folders, "ASSETS", tmp_path / "assets")
     for n, (model, fingerprint) in enumerate([("tiny", "0"), ("tiny", "1"), ("other", "2")]):
-        runs.save_table(runs.table_folder(n), made_up(model, fingerprint))
+        learned.save_table(learned.table_folder(n), made_up(model, fingerprint))
     shipped = tmp_path / "assets" / "runs" / "sensitivity-shipped"
-    runs.save_table(shipped, made_up())
-    hidden = tmp_path / "assets" / "runs" / runs.table_folder(0).name
-    runs.save_table(hidden, made_up())
-    assert runs.find_tables("tiny") == [runs.table_folder(1), runs.table_folder(0), shipped]
-    assert runs.find_tables(fingerprint="2") == [runs.table_folder(2)]
-    (runs.table_folder(1) / "table.safetensors").write_bytes(b"damaged")
-    assert runs.find_tables("tiny") == [runs.table_folder(0), shipped]
+    learned.save_table(shipped, made_up())
+    hidden = tmp_path / "assets" / "runs" / learned.table_folder(0).name
+    learned.save_table(hidden, made_up())
+    assert learned.find_tables("tiny") == [
+        learned.table_folder(1),
+        learned.table_folder(0),
+        shipped,
+    ]
+    assert learned.find_tables(fingerprint="2") == [learned.table_folder(2)]
+    (learned.table_folder(1) / "table.safetensors").write_bytes(b"damaged")
+    assert learned.find_tables("tiny") == [learned.table_folder(0), shipped]
 
 
 def test_what_ships_is_used_unless_there_is_an_own_one(home, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs.folders, "ASSETS", tmp_path / "assets")
-    own = runs.table_folder("a", own=True)
+    monkeypatch.setattr(folders, "ASSETS", tmp_path / "assets")
+    own = learned.table_folder("a", own=True)
     shipped = tmp_path / "assets" / "runs" / own.name
-    runs.save_table(shipped, made_up())
-    assert (runs.table_folder("a"), runs.table_folder("a", own=True)) == (shipped, own)
-    runs.save_table(own, made_up())
-    assert runs.table_folder("a") == own
+    learned.save_table(shipped, made_up())
+    assert (learned.table_folder("a"), learned.table_folder("a", own=True)) == (shipped, own)
+    learned.save_table(own, made_up())
+    assert learned.table_folder("a") == own
 
 
 def test_a_damaged_table_is_told(home):
-    folder = runs.table_folder("a")
-    runs.save_table(folder, dataclasses.replace(made_up(), cost=np.zeros((2, 3))))
+    folder = learned.table_folder("a")
+    learned.save_table(folder, dataclasses.replace(made_up(), cost=np.zeros((2, 3))))
     with pytest.raises(DmqError, match=r"damaged \(cost has shape \(2, 3\), expected \(2, 2\)\)"):
-        runs.load_table(folder)
-    runs.save_table(folder, dataclasses.replace(made_up(steps=3), timesteps=(1.0,)))
+        learned.load_table(folder)
+    learned.save_table(folder, dataclasses.replace(made_up(steps=3), timesteps=(1.0,)))
     with pytest.raises(DmqError, match=r"damaged.*per_step"):
-        runs.load_table(folder)
+        learned.load_table(folder)
     (folder / "table.safetensors").write_bytes(b"damaged")
     with pytest.raises(DmqError, match=r"damaged.*delete the folder"):
-        runs.load_table(folder)
+        learned.load_table(folder)
     with pytest.raises(DmqError, match="damaged"):
-        runs.load_table(home / "tables" / "nowhere")
+        learned.load_table(home / "tables" / "nowhere")
 
 
 def test_parts_are_kept_one_by_one(home):
     folder = home / "tables" / "x-parts"
-    assert runs.load_part(folder, "a") is None
-    runs.save_part(folder, "a", {"values": np.arange(6.0).reshape(2, 3)})
-    assert np.array_equal(runs.load_part(folder, "a")["values"], np.arange(6.0).reshape(2, 3))
+    assert learned.load_part(folder, "a") is None
+    learned.save_part(folder, "a", {"values": np.arange(6.0).reshape(2, 3)})
+    assert np.array_equal(learned.load_part(folder, "a")["values"], np.arange(6.0).reshape(2, 3))
     (folder / "a" / "part.safetensors").write_bytes(b"damaged")
     with pytest.raises(DmqError, match="damaged"):
-        runs.load_part(folder, "a")
+        learned.load_part(folder, "a")
 
 
 def test_tables_can_be_no_name_of_a_run(home):
@@ -239,7 +244,7 @@ def test_a_measured_table_has_every_layer_and_choice_and_is_kept(recipe):
     same(stages.sensitivity_table(recipe, question()), table)
     assert list(stages.sensitivity(recipe, question())) == []  # nothing to be done
     assert all(torch.equal(x, before[name]) for name, x in weights_of(recipe).items())
-    assert not list((runs.home() / "tables").glob("*-parts"))
+    assert not list((folders.home() / "tables").glob("*-parts"))
 
 
 def test_what_does_not_matter_does_not_make_a_new_table(recipe):
@@ -290,7 +295,7 @@ def test_an_interrupted_table_goes_on_and_ends_equal(few, changes, monkeypatch):
     assert len(seen) == 3
     again = stages.sensitivity(recipe, ask, again=False)
     same(stages.finish(again), whole)  # the finished one is not lost meanwhile
-    (parts,) = (runs.home() / "tables").glob("*-parts")
+    (parts,) = (folders.home() / "tables").glob("*-parts")
     assert len(list(parts.iterdir())) == 3
     shutil.rmtree(parts.with_name(parts.name.removesuffix("-parts")))
     work = stages.sensitivity(recipe, ask)
@@ -337,12 +342,12 @@ def walked(work):
 def test_parts_that_fit_no_table_any_more_are_thrown_away(few):
     ask = question(how="fisher", steps=2, seed=7)
     parts = (folder := folder_of(few, ask)).with_name(f"{folder.name}-parts")
-    runs.save_part(
+    learned.save_part(
         parts, "conv_in+3", {"values": np.zeros((4, 2, 2, 2)), "local": np.zeros((4, 2))}
     )
     work = stages.sensitivity(few, ask, again=False)
     next(progress for progress in work if progress.stage == ASKED)
-    assert runs.part_names(parts) == [f"{stages.load(few.model).info.layers[0].name}+3--step 0"]
+    assert learned.part_names(parts) == [f"{stages.load(few.model).info.layers[0].name}+3--step 0"]
     stages.finish(work)
     assert not parts.exists() and (stages.sensitivity_table(few, ask).cost > 0).all()
 

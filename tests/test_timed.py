@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.metrics.temporal import step_features
 from dmq.models.tiny import tiny_sd
@@ -30,6 +30,7 @@ from dmq.recipe import (
     Tiar,
     Weights,
 )
+from dmq.store import folders, learned
 
 
 STEPS = 4
@@ -110,7 +111,7 @@ def test_a_rounding_that_ships_is_used_and_never_written_to(recipe, tmp_path, mo
     own = stages.finish(stages.learn_temporal(recipe))
     shipped = tmp_path / "assets" / "runs" / own.name
     shutil.copytree(own, shipped)
-    monkeypatch.setattr(runs.folders, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(folders, "ASSETS", tmp_path / "assets")
     assert stages.finish(stages.learn_temporal(recipe)) == own, "the user's own comes first"
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
     (tmp_path / "runs").mkdir()
@@ -128,13 +129,13 @@ def test_closing_while_learning_leaves_no_trace(recipe):
     next(work), next(work)
     work.close()
     assert not stages.temporal_learned(unfinished)
-    assert not [p for p in (runs.home() / "roundings").iterdir() if p.name.startswith(".")]
+    assert not [p for p in (folders.home() / "roundings").iterdir() if p.name.startswith(".")]
 
 
 def test_the_quantized_model_has_the_codes_that_were_learned(recipe):
     errors = stages.temporal_errors(recipe)
     folder = stages.finish(stages.learn_temporal(recipe))
-    arrays, _ = runs.load_rounding(folder)
+    arrays, _ = learned.load_rounding(folder)
     quantized_model = stages.quantize(recipe)
     for name in errors.block.layers:
         codes, scale, zero = (

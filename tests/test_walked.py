@@ -17,7 +17,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.artifacts import store
 from dmq.calibration.progressive import CallDone, calibrate_progressively
 from dmq.capture.activations import calibration_images
@@ -49,7 +49,8 @@ from dmq.recipe import (
 )
 from dmq.results import WindowEffects
 from dmq.stages.trajectory_ranges import progressive_of
-from tests.old_runs import save_old_progressive
+from dmq.store import captures, learned
+from tests.store.old_runs import save_old_progressive
 from tests.tiny import runs_in
 from training.slim import same
 
@@ -309,7 +310,7 @@ def test_a_walk_that_was_cut_off_ends_as_if_it_had_not_been(place):
     assert 1 <= len(list(kept.iterdir())) < STEPS
     folder = stages.finish(stages.calibrate(recipe))
     assert stages.calibrated(recipe) and not kept.exists()
-    again = runs.load_progressive(folder, stages.statistics(recipe))
+    again = learned.load_progressive(folder, stages.statistics(recipe))
     for name in ("low", "high"):
         assert np.array_equal(getattr(again, name), getattr(whole, name))
     assert all(map(np.array_equal, again.stats.counts, whole.stats.counts))
@@ -327,7 +328,7 @@ def test_only_what_the_walk_saw_is_kept_and_the_rest_is_the_captures(place, gran
     recipe = captured(place, activations=spec, grouping=UniformGroups(count=2))
     made, base = stages.finish(work_on(recipe)), stages.statistics(recipe)
     folder = stages.finish(stages.calibrate(recipe))
-    kept, back = runs.load_stats(folder / "stats"), stages.progressive_ranges(recipe)
+    kept, back = captures.load_stats(folder / "stats"), stages.progressive_ranges(recipe)
     assert set(kept.sites) == quantized_inputs(recipe) and len(kept.sites) < len(base.sites)
     assert back.stats.sites == made.stats.sites and np.array_equal(
         back.low, made.low, equal_nan=True
@@ -360,7 +361,8 @@ def test_a_plan_from_ranges_in_the_form_of_earlier_versions_is_the_same(
     shutil.copytree(place / "runs" / "captures", tmp_path / "captures")
     save_old_progressive(tmp_path / "trajectories" / folder.name, made)
     assert (
-        runs.load_stats(tmp_path / "trajectories" / folder.name / "stats").sites == made.stats.sites
+        captures.load_stats(tmp_path / "trajectories" / folder.name / "stats").sites
+        == made.stats.sites
     )
     assert same(stages.plan(recipe), before)
 
@@ -371,9 +373,9 @@ def test_ranges_beside_another_capture_are_refused(place):
     with pytest.raises(
         DmqError, match="of a capture with another fingerprint; delete the folder and do it again"
     ):
-        runs.load_progressive(folder, dataclasses.replace(base, fingerprint="other"))
+        learned.load_progressive(folder, dataclasses.replace(base, fingerprint="other"))
     with pytest.raises(DmqError, match=r"damaged .no site"):
-        runs.load_progressive(
+        learned.load_progressive(
             folder, base.only([s for s, site in enumerate(base.sites) if site.point == "output"])
         )
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from dmq import cli, jsonio, runs, stages
+from dmq import cli, jsonio, stages
 from dmq.capture.moments import output_error, second_moments, spread_calls
 from dmq.errors import DmqError
 from dmq.quantizers.codes import LowRankWeight, to_arrays
@@ -26,6 +26,7 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.stages.searches import denoiser_calls
+from dmq.store.folders import home
 from tests.tiny import captured_recipe
 
 
@@ -66,7 +67,7 @@ def layers(recipe) -> int:
 
 def kept() -> list[str]:
     """The learned weights in the run folder; nothing else may lie about."""
-    folders = list((runs.home() / "roundings").iterdir())
+    folders = list((home() / "roundings").iterdir())
     assert all(folder.name.startswith("rounding-") for folder in folders)
     return sorted(part.name for folder in folders for part in folder.iterdir())
 

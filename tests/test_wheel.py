@@ -25,7 +25,8 @@ import pytest
 from gradio_client import Client
 from PIL import Image, ImageChops
 
-from dmq import __version__, jsonio, runs
+from dmq import __version__, jsonio
+from dmq.store import folders, runs
 from tests.bound import bound, run_bound
 
 
@@ -210,7 +211,7 @@ def test_the_app_opens_with_what_ships(installed, elsewhere):
         with urllib.request.urlopen(f"{url}/{script}", timeout=60) as plotly:
             assert b"plotly.js" in plotly.read(200)
         shown = Image.open(io.BytesIO(first_image(url, client.config))).convert("RGB")
-        ships = Image.open(runs.ASSETS / "models" / "emoji-sd" / "samples.png").convert("RGB")
+        ships = Image.open(folders.ASSETS / "models" / "emoji-sd" / "samples.png").convert("RGB")
         assert shown.size == ships.size and ImageChops.difference(shown, ships).getbbox() is None
     finally:
         app.terminate()

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from dmq import cli, jsonio, runs, stages
+from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
 from dmq.models.loading import load
 from dmq.models.tiny import tiny_ddpm, tiny_sd
@@ -27,6 +27,7 @@ from dmq.recipe import (
     Tiar,
     Weights,
 )
+from dmq.store import captures, runs
 
 
 STEPS = 5
@@ -290,7 +291,7 @@ def test_mistakes_are_one_line(arguments, says, capsys):
 def test_trajectories_are_kept_on_request(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     folder = stages.finish(stages.capture(recipe, again=True, trajectories=1))
-    trajectory = runs.load_trajectory(folder)
+    trajectory = captures.load_trajectory(folder)
     assert len(trajectory.timesteps) == STEPS
     prompted = stages.info(recipe.model).prompted
     assert trajectory.half[0].tolist() == ([0, 1] if prompted else [-1])

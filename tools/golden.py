@@ -21,11 +21,13 @@ from typing import Any
 
 import numpy as np
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.artifacts import store
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Predictor, Recipe
 from dmq.results import ActivationQParams, Plan
+from dmq.store import captures, folders, runs
+from dmq.store.folders import home
 
 
 RTOL = 1e-4  # of sums of scales, which differ between processors by the order of additions
@@ -42,7 +44,7 @@ def shipped_cases() -> Iterator[tuple[str, Recipe]]:
 # --- folders --------------------------------------------------------------------------------------
 
 
-def folders(recipe: Recipe) -> dict[str, Any]:
+def answer_folders(recipe: Recipe) -> dict[str, Any]:
     """The names of the folders that `recipe` stands on, by what is in them; "" where one does not
     ship.
 
@@ -63,9 +65,7 @@ def folders(recipe: Recipe) -> dict[str, Any]:
 
 
 def _place(folder: Path) -> str:
-    root = next(
-        root for root in (runs.folders.ASSETS / "runs", runs.home()) if folder.is_relative_to(root)
-    )
+    root = next(root for root in (folders.ASSETS / "runs", home()) if folder.is_relative_to(root))
     name = folder.relative_to(root).as_posix()
     return name if folder.is_dir() else f"{name} (not shipped)"
 
@@ -75,7 +75,7 @@ def _place(folder: Path) -> str:
 
 
 def _capture(recipe: Recipe) -> Path:
-    return runs.folders.ASSETS / "runs" / runs.capture_key(recipe)
+    return folders.ASSETS / "runs" / captures.capture_key(recipe)
 
 
 def _search(recipe: Recipe) -> Path | None:
@@ -250,7 +250,7 @@ def _codes(weight: Any) -> str:
 
 def exact(recipe: Recipe) -> dict[str, Any]:
     """All that is known of `recipe`: equal before and after on one machine."""
-    return {"folders": folders(recipe), "plan": planned(recipe), "codes": codes(recipe)}
+    return {"folders": answer_folders(recipe), "plan": planned(recipe), "codes": codes(recipe)}
 
 
 def portable(recipe: Recipe) -> dict[str, Any]:
@@ -261,10 +261,10 @@ def portable(recipe: Recipe) -> dict[str, Any]:
 
 
 def portable_folders(recipe: Recipe) -> dict[str, Any]:
-    """Like `folders`; of many folders their number and a digest of their names."""
+    """Like `answer_folders`; of many folders their number and a digest of their names."""
     return {
         kind: f"{len(names)} folders {digest(sorted(names))}" if isinstance(names, list) else names
-        for kind, names in folders(recipe).items()
+        for kind, names in answer_folders(recipe).items()
     }
 
 
@@ -327,7 +327,7 @@ def main() -> int:
             if chosen.only in name:
                 print(name, file=sys.stderr, flush=True)
                 plain = (
-                    {"folders": folders(recipe), "plan": planned(recipe)}
+                    {"folders": answer_folders(recipe), "plan": planned(recipe)}
                     if chosen.no_codes
                     else None
                 )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from playwright.sync_api import Page, sync_playwright
 
-from dmq.runs import shipped_recipes
+from dmq.store.runs import shipped_recipes
 from pages.session import query
 
 

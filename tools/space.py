@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from dmq.errors import DmqError
-from dmq.runs import written
+from dmq.store.folders import written
 
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -11,15 +11,16 @@ import json
 import shutil
 from pathlib import Path
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.evaluation.benchmark import run_benchmark
 from dmq.models.generation import generate_batch
 from dmq.progress import Progress
 from dmq.recipe import EMBEDDED, Benchmark, Recipe
 from dmq.results import FLOOR_NAME
-from dmq.runs import benchmarks as kept
-from dmq.runs.prompts import UNCONDITIONAL, shipped_domains
+from dmq.store import benchmarks as kept
+from dmq.store import folders, runs
+from dmq.store.prompts import UNCONDITIONAL, shipped_domains
 
 
 RECIPES = {
@@ -84,7 +85,7 @@ def told(model: str) -> None:
 
 def forget_figures(model: str) -> None:
     """Delete what was measured, and which weights measured it; the images stay."""
-    folder = runs.home() / "benchmarks" / model
+    folder = folders.home() / "benchmarks" / model
     if not folder.is_dir():
         raise DmqError(f"{model}: nothing was drawn yet.")
     shutil.rmtree(folder / "rows", ignore_errors=True)
@@ -102,7 +103,7 @@ def time_again(model: str) -> None:
     on a busy machine.
     """
     benchmark, recipes = asked(model)
-    file = runs.home() / "benchmarks" / model / "report.json"
+    file = folders.home() / "benchmarks" / model / "report.json"
     loaded, seconds = stages.load(recipes[0].model), {}
     for recipe in (None, *recipes):
         denoiser = loaded.denoiser if recipe is None else stages.quantize(recipe)
@@ -118,8 +119,8 @@ def time_again(model: str) -> None:
 
 def ship(model: str) -> Path:
     """Copy what the app shows into assets/runs."""
-    own, place = runs.home() / "benchmarks" / model, runs.ASSETS / "runs" / f"bench-{model}"
-    with runs.written(place) as part:
+    own, place = folders.home() / "benchmarks" / model, folders.ASSETS / "runs" / f"bench-{model}"
+    with folders.written(place) as part:
         for pattern in SHIPPED:
             for found in own.glob(pattern):
                 (shutil.copytree if found.is_dir() else shutil.copy)(found, part / found.name)

@@ -17,10 +17,10 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.recipe import EMBEDDED, Comparison, Predictor, Probe, Recipe, Sensitivity
-from dmq.runs import folders
-from dmq.runs.prompts import UNPROMPTED
+from dmq.store import folders, runs
+from dmq.store.prompts import UNPROMPTED
 from pages import session
 
 
@@ -133,7 +133,7 @@ def main() -> int:
     given.add_argument(
         "--work", type=Path, default=Path(".training/captures"), help="where it is made"
     )
-    chosen, place = given.parse_args(), runs.ASSETS / "runs"
+    chosen, place = given.parse_args(), folders.ASSETS / "runs"
     models = chosen.models or list(EMBEDDED)
     try:
         begin(chosen.work, models)

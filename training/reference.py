@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from dmq.metrics.references import extract_features, load_feature_extractor, save_shipped
-from dmq.runs import ASSETS
+from dmq.store.folders import ASSETS
 from training import pictures
 
 

@@ -2,7 +2,7 @@
 for assets/runs.
 
 Nothing is computed anew. Each folder is written by the function that would write it today, read
-back and compared: only extremes of channels may differ, by as little as `dmq.runs.extremes` says.
+back and compared: only extremes of channels may differ, by as little as `dmq.store.extremes` says.
 `--plans` compares the plans of all recipes that ship, before and after. The table that it prints
 counts bytes."""
 
@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.artifacts import store
 from dmq.errors import DmqError
 from dmq.recipe import PerTensor
 from dmq.results import ActivationStats, Plan
-from dmq.runs import folders
-from dmq.runs.extremes import INPUT_BITS, OTHER_BITS
 from dmq.stages.trajectory_ranges import progressive_of
+from dmq.store import captures, folders, learned
 from dmq.store.arrays import save_arrays
 from dmq.store.codec import open_arrays
+from dmq.store.extremes import INPUT_BITS, OTHER_BITS
 from tools.golden import shipped_cases
 
 
@@ -92,11 +92,11 @@ def check_stats(old: ActivationStats, new: ActivationStats, seen: set[int]) -> N
 
 def slim_capture(source: Path, target: Path) -> None:
     """Write a capture anew; the recorded calls, if any, are copied."""
-    old, info = runs.load_stats(source), runs.load_info(source)
+    old, info = captures.load_stats(source), captures.load_info(source)
     calls = (source / "trajectory.safetensors").is_file()
-    runs.save_stats(target, old, info, runs.load_trajectory(source) if calls else None)
-    check_stats(old, runs.load_stats(target), set())
-    if runs.load_info(target) != info:
+    captures.save_stats(target, old, info, captures.load_trajectory(source) if calls else None)
+    check_stats(old, captures.load_stats(target), set())
+    if captures.load_info(target) != info:
         raise ValueError("the model's description differs")
 
 
@@ -104,15 +104,15 @@ def slim_progressive(source: Path, target: Path, by_channel: bool) -> None:
     """Write progressive ranges anew, without what their capture, which is beside them, holds."""
     capture = capture_of(source)
     base, slim, info = (
-        runs.load_stats(capture),
-        runs.load_stats(target.parent / capture.name),
-        runs.load_info(capture),
+        captures.load_stats(capture),
+        captures.load_stats(target.parent / capture.name),
+        captures.load_info(capture),
     )
-    old = runs.load_progressive(source, base)
+    old = learned.load_progressive(source, base)
     unlike = old.stats.unlike(base)
     made = dataclasses.replace(old, stats=slim.updated(old.stats.only(unlike)))
-    runs.save_progressive(target, made, slim, by_channel=by_channel, splits=info and info.splits)
-    new = runs.load_progressive(target, slim)
+    learned.save_progressive(target, made, slim, by_channel=by_channel, splits=info and info.splits)
+    new = learned.load_progressive(target, slim)
     check_stats(old.stats, new.stats, set() if by_channel else set(unlike))
     if not same(dataclasses.replace(old, stats=new.stats), new):
         raise ValueError("ranges differ")
@@ -135,7 +135,7 @@ def capture_of(progressive: Path) -> Path:
 
 def slim_arrays(source: Path, target: Path) -> None:
     """Write a folder of arrays anew; what else is in it is copied."""
-    with runs.written(target) as part:
+    with folders.written(target) as part:
         for file in sorted(source.iterdir()):
             if file.name not in KINDS:
                 copy(file, part / file.name)

@@ -23,7 +23,7 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.capture.activations import calibration_images, capture_activations
 from dmq.capture.replay import repeat, rows_of
 from dmq.capture.trajectories import record_trajectory
@@ -45,6 +45,7 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import Plan
+from dmq.store import captures, folders
 from dmq.trajectory.errors import ErrorTable
 from dmq.trajectory.grouping import group_timesteps
 
@@ -78,7 +79,7 @@ class Subject:
         calibration image.
         """
         if self.name == UNET:
-            trajectory, images = runs.load_trajectory(runs.find_capture(self.recipe)), 1
+            trajectory, images = captures.load_trajectory(captures.find_capture(self.recipe)), 1
         else:
             prompts, seeds = zip(
                 *calibration_images(self.loaded, self.recipe.calibration), strict=True
@@ -117,7 +118,7 @@ class Subject:
             activations=replace(self.recipe.activations, dynamic=dynamic),
             overrides=overrides,
         )
-        stats, info = runs.load_stats(runs.find_capture(recipe)), self.loaded.info
+        stats, info = captures.load_stats(captures.find_capture(recipe)), self.loaded.info
         table = ErrorTable(stats, recipe.activations, site_bits(info, recipe, stats))
         return make_plan(info, recipe, stats, table.errors(group_timesteps(recipe.grouping, table)))
 
@@ -185,9 +186,9 @@ def prepare(name: str, work: Path, small: bool) -> None:
         stages.finish(stages.capture(recipe))
         return
     if not (work / UNET).is_dir():
-        with runs.written(work / UNET) as part:
+        with folders.written(work / UNET) as part:
             (tiny_sd() if small else random_sd()).save_pretrained(part)
-    if runs.find_capture(recipe) is None:
+    if captures.find_capture(recipe) is None:
         loaded = stages.load(recipe.model)
         # Not the stage: it also watches the operands of attention, which takes several times longer
         # at this size.
@@ -195,8 +196,8 @@ def prepare(name: str, work: Path, small: bool) -> None:
             loaded, recipe.sampling, recipe.calibration, attention=False, trajectories=1
         )
         seen = stages.finish(watched)
-        runs.save_stats(
-            runs.home() / "captures" / runs.capture_key(recipe),
+        captures.save_stats(
+            folders.home() / "captures" / captures.capture_key(recipe),
             seen.stats,
             loaded.info,
             seen.trajectory,
@@ -218,7 +219,7 @@ def opened(name: str, work: Path) -> Subject:
         weight.data = weight.data.clone()
     return Subject(
         name,
-        Loaded(pipe=pipe, adapter=adapter, info=runs.load_info(runs.find_capture(recipe))),
+        Loaded(pipe=pipe, adapter=adapter, info=captures.load_info(captures.find_capture(recipe))),
         recipe,
     )
 

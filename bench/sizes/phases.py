@@ -152,7 +152,7 @@ def in_turn(ways: dict[str, Callable[[], list[float]]], rounds: int) -> Figures:
 def make(job: Job) -> Figures:
     """Random weights, saved as a folder in half precision."""
     from bench.sizes.made import write
-    from dmq.runs import written
+    from dmq.store.folders import written
 
     with written(Path(job.work) / "model") as part:
         numbers = write(job.size, part)

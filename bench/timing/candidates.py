@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.calibration.selection import draw
 from dmq.quantizers.plan import make_plan, site_bits
 from dmq.quantizers.weights import QuantizedWeight
@@ -38,6 +38,7 @@ from dmq.recipe import (
 )
 from dmq.reconstruction.temporal import from_arrays
 from dmq.results import GroupErrors, Groups, Plan
+from dmq.store.learned import load_rounding, search_key
 from dmq.trajectory.errors import ErrorTable
 from dmq.trajectory.grouping import group_timesteps
 from dmq.trajectory.search import lloyd, start_groups, without_empty
@@ -175,13 +176,13 @@ def planned(recipe: Recipe, learned: dict[str, float]) -> Found:
     """
     spent: list[float | None] = []
     if spec := stages.search_spec(recipe):
-        key = runs.search_key(recipe, spec, stages.info(recipe.model).fingerprint)
+        key = search_key(recipe, spec, stages.info(recipe.model).fingerprint)
         if not stages.searched(recipe):
             _, learned[key] = timed(lambda: stages.finish(stages.search(recipe)))
         spent.append(learned.get(key))
     codes = {}
     if recipe.temporal and (folder := _time_rounding(recipe, learned)):
-        codes = from_arrays(*runs.load_rounding(folder)).codes
+        codes = from_arrays(*load_rounding(folder)).codes
         spent.append(learned[folder.name])
     (plan, errors), seconds = timed(lambda: (stages.plan(recipe), stages.errors(recipe)))
     whole = None if None in spent else seconds + sum(spent)

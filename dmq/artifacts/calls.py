@@ -3,19 +3,19 @@
 import dataclasses
 from collections.abc import Generator
 
-from .. import runs
 from ..models.libraries import load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
 from ..results import Trajectory
+from ..store import captures
 
 
 def recorded_calls(recipe: Recipe, images: int) -> Trajectory | None:
     """The denoiser calls saved with the capture, if they are of enough images to learn from."""
-    folder = runs.find_capture(recipe)
+    folder = captures.find_capture(recipe)
     if folder is None or not (folder / "trajectory.safetensors").is_file():
         return None
-    trajectory = runs.load_trajectory(folder)
+    trajectory = captures.load_trajectory(folder)
     guided = (
         2 if recipe.sampling.guidance and any((half >= 0).any() for half in trajectory.half) else 1
     )

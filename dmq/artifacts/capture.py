@@ -4,11 +4,11 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import runs
 from ..models.libraries import libraries
 from ..models.libraries import load as load_model
 from ..progress import Progress, progress_timer, relay
 from ..results import ActivationStats
+from ..store import captures
 from ..store.artifact import compute, load, places, save
 from .places import own_and_shipped
 from .questions import Capture
@@ -16,7 +16,7 @@ from .questions import Capture
 
 @places.register
 def _(question: Capture) -> Sequence[Path]:
-    return own_and_shipped("captures", runs.capture_key(question.recipe))
+    return own_and_shipped("captures", captures.capture_key(question.recipe))
 
 
 @compute.register
@@ -50,9 +50,9 @@ def _(
 
 @save.register
 def _(question: Capture, folder: Path, value: Any) -> None:
-    runs.save_stats(folder, value.stats, load_model(question.model).info, value.trajectory)
+    captures.save_stats(folder, value.stats, load_model(question.model).info, value.trajectory)
 
 
 @load.register
 def _(question: Capture, folder: Path) -> ActivationStats:
-    return runs.load_stats(folder)
+    return captures.load_stats(folder)

@@ -4,11 +4,11 @@ import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from .. import runs
 from ..models.libraries import libraries
 from ..models.libraries import load as load_model
 from ..progress import Progress, progress_timer, relay
 from ..results import ActivationStats, SearchResult, SearchSnapshot
+from ..store import learned
 from ..store.artifact import compute, load, places, save
 from .calls import recorded_calls
 from .places import own_and_shipped
@@ -17,7 +17,7 @@ from .questions import GroupSearch
 
 @places.register
 def _(question: GroupSearch) -> Sequence[Path]:
-    key = runs.search_key(question.recipe, question.spec, question.fingerprint)
+    key = learned.search_key(question.recipe, question.spec, question.fingerprint)
     return own_and_shipped("searches", key)
 
 
@@ -53,9 +53,9 @@ def _(
 
 @save.register
 def _(question: GroupSearch, folder: Path, value: SearchResult) -> None:
-    runs.save_search(question.recipe, question.spec, value)
+    learned.save_search(question.recipe, question.spec, value)
 
 
 @load.register
 def _(question: GroupSearch, folder: Path) -> SearchResult:
-    return runs.load_search(folder)
+    return learned.load_search(folder)

@@ -3,10 +3,10 @@
 import dataclasses
 from functools import lru_cache
 
-from .. import runs
 from ..models.libraries import load
 from ..recipe import EMBEDDED, ManualGroups, Recipe, Sampling
 from ..results import ModelInfo, TemporalBlock
+from ..store import captures, folders
 
 
 def info(model: str) -> ModelInfo:
@@ -21,8 +21,8 @@ def info(model: str) -> ModelInfo:
 
 @lru_cache
 def _shipped_info(model: str) -> ModelInfo | None:
-    folder = runs.folders.ASSETS / "runs" / runs.capture_key(for_model(Recipe(), model))
-    return runs.load_info(folder)
+    folder = folders.ASSETS / "runs" / captures.capture_key(for_model(Recipe(), model))
+    return captures.load_info(folder)
 
 
 def for_model(recipe: Recipe, model: str, sampling: Sampling | None = None) -> Recipe:

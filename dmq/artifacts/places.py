@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ..runs import folders
+from ..store import folders
 
 
 def own_and_shipped(kind: str, name: str) -> tuple[Path, Path]:

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..recipe import PerTensor
 from ..results import ActivationStats, ProgressiveRanges
-from ..runs import folders
+from ..store import folders, learned
 from ..store.artifact import load, places, save
 from . import known
 from .questions import Progressive
@@ -28,9 +28,9 @@ def _(
     recipe = question.recipe
     by_channel = not isinstance(recipe.activations.granularity, PerTensor)
     splits = known.info_for(recipe).splits
-    runs.save_progressive(folder, made, base, by_channel=by_channel, splits=splits)
+    learned.save_progressive(folder, made, base, by_channel=by_channel, splits=splits)
 
 
 @load.register
 def _(question: Progressive, folder: Path, statistics: ActivationStats) -> ProgressiveRanges:
-    return runs.load_progressive(folder, statistics)
+    return learned.load_progressive(folder, statistics)

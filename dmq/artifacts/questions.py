@@ -14,7 +14,7 @@ from ..store.artifact import Artifact
 class Capture(Artifact):
     """Statistics of the float model's activations over its steps; answer: ActivationStats.
 
-    Recorded denoiser calls lie beside them (`runs.load_trajectory`).
+    Recorded denoiser calls lie beside them (`captures.load_trajectory`).
     """
 
     model: str

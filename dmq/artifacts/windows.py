@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import astuple
 from pathlib import Path
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..results import WindowEffects
-from ..runs import folders
+from ..store import folders, learned
 from ..store.artifact import load, places, save
 from .questions import Windows
 
@@ -19,9 +19,9 @@ def _(question: Windows) -> Sequence[Path]:
 
 @save.register
 def _(question: Windows, folder: Path, value: WindowEffects) -> None:
-    runs.save_windows(folder, value)
+    learned.save_windows(folder, value)
 
 
 @load.register
 def _(question: Windows, folder: Path) -> WindowEffects:
-    return runs.load_windows(folder)
+    return learned.load_windows(folder)

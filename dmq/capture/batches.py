@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
-from .. import engine, runs
+from .. import engine
 from ..errors import DmqError
 from ..models.loading import Loaded, load
 from ..progress import relay, run_to_end
 from ..recipe import Calibration, Sampling
 from ..results import ActivationStats
-from ..runs.extremes import EXACT
+from ..store import captures
+from ..store.extremes import EXACT
 from .activations import calibration_images, capture_activations, merge, sampler_line
 
 
@@ -61,19 +62,19 @@ def capture_batches(
     work = engine.run(
         watch,
         missing,
-        kept=lambda batch, stats: runs.save_stats(partial / batch.name, stats, channels=EXACT),
+        kept=lambda batch, stats: captures.save_stats(partial / batch.name, stats, channels=EXACT),
         scheduler=scheduler,
         workers=workers,
     )
     steps, before = sampling.steps, count - len(missing)
     yield from relay(work, lambda done, *_: (steps * (before + done), steps * count))
     # In the order of the images, whoever was first: sums of floats depend on it in the last bit.
-    return reduce(merge, (runs.load_stats(partial / batch.name) for batch in batches))
+    return reduce(merge, (captures.load_stats(partial / batch.name) for batch in batches))
 
 
 def _seen(folder: Path) -> tuple[str, str] | None:
     """The weights and the sampler of a batch that is kept."""
     with suppress(DmqError):  # there is none, or it is damaged
-        stats = runs.load_stats(folder)
+        stats = captures.load_stats(folder)
         return stats.fingerprint, stats.sampler
     return None

@@ -27,7 +27,7 @@ from ..quantizers.plan import vector_format
 from ..quantizers.weights import quantize_weight
 from ..recipe import FLOAT, Recipe, Weights
 from ..results import Plan, Report
-from ..runs.folders import written
+from ..store.folders import written
 from .assembling import gone
 from .card import TAGS, card
 from .content import UNSEALED, cache_rows, metadata_of, sealed, settings_of

@@ -5,10 +5,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..errors import DmqError
 from ..models.placement import DTYPES, OFFLOADS, VARIABLES
 from ..recipe import EMBEDDED, ENGINES, FORMATS, Comparison, Recipe, Sampling, parse_format
+from ..store import runs
 
 
 def recipe_argument(to: argparse.ArgumentParser) -> None:

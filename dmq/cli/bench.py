@@ -76,7 +76,7 @@ def _benchmark_arguments(to: argparse.ArgumentParser) -> None:
 def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     """The benchmark that the command line asks for, of models like `recipe`'s."""
     from .. import stages
-    from ..runs import prompts
+    from ..store import prompts
 
     settings = {
         "sampling": chosen_sampling(given, recipe),
@@ -95,7 +95,7 @@ def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
 def bench(given: argparse.Namespace) -> None:
     from .. import stages
     from ..figures import bench_report, bench_table
-    from ..runs import benchmarks
+    from ..store import benchmarks
 
     if not given.recipes and not given.name:
         raise DmqError(

@@ -4,8 +4,8 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from .. import runs
 from ..errors import DmqError
+from ..store import runs
 from .arguments import chosen_recipe, is_recipe
 
 

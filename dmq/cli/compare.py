@@ -5,8 +5,8 @@ or with the error of some steps amplified.
 import argparse
 from collections.abc import Callable
 
-from .. import runs
 from ..errors import DmqError
+from ..store import runs
 from .arguments import (
     chosen_comparison,
     chosen_engines,

@@ -17,8 +17,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from .. import __version__, places, runs
+from .. import __version__, places
 from ..errors import DmqError
+from ..store import folders, runs
 
 
 NEEDED = (
@@ -312,9 +313,9 @@ def storage() -> Iterator[Finding]:
 
     free = placement.free_memory("cpu")
     yield Finding(name="free memory", said=size(free), data=free)
-    folder = runs.home()
+    folder = folders.home()
     try:
-        runs.check_writable()
+        folders.check_writable()
         problem = ""
     except DmqError as error:
         problem = str(error)

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 
 from ..recipe import ENGINES
-from ..runs import FORMS
+from ..store.exports import FORMS
 from .arguments import chosen_recipe, recipe_argument
 from .terminal import print_table, show_progress
 

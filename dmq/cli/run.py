@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Callable
 
-from .. import runs
+from ..store import runs
 from .arguments import (
     chosen_comparison,
     chosen_engines,

@@ -5,8 +5,8 @@ import os
 import sys
 from collections.abc import Callable
 
-from .. import runs
 from ..errors import DmqError, disk_error
+from ..store import folders
 
 
 def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -36,7 +36,7 @@ def serve(given: argparse.Namespace) -> None:
     ):  # said now, not at the first click of somebody
         stages.use_placement(stages.chosen_placement())
     try:
-        runs.check_writable()
+        folders.check_writable()
     except DmqError as error:
         print(
             f"dmq: {error} Until then the app shows what ships, and keeps nothing.", file=sys.stderr

@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from .. import runs
 from ..errors import DmqError
+from ..store import folders, runs
 from .arguments import chosen_recipe, is_recipe
 from .views import budget, learned, predictor, sensitivity
 from .views.report import print_plan, print_run
@@ -48,7 +48,7 @@ def show(given: argparse.Namespace) -> None:
         for name in runs.names():
             print(name)
         if not runs.names():
-            print(f"no runs in {runs.home()} yet; `dmq run` makes one.", file=sys.stderr)
+            print(f"no runs in {folders.home()} yet; `dmq run` makes one.", file=sys.stderr)
     elif given.remove:
         runs.remove(given.name)
     elif is_recipe(given.name):

@@ -6,9 +6,9 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from .. import runs
 from ..errors import DmqError
 from ..progress import relay, run_to_end
+from ..store import folders
 
 
 LOG_SECONDS = 30  # between two lines of progress where there is no terminal
@@ -28,7 +28,7 @@ def show_progress(work: Generator[Any, None, Any], *, writes_runs: bool = True) 
             print(f"dmq: {item}", file=sys.stderr, flush=True)
             return
         if writes_runs:
-            runs.check_writable()
+            folders.check_writable()
             writes_runs = False  # asked once
         if not hasattr(item, "total"):
             return

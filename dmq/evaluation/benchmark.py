@@ -26,11 +26,11 @@ from ..progress import (
 )
 from ..recipe import SETS, Benchmark, Domain, Recipe
 from ..results import FLOOR_NAME, BenchImage, BenchReport, BenchRow
-from ..runs import benchmarks as kept
-from ..runs.prompts import UNCONDITIONAL, shipped_domains
 from ..stages.known import info
 from ..stages.planning import computed, coverage, plan
 from ..stages.preparing import prepare
+from ..store import benchmarks as kept
+from ..store.prompts import UNCONDITIONAL, shipped_domains
 from ..workflow.load_recipe import load_recipes
 from .checks import check_sampler, check_sampling, check_together
 from .scores import Bench, Part, layout

@@ -6,8 +6,8 @@ from ..errors import DmqError
 from ..models.work_plan import seconds_a_call, spoken
 from ..progress import FLOAT_NAME
 from ..recipe import Benchmark, Recipe
-from ..runs import benchmarks as kept
 from ..stages.preparing import missing
+from ..store import benchmarks as kept
 from .benchmark import check_benchmark
 from .scores import layout
 

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import runs
 from ..models.generation import evenly_spaced, generate_batch
 from ..models.libraries import load
 from ..models.work_plan import plan_work
@@ -25,6 +24,7 @@ from ..recipe import Comparison, Recipe, Sampling
 from ..results import ImageScore, Report
 from ..stages.planning import check_engine, computed, coverage, plan
 from ..stages.preparing import prepare
+from ..store import runs
 from ..workflow.load_recipe import load_recipes
 from .checks import check_recipes, check_sampler
 

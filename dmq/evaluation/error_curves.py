@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..errors import DmqError
 from ..models.generation import evenly_spaced
 from ..models.libraries import libraries, load
@@ -20,6 +20,7 @@ from ..stages.known import statistics
 from ..stages.planning import plan, quantize
 from ..stages.preparing import prepare
 from ..stages.trajectory_ranges import walked
+from ..store import learned
 from .checks import check_sampling, check_together
 
 
@@ -98,7 +99,7 @@ def over_time(
         made[recipe.name] = generated, isolated, made[recipe.name][2]
     answer = _measured(floats, made, watched, timesteps)
     question = {"comparison": comparison, "recipes": recipes}
-    runs.save_over_time(_over_time_folder(comparison, recipes, own=True), question, answer)
+    learned.save_over_time(_over_time_folder(comparison, recipes, own=True), question, answer)
     return answer
 
 
@@ -112,7 +113,7 @@ def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverT
         return None
     if not folder.is_dir():
         return None
-    found = runs.load_over_time(folder)
+    found = learned.load_over_time(folder)
     names = dict(zip(found.isolated, [recipe.name for recipe in recipes], strict=True)) | {
         FLOAT_NAME: FLOAT_NAME
     }
@@ -135,9 +136,9 @@ def questions(kind: str, recipe: Recipe, **expected: Any) -> Iterator[dict[str, 
     """Questions of a kind that begin with `recipe`, its name apart; those that cannot be read
     are passed over.
     """
-    for folder in runs.answers(kind):
+    for folder in learned.answers(kind):
         try:
-            question = runs.load_question(folder, **expected)
+            question = learned.load_question(folder, **expected)
         except DmqError:
             continue
         first, *others = question["recipes"]
@@ -149,7 +150,7 @@ def _over_time_folder(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, own: bool = False
 ) -> Path:
     asked = jsonio.key_data(comparison)
-    return runs.trajectory_folder("over-time", asked, *map(walked, recipes), own=own)
+    return learned.trajectory_folder("over-time", asked, *map(walked, recipes), own=own)
 
 
 def _measured(

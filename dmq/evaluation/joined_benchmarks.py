@@ -4,7 +4,7 @@ import dataclasses
 
 from ..errors import DmqError
 from ..results import BenchReport
-from ..runs import benchmarks as kept
+from ..store import benchmarks as kept
 
 
 def join_benchmarks(names: list[str]) -> BenchReport:

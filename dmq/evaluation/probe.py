@@ -5,7 +5,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..errors import DmqError
 from ..metrics.references import load_scorer
 from ..models.libraries import libraries, load
@@ -16,6 +16,7 @@ from ..results import ProbeImage
 from ..stages.planning import quantize
 from ..stages.preparing import prepare
 from ..stages.trajectory_ranges import walked
+from ..store import learned
 from .error_curves import questions
 
 
@@ -90,7 +91,7 @@ def probe(
             )
             yield found[-1]
     question = {"recipes": (recipe,), "probe": spec}
-    runs.save_probe(_probe_folder(recipe, spec, own=True), question, tuple(found))
+    learned.save_probe(_probe_folder(recipe, spec, own=True), question, tuple(found))
     return tuple(found)
 
 
@@ -102,7 +103,7 @@ def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbeImage, ...] | None:
         folder = _probe_folder(recipe, spec)
     except DmqError:  # something that the recipe stands on was not captured or measured yet
         return None
-    return runs.load_probe(folder) if folder.is_dir() else None
+    return learned.load_probe(folder) if folder.is_dir() else None
 
 
 def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbeImage, ...]] | None:
@@ -114,4 +115,4 @@ def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbeImage, ...]] | None:
 
 
 def _probe_folder(recipe: Recipe, spec: Probe, *, own: bool = False) -> Path:
-    return runs.trajectory_folder("probe", jsonio.key_data(spec), walked(recipe), own=own)
+    return learned.trajectory_folder("probe", jsonio.key_data(spec), walked(recipe), own=own)

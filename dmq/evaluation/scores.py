@@ -13,7 +13,7 @@ from ..errors import DmqError
 from ..metrics.references import extract_features
 from ..recipe import PAIRED, SETS, Benchmark
 from ..results import BENCH_MEASURES, BenchImage, BenchRow, Figure
-from ..runs import benchmarks as kept
+from ..store import benchmarks as kept
 
 
 if TYPE_CHECKING:

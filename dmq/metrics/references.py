@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import runs
 from ..errors import DmqError
 from ..models.libraries import libraries, load
 from ..public import check_place
 from ..recipe import EMBEDDED, Benchmark
+from ..store import folders
 
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def real_features(
     weights."""
     if benchmark.reference:
         return _of_folder(Path(benchmark.reference).expanduser(), feature_extractor)
-    file = runs.ASSETS / "models" / SHIPPED / "reference.safetensors"
+    file = folders.ASSETS / "models" / SHIPPED / "reference.safetensors"
     if benchmark.features != SHIPPED or model not in EMBEDDED or not file.is_file():
         return None
     return _shipped(file, model, feature_extractor)
@@ -100,7 +100,7 @@ def save_shipped(made: dict[str, np.ndarray], what: str, feature_extractor: "Ima
     """
     from safetensors.numpy import save_file
 
-    file = runs.ASSETS / "models" / SHIPPED / "reference.safetensors"
+    file = folders.ASSETS / "models" / SHIPPED / "reference.safetensors"
     plain = {"fingerprint": hash_weights(feature_extractor), "what": what}
     arrays = {
         name: np.ascontiguousarray(features.astype(np.float16)) for name, features in made.items()

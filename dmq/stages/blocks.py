@@ -7,10 +7,11 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import runs
 from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
+from ..store import folders
+from ..store.learned import load_rounding, save_rounding
 from .blocks_kept import blocks_folder, blocks_result, reconstructed
 from .planning import plan
 from .searches import denoiser_calls, search_result
@@ -44,12 +45,12 @@ def reconstruct(recipe: Recipe, *, again: bool = False) -> Generator[Progress, N
         _unfinished(recipe),
     )  # never where those are that ship
     if again:
-        runs.discard(unfinished)
+        folders.discard(unfinished)
     learned = yield from _reconstruct(recipe, unfinished)
     from ..reconstruction.block import to_arrays
 
-    runs.save_rounding(folder, *to_arrays(learned))
-    runs.discard(unfinished)
+    save_rounding(folder, *to_arrays(learned))
+    folders.discard(unfinished)
     return folder
 
 
@@ -68,7 +69,7 @@ def blocks_so_far(recipe: Recipe) -> "LearnedBlocks | None":
         for name in load(recipe.model).adapter.blocks(load(recipe.model).denoiser)
         if (kept / name).is_dir()
     ]
-    found = [from_arrays(*runs.load_rounding(kept / name)) for name in names]
+    found = [from_arrays(*load_rounding(kept / name)) for name in names]
     return joined(found) if found else None
 
 
@@ -100,9 +101,7 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
     made = plan(dataclasses.replace(plain(recipe), reconstruction=None))
     blocks = trained_layers(loaded.denoiser, loaded.adapter, made, spec)
     found = {
-        name: from_arrays(*runs.load_rounding(kept / name))
-        for name in blocks
-        if (kept / name).is_dir()
+        name: from_arrays(*load_rounding(kept / name)) for name in blocks if (kept / name).is_dir()
     }
     time_embedding = learned_rounding(recipe)
     finished = joined(list(found.values()))
@@ -129,7 +128,7 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
         found[name] = yield from relay(
             work, lambda done, _, before=before: at(before + done, len(blocks) * each)
         )
-        runs.save_rounding(kept / name, *to_arrays(found[name]))
+        save_rounding(kept / name, *to_arrays(found[name]))
         made_by_now = joined([found[name] for name in blocks if name in found])
         progress = at(len(found) * each, len(blocks) * each)
         yield dataclasses.replace(progress, snapshot=made_by_now)

@@ -5,10 +5,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..errors import DmqError
 from ..models.libraries import libraries
 from ..recipe import Recipe
+from ..store import learned
 from .known import statistics
 from .trajectory_ranges import plain
 
@@ -44,7 +45,7 @@ def _load_blocks(folder: Path, search_changed: int) -> "LearnedBlocks":
     libraries()
     from ..reconstruction.block import from_arrays
 
-    return from_arrays(*runs.load_rounding(folder))
+    return from_arrays(*learned.load_rounding(folder))
 
 
 def blocks_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
@@ -59,7 +60,7 @@ def blocks_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
     # more fields.
     asked = jsonio.key_data(dataclasses.replace(plain(recipe), name="", unknown_timestep="error"))
     stats = statistics(recipe)
-    return runs.rounding_folder(
+    return learned.rounding_folder(
         "blocks", asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own
     )
 

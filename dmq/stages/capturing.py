@@ -14,7 +14,7 @@ def capture(recipe: Recipe, *, again: bool = False, **how: Any) -> Generator[Pro
     """Watch the float model generate the calibration images; returns the folder of the statistics.
 
     Does nothing if there are such statistics already, unless `again`. `how` may have `trajectories`:
-    the denoiser calls of so many images are saved beside them (`runs.load_trajectory`); `scheduler`
+    the denoiser calls of so many images are saved beside them (`captures.load_trajectory`); `scheduler`
     and `workers` are those of `engine.run`: batches that are finished when the generator is closed
     are then kept; otherwise, and where calls are saved, closing it leaves no trace.
     """

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import engine, runs
+from .. import engine
 from ..errors import DmqError
 from ..metrics.references import extract_features, load_feature_extractor, real_features
 from ..models.generation import generate_batch
@@ -21,7 +21,8 @@ from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay, run_to_end
 from ..recipe import FLOAT, Benchmark, Predictor, Recipe, WeightFormat, Weights, format_name
 from ..results import Layer, PredictorResult, SensitivityTable
-from ..runs import learned as kept
+from ..store import learned as kept
+from ..store.learned import find_tables, load_table
 from .known import info
 from .predictor_kept import folder_of, key_of, subject_of
 from .weights_kept import needs_inputs
@@ -135,9 +136,7 @@ def _layers(model: str) -> tuple[Layer, ...]:
 
 def _costs(model: str, choices: tuple[WeightFormat, ...]) -> SensitivityTable | None:
     """A table of single layers' costs that knows all the choices, a measured one if there is."""
-    found = [
-        runs.load_table(folder) for folder in runs.find_tables(fingerprint=info(model).fingerprint)
-    ]
+    found = [load_table(folder) for folder in find_tables(fingerprint=info(model).fingerprint)]
     found = [table for table in found if set(choices) <= set(table.choices)]
     kinds = ("measured", "estimated", "local")
     found = [table for kind in kinds for table in found if table.kind == kind]

@@ -7,7 +7,7 @@ from typing import Any
 from .. import jsonio
 from ..recipe import Predictor, Recipe
 from ..results import PredictorResult
-from ..runs import learned as kept
+from ..store import learned as kept
 from .known import info
 
 

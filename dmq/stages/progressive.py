@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import runs
 from ..artifacts import store
 from ..metrics.references import load_scorer
 from ..models.libraries import libraries, load
@@ -18,6 +17,7 @@ from ..models.trajectories import latent_errors, walk
 from ..progress import Progress, progress_timer, relay, relay_each
 from ..recipe import Recipe, Relaxing
 from ..results import ActivationStats, ProgressiveRanges, WindowEffects
+from ..store import learned
 from .learning import learn
 from .local import errors
 from .planning import learned_codes, plan, quantize
@@ -65,13 +65,13 @@ def _calibrate(
         plan(start),
         (statistics, errors(start)),
         learned_codes(recipe),
-        runs.load_calls(partial),
+        learned.load_calls(partial),
     )
     at = progress_timer("Set the ranges along the quantized trajectory")
 
     def report(*seen: Any) -> Iterator[Progress]:
         if isinstance(seen[0], CallDone):
-            runs.save_call(partial, seen[0].call, seen[0].stats, seen[0].grids)
+            learned.save_call(partial, seen[0].call, seen[0].stats, seen[0].grids)
         else:
             yield at(*seen)
 

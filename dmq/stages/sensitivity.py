@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .. import engine, runs
+from .. import engine
 from ..errors import DmqError
 from ..metrics.references import load_scorer
 from ..models.generation import generate_batch
@@ -23,6 +23,8 @@ from ..models.work_plan import chosen_placement
 from ..progress import Progress, progress_timer, run_to_end
 from ..recipe import FLOAT, Recipe, Sensitivity, WeightFormat, format_name
 from ..results import Layer, SensitivityTable
+from ..store import folders
+from ..store.learned import load_part, load_table, part_names, save_part, save_table
 from .capturing import capture
 from .changes import changes_of, forget_changes, format_of, splits_of, state_of, sweeps_of
 from .known import statistics
@@ -92,7 +94,7 @@ def sensitivity(
         yield from search(subject)  # its weights are in float: nothing else is to be learned
     folder = folder_of(subject, ask)
     if folder.is_dir() and not again:
-        return runs.load_table(folder)
+        return load_table(folder)
     yield Progress("Load the model", 0, 1)
     libraries()
     from ..allocation.sensitivity import check_finite
@@ -102,13 +104,13 @@ def sensitivity(
     folder = folder_of(subject, ask, own=True)
     unfinished = folder.with_name(f"{folder.name}-parts")
     if again:
-        runs.discard(unfinished)
+        folders.discard(unfinished)
     tasks = _tasks(subject, ask, layers, workers)
-    for name in set(runs.part_names(unfinished)) - {task.name for task in tasks}:
-        runs.discard(
+    for name in set(part_names(unfinished)) - {task.name for task in tasks}:
+        folders.discard(
             unfinished / name
         )  # of another version of dmq, or from when there was less memory
-    missing = [task for task in tasks if runs.load_part(unfinished, task.name) is None]
+    missing = [task for task in tasks if load_part(unfinished, task.name) is None]
     learned = [choice for choice in ask.choices if needs_inputs(choice.format)]
     if learned and missing:
         yield from weight_variants(
@@ -124,7 +126,7 @@ def sensitivity(
     work = engine.run(
         evaluate,
         missing,
-        kept=lambda task, arrays: runs.save_part(unfinished, task.name, arrays),
+        kept=lambda task, arrays: save_part(unfinished, task.name, arrays),
         scheduler=scheduler,
         workers=workers,
     )
@@ -139,10 +141,10 @@ def sensitivity(
         ask,
         layers,
         left_out,
-        [(task, runs.load_part(unfinished, task.name)) for task in tasks],
+        [(task, load_part(unfinished, task.name)) for task in tasks],
     )
-    runs.save_table(folder, table)
-    runs.discard(unfinished)
+    save_table(folder, table)
+    folders.discard(unfinished)
     return table
 
 

@@ -5,10 +5,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..errors import DmqError
 from ..recipe import FLOAT, Activations, Recipe, Sensitivity, Uniform, Weights
 from ..results import SensitivityTable
+from ..store import learned
 from .known import captured, info, statistics
 
 
@@ -18,7 +19,7 @@ def sensitivity_table(recipe: Recipe, ask: Sensitivity) -> SensitivityTable | No
     if not captured(subject):
         return None
     folder = folder_of(subject, ask)
-    return runs.load_table(folder) if folder.is_dir() else None
+    return learned.load_table(folder) if folder.is_dir() else None
 
 
 def tables(model: str) -> list[tuple[str, Path]]:
@@ -26,9 +27,9 @@ def tables(model: str) -> list[tuple[str, Path]]:
     then what ships.
     """
     found = []
-    for folder in runs.find_tables(fingerprint=info(model).fingerprint):
+    for folder in learned.find_tables(fingerprint=info(model).fingerprint):
         with contextlib.suppress(DmqError):  # a damaged one; who opens it by name is told
-            found.append((runs.load_table(folder), folder))
+            found.append((learned.load_table(folder), folder))
     titles = [table.title for table, _ in found]
     return [
         (title if titles.count(title) == 1 else f"{title}: {', '.join(table.labels)}", folder)
@@ -41,7 +42,7 @@ def load_table(folder: Path, model: str = "") -> SensitivityTable:
 
     Raises DmqError if it is damaged, or not of `model`.
     """
-    return runs.load_table(folder, info(model) if model else None)
+    return learned.load_table(folder, info(model) if model else None)
 
 
 def normal(ask: Sensitivity) -> Sensitivity:
@@ -94,4 +95,4 @@ def folder_of(subject: Recipe, ask: Sensitivity, *, own: bool = False) -> Path:
     # fields.
     stats = statistics(subject)
     asked = jsonio.key_data(subject), jsonio.key_data(ask)
-    return runs.table_folder(*asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)
+    return learned.table_folder(*asked, stats.fingerprint, stats.sampler, stats.timesteps, own=own)

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .. import runs
 from ..errors import DmqError
 from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import FLOAT, Calibration, NoCache, Recipe, Sampling, Temporal, Tiar, Uniform
 from ..results import Plan, TemporalErrors
+from ..store import captures
+from ..store.learned import load_rounding, rounding_folder, save_rounding
 from .blocks_kept import blocks_changed, blocks_result
 from .known import info, info_for, statistics
 from .local import errors
@@ -66,7 +67,7 @@ def learn_temporal(
     work = learn_rounding(loaded.denoiser, loaded.adapter, block, formats, spec, t, given)
     learned = yield from relay(work, at)
     folder = _rounding_folder(recipe, own=True)  # never where those are that ship
-    runs.save_rounding(folder, *to_arrays(learned))
+    save_rounding(folder, *to_arrays(learned))
     return folder
 
 
@@ -175,9 +176,9 @@ def _rounding_folder(recipe: Recipe, *, own: bool = False) -> Path | None:
         return None
     stats, block = statistics(recipe), info_for(recipe).temporal
     # The conditioning that is learned from comes from the capture.
-    source = "" if block.finite else runs.capture_key(recipe)
+    source = "" if block.finite else captures.capture_key(recipe)
     asked = stats.fingerprint, stats.timesteps, formats, recipe.temporal.rounding, source
-    return runs.rounding_folder(*asked, own=own)
+    return rounding_folder(*asked, own=own)
 
 
 def rounding_changed(recipe: Recipe) -> int | None:
@@ -202,7 +203,7 @@ def learned_rounding(recipe: Recipe) -> "LearnedRounding | None":
             "Learn, or run "
             "`dmq run` with this recipe."
         )
-    return from_arrays(*runs.load_rounding(folder))
+    return from_arrays(*load_rounding(folder))
 
 
 def conditioning(recipe: Recipe) -> "dict[str, Tensor]":

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..errors import DmqError
 from ..models.libraries import libraries
 from ..recipe import FLOAT, Activations, Gptq, LowRank, Recipe, WeightFormat, Weights, format_name
+from ..store import captures
+from ..store.learned import load_rounding, rounding_folder
 from .known import info_for, statistics
 from .local import errors
 from .mixing import resolved
@@ -108,11 +110,11 @@ def place(recipe: Recipe, task: Task, *, own: bool = False) -> Path:
     """
     stats = statistics(recipe)
     what = jsonio.key_data(task.weights), task.split, task.inputs and jsonio.key_data(task.inputs)
-    source = runs.capture_key(recipe), stats.fingerprint, stats.sampler, stats.timesteps
-    folder = runs.rounding_folder("weights", *what, *source, STEPS, IMAGES, AT_ONCE, own=own)
+    source = captures.capture_key(recipe), stats.fingerprint, stats.sampler, stats.timesteps
+    folder = rounding_folder("weights", *what, *source, STEPS, IMAGES, AT_ONCE, own=own)
     if not own and not (folder / task.layer).is_dir():  # of those that ship, some may be there
         return (
-            runs.rounding_folder("weights", *what, *source, STEPS, IMAGES, AT_ONCE, own=True)
+            rounding_folder("weights", *what, *source, STEPS, IMAGES, AT_ONCE, own=True)
             / task.layer
         )
     return folder / task.layer
@@ -147,7 +149,7 @@ def load_learned(recipe: Recipe, task: Task) -> "LearnedWeight":
     libraries()
     from ..reconstruction.from_inputs import from_arrays
 
-    return from_arrays(*runs.load_rounding(place(recipe, task)))
+    return from_arrays(*load_rounding(place(recipe, task)))
 
 
 def weights_changed(recipe: Recipe) -> tuple[int, ...]:

@@ -10,11 +10,11 @@ import math
 from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from .. import runs
 from ..errors import DmqError
 from ..models.libraries import libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe, WeightFormat
+from ..store.learned import save_rounding
 from .capturing import capture
 from .known import statistics
 from .searches import denoiser_calls
@@ -113,7 +113,7 @@ def _learn(recipe: Recipe, missing: Sequence[Task], every: int) -> Generator[Pro
                     )
                 except DmqError as error:
                     raise DmqError(f"{name}: {error}") from None
-                runs.save_rounding(place(recipe, task, own=True), *to_arrays(learned))
+                save_rounding(place(recipe, task, own=True), *to_arrays(learned))
                 done += 1
                 yield at(done, every)
             moments.pop(name, None)

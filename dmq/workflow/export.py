@@ -11,9 +11,9 @@ from ..models.libraries import libraries, load
 from ..progress import OnProgress, Progress, progress_timer, relay, run_to_end
 from ..recipe import Recipe
 from ..results import Report
-from ..runs import FORMS
 from ..stages.planning import learned_codes, plan
 from ..stages.preparing import prepare
+from ..store.exports import FORMS
 from .load_recipe import load_recipe
 
 
@@ -62,7 +62,7 @@ def write_export(
     part, and files.
 
     What the recipe needs is captured and learned first. `denoiser_only` leaves the other parts out.
-    `form` is one of runs.FORMS: "dmq", which diffusers loads once dmq.checkpoint is imported, or
+    `form` is one of exports.FORMS: "dmq", which diffusers loads once dmq.checkpoint is imported, or
     the weights alone, "dequantized" for diffusers as it is, "sdnq" for diffusers with sdnq. The
     folder is there when it is whole, and only then. Raises DmqError for another form, or if
     something that dmq did not write is there, before any work."""

@@ -4,10 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from .. import jsonio, runs
+from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Recipe
 from ..stages.known import for_model
+from ..store import runs
 
 
 def load_recipe(recipe: Recipe | str | Path, *, model: str | None = None, **changes: Any) -> Recipe:

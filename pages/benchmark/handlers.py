@@ -7,12 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import bench_report, bench_table
 from dmq.figures import benchmark as figures
 from dmq.results import BENCH_MEASURES, BenchReport
-from dmq.runs import benchmarks as kept
+from dmq.store import benchmarks as kept
+from dmq.store import folders
 
 from ..session import read
 from . import new_benchmark as benching
@@ -139,7 +140,7 @@ def gallery(name: str) -> list[tuple[Any, str]]:
 
 def downloads(name: str) -> dict[str, str]:
     """The table as CSV and the whole benchmark as a page, in a temporary folder."""
-    report, folder = kept.load_report(name), runs.download_folder()
+    report, folder = kept.load_report(name), folders.download_folder()
     lines = [str(one) for one in stages.inversions(report)[:FINDINGS]]
     page = bench_report.page(
         name, report, kept.worst(report), kept.load_worst(name), lines, stages.FLOAT_NAME

@@ -7,13 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import bench_table
 from dmq.recipe import Benchmark, Recipe
 from dmq.results import BenchReport
-from dmq.runs import benchmarks as kept
-from dmq.runs import prompts
+from dmq.store import benchmarks as kept
+from dmq.store import folders, prompts
 
 from ..events import MODEL, on
 from ..forms import engine_choice
@@ -58,7 +58,7 @@ def estimate(text: str, *form: Any) -> Iterator[dict[str, Any]]:
     try:
         said = str(stages.estimate(*asked(text, *form)))
     except DmqError as error:
-        said = f"Not like this: {runs.shown(error)}"
+        said = f"Not like this: {folders.shown(error)}"
     yield {"estimate": note(said)}
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import images as figures
 from dmq.recipe import Recipe
+from dmq.store import runs
 
 from ..job_panel import JobPanel, note, watch
 from ..request import comparison_of, engine_shown, offered, recipes_of

@@ -4,9 +4,10 @@ import html
 from statistics import fmean
 from typing import Any
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.results import Execution, Report, speed
-from dmq.runs.prompts import UNPROMPTED
+from dmq.store import runs
+from dmq.store.prompts import UNPROMPTED
 
 
 def caption(who: str, prompt: str, seed: int) -> str:

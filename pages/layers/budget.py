@@ -13,12 +13,13 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import budget as figures
 from dmq.figures.look import plain
 from dmq.recipe import Budget, Rule, format_name, parse_format
 from dmq.results import Allocation, SensitivityTable
+from dmq.store import folders
 
 from ..events import on
 from ..session import Shared, read, set_outside, stamp
@@ -207,7 +208,7 @@ def moved(
 def wrong(error: DmqError) -> dict[str, Any]:
     """What is said in place of an answer; the figures before must not stay."""
     return {
-        "said": f"⚠ {escaped(runs.shown(error))}",
+        "said": f"⚠ {escaped(folders.shown(error))}",
         "strip": None,
         "front": None,
         "layers": [],
@@ -299,7 +300,7 @@ def edit(
         own = tuple(with_hand(before.rules, changes))
         allocated(replace(before, rules=own), bits)
     except DmqError as error:
-        gr.Warning(escaped(runs.shown(error)))
+        gr.Warning(escaped(folders.shown(error)))
         return {"layers": rows(before, allocated(before, bits))}
     return changed(text, name, bits, allowed, rows_of(own)) | {"rules": rows_of(own)}
 

@@ -4,10 +4,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import layers as figures
 from dmq.results import SensitivityTable
+from dmq.store import folders
 
 from ..job_panel import note
 from ..session import read
@@ -101,7 +102,7 @@ def look(
             table_of(model, other) if other and view == "agreement" else None,
         )
     except DmqError as error:
-        figure, why = None, runs.shown(error)
+        figure, why = None, folders.shown(error)
     return {
         "label": gr.update(
             choices=[(MATTERS, ""), *((one, one) for one in table.labels)],

@@ -12,7 +12,7 @@ from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures.look import plain
 from dmq.results import PredictorResult, SensitivityTable
-from dmq.runs.learned import TABLES, find_predictors, load_predictor
+from dmq.store.learned import TABLES, find_predictors, load_predictor
 
 
 REWARD = (

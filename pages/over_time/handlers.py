@@ -15,7 +15,7 @@ from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.recipe import Comparison, Recipe
 from dmq.results import OverTime
-from dmq.runs.prompts import UNPROMPTED
+from dmq.store.prompts import UNPROMPTED
 
 from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
 from ..request import comparison_of, offered, recipes_of

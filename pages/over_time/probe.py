@@ -13,7 +13,7 @@ from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.recipe import FLOAT, Probe, Recipe
 from dmq.results import ProbeImage
-from dmq.runs.prompts import UNPROMPTED
+from dmq.store.prompts import UNPROMPTED
 
 from .. import forms
 from ..events import on, shows

@@ -10,12 +10,13 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.figures.over_time import steps_text
 from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
+from dmq.store import folders
 
 from .. import forms, words
 from ..events import on, shows
@@ -140,7 +141,7 @@ def found(recipe: Recipe) -> dict[str, Any]:
         if not stages.windows_known(recipe):
             why = "What each window of steps is worth was not measured yet: press **Measure the windows**."
             return nothing(known(recipe) + why) | {"go": gr.update(visible=True)}
-        return nothing(runs.shown(error)) | {"go": gr.update(visible=False)}
+        return nothing(folders.shown(error)) | {"go": gr.update(visible=False)}
     own = [dataclasses.replace(choices[0], where="")] if recipe.relaxing else []
     return curves(effects, chosen, recipe.relaxing) | {
         "go": gr.update(visible=False),

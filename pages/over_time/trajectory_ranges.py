@@ -9,11 +9,12 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.figures.look import label
 from dmq.recipe import FLOAT, Progressive, Recipe
+from dmq.store import folders
 
 from .. import forms, words
 from ..events import on, shows
@@ -51,7 +52,7 @@ def hindrance(recipe: Recipe) -> str:
     try:
         stages.relaxed(recipe)
     except DmqError as error:
-        return runs.shown(error)
+        return folders.shown(error)
     return ""
 
 

@@ -5,17 +5,18 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.figures.model import layers as layers_figure
 from dmq.recipe import EMBEDDED
 from dmq.results import ModelInfo
+from dmq.store import folders, runs
 
 from ..session import adopt, read, set_outside
 
 
 def image_of(model: str) -> str | None:
     """Sample images that ship with an embedded model."""
-    folder = runs.ASSETS / "models" / model
+    folder = folders.ASSETS / "models" / model
     if model not in EMBEDDED:  # other names come from visitors: never a path to show
         return None
     return str(folder / "samples.png") if (folder / "samples.png").is_file() else None

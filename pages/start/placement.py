@@ -7,9 +7,10 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import public, runs, stages
+from dmq import public, stages
 from dmq.errors import DmqError
 from dmq.stages import AUTO, DTYPES, OFFLOADS, Placement
+from dmq.store import folders
 
 from ..events import MODEL, on
 from ..job_panel import note
@@ -41,7 +42,7 @@ def told_memory(text: str, placement: Placement) -> str:
     try:
         return note(stages.memory_line(read(text).model, placement))
     except DmqError as error:
-        return f'<div class="dmq-progress" role="status"><span>⚠ {html.escape(runs.shown(error))}</span></div>'
+        return f'<div class="dmq-progress" role="status"><span>⚠ {html.escape(folders.shown(error))}</span></div>'
 
 
 def weigh(text: str, device: str | None, dtype: str | None, offload: str | None) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import public, runs, stages
+from dmq import public, stages
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, SIMULATED, Recipe
 from dmq.results import Plan
+from dmq.store import exports, folders
 
 from .. import words
 from ..job_panel import JobPanel, note, watch
@@ -53,7 +54,7 @@ JOB = JobPanel(
 def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     """The tab for the current recipe: its sizes, and the exports that are there."""
     recipe = read(text)
-    names = runs.exports()
+    names = exports.exports()
     chosen = name if name in names else None
     top = {
         "name": gr.update(choices=names, value=chosen),
@@ -70,7 +71,7 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
         why = (
             CAPTURE.format(recipe.model)
             if not stages.captured(recipe)
-            else html.escape(runs.shown(error))
+            else html.escape(folders.shown(error))
         )
         return top | {
             "empty": gr.update(value=why, visible=True),
@@ -155,13 +156,15 @@ def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
     kind, alone = FORMS[checked(form, FORMS)], PARTS[checked(part, PARTS)] == "denoiser"
     asked = {"form": kind, "denoiser_only": alone}
     asked |= {"engine": recipe.engine} if recipe.engine != SIMULATED else {}
-    name = runs.free_export(f"{model_word(recipe)} {recipe.name}{MARKS[kind]}{' denoiser' * alone}")
+    name = exports.free_export(
+        f"{model_word(recipe)} {recipe.name}{MARKS[kind]}{' denoiser' * alone}"
+    )
 
     @JOB.run
     def write() -> Generator[dict[str, Any], None, dict[str, Any]]:
         yield {}
-        yield from watch(stages.export(recipe, runs.export_folder(name), **asked))
-        return {"name": gr.update(choices=runs.exports(), value=name)} | code(
+        yield from watch(stages.export(recipe, exports.export_folder(name), **asked))
+        return {"name": gr.update(choices=exports.exports(), value=name)} | code(
             text, form, part, name
         )
 
@@ -185,10 +188,10 @@ def fetch(name: str | None) -> Iterator[dict[str, Any]]:
     """An export as one file to download, packed now."""
     if not name:
         return
-    known = runs.describe_export(name)
+    known = exports.describe_export(name)
     where = "" if public.is_public() else f", in {known.folder.resolve()}"
     yield {"told": note(f"“{name}”: {known.line()}{where}"), "file": gr.update(visible=False)}
-    if known.bytes > runs.MOST_ZIPPED:
+    if known.bytes > exports.MOST_ZIPPED:
         yield {"status": note("Too large for one file; copy the folder.")}
         return
     file = yield from watch(packed(name))
@@ -198,7 +201,7 @@ def fetch(name: str | None) -> Iterator[dict[str, Any]]:
 
 def packed(name: str) -> Generator[stages.Progress, None, Path]:
     """Pack an export into one file, and return its path."""
-    with contextlib.closing(runs.zip_export(name)) as work:
+    with contextlib.closing(exports.zip_export(name)) as work:
         for seen in work:
             if not isinstance(seen, tuple):
                 return seen
@@ -211,7 +214,7 @@ def packed(name: str) -> Generator[stages.Progress, None, Path]:
 def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     """Python and commands for the export `name`, or for one that the form would make."""
     recipe = read(text)
-    known = runs.describe_export(name) if name else None
+    known = exports.describe_export(name) if name else None
     if known is None:
         kind, whole = FORMS.get(form), PARTS.get(part) == "pipeline"
         folder, denoiser, component = "FOLDER", stages.info(recipe.model).denoiser, ""
@@ -255,8 +258,8 @@ def python(
 
 def source(recipe: Recipe) -> str:
     """Where diffusers finds the float pipeline."""
-    shipped = (runs.ASSETS / "models" / recipe.model).resolve()
-    return runs.shown(shipped) if recipe.model in EMBEDDED else recipe.model
+    shipped = (folders.ASSETS / "models" / recipe.model).resolve()
+    return folders.shown(shipped) if recipe.model in EMBEDDED else recipe.model
 
 
 def commands(recipe: Recipe, kind: str, whole: bool, folder: str) -> str:
@@ -278,7 +281,7 @@ def push(name: str | None, repository: str, private: bool) -> Iterator[dict[str,
         raise DmqError("no export is chosen; export, or choose an earlier one.")
     yield {"hub": note(f"Pushing “{name}” …")}
     try:
-        address = stages.push(runs.export_folder(name), repository, private=private)
+        address = stages.push(exports.export_folder(name), repository, private=private)
     except Exception:
         yield {"hub": note("Nothing was pushed.")}
         raise

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq.runs import ASSETS
+from dmq.store.folders import ASSETS
 
 
 # As in PlotlyView: nothing in the template depends on the value, so Gradio never patches what the

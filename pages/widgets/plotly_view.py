@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 import plotly.io
 from plotly.io.json import to_json_plotly
 
-from dmq.runs import ASSETS
+from dmq.store.folders import ASSETS
 
 
 PLOTLY_JS = Path(plotly.__file__).parent / "package_data" / "plotly.min.js"

@@ -18,11 +18,12 @@ from bench.peers.executed import KEPT, kept_by_sdnq
 from bench.peers.made import StandIn, float_bytes, tensor_bytes
 from bench.peers.subjects import STEPS, UNET, Subject, nested, opened, prepare, random_sd, recipe_of
 from bench.speed import BASE, Row, Worker
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_sd
 from dmq.recipe import FLOAT, Calibration, Sampling, UniformGroups
+from dmq.store import captures
 from tests.tiny import runs_in
 
 
@@ -176,7 +177,7 @@ def test_convolutions_whose_inputs_peers_leave_in_float(step, peer, weights, dyn
 
 
 def test_peers_calibrate_from_the_calls_that_were_recorded(step):
-    recorded = runs.load_trajectory(runs.find_capture(step.recipe))
+    recorded = captures.load_trajectory(captures.find_capture(step.recipe))
     calls = step.calls()
     assert len(calls) == STEPS
     for call, answer in zip(calls, recorded.outputs, strict=True):

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from dmq import jsonio, runs, stages
+from dmq import jsonio, stages
 from dmq.recipe import ManualGroups, Sampling, SharedRange, UniformGroups
+from dmq.store import runs
 from pages import session
 from tests.browser.conftest import PATIENCE
 

@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from dmq import stages
 from dmq.recipe import Benchmark, Domain, Weights
 from dmq.results import FLOOR_NAME
-from dmq.runs import benchmarks as kept
+from dmq.store import benchmarks as kept
 from tests.browser.test_app import press, toast
 
 

@@ -8,7 +8,8 @@ import zipfile
 import pytest
 from playwright.sync_api import expect
 
-from dmq import runs, stages
+from dmq import stages
+from dmq.store import exports, folders, runs
 from tests.browser.test_app import press, toast
 
 
@@ -34,9 +35,9 @@ def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, 
     download.value.save_as(tmp_path / "it.zip")
     with zipfile.ZipFile(tmp_path / "it.zip") as packed:
         packed.extractall(tmp_path)
-    assert (stages.check(tmp_path / name).component, runs.exports()) == ("", [name])
+    assert (stages.check(tmp_path / name).component, exports.exports()) == ("", [name])
     expect(
-        page.locator(".cm-content", has_text=str(runs.export_folder(name))).first
+        page.locator(".cm-content", has_text=str(exports.export_folder(name))).first
     ).to_be_visible()
     page.reload()
     page.get_by_label("Exports", exact=True).click()
@@ -50,7 +51,7 @@ def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, 
 def test_an_export_that_cannot_be_made_is_one_line_and_the_button_stays(visit, recipe):
     page = visit(dataclasses.replace(recipe, name="gone"), "take-away")
     page.locator("#take-sizes table").wait_for()
-    place = runs.home() / "exports" / "tiny-sd gone"
+    place = folders.home() / "exports" / "tiny-sd gone"
     place.parent.mkdir(exist_ok=True)
     place.symlink_to("nowhere")  # it is not there for who asks, and cannot be made
     press(page, "Export")

@@ -12,8 +12,8 @@ from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
 from dmq.recipe import Budget, Override, Recipe, Rule, Uaq, Uniform, format_name, parse_format
 from dmq.results import SensitivityTable
-from dmq.runs.folders import home
-from dmq.runs.learned import save_predictor, save_table, table_folder
+from dmq.store.folders import home
+from dmq.store.learned import save_predictor, save_table, table_folder
 from tests.sensitivities import random_predictor
 from tests.tiny import runs_in
 

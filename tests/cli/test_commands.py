@@ -7,9 +7,10 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from dmq import cli, jsonio, runs, stages
+from dmq import cli, jsonio, stages
 from dmq.cli import show
 from dmq.recipe import Calibration, Progressive, Temporal, Tiar
+from dmq.store import captures, runs
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -51,7 +52,7 @@ def test_help_lists_the_commands_and_no_former_name(capsys):
 
 def test_former_names_do_as_before_and_say_the_new_one(file, said):
     former = said("capture", file)
-    assert former.out.strip() == str(runs.find_capture(jsonio.read(file)))
+    assert former.out.strip() == str(captures.find_capture(jsonio.read(file)))
     assert former.err.splitlines() == [
         "dmq: this command is now `dmq prepare RECIPE --only capture`, and "
         "`dmq show RECIPE capture`."

@@ -10,10 +10,11 @@ import pytest
 import torch
 from packaging.requirements import Requirement
 
-from dmq import __version__, cli, places, runs
+from dmq import __version__, cli, places
 from dmq.cli import doctor
 from dmq.models import placement
 from dmq.runtime import kernels
+from dmq.store import folders
 from tests.bound import run_bound
 
 
@@ -151,7 +152,7 @@ def test_assets_that_are_missing_are_broken(capsys, monkeypatch, tmp_path):
 
 
 def test_without_room_a_run_folder_is_broken(capsys, monkeypatch):
-    monkeypatch.setattr(runs.folders, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(folders, "LEAST_FREE", 10**18)
     report, said = asked(capsys, 1)
     assert "make room" in said and report["memory and disk"]["free disk"] < 10**18
 

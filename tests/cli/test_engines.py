@@ -2,7 +2,8 @@
 
 import pytest
 
-from dmq import cli, jsonio, runs
+from dmq import cli, jsonio
+from dmq.store import runs
 from tests.tiny import captured_recipe, runs_in
 
 

@@ -22,7 +22,7 @@ from dmq.recipe import (
     SharedRange,
     Weights,
 )
-from dmq.runs import sheets
+from dmq.store import sheets
 from tests.tiny import captured_recipe, runs_in
 
 

@@ -20,9 +20,9 @@ from dmq.metrics import references as reference
 from dmq.models.tiny import tiny_ddpm
 from dmq.recipe import Benchmark, Calibration, Domain, Recipe, Sampling, Weights
 from dmq.results import FLOOR_NAME, BenchReport
-from dmq.runs import benchmarks as kept
-from dmq.runs import folders
-from dmq.runs.prompts import UNCONDITIONAL, read_prompts, shipped_domains
+from dmq.store import benchmarks as kept
+from dmq.store import folders
+from dmq.store.prompts import UNCONDITIONAL, read_prompts, shipped_domains
 from tests.tiny import captured_recipe, runs_in, tiny_clip
 
 

@@ -67,9 +67,9 @@ def test_every_difference_is_found():
 
 def test_what_does_not_ship_is_named(monkeypatch, tmp_path):
     (tmp_path / "assets").mkdir()
-    monkeypatch.setattr(golden.runs.folders, "ASSETS", tmp_path / "assets")
+    monkeypatch.setattr(golden.folders, "ASSETS", tmp_path / "assets")
     recipe = CASES["emoji-ddpm W8A6, 8 equal groups"]
-    assert golden.folders(recipe)["capture"].endswith(" (not shipped)")
+    assert golden.answer_folders(recipe)["capture"].endswith(" (not shipped)")
     assert golden.planned(recipe)["missing"].startswith(
         "missing: nothing captured yet for emoji-ddpm with 100 steps"
     )

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from dmq import runs
 from dmq.models.borrow import borrow, replace
 from dmq.models.dit import ClassDiTAdapter, DiTAdapter
 from dmq.models.generic import GenericAdapter
@@ -15,6 +14,7 @@ from dmq.models.mmdit import MMDiTAdapter
 from dmq.models.temporal import temporal_features, timestep_rows
 from dmq.models.tiny import FAMILIES, tiny_call, tiny_denoiser, tiny_sd
 from dmq.models.unet import UNetAdapter
+from dmq.store import captures
 from tests.helpers import random_stats
 
 
@@ -183,5 +183,7 @@ def test_timesteps_keep_their_type():
 
 def test_the_block_survives_saving_with_a_capture(tmp_path):
     info = describe("tiny", tiny_sd()).info
-    runs.save_stats(tmp_path / "c", random_stats(sites=2, steps=2), info)
-    assert info.temporal is not None and runs.load_info(tmp_path / "c").temporal == info.temporal
+    captures.save_stats(tmp_path / "c", random_stats(sites=2, steps=2), info)
+    assert (
+        info.temporal is not None and captures.load_info(tmp_path / "c").temporal == info.temporal
+    )

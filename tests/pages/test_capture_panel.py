@@ -1,11 +1,12 @@
 """Capture, as the panel under every tab does it."""
 
-from dmq import jsonio, runs, stages
+from dmq import jsonio, stages
+from dmq.store import folders
 from pages import capture_panel
 
 
 def test_a_capture_reports_and_can_be_closed_without_a_trace(text, recipe):
-    paths, captures = ["sampling.steps", "calibration.samples"], runs.home() / "captures"
+    paths, captures = ["sampling.steps", "calibration.samples"], folders.home() / "captures"
     before = sorted(captures.iterdir())
     work = capture_panel.capture(
         paths, text, 20, 64

@@ -66,7 +66,8 @@ import json, os, sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import spaces
 from pages import app
-from dmq import runs, stages
+from dmq import stages
+from dmq.store import runs
 """
 
 

@@ -13,9 +13,10 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 
-from dmq import jsonio, public, runs, stages
+from dmq import jsonio, public, stages
 from dmq.errors import Refused
 from dmq.recipe import Recipe
+from dmq.store import exports, folders, runs
 from pages import app, session
 from tests.tiny import captured_recipe, runs_in
 from tests.visitor import Visitor
@@ -153,19 +154,19 @@ def test_two_visitors_do_not_see_each_other(host, visitor):
     assert name not in runs.names(), "the host's are elsewhere"
     with public.as_visitor(one.token):
         assert runs.names() == [name] and runs.load_comparison(name).prompts == ("a cat of mine",)
-        shutil.rmtree(runs.own_home())
+        shutil.rmtree(folders.own_home())
 
 
 def test_names_of_others_are_free(host):
     for token in (public.new_token(), public.new_token()):
         with public.as_visitor(token):
-            assert runs.free_export("mine") == "mine"
-            with runs.written(runs.export_folder("mine")):
+            assert exports.free_export("mine") == "mine"
+            with folders.written(exports.export_folder("mine")):
                 pass
-            assert runs.exports() == ["mine"] and runs.free_export("mine") == "mine 2"
+            assert exports.exports() == ["mine"] and exports.free_export("mine") == "mine 2"
     with public.as_visitor("short"):  # no token: nobody's
-        assert runs.exports() == []
-    assert runs.exports() == []
+        assert exports.exports() == []
+    assert exports.exports() == []
 
 
 def test_what_is_written_under_way_is_the_visitors(host, visitor):
@@ -180,9 +181,9 @@ def test_what_is_written_under_way_is_the_visitors(host, visitor):
     ), "no path is shown"
     assert repr(name) in exported["To load it"]
     with public.as_visitor(me.token):
-        assert runs.exports() == [name]
-        shutil.rmtree(runs.own_home())
-    assert runs.exports() == []
+        assert exports.exports() == [name]
+        shutil.rmtree(folders.own_home())
+    assert exports.exports() == []
 
 
 def test_every_event_comes_with_the_visitor(host):
@@ -212,7 +213,7 @@ def test_without_it_the_app_is_as_it_was(monkeypatch):
 
 
 def test_pages_show_errors_without_places():
-    """Every error that a page writes by itself goes through `runs.shown`."""
+    """Every error that a page writes by itself goes through `folders.shown`."""
     for file in sorted(PAGES.rglob("*.py")):
         bare = re.findall(r"(?<!shown\()\bstr\(error\)|\{error\}", file.read_text("utf-8"))
         assert not bare or file.name == "budget.py", file  # there it is raised once more
@@ -234,9 +235,9 @@ def test_pages_show_errors_without_places():
 )
 def test_places_are_not_told(host, said, shown):
     with public.as_visitor(public.new_token()):
-        assert runs.shown(said.format(runs=runs.home(), own=runs.own_home())) == shown
+        assert folders.shown(said.format(runs=folders.home(), own=folders.own_home())) == shown
 
 
 def test_at_home_places_are_told(monkeypatch):
     monkeypatch.setenv("DMQ_PUBLIC", "0")
-    assert runs.shown("/etc/ssl/cert.pem: x") == "/etc/ssl/cert.pem: x"
+    assert folders.shown("/etc/ssl/cert.pem: x") == "/etc/ssl/cert.pem: x"

@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from dmq import runs
 from dmq.errors import DmqError
 from dmq.recipe import Comparison
 from dmq.results import Report
+from dmq.store import runs
 from pages import request
 from pages.compare import handlers as compare
 

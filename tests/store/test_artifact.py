@@ -10,9 +10,9 @@ from typing import ClassVar
 import pytest
 
 from dmq.errors import DmqError
-from dmq.runs.folders import written
 from dmq.store import artifact
 from dmq.store.artifact import Artifact, Store, compute, inputs, load, places, save
+from dmq.store.folders import written
 
 
 LOG: list[str] = []

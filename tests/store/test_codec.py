@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from dmq import runs
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, LearnedGroups, Recipe, WeightFormat
 from dmq.results import (
@@ -33,9 +32,8 @@ from dmq.results import (
     Trajectory,
     WindowEffects,
 )
-from dmq.runs import benchmarks, learned
-from dmq.runs.extremes import EXACT
-from dmq.store import codec
+from dmq.store import benchmarks, captures, codec, learned, runs
+from dmq.store.extremes import EXACT
 from tests.helpers import random_stats
 
 
@@ -248,20 +246,20 @@ def saved(function, *args):
 # By kind: how it is kept in a folder, how it is read, what it is, and a file of it.
 KINDS = {
     "capture": (
-        lambda folder: runs.save_stats(folder, STATS, channels=EXACT),
-        lambda folder: dataclasses.replace(runs.load_stats(folder), counts=STATS.counts),
+        lambda folder: captures.save_stats(folder, STATS, channels=EXACT),
+        lambda folder: dataclasses.replace(captures.load_stats(folder), counts=STATS.counts),
         STATS,
         "capture.json",
     ),
     "model": (
-        lambda folder: runs.save_stats(folder, STATS, INFO),
-        runs.load_info,
+        lambda folder: captures.save_stats(folder, STATS, INFO),
+        captures.load_info,
         INFO,
         "model.json",
     ),
     "trajectory": (
-        lambda folder: runs.save_stats(folder, STATS, None, TRAJECTORY),
-        runs.load_trajectory,
+        lambda folder: captures.save_stats(folder, STATS, None, TRAJECTORY),
+        captures.load_trajectory,
         TRAJECTORY,
         "trajectory.safetensors",
     ),

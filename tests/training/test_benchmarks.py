@@ -5,12 +5,13 @@ import json
 
 import pytest
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.errors import DmqError
 from dmq.metrics.sets import check_count
 from dmq.recipe import SETS, Benchmark, Domain
 from dmq.results import FLOOR_NAME
-from dmq.runs import benchmarks as kept
+from dmq.store import benchmarks as kept
+from dmq.store import folders, runs
 from tests.tiny import captured_recipe, runs_in
 from training import benchmarks as training
 
@@ -36,7 +37,7 @@ def test_what_is_in_the_repository_can_be_opened(model):
     for name in [
         name
         for name in kept.finished()
-        if kept.folder_of(name) == runs.ASSETS / "runs" / f"bench-{model}"
+        if kept.folder_of(name) == folders.ASSETS / "runs" / f"bench-{model}"
     ]:
         report, asked = kept.load_report(name), training.asked(model)[0]
         assert name == model and report.benchmark == asked
@@ -66,8 +67,7 @@ def test_what_ships_opens_like_what_was_drawn_and_is_measured_anew_from_its_pict
         assert all(
             old.seconds != new.seconds for old, new in zip(before.rows, report.rows, strict=True)
         )
-        monkeypatch.setattr(runs, "ASSETS", tmp_path / "assets")
-        monkeypatch.setattr(runs.folders, "ASSETS", tmp_path / "assets")
+        monkeypatch.setattr(folders, "ASSETS", tmp_path / "assets")
         place = training.ship("drawn")
         assert (
             place == tmp_path / "assets" / "runs" / "bench-drawn"

@@ -4,10 +4,11 @@ import json
 
 import pytest
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.models.tiny import tiny_sd
 from dmq.recipe import Calibration, Recipe, Sampling
-from dmq.runs import folders
+from dmq.store import folders
+from dmq.store.captures import capture_key, load_stats
 from training import captures
 
 
@@ -20,8 +21,7 @@ def assets(tmp_path, monkeypatch):
     for name in ("recipes", "prompts", "runs/rounding-old", "runs/bench-tiny"):
         (place / name).mkdir(parents=True)
     (place / "prompts" / "names.txt").write_text("cat\n")
-    for module in (folders, runs):
-        monkeypatch.setattr(module, "ASSETS", place)
+    monkeypatch.setattr(folders, "ASSETS", place)
     return place
 
 
@@ -64,14 +64,7 @@ def test_stopped_work_leaves_what_ships_and_goes_on(assets, model, tmp_path, mon
     assert run(monkeypatch, tmp_path) == 1
     assert "the same command goes on" in capsys.readouterr().err
     assert ships(assets) == ["bench-tiny", "rounding-old"] and folders.ASSETS == assets
-    kept = (
-        tmp_path
-        / "work"
-        / "runs"
-        / "captures"
-        / runs.capture_key(recipe_of(model))
-        / "capture.json"
-    )
+    kept = tmp_path / "work" / "runs" / "captures" / capture_key(recipe_of(model)) / "capture.json"
     before = kept.read_bytes(), kept.stat().st_mtime_ns
 
     def go_on(model):
@@ -80,9 +73,9 @@ def test_stopped_work_leaves_what_ships_and_goes_on(assets, model, tmp_path, mon
 
     monkeypatch.setattr(captures, "make", go_on)
     assert run(monkeypatch, tmp_path) == 0
-    assert ships(assets) == sorted(["bench-tiny", runs.capture_key(recipe_of(model))])
+    assert ships(assets) == sorted(["bench-tiny", capture_key(recipe_of(model))])
     assert not (tmp_path / "work").exists()
-    made = runs.load_stats(assets / "runs" / runs.capture_key(recipe_of(model)))
+    made = load_stats(assets / "runs" / capture_key(recipe_of(model)))
     assert made.fingerprint == stages.load(model).info.fingerprint
 
 
@@ -106,15 +99,15 @@ def test_what_ships_is_found_only_where_something_is_added_to_it(
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "own"))
     recipe = recipe_of(model)
     stages.finish(stages.capture(recipe))
-    (tmp_path / "own" / "captures" / runs.capture_key(recipe)).rename(
-        assets / "runs" / runs.capture_key(recipe)
+    (tmp_path / "own" / "captures" / capture_key(recipe)).rename(
+        assets / "runs" / capture_key(recipe)
     )
     assert stages.captured(recipe)
     with captures.made_in(tmp_path / "work", hidden) as home:
         assert stages.captured(recipe) != hidden
-        assert runs.home() == home != tmp_path / "own"
+        assert folders.home() == home != tmp_path / "own"
         assert (folders.ASSETS / "prompts" / "names.txt").read_text() == "cat\n"
-    assert stages.captured(recipe) and runs.home() == tmp_path / "own"
+    assert stages.captured(recipe) and folders.home() == tmp_path / "own"
 
 
 def test_labels_do_not_ship_and_old_folders_are_replaced(assets, tmp_path):

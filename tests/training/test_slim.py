@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dmq import runs, stages
+from dmq import stages
 from dmq.models.tiny import tiny_sd
 from dmq.recipe import (
     Activations,
@@ -24,8 +24,9 @@ from dmq.recipe import (
     UniformGroups,
     Weights,
 )
-from dmq.runs import extremes
-from tests.old_runs import save_old_progressive, save_old_stats
+from dmq.store import captures, extremes
+from dmq.store.learned import load_progressive, load_rounding
+from tests.store.old_runs import save_old_progressive, save_old_stats
 from tests.tiny import runs_in
 from training import slim
 
@@ -54,7 +55,7 @@ def source(tmp_path_factory):
         walked = stages.finish(stages.calibrate(recipe))
         save_old_progressive(place / walked.name, stages.progressive_ranges(recipe))
         learned = stages.finish(stages.learn_temporal(recipe))
-        arrays, plain = runs.load_rounding(learned)
+        arrays, plain = load_rounding(learned)
         (place / learned.name).mkdir()
         save_file(
             arrays,
@@ -90,18 +91,18 @@ def test_every_folder_is_there_and_smaller(source, target):
 
 
 def test_what_is_read_back_is_what_was_there(source, target):
-    old, new = (runs.load_stats(folder_of(place, "captures")) for place in (source, target))
+    old, new = (captures.load_stats(folder_of(place, "captures")) for place in (source, target))
     assert all(map(np.array_equal, old.counts, new.counts)) and np.array_equal(
         old.power_sums, new.power_sums
     )
-    assert runs.load_info(folder_of(target, "captures")) == runs.load_info(
+    assert captures.load_info(folder_of(target, "captures")) == captures.load_info(
         folder_of(source, "captures")
     )
-    arrays, _ = runs.load_rounding(folder_of(target, "rounding"))
+    arrays, _ = load_rounding(folder_of(target, "rounding"))
     expected = load_file(folder_of(source, "rounding") / "rounding.safetensors")
     assert list(arrays) and slim.same(dict(sorted(arrays.items())), dict(sorted(expected.items())))
-    was = runs.load_progressive(folder_of(source, "progressive"), old)
-    now = runs.load_progressive(folder_of(target, "progressive"), new)
+    was = load_progressive(folder_of(source, "progressive"), old)
+    now = load_progressive(folder_of(target, "progressive"), new)
     assert slim.same(
         (was.low, was.high, was.calls, was.stats.power_sums),
         (now.low, now.high, now.calls, now.stats.power_sums),

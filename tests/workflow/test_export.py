@@ -14,8 +14,8 @@ from dmq.errors import DmqError
 from dmq.models.loading import sample, with_denoiser
 from dmq.models.tiny import calm
 from dmq.recipe import Activations, BlockReconstruction, MinMax, Weights
-from dmq.runs import FORMS
 from dmq.runtime.convert import ran
+from dmq.store.exports import FORMS
 from tests.machine import KERNEL
 from tests.tiny import captured_recipe, runs_in
 

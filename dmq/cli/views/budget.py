@@ -101,7 +101,7 @@ def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
     Of what was learned from random mixes, "block", "op" and "ridge" name the tables of the latest.
     """
     from ... import stages
-    from ...runs.learned import TABLES, find_predictors, load_predictor
+    from ...store.learned import TABLES, find_predictors, load_predictor
 
     if Path(name).is_dir():
         return stages.load_table(Path(name), recipe.model)

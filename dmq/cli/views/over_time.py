@@ -9,7 +9,7 @@ import numpy as np
 
 from ...recipe import Comparison, Recipe
 from ...results import OverTime
-from ...runs.prompts import UNPROMPTED
+from ...store.prompts import UNPROMPTED
 from ..arguments import chosen_recipe
 from ..terminal import check_place, print_table, show_progress, write
 

@@ -41,7 +41,7 @@ def predict(given: argparse.Namespace) -> None:
 def print_predictions(recipe: Recipe) -> None:
     """All that was learned from random mixes of the recipe's model, the newest first."""
     from ... import stages
-    from ...runs.learned import find_predictors, load_predictor
+    from ...store.learned import find_predictors, load_predictor
 
     folders = find_predictors(stages.info(recipe.model).fingerprint)
     if not folders:

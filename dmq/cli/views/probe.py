@@ -32,7 +32,7 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 
 def probe(given: argparse.Namespace) -> None:
     from ... import stages
-    from ...runs import sheets
+    from ...store import sheets
 
     recipe = chosen_recipe(_single("recipes", given.recipes), given.model)
     spec = chosen_probe(given, recipe)

@@ -1,8 +1,8 @@
 """What a recipe does to its model, and the report of a run, as text."""
 
-from ... import runs
 from ...recipe import Recipe
 from ...results import Execution, speed
+from ...store import runs
 
 
 def print_plan(recipe: Recipe, *, layers: bool = False) -> None:

@@ -13,7 +13,7 @@ from dmq.errors import DmqError
 from dmq.evaluation import benchmark as bench_stage
 from dmq.recipe import Benchmark, Domain, Weights
 from dmq.results import FLOOR_NAME, BenchImage, BenchReport, BenchRow, Figure
-from dmq.runs import benchmarks as kept
+from dmq.store import benchmarks as kept
 from pages.benchmark import handlers as benchmark
 from pages.benchmark import new_benchmark as benching
 from tests.tiny import tiny_clip

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from dmq import jsonio, runs
+from dmq import jsonio
 from dmq.errors import DmqError
 from dmq.recipe import Override
 from dmq.results import Report
+from dmq.store import runs
 from pages.compare import handlers as compare
 from pages.compare import report as reported
 

@@ -24,7 +24,7 @@ from dmq.recipe import (
     format_name,
     parse_format,
 )
-from dmq.runs import learned
+from dmq.store import learned
 from pages import job_panel
 from pages.layers import budget as layers_budget
 from pages.layers import handlers as layers

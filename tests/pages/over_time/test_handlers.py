@@ -10,7 +10,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from dmq import jsonio, runs, stages
+from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_ddpm
 from dmq.recipe import (
@@ -26,7 +26,8 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import ProbeImage
-from dmq.runs.prompts import UNPROMPTED
+from dmq.store import learned
+from dmq.store.prompts import UNPROMPTED
 from pages import job_panel, request, words
 from pages.over_time import handlers as over_time
 from pages.over_time import probe, relaxing
@@ -467,10 +468,10 @@ def test_one_window_of_ones_own(low):
     ids=lambda x: x if isinstance(x, str) else "",
 )
 def test_what_cannot_be_probed_is_refused_in_one_line(low, form, why):
-    before = runs.answers("probe")
+    before = learned.answers("probe")
     with pytest.raises(DmqError, match=why) as refusal:
         list(probe.run(text_of(low), *form))
-    assert "\n" not in str(refusal.value) and runs.answers("probe") == before
+    assert "\n" not in str(refusal.value) and learned.answers("probe") == before
 
 
 def test_without_prompts_nothing_judges_the_match(unprompted):

@@ -1,6 +1,7 @@
 """The handlers of the Start tab, called as functions."""
 
-from dmq import jsonio, runs, stages
+from dmq import jsonio, stages
+from dmq.store import folders, runs
 from pages.start import handlers as start
 
 
@@ -20,7 +21,7 @@ def test_the_start_tab_shows_every_layer(text, recipe):
 
 
 def test_no_file_is_shown_for_a_name_that_a_visitor_wrote(tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "ASSETS", tmp_path)
+    monkeypatch.setattr(folders, "ASSETS", tmp_path)
     for place in ("models/emoji-sd", "private"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "samples.png").touch()

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmq import cli, jsonio, runs, stages
+from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import Activations, Calibration
+from dmq.store import exports, folders
 from pages.take_away import handlers as take_away
 from tests.pages.benchmark.test_handlers import last
 
@@ -96,9 +97,9 @@ def test_without_statistics_the_tab_says_what_to_do(recipe):
 def test_an_export_is_a_folder_and_the_same_as_one_file(form, part, exported):
     shown = exported[form, part]
     name = shown["name"]["value"]
-    known = runs.describe_export(name)
+    known = exports.describe_export(name)
     assert (known.form, known.pipeline) == (take_away.FORMS[form], part == PARTS[0])
-    assert name in runs.exports() and known.line() in shown["told"]
+    assert name in exports.exports() and known.line() in shown["told"]
     assert shown["go"]["visible"] and not shown["stop"]["visible"] and shown["status"] == ""
     with zipfile.ZipFile(shown["file"]["value"]) as packed:
         inside = {entry: packed.read(entry) for entry in packed.namelist()}
@@ -163,18 +164,20 @@ def test_the_commands_that_are_shown_are_understood_and_pass(exported, capsys):
 def test_a_recipe_that_is_executed_is_loaded_so(recipe):
     fast = jsonio.dumps(stages.with_engine(recipe, "executed bf16"))
     name = last(take_away.export(fast, FORMS[0], PARTS[1]))["name"]["value"]
-    config = json.loads((runs.export_folder(name) / "config.json").read_text())
+    config = json.loads((exports.export_folder(name) / "config.json").read_text())
     assert config["quantization_config"]["mode"] == "executed bf16"
 
 
 def test_a_stopped_export_leaves_nothing(text):
-    before = sorted(runs.exports())
+    before = sorted(exports.exports())
     work = take_away.export(text, FORMS[1], PARTS[0])
     shown = [next(work) for _ in range(3)]
     assert shown[0]["stop"]["visible"] and "progressbar" in shown[-1]["status"]
     work.close()
-    assert sorted(runs.exports()) == before
-    assert not [path for path in (runs.home() / "exports").iterdir() if path.name.startswith(".")]
+    assert sorted(exports.exports()) == before
+    assert not [
+        path for path in (folders.home() / "exports").iterdir() if path.name.startswith(".")
+    ]
     assert "nothing half-written" in take_away.JOB.show_stopped()["status"]
 
 
@@ -192,7 +195,9 @@ def test_a_failed_export_gives_the_buttons_back(recipe, monkeypatch):
 def test_earlier_exports_are_offered_and_those_that_are_gone_are_not(text, exported):
     name = exported[FORMS[0], PARTS[1]]["name"]["value"]
     shown = take_away.show(text, FORMS[1], PARTS[0], name)
-    assert shown["name"]["value"] == name and set(shown["name"]["choices"]) == set(runs.exports())
+    assert shown["name"]["value"] == name and set(shown["name"]["choices"]) == set(
+        exports.exports()
+    )
     assert shown["python"] == exported[FORMS[0], PARTS[1]]["python"], (
         "that of the export, whatever the form says"
     )
@@ -206,7 +211,7 @@ def test_earlier_exports_are_offered_and_those_that_are_gone_are_not(text, expor
 
 def test_an_export_that_is_damaged_or_too_large_is_one_line(exported, monkeypatch, tmp_path):
     name = exported[FORMS[0], PARTS[1]]["name"]["value"]
-    monkeypatch.setattr(runs, "MOST_ZIPPED", 10)
+    monkeypatch.setattr(exports, "MOST_ZIPPED", 10)
     shown = last(take_away.fetch(name))
     assert "copy the folder" in shown["status"] and not shown["file"]["visible"]
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
@@ -216,7 +221,7 @@ def test_an_export_that_is_damaged_or_too_large_is_one_line(exported, monkeypatc
         last(take_away.fetch("broken"))
     (tmp_path / "exports" / "broken" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     (tmp_path / "exports" / "broken" / "secret").symlink_to("/etc/hostname")
-    (*_, file) = runs.zip_export("broken")
+    (*_, file) = exports.zip_export("broken")
     assert zipfile.ZipFile(file).namelist() == ["broken/config.json"], "a link could lead anywhere"
 
 
@@ -252,4 +257,4 @@ def test_what_is_pushed_is_the_folder(exported, monkeypatch):
         "dmq.checkpoint.push", lambda *asked, **how: sent.append((asked, how)) or "https://hub/me/m"
     )
     assert "https://hub/me/m" in last(take_away.push(name, "me/m", False))["hub"]
-    assert sent == [((runs.export_folder(name), "me/m"), {"private": False})]
+    assert sent == [((exports.export_folder(name), "me/m"), {"private": False})]

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from dmq import jsonio, runs, stages
+from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.recipe import LearnedGroups, UniformGroups
+from dmq.store import folders
 from pages import job_panel
 from pages.time_groups import handlers as time_groups
 from pages.time_groups import search
@@ -94,7 +95,7 @@ def test_stopping_keeps_nothing(text, recipe):
     next(answer for answer in work if "Search" in answer["status"])
     work.close()
     assert not stages.searched(learned(recipe, seed=2))
-    assert not list(runs.home().rglob("*.part"))
+    assert not list(folders.home().rglob("*.part"))
     assert search.JOB.show_stopped()["go"]["visible"] is True
 
 

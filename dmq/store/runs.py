@@ -1,6 +1,7 @@
-"""Finished comparisons: recipes, images, report."""
+"""Runs: finished comparisons, which people named, with their recipes, images and report."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,45 @@ from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Comparison, Recipe
 from ..results import Report
-from ..store import codec
-from . import folders
-from .folders import download_folder, folder_of, written
+from . import codec, folders, quota
+from .folders import download_folder, fit_to_name, free_stem, own_home, written
 from .sheets import sheet
+
+
+RESERVED = (*quota.KINDS, quota.VISITORS)  # folders beside the runs
+
+
+def folder_of(name: str) -> Path:
+    """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
+    # Some disks take Tables and tables for the same.
+    if name.lower() in RESERVED or not fit_to_name(name):
+        raise DmqError(
+            f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes."
+        )
+    return own_home() / name
+
+
+def names() -> list[str]:
+    """The finished runs, newest first."""
+    found = [
+        file.parent
+        for file in own_home().glob("*/report.json")
+        if not file.parent.name.startswith(".")
+    ]
+    return [f.name for f in sorted(found, key=lambda f: -(f / "report.json").stat().st_mtime)]
+
+
+def free_name(wanted: str) -> str:
+    """`wanted` made fit to name a run, with a number behind it if there is such a run already."""
+    return free_stem(wanted, folder_of)
+
+
+def remove(name: str) -> None:
+    """Delete a run. Raises DmqError if there is none of that name."""
+    folder = folder_of(name)
+    if not folder.is_dir():
+        raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
+    shutil.rmtree(folder)
 
 
 def save_run(

@@ -18,8 +18,8 @@ from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Recipe
 from ..results import ActivationStats, ModelInfo, Trajectory
-from ..store import codec
-from ..store.arrays import read_arrays, save_arrays
+from . import codec
+from .arrays import read_arrays, save_arrays
 from .extremes import ROUNDED, kept_extremes
 from .folders import digest, find_finished, written
 

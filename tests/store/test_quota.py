@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
-from dmq import public, runs
+from dmq import public
 from dmq.errors import DmqError, Refused
-from dmq.runs import quota
+from dmq.store import exports, folders, quota
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def keep(folder, size, age=None):
     """A piece of `size` bytes that was written `age` seconds before the epoch's 10^9th second,
     or now, by a job.
     """
-    with runs.job() as held, runs.working(held), runs.written(folder) as part:
+    with quota.job() as held, quota.working(held), folders.written(folder) as part:
         (part / "report.json").write_bytes(b"x" * size)
     if age is not None:
         for path in (folder / "report.json", folder):
@@ -109,8 +109,8 @@ def test_what_is_not_over_stays(home, monkeypatch):
 
 def test_what_a_running_job_has_written_stays(home, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS_QUOTA", "250")
-    with runs.job() as held:
-        with runs.working(held), runs.written(home / "benchmarks" / "long") as part:
+    with quota.job() as held:
+        with quota.working(held), folders.written(home / "benchmarks" / "long") as part:
             (part / "manifest.json").write_bytes(b"x" * 100)
         other = threading.Thread(target=lambda: [keep(home / name, 100, 1) for name in "abcd"])
         other.start()
@@ -125,7 +125,7 @@ def test_what_a_running_job_has_written_stays(home, monkeypatch):
 def test_what_this_process_wrote_without_a_job_stays(home, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS_QUOTA", "100")
     for name in "ab":
-        with runs.written(home / name) as part:
+        with folders.written(home / name) as part:
             (part / "report.json").write_bytes(b"x" * 100)
     assert (home / "a").exists() and (home / "b").exists()
 
@@ -153,8 +153,8 @@ def test_links_are_not_followed(home, tmp_path, monkeypatch):
 def test_a_visitor_writes_in_the_run_folder_only(home, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_PUBLIC", "1")
     for place in (tmp_path / "out", home / ".." / "out", home / "exports" / ".." / ".." / "out"):
-        with pytest.raises(Refused), runs.written(place):
+        with pytest.raises(Refused), folders.written(place):
             raise AssertionError("a folder outside was opened")
     assert not (tmp_path / "out").exists()
-    with public.as_visitor(public.new_token()), runs.written(runs.export_folder("x")):
+    with public.as_visitor(public.new_token()), folders.written(exports.export_folder("x")):
         pass

@@ -11,7 +11,7 @@ from pathlib import Path
 from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Recipe
-from ..store import codec
+from . import codec
 from .folders import download_folder, fit_to_name, free_stem, own_home
 
 

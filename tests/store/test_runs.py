@@ -8,7 +8,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from dmq import runs
 from dmq.errors import DmqError
 from dmq.recipe import (
     Activations,
@@ -21,9 +20,10 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import ImageScore, Report, Trajectory
-from dmq.runs.extremes import EXACT, SIDES, round_up
+from dmq.store import captures, folders, learned, runs
+from dmq.store.extremes import EXACT, SIDES, round_up
 from tests.helpers import random_stats
-from tests.old_runs import save_old_stats
+from tests.store.old_runs import save_old_stats
 
 
 @pytest.fixture(autouse=True)
@@ -49,20 +49,20 @@ def same(a, b):
             assert x == y, f.name
 
 
-@pytest.mark.parametrize("shard", [runs.SHARD, 2_000], ids=["one-file", "many-files"])
+@pytest.mark.parametrize("shard", [captures.SHARD, 2_000], ids=["one-file", "many-files"])
 def test_statistics_survive_saving_exactly(home, monkeypatch, shard):
-    monkeypatch.setattr(runs.captures, "SHARD", shard)
+    monkeypatch.setattr(captures, "SHARD", shard)
     stats = random_stats(sites=6, steps=9)
-    runs.save_stats(home / "captures" / "a", stats, channels=EXACT)
-    same(runs.load_stats(home / "captures" / "a"), stats)
+    captures.save_stats(home / "captures" / "a", stats, channels=EXACT)
+    same(captures.load_stats(home / "captures" / "a"), stats)
     assert (len(list((home / "captures" / "a").glob("histograms-*"))) > 1) == (shard == 2_000)
 
 
 def test_calls_of_an_unfinished_calibration_survive_exactly(home):
     seen = [random_stats(sites=3, steps=1, seed=seed) for seed in (0, 1)]
     for n, stats in enumerate(seen):
-        runs.save_call(home / "calls", n, stats, {"0.scale": np.float32([n])})
-    for n, (stats, grids) in enumerate(runs.load_calls(home / "calls")):
+        learned.save_call(home / "calls", n, stats, {"0.scale": np.float32([n])})
+    for n, (stats, grids) in enumerate(learned.load_calls(home / "calls")):
         same(stats, seen[n])
         assert grids["0.scale"] == n
 
@@ -71,8 +71,8 @@ def test_counts_beyond_sixteen_bits_survive(home):
     stats = random_stats(sites=3, steps=4)
     larger = tuple(c.astype(np.int64) * 10**k for k, c in zip((0, 3, 9), stats.counts, strict=True))
     stats = dataclasses.replace(stats, counts=larger)
-    runs.save_stats(home / "big", stats, channels=EXACT)
-    same(runs.load_stats(home / "big"), stats)
+    captures.save_stats(home / "big", stats, channels=EXACT)
+    same(captures.load_stats(home / "big"), stats)
 
 
 def test_a_trajectory_survives_saving(home):
@@ -86,8 +86,8 @@ def test_a_trajectory_survives_saving(home):
         conditioning={"0/text": draw((2, 4)).astype(np.float32)},
         arguments=({"text": "0/text"}, {"text": "0/text"}),
     )
-    runs.save_stats(home / "t", random_stats(sites=2, steps=2), trajectory=trajectory)
-    back = runs.load_trajectory(home / "t")
+    captures.save_stats(home / "t", random_stats(sites=2, steps=2), trajectory=trajectory)
+    back = captures.load_trajectory(home / "t")
     assert np.array_equal(back.conditioning["0/text"], trajectory.conditioning["0/text"])
     same(
         dataclasses.replace(back, conditioning={}), dataclasses.replace(trajectory, conditioning={})
@@ -104,8 +104,8 @@ def test_extremes_of_channels_are_kept_outward_in_few_bits_and_exactly_where_it_
         for s, site in enumerate(stats.sites)
     ]
     stats = dataclasses.replace(stats, sites=tuple(outputs))
-    runs.save_stats(home / "a", stats, splits={stats.sites[2].name: split})
-    back = runs.load_stats(home / "a")
+    captures.save_stats(home / "a", stats, splits={stats.sites[2].name: split})
+    back = captures.load_stats(home / "a")
     changed = 0
     for s, site in enumerate(stats.sites):
         part = 2.0 ** -(7 if s % 2 else 10)
@@ -150,8 +150,8 @@ def test_rounding_up_is_the_next_number_of_so_many_bits():
 
 def test_sides_alone_give_every_channel_the_range_of_its_side(home):
     stats = random_stats(sites=2, steps=4)
-    runs.save_stats(home / "a", stats, channels=SIDES, splits={stats.sites[0].name: 5})
-    back = runs.load_stats(home / "a")
+    captures.save_stats(home / "a", stats, channels=SIDES, splits={stats.sites[0].name: 5})
+    back = captures.load_stats(home / "a")
     for s, sides in (
         (0, [np.s_[:, :5], np.s_[:, 5:]] if stats.sites[0].point == "input" else [np.s_[:, :]]),
         (1, [np.s_[:, :]]),
@@ -162,17 +162,17 @@ def test_sides_alone_give_every_channel_the_range_of_its_side(home):
             assert (back.channel_max[s][side] == high[:, None]).all()
 
 
-@pytest.mark.parametrize("shard", [runs.SHARD, 2_000], ids=["one-file", "many-files"])
+@pytest.mark.parametrize("shard", [captures.SHARD, 2_000], ids=["one-file", "many-files"])
 def test_captures_of_earlier_versions_open_as_they_were(home, shard):
     stats = random_stats(sites=5, steps=7)
     save_old_stats(home / "old", stats, shard)
-    same(runs.load_stats(home / "old"), stats)
+    same(captures.load_stats(home / "old"), stats)
 
 
 def test_a_capture_takes_less_than_it_took(home):
     stats = random_stats(sites=8, steps=20)
     save_old_stats(home / "old", stats)
-    runs.save_stats(home / "new", stats)
+    captures.save_stats(home / "new", stats)
     old, new = (
         sum(file.stat().st_size for file in (home / name).iterdir()) for name in ("old", "new")
     )
@@ -183,26 +183,26 @@ def test_a_capture_takes_less_than_it_took(home):
     "change", [lambda rows: rows[:-1], lambda rows: [*rows, rows[0]]], ids=["fewer", "more"]
 )
 def test_a_table_of_other_steps_is_refused(home, change):
-    runs.save_stats(home / "d", random_stats(sites=2, steps=3))
+    captures.save_stats(home / "d", random_stats(sites=2, steps=3))
     table = pq.read_table(home / "d" / "steps.parquet")
     pq.write_table(table.take(change(list(range(6)))), home / "d" / "steps.parquet")
     with pytest.raises(DmqError, match=r"damaged \(steps.parquet has [57] rows"):
-        runs.load_stats(home / "d")
+        captures.load_stats(home / "d")
 
 
 def test_channels_of_another_capture_are_refused(home):
     for name, steps in (("d", 3), ("other", 4)):
-        runs.save_stats(home / name, random_stats(sites=2, steps=steps))
+        captures.save_stats(home / name, random_stats(sites=2, steps=steps))
     file = "channels-00000.safetensors"
     (home / "d" / file).write_bytes((home / "other" / file).read_bytes())
     with pytest.raises(DmqError, match=r"damaged .*for 3 steps"):
-        runs.load_stats(home / "d")
+        captures.load_stats(home / "d")
 
 
 def test_a_capture_without_a_trajectory_says_how_to_get_one(home):
-    runs.save_stats(home / "t", random_stats(sites=2, steps=2))
+    captures.save_stats(home / "t", random_stats(sites=2, steps=2))
     with pytest.raises(DmqError, match="--trajectories"):
-        runs.load_trajectory(home / "t")
+        captures.load_trajectory(home / "t")
 
 
 FILES = (
@@ -216,19 +216,19 @@ FILES = (
 @pytest.mark.parametrize("file", FILES)
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_damaged_capture_is_one_line(home, file, damage):
-    runs.save_stats(home / "d", random_stats(sites=2, steps=3))
+    captures.save_stats(home / "d", random_stats(sites=2, steps=3))
     path = home / "d" / file
     if damage == "missing":
         path.unlink()
     else:
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(DmqError, match="damaged") as caught:
-        runs.load_stats(home / "d")
+        captures.load_stats(home / "d")
     assert "delete the folder and capture again" in str(caught.value)
 
 
 def test_what_fails_half_way_leaves_nothing(home):
-    with pytest.raises(ZeroDivisionError), runs.written(home / "x") as part:
+    with pytest.raises(ZeroDivisionError), folders.written(home / "x") as part:
         (part / "a").write_text("half")
         raise ZeroDivisionError
     assert list(home.iterdir()) == []
@@ -236,16 +236,16 @@ def test_what_fails_half_way_leaves_nothing(home):
 
 def test_rewriting_replaces_the_whole_folder(home):
     for text in ("one", "two"):
-        with runs.written(home / "x") as part:
+        with folders.written(home / "x") as part:
             (part / text).write_text(text)
     assert inside(home / "x") == ["two"]
     assert inside(home) == ["x"]
 
 
 def test_failing_to_rewrite_keeps_what_was_there(home):
-    with runs.written(home / "x") as part:
+    with folders.written(home / "x") as part:
         (part / "one").write_text("one")
-    with pytest.raises(ZeroDivisionError), runs.written(home / "x"):
+    with pytest.raises(ZeroDivisionError), folders.written(home / "x"):
         raise ZeroDivisionError
     assert inside(home / "x") == ["one"]
 
@@ -256,13 +256,13 @@ def test_recipes_that_see_the_same_share_a_capture():
         activations=Activations(bits=6, range=MinMax()),
         grouping=OptimalGroups(),
     )
-    assert runs.capture_key(a) == runs.capture_key(Recipe(name="other"))
+    assert captures.capture_key(a) == captures.capture_key(Recipe(name="other"))
     different = [
         Recipe(model="x"),
         Recipe(sampling=Sampling(steps=49)),
         Recipe(calibration=Calibration(seed=1)),
     ]
-    assert len({runs.capture_key(recipe) for recipe in [a, *different]}) == 4
+    assert len({captures.capture_key(recipe) for recipe in [a, *different]}) == 4
 
 
 @pytest.mark.parametrize(
@@ -360,7 +360,10 @@ def test_a_contact_sheet_has_every_image(home):
 
 
 def test_what_was_handed_out_goes_when_the_process_ends():
-    code = "from dmq import runs; a, b = (runs.download_folder() for _ in 'ab'); (a / 'x').touch(); print(a, b)"
+    code = (
+        "from dmq.store.folders import download_folder as make; a, b = make(), make(); "
+        "(a / 'x').touch(); print(a, b)"
+    )
     said = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True
     ).stdout.split()

@@ -20,7 +20,6 @@ from . import quota
 
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._+-]{0,79}")
-RESERVED = (*quota.KINDS, quota.VISITORS)  # folders beside the runs
 # Names of devices, which Windows keeps for itself, whatever follows them behind a dot.
 DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d) *(\..*)?", re.IGNORECASE)
 # What is called by what it depends on: by kind, the folder that holds it, and the file that tells
@@ -208,37 +207,11 @@ def _downloads() -> tempfile.TemporaryDirectory:
     return tempfile.TemporaryDirectory(prefix="dmq-", ignore_cleanup_errors=True)
 
 
-def folder_of(name: str) -> Path:
-    """The folder of a run. Raises DmqError for a name that could lead out of the run folder."""
-    if name.lower() in RESERVED or not fit_to_name(
-        name
-    ):  # some disks take Tables and tables for the same
-        raise DmqError(
-            f"{name!r:.80} cannot name a run: use letters, digits, spaces, dots and dashes."
-        )
-    return own_home() / name
-
-
 def fit_to_name(name: str) -> bool:
     """Can `name` be that of a folder on every system? A dot or space at the end is lost on
     Windows.
     """
     return bool(NAME.fullmatch(name)) and name[-1] not in " ." and not DEVICES.fullmatch(name)
-
-
-def names() -> list[str]:
-    """The finished runs, newest first."""
-    found = [
-        file.parent
-        for file in own_home().glob("*/report.json")
-        if not file.parent.name.startswith(".")
-    ]
-    return [f.name for f in sorted(found, key=lambda f: -(f / "report.json").stat().st_mtime)]
-
-
-def free_name(wanted: str) -> str:
-    """`wanted` made fit to name a run, with a number behind it if there is such a run already."""
-    return free_stem(wanted, folder_of)
 
 
 def free_stem(wanted: str, folder_of: Callable[[str], Path], nameless: str = "run") -> str:
@@ -256,11 +229,3 @@ def _is_free(name: str, folder_of: Callable[[str], Path]) -> bool:
         return not folder_of(name).exists()
     except DmqError:  # reserved
         return False
-
-
-def remove(name: str) -> None:
-    """Delete a run. Raises DmqError if there is none of that name."""
-    folder = folder_of(name)
-    if not folder.is_dir():
-        raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
-    shutil.rmtree(folder)

@@ -26,9 +26,8 @@ from .. import jsonio
 from ..errors import DmqError
 from ..recipe import Benchmark, Recipe
 from ..results import BenchImage, BenchReport, BenchRow
-from ..store import codec
-from ..store.arrays import read_arrays, save_arrays
-from . import folders
+from . import codec, folders
+from .arrays import read_arrays, save_arrays
 from .folders import fit_to_name, free_stem, own_home, write_whole, written
 
 

@@ -26,8 +26,8 @@ from ..results import (
     SensitivityTable,
     WindowEffects,
 )
-from ..store import codec
-from ..store.arrays import save_arrays
+from . import codec
+from .arrays import save_arrays
 from .captures import load_stats, model_key, save_stats
 from .extremes import EXACT, ROUNDED, SIDES
 from .folders import answer_folder, find_answers, find_finished, home, write_whole, written
