@@ -401,7 +401,7 @@ def load_worst(name: str) -> dict[tuple[str, int], np.ndarray]:
     them.
     """
     place = folder_of(name) / "worst"
-    pairs = codec.read_json(place / "worst.json")
+    pairs = json.loads((place / "worst.json").read_text("utf-8"))
     return {(who, number): _pixels(place / f"{n:03d}.png") for n, (who, number) in enumerate(pairs)}
 
 
