@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..recipe import Calibration, LearnedGroups, Recipe, Sampling
+from ..results import WindowEffects
 from ..store.artifact import Artifact
 
 
@@ -69,6 +70,7 @@ class Windows(Artifact):
     """What leaving each window of steps in float does to images (PCR); answer: WindowEffects."""
 
     remembered: ClassVar[int] = 8
+    kept_as: ClassVar[tuple[str, type]] = ("windows", WindowEffects)
 
     recipe: Recipe  # without relaxed steps and ranges along the quantized trajectory
     windows: int

@@ -49,9 +49,7 @@ MOST_FOLD, ALWAYS = 1000, 1 << 20
 def save_arrays(
     file: Path, name: str, plain: Any, arrays: Mapping[str, np.ndarray], level: int = 9
 ) -> None:
-    """Write `arrays`, and `plain` as JSON in the metadata called `name`; `level` is Zstandard's
-    (1 to 22; 0: plainly).
-    """
+    """Write `arrays`, and `plain` as metadata `name`; `level`: Zstandard's, or 0 for plainly."""
     arrays = {
         key: np.asarray(x, order="C") for key, x in arrays.items()
     }  # (ascontiguousarray: scalars get an axis)
@@ -79,9 +77,7 @@ def save_arrays(
 
 
 def read_arrays(file: Path, name: str) -> tuple[dict[str, np.ndarray], Any]:
-    """The arrays of a file and its metadata called `name`; raises OSError, ValueError,
-    … if it is damaged (`codec.reading` tells it).
-    """
+    """The arrays of a file and its metadata `name`; raises what `codec.reading` catches."""
     with safe_open(file, "numpy") as opened:
         plain = json.loads((opened.metadata() or {})[name])
     arrays = load_file(file)

@@ -8,7 +8,7 @@ registered for its type, and none of them knows the store:
     places(question)                      folders of its answer: first the one that is written, then others, only read
     compute(question, partial, **values)  a generator: yields Progress, returns the answer; resumes from `partial`
     save(question, folder, value)         writes the answer as a folder that appears when complete
-    load(question, folder)                reads it
+    load(question, folder)                reads it; of `kept_as`, both do without being registered
 
 The `Store` finds, computes, resumes and keeps. Nothing else decides whether an answer is there.
 """
@@ -25,6 +25,7 @@ from typing import Any, ClassVar
 
 from ..errors import DmqError
 from ..progress import run_to_end
+from . import codec, folders
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Artifact:
     stored: ClassVar[bool] = True  # False: cheap to compute, remembered in memory only
     remembered: ClassVar[int] = 4  # answers of this type that are held in memory at most
     loaded_with: ClassVar[tuple[str, ...]] = ()  # inputs without which the answer cannot be read
+    # The name of the file, and the dataclass, of an answer that is one file: the codec keeps it.
+    kept_as: ClassVar[tuple[str, type]] = ("", object)
 
     @property
     def title(self) -> str:
@@ -72,7 +75,9 @@ def compute(question: Artifact, partial: Path, **values: Any) -> Generator[Any, 
 @singledispatch
 def save(question: Artifact, folder: Path, value: Any) -> None:
     """Write the answer as `folder`, which appears only when complete (`folders.written`)."""
-    raise TypeError(f"nothing saves {type(question).__name__}")
+    name, _ = _kept_as(question, "saves")
+    with folders.written(folder) as part:
+        codec.save(part / f"{name}.safetensors", name, value)
 
 
 @singledispatch
@@ -81,7 +86,14 @@ def load(question: Artifact, folder: Path, **values: Any) -> Any:
 
     Raises DmqError if it is damaged.
     """
-    raise TypeError(f"nothing loads {type(question).__name__}")
+    name, kind = _kept_as(question, "loads")
+    return codec.load(folder / f"{name}.safetensors", name, kind)
+
+
+def _kept_as(question: Artifact, does: str) -> tuple[str, type]:
+    if not question.kept_as[0]:
+        raise TypeError(f"nothing {does} {type(question).__name__}")
+    return question.kept_as
 
 
 class Store:

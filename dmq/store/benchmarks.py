@@ -29,8 +29,10 @@ from ..results import BenchImage, BenchReport, BenchRow
 from . import codec, folders
 from .arrays import read_arrays, save_arrays
 from .folders import fit_to_name, free_stem, own_home, write_whole, written
+from .sheets import read_image
 
 
+REMEDY = "delete the folder and generate it again"
 WORST = 8  # images kept of each model and domain for the gallery: those with the lowest PSNR
 Jobs = list[tuple[str, str, int]]  # domain, prompt, seed of every image, by number
 
@@ -49,22 +51,16 @@ def folder_of(name: str) -> Path:
 
 
 def free_name(wanted: str) -> str:
-    """`wanted` made fit to name a benchmark, with a number behind it if there is such a one
-    already.
-    """
+    """`wanted` made fit to name a benchmark that is not there yet."""
     return free_stem(wanted, folder_of, "benchmark")
 
 
 def finished() -> list[str]:
     """The finished benchmarks: those that ship, then the user's own, newest first."""
-    shipped = [
-        file.parent.name.removeprefix("bench-") for file in _shipped().glob("bench-*/report.json")
-    ]
-    own = sorted(_own("report.json"), key=lambda file: -file.stat().st_mtime)
-    return [
-        *sorted(shipped, reverse=True),
-        *(f.parent.name for f in own if f.parent.name not in shipped),
-    ]
+    found = (folders.ASSETS / "runs").glob("bench-*/report.json")
+    shipped = sorted((file.parent.name.removeprefix("bench-") for file in found), reverse=True)
+    own = [file.parent.name for file in _own("report.json")]
+    return [*shipped, *(name for name in own if name not in shipped)]
 
 
 def model_of(name: str) -> str:
@@ -74,23 +70,14 @@ def model_of(name: str) -> str:
 
 
 def unfinished() -> list[str]:
-    """The user's benchmarks that were interrupted, newest first; finished ones with recipes to
-    come among them.
-    """
-    found = [file for file in _own("manifest.json") if not complete(file.parent)]
-    return [file.parent.name for file in sorted(found, key=lambda file: -file.stat().st_mtime)]
+    """The user's benchmarks that lack images of a model, newest first."""
+    return [file.parent.name for file in _own("manifest.json") if not complete(file.parent)]
 
 
-def _own(file: str) -> list[Path]:
-    return [
-        found
-        for found in (own_home() / "benchmarks").glob(f"*/{file}")
-        if fit_to_name(found.parent.name)
-    ]
-
-
-def _shipped() -> Path:
-    return folders.ASSETS / "runs"
+def _own(name: str) -> list[Path]:
+    found = (own_home() / "benchmarks").glob(f"*/{name}")
+    named = [file for file in found if fit_to_name(file.parent.name)]
+    return sorted(named, key=lambda file: -file.stat().st_mtime)
 
 
 # --- while it is generated ----------------------------------------------------------------------------
@@ -156,9 +143,7 @@ def begin(
 
 
 def _extended(name: str, recipes: Sequence[Recipe], there: int, manifest: dict[str, Any]) -> Path:
-    """The folder of a benchmark that has the first `there` of `recipes`, with the others behind
-    them.
-    """
+    """The folder of a benchmark that gets the `recipes` behind those that are `there`."""
     folder = folder_of(name)
     if folder != own_home() / "benchmarks" / name:
         if len(recipes) > there:
@@ -202,26 +187,20 @@ def _listed(recipes: Sequence[Recipe]) -> str:
 
 def check_alike(name: str, one: Benchmark, other_name: str, other: Benchmark) -> None:
     """Raise DmqError, naming both, unless figures of the two may stand side by side."""
-    for part, said in (
-        (
-            "sampling",
-            lambda b: (
-                f"{b.sampling.steps} steps, guidance {b.sampling.guidance:g}, side "
-                f"{b.sampling.size}"
-            ),
+    told = {
+        "sampling": lambda b: (
+            f"{b.sampling.steps} steps, guidance {b.sampling.guidance:g}, side {b.sampling.size}"
         ),
-        ("seeds", lambda b: f"seeds {_few(b.seeds)}"),
-        ("features", lambda b: f"features of {b.features}"),
-        ("reference", lambda b: f"real images {b.reference or 'that ship'}"),
-        ("batch", lambda b: f"{b.batch} images at a time"),
-        ("measures", lambda b: f"measures {', '.join(b.measures)}"),
-        (
-            "domains",
-            lambda b: "prompts " + _few([f"{d.name} ({len(d.prompts)})" for d in b.domains]),
-        ),
-    ):
+        "seeds": lambda b: f"seeds {_few(b.seeds)}",
+        "features": lambda b: f"features of {b.features}",
+        "reference": lambda b: f"real images {b.reference or 'that ship'}",
+        "batch": lambda b: f"{b.batch} images at a time",
+        "measures": lambda b: f"measures {', '.join(b.measures)}",
+        "domains": lambda b: "prompts " + _few([f"{d.name} ({len(d.prompts)})" for d in b.domains]),
+    }
+    for part, tell in told.items():
         if getattr(one, part) != getattr(other, part):
-            a, b = said(one), said(other)
+            a, b = tell(one), tell(other)
             different = "" if a != b else " of other texts"
             raise DmqError(
                 f"{name} has {a}, {other_name} has {b}{different}: their figures cannot be "
@@ -253,9 +232,9 @@ def load_batch(folder: Path, who: int, number: int) -> Batch | None:
     place = _batch(folder, who, number)
     if not place.is_dir():
         return None
-    with codec.reading(place, "delete this folder, and it is generated again"):
+    with codec.reading(place, remedy := "delete this folder, and it is generated again"):
         arrays, seconds = read_arrays(place / "batch.safetensors", "seconds")
-        images = [_pixels(file) for file in sorted(place.glob("*.png"))]
+        images = [read_image(file, remedy) for file in sorted(place.glob("*.png"))]
         return Batch(images, arrays["latents"], float(seconds))
 
 
@@ -263,15 +242,9 @@ def _batch(folder: Path, who: int, number: int) -> Path:
     return folder / "pictures" / str(who) / f"{number:04d}"
 
 
-def _pixels(file: Path) -> np.ndarray:
-    return np.asarray(Image.open(file))
-
-
 @dataclass(frozen=True)
 class Found:
-    """What was found of one model, and the arrays [images, ...] that others are measured
-    against.
-    """
+    """What was found of one model, and arrays [images, ...] that others are measured against."""
 
     rows: tuple[BenchRow, ...]
     images: tuple[BenchImage, ...]
@@ -372,12 +345,12 @@ def load_report(name: str) -> BenchReport:
             else ""
         )
         raise DmqError(f"there is no finished benchmark called {name!r}.{more}")
-    with codec.reading(folder, remedy := "delete the folder and generate it again"):
+    with codec.reading(folder, REMEDY):
         plain = codec.read_json(folder / "report.json")
-        codec.check_version(plain, folder, remedy)
-        given = {"benchmark": load_benchmark(name)}
+        codec.check_version(plain, folder, REMEDY)
         images = _images(folder / "pictures.parquet")
-        return codec.from_parts(BenchReport, plain, images=images, **given)
+        benchmark = load_benchmark(name)
+        return codec.from_parts(BenchReport, plain, images=images, benchmark=benchmark)
 
 
 def load_benchmark(name: str) -> Benchmark:
@@ -397,18 +370,15 @@ def load_recipes(name: str) -> tuple[Recipe, ...]:
 
 
 def load_worst(name: str) -> dict[tuple[str, int], np.ndarray]:
-    """The images kept for the gallery, uint8 [H, W, 3], by model and number; float ones among
-    them.
-    """
+    """The images of the gallery, uint8 [H, W, 3], by model and number; float ones too."""
     place = folder_of(name) / "worst"
-    pairs = json.loads((place / "worst.json").read_text("utf-8"))
-    return {(who, number): _pixels(place / f"{n:03d}.png") for n, (who, number) in enumerate(pairs)}
+    with codec.reading(place, REMEDY):
+        pairs = enumerate(json.loads((place / "worst.json").read_text("utf-8")))
+        return {(w, number): read_image(place / f"{n:03d}.png", REMEDY) for n, (w, number) in pairs}
 
 
 def as_csv(report: BenchReport) -> str:
-    """Every row of the report as CSV: a line for each model, domain and measure, with its
-    context.
-    """
+    """The report as CSV: a line for each model, domain and measure, with its context."""
     lines = []
     for row in report.rows:
         context = {

@@ -37,9 +37,7 @@ def model_key(model: str, asked: list[Any], what: str = "") -> str:
 
 
 def capture_key(recipe: Recipe) -> str:
-    """A name for what `recipe` must know of the activations: two recipes that differ only in
-    bits share it.
-    """
+    """A name for what is captured for `recipe`: recipes that differ only in bits share it."""
     specs = [jsonio.to_data(x, as_key=True) for x in (recipe.sampling, recipe.calibration)]
     return model_key(recipe.model, [recipe.model, *specs])
 
@@ -126,9 +124,7 @@ def _save_steps(file: Path, stats: ActivationStats) -> None:
 
 
 def _load_steps(file: Path, shape: tuple[int, int]) -> dict[str, np.ndarray]:
-    """The columns of a table with a row for each site and step, [S, T]; its size is checked
-    before it is read.
-    """
+    """Columns of one row per site and step, [S, T]; the size is checked before it is read."""
     with pq.ParquetFile(file) as opened:
         told = opened.metadata
         size = sum(told.row_group(n).total_byte_size for n in range(told.num_row_groups))
@@ -210,9 +206,7 @@ def load_trajectory(folder: Path) -> Trajectory:
 
 
 def _narrow(counts: np.ndarray) -> np.ndarray:
-    """The same counts in the smallest unsigned type that holds them: exact, and a quarter of the
-    bytes.
-    """
+    """The same counts in the smallest unsigned type that holds them."""
     return counts.astype(np.min_scalar_type(int(counts.max(initial=0))))
 
 

@@ -57,9 +57,7 @@ def export_folder(name: str) -> Path:
 
 
 def free_export(wanted: str) -> str:
-    """`wanted` made fit to name an export, with a number behind it if there is such an export
-    already.
-    """
+    """`wanted` made fit to name an export that is not there yet."""
     return free_stem(wanted, export_folder)
 
 

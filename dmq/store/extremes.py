@@ -49,9 +49,7 @@ def _kept(stats: ActivationStats, s: int, how: str, splits: Mapping[str, int]) -
 
 
 def round_up(x: np.ndarray, bits: int) -> np.ndarray:
-    """The smallest float32 with `bits` bits of fraction that are not below `x` float32; what is
-    not finite stays.
-    """
+    """The smallest float32 with `bits` bits of fraction >= `x` float32; not finite ones stay."""
     step = 1 << (23 - bits)
     order = x.view(np.int32).astype(
         np.int64

@@ -115,9 +115,7 @@ def write_whole(file: Path, text: str) -> None:
 
 
 def shown(said: object) -> str:
-    """An error or a text as a visitor of a public app may read it: without the folders of this
-    machine.
-    """
+    """A text as a visitor of a public app may read it: without the folders of this machine."""
     text = str(said)
     if not is_public():
         return text
@@ -208,16 +206,12 @@ def _downloads() -> tempfile.TemporaryDirectory:
 
 
 def fit_to_name(name: str) -> bool:
-    """Can `name` be that of a folder on every system? A dot or space at the end is lost on
-    Windows.
-    """
+    """Can `name` be a folder's on every system? Windows loses a dot or space at the end."""
     return bool(NAME.fullmatch(name)) and name[-1] not in " ." and not DEVICES.fullmatch(name)
 
 
 def free_stem(wanted: str, folder_of: Callable[[str], Path], nameless: str = "run") -> str:
-    """`wanted` made fit to name a folder, with a number behind it if `folder_of` that name is
-    there or reserved.
-    """
+    """`wanted` made fit to name a folder, numbered if `folder_of` it is there or reserved."""
     stem = re.sub(r"[^A-Za-z0-9 ._+-]+", "-", wanted).strip(" .-")[:60].rstrip(" .") or nameless
     return next(
         n for n in (stem, *(f"{stem} {k}" for k in range(2, 10_000))) if _is_free(n, folder_of)

@@ -24,7 +24,6 @@ from ..results import (
     ProgressiveRanges,
     SearchResult,
     SensitivityTable,
-    WindowEffects,
 )
 from . import codec
 from .arrays import save_arrays
@@ -52,13 +51,11 @@ def _save(folder: Path, name: str, value: Any) -> None:
         codec.save(part / f"{name}.safetensors", name, value)
 
 
-# --- groups, windows, roundings -------------------------------------------------------------------
+# --- groups, roundings ----------------------------------------------------------------------------
 
 
 def search_key(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> str:
-    """A name for what a search depends on: the model, how it is run and quantized, the settings
-    of the search.
-    """
+    """A name for what a search depends on: model, sampling, quantization, its settings."""
     # Learned ranges take the place of any.
     activations = replace(recipe.activations, range=MseSearch())
     specs = (spec, recipe.sampling, recipe.calibration, recipe.weights, activations)
@@ -73,9 +70,7 @@ def find_search(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> Path |
 
 
 def save_search(recipe: Recipe, spec: LearnedGroups, result: SearchResult) -> Path:
-    """Write what a search found, and the recipe it was for; returns the folder, which appears
-    only when complete.
-    """
+    """Write what a search found, and its recipe; returns the folder."""
     folder = home() / "searches" / search_key(recipe, spec, result.fingerprint)
     with written(folder) as part:
         codec.save(part / "search.safetensors", "search", result)
@@ -89,20 +84,8 @@ def load_search(folder: Path) -> SearchResult:
     return codec.load(folder / "search.safetensors", "search", SearchResult, remedy)
 
 
-def save_windows(folder: Path, effects: WindowEffects) -> None:
-    """Write measured effects of windows into `folder`, which appears only when complete."""
-    _save(folder, "windows", effects)
-
-
-def load_windows(folder: Path) -> WindowEffects:
-    """What `save_windows` wrote. Raises DmqError if the file is damaged."""
-    return codec.load(folder / "windows.safetensors", "windows", WindowEffects)
-
-
 def save_rounding(folder: Path, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
-    """Write learned codes, and what is needed to read them, into `folder`, which appears only
-    when complete.
-    """
+    """Write learned codes, and what is needed to read them, into `folder`."""
     with written(folder) as part:
         save_arrays(part / "rounding.safetensors", "rounding", plain, arrays)
 
@@ -159,9 +142,7 @@ def load_progressive(folder: Path, base: ActivationStats) -> ProgressiveRanges:
 
 
 def save_call(folder: Path, n: int, stats: ActivationStats, grids: dict[str, np.ndarray]) -> None:
-    """Keep what denoiser call `n` of an unfinished calibration saw, and the grids that it was
-    answered with.
-    """
+    """Keep what call `n` of an unfinished calibration saw, and the grids that answered it."""
     with written(folder / f"{n:05d}") as part:
         save_stats(part / "stats", stats, channels=EXACT)  # so that an interruption changes nothing
         save_file(
@@ -279,9 +260,7 @@ def load_label(folder: Path, name: str) -> float | None:
 
 
 def save_over_time(folder: Path, question: dict[str, Any], made: OverTime) -> None:
-    """Write `made` and the `question` that it answers (specs by name) into `folder`, once it is
-    complete.
-    """
+    """Write `made` and the `question` that it answers (specs by name) into `folder`."""
     arrays = {
         f"{name}.{n}": x
         for name, curve in CURVES.items()

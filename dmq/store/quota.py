@@ -99,9 +99,7 @@ def hold(home: Path, folder: Path) -> None:
 
 
 def piece_of(home: Path, folder: Path) -> Path | None:
-    """The piece of the run folder `home` that `folder` is or lies in; None for what is half
-    written or elsewhere.
-    """
+    """The piece of `home` that `folder` is or lies in; None if half written or elsewhere."""
     home, folder = home.resolve(), folder.resolve()
     if not folder.is_relative_to(home):
         return None
@@ -129,9 +127,7 @@ def pieces(home: Path) -> list[Path]:
 
 
 def _folders(place: Path) -> list[Path]:
-    """The folders in `place`; a link leads elsewhere and is none, what begins with a dot is half
-    written.
-    """
+    """The folders in `place`, without links and what is half written (a dot at the front)."""
     try:
         with os.scandir(place) as entries:
             return [

@@ -13,9 +13,10 @@ from ..recipe import Comparison, Recipe
 from ..results import Report
 from . import codec, folders, quota
 from .folders import download_folder, fit_to_name, free_stem, own_home, written
-from .sheets import sheet
+from .sheets import read_image, sheet
 
 
+REMEDY = "delete the folder and compare again"
 RESERVED = (*quota.KINDS, quota.VISITORS)  # folders beside the runs
 
 
@@ -87,7 +88,7 @@ def load_report(name: str) -> Report:
     file = folder_of(name) / "report.json"
     if not file.is_file():
         raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
-    with codec.reading(file, "delete the folder and compare again"):
+    with codec.reading(file, REMEDY):
         return codec.from_parts(Report, codec.read_json(file))
 
 
@@ -101,26 +102,23 @@ def load_recipes(name: str) -> tuple[Recipe, ...]:
 
 def load_images(name: str) -> dict[str, list[np.ndarray]]:
     """The finished images of a run, uint8 [H, W, 3], by recipe name with float first."""
-    place = folder_of(name) / "pictures"
-    return {
-        who: [
-            np.asarray(Image.open(file))
-            for file in sorted((place / str(w)).glob("[0-9][0-9][0-9].png"))
-        ]
-        for w, who in enumerate(load_report(name).seconds)
-    }
+    found = _image_files(name, "[0-9][0-9][0-9].png")
+    return {who: [read_image(file, REMEDY) for file in files] for who, files in found.items()}
 
 
 def load_steps(name: str) -> dict[str, dict[tuple[int, int], np.ndarray]]:
     """The images on the way of a run, by recipe name and (position among its images, step)."""
-    found: dict[str, dict[tuple[int, int], np.ndarray]] = {}
-    for w, who in enumerate(load_report(name).seconds):
-        files = sorted((folder_of(name) / "pictures" / str(w)).glob("*-at-*.png"))
-        keys = (tuple(int(number) for number in file.stem.split("-at-")) for file in files)
-        found[who] = {
-            key: np.asarray(Image.open(file)) for key, file in zip(keys, files, strict=True)
-        }
-    return found
+    steps: dict[str, dict[tuple[int, int], np.ndarray]] = {}
+    for who, files in _image_files(name, "[0-9]*-at-[0-9]*.png").items():
+        pairs = ((*map(int, file.stem.split("-at-")), file) for file in files)
+        steps[who] = {(n, step): read_image(file, REMEDY) for n, step, file in pairs}
+    return steps
+
+
+def _image_files(name: str, pattern: str) -> dict[str, list[Path]]:
+    place = folder_of(name) / "pictures"
+    order = enumerate(load_report(name).seconds)
+    return {who: sorted((place / str(w)).glob(pattern)) for w, who in order}
 
 
 def load_comparison(name: str) -> Comparison:
@@ -129,9 +127,7 @@ def load_comparison(name: str) -> Comparison:
 
 
 def contact_sheet(name: str) -> Path:
-    """A PNG with all images of a run, in a temporary folder: a row for each recipe with its
-    name on the left.
-    """
+    """A PNG with all images of a run, in a temporary folder: a named row for each recipe."""
     rows = load_images(name)
     file = download_folder() / f"{name}.png"
     sheet(rows, [""] * max(map(len, rows.values())), least=1).save(file)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from ..errors import DmqError
+from . import codec
 
 
 # pixels of a side: smaller images are enlarged, by a whole number so that each pixel stays one
@@ -38,6 +39,15 @@ def sheet(rows: dict[str, list[np.ndarray]], columns: list[str], least: int = LE
             )
             made.paste(large, (margin + x * across, top + y * down))
     return made
+
+
+def read_image(file: Path, remedy: str) -> np.ndarray:
+    """The pixels of an image file. Raises DmqError that tells the `remedy` if it is damaged."""
+    with codec.reading(file, remedy):
+        try:
+            return np.asarray(Image.open(file))
+        except (SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(str(error)) from None
 
 
 def save_png(file: str, image: Image.Image) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
+from dmq.artifacts.questions import Run, Windows
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, LearnedGroups, Recipe, WeightFormat
 from dmq.results import (
@@ -32,7 +33,7 @@ from dmq.results import (
     Trajectory,
     WindowEffects,
 )
-from dmq.store import benchmarks, captures, codec, learned, runs
+from dmq.store import artifact, benchmarks, captures, codec, learned, runs
 from dmq.store.extremes import EXACT
 from tests.helpers import random_stats
 
@@ -229,6 +230,11 @@ FOUND = benchmarks.Found((ROW,), BENCHED, {"features": array(2, 3)}, ("a note",)
 BATCH = benchmarks.Batch([image(), image()], array(2, 3), 1.25)
 
 
+QUESTION = Windows(
+    recipe=Recipe(), windows=2, images=3, run=Run(fingerprint="f", sampler="s", timesteps=(1.0,))
+)
+
+
 def save_search(folder):
     learned.save_search(Recipe(), LearnedGroups(), SEARCH).rename(folder)
 
@@ -265,8 +271,8 @@ KINDS = {
     ),
     "search": (save_search, learned.load_search, SEARCH, "search.safetensors"),
     "windows": (
-        saved(learned.save_windows, WINDOWS),
-        learned.load_windows,
+        lambda folder: artifact.save(QUESTION, folder, WINDOWS),
+        lambda folder: artifact.load(QUESTION, folder),
         WINDOWS,
         "windows.safetensors",
     ),
@@ -320,6 +326,12 @@ KINDS = {
         "00000.json",
     ),
     "run": (save_run, lambda folder: runs.load_report(folder.name), REPORT, "report.json"),
+    "images of a run": (
+        save_run,
+        lambda folder: runs.load_images(folder.name),
+        {"float": [image()], "W8": [image()]},
+        "pictures/1/000.png",
+    ),
     "benchmark rows": (
         lambda folder: benchmarks.save_rows(folder.parent.parent, int(folder.name), FOUND),
         lambda folder: benchmarks.load_rows(folder.parent.parent, int(folder.name)),
@@ -427,7 +439,7 @@ def test_what_a_newer_version_wrote_is_not_guessed_at(tmp_path):
     plain, arrays = codec.to_parts(WINDOWS)
     codec.save_arrays(file, "windows", plain | {"version": 2}, arrays)
     with pytest.raises(DmqError, match=r"windows\.safetensors: of another version of dmq; delete"):
-        learned.load_windows(tmp_path)
+        artifact.load(QUESTION, tmp_path)
 
 
 def test_a_benchmark_report_survives_with_its_benchmark(home):
