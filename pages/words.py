@@ -322,13 +322,6 @@ def kinds_in(value: Any) -> set[str]:
     }
 
 
-def prepared(recipe: Recipe) -> bool:
-    """Does it take more than statistics to say what the recipe does?"""
-    return recipe.progressive is not None or (
-        recipe.relaxing is not None and recipe.relaxing.where == "auto"
-    )
-
-
 def python(recipe: Recipe) -> str:
     """A Python program that does what the app does with `recipe`."""
     inner = ",\n".join(
@@ -337,16 +330,11 @@ def python(recipe: Recipe) -> str:
         if f.name in ("name", "model") or getattr(recipe, f.name) != f.default
     )
     return (
-        "from dmq import stages\n"
-        "from dmq.recipe import "
-        f"{', '.join(sorted(kinds_in(recipe) | {'Comparison', 'Recipe'}))}\n\n"
+        "import dmq\n"
+        f"from dmq.recipe import {', '.join(sorted(kinds_in(recipe) | {'Recipe'}))}\n\n"
         f"recipe = Recipe(\n{inner},\n)\n"
-        f"stages.finish(stages.{'prepare' if prepared(recipe) else 'capture'}(recipe))\n"
-        "print(stages.errors(recipe).total, stages.plan(recipe).bytes)\n\n"
-        'comparison = Comparison(prompts=("grinning cat",), seeds=(0,), '
-        "sampling=recipe.sampling)\n"
-        "report = stages.finish(stages.compare(comparison, (recipe,)))\n"
-        "print(report.scores)\n"
+        "print(dmq.plan(recipe).coverage_line())\n"
+        'print(dmq.compare(recipe, prompts=["grinning cat"], seeds=[0]).scores)\n'
     )
 
 

@@ -16,11 +16,13 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.optimize import Bounds, LinearConstraint, OptimizeResult, milp
-from scipy.sparse import csr_array
 
+
+if TYPE_CHECKING:
+    from scipy.optimize import OptimizeResult
 
 FEW, TIMES, MOST = (
     60,
@@ -218,12 +220,16 @@ class _Core:
         above = 0.0 if proven is None or not np.isfinite(proven) else max(0.0, proven * self.unit)
         return self._picked(answer), above
 
-    def _milp(self, room: int, close: float) -> OptimizeResult:
+    def _milp(self, room: int, close: float) -> "OptimizeResult":
         """Least distance from the bound: what those taken are dearer, and the price of each byte
         that is left.
 
         Those bytes are a variable of their own, the last: without it costs would not be distances,
         and `close`, a part of the cost, not a part of the distance."""
+        # Imported here: scipy takes a good part of the app's start.
+        from scipy.optimize import Bounds, LinearConstraint, milp
+        from scipy.sparse import csr_array
+
         rows, row = np.unique(self.row, return_inverse=True)
         size = np.abs(self.more).max(initial=1) / FINE
         one = csr_array(
@@ -243,7 +249,7 @@ class _Core:
                 options={"mip_rel_gap": close, "node_limit": NODES, "time_limit": SECONDS},
             )
 
-    def _picked(self, answer: OptimizeResult) -> np.ndarray:
+    def _picked(self, answer: "OptimizeResult") -> np.ndarray:
         """None are taken where nothing was found: without them there always is a solution."""
         return np.zeros(len(self.row), bool) if answer.x is None else answer.x[:-1] > 0.5
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 
+import numpy as np
 import plotly.graph_objects as go
 
 from ..results import ImageScore, Report
@@ -60,3 +61,8 @@ def _boxes(
             annotation_position="bottom right",
         )
     return layout(figure, height=360, y=title)
+
+
+def difference(a: np.ndarray, b: np.ndarray, gain: float = 4.0) -> np.ndarray:
+    """The absolute difference as an image: black where equal, `gain` times brighter than it is."""
+    return np.clip(np.abs(a.astype(np.float32) - b) * gain, 0, 255).astype(np.uint8)

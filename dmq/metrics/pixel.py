@@ -31,8 +31,3 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     pair = [torch.from_numpy(np.array(x)).permute(2, 0, 1)[None].float() / 255 for x in (a, b)]
     with one_thread():
         return float(structural_similarity_index_measure(*pair, data_range=1.0))
-
-
-def difference(a: np.ndarray, b: np.ndarray, gain: float = 4.0) -> np.ndarray:
-    """The absolute difference as an image: black where equal, `gain` times brighter than it is."""
-    return np.clip(np.abs(a.astype(np.float32) - b) * gain, 0, 255).astype(np.uint8)

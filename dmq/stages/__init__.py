@@ -45,7 +45,7 @@ _PLACES = {
     "models.libraries": "load",
     "models.work_plan": "WorkPlan chosen_placement devices memory_line plan_capture plan_work"
     " use_placement",
-    "metrics.pixel": "difference",
+    "figures.images": "difference",
     "allocation.budget": "allocate limits pareto",
     "workflow.bit_allocation": "with_allocation",
     "workflow.export": "check export=write_export",

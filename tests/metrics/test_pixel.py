@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from dmq.figures import images
 from dmq.metrics import pixel
 
 
@@ -50,7 +51,7 @@ def test_shapes_must_agree():
 def test_difference_is_black_where_equal_and_symmetric():
     a, b = noise(3), noise(4)
     b[:16] = a[:16]
-    seen = pixel.difference(a, b, gain=1)
+    seen = images.difference(a, b, gain=1)
     assert not seen[:16].any()
-    assert np.array_equal(seen, pixel.difference(b, a, gain=1))
+    assert np.array_equal(seen, images.difference(b, a, gain=1))
     assert np.array_equal(seen, np.abs(a.astype(int) - b))
