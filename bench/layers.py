@@ -32,11 +32,13 @@ from scipy.stats import binomtest
 from bench.timing.generated import GeneratedBatch, half
 from bench.timing.results import Results, Row, asked
 from dmq import stages
+from dmq.allocation import budget
 from dmq.allocation.budget import random_allocation
 from dmq.errors import DmqError
 from dmq.metrics.sets import fid
 from dmq.models.clip import load_clip
 from dmq.models.trajectories import Walk
+from dmq.progress import run_to_end
 from dmq.quantizers.weights import weight_bytes
 from dmq.recipe import (
     EMBEDDED,
@@ -54,6 +56,7 @@ from dmq.recipe import (
     parse_format,
 )
 from dmq.results import Allocation, Layer, SensitivityTable
+from dmq.workflow import bit_allocation
 
 
 SIX = tuple(f"{name}-{bits}" for bits in (4, 3) for name in ("UAQ", "KMC", "KMA"))
@@ -140,7 +143,7 @@ class Evidence:
     def _asked(self, name: str) -> SensitivityTable:
         if name.startswith("predictor") or name == "ridge":
             spec = Predictor(choices=tuple(map(choice, SIX)), configurations=self.configurations)
-            found = stages.finish(stages.predict(self.recipe, spec))
+            found = run_to_end(stages.predict(self.recipe, spec))
             return (
                 found.ridge_table()
                 if name == "ridge"
@@ -148,11 +151,11 @@ class Evidence:
             )
         if name == "fisher, all":
             every = Sensitivity(choices=tuple(map(choice, MORE)), how="fisher")
-            return stages.finish(stages.sensitivity(self.recipe, every))
+            return run_to_end(stages.sensitivity(self.recipe, every))
         asked_ = Sensitivity(
             how="fisher" if name == "fisher" else "measure"
         )  # also at 2 bits: it ships so
-        return stages.finish(stages.sensitivity(self.recipe, asked_)).among(SIX)
+        return run_to_end(stages.sensitivity(self.recipe, asked_)).among(SIX)
 
 
 def allocations(evidence: Evidence, size: int) -> Iterator[tuple[str, Callable[[], Allocation]]]:
@@ -164,7 +167,7 @@ def allocations(evidence: Evidence, size: int) -> Iterator[tuple[str, Callable[[
 
     def solved(name: str) -> Allocation:
         table = evidence.table(name)
-        return stages.allocate(table, within(table, size))
+        return budget.allocate(table, within(table, size))
 
     for name, labels in ALONE.items():
         yield f"{name} alone", partial(at_random, labels, 0)
@@ -176,7 +179,7 @@ def allocations(evidence: Evidence, size: int) -> Iterator[tuple[str, Callable[[
 
 def within(table: SensitivityTable, size: int) -> Budget:
     """`size` bytes, or all that the table's choices can take: KMA-4 takes less than UAQ-4."""
-    return Budget(bits=None, bytes=min(size, stages.limits(table)[1]))
+    return Budget(bits=None, bytes=min(size, budget.limits(table)[1]))
 
 
 class Judged(GeneratedBatch):
@@ -276,12 +279,12 @@ def row_of(
     base: Recipe, chosen: Allocation, place: tuple[str, ...], generated: Judged, results: Results
 ) -> Row:
     """The row of an allocation, measured unless `results` has it."""
-    recipe = stages.with_allocation(base, chosen)
+    recipe = bit_allocation.with_allocation(base, chosen)
     key = asked(recipe, generated.loaded.info.fingerprint, generated.seeds, generated.images)
     row = results.find(place, key)
     if row is None:
         begun = time.process_time()
-        stages.finish(stages.prepare(recipe))
+        run_to_end(stages.prepare(recipe))
         row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {"asked": key}
         row |= generated.measure(recipe) | {"size": chosen.bytes, "bits": chosen.average_bits}
         row |= {"took": time.process_time() - begun}
@@ -301,7 +304,7 @@ def evidence_of(model: str, chosen: argparse.Namespace) -> Evidence:
         weights=Weights(bits=4, format=Uaq()),
         activations=Activations(bits=FLOAT, dynamic="token"),
     )
-    stages.finish(stages.capture(recipe))
+    run_to_end(stages.capture(recipe))
     layers = tuple(row.layer for row in stages.plan(recipe).layers if row.weights.bits < FLOAT)
     return Evidence(recipe, layers, chosen.configurations)
 

@@ -30,7 +30,9 @@ from bench.timing.results import Results, Row, asked
 from dmq import stages
 from dmq.capture.activations import calibration_images
 from dmq.errors import DmqError
+from dmq.models import libraries
 from dmq.models.loading import sample, with_denoiser
+from dmq.progress import run_to_end
 from dmq.recipe import (
     EMBEDDED,
     Activations,
@@ -154,7 +156,7 @@ def report(
         row = results.find(place, key)
         if row is None:
             begun = time.process_time()
-            stages.finish(stages.prepare(candidate))
+            run_to_end(stages.prepare(candidate))
             row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {
                 "asked": key
             }
@@ -176,10 +178,10 @@ def speed(model: str, chosen: argparse.Namespace) -> None:
 
     recipe = replace(recipe_for(model, "W8A8", "MseSearch", chosen), progressive=Progressive())
     small, start = recipe, replace(recipe, progressive=None)
-    stages.finish(stages.capture(start))
+    run_to_end(stages.capture(start))
     plan, ranges = stages.plan(start), (stages.statistics(start), stages.errors(start))
     recipe = replace(recipe, calibration=replace(small.calibration, samples=chosen.images))
-    loaded = stages.load(model)
+    loaded = libraries.load(model)
     prompts, seeds = zip(*calibration_images(loaded, recipe.calibration), strict=True)
     batch, times = recipe.calibration.batch, {"sampling": [], "calibration": []}
     for _ in range(chosen.repeats):
@@ -190,7 +192,7 @@ def speed(model: str, chosen: argparse.Namespace) -> None:
             sample(pipe, loaded, prompts=prompts[part], seeds=seeds[part], sampling=recipe.sampling)
         times["sampling"].append(time.perf_counter() - begun)
         begun = time.perf_counter()
-        stages.finish(calibrate_progressively(loaded, recipe, plan, ranges))
+        run_to_end(calibrate_progressively(loaded, recipe, plan, ranges))
         times["calibration"].append(time.perf_counter() - begun)
     a, b = (statistics.median(times[name]) for name in ("sampling", "calibration"))
     ratios = [y / x for x, y in zip(*times.values(), strict=True)]
@@ -248,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
                 for s in chosen.settings
                 for ranges in chosen.ranges
             ]
-            stages.finish(stages.capture(every[0]))
+            run_to_end(stages.capture(every[0]))
             generated = GeneratedBatch(every[0], chosen.seeds, chosen.images)
             for recipe in every:
                 report(recipe, generated, results, chosen)

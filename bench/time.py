@@ -29,6 +29,7 @@ from bench.timing.measure import Bench
 from bench.timing.results import Results, Row, asked
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.progress import run_to_end
 from dmq.recipe import (
     EMBEDDED,
     Activations,
@@ -191,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
         ]
         results = Results(chosen.out, chosen.again)
         for of_model in recipes:
-            stages.finish(stages.capture(of_model[0]))
+            run_to_end(stages.capture(of_model[0]))
             first = of_model[0]
             bench = Bench(
                 first.model, first.sampling, first.calibration, chosen.seeds, chosen.images

@@ -14,6 +14,7 @@ import gradio as gr
 
 from dmq import jsonio, public, stages
 from dmq.errors import DmqError
+from dmq.models import libraries
 from dmq.store.folders import ASSETS
 
 from . import api, capture_panel, session, sidebar
@@ -147,7 +148,7 @@ def place_models() -> None:
     handler with a GPU works in a copy of this process, and loads it there."""
     if has_zero_gpu():
         os.environ.setdefault("DMQ_DEVICE", "cpu")
-        stages.load(session.OPENING.model)
+        libraries.load(session.OPENING.model)
 
 
 def launch(**settings: Any) -> None:

@@ -10,6 +10,7 @@ import gradio as gr
 
 from dmq import stages
 from dmq.recipe import Calibration, Recipe, Sampling
+from dmq.workflow import gpu_time
 
 from . import forms
 from .events import on
@@ -105,7 +106,7 @@ def build(shared: Shared) -> None:
 
     def seconds(text: str, *values: Any) -> float:
         recipe = edited(paths, text, *values)
-        return stages.gpu_seconds(recipe.model, recipe.calibration.samples, recipe.sampling.steps)
+        return gpu_time.gpu_seconds(recipe.model, recipe.calibration.samples, recipe.sampling.steps)
 
     def redraw(text: str) -> dict[str, Any]:
         return refresh(paths, text)

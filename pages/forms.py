@@ -9,8 +9,8 @@ from typing import Any, get_args, get_type_hints
 
 import gradio as gr
 
-from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation.engines import ENGINE_CHOICES
 from dmq.recipe import ENGINES, FLOAT, SIMULATED
 
 from .words import KINDS
@@ -164,7 +164,7 @@ def engine_choice(**options: Any) -> gr.Dropdown:
         for one in ENGINES
     }
     return gr.Dropdown(
-        [(named.get(one, one), one) for one in stages.COMPUTED],
+        [(named.get(one, one), one) for one in ENGINE_CHOICES],
         value=SIMULATED,
         label="Computed",
         info="Simulated: floats, rounded as if they had few bits. Executed: on integer kernels "

@@ -24,7 +24,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq.progress import Progress
 
 from .events import MODEL, follows, on
 
@@ -144,7 +144,7 @@ def watch(
                 seen = next(work)
             except StopIteration as end:
                 return end.value
-            if not isinstance(seen, stages.Progress):
+            if not isinstance(seen, Progress):
                 if draw and (answer := draw(seen)):
                     yield answer
                 continue

@@ -7,6 +7,8 @@ import dataclasses
 
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import checks, engines
+from dmq.progress import FLOAT_NAME
 from dmq.recipe import SIMULATED, Comparison, Recipe
 from dmq.store import runs
 from dmq.store.prompts import UNPROMPTED
@@ -51,7 +53,7 @@ def comparison_of(
     if not steps or not float(steps).is_integer():
         raise DmqError(f"steps must be a whole number, got {steps}.")
     sampling = dataclasses.replace(recipe.sampling, steps=int(steps), guidance=float(guidance or 0))
-    stages.check_sampling(recipe, sampling)
+    checks.check_sampling(recipe, sampling)
     made = Comparison(prompts=lines, seeds=seeds_of(seeds), sampling=sampling)
     if len(made.prompts) * len(made.seeds) > MOST:
         raise DmqError(
@@ -76,13 +78,13 @@ def offered(current: Recipe) -> dict[str, Recipe]:
             adopted = _taken(recipe, current)
             if (plain := dataclasses.replace(adopted, name="")) not in known:
                 known.add(plain)
-                earlier[f"{stages.plain_name(recipe.name)} · run {run}"] = adopted
+                earlier[f"{engines.plain_name(recipe.name)} · run {run}"] = adopted
     return made | dict(reversed(earlier.items()))
 
 
 def _taken(recipe: Recipe, current: Recipe) -> Recipe:
     """`recipe` for the model and statistics of `current`, and computed as that one is."""
-    return stages.with_engine(adopt(recipe, current), current.engine)
+    return engines.with_engine(adopt(recipe, current), current.engine)
 
 
 def recipes_in(run: str) -> tuple[Recipe, ...]:
@@ -106,13 +108,13 @@ def recipes_of(
     known = offered(recipe) if others else {}
     chosen: dict[str, Recipe] = {}
     for one in [recipe, *(known[name] for name in others or [] if name in known)]:
-        made = stages.with_engine(one, SIMULATED)
+        made = engines.with_engine(one, SIMULATED)
         if any(dataclasses.replace(made, name=other.name) == other for other in chosen.values()):
             continue
         names = (made.name, *(f"{made.name} ({n})" for n in range(2, len(known) + 3)))
-        name = next(name for name in names if name not in (*chosen, stages.FLOAT_NAME))
+        name = next(name for name in names if name not in (*chosen, FLOAT_NAME))
         chosen[name] = dataclasses.replace(made, name=name)
-    return stages.computed_as(tuple(chosen.values()), computed or recipe.engine)
+    return engines.with_engines(tuple(chosen.values()), computed or recipe.engine)
 
 
 def engine_shown(recipe: Recipe, computed: str | None) -> str:

@@ -30,7 +30,22 @@ ROWS = [
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 SAME_ROW = {("jsonio", "recipe")}  # jsonio reads Recipe unless told otherwise
-PAGES_USE = {"public", "stages", "store", "figures", "results", "recipe", "jsonio", "errors"}
+PAGES_USE = {
+    "allocation",
+    "errors",
+    "evaluation",
+    "figures",
+    "jsonio",
+    "models",
+    "progress",
+    "public",
+    "recipe",
+    "results",
+    "stages",
+    "store",
+    "workflow",
+}
+PAGES_USE_OF_MODELS = {"dmq.models.libraries", "dmq.models.placement", "dmq.models.work_plan"}
 WITHOUT_TORCH = {
     "errors",
     "places",
@@ -155,6 +170,11 @@ def test_library_imports_point_down():
 
 def test_pages_are_thin():
     wrong = {label(path): rooms(path) - PAGES_USE for path in PAGES}
+    for path in PAGES:
+        used = {name for name in imports(path) if name.startswith("dmq.models")}
+        wrong[f"{label(path)}, models"] = {
+            name for name in used if not PAGES_USE_OF_MODELS & {name, name.rpartition(".")[0]}
+        }
     heavy = {"torch", "diffusers", "transformers", "training"}
     wrong |= {
         f"{label(path)}, all": {n.split(".")[0] for n in imports(path)} & heavy for path in PAGES

@@ -6,7 +6,7 @@ import pytest
 from safetensors import safe_open
 
 from dmq import stages
-from dmq.models import loading
+from dmq.models import libraries, loading
 from dmq.recipe import EMBEDDED, Recipe
 from dmq.store import folders, runs
 
@@ -22,7 +22,7 @@ HEAVIEST = 235_000_000
 def test_the_capture_that_ships_is_of_the_weights_that_ship(model, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     recipe = stages.for_model(Recipe(), model)
-    stats, info = stages.statistics(recipe), stages.load(model).info
+    stats, info = stages.statistics(recipe), libraries.load(model).info
     assert stages.info(model) == info, "run `make captures`"
     assert stats.fingerprint == info.fingerprint, "run `make captures`"
     assert stats.steps == recipe.sampling.steps

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from dmq import stages
-from dmq.progress import Progress
+from dmq.progress import Progress, run_to_end
 from dmq.recipe import Calibration
 from dmq.store import captures, folders
 from tests.cluster import Cluster
@@ -60,7 +60,7 @@ def assert_equal(a, b, *, but=()):
 
 
 def test_batches_of_a_capture(cluster, recipe):
-    here = captures.load_stats(stages.finish(stages.capture(recipe)))
+    here = captures.load_stats(run_to_end(stages.capture(recipe)))
     work = stages.capture(recipe, again=True, scheduler=cluster.address)
     assert_equal(here, captures.load_stats(shared(cluster, work)))
     assert [path.name for path in (folders.home() / "captures").glob("*.partial")] == []
@@ -68,7 +68,7 @@ def test_batches_of_a_capture(cluster, recipe):
 
 def test_a_capture_that_was_interrupted_watches_only_the_other_batches(cluster, recipe):
     other = dataclasses.replace(recipe, calibration=Calibration(samples=4, batch=1, seed=7))
-    here = captures.load_stats(stages.finish(stages.capture(other)))
+    here = captures.load_stats(run_to_end(stages.capture(other)))
     how = {"again": True, "scheduler": cluster.whole().address}
     work = stages.capture(other, **how)
     next(item for item in work if isinstance(item, Progress) and item.done)

@@ -12,10 +12,13 @@ from diffusers import DDPMScheduler
 from dmq import stages
 from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
+from dmq.evaluation.compare import compare_images
+from dmq.models import libraries
 from dmq.models.loading import decode, sample
 from dmq.models.running import arguments, own_prompts
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import PIPELINES, tiny_pipeline
+from dmq.progress import run_to_end
 from dmq.recipe import (
     FLOAT,
     Activations,
@@ -55,7 +58,7 @@ def recipe(family, tmp_path_factory):
             weights=Weights(range=MinMax()),
             activations=Activations(range=MinMax()),
         )
-        stages.finish(stages.capture(made))
+        run_to_end(stages.capture(made))
         yield made
 
 
@@ -65,7 +68,7 @@ def prompts_of(family):
 
 def compare(recipe, prompts):
     asked = Comparison(prompts=prompts, seeds=(5,), sampling=recipe.sampling)
-    return stages.finish(stages.compare(asked, (recipe,)))
+    return run_to_end(compare_images(asked, (recipe,)))
 
 
 def test_a_cache_draws_the_float_images(recipe, family):
@@ -95,8 +98,8 @@ def test_what_time_recipes_need_is_learned_and_drawn(recipe, family):
         calibration_steps=ActiveSteps(),
         temporal=Temporal(rounding=Tiar(iterations=10), fsc="tib"),
     )
-    result = stages.finish(stages.search(made))
-    stages.finish(stages.learn_temporal(made))
+    result = run_to_end(stages.search(made))
+    run_to_end(stages.learn_temporal(made))
     plan = stages.plan(made)
     assert len(result.timesteps) == STEPS and result.slot.max() == 1
     of_time = [
@@ -112,7 +115,7 @@ def test_what_time_recipes_need_is_learned_and_drawn(recipe, family):
 
 def test_the_last_step_shown_is_the_image(recipe):
     """Packed latents and those with a row for each half of guidance included."""
-    loaded, seen = stages.load(recipe.model), []
+    loaded, seen = libraries.load(recipe.model), []
     prompts = list(recipe.calibration.prompts)
     how = {"prompts": prompts, "seeds": [3, 4], "sampling": recipe.sampling}
     images = sample(
@@ -125,7 +128,7 @@ def test_the_last_step_shown_is_the_image(recipe):
 
 
 def test_another_sampler_than_the_captured_one_is_refused(recipe, family, monkeypatch):
-    loaded = stages.load(recipe.model)
+    loaded = libraries.load(recipe.model)
     captured_with = type(loaded.pipe.scheduler).__name__
     monkeypatch.setattr(loaded.pipe, "scheduler", DDPMScheduler())
     with pytest.raises(
@@ -136,7 +139,7 @@ def test_another_sampler_than_the_captured_one_is_refused(recipe, family, monkey
 
 def test_guidance_halves_are_told_apart(recipe, family):
     """The conditional half is the one that changes with the prompt."""
-    loaded = stages.load(recipe.model)
+    loaded = libraries.load(recipe.model)
     prompts = prompts_of(family)
     calls = [
         record_trajectory(loaded, prompts=[prompt], seeds=[0], sampling=recipe.sampling)[0]

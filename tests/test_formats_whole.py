@@ -9,6 +9,8 @@ import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import compare
+from dmq.progress import run_to_end
 from dmq.recipe import (
     FLOAT,
     Activations,
@@ -48,7 +50,7 @@ def recipe(tmp_path_factory):
 def test_images_are_drawn_with_any_steps_and_say_what_was_quantized(recipe):
     """Nothing was calibrated, so nothing ties the model to the captured steps."""
     asked = Comparison(prompts=("a",), sampling=Sampling(steps=STEPS + 2, guidance=3.0))
-    report = stages.finish(stages.compare(asked, (recipe,)))
+    report = run_to_end(compare.compare_images(asked, (recipe,)))
     (said,) = report.coverage.values()
     assert "KMC-4 A8" in said and "LR-4 A8" in said
     assert "; activations A8 dynamic per token (per sample in convolutions)" in said
@@ -56,7 +58,7 @@ def test_images_are_drawn_with_any_steps_and_say_what_was_quantized(recipe):
     assert report.bytes[recipe.name] == stages.plan(recipe).bytes < report.bytes["float"]
     calibrated = dataclasses.replace(recipe, activations=Activations(bits=8, range=MinMax()))
     with pytest.raises(DmqError, match="the ranges were captured for 3 steps"):
-        stages.finish(stages.compare(asked, (calibrated,)))
+        run_to_end(compare.compare_images(asked, (calibrated,)))
 
 
 def test_errors_are_those_of_calibrated_ranges(recipe):
@@ -84,7 +86,7 @@ def test_blocks_are_learned_with_ranges_as_they_come(recipe):
         overrides=(),
         reconstruction=BlockReconstruction(iterations=4, rate=0.03, batch=2, images=1),
     )
-    stages.finish(stages.reconstruct(learned))
+    run_to_end(stages.reconstruct(learned))
     found = stages.blocks_result(learned)
     assert found.note == "" and sum(found.changed.values()) > 0
     assert all(np.isfinite(losses).all() for losses in found.losses.values())

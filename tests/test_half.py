@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from dmq import stages
-from dmq.models import placement
+from dmq.evaluation import compare
+from dmq.models import placement, work_plan
 from dmq.models.placement import Placement
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import PIPELINES, tiny_pipeline
+from dmq.progress import run_to_end
 from dmq.recipe import (
     Activations,
     Cache,
@@ -62,17 +64,17 @@ def free_choice(monkeypatch):
 
 @pytest.mark.parametrize("cached", [False, True], ids=["learned", "cached"])
 def test_the_time_embedding_is_learned_and_cached_in_bfloat16(recipe, cached):
-    stages.use_placement(Placement(device="cpu", dtype="bfloat16"))
+    work_plan.use_placement(Placement(device="cpu", dtype="bfloat16"))
     finite = stages.temporal_block(recipe.model).finite
     cache = Cache(selection="row" if finite else "none") if cached else NoCache()
     made = dataclasses.replace(
         recipe, temporal=Temporal(rounding=Tiar(iterations=20), fsc="tib", cache=cache)
     )
-    stages.finish(stages.prepare(made))
+    run_to_end(stages.prepare(made))
     errors = stages.temporal_errors(made)
     assert errors.cosine_after.min() > 0.98
     shown = Comparison(prompts=recipe.calibration.prompts[:1], sampling=recipe.sampling)
-    assert stages.finish(stages.compare(shown, (made,))).scores[0].psnr > 20
+    assert run_to_end(compare.compare_images(shown, (made,))).scores[0].psnr > 20
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
@@ -82,11 +84,11 @@ def test_what_is_captured_and_quantized_in_half_precision_is_near_float32(recipe
     """
     prompts = recipe.calibration.prompts
     shown = Comparison(prompts=prompts[:1], sampling=recipe.sampling)
-    stages.use_placement(Placement(device="cpu"))
-    stages.finish(stages.capture(recipe, again=True, trajectories=1))
+    work_plan.use_placement(Placement(device="cpu"))
+    run_to_end(stages.capture(recipe, again=True, trajectories=1))
     full = stages.statistics(recipe)
-    stages.use_placement(Placement(device="cpu", dtype=dtype))
-    stages.finish(stages.capture(recipe, again=True, trajectories=1))
+    work_plan.use_placement(Placement(device="cpu", dtype=dtype))
+    run_to_end(stages.capture(recipe, again=True, trajectories=1))
     half = stages.statistics(recipe)
     assert half.made_on == f"cpu, {dtype}" and half.sites == full.sites
     for i, (t, lowered) in enumerate(
@@ -99,5 +101,7 @@ def test_what_is_captured_and_quantized_in_half_precision_is_near_float32(recipe
     )
     assert near.mean() > 0.97
     for engine in ("simulated", "executed"):
-        report = stages.finish(stages.compare(shown, (dataclasses.replace(recipe, engine=engine),)))
+        report = run_to_end(
+            compare.compare_images(shown, (dataclasses.replace(recipe, engine=engine),))
+        )
         assert report.place == f"cpu, {dtype}" and report.scores[0].psnr > 20, engine

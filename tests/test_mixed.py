@@ -5,7 +5,9 @@ import dataclasses
 import pytest
 
 from dmq import cli, jsonio, stages
+from dmq.allocation import budget
 from dmq.errors import DmqError
+from dmq.progress import run_to_end
 from dmq.recipe import (
     Budget,
     Mixed,
@@ -18,6 +20,7 @@ from dmq.recipe import (
     Weights,
     parse_format,
 )
+from dmq.workflow import bit_allocation
 from pages import words
 from tests.tiny import captured_recipe, runs_in
 
@@ -49,12 +52,12 @@ def test_it_says_what_is_missing_until_it_was_measured(mixed):
 
 
 def test_each_layer_gets_the_choice_of_the_budget(mixed):
-    stages.finish(stages.prepare(mixed))
+    run_to_end(stages.prepare(mixed))
     plan = stages.plan(mixed)
     rows = [row for row in plan.layers if row.layer.role not in ("first", "last")]
     table = stages.sensitivity_table(dataclasses.replace(mixed, mixed=None), ASK)
     table = table.only({row.layer.name for row in rows})
-    wanted = stages.allocate(table, Budget(bits=3.5))
+    wanted = budget.allocate(table, Budget(bits=3.5))
     assert {row.weights.bits for row in rows} == {2, 4}
     made = {row.layer.name: (row.weights.bits, row.weights.format) for row in rows}
     assert made == {
@@ -72,7 +75,7 @@ def test_each_layer_gets_the_choice_of_the_budget(mixed):
 
 
 def test_overrides_are_stronger_and_unprotected_layers_take_part(mixed):
-    stages.finish(stages.prepare(mixed))
+    run_to_end(stages.prepare(mixed))
     name = stages.plan(mixed).layers[3].layer.name
     own = dataclasses.replace(
         mixed, overrides=(Override(layers=name, weight_bits=8, format=Uaq()),)
@@ -83,9 +86,9 @@ def test_overrides_are_stronger_and_unprotected_layers_take_part(mixed):
 
 
 def test_an_allocation_that_is_applied_takes_its_place(mixed):
-    stages.finish(stages.prepare(mixed))
+    run_to_end(stages.prepare(mixed))
     table = stages.sensitivity_table(dataclasses.replace(mixed, mixed=None), ASK)
-    applied = stages.with_allocation(mixed, stages.allocate(table, Budget(bits=3.0)))
+    applied = bit_allocation.with_allocation(mixed, budget.allocate(table, Budget(bits=3.0)))
     assert applied.mixed is None
     assert stages.resolved(applied) is applied
 
@@ -107,7 +110,7 @@ def test_it_is_read_back_said_and_refused_in_one_line(mixed, tmp_path, capsys):
 
 
 def test_a_table_of_some_choices_and_of_some_layers(mixed):
-    stages.finish(stages.prepare(mixed))
+    run_to_end(stages.prepare(mixed))
     table = stages.sensitivity_table(dataclasses.replace(mixed, mixed=None), ASK)
     some = table.among({"KMA-2"}).only({table.layers[2].name, table.layers[5].name})
     assert some.labels == ("KMA-2",) and [layer.name for layer in some.layers] == [

@@ -9,8 +9,9 @@ from dmq import stages
 from dmq.cli import main
 from dmq.errors import DmqError
 from dmq.evaluation import compare as images
-from dmq.models import placement
+from dmq.models import libraries, placement, work_plan
 from dmq.models.placement import Placement
+from dmq.progress import run_to_end
 from dmq.recipe import Comparison
 from dmq.stages import planning
 from dmq.store import captures, runs
@@ -61,16 +62,16 @@ def test_a_run_in_bfloat16_says_so_and_is_what_float32_is(recipe, file, capsys):
     assert "ran on cpu, bfloat16" in said.out
     assert "dmq: Compare on cpu, bfloat16: 6 denoiser calls; weights need 0.00 GB" in said.err
     report = runs.load_report("half")
-    full = stages.finish(
-        stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
+    full = run_to_end(
+        images.compare_images(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
     )
     assert (report.place, full.place) == (
         "cpu, bfloat16",
         "cpu, bfloat16",
     )  # of the process, until it is changed
-    stages.use_placement(Placement(device="cpu", dtype="float32"))
-    full = stages.finish(
-        stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
+    work_plan.use_placement(Placement(device="cpu", dtype="float32"))
+    full = run_to_end(
+        images.compare_images(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
     )
     assert full.place == "cpu, float32"
     assert abs(full.scores[0].psnr - report.scores[0].psnr) < 3
@@ -82,10 +83,10 @@ def test_a_capture_says_what_it_was_made_on_and_serves_everywhere(recipe, file, 
     assert "Capture on cpu, bfloat16" in capsys.readouterr().err
     stats = stages.statistics(recipe)
     assert stats.made_on == "cpu, bfloat16"
-    stages.use_placement(Placement(device="cpu", dtype="float32"))
+    work_plan.use_placement(Placement(device="cpu", dtype="float32"))
     assert (
         stages.plan(recipe).fingerprint
-        == stages.load(recipe.model).info.fingerprint
+        == libraries.load(recipe.model).info.fingerprint
         == stats.fingerprint
     )
     folder = captures.find_capture(recipe)
@@ -128,9 +129,9 @@ def test_every_command_takes_a_device(capsys):
 
 
 def test_what_is_made_for_one_place_is_not_used_in_another(recipe):
-    stages.use_placement(Placement(device="cpu", dtype="bfloat16"))
+    work_plan.use_placement(Placement(device="cpu", dtype="bfloat16"))
     half = stages.quantize(recipe)
-    stages.use_placement(Placement(device="cpu", dtype="float32"))
+    work_plan.use_placement(Placement(device="cpu", dtype="float32"))
     full = stages.quantize(recipe)
     assert str(next(half.parameters()).dtype) == "torch.bfloat16"
     assert str(next(full.parameters()).dtype) == "torch.float32"
@@ -148,7 +149,7 @@ def test_the_form_shows_the_devices_and_what_the_model_needs(recipe):
     assert "million parameters" in shown["said"] and "GB are free" in shown["said"]
     told = placing.weigh(jsonio.dumps(recipe), "cpu", "float32", "group")["said"]
     assert "offload &#x27;group&#x27; is for a GPU" in told
-    assert stages.chosen_placement() == Placement()
+    assert work_plan.chosen_placement() == Placement()
 
 
 def test_a_place_is_taken_only_if_the_model_can_run_there(recipe):
@@ -159,9 +160,9 @@ def test_a_place_is_taken_only_if_the_model_can_run_there(recipe):
         placing.choose(text, "xpu", None, None)
     with pytest.raises(DmqError, match="dtype is 'x'"):
         placing.choose(text, None, "x", None)
-    assert stages.chosen_placement() == Placement()
+    assert work_plan.chosen_placement() == Placement()
     done = placing.choose(text, "cpu", "bfloat16", None)
-    assert "Chosen." in done["said"] and stages.chosen_placement().dtype == "bfloat16"
+    assert "Chosen." in done["said"] and work_plan.chosen_placement().dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(
@@ -181,7 +182,7 @@ def test_the_app_is_not_served_where_it_could_not_run(device, told, monkeypatch,
 
 @pytest.mark.parametrize("offload", ["sequential", "group"])
 def test_packed_weights_that_nothing_would_bring_along_are_refused(recipe, monkeypatch, offload):
-    loaded = stages.load(recipe.model)
+    loaded = libraries.load(recipe.model)
     elsewhere = dataclasses.replace(
         loaded, place=placement.Place(device="cuda", dtype="bfloat16", offload=offload)
     )
@@ -195,7 +196,7 @@ def test_packed_weights_that_nothing_would_bring_along_are_refused(recipe, monke
     with pytest.raises(DmqError, match=refusal):
         stages.computed(executed)
     with pytest.raises(DmqError, match=refusal):
-        stages.finish(
-            stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (executed,))
+        run_to_end(
+            images.compare_images(Comparison(prompts=("a",), sampling=recipe.sampling), (executed,))
         )
     assert stages.computed(recipe)  # which is simulated: its weights are parameters

@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from dmq import cli, jsonio, stages
+from dmq.allocation import budget
 from dmq.errors import DmqError
+from dmq.models import libraries
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_sd
+from dmq.progress import run_to_end
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import (
     Calibration,
@@ -73,7 +76,7 @@ def answer(recipe):
             stages.predictor_result(recipe, SPEC),
             len(list(labels_of(recipe).glob("*.json"))),
         )
-        result = stages.finish(stages.predict(recipe, SPEC))
+        result = run_to_end(stages.predict(recipe, SPEC))
     return result, first, judged, unfinished
 
 
@@ -96,7 +99,7 @@ def test_a_mix_is_judged_again_with_other_noises(answer):
 def test_a_label_is_the_distance_of_a_model_with_these_weights(recipe, answer):
     from dmq.models.loading import sample, with_denoiser
 
-    loaded = stages.load(recipe.model)
+    loaded = libraries.load(recipe.model)
     mix = answer[0].mixes[3]
     model = borrow(loaded.denoiser)
     for layer, c in zip(answer[0].layers, mix, strict=True):
@@ -124,7 +127,7 @@ def test_a_label_is_the_distance_of_a_model_with_these_weights(recipe, answer):
 
 
 def test_bytes_and_errors_are_those_of_the_weights(recipe, answer):
-    result, model = answer[0], stages.load(recipe.model).denoiser
+    result, model = answer[0], libraries.load(recipe.model).denoiser
     for n in (0, 7):
         weight = model.get_submodule(result.layers[n].name).weight
         for c, choice in enumerate(CHOICES):
@@ -155,7 +158,7 @@ def test_scores_are_a_table_that_a_budget_takes(recipe, answer):
     from dmq.recipe import Budget
 
     for table in (answer[0].table(), answer[0].ridge_table()):
-        allocation = stages.allocate(table, Budget(bits=3.5))
+        allocation = budget.allocate(table, Budget(bits=3.5))
         assert len(allocation.layers) == len(answer[0].layers) and allocation.average_bits <= 3.5
 
 
@@ -168,7 +171,7 @@ def test_the_float_model_is_better_than_any_mix(recipe, label):
         steps=2,
     )
     subject, asked = stage.subject_of(recipe, spec), stage._asked(spec)
-    layers = len([layer for layer in stages.load(recipe.model).info.layers if layer.macs])
+    layers = len([layer for layer in libraries.load(recipe.model).info.layers if layer.macs])
     labels = [
         stage.judge(stage.Task(subject, asked, n, (c,) * layers)) for n, c in enumerate((1, 0))
     ]
@@ -178,7 +181,7 @@ def test_the_float_model_is_better_than_any_mix(recipe, label):
 def test_a_frechet_distance_needs_images(recipe):
     spec = Predictor(label="fid_float", images=4)
     with pytest.raises(DmqError, match="FID needs at least 16 images"):
-        stages.finish(stages.predict(recipe, spec))
+        run_to_end(stages.predict(recipe, spec))
 
 
 @pytest.mark.parametrize(

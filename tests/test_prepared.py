@@ -9,6 +9,7 @@ import pytest
 from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
+from dmq.progress import run_to_end
 from dmq.recipe import (
     Activations,
     BlockReconstruction,
@@ -63,14 +64,14 @@ def test_all_is_missing_until_it_is_made_step_by_step(whole):
     wanted = ["capture", "weights", "time", "windows", "ranges"]
     assert names(stages.asked_steps(whole)) == wanted
     assert names(stages.missing(whole)) == wanted[1:]
-    stages.finish(stages.prepare(whole, only="time"))
+    run_to_end(stages.prepare(whole, only="time"))
     assert names(stages.missing(whole)) == ["windows", "ranges"]
     assert names(stages.missing(whole, "windows")) == ["windows"]
-    stages.finish(stages.prepare(whole))
+    run_to_end(stages.prepare(whole))
     assert stages.missing(whole) == ()
     assert list(stages.prepare(whole)) == []  # nothing is even loaded
     before = stages.window_effects(whole)
-    stages.finish(stages.prepare(whole, only="windows", again=True))
+    run_to_end(stages.prepare(whole, only="windows", again=True))
     assert stages.window_effects(whole) is not before
 
 
@@ -97,7 +98,7 @@ def test_what_a_recipe_does_not_ask_for_is_refused(plain):
     with pytest.raises(
         DmqError, match="there is no step 'block' of preparing; there are capture, bits, groups"
     ):
-        stages.finish(stages.prepare(plain, only="block"))
+        run_to_end(stages.prepare(plain, only="block"))
 
 
 @pytest.fixture

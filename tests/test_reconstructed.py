@@ -9,7 +9,9 @@ import torch
 
 from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
+from dmq.evaluation import compare
 from dmq.models.tiny import tiny_sd
+from dmq.progress import run_to_end
 from dmq.quantizers.bank import ActivationBank
 from dmq.recipe import (
     Activations,
@@ -50,8 +52,8 @@ def recipe(tmp_path_factory):
         temporal=Temporal(rounding=Tiar(iterations=25)),
         reconstruction=SPEC,
     )
-    stages.finish(stages.capture(made))
-    stages.finish(stages.learn_temporal(made))
+    run_to_end(stages.capture(made))
+    run_to_end(stages.learn_temporal(made))
     assert not stages.reconstructed(made)
     with pytest.raises(DmqError, match="run `dmq reconstruct`"):
         stages.quantize(made)
@@ -86,7 +88,7 @@ def kept():
 def test_what_was_interrupted_ends_like_what_was_not(recipe):
     resumed = stages.blocks_result(recipe)
     assert stages.reconstructed(recipe) and kept() == [] and list(resumed.after) == BLOCKS
-    stages.finish(stages.reconstruct(recipe, again=True))
+    run_to_end(stages.reconstruct(recipe, again=True))
     whole = stages.blocks_result(recipe)
     assert whole.after == resumed.after and whole.codes.keys() == resumed.codes.keys()
     for name, code in whole.codes.items():
@@ -135,7 +137,7 @@ def test_the_plan_needs_no_result(recipe):
 def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
     fresh = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, iterations=2))
     told = []
-    work = stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (fresh,))
+    work = compare.compare_images(Comparison(prompts=("a",), sampling=recipe.sampling), (fresh,))
     while True:
         try:
             told.append(str(next(work)))
@@ -148,7 +150,7 @@ def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
 def test_a_failure_is_told_and_nothing_is_learned_behind_it(recipe, monkeypatch):
     broken = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, seed=3))
     monkeypatch.setattr(training, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
-    stages.finish(stages.reconstruct(broken))
+    run_to_end(stages.reconstruct(broken))
     result = stages.blocks_result(broken)
     assert list(result.after) == BLOCKS[:1]
     assert result.note == "down_blocks.0: stopped at iteration 3 of 8, the loss was nan."
@@ -196,7 +198,7 @@ def test_step_sizes_are_in_the_plan_and_in_the_model(recipe, stepped):
     assert {m.site.label for m in modules} == set(banks)
     assert all((m.scale.numpy() == banks[m.site.label].scale).all() for m in modules)
     whole = dataclasses.replace(stepped, name="whole")
-    stages.finish(stages.reconstruct(whole, again=True))
+    run_to_end(stages.reconstruct(whole, again=True))
     again = stages.blocks_result(whole)
     assert again.stepped == found.stepped and set(found.stepped) == set(BLOCKS)
     assert all((again.sizes[label].scale == own.scale).all() for label, own in found.sizes.items())

@@ -9,7 +9,9 @@ import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import compare
 from dmq.models.tiny import tiny_ddpm
+from dmq.progress import Progress, run_to_end
 from dmq.recipe import (
     Activations,
     ActiveSteps,
@@ -50,12 +52,12 @@ def recipe(tmp_path_factory):
         grouping=SPEC,
     )
     with pytest.raises(DmqError, match=r"Run the search first: press Search, or run `dmq search`"):
-        stages.finish(stages.capture(made))
+        run_to_end(stages.capture(made))
         stages.errors(made)
     assert not stages.searched(made)
     work = stages.search(made)
     seen = list(work)
-    assert all(isinstance(p, stages.Progress) for p in seen)
+    assert all(isinstance(p, Progress) for p in seen)
     shown = [p.snapshot for p in seen if p.stage == "Search"]
     assert len(shown) == 5 and all(isinstance(s, SearchSnapshot) for s in shown)
     assert shown[-1].importance.shape[1:] == (STEPS, 2) and shown[-1].visits.sum() == 5
@@ -106,9 +108,9 @@ def test_the_quantized_model_is_called_at_its_own_steps_only(recipe):
     sampling = Sampling(steps=STEPS + 2)
     comparison = Comparison(prompts=("a",), sampling=sampling)
     with pytest.raises(DmqError, match="6 steps, but the ranges were captured for 4 steps"):
-        stages.finish(stages.compare(comparison, (recipe,)))
+        run_to_end(compare.compare_images(comparison, (recipe,)))
     nearest = dataclasses.replace(recipe, unknown_timestep="nearest")
-    assert stages.finish(stages.compare(comparison, (nearest,))).warnings
+    assert run_to_end(compare.compare_images(comparison, (nearest,))).warnings
 
 
 @pytest.mark.parametrize(
@@ -140,7 +142,7 @@ def test_what_a_search_does_not_depend_on_does_not_ask_for_another(recipe):
 @pytest.mark.parametrize(("recorded", "draws"), [(2, False), (1, True)], ids=["enough", "too few"])
 def test_recorded_calls_save_drawing_if_they_are_enough(recipe, recorded, draws):
     other = dataclasses.replace(recipe, calibration=Calibration(samples=2, seed=recorded))
-    stages.finish(stages.capture(other, trajectories=recorded))
+    run_to_end(stages.capture(other, trajectories=recorded))
     stages_seen = {progress.stage for progress in stages.search(other)}
     assert ("Generate" in stages_seen) == draws and "Search" in stages_seen
 
@@ -173,7 +175,7 @@ def test_closing_a_search_leaves_nothing(recipe, tmp_path):
 def test_what_was_learned_by_stopping_is_kept(recipe):
     few = dataclasses.replace(recipe, activations=Activations(bits=6))
     calls = iter([False] * 2 + [True] * 9)
-    result = stages.finish(stages.search(few, enough=lambda: next(calls)))
+    result = run_to_end(stages.search(few, enough=lambda: next(calls)))
     assert "stopped after 2 of 5" in result.note and stages.search_result(few).note == result.note
     assert stages.plan(few).table_bytes > 0
 

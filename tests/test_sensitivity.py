@@ -16,11 +16,13 @@ from dmq.allocation import changes as holding
 from dmq.capture.activations import calibration_images
 from dmq.capture.replay import noise_errors, repeat, rows_of
 from dmq.errors import DmqError
+from dmq.models import libraries
 from dmq.models.borrow import borrow
 from dmq.models.clip import load_clip
 from dmq.models.generation import generate_batch
 from dmq.models.running import private
 from dmq.models.tiny import tiny_ddpm
+from dmq.progress import run_to_end
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import (
     Activations,
@@ -202,7 +204,7 @@ def recipe(tmp_path_factory):
 @pytest.fixture
 def few(recipe, monkeypatch):
     """Only four layers are called, as far as the stage knows: a table of them takes less time."""
-    loaded = stages.load(recipe.model)
+    loaded = libraries.load(recipe.model)
     layers = loaded.info.layers
     asleep = {layer.name for layer in layers} - {
         layers[n].name for n in (0, 5, len(layers) // 2, -1)
@@ -220,14 +222,14 @@ def folder_of(recipe, ask):
 
 
 def weights_of(recipe):
-    model = stages.load(recipe.model).denoiser
+    model = libraries.load(recipe.model).denoiser
     return {name: x.clone() for name, x in model.state_dict().items()}
 
 
 def test_a_measured_table_has_every_layer_and_choice_and_is_kept(recipe):
     before = weights_of(recipe)
     assert stages.sensitivity_table(recipe, question()) is None
-    table = stages.finish(stages.sensitivity(recipe, question()))
+    table = run_to_end(stages.sensitivity(recipe, question()))
     layers = stages.info(recipe.model).layers
     assert [layer.name for layer in table.layers] == [layer.name for layer in layers]
     assert table.labels == ("UAQ-4", "KMC-2") and table.kind == "measured"
@@ -235,7 +237,7 @@ def test_a_measured_table_has_every_layer_and_choice_and_is_kept(recipe):
     assert np.allclose(table.per_step.mean(-1), table.cost) and len(table.timesteps) == 2
     assert table.cost[:, 1].mean() > 3 * table.cost[:, 0].mean()
     for n, layer in enumerate(layers):
-        weight = stages.load(recipe.model).denoiser.get_submodule(layer.name).weight
+        weight = libraries.load(recipe.model).denoiser.get_submodule(layer.name).weight
         for c, choice in enumerate(CHOICES):
             made = quantize_weight(weight, Weights(bits=choice.bits, format=choice.format))
             assert table.bytes[n, c] == made.bytes
@@ -284,7 +286,7 @@ def test_an_interrupted_table_goes_on_and_ends_equal(few, changes, monkeypatch):
         holding, "room_on", lambda *_: 1
     )  # a layer at a time, so that gradients take several sweeps
     recipe, ask = few, question(steps=1, images=1, **changes)
-    whole = stages.finish(stages.sensitivity(recipe, ask))
+    whole = run_to_end(stages.sensitivity(recipe, ask))
     seen, evaluate = [], made_by.evaluate
     monkeypatch.setattr(made_by, "evaluate", lambda task: seen.append(task.name) or evaluate(task))
     work = stages.sensitivity(recipe, ask, again=True)
@@ -294,14 +296,14 @@ def test_an_interrupted_table_goes_on_and_ends_equal(few, changes, monkeypatch):
     work.close()
     assert len(seen) == 3
     again = stages.sensitivity(recipe, ask, again=False)
-    same(stages.finish(again), whole)  # the finished one is not lost meanwhile
+    same(run_to_end(again), whole)  # the finished one is not lost meanwhile
     (parts,) = (folders.home() / "tables").glob("*-parts")
     assert len(list(parts.iterdir())) == 3
     shutil.rmtree(parts.with_name(parts.name.removesuffix("-parts")))
     work = stages.sensitivity(recipe, ask)
     first = next(progress for progress in work if progress.stage.startswith(ASKED))
     assert first.done == 4
-    stages.finish(work)
+    run_to_end(work)
     table = stages.sensitivity_table(recipe, ask)
     assert len(seen) == len(set(seen)) == first.total
     same(table, whole)
@@ -347,40 +349,42 @@ def test_parts_that_fit_no_table_any_more_are_thrown_away(few):
     )
     work = stages.sensitivity(few, ask, again=False)
     next(progress for progress in work if progress.stage == ASKED)
-    assert learned.part_names(parts) == [f"{stages.load(few.model).info.layers[0].name}+3--step 0"]
-    stages.finish(work)
+    assert learned.part_names(parts) == [
+        f"{libraries.load(few.model).info.layers[0].name}+3--step 0"
+    ]
+    run_to_end(work)
     assert not parts.exists() and (stages.sensitivity_table(few, ask).cost > 0).all()
 
 
 def test_all_but_is_what_restoring_a_layer_saves(few):
-    recipe, loaded = few, stages.load(few.model)
+    recipe, loaded = few, libraries.load(few.model)
     ask = question(mode="all_but", choices=CHOICES[1:])
-    table = stages.finish(stages.sensitivity(recipe, ask))
+    table = run_to_end(stages.sensitivity(recipe, ask))
     spec = Weights(bits=CHOICES[1].bits, format=CHOICES[1].format)
-    trajectory = stages.finish(denoiser_calls(recipe, 2))
+    trajectory = run_to_end(denoiser_calls(recipe, 2))
     everything = borrow(loaded.denoiser)
     for layer in table.layers:
         place = everything.get_submodule(layer.name)
         made = quantize_weight(place.weight, spec).dequantize()
         place.weight = torch.nn.Parameter(made, requires_grad=False)
     steps = [trajectory.timesteps.index(t) for t in table.timesteps]
-    lost = stages.finish(noise_errors(everything, trajectory, [0, 1]))[steps].mean()
+    lost = run_to_end(noise_errors(everything, trajectory, [0, 1]))[steps].mean()
     for n in range(4):
         name = table.layers[n].name
         restored = borrow(everything)
         restored.get_submodule(name).weight = loaded.denoiser.get_submodule(name).weight
-        left = stages.finish(noise_errors(restored, trajectory, [0, 1]))[steps].mean()
+        left = run_to_end(noise_errors(restored, trajectory, [0, 1]))[steps].mean()
         assert np.isclose(table.cost[n, 0], lost - left, rtol=0.05, atol=1e-6 * lost), name
     assert table.title.startswith("noise error, saved by restoring this layer")
 
 
 def test_gradients_and_measurements_agree(recipe):
     ask = question(choices=tuple(map(parse_format, ("UAQ-6", "UAQ-4"))), steps=1, images=1)
-    measured = stages.finish(stages.sensitivity(recipe, ask))
-    estimated = stages.finish(
+    measured = run_to_end(stages.sensitivity(recipe, ask))
+    estimated = run_to_end(
         stages.sensitivity(recipe, dataclasses.replace(ask, how="fisher", probes=32))
     )
-    local = stages.finish(stages.sensitivity(recipe, dataclasses.replace(ask, how="local")))
+    local = run_to_end(stages.sensitivity(recipe, dataclasses.replace(ask, how="local")))
     assert (measured.kind, estimated.kind, local.kind) == ("measured", "estimated", "local")
     assert stages.agreement(measured, estimated).spearman > 0.9
     assert (
@@ -392,15 +396,15 @@ def test_gradients_and_measurements_agree(recipe):
 def test_quantized_activations_are_those_of_the_recipe(few):
     recipe = few
     ask = question(activations=True, choices=CHOICES[:1])
-    table = stages.finish(stages.sensitivity(recipe, ask))
-    float_table = stages.finish(
+    table = run_to_end(stages.sensitivity(recipe, ask))
+    float_table = run_to_end(
         stages.sensitivity(recipe, dataclasses.replace(ask, activations=False))
     )
     assert table.title.endswith("quantized activations") and not np.allclose(
         table.cost, float_table.cost, rtol=1e-3
     )
     model = stages.quantize(dataclasses.replace(recipe, weights=Weights(bits=32)))
-    trajectory, name = stages.finish(denoiser_calls(recipe, 2)), table.layers[2].name
+    trajectory, name = run_to_end(denoiser_calls(recipe, 2)), table.layers[2].name
     layer, wrong, power = model.get_submodule(name), 0.0, 0.0
     calls = [
         n for n, i in enumerate(trajectory.step) if trajectory.timesteps[i] == table.timesteps[0]
@@ -424,18 +428,18 @@ def test_quantized_activations_are_those_of_the_recipe(few):
 @pytest.mark.parametrize("measure", ["image", "text"])
 def test_images_are_judged_against_float_ones_of_the_same_noise(few, measure):
     ask = question(measure=measure, choices=CHOICES[1:])
-    table = stages.finish(stages.sensitivity(few, ask))
+    table = run_to_end(stages.sensitivity(few, ask))
     assert table.timesteps == () and table.per_step is None and np.isfinite(table.cost).all()
-    loaded, n = stages.load(few.model), 1
+    loaded, n = libraries.load(few.model), 1
     jobs = calibration_images(loaded, dataclasses.replace(few.calibration, samples=2))
     model = borrow(loaded.denoiser)
     layer = model.get_submodule(table.layers[n].name)
-    right = stages.finish(generate_batch(loaded, model, jobs, few.sampling))
+    right = run_to_end(generate_batch(loaded, model, jobs, few.sampling))
     layer.weight = torch.nn.Parameter(
         quantize_weight(layer.weight, Weights(bits=2, format=KMeans())).dequantize(),
         requires_grad=False,
     )
-    wrong = stages.finish(generate_batch(loaded, model, jobs, few.sampling))
+    wrong = run_to_end(generate_batch(loaded, model, jobs, few.sampling))
     if measure == "image":
         x, y = (drawn.latents.reshape(2, -1).astype(np.float64) for drawn in (right, wrong))
         values = ((y - x) ** 2).sum(1) / (x**2).sum(1)
@@ -450,9 +454,9 @@ def test_images_are_judged_against_float_ones_of_the_same_noise(few, measure):
 def test_weights_learned_from_inputs_are_learned_first(few):
     recipe = few
     ask = question(choices=(parse_format("GPTQ-3"), parse_format("W-3")), how="local")
-    table = stages.finish(stages.sensitivity(recipe, ask))
-    codes = stages.finish(stages.weight_variants(recipe, ask.choices[:1], [table.layers[1].name]))
-    weight = stages.load(recipe.model).denoiser.get_submodule(table.layers[1].name).weight
+    table = run_to_end(stages.sensitivity(recipe, ask))
+    codes = run_to_end(stages.weight_variants(recipe, ask.choices[:1], [table.layers[1].name]))
+    weight = libraries.load(recipe.model).denoiser.get_submodule(table.layers[1].name).weight
     wrong = (
         codes[table.layers[1].name, "GPTQ-3"].dequantize() - weight
     ).square().sum() / weight.square().sum()
@@ -461,28 +465,28 @@ def test_weights_learned_from_inputs_are_learned_first(few):
 
 def test_processes_give_the_same_table_as_this_one(recipe):
     ask = question(how="fisher", images=1)
-    here = stages.finish(stages.sensitivity(recipe, ask))
-    there = stages.finish(stages.sensitivity(recipe, ask, again=True, workers=2))
+    here = run_to_end(stages.sensitivity(recipe, ask))
+    there = run_to_end(stages.sensitivity(recipe, ask, again=True, workers=2))
     assert np.allclose(here.cost, there.cost, rtol=1e-3)
 
 
 def test_what_cannot_be_asked_is_told(recipe, tmp_path):
     with pytest.raises(DmqError, match="how 'fisher' knows float activations only"):
-        stages.finish(stages.sensitivity(recipe, question(how="fisher", activations=True)))
+        run_to_end(stages.sensitivity(recipe, question(how="fisher", activations=True)))
     tiny_ddpm().save_pretrained(tmp_path / "tiny-ddpm", safe_serialization=True)
     silent = dataclasses.replace(
         recipe, model=str(tmp_path / "tiny-ddpm"), calibration=Calibration(samples=2)
     )
     with pytest.raises(DmqError, match="generates without prompts in words"):
-        stages.finish(stages.sensitivity(silent, question(measure="text")))
+        run_to_end(stages.sensitivity(silent, question(measure="text")))
 
 
 def test_layers_that_are_not_finite_are_named_and_those_never_called_left_out(recipe, monkeypatch):
-    loaded = stages.load(recipe.model)
+    loaded = libraries.load(recipe.model)
     first, *others = loaded.info.layers
     asleep = dataclasses.replace(loaded.info, layers=(dataclasses.replace(first, macs=0), *others))
     monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, info=asleep))
-    table = stages.finish(stages.sensitivity(recipe, question(how="local", images=1, steps=1)))
+    table = run_to_end(stages.sensitivity(recipe, question(how="local", images=1, steps=1)))
     assert [layer.name for layer in table.layers] == [layer.name for layer in others]
     assert table.note == f"never called, hence left out: {first.name}"
     broken = borrow(loaded.denoiser)
@@ -492,14 +496,12 @@ def test_layers_that_are_not_finite_are_named_and_those_never_called_left_out(re
     pipe.unet = broken
     monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, pipe=pipe))
     with pytest.raises(DmqError, match=f"^{first.name}.weight: not all of it are finite numbers"):
-        stages.finish(
-            stages.sensitivity(recipe, question(how="local", images=1, steps=1), again=True)
-        )
+        run_to_end(stages.sensitivity(recipe, question(how="local", images=1, steps=1), again=True))
 
 
 def test_tables_of_a_model_are_listed_with_titles_that_differ(recipe):
-    stages.finish(stages.sensitivity(recipe, question(how="local")))
-    stages.finish(stages.sensitivity(recipe, question(how="local", choices=CHOICES[:1])))
+    run_to_end(stages.sensitivity(recipe, question(how="local")))
+    run_to_end(stages.sensitivity(recipe, question(how="local", choices=CHOICES[:1])))
     found = stages.tables(recipe.model)
     titles = [title for title, _ in found]
     assert len(set(titles)) == len(titles)

@@ -8,7 +8,9 @@ import pytest
 
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import checks, compare
 from dmq.models import libraries as libraries_module
+from dmq.progress import run_to_end
 from dmq.recipe import (
     EMBEDDED,
     Activations,
@@ -27,7 +29,7 @@ def test_finish_returns_the_value():
         yield 1
         return 5
 
-    assert stages.finish(work()) == 5
+    assert run_to_end(work()) == 5
 
 
 def test_boundaries_keep_their_place_in_time_on_another_model():
@@ -61,7 +63,7 @@ def test_missing_statistics_say_what_to_do(tmp_path, monkeypatch):
 )
 def test_a_comparison_that_makes_no_sense_is_refused_before_it_starts(recipes, says):
     with pytest.raises(DmqError, match=says):
-        next(stages.compare(Comparison(), recipes))
+        next(compare.compare_images(Comparison(), recipes))
 
 
 @pytest.mark.parametrize(
@@ -87,20 +89,20 @@ def test_another_sampling_is_refused_naming_both_or_told(sampling, says):
     captured ones.
     """
     with pytest.raises(DmqError, match=says):
-        stages.check_sampling(Recipe(), sampling)
-    (line,) = stages.check_sampling(Recipe(unknown_timestep="nearest"), sampling)
+        checks.check_sampling(Recipe(), sampling)
+    (line,) = checks.check_sampling(Recipe(unknown_timestep="nearest"), sampling)
     assert line.startswith("generated with ") and ", the ranges were captured for " in line
-    assert stages.check_sampling(Recipe(activations=Activations(bits=32)), sampling) == []
-    assert stages.check_sampling(Recipe(), Sampling()) == []
+    assert checks.check_sampling(Recipe(activations=Activations(bits=32)), sampling) == []
+    assert checks.check_sampling(Recipe(), Sampling()) == []
     dynamic = Activations(dynamic="token")
-    assert stages.check_sampling(Recipe(activations=dynamic), sampling) == []
+    assert checks.check_sampling(Recipe(activations=dynamic), sampling) == []
     with pytest.raises(DmqError, match="the ranges were captured"):
-        stages.check_sampling(Recipe(activations=dynamic, relaxing=Relaxing()), sampling)
+        checks.check_sampling(Recipe(activations=dynamic, relaxing=Relaxing()), sampling)
 
 
 def test_guidance_means_nothing_to_a_model_without_prompts():
     recipe = Recipe(model="emoji-ddpm", sampling=EMBEDDED["emoji-ddpm"])
-    assert stages.check_sampling(recipe, dataclasses.replace(recipe.sampling, guidance=9.0)) == []
+    assert checks.check_sampling(recipe, dataclasses.replace(recipe.sampling, guidance=9.0)) == []
 
 
 def test_the_libraries_are_imported_by_one_thread_at_a_time(monkeypatch):

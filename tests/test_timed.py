@@ -11,8 +11,11 @@ import torch
 
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import compare
 from dmq.metrics.temporal import step_features
+from dmq.models import libraries
 from dmq.models.tiny import tiny_sd
+from dmq.progress import run_to_end
 from dmq.quantizers.cache import FeatureTable
 from dmq.recipe import (
     FLOAT,
@@ -52,7 +55,7 @@ def recipe(tmp_path_factory):
         activations=Activations(range=MinMax()),
         temporal=LEARNED,
     )
-    stages.finish(stages.capture(made))
+    run_to_end(stages.capture(made))
     assert not stages.temporal_learned(made)
     with pytest.raises(DmqError, match="the rounding of the time embedding was not learned yet"):
         stages.quantize(made)
@@ -71,9 +74,9 @@ def test_codes_learned_with_the_blocks_are_those_of_the_features(recipe):
     made = dataclasses.replace(plain, reconstruction=spec)
     with pytest.raises(DmqError, match="not learned yet"):
         stages.temporal_errors(made)
-    stages.finish(stages.reconstruct(made))
+    run_to_end(stages.reconstruct(made))
     errors = stages.temporal_errors(made)
-    loaded, model = stages.load(made.model), stages.quantize(made)
+    loaded, model = libraries.load(made.model), stages.quantize(made)
     features = step_features(model, loaded.adapter, errors.block, errors.timesteps, {})
     for mine, theirs in zip(errors.vectors_after, features, strict=True):
         np.testing.assert_allclose(mine, theirs[:, 0].numpy(), rtol=1e-5, atol=1e-6)
@@ -104,21 +107,21 @@ def test_learning_happens_once_and_depends_on_what_it_must(recipe):
     some = Override(layers="time_embedding.*", weight_bits=8)
     assert not stages.temporal_learned(dataclasses.replace(recipe, overrides=(some,)))
     # Nothing is computed, so there is nothing to learn.
-    assert stages.finish(stages.learn_temporal(other(recipe, cache=Cache()))) is None
+    assert run_to_end(stages.learn_temporal(other(recipe, cache=Cache()))) is None
 
 
 def test_a_rounding_that_ships_is_used_and_never_written_to(recipe, tmp_path, monkeypatch):
-    own = stages.finish(stages.learn_temporal(recipe))
+    own = run_to_end(stages.learn_temporal(recipe))
     shipped = tmp_path / "assets" / "runs" / own.name
     shutil.copytree(own, shipped)
     monkeypatch.setattr(folders, "ASSETS", tmp_path / "assets")
-    assert stages.finish(stages.learn_temporal(recipe)) == own, "the user's own comes first"
+    assert run_to_end(stages.learn_temporal(recipe)) == own, "the user's own comes first"
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
     (tmp_path / "runs").mkdir()
     shutil.copytree(own.parents[1] / "captures", tmp_path / "runs" / "captures")
-    assert stages.finish(stages.learn_temporal(recipe)) == shipped
+    assert run_to_end(stages.learn_temporal(recipe)) == shipped
     before = (shipped / "rounding.safetensors").stat().st_mtime_ns
-    again = stages.finish(stages.learn_temporal(recipe, again=True))
+    again = run_to_end(stages.learn_temporal(recipe, again=True))
     assert again == tmp_path / "runs" / "roundings" / own.name and again.is_dir()
     assert (shipped / "rounding.safetensors").stat().st_mtime_ns == before
 
@@ -134,7 +137,7 @@ def test_closing_while_learning_leaves_no_trace(recipe):
 
 def test_the_quantized_model_has_the_codes_that_were_learned(recipe):
     errors = stages.temporal_errors(recipe)
-    folder = stages.finish(stages.learn_temporal(recipe))
+    folder = run_to_end(stages.learn_temporal(recipe))
     arrays, _ = learned.load_rounding(folder)
     quantized_model = stages.quantize(recipe)
     for name in errors.block.layers:
@@ -243,7 +246,7 @@ def test_all_means_every_activation_has_a_range_per_step(recipe):
 
 def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
     fresh = other(recipe, rounding=Tiar(iterations=25), cache=Cache(selection="block"))
-    work = stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (fresh,))
+    work = compare.compare_images(Comparison(prompts=("a",), sampling=recipe.sampling), (fresh,))
     told = []
     while True:
         try:
@@ -265,14 +268,14 @@ def test_a_cache_of_everything_draws_the_float_images(recipe):
         activations=Activations(bits=FLOAT),
         temporal=Temporal(cache=Cache(bits=16)),
     )
-    report = stages.finish(
-        stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (float_else,))
+    report = run_to_end(
+        compare.compare_images(Comparison(prompts=("a",), sampling=recipe.sampling), (float_else,))
     )
     assert report.scores[0].psnr > 40
 
 
 def test_a_damaged_file_is_one_line(recipe):
-    folder = stages.finish(stages.learn_temporal(recipe))
+    folder = run_to_end(stages.learn_temporal(recipe))
     file = folder / "rounding.safetensors"
     whole = file.read_bytes()
     try:

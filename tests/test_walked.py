@@ -22,11 +22,14 @@ from dmq.artifacts import store
 from dmq.calibration.progressive import CallDone, calibrate_progressively
 from dmq.capture.activations import calibration_images
 from dmq.errors import DmqError
+from dmq.evaluation import compare, error_curves, probe
+from dmq.models import libraries
 from dmq.models.loading import sample, with_denoiser
 from dmq.models.parts import take_over
 from dmq.models.tiny import tiny_call, tiny_ddpm, tiny_sd
 from dmq.models.windows import unquantized_inside
 from dmq.numerics.affine import grid
+from dmq.progress import GeneratedImage, run_to_end
 from dmq.quantizers.bank import ActivationBank
 from dmq.recipe import (
     FLOAT,
@@ -88,7 +91,7 @@ def captured(folder, scheduler=DDIMScheduler, *, guidance=2.0, pipe=tiny_sd, **c
         }
         | changes
     )
-    stages.finish(stages.capture(recipe))
+    run_to_end(stages.capture(recipe))
     return recipe
 
 
@@ -105,7 +108,7 @@ def start_of(recipe):
 def work_on(recipe, done=()):
     start = start_of(recipe)
     return calibrate_progressively(
-        stages.load(recipe.model),
+        libraries.load(recipe.model),
         recipe,
         stages.plan(start),
         (stages.statistics(recipe), stages.errors(start)),
@@ -126,7 +129,7 @@ def naive(recipe):
     """Every step from the noise again: replay with final ranges, observe the step with its first
     ones, freeze.
     """
-    loaded, start = stages.load(recipe.model), start_of(recipe)
+    loaded, start = libraries.load(recipe.model), start_of(recipe)
     model, frozen = stages.quantize(start), {}
     banks = banks_of(model)
     prompts, seeds = zip(*calibration_images(loaded, recipe.calibration), strict=True)
@@ -198,7 +201,7 @@ def test_one_pass_through_the_pipeline_equals_starting_anew_for_every_step(
     place, scheduler, guidance, pipe
 ):
     recipe = captured(place, scheduler, guidance=guidance, pipe=pipe)
-    stages.finish(stages.calibrate(recipe))
+    run_to_end(stages.calibrate(recipe))
     plan, wanted = stages.plan(recipe), naive(recipe)
     banks = [row.bank for row in plan.layers if row.bank]
     assert len(wanted) == len(banks) * STEPS
@@ -214,7 +217,7 @@ def test_one_pass_through_the_pipeline_equals_starting_anew_for_every_step(
 
 def test_what_comes_before_all_quantization_keeps_the_first_ranges(place):
     recipe = captured(place)
-    stages.finish(stages.calibrate(recipe))
+    run_to_end(stages.calibrate(recipe))
     walked, first = stages.errors(recipe), stages.errors(start_of(recipe))
     rows = [
         s for s, site in enumerate(walked.groups.sites) if site.name == "time_embedding.linear_1"
@@ -235,7 +238,7 @@ def test_without_quantization_nothing_moves(place):
     """
     exact = {"weights": Weights(bits=FLOAT), "progressive": Progressive(variant="strict")}
     recipe = captured(place, sampling=Sampling(steps=1, guidance=2.0), **exact)
-    made = stages.finish(work_on(recipe))
+    made = run_to_end(work_on(recipe))
     first = stages.errors(start_of(recipe))
     quantized = (first.bits < FLOAT).any(1)
     assert np.allclose(made.low[quantized], first.low[quantized], rtol=1e-5, atol=1e-6)
@@ -246,7 +249,7 @@ def test_sixteen_bits_walk_the_float_trajectory(place):
     recipe = captured(
         place, weights=Weights(bits=FLOAT), activations=Activations(bits=16, range=MinMax())
     )
-    made = stages.finish(work_on(recipe))
+    made = run_to_end(work_on(recipe))
     first = stages.errors(start_of(recipe))
     quantized = (first.bits < FLOAT).any(1)
     width = (first.high - first.low)[quantized]
@@ -259,8 +262,8 @@ def test_the_size_of_the_parts_does_not_matter(place):
     alone = dataclasses.replace(
         recipe, calibration=dataclasses.replace(recipe.calibration, batch=1)
     )
-    stages.finish(stages.capture(alone))
-    a, b = (stages.finish(work_on(one)) for one in (recipe, alone))
+    run_to_end(stages.capture(alone))
+    a, b = (run_to_end(work_on(one)) for one in (recipe, alone))
     assert np.allclose(a.low, b.low, rtol=1e-3, atol=1e-3) and np.allclose(
         a.high, b.high, rtol=1e-3, atol=1e-3
     )
@@ -281,15 +284,15 @@ def test_each_part_is_answered_twice_and_no_more(place, variant, inner, passes):
 def test_observing_leaves_no_trace(place):
     """With the new ranges set beforehand, the images are those that the walk itself has generated."""
     recipe = captured(place)
-    stages.finish(stages.calibrate(recipe))
+    run_to_end(stages.calibrate(recipe))
     calls = []
     for seen in work_on(recipe):
         if isinstance(seen, CallDone):
             calls.append(seen)
-    replayed = stages.finish(work_on(recipe, [(one.stats, one.grids) for one in calls]))
+    replayed = run_to_end(work_on(recipe, [(one.stats, one.grids) for one in calls]))
     walked = stages.progressive_ranges(recipe)
     assert np.array_equal(replayed.low, walked.low, equal_nan=True)
-    model, loaded = stages.quantize(recipe), stages.load(recipe.model)
+    model, loaded = stages.quantize(recipe), libraries.load(recipe.model)
     for site, bank in banks_of(model).items():
         k = list(banks_of(model)).index(site)
         for i, one in enumerate(calls):
@@ -299,7 +302,7 @@ def test_observing_leaves_no_trace(place):
 
 def test_a_walk_that_was_cut_off_ends_as_if_it_had_not_been(place):
     recipe = captured(place, activations=Activations(bits=6, range=MinMax()))
-    whole = stages.finish(work_on(recipe))
+    whole = run_to_end(work_on(recipe))
     work = stages.calibrate(recipe)
     for progress in work:
         if progress.done >= 9:  # in the middle of the third step
@@ -308,14 +311,14 @@ def test_a_walk_that_was_cut_off_ends_as_if_it_had_not_been(place):
     assert not stages.calibrated(recipe)
     kept = store.partial(progressive_of(recipe))
     assert 1 <= len(list(kept.iterdir())) < STEPS
-    folder = stages.finish(stages.calibrate(recipe))
+    folder = run_to_end(stages.calibrate(recipe))
     assert stages.calibrated(recipe) and not kept.exists()
     again = learned.load_progressive(folder, stages.statistics(recipe))
     for name in ("low", "high"):
         assert np.array_equal(getattr(again, name), getattr(whole, name))
     assert all(map(np.array_equal, again.stats.counts, whole.stats.counts))
     assert np.array_equal(again.stats.power_sums, whole.stats.power_sums)
-    assert stages.finish(stages.calibrate(recipe)) == folder
+    assert run_to_end(stages.calibrate(recipe)) == folder
 
 
 def quantized_inputs(recipe):
@@ -326,8 +329,8 @@ def quantized_inputs(recipe):
 def test_only_what_the_walk_saw_is_kept_and_the_rest_is_the_captures(place, granularity):
     spec = Activations(bits=5, range=MinMax(), granularity=granularity)
     recipe = captured(place, activations=spec, grouping=UniformGroups(count=2))
-    made, base = stages.finish(work_on(recipe)), stages.statistics(recipe)
-    folder = stages.finish(stages.calibrate(recipe))
+    made, base = run_to_end(work_on(recipe)), stages.statistics(recipe)
+    folder = run_to_end(stages.calibrate(recipe))
     kept, back = captures.load_stats(folder / "stats"), stages.progressive_ranges(recipe)
     assert set(kept.sites) == quantized_inputs(recipe) and len(kept.sites) < len(base.sites)
     assert back.stats.sites == made.stats.sites and np.array_equal(
@@ -355,8 +358,8 @@ def test_a_plan_from_ranges_in_the_form_of_earlier_versions_is_the_same(
     recipe = captured(
         place, activations=Activations(bits=5, range=MinMax()), grouping=UniformGroups(count=3)
     )
-    folder, before = stages.finish(stages.calibrate(recipe)), stages.plan(recipe)
-    made = stages.finish(work_on(recipe))
+    folder, before = run_to_end(stages.calibrate(recipe)), stages.plan(recipe)
+    made = run_to_end(work_on(recipe))
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     shutil.copytree(place / "runs" / "captures", tmp_path / "captures")
     save_old_progressive(tmp_path / "trajectories" / folder.name, made)
@@ -369,7 +372,7 @@ def test_a_plan_from_ranges_in_the_form_of_earlier_versions_is_the_same(
 
 def test_ranges_beside_another_capture_are_refused(place):
     recipe = captured(place)
-    folder, base = stages.finish(stages.calibrate(recipe)), stages.statistics(recipe)
+    folder, base = run_to_end(stages.calibrate(recipe)), stages.statistics(recipe)
     with pytest.raises(
         DmqError, match="of a capture with another fingerprint; delete the folder and do it again"
     ):
@@ -403,7 +406,7 @@ def test_a_timestep_that_is_visited_twice_covers_both_visits(place, scheduler):
 
 def test_groups_of_steps_share_what_their_members_saw(place):
     recipe = captured(place, grouping=SharedRange())
-    made = stages.finish(work_on(recipe))
+    made = run_to_end(work_on(recipe))
     first = stages.errors(start_of(recipe))
     quantized = np.flatnonzero((first.bits < FLOAT).any(1))
     assert (np.ptp(made.low[quantized], 1) == 0).all()
@@ -446,7 +449,7 @@ def test_relaxed_steps_have_more_levels_and_groups_of_their_own(place):
 
 def test_relaxed_ranges_are_walked_with_their_own_levels(place):
     recipe = captured(place, relaxing=Relaxing(where="last", fraction=0.5))
-    stages.finish(stages.calibrate(recipe))
+    run_to_end(stages.calibrate(recipe))
     plan = stages.plan(recipe)
     bank = next(row.bank for row in plan.layers if row.bank)
     assert bank.bits[bank.slot].tolist() == [5, 5, 10, 10] and plan.progressive
@@ -479,12 +482,14 @@ def test_windows_tell_which_steps_to_relax(place):
 
 def test_all_windows_in_float_is_the_float_model(place):
     recipe = captured(place, progressive=None)
-    shown = stages.finish(stages.probe(recipe, Probe(windows=1, gains=(0.0, 1.0), prompt="a")))
+    shown = run_to_end(probe.probe(recipe, Probe(windows=1, gains=(0.0, 1.0), prompt="a")))
     assert shown[0].error == 0 and shown[0].psnr == np.inf
     drawn = [
         one
-        for one in stages.compare(Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,))
-        if isinstance(one, stages.GeneratedImage) and one.step is None
+        for one in compare.compare_images(
+            Comparison(prompts=("a",), sampling=recipe.sampling), (recipe,)
+        )
+        if isinstance(one, GeneratedImage) and one.step is None
     ]
     assert np.array_equal(drawn[0].pixels, shown[0].exact)
     assert np.array_equal(drawn[1].pixels, shown[1].pixels)
@@ -492,7 +497,7 @@ def test_all_windows_in_float_is_the_float_model(place):
 
 def test_the_probe_grows_with_its_gain(place):
     recipe = captured(place, progressive=None)
-    shown = stages.finish(stages.probe(recipe, Probe(windows=2, gains=(0.5, 2.0), prompt="a")))
+    shown = run_to_end(probe.probe(recipe, Probe(windows=2, gains=(0.5, 2.0), prompt="a")))
     assert [(one.start, one.end, one.gain) for one in shown] == [
         (0, 2, 0.5),
         (0, 2, 2.0),
@@ -501,9 +506,9 @@ def test_the_probe_grows_with_its_gain(place):
     ]
     assert shown[0].error < shown[1].error and shown[2].error < shown[3].error
     with pytest.raises(DmqError, match="5 windows of 4 steps"):
-        next(stages.probe(recipe, Probe(windows=5)))
+        next(probe.probe(recipe, Probe(windows=5)))
     with pytest.raises(DmqError, match="2 to 4 does not lie within 0 to 3"):
-        next(stages.probe(recipe, Probe(first=2, last=4)))
+        next(probe.probe(recipe, Probe(first=2, last=4)))
 
 
 # --- errors along the steps -----------------------------------------------------------------------
@@ -518,11 +523,11 @@ def test_errors_over_time_start_and_end_where_they_must(place):
         weights=Weights(bits=16),
     )
     comparison = Comparison(prompts=("a", "b"), sampling=recipe.sampling)
-    seen = list(stages.over_time(comparison, (recipe, high)))
+    seen = list(error_curves.over_time(comparison, (recipe, high)))
     assert any(
         one.snapshot is not None and list(one.snapshot.accumulated) == ["low"] for one in seen
     )
-    made = stages.finish(stages.over_time(comparison, (recipe, high)))
+    made = run_to_end(error_curves.over_time(comparison, (recipe, high)))
     assert made.accumulated["low"].shape == (STEPS, 2)
     assert (made.accumulated["high"] < made.accumulated["low"] / 100).all()
     assert (made.isolated["high"] < made.isolated["low"] / 100).all()
@@ -541,7 +546,7 @@ def test_within_a_window_only_activations_are_in_float(place):
         unquantized_inside(stages.quantize(recipe), {1}),
         stages.quantize(floats),
     )
-    plain, model = stages.quantize(recipe), stages.load(recipe.model).denoiser
+    plain, model = stages.quantize(recipe), libraries.load(recipe.model).denoiser
     for i, t in enumerate(stages.statistics(recipe).timesteps):
         call = tiny_call(model, t, rows=2, seed=i)
         with torch.no_grad():
@@ -580,7 +585,7 @@ def test_no_range_fits_what_was_observed_worse_than_the_one_before(place):
     lose.
     """
     recipe = captured(place, activations=Activations(bits=5, range=MseSearch()))
-    stages.finish(stages.calibrate(recipe))
+    run_to_end(stages.calibrate(recipe))
     made, before = (
         stages.progressive_ranges(recipe),
         stages.errors(dataclasses.replace(recipe, progressive=None)),

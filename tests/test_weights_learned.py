@@ -10,6 +10,9 @@ import torch
 from dmq import cli, jsonio, stages
 from dmq.capture.moments import output_error, second_moments, spread_calls
 from dmq.errors import DmqError
+from dmq.evaluation import compare
+from dmq.models import libraries
+from dmq.progress import run_to_end
 from dmq.quantizers.codes import LowRankWeight, to_arrays
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import (
@@ -83,7 +86,7 @@ def same(a, b) -> bool:
 
 def test_what_was_interrupted_ends_like_what_was_not(recipe):
     resumed = stages.learned_weights(recipe)
-    stages.finish(stages.learn_weights(recipe, again=True))
+    run_to_end(stages.learn_weights(recipe, again=True))
     whole = stages.learned_weights(recipe)
     assert whole.keys() == resumed.keys() and all(
         same(whole[name], resumed[name]) for name in whole
@@ -97,10 +100,10 @@ def test_every_output_is_nearer_than_with_nearest_codes(recipe):
     assert sum(one.after for one in found.values()) < 0.8 * sum(
         one.before for one in found.values()
     )
-    loaded = stages.load(recipe.model)
-    trajectory = stages.finish(denoiser_calls(recipe, 2))
+    loaded = libraries.load(recipe.model)
+    trajectory = run_to_end(denoiser_calls(recipe, 2))
     calls = spread_calls(trajectory, 10, 2, 2)
-    moments = stages.finish(second_moments(loaded.denoiser, trajectory, calls, list(found)))
+    moments = run_to_end(second_moments(loaded.denoiser, trajectory, calls, list(found)))
     for name, one in found.items():
         weight = loaded.denoiser.get_submodule(name).weight.detach()
         error, power = (
@@ -146,7 +149,7 @@ def test_it_happens_once_and_what_was_learned_serves_other_recipes(recipe):
     ):
         fresh = dataclasses.replace(recipe, **changes)
         if "calibration" in changes:
-            stages.finish(stages.capture(fresh))
+            run_to_end(stages.capture(fresh))
         assert not stages.has_learned_weights(fresh), changes
 
 
@@ -164,7 +167,7 @@ def smoothed(recipe):
             Override(layers="mid_block.attentions*", activation_bits=32),
         ),
     )
-    stages.finish(stages.learn_weights(made))
+    run_to_end(stages.learn_weights(made))
     return made
 
 
@@ -196,7 +199,7 @@ def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(smoothed):
     form = Override(layers="mid_block.resnets.*.conv1", weight_bits=5, format=LOW)
     fresh = dataclasses.replace(smoothed, overrides=(form,))
     told = []
-    work = stages.compare(Comparison(prompts=("a",), sampling=fresh.sampling), (fresh,))
+    work = compare.compare_images(Comparison(prompts=("a",), sampling=fresh.sampling), (fresh,))
     while True:
         try:
             told.append(str(next(work)))
@@ -214,7 +217,7 @@ def test_variants_are_kept_like_the_weights_of_recipes(recipe):
         WeightFormat(bits=2, format=LOW),
     )
     before = len(kept())
-    found = stages.finish(stages.weight_variants(recipe, choices, names))
+    found = run_to_end(stages.weight_variants(recipe, choices, names))
     assert set(found) == {(name, label) for name in names for label in ("GPTQ-3", "LR-2")}
     assert len(kept()) == before + 2  # GPTQ-3 was there
     assert all(same(found[name, "GPTQ-3"], stages.learned_weights(recipe)[name]) for name in names)
@@ -246,7 +249,7 @@ def test_blocks_are_learned_behind_what_is_learned_from_inputs(recipe):
         overrides=(Override(layers="down_blocks.0.*", format=Gptq()),),
         reconstruction=BlockReconstruction(iterations=2, batch=4, images=1),
     )
-    stages.finish(stages.reconstruct(both))
+    run_to_end(stages.reconstruct(both))
     state, codes = stages.quantize(both).state_dict(), stages.learned_weights(both)
     assert codes and all(name.startswith("down_blocks.0.") for name in codes)
     assert all(
@@ -256,14 +259,14 @@ def test_blocks_are_learned_behind_what_is_learned_from_inputs(recipe):
 
 
 def test_a_weight_that_is_not_finite_is_named(recipe, tmp_path):
-    pipe = stages.load(recipe.model).pipe
+    pipe = libraries.load(recipe.model).pipe
     pipe.save_pretrained(tmp_path / "broken", safe_serialization=True)
     broken = dataclasses.replace(recipe, model=str(tmp_path / "broken"))
-    stages.finish(stages.capture(broken))
-    layer = stages.load(broken.model).denoiser.get_submodule("mid_block.resnets.0.conv1")
+    run_to_end(stages.capture(broken))
+    layer = libraries.load(broken.model).denoiser.get_submodule("mid_block.resnets.0.conv1")
     layer.weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(DmqError, match=r"^mid_block.resnets.0.conv1: the weight has NaN"):
-        stages.finish(stages.learn_weights(broken))
+        run_to_end(stages.learn_weights(broken))
 
 
 def test_the_command_line_learns(recipe, smoothed, tmp_path, capsys):

@@ -10,8 +10,10 @@ import pytest
 
 from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
+from dmq.evaluation import compare
 from dmq.models.loading import load
 from dmq.models.tiny import tiny_ddpm, tiny_sd
+from dmq.progress import GeneratedImage, Progress, run_to_end
 from dmq.recipe import (
     FLOAT,
     Activations,
@@ -97,7 +99,7 @@ def test_quantizing_leaves_the_float_model_bit_exact(recipe):
         dataclasses.replace(recipe, activations=Activations(bits=4, attention_bits=4))
     )
     assert model is not loaded.denoiser
-    report = stages.finish(stages.compare(comparison(), (recipe,)))
+    report = run_to_end(compare.compare_images(comparison(), (recipe,)))
     assert report.samples == 2
     assert all(p.equal(before[name]) for name, p in loaded.denoiser.named_parameters())
 
@@ -106,7 +108,7 @@ def test_float_as_a_recipe_draws_the_same_images(recipe):
     nothing = dataclasses.replace(
         recipe, name="nothing", weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT)
     )
-    report = stages.finish(stages.compare(comparison(), (nothing,)))
+    report = run_to_end(compare.compare_images(comparison(), (nothing,)))
     assert [score.psnr for score in report.scores] == [float("inf")] * 2
 
 
@@ -117,29 +119,29 @@ def test_more_bits_are_nearer_to_float(recipe):
         )
         for b in (2, 8)
     )
-    report = stages.finish(stages.compare(comparison(), recipes))
+    report = run_to_end(compare.compare_images(comparison(), recipes))
     mean = {r.name: np.mean([s.psnr for s in report.scores if s.recipe == r.name]) for r in recipes}
     assert mean["W8A8"] > mean["W2A2"] + 3
 
 
 def test_a_comparison_streams_and_is_saved(recipe):
-    work, seen = stages.compare(comparison(), (recipe,), name="whole"), []
+    work, seen = compare.compare_images(comparison(), (recipe,), name="whole"), []
     report = None
     while report is None:
         try:
             seen.append(next(work))
         except StopIteration as end:
             report = end.value
-    finished = [p for p in seen if isinstance(p, stages.GeneratedImage) and p.step is None]
+    finished = [p for p in seen if isinstance(p, GeneratedImage) and p.step is None]
     assert [(p.recipe, p.seed) for p in finished] == [
         ("float", 0),
         ("float", 1),
         (recipe.name, 0),
         (recipe.name, 1),
     ]
-    on_the_way = [p for p in seen if isinstance(p, stages.GeneratedImage) and p.step is not None]
+    on_the_way = [p for p in seen if isinstance(p, GeneratedImage) and p.step is not None]
     assert {p.step for p in on_the_way} == set(range(STEPS))
-    assert any(isinstance(p, stages.Progress) and p.done == p.total for p in seen)
+    assert any(isinstance(p, Progress) and p.done == p.total for p in seen)
     assert runs.load_report("whole") == report
     assert np.array_equal(runs.load_images("whole")["float"][1], finished[1].pixels)
     assert set(runs.load_steps("whole")[recipe.name]) == {
@@ -152,8 +154,8 @@ def test_a_image_does_not_depend_on_its_batch(recipe):
     both, one = (
         [
             p.pixels.astype(int)
-            for p in stages.compare(comparison(seeds=seeds), (recipe,))
-            if isinstance(p, stages.GeneratedImage) and p.recipe == "float" and p.step is None
+            for p in compare.compare_images(comparison(seeds=seeds), (recipe,))
+            if isinstance(p, GeneratedImage) and p.recipe == "float" and p.step is None
         ]
         for seeds in ((0, 1), (1,))
     )
@@ -176,9 +178,9 @@ def test_other_steps_than_those_captured_are_refused_or_noted(recipe):
     with pytest.raises(
         DmqError, match=f"{STEPS + 2} steps, but the ranges were captured for {STEPS} steps"
     ):
-        stages.finish(stages.compare(other, (recipe,)))
-    report = stages.finish(
-        stages.compare(other, (dataclasses.replace(recipe, unknown_timestep="nearest"),))
+        run_to_end(compare.compare_images(other, (recipe,)))
+    report = run_to_end(
+        compare.compare_images(other, (dataclasses.replace(recipe, unknown_timestep="nearest"),))
     )
     assert report.warnings
 
@@ -290,7 +292,7 @@ def test_mistakes_are_one_line(arguments, says, capsys):
 
 def test_trajectories_are_kept_on_request(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
-    folder = stages.finish(stages.capture(recipe, again=True, trajectories=1))
+    folder = run_to_end(stages.capture(recipe, again=True, trajectories=1))
     trajectory = captures.load_trajectory(folder)
     assert len(trajectory.timesteps) == STEPS
     prompted = stages.info(recipe.model).prompted

@@ -24,6 +24,7 @@ import numpy as np
 from dmq import stages
 from dmq.artifacts import store
 from dmq.errors import DmqError
+from dmq.models import libraries
 from dmq.recipe import EMBEDDED, Predictor, Recipe
 from dmq.results import ActivationQParams, Plan
 from dmq.store import captures, folders, runs
@@ -225,7 +226,7 @@ def codes(recipe: Recipe) -> dict[str, str]:
         found[row.layer.name] = _codes(weight)
         return simulated_layer(layer, row, bank, weight)
 
-    loaded = stages.load(recipe.model)
+    loaded = libraries.load(recipe.model)
     model = quantized(loaded.denoiser, plan, loaded.adapter, learned, make)
     found["model"] = digest(
         x for name, t in sorted(model.state_dict().items()) for x in (name, t.cpu().numpy())

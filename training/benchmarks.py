@@ -14,8 +14,9 @@ from pathlib import Path
 from dmq import stages
 from dmq.errors import DmqError
 from dmq.evaluation.benchmark import run_benchmark
+from dmq.models import libraries
 from dmq.models.generation import generate_batch
-from dmq.progress import Progress
+from dmq.progress import FLOAT_NAME, Progress, run_to_end
 from dmq.recipe import EMBEDDED, Benchmark, Recipe
 from dmq.results import FLOOR_NAME
 from dmq.store import benchmarks as kept
@@ -104,13 +105,13 @@ def time_again(model: str) -> None:
     """
     benchmark, recipes = asked(model)
     file = folders.home() / "benchmarks" / model / "report.json"
-    loaded, seconds = stages.load(recipes[0].model), {}
+    loaded, seconds = libraries.load(recipes[0].model), {}
     for recipe in (None, *recipes):
         denoiser = loaded.denoiser if recipe is None else stages.quantize(recipe)
         jobs = [(prompt, seed) for _, prompt, seed in kept.jobs_of(benchmark)[: benchmark.batch]]
-        drawn = stages.finish(generate_batch(loaded, denoiser, jobs, benchmark.sampling))
-        seconds[recipe.name if recipe else stages.FLOAT_NAME] = drawn.seconds / len(jobs)
-    seconds[FLOOR_NAME] = seconds[stages.FLOAT_NAME]
+        drawn = run_to_end(generate_batch(loaded, denoiser, jobs, benchmark.sampling))
+        seconds[recipe.name if recipe else FLOAT_NAME] = drawn.seconds / len(jobs)
+    seconds[FLOOR_NAME] = seconds[FLOAT_NAME]
     report = json.loads(file.read_text("utf-8"))
     for row in report["rows"]:
         row["seconds"] = seconds[row["recipe"]] * (row["samples"] + row["failed"])

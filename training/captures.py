@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from dmq import stages
+from dmq.evaluation import error_curves, probe
+from dmq.models import libraries
 from dmq.recipe import EMBEDDED, Comparison, Predictor, Probe, Recipe, Sensitivity
 from dmq.store import folders, runs
 from dmq.store.prompts import UNPROMPTED
@@ -47,8 +49,8 @@ def trajectories(model: str) -> None:
     plain = dataclasses.replace(pcr, name="PCR W4A8 without PCR", progressive=None, relaxing=None)
     for recipe, others in ((opening, ()), (pcr, (plain,))):
         told(model, stages.measure_windows(recipe))
-        told(model, stages.over_time(comparison, (recipe, *others)))
-        told(model, stages.probe(recipe, Probe(prompt=prompts[0])))
+        told(model, error_curves.over_time(comparison, (recipe, *others)))
+        told(model, probe.probe(recipe, Probe(prompt=prompts[0])))
 
 
 def tables(model: str) -> None:
@@ -80,7 +82,7 @@ def make(model: str) -> None:
 
 def begin(work: Path, models: list[str]) -> None:
     """Go on in `work`, unless what is there was made of other weights: then begin anew."""
-    weights = {model: stages.load(model).info.fingerprint for model in models}
+    weights = {model: libraries.load(model).info.fingerprint for model in models}
     file = work / "weights.json"
     known = json.loads(file.read_text("utf-8")) if file.is_file() else {}
     if any(known.get(model, found) != found for model, found in weights.items()):

@@ -28,9 +28,11 @@ from dmq.capture.activations import calibration_images, capture_activations
 from dmq.capture.replay import repeat, rows_of
 from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
+from dmq.models import libraries
 from dmq.models.borrow import borrow
 from dmq.models.loading import ADAPTERS, MODELS, Loaded, embedded, quiet, sample, with_denoiser
 from dmq.models.tiny import calm, ddim_scheduler, letters, tiny_sd
+from dmq.progress import run_to_end
 from dmq.quantizers.plan import make_plan, site_bits
 from dmq.recipe import (
     EMBEDDED,
@@ -183,19 +185,19 @@ def prepare(name: str, work: Path, small: bool) -> None:
     """Make, in `work` and the folder of runs, what `opened` opens; what is there already stays."""
     recipe = recipe_of(name, work)
     if name != UNET:
-        stages.finish(stages.capture(recipe))
+        run_to_end(stages.capture(recipe))
         return
     if not (work / UNET).is_dir():
         with folders.written(work / UNET) as part:
             (tiny_sd() if small else random_sd()).save_pretrained(part)
     if captures.find_capture(recipe) is None:
-        loaded = stages.load(recipe.model)
+        loaded = libraries.load(recipe.model)
         # Not the stage: it also watches the operands of attention, which takes several times longer
         # at this size.
         watched = capture_activations(
             loaded, recipe.sampling, recipe.calibration, attention=False, trajectories=1
         )
-        seen = stages.finish(watched)
+        seen = run_to_end(watched)
         captures.save_stats(
             folders.home() / "captures" / captures.capture_key(recipe),
             seen.stats,

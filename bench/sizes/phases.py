@@ -17,7 +17,8 @@ from typing import Any
 from bench.memory import peak
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.models.libraries import libraries
+from dmq.models.libraries import libraries, load
+from dmq.progress import run_to_end
 from dmq.recipe import (
     FLOAT,
     Activations,
@@ -31,6 +32,7 @@ from dmq.recipe import (
     Weights,
     parse_format,
 )
+from dmq.workflow.export import write_export
 
 
 GROUPS = 8
@@ -91,7 +93,7 @@ def drawing(job: Job, model: Any) -> list[float]:
     """The clock at the start and after each step of an image with `model`, which is not decoded."""
     from dmq.models.loading import sample, with_denoiser
 
-    loaded, marks = stages.load(job.recipe.model), [now()]
+    loaded, marks = load(job.recipe.model), [now()]
 
     def on_step(i: int, t: float, latents: Any) -> None:
         marks.append(now())
@@ -165,7 +167,7 @@ def sampling(job: Job) -> Figures:
     from dmq.models.loading import sample
 
     begun = now()
-    loaded = stages.load(job.recipe.model)
+    loaded = load(job.recipe.model)
     marks = [now()]
     opened = marks[0] - begun
     sample(
@@ -191,7 +193,7 @@ def capture(job: Job) -> Figures:
     from dmq.capture.activations import capture_activations
 
     recipe = job.recipe
-    loaded = stages.load(recipe.model)
+    loaded = load(recipe.model)
     ways = {
         "plain": lambda: drawing(job, loaded.denoiser),
         "without attention": lambda: watching(
@@ -230,7 +232,7 @@ def execute(job: Job) -> Figures:
 
 
 def _quantized(job: Job, recipe: Recipe) -> Figures:
-    loaded = stages.load(recipe.model)
+    loaded = load(recipe.model)
     begun = now()
     model = stages.computed(recipe)
     made = now() - begun
@@ -253,14 +255,14 @@ def fisher(job: Job) -> Figures:
         choices=(parse_format("UAQ-4"), parse_format("UAQ-3")),
     )
     begun = now()
-    table = stages.finish(stages.sensitivity(job.recipe, ask, again=True))
+    table = run_to_end(stages.sensitivity(job.recipe, ask, again=True))
     return {"seconds": now() - begun, "layers": len(table.layers), "choices": len(table.choices)}
 
 
 def export(job: Job) -> Figures:
     """W4 written as a pipeline that diffusers loads."""
     begun = now()
-    made = stages.finish(stages.export(job.small, Path(job.work) / "w4"))
+    made = run_to_end(write_export(job.small, Path(job.work) / "w4"))
     return {"seconds": now() - begun, "bytes": made.stored, "files": sum(made.files.values())}
 
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from dmq import stages
 from dmq.calibration.selection import draw
+from dmq.progress import run_to_end
 from dmq.quantizers.plan import make_plan, site_bits
 from dmq.quantizers.weights import QuantizedWeight
 from dmq.recipe import (
@@ -178,7 +179,7 @@ def planned(recipe: Recipe, learned: dict[str, float]) -> Found:
     if spec := stages.search_spec(recipe):
         key = search_key(recipe, spec, stages.info(recipe.model).fingerprint)
         if not stages.searched(recipe):
-            _, learned[key] = timed(lambda: stages.finish(stages.search(recipe)))
+            _, learned[key] = timed(lambda: run_to_end(stages.search(recipe)))
         spent.append(learned.get(key))
     codes = {}
     if recipe.temporal and (folder := _time_rounding(recipe, learned)):
@@ -192,9 +193,9 @@ def planned(recipe: Recipe, learned: dict[str, float]) -> Found:
 def _time_rounding(recipe: Recipe, learned: dict[str, float]) -> Any:
     """The folder of the time embedding's rounding; learned again where nobody knows how long it took."""
     there = stages.temporal_learned(recipe)
-    folder, seconds = timed(lambda: stages.finish(stages.learn_temporal(recipe)))
+    folder, seconds = timed(lambda: run_to_end(stages.learn_temporal(recipe)))
     if folder and there and folder.name not in learned:
-        folder, seconds = timed(lambda: stages.finish(stages.learn_temporal(recipe, again=True)))
+        folder, seconds = timed(lambda: run_to_end(stages.learn_temporal(recipe, again=True)))
         there = False
     if folder and not there:
         learned[folder.name] = seconds
@@ -214,7 +215,7 @@ def rebuilt(recipe: Recipe, learned: dict[str, float]) -> Found:
         recipe, overrides=(others, *(Override(layers=name, **bits) for name in inside))
     )
     there = stages.reconstructed(time_only)
-    folder, seconds = timed(lambda: stages.finish(stages.reconstruct(time_only)))
+    folder, seconds = timed(lambda: run_to_end(stages.reconstruct(time_only)))
     if not there:
         learned[folder.name] = seconds
     found = planned(replace(recipe, reconstruction=None), learned)

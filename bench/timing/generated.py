@@ -12,8 +12,9 @@ from dmq import stages
 from dmq.capture.activations import calibration_images
 from dmq.metrics.pixel import psnr
 from dmq.metrics.references import load_scorer
+from dmq.models import libraries
 from dmq.models.trajectories import Walk, latent_errors, walk
-from dmq.progress import progress_timer
+from dmq.progress import progress_timer, run_to_end
 from dmq.recipe import Recipe
 
 
@@ -26,7 +27,7 @@ class GeneratedBatch:
 
     def __init__(self, recipe: Recipe, seeds: int, images: int) -> None:
         self.loaded, self.sampling, self.seeds, self.images = (
-            stages.load(recipe.model),
+            libraries.load(recipe.model),
             recipe.sampling,
             seeds,
             images,
@@ -38,7 +39,7 @@ class GeneratedBatch:
         self.match = self._match(self.floats)
 
     def walk(self, model: Any, jobs: list[tuple[str, int]] | None = None) -> Walk:
-        return stages.finish(
+        return run_to_end(
             walk(self.loaded, model, jobs or self.jobs, self.sampling, progress_timer(""))
         )
 

@@ -13,14 +13,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from dmq import stages
 from dmq.capture.activations import calibration_images
 from dmq.capture.replay import noise_errors
 from dmq.capture.trajectories import record_trajectory
 from dmq.metrics.pixel import psnr
 from dmq.metrics.temporal import cosines, step_features
+from dmq.models import libraries
 from dmq.models.loading import sample, with_denoiser
 from dmq.numerics.threads import one_thread
+from dmq.progress import run_to_end
 from dmq.quantizers.apply import quantized
 from dmq.quantizers.temporal import time_embedding_only
 from dmq.quantizers.weights import QuantizedWeight, quantize_weight
@@ -42,7 +43,7 @@ class Bench:
     def __init__(
         self, model: str, sampling: Sampling, calibration: Calibration, seeds: int, images: int
     ) -> None:
-        self.loaded = stages.load(model)
+        self.loaded = libraries.load(model)
         self.sampling, self.calibration = sampling, calibration
         self.seeds, self.images = seeds, images
         self._codes: dict[tuple[str, Weights], QuantizedWeight] = {}
@@ -103,7 +104,7 @@ class Bench:
             range(seed * self.images, (seed + 1) * self.images) for seed in range(self.seeds)
         ]
         each = np.array(
-            [stages.finish(noise_errors(model, self.generated[0], list(some))) for some in of_seed]
+            [run_to_end(noise_errors(model, self.generated[0], list(some))) for some in of_seed]
         )
         plain, typical = each.mean(1), np.exp(np.log(np.maximum(each, 1e-30)).mean(1))
         return (

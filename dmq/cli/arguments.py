@@ -68,11 +68,11 @@ def choose_place(given: argparse.Namespace) -> None:
 
     Raises DmqError for a device that is not there.
     """
-    from .. import stages
+    from ..models import work_plan
 
     wishes = {name: getattr(given, name) for name in VARIABLES if getattr(given, name) is not None}
     if wishes:
-        stages.use_placement(stages.chosen_placement(**wishes))
+        work_plan.use_placement(work_plan.chosen_placement(**wishes))
 
 
 def image_arguments(to: argparse.ArgumentParser) -> None:
@@ -116,9 +116,9 @@ def chosen_engines(recipes: tuple[Recipe, ...], engine: str | None) -> tuple[Rec
     """The recipes with the engine that the command line names; as they are if it names none."""
     if engine is None:
         return recipes
-    from .. import stages
+    from ..evaluation import engines
 
-    return stages.computed_as(recipes, engine)
+    return engines.with_engines(recipes, engine)
 
 
 def is_recipe(name: str) -> bool:

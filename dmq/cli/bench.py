@@ -75,7 +75,7 @@ def _benchmark_arguments(to: argparse.ArgumentParser) -> None:
 
 def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     """The benchmark that the command line asks for, of models like `recipe`'s."""
-    from .. import stages
+    from ..evaluation import benchmark
     from ..store import prompts
 
     settings = {
@@ -89,12 +89,15 @@ def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     shipped = prompts.shipped_domains()
     asked = given.domains or list(shipped)
     domains = [shipped[name] if name in shipped else prompts.read_prompts(name) for name in asked]
-    return stages.benchmark_of(recipe, domains, seeds=given.seeds, images=given.images, **settings)
+    return benchmark.benchmark_of(
+        recipe, domains, seeds=given.seeds, images=given.images, **settings
+    )
 
 
 def bench(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..evaluation import benchmark, benchmark_estimate, joined_benchmarks, rank_inversions
     from ..figures import bench_report, bench_table
+    from ..progress import FLOAT_NAME
     from ..store import benchmarks
 
     if not given.recipes and not given.name:
@@ -117,21 +120,21 @@ def bench(given: argparse.Namespace) -> None:
     )
     name = given.name or benchmarks.free_name(" vs ".join(recipe.name for recipe in recipes))
     if given.estimate:
-        print(stages.estimate(asked, recipes, name=name))
+        print(benchmark_estimate.estimate(asked, recipes, name=name))
         return
     if given.recipes or name in benchmarks.unfinished():
         print(
             f"benchmark {name!r}; `dmq bench --name` goes on with it if it is stopped.",
             file=sys.stderr,
         )
-        show_progress(stages.bench(asked, recipes, name=name))
-    report = stages.joined([name, *given.beside])
+        show_progress(benchmark.run_benchmark(asked, recipes, name=name))
+    report = joined_benchmarks.join_benchmarks([name, *given.beside])
     print(bench_table.markdown(report) if given.markdown else bench_table.text(report))
-    for finding in [] if given.markdown else stages.inversions(report)[:3]:
+    for finding in [] if given.markdown else rank_inversions.inversions(report)[:3]:
         print(f"finding: {finding}")
     if given.csv:
         write(given.csv, benchmarks.as_csv(report))
     if given.html:
         shown = benchmarks.worst(benchmarks.load_report(name)), benchmarks.load_worst(name)
-        findings = [str(finding) for finding in stages.inversions(report)[:3]]
-        write(given.html, bench_report.page(name, report, *shown, findings, stages.FLOAT_NAME))
+        findings = [str(finding) for finding in rank_inversions.inversions(report)[:3]]
+        write(given.html, bench_report.page(name, report, *shown, findings, FLOAT_NAME))

@@ -31,9 +31,9 @@ def check(given: argparse.Namespace) -> None:
     elif not Path(name).is_dir() and name in runs.names():
         said = check_run(name)
     else:
-        from .. import stages
+        from ..workflow import export
 
-        said = stages.check(name).line()
+        said = export.check(name).line()
     print(f"{name}: sound. {said}.")
 
 

@@ -33,7 +33,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def compare(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..evaluation.compare import compare_images
 
     if given.over_time and given.probe:
         raise DmqError("--over-time and --probe are two comparisons; give either.")
@@ -47,5 +47,5 @@ def compare(given: argparse.Namespace) -> None:
         tuple(chosen_recipe(name, given.model) for name in given.recipes), given.engine
     )
     name = given.name or runs.free_name(" vs ".join(recipe.name for recipe in recipes))
-    show_progress(stages.compare(chosen_comparison(given, recipes[0]), recipes, name=name))
+    show_progress(compare_images(chosen_comparison(given, recipes[0]), recipes, name=name))
     print_run(name)

@@ -38,11 +38,11 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def export(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..workflow.export import write_export
 
     recipe = chosen_recipe(given.recipe, given.model)
     made = show_progress(
-        stages.export(
+        write_export(
             recipe,
             given.folder,
             engine=given.engine,

@@ -79,6 +79,7 @@ def print_steps(recipe: Recipe, only: str) -> None:
     that can be told?
     """
     from .. import stages
+    from ..models import work_plan
 
     lacking = {step.name for step in stages.missing(recipe, only)}
     asked = stages.asked_steps(recipe, only)
@@ -88,6 +89,6 @@ def print_steps(recipe: Recipe, only: str) -> None:
         left=3,
     )
     if "capture" in lacking:
-        print(stages.plan_capture(recipe))
+        print(work_plan.plan_capture(recipe))
         if len(lacking) > 1:
             print("The other steps say how long they take as soon as they run.", file=sys.stderr)

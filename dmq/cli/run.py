@@ -23,10 +23,10 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def run(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..evaluation import compare
 
     recipe = chosen_recipe(given.recipe, given.model)
     recipes = chosen_engines((recipe,), given.engine)
     name = given.name or runs.free_name(recipe.name)
-    show_progress(stages.run(recipes, chosen_comparison(given, recipe), name=name))
+    show_progress(compare.run(recipes, chosen_comparison(given, recipe), name=name))
     print_run(name)

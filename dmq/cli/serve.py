@@ -29,12 +29,11 @@ def serve(given: argparse.Namespace) -> None:
         )
     from pages.app import launch
 
-    from .. import stages
+    from ..models import work_plan
+    from ..models.placement import Placement
 
-    if (
-        stages.chosen_placement() != stages.Placement()
-    ):  # said now, not at the first click of somebody
-        stages.use_placement(stages.chosen_placement())
+    if work_plan.chosen_placement() != Placement():  # said now, not at the first click of somebody
+        work_plan.use_placement(work_plan.chosen_placement())
     try:
         folders.check_writable()
     except DmqError as error:

@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import joined_benchmarks, rank_inversions
 from dmq.figures import bench_report, bench_table
 from dmq.figures import benchmark as figures
+from dmq.progress import FLOAT_NAME
 from dmq.results import BENCH_MEASURES, BenchReport
 from dmq.store import benchmarks as kept
 from dmq.store import folders
@@ -64,7 +65,7 @@ def opened(
         why = "No benchmark of this model yet: open **A new benchmark** below."
         return {"empty": gr.update(value=why, visible=True), "results": gr.update(visible=False)}
     others = [one for one in beside or [] if one != name]
-    report = stages.joined([name, *others])
+    report = joined_benchmarks.join_benchmarks([name, *others])
     choices = [other for other in names_for(report.model) if other != name]
     top = {
         "empty": gr.update(visible=False),
@@ -113,7 +114,7 @@ def findings(report: BenchReport) -> str:
     """Where the two references disagree, as marked lines; computed from the table, whichever it
     is.
     """
-    found = stages.inversions(report)
+    found = rank_inversions.inversions(report)
     if not found:
         said = "distances to real images and to the float images rank no pair of models in opposite ways."
         return f'<p class="quiet">In this table {said}</p>' if report.reference else ""
@@ -132,7 +133,7 @@ def gallery(name: str) -> list[tuple[Any, str]]:
     report, images = kept.load_report(name), kept.load_worst(name)
     made = []
     for one in kept.worst(report)[:GALLERY]:
-        pair = [images.get((who, one.number)) for who in (stages.FLOAT_NAME, one.recipe)]
+        pair = [images.get((who, one.number)) for who in (FLOAT_NAME, one.recipe)]
         if all(part is not None for part in pair):
             made.append((bench_report.side_by_side(*pair), bench_report.caption(one)))
     return made
@@ -141,9 +142,9 @@ def gallery(name: str) -> list[tuple[Any, str]]:
 def downloads(name: str) -> dict[str, str]:
     """The table as CSV and the whole benchmark as a page, in a temporary folder."""
     report, folder = kept.load_report(name), folders.download_folder()
-    lines = [str(one) for one in stages.inversions(report)[:FINDINGS]]
+    lines = [str(one) for one in rank_inversions.inversions(report)[:FINDINGS]]
     page = bench_report.page(
-        name, report, kept.worst(report), kept.load_worst(name), lines, stages.FLOAT_NAME
+        name, report, kept.worst(report), kept.load_worst(name), lines, FLOAT_NAME
     )
     (folder / f"{name}.csv").write_text(kept.as_csv(report), "utf-8")
     (folder / f"{name}.html").write_text(page, "utf-8")
@@ -154,4 +155,8 @@ def look(
     name: str | None, beside: list[str] | None, domain: str | None, measure: str | None
 ) -> dict[str, Any]:
     """Another domain or measure of what is shown."""
-    return view(stages.joined([name, *(beside or [])]), domain, measure) if name else {}
+    return (
+        view(joined_benchmarks.join_benchmarks([name, *(beside or [])]), domain, measure)
+        if name
+        else {}
+    )

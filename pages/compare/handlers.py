@@ -9,9 +9,12 @@ import gradio as gr
 
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import compare
 from dmq.figures import images as figures
+from dmq.progress import FLOAT_NAME
 from dmq.recipe import Recipe
 from dmq.store import runs
+from dmq.workflow import gpu_time
 
 from ..job_panel import JobPanel, note, watch
 from ..request import comparison_of, engine_shown, offered, recipes_of
@@ -58,7 +61,7 @@ def generate(
         on_the_way[seen.recipe, seen.step] = (seen.pixels, f"{seen.recipe}, step {seen.step}")
         return {"strip": list(on_the_way.values()), "results": gr.update(visible=True)}
 
-    yield from watch(stages.compare(comparison, recipes, name=name), add)
+    yield from watch(compare.compare_images(comparison, recipes, name=name), add)
     saved = {
         "status": note(f"Saved as “{name}”."),
         "run": gr.update(choices=runs.names(), value=name),
@@ -82,7 +85,7 @@ def seconds(
         len(comparison.prompts) * len(comparison.seeds),
         1 + len(recipes_of(recipe, others, computed)),
     )
-    return stages.gpu_seconds(recipe.model, images, comparison.sampling.steps, models)
+    return gpu_time.gpu_seconds(recipe.model, images, comparison.sampling.steps, models)
 
 
 def across(images: int) -> int:
@@ -107,7 +110,7 @@ def show_run(name: str | None) -> dict[str, Any]:
     if not name:
         return {}
     report, images, jobs = runs.load_report(name), runs.load_images(name), jobs_of(name)
-    quantized = [who for who in images if who != stages.FLOAT_NAME]
+    quantized = [who for who in images if who != FLOAT_NAME]
     labels = [(f"{prompt} · seed {seed}", n) for n, (prompt, seed) in enumerate(jobs)]
     return {
         "results": gr.update(visible=True),
@@ -137,14 +140,14 @@ def pair(name: str, image: int, who: str) -> dict[str, Any]:
     images, jobs = runs.load_images(name), jobs_of(name)
     if who not in images or not 0 <= int(image) < len(jobs):
         raise DmqError("this image is not part of the run; choose another.")
-    ours, floats = images[who][int(image)], images[stages.FLOAT_NAME][int(image)]
+    ours, floats = images[who][int(image)], images[FLOAT_NAME][int(image)]
     steps = runs.load_steps(name)
     return {
         "slider": (floats, ours),
-        "difference": stages.difference(floats, ours),
+        "difference": figures.difference(floats, ours),
         "strip": [
             (pixels, f"{row}, step {step}")
-            for row in (stages.FLOAT_NAME, who)
+            for row in (FLOAT_NAME, who)
             for (index, step), pixels in sorted(steps.get(row, {}).items())
             if index == int(image)
         ],

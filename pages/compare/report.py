@@ -4,7 +4,7 @@ import html
 from statistics import fmean
 from typing import Any
 
-from dmq import stages
+from dmq.progress import FLOAT_NAME
 from dmq.results import Execution, Report, speed
 from dmq.store import runs
 from dmq.store.prompts import UNPROMPTED
@@ -42,7 +42,7 @@ def summary(report: Report) -> str:
         psnr = f"{fmean([s.psnr for s in own]):.2f} dB" if own else "–"
         ssim = f"{fmean([s.ssim for s in own]):.4f}" if own else "–"
         seconds = report.seconds.get(who, 0)
-        fast = speed(seconds, report.seconds.get(stages.FLOAT_NAME, 0))
+        fast = speed(seconds, report.seconds.get(FLOAT_NAME, 0))
         ran = (
             Execution.of(report.coverage[who])
             if who in report.coverage

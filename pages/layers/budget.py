@@ -13,13 +13,14 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dmq import stages
+from dmq.allocation import budget
 from dmq.errors import DmqError
 from dmq.figures import budget as figures
 from dmq.figures.look import plain
 from dmq.recipe import Budget, Rule, format_name, parse_format
 from dmq.results import Allocation, SensitivityTable
 from dmq.store import folders
+from dmq.workflow import bit_allocation
 
 from ..events import on
 from ..session import Shared, read, set_outside, stamp
@@ -125,13 +126,13 @@ def table_for(ask: Asked) -> SensitivityTable:
 @lru_cache(maxsize=16)
 def limits_of(ask: Asked) -> tuple[int, int]:
     """The smallest and the largest number of bytes that there is an answer for."""
-    return stages.limits(table_for(ask), ask.rules)
+    return budget.limits(table_for(ask), ask.rules)
 
 
 @lru_cache(maxsize=16)
 def front_of(ask: Asked) -> tuple[Allocation, ...]:
     """The best answer for each of some budgets."""
-    return tuple(stages.pareto(table_for(ask), ask.rules, POINTS))
+    return tuple(budget.pareto(table_for(ask), ask.rules, POINTS))
 
 
 def allocated(ask: Asked, bits: Any) -> Allocation:
@@ -142,7 +143,7 @@ def allocated(ask: Asked, bits: Any) -> Allocation:
 
 @lru_cache(maxsize=64)
 def _allocated(ask: Asked, size: int) -> Allocation:
-    return stages.allocate(table_for(ask), Budget(bits=None, bytes=size, rules=ask.rules))
+    return budget.allocate(table_for(ask), Budget(bits=None, bytes=size, rules=ask.rules))
 
 
 def plain_number(bits: Any) -> float:
@@ -340,7 +341,7 @@ def apply(
 ) -> dict[str, Any]:
     """The recipe with what every layer got, as the current one."""
     found = allocated(asked(text, name, allowed, rules), bits)
-    return set_outside(stages.with_allocation(read(text), found))
+    return set_outside(bit_allocation.with_allocation(read(text), found))
 
 
 def compare(text: str, *form: Any) -> dict[str, Any]:

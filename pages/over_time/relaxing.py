@@ -17,6 +17,7 @@ from dmq.figures.over_time import steps_text
 from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 from dmq.store import folders
+from dmq.workflow import relaxation
 
 from .. import forms, words
 from ..events import on, shows
@@ -133,7 +134,7 @@ def found(recipe: Recipe) -> dict[str, Any]:
     """Curves, choices and the chosen steps, where the windows were measured."""
     try:
         effects = stages.window_effects(recipe)
-        choices, chosen = stages.relaxed_choices(recipe), stages.relaxed(recipe)
+        choices, chosen = relaxation.relaxed_choices(recipe), stages.relaxed(recipe)
     except DmqError as error:
         if not stages.captured(recipe):
             why = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
@@ -154,7 +155,7 @@ def known(recipe: Recipe) -> str:
     """What can be said without measuring: the steps and the mean bits, if the choice needs none."""
     if recipe.relaxing is None or recipe.relaxing.where == "auto":
         return ""
-    steps, mean = stages.relaxed(recipe), stages.mean_activation_bits(recipe)
+    steps, mean = stages.relaxed(recipe), relaxation.mean_activation_bits(recipe)
     return f"Steps {steps_text(steps) or 'none'} have {recipe.relaxing.bits} bits: {mean:.2f} bits on average. "
 
 

@@ -13,9 +13,13 @@ import gradio as gr
 
 from dmq import public, stages
 from dmq.errors import DmqError
+from dmq.evaluation import engines
+from dmq.progress import Progress, run_to_end
 from dmq.recipe import EMBEDDED, SIMULATED, Recipe
 from dmq.results import Plan
 from dmq.store import exports, folders
+from dmq.workflow import hub
+from dmq.workflow.export import write_export
 
 from .. import words
 from ..job_panel import JobPanel, note, watch
@@ -61,8 +65,8 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
         "placed": gr.update(value=[], visible=False),
     }
     top |= {
-        "push": gr.update(interactive=not stages.push_hindrance()),
-        "hub": stages.push_hindrance(),
+        "push": gr.update(interactive=not hub.push_hindrance()),
+        "hub": hub.push_hindrance(),
     }
     top |= code(text, form, part, chosen)
     try:
@@ -124,8 +128,8 @@ def place(text: str) -> Iterator[dict[str, Any]]:
     """What runs where, once the kernels are prepared."""
     yield {"status": note("Waiting for the model …")}
     try:
-        with contextlib.closing(stages.placed(read(text))) as work:
-            rows = stages.finish(work)
+        with contextlib.closing(engines.assign_kernels(read(text))) as work:
+            rows = run_to_end(work)
     except Exception:
         yield {"status": ""}
         raise
@@ -163,7 +167,7 @@ def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
     @JOB.run
     def write() -> Generator[dict[str, Any], None, dict[str, Any]]:
         yield {}
-        yield from watch(stages.export(recipe, exports.export_folder(name), **asked))
+        yield from watch(write_export(recipe, exports.export_folder(name), **asked))
         return {"name": gr.update(choices=exports.exports(), value=name)} | code(
             text, form, part, name
         )
@@ -199,13 +203,13 @@ def fetch(name: str | None) -> Iterator[dict[str, Any]]:
     yield {"file": gr.update(value=str(file), label=label, visible=True), "status": ""}
 
 
-def packed(name: str) -> Generator[stages.Progress, None, Path]:
+def packed(name: str) -> Generator[Progress, None, Path]:
     """Pack an export into one file, and return its path."""
     with contextlib.closing(exports.zip_export(name)) as work:
         for seen in work:
             if not isinstance(seen, tuple):
                 return seen
-            yield stages.Progress("Pack, kB", seen[0] // 1000, seen[1] // 1000)
+            yield Progress("Pack, kB", seen[0] // 1000, seen[1] // 1000)
 
 
 # --- how it is loaded -----------------------------------------------------------------------------
@@ -281,7 +285,7 @@ def push(name: str | None, repository: str, private: bool) -> Iterator[dict[str,
         raise DmqError("no export is chosen; export, or choose an earlier one.")
     yield {"hub": note(f"Pushing “{name}” …")}
     try:
-        address = stages.push(exports.export_folder(name), repository, private=private)
+        address = hub.push(exports.export_folder(name), repository, private=private)
     except Exception:
         yield {"hub": note("Nothing was pushed.")}
         raise

@@ -12,6 +12,7 @@ import numpy as np
 
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import time_embedding_drift
 from dmq.figures import temporal as figures
 from dmq.recipe import FLOAT, Cache, NearestRounding, Recipe, Temporal
 from dmq.results import TemporalErrors
@@ -213,6 +214,6 @@ def deviate(text: str, images: float) -> Generator[dict[str, Any], None, dict[st
     """
     recipe = read(text)
     yield {"learn": gr.update()}
-    found = yield from watch(stages.deviation(recipe, images=int(images)))
+    found = yield from watch(time_embedding_drift.deviation(recipe, images=int(images)))
     lines = {STATES[name]: values for name, values in found.items()}
     return {"deviation": gr.update(value=figures.deviation(lines), visible=True)}

@@ -15,6 +15,8 @@ from bench.timing.measure import Bench
 from bench.timing.results import Results, interval
 from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import compare
+from dmq.progress import run_to_end
 from dmq.recipe import (
     Activations,
     Cache,
@@ -171,7 +173,7 @@ def test_figures_are_those_of_the_stages(tiny):
     comparisons = [
         Comparison(prompts=(p,), seeds=(s,), sampling=recipe.sampling) for p, s in made.jobs
     ]
-    reports = [stages.finish(stages.compare(one, (recipe,))) for one in comparisons]
+    reports = [run_to_end(compare.compare_images(one, (recipe,))) for one in comparisons]
     assert row["psnr"] == pytest.approx(
         np.mean([report.scores[0].psnr for report in reports]), abs=0.2
     )

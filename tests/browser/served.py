@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dmq import cli, stages
+from dmq.progress import Progress
 
 
 PAUSE = 0.3  # seconds
@@ -30,7 +31,7 @@ def stands(file: Path, progress: Any) -> bool:
     except FileNotFoundError:
         return False
     if (
-        not isinstance(progress, stages.Progress)
+        not isinstance(progress, Progress)
         or progress.done < 1
         or where["stage"] not in progress.stage
     ):

@@ -8,7 +8,8 @@ import shutil
 import pytest
 from playwright.sync_api import expect
 
-from dmq import stages
+from dmq.evaluation import benchmark
+from dmq.progress import run_to_end
 from dmq.recipe import Benchmark, Domain, Weights
 from dmq.results import FLOOR_NAME
 from dmq.store import benchmarks as kept
@@ -100,7 +101,7 @@ def test_what_ships_of_a_benchmark_is_there_at_once_and_fits_a_narrow_page(visit
     asked = Benchmark(
         domains=domains, sampling=recipe.sampling, measures=("psnr", "ssim", "latent")
     )
-    stages.finish(stages.bench(asked, recipes, name="shipped"))
+    run_to_end(benchmark.run_benchmark(asked, recipes, name="shipped"))
     for part in ("pictures", "rows"):
         shutil.rmtree(kept.folder_of("shipped") / part)
     page = visit(dataclasses.replace(recipe, name="look"), "benchmark")

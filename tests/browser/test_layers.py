@@ -9,6 +9,8 @@ import pytest
 from playwright.sync_api import expect
 
 from dmq import stages
+from dmq.allocation import budget
+from dmq.progress import run_to_end
 from dmq.recipe import Budget, KMeans, Sensitivity, Uaq, WeightFormat, format_name
 from tests.browser.test_app import in_address, press, toast
 
@@ -37,7 +39,7 @@ def write(page, cell, text):
 
 
 def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, hold, unprompted):
-    stages.finish(stages.capture(unprompted))
+    run_to_end(stages.capture(unprompted))
     page = visit(unprompted, "layers")
     expect(page.locator(".block.dmq-empty:visible")).to_contain_text("Nothing is known yet")
     page.locator("#new-table > button").click()
@@ -80,7 +82,7 @@ def test_a_predictor_can_be_asked_for(visit, recipe):
 def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
     for how in ("local", "fisher"):
         ask = Sensitivity(choices=CHOICES, how=how, steps=2, images=1, probes=1)
-        stages.finish(stages.sensitivity(recipe, ask))
+        run_to_end(stages.sensitivity(recipe, ask))
     page = visit(dataclasses.replace(recipe, name="look at layers"), "layers")
     figure = page.locator("#layer-figure")
     bars = figure.locator(".barlayer .point path")
@@ -110,7 +112,7 @@ def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
 
 def test_the_budget_moves_a_layer_is_edited_and_all_of_it_applied(visit, recipe):
     ask = Sensitivity(choices=CHOICES, how="fisher", steps=2, images=1, probes=1)
-    table = stages.finish(stages.sensitivity(recipe, ask))
+    table = run_to_end(stages.sensitivity(recipe, ask))
     page = visit(dataclasses.replace(recipe, name="mixed"), "layers")
     expect(page.get_by_label("Table", exact=True)).to_have_value(table.title)
     said, slider = page.locator("#budget-said"), page.locator("#budget-bits input[type=range]")
@@ -121,7 +123,7 @@ def test_the_budget_moves_a_layer_is_edited_and_all_of_it_applied(visit, recipe)
     moved = "start => document.querySelector('#budget-bits input[type=range]').value < start"
     page.wait_for_function(moved, arg=start)
     bits = float(slider.input_value())
-    best = stages.allocate(table, Budget(bits=None, bytes=int(bits * table.num_weights / 8)))
+    best = budget.allocate(table, Budget(bits=None, bytes=int(bits * table.num_weights / 8)))
     expect(said).to_contain_text(f"{best.bytes:,} bytes")
     layer, choice = best.layers[0], format_name(best.choices[0])
     cells = row_of(page, layer).get_by_role("gridcell")

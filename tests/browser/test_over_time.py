@@ -10,6 +10,8 @@ import pytest
 from playwright.sync_api import expect
 
 from dmq import stages
+from dmq.evaluation import error_curves, probe
+from dmq.progress import run_to_end
 from dmq.recipe import Comparison, PerStep, Probe, Progressive, Relaxing
 from tests.browser.test_app import in_address, press, toast
 from tests.browser.test_learned import press_until
@@ -23,7 +25,7 @@ def test_setting_ranges_is_stopped(visit, hold, recipe):
         recipe.calibration, samples=3, batch=1
     )  # of which nothing is captured yet
     wanted = dataclasses.replace(recipe, name="long", calibration=few, progressive=Progressive())
-    stages.finish(stages.capture(wanted))
+    run_to_end(stages.capture(wanted))
     page = visit(wanted, "over-time")
     part = page.locator("#walked")
     expect(part.locator(".block.dmq-empty")).to_contain_text("still to be set")
@@ -80,7 +82,9 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     for figure in ("accumulated", "predicted_x0", "isolated", "weighed"):
         expect(page.locator(f"#over-time-{figure} .main-svg").first).to_be_visible()
     expect(page.locator("#over-time-strip .thumbnail-item")).to_have_count(2 * 9)
-    assert stages.kept_over_time(Comparison(prompts=("a", "b"), sampling=made.sampling), (made,))
+    assert error_curves.kept_over_time(
+        Comparison(prompts=("a", "b"), sampling=made.sampling), (made,)
+    )
 
     page.get_by_label("Prompt to probe").fill("a")
     page.get_by_label("Gains, such as 1, 2, 4").fill("much")
@@ -91,4 +95,4 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     page.keyboard.press("Tab")
     press_until(page, "Probe", page.get_by_text("Probed; the answer is kept."))
     expect(page.locator("#probe-grid .thumbnail-item")).to_have_count(4)
-    assert len(stages.kept_probe(made, Probe(windows=2, gains=(3.0,), prompt="a"))) == 2
+    assert len(probe.kept_probe(made, Probe(windows=2, gains=(3.0,), prompt="a"))) == 2

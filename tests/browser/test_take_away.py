@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 
 from dmq import stages
 from dmq.store import exports, folders, runs
+from dmq.workflow import export
 from tests.browser.test_app import press, toast
 
 
@@ -35,7 +36,7 @@ def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, 
     download.value.save_as(tmp_path / "it.zip")
     with zipfile.ZipFile(tmp_path / "it.zip") as packed:
         packed.extractall(tmp_path)
-    assert (stages.check(tmp_path / name).component, exports.exports()) == ("", [name])
+    assert (export.check(tmp_path / name).component, exports.exports()) == ("", [name])
     expect(
         page.locator(".cm-content", has_text=str(exports.export_folder(name))).first
     ).to_be_visible()

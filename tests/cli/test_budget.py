@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from dmq import cli, jsonio, stages
+from dmq.allocation import budget
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
 from dmq.recipe import Budget, Override, Recipe, Rule, Uaq, Uniform, format_name, parse_format
 from dmq.results import SensitivityTable
 from dmq.store.folders import home
 from dmq.store.learned import save_predictor, save_table, table_folder
+from dmq.workflow import bit_allocation
 from tests.sensitivities import random_predictor
 from tests.tiny import runs_in
 
@@ -86,10 +88,10 @@ def refused(capsys):
 
 
 def test_each_layer_gets_its_choice_and_nothing_else(recipe, table):
-    found = stages.allocate(
+    found = budget.allocate(
         table, Budget(bits=3.3, rules=(Rule(layers="conv_in", choice="float"),))
     )
-    mixed = stages.with_allocation(recipe, found)
+    mixed = bit_allocation.with_allocation(recipe, found)
     assert mixed.name == f"mine, {found.average_bits:.1f} bits mixed"
     assert dataclasses.replace(mixed, name="mine", overrides=()) == recipe
     for layer, choice in zip(found.layers, found.choices, strict=True):
@@ -103,18 +105,20 @@ def test_each_layer_gets_its_choice_and_nothing_else(recipe, table):
 
 
 def test_an_earlier_allocation_is_replaced_and_other_overrides_stay(recipe, table):
-    low, high = stages.limits(table)
-    first, second = (stages.allocate(table, Budget(bits=None, bytes=end)) for end in (low, high))
+    low, high = budget.limits(table)
+    first, second = (budget.allocate(table, Budget(bits=None, bytes=end)) for end in (low, high))
     layer = table.layers[3].name
     own = (
         Override(layers="*.attn1.*", weight_bits=8, format=Uaq()),  # a pattern
         Override(layers=layer, weight_bits=8),  # no format: by hand
         Override(layers=layer, weight_bits=8, activation_bits=8, format=Uniform()),
     )
-    once = stages.with_allocation(dataclasses.replace(recipe, overrides=own), first)
-    twice = stages.with_allocation(once, second)
+    once = bit_allocation.with_allocation(dataclasses.replace(recipe, overrides=own), first)
+    twice = bit_allocation.with_allocation(once, second)
     assert twice.overrides[:3] == own and len(twice.overrides) == 3 + len(table.layers)
-    assert twice == stages.with_allocation(dataclasses.replace(recipe, overrides=own), second)
+    assert twice == bit_allocation.with_allocation(
+        dataclasses.replace(recipe, overrides=own), second
+    )
     assert once.name != twice.name == f"mine, {second.average_bits:.1f} bits mixed"
 
 
@@ -123,25 +127,25 @@ def test_names_are_taken_literally(recipe, table, monkeypatch):
     odd = tuple(dataclasses.replace(table.layers[0], name=name) for name in names)
     known = dataclasses.replace(stages.info(recipe.model), layers=odd)
     monkeypatch.setattr("dmq.workflow.bit_allocation.info", lambda model: known)
-    found = stages.allocate(
+    found = budget.allocate(
         dataclasses.replace(
             table, layers=odd, **{n: getattr(table, n)[:3] for n in ("bytes", "cost", "spread")}
         ),
         Budget(bits=None, bytes=int(table.bytes[:3].max(1).sum())),
     )
-    mixed = stages.with_allocation(recipe, found)
+    mixed = bit_allocation.with_allocation(recipe, found)
     assert [[name for name in names if one.matches(name)] for one in mixed.overrides] == [
         [name] for name in names
     ]
-    assert len(stages.with_allocation(mixed, found).overrides) == 3
+    assert len(bit_allocation.with_allocation(mixed, found).overrides) == 3
 
 
 def test_a_table_of_another_model_is_refused(recipe, table):
-    found = stages.allocate(table, Budget(bits=3.0))
+    found = budget.allocate(table, Budget(bits=3.0))
     with pytest.raises(DmqError, match=r"another model than .*: its weights are others"):
-        stages.with_allocation(recipe, dataclasses.replace(found, fingerprint="other"))
+        bit_allocation.with_allocation(recipe, dataclasses.replace(found, fingerprint="other"))
     with pytest.raises(DmqError, match=r"another model than .*: it has no layer conv_out_of_it"):
-        stages.with_allocation(
+        bit_allocation.with_allocation(
             recipe, dataclasses.replace(found, layers=("conv_out_of_it", *found.layers[1:]))
         )
 
@@ -171,7 +175,7 @@ def test_the_command_prints_and_writes_what_was_found(folder, file, recipe, tabl
         Rule(layers="*.attn2.*", least=3),
         Rule(layers="*.ff.*", same=True),
     )
-    found = stages.allocate(table, Budget(bits=3.3, rules=rules))
+    found = budget.allocate(table, Budget(bits=3.3, rules=rules))
     rows = [re.split(r"\s{2,}", line, maxsplit=3) for line in lines[1 : 1 + len(table.layers)]]
     assert [(row[0], row[1], row[3]) for row in rows] == list(
         zip(found.layers, map(format_name, found.choices), found.reasons, strict=True)
@@ -182,9 +186,9 @@ def test_the_command_prints_and_writes_what_was_found(folder, file, recipe, tabl
     )
     assert f"cost {found.cost:.6g} (part of the noise), no choice" in lines[-2]
     assert lines[-2].endswith(f" than {found.bound:.6g}")
-    assert jsonio.read(out) == stages.with_allocation(recipe, found)
+    assert jsonio.read(out) == bit_allocation.with_allocation(recipe, found)
     points = list(csv.DictReader(front.read_text("utf-8").splitlines()))
-    wanted = stages.pareto(table, rules)
+    wanted = budget.pareto(table, rules)
     assert [float(point["cost"]) for point in points] == [point.cost for point in wanted]
     assert (int(points[0]["bytes"]), int(points[-1]["bytes"])) == (
         wanted[0].bytes,
@@ -199,7 +203,7 @@ def test_the_command_prints_and_writes_what_was_found(folder, file, recipe, tabl
 def test_a_table_is_found_by_folder_name_and_title(file, table, kept, capsys):
     said = []
     for name in (str(kept), kept.name, table.title):
-        assert cli.main(["budget", name, file, "--bytes", str(stages.limits(table)[1])]) == 0
+        assert cli.main(["budget", name, file, "--bytes", str(budget.limits(table)[1])]) == 0
         said.append(capsys.readouterr().out)
     assert said[0] == said[1] == said[2] and "UAQ-4" in said[0]
 
@@ -234,7 +238,7 @@ def test_scores_of_a_predictor_are_shared_out_too(recipe, table, file, capsys):
     for name in ("op", "predictor-0123456789abcdef.op"):
         assert cli.main(["budget", name, file, "--bits", "3.3"]) == 0
         printed = capsys.readouterr().out
-        found = stages.allocate(made.table("op"), Budget(bits=3.3))
+        found = budget.allocate(made.table("op"), Budget(bits=3.3))
         assert (
             f"{found.bytes:,} bytes, {found.average_bits:.3f} bits" in printed
             and "score (negated)" in printed

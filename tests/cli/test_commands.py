@@ -9,6 +9,7 @@ from PIL import Image
 
 from dmq import cli, jsonio, stages
 from dmq.cli import show
+from dmq.progress import run_to_end
 from dmq.recipe import Calibration, Progressive, Temporal, Tiar
 from dmq.store import captures, runs
 from tests.tiny import captured_recipe, runs_in
@@ -136,7 +137,7 @@ def test_a_run_is_verified(recipe, file, said):
 
 
 def test_a_recipe_is_verified(recipe, file, tmp_path, said):
-    stages.finish(stages.prepare(recipe))
+    run_to_end(stages.prepare(recipe))
     assert said("check", file).out.startswith(f"{file}: sound. A recipe for {recipe.model}; ")
     other = dataclasses.replace(recipe, progressive=Progressive(), calibration=Calibration(seed=9))
     (tmp_path / "other.json").write_text(jsonio.dumps(other))

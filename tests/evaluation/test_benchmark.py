@@ -14,10 +14,12 @@ from dmq import cli, jsonio, stages
 from dmq.capture.activations import PROMPTS
 from dmq.errors import DmqError
 from dmq.evaluation import benchmark as bench_stage
+from dmq.evaluation import benchmark_estimate, joined_benchmarks
 from dmq.figures import bench_report, bench_table
 from dmq.metrics import paired, pixel, sets
 from dmq.metrics import references as reference
 from dmq.models.tiny import tiny_ddpm
+from dmq.progress import GeneratedImage, Progress, run_to_end
 from dmq.recipe import Benchmark, Calibration, Domain, Recipe, Sampling, Weights
 from dmq.results import FLOOR_NAME, BenchReport
 from dmq.store import benchmarks as kept
@@ -64,7 +66,7 @@ def wanted(folder, recipes):
 
 @pytest.fixture(scope="module")
 def report(wanted, recipes):
-    return stages.finish(stages.bench(wanted, recipes, name="whole"))
+    return run_to_end(bench_stage.run_benchmark(wanted, recipes, name="whole"))
 
 
 def same(one, other):
@@ -81,15 +83,15 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
     assert kept.unfinished() == []
     drawn, interruptions = 0, 0
     while True:
-        work, batches = stages.bench(wanted, recipes, name="stopped"), 0
+        work, batches = bench_stage.run_benchmark(wanted, recipes, name="stopped"), 0
         try:
             while True:
                 seen = next(work)
-                if isinstance(seen, stages.GeneratedImage):
+                if isinstance(seen, GeneratedImage):
                     drawn += 1
                     batches += seen.index % 6 == 5
                 if (
-                    isinstance(seen, stages.Progress)
+                    isinstance(seen, Progress)
                     and seen.stage.startswith("Generate")
                     and batches == 3
                 ):
@@ -112,8 +114,8 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
             assert np.array_equal(a.latents, b.latents) and np.array_equal(a.images, b.images)
     assert not [
         seen
-        for seen in stages.bench(wanted, recipes, name="stopped")
-        if isinstance(seen, stages.GeneratedImage)
+        for seen in bench_stage.run_benchmark(wanted, recipes, name="stopped")
+        if isinstance(seen, GeneratedImage)
     ]
 
 
@@ -121,11 +123,11 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
 def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wanted, recipes):
     """Equal to all at once; what is there is neither generated nor measured again."""
     name = f"grown {stopped}"
-    work = stages.bench(wanted, recipes[:1], name=name)
+    work = bench_stage.run_benchmark(wanted, recipes[:1], name=name)
     for seen in work:
         if (
             stopped
-            and isinstance(seen, stages.GeneratedImage)
+            and isinstance(seen, GeneratedImage)
             and (seen.recipe, seen.index) == ("six", 11)
         ):
             work.close()
@@ -136,10 +138,10 @@ def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wa
         for file in (place / part).rglob("*.*")
     }
     assert kept.unfinished() == [name] * stopped
-    left = stages.estimate(wanted, recipes, name=name)
+    left = benchmark_estimate.estimate(wanted, recipes, name=name)
     drawn = []
-    for seen in (work := stages.bench(wanted, recipes, name=name)):
-        drawn += [seen] if isinstance(seen, stages.GeneratedImage) else []
+    for seen in (work := bench_stage.run_benchmark(wanted, recipes, name=name)):
+        drawn += [seen] if isinstance(seen, GeneratedImage) else []
         if len(drawn) == 1:
             assert kept.unfinished() == [name]
             assert stopped or kept.load_report(name).recipes == MODELS[:3], (
@@ -226,13 +228,11 @@ def test_the_noise_floor_has_other_seeds_and_the_same_prompts(wanted, report):
     swapped = dataclasses.replace(
         wanted, seeds=(4, 5), measures=("psnr",), domains=wanted.domains[:1]
     )
-    work = stages.bench(
+    work = bench_stage.run_benchmark(
         swapped, (dataclasses.replace(kept.load_recipes("whole")[0], name="x"),), name="swapped"
     )
     floats = [
-        seen.pixels
-        for seen in work
-        if isinstance(seen, stages.GeneratedImage) and seen.recipe == "float"
+        seen.pixels for seen in work if isinstance(seen, GeneratedImage) and seen.recipe == "float"
     ]
     own = [kept.load_batch(kept.folder_of("whole"), 1, n).images for n in range(3)]
     assert np.array_equal(np.concatenate(own), floats)
@@ -261,11 +261,9 @@ def test_rows_come_when_a_model_is_done(wanted, recipes):
     few = dataclasses.replace(
         wanted, measures=("psnr", "latent"), domains=wanted.domains[:1], seeds=(1,)
     )
-    seen = list(stages.bench(few, recipes[:1], name="streamed"))
+    seen = list(bench_stage.run_benchmark(few, recipes[:1], name="streamed"))
     rows = [(k, item.recipes[-1]) for k, item in enumerate(seen) if isinstance(item, BenchReport)]
-    last = {
-        item.recipe: k for k, item in enumerate(seen) if isinstance(item, stages.GeneratedImage)
-    }
+    last = {item.recipe: k for k, item in enumerate(seen) if isinstance(item, GeneratedImage)}
     assert [name for _, name in rows] == ["float", FLOOR_NAME, "six"]
     assert all(k > last[name] for k, name in rows) and rows[0][0] < last[FLOOR_NAME]
     assert kept.load_report("streamed").features == "", "nothing needed features"
@@ -289,7 +287,7 @@ def test_images_that_are_no_numbers_are_counted_named_and_in_no_mean(
 
     real = bench_stage.computed
     monkeypatch.setattr(bench_stage, "computed", broken)
-    found = stages.finish(stages.bench(wanted, recipes[:1], name="broken"))
+    found = run_to_end(bench_stage.run_benchmark(wanted, recipes[:1], name="broken"))
     row = found.row("six", "in")
     assert (row.samples, row.failed) == (10, 6) and found.row("six", "out").failed == 0
     assert any("six, in: 6 of 16 images are not finite" in line for line in found.warnings)
@@ -330,32 +328,32 @@ def test_what_differs_is_never_put_side_by_side(report, wanted, recipes, changes
     accepting = tuple(dataclasses.replace(r, unknown_timestep="nearest") for r in recipes)
     other = dataclasses.replace(wanted, **changes)
     with pytest.raises(DmqError, match=says):
-        stages.finish(stages.bench(other, accepting, name="whole"))
+        run_to_end(bench_stage.run_benchmark(other, accepting, name="whole"))
     with pytest.raises(DmqError, match=says):
         kept.check_alike("one", wanted, "two", other)
     with pytest.raises(DmqError, match="is of six, two, asked now are six with"):
-        stages.finish(stages.bench(wanted, recipes[:1], name="whole"))
+        run_to_end(bench_stage.run_benchmark(wanted, recipes[:1], name="whole"))
 
 
 def test_benchmarks_of_the_same_images_are_joined(report, wanted, recipes):
     third = dataclasses.replace(recipes[0], name="three", weights=Weights(bits=3))
-    stages.finish(stages.bench(wanted, (third, recipes[0]), name="more"))
-    both = stages.joined(["whole", "more"])
+    run_to_end(bench_stage.run_benchmark(wanted, (third, recipes[0]), name="more"))
+    both = joined_benchmarks.join_benchmarks(["whole", "more"])
     assert both.recipes == ("float", FLOOR_NAME, "six", "two", "three", "six · more")
     assert both.row("six", "in").figures == both.row("six · more", "in").figures
     assert both.bytes["three"] == stages.plan(
         third
     ).bytes and both.coverage.keys() == both.bytes.keys() - set(MODELS[:2])
     other = dataclasses.replace(wanted, seeds=(7, 8), measures=("psnr",))
-    stages.finish(stages.bench(other, recipes[:1], name="unlike"))
+    run_to_end(bench_stage.run_benchmark(other, recipes[:1], name="unlike"))
     with pytest.raises(DmqError, match="whole has seeds 0, 3, unlike has seeds 7, 8"):
-        stages.joined(["whole", "unlike"])
+        joined_benchmarks.join_benchmarks(["whole", "unlike"])
 
 
 def test_too_few_images_for_a_set_are_refused_before_anything_is_drawn(wanted, recipes):
     few = dataclasses.replace(wanted, seeds=(0,))
     with pytest.raises(DmqError, match="in: FID needs at least 16 images, got 8: the covariance"):
-        next(stages.bench(few, recipes, name="few"))
+        next(bench_stage.run_benchmark(few, recipes, name="few"))
     assert not kept.folder_of("few").exists()
 
 
@@ -369,7 +367,7 @@ def test_a_folder_of_real_images_is_a_second_reference(folder, wanted, recipes, 
     both = dataclasses.replace(
         wanted, reference=str(place), domains=wanted.domains[:1], measures=("fid", "kid", "cmmd")
     )
-    found = stages.finish(stages.bench(both, recipes[:1], name="real"))
+    found = run_to_end(bench_stage.run_benchmark(both, recipes[:1], name="real"))
     assert found.reference == "16 images of the folder real"
     assert found.row("float", "in").figures["real fid"].value == pytest.approx(0, abs=1e-6)
     row = found.row("six", "in").figures
@@ -377,27 +375,29 @@ def test_a_folder_of_real_images_is_a_second_reference(folder, wanted, recipes, 
         assert row[f"real {key}"].value == pytest.approx(row[key].value, rel=1e-5)
     for text, says in (("nowhere", "is no folder"), (str(folder / "runs"), "has 0 images")):
         with pytest.raises(DmqError, match=says):
-            stages.finish(
-                stages.bench(dataclasses.replace(both, reference=text), recipes[:1], name="bad")
+            run_to_end(
+                bench_stage.run_benchmark(
+                    dataclasses.replace(both, reference=text), recipes[:1], name="bad"
+                )
             )
 
 
 def test_the_estimate_counts_what_is_left(wanted, recipes, report):
-    whole = stages.estimate(wanted, recipes)
+    whole = benchmark_estimate.estimate(wanted, recipes)
     assert (
         (whole.images, whole.calls) == (128, 4 * 6 * 2)
         and whole.seconds > 0
         and whole.learning == ()
     )
-    work = stages.bench(wanted, recipes, name="begun")
-    next(seen for seen in work if isinstance(seen, stages.GeneratedImage))
+    work = bench_stage.run_benchmark(wanted, recipes, name="begun")
+    next(seen for seen in work if isinstance(seen, GeneratedImage))
     work.close()
-    left = stages.estimate(wanted, recipes, name="begun")
+    left = benchmark_estimate.estimate(wanted, recipes, name="begun")
     assert (left.images, left.calls) == (128 - 6, 4 * 6 * 2 - 2)
     fresh = dataclasses.replace(recipes[0], calibration=Calibration(samples=1))
-    assert stages.estimate(wanted, (fresh,)).learning == ("six",) and "must learn first" in str(
-        stages.estimate(wanted, (fresh,))
-    )
+    assert benchmark_estimate.estimate(wanted, (fresh,)).learning == (
+        "six",
+    ) and "must learn first" in str(benchmark_estimate.estimate(wanted, (fresh,)))
 
 
 def test_a_model_without_prompts_has_one_domain_and_no_clip_score(folder):
@@ -414,14 +414,18 @@ def test_a_model_without_prompts_has_one_domain_and_no_clip_score(folder):
         sampling=recipe.sampling,
         features=features,
     )
-    found = stages.finish(stages.bench(asked, (recipe,), name="ddpm"))
+    found = run_to_end(bench_stage.run_benchmark(asked, (recipe,), name="ddpm"))
     row = found.row("W8A8", "unconditional")
     assert "clip" not in row.figures and row.figures["psnr"].low < row.figures["psnr"].high
     with pytest.raises(DmqError, match="generates without prompts"):
-        next(stages.bench(dataclasses.replace(asked, measures=("clip",)), (recipe,), name="none"))
+        next(
+            bench_stage.run_benchmark(
+                dataclasses.replace(asked, measures=("clip",)), (recipe,), name="none"
+            )
+        )
     with pytest.raises(DmqError, match="only seeds make a difference"):
         next(
-            stages.bench(
+            bench_stage.run_benchmark(
                 dataclasses.replace(asked, domains=(Domain(name="x", prompts=("a", "b")),)),
                 (recipe,),
                 name="x",
@@ -473,7 +477,7 @@ def test_the_command_line_prints_what_is_kept_and_refuses_what_differs(
     other = dataclasses.replace(
         wanted, domains=wanted.domains[1:], measures=("psnr",), seeds=(0, 3)
     )
-    stages.finish(stages.bench(other, recipes[:1], name="other prompts"))
+    run_to_end(bench_stage.run_benchmark(other, recipes[:1], name="other prompts"))
     assert cli.main(["bench", "--name", "whole", "--markdown"]) == 0
     assert capsys.readouterr().out == bench_table.markdown(report) + "\n"
     files = [str(folder / f"whole.{kind}") for kind in ("csv", "html")]

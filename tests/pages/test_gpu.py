@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dmq import stages
 from dmq.recipe import Calibration, Recipe, Sampling
+from dmq.workflow import gpu_time
 
 
 ROOT = Path(__file__).parents[2]
@@ -179,8 +179,10 @@ def test_without_spaces_handlers_are_as_they_were():
 
 
 def test_seconds_follow_the_work():
-    base = stages.gpu_seconds("emoji-sd", 8, 50)
-    assert stages.gpu_seconds("emoji-sd", 16, 50) > base < stages.gpu_seconds("emoji-sd", 8, 100)
-    assert stages.gpu_seconds("emoji-sd", 8, 50, models=3) - 10 == pytest.approx(3 * (base - 10))
+    base = gpu_time.gpu_seconds("emoji-sd", 8, 50)
+    assert (
+        gpu_time.gpu_seconds("emoji-sd", 16, 50) > base < gpu_time.gpu_seconds("emoji-sd", 8, 100)
+    )
+    assert gpu_time.gpu_seconds("emoji-sd", 8, 50, models=3) - 10 == pytest.approx(3 * (base - 10))
     recipe = Recipe(sampling=Sampling(steps=2), calibration=Calibration(samples=1))
-    assert stages.gpu_seconds(recipe.model, 1, 2) < 12
+    assert gpu_time.gpu_seconds(recipe.model, 1, 2) < 12

@@ -15,6 +15,7 @@ from gradio_client import Client
 
 from dmq import jsonio, public, stages
 from dmq.errors import Refused
+from dmq.progress import run_to_end
 from dmq.recipe import Recipe
 from dmq.store import exports, folders, runs
 from pages import app, session
@@ -50,7 +51,7 @@ def host(tmp_path_factory):
         patch.setenv("DMQ_MODELS", made.model)
         patch.setenv("DMQ_PUBLIC", "1")
         offered = dataclasses.replace(made, model="tiny-sd")
-        stages.finish(stages.capture(offered))
+        run_to_end(stages.capture(offered))
         served = app.build()
         _, url, _ = served.queue().launch(prevent_thread_lock=True, quiet=True, max_file_size="1mb")
         yield folder, served, url, offered

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from dmq import stages
 from dmq.errors import DmqError
+from dmq.evaluation import joined_benchmarks
 from dmq.metrics.sets import check_count
 from dmq.recipe import SETS, Benchmark, Domain
 from dmq.results import FLOOR_NAME
@@ -42,7 +42,10 @@ def test_what_is_in_the_repository_can_be_opened(model):
         report, asked = kept.load_report(name), training.asked(model)[0]
         assert name == model and report.benchmark == asked
         assert report.recipes[2:] == training.RECIPES[model][: len(report.recipes) - 2]
-        assert len(kept.load_worst(name)) > len(report.coverage) and stages.joined([name]) == report
+        assert (
+            len(kept.load_worst(name)) > len(report.coverage)
+            and joined_benchmarks.join_benchmarks([name]) == report
+        )
 
 
 def test_what_ships_opens_like_what_was_drawn_and_is_measured_anew_from_its_pictures(

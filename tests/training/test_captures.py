@@ -5,7 +5,9 @@ import json
 import pytest
 
 from dmq import stages
+from dmq.models import libraries
 from dmq.models.tiny import tiny_sd
+from dmq.progress import run_to_end
 from dmq.recipe import Calibration, Recipe, Sampling
 from dmq.store import folders
 from dmq.store.captures import capture_key, load_stats
@@ -43,7 +45,7 @@ def recipe_of(model):
 
 
 def make_one(model):
-    stages.finish(stages.capture(recipe_of(model)))
+    run_to_end(stages.capture(recipe_of(model)))
 
 
 def run(monkeypatch, tmp_path, *words):
@@ -76,7 +78,7 @@ def test_stopped_work_leaves_what_ships_and_goes_on(assets, model, tmp_path, mon
     assert ships(assets) == sorted(["bench-tiny", capture_key(recipe_of(model))])
     assert not (tmp_path / "work").exists()
     made = load_stats(assets / "runs" / capture_key(recipe_of(model)))
-    assert made.fingerprint == stages.load(model).info.fingerprint
+    assert made.fingerprint == libraries.load(model).info.fingerprint
 
 
 def test_what_other_weights_gave_is_not_gone_on_with(model, tmp_path):
@@ -89,7 +91,7 @@ def test_what_other_weights_gave_is_not_gone_on_with(model, tmp_path):
     file.write_text(json.dumps({model: "other", "made with it": "another"}))
     captures.begin(work, [model])
     assert not (work / "runs").exists()
-    assert json.loads(file.read_text()) == {model: stages.load(model).info.fingerprint}
+    assert json.loads(file.read_text()) == {model: libraries.load(model).info.fingerprint}
 
 
 @pytest.mark.parametrize("hidden", [True, False])
@@ -98,7 +100,7 @@ def test_what_ships_is_found_only_where_something_is_added_to_it(
 ):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "own"))
     recipe = recipe_of(model)
-    stages.finish(stages.capture(recipe))
+    run_to_end(stages.capture(recipe))
     (tmp_path / "own" / "captures" / capture_key(recipe)).rename(
         assets / "runs" / capture_key(recipe)
     )

@@ -12,6 +12,7 @@ from safetensors.numpy import load_file, save_file
 
 from dmq import stages
 from dmq.models.tiny import tiny_sd
+from dmq.progress import run_to_end
 from dmq.recipe import (
     Activations,
     Calibration,
@@ -49,12 +50,12 @@ def source(tmp_path_factory):
             temporal=Temporal(rounding=Tiar(iterations=5)),
         )
         place = folder / "source"
-        capture = stages.finish(stages.capture(recipe))
+        capture = run_to_end(stages.capture(recipe))
         save_old_stats(place / capture.name, stages.statistics(recipe))
         shutil.copyfile(capture / "model.json", place / capture.name / "model.json")
-        walked = stages.finish(stages.calibrate(recipe))
+        walked = run_to_end(stages.calibrate(recipe))
         save_old_progressive(place / walked.name, stages.progressive_ranges(recipe))
-        learned = stages.finish(stages.learn_temporal(recipe))
+        learned = run_to_end(stages.learn_temporal(recipe))
         arrays, plain = load_rounding(learned)
         (place / learned.name).mkdir()
         save_file(

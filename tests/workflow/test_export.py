@@ -11,11 +11,14 @@ import dmq.checkpoint
 from dmq import stages
 from dmq.cli import main
 from dmq.errors import DmqError
+from dmq.models import libraries
 from dmq.models.loading import sample, with_denoiser
 from dmq.models.tiny import calm
+from dmq.progress import run_to_end
 from dmq.recipe import Activations, BlockReconstruction, MinMax, Weights
 from dmq.runtime.convert import ran
 from dmq.store.exports import FORMS
+from dmq.workflow import export
 from tests.machine import KERNEL
 from tests.tiny import captured_recipe, runs_in
 
@@ -39,12 +42,12 @@ def drawn(loaded, pipe, recipe):
 
 def test_the_folder_draws_what_the_recipe_does_learned_codes_and_groups_included(recipe):
     recipe, folder = recipe
-    work = stages.export(recipe, folder / "out", engine="simulated")
+    work = export.write_export(recipe, folder / "out", engine="simulated")
     seen = []
     with pytest.raises(StopIteration) as end:
         while True:
             seen.append(next(work))
-    made, loaded = end.value.value, stages.load(recipe.model)
+    made, loaded = end.value.value, libraries.load(recipe.model)
     assert {item.stage for item in seen} >= {"Write"} and seen[-1].done == seen[-1].total
     assert (
         made.stored == stages.plan(recipe).bytes == made.planned and made.files["model_index.json"]
@@ -68,8 +71,8 @@ def test_half_range_weights_run_on_integer_kernels_of_every_machine_from_recipe_
         reconstruction=None,
     )
     made, loaded = (
-        stages.finish(stages.export(wanted, folder / "half", engine="executed")),
-        stages.load(wanted.model),
+        run_to_end(export.write_export(wanted, folder / "half", engine="executed")),
+        libraries.load(wanted.model),
     )
     assert made.stored == stages.plan(wanted).bytes == made.planned
     pipe = calm(DiffusionPipeline.from_pretrained(folder / "half"))
@@ -84,7 +87,7 @@ def test_closing_leaves_no_trace(recipe):
     recipe, folder = recipe
     before = set(folder.iterdir())
     for form in FORMS:
-        work = stages.export(recipe, folder / "never", form=form)
+        work = export.write_export(recipe, folder / "never", form=form)
         while next(work).stage not in ("Write", "Quantize"):
             pass
         next(work)
@@ -95,7 +98,7 @@ def test_closing_leaves_no_trace(recipe):
 def test_a_folder_of_something_else_is_refused_before_any_work(recipe):
     recipe, folder = recipe
     with pytest.raises(DmqError, match="nothing was changed"):
-        next(stages.export(recipe, folder / "tiny-sd"))
+        next(export.write_export(recipe, folder / "tiny-sd"))
 
 
 def test_the_command_line(recipe, capsys):
@@ -143,4 +146,4 @@ def test_progress_is_one_line_of_a_terminal_and_a_line_now_and_then_of_a_log(
 def test_a_form_that_there_is_not_is_refused_before_any_work(recipe):
     recipe, folder = recipe
     with pytest.raises(DmqError, match="not one of dmq, dequantized, sdnq"):
-        next(stages.export(recipe, folder / "never", form="gguf"))
+        next(export.write_export(recipe, folder / "never", form="gguf"))

@@ -47,7 +47,8 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 
 
 def budget(given: argparse.Namespace) -> None:
-    from ... import stages
+    from ...allocation.budget import allocate, pareto
+    from ...workflow import bit_allocation
 
     for file, suffix in ((given.out, ".json"), (given.front, ".csv")):
         if file:
@@ -56,10 +57,10 @@ def budget(given: argparse.Namespace) -> None:
     asked = Budget(bits=bits, bytes=given.bytes, rules=tuple(map(rule_of, given.rules)))
     recipe = chosen_recipe(given.recipe, given.model)
     table = chosen_table(given.table, recipe)
-    found = stages.allocate(table, asked)
-    mixed = stages.with_allocation(recipe, found)
+    found = allocate(table, asked)
+    mixed = bit_allocation.with_allocation(recipe, found)
     if given.front:
-        write(given.front, as_csv(stages.pareto(table, asked.rules)))
+        write(given.front, as_csv(pareto(table, asked.rules)))
     if given.out:
         write(given.out, jsonio.dumps(mixed))
     print_allocation(table, found)

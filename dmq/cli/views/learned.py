@@ -148,10 +148,11 @@ def _smoothing(exponent: float | None) -> str:
 def print_ranges(recipe: Recipe, when: str = "in an earlier run") -> None:
     """How the ranges that were set along the quantized trajectory differ from the captured ones."""
     from ... import stages
+    from ...evaluation import range_change
 
     if recipe.progressive is None:
         raise DmqError("nothing to set: set the recipe's progressive to Progressive.")
-    ranges, change = stages.progressive_ranges(recipe), stages.range_change(recipe)
+    ranges, change = stages.progressive_ranges(recipe), range_change.range_change(recipe)
     print(
         f"{recipe.name}: ranges set on {recipe.calibration.samples} images, {ranges.calls} "
         f"denoiser calls, {when}"
@@ -186,9 +187,10 @@ def print_ranges(recipe: Recipe, when: str = "in an earlier run") -> None:
 def print_windows(recipe: Recipe) -> None:
     """What windows of steps are worth, and which steps that would relax."""
     from ... import stages
+    from ...workflow import relaxation
 
     print_effects(stages.window_effects(recipe))
-    own, *others = stages.relaxed_choices(recipe)
+    own, *others = relaxation.relaxed_choices(recipe)
     print_choices(
         [
             *([("this recipe", own)] if recipe.relaxing else []),

@@ -21,6 +21,7 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 
 def over_time(given: argparse.Namespace) -> None:
     from ... import stages
+    from ...evaluation import error_curves
 
     recipes = tuple(chosen_recipe(name, given.model) for name in given.recipes)
     comparison = Comparison(
@@ -30,7 +31,7 @@ def over_time(given: argparse.Namespace) -> None:
     )
     if given.csv:
         check_place(given.csv)
-    found = show_progress(stages.over_time(comparison, recipes, again=given.again))
+    found = show_progress(error_curves.over_time(comparison, recipes, again=given.again))
     rows = [
         [
             recipe.name,

@@ -31,14 +31,14 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 
 
 def probe(given: argparse.Namespace) -> None:
-    from ... import stages
+    from ...evaluation import probe as probe_
     from ...store import sheets
 
     recipe = chosen_recipe(_single("recipes", given.recipes), given.model)
     spec = chosen_probe(given, recipe)
     if given.out:
         check_place(given.out, ".png")
-    images = show_progress(stages.probe(recipe, spec, again=given.again))
+    images = show_progress(probe_.probe(recipe, spec, again=given.again))
     rows = [
         [
             f"{one.start} to {one.end - 1}",

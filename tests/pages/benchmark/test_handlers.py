@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.errors import DmqError
 from dmq.evaluation import benchmark as bench_stage
+from dmq.evaluation import engines, rank_inversions
+from dmq.progress import run_to_end
 from dmq.recipe import Benchmark, Domain, Weights
 from dmq.results import FLOOR_NAME, BenchImage, BenchReport, BenchRow, Figure
 from dmq.store import benchmarks as kept
@@ -40,7 +42,7 @@ def recipes(recipe):
 
 @pytest.fixture(scope="module")
 def finished(asked, recipes):
-    stages.finish(stages.bench(asked, recipes, name="tiny bench"))
+    run_to_end(bench_stage.run_benchmark(asked, recipes, name="tiny bench"))
     return "tiny bench"
 
 
@@ -110,7 +112,7 @@ def test_a_model_without_a_benchmark_says_what_to_do(text, recipe):
 
 def test_what_differs_is_not_shown_beside_it(finished, asked, recipes):
     other = dataclasses.replace(asked, seeds=(5, 6), measures=("psnr",))
-    stages.finish(stages.bench(other, recipes[:1], name="other seeds"))
+    run_to_end(bench_stage.run_benchmark(other, recipes[:1], name="other seeds"))
     with pytest.raises(DmqError, match="tiny bench has seeds 0, 1, other seeds has seeds 5, 6"):
         benchmark.opened(finished, ["other seeds"], None, None)
 
@@ -143,7 +145,7 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
         end["live"]["visible"] is False and end["start"]["visible"] and not end["resume"]["visible"]
     )
     whole = kept.load_report("halfway")
-    straight = stages.finish(stages.bench(one, recipes, name="straight"))
+    straight = run_to_end(bench_stage.run_benchmark(one, recipes, name="straight"))
     assert repr([row.figures for row in whole.rows]) == repr([row.figures for row in straight.rows])
     with pytest.raises(DmqError, match="no interrupted benchmark"):
         next(benching.go_on("halfway"))
@@ -190,7 +192,7 @@ def test_a_recipe_of_another_engine_is_another_recipe(asked, recipes, text):
     few = dataclasses.replace(
         asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4
     )
-    both = stages.computed_as(recipes[:1], "both")
+    both = engines.with_engines(recipes[:1], "both")
     last(benching.running(few, both[:1], "engines"))
     drawn = last(benching.running(few, both, "engines"))
     report = kept.load_report("engines")
@@ -260,7 +262,7 @@ def table_with(*rows):
 
 
 def test_inversions_are_found_in_any_table_and_only_where_they_are():
-    found = stages.inversions(
+    found = rank_inversions.inversions(
         table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale", 3.0, 0.1, 4.0, 20.0))
     )
     assert [(one.damaged, one.better, one.sure) for one in found] == [
@@ -270,16 +272,18 @@ def test_inversions_are_found_in_any_table_and_only_where_they_are():
     assert "by FID to real images pale is better than float" in str(found[0])
     assert "PSNR 20.0 dB against 30.0 dB" in str(found[1]) and "n = 20" in str(found[1])
     assert (
-        stages.inversions(table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0)))
+        rank_inversions.inversions(
+            table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0))
+        )
         == []
     )
     unsure = table_with(("mild", 1.0, 2.0, 5.5, 30.0), ("pale", 1.5, 2.0, 5.1, 20.0))
-    assert stages.inversions(unsure) == [], "the distances to float may be equal"
+    assert rank_inversions.inversions(unsure) == [], "the distances to float may be equal"
     better = table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("sharp", 3.0, 0.1, 5.2, 31.0))
-    assert stages.inversions(better) == [], "closer by PSNR is not more damaged"
+    assert rank_inversions.inversions(better) == [], "closer by PSNR is not more damaged"
     equal = table_with(("mild", 1.0, 0.1, 5.501, 30.0), ("pale", 3.0, 0.1, 5.499, 20.0))
-    assert stages.inversions(equal) == [], "both are 5.5"
-    close = stages.inversions(
+    assert rank_inversions.inversions(equal) == [], "both are 5.5"
+    close = rank_inversions.inversions(
         table_with(("mild", 1.0, 0.1, 5.9, 30.0), ("pale", 3.0, 0.1, 5.85, 20.0))
     )
     assert [(one.damaged, one.better, one.sure) for one in close] == [("pale", "mild", False)]
@@ -295,7 +299,7 @@ def test_images_of_the_same_noise_decide_where_intervals_overlap():
     def drawn(lost):
         return dataclasses.replace(table, images=images_with(lost))
 
-    (one,) = stages.inversions(drawn(np.linspace(1.5, 2.5, 20)))
+    (one,) = rank_inversions.inversions(drawn(np.linspace(1.5, 2.5, 20)))
     assert (one.damaged, one.better, one.sure, one.apart) == ("pale", "mild", True, False)
     low, high = one.lost
     assert -2.5 < low < -2 < high < -1.5
@@ -303,7 +307,7 @@ def test_images_of_the_same_noise_decide_where_intervals_overlap():
         "it is worse (1.5 against 1, intervals overlap, PSNR 28.0 dB against 30.0 dB, image by"
         in str(one)
     )
-    assert stages.inversions(drawn(np.resize([22.0, -18.0], 20))) == []
+    assert rank_inversions.inversions(drawn(np.resize([22.0, -18.0], 20))) == []
     assert "may mislead" in benchmark.findings(drawn(np.full(20, 2.0)))
 
 
@@ -339,7 +343,7 @@ def test_the_float_model_is_never_the_damaged_one():
         )
         for row in table.rows
     ]
-    assert stages.inversions(dataclasses.replace(table, rows=tuple(rows))) == []
+    assert rank_inversions.inversions(dataclasses.replace(table, rows=tuple(rows))) == []
 
 
 def test_the_finding_is_computed_from_the_table():

@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 
 from dmq import jsonio, stages
+from dmq.allocation import budget
 from dmq.errors import DmqError
+from dmq.progress import Progress, run_to_end
 from dmq.recipe import (
     KMeans,
     Predictor,
@@ -61,7 +63,7 @@ VIEW = ("bars", "", "weights", None)
 def text(recipe):
     """The recipe's JSON, once two tables of its model are kept."""
     for how in ("local", "fisher"):  # the newest one is shown first
-        stages.finish(stages.sensitivity(recipe, dataclasses.replace(ASK, how=how)))
+        run_to_end(stages.sensitivity(recipe, dataclasses.replace(ASK, how=how)))
     return jsonio.dumps(recipe)
 
 
@@ -274,7 +276,7 @@ def test_names_that_nobody_kept_are_refused(text, wrong):
 def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, name):
     found = layers_budget.moved(text, name, 3.0, list(table.labels), EMPTY)
     size = int(3.0 * table.num_weights / 8)
-    best = stages.allocate(table, layers_budget.Budget(bits=None, bytes=size))
+    best = budget.allocate(table, layers_budget.Budget(bits=None, bytes=size))
     assert labels_of(found) == dict(zip(best.layers, map(format_name, best.choices), strict=True))
     assert best.bytes <= size and f"**{best.bytes:,} bytes**" in found["said"]
     assert f"{best.average_bits:.2f} bits" in found["said"] and "in all layers" in found["said"]
@@ -287,7 +289,7 @@ def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, 
 
 def test_the_slider_ends_where_the_table_does(text, table, name):
     shown = layers_budget.changed(text, name, 99.0, list(table.labels), EMPTY)
-    low, high = (8 * size / table.num_weights for size in stages.limits(table))
+    low, high = (8 * size / table.num_weights for size in budget.limits(table))
     bits = shown["bits"]
     assert low - 0.01 <= bits["minimum"] <= low and high <= bits["maximum"] <= high + 0.01
     assert bits["value"] == bits["maximum"]
@@ -455,7 +457,7 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
     plan = stages.plan(made)
     assert (
         sum(row.weight_bytes for row in plan.layers if row.layer.name in table.row)
-        == stages.allocate(
+        == budget.allocate(
             table, layers_budget.Budget(bits=None, bytes=int(3.0 * table.num_weights / 8))
         ).bytes
     )
@@ -516,7 +518,7 @@ def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
         )
 
     def failing(*_):
-        yield stages.Progress("Ask what layers cost", 1, 2)
+        yield Progress("Ask what layers cost", 1, 2)
         raise DmqError("a worker died; run it again to go on.")
 
     monkeypatch.setattr(stages, "sensitivity", failing)

@@ -9,6 +9,8 @@ import torch
 
 from dmq import jsonio, stages
 from dmq.errors import DmqError
+from dmq.models import libraries
+from dmq.progress import Progress, run_to_end
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Weights
 from pages import sidebar, words
@@ -34,7 +36,7 @@ def wanted(low):
 
 @pytest.fixture
 def learned(wanted):
-    stages.finish(stages.reconstruct(wanted))
+    run_to_end(stages.reconstruct(wanted))
     return wanted
 
 
@@ -93,7 +95,7 @@ def test_learning_is_stopped_goes_on_and_is_shown(low):
 
 
 def test_the_table_counts_codes_as_a_comparison_with_nearest_ones_does(learned):
-    floats = stages.load(learned.model).denoiser
+    floats = libraries.load(learned.model).denoiser
     result = stages.blocks_result(learned)
     table = last(reconstruct.show(PATHS, jsonio.dumps(learned)))["table"]
     for block, layers, before, after, _, moved, weights, _ in table:
@@ -114,7 +116,7 @@ def test_the_table_counts_codes_as_a_comparison_with_nearest_ones_does(learned):
 
 def test_a_failure_says_so_and_gives_its_button_back(wanted, monkeypatch):
     def fails(recipe):
-        yield stages.Progress("Reconstruct the blocks", 0, 1)
+        yield Progress("Reconstruct the blocks", 0, 1)
         raise DmqError("no luck")
 
     monkeypatch.setattr(stages, "reconstruct", fails)

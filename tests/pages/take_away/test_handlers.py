@@ -17,6 +17,7 @@ from PIL import Image
 
 from dmq import cli, jsonio, stages
 from dmq.errors import DmqError
+from dmq.evaluation import engines
 from dmq.recipe import Activations, Calibration
 from dmq.store import exports, folders
 from pages.take_away import handlers as take_away
@@ -162,7 +163,7 @@ def test_the_commands_that_are_shown_are_understood_and_pass(exported, capsys):
 
 
 def test_a_recipe_that_is_executed_is_loaded_so(recipe):
-    fast = jsonio.dumps(stages.with_engine(recipe, "executed bf16"))
+    fast = jsonio.dumps(engines.with_engine(recipe, "executed bf16"))
     name = last(take_away.export(fast, FORMS[0], PARTS[1]))["name"]["value"]
     config = json.loads((exports.export_folder(name) / "config.json").read_text())
     assert config["quantization_config"]["mode"] == "executed bf16"

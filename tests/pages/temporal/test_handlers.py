@@ -11,6 +11,7 @@ import pytest
 
 from dmq import jsonio, stages
 from dmq.errors import DmqError
+from dmq.progress import Progress, run_to_end
 from dmq.recipe import BlockReconstruction, Cache, LearnedGroups, NoCache, Temporal, Tiar, Weights
 from pages import words
 from pages.temporal import handlers as temporal
@@ -91,7 +92,7 @@ def test_stopping_keeps_nothing(kept):
 
 def test_learning_that_fails_gives_its_button_back(kept, monkeypatch):
     def fails(recipe):
-        yield stages.Progress("Learn the rounding", 0, 1)
+        yield Progress("Learn the rounding", 0, 1)
         raise DmqError("no luck")
 
     monkeypatch.setattr(stages, "learn_temporal", fails)
@@ -155,7 +156,7 @@ def test_a_time_embedding_learned_with_its_blocks_is_shown(low):
     assert "open **Reconstruct**" in waiting["said"] and waiting["after"].data[
         0
     ].z.tolist() == _map(nearest)
-    stages.finish(stages.reconstruct(recipe))
+    run_to_end(stages.reconstruct(recipe))
     answer = last(temporal.show(PATHS, text, ""))
     assert "still to be learned" not in answer["said"] and "as all other layers" in answer["said"]
     assert answer["before"].data[0].z.tolist() == waiting["before"].data[0].z.tolist()
