@@ -9,15 +9,17 @@ usual."""
 
 import contextlib
 import functools
+import importlib
 import inspect
 import json
+import pkgutil
 import sys
 import time
 from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from dmq import cli, stages
+from dmq import cli, evaluation, stages, workflow
 from dmq.progress import Progress
 
 
@@ -59,7 +61,11 @@ def holding(stage: Callable, file: Path) -> Callable:
 
 
 if __name__ == "__main__":
-    for name, stage in vars(stages).copy().items():
-        if inspect.isgeneratorfunction(stage):
-            setattr(stages, name, holding(stage, Path(sys.argv[1])))
+    rooms = [evaluation, stages, workflow]
+    for room in rooms:
+        found = pkgutil.iter_modules(room.__path__, f"{room.__name__}.")
+        for module in [room, *(importlib.import_module(one.name) for one in found)]:
+            for name, stage in vars(module).copy().items():
+                if inspect.isgeneratorfunction(stage) and not name.startswith("_"):
+                    setattr(module, name, holding(stage, Path(sys.argv[1])))
     sys.exit(cli.main(sys.argv[2:]))
