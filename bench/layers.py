@@ -37,7 +37,7 @@ from dmq.allocation.budget import random_allocation
 from dmq.errors import DmqError
 from dmq.metrics.sets import fid
 from dmq.models.clip import load_clip
-from dmq.models.trajectories import Walk
+from dmq.models.trajectories import SampledTrajectory
 from dmq.progress import run_to_end
 from dmq.quantizers.weights import weight_bytes
 from dmq.recipe import (
@@ -195,7 +195,7 @@ class Judged(GeneratedBatch):
             self.seen,
         )
 
-    def judge(self, generated: Walk) -> Row:
+    def judge(self, generated: SampledTrajectory) -> Row:
         return super().judge(generated) | {
             "fid": fid(self.feature_extractor.features(generated.images), self.seen)
         }
@@ -279,7 +279,7 @@ def row_of(
     base: Recipe, chosen: Allocation, place: tuple[str, ...], generated: Judged, results: Results
 ) -> Row:
     """The row of an allocation, measured unless `results` has it."""
-    recipe = bit_allocation.with_allocation(base, chosen)
+    recipe = bit_allocation.apply_allocation(base, chosen)
     key = asked(recipe, generated.loaded.info.fingerprint, generated.seeds, generated.images)
     row = results.find(place, key)
     if row is None:

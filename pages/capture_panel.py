@@ -106,7 +106,9 @@ def build(shared: Shared) -> None:
 
     def seconds(text: str, *values: Any) -> float:
         recipe = edited(paths, text, *values)
-        return gpu_time.gpu_seconds(recipe.model, recipe.calibration.samples, recipe.sampling.steps)
+        return gpu_time.estimate_gpu_seconds(
+            recipe.model, recipe.calibration.samples, recipe.sampling.steps
+        )
 
     def redraw(text: str) -> dict[str, Any]:
         return refresh(paths, text)

@@ -78,7 +78,7 @@ def offered(current: Recipe) -> dict[str, Recipe]:
             adopted = _taken(recipe, current)
             if (plain := dataclasses.replace(adopted, name="")) not in known:
                 known.add(plain)
-                earlier[f"{engines.plain_name(recipe.name)} · run {run}"] = adopted
+                earlier[f"{engines.strip_engine(recipe.name)} · run {run}"] = adopted
     return made | dict(reversed(earlier.items()))
 
 

@@ -88,7 +88,7 @@ def test_overrides_are_stronger_and_unprotected_layers_take_part(mixed):
 def test_an_allocation_that_is_applied_takes_its_place(mixed):
     run_to_end(stages.prepare(mixed))
     table = stages.sensitivity_table(dataclasses.replace(mixed, mixed=None), ASK)
-    applied = bit_allocation.with_allocation(mixed, budget.allocate(table, Budget(bits=3.0)))
+    applied = bit_allocation.apply_allocation(mixed, budget.allocate(table, Budget(bits=3.0)))
     assert applied.mixed is None
     assert stages.resolved(applied) is applied
 

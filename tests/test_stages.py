@@ -118,7 +118,7 @@ def test_the_libraries_are_imported_by_one_thread_at_a_time(monkeypatch):
         inside.pop()
 
     monkeypatch.setattr(libraries_module.importlib, "import_module", slow_import)
-    threads = [threading.Thread(target=libraries_module.libraries) for _ in range(3)]
+    threads = [threading.Thread(target=libraries_module.import_libraries) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:

@@ -482,7 +482,7 @@ def test_windows_tell_which_steps_to_relax(place):
 
 def test_all_windows_in_float_is_the_float_model(place):
     recipe = captured(place, progressive=None)
-    shown = run_to_end(probe.probe(recipe, Probe(windows=1, gains=(0.0, 1.0), prompt="a")))
+    shown = run_to_end(probe.run_probe(recipe, Probe(windows=1, gains=(0.0, 1.0), prompt="a")))
     assert shown[0].error == 0 and shown[0].psnr == np.inf
     drawn = [
         one
@@ -497,7 +497,7 @@ def test_all_windows_in_float_is_the_float_model(place):
 
 def test_the_probe_grows_with_its_gain(place):
     recipe = captured(place, progressive=None)
-    shown = run_to_end(probe.probe(recipe, Probe(windows=2, gains=(0.5, 2.0), prompt="a")))
+    shown = run_to_end(probe.run_probe(recipe, Probe(windows=2, gains=(0.5, 2.0), prompt="a")))
     assert [(one.start, one.end, one.gain) for one in shown] == [
         (0, 2, 0.5),
         (0, 2, 2.0),
@@ -506,9 +506,9 @@ def test_the_probe_grows_with_its_gain(place):
     ]
     assert shown[0].error < shown[1].error and shown[2].error < shown[3].error
     with pytest.raises(DmqError, match="5 windows of 4 steps"):
-        next(probe.probe(recipe, Probe(windows=5)))
+        next(probe.run_probe(recipe, Probe(windows=5)))
     with pytest.raises(DmqError, match="2 to 4 does not lie within 0 to 3"):
-        next(probe.probe(recipe, Probe(first=2, last=4)))
+        next(probe.run_probe(recipe, Probe(first=2, last=4)))
 
 
 # --- errors along the steps -----------------------------------------------------------------------
@@ -523,11 +523,11 @@ def test_errors_over_time_start_and_end_where_they_must(place):
         weights=Weights(bits=16),
     )
     comparison = Comparison(prompts=("a", "b"), sampling=recipe.sampling)
-    seen = list(error_curves.over_time(comparison, (recipe, high)))
+    seen = list(error_curves.measure_error_curves(comparison, (recipe, high)))
     assert any(
         one.snapshot is not None and list(one.snapshot.accumulated) == ["low"] for one in seen
     )
-    made = run_to_end(error_curves.over_time(comparison, (recipe, high)))
+    made = run_to_end(error_curves.measure_error_curves(comparison, (recipe, high)))
     assert made.accumulated["low"].shape == (STEPS, 2)
     assert (made.accumulated["high"] < made.accumulated["low"] / 100).all()
     assert (made.isolated["high"] < made.isolated["low"] / 100).all()

@@ -49,8 +49,8 @@ def trajectories(model: str) -> None:
     plain = dataclasses.replace(pcr, name="PCR W4A8 without PCR", progressive=None, relaxing=None)
     for recipe, others in ((opening, ()), (pcr, (plain,))):
         told(model, stages.measure_windows(recipe))
-        told(model, error_curves.over_time(comparison, (recipe, *others)))
-        told(model, probe.probe(recipe, Probe(prompt=prompts[0])))
+        told(model, error_curves.measure_error_curves(comparison, (recipe, *others)))
+        told(model, probe.run_probe(recipe, Probe(prompt=prompts[0])))
 
 
 def tables(model: str) -> None:

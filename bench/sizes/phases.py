@@ -17,7 +17,7 @@ from typing import Any
 from bench.memory import peak
 from dmq import stages
 from dmq.errors import DmqError
-from dmq.models.libraries import libraries, load
+from dmq.models.libraries import import_libraries, load
 from dmq.progress import run_to_end
 from dmq.recipe import (
     FLOAT,
@@ -321,7 +321,7 @@ def device_peak() -> int | None:
 
 
 def main(name: str, job: str) -> None:
-    libraries()
+    import_libraries()
     begun = time.perf_counter()
     try:
         found = PHASES[name](Job(**json.loads(job)))

@@ -13,7 +13,7 @@ from dmq.capture.activations import calibration_images
 from dmq.metrics.pixel import psnr
 from dmq.metrics.references import load_scorer
 from dmq.models import libraries
-from dmq.models.trajectories import Walk, latent_errors, walk
+from dmq.models.trajectories import SampledTrajectory, measure_latent_errors, sample_trajectory
 from dmq.progress import progress_timer, run_to_end
 from dmq.recipe import Recipe
 
@@ -38,12 +38,14 @@ class GeneratedBatch:
         self.floats = self.walk(self.loaded.denoiser)
         self.match = self._match(self.floats)
 
-    def walk(self, model: Any, jobs: list[tuple[str, int]] | None = None) -> Walk:
+    def walk(self, model: Any, jobs: list[tuple[str, int]] | None = None) -> SampledTrajectory:
         return run_to_end(
-            walk(self.loaded, model, jobs or self.jobs, self.sampling, progress_timer(""))
+            sample_trajectory(
+                self.loaded, model, jobs or self.jobs, self.sampling, progress_timer("")
+            )
         )
 
-    def _match(self, generated: Walk) -> np.ndarray:
+    def _match(self, generated: SampledTrajectory) -> np.ndarray:
         prompts = [prompt for prompt, _ in self.jobs]
         nothing = np.full(len(prompts), np.nan)
         return self.scorer.match(generated.images, prompts) if self.scorer else nothing
@@ -58,13 +60,13 @@ class GeneratedBatch:
         }
         return self.judge(self.walk(stages.quantize(recipe))) | figures
 
-    def judge(self, generated: Walk) -> Row:
+    def judge(self, generated: SampledTrajectory) -> Row:
         """Figures of each image of a walk."""
         near = [
             min(psnr(a, b), EQUAL)
             for a, b in zip(generated.images, self.floats.images, strict=True)
         ]
-        made = latent_errors(generated.latents[-1], self.floats.latents[-1])
+        made = measure_latent_errors(generated.latents[-1], self.floats.latents[-1])
         match = [None if np.isnan(x) else float(x) for x in self._match(generated)]
         return {"error": made.tolist(), "psnr": near, "match": match}
 

@@ -6,7 +6,7 @@ from ..recipe import Override
 from ..results import Allocation
 
 
-def with_choices(allocation: Allocation) -> tuple[Override, ...]:
+def to_overrides(allocation: Allocation) -> tuple[Override, ...]:
     """An override for each layer of `allocation`."""
     pairs = zip(allocation.layers, allocation.choices, strict=True)
     return tuple(

@@ -4,7 +4,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..models.libraries import libraries
+from ..models.libraries import import_libraries
 from ..models.libraries import load as load_model
 from ..progress import Progress, progress_timer, relay
 from ..results import ActivationStats
@@ -33,7 +33,7 @@ def _(
     With these, finished batches are kept. Otherwise, and where calls are saved, closing the
     generator leaves no trace.
     """
-    libraries()
+    import_libraries()
     from ..capture.activations import Captured, capture_activations
     from ..capture.batches import capture_batches
 

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from ..models.libraries import libraries
+from ..models.libraries import import_libraries
 from ..models.libraries import load as load_model
 from ..progress import Progress, progress_timer, relay
 from ..results import ActivationStats, SearchResult, SearchSnapshot
@@ -30,7 +30,7 @@ def _(
 ) -> Generator[Progress, None, SearchResult]:
     """Each Progress has a `results.SearchSnapshot`; once `enough()`, what is there is finished."""
     yield Progress("Load the model", 0, 1)
-    libraries()
+    import_libraries()
     from ..calibration.active import search_groups
 
     recipe, spec = question.recipe, question.spec

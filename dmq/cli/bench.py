@@ -89,7 +89,7 @@ def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     shipped = prompts.shipped_domains()
     asked = given.domains or list(shipped)
     domains = [shipped[name] if name in shipped else prompts.read_prompts(name) for name in asked]
-    return benchmark.benchmark_of(
+    return benchmark.make_benchmark(
         recipe, domains, seeds=given.seeds, images=given.images, **settings
     )
 
@@ -120,7 +120,7 @@ def bench(given: argparse.Namespace) -> None:
     )
     name = given.name or benchmarks.free_name(" vs ".join(recipe.name for recipe in recipes))
     if given.estimate:
-        print(benchmark_estimate.estimate(asked, recipes, name=name))
+        print(benchmark_estimate.estimate_benchmark(asked, recipes, name=name))
         return
     if given.recipes or name in benchmarks.unfinished():
         print(
@@ -130,11 +130,11 @@ def bench(given: argparse.Namespace) -> None:
         show_progress(benchmark.run_benchmark(asked, recipes, name=name))
     report = joined_benchmarks.join_benchmarks([name, *given.beside])
     print(bench_table.markdown(report) if given.markdown else bench_table.text(report))
-    for finding in [] if given.markdown else rank_inversions.inversions(report)[:3]:
+    for finding in [] if given.markdown else rank_inversions.find_inversions(report)[:3]:
         print(f"finding: {finding}")
     if given.csv:
         write(given.csv, benchmarks.as_csv(report))
     if given.html:
         shown = benchmarks.worst(benchmarks.load_report(name)), benchmarks.load_worst(name)
-        findings = [str(finding) for finding in rank_inversions.inversions(report)[:3]]
+        findings = [str(finding) for finding in rank_inversions.find_inversions(report)[:3]]
         write(given.html, bench_report.page(name, report, *shown, findings, FLOAT_NAME))

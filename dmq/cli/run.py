@@ -28,5 +28,5 @@ def run(given: argparse.Namespace) -> None:
     recipe = chosen_recipe(given.recipe, given.model)
     recipes = chosen_engines((recipe,), given.engine)
     name = given.name or runs.free_name(recipe.name)
-    show_progress(compare.run(recipes, chosen_comparison(given, recipe), name=name))
+    show_progress(compare.run_comparison(recipes, chosen_comparison(given, recipe), name=name))
     print_run(name)

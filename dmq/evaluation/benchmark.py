@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import DmqError
-from ..metrics.references import hash_weights, load_feature_extractor, real_features
+from ..metrics.references import hash_weights, load_feature_extractor, load_real_features
 from ..models.generation import generate_batch
 from ..models.libraries import load
 from ..progress import (
@@ -75,7 +75,7 @@ def benchmark(
         raise DmqError("nothing to measure: give at least one recipe.")
     shipped = shipped_domains()
     sets = [_domain(domain, shipped) for domain in (list(shipped) if domains is None else domains)]
-    asked = benchmark_of(chosen[0], sets, seeds=seeds, images=images, **settings)
+    asked = make_benchmark(chosen[0], sets, seeds=seeds, images=images, **settings)
     name = name or kept.free_name(" vs ".join(recipe.name for recipe in chosen))
     return run_to_end(run_benchmark(asked, chosen, name=name), progress)
 
@@ -146,7 +146,7 @@ def run_benchmark(
     return kept.load_report(name)
 
 
-def benchmark_of(
+def make_benchmark(
     recipe: Recipe,
     domains: Sequence[Domain],
     *,
@@ -204,7 +204,7 @@ def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[Bench, dict[str, s
     if wanted & {"distance", "clip", *SETS}:
         extractor = load_feature_extractor(benchmark.features)
     if wanted & set(SETS):
-        real = real_features(benchmark, loaded.info.name, extractor)
+        real = load_real_features(benchmark, loaded.info.name, extractor)
     features, reference = real or (None, "")
     known = {
         "model": loaded.info.name,

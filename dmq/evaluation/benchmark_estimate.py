@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ..errors import DmqError
-from ..models.work_plan import seconds_a_call, spoken
+from ..models.work_plan import format_duration, time_step
 from ..progress import FLOAT_NAME
 from ..recipe import Benchmark, Recipe
 from ..stages.preparing import missing
@@ -26,11 +26,11 @@ class Estimate:
 
     def __str__(self) -> str:
         more = f"; besides, {', '.join(self.learning)} must learn first" if self.learning else ""
-        took = f"about {spoken(self.seconds)} on this machine"
+        took = f"about {format_duration(self.seconds)} on this machine"
         return f"{self.images:,} images, {self.calls:,} denoiser calls: {took}{more}"
 
 
-def estimate(
+def estimate_benchmark(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str | None = None
 ) -> Estimate:
     """How long `bench` will take, from a few steps sampled now; of an interrupted one called `name`,
@@ -43,7 +43,7 @@ def estimate(
     steps, parts = benchmark.sampling.steps, layout(benchmark)
     slower = _slower(recipes[0].model)
     batch = min(benchmark.batch, benchmark.images)
-    a_call = seconds_a_call(recipes[0].model, benchmark.sampling, batch)
+    a_call = time_step(recipes[0].model, benchmark.sampling, batch)
     images, calls, seconds = 0, 0, 0.0
     for who in range(len(recipes) + 2):
         left = [p for p in parts if not (folder and kept.load_batch(folder, who, p.number))]

@@ -70,7 +70,7 @@ def compare(
     prompts = (prompts,) if isinstance(prompts, str) else tuple(prompts)
     sampling = sampling or (chosen[0].sampling if chosen else Sampling())
     comparison = Comparison(prompts=prompts, seeds=tuple(seeds), sampling=sampling)
-    return run_to_end(run(chosen, comparison, name=name), progress, on_image)
+    return run_to_end(run_comparison(chosen, comparison, name=name), progress, on_image)
 
 
 def compare_images(
@@ -132,7 +132,7 @@ def compare_images(
     return report
 
 
-def run(
+def run_comparison(
     recipe: Recipe | tuple[Recipe, ...], comparison: Comparison, *, name: str | None
 ) -> Generator[Progress | GeneratedImage, None, Report]:
     """Carry a recipe, or several, out from nothing: prepare, quantize, compare, save under `name`."""

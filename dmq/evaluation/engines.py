@@ -22,11 +22,11 @@ def with_engine(recipe: Recipe, engine: str) -> Recipe:
     """`recipe` computed by `engine`, which its name then says unless it is simulated: "W8A8,
     executed".
     """
-    name = plain_name(recipe.name) + ("" if engine == SIMULATED else f", {engine}")
+    name = strip_engine(recipe.name) + ("" if engine == SIMULATED else f", {engine}")
     return dataclasses.replace(recipe, name=name, engine=engine)
 
 
-def plain_name(name: str) -> str:
+def strip_engine(name: str) -> str:
     """The name of a recipe without that of its engine."""
     for engine in ENGINES:
         name = name.removesuffix(f", {engine}")

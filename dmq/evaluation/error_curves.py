@@ -11,8 +11,8 @@ import numpy as np
 from .. import jsonio
 from ..errors import DmqError
 from ..models.generation import evenly_spaced
-from ..models.libraries import libraries, load
-from ..models.trajectories import Walk, latent_errors, walk
+from ..models.libraries import import_libraries, load
+from ..models.trajectories import SampledTrajectory, measure_latent_errors, sample_trajectory
 from ..progress import FLOAT_NAME, Progress, progress_timer, relay
 from ..recipe import Comparison, Recipe
 from ..results import OverTime
@@ -27,7 +27,7 @@ from .checks import check_sampling, check_together
 SHOWN = 8  # images of the strip
 
 
-def over_time(
+def measure_error_curves(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, again: bool = False
 ) -> Generator[Progress, None, OverTime]:
     """Generate the comparison with the float model and each recipe from the same noise, and measure
@@ -39,13 +39,13 @@ def over_time(
     answered from what was kept, unless `again`. Raises DmqError for recipes that cannot be compared
     or do not fit the comparison's sampling."""
     check_together(recipes)
-    if not again and (kept := kept_over_time(comparison, recipes)):
+    if not again and (kept := find_error_curves(comparison, recipes)):
         return kept
     for recipe in recipes:
         check_sampling(recipe, comparison.sampling)
         yield from prepare(recipe)
     yield Progress("Load the model", 0, 1)
-    libraries()
+    import_libraries()
     from ..capture.replay import noise_errors
     from ..capture.trajectories import TrajectoryRecorder
     from ..models.borrow import borrow
@@ -59,7 +59,7 @@ def over_time(
     recorded.register_forward_hook(
         lambda m, args, kwargs, out: calls.see(args, kwargs, out), with_kwargs=True
     )
-    floats = yield from walk(
+    floats = yield from sample_trajectory(
         loaded,
         recorded,
         jobs,
@@ -69,17 +69,17 @@ def over_time(
         coefficients=True,
     )
     trajectory = calls.finished()
-    made: dict[str, tuple[Walk, np.ndarray, float]] = {}
+    made: dict[str, tuple[SampledTrajectory, np.ndarray, float]] = {}
     timesteps = statistics(recipes[0]).timesteps
 
-    def so_far(recipe: Recipe, generated: Walk) -> OverTime:
+    def so_far(recipe: Recipe, generated: SampledTrajectory) -> OverTime:
         bits = plan(recipe).mean_activation_bits
         made[recipe.name] = generated, np.full(len(timesteps), np.nan), bits
         return _measured(floats, made, watched, timesteps)
 
     for recipe in recipes:
         model = quantize(recipe)
-        generated = yield from walk(
+        generated = yield from sample_trajectory(
             loaded,
             model,
             jobs,
@@ -103,7 +103,7 @@ def over_time(
     return answer
 
 
-def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverTime | None:
+def find_error_curves(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverTime | None:
     """What `over_time` found when it was asked the same; None if it was not, or if the recipes
     are not prepared.
     """
@@ -122,12 +122,14 @@ def kept_over_time(comparison: Comparison, recipes: tuple[Recipe, ...]) -> OverT
     return dataclasses.replace(found, **renamed)
 
 
-def last_over_time(recipe: Recipe) -> tuple[Comparison, tuple[Recipe, ...], OverTime] | None:
+def find_last_error_curves(
+    recipe: Recipe,
+) -> tuple[Comparison, tuple[Recipe, ...], OverTime] | None:
     """The last question that began with `recipe`, and its answer; None if there was none."""
     for question in questions(
         "over-time", recipe, comparison=Comparison, recipes=tuple[Recipe, ...]
     ):
-        if found := kept_over_time(question["comparison"], question["recipes"]):
+        if found := find_error_curves(question["comparison"], question["recipes"]):
             return question["comparison"], question["recipes"], found
     return None
 
@@ -154,8 +156,8 @@ def _over_time_folder(
 
 
 def _measured(
-    floats: Walk,
-    made: dict[str, tuple[Walk, np.ndarray, float]],
+    floats: SampledTrajectory,
+    made: dict[str, tuple[SampledTrajectory, np.ndarray, float]],
     watched: Sequence[int],
     timesteps: tuple[float, ...],
 ) -> OverTime:
@@ -179,11 +181,11 @@ def _errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """`latent_errors`, nan at steps that were not generated yet."""
     known = min(len(made), len(wanted))
     errors = np.full(wanted.shape[:2], np.nan)
-    errors[:known] = latent_errors(made[:known], wanted[:known])
+    errors[:known] = measure_latent_errors(made[:known], wanted[:known])
     return errors
 
 
-def _strip(generated: Walk) -> tuple[np.ndarray, ...]:
+def _strip(generated: SampledTrajectory) -> tuple[np.ndarray, ...]:
     """The first image as foreseen at the watched steps, and finished if it is."""
     seen = [images[0] for _, images in sorted(generated.on_the_way.items())]
     return (*seen, *generated.images[:1])

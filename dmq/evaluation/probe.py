@@ -8,8 +8,8 @@ from typing import Any
 from .. import jsonio
 from ..errors import DmqError
 from ..metrics.references import load_scorer
-from ..models.libraries import libraries, load
-from ..models.trajectories import Walk, latent_errors, walk
+from ..models.libraries import import_libraries, load
+from ..models.trajectories import SampledTrajectory, measure_latent_errors, sample_trajectory
 from ..progress import Progress, progress_timer
 from ..recipe import Probe, Recipe
 from ..results import ProbeImage
@@ -20,7 +20,7 @@ from ..store import learned
 from .error_curves import questions
 
 
-def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
+def split_windows(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
     """First step and last plus one of each of the probe's windows.
 
     Raises DmqError if there are more than steps.
@@ -38,7 +38,7 @@ def windows_of(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
     )
 
 
-def probe(
+def run_probe(
     recipe: Recipe, spec: Probe, *, again: bool = False
 ) -> Generator[Progress | ProbeImage, None, tuple[ProbeImage, ...]]:
     """Multiply the quantization error eps_q - eps by a gain within one window of steps, leave the
@@ -49,12 +49,12 @@ def probe(
     "the probe"."""
     from ..metrics import pixel
 
-    windows = windows_of(spec, recipe.sampling.steps)
-    if not again and (kept := kept_probe(recipe, spec)):
+    windows = split_windows(spec, recipe.sampling.steps)
+    if not again and (kept := find_probe(recipe, spec)):
         return kept
     yield from prepare(recipe)
     yield Progress("Load the model", 0, 1)
-    libraries()
+    import_libraries()
     from ..models.windows import amplified
 
     loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
@@ -65,9 +65,11 @@ def probe(
 
     def one(model: Any) -> Iterator[Progress]:
         before = next(started) * steps
-        return walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
+        return sample_trajectory(
+            loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total)
+        )
 
-    def match(walked: Walk) -> float:
+    def match(walked: SampledTrajectory) -> float:
         return float(scorer.match(walked.images, [spec.prompt])[0]) if scorer else float("nan")
 
     exact = yield from one(loaded.denoiser)
@@ -83,7 +85,7 @@ def probe(
                     gain=gain,
                     pixels=own.images[0],
                     exact=exact.images[0],
-                    error=float(latent_errors(own.latents[-1], exact.latents[-1])[0]),
+                    error=float(measure_latent_errors(own.latents[-1], exact.latents[-1])[0]),
                     psnr=pixel.psnr(own.images[0], exact.images[0]),
                     match=match(own),
                     match_float=match(exact),
@@ -95,7 +97,7 @@ def probe(
     return tuple(found)
 
 
-def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbeImage, ...] | None:
+def find_probe(recipe: Recipe, spec: Probe) -> tuple[ProbeImage, ...] | None:
     """What `probe` found when it was asked the same; None if it was not, or if the recipe is not
     prepared.
     """
@@ -106,10 +108,10 @@ def kept_probe(recipe: Recipe, spec: Probe) -> tuple[ProbeImage, ...] | None:
     return learned.load_probe(folder) if folder.is_dir() else None
 
 
-def last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbeImage, ...]] | None:
+def find_last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbeImage, ...]] | None:
     """The last probe of `recipe` and what it found; None if there was none."""
     for question in questions("probe", recipe, recipes=tuple[Recipe, ...], probe=Probe):
-        if found := kept_probe(recipe, question["probe"]):
+        if found := find_probe(recipe, question["probe"]):
             return question["probe"], found
     return None
 

@@ -30,7 +30,7 @@ class RangeChange:
         return (self.high - self.low) / np.maximum(self.float_high - self.float_low, 1e-30) - 1
 
 
-def range_change(recipe: Recipe) -> RangeChange:
+def compare_ranges(recipe: Recipe) -> RangeChange:
     """The ranges of `recipe` beside those that the float trajectory would give it.
 
     Raises DmqError if not set yet.

@@ -54,7 +54,7 @@ class Inversion:
         )
 
 
-def inversions(report: BenchReport) -> list[Inversion]:
+def find_inversions(report: BenchReport) -> list[Inversion]:
     """Pairs of models where distance to real images prefers the more damaged one, the clearest
     first.
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..models.libraries import libraries, load
-from ..models.trajectories import walk
+from ..models.libraries import import_libraries, load
+from ..models.trajectories import sample_trajectory
 from ..progress import Progress, progress_timer
 from ..recipe import Recipe, Temporal
 from ..stages.planning import plan
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..models.loading import Loaded
 
 
-def deviation(
+def measure_drift(
     recipe: Recipe, *, images: int = 2
 ) -> Generator[Progress, None, dict[str, np.ndarray]]:
     """1 - cosine between the latents of runs with the time embedding alone quantized and float ones,
@@ -32,7 +32,7 @@ def deviation(
     does."""
     temporal_errors(recipe)  # what is missing is said before anything is generated
     yield Progress("Load the model", 0, 1)
-    libraries()
+    import_libraries()
     from ..capture.activations import calibration_images
 
     loaded = load(recipe.model)
@@ -40,7 +40,7 @@ def deviation(
     models = {"float": loaded.denoiser} | dict(_time_embeddings(loaded, recipe))
     generated = {}
     for name, model in models.items():
-        made = yield from walk(
+        made = yield from sample_trajectory(
             loaded, model, jobs, recipe.sampling, progress_timer(f"Generate {name}")
         )
         generated[name] = made.latents.astype(np.float64)

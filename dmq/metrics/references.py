@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DmqError
-from ..models.libraries import libraries, load
+from ..models.libraries import import_libraries, load
 from ..public import check_place
 from ..recipe import EMBEDDED, Benchmark
 from ..store import folders
@@ -28,7 +28,7 @@ SHIPPED = "emoji-clip"  # whose features of real images ship
 
 def load_feature_extractor(name: str) -> "ImageText":
     """The CLIP whose features a benchmark uses: the embedded emoji-clip, a folder or a Hub id."""
-    libraries()
+    import_libraries()
     from ..models.clip import load_clip
 
     return load_clip(name)
@@ -65,7 +65,7 @@ def hash_weights(feature_extractor: "ImageText") -> str:
     return digest.hexdigest()[:16]
 
 
-def real_features(
+def load_real_features(
     benchmark: Benchmark, model: str, feature_extractor: "ImageText"
 ) -> tuple[np.ndarray, str] | None:
     """Features [N, D] of real images and what these are; None where there are none.

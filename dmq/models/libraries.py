@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _importing = threading.Lock()
 
 
-def libraries() -> None:
+def import_libraries() -> None:
     """Import torch, transformers and diffusers, one caller at a time.
 
     They import each other's parts lazily: two threads that begin at once find modules half made. So
@@ -26,7 +26,7 @@ def load(model: str) -> "Loaded":
     """The float pipeline itself, cached and never to be changed, with its adapter and
     description.
     """
-    libraries()
+    import_libraries()
     from . import loading
 
     return loading.load(model)

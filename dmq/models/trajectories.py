@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Walk:
+class SampledTrajectory:
     """One run of P images over T steps."""
 
     latents: np.ndarray  # [T, P, values] float32, after each step
@@ -31,7 +31,7 @@ class Walk:
     ]  # images at the watched steps, as foreseen there if that is known
 
 
-def walk(
+def sample_trajectory(
     loaded: "Loaded",
     model: "nn.Module",
     jobs: Sequence[tuple[str, int]],
@@ -40,8 +40,8 @@ def walk(
     *,
     watched: Sequence[int] = (),
     coefficients: bool = False,
-    so_far: Callable[[Walk], Any] | None = None,
-) -> Generator[Progress, None, Walk]:
+    so_far: Callable[[SampledTrajectory], Any] | None = None,
+) -> Generator[Progress, None, SampledTrajectory]:
     """Generate the (prompt, seed) `jobs` in one batch with `model` as the denoiser, and keep what each
     step leaves.
 
@@ -64,9 +64,9 @@ def walk(
         if call.i in watched and finished is not None:
             shown[call.i] = loading.decode(loaded, finished[: len(jobs)])
 
-    def walked(images: list[np.ndarray]) -> Walk:
+    def walked(images: list[np.ndarray]) -> SampledTrajectory:
         known = all(one is not None for one in predicted)
-        return Walk(
+        return SampledTrajectory(
             np.stack(seen),
             np.stack(predicted) if known else None,
             np.array(weights),
@@ -100,7 +100,7 @@ def _plain(x: "Tensor", images: int) -> np.ndarray:
     return x[:images].detach().float().cpu().flatten(1).numpy().copy()
 
 
-def latent_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def measure_latent_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Squared distance over squared length of the float one, [..., P] from two [..., P, values]."""
     wrong = np.square(made.astype(np.float64) - wanted).sum(-1)
     return wrong / np.maximum(np.square(wanted.astype(np.float64)).sum(-1), 1e-30)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from ..progress import Progress
 from ..recipe import Recipe, Sampling
 from . import placement
-from .libraries import libraries, load
+from .libraries import import_libraries, load
 from .placement import Placement
 
 
@@ -31,16 +31,16 @@ class WorkPlan(Progress):
     seconds: float | None = None  # None where it takes too little to be worth measuring
 
     def __str__(self) -> str:
-        took = "" if self.seconds is None else f", about {spoken(self.seconds)}"
+        took = "" if self.seconds is None else f", about {format_duration(self.seconds)}"
         return (
             f"{self.stage} on {self.place}: {self.calls:,} denoiser calls{took}; weights need "
             f"{self.needed / 1e9:.2f} GB, {self.free / 1e9:.1f} GB are free"
         )
 
 
-def devices() -> "tuple[Device, ...]":
+def list_devices() -> "tuple[Device, ...]":
     """The devices of this machine; the one that is taken unless another is chosen comes first."""
-    libraries()
+    import_libraries()
     return placement.devices()
 
 
@@ -51,13 +51,13 @@ def chosen_placement(**instead: str) -> Placement:
 
 def use_placement(wanted: Placement) -> None:
     """Run all models there from now on. Raises DmqError for a device that is not there."""
-    libraries()
+    import_libraries()
     placement.use(wanted)
 
 
-def memory_line(model: str, wanted: Placement | None = None) -> str:
+def describe_memory(model: str, wanted: Placement | None = None) -> str:
     """What `model` needs beside what is free, in one sentence, before any weight is loaded."""
-    libraries()
+    import_libraries()
     from .loading import stored_weights
 
     wanted = wanted or placement.chosen()
@@ -87,7 +87,7 @@ def plan_work(
     seconds = None
     if calls >= MANY:
         seconds = slower * sum(
-            sampling.steps * seconds_a_call(model, sampling, batch) for batch in batches
+            sampling.steps * time_step(model, sampling, batch) for batch in batches
         )
     return WorkPlan(
         stage,
@@ -108,7 +108,7 @@ def plan_capture(recipe: Recipe) -> WorkPlan:
     return plan_work("Capture", recipe.model, recipe.sampling, batches, slower=CAPTURING)
 
 
-def seconds_a_call(model: str, sampling: Sampling, batch: int) -> float:
+def time_step(model: str, sampling: Sampling, batch: int) -> float:
     """The float model's seconds for one step of a batch, where models run now."""
     return _timed_call(model, sampling, batch, placement.chosen())
 
@@ -120,7 +120,7 @@ def _timed_call(model: str, sampling: Sampling, batch: int, _placement: Placemen
     return time_call(load(model), sampling, batch)
 
 
-def spoken(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """A duration in the unit that people would use."""
     minutes = seconds / 60
     return (

@@ -7,7 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..models.libraries import libraries, load
+from ..models.libraries import import_libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe
 from ..store import folders
@@ -58,7 +58,7 @@ def blocks_so_far(recipe: Recipe) -> "LearnedBlocks | None":
     """What there is of the rounding of the blocks, finished or interrupted; None if there is
     nothing yet.
     """
-    libraries()
+    import_libraries()
     from ..reconstruction.block import from_arrays, joined
 
     if recipe.reconstruction is None or reconstructed(recipe):
@@ -85,7 +85,7 @@ def _reconstruct(recipe: Recipe, kept: Path) -> Generator[Progress, None, "Learn
     """
     from ..calibration.selection import step_counts
 
-    libraries()
+    import_libraries()
     from ..reconstruction.block import (
         from_arrays,
         joined,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from .. import jsonio
 from ..errors import DmqError
-from ..models.libraries import libraries
+from ..models.libraries import import_libraries
 from ..recipe import Recipe
 from ..store import learned
 from .known import statistics
@@ -42,7 +42,7 @@ def blocks_result(recipe: Recipe) -> "LearnedBlocks | None":
 
 @lru_cache(maxsize=4)
 def _load_blocks(folder: Path, search_changed: int) -> "LearnedBlocks":
-    libraries()
+    import_libraries()
     from ..reconstruction.block import from_arrays
 
     return from_arrays(*learned.load_rounding(folder))

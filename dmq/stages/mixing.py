@@ -5,7 +5,7 @@ its own.
 import dataclasses
 from functools import lru_cache
 
-from ..allocation.overrides import with_choices
+from ..allocation.overrides import to_overrides
 from ..errors import DmqError
 from ..recipe import Predictor, Recipe
 from ..results import SensitivityTable
@@ -71,7 +71,7 @@ def _with_mix(recipe: Recipe, known: _Known) -> Recipe:
 
     chosen = allocate(known.table, recipe.mixed.budget)
     return dataclasses.replace(
-        recipe, mixed=None, overrides=(*with_choices(chosen), *recipe.overrides)
+        recipe, mixed=None, overrides=(*to_overrides(chosen), *recipe.overrides)
     )
 
 

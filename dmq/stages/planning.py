@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..artifacts import Capture, store
 from ..errors import DmqError
-from ..models.libraries import libraries, load
+from ..models.libraries import import_libraries, load
 from ..models.work_plan import chosen_placement
 from ..recipe import FLOAT, SIMULATED, Cache, Recipe, Uniform, compiles, lowered
 from ..results import Plan
@@ -47,7 +47,7 @@ def plan(recipe: Recipe) -> Plan:
     made = dataclasses.replace(made, layers=rows)
     if not (recipe.reconstruction and recipe.reconstruction.steps and reconstructed(recipe)):
         return made
-    libraries()
+    import_libraries()
     from ..reconstruction.step_sizes import with_step_sizes
 
     return with_step_sizes(made, blocks_result(recipe).sizes)
@@ -70,7 +70,7 @@ def _learned_layers(recipe: Recipe, made: Plan) -> dict[str, str]:
         return how
     if reconstructed(recipe):  # it may have ended before its time
         return how | dict.fromkeys(blocks_result(recipe).codes, "block")
-    libraries()
+    import_libraries()
     from ..reconstruction.block import trained_layers
 
     loaded = load(recipe.model)
@@ -89,7 +89,7 @@ def computed(recipe: Recipe) -> "nn.Module":
     """The quantized denoiser of `recipe`, simulated or executed as its `engine` says; see
     `quantize`.
     """
-    libraries()
+    import_libraries()
     from ..models.borrow import borrow
 
     learned, along = group_search(recipe), progressive_of(recipe)

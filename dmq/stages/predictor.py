@@ -15,9 +15,9 @@ import numpy as np
 
 from .. import engine
 from ..errors import DmqError
-from ..metrics.references import extract_features, load_feature_extractor, real_features
+from ..metrics.references import extract_features, load_feature_extractor, load_real_features
 from ..models.generation import generate_batch
-from ..models.libraries import libraries, load
+from ..models.libraries import import_libraries, load
 from ..progress import Progress, progress_timer, relay, run_to_end
 from ..recipe import FLOAT, Benchmark, Predictor, Recipe, WeightFormat, Weights, format_name
 from ..results import Layer, PredictorResult, SensitivityTable
@@ -75,7 +75,7 @@ def predict(
     if folder.is_dir() and not again:
         return kept.load_predictor(folder)
     yield Progress("Load the model", 0, 1)
-    libraries()
+    import_libraries()
     from ..allocation.labels import sample_mixes
     from ..allocation.predictor import Known, learn
     from ..models.graphs import denoiser_graph
@@ -176,7 +176,7 @@ _one_at_a_time = threading.Lock()  # the floats of a subject are generated once
 
 def judge(task: Task) -> float:
     """The label of one mix, the higher the better. Runs anywhere: it loads the model by name."""
-    libraries()
+    import_libraries()
     from ..allocation.sensitivity import exchanged, noise_change
     from ..models.borrow import borrow
 
@@ -213,7 +213,7 @@ def _minus_log(distance: float) -> float:
 
 
 def _real(model: str) -> np.ndarray | None:
-    found = real_features(Benchmark(), model, load_feature_extractor(Benchmark.features))
+    found = load_real_features(Benchmark(), model, load_feature_extractor(Benchmark.features))
     return found[0] if found else None
 
 

@@ -12,8 +12,8 @@ import numpy as np
 
 from ..artifacts import store
 from ..metrics.references import load_scorer
-from ..models.libraries import libraries, load
-from ..models.trajectories import latent_errors, walk
+from ..models.libraries import import_libraries, load
+from ..models.trajectories import measure_latent_errors, sample_trajectory
 from ..progress import Progress, progress_timer, relay, relay_each
 from ..recipe import Recipe, Relaxing
 from ..results import ActivationStats, ProgressiveRanges, WindowEffects
@@ -55,7 +55,7 @@ def calibrate(recipe: Recipe, *, again: bool = False) -> Generator[Progress, Non
 def _calibrate(
     recipe: Recipe, partial: Path, statistics: ActivationStats
 ) -> Generator[Progress, None, tuple[ProgressiveRanges, ActivationStats]]:
-    libraries()
+    import_libraries()
     from ..calibration.progressive import CallDone, calibrate_progressively
 
     start = dataclasses.replace(recipe, progressive=None)
@@ -103,7 +103,7 @@ def _measure_windows(
     recipe: Recipe, _partial: Path, statistics: ActivationStats
 ) -> Generator[Progress, None, WindowEffects]:
     spec, usual = recipe.relaxing or Relaxing(), plain(recipe)
-    libraries()
+    import_libraries()
     from ..capture.activations import calibration_images
     from ..models.windows import unquantized_inside
 
@@ -119,7 +119,9 @@ def _measure_windows(
     def one(model: "nn.Module") -> Generator[Progress, None, None]:
         before = len(generated) * steps
         effects = _effects(generated, starts, timesteps, [prompt for prompt, _ in jobs], scorer)
-        work = walk(loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total))
+        work = sample_trajectory(
+            loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total)
+        )
         generated.append(
             (yield from relay(work, lambda seen: dataclasses.replace(seen, snapshot=effects)))
         )
@@ -144,7 +146,7 @@ def _effects(
     if len(generated) < 3:
         return None
     final = [one.latents[-1] for one in generated]
-    errors_ = [latent_errors(one, final[0]) for one in final[1:]]
+    errors_ = [measure_latent_errors(one, final[0]) for one in final[1:]]
     nothing = np.full(len(prompts), np.nan)
     matches = [scorer.match(one.images, prompts) if scorer else nothing for one in generated]
     missing = len(starts) - len(generated) + 2

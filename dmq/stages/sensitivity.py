@@ -18,7 +18,7 @@ from .. import engine
 from ..errors import DmqError
 from ..metrics.references import load_scorer
 from ..models.generation import generate_batch
-from ..models.libraries import libraries, load
+from ..models.libraries import import_libraries, load
 from ..models.work_plan import chosen_placement
 from ..progress import Progress, progress_timer, run_to_end
 from ..recipe import FLOAT, Recipe, Sensitivity, WeightFormat, format_name
@@ -96,7 +96,7 @@ def sensitivity(
     if folder.is_dir() and not again:
         return load_table(folder)
     yield Progress("Load the model", 0, 1)
-    libraries()
+    import_libraries()
     from ..allocation.sensitivity import check_finite
 
     layers, left_out = _layers(recipe)
@@ -280,7 +280,7 @@ def evaluate(task: Task) -> dict[str, np.ndarray]:
 
     Runs anywhere: it loads the model by name, and generates or learns what is not in its run folder.
     """
-    libraries()
+    import_libraries()
     from ..allocation.sensitivity import local_changes, probe_changes, weight_error
 
     ask = task.ask

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import DmqError
-from ..models.libraries import libraries, load
+from ..models.libraries import import_libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import FLOAT, Calibration, NoCache, Recipe, Sampling, Temporal, Tiar, Uniform
 from ..results import Plan, TemporalErrors
@@ -56,7 +56,7 @@ def learn_temporal(
     folder = _rounding_folder(recipe)
     if folder is None or (folder.is_dir() and not again):
         return folder
-    libraries()
+    import_libraries()
     from ..models.temporal import every_pair
     from ..reconstruction.temporal import learn_rounding, to_arrays
 
@@ -88,7 +88,7 @@ def temporal_errors(recipe: Recipe) -> TemporalErrors:
 
 @lru_cache(maxsize=8)
 def _temporal_errors(recipe: Recipe, _changes: tuple) -> TemporalErrors:
-    libraries()
+    import_libraries()
     from ..metrics.temporal import measure_time_embedding
 
     codes, losses, note = time_codes(recipe)
@@ -218,7 +218,7 @@ def conditioning(recipe: Recipe) -> "dict[str, Tensor]":
 def _conditioning_rows(
     model: str, sampling: Sampling, calibration: Calibration
 ) -> "dict[str, Tensor]":
-    libraries()
+    import_libraries()
     from ..capture.activations import calibration_images
     from ..capture.conditioning import conditioning_of
     from ..models.temporal import conditioning_rows

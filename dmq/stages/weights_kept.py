@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from .. import jsonio
 from ..errors import DmqError
-from ..models.libraries import libraries
+from ..models.libraries import import_libraries
 from ..recipe import FLOAT, Activations, Gptq, LowRank, Recipe, WeightFormat, Weights, format_name
 from ..store import captures
 from ..store.learned import load_rounding, rounding_folder
@@ -146,7 +146,7 @@ def learned_weights(recipe: Recipe) -> "dict[str, WeightCodes]":
 
 def load_learned(recipe: Recipe, task: Task) -> "LearnedWeight":
     """What is kept of `task`."""
-    libraries()
+    import_libraries()
     from ..reconstruction.from_inputs import from_arrays
 
     return from_arrays(*load_rounding(place(recipe, task)))

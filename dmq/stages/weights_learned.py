@@ -11,7 +11,7 @@ from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import DmqError
-from ..models.libraries import libraries, load
+from ..models.libraries import import_libraries, load
 from ..progress import Progress, progress_timer, relay
 from ..recipe import Recipe, WeightFormat
 from ..store.learned import save_rounding
@@ -70,7 +70,7 @@ def _learn(recipe: Recipe, missing: Sequence[Task], every: int) -> Generator[Pro
     if not missing:
         return
     yield Progress("Load the model", 0, 1)
-    libraries()
+    import_libraries()
     from ..capture.moments import in_turns, second_moments, spread_calls
     from ..reconstruction.from_inputs import channel_inputs, learn_weight, to_arrays
 

@@ -7,7 +7,7 @@ import dataclasses
 import glob
 import re
 
-from ..allocation.overrides import with_choices
+from ..allocation.overrides import to_overrides
 from ..errors import DmqError
 from ..recipe import Override, Recipe
 from ..results import Allocation
@@ -17,7 +17,7 @@ from ..stages.known import info
 MIXED = re.compile(r", [0-9.]+ bits mixed$")  # what an allocation adds to a recipe's name
 
 
-def with_allocation(recipe: Recipe, allocation: Allocation) -> Recipe:
+def apply_allocation(recipe: Recipe, allocation: Allocation) -> Recipe:
     """`recipe` with an override for each layer of `allocation`; those of an earlier allocation go,
     others stay.
 
@@ -36,7 +36,7 @@ def with_allocation(recipe: Recipe, allocation: Allocation) -> Recipe:
     kept = [one for one in recipe.overrides if not (one.layers in exact and _is_choice(one))]
     name = f"{MIXED.sub('', recipe.name)}, {allocation.average_bits:.1f} bits mixed"
     return dataclasses.replace(
-        recipe, name=name, overrides=(*kept, *with_choices(allocation)), mixed=None
+        recipe, name=name, overrides=(*kept, *to_overrides(allocation)), mixed=None
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DmqError
-from ..models.libraries import libraries, load
+from ..models.libraries import import_libraries, load
 from ..progress import OnProgress, Progress, progress_timer, relay, run_to_end
 from ..recipe import Recipe
 from ..results import Report
@@ -68,7 +68,7 @@ def write_export(
     something that dmq did not write is there, before any work."""
     if form not in FORMS:
         raise DmqError(f"form is {form!r:.40}, not one of {', '.join(FORMS)}.")
-    libraries()
+    import_libraries()
     from .. import checkpoint
 
     folder = Path(folder).expanduser()
@@ -103,7 +103,7 @@ def check(folder: str | Path) -> "Checked":
 
     Raises DmqError for whatever is wrong with it.
     """
-    libraries()
+    import_libraries()
     from .. import checkpoint
 
     return checkpoint.check(folder)

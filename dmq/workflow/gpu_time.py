@@ -17,7 +17,7 @@ RATE = 5e12  # multiply-adds a second of a large one
 AT_A_TIME = 8  # images of a call
 
 
-def gpu_seconds(model: str, images: int, steps: int, models: int = 1) -> float:
+def estimate_gpu_seconds(model: str, images: int, steps: int, models: int = 1) -> float:
     """Seconds for `images` of `steps` steps by each of `models` denoisers like that of `model`,
     on a GPU.
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from ..errors import DmqError
-from ..models.libraries import libraries
+from ..models.libraries import import_libraries
 from ..public import is_public
 
 
@@ -34,7 +34,7 @@ def push(folder: str | Path, repository: str, *, private: bool = True) -> str:
         raise DmqError(why)
     if not REPOSITORY.fullmatch(repository or ""):
         raise DmqError(f"a repository of the Hub is called owner/name, got {repository!r:.80}.")
-    libraries()
+    import_libraries()
     from .. import checkpoint
 
     return checkpoint.push(folder, repository, private=private)

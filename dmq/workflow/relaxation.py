@@ -27,7 +27,7 @@ class RelaxedChoice:
     text: float  # match that is won; nan where nothing judged it
 
 
-def relaxed_choices(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
+def compare_relaxations(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
     """The recipe's own choice, then the noisy end, the clean end and what measuring finds, at the
     same mean bits.
 

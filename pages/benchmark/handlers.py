@@ -114,7 +114,7 @@ def findings(report: BenchReport) -> str:
     """Where the two references disagree, as marked lines; computed from the table, whichever it
     is.
     """
-    found = rank_inversions.inversions(report)
+    found = rank_inversions.find_inversions(report)
     if not found:
         said = "distances to real images and to the float images rank no pair of models in opposite ways."
         return f'<p class="quiet">In this table {said}</p>' if report.reference else ""
@@ -142,7 +142,7 @@ def gallery(name: str) -> list[tuple[Any, str]]:
 def downloads(name: str) -> dict[str, str]:
     """The table as CSV and the whole benchmark as a page, in a temporary folder."""
     report, folder = kept.load_report(name), folders.download_folder()
-    lines = [str(one) for one in rank_inversions.inversions(report)[:FINDINGS]]
+    lines = [str(one) for one in rank_inversions.find_inversions(report)[:FINDINGS]]
     page = bench_report.page(
         name, report, kept.worst(report), kept.load_worst(name), lines, FLOAT_NAME
     )

@@ -10,7 +10,7 @@ import gradio as gr
 from dmq import stages
 from dmq.errors import DmqError
 from dmq.evaluation import benchmark_estimate
-from dmq.evaluation.benchmark import benchmark_of, check_benchmark, run_benchmark
+from dmq.evaluation.benchmark import check_benchmark, make_benchmark, run_benchmark
 from dmq.figures import bench_table
 from dmq.recipe import Benchmark, Recipe
 from dmq.results import BenchReport
@@ -51,7 +51,7 @@ def asked(
     for number, said in ((count, "images"), (seeds, "seeds")):
         if not number or not float(number).is_integer() or not 1 <= number <= MOST:
             raise DmqError(f"{said} must be a whole number from 1 to {MOST:,}, got {number}.")
-    made = benchmark_of(recipe, chosen, seeds=int(seeds), images=int(count))
+    made = make_benchmark(recipe, chosen, seeds=int(seeds), images=int(count))
     return made, recipes_of(recipe, others, computed)
 
 
@@ -59,7 +59,7 @@ def estimate(text: str, *form: Any) -> Iterator[dict[str, Any]]:
     """How long the form's benchmark will take, or why it cannot be generated."""
     yield {"estimate": note("Measuring the speed of this machine …")}
     try:
-        said = str(benchmark_estimate.estimate(*asked(text, *form)))
+        said = str(benchmark_estimate.estimate_benchmark(*asked(text, *form)))
     except DmqError as error:
         said = f"Not like this: {folders.shown(error)}"
     yield {"estimate": note(said)}
@@ -90,7 +90,7 @@ def seconds_of_the_rest(name: str | None) -> float:
 
 def _seconds(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> float:
     models = len(recipes) + 2  # float, and with other seeds
-    return gpu_time.gpu_seconds(
+    return gpu_time.estimate_gpu_seconds(
         recipes[0].model, benchmark.images, benchmark.sampling.steps, models
     )
 
@@ -119,7 +119,7 @@ def running(
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Generate and measure, with a bar, the last images, and the rows of every model that is done."""
     check_benchmark(benchmark, recipes)
-    said = str(benchmark_estimate.estimate(benchmark, recipes, name=name))
+    said = str(benchmark_estimate.estimate_benchmark(benchmark, recipes, name=name))
     yield {"estimate": note(said), "live": gr.update(visible=True), "rows": "", "last": []}
     last: list[tuple[Any, str]] = []
 

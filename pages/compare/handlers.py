@@ -85,7 +85,7 @@ def seconds(
         len(comparison.prompts) * len(comparison.seeds),
         1 + len(recipes_of(recipe, others, computed)),
     )
-    return gpu_time.gpu_seconds(recipe.model, images, comparison.sampling.steps, models)
+    return gpu_time.estimate_gpu_seconds(recipe.model, images, comparison.sampling.steps, models)
 
 
 def across(images: int) -> int:

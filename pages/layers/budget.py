@@ -341,7 +341,7 @@ def apply(
 ) -> dict[str, Any]:
     """The recipe with what every layer got, as the current one."""
     found = allocated(asked(text, name, allowed, rules), bits)
-    return set_outside(bit_allocation.with_allocation(read(text), found))
+    return set_outside(bit_allocation.apply_allocation(read(text), found))
 
 
 def compare(text: str, *form: Any) -> dict[str, Any]:

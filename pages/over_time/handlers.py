@@ -149,7 +149,7 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
     }
     if not stages.captured(recipe):
         return form | nothing(CAPTURE.format(recipe.model))
-    last = error_curves.last_over_time(recipe)
+    last = error_curves.find_last_error_curves(recipe)
     if last is None:
         return form | nothing(
             "Nothing was generated with this recipe yet: press **Generate along the steps**."
@@ -190,6 +190,6 @@ def generate(
     comparison, recipes = asked(text, prompts, seeds, others)
     yield {}
     said = {"said": summary(comparison)}
-    work = error_curves.over_time(comparison, recipes)
+    work = error_curves.measure_error_curves(comparison, recipes)
     found = yield from watch(work, lambda seen: shown(seen, recipes) | said, seconds=FIGURE_SECONDS)
     return shown(found, recipes) | said | {"status": note("Generated; the answer is kept.")}

@@ -89,7 +89,7 @@ def show(text: str) -> dict[str, Any]:
     }
     if why := hindrance(recipe):
         return form | nothing(why)
-    last = probe.last_probe(recipe)
+    last = probe.find_last_probe(recipe)
     if last is None:
         return form | nothing("Nothing was probed with this recipe yet: press **Probe**.")
     spec, images = last
@@ -203,7 +203,7 @@ def run(text: str, *form: Any) -> Generator[dict[str, Any], None, dict[str, Any]
         seen.append(image)
         return shown(tuple(seen))
 
-    found = yield from watch(probe.probe(recipe, spec), add)
+    found = yield from watch(probe.run_probe(recipe, spec), add)
     return shown(found) | {"status": note("Probed; the answer is kept.")}
 
 

@@ -134,7 +134,7 @@ def found(recipe: Recipe) -> dict[str, Any]:
     """Curves, choices and the chosen steps, where the windows were measured."""
     try:
         effects = stages.window_effects(recipe)
-        choices, chosen = relaxation.relaxed_choices(recipe), stages.relaxed(recipe)
+        choices, chosen = relaxation.compare_relaxations(recipe), stages.relaxed(recipe)
     except DmqError as error:
         if not stages.captured(recipe):
             why = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."

@@ -95,7 +95,7 @@ def found(recipe: Recipe, picked: str) -> dict[str, Any]:
 
 def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
     """The map, the ribbons of the picked layer, and what there is to say."""
-    change = range_change.range_change(recipe)
+    change = range_change.compare_ranges(recipe)
     wider, labels = change.wider, [site.label for site in change.sites]
     name, _, step = picked.rpartition(" ")
     if name in labels and int(step) < wider.shape[1]:
@@ -141,7 +141,7 @@ def summary(recipe: Recipe, wider: np.ndarray) -> str:
 def pick(text: str, click: gr.SelectData) -> dict[str, Any]:
     """The layer and step that were clicked in the map."""
     recipe = read(text)
-    change = range_change.range_change(recipe)
+    change = range_change.compare_ranges(recipe)
     row, step = click.index if isinstance(click.index, list | tuple) else (-1, -1)
     if not (0 <= row < len(change.sites) and 0 <= step < change.low.shape[1]):
         raise DmqError("this cell is no longer there; click again.")

@@ -26,7 +26,7 @@ def wanted(device: str | None, dtype: str | None, offload: str | None) -> Placem
 def look(text: str) -> dict[str, Any]:
     """The form as it is now, with the devices of this machine."""
     now = work_plan.chosen_placement()
-    found = [(str(device), device.name) for device in work_plan.devices()]
+    found = [(str(device), device.name) for device in work_plan.list_devices()]
     automatic = (f"automatic ({found[0][1]})", AUTO)
     names = {name for _, name in found}
     device = now.device if now.device in (AUTO, *names) else f"{now.device}:0"
@@ -41,7 +41,7 @@ def look(text: str) -> dict[str, Any]:
 def told_memory(text: str, placement: Placement) -> str:
     """What the model needs there, or why it cannot run there."""
     try:
-        return note(work_plan.memory_line(read(text).model, placement))
+        return note(work_plan.describe_memory(read(text).model, placement))
     except DmqError as error:
         return f'<div class="dmq-progress" role="status"><span>⚠ {html.escape(folders.shown(error))}</span></div>'
 
@@ -57,7 +57,7 @@ def choose(text: str, device: str | None, dtype: str | None, offload: str | None
     The model is loaded there at the next work.
     """
     placement = wanted(device, dtype, offload)
-    said = work_plan.memory_line(
+    said = work_plan.describe_memory(
         read(text).model, placement
     )  # raises what is wrong before anything changes
     work_plan.use_placement(placement)

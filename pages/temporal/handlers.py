@@ -214,6 +214,6 @@ def deviate(text: str, images: float) -> Generator[dict[str, Any], None, dict[st
     """
     recipe = read(text)
     yield {"learn": gr.update()}
-    found = yield from watch(time_embedding_drift.deviation(recipe, images=int(images)))
+    found = yield from watch(time_embedding_drift.measure_drift(recipe, images=int(images)))
     lines = {STATES[name]: values for name, values in found.items()}
     return {"deviation": gr.update(value=figures.deviation(lines), visible=True)}

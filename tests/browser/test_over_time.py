@@ -82,7 +82,7 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     for figure in ("accumulated", "predicted_x0", "isolated", "weighed"):
         expect(page.locator(f"#over-time-{figure} .main-svg").first).to_be_visible()
     expect(page.locator("#over-time-strip .thumbnail-item")).to_have_count(2 * 9)
-    assert error_curves.kept_over_time(
+    assert error_curves.find_error_curves(
         Comparison(prompts=("a", "b"), sampling=made.sampling), (made,)
     )
 
@@ -95,4 +95,4 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     page.keyboard.press("Tab")
     press_until(page, "Probe", page.get_by_text("Probed; the answer is kept."))
     expect(page.locator("#probe-grid .thumbnail-item")).to_have_count(4)
-    assert len(probe.kept_probe(made, Probe(windows=2, gains=(3.0,), prompt="a"))) == 2
+    assert len(probe.find_probe(made, Probe(windows=2, gains=(3.0,), prompt="a"))) == 2

@@ -91,7 +91,7 @@ def test_each_layer_gets_its_choice_and_nothing_else(recipe, table):
     found = budget.allocate(
         table, Budget(bits=3.3, rules=(Rule(layers="conv_in", choice="float"),))
     )
-    mixed = bit_allocation.with_allocation(recipe, found)
+    mixed = bit_allocation.apply_allocation(recipe, found)
     assert mixed.name == f"mine, {found.average_bits:.1f} bits mixed"
     assert dataclasses.replace(mixed, name="mine", overrides=()) == recipe
     for layer, choice in zip(found.layers, found.choices, strict=True):
@@ -113,10 +113,10 @@ def test_an_earlier_allocation_is_replaced_and_other_overrides_stay(recipe, tabl
         Override(layers=layer, weight_bits=8),  # no format: by hand
         Override(layers=layer, weight_bits=8, activation_bits=8, format=Uniform()),
     )
-    once = bit_allocation.with_allocation(dataclasses.replace(recipe, overrides=own), first)
-    twice = bit_allocation.with_allocation(once, second)
+    once = bit_allocation.apply_allocation(dataclasses.replace(recipe, overrides=own), first)
+    twice = bit_allocation.apply_allocation(once, second)
     assert twice.overrides[:3] == own and len(twice.overrides) == 3 + len(table.layers)
-    assert twice == bit_allocation.with_allocation(
+    assert twice == bit_allocation.apply_allocation(
         dataclasses.replace(recipe, overrides=own), second
     )
     assert once.name != twice.name == f"mine, {second.average_bits:.1f} bits mixed"
@@ -133,19 +133,19 @@ def test_names_are_taken_literally(recipe, table, monkeypatch):
         ),
         Budget(bits=None, bytes=int(table.bytes[:3].max(1).sum())),
     )
-    mixed = bit_allocation.with_allocation(recipe, found)
+    mixed = bit_allocation.apply_allocation(recipe, found)
     assert [[name for name in names if one.matches(name)] for one in mixed.overrides] == [
         [name] for name in names
     ]
-    assert len(bit_allocation.with_allocation(mixed, found).overrides) == 3
+    assert len(bit_allocation.apply_allocation(mixed, found).overrides) == 3
 
 
 def test_a_table_of_another_model_is_refused(recipe, table):
     found = budget.allocate(table, Budget(bits=3.0))
     with pytest.raises(DmqError, match=r"another model than .*: its weights are others"):
-        bit_allocation.with_allocation(recipe, dataclasses.replace(found, fingerprint="other"))
+        bit_allocation.apply_allocation(recipe, dataclasses.replace(found, fingerprint="other"))
     with pytest.raises(DmqError, match=r"another model than .*: it has no layer conv_out_of_it"):
-        bit_allocation.with_allocation(
+        bit_allocation.apply_allocation(
             recipe, dataclasses.replace(found, layers=("conv_out_of_it", *found.layers[1:]))
         )
 
@@ -186,7 +186,7 @@ def test_the_command_prints_and_writes_what_was_found(folder, file, recipe, tabl
     )
     assert f"cost {found.cost:.6g} (part of the noise), no choice" in lines[-2]
     assert lines[-2].endswith(f" than {found.bound:.6g}")
-    assert jsonio.read(out) == bit_allocation.with_allocation(recipe, found)
+    assert jsonio.read(out) == bit_allocation.apply_allocation(recipe, found)
     points = list(csv.DictReader(front.read_text("utf-8").splitlines()))
     wanted = budget.pareto(table, rules)
     assert [float(point["cost"]) for point in points] == [point.cost for point in wanted]

@@ -98,7 +98,7 @@ def test_ranges_are_set_and_the_widest_changes_named(recipe, said):
     lines = said("calibrate", wanted)
     assert stages.calibrated(wanted)
     assert f"2 images, {STEPS} denoiser calls, in " in lines[0] and lines[0].endswith(" s")
-    change = range_change.range_change(wanted)
+    change = range_change.compare_ranges(wanted)
     most = np.abs(change.wider).max(1)
     rows = columns(lines, "moved most")
     assert [row[0] for row in rows] == [
@@ -163,7 +163,7 @@ def test_errors_along_the_steps_as_table_and_csv(recipe, said, folder):
     out = folder / "steps.csv"
     lines = said("overtime", low, high, "--prompt", "a", "--prompt", "b", "--csv", str(out))
     comparison = Comparison(prompts=("a", "b"), sampling=recipe.sampling)
-    found = error_curves.kept_over_time(comparison, (low, high))
+    found = error_curves.find_error_curves(comparison, (low, high))
     rows = columns(lines, "recipe")
     assert [row[0] for row in rows] == ["low", "high"]
     for name, finished, isolated, bits, size in rows:
@@ -207,7 +207,7 @@ def test_a_probe_is_printed_and_drawn(recipe, said, folder):
         "--out",
         str(out),
     )
-    images = probe.kept_probe(recipe, Probe(first=1, last=2, gains=(2.0, 0.0), prompt="a"))
+    images = probe.find_probe(recipe, Probe(first=1, last=2, gains=(2.0, 0.0), prompt="a"))
     rows = columns(lines, "steps")
     assert [row[:2] for row in rows] == [["1 to 2", "2"], ["1 to 2", "0"]] and rows[1][2] == "inf"
     assert float(rows[0][3]) == pytest.approx(images[0].error, rel=1e-3)
@@ -235,7 +235,7 @@ def test_a_model_without_prompts_is_asked_as_the_app_asks_it(recipe, said, refus
         made, name="none", sampling=dataclasses.replace(made.sampling, steps=2, guidance=0.0)
     )
     said("overtime", plain)
-    assert error_curves.kept_over_time(
+    assert error_curves.find_error_curves(
         Comparison(prompts=("unprompted",), sampling=plain.sampling), (plain,)
     )
     assert columns(said("probe", plain, "--windows", "1", "--gains", "1"), "steps")[0][4:] == [

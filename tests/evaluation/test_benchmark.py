@@ -138,7 +138,7 @@ def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wa
         for file in (place / part).rglob("*.*")
     }
     assert kept.unfinished() == [name] * stopped
-    left = benchmark_estimate.estimate(wanted, recipes, name=name)
+    left = benchmark_estimate.estimate_benchmark(wanted, recipes, name=name)
     drawn = []
     for seen in (work := bench_stage.run_benchmark(wanted, recipes, name=name)):
         drawn += [seen] if isinstance(seen, GeneratedImage) else []
@@ -383,7 +383,7 @@ def test_a_folder_of_real_images_is_a_second_reference(folder, wanted, recipes, 
 
 
 def test_the_estimate_counts_what_is_left(wanted, recipes, report):
-    whole = benchmark_estimate.estimate(wanted, recipes)
+    whole = benchmark_estimate.estimate_benchmark(wanted, recipes)
     assert (
         (whole.images, whole.calls) == (128, 4 * 6 * 2)
         and whole.seconds > 0
@@ -392,12 +392,12 @@ def test_the_estimate_counts_what_is_left(wanted, recipes, report):
     work = bench_stage.run_benchmark(wanted, recipes, name="begun")
     next(seen for seen in work if isinstance(seen, GeneratedImage))
     work.close()
-    left = benchmark_estimate.estimate(wanted, recipes, name="begun")
+    left = benchmark_estimate.estimate_benchmark(wanted, recipes, name="begun")
     assert (left.images, left.calls) == (128 - 6, 4 * 6 * 2 - 2)
     fresh = dataclasses.replace(recipes[0], calibration=Calibration(samples=1))
-    assert benchmark_estimate.estimate(wanted, (fresh,)).learning == (
+    assert benchmark_estimate.estimate_benchmark(wanted, (fresh,)).learning == (
         "six",
-    ) and "must learn first" in str(benchmark_estimate.estimate(wanted, (fresh,)))
+    ) and "must learn first" in str(benchmark_estimate.estimate_benchmark(wanted, (fresh,)))
 
 
 def test_a_model_without_prompts_has_one_domain_and_no_clip_score(folder):

@@ -179,10 +179,14 @@ def test_without_spaces_handlers_are_as_they_were():
 
 
 def test_seconds_follow_the_work():
-    base = gpu_time.gpu_seconds("emoji-sd", 8, 50)
+    base = gpu_time.estimate_gpu_seconds("emoji-sd", 8, 50)
     assert (
-        gpu_time.gpu_seconds("emoji-sd", 16, 50) > base < gpu_time.gpu_seconds("emoji-sd", 8, 100)
+        gpu_time.estimate_gpu_seconds("emoji-sd", 16, 50)
+        > base
+        < gpu_time.estimate_gpu_seconds("emoji-sd", 8, 100)
     )
-    assert gpu_time.gpu_seconds("emoji-sd", 8, 50, models=3) - 10 == pytest.approx(3 * (base - 10))
+    assert gpu_time.estimate_gpu_seconds("emoji-sd", 8, 50, models=3) - 10 == pytest.approx(
+        3 * (base - 10)
+    )
     recipe = Recipe(sampling=Sampling(steps=2), calibration=Calibration(samples=1))
-    assert gpu_time.gpu_seconds(recipe.model, 1, 2) < 12
+    assert gpu_time.estimate_gpu_seconds(recipe.model, 1, 2) < 12

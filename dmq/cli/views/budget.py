@@ -58,7 +58,7 @@ def budget(given: argparse.Namespace) -> None:
     recipe = chosen_recipe(given.recipe, given.model)
     table = chosen_table(given.table, recipe)
     found = allocate(table, asked)
-    mixed = bit_allocation.with_allocation(recipe, found)
+    mixed = bit_allocation.apply_allocation(recipe, found)
     if given.front:
         write(given.front, as_csv(pareto(table, asked.rules)))
     if given.out:

@@ -152,7 +152,7 @@ def print_ranges(recipe: Recipe, when: str = "in an earlier run") -> None:
 
     if recipe.progressive is None:
         raise DmqError("nothing to set: set the recipe's progressive to Progressive.")
-    ranges, change = stages.progressive_ranges(recipe), range_change.range_change(recipe)
+    ranges, change = stages.progressive_ranges(recipe), range_change.compare_ranges(recipe)
     print(
         f"{recipe.name}: ranges set on {recipe.calibration.samples} images, {ranges.calls} "
         f"denoiser calls, {when}"
@@ -190,7 +190,7 @@ def print_windows(recipe: Recipe) -> None:
     from ...workflow import relaxation
 
     print_effects(stages.window_effects(recipe))
-    own, *others = relaxation.relaxed_choices(recipe)
+    own, *others = relaxation.compare_relaxations(recipe)
     print_choices(
         [
             *([("this recipe", own)] if recipe.relaxing else []),

@@ -31,7 +31,7 @@ def over_time(given: argparse.Namespace) -> None:
     )
     if given.csv:
         check_place(given.csv)
-    found = show_progress(error_curves.over_time(comparison, recipes, again=given.again))
+    found = show_progress(error_curves.measure_error_curves(comparison, recipes, again=given.again))
     rows = [
         [
             recipe.name,

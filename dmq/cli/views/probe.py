@@ -38,7 +38,7 @@ def probe(given: argparse.Namespace) -> None:
     spec = chosen_probe(given, recipe)
     if given.out:
         check_place(given.out, ".png")
-    images = show_progress(probe_.probe(recipe, spec, again=given.again))
+    images = show_progress(probe_.run_probe(recipe, spec, again=given.again))
     rows = [
         [
             f"{one.start} to {one.end - 1}",

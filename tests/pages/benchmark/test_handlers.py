@@ -262,7 +262,7 @@ def table_with(*rows):
 
 
 def test_inversions_are_found_in_any_table_and_only_where_they_are():
-    found = rank_inversions.inversions(
+    found = rank_inversions.find_inversions(
         table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale", 3.0, 0.1, 4.0, 20.0))
     )
     assert [(one.damaged, one.better, one.sure) for one in found] == [
@@ -272,18 +272,18 @@ def test_inversions_are_found_in_any_table_and_only_where_they_are():
     assert "by FID to real images pale is better than float" in str(found[0])
     assert "PSNR 20.0 dB against 30.0 dB" in str(found[1]) and "n = 20" in str(found[1])
     assert (
-        rank_inversions.inversions(
+        rank_inversions.find_inversions(
             table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0))
         )
         == []
     )
     unsure = table_with(("mild", 1.0, 2.0, 5.5, 30.0), ("pale", 1.5, 2.0, 5.1, 20.0))
-    assert rank_inversions.inversions(unsure) == [], "the distances to float may be equal"
+    assert rank_inversions.find_inversions(unsure) == [], "the distances to float may be equal"
     better = table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("sharp", 3.0, 0.1, 5.2, 31.0))
-    assert rank_inversions.inversions(better) == [], "closer by PSNR is not more damaged"
+    assert rank_inversions.find_inversions(better) == [], "closer by PSNR is not more damaged"
     equal = table_with(("mild", 1.0, 0.1, 5.501, 30.0), ("pale", 3.0, 0.1, 5.499, 20.0))
-    assert rank_inversions.inversions(equal) == [], "both are 5.5"
-    close = rank_inversions.inversions(
+    assert rank_inversions.find_inversions(equal) == [], "both are 5.5"
+    close = rank_inversions.find_inversions(
         table_with(("mild", 1.0, 0.1, 5.9, 30.0), ("pale", 3.0, 0.1, 5.85, 20.0))
     )
     assert [(one.damaged, one.better, one.sure) for one in close] == [("pale", "mild", False)]
@@ -299,7 +299,7 @@ def test_images_of_the_same_noise_decide_where_intervals_overlap():
     def drawn(lost):
         return dataclasses.replace(table, images=images_with(lost))
 
-    (one,) = rank_inversions.inversions(drawn(np.linspace(1.5, 2.5, 20)))
+    (one,) = rank_inversions.find_inversions(drawn(np.linspace(1.5, 2.5, 20)))
     assert (one.damaged, one.better, one.sure, one.apart) == ("pale", "mild", True, False)
     low, high = one.lost
     assert -2.5 < low < -2 < high < -1.5
@@ -307,7 +307,7 @@ def test_images_of_the_same_noise_decide_where_intervals_overlap():
         "it is worse (1.5 against 1, intervals overlap, PSNR 28.0 dB against 30.0 dB, image by"
         in str(one)
     )
-    assert rank_inversions.inversions(drawn(np.resize([22.0, -18.0], 20))) == []
+    assert rank_inversions.find_inversions(drawn(np.resize([22.0, -18.0], 20))) == []
     assert "may mislead" in benchmark.findings(drawn(np.full(20, 2.0)))
 
 
@@ -343,7 +343,7 @@ def test_the_float_model_is_never_the_damaged_one():
         )
         for row in table.rows
     ]
-    assert rank_inversions.inversions(dataclasses.replace(table, rows=tuple(rows))) == []
+    assert rank_inversions.find_inversions(dataclasses.replace(table, rows=tuple(rows))) == []
 
 
 def test_the_finding_is_computed_from_the_table():

@@ -14,7 +14,7 @@ import dmq.evaluation.probe
 from dmq import jsonio, stages
 from dmq.errors import DmqError
 from dmq.evaluation import error_curves, range_change
-from dmq.evaluation.probe import kept_probe
+from dmq.evaluation.probe import find_probe
 from dmq.models.tiny import tiny_ddpm
 from dmq.progress import Progress, run_to_end
 from dmq.recipe import (
@@ -133,7 +133,7 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
     assert [row[0] for row in end["table"]] == ["low", "W8A8, one range"]
     comparison = Comparison(prompts=("a", "b"), seeds=(0, 1), sampling=low.sampling)
     other = request.offered(low)["W8A8, one range"]
-    found = error_curves.kept_over_time(comparison, (low, other))
+    found = error_curves.find_error_curves(comparison, (low, other))
     for recipe, row in zip((low, other), end["table"], strict=True):
         assert float(row[1]) == pytest.approx(found.accumulated[recipe.name][-1].mean(), rel=1e-3)
         assert row[3:] == [
@@ -160,7 +160,7 @@ def test_stop_keeps_what_is_shown_and_leaves_nothing_behind(low):
     work.close()
     after = over_time.JOB.show_stopped()
     assert "was not kept" in after["status"] and after.keys() == {"go", "stop", "status"}
-    assert not error_curves.kept_over_time(
+    assert not error_curves.find_error_curves(
         Comparison(prompts=("c",), seeds=(5,), sampling=low.sampling), (low,)
     )
 
@@ -203,7 +203,9 @@ def test_recipes_of_other_models_are_taken_for_this_one_and_the_engine_refuses_t
     comparison = Comparison(prompts=("a",), sampling=low.sampling)
     with pytest.raises(DmqError, match="different models"):
         next(
-            error_curves.over_time(comparison, (low, dataclasses.replace(unprompted, name="other")))
+            error_curves.measure_error_curves(
+                comparison, (low, dataclasses.replace(unprompted, name="other"))
+            )
         )
 
 
@@ -250,7 +252,7 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
     )
     end = settled(walked.calibrate(text))
     assert stages.calibrated(recipe) and end["go"]["visible"] is False and end["body"]["visible"]
-    change = range_change.range_change(recipe)
+    change = range_change.compare_ranges(recipe)
     s, i = np.unravel_index(np.abs(change.wider).argmax(), change.wider.shape)
     assert end["picked"] == f"{change.sites[s].label} {i}" and f", step {i}\n" in end["cell"]
     assert end["ribbons"].data[3].y.tolist() == pytest.approx(change.high[s].tolist())
@@ -419,7 +421,7 @@ def test_a_probe_is_drawn_image_by_image_and_there_again(low):
     answers = list(probe.run(text_of(low), *form))
     assert [len(answer["table"]) for answer in answers if "table" in answer] == [1, 2, 3, 4, 4]
     end = settled(answers)
-    probed = kept_probe(low, Probe(windows=2, gains=(1.0, 4.0), prompt="a", seed=3))
+    probed = find_probe(low, Probe(windows=2, gains=(1.0, 4.0), prompt="a", seed=3))
     assert [(row[0], row[1]) for row in end["table"]] == [
         ("0 to 2", 1),
         ("0 to 2", 4),
@@ -527,15 +529,17 @@ def test_which_window_the_match_suffers_from_is_computed():
 @pytest.mark.parametrize(
     ("stage", "run"),
     [
-        ("over_time", lambda text: over_time.generate(text, "zz", "9", [])),
+        ("measure_error_curves", lambda text: over_time.generate(text, "zz", "9", [])),
         ("calibrate", walked.calibrate),
         ("measure_windows", relaxing.measure),
-        ("probe", lambda text: probe.run(text, 2, False, None, None, "1", "zz", "9")),
+        ("run_probe", lambda text: probe.run(text, 2, False, None, None, "1", "zz", "9")),
     ],
     ids=["generate", "calibrate", "measure", "probe"],
 )
 def test_a_failure_gives_the_button_back(low, monkeypatch, stage, run):
-    home = {"over_time": error_curves, "probe": dmq.evaluation.probe}.get(stage, stages)
+    home = {"measure_error_curves": error_curves, "run_probe": dmq.evaluation.probe}.get(
+        stage, stages
+    )
     monkeypatch.setattr(home, stage, fails)
     answer = refused(run(text_of(low)))
     assert (
