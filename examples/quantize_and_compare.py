@@ -17,7 +17,7 @@ def main(arguments: list[str] | None = None) -> None:
     for score in report.scores:
         size = report.bytes[score.recipe] / report.bytes["float"]
         print(f"{score.recipe}: PSNR {score.psnr:.1f} dB, {100 * size:.0f} % of the bytes")
-        print(f"  {report.coverage[score.recipe]}")
+        print(f"  {report.coverage[score.recipe].quantized}")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from dmq import jsonio, stages
+from dmq.describe import describe_plan
 
 from . import words
 from .events import told
@@ -32,7 +33,7 @@ def plan(recipe: str) -> dict[str, Any]:
         "bytes": made.bytes,
         "float_bytes": made.float_bytes,
         "bits": made.average_bits,
-        "coverage": made.coverage_line(),
+        "coverage": describe_plan(made),
     }
 
 

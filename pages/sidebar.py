@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from dmq import jsonio, public, stages
+from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Activations, Protection, Recipe, Weights
 from dmq.results import Plan
@@ -26,7 +27,7 @@ MAIN = {
     "activations.bits": "Activation bits",
     "activations.attention_bits": "Attention bits",
 }
-# The columns of the table of layers, and what `Plan.coverage_rows` calls them.
+# The columns of the table of layers, and what `plan_rows` calls them.
 LAYERS = {
     "Layer": "layer",
     "Weights": "weights",
@@ -94,7 +95,7 @@ def size(plan: Plan) -> str:
 
 def layers(plan: Plan) -> list[list[Any]]:
     """What every layer, and every quantized attention operand, gets and costs."""
-    return [[row[name] for name in LAYERS.values()] for row in plan.coverage_rows()]
+    return [[row[name] for name in LAYERS.values()] for row in plan_rows(plan)]
 
 
 def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def weigh(text: str, looking: bool) -> dict[str, Any]:
     except DmqError as error:
         said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(folders.shown(error))}</p></div>'
         return {"size": said, "coverage": "", "layers": []}
-    shown = {"size": size(plan), "coverage": plan.coverage_line()}
+    shown = {"size": size(plan), "coverage": describe_plan(plan)}
     return shown | {"layers": layers(plan)} if looking else shown
 
 

@@ -34,11 +34,11 @@ def adds_in_32_bits() -> bool:
     return bool((made == 96 * 255 * 127).all())
 
 
-def should_run(layer: PackedLayer) -> str:
-    """What `ran` should say of a layer whose weight and inputs have codes of at most 8 bits."""
+def should_run(layer: PackedLayer) -> tuple[str, str]:
+    """What `find_kernels` should say of a layer whose weight and inputs have codes of at most 8 bits."""
     bits = layer.input.bits
     if adds_in_32_bits() or max(own for own in bits if own <= 8) < 8:
-        return KERNEL
+        return KERNEL, ""
     movable = not isinstance(layer.input, DynamicBank)
     parts = whole_parts(layer.codes)
     wholes = [
@@ -47,12 +47,10 @@ def should_run(layer: PackedLayer) -> str:
     if all(
         may_be_moved(row, movable) for whole in wholes for row in whole.flatten(1).round().int()
     ):
-        return KERNEL
-    return (
-        f"reference: {OVERFLOW}"
-        if min(bits) == 8
-        else f"{KERNEL}, but for steps of more than 7 bits"
-    )
+        return KERNEL, ""
+    if min(bits) == 8:
+        return "reference", OVERFLOW
+    return f"{KERNEL}, but for steps of more than 7 bits", ""
 
 
 def may_be_moved(row: Tensor, movable: bool = True) -> bool:

@@ -18,6 +18,7 @@ ROWS = [
     {"public"},
     {"recipe", "jsonio"},
     {"results", "numerics"},
+    {"describe"},
     {"figures", "trajectory", "models", "engine", "store"},
     {"capture", "quantizers"},
     {"calibration", "reconstruction", "allocation", "runtime", "metrics"},
@@ -32,6 +33,7 @@ ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 SAME_ROW = {("jsonio", "recipe")}  # jsonio reads Recipe unless told otherwise
 PAGES_USE = {
     "allocation",
+    "describe",
     "errors",
     "evaluation",
     "figures",
@@ -54,6 +56,7 @@ WITHOUT_TORCH = {
     "recipe",
     "jsonio",
     "results",
+    "describe",
     "store",
     "figures",
 }

@@ -6,6 +6,7 @@ import pytest
 from safetensors import safe_open
 
 from dmq import stages
+from dmq.describe import describe_plan
 from dmq.models import libraries, loading
 from dmq.recipe import EMBEDDED, Recipe
 from dmq.store import folders, runs
@@ -39,7 +40,7 @@ def test_every_recipe_that_ships_can_be_planned_at_once(model, name, tmp_path, m
     )
     plan = stages.plan(recipe)
     assert 0 < plan.bytes < plan.float_bytes
-    assert plan.coverage_line()
+    assert describe_plan(plan)
 
 
 def test_no_file_is_larger_than_a_space_accepts():

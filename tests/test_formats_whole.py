@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dmq import stages
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.evaluation import compare
 from dmq.progress import run_to_end
@@ -51,7 +52,9 @@ def test_images_are_drawn_with_any_steps_and_say_what_was_quantized(recipe):
     """Nothing was calibrated, so nothing ties the model to the captured steps."""
     asked = Comparison(prompts=("a",), sampling=Sampling(steps=STEPS + 2, guidance=3.0))
     report = run_to_end(compare.compare_images(asked, (recipe,)))
-    (said,) = report.coverage.values()
+    said = report.coverage[recipe.name].quantized
+    report = stages.finish(stages.compare(asked, (recipe,)))
+    said = report.coverage[recipe.name].quantized
     assert "KMC-4 A8" in said and "LR-4 A8" in said
     assert "; activations A8 dynamic per token (per sample in convolutions)" in said
     assert report.warnings == () and np.isfinite(report.scores[0].psnr)
@@ -72,10 +75,9 @@ def test_relaxed_steps_have_more_bits(recipe):
     wide = dataclasses.replace(recipe, relaxing=Relaxing(bits=10, where="list", steps=(1,)))
     plan = stages.plan(wide)
     bits = {tuple(row.bank.bits[row.bank.slot].tolist()) for row in plan.layers if row.bank}
-    assert (
-        bits == {(8, 10, 8)}
-        and "1 of 3 steps (1 to 1) with 10-bit activations" in plan.coverage_line()
-    )
+    assert bits == {
+        (8, 10, 8)
+    } and "1 of 3 steps (1 to 1) with 10-bit activations" in describe_plan(plan)
 
 
 def test_blocks_are_learned_with_ranges_as_they_come(recipe):

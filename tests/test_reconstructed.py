@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dmq import cli, jsonio, stages
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.evaluation import compare
 from dmq.models.tiny import tiny_sd
@@ -190,7 +191,7 @@ def test_step_sizes_are_in_the_plan_and_in_the_model(recipe, stepped):
     found, plan = stages.blocks_result(stepped), stages.plan(stepped)
     banks = {row.bank.site.label: row.bank for row in plan.layers if row.bank}
     before = {row.bank.site.label: row.bank for row in stages.plan(recipe).layers if row.bank}
-    assert f"step sizes of {len(found.sizes)} activations learned" in plan.coverage_line()
+    assert f"step sizes of {len(found.sizes)} activations learned" in describe_plan(plan)
     assert plan.bytes == stages.plan(recipe).bytes and set(found.sizes) < set(banks)
     for label, bank in banks.items():
         assert (bank.scale != before[label].scale).any() == (label in found.sizes), label

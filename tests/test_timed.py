@@ -256,7 +256,7 @@ def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
             break
     assert any("Learn the rounding" in str(item) for item in told)
     assert (
-        "time embedding" in report.coverage[fresh.name]
+        "time embedding" in report.coverage[fresh.name].quantized
         and report.bytes[fresh.name] < report.bytes["float"]
     )
 

@@ -21,6 +21,7 @@ from dmq import stages
 from dmq.artifacts import store
 from dmq.calibration.progressive import CallDone, calibrate_progressively
 from dmq.capture.activations import calibration_images
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.evaluation import compare, error_curves, probe
 from dmq.models import libraries
@@ -437,7 +438,7 @@ def test_relaxed_steps_have_more_levels_and_groups_of_their_own(place):
     assert bank.bits[bank.slot].tolist() == [10, 6, 6, 10]
     assert len(bank.bits) == 4
     assert plan.mean_activation_bits == 8.0
-    assert "2 of 4 steps (0, 3) with 10-bit activations" in plan.coverage_line()
+    assert "2 of 4 steps (0, 3) with 10-bit activations" in describe_plan(plan)
     usual = stages.errors(plain).per_step()
     assert (errors.per_step()[[0, 3]] < usual[[0, 3]] / 10).all()
     assert (errors.per_step()[[1, 2]] <= usual[[1, 2]] * 1.001).all()

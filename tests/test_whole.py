@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from dmq import cli, jsonio, stages
+from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.evaluation import compare
 from dmq.models.loading import load
@@ -89,7 +90,7 @@ def test_the_plan_counts_what_the_model_holds(recipe):
     plan = stages.plan(dataclasses.replace(recipe, weights=Weights(bits=4)))
     assert plan.float_bytes == 4 * stages.info(recipe.model).parameters
     assert plan.bytes < plan.float_bytes / 3
-    assert "conv_in (first layer)" in plan.coverage_line()
+    assert "conv_in (first layer)" in describe_plan(plan)
 
 
 def test_quantizing_leaves_the_float_model_bit_exact(recipe):
@@ -210,9 +211,9 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
     assert of_run.endswith("\n\n" + of_file)
     plan = stages.plan(jsonio.read(file))
     assert f"{plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} MB" in of_file.splitlines()[0]
-    assert of_file.splitlines()[1] == plan.coverage_line()
+    assert of_file.splitlines()[1] == describe_plan(plan)
     rows = [line.split() for line in of_file.splitlines()[3:]]
-    assert [row[0] for row in rows] == [row["layer"] for row in plan.coverage_rows()]
+    assert [row[0] for row in rows] == [row["layer"] for row in plan_rows(plan)]
     (first,) = (row for row in rows if row[0] == "conv_in")
     assert (first[1:4], first[5:]) == (["float", "float", "0"], ["first", "layer"])
     assert rows[0][1:] == [
@@ -222,7 +223,7 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
         "bit",
         "2",
         "nearest",
-        str(plan.coverage_rows()[0]["bytes"]),
+        str(plan_rows(plan)[0]["bytes"]),
     ]
     assert cli.main(["show", str(file)]) == 0
     assert capsys.readouterr().out.splitlines() == of_file.splitlines()[:2]

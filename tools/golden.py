@@ -23,6 +23,7 @@ import numpy as np
 
 from dmq import stages
 from dmq.artifacts import store
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.models import libraries
 from dmq.recipe import EMBEDDED, Predictor, Recipe
@@ -164,7 +165,7 @@ def planned(recipe: Recipe) -> dict[str, Any]:
         "cache_bytes": plan.cache_bytes,
         "vector_bytes": plan.vector_bytes,
         "float_bytes": plan.float_bytes,
-        "coverage": plan.coverage_line(),
+        "coverage": describe_plan(plan),
         "relaxed": list(plan.relaxed),
         "step_sizes": plan.step_sizes,
         "cached": 0

@@ -7,9 +7,10 @@ from math import prod
 
 import torch
 
+from dmq.describe import describe_kernels
 from dmq.recipe import FLOAT, Override
 from dmq.results import Layer
-from dmq.runtime.convert import executed, ran_line
+from dmq.runtime.convert import count_kernels, executed
 
 from .made import Made
 from .subjects import Subject
@@ -32,7 +33,7 @@ def make(
     model = executed(
         loaded.denoiser, plan, loaded.adapter, rest=getattr(torch, rest), compiling=compiling
     )
-    return Made(model, plan.bytes, ran_line(model))
+    return Made(model, plan.bytes, describe_kernels(*count_kernels(model)))
 
 
 def kept_by_sdnq(layers: Iterable[Layer]) -> Iterator[Override]:

@@ -225,10 +225,13 @@ def simulate(job: Job) -> Figures:
 
 def execute(job: Job) -> Figures:
     """A step of the executed W8A8 model beside one of the float model, and what runs its layers."""
-    from dmq.runtime.convert import ran_line
+    from dmq.describe import describe_kernels
+    from dmq.runtime.convert import count_kernels
 
     recipe = replace(job.recipe, engine="executed")
-    return _quantized(job, recipe) | {"layers": ran_line(stages.computed(recipe))}
+    return _quantized(job, recipe) | {
+        "layers": describe_kernels(*count_kernels(stages.computed(recipe)))
+    }
 
 
 def _quantized(job: Job, recipe: Recipe) -> Figures:

@@ -5,6 +5,7 @@ is loaded.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ..describe import describe_dynamic, describe_plan
 from ..recipe import Recipe
 from ..results import Plan, Report
 
@@ -73,7 +74,7 @@ def _page(
         "",
         f"# {model}, quantized by dmq",
         "",
-        f"**{recipe.name if recipe else 'A plan'}**: {plan.coverage_line()}.",
+        f"**{recipe.name if recipe else 'A plan'}**: {describe_plan(plan)}.",
         "",
         *(f"- {fact}" for fact in facts),
         "",
@@ -106,7 +107,7 @@ def _steps(plan: Plan) -> str:
     steps = len(plan.timesteps)
     slots = sorted({len(row.bank.bits) for row in plan.layers if row.bank and not row.bank.dynamic})
     if not slots:
-        return plan.dynamic_line() or "float."
+        return describe_dynamic(plan) or "float."
     ranges = (
         "one range"
         if slots == [1]

@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import nn
 
+from ..describe import describe_plan
 from ..errors import DmqError
 from ..models.checks import check_folder
 from ..models.loading import Loaded, quiet
@@ -53,7 +54,7 @@ class Checked:
         return (
             f"{where}, made from {plan.model}; {taken:,} bytes of tensors "
             f"({taken / max(1, plan.float_bytes):.1%} of "
-            f"float32); {plan.coverage_line()}"
+            f"float32); {describe_plan(plan)}"
         )
 
 

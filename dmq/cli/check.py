@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ..describe import describe_plan
 from ..errors import DmqError
 from ..store import runs
 from .arguments import chosen_recipe, is_recipe
@@ -49,7 +50,7 @@ def check_recipe(name: str) -> str:
     if missing := stages.missing(recipe):
         steps = ", ".join(step.name for step in missing)
         return f"A recipe for {recipe.model}; `dmq prepare` has still to make {steps}"
-    return f"A recipe for {recipe.model}; {stages.plan(recipe).coverage_line()}"
+    return f"A recipe for {recipe.model}; {describe_plan(stages.plan(recipe))}"
 
 
 def check_run(name: str) -> str:

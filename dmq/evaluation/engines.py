@@ -14,7 +14,6 @@ from ..stages.planning import computed, plan
 
 BOTH = "both"  # simulated, and then executed
 EXECUTED = "executed"
-REFERENCE = "reference: "
 ENGINE_CHOICES = (*ENGINES, BOTH)
 
 
@@ -64,14 +63,14 @@ def assign_kernels(recipe: Recipe) -> Generator[Progress, None, tuple[KernelAssi
     made = plan(recipe)
     engine = EXECUTED if recipe.engine == SIMULATED else recipe.engine
     model = computed(dataclasses.replace(recipe, engine=engine))
-    from ..runtime.convert import ran
+    from ..runtime.convert import find_kernels
 
-    kernels = ran(model)
+    kernels = find_kernels(model)
     found: dict[tuple[int, str], list] = {}
     for row in made.layers:
-        kernel = kernels.get(row.layer.name, "")
-        if kernel.startswith(REFERENCE):
-            key = 1, f"float, because {kernel.removeprefix(REFERENCE)}"
+        kernel, why = kernels.get(row.layer.name, ("", ""))
+        if why:
+            key = 1, f"float, because {why}"
         elif kernel:
             key = 0, kernel
         else:

@@ -3,15 +3,16 @@
 import html
 import math
 
+from ..describe import describe_coverage, describe_engine, fallbacks, format_speed, on_kernels
+from ..recipe import SIMULATED
 from ..results import (
     BENCH_MEASURES,
     FLOOR_NAME,
     BenchReport,
     BenchRow,
-    Execution,
+    Coverage,
     Figure,
     Measure,
-    speed,
 )
 
 
@@ -114,7 +115,7 @@ def _speed(report: BenchReport, row: BenchRow) -> str:
     floats = next(
         (one for one in rows_of(report, row.domain) if one.recipe not in report.coverage), row
     )
-    return speed(_seconds(row), _seconds(floats))
+    return format_speed(_seconds(row), _seconds(floats))
 
 
 def rows_of(report: BenchReport, domain: str) -> list[BenchRow]:
@@ -138,7 +139,7 @@ def text(report: BenchReport) -> str:
             for row in table
         ]
     lines += ["", context(report), f"The noise floor is the row {FLOOR_NAME!r}."]
-    lines += [f"{who}: {line}" for who, line in report.coverage.items()]
+    lines += [f"{who}: {describe_coverage(one)}" for who, one in report.coverage.items()]
     lines += [f"note: {line}" for line in report.warnings]
     return "\n".join(lines[1:])
 
@@ -152,10 +153,7 @@ def markdown(report: BenchReport) -> str:
         lines += [f"| {' | '.join(title)} | float stays |", "|---" * (len(title) + 1) + "|"]
         for row in rows_of(report, domain.name):
             own = [" ".join(filter(None, cell)) for cell in cells(report, row)]
-            own.append(
-                report.coverage.get(row.recipe, "everything").partition("float: ")[2]
-                or "everything"
-            )
+            own.append(_stays(report.coverage.get(row.recipe)))
             lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in own) + " |")
         lines.append("")
     return "\n".join([*lines, context(report)])
@@ -185,10 +183,8 @@ def as_html(report: BenchReport, domain: str) -> str:
             tag = "th" if k == 0 else "td"
             small = f"<small>{html.escape(beside)}</small>" if beside else ""
             made.append(f'<{tag} class="{mark}">{html.escape(shown)}{small}</{tag}>')
-        said = report.coverage.get(
-            row.recipe, "noise floor" if row.recipe == FLOOR_NAME else "nothing"
-        )
-        made.append(f"<td>{_ran(said)}</td></tr>")
+        other = Coverage(quantized="noise floor" if row.recipe == FLOOR_NAME else "nothing")
+        made.append(f"<td>{_ran(report.coverage.get(row.recipe, other))}</td></tr>")
     note = (
         "Faint: no better than the float model with other seeds, the noise floor. "
         "Small: 95 % intervals over prompts."
@@ -196,17 +192,21 @@ def as_html(report: BenchReport, domain: str) -> str:
     return "".join([*made, f"</tbody></table><p>{note}</p></div>"])
 
 
-def _ran(coverage: str) -> str:
+def _stays(coverage: Coverage | None) -> str:
+    """What stays in float and, unless it is simulated, what computed the rest."""
+    if coverage is None:
+        return "everything"
+    ran = f"; {describe_engine(coverage)}" if coverage.engine != SIMULATED else ""
+    return coverage.in_float + ran
+
+
+def _ran(ran: Coverage) -> str:
     """What is quantized, and in lines of their own what computed it unless it is simulated, and
     what fell back.
     """
-    ran = Execution.of(coverage)
-    kernels = (
-        [f"<b>{html.escape(ran.engine)}</b>: {html.escape(', '.join(ran.kernels))}"]
-        if ran.kernels
-        else []
-    )
-    slow = [f'<span class="fell">⚠ {html.escape(part)}</span>' for part in ran.fell_back]
+    on = html.escape(", ".join(on_kernels(ran.kernels)))
+    kernels = [f"<b>{html.escape(ran.engine)}</b>: {on}"] if ran.kernels else []
+    slow = [f'<span class="fell">⚠ {html.escape(part)}</span>' for part in fallbacks(ran.fell_back)]
     return "<br>".join([html.escape(ran.quantized), *kernels, *slow])
 
 

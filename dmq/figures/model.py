@@ -4,6 +4,7 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from ..describe import range_unit
 from ..recipe import BITS, FLOAT, Uniform, format_name
 from ..results import ModelInfo, Plan, PlannedLayer
 from .look import GREY, PALETTE, SHORTER, layout, short
@@ -108,7 +109,7 @@ def _formats(plan: Plan) -> list[str]:
 
 def _ranges(plan: Plan) -> list[str]:
     return [
-        f"range per {row.bank.per_words}" if row.bank and row.bank.per else ""
+        f"range per {range_unit(row.bank)}" if row.bank and row.bank.per else ""
         for row in plan.layers
     ]
 

@@ -15,12 +15,11 @@ from .evaluation import (
     BenchImage,
     BenchReport,
     BenchRow,
-    Execution,
+    Coverage,
     Figure,
     ImageScore,
     Measure,
     Report,
-    speed,
 )
 from .groups import (
     GroupErrors,

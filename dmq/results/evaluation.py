@@ -1,8 +1,8 @@
 """What was measured of images: comparisons and benchmarks with all their context."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from ..recipe import ENGINES, SIMULATED, Benchmark
+from ..recipe import SIMULATED, Benchmark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,56 +17,30 @@ class ImageScore:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Coverage:
+    """What is quantized to what in a model that was measured, and what computed it."""
+
+    quantized: str  # to what, in one sentence for people
+    in_float: str = "nothing"  # what stays there, for people
+    engine: str = SIMULATED  # one of ENGINES
+    kernels: dict[str, int] = field(default_factory=dict)  # layers by what ran them, if executed
+    fell_back: dict[str, int] = field(default_factory=dict)  # layers by the reason why none did
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """What was measured in a comparison, with its context."""
 
     scores: tuple[ImageScore, ...]
     seconds: dict[str, float]  # by recipe name, "float" included: sampling time of all its images
     bytes: dict[str, int]
-    coverage: dict[str, str]  # by recipe name, one line: what stayed in float
+    coverage: dict[str, Coverage]  # by recipe name
     noise_floor: dict[
         str, float
     ]  # PSNR and SSIM of float images against float ones with other seeds
     samples: int
     warnings: tuple[str, ...] = ()
     place: str = ""  # where it ran: device, dtype, offload
-
-
-@dataclass(frozen=True)
-class Execution:
-    """A line of coverage in its parts: what is quantized to what, what computed it, and which
-    kernels ran it.
-    """
-
-    quantized: str
-    engine: str  # one of ENGINES
-    kernels: tuple[str, ...] = ()  # such as "41 layers on oneDNN int8"; empty if simulated
-    fell_back: tuple[str, ...] = ()  # such as "2 in float (it is split and has groups)"
-
-    @classmethod
-    def of(cls, coverage: str) -> "Execution":
-        """The parts of what `stages.coverage` says, of which a report keeps only the line."""
-        for engine in ENGINES:
-            quantized, executed, ran = coverage.partition(f"; {engine}: ")
-            if executed:
-                parts = ran.split("; ")
-                slow = tuple(part for part in parts if " in float (" in part)
-                return cls(
-                    quantized, engine, tuple(part for part in parts if part not in slow), slow
-                )
-        return cls(coverage, SIMULATED)
-
-    def line(self) -> str:
-        """What computed it: "simulated", or "executed: 41 layers on oneDNN int8; ⚠ fell back: 2
-        in float (…)".
-        """
-        said = f"{self.engine}: {', '.join(self.kernels)}" if self.kernels else self.engine
-        return f"{said}; ⚠ fell back: {', '.join(self.fell_back)}" if self.fell_back else said
-
-
-def speed(seconds: float, float_seconds: float) -> str:
-    """How many times as fast as the float model, such as "1.83×"; "–" where no time was taken."""
-    return f"{float_seconds / seconds:.2f}×" if seconds > 0 else "–"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,7 +216,7 @@ class BenchReport:
     rows: tuple[BenchRow, ...]
     images: tuple[BenchImage, ...]
     bytes: dict[str, int]  # by recipe name, "float" included
-    coverage: dict[str, str]  # by recipe name, one line
+    coverage: dict[str, Coverage]  # by recipe name
     machine: str  # where the seconds were taken
     warnings: tuple[str, ...] = ()
 

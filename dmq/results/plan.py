@@ -1,18 +1,15 @@
 """The recipe resolved for one model: what each layer gets, and the exact bytes."""
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..recipe import (
     FLOAT,
-    Cache,
     Hqq,
     KMeans,
     LowRank,
     Temporal,
-    Tiar,
     Uniform,
     Weights,
     format_name,
@@ -59,11 +56,6 @@ class ActivationQParams:
         return {"token": "sample" if conv else "token", "call": "call" if conv else "token"}.get(
             self.dynamic, self.dynamic
         )
-
-    @property
-    def per_words(self) -> str:
-        """`per` as it is said to users."""
-        return {"place": "pixel of the call"}.get(self.per, self.per)
 
 
 ROUNDINGS = {
@@ -162,32 +154,6 @@ class TimeEmbedding:
         rows = zip(self.cached.sum(1).tolist(), widths, strict=True)
         return choice + sum(cache_bytes(n, width, self.spec.cache.bits) for n, width in rows)
 
-    def line(self) -> str:
-        """How the time embedding is kept, in one sentence."""
-        parts = [f"{len(self.block.layers)} layers"]
-        if isinstance(self.spec.rounding, Tiar):
-            parts.append(f"rounding learned (TIAR, {self.spec.rounding.iterations} iterations)")
-        if self.spec.fsc != "none":
-            parts.append(
-                {"tib": "ranges per step here", "all": "ranges per step for all activations"}[
-                    self.spec.fsc
-                ]
-            )
-        if isinstance(self.spec.cache, Cache) and self.cached is not None:
-            rows = f"{int(self.cached.sum())} of {self.cached.size} features"
-            kind = "half-precision" if self.spec.cache.bits == 16 else f"{self.spec.cache.bits}-bit"
-            enters = ", ".join(self.block.depends[1:])
-            built = (
-                f", built per request since {enters} enters, from the float time embedding"
-                if self.per_request
-                else ""
-            )
-            parts.append(
-                f"{kind} cache of {rows}{built} ({self.cache_bytes} "
-                f"bytes{' each' * self.per_request})"
-            )
-        return ", ".join(parts)
-
 
 def cache_bytes(rows: int, width: int, bits: int) -> int:
     """What `rows` temporal features of `width` numbers take in a cache of `bits`."""
@@ -249,66 +215,6 @@ class Plan:
             / max(1, sum(row.layer.num_weights for row in kept))
         )
 
-    def coverage_line(self) -> str:
-        """What is quantized to what, and everything that stays in float, in one sentence."""
-        formats = Counter(row.format for row in self.layers if row.format != "float").most_common()
-        counts = [f"{n} of {len(self.layers)} layers {name}" for name, n in formats[:1]]
-        counts += [f"{n} {name}" for name, n in formats[1:]]
-        kept = [row for row in self.layers if row.format == "float"]
-        left = [f"{row.layer.name} ({row.reason})" for row in kept[:NAMED]]
-        left += [f"{len(kept) - NAMED} more layers"] if len(kept) > NAMED else []
-        if self.attention:
-            bits = "/".join(
-                f"A{b}" for b in sorted({int(b) for bank in self.attention for b in bank.bits})
-            )
-            counts.append(
-                f"{len(self.attention)} of {self.attention_sites} attention operands {bits}"
-            )
-        if len(self.attention) < self.attention_sites:
-            left.append(f"{self.attention_sites - len(self.attention)} attention operands")
-        left += ["1-D parameters"] if self.vector_bits == FLOAT else []
-        time = f"; time embedding: {self.temporal.line()}" if self.temporal else ""
-        blocks = sum(row.learned == "block" for row in self.layers)
-        learned = f"; rounding of {blocks} layers learned block by block" if blocks else ""
-        split = sum(row.split > 0 for row in self.layers)
-        apart = f"; shortcut split in {split} layers" if split else ""
-        learned += (
-            f"; step sizes of {self.step_sizes} activations learned" if self.step_sizes else ""
-        )
-        walked = "; ranges from the quantized trajectory" if self.progressive else ""
-        walked += f"; {self.dynamic_line()}" if self.dynamic_line() else ""
-        plain = sum(row.unsmoothed for row in self.layers)
-        apart += (
-            f"; low rank without smoothing in {plain} layers, whose ranges are calibrated"
-            if plain
-            else ""
-        )
-        relaxed = f"; {self.relaxed_line()}" if self.relaxed else ""
-        counted, floats = ", ".join(counts) or "nothing quantized", ", ".join(left) or "nothing"
-        return f"{counted}; float: {floats}{time}{apart}{learned}{walked}{relaxed}"
-
-    def dynamic_line(self) -> str:
-        """Which activations have dynamic ranges: "activations A8 dynamic per token"; "" if
-        none has.
-        """
-        banks = [
-            bank
-            for bank in (*(row.bank for row in self.layers), *self.attention)
-            if bank and bank.per
-        ]
-        bits = "/".join(f"A{b}" for b in sorted({int(b) for bank in banks for b in bank.bits}))
-        said = {bank.per: bank.per_words for bank in banks}
-        first, *others = [per for per in ("token", "sample", "call", "place") if per in said] or [
-            ""
-        ]
-        where = {"place": "those of 1 x 1"}
-        but = ", ".join(f"per {said[per]} in {where.get(per, 'convolutions')}" for per in others)
-        return (
-            f"activations {bits} dynamic per {said[first]}{f' ({but})' * bool(but)}"
-            if banks
-            else ""
-        )
-
     @property
     def mean_activation_bits(self) -> float:
         """Bits of the quantized layers' inputs, mean over layers and steps; FLOAT if none is
@@ -320,92 +226,3 @@ class Plan:
             if banks
             else float(FLOAT)
         )
-
-    def relaxed_line(self) -> str:
-        """Which steps have more activation bits, such as "10 of 50 steps (40 to 49) with 10-bit
-        activations".
-        """
-        if not self.relaxed:
-            return ""
-        first, last = self.relaxed[0], self.relaxed[-1]
-        run = last - first + 1 == len(self.relaxed)
-        which = f"{first} to {last}" if run else ", ".join(map(str, self.relaxed))
-        return f"{len(self.relaxed)} of {len(self.timesteps)} steps ({which}) with {self.relaxed_bits}-bit activations"
-
-    def coverage_rows(self) -> list[dict[str, str | int]]:
-        """A row for each layer, the cache, and each quantized attention operand: bits, rounding,
-        reason, bytes.
-        """
-        first = {row.bank.site: row.layer.name for row in reversed(self.layers) if row.bank}
-        rows: list[dict[str, str | int]] = [
-            {
-                "layer": row.layer.name,
-                "kind": row.layer.kind,
-                "block": row.layer.block,
-                "weights": "cached" if row.dropped else _weight_bits(row),
-                "activations": "cached" if row.dropped else _activation_bits(row),
-                "groups": len(row.bank.bits) if row.bank else 0,
-                "rounding": row.rounding,
-                "reason": row.reason,
-                "bytes": row.weight_bytes
-                + row.bias_bytes
-                + (row.bank.bytes if row.bank and first[row.bank.site] == row.layer.name else 0),
-            }
-            for row in self.layers
-        ]
-        if self.cache_bytes:
-            rows.append(
-                {
-                    "layer": "cache of temporal features",
-                    "kind": "cache",
-                    "block": "",
-                    "weights": "",
-                    "activations": "",
-                    "groups": 0,
-                    "rounding": "",
-                    "reason": "",
-                    "bytes": self.cache_bytes,
-                }
-            )
-        return rows + [
-            {
-                "layer": bank.site.label,
-                "kind": "attention",
-                "block": bank.site.block,
-                "weights": "",
-                "activations": _bank_bits(bank),
-                "groups": len(bank.bits),
-                "rounding": "",
-                "reason": "",
-                "bytes": bank.bytes,
-            }
-            for bank in self.attention
-        ]
-
-
-NAMED = 4  # float layers that a coverage line names before it counts them
-
-
-def _bits(bits: int) -> str:
-    return "float" if bits == FLOAT else f"{bits} bit"
-
-
-def _weight_bits(row: PlannedLayer) -> str:
-    """Such as "8 bit", or "KMC-4" off the uniform grid."""
-    return (
-        _bits(row.weights.bits)
-        if isinstance(row.weights.format, Uniform)
-        else format_name(row.weights)
-    )
-
-
-def _activation_bits(row: PlannedLayer) -> str:
-    return _bits(row.activation_bits) if row.bank is None else _bank_bits(row.bank)
-
-
-def _bank_bits(bank: ActivationQParams) -> str:
-    """Such as "8 bit", "8 and 10 bit" where some steps have more, or "8 bit per token" with
-    dynamic ranges.
-    """
-    per = f" per {bank.per_words}" if bank.per else ""
-    return f"{' and '.join(map(str, sorted(set(bank.bits.tolist()))))} bit{per}"

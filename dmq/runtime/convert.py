@@ -86,29 +86,16 @@ def finished(
     return compiled(quantized_model) if compiling else quantized_model
 
 
-def ran(model: nn.Module) -> dict[str, str]:
-    """What runs each layer of an executed `model`: a kernel's name, or "reference: " and why."""
-    return {
-        name: layer.kernel + (f": {layer.why}" if layer.why else "")
-        for name, layer in packed_layers(model)
-    }
+def find_kernels(model: nn.Module) -> dict[str, tuple[str, str]]:
+    """What runs each layer of an executed `model`: a kernel's name and "", or "reference" and why."""
+    return {name: (layer.kernel, layer.why) for name, layer in packed_layers(model)}
 
 
-def ran_line(model: nn.Module) -> str:
-    """The same in one sentence: "41 layers on oneDNN int8; 2 in float (scales change within a
-    row)".
-    """
-    counts = Counter(ran(model).values())
-    on = Counter()
-    for words, n in counts.items():
-        on[words.split(": ")[0]] += 0 if words.startswith("reference") else n
-    words = [f"{n} layers on {kernel}" for kernel, n in on.items() if n]
-    words += [
-        f"{n} in float ({why.removeprefix('reference: ')})"
-        for why, n in counts.items()
-        if "reference" in why
-    ]
-    return "; ".join(words) or "no layer has codes"
+def count_kernels(model: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
+    """How many layers of an executed `model` each kernel runs, and how many none does, by reason."""
+    runs = find_kernels(model).values()
+    on = Counter(kernel for kernel, why in runs if not why)
+    return dict(on), dict(Counter(why for _, why in runs if why))
 
 
 def _lowered(

@@ -5,11 +5,12 @@ from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 from ..artifacts import Capture, store
+from ..describe import describe_float, describe_plan
 from ..errors import DmqError
 from ..models.libraries import import_libraries, load
 from ..models.work_plan import chosen_placement
 from ..recipe import FLOAT, SIMULATED, Cache, Recipe, Uniform, compiles, lowered
-from ..results import Plan
+from ..results import Coverage, Plan
 from .blocks_kept import blocks_changed, blocks_result, reconstructed
 from .known import info_for
 from .local import errors
@@ -153,16 +154,21 @@ def _made(recipe: Recipe) -> "Callable[..., nn.Module]":
     return partial(executed, rest=rest, compiling=compiles(recipe.engine))
 
 
-def coverage(recipe: Recipe) -> str:
-    """What is quantized to what, what stays in float and, if it is executed, what runs where, in
-    one sentence.
-    """
-    line = plan(recipe).coverage_line()
-    if recipe.engine == SIMULATED:
-        return line
-    from ..runtime.convert import ran_line
+def coverage(recipe: Recipe) -> Coverage:
+    """What is quantized to what, what stays in float and, if it is executed, what runs where."""
+    made = plan(recipe)
+    kernels: tuple[dict[str, int], dict[str, int]] = {}, {}
+    if recipe.engine != SIMULATED:
+        from ..runtime.convert import count_kernels
 
-    return f"{line}; {recipe.engine}: {ran_line(computed(recipe))}"
+        kernels = count_kernels(computed(recipe))
+    return Coverage(
+        quantized=describe_plan(made),
+        in_float=describe_float(made),
+        engine=recipe.engine,
+        kernels=kernels[0],
+        fell_back=kernels[1],
+    )
 
 
 def learned_codes(recipe: Recipe) -> "dict[str, QuantizedWeight]":

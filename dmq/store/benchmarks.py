@@ -23,12 +23,14 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from .. import jsonio
+from ..describe import describe_coverage
 from ..errors import DmqError
 from ..recipe import Benchmark, Recipe
 from ..results import BenchImage, BenchReport, BenchRow
 from . import codec, folders
 from .arrays import read_arrays, save_arrays
 from .folders import fit_to_name, free_stem, own_home, write_whole, written
+from .former_reports import with_coverage
 from .sheets import read_image
 
 
@@ -173,7 +175,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any], recipes: Sequence[Re
 def complete(folder: Path) -> bool:
     """Is there a report of all models in the folder of a benchmark?"""
     try:
-        plain = codec.read_json(folder / "report.json")
+        plain = with_coverage(codec.read_json(folder / "report.json"))
         return [*plain["coverage"]] == _manifest(folder)["models"]
     except FileNotFoundError:
         return False
@@ -346,7 +348,7 @@ def load_report(name: str) -> BenchReport:
         )
         raise DmqError(f"there is no finished benchmark called {name!r}.{more}")
     with codec.reading(folder, REMEDY):
-        plain = codec.read_json(folder / "report.json")
+        plain = with_coverage(codec.read_json(folder / "report.json"))
         codec.check_version(plain, folder, REMEDY)
         images = _images(folder / "pictures.parquet")
         benchmark = load_benchmark(name)
@@ -379,6 +381,7 @@ def load_worst(name: str) -> dict[tuple[str, int], np.ndarray]:
 
 def as_csv(report: BenchReport) -> str:
     """The report as CSV: a line for each model, domain and measure, with its context."""
+    coverage = {who: describe_coverage(one) for who, one in report.coverage.items()}
     lines = []
     for row in report.rows:
         context = {
@@ -395,7 +398,7 @@ def as_csv(report: BenchReport) -> str:
             "sampler": report.sampler,
             "features": report.features,
             "reference": report.reference,
-            "coverage": report.coverage.get(row.recipe, ""),
+            "coverage": coverage.get(row.recipe, ""),
             "machine": report.machine,
         }
         for name, figure in row.figures.items():

@@ -13,6 +13,7 @@ from ..recipe import Comparison, Recipe
 from ..results import Report
 from . import codec, folders, quota
 from .folders import download_folder, fit_to_name, free_stem, own_home, written
+from .former_reports import with_coverage
 from .sheets import read_image, sheet
 
 
@@ -89,7 +90,7 @@ def load_report(name: str) -> Report:
     if not file.is_file():
         raise DmqError(f"there is no run called {name!r}; `dmq show` lists them.")
     with codec.reading(file, REMEDY):
-        return codec.from_parts(Report, codec.read_json(file))
+        return codec.from_parts(Report, with_coverage(codec.read_json(file)))
 
 
 def load_recipes(name: str) -> tuple[Recipe, ...]:

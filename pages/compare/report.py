@@ -4,8 +4,9 @@ import html
 from statistics import fmean
 from typing import Any
 
+from dmq.describe import describe_engine, format_speed
 from dmq.progress import FLOAT_NAME
-from dmq.results import Execution, Report, speed
+from dmq.results import Coverage, Report
 from dmq.store import runs
 from dmq.store.prompts import UNPROMPTED
 
@@ -42,12 +43,8 @@ def summary(report: Report) -> str:
         psnr = f"{fmean([s.psnr for s in own]):.2f} dB" if own else "–"
         ssim = f"{fmean([s.ssim for s in own]):.4f}" if own else "–"
         seconds = report.seconds.get(who, 0)
-        fast = speed(seconds, report.seconds.get(FLOAT_NAME, 0))
-        ran = (
-            Execution.of(report.coverage[who])
-            if who in report.coverage
-            else Execution("nothing", "float")
-        )
+        fast = format_speed(seconds, report.seconds.get(FLOAT_NAME, 0))
+        ran = report.coverage.get(who, Coverage(quantized="nothing", engine="float"))
         cells = [
             who,
             psnr,
@@ -55,7 +52,7 @@ def summary(report: Report) -> str:
             f"{size / 1e6:.2f}",
             f"{seconds:.1f}",
             fast,
-            ran.line(),
+            describe_engine(ran),
             ran.quantized,
         ]
         rows.append(

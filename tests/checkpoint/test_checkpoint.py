@@ -8,6 +8,7 @@ from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 import dmq.checkpoint
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_call
@@ -198,7 +199,7 @@ def test_what_is_beside_the_tensors(sd, tmp_path):
     export(sd, plan, tmp_path / "sd", recipe=recipe, source="someone/model")
     card = (tmp_path / "sd" / "README.md").read_text()
     assert (
-        plan.coverage_line() in card
+        describe_plan(plan) in card
         and f"{plan.bytes:,} bytes" in card
         and "base_model: someone/model" in card
     )

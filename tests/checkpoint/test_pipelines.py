@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 import dmq.checkpoint
 from dmq.checkpoint.shards import weights_plan
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.models.loading import describe, sample, with_denoiser
 from dmq.models.tiny import calm, tiny_sd
@@ -56,7 +57,7 @@ def test_plain_diffusers_draws_the_same_image(exported, loaded):
         drawn(calm(dmq.checkpoint.load_pipeline(folder, "simulated")), loaded), expected
     )
     checked = dmq.checkpoint.check(folder)
-    assert checked.component == "unet" and plan.coverage_line() in checked.line()
+    assert checked.component == "unet" and describe_plan(plan) in checked.line()
 
 
 def test_a_pipeline_saves_itself_again(exported, tmp_path):
@@ -240,7 +241,7 @@ def test_a_view_has_a_card_and_may_be_pushed_other_folders_may_not(exported, tmp
     )  # what dmq wrote, it may write again
     for name, card in cards.items():
         assert (
-            plan.coverage_line() in card
+            describe_plan(plan) in card
             and "The weights alone" in card
             and "dmq.checkpoint" not in card
         )

@@ -8,10 +8,19 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from dmq.describe import describe_coverage
 from dmq.figures import bench_report, bench_table
 from dmq.figures import benchmark as figures
 from dmq.recipe import Benchmark, Domain
-from dmq.results import BENCH_MEASURES, FLOOR_NAME, BenchImage, BenchReport, BenchRow, Figure
+from dmq.results import (
+    BENCH_MEASURES,
+    FLOOR_NAME,
+    BenchImage,
+    BenchReport,
+    BenchRow,
+    Coverage,
+    Figure,
+)
 
 
 NASTY = 'W4 <img src="https://elsewhere.example/x" onerror=alert(1)></script> & "co"'
@@ -74,7 +83,10 @@ REPORT = BenchReport(
     rows=tuple(row(name, domain) for name in MODELS for domain in ("in", "out")),
     images=(),
     bytes=BYTES,
-    coverage={name: f"3 of 4 layers of {k}; float: conv_{k}" for k, name in enumerate(MODELS[2:])},
+    coverage={
+        name: Coverage(quantized=f"3 of 4 layers of {k}; float: conv_{k}", in_float=f"conv_{k}")
+        for k, name in enumerate(MODELS[2:])
+    },
     warnings=("one <warning>",),
 )
 
@@ -149,15 +161,19 @@ def test_marks_of_many_recipes_differ():
         for name in names
     )
     many = dataclasses.replace(
-        REPORT, rows=rows, coverage=dict.fromkeys(names, ""), bytes=dict.fromkeys(names, 1)
+        REPORT,
+        rows=rows,
+        coverage=dict.fromkeys(names, Coverage(quantized="")),
+        bytes=dict.fromkeys(names, 1),
     )
     drawn = figures.against_bytes(many, "psnr", "in").data
     assert len({(trace.marker.color, trace.marker.symbol) for trace in drawn}) == 42
 
 
 def test_what_ran_on_kernels_and_what_fell_back_stands_in_lines_of_its_own():
-    ran = "executed bf16: 3 layers on <int8>; 1 in float (it is split)"
-    covered = REPORT.coverage | {MODELS[2]: f"W8A8; {ran}"}
+    ran = {"kernels": {"<int8>": 3}, "fell_back": {"it is split": 1}}
+    own = Coverage(quantized="W8A8", engine="executed bf16", **ran)
+    covered = REPORT.coverage | {MODELS[2]: own}
     drawn = bench_table.as_html(dataclasses.replace(REPORT, coverage=covered), "in")
     wanted = '<b>executed bf16</b>: 3 layers on &lt;int8&gt;<br><span class="fell">⚠ 1 in float (it is split)</span>'
     assert f"<td>W8A8<br>{wanted}</td>" in drawn
@@ -199,7 +215,7 @@ def test_a_table_never_shows_a_figure_without_its_context():
     assert (
         said in text
         and "note: one <warning>" in text
-        and all(line in text for line in REPORT.coverage.values())
+        and all(describe_coverage(one) in text for one in REPORT.coverage.values())
     )
 
 
@@ -280,7 +296,7 @@ def test_the_page_that_is_mailed_fetches_nothing_and_runs_no_name():
         "Note: one <warning>",
         context,
         *captions,
-        *REPORT.coverage.values(),
+        *map(describe_coverage, REPORT.coverage.values()),
     ):
         assert said in words, said
     assert own.count('class="plotly-graph-div"') == 2 * 2 * 2, (

@@ -5,6 +5,7 @@ import dataclasses
 import pytest
 
 from dmq import jsonio, stages
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.recipe import KMeans
 from pages import sidebar, words
@@ -68,7 +69,7 @@ def test_formats_and_ranges_as_they_come_are_chosen_in_the_sidebar(text, recipe)
 def test_the_sidebar_says_size_and_coverage(text, recipe):
     plan, shown = stages.plan(recipe), sidebar.weigh(text, False)
     assert f"<b>{plan.bytes / 1e6:.1f} MB</b> of {plan.float_bytes / 1e6:.1f} MB" in shown["size"]
-    assert shown["coverage"] == plan.coverage_line()
+    assert shown["coverage"] == describe_plan(plan)
     assert "layers" not in shown  # nothing is sent for a table that nobody sees
     assert jsonio.read(sidebar.refresh([], text, "start")["download"]) == recipe
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_sd
@@ -221,8 +222,8 @@ def test_a_plan_needs_no_ranges_and_stores_none(sd):
     assert all(bank.dynamic == "token" and bank.bits.size == bank.bytes == 1 for bank in banks)
     assert plan.table_bytes == len(banks) and {int(bank.bits[0]) for bank in plan.attention} == {6}
     said = "; activations A6/A8 dynamic per token (per sample in convolutions)"
-    assert said in plan.coverage_line()
-    table = {row["layer"]: row for row in plan.coverage_rows()}
+    assert said in describe_plan(plan)
+    table = {row["layer"]: row for row in plan_rows(plan)}
     assert table["conv_in"]["activations"] == "float"
     linear = next(row.layer.name for row in plan.layers if row.layer.kind == "linear" and row.bank)
     conv = next(row.layer.name for row in plan.layers if row.layer.shape[2:] == (3, 3) and row.bank)
@@ -239,8 +240,8 @@ def test_a_range_per_call_is_one_per_pixel_where_a_convolution_is_a_linear_layer
     kinds = {row.layer.shape[2:]: row.bank.per for row in plan.layers if row.bank}
     assert kinds == {(): "token", (1, 1): "place", (3, 3): "call"}
     said = "activations A8 dynamic per token (per call in convolutions, per pixel of the call in those of 1 x 1)"
-    assert said in plan.coverage_line()
-    assert {row["activations"] for row in plan.coverage_rows()} >= {
+    assert said in describe_plan(plan)
+    assert {row["activations"] for row in plan_rows(plan)} >= {
         "8 bit per pixel of the call",
         "8 bit per call",
     }
@@ -256,7 +257,7 @@ def test_steps_with_more_bits_are_slots(sd):
         TIMESTEPS
     )
     assert (
-        "activations A8/A10 dynamic per sample;" in plan.coverage_line()
+        "activations A8/A10 dynamic per sample;" in describe_plan(plan)
         and plan.mean_activation_bits == 52 / 6
     )
     quantized_model = quantized(sd.model, plan, sd.adapter)
@@ -265,7 +266,7 @@ def test_steps_with_more_bits_are_slots(sd):
 
 
 def test_a_calibrated_plan_says_nothing_of_the_kind(sd):
-    assert "dynamic" not in sd.plan().coverage_line()
+    assert "dynamic" not in describe_plan(sd.plan())
 
 
 @pytest.mark.parametrize(

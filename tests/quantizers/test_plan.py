@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.numerics.affine import grid
 from dmq.quantizers.apply import quantized
@@ -163,7 +164,7 @@ def test_bytes_equal_those_counted_from_the_tensors(subject, bits, granularity, 
 def test_all_in_float_costs_what_the_float_model_costs(ddpm):
     plan = ddpm.plan(weights=Weights(bits=FLOAT), activations=Activations(bits=FLOAT))
     assert plan.bytes == plan.float_bytes
-    assert plan.coverage_line().startswith(
+    assert describe_plan(plan).startswith(
         "nothing quantized; float: time_embedding.linear_1 (recipe), "
     )
 
@@ -172,8 +173,8 @@ def test_coverage_names_what_stays_in_float(sd):
     plan = sd.plan()
     n, operands = len(plan.layers), plan.attention_sites
     line = f"{n - 2} of {n} layers W8A8; float: conv_in (first layer), conv_out (last layer), "
-    assert plan.coverage_line() == line + f"{operands} attention operands, 1-D parameters"
-    table = plan.coverage_rows()
+    assert describe_plan(plan) == line + f"{operands} attention operands, 1-D parameters"
+    table = plan_rows(plan)
     assert (
         len(table) == n
         and sum(row["bytes"] for row in table) == plan.weight_bytes + plan.table_bytes
@@ -184,8 +185,8 @@ def test_coverage_names_what_stays_in_float(sd):
         overrides=(Override(layers="conv_in", weight_bits=4),),
     )
     expected = f"{n - 1} of {n} layers W8A8, 1 W4A8, {operands} of {operands} attention operands A6; float: nothing"
-    assert more.coverage_line() == expected
-    assert len(more.coverage_rows()) == n + operands
+    assert describe_plan(more) == expected
+    assert len(plan_rows(more)) == n + operands
 
 
 def test_statistics_of_other_weights_are_refused(ddpm):

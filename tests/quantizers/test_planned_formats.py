@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
 from dmq.numerics.affine import fake_quantize, grid
@@ -82,7 +83,7 @@ def test_the_last_override_with_a_format_holds_and_bits_are_apart(sd):
     other = next(name for name in by_name if name.endswith("attn1.to_q") and name != inner)
     assert (by_name[other].format, by_name[other].weights.format) == ("KMC-3", KMC)
     assert by_name["conv_in"].format == "float"  # a format does not open what is protected
-    assert "KMC-4, " in plan.coverage_line() and "1 KMA-3 A5" in plan.coverage_line()
+    assert "KMC-4, " in describe_plan(plan) and "1 KMA-3 A5" in describe_plan(plan)
 
 
 def test_formats_are_named_in_coverage_with_where_codes_come_from(sd):
@@ -91,7 +92,7 @@ def test_formats_are_named_in_coverage_with_where_codes_come_from(sd):
     plan = sd.plan(
         weights=weights(4), overrides=tuple(Override(layers=n, format=f) for n, f in own.items())
     )
-    table = {row["layer"]: (row["weights"], row["rounding"]) for row in plan.coverage_rows()}
+    table = {row["layer"]: (row["weights"], row["rounding"]) for row in plan_rows(plan)}
     assert [table[name] for name in own] == [
         ("4 bit", "nearest"),
         ("UAQ-4", "nearest"),
@@ -103,9 +104,7 @@ def test_formats_are_named_in_coverage_with_where_codes_come_from(sd):
         ("LR-4", "low rank"),
     ]
     made = replace(plan, layers=tuple(replace(row, learned="GPTQ") for row in plan.layers))
-    assert {row["rounding"] for row in made.coverage_rows() if row["weights"] != "float"} == {
-        "GPTQ"
-    }
+    assert {row["rounding"] for row in plan_rows(made) if row["weights"] != "float"} == {"GPTQ"}
 
 
 def test_bits_in_float_are_float_in_any_format(sd):
@@ -273,7 +272,7 @@ def test_low_rank_beside_ranges_as_they_come_uses_learned_smoothing(sd, split):
     assert (
         row.weights.format.smooth
         and row.weight_bytes == codes.bytes
-        and "smoothing" not in plan.coverage_line()
+        and "smoothing" not in describe_plan(plan)
     )
     assert call(quantized_model, 501).isfinite().all()
     for row in plan.layers:
@@ -290,7 +289,7 @@ def test_low_rank_beside_calibrated_ranges_is_not_smoothed_and_says_so(sd):
     counted = [row for row in plan.layers if row.bank]
     assert (
         f"; low rank without smoothing in {len(counted)} layers, whose ranges are cal"
-        in plan.coverage_line()
+        in describe_plan(plan)
     )
     assert all(not row.weights.format.smooth for row in counted)
     assert counted[0].weight_bytes == weight_bytes(counted[0].layer.shape, counted[0].weights)

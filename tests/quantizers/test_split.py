@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from dmq.describe import describe_plan
 from dmq.models.dit import DiTAdapter
 from dmq.models.tiny import tiny_denoiser
 from dmq.numerics.affine import fake_quantize, grid
@@ -96,7 +97,7 @@ def test_only_where_asked_and_where_a_shortcut_is_known(subject):
     )
     plan = subject.plan(split_shortcuts=True)
     assert {row.layer.name: row.split for row in plan.layers if row.split} == subject.info.splits
-    assert f"; shortcut split in {len(subject.info.splits)} layers" in plan.coverage_line()
+    assert f"; shortcut split in {len(subject.info.splits)} layers" in describe_plan(plan)
     for name, row in rows(plan).items():
         if row.bank:
             own = (
@@ -107,7 +108,7 @@ def test_only_where_asked_and_where_a_shortcut_is_known(subject):
             assert row.bank.parts == own and row.bank.axis == (1 if own else None)
     model = tiny_denoiser("DiT")
     nothing = replace(subject, info=replace(subject.info, splits=DiTAdapter().splits(model)))
-    assert "shortcut" not in nothing.plan(split_shortcuts=True).coverage_line()
+    assert "shortcut" not in describe_plan(nothing.plan(split_shortcuts=True))
     assert nothing.plan(split_shortcuts=True).bytes == subject.plan().bytes
 
 

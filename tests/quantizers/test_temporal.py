@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.models.temporal import temporal_features, timestep_rows
 from dmq.models.tiny import tiny_call, tiny_denoiser
@@ -90,7 +91,7 @@ def test_layers_that_read_the_same_vector_share_one_bank(subject):
     assert plan.table_bytes == 4 * sum(stored.values()) + sum(
         len(b.bits) + len(b.slot) for b in slots
     )
-    assert sum(row["bytes"] for row in plan.coverage_rows()) == plan.weight_bytes + plan.table_bytes
+    assert sum(row["bytes"] for row in plan_rows(plan)) == plan.weight_bytes + plan.table_bytes
     other = timed(
         subject,
         temporal=Temporal(fsc="tib"),
@@ -107,8 +108,8 @@ def test_both_meanings_of_fsc_differ_in_coverage_and_bytes_and_do_not_fit_each_o
     everything = timed(subject, slot=list(range(len(TIMESTEPS))), temporal=Temporal(fsc="all"))
     none = timed(subject, temporal=Temporal())
     assert none.bytes < tib.bytes < everything.bytes
-    assert len({plan.coverage_line() for plan in (none, tib, everything)}) == 3
-    assert {row["groups"] for row in everything.coverage_rows()} == {0, len(TIMESTEPS)}
+    assert len({describe_plan(plan) for plan in (none, tib, everything)}) == 3
+    assert {row["groups"] for row in plan_rows(everything)} == {0, len(TIMESTEPS)}
     one, other = (quantized(subject.model, plan, subject.adapter) for plan in (tib, everything))
     with pytest.raises(RuntimeError, match="size mismatch"):
         one.load_state_dict(other.state_dict())
@@ -165,7 +166,7 @@ def test_the_model_really_loses_the_time_embedding_and_its_bytes(subject):
     tables = [m for m in quantized_model.modules() if isinstance(m, FeatureTable)]
     held = sum(t.codes.numel() + 5 * t.scale.numel() for t in tables)
     assert plan.bytes == kept + held < plan.float_bytes
-    assert sum(row["bytes"] for row in plan.coverage_rows()) + plan.vector_bytes == plan.bytes
+    assert sum(row["bytes"] for row in plan_rows(plan)) + plan.vector_bytes == plan.bytes
     assert {
         row.format for name, row in rows(plan).items() if name in subject.info.temporal.layers
     } == {"cached"}
@@ -304,7 +305,7 @@ def test_a_plan_with_a_cache_per_request_says_so(sd):
     plan = timed(sd, temporal=Temporal(cache=Cache(bits=8)))
     assert (
         "built per request since pooled prompt, size enters, from the float time embedding"
-        in plan.coverage_line()
+        in describe_plan(plan)
     )
     assert plan.cache_bytes == 0 and plan.temporal.cache_bytes > 0
     kept = [row for name, row in rows(plan).items() if name in block.layers]
@@ -434,9 +435,9 @@ def test_the_time_embedding_alone(subject):
 
 def test_the_coverage_line_tells_of_the_time_embedding(ddpm):
     n = len(ddpm.info.temporal.layers)
-    assert "time embedding" not in timed(ddpm).coverage_line()
+    assert "time embedding" not in describe_plan(timed(ddpm))
     spec = Temporal(rounding=Tiar(iterations=7), fsc="all")
-    line = timed(ddpm, temporal=spec).coverage_line()
+    line = describe_plan(timed(ddpm, temporal=spec))
     wanted = (
         f"; time embedding: {n} layers, rounding learned (TIAR, 7 iterations), "
         "ranges per step for all activations"
@@ -445,4 +446,4 @@ def test_the_coverage_line_tells_of_the_time_embedding(ddpm):
     plan = timed(ddpm, temporal=Temporal(cache=Cache(bits=16)))
     count = len(ddpm.info.temporal.projections) * len(TIMESTEPS)
     wanted = f"half-precision cache of {count} of {count} features ({plan.cache_bytes} bytes)"
-    assert plan.coverage_line().endswith(wanted)
+    assert describe_plan(plan).endswith(wanted)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.numerics.affine import fake_quantize
 from dmq.quantizers.bank import ActivationBank, Clock
@@ -106,8 +107,8 @@ def test_the_plan_with_them_is_the_model_that_was_trained(outcome):
     subject, plan, learned, quantized_model, _ = outcome
     made = with_step_sizes(plan, learned.sizes)
     assert made.step_sizes == len(learned.sizes) and made.bytes == plan.bytes
-    assert f"step sizes of {len(learned.sizes)} activations learned" in made.coverage_line()
-    assert "step sizes" not in plan.coverage_line()
+    assert f"step sizes of {len(learned.sizes)} activations learned" in describe_plan(made)
+    assert "step sizes" not in describe_plan(plan)
     banks = {m.site.label: m for m in quantized_model.modules() if isinstance(m, ActivationBank)}
     for row in made.layers:
         if row.bank:

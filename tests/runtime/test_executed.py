@@ -4,6 +4,7 @@ step apart at most.
 
 import copy
 import dataclasses
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -35,7 +36,7 @@ from dmq.results import ActivationQParams, Site
 from dmq.runtime import attention, convert, fused, kernels, layers
 from dmq.runtime.attention import chunked
 from dmq.runtime.compiled import compiled
-from dmq.runtime.convert import executed, ran, ran_line
+from dmq.runtime.convert import count_kernels, executed, find_kernels
 from dmq.runtime.fused import codes_of
 from dmq.runtime.kernels import OVERFLOW, IntMm, OneDnn, kernel_for, lacks_onednn
 from dmq.runtime.layers import PackedLayer, packed_layers
@@ -140,7 +141,7 @@ def one_step(layer, x, bank):
 @pytest.mark.parametrize("changes", FORMS.values(), ids=FORMS)
 def test_executed_equals_simulated_within_a_step_at_all_slots(subject, changes):
     simulated, made = pair(subject, **changes)
-    assert ran(made) == {name: should_run(layer) for name, layer in packed_layers(made)}
+    assert find_kernels(made) == {name: should_run(layer) for name, layer in packed_layers(made)}
     flipped = values = 0
     for i in range(len(TIMESTEPS)):
         simulated.clock._i = made.clock._i = i
@@ -160,9 +161,9 @@ def test_executed_equals_simulated_within_a_step_at_all_slots(subject, changes):
 @pytest.mark.parametrize(("changes", "why"), IN_FLOAT.values(), ids=IN_FLOAT)
 def test_what_has_no_kernel_is_computed_as_simulated_and_says_why(subject, changes, why):
     simulated, made = pair(subject, **changes)
-    reasons = {words for words in ran(made).values() if words.startswith("reference")}
-    assert reasons and all(why in words for words in reasons)
-    assert why in ran_line(made) and "in float" in ran_line(made)
+    reasons = {own for kernel, own in find_kernels(made).values() if kernel == "reference"}
+    assert reasons and all(why in own for own in reasons)
+    assert count_kernels(made)[1].keys() == reasons
     simulated.clock._i = made.clock._i = 2
     for name, layer in packed_layers(made):
         if layer.why:
@@ -305,8 +306,9 @@ def test_a_kernel_that_is_wrong_here_is_named_and_the_reference_takes_over(subje
     for name in ("onednn_sums", "int_mm_sums"):
         monkeypatch.setattr(kernels, name, lambda: Sums.WRONG)
     simulated, made = pair(subject, GROUPS)
-    assert all("oneDNN int8: its sums are wrong" in words for words in ran(made).values())
-    assert "its sums are wrong" in ran_line(made)
+    runs, counted = find_kernels(made).values(), count_kernels(made)
+    assert all("oneDNN int8: its sums are wrong" in why for _, why in runs)
+    assert counted == ({}, dict(Counter(why for _, why in runs)))
     assert torch.equal(called(subject, made), called(subject, simulated))
 
 
@@ -316,16 +318,18 @@ def test_eight_bits_by_eight_run_in_float_where_sums_have_sixteen_and_seven_do_n
     monkeypatch.setattr(kernels, "onednn_sums", lambda: Sums.PAIRS)
     monkeypatch.setattr(kernels, "int_mm_sums", lambda: Sums.PAIRS)
     simulated, made = pair(subject, GROUPS)
-    assert set(ran(made).values()) == {f"reference: {OVERFLOW}"}
+    assert set(find_kernels(made).values()) == {("reference", OVERFLOW)}
     assert torch.equal(called(subject, made), called(subject, simulated))
     for changes in ({"weights": HALF_RANGE}, {"activations": Activations(bits=7)}):
-        assert set(ran(pair(subject, GROUPS, **changes)[1]).values()) == {KERNEL}
+        assert set(find_kernels(pair(subject, GROUPS, **changes)[1]).values()) == {(KERNEL, "")}
 
 
 def test_what_has_eight_bits_at_some_steps_only_is_in_float_at_those(subject, monkeypatch):
     monkeypatch.setattr(kernels, "onednn_sums", lambda: Sums.PAIRS)
     simulated, made = with_bits(subject, subject.plan([0, 0, 0, 1, 1, 1]), [-1, 0])
-    assert set(ran(made).values()) == {f"{KERNEL}, but for steps of more than 7 bits"}
+    assert set(find_kernels(made).values()) == {
+        (f"{KERNEL}, but for steps of more than 7 bits", "")
+    }
     codes = []
     monkeypatch.setattr(
         layers, "codes_of", lambda *args: codes.append(codes_of(*args)) or codes[-1]
@@ -446,7 +450,9 @@ def test_slots_with_more_than_eight_bits_run_in_float(subject):
     simulated, made = with_bits(
         subject, subject.plan([0, 0, 0, 1, 1, 1], weights=HALF_RANGE), [0, 2]
     )
-    assert set(ran(made).values()) == {"oneDNN int8, but for steps of more than 8 bits"}
+    assert set(find_kernels(made).values()) == {
+        ("oneDNN int8, but for steps of more than 8 bits", "")
+    }
     simulated.clock._i = made.clock._i = 5
     for name, layer in packed_layers(made):
         x = input_of(layer.layout, 5)

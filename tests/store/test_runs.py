@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from dmq.describe import describe_coverage
 from dmq.errors import DmqError
 from dmq.recipe import (
     Activations,
@@ -19,7 +21,7 @@ from dmq.recipe import (
     Sampling,
     Weights,
 )
-from dmq.results import ImageScore, Report, Trajectory
+from dmq.results import Coverage, ImageScore, Report, Trajectory
 from dmq.store import captures, folders, learned, runs
 from dmq.store.extremes import EXACT, SIDES, round_up
 from tests.helpers import random_stats
@@ -311,11 +313,52 @@ def report() -> Report:
         scores=scores,
         seconds={"float": 1.0, "W8": 2.0},
         bytes={"float": 8, "W8": 2},
-        coverage={"W8": "all"},
+        coverage={"W8": Coverage(quantized="all; float: nothing")},
         noise_floor={"psnr": 9.0, "ssim": 0.1},
         samples=2,
         warnings=("note",),
     )
+
+
+def save_black(name: str, found: Report) -> None:
+    images = {who: [np.zeros((8, 8, 3), np.uint8)] * 2 for who in found.seconds}
+    comparison = Comparison(prompts=("cat",))
+    runs.save_run(
+        name, (Recipe(name="W8"),), comparison, found, images, {who: {} for who in images}
+    )
+
+
+COVERAGES = {
+    "simulated": Coverage(quantized="all", in_float="nothing"),
+    "executed": Coverage(
+        quantized="1 of 3 layers W8A8; float: a (first layer), b; time embedding: 2 layers",
+        in_float="a (first layer), b",
+        engine="executed bf16 compiled",
+        kernels={"oneDNN int8": 41, "int8, but for steps of more than 7 bits": 1},
+        fell_back={"it is split; its scales change (a lot)": 2},
+    ),
+    "no kernel": Coverage(quantized="x; float: y", in_float="y", engine="executed"),
+}
+
+
+@pytest.mark.parametrize("coverage", COVERAGES.values(), ids=COVERAGES)
+def test_a_report_that_was_kept_with_a_sentence_is_read(home, coverage):
+    now = dataclasses.replace(report(), coverage={"W8": coverage})
+    save_black("old", now)
+    assert runs.load_report("old") == now
+    file = runs.folder_of("old") / "report.json"
+    former = json.loads(file.read_text()) | {"coverage": {"W8": describe_coverage(coverage)}}
+    file.write_text(json.dumps(former))
+    assert runs.load_report("old") == now
+
+
+@pytest.mark.parametrize("coverage", [{"W8": 3}, {"W8": {"what": "all"}}, ["W8"], None])
+def test_a_report_with_a_damaged_coverage_says_so(home, coverage):
+    save_black("bad", report())
+    file = runs.folder_of("bad") / "report.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"coverage": coverage}))
+    with pytest.raises(DmqError, match=r"report.json: damaged"):
+        runs.load_report("bad")
 
 
 def test_a_run_can_be_opened_again(home):

@@ -16,7 +16,7 @@ from dmq.models.loading import sample, with_denoiser
 from dmq.models.tiny import calm
 from dmq.progress import run_to_end
 from dmq.recipe import Activations, BlockReconstruction, MinMax, Weights
-from dmq.runtime.convert import ran
+from dmq.runtime.convert import find_kernels
 from dmq.store.exports import FORMS
 from dmq.workflow import export
 from tests.machine import KERNEL
@@ -76,7 +76,7 @@ def test_half_range_weights_run_on_integer_kernels_of_every_machine_from_recipe_
     )
     assert made.stored == stages.plan(wanted).bytes == made.planned
     pipe = calm(DiffusionPipeline.from_pretrained(folder / "half"))
-    assert set(ran(pipe.unet).values()) == {KERNEL}
+    assert set(find_kernels(pipe.unet).values()) == {(KERNEL, "")}
     simulated = drawn(loaded, with_denoiser(loaded, stages.quantize(wanted)), wanted).astype(float)
     executed = drawn(loaded, pipe, wanted).astype(float)
     apart = np.square(executed - simulated).mean()

@@ -5,6 +5,7 @@ import sys
 
 import numpy as np
 
+from ...describe import describe_plan
 from ...errors import DmqError
 from ...recipe import Recipe, format_name
 from ...results import WindowEffects
@@ -102,7 +103,7 @@ def print_weights(recipe: Recipe, *, layers: bool = False) -> None:
 
     found = stages.weights_result(recipe)
     if recipe.mixed:
-        print(stages.plan(recipe).coverage_line())
+        print(describe_plan(stages.plan(recipe)))
     if not found and recipe.mixed:
         return
     if not found:

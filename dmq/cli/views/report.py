@@ -1,7 +1,7 @@
 """What a recipe does to its model, and the report of a run, as text."""
 
+from ...describe import describe_engine, describe_plan, format_speed, plan_rows
 from ...recipe import Recipe
-from ...results import Execution, speed
 from ...store import runs
 
 
@@ -16,7 +16,7 @@ def print_plan(recipe: Recipe, *, layers: bool = False) -> None:
         f"{recipe.name}: {recipe.model}, {plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} "
         f"MB, weights {plan.average_bits:.1f} bits on average, {recipe.engine}"
     )
-    print(plan.coverage_line())
+    print(describe_plan(plan))
     if not layers:
         return
     columns = {
@@ -28,7 +28,7 @@ def print_plan(recipe: Recipe, *, layers: bool = False) -> None:
         "bytes": ">",
         "reason": "<",
     }
-    rows = [{name: name for name in columns} | {"reason": "why float"}, *plan.coverage_rows()]
+    rows = [{name: name for name in columns} | {"reason": "why float"}, *plan_rows(plan)]
     width = {name: max(len(str(row[name])) for row in rows) for name in columns}
     for row in rows:
         print(
@@ -50,7 +50,9 @@ def print_run(name: str) -> None:
                 sum(getattr(score, part) for score in mine) / len(mine) for part in ("psnr", "ssim")
             )
             quality = "{:7.2f}  {:6.4f}".format(*means)
-        fast = speed(seconds, next(iter(report.seconds.values())))  # the float model is the first
+        fast = format_speed(
+            seconds, next(iter(report.seconds.values()))
+        )  # the float model is the first
         print(
             f"{who:{width}}  {quality}  {report.bytes[who] / 1e6:7.2f}  {seconds:7.1f}  {fast:>6}"
         )
@@ -59,9 +61,8 @@ def print_run(name: str) -> None:
         f"{report.samples} images each; float images with other seeds are at "
         f"{floor['psnr']:.2f} dB, SSIM {floor['ssim']:.4f}."
     )
-    for who, line in report.coverage.items():
-        ran = Execution.of(line)
-        print(f"{who}: {ran.quantized}")
-        print(f"{' ' * len(who)}  {ran.line()}")
+    for who, coverage in report.coverage.items():
+        print(f"{who}: {coverage.quantized}")
+        print(f"{' ' * len(who)}  {describe_engine(coverage)}")
     for warning in report.warnings:
         print(f"note: {warning}")

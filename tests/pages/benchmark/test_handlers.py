@@ -14,7 +14,7 @@ from dmq.evaluation import benchmark as bench_stage
 from dmq.evaluation import engines, rank_inversions
 from dmq.progress import run_to_end
 from dmq.recipe import Benchmark, Domain, Weights
-from dmq.results import FLOOR_NAME, BenchImage, BenchReport, BenchRow, Figure
+from dmq.results import FLOOR_NAME, BenchImage, BenchReport, BenchRow, Coverage, Figure
 from dmq.store import benchmarks as kept
 from pages.benchmark import handlers as benchmark
 from pages.benchmark import new_benchmark as benching
@@ -67,7 +67,7 @@ def test_the_tab_opens_on_the_benchmark_of_the_model(text, finished):
         assert name in shown["table"]
     for name in ("w8", "w3"):
         assert (
-            report.coverage[name] in shown["table"]
+            report.coverage[name].quantized in shown["table"]
             and f"{report.bytes[name] / 1e6:.2f}" in shown["table"]
         )
     assert "seeds 0, 1, noise floor with seeds 2, 3; in (8 prompts)" in shown["context"]
@@ -257,7 +257,7 @@ def table_with(*rows):
         images=(),
         benchmark=Benchmark(domains=(Domain(name="in", prompts=("a",)),)),
         bytes=dict.fromkeys(["float", *names], 1),
-        coverage=dict.fromkeys(names, ""),
+        coverage=dict.fromkeys(names, Coverage(quantized="")),
     )
 
 

@@ -7,7 +7,7 @@ import pytest
 from dmq import jsonio
 from dmq.errors import DmqError
 from dmq.recipe import Override
-from dmq.results import Report
+from dmq.results import Coverage, Report
 from dmq.store import runs
 from pages.compare import handlers as compare
 from pages.compare import report as reported
@@ -60,12 +60,17 @@ def test_an_executed_drawing_is_shown_beside_the_simulated_one_with_its_seconds(
 
 
 def test_what_fell_back_is_marked_with_the_reason():
-    line = "3 of 4 layers W4A8; float: a (first layer); executed: 1 layers on oneDNN int8; 2 in float (its <b> splits)"
+    x = Coverage(
+        quantized="3 of 4 layers W4A8; float: a (first layer)",
+        engine="executed",
+        kernels={"oneDNN int8": 1},
+        fell_back={"its <b> splits": 2},
+    )
     report = Report(
         scores=(),
         seconds={"float": 3.0, "x": 1.5, "y": 0.0},
         bytes={"float": 4, "x": 1, "y": 1},
-        coverage={"x": line, "y": "all; float: nothing"},
+        coverage={"x": x, "y": Coverage(quantized="all; float: nothing")},
         noise_floor={"psnr": 1.0, "ssim": 0.1},
         samples=20,
     )

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dmq import jsonio, stages
+from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.models import libraries
 from dmq.progress import Progress, run_to_end
@@ -156,10 +157,9 @@ def test_coverage_says_which_codes_are_learned(learned, wanted):
         blocks = {name for name, how in table.items() if how == "block"}
         assert blocks == set(stages.blocks_result(learned).codes) and not blocks & time
         assert {table[name] for name in time} == {"nearest"} and table["conv_in"] == ""
-        assert f"rounding of {len(blocks)} layers learned block by block" in plan.coverage_line()
-    assert (
-        "block by block"
-        not in stages.plan(dataclasses.replace(learned, reconstruction=None)).coverage_line()
+        assert f"rounding of {len(blocks)} layers learned block by block" in describe_plan(plan)
+    assert "block by block" not in describe_plan(
+        stages.plan(dataclasses.replace(learned, reconstruction=None))
     )
 
 
