@@ -14,6 +14,7 @@ from dmq.results import (
     BenchImage,
     BenchReport,
     BenchRow,
+    Coverage,
     Figure,
     ImageScore,
     Layer,
@@ -207,7 +208,7 @@ REPORT = Report(
     scores=(ImageScore(recipe="W8", prompt="cat", seed=0, psnr=float("inf"), ssim=1.0),),
     seconds={"float": 1.0, "W8": 2.0},
     bytes={"float": 8, "W8": 2},
-    coverage={"W8": "all"},
+    coverage={"W8": Coverage(quantized="all")},
     noise_floor={"psnr": 9.0},
     samples=1,
     warnings=("note",),
@@ -458,7 +459,7 @@ def test_a_benchmark_report_survives_with_its_benchmark(home):
         rows=(ROW,),
         images=BENCHED,
         bytes={"A": 1},
-        coverage={"A": "all"},
+        coverage={"A": Coverage(quantized="all", engine="executed", kernels={"int8": 2})},
         machine="here",
     )
     benchmarks.save_report(folder, report, ("float", "A"))
