@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmq.calibration import active
+from dmq.calibration import search_state
 from dmq.calibration.active import _Search, search_groups
 from dmq.calibration.progressive import calibrate_progressively
 from dmq.capture.activations import capture_activations
@@ -150,7 +150,7 @@ def test_groups_are_learned_alike_where_memory_is_short(plain, monkeypatch):
     found, forgotten = gradients_of(plain)
     assert len(forgotten) >= len(plain.adapter.blocks(plain.model))
     torch.testing.assert_close(found, right)
-    assert active.recomputed is recompute.recomputed
+    assert search_state.recomputed is recompute.recomputed
 
 
 def learn_time(subject, iterations=40):
