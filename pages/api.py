@@ -5,15 +5,14 @@ from typing import Any
 import gradio as gr
 
 from dmq import jsonio, stages
-from dmq.describe import describe_plan
+from dmq.describe import describe_plan, describe_recipe
 
-from . import words
 from .events import told
 
 
 def describe(recipe: str) -> str:
     """The recipe in words."""
-    return words.words(jsonio.loads(recipe))
+    return describe_recipe(jsonio.loads(recipe))
 
 
 def errors(recipe: str) -> dict[str, Any]:

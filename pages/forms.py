@@ -9,11 +9,10 @@ from typing import Any, get_args, get_type_hints
 
 import gradio as gr
 
+from dmq.describe import SPEC_LABELS
 from dmq.errors import DmqError
 from dmq.evaluation.engines import ENGINE_CHOICES
 from dmq.recipe import ENGINES, FLOAT, SIMULATED
-
-from .words import KINDS
 
 
 NAMES = {
@@ -75,7 +74,7 @@ def control(f: Any, hint: Any, *, label: str = "") -> Any:
 def chooser(options: tuple[type, ...], default: type, label: str) -> dict[str, Any]:
     """A dropdown over specs, and the controls of the chosen one under it."""
     kind = gr.Dropdown(
-        [(KINDS[o], o.__name__) for o in options], value=default.__name__, label=label
+        [(SPEC_LABELS[o], o.__name__) for o in options], value=default.__name__, label=label
     )
     made, groups = {"kind": kind}, {}
     for option in options:

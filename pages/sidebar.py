@@ -9,13 +9,13 @@ from typing import Any
 import gradio as gr
 
 from dmq import jsonio, public, stages
-from dmq.describe import describe_plan, plan_rows
+from dmq.describe import describe_plan, describe_recipe, plan_rows, short_name
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Activations, Protection, Recipe, Weights
 from dmq.results import Plan
 from dmq.store import folders
 
-from . import forms, session, words
+from . import forms, recipe_code, session
 from .events import on
 from .session import Shared, read, set_outside
 
@@ -69,7 +69,7 @@ def edit(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
     made = dataclasses.replace(recipe, **parts)
     if made == recipe:
         return {}
-    return set_outside(dataclasses.replace(made, name=words.short_name(made)))
+    return set_outside(dataclasses.replace(made, name=short_name(made)))
 
 
 def apply(written: str) -> dict[str, Any]:
@@ -104,10 +104,10 @@ def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
     shown = {f"form {path}": value for path, value in form_values(recipe, paths).items()}
     return shown | {
         "model": gr.Dropdown(choices=offered(recipe.model), value=recipe.model),
-        "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(words.words(recipe))}</p>',
+        "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(describe_recipe(recipe))}</p>',
         "link": session.query(recipe, tab) if tab else gr.skip(),
-        "python": words.python(recipe),
-        "commands": words.commands(recipe),
+        "python": recipe_code.write_python(recipe),
+        "commands": recipe_code.write_commands(recipe),
         "editor": text,
         "download": written(recipe),
     }
@@ -158,7 +158,7 @@ def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
 
 def written(recipe: Recipe) -> str:
     """The path of a file with `recipe`, in a folder of its own, for the download button."""
-    file = folders.download_folder() / words.file_name(recipe)
+    file = folders.download_folder() / recipe_code.file_name(recipe)
     file.write_text(jsonio.dumps(recipe), "utf-8")
     return str(file)
 

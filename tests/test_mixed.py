@@ -6,6 +6,7 @@ import pytest
 
 from dmq import cli, jsonio, stages
 from dmq.allocation import budget
+from dmq.describe import describe_recipe
 from dmq.errors import DmqError
 from dmq.progress import run_to_end
 from dmq.recipe import (
@@ -21,7 +22,6 @@ from dmq.recipe import (
     parse_format,
 )
 from dmq.workflow import bit_allocation
-from pages import words
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -98,7 +98,7 @@ def test_it_is_read_back_said_and_refused_in_one_line(mixed, tmp_path, capsys):
     assert "mixed" not in jsonio.dumps(Recipe())
     assert (
         "On average 3.5 bits a weight, shared out by sensitivities (local, noise)."
-        in words.words(mixed)
+        in describe_recipe(mixed)
     )
     (tmp_path / "mixed.json").write_text(jsonio.dumps(mixed), "utf-8")
     assert cli.main(["learn", str(tmp_path / "mixed.json")]) == 0

@@ -11,6 +11,14 @@ from .plan import (
     plan_rows,
     range_unit,
 )
+from .recipe import (
+    DYNAMIC_NOTE,
+    SPEC_LABELS,
+    describe_grouping,
+    describe_recipe,
+    describe_temporal,
+    short_name,
+)
 from .report import (
     describe_coverage,
     describe_engine,

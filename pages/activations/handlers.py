@@ -9,12 +9,12 @@ from typing import Any
 import gradio as gr
 
 from dmq import stages
+from dmq.describe import DYNAMIC_NOTE
 from dmq.errors import DmqError
 from dmq.figures import activations as figures
 from dmq.recipe import FLOAT, Recipe
 from dmq.results import ActivationStats
 
-from .. import words
 from ..session import read
 
 
@@ -107,7 +107,7 @@ def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[s
     )
     kept = f"grid of {bits} bits, {low:.3g} to {high:.3g}"
     if recipe.activations.dynamic != "none":
-        kept += f". {words.AS_THEY_COME}"
+        kept += f". {DYNAMIC_NOTE}"
     if bits == FLOAT:
         bits = min(recipe.activations.bits, 8)
         low, high = float(stats.minimum[s, step]), float(stats.maximum[s, step])

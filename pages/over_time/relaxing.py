@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 
 from dmq import stages
+from dmq.describe import short_name
 from dmq.errors import DmqError
 from dmq.figures import over_time as figures
 from dmq.figures.over_time import steps_text
@@ -19,7 +20,7 @@ from dmq.results import WindowEffects
 from dmq.store import folders
 from dmq.workflow import relaxation
 
-from .. import forms, words
+from .. import forms
 from ..events import on, shows
 from ..job_panel import JobPanel, note, watch
 from ..session import Shared, read, set_outside
@@ -87,7 +88,7 @@ def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
                 "relaxing.judge is 'text', but this model generates without prompts; set it to "
                 "fidelity."
             )
-    return recipe if made == recipe else dataclasses.replace(made, name=words.short_name(made))
+    return recipe if made == recipe else dataclasses.replace(made, name=short_name(made))
 
 
 def so_far(recipe: Recipe) -> tuple[int, ...]:

@@ -10,6 +10,7 @@ import gradio as gr
 import numpy as np
 
 from dmq import stages
+from dmq.describe import short_name
 from dmq.errors import DmqError
 from dmq.evaluation import range_change
 from dmq.figures import over_time as figures
@@ -17,7 +18,7 @@ from dmq.figures.look import label
 from dmq.recipe import FLOAT, Progressive, Recipe
 from dmq.store import folders
 
-from .. import forms, words
+from .. import forms
 from ..events import on, shows
 from ..job_panel import JobPanel, note, watch
 from ..session import Shared, read, set_outside
@@ -35,7 +36,7 @@ def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, An
     made = dataclasses.replace(recipe, progressive=spec)
     if made == recipe:
         return {}
-    return set_outside(dataclasses.replace(made, name=words.short_name(made)))
+    return set_outside(dataclasses.replace(made, name=short_name(made)))
 
 
 def hindrance(recipe: Recipe) -> str:

@@ -9,10 +9,11 @@ from typing import Any
 import gradio as gr
 
 from dmq import stages
+from dmq.describe import short_name
 from dmq.figures import blocks as figures
 from dmq.recipe import FLOAT, BlockReconstruction, Recipe
 
-from .. import forms, words
+from .. import forms
 from ..job_panel import JobPanel, note, watch
 from ..session import read, set_outside
 
@@ -22,7 +23,7 @@ def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -
     given = dict(zip(paths, values, strict=True))
     spec = forms.spec_of(BlockReconstruction, given, recipe.reconstruction) if own else None
     made = dataclasses.replace(recipe, reconstruction=spec)
-    return dataclasses.replace(made, name=words.short_name(made))
+    return dataclasses.replace(made, name=short_name(made))
 
 
 def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:

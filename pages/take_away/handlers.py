@@ -21,7 +21,7 @@ from dmq.store import exports, folders
 from dmq.workflow import hub
 from dmq.workflow.export import write_export
 
-from .. import words
+from .. import recipe_code
 from ..job_panel import JobPanel, note, watch
 from ..session import read
 
@@ -273,7 +273,7 @@ def commands(recipe: Recipe, kind: str, whole: bool, folder: str) -> str:
     marks = f" --form {kind}" * (kind != "dmq") + " --denoiser-only" * (not whole)
     place = shlex.quote(folder)
     check = f"dmq check {place}\n" if kind == "dmq" else ""
-    return f"dmq export {shlex.quote(words.file_name(recipe))} {place}{marks}\n{check}"
+    return f"dmq export {shlex.quote(recipe_code.file_name(recipe))} {place}{marks}\n{check}"
 
 
 # --- the Hub --------------------------------------------------------------------------------------

@@ -11,13 +11,14 @@ import gradio as gr
 import numpy as np
 
 from dmq import stages
+from dmq.describe import short_name
 from dmq.errors import DmqError
 from dmq.evaluation import time_embedding_drift
 from dmq.figures import temporal as figures
 from dmq.recipe import FLOAT, Cache, NearestRounding, Recipe, Temporal
 from dmq.results import TemporalErrors
 
-from .. import forms, words
+from .. import forms
 from ..job_panel import JobPanel, note, watch
 from ..session import read, set_outside
 
@@ -44,7 +45,7 @@ def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -
         else None
     )
     made = dataclasses.replace(recipe, temporal=spec)
-    return dataclasses.replace(made, name=words.short_name(made))
+    return dataclasses.replace(made, name=short_name(made))
 
 
 def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import gradio as gr
 
 from dmq import jsonio, stages
+from dmq.describe import DYNAMIC_NOTE, describe_grouping, short_name
 from dmq.errors import DmqError
 from dmq.figures import groups as figures
 from dmq.recipe import (
@@ -24,7 +25,6 @@ from dmq.recipe import (
 )
 from dmq.results import GroupErrors
 
-from .. import words
 from ..session import read
 from ..widgets.partition_strip import PartitionStrip
 
@@ -36,7 +36,7 @@ COUNTS = (1, 2, 3, 4, 6, 8, 12, 16)
 def with_grouping(recipe: Recipe, grouping: Any) -> Recipe:
     """`recipe` with another partition, and a name that says so."""
     made = dataclasses.replace(recipe, grouping=grouping)
-    return dataclasses.replace(made, name=words.short_name(made))
+    return dataclasses.replace(made, name=short_name(made))
 
 
 def decibels(error: float) -> str:
@@ -49,9 +49,9 @@ def said(recipe: Recipe, now: GroupErrors, lines: dict[str, GroupErrors]) -> str
     if not now.total:
         return "This recipe leaves all activations in float: there is no error to see. Choose activation bits."
     one, each = lines[SHARED].total, lines[PER_STEP].total
-    text = f"### {words.grouping(recipe).capitalize()}: {decibels(now.total)}\n"
+    text = f"### {describe_grouping(recipe).capitalize()}: {decibels(now.total)}\n"
     if recipe.activations.dynamic != "none":
-        text += f"{words.AS_THEY_COME} Groups of steps change nothing.\n\n"
+        text += f"{DYNAMIC_NOTE} Groups of steps change nothing.\n\n"
     text += f"The activations' error is **{100 * now.total:.3g} %** of their power"
     if one > 0 and abs(one - now.total) > 1e-12 * one:
         text += (

@@ -10,11 +10,12 @@ from typing import Any
 import gradio as gr
 
 from dmq import jsonio, stages
+from dmq.describe import short_name
 from dmq.figures import search as figures
 from dmq.recipe import LearnedGroups, Recipe
 from dmq.results import SearchResult
 
-from .. import forms, words
+from .. import forms
 from ..events import on, shows
 from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
 from ..session import Shared, read, set_outside
@@ -47,7 +48,7 @@ def asked(paths: list[str], text: str, *values: Any) -> Recipe:
     recipe = read(text)
     spec = forms.spec_of(LearnedGroups, dict(zip(paths, values, strict=True)), base_of(recipe))
     made = dataclasses.replace(recipe, grouping=spec)
-    return dataclasses.replace(made, name=words.short_name(made))
+    return dataclasses.replace(made, name=short_name(made))
 
 
 def base_of(recipe: Recipe) -> LearnedGroups:
@@ -157,7 +158,7 @@ def show(paths: list[str], text: str) -> dict[str, Any]:
             "use": gr.update(visible=False),
             "found": "",
         }
-    with_spec = dataclasses.replace(with_spec, name=words.short_name(with_spec))
+    with_spec = dataclasses.replace(with_spec, name=short_name(with_spec))
     made = known | shown(stages.search_result(with_spec)) | {"found": jsonio.dumps(with_spec)}
     return made | {"use": gr.update(visible=recipe.grouping != spec)}
 

@@ -5,10 +5,10 @@ import dataclasses
 import pytest
 
 from dmq import jsonio, stages
-from dmq.describe import describe_plan
+from dmq.describe import describe_plan, describe_recipe, short_name
 from dmq.errors import DmqError
 from dmq.recipe import KMeans
-from pages import sidebar, words
+from pages import sidebar
 
 
 def test_another_model_keeps_the_recipe_and_takes_its_sampling(text, recipe, tmp_path):
@@ -31,13 +31,13 @@ def test_a_control_changes_its_field_and_nothing_else(text, recipe):
     assert sidebar.edit(paths, text, recipe.weights.bits, 6) == {}
     split = jsonio.loads(sidebar.edit(["split_shortcuts"], text, True)["recipe"])
     assert split == dataclasses.replace(
-        recipe, name=f"{words.short_name(recipe)}, split", split_shortcuts=True
+        recipe, name=f"{short_name(recipe)}, split", split_shortcuts=True
     )
     assert (
         sidebar.refresh(["split_shortcuts"], jsonio.dumps(split), "start")["form split_shortcuts"]
         is True
     )
-    assert "Shortcuts have scales of their own." in words.words(split)
+    assert "Shortcuts have scales of their own." in describe_recipe(split)
 
 
 def test_formats_and_ranges_as_they_come_are_chosen_in_the_sidebar(text, recipe):

@@ -7,8 +7,8 @@ import gradio as gr
 import pytest
 
 from dmq import jsonio, stages
+from dmq.describe import DYNAMIC_NOTE
 from dmq.errors import DmqError
-from pages import words
 from pages.activations import handlers as activations
 from pages.time_groups import handlers as time_groups
 
@@ -59,4 +59,4 @@ def test_tabs_say_where_ranges_are_taken_as_they_come(text, recipe):
     }
     assert said == {1, 0}
     titles = [activations.at_step(r, stats, s, 5)["title"] for r in (own, recipe)]
-    assert titles[0] == f"{titles[1]}. {words.AS_THEY_COME}"
+    assert titles[0] == f"{titles[1]}. {DYNAMIC_NOTE}"

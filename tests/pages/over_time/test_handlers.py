@@ -12,6 +12,7 @@ import pytest
 
 import dmq.evaluation.probe
 from dmq import jsonio, stages
+from dmq.describe import describe_recipe, short_name
 from dmq.errors import DmqError
 from dmq.evaluation import error_curves, range_change
 from dmq.evaluation.probe import find_probe
@@ -32,7 +33,7 @@ from dmq.recipe import (
 from dmq.results import ProbeImage
 from dmq.store import learned
 from dmq.store.prompts import UNPROMPTED
-from pages import job_panel, request, words
+from pages import job_panel, request
 from pages.over_time import handlers as over_time
 from pages.over_time import probe, relaxing
 from pages.over_time import trajectory_ranges as walked
@@ -553,5 +554,5 @@ def test_words_and_commands_tell_of_it(low):
     recipe = dataclasses.replace(
         low, progressive=Progressive(), relaxing=Relaxing(where="auto", judge="text")
     )
-    assert words.short_name(recipe) == "W8A5 per step, PCR, auto 20 % by text A10"
-    assert "10 bits at the best 20 % of the steps (text decides)" in words.words(recipe)
+    assert short_name(recipe) == "W8A5 per step, PCR, auto 20 % by text A10"
+    assert "10 bits at the best 20 % of the steps (text decides)" in describe_recipe(recipe)

@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from dmq import jsonio, stages
-from dmq.describe import describe_plan
+from dmq.describe import describe_plan, describe_recipe
 from dmq.errors import DmqError
 from dmq.models import libraries
 from dmq.progress import Progress, run_to_end
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Weights
-from pages import sidebar, words
+from pages import recipe_code, sidebar
 from pages.reconstruct import handlers as reconstruct
 
 
@@ -164,10 +164,10 @@ def test_coverage_says_which_codes_are_learned(learned, wanted):
 
 
 def test_words_and_commands_tell_of_it(wanted):
-    assert "Rounding learned block by block." in words.words(wanted)
+    assert "Rounding learned block by block." in describe_recipe(wanted)
     timed = dataclasses.replace(wanted, reconstruction=dataclasses.replace(SPEC, time=True))
-    assert "block by block, the time embedding too." in words.words(timed)
-    assert "BlockReconstruction(iterations=6" in words.python(wanted)
+    assert "block by block, the time embedding too." in describe_recipe(timed)
+    assert "BlockReconstruction(iterations=6" in recipe_code.write_python(wanted)
 
 
 def test_step_sizes_have_a_column_and_a_sentence(learned):

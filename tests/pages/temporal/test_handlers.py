@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dmq import jsonio, stages
+from dmq.describe import describe_recipe, describe_temporal, short_name
 from dmq.errors import DmqError
 from dmq.progress import Progress, run_to_end
 from dmq.recipe import BlockReconstruction, Cache, LearnedGroups, NoCache, Temporal, Tiar, Weights
-from pages import words
 from pages.temporal import handlers as temporal
 
 
@@ -182,22 +182,20 @@ def test_what_hinders_is_said(low):
 
 
 def test_a_recipe_says_in_words_how_it_keeps_the_time(low):
-    assert words.time_embedding(Temporal()) == ""
+    assert describe_temporal(Temporal()) == ""
     made = Temporal(rounding=Tiar(), fsc="tib", cache=Cache(bits=4, selection="row"))
-    said = words.words(dataclasses.replace(low, temporal=made))
+    said = describe_recipe(dataclasses.replace(low, temporal=made))
     assert (
         "Time embedding: rounding learned, ranges per step, 4-bit cache where a step errs less."
         in said
     )
-    named = words.short_name(
-        dataclasses.replace(low, temporal=made, grouping=LearnedGroups(count=2))
-    )
+    named = short_name(dataclasses.replace(low, temporal=made, grouping=LearnedGroups(count=2)))
     assert named == "W4A6 2 learned groups, TIAR, FSC, 4-bit time cache"
     blocks = dataclasses.replace(low, reconstruction=BlockReconstruction())
-    assert words.short_name(blocks).endswith(
+    assert short_name(blocks).endswith(
         ", BRECQ"
-    ) and "Rounding learned block by block." in words.words(blocks)
+    ) and "Rounding learned block by block." in describe_recipe(blocks)
     assert (
-        words.time_embedding(dataclasses.replace(made, cache=NoCache()))
+        describe_temporal(dataclasses.replace(made, cache=NoCache()))
         == "rounding learned, ranges per step"
     )

@@ -9,6 +9,7 @@ import pytest
 
 from dmq import jsonio
 from dmq import recipe as recipes
+from dmq.describe import SPEC_LABELS, describe_grouping, describe_recipe, short_name
 from dmq.errors import DmqError
 from dmq.recipe import (
     EMBEDDED,
@@ -33,7 +34,7 @@ from dmq.recipe import (
     UniformGroups,
     Weights,
 )
-from pages import forms, session, words
+from pages import forms, recipe_code, session
 
 
 RECIPES = {
@@ -77,7 +78,7 @@ each = pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 
 @each
 def test_the_python_shown_makes_the_same_recipe(recipe):
-    program = words.python(recipe)
+    program = recipe_code.write_python(recipe)
     defined = {}
     exec(program.partition("print(")[0], defined)
     assert defined["recipe"] == recipe
@@ -85,17 +86,19 @@ def test_the_python_shown_makes_the_same_recipe(recipe):
 
 @each
 def test_the_python_shown_is_a_whole_program(recipe):
-    compile(words.python(recipe), "shown", "exec")
+    compile(recipe_code.write_python(recipe), "shown", "exec")
 
 
 @each
 def test_the_python_shown_says_only_what_differs_from_the_default(recipe):
-    assert ("grouping=" in words.python(recipe)) == (recipe.grouping != Recipe().grouping)
+    assert ("grouping=" in recipe_code.write_python(recipe)) == (
+        recipe.grouping != Recipe().grouping
+    )
 
 
 @each
 def test_commands_survive_the_shell(recipe):
-    for line in words.commands(recipe).splitlines():
+    for line in recipe_code.write_commands(recipe).splitlines():
         assert shlex.split(line)[0] == "dmq"
         assert not any(part.endswith(".json") and "/" in part for part in shlex.split(line))
 
@@ -133,16 +136,16 @@ def test_a_broken_link_is_said_in_one_line_and_the_default_is_used(params, says)
 
 
 def test_words_say_what_matters():
-    said = words.words(RECIPES["channels"])
+    said = describe_recipe(RECIPES["channels"])
     assert "Weights 8 bits per channel" in said
     assert "activations 6 bits per channel (min–max), attention 8 bits" in said
     assert "one range for all 50 steps" in said
     assert "In float: the first and last layer and norms and biases." in said
-    assert "2 overrides" in words.words(RECIPES["strange"])
+    assert "2 overrides" in describe_recipe(RECIPES["strange"])
 
 
 def test_words_say_formats_and_ranges_as_they_come():
-    said = words.words(RECIPES["formats"])
+    said = describe_recipe(RECIPES["formats"])
     assert said.startswith(
         "Weights 4 bits in codebooks per channel (k-means), activations 8 bits with the range of "
     )
@@ -150,22 +153,24 @@ def test_words_say_formats_and_ranges_as_they_come():
     assert "group" not in said
     assert said.endswith(" 2 layers have formats of their own. 1 override for single layers.")
     patterns = (Override(layers="up*", format=Uaq()),)
-    assert words.words(Recipe(overrides=patterns)).endswith(" 1 override has a format of its own.")
-    assert words.short_name(RECIPES["formats"]) == "KMC-4 A8 attention 8 per token, mixed"
-    assert words.short_name(Recipe(weights=Weights(bits=FLOAT, format=Uaq()))) == "W32A8"
+    assert describe_recipe(Recipe(overrides=patterns)).endswith(
+        " 1 override has a format of its own."
+    )
+    assert short_name(RECIPES["formats"]) == "KMC-4 A8 attention 8 per token, mixed"
+    assert short_name(Recipe(weights=Weights(bits=FLOAT, format=Uaq()))) == "W32A8"
 
 
 def test_low_rank_is_called_smoothed_only_where_it_can_be():
-    assert "of rank 32 (SVDQuant, smoothed)" in words.words(RECIPES["low rank"])
+    assert "of rank 32 (SVDQuant, smoothed)" in describe_recipe(RECIPES["low rank"])
     calibrated = dataclasses.replace(RECIPES["low rank"], activations=Activations(bits=4))
-    assert "of rank 32 (SVDQuant)" in words.words(calibrated)
+    assert "of rank 32 (SVDQuant)" in describe_recipe(calibrated)
     apart = dataclasses.replace(RECIPES["low rank"], activations=Activations(bits=FLOAT))
-    assert "(SVDQuant, smoothed)" in words.words(apart)
+    assert "(SVDQuant, smoothed)" in describe_recipe(apart)
 
 
 def test_every_format_is_said_in_its_own_words():
     made = [Recipe(weights=Weights(bits=4, format=form)) for form in recipes.FORMATS.values()]
-    for name in (words.words, words.short_name):
+    for name in (describe_recipe, short_name):
         assert len({name(recipe) for recipe in made}) == len(made)
 
 
@@ -179,19 +184,19 @@ def test_recipes_that_differ_in_bits_or_groups_get_different_names():
         Recipe(grouping=kind(count=6)) for kind in (UniformGroups, OptimalGroups, LearnedGroups)
     ]
     assert (
-        len({words.grouping(recipe) for recipe in made}) == len(made) - 1
+        len({describe_grouping(recipe) for recipe in made}) == len(made) - 1
     )  # bits alone do not change it
     made += [Recipe(engine=engine) for engine in recipes.ENGINES[1:]]
-    assert "in bfloat16" in words.words(made[-1]) and "Executed" not in words.words(made[0])
+    assert "in bfloat16" in describe_recipe(made[-1]) and "Executed" not in describe_recipe(made[0])
     made += [Recipe(split_shortcuts=True)] + [
         Recipe(reconstruction=recipes.BlockReconstruction(steps=n)) for n in (0, 9)
     ]
-    assert len({words.short_name(recipe) for recipe in made}) == len(made)
+    assert len({short_name(recipe) for recipe in made}) == len(made)
 
 
 def test_file_names_hold_no_path():
-    assert words.file_name(Recipe(name="../../etc/passwd")) == "etc-passwd.json"
-    assert words.file_name(Recipe(name="///")) == "recipe.json"
+    assert recipe_code.file_name(Recipe(name="../../etc/passwd")) == "etc-passwd.json"
+    assert recipe_code.file_name(Recipe(name="///")) == "recipe.json"
 
 
 @pytest.mark.parametrize(
@@ -240,4 +245,4 @@ def test_a_form_refuses_what_a_browser_could_not_have_sent(values, says):
 
 def test_every_kind_of_the_recipe_has_a_name_for_people():
     unions = (recipes.Range, recipes.Granularity, recipes.Grouping, recipes.Format)
-    assert all(kind in words.KINDS for union in unions for kind in union.__args__)
+    assert all(kind in SPEC_LABELS for union in unions for kind in union.__args__)

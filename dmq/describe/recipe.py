@@ -1,13 +1,8 @@
-"""A recipe said in words, in Python and as commands.
+"""A recipe in plain sentences, its name, and the labels of its choices."""
 
-Only texts; nothing is computed about quantization.
-"""
-
-import shlex
-from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
-from dmq.recipe import (
+from ..recipe import (
     FLOAT,
     SIMULATED,
     Activations,
@@ -46,7 +41,7 @@ from dmq.recipe import (
 )
 
 
-KINDS = {
+SPEC_LABELS = {
     SharedRange: "One range for all steps",
     UniformGroups: "Equal groups",
     ManualGroups: "Cuts set by hand",
@@ -71,18 +66,18 @@ KINDS = {
     PowerOfTwo: "Powers of two",
     LowRank: "Low rank and rest (SVDQuant)",
 }
-AS_THEY_COME = (
+DYNAMIC_NOTE = (
     "This recipe takes dynamic ranges; what is shown is what one calibrated range would do."
 )
 PROCEDURES = {"exact": "PCR", "strict": "PCR, strict", "one_pass": "PCR in one pass"}
 
 
-def bits(count: int) -> str:
+def _bits(count: int) -> str:
     """A number of bits as people say it."""
     return "float" if count == FLOAT else f"{count} bits"
 
 
-def grouping(recipe: Recipe) -> str:
+def describe_grouping(recipe: Recipe) -> str:
     """The recipe's partition of the time axis, in words."""
     spec, steps = recipe.grouping, recipe.sampling.steps
     if isinstance(spec, SharedRange):
@@ -97,19 +92,21 @@ def grouping(recipe: Recipe) -> str:
     return f"{spec.count} {how} group{'s' if spec.count > 1 else ''} of the {steps} steps{own}"
 
 
-def range_words(spec: Any) -> str:
+def _range(spec: Any) -> str:
     """How a range becomes a grid, in words."""
     if isinstance(spec, Percentile):
         return f"{spec.percent:g} % of the values"
     return "min–max" if isinstance(spec, MinMax) else "smallest squared error"
 
 
-def granularity(spec: Any) -> str:
+def _granularity(spec: Any) -> str:
     """What shares a scale, in words."""
-    return f"per {spec.size} inputs" if isinstance(spec, PerGroup) else KINDS[type(spec)].lower()
+    return (
+        f"per {spec.size} inputs" if isinstance(spec, PerGroup) else SPEC_LABELS[type(spec)].lower()
+    )
 
 
-def time_embedding(spec: Temporal) -> str:
+def describe_temporal(spec: Temporal) -> str:
     """How the time embedding is kept, in words; empty if like everything else."""
     parts = ["rounding learned"] if isinstance(spec.rounding, Tiar) else []
     parts += {"tib": ["ranges per step"], "all": ["ranges per step everywhere"]}.get(spec.fsc, [])
@@ -121,7 +118,7 @@ def time_embedding(spec: Temporal) -> str:
     return ", ".join(parts)
 
 
-def relaxing(spec: Relaxing) -> str:
+def _relaxing(spec: Relaxing) -> str:
     """Which steps have more activation bits, in words."""
     if spec.where == "list":
         return (
@@ -133,7 +130,7 @@ def relaxing(spec: Relaxing) -> str:
     )
 
 
-def weight_format(recipe: Recipe) -> str:
+def _weight_format(recipe: Recipe) -> str:
     """How weights are quantized, in words that follow their bits."""
     spec, a = recipe.weights, recipe.activations
     match spec.format:
@@ -151,23 +148,23 @@ def weight_format(recipe: Recipe) -> str:
             # Not with calibrated ranges, which are those of inputs as they are.
             smoothed = ", smoothed" if smooth and (a.bits == FLOAT or a.dynamic != "none") else ""
             return f"per {group} inputs beside factors of rank {rank} (SVDQuant{smoothed})"
-    return f"{granularity(spec.granularity)} ({range_words(spec.range)}{', symmetric' if spec.symmetric else ''})"
+    return f"{_granularity(spec.granularity)} ({_range(spec.range)}{', symmetric' if spec.symmetric else ''})"
 
 
 CONV_RANGES = {"token": "sample", "call": "call (of 1 x 1: pixel)"}  # where layers have no tokens
 
 
-def activation_format(spec: Activations) -> str:
+def _activation_format(spec: Activations) -> str:
     """How activations are quantized, in words that follow their bits."""
     symmetric = ", symmetric" if spec.symmetric else ""
     if spec.dynamic != "none":
         if spec.dynamic == "sample":
             return f"with the range of each sample{symmetric}"
         return f"with the range of each token, in convolutions of each {CONV_RANGES[spec.dynamic]}{symmetric}"
-    return f"{granularity(spec.granularity)} ({range_words(spec.range)}{symmetric})"
+    return f"{_granularity(spec.granularity)} ({_range(spec.range)}{symmetric})"
 
 
-def overridden(overrides: tuple[Override, ...]) -> str:
+def _overrides(overrides: tuple[Override, ...]) -> str:
     """How many layers are apart from the others, in a sentence or two; empty if none are."""
     own = [override.layers for override in overrides if override.format]
     what = "override" if any("*" in name or "?" in name for name in own) else "layer"
@@ -180,7 +177,7 @@ def overridden(overrides: tuple[Override, ...]) -> str:
     )
 
 
-def mixed(spec: Mixed) -> str:
+def _mixed(spec: Mixed) -> str:
     """How a budget is shared out, in a sentence."""
     size = (
         f"{spec.budget.bits:g} bits a weight"
@@ -201,15 +198,15 @@ def mixed(spec: Mixed) -> str:
     return f"On average {size}, shared out by {by}{f' under {rules} rules' if rules else ''}."
 
 
-def words(recipe: Recipe) -> str:
+def describe_recipe(recipe: Recipe) -> str:
     """The recipe in two or three plain sentences."""
     w, a = recipe.weights, recipe.activations
-    weights = f"Weights {bits(w.bits)}{f' {weight_format(recipe)}' if w.bits != FLOAT else ''}"
+    weights = f"Weights {_bits(w.bits)}{f' {_weight_format(recipe)}' if w.bits != FLOAT else ''}"
     activations = (
-        f"activations {bits(a.bits)}{f' {activation_format(a)}' if a.bits != FLOAT else ''}"
+        f"activations {_bits(a.bits)}{f' {_activation_format(a)}' if a.bits != FLOAT else ''}"
     )
     if a.attention_bits != FLOAT:
-        activations += f", attention {bits(a.attention_bits)}"
+        activations += f", attention {_bits(a.attention_bits)}"
     kept = [
         text
         for yes, text in (
@@ -218,8 +215,8 @@ def words(recipe: Recipe) -> str:
         )
         if yes
     ]
-    said = f"{weights}, {activations}{f'; {grouping(recipe)}' if a.dynamic == 'none' else ''}."
-    if recipe.temporal and (own := time_embedding(recipe.temporal)):
+    said = f"{weights}, {activations}{f'; {describe_grouping(recipe)}' if a.dynamic == 'none' else ''}."
+    if recipe.temporal and (own := describe_temporal(recipe.temporal)):
         said += f" Time embedding: {own}."
     if recipe.reconstruction:
         said += f" Rounding learned block by block{', the time embedding too' if recipe.reconstruction.time else ''}"
@@ -229,21 +226,21 @@ def words(recipe: Recipe) -> str:
     if recipe.progressive:
         said += f" Ranges set along the quantized trajectory ({PROCEDURES[recipe.progressive.variant]})."
     if recipe.relaxing:
-        said += f" Activations with {relaxing(recipe.relaxing)}."
+        said += f" Activations with {_relaxing(recipe.relaxing)}."
     if not isinstance(recipe.calibration_steps, AllSteps):
         said += " Ranges from chosen calibration steps."
     if recipe.mixed:
-        said += f" {mixed(recipe.mixed)}"
+        said += f" {_mixed(recipe.mixed)}"
     if recipe.engine != SIMULATED:
         said += f" Executed on integer kernels{', the rest in bfloat16' if lowered(recipe.engine) else ''}."
     if kept:
         said += f" In float: {' and '.join(kept)}."
-    return said + overridden(recipe.overrides)
+    return said + _overrides(recipe.overrides)
 
 
 def short_name(recipe: Recipe) -> str:
     """A name that tells recipes apart: "W4A6 8 optimal groups, cached time"."""
-    name, own = grouped_name(recipe), recipe.temporal
+    name, own = _grouped_name(recipe), recipe.temporal
     name += (
         ", mixed" if recipe.mixed or any(override.format for override in recipe.overrides) else ""
     )
@@ -251,7 +248,7 @@ def short_name(recipe: Recipe) -> str:
     name += ", BRECQ" if recipe.reconstruction else ""
     name += " + step sizes" if recipe.reconstruction and recipe.reconstruction.steps else ""
     name += ", PCR" if recipe.progressive else ""
-    name += f", {relaxed_name(recipe.relaxing)}" if recipe.relaxing else ""
+    name += f", {_relaxed_name(recipe.relaxing)}" if recipe.relaxing else ""
     executed = [recipe.engine] if recipe.engine != SIMULATED else []
     if own is None:
         return ", ".join([name, *executed])
@@ -261,7 +258,7 @@ def short_name(recipe: Recipe) -> str:
     return ", ".join([name, *marks, *executed])
 
 
-def relaxed_name(spec: Relaxing) -> str:
+def _relaxed_name(spec: Relaxing) -> str:
     """Relaxed steps in a name: "last 20 % A10"."""
     if spec.where == "list":
         return f"{len(spec.steps)} steps A{spec.bits}"
@@ -269,7 +266,7 @@ def relaxed_name(spec: Relaxing) -> str:
     return f"{spec.where} {100 * spec.fraction:.3g} %{judged} A{spec.bits}"
 
 
-def grouped_name(recipe: Recipe) -> str:
+def _grouped_name(recipe: Recipe) -> str:
     """Formats, bits and groups of a recipe: "W4A6 8 optimal groups", "KMC-4 A8 per token"."""
     spec, weights, a = recipe.grouping, recipe.weights, recipe.activations.bits
     plain = weights.bits == FLOAT or isinstance(weights.format, Uniform)
@@ -288,68 +285,3 @@ def grouped_name(recipe: Recipe) -> str:
         return f"{name} {spec.count} learned groups"
     how = "equal" if isinstance(spec, UniformGroups) else "own" if spec.per_layer else "optimal"
     return f"{name} {spec.count} {how} groups"
-
-
-# --- Python and commands --------------------------------------------------------------------------
-
-
-def expression(value: Any) -> str:
-    """Python that makes `value`, without the fields that have their default."""
-    if not is_dataclass(value):
-        return (
-            f"({''.join(expression(item) + ', ' for item in value).strip()})"
-            if type(value) is tuple
-            else repr(value)
-        )
-    changed = [
-        f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default
-    ]
-    return f"{type(value).__name__}({', '.join(f'{f.name}={expression(getattr(value, f.name))}' for f in changed)})"
-
-
-def kinds_in(value: Any) -> set[str]:
-    """The names of the specs that `expression(value)` mentions."""
-    if not is_dataclass(value):
-        return (
-            {kind for item in value for kind in kinds_in(item)} if type(value) is tuple else set()
-        )
-    changed = [
-        f for f in fields(value) if f.default is MISSING or getattr(value, f.name) != f.default
-    ]
-    return {
-        type(value).__name__,
-        *(kind for f in changed for kind in kinds_in(getattr(value, f.name))),
-    }
-
-
-def python(recipe: Recipe) -> str:
-    """A Python program that does what the app does with `recipe`."""
-    inner = ",\n".join(
-        f"    {f.name}={expression(getattr(recipe, f.name))}"
-        for f in fields(recipe)
-        if f.name in ("name", "model") or getattr(recipe, f.name) != f.default
-    )
-    return (
-        "import dmq\n"
-        f"from dmq.recipe import {', '.join(sorted(kinds_in(recipe) | {'Recipe'}))}\n\n"
-        f"recipe = Recipe(\n{inner},\n)\n"
-        "print(dmq.plan(recipe).coverage_line())\n"
-        'print(dmq.compare(recipe, prompts=["grinning cat"], seeds=[0]).scores)\n'
-    )
-
-
-def commands(recipe: Recipe) -> str:
-    """The same on the command line, with the recipe saved as a file."""
-    file = shlex.quote(file_name(recipe))
-    return (
-        f"dmq prepare {file}\n"
-        f'dmq run {file} --prompt "grinning cat" --seed 0\n'
-        "dmq show\n"
-        f'dmq compare {file} other.json --prompt "grinning cat"\n'
-    )
-
-
-def file_name(recipe: Recipe) -> str:
-    """A name for the recipe's file, of letters that every system takes."""
-    stem = "".join(c if c.isalnum() and c.isascii() else "-" for c in recipe.name).strip("-")[:60]
-    return f"{stem or 'recipe'}.json"
