@@ -1,10 +1,8 @@
-"""The recipe resolved for one model: format and bits of every layer, bits of attention operands,
-banks, exact bytes.
+"""The recipe resolved for one model: what `resolve` says of layers and operands, with banks and
+exact bytes.
 
-Made from statistics and the model's description alone; no model is loaded here. Bits come from the
-recipe, then from protection, then from the overrides, each stronger than what comes before it."""
+Made from statistics and the model's description alone; no model is loaded here."""
 
-import difflib
 from dataclasses import replace
 
 import numpy as np
@@ -15,8 +13,6 @@ from ..numerics.affine import grid
 from ..recipe import (
     FLOAT,
     Activations,
-    LowRank,
-    Override,
     PerGroup,
     PerTensor,
     Recipe,
@@ -33,6 +29,7 @@ from ..results import (
     PlannedLayer,
     Site,
 )
+from .resolve import ResolvedLayer, resolve, resolve_operands
 from .temporal import keep_time, time_embedding
 from .weights import weight_bytes
 
@@ -44,19 +41,14 @@ def site_bits(info: ModelInfo, recipe: Recipe, stats: ActivationStats) -> np.nda
     Raises DmqError if `stats` are of another model, or if an override matches nothing.
     """
     _check(info, recipe, stats)
-    layers = {
-        layer.name: activation
-        for layer, (_, activation, _) in _resolved(info, recipe, stats).items()
-    }
-    bits = [
-        _operand_bits(info, recipe, site)
-        if site.kind == "attention"
-        else layers.get(site.name, FLOAT)
-        if site.point == "input"
-        else FLOAT
+    bits = resolve_operands(info, recipe, stats.sites)
+    layers = resolve(info, recipe)
+    bits |= {
+        site: layers[site.name].activation_bits
         for site in stats.sites
-    ]
-    return np.array(bits, dtype=np.uint8)
+        if site.point == "input" and site.name in layers
+    }
+    return np.array([bits.get(site, FLOAT) for site in stats.sites], dtype=np.uint8)
 
 
 def make_plan(
@@ -73,14 +65,9 @@ def make_plan(
     (`temporal.select`). Raises DmqError if statistics and model or recipe do not fit, or if an
     override matches nothing."""
     _check(info, recipe, stats)
-    resolved = _resolved(info, recipe, stats)
-    splits = info.splits or {} if recipe.split_shortcuts else {}
-    rows = [
-        _planned(row, chosen, recipe, stats, errors, splits.get(row.name, 0))
-        for row, chosen in resolved.items()
-    ]
-    operands = [s for s, site in enumerate(stats.sites) if site.kind == "attention"]
-    bits = {s: _operand_bits(info, recipe, stats.sites[s]) for s in operands}
+    operands = resolve_operands(info, recipe, stats.sites)
+    resolved = resolve(info, recipe)
+    rows = [_planned(row, resolved[row.name], recipe, stats, errors) for row in info.layers]
     vectors = recipe.weights.bits if not recipe.protection.norms_and_biases else FLOAT
     if recipe.temporal is not None:
         time = time_embedding(info, recipe.temporal, stats.steps, cached)
@@ -92,7 +79,11 @@ def make_plan(
         timesteps=stats.timesteps,
         unknown_timestep=recipe.unknown_timestep,
         layers=tuple(rows),
-        attention=tuple(_bank(s, recipe, stats, errors) for s in operands if bits[s] < FLOAT),
+        attention=tuple(
+            _bank(s, recipe, stats, errors)
+            for s, site in enumerate(stats.sites)
+            if operands.get(site, FLOAT) < FLOAT
+        ),
         attention_sites=len(operands),
         vector_bits=vectors,
         vector_bytes=4 * (outside - sum(info.vectors))
@@ -119,113 +110,27 @@ def _vector_bytes(size: int, recipe: Recipe) -> int:
     return weight_bytes((size,), vector_format(recipe.weights, bits))
 
 
-# --- bits -----------------------------------------------------------------------------------------
-
-
-def _resolved(
-    info: ModelInfo, recipe: Recipe, stats: ActivationStats
-) -> dict[Layer, tuple[Weights, int, str]]:
-    """What its weight is made into, activation bits and why a part is in float, for every layer
-    in order.
-    """
-    operands = [site for site in stats.sites if site.kind == "attention"]
-    names = [
-        *(layer.name for layer in info.layers),
-        *(s.name for s in operands),
-        *(s.label for s in operands),
-    ]
-    for override in recipe.overrides:
-        if not any(map(override.matches, names)):
-            raise _no_match(override, [*names, *(f"{layer.block}.*" for layer in info.layers)])
-    return {layer: _resolve(layer, recipe, _is_called(layer, stats)) for layer in info.layers}
-
-
-def _is_called(layer: Layer, stats: ActivationStats) -> bool:
-    """Some modules only hold weights that others read, such as the projections of Hunyuan-DiT's
-    pooler.
-    """
-    return layer.macs > 0 or (layer.name, "input") in stats.index
-
-
-def _resolve(layer: Layer, recipe: Recipe, called: bool) -> tuple[Weights, int, str]:
-    if not called:
-        return replace(recipe.weights, bits=FLOAT), FLOAT, "never called"
-    bits = {"weight": recipe.weights.bits, "activation": recipe.activations.bits}
-    why = dict.fromkeys(bits, "recipe")
-    if recipe.protection.first_last and layer.role in ("first", "last"):
-        bits, why = dict.fromkeys(bits, FLOAT), dict.fromkeys(bits, f"{layer.role} layer")
-    form = recipe.weights.format
-    for override in filter(lambda o: o.matches(layer.name), recipe.overrides):
-        form = override.format or form
-        for part in bits:
-            chosen = getattr(override, f"{part}_bits")
-            if chosen is not None:
-                bits[part], why[part] = chosen, f"override {override.layers}"
-    reasons = dict.fromkeys(why[part] for part in bits if bits[part] == FLOAT)
-    try:
-        weights = replace(recipe.weights, bits=bits["weight"], format=form)
-    except DmqError as error:
-        raise DmqError(f"recipe.overrides: {layer.name}: {error}") from None
-    return weights, bits["activation"], ", ".join(reasons)
-
-
-def _operand_bits(info: ModelInfo, recipe: Recipe, site: Site) -> int:
-    """Overrides match an attention's path or its operand's ("….attn1", "….attn1.probs").
-
-    One that matches layers too reaches the operands only if the recipe quantizes them: "*" is not
-    meant to open them."""
-    bits = recipe.activations.attention_bits
-    quantized = bits < FLOAT
-    for override in recipe.overrides:
-        if override.activation_bits is None or not (
-            override.matches(site.name) or override.matches(site.label)
-        ):
-            continue
-        if quantized or not any(override.matches(layer.name) for layer in info.layers):
-            bits = override.activation_bits
-    return bits
-
-
-def _no_match(override: Override, names: list[str]) -> DmqError:
-    near = difflib.get_close_matches(override.layers, names, n=1, cutoff=0.0)
-    hint = f"did you mean {near[0]!r}?" if near else "the model has none."
-    return DmqError(
-        f"recipe.overrides: {override.layers!r} matches no layer; {hint} A * stands for any "
-        "characters."
-    )
-
-
 # --- banks ----------------------------------------------------------------------------------------
 
 
 def _planned(
-    layer: Layer,
-    resolved: tuple[Weights, int, str],
-    recipe: Recipe,
-    stats: ActivationStats,
-    errors: GroupErrors,
-    split: int,
+    layer: Layer, made: ResolvedLayer, recipe: Recipe, stats: ActivationStats, errors: GroupErrors
 ) -> PlannedLayer:
-    weights, activation, reason = resolved
     bank = None
-    if activation < FLOAT:
+    if made.activation_bits < FLOAT:
         s = stats.index.get((layer.name, "input"))
         if s is None:
             raise DmqError(f"{layer.name}: the statistics do not have its input. Capture again.")
-        bank = _bank(s, recipe, stats, errors, split, pointwise=layer.pointwise)
-        if (
-            isinstance(weights.format, LowRank) and not bank.dynamic
-        ):  # the ranges are those of unsmoothed inputs
-            weights = replace(weights, format=replace(weights.format, smooth=False))
+        bank = _bank(s, recipe, stats, errors, made.split, pointwise=layer.pointwise)
     return PlannedLayer(
         layer=layer,
-        weights=weights,
-        activation_bits=activation,
-        reason=reason,
+        weights=made.weights,
+        activation_bits=made.activation_bits,
+        reason=made.reason,
         bank=bank,
-        weight_bytes=weight_bytes(layer.shape, weights, split),
+        weight_bytes=weight_bytes(layer.shape, made.weights, made.split),
         bias_bytes=_vector_bytes(_biases(layer), recipe) if layer.bias else 0,
-        split=split if min(weights.bits, activation) < FLOAT else 0,
+        split=made.split,
     )
 
 

@@ -21,6 +21,7 @@ from ..results import (
     TemporalBlock,
     TimeEmbedding,
 )
+from .resolve import temporal_block
 
 
 def time_embedding(
@@ -30,12 +31,7 @@ def time_embedding(
 
     Raises DmqError if the model has no temporal block, or if a selection is asked for where a cache
     can only be built per request."""
-    block = info.temporal
-    if block is None:
-        raise DmqError(
-            f"recipe.temporal: no temporal block is known in a {info.denoiser} ({info.name}). "
-            "Set temporal to null: its time layers are then treated as all others."
-        )
+    block = temporal_block(info)
     if not isinstance(spec.cache, Cache):
         return TimeEmbedding(block=block, spec=spec)
     if spec.cache.selection != "none" and not block.finite:

@@ -154,16 +154,14 @@ def _temporal_formats(recipe: Recipe) -> dict[str, Any]:
     """The weight format of every layer of the time embedding that is on a uniform grid: others keep
     their own codes.
     """
-    plan = uncached_plan(recipe, recipe.temporal)
-    formats = {
-        row.layer.name: row.weights
-        for row in plan.layers
-        if row.layer.name in plan.temporal.block.layers
-    }
+    from ..quantizers.resolve import resolve, temporal_block
+
+    known = info_for(recipe)
+    inside = set(temporal_block(known).layers)
     return {
-        name: spec
-        for name, spec in formats.items()
-        if spec.bits < FLOAT and isinstance(spec.format, Uniform)
+        name: row.weights
+        for name, row in resolve(known, resolved(recipe)).items()
+        if name in inside and row.weights.bits < FLOAT and isinstance(row.weights.format, Uniform)
     }
 
 

@@ -4,7 +4,6 @@ for each layer.
 What was learned for one recipe serves all others in which a layer is made into the same, and
 measurements of sensitivity too."""
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,7 @@ from ..recipe import FLOAT, Activations, Gptq, LowRank, Recipe, WeightFormat, We
 from ..store import captures
 from ..store.learned import load_rounding, rounding_folder
 from .known import info_for, statistics
-from .local import errors
 from .mixing import resolved
-from .trajectory_ranges import plain
 
 
 if TYPE_CHECKING:
@@ -51,18 +48,12 @@ def learned_from_inputs(recipe: Recipe) -> tuple[Task, ...]:
     chosen = (recipe.weights.format, *(override.format for override in recipe.overrides))
     if not any(needs_inputs(form) for form in chosen):
         return ()
-    from ..quantizers.plan import make_plan
+    from ..quantizers.resolve import resolve
 
-    # The time embedding, learned blocks and ranges along the quantized trajectory leave the formats as
-    # they are.
-    bare = dataclasses.replace(plain(recipe), temporal=None, reconstruction=None)
-    made = make_plan(info_for(recipe), bare, statistics(recipe), errors(bare))
-    rows = [
-        row for row in made.layers if row.weights.bits < FLOAT and needs_inputs(row.weights.format)
-    ]
     tasks = (
-        _task(row.layer.name, row.weights, row.split, recipe.activations, row.activation_bits)
-        for row in rows
+        _task(name, row.weights, row.split, recipe.activations, row.activation_bits)
+        for name, row in resolve(info_for(recipe), recipe).items()
+        if row.weights.bits < FLOAT and needs_inputs(row.weights.format)
     )
     return tuple(task for task in tasks if task)
 
