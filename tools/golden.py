@@ -27,7 +27,7 @@ from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.models import libraries
 from dmq.recipe import EMBEDDED, Predictor, Recipe
-from dmq.results import ActivationQParams, Plan
+from dmq.results import ActivationQParams, Plan, PlannedLayer
 from dmq.store import captures, folders, runs
 from dmq.store.folders import home
 
@@ -171,13 +171,17 @@ def planned(recipe: Recipe) -> dict[str, Any]:
         "cached": 0
         if plan.temporal is None or plan.temporal.cached is None
         else int(plan.temporal.cached.sum()),
-        "layers": {
-            row.layer.name: f"{row.format} {row.rounding} {row.activation_bits} {row.split} "
-            f"{row.weight_bytes} {row.bias_bytes} {row.reason}"
-            for row in plan.layers
-        },
+        "layers": {row.layer.name: layer_line(row) for row in plan.layers},
         "banks": {bank.site.label: _bank(bank) for bank in _banks(plan)},
     }
+
+
+def layer_line(row: PlannedLayer) -> str:
+    """All that a plan says of a layer but its bank."""
+    return (
+        f"{row.format} {row.rounding} {row.activation_bits} {row.split} "
+        f"{row.weight_bytes} {row.bias_bytes} {row.reason}"
+    )
 
 
 def _banks(plan: Plan) -> list[ActivationQParams]:
@@ -279,7 +283,7 @@ def portable_plan(recipe: Recipe) -> dict[str, Any]:
     layers = plan.pop("layers")
     return plan | {
         "layers": len(layers),
-        "formats": digest(f"{name} {said}" for name, said in layers.items()),
+        "formats": digest(f"{name} {line}" for name, line in layers.items()),
         "banks": len(banks),
         "slots": sum(len(bank["bits"]) for bank in banks),
         "bits": digest(np.array(bank["bits"]) for bank in banks),
