@@ -11,7 +11,7 @@ from dmq.errors import DmqError
 from dmq.quantizers.plan import vector_format
 from dmq.quantizers.resolve import resolve, resolve_operands
 from dmq.quantizers.weights import weight_bytes
-from dmq.recipe import FLOAT, Activations, LowRank, Override, Recipe, Weights
+from dmq.recipe import FLOAT, Activations, KMeans, LowRank, Override, Recipe, Weights
 from dmq.results import PlannedLayer, Site
 from dmq.stages.known import info_for
 from dmq.stages.weights_kept import learned_from_inputs
@@ -86,7 +86,7 @@ def test_inputs_are_smoothed_unless_their_ranges_are_calibrated(sd, activations,
 
 def test_bits_that_a_format_cannot_have_are_refused_with_the_layer(sd):
     recipe = sd.recipe(
-        weights=Weights(bits=4, format=LowRank()),
+        weights=Weights(bits=4, format=KMeans()),
         overrides=(Override(layers="conv_in", weight_bits=12),),
     )
     with pytest.raises(DmqError, match=r"recipe\.overrides: conv_in: "):
