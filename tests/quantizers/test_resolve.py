@@ -87,7 +87,7 @@ def test_inputs_are_smoothed_unless_their_ranges_are_calibrated(sd, activations,
 def test_bits_that_a_format_cannot_have_are_refused_with_the_layer(sd):
     recipe = sd.recipe(
         weights=Weights(bits=4, format=KMeans()),
-        overrides=(Override(layers="conv_in", weight_bits=12),),
+        overrides=(Override(layers="conv_in", weight_bits=10),),
     )
     with pytest.raises(DmqError, match=r"recipe\.overrides: conv_in: "):
         resolve(sd.info, recipe)
