@@ -209,7 +209,9 @@ def few(recipe, monkeypatch):
     asleep = {layer.name for layer in layers} - {
         layers[n].name for n in (0, 5, len(layers) // 2, -1)
     }
-    changed = tuple(dataclasses.replace(layer, macs=layer.name not in asleep) for layer in layers)
+    changed = tuple(
+        dataclasses.replace(layer, macs=int(layer.name not in asleep)) for layer in layers
+    )
     known = dataclasses.replace(loaded.info, layers=changed)
     monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, info=known))
     return recipe

@@ -13,29 +13,26 @@ and what is wrong is one DmqError."""
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from typing import Any, TypeVar, get_type_hints
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from .. import jsonio
-from ..errors import DmqError
 from ..recipe import FLOAT, Cache, Temporal, Weights
 from ..results import (
     ActivationQParams,
     Layer,
     Plan,
     PlannedLayer,
-    Projection,
     Site,
     TemporalBlock,
     TimeEmbedding,
 )
+from ..store import codec
 from .stored import LARGEST, Layout
 
-
-Made = TypeVar("Made")
 
 PLAIN = (
     "model",
@@ -101,7 +98,7 @@ def banks_of(plan: Plan) -> list[ActivationQParams]:
 
 def plan_layout(data: Mapping[str, Any]) -> Layout:
     """The tensors that belong to a plan's plain data. Raises DmqError if it contradicts itself."""
-    with _checked():
+    with codec.reading("the plan in it", "export it again"):
         steps = len(data["timesteps"])
         made = {
             f"dmq.banks.{k}.{part}": x
@@ -122,7 +119,7 @@ def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
 
     Raises DmqError if something in it is not what it should be.
     """
-    with _checked():
+    with codec.reading("the plan in it", "export it again"):
         for name, (dtype, shape) in plan_layout(data).items():
             if (tensors[name].dtype, tuple(tensors[name].shape)) != (dtype, shape):
                 raise ValueError(f"{name} is another tensor")
@@ -133,10 +130,10 @@ def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
         if len(sites) < len(banks):
             raise ValueError("two banks of one site")
         rows = tuple(_row(row, specs, banks) for row in data["layers"])
-        hints = get_type_hints(Plan)
         told = {"unknown_timestep": data.get("on_miss")} | data  # its first name
-        return Plan(
-            **{name: jsonio.from_data(hints[name], _listed(told[name]), name) for name in PLAIN},
+        return codec.from_parts(
+            Plan,
+            {name: told[name] for name in PLAIN},
             layers=rows,
             attention=tuple(banks[_place(k, banks)] for k in data["attention"]),
             temporal=_time_embedding(data, tensors.get("dmq.cache.chosen")),
@@ -144,20 +141,6 @@ def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
 
 
 _ALWAYS = ("activation_bits", "weight_bytes", "bias_bytes")
-
-
-class _checked:
-    """Whatever plain data from elsewhere makes Python raise is one DmqError."""
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type | None, error: BaseException | None, _: Any) -> None:
-        if isinstance(
-            error, (KeyError, TypeError, ValueError, IndexError, AttributeError, RecursionError)
-        ):
-            why = f"missing {error}" if isinstance(error, KeyError) else str(error)
-            raise DmqError(f"the plan in it is damaged ({why:.200}). Export it again.") from None
 
 
 # --- banks ----------------------------------------------------------------------------------------
@@ -209,16 +192,14 @@ def _bank(
         raise ValueError(f"dmq.banks.{k} has scales or bits that nothing can be computed with")
     if zero.size and (zero.min() < 0 or (zero.reshape(len(bits), -1).max(1) > 2.0**bits - 1).any()):
         raise ValueError(f"dmq.banks.{k}.zero is outside of its grid")
-    made = ActivationQParams(
-        site=_typed(Site, data["site"]),
+    made = codec.from_parts(
+        ActivationQParams,
+        {name: data[name] for name in ("axis", "parts", "dynamic", "symmetric")},
+        site=codec.from_parts(Site, data["site"]),
         bits=bits,
         scale=scale,
         zero=zero,
         slot=slot,
-        **{
-            name: jsonio.from_data(get_type_hints(ActivationQParams)[name], data[name], name)
-            for name in ("axis", "parts", "dynamic", "symmetric")
-        },
     )
     channels = made.axis is not None and not made.dynamic
     if (
@@ -239,15 +220,13 @@ def _bank(
 def _row(
     data: Mapping[str, Any], specs: list[Weights], banks: list[ActivationQParams]
 ) -> PlannedLayer:
-    names = {f.name for f in fields(Layer)}
-    kept = {name: data[name] for name in ROW if name in data}
-    hints = get_type_hints(PlannedLayer)
-    return PlannedLayer(
-        layer=_typed(Layer, {name: data[name] for name in names}),
+    told = {name: data[name] for name in ROW if name in data}
+    return codec.from_parts(
+        PlannedLayer,
+        {"reason": ""} | told,
+        layer=codec.from_parts(Layer, {f.name: data[f.name] for f in fields(Layer)}),
         weights=specs[_place(data["weights"], specs)],
         bank=None if data["bank"] is None else banks[_place(data["bank"], banks)],
-        **{"reason": ""}
-        | {name: jsonio.from_data(hints[name], value, name) for name, value in kept.items()},
     )
 
 
@@ -255,24 +234,6 @@ def _place(k: Any, among: list[Any]) -> int:
     if type(k) is not int or not 0 <= k < len(among):
         raise ValueError(f"{k!r:.40} is no place in a list of {len(among)}")
     return k
-
-
-def _typed(kind: type[Made], data: Mapping[str, Any]) -> Made:
-    """A frozen dataclass of plain fields, each of the type that it should have."""
-    hints = get_type_hints(kind)
-    unknown = set(data) - set(hints)
-    if unknown:
-        raise ValueError(f"{kind.__name__} knows no {sorted(unknown)[0]!r:.40}")
-    return kind(
-        **{
-            name: jsonio.from_data(hints[name], _listed(value), name)
-            for name, value in data.items()
-        }
-    )
-
-
-def _listed(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _by_row(time: TimeEmbedding) -> bool:
@@ -296,19 +257,14 @@ def _time_embedding(data: Mapping[str, Any], chosen: Tensor | None) -> TimeEmbed
     kept = data["temporal"]
     if kept is None:
         return None
-    block = dict(kept["block"])
-    projections = tuple(_typed(Projection, row) for row in block.pop("projections"))
-    hints = get_type_hints(TemporalBlock)
-    plain = {
-        name: jsonio.from_data(hints[name], _listed(value), name) for name, value in block.items()
-    }
+    block = codec.from_parts(TemporalBlock, kept["block"])
     spec = jsonio.from_data(Temporal, kept["spec"], "temporal")
-    made = TimeEmbedding(block=TemporalBlock(**plain, projections=projections), spec=spec)
+    made = TimeEmbedding(block=block, spec=spec)
     if not kept["cached"]:
         return made
     if not isinstance(spec.cache, Cache):
         raise ValueError("a cache that the recipe does not ask for")
-    shape = (len(projections), len(data["timesteps"]))
+    shape = (len(block.projections), len(data["timesteps"]))
     cached = np.ones(shape, dtype=bool)
     if spec.cache.selection == "block":
         cached &= np.array([flag is True for flag in kept["blocks"]], dtype=bool)[:, None]
@@ -319,4 +275,4 @@ def _time_embedding(data: Mapping[str, Any], chosen: Tensor | None) -> TimeEmbed
             .astype(bool)
             .reshape(shape)
         )
-    return TimeEmbedding(block=made.block, spec=spec, cached=cached)
+    return TimeEmbedding(block=block, spec=spec, cached=cached)

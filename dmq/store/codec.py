@@ -36,7 +36,7 @@ T = TypeVar("T")
 
 
 @contextlib.contextmanager
-def reading(place: Path, remedy: str = REMEDY) -> Iterator[None]:
+def reading(place: Path | str, remedy: str = REMEDY) -> Iterator[None]:
     """The block reads `place`: what fails is one DmqError that names it and the `remedy`."""
     try:
         yield
@@ -170,7 +170,7 @@ def _join(
         keys = [key[len(name) + 1 :] for key in found] if data is _ABSENT else data
         return {key: arrays.pop(f"{name}/{key}") for key in keys}
     _expect((int, float) if hint is float else hint, data, name)
-    return data
+    return data  # an integer stays one: what it was is part of the names of answers
 
 
 def _join_fields(
@@ -196,14 +196,15 @@ def _join_tuple(options: tuple, data: Any, name: str, arrays: dict[str, np.ndarr
     if options[0] is np.ndarray:
         count = next(n for n in range(len(arrays) + 1) if f"{name}/{n}" not in arrays)
         return tuple(arrays.pop(f"{name}/{n}") for n in range(count))
-    _expect(list, data, name)
+    _expect((list, tuple), data, name)
     hints = options if options[-1] is not Ellipsis else options[:1] * len(data)
     pairs = enumerate(zip(hints, data, strict=True))
     return tuple(_join(hint, x, f"{name}.{n}", arrays) for n, (hint, x) in pairs)
 
 
 def _expect(kind: Any, data: Any, name: str) -> None:
-    if kind is not Any and not isinstance(data, kind):
+    untrue = isinstance(data, bool) and kind is not bool  # to Python, True is a number
+    if kind is not Any and (untrue or not isinstance(data, kind)):
         wanted = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
         told = "nothing" if data is _ABSENT else f"{data!r:.80}"
         raise TypeError(f"{name}: expected {wanted}, got {told}")
