@@ -43,8 +43,8 @@ _PLACES = {
     "progress": "FLOAT_NAME GeneratedImage Progress run_to_end finish=run_to_end",
     "models.placement": "AUTO DTYPES OFFLOADS Placement",
     "models.libraries": "load",
-    "models.work_plan": "WorkPlan chosen_placement devices=list_devices memory_line=describe_memory plan_capture plan_work"
-    " use_placement",
+    "models.work_plan": "WorkPlan chosen_placement devices=list_devices plan_capture plan_work"
+    " memory_line=describe_memory use_placement",
     "figures.images": "difference",
     "allocation.budget": "allocate limits pareto",
     "workflow.bit_allocation": "with_allocation=apply_allocation",
@@ -58,7 +58,8 @@ _PLACES = {
     "evaluation.compare": "compare=compare_images run=run_comparison",
     "evaluation.engines": "BOTH COMPUTED=ENGINE_CHOICES Placed=KernelAssignment"
     " computed_as=with_engines placed=assign_kernels plain_name=strip_engine with_engine",
-    "evaluation.error_curves": "kept_over_time=find_error_curves last_over_time=find_last_error_curves over_time=measure_error_curves",
+    "evaluation.error_curves": "kept_over_time=find_error_curves"
+    " last_over_time=find_last_error_curves over_time=measure_error_curves",
     "evaluation.joined_benchmarks": "joined=join_benchmarks",
     "evaluation.probe": "kept_probe=find_probe last_probe=find_last_probe probe=run_probe",
     "evaluation.range_change": "RangeChange range_change=compare_ranges",
