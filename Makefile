@@ -46,6 +46,7 @@ docs: .venv/docs.done
 lint: .venv/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 .venv/bin/python:
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'dmq needs Python 3.11 or newer; try make PYTHON=python3.12')"

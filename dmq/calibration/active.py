@@ -174,7 +174,7 @@ class _Search(SearchState):
                     )
                 return
             self.visits[i] += 1
-            self.history.append(self.last)
+            self.history.append((i, *self.last[1:]))
             yield self.snapshot("Search", n + 1, total)
 
     def measure(self, phase: str = "Measure") -> Snapshots:

@@ -11,7 +11,7 @@ parts:
 Two denoiser calls a part and step, whatever the scheduler keeps between its steps. Nothing is saved
 here."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +97,7 @@ class _Walk:
     so far.
     """
 
-    report: OnStep
+    report: Callable[..., None]
 
     def __init__(
         self,
@@ -109,6 +109,7 @@ class _Walk:
         done: Sequence[tuple[ActivationStats, Grids]],
     ) -> None:
         stats, before = start
+        assert recipe.progressive is not None
         self.loaded, self.recipe, self.spec, self.model = loaded, recipe, recipe.progressive, model
         self.banks: dict[Site, ActivationBank] = {
             m.site: m for m in model.modules() if isinstance(m, ActivationBank)

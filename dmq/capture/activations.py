@@ -5,7 +5,7 @@ of every site.
 import contextlib
 import copy
 import json
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -72,7 +72,9 @@ def capture_activations(
     refuse_caches(loaded.denoiser)
     images = images or calibration_images(loaded, calibration)
     recorder, calls = Recorder(subset), TrajectoryRecorder(loaded.adapter, trajectories)
-    todo = [images[n : n + calibration.batch] for n in range(0, len(images), calibration.batch)]
+    todo = [
+        list(images[n : n + calibration.batch]) for n in range(0, len(images), calibration.batch)
+    ]
     copies = [_Copy(loaded, attention) for _ in range(_batches_at_once(loaded, len(todo)))]
     steps, done, halved = sampling.steps, 0, False
     while todo:
@@ -141,7 +143,7 @@ def _watch_batches(
     seen: Sequence[Recorder],
     sampling: Sampling,
     calls: TrajectoryRecorder | None,
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Generate batches side by side, each told to a recorder of its own; yields how many steps
     are done in all.
     """
@@ -278,17 +280,17 @@ def joined_steps(parts: Sequence[ActivationStats]) -> ActivationStats:
         counts=tuple(counts for counts, _, _ in joined),
         first=np.array([first for _, first, _ in joined], np.int32),
         exponent=np.array([k for _, _, k in joined], np.int16),
-        **{
-            name: np.concatenate([getattr(part, name) for part in parts], 1)
-            for name in ("elements", "power_sums", "minimum", "maximum")
-        },
-        **{
-            name: tuple(
-                map(np.concatenate, zip(*(getattr(part, name) for part in parts), strict=True))
-            )
-            for name in ("channel_min", "channel_max")
-        },
+        elements=np.concatenate([part.elements for part in parts], 1),
+        power_sums=np.concatenate([part.power_sums for part in parts], 1),
+        minimum=np.concatenate([part.minimum for part in parts], 1),
+        maximum=np.concatenate([part.maximum for part in parts], 1),
+        channel_min=_join_steps([part.channel_min for part in parts]),
+        channel_max=_join_steps([part.channel_max for part in parts]),
     )
+
+
+def _join_steps(parts: Sequence[tuple[np.ndarray, ...]]) -> tuple[np.ndarray, ...]:
+    return tuple(map(np.concatenate, zip(*parts, strict=True)))
 
 
 def _join_site(parts: Sequence[ActivationStats], s: int) -> tuple[np.ndarray, int, int]:

@@ -135,11 +135,12 @@ class _Sum:
     def __init__(self, layer: nn.Module, name: str, calls: int, share: str) -> None:
         self.layer, self.name, self.share, self.tokens = layer, name, share, 0
         self.conv = not isinstance(layer, nn.Linear)
-        self.columns = layer.weight[0].numel()
+        self.weight = layer.get_parameter("weight")
+        self.columns = self.weight[0].numel()
         self.each = math.ceil(max(TOKENS, A_COLUMN * self.columns) / calls)
         self.random = torch.Generator().manual_seed(zlib.crc32(name.encode()))
         self.ends = np.cumsum([0, *_widths(layer)]).tolist()
-        groups, device = _groups(layer), layer.weight.device
+        groups, device = _groups(layer), self.weight.device
         self.parts = [
             torch.zeros(groups, b - a, b - a, device=device) for a, b in pairwise(self.ends)
         ]
@@ -149,7 +150,7 @@ class _Sum:
     def add(self, x: Tensor) -> None:
         """Count some tokens of an input `x` of the layer."""
         x = x.float()
-        if self.conv and x.ndim < self.layer.weight.ndim:
+        if self.conv and x.ndim < self.weight.ndim:
             x = x[None]  # a convolution takes an image without a batch, too
         source = _Patches(self.layer, x) if self.conv else _Rows(x)
         which = torch.randperm(len(source), generator=self.random)[: self.each]
@@ -163,7 +164,7 @@ class _Sum:
         self.tokens += len(which)
 
     def _shown(self, x: Tensor, which: Tensor) -> None:
-        if self.conv and self.layer.weight.shape[2:] == (1, 1) and self.share == "call":
+        if self.conv and self.weight.shape[2:] == (1, 1) and self.share == "call":
             ends = (end.flatten(1).mT for end in (x.amin(0), x.amax(0)))  # of each pixel
             low, high = (end[which[:SHOWN].to(x.device) % len(end)] for end in ends)
         elif self.conv:
@@ -250,6 +251,7 @@ def _widths(layer: nn.Module) -> list[int]:
     """How the columns of the layer's weight are cut: not at all up to COLUMNS, else between
     input channels.
     """
-    columns, kernel = layer.weight[0].numel(), layer.weight[0, 0].numel()
+    weight = layer.get_parameter("weight")
+    columns, kernel = weight[0].numel(), weight[0, 0].numel()
     pieces = math.ceil(columns / COLUMNS)
     return [len(part) * kernel for part in np.array_split(np.arange(columns // kernel), pieces)]

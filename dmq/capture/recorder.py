@@ -10,6 +10,7 @@ of a denoiser call, when all sites are binned together. Half-precision values ar
 they are, in float32."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -146,7 +147,7 @@ class Recorder:
         """
         key = (x.untyped_storage()._cdata, x.storage_offset(), x.numel(), x._version)
         known = self._recent.get(key)
-        if known is None or not (_dense(x) and _dense(known.tensor)):
+        if known is None or known.tensor is None or not (_dense(x) and _dense(known.tensor)):
             known = self._recent[key] = self._measure(x)
             if len(self._recent) > RECENT:
                 self._recent.pop(
@@ -344,7 +345,7 @@ class Recorder:
         )
 
     @one_thread()
-    def finished(self) -> dict[str, object]:
+    def finished(self) -> dict[str, Any]:
         """The array fields of `ActivationStats`, histograms cut to the bins in use."""
         steps = list(self.steps.values())
         cuts = [_cut(torch.stack([x.counts[s] for x in steps])) for s in range(len(self.sites))]
@@ -369,9 +370,8 @@ class Recorder:
 
 
 def _nothing(channels: int, device: torch.device) -> list[tuple[None, Tensor, Tensor]]:
-    return [
-        (None, *(torch.full((channels,), end, device=device) for end in (torch.inf, -torch.inf)))
-    ]
+    low, high = (torch.full((channels,), end, device=device) for end in (torch.inf, -torch.inf))
+    return [(None, low, high)]
 
 
 def _powers(x: Tensor) -> Tensor:

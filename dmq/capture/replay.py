@@ -27,7 +27,9 @@ def images_in(trajectory: Trajectory, n: int) -> int:
     return len(half) // 2 if (half >= 0).any() else len(half)
 
 
-def rows_of(trajectory: Trajectory, n: int, images: Sequence[int] | None) -> np.ndarray:
+def rows_of(
+    trajectory: Trajectory, n: int, images: Sequence[int] | np.ndarray | None
+) -> np.ndarray:
     """The rows of call n that generate `images` (positions among those of the call), halves
     together; all if None.
     """

@@ -96,12 +96,12 @@ def side_by_side(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _pair(one: BenchImage, images: Mapping[tuple[str, int], np.ndarray], float_name: str) -> str:
-    images = "".join(
+    shown = "".join(
         f'<img alt="{who}" src="{_uri(images[key])}"> '
         for who in (float_name, one.recipe)
         if (key := (who, one.number)) in images
     ).replace(f'alt="{one.recipe}"', f'alt="{html.escape(one.recipe)}"')
-    return f"<div class=pair>{images}<br>{html.escape(caption(one))}</div>"
+    return f"<div class=pair>{shown}<br>{html.escape(caption(one))}</div>"
 
 
 def caption(one: BenchImage) -> str:

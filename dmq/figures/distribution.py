@@ -39,13 +39,13 @@ def span(stats: ActivationStats, s: int, tail: float = 0.0005) -> tuple[float, f
 
 def grid_of(low: float, high: float, bits: int, symmetric: bool) -> tuple[float, float]:
     """Scale and zero point, as `numerics.affine.grid`."""
-    low, high = np.float32(min(low, 0)), np.float32(max(high, 0))
+    least, most = np.float32(min(low, 0)), np.float32(max(high, 0))
     if symmetric:
         half = 2 ** (bits - 1)
-        return float(max(max(-low, high) / np.float32(half - 1), np.float32(1e-8))), float(half)
+        return float(max(max(-least, most) / np.float32(half - 1), np.float32(1e-8))), float(half)
     top = 2**bits - 1
-    scale = max((high - low) / np.float32(top), np.float32(1e-8))
-    return float(scale), float(min(np.round(-low / scale), top))
+    scale = max((most - least) / np.float32(top), np.float32(1e-8))
+    return float(scale), float(min(np.round(-least / scale), top))
 
 
 def bin_errors(

@@ -1,6 +1,7 @@
 """Partitions of the time axis and what they cost."""
 
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -24,7 +25,7 @@ from .look import (
 
 
 SHARE = "error, % of power"
-STYLES = (
+STYLES: tuple[dict[str, Any], ...] = (
     {"color": BLUE, "width": 3, "dash": "solid"},
     {"color": ORANGE, "width": 2, "dash": "dash"},
     {"color": GREEN, "width": 2, "dash": "dot"},

@@ -198,7 +198,7 @@ def boxes(table: SensitivityTable, by: str, label: str = "") -> go.Figure:
     values = values_of(table, label)
     if by == "choice":
         groups = {
-            name: (table.cost[:, c], range(len(table.layers)))
+            name: (table.cost[:, c], list(range(len(table.layers))))
             for c, name in enumerate(table.labels)
         }
         title = table.unit
@@ -222,7 +222,7 @@ def boxes(table: SensitivityTable, by: str, label: str = "") -> go.Figure:
             line={"width": 1.5},
             marker={"color": colour, "size": 4},
             showlegend=False,
-            customdata=list(own),
+            customdata=own,
             text=[table.layers[n].name for n in own],
             hovertemplate="%{text}<br>%{y:.3g}<extra></extra>",
         )
@@ -380,7 +380,7 @@ def logarithmic(values: np.ndarray) -> dict[str, object]:
 def coloured(values: np.ndarray) -> tuple[np.ndarray, dict[str, object]]:
     """What to colour, and the colour scale with labels in plain units; lighter is dearer."""
     finite = values[np.isfinite(values)]
-    bar = {"thickness": 12, "outlinewidth": 0, "len": 1}
+    bar: dict[str, object] = {"thickness": 12, "outlinewidth": 0, "len": 1}
     if not is_wide(values):
         return values, {"colorscale": "Viridis", "colorbar": bar, "showscale": bool(len(finite))}
     shown = np.log10(above_zero(values, values))

@@ -1,6 +1,8 @@
 """The time embedding under quantization: which features are bent at which step, which step they are
 taken for, what a cache would change."""
 
+from typing import Any
+
 import numpy as np
 import plotly.graph_objects as go
 
@@ -119,14 +121,12 @@ def _map(
     at: tuple[int, int] | None,
     told: np.ndarray,
     hover: str,
-    **colours: object,
+    **colours: Any,
 ) -> go.Figure:
     """A heat map of [K, T] values; the cell `at` (feature, step) is framed."""
     names = [feature_name(projection) for projection in errors.block.projections]
     height = rows_height(len(names))
-    colours["colorbar"] = {"thickness": 12} | colours[
-        "colorbar"
-    ]  # the map needs the width on a phone
+    colours["colorbar"] = {"thickness": 12, **colours["colorbar"]}  # a phone needs the width
     figure = go.Figure(
         go.Heatmap(
             z=z,

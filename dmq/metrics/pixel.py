@@ -28,6 +28,8 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     # Imported here: it takes a second, and the app opens without it.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
-    pair = [torch.from_numpy(np.array(x)).permute(2, 0, 1)[None].float() / 255 for x in (a, b)]
+    x, y = (torch.from_numpy(np.array(x)).permute(2, 0, 1)[None].float() / 255 for x in (a, b))
     with one_thread():
-        return float(structural_similarity_index_measure(*pair, data_range=1.0))
+        similarity = structural_similarity_index_measure(x, y, data_range=1.0)
+    assert isinstance(similarity, torch.Tensor)  # neither the map nor the contrast is asked for
+    return float(similarity)

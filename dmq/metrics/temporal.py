@@ -3,7 +3,7 @@
 Features are [T, R, C] for each projection: T steps in sampling order, R rows of conditioning (1
 where t is all)."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -113,6 +113,7 @@ def measure_time_embedding(
     `before` treats the time embedding as all other layers, `computed` has its ranges per step and the
     codes `learned`; neither has a cache, the recipe's spec is that of `computed`. `given` [R, ...]
     is what enters beside t."""
+    assert computed.temporal is not None
     block, spec = computed.temporal.block, computed.temporal.spec
     ask = adapter, block, computed.timesteps, given
     with one_thread():
@@ -125,10 +126,10 @@ def measure_time_embedding(
     errors = {bits: _each(relative_errors, made, wanted) for bits, made in tables.items()}
     error_computed = _each(relative_errors, ours, wanted)
     cached, stored = _from_cache(spec, error_computed, errors, block)
-    final = [
-        _mixed(row, ours[k], tables[spec.cache.bits][k]) if row.any() else ours[k]
-        for k, row in enumerate(cached)
-    ]
+    final = ours
+    if isinstance(spec.cache, Cache):
+        table = tables[spec.cache.bits]
+        final = [_mixed(row, ours[k], table[k]) for k, row in enumerate(cached)]
     # Modules that only hold weights for others, such as the projections of Hunyuan-DiT's pooler,
     # see nothing.
     inputs = tuple(name for name in _distinct_inputs(block) if (name, "input") in stats.index)
@@ -177,7 +178,9 @@ def _from_cache(
     return select(computed, stored, spec.cache.selection, block), stored
 
 
-def _each(of: object, made: list[Tensor], wanted: list[Tensor]) -> np.ndarray:
+def _each(
+    of: Callable[[Tensor, Tensor], np.ndarray], made: list[Tensor], wanted: list[Tensor]
+) -> np.ndarray:
     return np.stack([of(a, b) for a, b in zip(made, wanted, strict=True)])
 
 

@@ -13,6 +13,7 @@ its own business. There are two ways:
 
 import math
 from collections.abc import Iterator
+from types import EllipsisType
 from typing import Any
 
 import torch
@@ -125,18 +126,21 @@ class Watched(Products):
             )
         self.calls += 1
         q, k, v = self.q(query), self.k(key), self.v(value)
-        how = {
-            "dropout_p": dropout_p,
-            "is_causal": is_causal,
-            "scale": scale,
-            "enable_gqa": enable_gqa,
-        }
-        answer, lse = fused(q, k, v, attn_mask, **how)
+        answer, lse = fused(
+            q,
+            k,
+            v,
+            attn_mask,
+            dropout_p=dropout_p,
+            is_causal=is_causal,
+            scale=scale,
+            enable_gqa=enable_gqa,
+        )
         self.probs(Probabilities(q, k, _causal(q, k) if is_causal else attn_mask, scale, lse))
         return answer
 
 
-def _runs(q: Tensor, k: Tensor) -> Iterator[list[tuple[slice, ...]]]:
+def _runs(q: Tensor, k: Tensor) -> Iterator[list[tuple[slice | EllipsisType, ...]]]:
     """Places in q (B, ..., Lq, D) whose scores are taken at once, in order: for a run of rows
     those of its queries.
     """
@@ -195,6 +199,7 @@ def open_attention(model: nn.Module, kind: type[Opened]) -> dict[str, Any]:
         for name, m in model.named_modules()
         if isinstance(m, (Attention, AttentionModuleMixin))
     ]
+    attention: Any  # diffusers names the processors that it knows
     for _, attention in found:
         processor = attention.processor
         # A plain attribute hides a submodule of the same name, so it must go first.

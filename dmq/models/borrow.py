@@ -16,6 +16,11 @@ def borrow(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, lent | {id(b): b.detach() for b in model.buffers()})
 
 
+def parameters_of(layer: nn.Module) -> tuple[nn.Parameter, nn.Parameter | None]:
+    """The weight of a linear or convolution layer, and its bias if it has one."""
+    return layer.get_parameter("weight"), layer._parameters.get("bias")
+
+
 def replace(model: nn.Module, name: str, layer: nn.Module) -> None:
     """Put `layer` where `name` points, as in `model.get_submodule(name)`; AttributeError if
     there is no such place.

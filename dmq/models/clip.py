@@ -8,6 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -41,7 +42,7 @@ class ImageText:
     """
 
     name: str
-    model: CLIPModel
+    model: Any  # CLIPModel, whose own annotations do not hold
     tokenizer: PreTrainedTokenizerBase
     mean: tuple[float, ...]
     deviation: tuple[float, ...]
@@ -174,13 +175,14 @@ def _read(name: str, source: str, local_files_only: bool) -> ImageText:
     kind = AutoConfig.from_pretrained(source, **only).model_type
     if kind != "clip":  # CLIPModel would fill what is missing with random weights
         raise DmqError(f"{name}: is of a {kind!r} model, expected 'clip'.")
-    model, loaded = CLIPModel.from_pretrained(
+    opened: Any = CLIPModel.from_pretrained(
         source,
         use_safetensors=True,
         dtype=torch.float32,
         output_loading_info=True,
         local_files_only=local_files_only,
     )
+    model, loaded = opened
     if missing := sorted(loaded["missing_keys"]):
         raise DmqError(
             f"{name}: has no weights for {missing[0]} and {len(missing) - 1} others. Save the "

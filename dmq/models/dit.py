@@ -7,8 +7,8 @@ from functools import singledispatch
 from typing import Any
 
 import numpy as np
-from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, PixArtTransformer2DModel
-from torch import Tensor, nn
+from diffusers import DiTTransformer2DModel, HunyuanDiT2DModel, ModelMixin, PixArtTransformer2DModel
+from torch import Tensor
 
 from ..results import Projection, TemporalBlock
 from .adapter import AbstractAdapter, argument, single_timestep, tensors_of
@@ -51,7 +51,7 @@ class DiTAdapter(AbstractAdapter):
     def role(self, name: str, order: tuple[str, ...]) -> str:
         return next((role for part, role in ROLES.items() if part in f".{name}."), "other")
 
-    def blocks(self, denoiser: nn.Module) -> tuple[str, ...]:
+    def blocks(self, denoiser: ModelMixin) -> tuple[str, ...]:
         name = "blocks" if isinstance(denoiser, HunyuanDiT2DModel) else "transformer_blocks"
         return tuple(f"{name}.{n}" for n in range(len(denoiser.get_submodule(name))))
 
@@ -66,11 +66,11 @@ class DiTAdapter(AbstractAdapter):
             args, kwargs, ("hidden_states", "timestep"), skip=("hidden_states", "timestep")
         )
 
-    def temporal(self, denoiser: nn.Module) -> TemporalBlock | None:
+    def temporal(self, denoiser: ModelMixin) -> TemporalBlock | None:
         return _temporal(denoiser, self.blocks(denoiser))
 
     def embeddings(
-        self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]
+        self, denoiser: ModelMixin, t: Tensor, given: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
         return _embeddings(denoiser, t, given)
 
@@ -91,12 +91,12 @@ class ClassDiTAdapter(DiTAdapter):
 
 
 @singledispatch
-def _temporal(denoiser: nn.Module, blocks: tuple[str, ...]) -> TemporalBlock | None:
+def _temporal(denoiser: ModelMixin, blocks: tuple[str, ...]) -> TemporalBlock | None:
     return None
 
 
 @singledispatch
-def _embeddings(denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def _embeddings(denoiser: ModelMixin, t: Tensor, given: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
     raise TypeError(f"no embeddings are written for {type(denoiser).__name__}")
 
 

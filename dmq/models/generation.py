@@ -94,7 +94,8 @@ def _sample(
 ) -> GeneratedBatch:
     from . import loading
 
-    aside, last = 0.0, None
+    aside = 0.0
+    last: Any = None
 
     def on_step(i: int, t: float, latents: Any) -> None:
         nonlocal aside, last

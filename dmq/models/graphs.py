@@ -14,11 +14,13 @@ only them has nothing before it.
 from collections import Counter
 from collections.abc import Sequence
 from functools import singledispatch
+from typing import Any
 
 import numpy as np
 from diffusers import (
     DiTTransformer2DModel,
     HunyuanDiT2DModel,
+    ModelMixin,
     PixArtTransformer2DModel,
     Transformer2DModel,
     UNet2DConditionModel,
@@ -38,7 +40,11 @@ DOWN, MIDDLE, UP = range(3)
 
 
 def denoiser_graph(
-    denoiser: nn.Module, adapter: AbstractAdapter, order: Sequence[str] = (), *, split: bool = False
+    denoiser: ModelMixin,
+    adapter: AbstractAdapter,
+    order: Sequence[str] = (),
+    *,
+    split: bool = False,
 ) -> Graph:
     """The data flow between the layers of `denoiser`; each of its weight layers is one node.
 
@@ -56,7 +62,7 @@ def denoiser_graph(
     return _chain(denoiser, adapter, order)
 
 
-def _distinct(denoiser: nn.Module) -> list[str]:
+def _distinct(denoiser: ModelMixin) -> list[str]:
     """The weight layers by their first names; a layer that is in several places, or shares its
     weight, counts once.
     """
@@ -70,7 +76,7 @@ def _distinct(denoiser: nn.Module) -> list[str]:
 class Wiring:
     """A graph as it is being written down, in forward order."""
 
-    def __init__(self, denoiser: nn.Module, split: bool) -> None:
+    def __init__(self, denoiser: ModelMixin, split: bool) -> None:
         self.denoiser, self.split = denoiser, split
         self.modules = dict(denoiser.named_modules(remove_duplicate=False))
         self.nodes: list[str] = []
@@ -115,14 +121,11 @@ class Wiring:
 
     def _node(self, name: str, layer: str, what: str, inputs: Sequence[Flow]) -> int:
         n = len(self.nodes)
-        for values, value in (
-            (self.nodes, name),
-            (self.layers, layer),
-            (self.types, what),
-            (self.block, self.unit),
-            (self.stage, self.now),
-        ):
-            values.append(value)
+        self.nodes.append(name)
+        self.layers.append(layer)
+        self.types.append(what)
+        self.block.append(self.unit)
+        self.stage.append(self.now)
         self.edges += [(u, n) for u in dict.fromkeys(u for flow in inputs for u in flow)]
         return n
 
@@ -174,12 +177,13 @@ class Wiring:
         return max(away[n] for n in nodes if self.layers[n])
 
 
-def _chain(denoiser: nn.Module, adapter: AbstractAdapter, order: Sequence[str]) -> Graph:
+def _chain(denoiser: ModelMixin, adapter: AbstractAdapter, order: Sequence[str]) -> Graph:
     wiring = Wiring(denoiser, False)
     blocks = adapter.blocks(denoiser)
     distinct = _distinct(denoiser)
     inside = {name: next((b for b in blocks if name.startswith(f"{b}.")), "") for name in distinct}
-    before, known = (), ""
+    before: Flow = ()
+    known = ""
     for name in (*(n for n in order if n in inside), *(n for n in distinct if n not in order)):
         if inside[name] != known:
             known = inside[name]
@@ -190,7 +194,7 @@ def _chain(denoiser: nn.Module, adapter: AbstractAdapter, order: Sequence[str]) 
 
 
 @singledispatch
-def _wire(denoiser: nn.Module, wiring: Wiring) -> bool:
+def _wire(denoiser: ModelMixin, wiring: Wiring) -> bool:
     """Write the graph of `denoiser` down; False if nobody knows its wiring."""
     return False
 
@@ -253,9 +257,9 @@ def _(denoiser: DiTTransformer2DModel, w: Wiring) -> bool:
 @_wire.register
 def _(denoiser: PixArtTransformer2DModel, w: Wiring) -> bool:
     x = w.single("pos_embed.proj")
-    embedding, *nodes = _pixart_time(w)
+    embedding, *embedders = _pixart_time(w)
     lin = w.layer("adaln_single.linear", embedding)
-    w.piece("adaln_single", "time", *nodes, lin)
+    w.piece("adaln_single", "time", *embedders, lin)
     caption: Flow = ()
     if w.has("caption_projection"):
         pair = w.pair("caption_projection")
@@ -376,7 +380,7 @@ def _(denoiser: UNet2DModel | UNet2DConditionModel, w: Wiring) -> bool:
     return True
 
 
-def _unet_time(denoiser: nn.Module, w: Wiring) -> Flow:
+def _unet_time(denoiser: ModelMixin, w: Wiring) -> Flow:
     """The embedding that all blocks read: of the time, and of what else is added to it."""
     condition = w.layer("time_embedding.cond_proj") if w.has("time_embedding.cond_proj") else ()
     time = w.pair("time_embedding", condition)
@@ -430,7 +434,7 @@ def _resnet(w: Wiring, name: str, x: Flow, time: Flow, skip: Flow = ()) -> Flow:
     return total
 
 
-def _attended(w: Wiring, block: nn.Module, name: str, n: int, x: Flow) -> Flow:
+def _attended(w: Wiring, block: Any, name: str, n: int, x: Flow) -> Flow:
     """What the attention behind resnet `n` of a block, if there is one, makes of `x`."""
     if not w.has(f"{name}.attentions") or block.attentions[n] is None:
         return x

@@ -20,7 +20,7 @@ import diffusers
 import numpy as np
 import torch
 import transformers
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 
 from ..errors import DmqError
@@ -272,7 +272,7 @@ def _place_of(denoiser: nn.Module) -> Place:
     return Place(str(first.device), str(first.dtype).removeprefix("torch."))
 
 
-def _size(pipe: DiffusionPipeline, denoiser: nn.Module) -> tuple[int, int]:
+def _size(pipe: DiffusionPipeline, denoiser: ModelMixin) -> tuple[int, int]:
     side = denoiser.config.get("sample_size") or vars(pipe).get("default_sample_size") or 0
     height, width = side if isinstance(side, (list, tuple)) else (side, side)
     vae = pipe.components.get("vae")
@@ -364,7 +364,7 @@ def decode(loaded: Loaded, latents: Tensor) -> list[np.ndarray]:
     return _to_bytes((images.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy())
 
 
-def _decoder(vae: nn.Module) -> nn.Module:
+def _decoder(vae: ModelMixin) -> ModelMixin:
     """`vae`, in float32 where its configuration says that float16 overflows in it; as pipelines
     do at their end.
     """

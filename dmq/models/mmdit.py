@@ -5,7 +5,7 @@ SD3, Flux.
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel
+from diffusers import FluxTransformer2DModel, ModelMixin, SD3Transformer2DModel
 from torch import Tensor, nn
 
 from ..results import TemporalBlock
@@ -56,7 +56,7 @@ class MMDiTAdapter(AbstractAdapter):
         role = _first(ROLES, name, "other")
         return role or _first(INSIDE, name, "other")
 
-    def blocks(self, denoiser: nn.Module) -> tuple[str, ...]:
+    def blocks(self, denoiser: ModelMixin) -> tuple[str, ...]:
         lists = [
             (name, child)
             for name, child in denoiser.named_children()
@@ -73,7 +73,7 @@ class MMDiTAdapter(AbstractAdapter):
     def conditioning(self, args: tuple, kwargs: Mapping[str, Any]) -> dict[str, Tensor]:
         return tensors_of(args, kwargs, NAMES, skip=("hidden_states", "timestep"))
 
-    def temporal(self, denoiser: nn.Module) -> TemporalBlock:
+    def temporal(self, denoiser: ModelMixin) -> TemporalBlock:
         blocks = self.blocks(denoiser)
         norms = ("norm1", "norm1_context", "norm")
         places = [
@@ -96,9 +96,9 @@ class MMDiTAdapter(AbstractAdapter):
         )
 
     def embeddings(
-        self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]
+        self, denoiser: ModelMixin, t: Tensor, given: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
-        between = ()
+        between: tuple[Tensor, ...] = ()
         if isinstance(denoiser, FluxTransformer2DModel):  # which is called with t / 1000
             t = t.to(denoiser.dtype) * 1000
             between = (given["guidance"].to(denoiser.dtype) * 1000,) if "guidance" in given else ()

@@ -7,6 +7,7 @@ share."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any, cast
 
 import torch
 from diffusers import DiffusionPipeline
@@ -48,7 +49,7 @@ def _restored(modules: list[nn.Module]) -> Iterator[None]:
     before = [
         (table, name, tensor, tensor.data)
         for module in modules
-        for table in (module._parameters, module._buffers)
+        for table in cast(tuple[dict[str, Any], ...], (module._parameters, module._buffers))
         for name, tensor in table.items()
         if tensor is not None
     ]

@@ -7,6 +7,7 @@ and no exponentials; and a few entries take the scores of these entries alone.""
 import math
 from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def fused(
 
     None in its place where the kernel that torch would choose keeps it to itself.
     """
-    how = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
+    how: dict[str, Any] = {"dropout_p": dropout_p, "is_causal": is_causal, "scale": scale}
     if q.device.type == "cpu" and not enable_gqa:
         if torch._fused_sdp_choice(q, k, v, mask, **how) == SDPBackend.FLASH_ATTENTION.value:
             if mask is not None and mask.dtype is torch.bool:

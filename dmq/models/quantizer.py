@@ -69,7 +69,7 @@ class DmqConfig(QuantizationConfigMixin):
     """`quantization_config` of a denoiser's `config.json`, kept as it was read."""
 
     def __init__(self, **settings: Any) -> None:
-        self.quant_method = Method.DMQ
+        self.quant_method = Method.DMQ  # type: ignore[assignment]  # an enum cannot be extended
         self.settings = {name: value for name, value in settings.items() if name != "quant_method"}
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,7 +100,7 @@ class DmqQuantizer(DiffusersQuantizer):
         self.storage = type(self).make(quantization_config.settings)
         self.dtype = torch.float32
 
-    def update_torch_dtype(self, torch_dtype: torch.dtype | None) -> torch.dtype | None:
+    def update_torch_dtype(self, torch_dtype: Any) -> Any:  # a dtype or None, as diffusers has it
         self.dtype = torch_dtype or torch.float32
         return torch_dtype
 
@@ -125,7 +125,7 @@ class DmqQuantizer(DiffusersQuantizer):
             f"{param_name} has shape {tuple(loaded.shape)}, expected {tuple(current.shape)}."
         )
 
-    def create_quantized_param(
+    def create_quantized_param(  # type: ignore[override]  # diffusers uses no answer
         self,
         model: ModelMixin,
         param_value: Tensor,

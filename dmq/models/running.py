@@ -8,8 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
-from diffusers.schedulers import SchedulerMixin
+from diffusers import DiffusionPipeline, SchedulerMixin
 from torch import nn
 
 from ..errors import DmqError

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import DiffusionPipeline, ModelMixin
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
@@ -75,7 +75,7 @@ def _counted(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[s
     found: dict[str, int] = {}
 
     def count(name: str, layer: nn.Module, output: Tensor) -> None:
-        inner = layer.weight[0].numel()  # products per output element
+        inner = layer.get_parameter("weight")[0].numel()  # products per output element
         found[name] = found.get(name, 0) + output.numel() * inner
 
     for name, module in denoiser.named_modules():
@@ -86,7 +86,7 @@ def _counted(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[s
     return found
 
 
-def fingerprint(denoiser: nn.Module) -> str:
+def fingerprint(denoiser: ModelMixin) -> str:
     """16 hex digits of the denoiser's configuration and of up to 4096 evenly spaced elements of
     each tensor.
 
@@ -94,7 +94,7 @@ def fingerprint(denoiser: nn.Module) -> str:
     """
     if known := vars(denoiser).get("known_fingerprint"):
         return known
-    config = {key: value for key, value in dict(denoiser.config).items() if not key.startswith("_")}
+    config = {key: value for key, value in denoiser.config.items() if not key.startswith("_")}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode())
     for name, tensor in denoiser.state_dict().items():
         flat = tensor.detach().reshape(-1)

@@ -111,7 +111,7 @@ def projection(
 ) -> Projection:
     """The `Projection` whose linear layer is called `name`."""
     block = next((b for b in blocks if name.startswith(f"{b}.")), name.partition(".")[0])
-    width = denoiser.get_submodule(name).out_features
+    width = len(denoiser.get_parameter(f"{name}.weight"))
     return Projection(name=name, block=block, width=width, source=source, activation=activation)
 
 

@@ -205,7 +205,7 @@ def _(denoiser: UNet2DModel, t: torch.Tensor, rows: int, randn: Draw) -> dict[st
 
 @_call.register
 def _(denoiser: UNet2DConditionModel, t: torch.Tensor, rows: int, randn: Draw) -> dict[str, Any]:
-    call = {
+    call: dict[str, Any] = {
         "sample": randn(rows, 4, 8, 8),
         "timestep": t,
         "encoder_hidden_states": randn(rows, 5, 16),

@@ -65,10 +65,10 @@ def sample_trajectory(
             shown[call.i] = loading.decode(loaded, finished[: len(jobs)])
 
     def walked(images: list[np.ndarray]) -> SampledTrajectory:
-        known = all(one is not None for one in predicted)
+        known = [one for one in predicted if one is not None]
         return SampledTrajectory(
             np.stack(seen),
-            np.stack(predicted) if known else None,
+            np.stack(known) if len(known) == len(predicted) else None,
             np.array(weights),
             images,
             shown,

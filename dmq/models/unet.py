@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffusers import UNet2DConditionModel, UNet2DModel
+from diffusers import ModelMixin, UNet2DConditionModel, UNet2DModel
 from diffusers.models.resnet import ResnetBlock2D, ResnetBlockCondNorm2D
-from torch import Tensor, cat, nn
+from torch import Tensor, cat
 
 from ..results import TemporalBlock
 from .adapter import AbstractAdapter, argument, single_timestep, tensors_of
@@ -44,7 +44,7 @@ class UNetAdapter(AbstractAdapter):
     def role(self, name: str, order: tuple[str, ...]) -> str:
         return next((role for part, role in ROLES.items() if part in f".{name}."), "other")
 
-    def blocks(self, denoiser: nn.Module) -> tuple[str, ...]:
+    def blocks(self, denoiser: ModelMixin) -> tuple[str, ...]:
         down = (f"down_blocks.{n}" for n in range(len(denoiser.down_blocks)))
         up = (f"up_blocks.{n}" for n in range(len(denoiser.up_blocks)))
         return (*down, *(("mid_block",) if denoiser.mid_block is not None else ()), *up)
@@ -59,7 +59,7 @@ class UNetAdapter(AbstractAdapter):
         names = ("sample", "timestep", "encoder_hidden_states")
         return tensors_of(args, kwargs, names, skip=("sample", "timestep"))
 
-    def temporal(self, denoiser: nn.Module) -> TemporalBlock | None:
+    def temporal(self, denoiser: ModelMixin) -> TemporalBlock | None:
         if any(isinstance(module, ResnetBlockCondNorm2D) for module in denoiser.modules()):
             return None  # its norms project the time, too
         enters = _conditions(dict(denoiser.config))
@@ -94,7 +94,7 @@ class UNetAdapter(AbstractAdapter):
             arguments=tuple(name for _, name in enters),
         )
 
-    def splits(self, denoiser: nn.Module) -> dict[str, int]:
+    def splits(self, denoiser: ModelMixin) -> dict[str, int]:
         # A residual block of the way up is handed more channels than its predecessor made: those of
         # a shortcut, behind the others. Attention and upsampling between the two leave the number
         # as it is.
@@ -112,7 +112,7 @@ class UNetAdapter(AbstractAdapter):
         return found
 
     def embeddings(
-        self, denoiser: nn.Module, t: Tensor, given: Mapping[str, Tensor]
+        self, denoiser: ModelMixin, t: Tensor, given: Mapping[str, Tensor]
     ) -> tuple[Tensor, ...]:
         # Not `denoiser.dtype`: it walks the whole model, and takes longer than the time embedding
         # itself.

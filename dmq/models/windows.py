@@ -16,14 +16,14 @@ def unquantized_inside(quantized: nn.Module, steps: Collection[int]) -> nn.Modul
 
     Weights stay quantized: it is what a model tends to whose activations have more and more bits at
     those steps."""
-    steps = frozenset(steps)
+    steps, clock = frozenset(steps), vars(quantized)["clock"]
 
     def answer(forward: Forward, args: tuple, kwargs: dict[str, Any]) -> Any:
-        quantized.clock.bypassed = quantized.clock.i in steps
+        clock.bypassed = clock.i in steps
         try:
             return forward(*args, **kwargs)
         finally:
-            quantized.clock.bypassed = False
+            clock.bypassed = False
 
     take_over(quantized, answer)
     return quantized
@@ -42,10 +42,10 @@ def amplified(
 
     0 is the float model, 1 the quantized one. Source: pcr, "the probe".
     """
-    steps = frozenset(steps)
+    steps, clock = frozenset(steps), vars(quantized)["clock"]
 
     def answer(forward: Forward, args: tuple, kwargs: dict[str, Any]) -> Any:
-        gain = inside if quantized.clock.i in steps else outside
+        gain = inside if clock.i in steps else outside
         if gain == 1:
             return forward(*args, **kwargs)
         exact = denoiser(*args, **kwargs)

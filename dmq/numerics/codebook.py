@@ -53,8 +53,8 @@ def kmeans(
         raise ValueError(f"k must be 1 to 256, got {k}")
     rows = rows.detach().float()
     if rows.device.type == "mps":  # has no float64
-        found = kmeans(rows.cpu(), k, iterations, None if start is None else start.cpu())
-        return tuple(part.to(rows.device) for part in found)
+        codebook, codes = kmeans(rows.cpu(), k, iterations, None if start is None else start.cpu())
+        return codebook.to(rows.device), codes.to(rows.device)
     size = max(1, min(_rows_at_once(rows.device), chunk_size(rows.device, CHUNK) // rows.shape[1]))
     parts = rows.split(size)
     starts = (

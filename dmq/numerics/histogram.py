@@ -37,7 +37,8 @@ def bin_errors(
     for d, jump in ((inside - r, r.diff(dim=-1) / 12), (v - inside, None)):
         mean = _cubes(d, jump).mul_(share)
         parts.append(torch.where(points, (scale * d[..., 1:]) ** 2, mean) if points.any() else mean)
-    return tuple(parts)
+    rounding, clipping = parts
+    return rounding, clipping
 
 
 def _cubes(d: Tensor, jump: Tensor | None) -> Tensor:

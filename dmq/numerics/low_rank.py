@@ -48,12 +48,12 @@ def separate(
 
     `rounded` is Q, `error` judges W - L1 L2 - Q(R); of all `rounds` the one with the least error is
     taken. Source: neighbours, "SVDQuant"."""
-    rest, best, found = torch.zeros_like(matrix), torch.inf, None
-    for _ in range(rounds):
+    rest, best, found = torch.zeros_like(matrix), torch.inf, (matrix, matrix)
+    for n in range(rounds):
         left, right = (side.half() for side in factors(matrix - rest, rank))
         product = left.float() @ right.float()
         rest = rounded(matrix - product)
         wrong = float(error(matrix - product - rest))
-        if found is None or wrong < best:
+        if n == 0 or wrong < best:
             best, found = wrong, (left, right)
     return found

@@ -30,7 +30,8 @@ def find_range(spec: Any, rows: Tensor, bits: int, symmetric: bool) -> tuple[Ten
 @find_range.register
 def min_max(spec: MinMax, rows: Tensor, bits: int, symmetric: bool) -> tuple[Tensor, Tensor]:
     """The smallest and the largest value of each row."""
-    return tuple(rows.aminmax(dim=1))
+    low, high = rows.aminmax(dim=1)
+    return low, high
 
 
 @find_range.register

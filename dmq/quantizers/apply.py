@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
 from ..models.attention import explicit_products
-from ..models.borrow import borrow, replace
+from ..models.borrow import borrow, parameters_of, replace
 from ..models.survey import fingerprint
 from ..numerics.threads import one_thread
 from ..recipe import FLOAT
@@ -54,7 +54,8 @@ def quantized(
                 continue
             layer = quantized_model.get_submodule(row.layer.name)
             if row.bank and row.bank.site not in banks:
-                banks[row.bank.site] = bank_module(row.bank, clock).to(layer.weight.device)
+                device = layer.get_parameter("weight").device
+                banks[row.bank.site] = bank_module(row.bank, clock).to(device)
             bank = banks[row.bank.site] if row.bank else nn.Identity()
             replace(
                 quantized_model,
@@ -63,23 +64,20 @@ def quantized(
             )
     if plan.attention:
         explicit_products(quantized_model)
-        for bank in plan.attention:
-            place = f"{bank.site.name}.processor.{bank.site.point}"
-            replace(
-                quantized_model,
-                place,
-                bank_module(bank, clock).to(next(quantized_model.parameters()).device),
-            )
+        device = next(quantized_model.parameters()).device
+        for operand in plan.attention:
+            place = f"{operand.site.name}.processor.{operand.site.point}"
+            replace(quantized_model, place, bank_module(operand, clock).to(device))
     if plan.vector_bits < FLOAT:
         _quantize_vectors(quantized_model, plan)
-    cached = plan.temporal is not None and plan.temporal.cached is not None
+    time = plan.temporal if plan.temporal and plan.temporal.cached is not None else None
     used = [*(row.bank for row in plan.layers if row.bank), *plan.attention]
-    clock.needed = cached or any(len(bank.bits) > 1 or not bank.dynamic for bank in used)
-    if cached or used:
+    clock.needed = time is not None or any(len(bank.bits) > 1 or not bank.dynamic for bank in used)
+    if time or used:
         quantized_model.register_forward_pre_hook(clock.before_call, with_kwargs=True)
-    if cached:
-        install_cache(quantized_model, model, plan.temporal, adapter, clock)
-    quantized_model.plan, quantized_model.clock = plan, clock
+    if time:
+        install_cache(quantized_model, model, time, adapter, clock)
+    vars(quantized_model).update(plan=plan, clock=clock)
     return quantized_model
 
 
@@ -95,11 +93,12 @@ def _layer(
     learned: Mapping[str, WeightCodes],
     make: MakeLayer,
 ) -> nn.Module:
+    weight, bias = parameters_of(layer)
     if row.weights.bits == FLOAT:
-        return fake_quantized(layer, layer.weight, layer.bias, bank)
+        return fake_quantized(layer, weight, bias, bank)
     try:
         codes = learned.get(row.layer.name)
-        codes = quantize_weight(layer.weight, row.weights, row.split) if codes is None else codes
+        codes = quantize_weight(weight, row.weights, row.split) if codes is None else codes
     except DmqError as error:
         raise DmqError(f"{row.layer.name}: {error}") from None
     if (
@@ -122,15 +121,19 @@ def simulated_layer(
     """A layer that computes in floating point what one on `codes` would."""
     if isinstance(codes, LowRankWeight) and row.bank:
         return _low_rank(layer, bank, codes)
-    weight = nn.Parameter(codes.dequantize().to(layer.weight), layer.weight.requires_grad)
-    return fake_quantized(layer, weight, layer.bias, bank)
+    like, bias = parameters_of(layer)
+    weight = nn.Parameter(codes.dequantize().to(like), like.requires_grad)
+    return fake_quantized(layer, weight, bias, bank)
 
 
 def _low_rank(layer: nn.Module, bank: nn.Module, codes: LowRankWeight) -> nn.Module:
-    like, parts = layer.weight, (codes.low_rank_weight(), codes.rest_weight())
-    weights = (nn.Parameter(part.to(like), like.requires_grad) for part in parts)
+    like, bias = parameters_of(layer)
+    low_rank, rest = (
+        nn.Parameter(part.to(like), like.requires_grad)
+        for part in (codes.low_rank_weight(), codes.rest_weight())
+    )
     smoothing = None if codes.smoothing is None else codes.smoothing.to(like)
-    return low_rank_layer(layer, *weights, layer.bias, bank, smoothing)
+    return low_rank_layer(layer, low_rank, rest, bias, bank, smoothing)
 
 
 def _quantize_vectors(quantized_model: nn.Module, plan: Plan) -> None:

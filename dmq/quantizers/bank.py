@@ -79,6 +79,9 @@ class ActivationBank(nn.Module):
     Takes and returns a tensor of any shape; per channel, `axis` of it has the bank's number of
     channels. Differentiable as `numerics.affine.fake_quantize` is."""
 
+    scale: Tensor
+    zero: Tensor
+
     def __init__(self, bank: ActivationQParams, clock: Clock) -> None:
         super().__init__()
         self.clock, self.axis, self.site, self.parts = clock, bank.axis, bank.site, bank.parts
@@ -104,6 +107,7 @@ class ActivationBank(nn.Module):
         if self.zeros is not None:
             return fake_quantize(x, scale, self.zeros[slot], self.bits[slot])
         shape = [1] * x.ndim
+        assert self.axis is not None
         shape[self.axis] = -1
         scale, zero = (self._by_channel(values).view(shape) for values in (scale, self.zero[slot]))
         return fake_quantize(x, scale, zero, self.bits[slot])
@@ -141,7 +145,7 @@ class DynamicBank(nn.Module):
         if self.clock.bypassed:
             return x
         bits = self.bits[self.slot[self.clock.i] if len(self.bits) > 1 else 0]
-        if not self.parts:
+        if not self.parts or self.axis is None:
             return self._quantized(x, bits)
         return torch.cat(
             [self._quantized(part, bits) for part in x.split(self.parts, self.axis)], self.axis

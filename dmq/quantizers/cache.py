@@ -19,6 +19,7 @@ from ..models.borrow import replace
 from ..models.temporal import temporal_features, timestep_rows
 from ..numerics.affine import dequantize, grid, quantize
 from ..numerics.threads import one_thread
+from ..recipe import Cache
 from ..results import TimeEmbedding
 from .bank import Clock
 
@@ -30,6 +31,11 @@ class FeatureTable(nn.Module):
     """Temporal features in `bits`: codes with a scale and a zero point for each row, or half
     precision for 16 bits.
     """
+
+    like: Tensor
+    codes: Tensor
+    scale: Tensor
+    zero: Tensor
 
     def __init__(self, features: Tensor, bits: int) -> None:
         """`features` is [rows, C] float32; each row's range is exactly that of its values and 0."""
@@ -73,6 +79,7 @@ class CachedFeature(nn.Module):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         row = self.row[self.clock.i]
         if row is None:
+            assert self.computed is not None
             return self.computed(x, *args, **kwargs)
         return self.table(row).expand(len(x), -1)
 
@@ -107,6 +114,7 @@ def install_cache(
     with one_thread():
         t = timestep_rows(clock.timesteps).to(device)
         features = temporal_features(model, adapter, time.block, t, {})
+    assert time.cached is not None and isinstance(time.spec.cache, Cache)
     whole = bool(time.cached.all())
     for root in time.block.embeddings if whole else ():
         replace(quantized_model, root, Gone())
@@ -131,7 +139,8 @@ class RequestCache:
     """
 
     def __init__(self, time: TimeEmbedding, adapter: AbstractAdapter, clock: Clock) -> None:
-        self.time, self.adapter, self.clock = time, adapter, clock
+        assert isinstance(time.spec.cache, Cache)
+        self.time, self.adapter, self.clock, self.bits = time, adapter, clock, time.spec.cache.bits
         self.known: list[dict[str, Tensor]] = []  # distinct rows of conditioning
         self.tables: list[
             list[FeatureTable]
@@ -171,7 +180,7 @@ class RequestCache:
             features = temporal_features(model, self.adapter, self.time.block, t, given)
         finally:
             self.building = False
-        tables = [FeatureTable(x, self.time.spec.cache.bits) for x in features]
+        tables = [FeatureTable(x, self.bits) for x in features]
         for table in tables:
             table.like = table.like.to(next(model.parameters()).dtype)
         return tables

@@ -29,10 +29,10 @@ class WeightCodes(ABC):
     def to(self, device: torch.device) -> Self:
         """The same with all tensors on `device`."""
         parts = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return replace(
-            self,
-            **{name: x.to(device) for name, x in parts if isinstance(x, (Tensor, WeightCodes))},
-        )
+        moved: dict[str, Any] = {
+            name: x.to(device) for name, x in parts if isinstance(x, (Tensor, WeightCodes))
+        }
+        return replace(self, **moved)
 
     @property
     def device(self) -> torch.device:
@@ -221,7 +221,8 @@ KINDS = {
 
 def code_arrays(codes: Mapping[str, WeightCodes]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """`codes` by layer as numpy arrays, named "part/layer", and plain data, for a file."""
-    arrays, plain = {}, {}
+    arrays: dict[str, np.ndarray] = {}
+    plain: dict[str, Any] = {}
     for name, code in codes.items():
         parts, plain[name] = to_arrays(code)
         arrays |= {f"{part}/{name}": x for part, x in parts.items()}

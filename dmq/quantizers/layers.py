@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.conv import _ConvNd
 
 from ..errors import DmqError
+from ..models.borrow import parameters_of
 
 
 class FakeQuantLinear(nn.Linear):
@@ -20,20 +22,21 @@ class FakeQuantLinear(nn.Linear):
         self, layer: nn.Linear, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module
     ) -> None:
         super().__init__(layer.in_features, layer.out_features, bias is not None, device="meta")
-        self.weight, self.bias, self.input = weight, bias, bank
+        self.weight, self.input = weight, bank
+        self.register_parameter("bias", bias)
         self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(self.input(x), self.weight, self.bias)
 
 
-class _FakeQuantConv:
+class _FakeQuantConv(_ConvNd):
     """The part that convolutions of all dimensions share."""
 
     def __init__(
         self, layer: Any, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module
     ) -> None:
-        super().__init__(
+        shape: tuple[Any, ...] = (
             layer.in_channels,
             layer.out_channels,
             layer.kernel_size,
@@ -43,9 +46,10 @@ class _FakeQuantConv:
             layer.groups,
             bias is not None,
             layer.padding_mode,
-            device="meta",
         )
-        self.weight, self.bias, self.input = weight, bias, bank
+        super().__init__(*shape, device="meta")  # of the class beside it, such as Conv2d
+        self.weight, self.input = weight, bank
+        self.register_parameter("bias", bias)
         self.train(layer.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -74,6 +78,8 @@ class FakeQuantLowRank(nn.Module):
     [input channels] or none. What reads `weight` past `forward` gets what the parts stand for
     together. Source: neighbours, "SVDQuant"."""
 
+    smoothing: Tensor | None
+
     def __init__(
         self, low_rank: nn.Module, rest: nn.Module, bank: nn.Module, smoothing: Tensor | None
     ) -> None:
@@ -85,12 +91,12 @@ class FakeQuantLowRank(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        weight = self.low_rank.weight + self.rest.weight
+        weight = self.low_rank.get_parameter("weight") + self.rest.get_parameter("weight")
         return weight if self.smoothing is None else weight / self._by_channel(self.smoothing)
 
     @property
     def bias(self) -> Tensor | None:
-        return self.rest.bias
+        return parameters_of(self.rest)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.smoothing is not None:
@@ -100,7 +106,7 @@ class FakeQuantLowRank(nn.Module):
 
     def _by_channel(self, values: Tensor) -> Tensor:
         """Values of input channels as they broadcast against inputs, and against weights alike."""
-        return values.view(-1, *[1] * (self.rest.weight.ndim - 2))
+        return values.view(-1, *[1] * (self.rest.get_parameter("weight").ndim - 2))
 
 
 @singledispatch
@@ -135,8 +141,9 @@ def low_rank_layer(
     """A layer like `layer` with the weight `low_rank` + `rest` for smoothed inputs, quantized
     for `rest` only.
     """
-    parts = (
-        fake_quantized(layer, part, own, nn.Identity())
-        for part, own in ((low_rank, None), (rest, bias))
+    return FakeQuantLowRank(
+        fake_quantized(layer, low_rank, None, nn.Identity()),
+        fake_quantized(layer, rest, bias, nn.Identity()),
+        bank,
+        smoothing,
     )
-    return FakeQuantLowRank(*parts, bank, smoothing)

@@ -58,16 +58,14 @@ class CandidateGroups:
     def begin(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray) -> None:
         """Start anew from `slot` [Q, T] and `low`, `high` [Q, G]; what was learned is forgotten."""
         start = start_logits(slot[:1] if self.shared else slot, low.shape[1])
-        self.rows = [
+        self.rows: list[Tensor] = [
             nn.Parameter(torch.tensor(start[:, i], device=self.device))
             for i in range(slot.shape[1])
         ]
-        low, high = (
-            torch.tensor(end, dtype=torch.float32, device=self.device) for end in (low, high)
-        )
-        self.width = (high - low).clamp(min=NARROWEST)
-        self.centre = (low + high) / 2
-        self.shift, self.stretch = (nn.Parameter(torch.zeros_like(low)) for _ in range(2))
+        a, e = (torch.tensor(end, dtype=torch.float32, device=self.device) for end in (low, high))
+        self.width = (e - a).clamp(min=NARROWEST)
+        self.centre = (a + e) / 2
+        self.shift, self.stretch = (nn.Parameter(torch.zeros_like(a)) for _ in range(2))
         self.assignment: Tensor | None = None  # [Q, T] int64
 
     def ranges(self) -> tuple[Tensor, Tensor]:

@@ -213,9 +213,9 @@ def slot_grid(
         low, high = np.maximum(low, 0), np.minimum(high, 1)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise DmqError(f"{site.label}: no range was seen at some of its timesteps. Capture again.")
-    ends = [torch.from_numpy(np.asarray(end, dtype=np.float32)) for end in (low, high)]
-    each = torch.tensor(bits.astype(np.int64)).view(-1, *[1] * (ends[0].ndim - 1))
-    scale, zero = grid(*ends, each, symmetric)
+    least, most = (torch.from_numpy(np.asarray(end, dtype=np.float32)) for end in (low, high))
+    each = torch.tensor(bits.astype(np.int64)).view(-1, *[1] * (least.ndim - 1))
+    scale, zero = grid(least, most, each, symmetric)
     return scale.numpy(), zero.numpy().astype(np.int32)
 
 

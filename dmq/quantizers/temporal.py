@@ -70,9 +70,10 @@ def dropped(time: TimeEmbedding) -> frozenset[str]:
     """
     if time.cached is None or time.per_request:
         return frozenset()
-    if time.cached.all():
+    whole_features: np.ndarray = np.all(time.cached, axis=1)
+    if whole_features.all():
         return frozenset(time.block.layers)
-    pairs = zip(time.block.projections, time.cached.all(1), strict=True)
+    pairs = zip(time.block.projections, whole_features, strict=True)
     return frozenset(p.name for p, whole in pairs if whole and p.name not in time.block.embeddings)
 
 
@@ -106,6 +107,7 @@ def time_embedding_only(plan: Plan) -> Plan:
     """`plan` with everything outside of the time embedding in float, and without a cache: what the
     time embedding alone does.
     """
+    assert plan.temporal is not None
     inside = set(plan.temporal.block.layers)
     rows = tuple(
         row if row.layer.name in inside else _in_float(row, "time embedding only")
@@ -167,8 +169,8 @@ def _step_bank(
     bank: ActivationQParams, stats: ActivationStats, symmetric: bool
 ) -> ActivationQParams:
     s, bits = stats.index[bank.site.name, bank.site.point], bank.bits[bank.slot]
-    ends = (torch.tensor(end[s]) for end in (stats.minimum, stats.maximum))
-    scale, zero = grid(*ends, torch.tensor(bits.astype(np.int64)), symmetric)
+    low, high = (torch.tensor(end[s]) for end in (stats.minimum, stats.maximum))
+    scale, zero = grid(low, high, torch.tensor(bits.astype(np.int64)), symmetric)
     return ActivationQParams(
         site=bank.site,
         bits=bits,

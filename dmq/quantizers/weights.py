@@ -77,8 +77,9 @@ def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> WeightCode
     if not split:
         return _codes(spec.format, weight.detach(), spec)
     sides = [quantize_weight(side, spec) for side in (weight[:, :split], weight[:, split:])]
-    if all(isinstance(side, QuantizedWeight) for side in sides):
-        return _joined(weight, *sides)
+    grids = [side for side in sides if isinstance(side, QuantizedWeight)]
+    if len(grids) == 2:
+        return _joined(weight, *grids)
     return SplitWeight(bits=spec.bits, shape=tuple(weight.shape), first=sides[0], second=sides[1])
 
 
@@ -107,6 +108,7 @@ def weight_grid(weight: Tensor, spec: Weights) -> tuple[Tensor, Tensor, int]:
     One grid for each output channel is searched as for Uaq, that of a group reaches from its least
     to its greatest value. Scales are such as `format.table` bits hold."""
     form = spec.format
+    assert isinstance(form, Gptq)
     rows = _rows(weight)
     size = min(form.group, rows.shape[1]) or rows.shape[1]
 
@@ -340,6 +342,7 @@ def low_rank_codes(
     and factors in common. Shapes: `smoothing` [I], all above zero; `moment` [n, n], of the inputs
     before smoothing, n = I * kh * kw."""
     form, weight = spec.format, weight.detach().float()
+    assert isinstance(form, LowRank)
     if form.smooth:
         ones = weight.new_ones(weight.shape[1]) if smoothing is None else smoothing
         smoothing = stored_scale(ones, form.table).to(
@@ -381,6 +384,7 @@ def _rest(weight: Tensor, spec: Weights, split: int) -> QuantizedWeight:
             weight, *(_rest(side, spec, 0) for side in (weight[:, :split], weight[:, split:]))
         )
     x, form = _rows(weight), spec.format
+    assert isinstance(form, LowRank)
     size = min(form.group, x.shape[1])
     found = _by_runs(x, size, lambda runs: power_search(runs, spec.bits, table=form.table))
     return replace(_on_grid(weight, x, *found, size, spec), table=form.table)
@@ -400,5 +404,5 @@ def _factor_bytes(form: LowRank, shape: tuple[int, ...]) -> int:
     )
 
 
-def _rank(form: LowRank, shape: tuple[int, int]) -> int:
+def _rank(form: LowRank, shape: tuple[int, ...]) -> int:
     return min(form.rank, min(shape) // 2)

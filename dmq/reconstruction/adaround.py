@@ -30,7 +30,9 @@ class Rounding(nn.Module):
 
     def __init__(self, weight: Tensor, spec: Weights, split: int = 0) -> None:
         super().__init__()
-        self.nearest, self.dtype = quantize_weight(weight, spec, split), weight.dtype
+        nearest = quantize_weight(weight, spec, split)
+        assert isinstance(nearest, QuantizedWeight)
+        self.nearest, self.dtype = nearest, weight.dtype
         rows = weight.detach().float().reshape(self.nearest.codes.shape)
         self.scale, self.zero = self.nearest.spread()
         self.floor, v = start(rows, self.scale)
@@ -59,9 +61,11 @@ class SoftLinear(nn.Module):
     Its input passes through `bank`, if there is one.
     """
 
-    def __init__(self, layer: nn.Linear, rounding: Rounding, bank: nn.Module | None = None) -> None:
+    def __init__(
+        self, bias: nn.Parameter | None, rounding: Rounding, bank: nn.Module | None = None
+    ) -> None:
         super().__init__()
-        self.rounding, self.bias = rounding, layer.bias
+        self.rounding, self.bias = rounding, bias
         self.input = nn.Identity() if bank is None else bank
 
     @property
@@ -99,7 +103,7 @@ def soft(layer: nn.Module, rounding: Rounding) -> nn.Module:
 
 @soft.register
 def _soft_linear(layer: FakeQuantLinear, rounding: Rounding) -> nn.Module:
-    return SoftLinear(layer, rounding, layer.input)
+    return SoftLinear(layer.bias, rounding, layer.input)
 
 
 for _known in (FakeQuantConv1d, FakeQuantConv2d, FakeQuantConv3d):
@@ -108,7 +112,8 @@ for _known in (FakeQuantConv1d, FakeQuantConv2d, FakeQuantConv3d):
 
 def undecided(roundings: Iterable[Rounding], beta: float) -> Tensor:
     """The regulariser of all `roundings` together, as of their last call."""
-    return sum(indecision(rounding.up, beta) for rounding in roundings)
+    known = (rounding.up for rounding in roundings if rounding.up is not None)
+    return sum((indecision(up, beta) for up in known), start=torch.zeros(()))
 
 
 def state_of(roundings: Mapping[str, Rounding]) -> dict[str, Tensor]:

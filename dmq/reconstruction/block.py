@@ -26,7 +26,7 @@ from ..models.adapter import AbstractAdapter
 from ..models.borrow import borrow
 from ..numerics.threads import few_threads
 from ..quantizers.apply import quantized
-from ..quantizers.codes import QuantizedWeight, code_arrays, codes_from
+from ..quantizers.codes import QuantizedWeight, WeightCodes, code_arrays, codes_from
 from ..recipe import FLOAT, BlockReconstruction, Uniform, Weights
 from ..results import Plan, Trajectory
 from .recorded import Source, cut, error_of, gathered
@@ -43,7 +43,7 @@ TOLD = ("before", "after", "changed", "note")  # what a file keeps as plain data
 class LearnedBlocks:
     """The codes that were learned for one block or several, with what they did; all by name."""
 
-    codes: dict[str, QuantizedWeight]
+    codes: Mapping[str, WeightCodes]
     before: dict[
         str, float
     ]  # by block: squared error of its output over the output's power, nearest rounding
@@ -178,7 +178,7 @@ def reconstruct_block(
 
 def joined(parts: Sequence[LearnedBlocks]) -> LearnedBlocks:
     """What was learned block by block as one."""
-    both = {
+    both: dict[str, Any] = {
         name: {} for name in ("codes", "before", "after", "losses", "changed", "stepped", "sizes")
     }
     for part in parts:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..capture.moments import Moments, output_error
 from ..errors import DmqError
 from ..numerics.threads import few_threads
-from ..quantizers.codes import LowRankWeight, WeightCodes, code_arrays, codes_from
+from ..quantizers.codes import LowRankWeight, QuantizedWeight, WeightCodes, code_arrays, codes_from
 from ..quantizers.weights import low_rank_codes, quantize_weight
 from ..recipe import Activations, Gptq, LowRank, Weights
 from ..results import ActivationStats
@@ -89,9 +89,10 @@ def _gptq(
     inputs: None,
 ) -> LearnedWeight:
     nearest = quantize_weight(weight, spec, split)
-    rows = weight.float().flatten(1)
+    assert isinstance(nearest, QuantizedWeight)
+    rows, (scale, zero) = weight.float().flatten(1), nearest.spread()
     found, used = compensated_codes(
-        rows, *nearest.spread(), spec.bits, moments.parts, damping=form.damping, order=form.order
+        rows, scale, zero, spec.bits, moments.parts, damping=form.damping, order=form.order
     )
     codes = replace(nearest, codes=found.to(nearest.codes.dtype))
     errors = (

@@ -114,7 +114,7 @@ def gathered(
 
 def answer(quantized_model: nn.Module, block: str, batch: Batch) -> list[Tensor]:
     """What the block inside `quantized model` makes of `batch` at its step."""
-    quantized_model.clock.set(batch.t)
+    vars(quantized_model)["clock"].set(batch.t)
     return _tensors(quantized_model.get_submodule(block)(*batch.args, **batch.kwargs))
 
 
@@ -140,10 +140,11 @@ def _tensors(answer: Any) -> list[Tensor]:
 def distance(made: list[Tensor], wanted: list[Tensor], power: float = 2) -> Tensor:
     """Error to a power (squared) summed over outputs and channels, mean over everything else."""
     pairs = zip(made, wanted, strict=True)
-    return sum(
+    errors = (
         (a.float() - b.float()).abs().pow(power).mean() * b.shape[1 if b.ndim == 4 else -1]
         for a, b in pairs
     )
+    return sum(errors, start=torch.zeros(()))
 
 
 @torch.no_grad()

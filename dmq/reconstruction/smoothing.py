@@ -95,7 +95,8 @@ def choose_smoothing(
         maxima.reshape(-1, weight.shape[1]).amax(0).to(weight.device),
         channel_maxima(weight),
     )
-    best, chosen = smoothed_error(weight, make(None), None, moments, bits, symmetric), (None, None)
+    chosen: tuple[Tensor | None, float | None] = (None, None)
+    best = smoothed_error(weight, make(None), None, moments, bits, symmetric)
     for exponent in (k / EXPONENTS for k in range(EXPONENTS)):
         factors = _centred(smoothing_factors(maxima, own, exponent))
         error = smoothed_error(weight, make(factors), factors, moments, bits, symmetric)

@@ -100,14 +100,16 @@ def with_step_sizes(plan: Plan, sizes: Mapping[str, StepSizes]) -> Plan:
         return plan
     made: dict[str, ActivationQParams] = {}
 
-    def adjusted(bank: ActivationQParams | None) -> ActivationQParams | None:
-        if bank is None or bank.site.label not in sizes:
+    def adjusted(bank: ActivationQParams) -> ActivationQParams:
+        if bank.site.label not in sizes:
             return bank
         if bank.site.label not in made:
             made[bank.site.label] = _adjusted(bank, sizes[bank.site.label])
         return made[bank.site.label]
 
-    layers = tuple(changed(row, bank=adjusted(row.bank)) for row in plan.layers)
+    layers = tuple(
+        changed(row, bank=adjusted(row.bank)) if row.bank else row for row in plan.layers
+    )
     attention = tuple(adjusted(bank) for bank in plan.attention)
     return changed(plan, layers=layers, attention=attention, step_sizes=len(made))
 

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ..models.adapter import AbstractAdapter
-from ..models.borrow import borrow, replace
+from ..models.borrow import borrow, parameters_of, replace
 from ..models.temporal import temporal_features
 from ..numerics.backward import backward
 from ..numerics.rounding import beta_at
 from ..numerics.threads import few_threads
-from ..quantizers.codes import QuantizedWeight, code_arrays, codes_from
+from ..quantizers.codes import WeightCodes, code_arrays, codes_from
 from ..recipe import Tiar, Weights
 from ..results import TemporalBlock
 from .adaround import KEPT_EVERY, PENALTY, Rounding, SoftLinear, state_of, undecided
@@ -28,7 +28,7 @@ from .adaround import KEPT_EVERY, PENALTY, Rounding, SoftLinear, state_of, undec
 class LearnedRounding:
     """What TIAR found: the codes of every layer that it trained."""
 
-    codes: dict[str, QuantizedWeight]
+    codes: Mapping[str, WeightCodes]
     losses: (
         np.ndarray
     )  # [iterations] float32: sum over projections of the squared error, without the regulariser
@@ -52,11 +52,12 @@ def learn_rounding(
     last good state and a note."""
     quantized_model, device = borrow(model), next(model.parameters()).device
     t, given = t.to(device), {name: x.to(device) for name, x in given.items()}
-    floats = {name: model.get_submodule(name).weight for name in formats}
+    floats = {name: model.get_parameter(f"{name}.weight") for name in formats}
     with few_threads(floats.values()):
         roundings = {name: Rounding(floats[name], weights) for name, weights in formats.items()}
         for name, rounding in roundings.items():
-            replace(quantized_model, name, SoftLinear(model.get_submodule(name), rounding))
+            bias = parameters_of(model.get_submodule(name))[1]
+            replace(quantized_model, name, SoftLinear(bias, rounding))
         with torch.no_grad():
             wanted = temporal_features(model, adapter, block, t, given)
     learned, dtype = (
@@ -71,7 +72,7 @@ def learn_rounding(
         # The consumer runs between two yields, so the setting of threads must not stay open across
         # one.
         with few_threads(learned), torch.enable_grad():
-            some = slice(None)
+            some: slice | Tensor = slice(None)
             if len(t) > spec.batch:
                 some = torch.randperm(len(t), generator=rows)[: spec.batch].to(device)
             made = temporal_features(
@@ -81,9 +82,9 @@ def learn_rounding(
                 t[some],
                 {name: x[some] for name, x in given.items()},
             )
-            loss = sum(
-                (a - b[some]).square().sum(1).mean() for a, b in zip(made, wanted, strict=True)
-            )
+            pairs = zip(made, wanted, strict=True)
+            errors = ((a - b[some]).square().sum(1).mean() for a, b in pairs)
+            loss = sum(errors, start=torch.zeros(()))
             beta = beta_at(n / spec.iterations)
             total = loss if beta is None else loss + PENALTY * undecided(roundings.values(), beta)
             backward(total, learned, dtype)

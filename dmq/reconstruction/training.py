@@ -115,9 +115,9 @@ class RoundingTraining(Training):
         spec: BlockReconstruction,
     ) -> None:
         self.layers = {name: quantized_model.get_submodule(name) for name in formats}
-        splits = {row.layer.name: row.split for row in quantized_model.plan.layers}
+        splits = {row.layer.name: row.split for row in vars(quantized_model)["plan"].layers}
         self.roundings = {
-            name: Rounding(model.get_submodule(name).weight, spec, splits[name])
+            name: Rounding(model.get_parameter(f"{name}.weight"), spec, splits[name])
             for name, spec in formats.items()
         }
         for name, layer in self.layers.items():
@@ -146,7 +146,7 @@ class RoundingTraining(Training):
             self.roundings[name].v.data = v
         codes = {name: rounding.hardened() for name, rounding in self.roundings.items()}
         for name, layer in self.layers.items():
-            weight = codes[name].dequantize().to(layer.weight)
+            weight = codes[name].dequantize().to(layer.get_parameter("weight"))
             layer.weight = nn.Parameter(weight, requires_grad=False)
             replace(self.quantized_model, name, layer)
         return codes

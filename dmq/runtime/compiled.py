@@ -24,7 +24,7 @@ BANKS, FEATURES = (
     (CachedFeature, RequestedFeature),
 )  # which read the clock
 # Has each model graphs of its own? Older torch keeps those of one class together.
-APART = (
+APART: dict[str, Any] = (
     {"isolate_recompiles": True}
     if "isolate_recompiles" in inspect.signature(torch.compile).parameters
     else {}
@@ -49,7 +49,7 @@ def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
     """
     for module in model.modules():
         if isinstance(module, (*BANKS, *FEATURES)):
-            module.forward = _Aside(module)
+            vars(module)["forward"] = _Aside(module)
     model.forward = _Compiled(model, backend)
     return model
 
@@ -60,7 +60,7 @@ class _Compiled:
     """
 
     def __init__(self, model: nn.Module, backend: str) -> None:
-        self.clock: Clock = model.clock
+        self.clock: Clock = vars(model)["clock"]
         self.plain = model.forward
         columns: dict[
             tuple[nn.Module, int], list[tuple[float, float, float]]
@@ -68,7 +68,8 @@ class _Compiled:
         layers = list(packed_layers(model))
         traced = [_Traced(layer, self, columns) for _, layer in layers]
         device = next(model.parameters()).device
-        self.steps = self.table = None
+        self.steps: Tensor | None = None
+        self.table: Tensor | None = None
         if columns:
             self.steps = (
                 torch.tensor([*columns.values()], device=device).permute(1, 2, 0).contiguous()
@@ -79,7 +80,7 @@ class _Compiled:
         # Which modules a model has does not change: not asking at each call is a tenth of the time
         # of a small one. That is only right for one graph, kept apart: parts of it would serve any
         # module of their class.
-        unasked = (
+        unasked: dict[str, Any] | None = (
             {"guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe}
             if APART
             else None
@@ -107,7 +108,7 @@ class _Compiled:
 
     def set_step(self) -> None:
         """Fill the table for the clock's step."""
-        if self.table is not None:
+        if self.table is not None and self.steps is not None:
             self.table.copy_(self.steps[self.clock.i])
 
 
@@ -125,7 +126,7 @@ class _Aside:
         """A tensor without values of the shape of the answer."""
         if isinstance(self.module, BANKS):
             return torch.empty_like(x, memory_format=torch.contiguous_format)
-        one = self.module
+        one: Any = self.module
         table = one.table if isinstance(one, CachedFeature) else one.requests.tables[0][one.k]
         return x.new_empty(x.shape[0], table.codes.shape[1], dtype=table.like.dtype)
 
@@ -164,9 +165,10 @@ class _Traced:
             return torch.ops.dmq.on_codes(x, self.layer)
         if self.way == "ranged":
             return layer.ranged(x, self.bits, self.product)
-        made = None
+        made, table = None, self.model.table
+        assert table is not None
         for side, column, number in zip(layer.sides(x), self.columns, self.numbers, strict=True):
-            inverse, zero, top = self.model.table[:, column].unbind()
+            inverse, zero, top = table[:, column].unbind()
             codes = (
                 torch.minimum((side.float() * inverse + zero).round(), top)
                 .clamp(min=0)
@@ -174,6 +176,7 @@ class _Traced:
             )
             out = torch.ops.dmq.product(_dense(codes), None, None, made is None, number, x.dtype)
             made = out if made is None else made + out
+        assert made is not None
         return made
 
     def product(
@@ -209,14 +212,13 @@ class _Product:
         biased: bool,
         dtype: torch.dtype,
     ) -> Tensor:
-        if scale is None:
+        ends: tuple[float | Tensor, int | Tensor]
+        if scale is None or zero is None:
             ends = self.grids[self.slot[self.clock.i]]
+        elif self.kernel.on_device:
+            ends = scale, zero.to(torch.int32)
         else:
-            ends = (
-                (scale, zero.to(torch.int32))
-                if self.kernel.on_device
-                else (scale.item(), int(zero))
-            )
+            ends = scale.item(), int(zero)
         return _dense(self.kernel(codes, *ends, self.bias if biased else None, dtype))
 
 

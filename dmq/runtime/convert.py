@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..models.adapter import AbstractAdapter
+from ..models.borrow import parameters_of
 from ..numerics.memory import keep_freed_memory
 from ..numerics.processor import multiplies_bfloat16
 from ..quantizers.apply import quantized
@@ -46,7 +47,7 @@ def packed(
     """The layer that computes on `codes` in the place of `layer`: a
     `quantizers.apply.MakeLayer`.
     """
-    return PackedLayer(layer, codes, layer.bias, bank, kernels)
+    return PackedLayer(layer, codes, parameters_of(layer)[1], bank, kernels)
 
 
 def finished(
@@ -74,7 +75,7 @@ def finished(
         and next(quantized_model.parameters()).device.type == "cpu"
         and not multiplies_bfloat16()
     ):
-        quantized_model.clock.notes.append(
+        vars(quantized_model)["clock"].notes.append(
             "this processor only emulates bfloat16: with the rest in float32 it is faster."
         )
     if rest != torch.float32:

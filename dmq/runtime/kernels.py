@@ -50,13 +50,13 @@ class Kernel(ABC):
     )
     most_bits = 8
 
-    def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
+    def __init__(self, layer: Any, weight: WholeWeight) -> None:
         self.layer, self.weight = layer, weight
         self.linear = isinstance(layer, nn.Linear)
 
     @staticmethod
     @abstractmethod
-    def lacks(layer: nn.Module, weight: WholeWeight) -> str:
+    def lacks(layer: Any, weight: WholeWeight) -> str:
         """Why this kernel cannot do `layer`, in a few words; "" if it can."""
 
     @staticmethod
@@ -66,7 +66,12 @@ class Kernel(ABC):
 
     @abstractmethod
     def product(
-        self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype
+        self,
+        codes: Tensor,
+        scale: float | Tensor,
+        zero: int | Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         """The layer's output in `dtype`, but for what the weight's offset adds.
 
@@ -77,7 +82,12 @@ class Kernel(ABC):
         return self  # what it packs never changes, and cannot be copied
 
     def __call__(
-        self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype
+        self,
+        codes: Tensor,
+        scale: float | Tensor,
+        zero: int | Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         """The layer's output in `dtype`."""
         made = self.product(codes, scale, zero, bias, dtype)
@@ -102,7 +112,7 @@ class OneDnn(Kernel):
 
     name = "oneDNN int8"
 
-    def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
+    def __init__(self, layer: Any, weight: WholeWeight) -> None:
         super().__init__(layer, weight)
         self.zeros = torch.zeros(len(weight.scale), dtype=torch.int32)
         if self.linear:
@@ -129,7 +139,7 @@ class OneDnn(Kernel):
         return self.packings[key]
 
     @staticmethod
-    def lacks(layer: nn.Module, weight: WholeWeight) -> str:
+    def lacks(layer: Any, weight: WholeWeight) -> str:
         if weight.values.device.type != "cpu":
             return f"it is on {weight.values.device.type}"
         return lacks_onednn() or _lacks_conv(layer)
@@ -139,7 +149,12 @@ class OneDnn(Kernel):
         return onednn_sums()
 
     def product(
-        self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype
+        self,
+        codes: Tensor,
+        scale: float | Tensor,
+        zero: int | Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         if dtype == torch.float16:  # not every processor writes it
             return self.product(codes, scale, zero, bias, torch.float32).to(dtype)
@@ -187,7 +202,7 @@ class IntMm(Kernel):
     name = "torch int8"
     on_device = True
 
-    def __init__(self, layer: nn.Module, weight: WholeWeight) -> None:
+    def __init__(self, layer: Any, weight: WholeWeight) -> None:
         super().__init__(layer, weight)
         values = weight.values.flatten(1)
         outputs, inputs = values.shape
@@ -198,7 +213,7 @@ class IntMm(Kernel):
         self.totals = values.sum(1, dtype=torch.int32)
 
     @staticmethod
-    def lacks(layer: nn.Module, weight: WholeWeight) -> str:
+    def lacks(layer: Any, weight: WholeWeight) -> str:
         if not hasattr(torch, "_int_mm"):
             return "this torch has no _int_mm"
         if isinstance(layer, nn.Linear):
@@ -210,7 +225,12 @@ class IntMm(Kernel):
         return int_mm_sums() if weight.values.device.type == "cpu" else Sums.WHOLE
 
     def product(
-        self, codes: Tensor, scale: float, zero: int, bias: Tensor | None, dtype: torch.dtype
+        self,
+        codes: Tensor,
+        scale: float | Tensor,
+        zero: int | Tensor,
+        bias: Tensor | None,
+        dtype: torch.dtype,
     ) -> Tensor:
         rows, shape = codes.reshape(-1, codes.shape[-1]), (*codes.shape[:-1], -1)
         if not isinstance(self.layer, nn.Linear):
@@ -225,7 +245,7 @@ class IntMm(Kernel):
         made = (made if bias is None else made + bias).to(dtype).view(shape)
         return made if isinstance(self.layer, nn.Linear) else made.permute(0, 3, 1, 2)
 
-    def _unfolded(self, codes: Tensor, zero: int) -> tuple[Tensor, tuple[int, ...]]:
+    def _unfolded(self, codes: Tensor, zero: int | Tensor) -> tuple[Tensor, tuple[int, ...]]:
         layer, (height, width) = self.layer, codes.shape[2:]
         down, across = layer.padding
         if isinstance(zero, Tensor):
@@ -276,7 +296,7 @@ KERNELS = (OneDnn, IntMm)
 
 
 def kernel_for(
-    layer: nn.Module, weight: WholeWeight, bits: Sequence[int] = (8,), movable: bool = True
+    layer: Any, weight: WholeWeight, bits: Sequence[int] = (8,), movable: bool = True
 ) -> Kernel | str:
     """The first kernel that can do `layer` with `weight` where the weight is, or why none can, in a
     few words.
@@ -295,7 +315,7 @@ def kernel_for(
 
 
 def _exact(
-    kind: type[Kernel], layer: nn.Module, weight: WholeWeight, bits: Sequence[int], movable: bool
+    kind: type[Kernel], layer: Any, weight: WholeWeight, bits: Sequence[int], movable: bool
 ) -> Kernel | str:
     """A kernel whose sums are exact, or why there is none."""
     sums, most = kind.sums(weight), max((own for own in bits if own <= 8), default=8)
@@ -332,7 +352,7 @@ def lacks_onednn() -> str:
     )
 
 
-def _lacks_conv(layer: nn.Module, kinds: Any = CONVS) -> str:
+def _lacks_conv(layer: Any, kinds: Any = CONVS) -> str:
     if isinstance(layer, nn.Linear):
         return ""
     if not isinstance(layer, kinds):
@@ -344,7 +364,7 @@ def _lacks_conv(layer: nn.Module, kinds: Any = CONVS) -> str:
     return ""
 
 
-def sums(layer: nn.Module, codes: Tensor, zero: int) -> Tensor:
+def sums(layer: Any, codes: Tensor, zero: int | Tensor) -> Tensor:
     """What each output sees of its inputs: the sum of codes - zero, float32, one channel for each
     group.
 

@@ -32,6 +32,11 @@ class PackedLayer(nn.Module):
     the order of float operations. `traced`, if given, is what a compiler sees of it."""
 
     traced: Callable[["PackedLayer", Tensor], Tensor] | None = None
+    dtype: torch.dtype
+    kept: Tensor | None
+    smoothing: Tensor | None
+    right: Tensor
+    left: Tensor | None
 
     def __init__(
         self,
@@ -53,10 +58,11 @@ class PackedLayer(nn.Module):
         )
         self.wanted = kernels
         self.why = self._prepare() if kernels else "kernels were not asked for"
-        apart = isinstance(codes, LowRankWeight) and not isinstance(bank, nn.Identity)
         # Buffers that are no part of the state: what is borrowed shares them, and they move with
         # the model.
-        factors = _factors(codes, self.dtype) if apart else (None, None, None)
+        factors: tuple[Tensor | None, ...] = (None, None, None)
+        if isinstance(codes, LowRankWeight) and not isinstance(bank, nn.Identity):
+            factors = _factors(codes, self.dtype)
         for name, x in zip(("smoothing", "right", "left"), factors, strict=True):
             self.register_buffer(name, x, persistent=False)
         self.register_buffer(
@@ -125,7 +131,9 @@ class PackedLayer(nn.Module):
 
     def _float(self) -> Tensor:
         """The weight that quantized inputs meet."""
-        return self.weight if self.left is None else self.codes.rest_weight().to(self.dtype)
+        if self.left is not None and isinstance(self.codes, LowRankWeight):
+            return self.codes.rest_weight().to(self.dtype)
+        return self.weight
 
     # --- on codes ---------------------------------------------------------------------------------
 
@@ -141,18 +149,19 @@ class PackedLayer(nn.Module):
         if isinstance(self.input, DynamicBank):
             return self.ranged(x, bits, self._product)
         bias = None if self.bias is None else self.bias.float()
-        made = None
+        total: Tensor | None = None
         grids = self.grids[self.input.slot[self.input.clock.i]]
         for kernel, side, (scale, zero) in zip(self.parts, self.sides(x), grids, strict=True):
             out = kernel(
                 codes_of(side, scale, zero, bits),
                 scale,
                 zero,
-                None if made is not None else bias,
+                None if total is not None else bias,
                 x.dtype,
             )
-            made = out if made is None else made.add_(out)
-        return made
+            total = out if total is None else total.add_(out)
+        assert total is not None
+        return total
 
     def sides(self, x: Tensor) -> tuple[Tensor, ...]:
         """The channels of `x` that each kernel takes."""
@@ -169,17 +178,19 @@ class PackedLayer(nn.Module):
         bank = self.input
         scale, zero = grid(*value_ranges(x, bank.per), bits, bank.symmetric)
         if bank.per not in BY_ROW:
-            ends = [values.flatten() for values in (scale, zero)]
+            scales: Any = scale.flatten()
+            zeros: Any = zero.flatten()
             if self.parts[0].on_device:  # all rows at once, and nothing is waited for
-                return product(codes_of(x, scale, zero, bits), *ends, True, x.dtype)
+                return product(codes_of(x, scale, zero, bits), scales, zeros, True, x.dtype)
             if not torch.compiler.is_compiling():
-                ends = [values.tolist() for values in ends]
-            rows = zip(x.split(len(x) // scale.numel()), *ends, strict=True)
-            made = [product(codes_of(row, s, z, bits), s, z, True, x.dtype) for row, s, z in rows]
-            return torch.cat(made) if len(made) > 1 else made[0]
+                scales, zeros = scales.tolist(), zeros.tolist()
+            rows = zip(x.split(len(x) // scale.numel()), scales, zeros, strict=True)
+            outs = [product(codes_of(row, s, z, bits), s, z, True, x.dtype) for row, s, z in rows]
+            return torch.cat(outs) if len(outs) > 1 else outs[0]
         half = 2 ** (bits - 1)
         made = product(codes_of(x, scale, zero, bits), 1.0, half, False, torch.float32)
         if not bank.symmetric:
+            assert self.totals is not None
             made.addcmul_(self._by_output(self.totals), half - zero)
         if self.bias is None:
             return made.mul_(scale).to(x.dtype)
@@ -208,9 +219,11 @@ class PackedLayer(nn.Module):
         """Make the kernels, and say why not if they cannot be made."""
         bank = self.input
         why = _lacks_bank(bank, self.layout)
-        parts = whole_parts(self.codes) if not why else []
-        if isinstance(parts, str) or why:
-            return why or parts
+        if why:
+            return why
+        parts = whole_parts(self.codes)
+        if isinstance(parts, str):
+            return parts
         if bank.parts and tuple(bank.parts) != tuple(part.values.shape[1] for part in parts):
             return "inputs and weight are split at different places"
         if len(parts) > 1 and getattr(self.layout, "groups", 1) > 1:
@@ -227,7 +240,7 @@ class PackedLayer(nn.Module):
         lacking = [kernel for kernel in made if isinstance(kernel, str)]
         if lacking:
             return lacking[0]
-        self.parts = made
+        self.parts = [kernel for kernel in made if isinstance(kernel, Kernel)]
         if isinstance(bank, DynamicBank) and bank.per in BY_ROW:
             self.totals = parts[0].dequantize().flatten(1).sum(1)
         if isinstance(
@@ -263,7 +276,7 @@ class PackedLayer(nn.Module):
         if self.parts:
             made = [self._kernel(part.layer, part.weight.to(device)) for part in self.parts]
             self.why = next((kernel for kernel in made if isinstance(kernel, str)), "")
-            self.parts = [] if self.why else made
+            self.parts = [] if self.why else [k for k in made if isinstance(k, Kernel)]
         elif self.wanted:
             self.why = self._prepare()
         if self.totals is not None:
@@ -286,7 +299,7 @@ def layout_of(layer: nn.Module) -> nn.Module:
     return made.requires_grad_(False)
 
 
-def compute(layout: nn.Module, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def compute(layout: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The float layer with this weight."""
     bias = bias if bias is None or bias.dtype == x.dtype else bias.to(x.dtype)
     weight = weight if weight.dtype == x.dtype else weight.to(x.dtype)
@@ -318,7 +331,7 @@ def _lacks_bank(bank: nn.Module, layout: nn.Module) -> str:
     return ""
 
 
-def _moves_pixels(layout: nn.Module) -> bool:
+def _moves_pixels(layout: Any) -> bool:
     return (
         any(pad != 0 for pad in layout.padding)
         or any(stride != 1 for stride in layout.stride)

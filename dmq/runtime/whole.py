@@ -43,10 +43,10 @@ def whole_parts(codes: WeightCodes) -> list[WholeWeight] | str:
     numbers.
     """
     if isinstance(codes, SplitWeight):
-        parts = [whole_parts(side) for side in (codes.first, codes.second)]
-        return next((part for part in parts if isinstance(part, str)), None) or [
-            p for part in parts for p in part
-        ]
+        first, second = whole_parts(codes.first), whole_parts(codes.second)
+        if isinstance(first, str):
+            return first
+        return second if isinstance(second, str) else first + second
     if isinstance(codes, LowRankWeight):
         return whole_parts(codes.rest)
     if not isinstance(codes, QuantizedWeight):

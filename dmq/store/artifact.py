@@ -157,7 +157,7 @@ class Store:
             values[name] = yield from self.get(need)
         if not question.stored:
             with self._lock:
-                held = self._memory.get(type(question), {}).get(question)
+                held = self._memory.get(type(question), OrderedDict()).get(question)
             if held is not None and held[0] == self.stamp(question):
                 return held[1]
         partial = self.partial(question) if question.stored else Path()

@@ -107,8 +107,8 @@ class Bins:
         grids, float32.
         """
         edges, weights = self._single
-        low, high = (torch.from_numpy(np.asarray(x, np.float32)) for x in (low, high))
-        chunks = zip(low.split(CHUNK), high.split(CHUNK), strict=True)
+        ends = (torch.from_numpy(np.asarray(x, np.float32)).split(CHUNK) for x in (low, high))
+        chunks = zip(*ends, strict=True)
         parts = [
             [weights @ part.T for part in bin_errors(edges, lo, hi, bits, symmetric)]
             for lo, hi in chunks
@@ -196,19 +196,14 @@ class QuickErrors:
         """Summed shares of power lost at steps a..e-1 on the grids of low..high; all arguments
         broadcast.
         """
-        scale, zero = (
-            part.double().numpy()
-            for part in grid(
-                *(torch.from_numpy(x.astype(np.float32)) for x in (low, high)),
-                self.bits,
-                self.symmetric,
-            )
-        )
+        ends = (torch.from_numpy(x.astype(np.float32)) for x in (low, high))
+        steps = grid(next(ends), next(ends), self.bits, self.symmetric)
+        scale, zero = (part.double().numpy() for part in steps)
         place = np.clip(
             (np.log(scale) - self.start) / SPACING, 0, self.rounding[0].shape[1] - 1.001
         )
         cells = zero, 2**self.bits - 1 - zero  # below and above zero
-        rounding = clipping = 0.0
+        rounding = clipping = np.zeros(())
         for side, count in enumerate(cells):
             bound = self.place(count * scale * (-1, 1)[side])
             inside = (

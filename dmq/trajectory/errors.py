@@ -269,8 +269,8 @@ class Spanned:
                     rounding[inside, k].copy(),
                     clipping[inside, k].copy(),
                 )
-        low, high, rounding, clipping = zip(*(self._known[run] for run in runs), strict=True)
-        return np.array(low), np.array(high), np.concatenate(rounding), np.concatenate(clipping)
+        lows, highs, rounded, clipped = zip(*(self._known[run] for run in runs), strict=True)
+        return np.array(lows), np.array(highs), np.concatenate(rounded), np.concatenate(clipped)
 
     def span(self, a: np.ndarray, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Low and high of the runs a..e-1."""
