@@ -21,14 +21,14 @@ from . import api, capture_panel, session, sidebar
 from .activations import view as activations
 from .benchmark import view as benchmark
 from .compare import view as compare
+from .error_over_time import view as error_over_time
 from .events import ONE_BY_ONE, Blocks, follows, on, takes_turns
+from .export import view as export
 from .gpu import has_zero_gpu
 from .layers import view as layers
-from .over_time import view as over_time
-from .reconstruct import view as reconstruct
+from .rounding import view as rounding
 from .session import Shared, set_outside
 from .start import view as start
-from .take_away import view as take_away
 from .temporal import view as temporal
 from .time_groups import view as time_groups
 
@@ -39,11 +39,11 @@ PAGES = {
     "Time groups": time_groups.tab,
     "Temporal": temporal.tab,
     "Layers": layers.tab,
-    "Reconstruct": reconstruct.tab,
-    "Over time": over_time.tab,
+    "Rounding": rounding.tab,
+    "Error over time": error_over_time.tab,
     "Benchmark": benchmark.tab,
     "Compare": compare.tab,
-    "Take away": take_away.tab,
+    "Export": export.tab,
 }
 TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
 THEME = gr.themes.Default(

@@ -20,6 +20,13 @@ OPENING = Recipe(
     name="W8A6, 8 equal groups", activations=Activations(bits=6), grouping=UniformGroups(count=8)
 )
 
+# What tabs were called in links of earlier versions.
+FORMER_TABS = {
+    "over-time": "error-over-time",
+    "reconstruct": "rounding",
+    "take-away": "export",
+}
+
 # Puts a query into the address bar, keeps Gradio's own parameters, and answers with the whole link.
 REMEMBER = """query => {
   const now = new URL(location), next = new URLSearchParams(query.slice(query.indexOf('?')));
@@ -81,6 +88,7 @@ def parsed(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str
     """
     wrong = []
     recipe, tab = OPENING, params.get("tab", tabs[0])
+    tab = FORMER_TABS.get(tab, tab)
     try:
         if params.get("recipe"):
             recipe = jsonio.loads(params["recipe"], path="recipe in the link")

@@ -19,17 +19,17 @@ TABS = (
     "Time groups",
     "Temporal",
     "Layers",
-    "Reconstruct",
-    "Over time",
+    "Rounding",
+    "Error over time",
     "Benchmark",
     "Compare",
-    "Take away",
+    "Export",
 )
 OWN = {  # tabs that show what only one recipe has, with a text that is there when it is shown
     "Temporal": ("W8A6, 8 equal groups", "depend on t"),
-    "Reconstruct": ("BRECQ W4A8", "err less than with nearest codes"),
-    "Over time": ("PCR W4A8", "lines are means"),
-    "Take away": ("TFMQ-DM W4A8", "× smaller"),
+    "Rounding": ("BRECQ W4A8", "err less than with nearest codes"),
+    "Error over time": ("PCR W4A8", "lines are means"),
+    "Export": ("TFMQ-DM W4A8", "× smaller"),
 }
 WAIT = 120_000  # milliseconds
 

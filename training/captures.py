@@ -37,7 +37,7 @@ def told(model: str, work: Generator[Any, None, Any]) -> None:
 
 
 def trajectories(model: str) -> None:
-    """What Over time opens on: windows, errors along the steps and a probe, of what the app
+    """What Error over time opens on: windows, errors along the steps and a probe, of what the app
     opens with and of PCR.
     """
     opening, pcr = (

@@ -81,7 +81,7 @@ class Windows(Artifact):
     def absent(self) -> str:
         return (
             "recipe.relaxing: no window of steps was measured yet for this recipe; press Measure "
-            "in Over time, or run `dmq windows` or `dmq run` with this recipe."
+            "in Error over time, or run `dmq windows` or `dmq run` with this recipe."
         )
 
 
@@ -99,5 +99,5 @@ class Progressive(Artifact):
     def absent(self) -> str:
         return (
             "recipe.progressive: the ranges were not set along the quantized trajectory yet; press "
-            "Calibrate in Over time, or run `dmq calibrate` or `dmq run` with this recipe."
+            "Calibrate in Error over time, or run `dmq calibrate` or `dmq run` with this recipe."
         )

@@ -31,7 +31,7 @@ STATES = {
 MISSING = "The rounding is still to be learned: {}. Until then the figures show nearest codes."
 ALONE, WITH_BLOCKS = (
     "press **Learn the rounding**",
-    "open **Reconstruct** and press **Learn the blocks**",
+    "open **Rounding** and press **Learn the blocks**",
 )
 
 

@@ -432,3 +432,9 @@ def test_a_broken_link_says_so_and_opens_the_default(page, address):
     page.goto(address + '?recipe={"wieghts":{}}&tab=nowhere')
     expect(toast(page)).to_contain_text("did you mean 'weights'")
     expect(page.locator(".dmq-name")).to_have_text(session.OPENING.name)
+
+
+def test_a_link_to_a_former_tab_name_opens_it_and_is_written_anew(page, address):
+    page.goto(address + "?tab=take-away")
+    expect(page.get_by_role("tab", name="Export")).to_have_attribute("aria-selected", "true")
+    page.wait_for_function("location.search.includes('tab=export')")

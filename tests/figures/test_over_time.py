@@ -1,4 +1,4 @@
-"""Figures of the Over time tab hold the numbers they were given."""
+"""Figures of the Error over time tab hold the numbers they were given."""
 
 import dataclasses
 

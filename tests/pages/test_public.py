@@ -174,7 +174,7 @@ def test_what_is_written_under_way_is_the_visitors(host, visitor):
     """Handlers run step by step in threads that change: each step knows whose it is."""
     me = visitor()
     exported = me.fire(
-        "take_away.export", None, "dequantized safetensors for stock diffusers", "denoiser only"
+        "export.export", None, "dequantized safetensors for stock diffusers", "denoiser only"
     )
     name = exported["Exports"]["value"]
     assert str(host[0]) not in re.sub(

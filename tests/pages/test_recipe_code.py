@@ -34,7 +34,7 @@ from dmq.recipe import (
     UniformGroups,
     Weights,
 )
-from pages import forms, recipe_code, session
+from pages import app, forms, recipe_code, session
 
 
 RECIPES = {
@@ -108,6 +108,14 @@ def test_a_link_restores_recipe_and_tab(recipe):
     for tab in ("start", "time-groups"):
         params = dict(parse_qsl(session.query(recipe, tab)[1:]))
         assert session.parsed(params, ["start", "time-groups"]) == (recipe, tab, "")
+
+
+@pytest.mark.parametrize(
+    ("former", "tab"),
+    [("over-time", "error-over-time"), ("take-away", "export"), ("reconstruct", "rounding")],
+)
+def test_a_link_to_a_tab_of_a_former_name_opens_it(former, tab):
+    assert session.parsed({"tab": former}, list(app.TABS)) == (session.OPENING, tab, "")
 
 
 @pytest.mark.parametrize(

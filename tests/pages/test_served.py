@@ -48,11 +48,11 @@ def test_tabs_are_named_once_and_links_know_them():
         "time-groups": "Time groups",
         "temporal": "Temporal",
         "layers": "Layers",
-        "reconstruct": "Reconstruct",
-        "over-time": "Over time",
+        "rounding": "Rounding",
+        "error-over-time": "Error over time",
         "benchmark": "Benchmark",
         "compare": "Compare",
-        "take-away": "Take away",
+        "export": "Export",
     }
 
 

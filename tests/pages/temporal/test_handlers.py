@@ -153,9 +153,9 @@ def test_a_time_embedding_learned_with_its_blocks_is_shown(low):
         stages.temporal_errors(dataclasses.replace(recipe, reconstruction=None)),
     )
     waiting = last(temporal.show(PATHS, text, ""))
-    assert "open **Reconstruct**" in waiting["said"] and waiting["after"].data[
-        0
-    ].z.tolist() == _map(nearest)
+    assert "open **Rounding**" in waiting["said"] and waiting["after"].data[0].z.tolist() == _map(
+        nearest
+    )
     run_to_end(stages.reconstruct(recipe))
     answer = last(temporal.show(PATHS, text, ""))
     assert "still to be learned" not in answer["said"] and "as all other layers" in answer["said"]

@@ -1,4 +1,4 @@
-"""Reconstruct: learn which way the weights of each block are rounded (AdaRound, BRECQ), and see
+"""Rounding: learn which way the weights of each block are rounded (AdaRound, BRECQ), and see
 what that did.
 """
 

@@ -1,4 +1,4 @@
-"""The Take away tab in Chromium, from the sizes to the file; and images that both engines
+"""The Export tab in Chromium, from the sizes to the file; and images that both engines
 generate.
 """
 
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.browser
 
 
 def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, tmp_path):
-    page, plan = visit(recipe, "take-away"), stages.plan(recipe)
-    expect(page.locator("#take-sizes tr", has_text="quantized")).to_contain_text(
+    page, plan = visit(recipe, "export"), stages.plan(recipe)
+    expect(page.locator("#export-sizes tr", has_text="quantized")).to_contain_text(
         f"{plan.bytes:,} bytes"
     )
     press(page, "What runs where")
-    expect(page.locator("#take-placed")).to_contain_text("oneDNN int8")
+    expect(page.locator("#export-placed")).to_contain_text("oneDNN int8")
     page.get_by_label("denoiser only", exact=True).check()
     expect(page.locator(".cm-content", has_text="from_pretrained('FOLDER')")).to_contain_text(
         "UNet2DConditionModel"
@@ -31,7 +31,7 @@ def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, 
     press(page, "Export")
     name = "tiny-sd tiny denoiser"
     with page.expect_download() as download:
-        page.locator("#take-file").click()
+        page.locator("#export-file").click()
     assert download.value.suggested_filename == f"{name}.zip"
     download.value.save_as(tmp_path / "it.zip")
     with zipfile.ZipFile(tmp_path / "it.zip") as packed:
@@ -43,15 +43,15 @@ def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, 
     page.reload()
     page.get_by_label("Exports", exact=True).click()
     page.get_by_role("option", name=name, exact=True).click()
-    expect(page.locator("#take-told")).to_contain_text(
+    expect(page.locator("#export-told")).to_contain_text(
         "dmq checkpoint, denoiser (UNet2DConditionModel)"
     )
-    expect(page.locator("#take-file")).to_be_visible()
+    expect(page.locator("#export-file")).to_be_visible()
 
 
 def test_an_export_that_cannot_be_made_is_one_line_and_the_button_stays(visit, recipe):
-    page = visit(dataclasses.replace(recipe, name="gone"), "take-away")
-    page.locator("#take-sizes table").wait_for()
+    page = visit(dataclasses.replace(recipe, name="gone"), "export")
+    page.locator("#export-sizes table").wait_for()
     place = folders.home() / "exports" / "tiny-sd gone"
     place.parent.mkdir(exist_ok=True)
     place.symlink_to("nowhere")  # it is not there for who asks, and cannot be made

@@ -1,4 +1,4 @@
-"""Over time in Chromium: ranges that are set, stopped and gone on with, windows, curves, the
+"""Error over time in Chromium: ranges that are set, stopped and gone on with, windows, curves, the
 probe.
 """
 
@@ -26,8 +26,8 @@ def test_setting_ranges_is_stopped(visit, hold, recipe):
     )  # of which nothing is captured yet
     wanted = dataclasses.replace(recipe, name="long", calibration=few, progressive=Progressive())
     run_to_end(stages.capture(wanted))
-    page = visit(wanted, "over-time")
-    part = page.locator("#walked")
+    page = visit(wanted, "error-over-time")
+    part = page.locator("#trajectory-ranges")
     expect(part.locator(".block.dmq-empty")).to_contain_text("still to be set")
     with hold():
         press(page, "Calibrate")
@@ -42,26 +42,31 @@ def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
     wanted = dataclasses.replace(recipe, name="walk", grouping=PerStep(), progressive=Progressive())
     with contextlib.closing(stages.calibrate(wanted)) as work:
         next(progress for progress in work if stages.calls_kept(wanted) == 4)
-    page = visit(wanted, "over-time")
-    expect(page.locator("#walked .block.dmq-empty")).to_contain_text(
+    page = visit(wanted, "error-over-time")
+    expect(page.locator("#trajectory-ranges .block.dmq-empty")).to_contain_text(
         "4 denoiser calls are finished and kept"
     )
     press(page, "Calibrate the other steps")
-    expect(page.locator("#walked-said")).to_contain_text("Set on 2 images at 10 denoiser calls")
+    expect(page.locator("#trajectory-ranges-said")).to_contain_text(
+        "Set on 2 images at 10 denoiser calls"
+    )
     assert stages.calibrated(wanted)
-    heat, cell = page.locator("#walked-map .nsewdrag").first, page.locator("#walked-cell")
+    heat, cell = (
+        page.locator("#trajectory-ranges-map .nsewdrag").first,
+        page.locator("#trajectory-ranges-cell"),
+    )
     heat.scroll_into_view_if_needed()
     box = heat.bounding_box()
     page.mouse.click(box["x"] + 0.95 * box["width"], box["y"] + 0.02 * box["height"])
     expect(cell).to_contain_text(re.compile(r"time.linear_\d, step 9"))
-    expect(page.locator("#walked-ribbons .main-svg").first).to_be_visible()
+    expect(page.locator("#trajectory-ranges-ribbons .main-svg").first).to_be_visible()
 
 
 def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     wanted = dataclasses.replace(
         recipe, name="along", relaxing=Relaxing(where="auto", windows=2, images=1)
     )
-    page = visit(wanted, "over-time")
+    page = visit(wanted, "error-over-time")
     press(page, "Measure the windows")
     said = page.locator("#relaxing-said")
     expect(said).to_contain_text("fidelity decided")
@@ -78,10 +83,10 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     press_until(
         page, "Generate along the steps", page.get_by_text("Generated; the answer is kept.")
     )
-    expect(page.locator("#over-time-said")).to_contain_text("2 images (a, b), seeds 0")
+    expect(page.locator("#error-over-time-said")).to_contain_text("2 images (a, b), seeds 0")
     for figure in ("accumulated", "predicted_x0", "isolated", "weighed"):
-        expect(page.locator(f"#over-time-{figure} .main-svg").first).to_be_visible()
-    expect(page.locator("#over-time-strip .thumbnail-item")).to_have_count(2 * 9)
+        expect(page.locator(f"#error-over-time-{figure} .main-svg").first).to_be_visible()
+    expect(page.locator("#error-over-time-strip .thumbnail-item")).to_have_count(2 * 9)
     assert error_curves.find_error_curves(
         Comparison(prompts=("a", "b"), sampling=made.sampling), (made,)
     )

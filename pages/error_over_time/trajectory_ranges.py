@@ -1,4 +1,4 @@
-"""Ranges along the quantized trajectory (PCR), in the Over time tab: set them, stop, go on, see
+"""Ranges along the quantized trajectory (PCR), in the Error over time tab: set them, stop, go on, see
 what they changed.
 """
 
@@ -185,7 +185,9 @@ def calibrate(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
 def build(shared: Shared) -> None:
     """Generate the part and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
-    with gr.Accordion("Ranges along the quantized trajectory", open=True, elem_id="walked"):
+    with gr.Accordion(
+        "Ranges along the quantized trajectory", open=True, elem_id="trajectory-ranges"
+    ):
         own = out["own"] = gr.Checkbox(False, label="Set the ranges on the quantized trajectory")
         with gr.Column(visible=False) as out["settings"], gr.Row():
             form = forms.form(Progressive, "Trajectory")
@@ -198,17 +200,22 @@ def build(shared: Shared) -> None:
             visible=False, label="What to do first", elem_classes="dmq-empty"
         )
         with gr.Column(visible=False) as out["body"]:
-            out["said"] = gr.Markdown(label="How the ranges moved", elem_id="walked-said")
+            out["said"] = gr.Markdown(
+                label="How the ranges moved", elem_id="trajectory-ranges-said"
+            )
             with gr.Row():
                 with gr.Column(min_width=380):
                     out["map"] = PlotlyView(
-                        label="How much wider each range is; click a cell", elem_id="walked-map"
+                        label="How much wider each range is; click a cell",
+                        elem_id="trajectory-ranges-map",
                     )
                 with gr.Column(min_width=380):
                     out["layer"] = gr.Dropdown([], label="Layer whose ranges are generated")
-                    out["cell"] = gr.Markdown(label="Chosen range", elem_id="walked-cell")
+                    out["cell"] = gr.Markdown(
+                        label="Chosen range", elem_id="trajectory-ranges-cell"
+                    )
                     out["ribbons"] = PlotlyView(
-                        label="Its range at every step", elem_id="walked-ribbons"
+                        label="Its range at every step", elem_id="trajectory-ranges-ribbons"
                     )
     paths = list(form)
 

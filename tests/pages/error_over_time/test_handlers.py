@@ -1,4 +1,4 @@
-"""The handlers of the four parts of the Over time tab, called as functions, with a tiny model
+"""The handlers of the four parts of the Error over time tab, called as functions, with a tiny model
 that is really generated.
 """
 
@@ -34,9 +34,8 @@ from dmq.results import ProbeImage
 from dmq.store import learned
 from dmq.store.prompts import UNPROMPTED
 from pages import job_panel, request
-from pages.over_time import handlers as over_time
-from pages.over_time import probe, relaxing
-from pages.over_time import trajectory_ranges as walked
+from pages.error_over_time import handlers as error_over_time
+from pages.error_over_time import probe, relaxing, trajectory_ranges
 
 
 STEPS = 6
@@ -121,11 +120,12 @@ def refused(work):
 
 
 def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monkeypatch):
-    monkeypatch.setattr(over_time, "FIGURE_SECONDS", 0.0)
+    monkeypatch.setattr(error_over_time, "FIGURE_SECONDS", 0.0)
     assert (
-        "press **Generate along the steps**" in over_time.show(text_of(low), [])["empty"]["value"]
+        "press **Generate along the steps**"
+        in error_over_time.show(text_of(low), [])["empty"]["value"]
     )
-    answers = list(over_time.generate(text_of(low), "a\nb", "0, 1", ["W8A8, one range"]))
+    answers = list(error_over_time.generate(text_of(low), "a\nb", "0, 1", ["W8A8, one range"]))
     tables = [answer["table"] for answer in answers if "table" in answer]
     assert len(tables) > STEPS and tables[0][0][0] == "low" and tables[0][0][1] == "…", (
         "not finished yet"
@@ -145,21 +145,21 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
     assert captions[0] == "float, step 0" and captions[-1] == "W8A8, one range, finished"
     assert len(captions) == 3 * end["strip"]["columns"] == 3 * (STEPS + 1)
     assert end["go"]["visible"] and not end["stop"]["visible"]
-    again = over_time.show(text_of(dataclasses.replace(low, name="renamed")), [])
+    again = error_over_time.show(text_of(dataclasses.replace(low, name="renamed")), [])
     assert again["table"] == [["renamed", *end["table"][0][1:]], end["table"][1]]
     assert (again["prompts"]["value"], again["seeds"]) == ("a\nb", "0, 1")
     assert again["others"]["value"] == ["W8A8, one range"] and again["said"].startswith(
         "4 images (a, b), seeds 0, 1"
     )
-    repeated = list(over_time.generate(text_of(low), "a\nb", "0-1", ["W8A8, one range"]))
+    repeated = list(error_over_time.generate(text_of(low), "a\nb", "0-1", ["W8A8, one range"]))
     assert len(repeated) == 2, "the same question is answered at once"
 
 
 def test_stop_keeps_what_is_shown_and_leaves_nothing_behind(low):
-    work = over_time.generate(text_of(low), "c", "5", [])
+    work = error_over_time.generate(text_of(low), "c", "5", [])
     assert "table" in next(answer for answer in work if "table" in answer)
     work.close()
-    after = over_time.JOB.show_stopped()
+    after = error_over_time.JOB.show_stopped()
     assert "was not kept" in after["status"] and after.keys() == {"go", "stop", "status"}
     assert not error_curves.find_error_curves(
         Comparison(prompts=("c",), seeds=(5,), sampling=low.sampling), (low,)
@@ -167,22 +167,24 @@ def test_stop_keeps_what_is_shown_and_leaves_nothing_behind(low):
 
 
 def test_each_part_of_pcr_can_be_left_out(low):
-    assert over_time.variants(low) == {}
+    assert error_over_time.variants(low) == {}
     one = dataclasses.replace(low, relaxing=Relaxing())
-    assert list(over_time.variants(one)) == ["low without PCR"], (
+    assert list(error_over_time.variants(one)) == ["low without PCR"], (
         "what is left out alone is all of it"
     )
     both = dataclasses.replace(low, name="both", progressive=Progressive(), relaxing=Relaxing())
-    made = over_time.variants(both)
+    made = error_over_time.variants(both)
     assert {(one.progressive is None, one.relaxing is None) for one in made.values()} == {
         (True, True),
         (True, False),
         (False, True),
     }
-    _, recipes = over_time.asked(text_of(both), "a", "0", ["W8A8, one range", "both without PCR"])
+    _, recipes = error_over_time.asked(
+        text_of(both), "a", "0", ["W8A8, one range", "both without PCR"]
+    )
     assert [recipe.name for recipe in recipes] == ["both", "both without PCR", "W8A8, one range"]
     assert dataclasses.replace(recipes[1], name="low") == low
-    assert list(over_time.show(text_of(both), [])["others"]["choices"])[:3] == list(made)
+    assert list(error_over_time.show(text_of(both), [])["others"]["choices"])[:3] == list(made)
 
 
 @pytest.mark.parametrize(
@@ -195,11 +197,11 @@ def test_each_part_of_pcr_can_be_left_out(low):
 )
 def test_what_cannot_be_drawn_is_refused_before_anything_is_shown(low, prompts, seeds, why):
     with pytest.raises(DmqError, match=why):
-        next(over_time.generate(text_of(low), prompts, seeds, []))
+        next(error_over_time.generate(text_of(low), prompts, seeds, []))
 
 
 def test_recipes_of_other_models_are_taken_for_this_one_and_the_engine_refuses_two(low, unprompted):
-    _, recipes = over_time.asked(text_of(low), "a", "0", ["W8A8, one range"])
+    _, recipes = error_over_time.asked(text_of(low), "a", "0", ["W8A8, one range"])
     assert {recipe.model for recipe in recipes} == {low.model}
     comparison = Comparison(prompts=("a",), sampling=low.sampling)
     with pytest.raises(DmqError, match="different models"):
@@ -211,14 +213,14 @@ def test_recipes_of_other_models_are_taken_for_this_one_and_the_engine_refuses_t
 
 
 def test_without_prompts_there_is_nothing_to_ask_but_seeds(unprompted):
-    assert over_time.show(text_of(unprompted), [])["prompts"]["visible"] is False
-    comparison, _ = over_time.asked(text_of(unprompted), "ignored", "0-2", [])
+    assert error_over_time.show(text_of(unprompted), [])["prompts"]["visible"] is False
+    comparison, _ = error_over_time.asked(text_of(unprompted), "ignored", "0-2", [])
     assert comparison.prompts == (UNPROMPTED,) and comparison.seeds == (0, 1, 2)
-    assert over_time.summary(comparison).startswith("3 images, seeds 0, 1, 2, ")
+    assert error_over_time.summary(comparison).startswith("3 images, seeds 0, 1, 2, ")
 
 
 def test_a_prompt_is_no_html():
-    said = over_time.summary(Comparison(prompts=("<img src=x>",)))
+    said = error_over_time.summary(Comparison(prompts=("<img src=x>",)))
     assert "<img" not in said and "&lt;img" in said and said.startswith("1 image (")
 
 
@@ -226,24 +228,27 @@ def test_a_prompt_is_no_html():
 
 
 def test_the_form_makes_progressive_ranges(low):
-    made = made_of(walked.change(WALK, text_of(low), True, "strict", 2))
+    made = made_of(trajectory_ranges.change(WALK, text_of(low), True, "strict", 2))
     assert made.progressive == Progressive(variant="strict", inner=2) and made.name.endswith("PCR")
-    assert walked.change(WALK, text_of(made), True, "strict", 2) == {}
-    assert made_of(walked.change(WALK, text_of(made), False, "strict", 2)).progressive is None
+    assert trajectory_ranges.change(WALK, text_of(made), True, "strict", 2) == {}
+    assert (
+        made_of(trajectory_ranges.change(WALK, text_of(made), False, "strict", 2)).progressive
+        is None
+    )
 
 
 def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
     monkeypatch.setattr(job_panel, "BAR_SECONDS", 0.0)
     recipe = dataclasses.replace(low, name="walk", progressive=Progressive())
     text = text_of(recipe)
-    first = settled(walked.show(WALK, text, ""))
+    first = settled(trajectory_ranges.show(WALK, text, ""))
     assert "press **Calibrate**" in first["empty"]["value"] and first["go"]["value"] == "Calibrate"
-    work = walked.calibrate(text)
+    work = trajectory_ranges.calibrate(text)
     for _ in work:
         if stages.calls_kept(recipe) >= 2:
             break
     work.close()
-    after = walked.JOB.show_stopped(text)
+    after = trajectory_ranges.JOB.show_stopped(text)
     assert (
         not stages.calibrated(recipe) and "2 denoiser calls are finished" in after["empty"]["value"]
     )
@@ -251,7 +256,7 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
         after["go"] == gr.update(visible=True, value="Calibrate the other steps")
         and not after["stop"]["visible"]
     )
-    end = settled(walked.calibrate(text))
+    end = settled(trajectory_ranges.calibrate(text))
     assert stages.calibrated(recipe) and end["go"]["visible"] is False and end["body"]["visible"]
     change = range_change.compare_ranges(recipe)
     s, i = np.unravel_index(np.abs(change.wider).argmax(), change.wider.shape)
@@ -261,24 +266,27 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
         f"{100 * np.abs(change.wider).max():.1f} % at most" in end["said"]
         and "⚠" not in end["said"]
     )
-    assert settled(walked.show(WALK, text, ""))["said"] == end["said"]
+    assert settled(trajectory_ranges.show(WALK, text, ""))["said"] == end["said"]
     click = gr.SelectData(None, {"index": [3, 4], "value": 0.0})
-    picked = walked.pick(text, click)
+    picked = trajectory_ranges.pick(text, click)
     assert picked["picked"] == f"{change.sites[3].label} 4" == f"{picked['layer']['value']} 4"
-    other = walked.choose(text, change.sites[1].label, picked["picked"])
+    other = trajectory_ranges.choose(text, change.sites[1].label, picked["picked"])
     assert other["picked"] == f"{change.sites[1].label} 4"
     direction = "wider" if change.wider[1, 4] > 0 else "narrower"
     assert f"{100 * abs(change.wider[1, 4]):.2f} % {direction}" in other["cell"]
-    assert walked.choose(text, None, picked["picked"]) == {}
+    assert trajectory_ranges.choose(text, None, picked["picked"]) == {}
     for gone in ([len(change.sites), 0], [0, STEPS], None):
         with pytest.raises(DmqError, match="no longer there"):
-            walked.pick(text, gr.SelectData(None, {"index": gone, "value": 0.0}))
-    assert settled(walked.show(WALK, text, "a layer that is gone 4"))["picked"] == end["picked"]
+            trajectory_ranges.pick(text, gr.SelectData(None, {"index": gone, "value": 0.0}))
+    assert (
+        settled(trajectory_ranges.show(WALK, text, "a layer that is gone 4"))["picked"]
+        == end["picked"]
+    )
 
 
 def test_a_range_that_grew_after_its_use_is_said(low):
     recipe = dataclasses.replace(low, progressive=Progressive(), grouping=SharedRange())
-    said = settled(walked.calibrate(text_of(recipe)))["said"]
+    said = settled(trajectory_ranges.calibrate(text_of(recipe)))["said"]
     change = stages.progressive_ranges(recipe).widest_change
     assert (
         change > 0
@@ -300,7 +308,7 @@ def test_what_hinders_is_said(low, changes, why):
     if changes == {"calibration": 3}:
         changes = {"calibration": dataclasses.replace(low.calibration, samples=3)}
     recipe = dataclasses.replace(low, **{"progressive": Progressive()} | changes)
-    answer = settled(walked.show(WALK, text_of(recipe), ""))
+    answer = settled(trajectory_ranges.show(WALK, text_of(recipe), ""))
     assert (
         why in answer["empty"]["value"]
         and not answer["body"]["visible"]
@@ -530,8 +538,8 @@ def test_which_window_the_match_suffers_from_is_computed():
 @pytest.mark.parametrize(
     ("stage", "run"),
     [
-        ("measure_error_curves", lambda text: over_time.generate(text, "zz", "9", [])),
-        ("calibrate", walked.calibrate),
+        ("measure_error_curves", lambda text: error_over_time.generate(text, "zz", "9", [])),
+        ("calibrate", trajectory_ranges.calibrate),
         ("measure_windows", relaxing.measure),
         ("run_probe", lambda text: probe.run(text, 2, False, None, None, "1", "zz", "9")),
     ],

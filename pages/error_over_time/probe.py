@@ -1,4 +1,4 @@
-"""The probe (PCR), in the Over time tab: the quantization error of a window of steps, amplified,
+"""The probe (PCR), in the Error over time tab: the quantization error of a window of steps, amplified,
 the rest in float.
 """
 

@@ -1,4 +1,4 @@
-"""More bits for some steps (PCR's activation relaxing), in the Over time tab: what measuring
+"""More bits for some steps (PCR's activation relaxing), in the Error over time tab: what measuring
 says, and the choice.
 """
 

@@ -1,4 +1,4 @@
-"""Over time: how the error of several recipes builds up along the steps, and what PCR does about
+"""Error over time: how the error of several recipes builds up along the steps, and what PCR does about
 it.
 """
 

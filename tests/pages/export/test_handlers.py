@@ -1,4 +1,4 @@
-"""The handlers of the Take away tab, called as functions: sizes, kernels, files, code that loads
+"""The handlers of the Export tab, called as functions: sizes, kernels, files, code that loads
 them, the Hub.
 """
 
@@ -20,11 +20,11 @@ from dmq.errors import DmqError
 from dmq.evaluation import engines
 from dmq.recipe import Activations, Calibration
 from dmq.store import exports, folders
-from pages.take_away import handlers as take_away
+from pages.export import handlers as export
 from tests.pages.benchmark.test_handlers import last
 
 
-FORMS, PARTS = [*take_away.FORMS], [*take_away.PARTS]
+FORMS, PARTS = [*export.FORMS], [*export.PARTS]
 
 
 @pytest.fixture
@@ -38,16 +38,14 @@ def exported(recipe):
     words on each.
     """
     text = jsonio.dumps(recipe)
-    return {
-        (form, part): last(take_away.export(text, form, part)) for form in FORMS for part in PARTS
-    }
+    return {(form, part): last(export.export(text, form, part)) for form in FORMS for part in PARTS}
 
 
 # --- sizes and kernels ----------------------------------------------------------------------------
 
 
 def test_the_parts_that_are_shown_add_up_to_the_plan(text, recipe):
-    plan, shown = stages.plan(recipe), take_away.show(text, FORMS[0], PARTS[0], None)
+    plan, shown = stages.plan(recipe), export.show(text, FORMS[0], PARTS[0], None)
     rows = dict(zip(*[iter(cells(shown["sizes"]))] * 2, strict=True))
     assert (
         rows.pop("float32") == plan.float_bytes
@@ -68,7 +66,7 @@ def cells(table):
 
 def test_what_runs_where_counts_every_layer_once_and_says_why(recipe):
     layers = len(stages.info(recipe.model).layers)
-    table = last(take_away.place(jsonio.dumps(recipe)))["placed"]["value"]
+    table = last(export.place(jsonio.dumps(recipe)))["placed"]["value"]
     assert sum(row[1] for row in table) == layers
     assert table[0][:2] == ["oneDNN int8", layers - 2] and table[0][3].endswith(
         f" and {layers - 5} more"
@@ -78,16 +76,16 @@ def test_what_runs_where_counts_every_layer_once_and_says_why(recipe):
         ["float: last layer", "conv_out"],
     ]
     free = dataclasses.replace(recipe, activations=Activations(bits=32))
-    (slow, *rest) = last(take_away.place(jsonio.dumps(free)))["placed"]["value"]
+    (slow, *rest) = last(export.place(jsonio.dumps(free)))["placed"]["value"]
     assert slow[:2] == ["⚠ float, because its inputs stay in float", layers - 2] and len(rest) == 2
 
 
 def test_without_statistics_the_tab_says_what_to_do(recipe):
     other = jsonio.dumps(dataclasses.replace(recipe, calibration=Calibration(seed=77)))
-    shown = take_away.show(other, FORMS[0], PARTS[0], None)
+    shown = export.show(other, FORMS[0], PARTS[0], None)
     assert "Press **Capture**" in shown["empty"]["value"] and not shown["body"]["visible"]
     with pytest.raises(DmqError, match="nothing captured yet"):
-        last(take_away.place(other))
+        last(export.place(other))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -99,7 +97,7 @@ def test_an_export_is_a_folder_and_the_same_as_one_file(form, part, exported):
     shown = exported[form, part]
     name = shown["name"]["value"]
     known = exports.describe_export(name)
-    assert (known.form, known.pipeline) == (take_away.FORMS[form], part == PARTS[0])
+    assert (known.form, known.pipeline) == (export.FORMS[form], part == PARTS[0])
     assert name in exports.exports() and known.line() in shown["told"]
     assert shown["go"]["visible"] and not shown["stop"]["visible"] and shown["status"] == ""
     with zipfile.ZipFile(shown["file"]["value"]) as packed:
@@ -155,7 +153,7 @@ def test_the_commands_that_are_shown_are_understood_and_pass(exported, capsys):
     for (form, _), shown in exported.items():
         lines = [shlex.split(line) for line in shown["shell"].splitlines()]
         given = cli.parser().parse_args(lines[0][1:])
-        assert given.form == take_away.FORMS[form] and Path(given.folder).is_dir()
+        assert given.form == export.FORMS[form] and Path(given.folder).is_dir()
         assert len(lines) == (2 if form == FORMS[0] else 1)
         if form == FORMS[0]:
             assert cli.main(lines[1][1:]) == 0
@@ -164,14 +162,14 @@ def test_the_commands_that_are_shown_are_understood_and_pass(exported, capsys):
 
 def test_a_recipe_that_is_executed_is_loaded_so(recipe):
     fast = jsonio.dumps(engines.with_engine(recipe, "executed bf16"))
-    name = last(take_away.export(fast, FORMS[0], PARTS[1]))["name"]["value"]
+    name = last(export.export(fast, FORMS[0], PARTS[1]))["name"]["value"]
     config = json.loads((exports.export_folder(name) / "config.json").read_text())
     assert config["quantization_config"]["mode"] == "executed bf16"
 
 
 def test_a_stopped_export_leaves_nothing(text):
     before = sorted(exports.exports())
-    work = take_away.export(text, FORMS[1], PARTS[0])
+    work = export.export(text, FORMS[1], PARTS[0])
     shown = [next(work) for _ in range(3)]
     assert shown[0]["stop"]["visible"] and "progressbar" in shown[-1]["status"]
     work.close()
@@ -179,47 +177,47 @@ def test_a_stopped_export_leaves_nothing(text):
     assert not [
         path for path in (folders.home() / "exports").iterdir() if path.name.startswith(".")
     ]
-    assert "nothing half-written" in take_away.JOB.show_stopped()["status"]
+    assert "nothing half-written" in export.JOB.show_stopped()["status"]
 
 
 def test_a_failed_export_gives_the_buttons_back(recipe, monkeypatch):
     wrong = jsonio.dumps(dataclasses.replace(recipe, model="no-such-model"))
     answers = []
     with pytest.raises(DmqError, match="no-such-model"):
-        for answer in take_away.export(wrong, FORMS[0], PARTS[0]):
+        for answer in export.export(wrong, FORMS[0], PARTS[0]):
             answers.append(answer)
     assert answers[-1]["go"]["visible"] and not answers[-1]["stop"]["visible"]
     with pytest.raises(DmqError, match="choose one of"):
-        next(take_away.export(wrong, "pickle", PARTS[0]))
+        next(export.export(wrong, "pickle", PARTS[0]))
 
 
 def test_earlier_exports_are_offered_and_those_that_are_gone_are_not(text, exported):
     name = exported[FORMS[0], PARTS[1]]["name"]["value"]
-    shown = take_away.show(text, FORMS[1], PARTS[0], name)
+    shown = export.show(text, FORMS[1], PARTS[0], name)
     assert shown["name"]["value"] == name and set(shown["name"]["choices"]) == set(
         exports.exports()
     )
     assert shown["python"] == exported[FORMS[0], PARTS[1]]["python"], (
         "that of the export, whatever the form says"
     )
-    assert take_away.show(text, FORMS[0], PARTS[0], "gone")["name"]["value"] is None
-    assert last(take_away.fetch(name))["file"]["value"].endswith(f"{name}.zip")
+    assert export.show(text, FORMS[0], PARTS[0], "gone")["name"]["value"] is None
+    assert last(export.fetch(name))["file"]["value"].endswith(f"{name}.zip")
     with pytest.raises(DmqError, match="no export called 'gone'"):
-        last(take_away.fetch("gone"))
+        last(export.fetch("gone"))
     with pytest.raises(DmqError, match="cannot name an export"):
-        last(take_away.fetch("../tiny"))
+        last(export.fetch("../tiny"))
 
 
 def test_an_export_that_is_damaged_or_too_large_is_one_line(exported, monkeypatch, tmp_path):
     name = exported[FORMS[0], PARTS[1]]["name"]["value"]
     monkeypatch.setattr(exports, "MOST_ZIPPED", 10)
-    shown = last(take_away.fetch(name))
+    shown = last(export.fetch(name))
     assert "copy the folder" in shown["status"] and not shown["file"]["visible"]
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     (tmp_path / "exports" / "broken").mkdir(parents=True)
     (tmp_path / "exports" / "broken" / "config.json").write_text("{")
     with pytest.raises(DmqError, match="broken: damaged"):
-        last(take_away.fetch("broken"))
+        last(export.fetch("broken"))
     (tmp_path / "exports" / "broken" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     (tmp_path / "exports" / "broken" / "secret").symlink_to("/etc/hostname")
     (*_, file) = exports.zip_export("broken")
@@ -233,21 +231,21 @@ def test_pushing_is_refused_in_one_line(text, exported, monkeypatch):
     name = exported[FORMS[0], PARTS[0]]["name"]["value"]
     monkeypatch.delenv("SPACE_ID", raising=False)
     monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
-    shown = take_away.show(text, FORMS[0], PARTS[0], name)
+    shown = export.show(text, FORMS[0], PARTS[0], name)
     assert "Nobody is logged in" in shown["hub"] and not shown["push"]["interactive"]
     with pytest.raises(DmqError, match="Nobody is logged in"):
-        last(take_away.push(name, "me/model", True))
+        last(export.push(name, "me/model", True))
     monkeypatch.setattr("huggingface_hub.get_token", lambda: "of somebody")
-    assert take_away.show(text, FORMS[0], PARTS[0], name)["push"]["interactive"]
+    assert export.show(text, FORMS[0], PARTS[0], name)["push"]["interactive"]
     for wrong in ("", "model", "a/b/c", "../etc/x"):
         with pytest.raises(DmqError, match="is called owner/name"):
-            last(take_away.push(name, wrong, True))
+            last(export.push(name, wrong, True))
     with pytest.raises(DmqError, match="no export is chosen"):
-        last(take_away.push(None, "me/model", True))
+        last(export.push(None, "me/model", True))
     monkeypatch.setenv("SPACE_ID", "me/dmq")
-    assert "open to others" in take_away.show("", FORMS[0], PARTS[0], None)["hub"]
+    assert "open to others" in export.show("", FORMS[0], PARTS[0], None)["hub"]
     with pytest.raises(DmqError, match="open to others"):
-        last(take_away.push(name, "me/model", True))
+        last(export.push(name, "me/model", True))
 
 
 def test_what_is_pushed_is_the_folder(exported, monkeypatch):
@@ -257,5 +255,5 @@ def test_what_is_pushed_is_the_folder(exported, monkeypatch):
     monkeypatch.setattr(
         "dmq.checkpoint.push", lambda *asked, **how: sent.append((asked, how)) or "https://hub/me/m"
     )
-    assert "https://hub/me/m" in last(take_away.push(name, "me/m", False))["hub"]
+    assert "https://hub/me/m" in last(export.push(name, "me/m", False))["hub"]
     assert sent == [((exports.export_folder(name), "me/m"), {"private": False})]

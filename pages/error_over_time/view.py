@@ -1,4 +1,4 @@
-"""The components of the Over time tab, and what their events call."""
+"""The components of the Error over time tab, and what their events call."""
 
 from typing import Any
 
@@ -38,7 +38,7 @@ def tab(shared: Shared) -> None:
 def build(shared: Shared) -> None:
     """The errors along the steps, and their events."""
     out: dict[str, Any] = {}
-    with gr.Accordion("Errors along the steps", open=True, elem_id="over-time"):
+    with gr.Accordion("Errors along the steps", open=True, elem_id="error-over-time"):
         with gr.Row():
             prompts = out["prompts"] = gr.Textbox(
                 "grinning cat", lines=2, label="Prompts to follow, one per line"
@@ -63,7 +63,7 @@ def build_results(out: dict[str, Any]) -> None:
     """What is shown of the steps."""
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
     with gr.Column(visible=False) as out["body"]:
-        out["said"] = gr.Markdown(label="What was generated", elem_id="over-time-said")
+        out["said"] = gr.Markdown(label="What was generated", elem_id="error-over-time-said")
         labels = {
             "accumulated": "Accumulated: the latents on the recipe's own trajectory",
             "predicted_x0": "The finished image as each step foresees it",
@@ -74,7 +74,9 @@ def build_results(out: dict[str, Any]) -> None:
             with gr.Row():
                 for name in names:
                     with gr.Column(min_width=380):
-                        out[name] = PlotlyView(label=labels[name], elem_id=f"over-time-{name}")
+                        out[name] = PlotlyView(
+                            label=labels[name], elem_id=f"error-over-time-{name}"
+                        )
         out["strip"] = gr.Gallery(
             label="Foreseen at each step, then finished",
             columns=9,
@@ -84,7 +86,7 @@ def build_results(out: dict[str, Any]) -> None:
             height="auto",
             interactive=False,
             fit_columns=False,
-            elem_id="over-time-strip",
+            elem_id="error-over-time-strip",
         )
         out["table"] = gr.Dataframe(
             headers=HEAD, label="Every recipe", interactive=False, max_height=300

@@ -1,4 +1,4 @@
-"""Take away: how large the recipe's model is, what of it runs where, and its files to load,
+"""Export: how large the recipe's model is, what of it runs where, and its files to load,
 download or push.
 """
 

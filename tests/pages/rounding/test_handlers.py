@@ -1,4 +1,4 @@
-"""The handlers of the Reconstruct tab, called as functions, with a tiny model whose blocks are
+"""The handlers of the Rounding tab, called as functions, with a tiny model whose blocks are
 really learned.
 """
 
@@ -15,7 +15,7 @@ from dmq.progress import Progress, run_to_end
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Weights
 from pages import recipe_code, sidebar
-from pages.reconstruct import handlers as reconstruct
+from pages.rounding import handlers as rounding
 
 
 PATHS = ["iterations", "images", "time"]
@@ -47,7 +47,7 @@ def last(answers):
 
 
 def test_the_form_makes_the_reconstruction_of_the_recipe(low):
-    made = jsonio.loads(reconstruct.change(PATHS, jsonio.dumps(low), True, 6, 1, False)["recipe"])
+    made = jsonio.loads(rounding.change(PATHS, jsonio.dumps(low), True, 6, 1, False)["recipe"])
     assert (
         made.reconstruction == BlockReconstruction(iterations=6, images=1) and "BRECQ" in made.name
     )
@@ -55,13 +55,13 @@ def test_the_form_makes_the_reconstruction_of_the_recipe(low):
         made, reconstruction=dataclasses.replace(made.reconstruction, seed=7)
     )
     kept = jsonio.loads(
-        reconstruct.change(PATHS, jsonio.dumps(other), True, 9, 1, False)["recipe"]
+        rounding.change(PATHS, jsonio.dumps(other), True, 9, 1, False)["recipe"]
     ).reconstruction
     assert (kept.seed, kept.iterations) == (7, 9), "what the form does not show stays"
-    assert reconstruct.change(PATHS, jsonio.dumps(made), True, 6, 1, False) == {}
+    assert rounding.change(PATHS, jsonio.dumps(made), True, 6, 1, False) == {}
     assert (
         jsonio.loads(
-            reconstruct.change(PATHS, jsonio.dumps(made), False, 6, 1, False)["recipe"]
+            rounding.change(PATHS, jsonio.dumps(made), False, 6, 1, False)["recipe"]
         ).reconstruction
         is None
     )
@@ -70,35 +70,35 @@ def test_the_form_makes_the_reconstruction_of_the_recipe(low):
 def test_the_time_embedding_is_not_learned_twice(low):
     timed = dataclasses.replace(low, temporal=Temporal())
     with pytest.raises(DmqError, match="temporal to null"):
-        reconstruct.change(PATHS, jsonio.dumps(timed), True, 6, 1, True)
+        rounding.change(PATHS, jsonio.dumps(timed), True, 6, 1, True)
 
 
 def test_learning_is_stopped_goes_on_and_is_shown(low):
     recipe = dataclasses.replace(low, reconstruction=dataclasses.replace(SPEC, seed=4))
     text = jsonio.dumps(recipe)
-    assert "press **Learn the blocks**" in last(reconstruct.show(PATHS, text))["empty"]["value"]
-    work = reconstruct.learn(text)
+    assert "press **Learn the blocks**" in last(rounding.show(PATHS, text))["empty"]["value"]
+    work = rounding.learn(text)
     seen = next(answer for answer in work if "table" in answer)
     work.close()
     first = [row[0] for row in seen["table"]]
     assert first == ["down_blocks.0"] and not stages.reconstructed(recipe)
-    after = reconstruct.JOB.show_stopped(text)
+    after = rounding.JOB.show_stopped(text)
     assert after["table"] == seen["table"] and after["learn"]["value"] == "Learn the other blocks"
     assert "Not all blocks" in after["said"] and after["stop"]["visible"] is False
-    answers = list(reconstruct.learn(text))
+    answers = list(rounding.learn(text))
     assert "5 of" not in answers[1]["status"] and stages.reconstructed(recipe)
     end = answers[-1]
     assert end["table"][0] == seen["table"][0] and len(end["table"]) == 5, (
         "the finished block was not learned again"
     )
     assert end["learn"]["visible"] is False and "Not all blocks" not in end["said"]
-    assert last(reconstruct.show(PATHS, text))["table"] == end["table"]
+    assert last(rounding.show(PATHS, text))["table"] == end["table"]
 
 
 def test_the_table_counts_codes_as_a_comparison_with_nearest_ones_does(learned):
     floats = libraries.load(learned.model).denoiser
     result = stages.blocks_result(learned)
-    table = last(reconstruct.show(PATHS, jsonio.dumps(learned)))["table"]
+    table = last(rounding.show(PATHS, jsonio.dumps(learned)))["table"]
     for block, layers, before, after, _, moved, weights, _ in table:
         names = [name for name in result.codes if name.startswith(block)]
         nearest = {
@@ -123,14 +123,14 @@ def test_a_failure_says_so_and_gives_its_button_back(wanted, monkeypatch):
     monkeypatch.setattr(stages, "reconstruct", fails)
     seen = []
     with pytest.raises(DmqError, match="no luck"):
-        for answer in reconstruct.learn(jsonio.dumps(wanted)):
+        for answer in rounding.learn(jsonio.dumps(wanted)):
             seen.append(answer)
     assert seen[-1]["learn"]["visible"] is True and seen[-1]["stop"]["visible"] is False
 
 
 def test_an_early_end_is_told(learned):
     result = dataclasses.replace(stages.blocks_result(learned), note="mid_block: stopped.")
-    assert "⚠ mid_block: stopped." in reconstruct.summary(result, True)
+    assert "⚠ mid_block: stopped." in rounding.summary(result, True)
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_an_early_end_is_told(learned):
     ids=["float", "off", "no groups"],
 )
 def test_what_hinders_is_said(wanted, changes, why):
-    (answer,) = reconstruct.show(PATHS, jsonio.dumps(dataclasses.replace(wanted, **changes)))
+    (answer,) = rounding.show(PATHS, jsonio.dumps(dataclasses.replace(wanted, **changes)))
     assert why.replace("\\", "") in answer["empty"]["value"] and answer["body"]["visible"] is False
 
 
@@ -172,23 +172,23 @@ def test_words_and_commands_tell_of_it(wanted):
 
 def test_step_sizes_have_a_column_and_a_sentence(learned):
     plain = stages.blocks_result(learned)
-    assert {row[4] for row in reconstruct.table(plain)} == {"–"}
-    assert "step sizes" not in reconstruct.summary(plain, True)
+    assert {row[4] for row in rounding.table(plain)} == {"–"}
+    assert "step sizes" not in rounding.summary(plain, True)
     block = next(iter(plain.after))
     stepped = {block: plain.after[block] / 2}
     result = dataclasses.replace(plain, stepped=stepped, sizes={"a": None, "b": None})
-    row = next(row for row in reconstruct.table(result) if row[0] == block)
+    row = next(row for row in rounding.table(result) if row[0] == block)
     assert row[4] == f"{100 * stepped[block]:.4g} %"
-    assert "step sizes of 2 activations bring 1 of 1 blocks nearer" in reconstruct.summary(
+    assert "step sizes of 2 activations bring 1 of 1 blocks nearer" in rounding.summary(
         result, True
     )
-    figure = reconstruct.overview(result, True)["errors"]
+    figure = rounding.overview(result, True)["errors"]
     assert [trace["name"] for trace in traces(figure)] == [
         "nearest codes",
         "learned codes",
         "step sizes as well",
     ]
-    assert len(traces(reconstruct.overview(plain, True)["errors"])) == 2
+    assert len(traces(rounding.overview(plain, True)["errors"])) == 2
 
 
 def traces(figure):

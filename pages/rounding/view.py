@@ -1,4 +1,4 @@
-"""The components of the Reconstruct tab, and what their events call."""
+"""The components of the Rounding tab, and what their events call."""
 
 import dataclasses
 from collections.abc import Iterator

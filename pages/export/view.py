@@ -1,4 +1,4 @@
-"""The components of the Take away tab, and what their events call."""
+"""The components of the Export tab, and what their events call."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def tab(shared: Shared) -> None:
         "of the denoiser."
     )
     out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
-    out["sizes"] = gr.HTML(label="Sizes", elem_id="take-sizes", css_template=SIZES_STYLE)
+    out["sizes"] = gr.HTML(label="Sizes", elem_id="export-sizes", css_template=SIZES_STYLE)
     with gr.Column(visible=False) as out["body"]:
         where = gr.Button("What runs where", size="sm")
         out["placed"] = gr.Dataframe(
@@ -48,7 +48,7 @@ def tab(shared: Shared) -> None:
             column_widths=["30%", "10%", "16%", "44%"],
             visible=False,
             max_height=360,
-            elem_id="take-placed",
+            elem_id="export-placed",
         )
         with gr.Row(equal_height=True):
             form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
@@ -61,9 +61,9 @@ def tab(shared: Shared) -> None:
             [], value=None, label="Exports", min_width=260, info="Kept where the runs are."
         )
         out["file"] = gr.DownloadButton(
-            "Download", visible=False, min_width=260, elem_id="take-file"
+            "Download", visible=False, min_width=260, elem_id="export-file"
         )
-    out["told"] = gr.HTML(label="The chosen export", elem_id="take-told")
+    out["told"] = gr.HTML(label="The chosen export", elem_id="export-told")
     out["python"] = gr.Code(
         language="python", label="To load it", interactive=False, wrap_lines=True
     )
@@ -75,7 +75,7 @@ def tab(shared: Shared) -> None:
             repository = gr.Textbox("", label="Repository, owner/name", max_lines=1, min_width=240)
             private = gr.Checkbox(True, label="Private", min_width=100)
             out["push"] = gr.Button("Push the chosen export", min_width=200, interactive=False)
-        out["hub"] = gr.HTML(label="What the Hub said", elem_id="take-hub")
+        out["hub"] = gr.HTML(label="What the Hub said", elem_id="export-hub")
     connect(shared, out, (form, part), where, (repository, private))
 
 
