@@ -220,6 +220,9 @@ def test_an_export_that_is_damaged_or_too_large_is_one_line(exported, monkeypatc
         last(export.fetch("broken"))
     (tmp_path / "exports" / "broken" / "config.json").write_text('{"_class_name": "UNet2DModel"}')
     (tmp_path / "exports" / "broken" / "secret").symlink_to("/etc/hostname")
+    with pytest.raises(DmqError, match="too much for one file"):
+        [*exports.zip_export("broken")]
+    monkeypatch.setattr(exports, "MOST_ZIPPED", 1000)
     (*_, file) = exports.zip_export("broken")
     assert zipfile.ZipFile(file).namelist() == ["broken/config.json"], "a link could lead anywhere"
 
