@@ -85,7 +85,8 @@ def build(shared: Shared) -> None:
             "What the figures show was seen while the float model drew the calibration images. "
             "Other steps, guidance or images need a capture of their own; it is kept."
         )
-        form, out = {}, {}
+        form: dict[str, Any] = {}
+        out: dict[str, Any] = {}
         with gr.Row():
             for part, spec in FORMS.items():
                 with gr.Column(min_width=260):

@@ -18,7 +18,7 @@ from .session import Shared, stamp
 
 
 # What decides on the open tab: two at a time would each miss what the other one says.
-ONE_BY_ONE = {"concurrency_id": "tabs", "concurrency_limit": 1}
+ONE_BY_ONE: dict[str, Any] = {"concurrency_id": "tabs", "concurrency_limit": 1}
 
 
 class Blocks(gr.Blocks):
@@ -107,30 +107,29 @@ def visited(handler: Callable) -> Callable:
 
     @functools.wraps(handler)
     def function(token: str, *args: Any, **kwargs: Any) -> Any:
-        with public.as_visitor(token or ""), quota.job() as held, quota.working(held):
+        with public.as_visitor(token or ""), quota.job() as job, quota.working(job):
             return handler(*args, **kwargs)
+
+    def take_step(token: str, work: Iterator[Any], job: Any) -> Any:
+        with public.as_visitor(token), quota.working(job):
+            return next(work, job)
 
     @functools.wraps(handler)
     def generator(token: str, *args: Any, **kwargs: Any) -> Iterator[Any]:
         token = token if public.is_token(token) else public.new_token()  # one for all steps
         work = handler(*args, **kwargs)
-        with quota.job() as held:
+        with quota.job() as job:
             try:
-                while True:
-                    with public.as_visitor(token), quota.working(held):
-                        answer = next(work, held)
-                    if answer is held:
-                        return
-                    yield answer
+                yield from iter(functools.partial(take_step, token, work, job), job)
             finally:
-                with public.as_visitor(token), quota.working(held):
+                with public.as_visitor(token), quota.working(job):
                     work.close()
 
-    made = generator if inspect.isgeneratorfunction(handler) else function
-    own = inspect.signature(handler)
+    wrapper: Any = generator if inspect.isgeneratorfunction(handler) else function
+    signature = inspect.signature(handler)
     token = inspect.Parameter("token", inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    made.__signature__ = own.replace(parameters=[token, *own.parameters.values()])
-    return made
+    wrapper.__signature__ = signature.replace(parameters=[token, *signature.parameters.values()])
+    return wrapper
 
 
 def by_name(handler: Callable, names: list[str]) -> Callable:
@@ -166,7 +165,7 @@ def by_name(handler: Callable, names: list[str]) -> Callable:
 
 
 # What runs a model: one at a time, and on ZeroGPU on a GPU.
-MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}
 
 
 def on(

@@ -36,7 +36,7 @@ def form(spec: type, what: str, *, leave: tuple[str, ...] = ()) -> dict[str, Any
     """The components of `spec`'s fields by path; `what` goes before labels that would be
     ambiguous alone.
     """
-    hints, made = get_type_hints(spec), {}
+    hints, made = get_type_hints(spec), dict[str, Any]()
     for f in fields(spec):
         if f.name in leave:
             continue
@@ -82,7 +82,7 @@ def chooser(options: tuple[type, ...], default: type, label: str) -> dict[str, A
             with gr.Column(visible=option is default) as groups[option.__name__]:
                 made |= {f"{option.__name__}.{path}": c for path, c in form(option, label).items()}
 
-    def show_only(chosen: str) -> list[dict]:
+    def show_only(chosen: str) -> Any:
         shown = [gr.update(visible=name == chosen) for name in groups]
         return shown if len(shown) != 1 else shown[0]
 
@@ -174,5 +174,7 @@ def engine_choice(**options: Any) -> gr.Dropdown:
 
 def events(form: dict[str, Any]) -> list[Any]:
     """What a user does to a form: sliders when let go, texts when left, everything else at once."""
-    own = {gr.Textbox: "blur", gr.Number: "blur"}
-    return [getattr(component, own.get(type(component), "input")) for component in form.values()]
+    return [
+        component.blur if isinstance(component, gr.Textbox | gr.Number) else component.input
+        for component in form.values()
+    ]

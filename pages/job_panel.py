@@ -20,11 +20,11 @@ import math
 import time
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
-from dmq.progress import Progress
+from dmq.progress import Progress, Value, relay_each
 
 from .events import MODEL, follows, on
 
@@ -56,14 +56,15 @@ class JobPanel:
         None  # what else is shown after Stop, from the recipe's text
     )
 
-    def build_buttons(self, out: dict[str, Any], *names: str, **look: Any) -> None:
+    def build_buttons(self, out: dict[str, Any], *names: str, **options: Any) -> None:
         """Draw the buttons of these names into `out`, or all."""
         for name in names or (*self.start, "stop"):
-            text, variant = (self.stop, "stop") if name == "stop" else (self.start[name], "primary")
-            if name not in (next(iter(self.start)), "stop"):
-                variant = "secondary"
+            variant: Literal["stop", "primary", "secondary"] = "secondary"
+            if name in ("stop", next(iter(self.start))):
+                variant = "stop" if name == "stop" else "primary"
             visible = name != "stop" and name not in self.hidden
-            out[name] = gr.Button(text, variant=variant, visible=visible, **look)
+            text = self.stop if name == "stop" else self.start[name]
+            out[name] = gr.Button(text, variant=variant, visible=visible, **options)
 
     def build_progress(self, out: dict[str, Any]) -> None:
         """Draw the line of progress into `out`."""
@@ -130,36 +131,35 @@ class JobPanel:
 
 
 def watch(
-    work: Generator, draw: Callable[[Any], Answer] | None = None, *, seconds: float = 0.0
-) -> Generator[Answer, None, Any]:
-    """Run `work` with a bar now and then; returns what it returns.
+    work: Generator[Any, None, Value],
+    draw: Callable[[Any], Answer] | None = None,
+    *,
+    seconds: float = 0.0,
+) -> Generator[Answer, None, Value]:
+    """Run `work` with a bar now and then, and at the start of each stage; returns what it returns.
 
     `draw` gets what there is to see: a new snapshot of some progress, at most every so many
     `seconds`, or whatever `work` yields that is no progress."""
-    told = drawn = -math.inf
-    last = None
-    with contextlib.closing(work):
-        while True:
-            try:
-                seen = next(work)
-            except StopIteration as end:
-                return end.value
-            if not isinstance(seen, Progress):
-                if draw and (answer := draw(seen)):
-                    yield answer
-                continue
-            answer, now = {}, time.monotonic()
-            if (
-                draw
-                and seen.snapshot is not None
-                and seen.snapshot is not last
-                and now - drawn >= seconds
-            ):
-                answer, last = draw(seen.snapshot), seen.snapshot
-                drawn = time.monotonic()
-            if answer or now - told >= BAR_SECONDS:
-                told = time.monotonic()
-                yield answer | {"status": bar(seen)}
+    bar_time = draw_time = -math.inf
+    stage, snapshot = "", None
+
+    def convert(item: Any) -> Iterator[Answer]:
+        nonlocal bar_time, draw_time, stage, snapshot
+        answer: Answer = {}
+        if not isinstance(item, Progress):
+            answer = draw(item) if draw else answer
+            if answer:
+                yield answer
+            return
+        is_new = item.snapshot is not None and item.snapshot is not snapshot
+        if draw and is_new and time.monotonic() - draw_time >= seconds:
+            answer, snapshot = draw(item.snapshot), item.snapshot
+            draw_time = time.monotonic()
+        if answer or item.stage != stage or time.monotonic() - bar_time >= BAR_SECONDS:
+            bar_time, stage = time.monotonic(), item.stage
+            yield answer | {"status": bar(item)}
+
+    return (yield from relay_each(work, convert))
 
 
 def bar(progress: Any) -> str:

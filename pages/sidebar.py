@@ -20,7 +20,11 @@ from .events import on
 from .session import Shared, read, set_outside
 
 
-FORMS = {"weights": Weights, "activations": Activations, "protection": Protection}
+FORMS: dict[str, type[Weights | Activations | Protection]] = {
+    "weights": Weights,
+    "activations": Activations,
+    "protection": Protection,
+}
 SWITCHES = ("split_shortcuts",)  # fields of the recipe itself
 MAIN = {
     "weights.bits": "Weight bits",

@@ -4,7 +4,7 @@ to take along.
 
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -115,9 +115,9 @@ def _form(config: dict) -> str:
     return found
 
 
-def zip_export(name: str) -> Iterator[tuple[int, int] | Path]:
-    """Pack the export `name` into one file in a temporary folder; yields (bytes done, of all), at
-    last its path.
+def zip_export(name: str) -> Generator[tuple[int, int], None, Path]:
+    """Pack the export `name` into one file in a temporary folder; yields (bytes done, of all),
+    returns its path.
 
     Nothing is compressed: codes have no gaps. Raises DmqError for what is too large to be packed,
     or if the disk is full."""
@@ -145,7 +145,7 @@ def zip_export(name: str) -> Iterator[tuple[int, int] | Path]:
         if not ended:
             target.unlink(missing_ok=True)
             target.parent.rmdir()
-    yield target
+    return target
 
 
 def _files(folder: Path) -> list[Path]:

@@ -133,9 +133,10 @@ def gallery(name: str) -> list[tuple[Any, str]]:
     report, images = kept.load_report(name), kept.load_worst(name)
     made = []
     for one in kept.worst(report)[:GALLERY]:
-        pair = [images.get((who, one.number)) for who in (FLOAT_NAME, one.recipe)]
-        if all(part is not None for part in pair):
-            made.append((bench_report.side_by_side(*pair), bench_report.caption(one)))
+        keys = (FLOAT_NAME, one.number), (one.recipe, one.number)
+        if all(key in images for key in keys):
+            pair = bench_report.side_by_side(*(images[key] for key in keys))
+            made.append((pair, bench_report.caption(one)))
     return made
 
 

@@ -159,7 +159,7 @@ def take(name: str | None, who: str | None) -> dict[str, Any]:
     if not name:
         raise DmqError("no run is shown; generate or open one first.")
     found = {recipe.name: recipe for recipe in runs.load_recipes(name)}
-    return set_outside(found.get(who, next(iter(found.values()))))
+    return set_outside(found.get(who or "", next(iter(found.values()))))
 
 
 def show(text: str, others: list[str] | None, computed: str | None = None) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def build_request(out: dict[str, Any]) -> gr.Textbox:
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of a run."""
     with gr.Column(visible=False) as out["results"]:
-        look = {
+        look: dict[str, Any] = {
             "format": "png",
             "object_fit": "contain",
             "elem_classes": "dmq-pixels",
@@ -65,7 +65,7 @@ def build_results(out: dict[str, Any]) -> None:
         with gr.Row():
             out["image"] = gr.Dropdown([], label="GeneratedImage", type="value", min_width=280)
             out["who"] = gr.Dropdown([], label="Recipe", min_width=280)
-        frame = {
+        frame: dict[str, Any] = {
             "format": "png",
             "interactive": False,
             "elem_classes": "dmq-pixels dmq-pair",

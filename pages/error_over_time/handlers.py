@@ -52,7 +52,7 @@ def asked(
 
 def variants(recipe: Recipe) -> dict[str, Recipe]:
     """`recipe` with less of PCR, by name: what shows the worth of each part."""
-    less: dict[str, dict[str, None]] = {}
+    less: dict[str, dict[str, Any]] = {}
     if recipe.progressive or recipe.relaxing:
         less["without PCR"] = {"progressive": None, "relaxing": None}
     if recipe.progressive and recipe.relaxing:
@@ -141,7 +141,7 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
     """
     recipe = read(text)
     known = variants(recipe) | offered(recipe)
-    form = {
+    form: dict[str, Any] = {
         "others": gr.update(
             choices=list(known), value=[name for name in others or [] if name in known]
         ),

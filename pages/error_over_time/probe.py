@@ -83,7 +83,7 @@ def show(text: str) -> dict[str, Any]:
     """The part for the current recipe: its last probe, and the question of that in the form."""
     recipe = read(text)
     prompted = stages.info(recipe.model).prompted
-    form = {
+    form: dict[str, Any] = {
         "prompt": gr.update(visible=prompted),
         "windows": gr.update(maximum=min(20, recipe.sampling.steps)),
     }

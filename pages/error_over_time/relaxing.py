@@ -81,8 +81,8 @@ def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
         fraction = forms.plain(given["fraction"], float, "Part of the steps")
         base = dataclasses.replace(base, where=given["where"], steps=steps, fraction=fraction)
         rest = {path: value for path, value in given.items() if path not in OWN}
-        made = dataclasses.replace(recipe, relaxing=forms.spec_of(Relaxing, rest, base))
-        spec = made.relaxing
+        spec = forms.spec_of(Relaxing, rest, base)
+        made = dataclasses.replace(recipe, relaxing=spec)
         if spec.where == "auto" and spec.judge == "text" and not stages.info(recipe.model).prompted:
             raise DmqError(
                 "relaxing.judge is 'text', but this model generates without prompts; set it to "

@@ -126,6 +126,8 @@ def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
 def summary(recipe: Recipe, wider: np.ndarray) -> str:
     """How far the ranges moved, in two or three sentences."""
     ranges = stages.progressive_ranges(recipe)
+    if ranges is None:  # a click that came after the box was emptied
+        raise DmqError("this recipe sets no ranges on the quantized trajectory; click again.")
     text = f"Set on {recipe.calibration.samples} images at {ranges.calls} denoiser calls. "
     text += f"A range is **{100 * np.abs(wider).mean():.2f} %** wider or narrower than on the float trajectory on "
     text += f"average, {100 * np.abs(wider).max():.1f} % at most."

@@ -2,11 +2,9 @@
 download or push.
 """
 
-import contextlib
 import html
 import shlex
 from collections.abc import Generator, Iterator
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,12 +12,12 @@ import gradio as gr
 from dmq import public, stages
 from dmq.errors import DmqError
 from dmq.evaluation import engines
-from dmq.progress import Progress, run_to_end
+from dmq.progress import Progress, relay, run_to_end
 from dmq.recipe import EMBEDDED, SIMULATED, Recipe
 from dmq.results import Plan
 from dmq.store import exports, folders
 from dmq.workflow import hub
-from dmq.workflow.export import write_export
+from dmq.workflow.export import ENGINE, write_export
 
 from .. import recipe_code
 from ..job_panel import JobPanel, note, watch
@@ -60,7 +58,7 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     recipe = read(text)
     names = exports.exports()
     chosen = name if name in names else None
-    top = {
+    top: dict[str, Any] = {
         "name": gr.update(choices=names, value=chosen),
         "placed": gr.update(value=[], visible=False),
     }
@@ -128,8 +126,7 @@ def place(text: str) -> Iterator[dict[str, Any]]:
     """What runs where, once the kernels are prepared."""
     yield {"status": note("Waiting for the model …")}
     try:
-        with contextlib.closing(engines.assign_kernels(read(text))) as work:
-            rows = run_to_end(work)
+        rows = run_to_end(engines.assign_kernels(read(text)))
     except Exception:
         yield {"status": ""}
         raise
@@ -158,16 +155,19 @@ def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
     """Write the recipe's model into a folder of its own, and pack it for the download."""
     recipe = read(text)
     kind, alone = FORMS[checked(form, FORMS)], PARTS[checked(part, PARTS)] == "denoiser"
-    asked = {"form": kind, "denoiser_only": alone}
-    asked |= {"engine": recipe.engine} if recipe.engine != SIMULATED else {}
+    engine = ENGINE if recipe.engine == SIMULATED else recipe.engine
     name = exports.free_export(
         f"{model_word(recipe)} {recipe.name}{MARKS[kind]}{' denoiser' * alone}"
     )
 
+    folder = exports.export_folder(name)
+
     @JOB.run
     def write() -> Generator[dict[str, Any], None, dict[str, Any]]:
         yield {}
-        yield from watch(write_export(recipe, exports.export_folder(name), **asked))
+        yield from watch(
+            write_export(recipe, folder, engine=engine, denoiser_only=alone, form=kind)
+        )
         return {"name": gr.update(choices=exports.exports(), value=name)} | code(
             text, form, part, name
         )
@@ -198,18 +198,12 @@ def fetch(name: str | None) -> Iterator[dict[str, Any]]:
     if known.bytes > exports.MOST_ZIPPED:
         yield {"status": note("Too large for one file; copy the folder.")}
         return
-    file = yield from watch(packed(name))
+    work = exports.zip_export(name)
+    file = yield from watch(
+        relay(work, lambda done, total: Progress("Pack, kB", done // 1000, total // 1000))
+    )
     label = f"Download {name}.zip ({known.bytes / 1e6:.1f} MB)"
     yield {"file": gr.update(value=str(file), label=label, visible=True), "status": ""}
-
-
-def packed(name: str) -> Generator[Progress, None, Path]:
-    """Pack an export into one file, and return its path."""
-    with contextlib.closing(exports.zip_export(name)) as work:
-        for seen in work:
-            if not isinstance(seen, tuple):
-                return seen
-            yield Progress("Pack, kB", seen[0] // 1000, seen[1] // 1000)
 
 
 # --- how it is loaded -----------------------------------------------------------------------------
@@ -220,14 +214,14 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     recipe = read(text)
     known = exports.describe_export(name) if name else None
     if known is None:
-        kind, whole = FORMS.get(form), PARTS.get(part) == "pipeline"
+        kind, whole = FORMS.get(form, "dmq"), PARTS.get(part) == "pipeline"
         folder, denoiser, component = "FOLDER", stages.info(recipe.model).denoiser, ""
     else:
         # What a visitor downloads has that folder in it.
         kind, whole, folder = (
             known.form,
             known.pipeline,
-            name if public.is_public() else str(known.folder.resolve()),
+            known.folder.name if public.is_public() else str(known.folder.resolve()),
         )
         denoiser, component, recipe = known.denoiser, known.component, known.recipe or recipe
     component = component or ("unet" if "UNet" in denoiser else "transformer")

@@ -87,7 +87,7 @@ def connect(
     hub: tuple[Any, Any],
 ) -> None:
     """The tab's events."""
-    shown = {
+    shown: dict[str, Any] = {
         "show_progress": "minimal",
         "show_progress_on": out["status"],
         "trigger_mode": "multiple",

@@ -401,7 +401,7 @@ def draw(out: dict[str, Any]) -> None:
 def connect(shared: Shared, out: dict[str, Any]) -> None:
     """The budget's events."""
     form = [shared.recipe, out["name"], *(out[name] for name in INPUTS)]
-    latest = {"trigger_mode": "always_last"}
+    latest: dict[str, Any] = {"trigger_mode": "always_last"}
     on(out["bits"].input, moved, [*form, out["shown"]], out, **latest)
     on([out["allowed"].input, out["rules"].input], changed, form, out, **latest)
     on(out["layers"].input, edit, [*form, out["layers"], out["shown"]], out, **latest)

@@ -64,7 +64,7 @@ def measured(recipe: Recipe) -> tuple[TemporalErrors, bool]:
         return stages.temporal_errors(recipe), True
     if with_blocks:
         return stages.temporal_errors(dataclasses.replace(recipe, reconstruction=None)), False
-    spec = dataclasses.replace(recipe.temporal, rounding=NearestRounding())
+    spec = dataclasses.replace(recipe.temporal or Temporal(), rounding=NearestRounding())
     return stages.temporal_errors(dataclasses.replace(recipe, temporal=spec)), False
 
 

@@ -66,7 +66,7 @@ def said(recipe: Recipe, now: GroupErrors, lines: dict[str, GroupErrors]) -> str
 def figures_of(recipe: Recipe) -> dict[str, Any]:
     """All that follows from a partition, from statistics alone."""
     now = stages.errors(recipe)
-    references = {SHARED: SharedRange(), PER_STEP: PerStep()}
+    references: dict[str, SharedRange | PerStep] = {SHARED: SharedRange(), PER_STEP: PerStep()}
     lines = {
         name: stages.errors(dataclasses.replace(recipe, grouping=g))
         for name, g in references.items()

@@ -53,9 +53,14 @@ def tab(session: Shared) -> None:
             with gr.Column(min_width=380):
                 out["slots"] = PlotlyView(label="Group of every layer and step")
         out["per_site"] = PlotlyView(label="Error per layer")
-    given = {split: [strip], merge: [strip], uniform: [count], optimal: [count, own]}
+    more: dict[Any, list[Any]] = {
+        split: [strip],
+        merge: [strip],
+        uniform: [count],
+        optimal: [count, own],
+    }
     for handler, button in presets.items():
-        on(button.click, handler, [session.recipe, *given.get(handler, [])], out)
+        on(button.click, handler, [session.recipe, *more.get(handler, [])], out)
     on(strip.input, drag, [session.recipe, strip], out, trigger_mode="always_last")
     on(count.input, recount, [session.recipe, count, own], out, trigger_mode="always_last")
     on(own.input, optimal, [session.recipe, count, own], out, trigger_mode="always_last")

@@ -40,22 +40,22 @@ class PartitionStrip(gr.HTML):
         # Before super().__init__(), which calls postprocess(), and makes an event of every other
         # name that is quoted in the script.
         self.steps, self.timesteps, self.locked = steps, timesteps or [], locked
-        props = {"steps": steps, "timesteps": self.timesteps, "locked": locked}
+        props: dict[str, Any] = {"steps": steps, "timesteps": self.timesteps, "locked": locked}
         super().__init__(
             value, html_template=TEMPLATE, css_template=STYLE, js_on_load=SCRIPT, **props, **kwargs
         )
 
-    def preprocess(self, payload: list[int] | None) -> list[int]:
-        return checked(payload or [], self.steps)  # whatever a browser sends is untrusted
+    def preprocess(self, payload: Any) -> Any:  # Gradio says that HTML holds text
+        return check_cuts(payload or [], self.steps)  # whatever a browser sends is untrusted
 
-    def postprocess(self, value: list[int] | None) -> list[int]:
-        return checked(list(value or []), self.steps)
+    def postprocess(self, value: Any) -> Any:
+        return check_cuts(list(value or []), self.steps)
 
     def api_info(self) -> dict[str, Any]:
         return {"type": "array", "items": {"type": "integer"}}
 
 
-def checked(cuts: list[int], steps: int) -> list[int]:
+def check_cuts(cuts: list[int], steps: int) -> list[int]:
     """`cuts` if they are whole numbers that rise strictly between 0 and `steps`, else
     `gr.Error`.
     """

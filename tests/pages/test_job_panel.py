@@ -132,10 +132,18 @@ def test_bars_and_figures_come_now_and_then(monkeypatch):
     )
 
 
+def test_each_stage_begins_with_a_bar(monkeypatch):
+    monkeypatch.setattr(job_panel, "BAR_SECONDS", math.inf)
+    stages = (Progress(name, n, 2) for name in ("First", "Second") for n in range(2))
+    bars = [answer["status"] for answer in watch(stages)]
+    assert ["First: 0 of 2" in bars[0], "Second: 0 of 2" in bars[1], len(bars)] == [True, True, 2]
+
+
 def test_no_other_file_of_pages_has_buttons_or_a_pace_of_its_own():
     for path in Path(job_panel.__file__).parent.rglob("*.py"):
         tree = ast.parse(path.read_text("utf-8"))
         names = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         assert not names & {"idle", "stopped", "busy"} or path.name == "job_panel.py", path
+        assert not any(isinstance(node, ast.While) for node in ast.walk(tree)), path
         assert "time.monotonic" not in calls or path.name == "job_panel.py", path
