@@ -1,13 +1,22 @@
-"""Denoiser calls to learn from: those that were saved with a capture, or recorded now."""
+"""What enters the denoiser, to learn from: calls that were saved with a capture, or recorded now."""
 
 import dataclasses
 from collections.abc import Generator
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-from ..models.libraries import load
+from ..models.libraries import import_libraries, load
 from ..progress import Progress, progress_timer, relay
-from ..recipe import Recipe
+from ..recipe import Calibration, Recipe, Sampling
 from ..results import Trajectory
 from ..store import captures
+from .model_info import get_temporal_block
+
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MAX_CONDITIONINGS = 64  # calibration images whose prompts the time embedding is learned from
 
 
 def recorded_calls(recipe: Recipe, images: int) -> Trajectory | None:
@@ -46,3 +55,26 @@ def denoiser_calls(recipe: Recipe, images: int) -> Generator[Progress, None, Tra
     )
     at = progress_timer("Generate images to learn from")
     return (yield from relay(work, lambda i, *_: at(i + 1, recipe.sampling.steps)))
+
+
+def conditioning(recipe: Recipe) -> "dict[str, Tensor]":
+    """What enters the time embedding beside t for the calibration images; nothing where t is all."""
+    block = get_temporal_block(recipe.model)
+    if block is None or block.finite:
+        return {}
+    return _conditioning_rows(recipe.model, recipe.sampling, recipe.calibration)
+
+
+@lru_cache(maxsize=8)
+def _conditioning_rows(
+    model: str, sampling: Sampling, calibration: Calibration
+) -> "dict[str, Tensor]":
+    import_libraries()
+    from ..capture.activations import calibration_images
+    from ..capture.conditioning import conditioning_of
+    from ..models.temporal import conditioning_rows
+
+    loaded = load(model)
+    images = calibration_images(loaded, calibration)[:MAX_CONDITIONINGS]
+    calls = conditioning_of(loaded, images, sampling, calibration.batch)
+    return conditioning_rows(calls, loaded.info.temporal)

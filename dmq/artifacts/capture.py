@@ -6,6 +6,7 @@ from typing import Any
 
 from ..models.libraries import import_libraries
 from ..models.libraries import load as load_model
+from ..models.work_plan import plan_capture
 from ..progress import Progress, progress_timer, relay
 from ..results import ActivationStats
 from ..store import captures
@@ -33,6 +34,8 @@ def _(
     With these, finished batches are kept. Otherwise, and where calls are saved, closing the
     generator leaves no trace.
     """
+    yield Progress("Load the model", 0, 1)
+    yield plan_capture(question.recipe)
     import_libraries()
     from ..capture.activations import Captured, capture_activations
     from ..capture.batches import capture_batches

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
+from ..errors import DmqError
 from ..models.libraries import import_libraries
 from ..models.libraries import load as load_model
 from ..progress import Progress, progress_timer, relay
@@ -57,5 +58,13 @@ def _(question: GroupSearch, folder: Path, value: SearchResult) -> None:
 
 
 @load.register
-def _(question: GroupSearch, folder: Path) -> SearchResult:
-    return learned.load_search(folder)
+def _(question: GroupSearch, folder: Path, statistics: ActivationStats) -> SearchResult:
+    """Raises DmqError too if the search was run with another sampler than the capture."""
+    result = learned.load_search(folder)
+    for name in ("sampler", "timesteps"):
+        ours, theirs = getattr(result, name), getattr(statistics, name)
+        if ours != theirs:
+            raise DmqError(
+                f"the search was run with {name} {ours}, the capture with {theirs}. Search again."
+            )
+    return result

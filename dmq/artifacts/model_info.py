@@ -9,7 +9,7 @@ from ..results import ModelInfo, TemporalBlock
 from ..store import captures, folders
 
 
-def info(model: str) -> ModelInfo:
+def get_info(model: str) -> ModelInfo:
     """What is known of a model: an embedded name, a folder or a Hub id. Raises DmqError if it
     cannot be loaded.
 
@@ -40,17 +40,17 @@ def for_model(recipe: Recipe, model: str, sampling: Sampling | None = None) -> R
     return dataclasses.replace(recipe, model=model, sampling=sampling, grouping=grouping)
 
 
-def temporal_block(model: str) -> TemporalBlock | None:
+def get_temporal_block(model: str) -> TemporalBlock | None:
     """The part of `model` that sees the time only; None if dmq knows none in it."""
     # Descriptions that were kept with a capture may be older than dmq's knowledge of such blocks.
-    return info(model).temporal or load(model).info.temporal
+    return get_info(model).temporal or load(model).info.temporal
 
 
-def info_for(recipe: Recipe) -> ModelInfo:
+def get_info_for(recipe: Recipe) -> ModelInfo:
     """The description of the model, with its temporal block and its splits if `recipe` needs
     them.
     """
-    known = info(recipe.model)
+    known = get_info(recipe.model)
     # Descriptions that were kept with a capture may be older than dmq's knowledge of such things.
     missing = (recipe.temporal is not None and known.temporal is None) or (
         recipe.split_shortcuts and known.splits is None
