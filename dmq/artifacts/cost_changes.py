@@ -2,24 +2,25 @@
 
 import contextlib
 import dataclasses
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..artifacts import Capture, store
 from ..errors import DmqError
 from ..models.libraries import load
 from ..progress import Progress, progress_timer
-from ..recipe import Recipe, Sensitivity, WeightFormat, Weights, format_name
+from ..recipe import Recipe, Sensitivity, WeightFormat, Weights
 from ..results import Layer
-from .known import info_for
-from .weights_kept import needs_inputs
-from .weights_learned import weight_variants
+from ..store.artifact import store
+from .model_info import get_info_for
+from .of_recipe import ask_capture, ask_variants
+from .questions import LayerCodeSet
 
 
 if TYPE_CHECKING:
     from ..allocation.changes import Changes
+    from ..quantizers.codes import WeightCodes
 
 Made = tuple["Changes", np.ndarray]  # the changes, and the local errors [L, C] of the weights
 _held: dict[tuple, Made] = {}  # the last one, which may be as large as memory allows
@@ -29,7 +30,7 @@ def state_of(subject: Recipe) -> tuple:
     """What else decides what is computed for `subject`: the weights under its model's name, and
     its capture.
     """
-    return load(subject.model).info.fingerprint, store.stamp(Capture.of(subject))
+    return load(subject.model).info.fingerprint, store.stamp(ask_capture(subject))
 
 
 def format_of(subject: Recipe, choice: WeightFormat) -> Weights:
@@ -39,7 +40,7 @@ def format_of(subject: Recipe, choice: WeightFormat) -> Weights:
 
 def splits_of(subject: Recipe) -> dict[str, int]:
     """By layer whose input channels are quantized in two parts: how many are in the first."""
-    return (info_for(subject).splits or {}) if subject.split_shortcuts else {}
+    return (get_info_for(subject).splits or {}) if subject.split_shortcuts else {}
 
 
 def sweeps_of(
@@ -54,53 +55,66 @@ def sweeps_of(
     return sweeps(layers, bits, room_on(home) // workers)
 
 
-def changes_of(task: Any) -> Generator[Progress, None, Made]:
-    """What the layers of a part of a table (`sensitivity.Task`) may be made into: made, and kept
+def load_changes(part: Any) -> Generator[Progress, None, Made]:
+    """What the layers of a part of a table (`cost_part.Part`) may be made into: made, and kept
     for the next part.
 
     A part of other layers lets go of it first. Raises DmqError that names a layer whose weight is
     not finite."""
-    key = task.subject, task.layers, task.choices, state_of(task.subject)
+    key = part.subject, part.layers, part.choices, state_of(part.subject)
     if key not in _held:
         forget_changes()
-        _held[key] = yield from _made(task)
+        _held[key] = yield from _made(part)
     return _held[key]
 
 
+def learn_variants(
+    subject: Recipe, choices: Sequence[WeightFormat], layers: Iterable[str]
+) -> "Generator[Progress, None, dict[tuple[str, WeightFormat], WeightCodes]]":
+    """By layer and choice the codes of those that are learned from inputs, learned where they are
+    not there.
+
+    Inputs are in float, as they are where the sensitivity of a layer is measured."""
+    asked = ask_variants(subject, choices, layers)
+    if not asked:
+        return {}
+    learned = yield from store.get(LayerCodeSet(questions=tuple(asked.values())))
+    return {key: learned[question].codes for key, question in asked.items()}
+
+
 def forget_changes() -> None:
-    """Let go of what `changes_of` keeps."""
+    """Let go of what `load_changes` keeps."""
     _held.clear()
 
 
-def _made(task: Any) -> Generator[Progress, None, Made]:
+def _made(part: Any) -> Generator[Progress, None, Made]:
     from ..allocation.changes import Changes, code_bytes, home_of, made_room
     from ..allocation.sensitivity import new_codes, weight_error
     from ..numerics.threads import few_threads
 
-    model, splits = load(task.subject.model).denoiser, splits_of(task.subject)
-    learned = [choice for choice in task.choices if needs_inputs(choice.format)]
-    known = (yield from weight_variants(task.subject, learned, task.layers)) if learned else {}
-    weights = {name: model.get_submodule(name).weight.detach() for name in task.layers}
+    model, splits = load(part.subject.model).denoiser, splits_of(part.subject)
+    known = yield from learn_variants(part.subject, part.choices, part.layers)
+    weights = {name: model.get_submodule(name).weight.detach() for name in part.layers}
     device = next(iter(weights.values())).device
     size = code_bytes(
-        sum(weight.numel() for weight in weights.values()), [choice.bits for choice in task.choices]
+        sum(weight.numel() for weight in weights.values()), [choice.bits for choice in part.choices]
     )
-    home = home_of(size * task.workers, device)
-    local = np.empty((len(weights), len(task.choices)))
+    home = home_of(size * part.workers, device)
+    local = np.empty((len(weights), len(part.choices)))
     codes: dict[str, list] = {}
     at = progress_timer("Make weights into choices")
     for n, (name, weight) in enumerate(weights.items()):
         codes[name] = []
-        for c, choice in enumerate(task.choices):
-            made = known.get((name, format_name(choice)))
+        for c, choice in enumerate(part.choices):
+            made = known.get((name, choice))
             with _named(name), few_threads([weight]):
                 made = made or new_codes(
-                    weight, format_of(task.subject, choice), splits.get(name, 0)
+                    weight, format_of(part.subject, choice), splits.get(name, 0)
                 )
                 local[n, c] = weight_error(weight, made.to(device).dequantize().to(weight))
             codes[name].append(made.to(home))
         yield at(n + 1, len(weights))
-    return Changes(model, codes, made_room(device) // task.workers), local
+    return Changes(model, codes, made_room(device) // part.workers), local
 
 
 @contextlib.contextmanager

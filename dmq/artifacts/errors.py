@@ -95,7 +95,9 @@ def _group(table: "ErrorTable", grouping: Any, search: SearchResult | None) -> G
     from ..trajectory.search import learned_errors
 
     # Groups and ranges are those of the search; nothing is chosen anew.
-    return learned_errors(search, table) if search else table.errors(group_timesteps(grouping, table))
+    return (
+        learned_errors(search, table) if search else table.errors(group_timesteps(grouping, table))
+    )
 
 
 @lru_cache(maxsize=16)
@@ -114,7 +116,9 @@ def _along(
 
     groups = split(base.groups, relaxed)
     if ranges is not None:
-        made = [table and table.errors_of(groups, ranges.low, ranges.high) for table in (usual, wide)]
+        made = [
+            table and table.errors_of(groups, ranges.low, ranges.high) for table in (usual, wide)
+        ]
     else:
         kept = usual.errors_of(groups, base.low, base.high) if learned else usual.errors(groups)
         made = [kept, wide and wide.errors(groups)]

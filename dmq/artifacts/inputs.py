@@ -37,9 +37,7 @@ def _need(**questions: Artifact | None) -> Inputs:
 def _captured(question: RecipeQuestion) -> Inputs:
     """What was seen, on the float trajectory and, if the recipe says so, on the quantized one."""
     recipe, allocation = question.recipe, question.allocation
-    return _need(
-        statistics=ask.ask_capture(recipe), ranges=ask.ask_ranges(recipe, allocation)
-    )
+    return _need(statistics=ask.ask_capture(recipe), ranges=ask.ask_ranges(recipe, allocation))
 
 
 @inputs.register

@@ -47,7 +47,9 @@ def _(
     for learned in (time, blocks):
         codes |= learned.codes if learned else {}
     notes |= {each.layer: weight for each, weight in (layers or {}).items()}
-    lines = (f"{what}: {learned.note}" for what, learned in notes.items() if learned and learned.note)
+    lines = (
+        f"{what}: {learned.note}" for what, learned in notes.items() if learned and learned.note
+    )
     return LearnedCodes(codes, tuple(lines))
 
 

@@ -27,7 +27,7 @@ from ..recipe import (
     WeightFormat,
     Weights,
 )
-from .model_info import get_info, get_info_for, get_temporal_block
+from .model_info import get_info, get_info_for
 from .questions import (
     ActivationErrors,
     BlockRounding,

@@ -201,7 +201,7 @@ class Store:
         if again and not self._is_newer(partial, self.find(question)):
             shutil.rmtree(partial, ignore_errors=True)
         if _shares_work(question):
-            yield from self._compute_together([question], 0, values, **how)
+            yield from self._compute_together([question], 0, values)
         else:
             value = yield from compute(question, partial, **values, **how)
             save(question, target, value)
@@ -209,12 +209,29 @@ class Store:
         # What is kept is the answer, here as in the next process: saving may round.
         return self._remember(question, self._load(question, target))
 
-    def get_all(
-        self, questions: Mapping[Any, Artifact], *, again: bool = False, **how: Any
-    ) -> Generator[Any, None, dict[Any, Any]]:
+    def get_all(self, questions: Mapping[Any, Artifact]) -> Generator[Any, None, dict[Any, Any]]:
         """The answers by name; those that share work are computed together."""
+        yield from self._make_shared(questions.values())
+        answers = {}
+        for name, question in questions.items():
+            answers[name] = yield from self.get(question)
+        return answers
+
+    def make(
+        self, questions: Iterable[Artifact], *, again: bool = False, **how: Any
+    ) -> Generator[Any, None, None]:
+        """Compute the answers that are not there, or all `again`; `how` is of those that take it."""
+        questions = tuple(questions)
+        yield from self._make_shared(questions, again=again)
+        for question in questions:
+            if not _shares_work(question) and (again or self.find(question) is None):
+                yield from self.get(question, again=again, **(how if question.shared else {}))
+
+    def _make_shared(
+        self, questions: Iterable[Artifact], *, again: bool = False
+    ) -> Generator[Any, None, None]:
         kinds: dict[type, list[Artifact]] = {}
-        for question in dict.fromkeys(questions.values()):
+        for question in dict.fromkeys(questions):
             if _shares_work(question):
                 kinds.setdefault(type(question), []).append(question)
         for several in kinds.values():
@@ -223,16 +240,10 @@ class Store:
                 values = yield from self.get_all(inputs(lacking[0]))
                 # Only now can some be named.
                 lacking = several if again else [each for each in several if not self.find(each)]
-                already = len(several) - len(lacking)
-                yield from self._compute_together(lacking, already, values, **how)
-        answers = {}
-        for name, question in questions.items():
-            redo = again and not _shares_work(question)
-            answers[name] = yield from self.get(question, again=redo, **how)
-        return answers
+                yield from self._compute_together(lacking, len(several) - len(lacking), values)
 
     def _compute_together(
-        self, questions: Sequence[Artifact], already: int, values: dict[str, Any], **how: Any
+        self, questions: Sequence[Artifact], already: int, values: dict[str, Any]
     ) -> Generator[Any, None, None]:
         def keep(item: Any) -> Iterable[Any]:
             if not isinstance(item, Answer):
@@ -241,7 +252,7 @@ class Store:
             return ()
 
         if questions:
-            work = compute_together(questions[0], questions, already, **values, **how)
+            work = compute_together(questions[0], questions, already, **values)
             yield from relay_each(work, keep)
 
     def stamp(self, question: Artifact) -> Any:
