@@ -31,9 +31,9 @@ from scipy.stats import binomtest
 
 from bench.timing.generated import GeneratedBatch, half
 from bench.timing.results import Results, Row, asked
-from dmq import stages
 from dmq.allocation import budget
 from dmq.allocation.budget import random_allocation
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.metrics.sets import fid
 from dmq.models.clip import load_clip
@@ -57,6 +57,9 @@ from dmq.recipe import (
 )
 from dmq.results import Allocation, Layer, SensitivityTable
 from dmq.workflow import bit_allocation
+from dmq.workflow.answers import get_plan
+from dmq.workflow.learning import capture_statistics, learn_scores, measure_costs
+from dmq.workflow.steps import carry_out
 
 
 SIX = tuple(f"{name}-{bits}" for bits in (4, 3) for name in ("UAQ", "KMC", "KMA"))
@@ -126,7 +129,7 @@ class Evidence:
             kind="measured",
             unit="",
             model=self.recipe.model,
-            fingerprint=stages.info(self.recipe.model).fingerprint,
+            fingerprint=get_info(self.recipe.model).fingerprint,
             layers=self.layers,
             choices=choices,
             bytes=np.array(stored, np.int64),
@@ -143,7 +146,7 @@ class Evidence:
     def _asked(self, name: str) -> SensitivityTable:
         if name.startswith("predictor") or name == "ridge":
             spec = Predictor(choices=tuple(map(choice, SIX)), configurations=self.configurations)
-            found = run_to_end(stages.predict(self.recipe, spec))
+            found = run_to_end(learn_scores(self.recipe, spec))
             return (
                 found.ridge_table()
                 if name == "ridge"
@@ -151,11 +154,11 @@ class Evidence:
             )
         if name == "fisher, all":
             every = Sensitivity(choices=tuple(map(choice, MORE)), how="fisher")
-            return run_to_end(stages.sensitivity(self.recipe, every))
+            return run_to_end(measure_costs(self.recipe, every))
         asked_ = Sensitivity(
             how="fisher" if name == "fisher" else "measure"
         )  # also at 2 bits: it ships so
-        return run_to_end(stages.sensitivity(self.recipe, asked_)).among(SIX)
+        return run_to_end(measure_costs(self.recipe, asked_)).among(SIX)
 
 
 def allocations(evidence: Evidence, size: int) -> Iterator[tuple[str, Callable[[], Allocation]]]:
@@ -284,7 +287,7 @@ def row_of(
     row = results.find(place, key)
     if row is None:
         begun = time.process_time()
-        run_to_end(stages.prepare(recipe))
+        run_to_end(carry_out(recipe))
         row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {"asked": key}
         row |= generated.measure(recipe) | {"size": chosen.bytes, "bits": chosen.average_bits}
         row |= {"took": time.process_time() - begun}
@@ -304,8 +307,8 @@ def evidence_of(model: str, chosen: argparse.Namespace) -> Evidence:
         weights=Weights(bits=4, format=Uaq()),
         activations=Activations(bits=FLOAT, dynamic="token"),
     )
-    run_to_end(stages.capture(recipe))
-    layers = tuple(row.layer for row in stages.plan(recipe).layers if row.weights.bits < FLOAT)
+    run_to_end(capture_statistics(recipe))
+    layers = tuple(row.layer for row in get_plan(recipe).layers if row.weights.bits < FLOAT)
     return Evidence(recipe, layers, chosen.configurations)
 
 

@@ -27,7 +27,6 @@ from scipy.stats import binomtest
 
 from bench.timing.generated import GeneratedBatch, half
 from bench.timing.results import Results, Row, asked
-from dmq import stages
 from dmq.capture.activations import calibration_images
 from dmq.errors import DmqError
 from dmq.models import libraries
@@ -46,6 +45,9 @@ from dmq.recipe import (
     Sampling,
     Weights,
 )
+from dmq.workflow.answers import get_errors, get_plan, get_statistics
+from dmq.workflow.learning import capture_statistics
+from dmq.workflow.steps import carry_out
 
 
 RANGES = {"MseSearch": MseSearch(), "MinMax": MinMax()}
@@ -156,7 +158,7 @@ def report(
         row = results.find(place, key)
         if row is None:
             begun = time.process_time()
-            run_to_end(stages.prepare(candidate))
+            run_to_end(carry_out(candidate))
             row = dict(zip(("model", "setting", "table", "name"), place, strict=True)) | {
                 "asked": key
             }
@@ -178,8 +180,8 @@ def speed(model: str, chosen: argparse.Namespace) -> None:
 
     recipe = replace(recipe_for(model, "W8A8", "MseSearch", chosen), progressive=Progressive())
     small, start = recipe, replace(recipe, progressive=None)
-    run_to_end(stages.capture(start))
-    plan, ranges = stages.plan(start), (stages.statistics(start), stages.errors(start))
+    run_to_end(capture_statistics(start))
+    plan, ranges = get_plan(start), (get_statistics(start), get_errors(start))
     recipe = replace(recipe, calibration=replace(small.calibration, samples=chosen.images))
     loaded = libraries.load(model)
     prompts, seeds = zip(*calibration_images(loaded, recipe.calibration), strict=True)
@@ -250,7 +252,7 @@ def main(arguments: list[str] | None = None) -> None:
                 for s in chosen.settings
                 for ranges in chosen.ranges
             ]
-            run_to_end(stages.capture(every[0]))
+            run_to_end(capture_statistics(every[0]))
             generated = GeneratedBatch(every[0], chosen.seeds, chosen.images)
             for recipe in every:
                 report(recipe, generated, results, chosen)

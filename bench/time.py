@@ -27,7 +27,6 @@ from bench.timing.bars import bars
 from bench.timing.candidates import TABLES, Candidate, candidates
 from bench.timing.measure import Bench
 from bench.timing.results import Results, Row, asked
-from dmq import stages
 from dmq.errors import DmqError
 from dmq.progress import run_to_end
 from dmq.recipe import (
@@ -42,6 +41,7 @@ from dmq.recipe import (
     Tiar,
     Weights,
 )
+from dmq.workflow.learning import capture_statistics
 
 
 SETTINGS = ("W8A8", "W6A6", "W4A8", "W4A6")
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> None:
         ]
         results = Results(chosen.out, chosen.again)
         for of_model in recipes:
-            run_to_end(stages.capture(of_model[0]))
+            run_to_end(capture_statistics(of_model[0]))
             first = of_model[0]
             bench = Bench(
                 first.model, first.sampling, first.calibration, chosen.seeds, chosen.images

@@ -4,8 +4,9 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.describe import describe_plan, describe_recipe
+from dmq.workflow.answers import get_errors, get_plan
 
 from .events import told
 
@@ -17,7 +18,7 @@ def describe(recipe: str) -> str:
 
 def errors(recipe: str) -> dict[str, Any]:
     """Relative activation error of a recipe: in total, and at every step."""
-    made = stages.errors(jsonio.loads(recipe))
+    made = get_errors(jsonio.loads(recipe))
     return {
         "total": made.total,
         "per_step": made.per_step().tolist(),
@@ -27,7 +28,7 @@ def errors(recipe: str) -> dict[str, Any]:
 
 def plan(recipe: str) -> dict[str, Any]:
     """What a recipe's quantized denoiser stores, and what stays in float."""
-    made = stages.plan(jsonio.loads(recipe))
+    made = get_plan(jsonio.loads(recipe))
     return {
         "bytes": made.bytes,
         "float_bytes": made.float_bytes,

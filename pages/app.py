@@ -12,10 +12,12 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio i
 
 import gradio as gr
 
-from dmq import jsonio, public, stages
+from dmq import jsonio, public
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.models import libraries
 from dmq.store.folders import ASSETS
+from dmq.workflow.answers import get_plan, has_capture
 
 from . import api, capture_panel, session, sidebar
 from .activations import view as activations
@@ -133,9 +135,9 @@ def build() -> gr.Blocks:
 def warm() -> None:
     """Load the model that a new visitor sees first, and what its errors stand on."""
     try:
-        stages.info(session.OPENING.model)
-        if stages.captured(session.OPENING):
-            stages.plan(session.OPENING)
+        get_info(session.OPENING.model)
+        if has_capture(session.OPENING):
+            get_plan(session.OPENING)
     except DmqError as error:
         print(error)
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
 from dmq.recipe import Calibration, Recipe, Sampling
 from dmq.workflow import gpu_time
+from dmq.workflow.answers import has_capture
+from dmq.workflow.learning import capture_statistics
 
 from . import forms
 from .events import on
@@ -52,7 +53,7 @@ def capture(
     """Capture what the form asks for, with a bar; nothing is left behind when it is stopped."""
     recipe = edited(paths, text, *values)
     yield {}
-    yield from watch(stages.capture(recipe))
+    yield from watch(capture_statistics(recipe))
     return {"status": note("Captured."), "captured": stamp()} | set_outside(recipe)
 
 
@@ -66,7 +67,7 @@ def refresh(paths: list[str], text: str) -> dict[str, Any]:
             getattr(recipe, part), [p.partition(".")[2] for p in paths if p.startswith(part + ".")]
         ).items()
     }
-    done = stages.captured(recipe)
+    done = has_capture(recipe)
     said = f"{recipe.calibration.samples} images, {recipe.sampling.steps} steps"
     title = f"Statistics: {said} captured" if done else f"Statistics: none yet for {said}"
     label = "Captured" if done else "Capture"

@@ -7,7 +7,7 @@ however it ends.
     def measure(text):
         recipe = read(text)               # what is wrong is said before any button changes
         yield {}                          # what is shown at the start, beside the buttons
-        result = yield from watch(stages.measure(recipe), draw)
+        result = yield from watch(measure_costs(recipe, ask), draw)
         return {"status": note("Measured.")} | show(result)     # what is shown at the end
 
 A job answers with dicts by output name, as every handler; the panel adds its own outputs, "status"

@@ -5,7 +5,7 @@ Raises DmqError, generates nothing.
 
 import dataclasses
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import checks, engines
 from dmq.progress import FLOAT_NAME
@@ -46,9 +46,9 @@ def comparison_of(
     Raises DmqError for an empty or overlong prompt, bad seeds, or too many images.
     """
     lines = tuple(line.strip() for line in (prompts or "").splitlines() if line.strip())
-    if stages.info(recipe.model).prompted and not lines:
+    if get_info(recipe.model).prompted and not lines:
         raise DmqError("a prompt is empty; write what to generate.")
-    if not stages.info(recipe.model).prompted:
+    if not get_info(recipe.model).prompted:
         lines = (UNPROMPTED,)
     if not steps or not float(steps).is_integer():
         raise DmqError(f"steps must be a whole number, got {steps}.")

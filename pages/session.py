@@ -9,7 +9,8 @@ from urllib.parse import urlencode
 
 import gradio as gr
 
-from dmq import jsonio, stages
+from dmq import jsonio
+from dmq.artifacts.model_info import for_model
 from dmq.errors import DmqError
 from dmq.recipe import Activations, Recipe, UniformGroups
 from dmq.store import folders
@@ -70,7 +71,7 @@ def adopt(recipe: Recipe, current: Recipe) -> Recipe:
     """`recipe` for the current model and its statistics: model, sampling and calibration stay as
     they are.
     """
-    moved = stages.for_model(recipe, current.model, current.sampling)
+    moved = for_model(recipe, current.model, current.sampling)
     return replace(moved, calibration=current.calibration)
 
 

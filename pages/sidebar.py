@@ -8,12 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, public, stages
+from dmq import jsonio, public
+from dmq.artifacts.model_info import for_model, get_info
 from dmq.describe import describe_plan, describe_recipe, plan_rows, short_name
 from dmq.errors import DmqError
 from dmq.recipe import EMBEDDED, Activations, Protection, Recipe, Weights
 from dmq.results import Plan
 from dmq.store import folders
+from dmq.workflow.answers import get_plan
 
 from . import forms, recipe_code, session
 from .events import on
@@ -56,8 +58,8 @@ def choose_model(text: str, name: str | None) -> dict[str, Any]:
     if not name:
         more = "" if public.is_public() else ", or write a folder or a Hub id (owner/name)"
         raise DmqError(f"no model named; choose {' or '.join(offered())}{more}.")
-    stages.info(name)
-    return set_outside(stages.for_model(read(text), name))
+    get_info(name)
+    return set_outside(for_model(read(text), name))
 
 
 def edit(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
@@ -122,7 +124,7 @@ def weigh(text: str, looking: bool) -> dict[str, Any]:
     one is `looking`.
     """
     try:
-        plan = stages.plan(read(text))
+        plan = get_plan(read(text))
     except DmqError as error:
         said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(folders.shown(error))}</p></div>'
         return {"size": said, "coverage": "", "layers": []}

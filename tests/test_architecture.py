@@ -24,7 +24,6 @@ ROWS = [
     {"calibration", "reconstruction", "allocation", "runtime", "metrics"},
     {"checkpoint"},
     {"artifacts"},
-    {"stages"},
     {"workflow"},
     {"evaluation"},
     {"cli"},
@@ -43,7 +42,7 @@ PAGES_USE = {
     "public",
     "recipe",
     "results",
-    "stages",
+    "artifacts",
     "store",
     "workflow",
 }

@@ -5,11 +5,12 @@ import subprocess
 import pytest
 from safetensors import safe_open
 
-from dmq import stages
+from dmq.artifacts.model_info import for_model, get_info
 from dmq.describe import describe_plan
 from dmq.models import libraries, loading
 from dmq.recipe import EMBEDDED, Recipe
 from dmq.store import folders, runs
+from dmq.workflow.answers import get_plan, get_statistics, has_blocks, has_search, has_time_rounding
 
 
 LIMIT = 10_000_000  # bytes; a Space refuses larger files
@@ -22,9 +23,9 @@ HEAVIEST = 235_000_000
 @pytest.mark.parametrize("model", EMBEDDED)
 def test_the_capture_that_ships_is_of_the_weights_that_ship(model, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
-    recipe = stages.for_model(Recipe(), model)
-    stats, info = stages.statistics(recipe), libraries.load(model).info
-    assert stages.info(model) == info, "run `make captures`"
+    recipe = for_model(Recipe(), model)
+    stats, info = get_statistics(recipe), libraries.load(model).info
+    assert get_info(model) == info, "run `make captures`"
     assert stats.fingerprint == info.fingerprint, "run `make captures`"
     assert stats.steps == recipe.sampling.steps
     assert {site.name for site in stats.sites} >= {layer.name for layer in info.layers}
@@ -34,11 +35,9 @@ def test_the_capture_that_ships_is_of_the_weights_that_ship(model, tmp_path, mon
 @pytest.mark.parametrize("model", EMBEDDED)
 def test_every_recipe_that_ships_can_be_planned_at_once(model, name, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
-    recipe = stages.for_model(runs.shipped_recipes()[name], model)
-    assert (
-        stages.searched(recipe) and stages.temporal_learned(recipe) and stages.reconstructed(recipe)
-    )
-    plan = stages.plan(recipe)
+    recipe = for_model(runs.shipped_recipes()[name], model)
+    assert has_search(recipe) and has_time_rounding(recipe) and has_blocks(recipe)
+    plan = get_plan(recipe)
     assert 0 < plan.bytes < plan.float_bytes
     assert describe_plan(plan)
 

@@ -7,10 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dmq import stages
 from dmq.progress import Progress, run_to_end
 from dmq.recipe import Calibration
 from dmq.store import captures, folders
+from dmq.workflow.answers import get_statistics
+from dmq.workflow.learning import capture_statistics
 from tests.cluster import Cluster
 from tests.tiny import captured_recipe, runs_in
 
@@ -60,23 +61,23 @@ def assert_equal(a, b, *, but=()):
 
 
 def test_batches_of_a_capture(cluster, recipe):
-    here = captures.load_stats(run_to_end(stages.capture(recipe)))
-    work = stages.capture(recipe, again=True, scheduler=cluster.address)
+    here = captures.load_stats(run_to_end(capture_statistics(recipe)))
+    work = capture_statistics(recipe, again=True, scheduler=cluster.address)
     assert_equal(here, captures.load_stats(shared(cluster, work)))
     assert [path.name for path in (folders.home() / "captures").glob("*.partial")] == []
 
 
 def test_a_capture_that_was_interrupted_watches_only_the_other_batches(cluster, recipe):
     other = dataclasses.replace(recipe, calibration=Calibration(samples=4, batch=1, seed=7))
-    here = captures.load_stats(run_to_end(stages.capture(other)))
+    here = captures.load_stats(run_to_end(capture_statistics(other)))
     how = {"again": True, "scheduler": cluster.whole().address}
-    work = stages.capture(other, **how)
+    work = capture_statistics(other, **how)
     next(item for item in work if isinstance(item, Progress) and item.done)
     work.close()
     (partial,) = (folders.home() / "captures").glob("*.partial")
     kept = {path.name: path.stat().st_mtime_ns for path in partial.iterdir()}
     assert kept and not [name for name in kept if name.startswith(".")]
-    seen = [item for item in stages.capture(other, **how) if hasattr(item, "done")]
+    seen = [item for item in capture_statistics(other, **how) if hasattr(item, "done")]
     assert min(item.done for item in seen if item.done) == 2 * (len(kept) + 1)
-    assert_equal(here, stages.statistics(other))
+    assert_equal(here, get_statistics(other))
     assert not partial.exists()

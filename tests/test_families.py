@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from diffusers import DDPMScheduler
 
-from dmq import stages
 from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
 from dmq.evaluation.compare import compare_images
@@ -34,6 +33,8 @@ from dmq.recipe import (
     Tiar,
     Weights,
 )
+from dmq.workflow.answers import get_plan
+from dmq.workflow.learning import capture_statistics, learn_time_rounding, search_groups
 from tests.tiny import runs_in
 
 
@@ -58,7 +59,7 @@ def recipe(family, tmp_path_factory):
             weights=Weights(range=MinMax()),
             activations=Activations(range=MinMax()),
         )
-        run_to_end(stages.capture(made))
+        run_to_end(capture_statistics(made))
         yield made
 
 
@@ -81,7 +82,7 @@ def test_a_cache_draws_the_float_images(recipe, family):
         activations=Activations(bits=FLOAT),
         temporal=Temporal(cache=Cache(bits=16)),
     )
-    assert stages.plan(cached).temporal.per_request == (family in PER_REQUEST)
+    assert get_plan(cached).temporal.per_request == (family in PER_REQUEST)
     report = compare(cached, ("3", "shark") if family == "DiT" else ("bird", "a big house"))
     assert [score.psnr > 45 for score in report.scores] == [True, True]
 
@@ -98,9 +99,9 @@ def test_what_time_recipes_need_is_learned_and_drawn(recipe, family):
         calibration_steps=ActiveSteps(),
         temporal=Temporal(rounding=Tiar(iterations=10), fsc="tib"),
     )
-    result = run_to_end(stages.search(made))
-    run_to_end(stages.learn_temporal(made))
-    plan = stages.plan(made)
+    result = run_to_end(search_groups(made))
+    run_to_end(learn_time_rounding(made))
+    plan = get_plan(made)
     assert len(result.timesteps) == STEPS and result.slot.max() == 1
     of_time = [
         row.bank for row in plan.layers if row.layer.name in plan.temporal.block.layers and row.bank

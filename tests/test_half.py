@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmq import stages
+from dmq.artifacts.model_info import get_temporal_block
 from dmq.evaluation import compare
 from dmq.models import placement, work_plan
 from dmq.models.placement import Placement
@@ -29,6 +29,9 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.trajectory.steps import index_of
+from dmq.workflow.answers import get_statistics, get_time_errors
+from dmq.workflow.learning import capture_statistics
+from dmq.workflow.steps import carry_out
 from tests.tiny import runs_in
 
 
@@ -65,13 +68,13 @@ def free_choice(monkeypatch):
 @pytest.mark.parametrize("cached", [False, True], ids=["learned", "cached"])
 def test_the_time_embedding_is_learned_and_cached_in_bfloat16(recipe, cached):
     work_plan.use_placement(Placement(device="cpu", dtype="bfloat16"))
-    finite = stages.temporal_block(recipe.model).finite
+    finite = get_temporal_block(recipe.model).finite
     cache = Cache(selection="row" if finite else "none") if cached else NoCache()
     made = dataclasses.replace(
         recipe, temporal=Temporal(rounding=Tiar(iterations=20), fsc="tib", cache=cache)
     )
-    run_to_end(stages.prepare(made))
-    errors = stages.temporal_errors(made)
+    run_to_end(carry_out(made))
+    errors = get_time_errors(made)
     assert errors.cosine_after.min() > 0.98
     shown = Comparison(prompts=recipe.calibration.prompts[:1], sampling=recipe.sampling)
     assert run_to_end(compare.compare_images(shown, (made,))).scores[0].psnr > 20
@@ -85,11 +88,11 @@ def test_what_is_captured_and_quantized_in_half_precision_is_near_float32(recipe
     prompts = recipe.calibration.prompts
     shown = Comparison(prompts=prompts[:1], sampling=recipe.sampling)
     work_plan.use_placement(Placement(device="cpu"))
-    run_to_end(stages.capture(recipe, again=True, trajectories=1))
-    full = stages.statistics(recipe)
+    run_to_end(capture_statistics(recipe, again=True, trajectories=1))
+    full = get_statistics(recipe)
     work_plan.use_placement(Placement(device="cpu", dtype=dtype))
-    run_to_end(stages.capture(recipe, again=True, trajectories=1))
-    half = stages.statistics(recipe)
+    run_to_end(capture_statistics(recipe, again=True, trajectories=1))
+    half = get_statistics(recipe)
     assert half.made_on == f"cpu, {dtype}" and half.sites == full.sites
     for i, (t, lowered) in enumerate(
         zip(full.timesteps, half.timesteps, strict=True)

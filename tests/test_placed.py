@@ -5,7 +5,8 @@ import json
 
 import pytest
 
-from dmq import stages
+from dmq.artifacts import model as quantized_model
+from dmq.artifacts import store
 from dmq.cli import main
 from dmq.errors import DmqError
 from dmq.evaluation import compare as images
@@ -13,8 +14,8 @@ from dmq.models import libraries, placement, work_plan
 from dmq.models.placement import Placement
 from dmq.progress import run_to_end
 from dmq.recipe import Comparison
-from dmq.stages import planning
 from dmq.store import captures, runs
+from dmq.workflow.answers import get_model, get_plan, get_simulated, get_statistics
 from pages.start import placement as placing
 from tests.tiny import captured_recipe, runs_in
 
@@ -78,14 +79,14 @@ def test_a_run_in_bfloat16_says_so_and_is_what_float32_is(recipe, file, capsys):
 
 
 def test_a_capture_says_what_it_was_made_on_and_serves_everywhere(recipe, file, capsys):
-    assert stages.statistics(recipe).made_on == "cpu, float32"
+    assert get_statistics(recipe).made_on == "cpu, float32"
     assert main(["capture", file, "--again", "--device", "cpu", "--dtype", "bfloat16"]) == 0
     assert "Capture on cpu, bfloat16" in capsys.readouterr().err
-    stats = stages.statistics(recipe)
+    stats = get_statistics(recipe)
     assert stats.made_on == "cpu, bfloat16"
     work_plan.use_placement(Placement(device="cpu", dtype="float32"))
     assert (
-        stages.plan(recipe).fingerprint
+        get_plan(recipe).fingerprint
         == libraries.load(recipe.model).info.fingerprint
         == stats.fingerprint
     )
@@ -93,7 +94,7 @@ def test_a_capture_says_what_it_was_made_on_and_serves_everywhere(recipe, file, 
     plain = json.loads((folder / "capture.json").read_text("utf-8"))
     del plain["made_on"]  # an older capture
     (folder / "capture.json").write_text(json.dumps(plain), "utf-8")
-    assert stages.statistics(recipe).made_on == ""
+    assert get_statistics(recipe).made_on == ""
 
 
 @pytest.mark.parametrize(
@@ -130,9 +131,9 @@ def test_every_command_takes_a_device(capsys):
 
 def test_what_is_made_for_one_place_is_not_used_in_another(recipe):
     work_plan.use_placement(Placement(device="cpu", dtype="bfloat16"))
-    half = stages.quantize(recipe)
+    half = get_simulated(recipe)
     work_plan.use_placement(Placement(device="cpu", dtype="float32"))
-    full = stages.quantize(recipe)
+    full = get_simulated(recipe)
     assert str(next(half.parameters()).dtype) == "torch.bfloat16"
     assert str(next(full.parameters()).dtype) == "torch.float32"
 
@@ -186,17 +187,17 @@ def test_packed_weights_that_nothing_would_bring_along_are_refused(recipe, monke
     elsewhere = dataclasses.replace(
         loaded, place=placement.Place(device="cuda", dtype="bfloat16", offload=offload)
     )
-    for module in (planning, images):
+    for module in (quantized_model, images):
         monkeypatch.setattr(module, "load", lambda model: elsewhere)
-    planning._computed.cache_clear()
+    store.forget()
     executed = dataclasses.replace(recipe, engine="executed")
     refusal = (
         f"engine 'executed': with offload '{offload}' .* try --offload model or none, or simulate"
     )
     with pytest.raises(DmqError, match=refusal):
-        stages.computed(executed)
+        get_model(executed)
     with pytest.raises(DmqError, match=refusal):
         run_to_end(
             images.compare_images(Comparison(prompts=("a",), sampling=recipe.sampling), (executed,))
         )
-    assert stages.computed(recipe)  # which is simulated: its weights are parameters
+    assert get_model(recipe)  # which is simulated: its weights are parameters

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
 from dmq.allocation import budget
+from dmq.artifacts import mix_scores
+from dmq.artifacts.mix_label import Mix, judge
+from dmq.artifacts.of_recipe import ask_scores
 from dmq.errors import DmqError
 from dmq.models import libraries
 from dmq.models.borrow import borrow
@@ -27,8 +30,10 @@ from dmq.recipe import (
     Weights,
     parse_format,
 )
-from dmq.stages import predictor as stage
+from dmq.store import folders
 from dmq.store import learned as kept
+from dmq.workflow.learning import learn_scores
+from dmq.workflow.tables import find_scores
 from tests.tiny import runs_in
 
 
@@ -63,25 +68,27 @@ def answer(recipe):
     """The result, the names of the tasks that were judged before and after an interruption, and
     what was kept then.
     """
-    judged, real = [], stage.judge
+    judged, real = [], mix_scores.judge
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "judge", lambda task: judged.append(task.name) or real(task))
-        work = stages.predict(recipe, SPEC)
+        patch.setattr(mix_scores, "judge", lambda task: judged.append(task.name) or real(task))
+        work = learn_scores(recipe, SPEC)
         while len(judged) < 4:
             next(work)
         work.close()
         first, judged = judged, []
-        patch.setattr(stage, "judge", lambda task: judged.append(task.name) or real(task))
+        patch.setattr(mix_scores, "judge", lambda task: judged.append(task.name) or real(task))
         unfinished = (
-            stages.predictor_result(recipe, SPEC),
+            find_scores(recipe, SPEC),
             len(list(labels_of(recipe).glob("*.json"))),
         )
-        result = run_to_end(stages.predict(recipe, SPEC))
+        result = run_to_end(learn_scores(recipe, SPEC))
     return result, first, judged, unfinished
 
 
 def labels_of(recipe):
-    return kept.predictor_folder("labels", *stage.key_of(recipe, stage._asked(SPEC)))
+    return folders.answer_folder(
+        "labels", *mix_scores._key(ask_scores(recipe, SPEC), mix_scores._labelled(SPEC))
+    )
 
 
 def test_an_interruption_loses_no_label(answer):
@@ -138,7 +145,7 @@ def test_bytes_and_errors_are_those_of_the_weights(recipe, answer):
 
 
 def test_what_was_found_is_kept_as_it_is(recipe, answer):
-    result, again = answer[0], stages.predictor_result(recipe, SPEC)
+    result, again = answer[0], find_scores(recipe, SPEC)
     arrays = [
         f.name
         for f in dataclasses.fields(result)
@@ -151,7 +158,7 @@ def test_what_was_found_is_kept_as_it_is(recipe, answer):
     ]
     assert [one.name for one in again.predictions] == [one.name for one in result.predictions]
     assert again.layers == result.layers and again.choices == CHOICES
-    assert stages.predictor_result(recipe, Predictor(choices=CHOICES)) is None
+    assert find_scores(recipe, Predictor(choices=CHOICES)) is None
 
 
 def test_scores_are_a_table_that_a_budget_takes(recipe, answer):
@@ -170,18 +177,16 @@ def test_the_float_model_is_better_than_any_mix(recipe, label):
         images=2,
         steps=2,
     )
-    subject, asked = stage.subject_of(recipe, spec), stage._asked(spec)
+    subject = ask_scores(recipe, spec).subject
     layers = len([layer for layer in libraries.load(recipe.model).info.layers if layer.macs])
-    labels = [
-        stage.judge(stage.Task(subject, asked, n, (c,) * layers)) for n, c in enumerate((1, 0))
-    ]
+    labels = [judge(Mix(subject, spec, n, (c,) * layers)) for n, c in enumerate((1, 0))]
     assert labels[0] == pytest.approx(-np.log(1e-12)) and labels[1] < 10
 
 
 def test_a_frechet_distance_needs_images(recipe):
     spec = Predictor(label="fid_float", images=4)
     with pytest.raises(DmqError, match="FID needs at least 16 images"):
-        run_to_end(stages.predict(recipe, spec))
+        run_to_end(learn_scores(recipe, spec))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
 from dmq.progress import run_to_end
@@ -26,6 +26,8 @@ from dmq.recipe import (
     UniformGroups,
     Weights,
 )
+from dmq.workflow.answers import get_window_effects, has_capture
+from dmq.workflow.steps import carry_out, list_asked, list_missing
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -55,24 +57,24 @@ def names(steps):
 
 
 def test_a_plain_recipe_asks_for_its_statistics_alone(plain):
-    assert names(stages.asked_steps(plain)) == ["capture"] and stages.missing(plain) == ()
+    assert names(list_asked(plain)) == ["capture"] and list_missing(plain) == ()
     uncaptured = dataclasses.replace(plain, sampling=Sampling(steps=3))
-    assert names(stages.missing(uncaptured)) == ["capture"]
+    assert names(list_missing(uncaptured)) == ["capture"]
 
 
 def test_all_is_missing_until_it_is_made_step_by_step(whole):
     wanted = ["capture", "weights", "time", "windows", "ranges"]
-    assert names(stages.asked_steps(whole)) == wanted
-    assert names(stages.missing(whole)) == wanted[1:]
-    run_to_end(stages.prepare(whole, only="time"))
-    assert names(stages.missing(whole)) == ["windows", "ranges"]
-    assert names(stages.missing(whole, "windows")) == ["windows"]
-    run_to_end(stages.prepare(whole))
-    assert stages.missing(whole) == ()
-    assert list(stages.prepare(whole)) == []  # nothing is even loaded
-    before = stages.window_effects(whole)
-    run_to_end(stages.prepare(whole, only="windows", again=True))
-    assert stages.window_effects(whole) is not before
+    assert names(list_asked(whole)) == wanted
+    assert names(list_missing(whole)) == wanted[1:]
+    run_to_end(carry_out(whole, only="time"))
+    assert names(list_missing(whole)) == ["windows", "ranges"]
+    assert names(list_missing(whole, "windows")) == ["windows"]
+    run_to_end(carry_out(whole))
+    assert list_missing(whole) == ()
+    assert list(carry_out(whole)) == []  # nothing is even loaded
+    before = get_window_effects(whole)
+    run_to_end(carry_out(whole, only="windows", again=True))
+    assert get_window_effects(whole) is not before
 
 
 @pytest.mark.parametrize(
@@ -85,20 +87,20 @@ def test_all_is_missing_until_it_is_made_step_by_step(whole):
 )
 def test_learned_things_are_missing_before_they_are_learned(plain, change, step):
     changed = dataclasses.replace(plain, **change)
-    assert names(stages.missing(changed)) == [step]
+    assert names(list_missing(changed)) == [step]
     never = dataclasses.replace(changed, calibration=Calibration(samples=1))
-    assert names(stages.missing(never)) == ["capture", step]
+    assert names(list_missing(never)) == ["capture", step]
 
 
 def test_what_a_recipe_does_not_ask_for_is_refused(plain):
     with pytest.raises(
         DmqError, match=r"^tiny needs no blocks \(rounding of the blocks\); it needs capture\.$"
     ):
-        stages.missing(plain, "blocks")
+        list_missing(plain, "blocks")
     with pytest.raises(
         DmqError, match="there is no step 'block' of preparing; there are capture, bits, groups"
     ):
-        run_to_end(stages.prepare(plain, only="block"))
+        run_to_end(carry_out(plain, only="block"))
 
 
 @pytest.fixture
@@ -130,7 +132,7 @@ def test_the_command_line_tells_makes_and_refuses(plain, file, tmp_path, capsys)
     assert all(line.endswith("missing") for line in lines[1:3]) and lines[3].startswith(
         "Capture on "
     )
-    assert not stages.captured(recipe)
+    assert not has_capture(recipe)
     assert cli.main(["prepare", place]) == 0
     assert "new: made capture, time; `dmq run` samples with it." in capsys.readouterr().out
     assert cli.main(["prepare", place]) == 0

@@ -7,7 +7,8 @@ import dataclasses
 import pytest
 import torch
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
+from dmq.artifacts.model_info import get_temporal_block
 from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.evaluation import compare
@@ -29,6 +30,8 @@ from dmq.recipe import (
 )
 from dmq.reconstruction import training
 from dmq.store import folders
+from dmq.workflow.answers import get_blocks, get_plan, get_simulated, has_blocks
+from dmq.workflow.learning import capture_statistics, learn_blocks, learn_time_rounding
 
 
 BLOCKS = ["down_blocks.0", "down_blocks.1", "mid_block", "up_blocks.0", "up_blocks.1"]
@@ -53,18 +56,18 @@ def recipe(tmp_path_factory):
         temporal=Temporal(rounding=Tiar(iterations=25)),
         reconstruction=SPEC,
     )
-    run_to_end(stages.capture(made))
-    run_to_end(stages.learn_temporal(made))
-    assert not stages.reconstructed(made)
+    run_to_end(capture_statistics(made))
+    run_to_end(learn_time_rounding(made))
+    assert not has_blocks(made)
     with pytest.raises(DmqError, match="run `dmq reconstruct`"):
-        stages.quantize(made)
-    work = stages.reconstruct(made)
+        get_simulated(made)
+    work = learn_blocks(made)
     for at in work:
         if at.stage == "Reconstruct the blocks" and at.done > 2 * 8:
             break
     work.close()
-    assert not stages.reconstructed(made) and kept() == BLOCKS[:2]
-    rest = [at for at in stages.reconstruct(made) if at.stage == "Reconstruct the blocks"]
+    assert not has_blocks(made) and kept() == BLOCKS[:2]
+    rest = [at for at in learn_blocks(made) if at.stage == "Reconstruct the blocks"]
     assert rest[0].done == 2 * 8 and (rest[-1].done, rest[-1].total) == (5 * 8, 5 * 8)
     assert rest[0].seconds_left is None and rest[-1].seconds_left == 0
     yield made
@@ -87,10 +90,10 @@ def kept():
 
 
 def test_what_was_interrupted_ends_like_what_was_not(recipe):
-    resumed = stages.blocks_result(recipe)
-    assert stages.reconstructed(recipe) and kept() == [] and list(resumed.after) == BLOCKS
-    run_to_end(stages.reconstruct(recipe, again=True))
-    whole = stages.blocks_result(recipe)
+    resumed = get_blocks(recipe)
+    assert has_blocks(recipe) and kept() == [] and list(resumed.after) == BLOCKS
+    run_to_end(learn_blocks(recipe, again=True))
+    whole = get_blocks(recipe)
     assert whole.after == resumed.after and whole.codes.keys() == resumed.codes.keys()
     for name, code in whole.codes.items():
         other = resumed.codes[name]
@@ -101,28 +104,26 @@ def test_what_was_interrupted_ends_like_what_was_not(recipe):
 
 
 def test_it_happens_once_and_depends_on_what_goes_in(recipe):
-    assert not [at for at in stages.reconstruct(recipe) if at.stage == "Reconstruct the blocks"]
-    assert stages.reconstructed(
-        dataclasses.replace(recipe, name="else", unknown_timestep="nearest")
-    )
-    assert stages.reconstructed(dataclasses.replace(recipe, reconstruction=None))
+    assert not [at for at in learn_blocks(recipe) if at.stage == "Reconstruct the blocks"]
+    assert has_blocks(dataclasses.replace(recipe, name="else", unknown_timestep="nearest"))
+    assert has_blocks(dataclasses.replace(recipe, reconstruction=None))
     for changes in (
         {"activations": Activations(bits=6)},
         {"temporal": None},
         {"reconstruction": dataclasses.replace(SPEC, seed=1)},
     ):
-        assert not stages.reconstructed(dataclasses.replace(recipe, **changes))
+        assert not has_blocks(dataclasses.replace(recipe, **changes))
 
 
 def test_the_model_has_the_learned_codes_and_all_else_as_without(recipe):
     """The time embedding above all: its learned rounding, scales and banks are bit for bit the same
     (tfm, test 9).
     """
-    codes = stages.blocks_result(recipe).codes
+    codes = get_blocks(recipe).codes
     plain = dataclasses.replace(recipe, reconstruction=None)
-    with_it, without = (stages.quantize(r).state_dict() for r in (recipe, plain))
+    with_it, without = (get_simulated(r).state_dict() for r in (recipe, plain))
     assert with_it.keys() == without.keys()
-    time = stages.temporal_block(recipe.model).layers
+    time = get_temporal_block(recipe.model).layers
     assert not set(time) & set(codes) and not {"conv_in", "conv_out"} & set(codes)
     for name, x in with_it.items():
         layer = name.removesuffix(".weight")
@@ -132,7 +133,7 @@ def test_the_model_has_the_learned_codes_and_all_else_as_without(recipe):
 
 def test_the_plan_needs_no_result(recipe):
     fresh = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, seed=5))
-    assert stages.plan(fresh).bytes == stages.plan(recipe).bytes
+    assert get_plan(fresh).bytes == get_plan(recipe).bytes
 
 
 def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
@@ -145,17 +146,17 @@ def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
         except StopIteration as end:
             assert end.value.scores[0].psnr > 0
             break
-    assert any("Reconstruct the blocks" in line for line in told) and stages.reconstructed(fresh)
+    assert any("Reconstruct the blocks" in line for line in told) and has_blocks(fresh)
 
 
 def test_a_failure_is_told_and_nothing_is_learned_behind_it(recipe, monkeypatch):
     broken = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, seed=3))
     monkeypatch.setattr(training, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
-    run_to_end(stages.reconstruct(broken))
-    result = stages.blocks_result(broken)
+    run_to_end(learn_blocks(broken))
+    result = get_blocks(broken)
     assert list(result.after) == BLOCKS[:1]
     assert result.note == "down_blocks.0: stopped at iteration 3 of 8, the loss was nan."
-    assert stages.quantize(broken).clock.notes == [f"rounding of the blocks: {result.note}"]
+    assert get_simulated(broken).clock.notes == [f"rounding of the blocks: {result.note}"]
 
 
 def test_the_command_line_reconstructs(recipe, tmp_path, capsys):
@@ -163,7 +164,7 @@ def test_the_command_line_reconstructs(recipe, tmp_path, capsys):
     file.write_text(jsonio.dumps(recipe))
     assert cli.main(["reconstruct", str(file)]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    result = stages.blocks_result(recipe)
+    result = get_blocks(recipe)
     assert lines == [
         [b, f"{100 * result.before[b]:.4g}", f"{100 * result.after[b]:.4g}"] for b in BLOCKS
     ]
@@ -177,41 +178,41 @@ def stepped(recipe):
     made = dataclasses.replace(
         recipe, reconstruction=dataclasses.replace(SPEC, steps=25), name="with step sizes"
     )
-    work = stages.reconstruct(made)
+    work = learn_blocks(made)
     for at in work:
         if at.stage == "Reconstruct the blocks" and at.done > 33:
             break
     work.close()
-    rest = [at for at in stages.reconstruct(made) if at.stage == "Reconstruct the blocks"]
+    rest = [at for at in learn_blocks(made) if at.stage == "Reconstruct the blocks"]
     assert (rest[0].done, rest[-1].done, rest[-1].total) == (33, 5 * 33, 5 * 33)
     return made
 
 
 def test_step_sizes_are_in_the_plan_and_in_the_model(recipe, stepped):
-    found, plan = stages.blocks_result(stepped), stages.plan(stepped)
+    found, plan = get_blocks(stepped), get_plan(stepped)
     banks = {row.bank.site.label: row.bank for row in plan.layers if row.bank}
-    before = {row.bank.site.label: row.bank for row in stages.plan(recipe).layers if row.bank}
+    before = {row.bank.site.label: row.bank for row in get_plan(recipe).layers if row.bank}
     assert f"step sizes of {len(found.sizes)} activations learned" in describe_plan(plan)
-    assert plan.bytes == stages.plan(recipe).bytes and set(found.sizes) < set(banks)
+    assert plan.bytes == get_plan(recipe).bytes and set(found.sizes) < set(banks)
     for label, bank in banks.items():
         assert (bank.scale != before[label].scale).any() == (label in found.sizes), label
-    modules = [m for m in stages.quantize(stepped).modules() if isinstance(m, ActivationBank)]
+    modules = [m for m in get_simulated(stepped).modules() if isinstance(m, ActivationBank)]
     assert {m.site.label for m in modules} == set(banks)
     assert all((m.scale.numpy() == banks[m.site.label].scale).all() for m in modules)
     whole = dataclasses.replace(stepped, name="whole")
-    run_to_end(stages.reconstruct(whole, again=True))
-    again = stages.blocks_result(whole)
+    run_to_end(learn_blocks(whole, again=True))
+    again = get_blocks(whole)
     assert again.stepped == found.stepped and set(found.stepped) == set(BLOCKS)
     assert all((again.sizes[label].scale == own.scale).all() for label, own in found.sizes.items())
 
 
 def test_relaxed_steps_keep_their_own_grids(stepped):
     relaxed = dataclasses.replace(stepped, relaxing=Relaxing(where="list", steps=(2,), bits=10))
-    learned = {row.bank.site.label: row.bank for row in stages.plan(stepped).layers if row.bank}
+    learned = {row.bank.site.label: row.bank for row in get_plan(stepped).layers if row.bank}
     plain = dataclasses.replace(relaxed, reconstruction=None)
-    floats = {row.bank.site.label: row.bank for row in stages.plan(plain).layers if row.bank}
-    sizes = stages.blocks_result(stepped).sizes
-    for row in stages.plan(relaxed).layers:
+    floats = {row.bank.site.label: row.bank for row in get_plan(plain).layers if row.bank}
+    sizes = get_blocks(stepped).sizes
+    for row in get_plan(relaxed).layers:
         if row.bank and row.bank.site.label in sizes:
             bank, label = row.bank, row.bank.site.label
             assert bank.scale[bank.slot[0]] == learned[label].scale[learned[label].slot[0]]
@@ -224,7 +225,7 @@ def test_the_command_line_tells_of_step_sizes(stepped, tmp_path, capsys):
     file.write_text(jsonio.dumps(stepped))
     assert cli.main(["reconstruct", str(file)]) == 0
     head, *lines = capsys.readouterr().out.splitlines()
-    found = stages.blocks_result(stepped)
+    found = get_blocks(stepped)
     assert head.endswith("learned, step sizes too")
     assert [line.split()[3] for line in lines] == [
         f"{100 * found.stepped[block]:.4g}" for block in BLOCKS

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dmq import stages
+from dmq.artifacts.of_recipe import search_spec
 from dmq.errors import DmqError
 from dmq.evaluation import compare
 from dmq.models.tiny import tiny_ddpm
@@ -30,6 +30,8 @@ from dmq.recipe import (
 )
 from dmq.results import SearchSnapshot
 from dmq.store import captures, folders, learned
+from dmq.workflow.answers import get_errors, get_plan, get_search, get_statistics, has_search
+from dmq.workflow.learning import capture_statistics, search_groups
 
 
 STEPS = 4
@@ -52,10 +54,10 @@ def recipe(tmp_path_factory):
         grouping=SPEC,
     )
     with pytest.raises(DmqError, match=r"Run the search first: press Search, or run `dmq search`"):
-        run_to_end(stages.capture(made))
-        stages.errors(made)
-    assert not stages.searched(made)
-    work = stages.search(made)
+        run_to_end(capture_statistics(made))
+        get_errors(made)
+    assert not has_search(made)
+    work = search_groups(made)
     seen = list(work)
     assert all(isinstance(p, Progress) for p in seen)
     shown = [p.snapshot for p in seen if p.stage == "Search"]
@@ -66,15 +68,15 @@ def recipe(tmp_path_factory):
 
 
 def test_a_search_is_run_once(recipe):
-    assert stages.searched(recipe)
-    work = stages.search(recipe)
+    assert has_search(recipe)
+    work = search_groups(recipe)
     with pytest.raises(StopIteration) as end:
         next(work)
-    assert end.value.value is stages.search_result(recipe)
+    assert end.value.value is get_search(recipe)
 
 
 def test_it_survives_saving_exactly(recipe):
-    result = stages.search_result(recipe)
+    result = get_search(recipe)
     again = learned.load_search(learned.save_search(recipe, SPEC, result))
     for f in dataclasses.fields(result):
         ours, theirs = getattr(result, f.name), getattr(again, f.name)
@@ -91,11 +93,11 @@ def test_it_survives_saving_exactly(recipe):
 
 
 def test_the_plan_has_the_ranges_and_slots_that_were_learned(recipe):
-    result, errors, plan = stages.search_result(recipe), stages.errors(recipe), stages.plan(recipe)
+    result, errors, plan = get_search(recipe), get_errors(recipe), get_plan(recipe)
     banks = {row.bank.site: row.bank for row in plan.layers if row.bank}
     assert list(banks) == list(result.sites)
     for q, site in enumerate(result.sites):
-        s = stages.statistics(recipe).index[site.name, site.point]
+        s = get_statistics(recipe).index[site.name, site.point]
         assert (
             np.array_equal(banks[site].slot, result.slot[q])
             and len(banks[site].bits) == result.slot[q].max() + 1
@@ -124,7 +126,7 @@ def test_the_quantized_model_is_called_at_its_own_steps_only(recipe):
     ids=["activations", "weights", "groups", "score"],
 )
 def test_another_recipe_needs_a_search_of_its_own(recipe, change):
-    assert not stages.searched(dataclasses.replace(recipe, **change))
+    assert not has_search(dataclasses.replace(recipe, **change))
 
 
 def test_what_a_search_does_not_depend_on_does_not_ask_for_another(recipe):
@@ -134,16 +136,16 @@ def test_what_a_search_does_not_depend_on_does_not_ask_for_another(recipe):
         "activations": dataclasses.replace(recipe.activations, range=MinMax()),
     }
     for name, value in others.items():
-        assert stages.searched(dataclasses.replace(recipe, **{name: value}))
-    assert stages.searched(dataclasses.replace(recipe, temporal=Temporal(fsc="tib")))
-    assert stages.searched(dataclasses.replace(recipe, grouping=PerStep()))  # needs none
+        assert has_search(dataclasses.replace(recipe, **{name: value}))
+    assert has_search(dataclasses.replace(recipe, temporal=Temporal(fsc="tib")))
+    assert has_search(dataclasses.replace(recipe, grouping=PerStep()))  # needs none
 
 
 @pytest.mark.parametrize(("recorded", "draws"), [(2, False), (1, True)], ids=["enough", "too few"])
 def test_recorded_calls_save_drawing_if_they_are_enough(recipe, recorded, draws):
     other = dataclasses.replace(recipe, calibration=Calibration(samples=2, seed=recorded))
-    run_to_end(stages.capture(other, trajectories=recorded))
-    stages_seen = {progress.stage for progress in stages.search(other)}
+    run_to_end(capture_statistics(other, trajectories=recorded))
+    stages_seen = {progress.stage for progress in search_groups(other)}
     assert ("Generate" in stages_seen) == draws and "Search" in stages_seen
 
 
@@ -151,21 +153,21 @@ def test_calibration_steps_keep_the_capture(recipe):
     shared = dataclasses.replace(recipe, grouping=SharedRange())
     few = dataclasses.replace(shared, calibration_steps=UniformSteps(count=1))
     assert captures.capture_key(few) == captures.capture_key(shared)
-    assert not np.array_equal(stages.errors(few).low, stages.errors(shared).low)
+    assert not np.array_equal(get_errors(few).low, get_errors(shared).low)
 
 
 def test_active_steps_come_from_the_search(recipe):
     active = dataclasses.replace(recipe, calibration_steps=ActiveSteps())
-    assert stages.search_spec(active) == SPEC and stages.searched(active)
+    assert search_spec(active) == SPEC and has_search(active)
     alone = dataclasses.replace(active, grouping=SharedRange())
-    assert stages.search_spec(alone) == LearnedGroups()
+    assert search_spec(alone) == LearnedGroups()
     with pytest.raises(DmqError, match="Run the search first"):
-        stages.errors(alone)
+        get_errors(alone)
 
 
 def test_closing_a_search_leaves_nothing(recipe, tmp_path):
     before = sorted(folders.home().rglob("*"))
-    work = stages.search(dataclasses.replace(recipe, activations=Activations(bits=3)))
+    work = search_groups(dataclasses.replace(recipe, activations=Activations(bits=3)))
     for _ in range(8):
         next(work)
     work.close()
@@ -175,36 +177,36 @@ def test_closing_a_search_leaves_nothing(recipe, tmp_path):
 def test_what_was_learned_by_stopping_is_kept(recipe):
     few = dataclasses.replace(recipe, activations=Activations(bits=6))
     calls = iter([False] * 2 + [True] * 9)
-    result = run_to_end(stages.search(few, enough=lambda: next(calls)))
-    assert "stopped after 2 of 5" in result.note and stages.search_result(few).note == result.note
-    assert stages.plan(few).table_bytes > 0
+    result = run_to_end(search_groups(few, enough=lambda: next(calls)))
+    assert "stopped after 2 of 5" in result.note and get_search(few).note == result.note
+    assert get_plan(few).table_bytes > 0
 
 
 def test_a_search_of_another_sampler_is_refused_naming_both(recipe):
     changed = dataclasses.replace(recipe, activations=Activations(bits=7))
-    result = dataclasses.replace(stages.search_result(recipe), sampler="PNDMScheduler, 4 steps")
+    result = dataclasses.replace(get_search(recipe), sampler="PNDMScheduler, 4 steps")
     learned.save_search(changed, SPEC, result)
     with pytest.raises(
         DmqError,
         match=r"search was run with sampler PNDMScheduler, 4 steps, the capture with DDIMSch",
     ):
-        stages.errors(changed)
+        get_errors(changed)
 
 
 def test_a_damaged_search_is_one_line(recipe):
     changed = dataclasses.replace(recipe, activations=Activations(bits=2))
-    folder = learned.save_search(changed, SPEC, stages.search_result(recipe))
+    folder = learned.save_search(changed, SPEC, get_search(recipe))
     file = folder / "search.safetensors"
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(
         DmqError, match=r"search.safetensors: damaged .* delete the folder and search again"
     ):
-        stages.errors(changed)
+        get_errors(changed)
 
 
 def test_nothing_to_search_is_said(recipe):
     with pytest.raises(DmqError, match="nothing to search: set grouping"):
-        next(stages.search(dataclasses.replace(recipe, grouping=SharedRange())))
+        next(search_groups(dataclasses.replace(recipe, grouping=SharedRange())))
 
 
 @pytest.mark.parametrize(

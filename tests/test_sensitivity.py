@@ -5,14 +5,18 @@ tiny real models.
 import csv
 import dataclasses
 import shutil
-import sys
 
 import numpy as np
 import pytest
 import torch
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
 from dmq.allocation import changes as holding
+from dmq.artifacts import cost_changes, cost_part, layer_costs, store
+from dmq.artifacts.calls import denoiser_calls
+from dmq.artifacts.cost_changes import learn_variants
+from dmq.artifacts.model_info import get_info
+from dmq.artifacts.of_recipe import ask_costs
 from dmq.capture.activations import calibration_images
 from dmq.capture.replay import noise_errors, repeat, rows_of
 from dmq.errors import DmqError
@@ -35,9 +39,10 @@ from dmq.recipe import (
     parse_format,
 )
 from dmq.results import Layer, ModelInfo, SensitivityTable
-from dmq.stages import sensitivity_kept
-from dmq.stages.searches import denoiser_calls
 from dmq.store import folders, learned, runs
+from dmq.workflow.answers import get_simulated
+from dmq.workflow.learning import measure_costs
+from dmq.workflow.tables import compare_tables, find_costs, list_tables, load_table
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -45,7 +50,6 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation:DeprecationWarning"
 )  # in diffusers
 
-made_by = sys.modules["dmq.stages.sensitivity"]  # the name is that of its function in dmq.stages
 ASKED = "Ask what layers cost"
 
 
@@ -213,14 +217,12 @@ def few(recipe, monkeypatch):
         dataclasses.replace(layer, macs=int(layer.name not in asleep)) for layer in layers
     )
     known = dataclasses.replace(loaded.info, layers=changed)
-    monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, info=known))
+    monkeypatch.setattr(cost_part, "load", lambda name: dataclasses.replace(loaded, info=known))
     return recipe
 
 
 def folder_of(recipe, ask):
-    return sensitivity_kept.folder_of(
-        sensitivity_kept.subject_of(recipe, ask), sensitivity_kept.normal(ask)
-    )
+    return store.place(ask_costs(recipe, ask))
 
 
 def weights_of(recipe):
@@ -230,9 +232,9 @@ def weights_of(recipe):
 
 def test_a_measured_table_has_every_layer_and_choice_and_is_kept(recipe):
     before = weights_of(recipe)
-    assert stages.sensitivity_table(recipe, question()) is None
-    table = run_to_end(stages.sensitivity(recipe, question()))
-    layers = stages.info(recipe.model).layers
+    assert find_costs(recipe, question()) is None
+    table = run_to_end(measure_costs(recipe, question()))
+    layers = get_info(recipe.model).layers
     assert [layer.name for layer in table.layers] == [layer.name for layer in layers]
     assert table.labels == ("UAQ-4", "KMC-2") and table.kind == "measured"
     assert (table.cost > 0).all() and (table.spread > 0).all() and np.isfinite(table.cost).all()
@@ -245,8 +247,8 @@ def test_a_measured_table_has_every_layer_and_choice_and_is_kept(recipe):
             assert table.bytes[n, c] == made.bytes
             wrong = (made.dequantize() - weight).square().sum() / weight.square().sum()
             assert np.isclose(table.local[n, c], wrong.item(), rtol=1e-4)
-    same(stages.sensitivity_table(recipe, question()), table)
-    assert list(stages.sensitivity(recipe, question())) == []  # nothing to be done
+    same(find_costs(recipe, question()), table)
+    assert list(measure_costs(recipe, question())) == []  # nothing to be done
     assert all(torch.equal(x, before[name]) for name, x in weights_of(recipe).items())
     assert not list((folders.home() / "tables").glob("*-parts"))
 
@@ -288,25 +290,27 @@ def test_an_interrupted_table_goes_on_and_ends_equal(few, changes, monkeypatch):
         holding, "room_on", lambda *_: 1
     )  # a layer at a time, so that gradients take several sweeps
     recipe, ask = few, question(steps=1, images=1, **changes)
-    whole = run_to_end(stages.sensitivity(recipe, ask))
-    seen, evaluate = [], made_by.evaluate
-    monkeypatch.setattr(made_by, "evaluate", lambda task: seen.append(task.name) or evaluate(task))
-    work = stages.sensitivity(recipe, ask, again=True)
+    whole = run_to_end(measure_costs(recipe, ask))
+    seen, evaluate = [], layer_costs.evaluate
+    monkeypatch.setattr(
+        layer_costs, "evaluate", lambda task: seen.append(task.name) or evaluate(task)
+    )
+    work = measure_costs(recipe, ask, again=True)
     for progress in work:
         if progress.stage.startswith(ASKED) and progress.done == 3:
             break
     work.close()
     assert len(seen) == 3
-    again = stages.sensitivity(recipe, ask, again=False)
+    again = measure_costs(recipe, ask, again=False)
     same(run_to_end(again), whole)  # the finished one is not lost meanwhile
     (parts,) = (folders.home() / "tables").glob("*-parts")
     assert len(list(parts.iterdir())) == 3
     shutil.rmtree(parts.with_name(parts.name.removesuffix("-parts")))
-    work = stages.sensitivity(recipe, ask)
+    work = measure_costs(recipe, ask)
     first = next(progress for progress in work if progress.stage.startswith(ASKED))
     assert first.done == 4
     run_to_end(work)
-    table = stages.sensitivity_table(recipe, ask)
+    table = find_costs(recipe, ask)
     assert len(seen) == len(set(seen)) == first.total
     same(table, whole)
     assert not parts.exists()
@@ -320,15 +324,15 @@ def test_gradients_take_a_pass_back_for_each_step_and_probe_whatever_the_memory(
         torch.Tensor, "backward", lambda *args, **how: passes.append(1) or backward(*args, **how)
     )
     ask, found, told = question(how="fisher", steps=3, probes=2), [], []
-    sizes = [layer.num_weights for layer in stages.info(recipe.model).layers]
+    sizes = [layer.num_weights for layer in get_info(recipe.model).layers]
     half = holding.code_bytes(sum(sizes), [4, 2]) // 2
     for room in (10**9, half + holding.code_bytes(max(sizes), [4, 2])):
         monkeypatch.setattr(holding, "room_on", lambda *_, room=room: room)
         passes.clear()
-        *progress, table = walked(stages.sensitivity(recipe, ask, again=True))
+        *progress, table = walked(measure_costs(recipe, ask, again=True))
         found.append(table)
         told.append((len(passes), next(p.stage for p in progress if p.stage.startswith(ASKED))))
-        assert not made_by.changes_of.__globals__["_held"]  # nothing of it is left in memory
+        assert not cost_changes._held  # nothing of it is left in memory
     assert told == [(3 * 2, ASKED), (2 * 3 * 2, f"{ASKED} in 2 sweeps, for want of memory")]
     assert np.allclose(found[0].cost, found[1].cost, rtol=1e-4)
 
@@ -349,19 +353,19 @@ def test_parts_that_fit_no_table_any_more_are_thrown_away(few):
     learned.save_part(
         parts, "conv_in+3", {"values": np.zeros((4, 2, 2, 2)), "local": np.zeros((4, 2))}
     )
-    work = stages.sensitivity(few, ask, again=False)
+    work = measure_costs(few, ask, again=False)
     next(progress for progress in work if progress.stage == ASKED)
     assert learned.part_names(parts) == [
         f"{libraries.load(few.model).info.layers[0].name}+3--step 0"
     ]
     run_to_end(work)
-    assert not parts.exists() and (stages.sensitivity_table(few, ask).cost > 0).all()
+    assert not parts.exists() and (find_costs(few, ask).cost > 0).all()
 
 
 def test_all_but_is_what_restoring_a_layer_saves(few):
     recipe, loaded = few, libraries.load(few.model)
     ask = question(mode="all_but", choices=CHOICES[1:])
-    table = run_to_end(stages.sensitivity(recipe, ask))
+    table = run_to_end(measure_costs(recipe, ask))
     spec = Weights(bits=CHOICES[1].bits, format=CHOICES[1].format)
     trajectory = run_to_end(denoiser_calls(recipe, 2))
     everything = borrow(loaded.denoiser)
@@ -382,30 +386,24 @@ def test_all_but_is_what_restoring_a_layer_saves(few):
 
 def test_gradients_and_measurements_agree(recipe):
     ask = question(choices=tuple(map(parse_format, ("UAQ-6", "UAQ-4"))), steps=1, images=1)
-    measured = run_to_end(stages.sensitivity(recipe, ask))
-    estimated = run_to_end(
-        stages.sensitivity(recipe, dataclasses.replace(ask, how="fisher", probes=32))
-    )
-    local = run_to_end(stages.sensitivity(recipe, dataclasses.replace(ask, how="local")))
+    measured = run_to_end(measure_costs(recipe, ask))
+    estimated = run_to_end(measure_costs(recipe, dataclasses.replace(ask, how="fisher", probes=32)))
+    local = run_to_end(measure_costs(recipe, dataclasses.replace(ask, how="local")))
     assert (measured.kind, estimated.kind, local.kind) == ("measured", "estimated", "local")
-    assert stages.agreement(measured, estimated).spearman > 0.9
-    assert (
-        stages.agreement(measured, estimated).spearman > stages.agreement(measured, local).spearman
-    )
+    assert compare_tables(measured, estimated).spearman > 0.9
+    assert compare_tables(measured, estimated).spearman > compare_tables(measured, local).spearman
     assert np.allclose(measured.local, estimated.local) and (measured.bytes == local.bytes).all()
 
 
 def test_quantized_activations_are_those_of_the_recipe(few):
     recipe = few
     ask = question(activations=True, choices=CHOICES[:1])
-    table = run_to_end(stages.sensitivity(recipe, ask))
-    float_table = run_to_end(
-        stages.sensitivity(recipe, dataclasses.replace(ask, activations=False))
-    )
+    table = run_to_end(measure_costs(recipe, ask))
+    float_table = run_to_end(measure_costs(recipe, dataclasses.replace(ask, activations=False)))
     assert table.title.endswith("quantized activations") and not np.allclose(
         table.cost, float_table.cost, rtol=1e-3
     )
-    model = stages.quantize(dataclasses.replace(recipe, weights=Weights(bits=32)))
+    model = get_simulated(dataclasses.replace(recipe, weights=Weights(bits=32)))
     trajectory, name = run_to_end(denoiser_calls(recipe, 2)), table.layers[2].name
     layer, wrong, power = model.get_submodule(name), 0.0, 0.0
     calls = [
@@ -430,7 +428,7 @@ def test_quantized_activations_are_those_of_the_recipe(few):
 @pytest.mark.parametrize("measure", ["image", "text"])
 def test_images_are_judged_against_float_ones_of_the_same_noise(few, measure):
     ask = question(measure=measure, choices=CHOICES[1:])
-    table = run_to_end(stages.sensitivity(few, ask))
+    table = run_to_end(measure_costs(few, ask))
     assert table.timesteps == () and table.per_step is None and np.isfinite(table.cost).all()
     loaded, n = libraries.load(few.model), 1
     jobs = calibration_images(loaded, dataclasses.replace(few.calibration, samples=2))
@@ -456,39 +454,39 @@ def test_images_are_judged_against_float_ones_of_the_same_noise(few, measure):
 def test_weights_learned_from_inputs_are_learned_first(few):
     recipe = few
     ask = question(choices=(parse_format("GPTQ-3"), parse_format("W-3")), how="local")
-    table = run_to_end(stages.sensitivity(recipe, ask))
-    codes = run_to_end(stages.weight_variants(recipe, ask.choices[:1], [table.layers[1].name]))
+    table = run_to_end(measure_costs(recipe, ask))
+    codes = run_to_end(learn_variants(recipe, ask.choices[:1], [table.layers[1].name]))
     weight = libraries.load(recipe.model).denoiser.get_submodule(table.layers[1].name).weight
     wrong = (
-        codes[table.layers[1].name, "GPTQ-3"].dequantize() - weight
+        codes[table.layers[1].name, ask.choices[0]].dequantize() - weight
     ).square().sum() / weight.square().sum()
     assert np.isclose(table.local[1, 0], wrong.item(), rtol=1e-4)
 
 
 def test_processes_give_the_same_table_as_this_one(recipe):
     ask = question(how="fisher", images=1)
-    here = run_to_end(stages.sensitivity(recipe, ask))
-    there = run_to_end(stages.sensitivity(recipe, ask, again=True, workers=2))
+    here = run_to_end(measure_costs(recipe, ask))
+    there = run_to_end(measure_costs(recipe, ask, again=True, workers=2))
     assert np.allclose(here.cost, there.cost, rtol=1e-3)
 
 
 def test_what_cannot_be_asked_is_told(recipe, tmp_path):
     with pytest.raises(DmqError, match="how 'fisher' knows float activations only"):
-        run_to_end(stages.sensitivity(recipe, question(how="fisher", activations=True)))
+        run_to_end(measure_costs(recipe, question(how="fisher", activations=True)))
     tiny_ddpm().save_pretrained(tmp_path / "tiny-ddpm", safe_serialization=True)
     silent = dataclasses.replace(
         recipe, model=str(tmp_path / "tiny-ddpm"), calibration=Calibration(samples=2)
     )
     with pytest.raises(DmqError, match="generates without prompts in words"):
-        run_to_end(stages.sensitivity(silent, question(measure="text")))
+        run_to_end(measure_costs(silent, question(measure="text")))
 
 
 def test_layers_that_are_not_finite_are_named_and_those_never_called_left_out(recipe, monkeypatch):
     loaded = libraries.load(recipe.model)
     first, *others = loaded.info.layers
     asleep = dataclasses.replace(loaded.info, layers=(dataclasses.replace(first, macs=0), *others))
-    monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, info=asleep))
-    table = run_to_end(stages.sensitivity(recipe, question(how="local", images=1, steps=1)))
+    monkeypatch.setattr(cost_part, "load", lambda name: dataclasses.replace(loaded, info=asleep))
+    table = run_to_end(measure_costs(recipe, question(how="local", images=1, steps=1)))
     assert [layer.name for layer in table.layers] == [layer.name for layer in others]
     assert table.note == f"never called, hence left out: {first.name}"
     broken = borrow(loaded.denoiser)
@@ -496,21 +494,21 @@ def test_layers_that_are_not_finite_are_named_and_those_never_called_left_out(re
     broken.get_submodule(first.name).weight = torch.nn.Parameter(weight, requires_grad=False)
     pipe = private(loaded.pipe)
     pipe.unet = broken
-    monkeypatch.setattr(made_by, "load", lambda name: dataclasses.replace(loaded, pipe=pipe))
+    monkeypatch.setattr(layer_costs, "load_model", lambda _: dataclasses.replace(loaded, pipe=pipe))
     with pytest.raises(DmqError, match=f"^{first.name}.weight: not all of it are finite numbers"):
-        run_to_end(stages.sensitivity(recipe, question(how="local", images=1, steps=1), again=True))
+        run_to_end(measure_costs(recipe, question(how="local", images=1, steps=1), again=True))
 
 
 def test_tables_of_a_model_are_listed_with_titles_that_differ(recipe):
-    run_to_end(stages.sensitivity(recipe, question(how="local")))
-    run_to_end(stages.sensitivity(recipe, question(how="local", choices=CHOICES[:1])))
-    found = stages.tables(recipe.model)
+    run_to_end(measure_costs(recipe, question(how="local")))
+    run_to_end(measure_costs(recipe, question(how="local", choices=CHOICES[:1])))
+    found = list_tables(recipe.model)
     titles = [title for title, _ in found]
     assert len(set(titles)) == len(titles)
     assert "error of its own output, only this layer, 2 steps, 2 images: UAQ-4" in titles
-    assert all(stages.load_table(folder, recipe.model).model == recipe.model for _, folder in found)
+    assert all(load_table(folder, recipe.model).model == recipe.model for _, folder in found)
     with pytest.raises(DmqError, match=r"not of 'emoji-sd' as it is now"):
-        stages.load_table(found[0][1], "emoji-sd")
+        load_table(found[0][1], "emoji-sd")
 
 
 def test_the_command_prints_the_costs_and_how_tables_agree(recipe, tmp_path, capsys):
@@ -532,14 +530,14 @@ def test_the_command_prints_the_costs_and_how_tables_agree(recipe, tmp_path, cap
     assert cli.main([*start, "--how", "fisher", "--csv", str(tmp_path / "out.csv")]) == 0
     lines = capsys.readouterr().out.splitlines()
     ask = question(how="fisher")
-    table = stages.sensitivity_table(recipe, ask)
+    table = find_costs(recipe, ask)
     assert lines[1].split() == ["layer", "role", "weights", "UAQ-4", "KMC-2"]
     worst = table.cost.max(1)
     assert [line.split()[0] for line in lines[2:14]] == [
         table.layers[n].name for n in np.argsort(-worst)[:12]
     ]
-    measured = stages.sensitivity_table(recipe, question())
-    ranks = stages.agreement(table, measured)
+    measured = find_costs(recipe, question())
+    ranks = compare_tables(table, measured)
     agreed = next(
         line for line in lines if "(measured)" in line and f"over {ranks.cells} layers" in line
     )

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from dmq import stages
+from dmq.artifacts.model_info import for_model
 from dmq.errors import DmqError
 from dmq.evaluation import checks, compare
 from dmq.models import libraries as libraries_module
@@ -22,6 +22,7 @@ from dmq.recipe import (
     Sampling,
     UniformGroups,
 )
+from dmq.workflow.answers import get_statistics
 
 
 def test_finish_returns_the_value():
@@ -34,21 +35,21 @@ def test_finish_returns_the_value():
 
 def test_boundaries_keep_their_place_in_time_on_another_model():
     recipe = Recipe(sampling=Sampling(steps=50), grouping=ManualGroups(boundaries=(10, 25, 49)))
-    moved = stages.for_model(recipe, "emoji-ddpm")
+    moved = for_model(recipe, "emoji-ddpm")
     assert moved.sampling.steps == 100
     assert moved.grouping == ManualGroups(boundaries=(20, 50, 98))
-    assert stages.for_model(moved, "emoji-sd").grouping == recipe.grouping
-    assert stages.for_model(
+    assert for_model(moved, "emoji-sd").grouping == recipe.grouping
+    assert for_model(
         Recipe(grouping=UniformGroups(count=3)), "emoji-ddpm"
     ).grouping == UniformGroups(count=3)
-    few = stages.for_model(Recipe(grouping=LearnedGroups(count=8)), "some-model", Sampling(steps=5))
+    few = for_model(Recipe(grouping=LearnedGroups(count=8)), "some-model", Sampling(steps=5))
     assert (few.grouping.count, few.sampling.steps) == (5, 5)
 
 
 def test_missing_statistics_say_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     with pytest.raises(DmqError, match="press Capture, or run `dmq capture`"):
-        stages.statistics(Recipe(sampling=Sampling(steps=3)))
+        get_statistics(Recipe(sampling=Sampling(steps=3)))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from dmq import stages
 from dmq.errors import DmqError
 from dmq.evaluation import compare
 from dmq.metrics.temporal import step_features
@@ -34,6 +33,14 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.store import folders, learned
+from dmq.workflow.answers import (
+    get_errors,
+    get_plan,
+    get_simulated,
+    get_time_errors,
+    has_time_rounding,
+)
+from dmq.workflow.learning import capture_statistics, learn_blocks, learn_time_rounding
 
 
 STEPS = 4
@@ -55,11 +62,11 @@ def recipe(tmp_path_factory):
         activations=Activations(range=MinMax()),
         temporal=LEARNED,
     )
-    run_to_end(stages.capture(made))
-    assert not stages.temporal_learned(made)
+    run_to_end(capture_statistics(made))
+    assert not has_time_rounding(made)
     with pytest.raises(DmqError, match="the rounding of the time embedding was not learned yet"):
-        stages.quantize(made)
-    seen = list(stages.learn_temporal(made))
+        get_simulated(made)
+    seen = list(learn_time_rounding(made))
     assert [str(p).partition(",")[0] for p in seen[1:]] == [
         f"Learn the rounding of the time embedding: {n} of 50" for n in (25, 50)
     ]
@@ -73,10 +80,10 @@ def test_codes_learned_with_the_blocks_are_those_of_the_features(recipe):
     spec = BlockReconstruction(iterations=25, rate=0.03, batch=4, images=2, time=True)
     made = dataclasses.replace(plain, reconstruction=spec)
     with pytest.raises(DmqError, match="not learned yet"):
-        stages.temporal_errors(made)
-    run_to_end(stages.reconstruct(made))
-    errors = stages.temporal_errors(made)
-    loaded, model = libraries.load(made.model), stages.quantize(made)
+        get_time_errors(made)
+    run_to_end(learn_blocks(made))
+    errors = get_time_errors(made)
+    loaded, model = libraries.load(made.model), get_simulated(made)
     features = step_features(model, loaded.adapter, errors.block, errors.timesteps, {})
     for mine, theirs in zip(errors.vectors_after, features, strict=True):
         np.testing.assert_allclose(mine, theirs[:, 0].numpy(), rtol=1e-5, atol=1e-6)
@@ -85,7 +92,7 @@ def test_codes_learned_with_the_blocks_are_those_of_the_features(recipe):
     )
     without = dataclasses.replace(made, reconstruction=dataclasses.replace(spec, time=False))
     assert np.array_equal(
-        stages.temporal_errors(without).cosine_after, stages.temporal_errors(plain).cosine_after
+        get_time_errors(without).cosine_after, get_time_errors(plain).cosine_after
     )
 
 
@@ -94,52 +101,52 @@ def other(recipe, **changes):
 
 
 def test_learning_happens_once_and_depends_on_what_it_must(recipe):
-    assert stages.temporal_learned(recipe)
-    assert len(list(stages.learn_temporal(recipe))) == 1
-    assert stages.temporal_learned(other(recipe, fsc="all", cache=Cache(selection="row")))
-    assert stages.temporal_learned(
+    assert has_time_rounding(recipe)
+    assert len(list(learn_time_rounding(recipe))) == 1
+    assert has_time_rounding(other(recipe, fsc="all", cache=Cache(selection="row")))
+    assert has_time_rounding(
         dataclasses.replace(recipe, name="else", activations=Activations(bits=4))
     )
-    assert not stages.temporal_learned(other(recipe, rounding=Tiar(iterations=51, rate=0.03)))
-    assert not stages.temporal_learned(
+    assert not has_time_rounding(other(recipe, rounding=Tiar(iterations=51, rate=0.03)))
+    assert not has_time_rounding(
         dataclasses.replace(recipe, weights=Weights(bits=4, range=MinMax()))
     )
     some = Override(layers="time_embedding.*", weight_bits=8)
-    assert not stages.temporal_learned(dataclasses.replace(recipe, overrides=(some,)))
+    assert not has_time_rounding(dataclasses.replace(recipe, overrides=(some,)))
     # Nothing is computed, so there is nothing to learn.
-    assert run_to_end(stages.learn_temporal(other(recipe, cache=Cache()))) is None
+    assert run_to_end(learn_time_rounding(other(recipe, cache=Cache()))) is None
 
 
 def test_a_rounding_that_ships_is_used_and_never_written_to(recipe, tmp_path, monkeypatch):
-    own = run_to_end(stages.learn_temporal(recipe))
+    own = run_to_end(learn_time_rounding(recipe))
     shipped = tmp_path / "assets" / "runs" / own.name
     shutil.copytree(own, shipped)
     monkeypatch.setattr(folders, "ASSETS", tmp_path / "assets")
-    assert run_to_end(stages.learn_temporal(recipe)) == own, "the user's own comes first"
+    assert run_to_end(learn_time_rounding(recipe)) == own, "the user's own comes first"
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
     (tmp_path / "runs").mkdir()
     shutil.copytree(own.parents[1] / "captures", tmp_path / "runs" / "captures")
-    assert run_to_end(stages.learn_temporal(recipe)) == shipped
+    assert run_to_end(learn_time_rounding(recipe)) == shipped
     before = (shipped / "rounding.safetensors").stat().st_mtime_ns
-    again = run_to_end(stages.learn_temporal(recipe, again=True))
+    again = run_to_end(learn_time_rounding(recipe, again=True))
     assert again == tmp_path / "runs" / "roundings" / own.name and again.is_dir()
     assert (shipped / "rounding.safetensors").stat().st_mtime_ns == before
 
 
 def test_closing_while_learning_leaves_no_trace(recipe):
     unfinished = other(recipe, rounding=Tiar(iterations=60))
-    work = stages.learn_temporal(unfinished)
+    work = learn_time_rounding(unfinished)
     next(work), next(work)
     work.close()
-    assert not stages.temporal_learned(unfinished)
+    assert not has_time_rounding(unfinished)
     assert not [p for p in (folders.home() / "roundings").iterdir() if p.name.startswith(".")]
 
 
 def test_the_quantized_model_has_the_codes_that_were_learned(recipe):
-    errors = stages.temporal_errors(recipe)
-    folder = run_to_end(stages.learn_temporal(recipe))
+    errors = get_time_errors(recipe)
+    folder = run_to_end(learn_time_rounding(recipe))
     arrays, _ = learned.load_rounding(folder)
-    quantized_model = stages.quantize(recipe)
+    quantized_model = get_simulated(recipe)
     for name in errors.block.layers:
         codes, scale, zero = (
             torch.from_numpy(arrays[f"{part}/{name}"]) for part in ("codes", "scale", "zero")
@@ -149,7 +156,7 @@ def test_the_quantized_model_has_the_codes_that_were_learned(recipe):
 
 
 def test_errors_of_the_time_embedding(recipe):
-    made = stages.temporal_errors(recipe)
+    made = get_time_errors(recipe)
     k, t = len(made.block.projections), STEPS
     for name in (
         "cosine_before",
@@ -181,13 +188,13 @@ def test_errors_of_the_time_embedding(recipe):
         assert before.shape == after.shape == wanted.shape
         direct = ((after - wanted) ** 2).sum(1) / (wanted**2).sum(1)
         assert np.allclose(direct, error, rtol=1e-4)
-    plain = stages.temporal_errors(dataclasses.replace(recipe, temporal=None))
+    plain = get_time_errors(dataclasses.replace(recipe, temporal=None))
     assert np.array_equal(plain.cosine_after, made.cosine_before)
 
 
 def test_features_that_are_measured_are_those_of_a_whole_call(recipe):
     """What a hook on the quantized model sees, with a prompt and an image around it."""
-    made, quantized_model = stages.temporal_errors(recipe), stages.quantize(recipe)
+    made, quantized_model = get_time_errors(recipe), get_simulated(recipe)
     seen = {}
     for projection in made.block.projections:
         module = quantized_model.get_submodule(projection.name)
@@ -206,7 +213,7 @@ def test_features_that_are_measured_are_those_of_a_whole_call(recipe):
 @pytest.mark.parametrize("selection", ["none", "block", "row"])
 def test_a_selection_never_errs_more_and_the_model_does_what_it_says(recipe, selection):
     chosen = other(recipe, cache=Cache(bits=4, selection=selection))
-    made, plan = stages.temporal_errors(chosen), stages.plan(chosen)
+    made, plan = get_time_errors(chosen), get_plan(chosen)
     assert np.array_equal(plan.temporal.cached, made.cached)
     final = np.where(made.cached, made.error_cached, made.error_computed)
     if selection == "row":
@@ -218,7 +225,7 @@ def test_a_selection_never_errs_more_and_the_model_does_what_it_says(recipe, sel
         ).all()
     if selection == "none":
         assert made.cached.all()
-    quantized_model = stages.quantize(chosen)
+    quantized_model = get_simulated(chosen)
     tables = [m for m in quantized_model.modules() if isinstance(m, FeatureTable)]
     assert sum(len(table.codes) for table in tables) == made.cached.sum()
     gone = {row.layer.name for row in plan.layers if row.dropped}
@@ -230,17 +237,17 @@ def test_a_selection_never_errs_more_and_the_model_does_what_it_says(recipe, sel
 
 
 def test_sixteen_bits_take_everything_from_few_bit_layers(recipe):
-    made = stages.temporal_errors(other(recipe, cache=Cache(bits=16, selection="row")))
+    made = get_time_errors(other(recipe, cache=Cache(bits=16, selection="row")))
     assert made.cached.all() and made.cosine_after.min() > 1 - 1e-5 and not made.shift_after.any()
 
 
 def test_all_means_every_activation_has_a_range_per_step(recipe):
-    plan = stages.plan(other(recipe, fsc="all"))
+    plan = get_plan(other(recipe, fsc="all"))
     assert {len(row.bank.bits) for row in plan.layers if row.bank} == {STEPS}
-    groups = stages.errors(other(recipe, fsc="all")).groups
-    per_step = stages.errors(dataclasses.replace(recipe, temporal=None, grouping=PerStep())).groups
+    groups = get_errors(other(recipe, fsc="all")).groups
+    per_step = get_errors(dataclasses.replace(recipe, temporal=None, grouping=PerStep())).groups
     assert np.array_equal(groups.slot, per_step.slot)
-    tib = {len(row.bank.bits) for row in stages.plan(recipe).layers if row.bank}
+    tib = {len(row.bank.bits) for row in get_plan(recipe).layers if row.bank}
     assert tib == {1, STEPS}
 
 
@@ -275,13 +282,13 @@ def test_a_cache_of_everything_draws_the_float_images(recipe):
 
 
 def test_a_damaged_file_is_one_line(recipe):
-    folder = run_to_end(stages.learn_temporal(recipe))
+    folder = run_to_end(learn_time_rounding(recipe))
     file = folder / "rounding.safetensors"
     whole = file.read_bytes()
     try:
         file.write_bytes(whole[:100])
         with pytest.raises(DmqError, match="damaged") as caught:
-            stages.quantize(recipe)
+            get_simulated(recipe)
         assert "\n" not in str(caught.value)
     finally:
         file.write_bytes(whole)

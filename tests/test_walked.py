@@ -17,8 +17,8 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from dmq import stages
 from dmq.artifacts import store
+from dmq.artifacts.of_recipe import ask_ranges
 from dmq.calibration.progressive import CallDone, calibrate_progressively
 from dmq.capture.activations import calibration_images
 from dmq.describe import describe_plan
@@ -52,8 +52,20 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import WindowEffects
-from dmq.stages.trajectory_ranges import progressive_of
 from dmq.store import captures, learned
+from dmq.workflow.answers import (
+    get_errors,
+    get_plan,
+    get_ranges,
+    get_relaxed_steps,
+    get_simulated,
+    get_site_errors,
+    get_statistics,
+    get_window_effects,
+    has_ranges,
+    has_windows,
+)
+from dmq.workflow.learning import calibrate_ranges, capture_statistics, measure_windows
 from tests.store.old_runs import save_old_progressive
 from tests.tiny import runs_in
 from training.slim import same
@@ -92,7 +104,7 @@ def captured(folder, scheduler=DDIMScheduler, *, guidance=2.0, pipe=tiny_sd, **c
         }
         | changes
     )
-    run_to_end(stages.capture(recipe))
+    run_to_end(capture_statistics(recipe))
     return recipe
 
 
@@ -111,8 +123,8 @@ def work_on(recipe, done=()):
     return calibrate_progressively(
         libraries.load(recipe.model),
         recipe,
-        stages.plan(start),
-        (stages.statistics(recipe), stages.errors(start)),
+        get_plan(start),
+        (get_statistics(recipe), get_errors(start)),
         {},
         done,
     )
@@ -131,7 +143,7 @@ def naive(recipe):
     ones, freeze.
     """
     loaded, start = libraries.load(recipe.model), start_of(recipe)
-    model, frozen = stages.quantize(start), {}
+    model, frozen = get_simulated(start), {}
     banks = banks_of(model)
     prompts, seeds = zip(*calibration_images(loaded, recipe.calibration), strict=True)
     visits, position, watching = 0, 0, False
@@ -202,8 +214,8 @@ def test_one_pass_through_the_pipeline_equals_starting_anew_for_every_step(
     place, scheduler, guidance, pipe
 ):
     recipe = captured(place, scheduler, guidance=guidance, pipe=pipe)
-    run_to_end(stages.calibrate(recipe))
-    plan, wanted = stages.plan(recipe), naive(recipe)
+    run_to_end(calibrate_ranges(recipe))
+    plan, wanted = get_plan(recipe), naive(recipe)
     banks = [row.bank for row in plan.layers if row.bank]
     assert len(wanted) == len(banks) * STEPS
     for bank in banks:
@@ -211,15 +223,15 @@ def test_one_pass_through_the_pipeline_equals_starting_anew_for_every_step(
             scale, zero = wanted[bank.site, i]
             assert bank.scale[bank.slot[i]] == scale.numpy()
             assert bank.zero[bank.slot[i]] == zero.numpy()
-    before = {row.bank.site: row.bank for row in stages.plan(start_of(recipe)).layers if row.bank}
+    before = {row.bank.site: row.bank for row in get_plan(start_of(recipe)).layers if row.bank}
     changed = np.array([bank.scale != before[bank.site].scale for bank in banks])
     assert changed.any(0).all()  # every step, the last one included
 
 
 def test_what_comes_before_all_quantization_keeps_the_first_ranges(place):
     recipe = captured(place)
-    run_to_end(stages.calibrate(recipe))
-    walked, first = stages.errors(recipe), stages.errors(start_of(recipe))
+    run_to_end(calibrate_ranges(recipe))
+    walked, first = get_errors(recipe), get_errors(start_of(recipe))
     rows = [
         s for s, site in enumerate(walked.groups.sites) if site.name == "time_embedding.linear_1"
     ]
@@ -240,7 +252,7 @@ def test_without_quantization_nothing_moves(place):
     exact = {"weights": Weights(bits=FLOAT), "progressive": Progressive(variant="strict")}
     recipe = captured(place, sampling=Sampling(steps=1, guidance=2.0), **exact)
     made = run_to_end(work_on(recipe))
-    first = stages.errors(start_of(recipe))
+    first = get_errors(start_of(recipe))
     quantized = (first.bits < FLOAT).any(1)
     assert np.allclose(made.low[quantized], first.low[quantized], rtol=1e-5, atol=1e-6)
     assert np.allclose(made.high[quantized], first.high[quantized], rtol=1e-5, atol=1e-6)
@@ -251,7 +263,7 @@ def test_sixteen_bits_walk_the_float_trajectory(place):
         place, weights=Weights(bits=FLOAT), activations=Activations(bits=16, range=MinMax())
     )
     made = run_to_end(work_on(recipe))
-    first = stages.errors(start_of(recipe))
+    first = get_errors(start_of(recipe))
     quantized = (first.bits < FLOAT).any(1)
     width = (first.high - first.low)[quantized]
     assert (np.abs(made.low - first.low)[quantized] <= 2e-2 * width).all()
@@ -263,7 +275,7 @@ def test_the_size_of_the_parts_does_not_matter(place):
     alone = dataclasses.replace(
         recipe, calibration=dataclasses.replace(recipe.calibration, batch=1)
     )
-    run_to_end(stages.capture(alone))
+    run_to_end(capture_statistics(alone))
     a, b = (run_to_end(work_on(one)) for one in (recipe, alone))
     assert np.allclose(a.low, b.low, rtol=1e-3, atol=1e-3) and np.allclose(
         a.high, b.high, rtol=1e-3, atol=1e-3
@@ -285,15 +297,15 @@ def test_each_part_is_answered_twice_and_no_more(place, variant, inner, passes):
 def test_observing_leaves_no_trace(place):
     """With the new ranges set beforehand, the images are those that the walk itself has generated."""
     recipe = captured(place)
-    run_to_end(stages.calibrate(recipe))
+    run_to_end(calibrate_ranges(recipe))
     calls = []
     for seen in work_on(recipe):
         if isinstance(seen, CallDone):
             calls.append(seen)
     replayed = run_to_end(work_on(recipe, [(one.stats, one.grids) for one in calls]))
-    walked = stages.progressive_ranges(recipe)
+    walked = get_ranges(recipe)
     assert np.array_equal(replayed.low, walked.low, equal_nan=True)
-    model, loaded = stages.quantize(recipe), libraries.load(recipe.model)
+    model, loaded = get_simulated(recipe), libraries.load(recipe.model)
     for site, bank in banks_of(model).items():
         k = list(banks_of(model)).index(site)
         for i, one in enumerate(calls):
@@ -304,35 +316,35 @@ def test_observing_leaves_no_trace(place):
 def test_a_walk_that_was_cut_off_ends_as_if_it_had_not_been(place):
     recipe = captured(place, activations=Activations(bits=6, range=MinMax()))
     whole = run_to_end(work_on(recipe))
-    work = stages.calibrate(recipe)
+    work = calibrate_ranges(recipe)
     for progress in work:
         if progress.done >= 9:  # in the middle of the third step
             break
     work.close()
-    assert not stages.calibrated(recipe)
-    kept = store.partial(progressive_of(recipe))
+    assert not has_ranges(recipe)
+    kept = store.partial(ask_ranges(recipe))
     assert 1 <= len(list(kept.iterdir())) < STEPS
-    folder = run_to_end(stages.calibrate(recipe))
-    assert stages.calibrated(recipe) and not kept.exists()
-    again = learned.load_progressive(folder, stages.statistics(recipe))
+    folder = run_to_end(calibrate_ranges(recipe))
+    assert has_ranges(recipe) and not kept.exists()
+    again = learned.load_progressive(folder, get_statistics(recipe))
     for name in ("low", "high"):
         assert np.array_equal(getattr(again, name), getattr(whole, name))
     assert all(map(np.array_equal, again.stats.counts, whole.stats.counts))
     assert np.array_equal(again.stats.power_sums, whole.stats.power_sums)
-    assert run_to_end(stages.calibrate(recipe)) == folder
+    assert run_to_end(calibrate_ranges(recipe)) == folder
 
 
 def quantized_inputs(recipe):
-    return {row.bank.site for row in stages.plan(start_of(recipe)).layers if row.bank}
+    return {row.bank.site for row in get_plan(start_of(recipe)).layers if row.bank}
 
 
 @pytest.mark.parametrize("granularity", [PerTensor(), PerChannel()])
 def test_only_what_the_walk_saw_is_kept_and_the_rest_is_the_captures(place, granularity):
     spec = Activations(bits=5, range=MinMax(), granularity=granularity)
     recipe = captured(place, activations=spec, grouping=UniformGroups(count=2))
-    made, base = run_to_end(work_on(recipe)), stages.statistics(recipe)
-    folder = run_to_end(stages.calibrate(recipe))
-    kept, back = captures.load_stats(folder / "stats"), stages.progressive_ranges(recipe)
+    made, base = run_to_end(work_on(recipe)), get_statistics(recipe)
+    folder = run_to_end(calibrate_ranges(recipe))
+    kept, back = captures.load_stats(folder / "stats"), get_ranges(recipe)
     assert set(kept.sites) == quantized_inputs(recipe) and len(kept.sites) < len(base.sites)
     assert back.stats.sites == made.stats.sites and np.array_equal(
         back.low, made.low, equal_nan=True
@@ -359,7 +371,7 @@ def test_a_plan_from_ranges_in_the_form_of_earlier_versions_is_the_same(
     recipe = captured(
         place, activations=Activations(bits=5, range=MinMax()), grouping=UniformGroups(count=3)
     )
-    folder, before = run_to_end(stages.calibrate(recipe)), stages.plan(recipe)
+    folder, before = run_to_end(calibrate_ranges(recipe)), get_plan(recipe)
     made = run_to_end(work_on(recipe))
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
     shutil.copytree(place / "runs" / "captures", tmp_path / "captures")
@@ -368,12 +380,12 @@ def test_a_plan_from_ranges_in_the_form_of_earlier_versions_is_the_same(
         captures.load_stats(tmp_path / "trajectories" / folder.name / "stats").sites
         == made.stats.sites
     )
-    assert same(stages.plan(recipe), before)
+    assert same(get_plan(recipe), before)
 
 
 def test_ranges_beside_another_capture_are_refused(place):
     recipe = captured(place)
-    folder, base = run_to_end(stages.calibrate(recipe)), stages.statistics(recipe)
+    folder, base = run_to_end(calibrate_ranges(recipe)), get_statistics(recipe)
     with pytest.raises(
         DmqError, match="of a capture with another fingerprint; delete the folder and do it again"
     ):
@@ -408,7 +420,7 @@ def test_a_timestep_that_is_visited_twice_covers_both_visits(place, scheduler):
 def test_groups_of_steps_share_what_their_members_saw(place):
     recipe = captured(place, grouping=SharedRange())
     made = run_to_end(work_on(recipe))
-    first = stages.errors(start_of(recipe))
+    first = get_errors(start_of(recipe))
     quantized = np.flatnonzero((first.bits < FLOAT).any(1))
     assert (np.ptp(made.low[quantized], 1) == 0).all()
     seen = made.stats.minimum[quantized].min(1)
@@ -418,7 +430,7 @@ def test_groups_of_steps_share_what_their_members_saw(place):
 
 def test_what_was_not_walked_says_so(place):
     recipe = captured(place, name="other", activations=Activations(bits=7, range=MinMax()))
-    for question in (stages.errors, stages.plan, stages.quantize):
+    for question in (get_errors, get_plan, get_simulated):
         with pytest.raises(DmqError, match="not set along the quantized trajectory yet"):
             question(recipe)
     with pytest.raises(DmqError, match="no activation is quantized"):
@@ -433,25 +445,25 @@ def test_relaxed_steps_have_more_levels_and_groups_of_their_own(place):
         place, progressive=None, grouping=UniformGroups(count=2), activations=Activations(bits=6)
     )
     recipe = dataclasses.replace(plain, relaxing=Relaxing(where="list", steps=(0, 3)))
-    plan, errors = stages.plan(recipe), stages.errors(recipe)
+    plan, errors = get_plan(recipe), get_errors(recipe)
     bank = next(row.bank for row in plan.layers if row.bank)
     assert bank.bits[bank.slot].tolist() == [10, 6, 6, 10]
     assert len(bank.bits) == 4
     assert plan.mean_activation_bits == 8.0
     assert "2 of 4 steps (0, 3) with 10-bit activations" in describe_plan(plan)
-    usual = stages.errors(plain).per_step()
+    usual = get_errors(plain).per_step()
     assert (errors.per_step()[[0, 3]] < usual[[0, 3]] / 10).all()
     assert (errors.per_step()[[1, 2]] <= usual[[1, 2]] * 1.001).all()
-    model = stages.quantize(recipe)
+    model = get_simulated(recipe)
     bank = next(iter(banks_of(model).values()))
-    model.clock.set(stages.statistics(recipe).timesteps[0])
+    model.clock.set(get_statistics(recipe).timesteps[0])
     assert len(bank(torch.linspace(-1, 1, 100_000)).unique()) == 1024
 
 
 def test_relaxed_ranges_are_walked_with_their_own_levels(place):
     recipe = captured(place, relaxing=Relaxing(where="last", fraction=0.5))
-    run_to_end(stages.calibrate(recipe))
-    plan = stages.plan(recipe)
+    run_to_end(calibrate_ranges(recipe))
+    plan = get_plan(recipe)
     bank = next(row.bank for row in plan.layers if row.bank)
     assert bank.bits[bank.slot].tolist() == [5, 5, 10, 10] and plan.progressive
     grids = [seen.grids for seen in work_on(recipe) if isinstance(seen, CallDone)]
@@ -466,19 +478,19 @@ def test_windows_tell_which_steps_to_relax(place):
         progressive=None,
         relaxing=Relaxing(where="auto", fraction=0.5, windows=2, images=2),
     )
-    assert not stages.windows_measured(recipe)
+    assert not has_windows(recipe)
     with pytest.raises(DmqError, match="no window of steps was measured yet"):
-        stages.errors(recipe)
-    seen = list(stages.measure_windows(recipe))
+        get_errors(recipe)
+    seen = list(measure_windows(recipe))
     assert seen[-1].snapshot is not None and np.isfinite(seen[-1].snapshot.fidelity[0]).all()
-    effects = stages.window_effects(recipe)
+    effects = get_window_effects(recipe)
     assert effects.windows == ((0, 2), (2, 4)) and effects.fidelity.shape == (2, 2)
     best = int(effects.gains("fidelity").argmax())
-    assert stages.relaxed(recipe) == ((0, 1), (2, 3))[best]
+    assert get_relaxed_steps(recipe) == ((0, 1), (2, 3))[best]
     everywhere = dataclasses.replace(
         recipe, relaxing=dataclasses.replace(recipe.relaxing, windows=3)
     )
-    assert not stages.windows_measured(everywhere)
+    assert not has_windows(everywhere)
 
 
 def test_all_windows_in_float_is_the_float_model(place):
@@ -544,11 +556,11 @@ def test_within_a_window_only_activations_are_in_float(place):
     recipe = captured(place, progressive=None)
     floats = dataclasses.replace(recipe, activations=Activations(bits=FLOAT))
     quantized_model, weights = (
-        unquantized_inside(stages.quantize(recipe), {1}),
-        stages.quantize(floats),
+        unquantized_inside(get_simulated(recipe), {1}),
+        get_simulated(floats),
     )
-    plain, model = stages.quantize(recipe), libraries.load(recipe.model).denoiser
-    for i, t in enumerate(stages.statistics(recipe).timesteps):
+    plain, model = get_simulated(recipe), libraries.load(recipe.model).denoiser
+    for i, t in enumerate(get_statistics(recipe).timesteps):
         call = tiny_call(model, t, rows=2, seed=i)
         with torch.no_grad():
             wanted, other = (
@@ -586,12 +598,12 @@ def test_no_range_fits_what_was_observed_worse_than_the_one_before(place):
     lose.
     """
     recipe = captured(place, activations=Activations(bits=5, range=MseSearch()))
-    run_to_end(stages.calibrate(recipe))
+    run_to_end(calibrate_ranges(recipe))
     made, before = (
-        stages.progressive_ranges(recipe),
-        stages.errors(dataclasses.replace(recipe, progressive=None)),
+        get_ranges(recipe),
+        get_errors(dataclasses.replace(recipe, progressive=None)),
     )
-    table, lost = stages.table(recipe), []
+    table, lost = get_site_errors(recipe), []
     for ends in ((made.low, made.high), (before.low, before.high)):
         seen = table.errors_of(before.groups, *ends)
         lost.append((seen.rounding + seen.clipping) / np.maximum(seen.power, 1e-30))

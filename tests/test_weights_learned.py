@@ -7,7 +7,9 @@ import dataclasses
 import pytest
 import torch
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
+from dmq.artifacts.calls import denoiser_calls
+from dmq.artifacts.cost_changes import learn_variants
 from dmq.capture.moments import output_error, second_moments, spread_calls
 from dmq.errors import DmqError
 from dmq.evaluation import compare
@@ -28,8 +30,16 @@ from dmq.recipe import (
     WeightFormat,
     Weights,
 )
-from dmq.stages.searches import denoiser_calls
 from dmq.store.folders import home
+from dmq.workflow.answers import (
+    get_blocks,
+    get_layer_codes,
+    get_plan,
+    get_simulated,
+    get_time_errors,
+    has_layer_codes,
+)
+from dmq.workflow.learning import capture_statistics, learn_blocks, learn_layer_codes
 from tests.tiny import captured_recipe
 
 
@@ -45,27 +55,27 @@ def recipe(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("DMQ_RUNS", str(folder / "runs"))
     made = dataclasses.replace(captured_recipe(folder, 3), weights=Weights(bits=3, format=Gptq()))
-    assert not stages.has_learned_weights(made)
+    assert not has_layer_codes(made)
     with pytest.raises(DmqError, match="run `dmq learn`"):
-        stages.quantize(made)
-    work = stages.learn_weights(made)
+        get_simulated(made)
+    work = learn_layer_codes(made)
     for at in work:
         if at.stage == LEARN and at.done == 5:
             break
     work.close()
-    assert not stages.has_learned_weights(made) and len(kept()) == 5
+    assert not has_layer_codes(made) and len(kept()) == 5
     with pytest.raises(
         DmqError, match=f"{layers(made) - 5} of {layers(made)} weights were not learned"
     ):
-        stages.quantize(made)
-    rest = [at for at in stages.learn_weights(made) if at.stage == LEARN]
+        get_simulated(made)
+    rest = [at for at in learn_layer_codes(made) if at.stage == LEARN]
     assert (rest[0].done, rest[-1].done, rest[-1].total) == (6, layers(made), layers(made))
     yield made
     patch.undo()
 
 
 def layers(recipe) -> int:
-    return sum(row.weights.bits < 32 for row in stages.plan(recipe).layers)
+    return sum(row.weights.bits < 32 for row in get_plan(recipe).layers)
 
 
 def kept() -> list[str]:
@@ -84,10 +94,14 @@ def same(a, b) -> bool:
     )
 
 
+def learned_codes(recipe):
+    return {name: learned.codes for name, learned in get_layer_codes(recipe).items()}
+
+
 def test_what_was_interrupted_ends_like_what_was_not(recipe):
-    resumed = stages.learned_weights(recipe)
-    run_to_end(stages.learn_weights(recipe, again=True))
-    whole = stages.learned_weights(recipe)
+    resumed = learned_codes(recipe)
+    run_to_end(learn_layer_codes(recipe, again=True))
+    whole = learned_codes(recipe)
     assert whole.keys() == resumed.keys() and all(
         same(whole[name], resumed[name]) for name in whole
     )
@@ -96,7 +110,7 @@ def test_what_was_interrupted_ends_like_what_was_not(recipe):
 
 def test_every_output_is_nearer_than_with_nearest_codes(recipe):
     """By moments made anew, of all tokens."""
-    found = stages.weights_result(recipe)
+    found = get_layer_codes(recipe)
     assert sum(one.after for one in found.values()) < 0.8 * sum(
         one.before for one in found.values()
     )
@@ -115,12 +129,12 @@ def test_every_output_is_nearer_than_with_nearest_codes(recipe):
 
 
 def test_the_model_has_the_learned_codes(recipe):
-    codes, state = stages.learned_weights(recipe), stages.quantize(recipe).state_dict()
+    codes, state = learned_codes(recipe), get_simulated(recipe).state_dict()
     assert "conv_in" not in codes and len(codes) > 20
     assert all(
         torch.equal(state[f"{name}.weight"], code.dequantize()) for name, code in codes.items()
     )
-    rows = stages.plan(recipe).layers
+    rows = get_plan(recipe).layers
     assert {row.layer.name for row in rows if row.rounding == "GPTQ"} == set(codes)
     assert all(
         row.weight_bytes == codes[row.layer.name].bytes for row in rows if row.layer.name in codes
@@ -128,7 +142,7 @@ def test_the_model_has_the_learned_codes(recipe):
 
 
 def test_it_happens_once_and_what_was_learned_serves_other_recipes(recipe):
-    assert not list(stages.learn_weights(recipe))
+    assert not list(learn_layer_codes(recipe))
     some = Override(layers="mid_block*", weight_bits=3, format=Gptq())
     for changes in (
         {"name": "else"},
@@ -140,7 +154,7 @@ def test_it_happens_once_and_what_was_learned_serves_other_recipes(recipe):
         {"weights": Weights(bits=3)},
         {"weights": Weights(bits=3, format=LowRank())},
     ):
-        assert stages.has_learned_weights(dataclasses.replace(recipe, **changes)), changes
+        assert has_layer_codes(dataclasses.replace(recipe, **changes)), changes
     for changes in (
         {"weights": Weights(bits=4, format=Gptq())},
         {"weights": Weights(bits=3, format=Gptq(order=True))},
@@ -149,8 +163,8 @@ def test_it_happens_once_and_what_was_learned_serves_other_recipes(recipe):
     ):
         fresh = dataclasses.replace(recipe, **changes)
         if "calibration" in changes:
-            run_to_end(stages.capture(fresh))
-        assert not stages.has_learned_weights(fresh), changes
+            run_to_end(capture_statistics(fresh))
+        assert not has_layer_codes(fresh), changes
 
 
 LOW = LowRank(rank=4, group=16, rounds=2)
@@ -167,12 +181,12 @@ def smoothed(recipe):
             Override(layers="mid_block.attentions*", activation_bits=32),
         ),
     )
-    run_to_end(stages.learn_weights(made))
+    run_to_end(learn_layer_codes(made))
     return made
 
 
 def test_smoothed_inputs_err_less(smoothed):
-    found = stages.weights_result(smoothed)
+    found = get_layer_codes(smoothed)
     assert all(
         one.after <= one.before and isinstance(one.codes, LowRankWeight) for one in found.values()
     )
@@ -182,17 +196,17 @@ def test_smoothed_inputs_err_less(smoothed):
     chosen = [one for one in found.values() if one.exponent is not None]
     assert len(chosen) > len(found) / 2 and all(0 <= one.exponent < 1 for one in chosen)
     assert all(one.codes.smoothing.unique().numel() > 1 for one in chosen)
-    rows = {row.layer.name: row for row in stages.plan(smoothed).layers}
+    rows = {row.layer.name: row for row in get_plan(smoothed).layers}
     assert all(rows[name].weight_bytes == one.codes.bytes for name, one in found.items())
     assert all(rows[name].rounding == "low rank, smoothed" for name in found)
 
 
 def test_calibrated_ranges_are_those_of_inputs_as_they_are(smoothed):
     calibrated = dataclasses.replace(smoothed, activations=Activations(bits=4))
-    assert set(stages.weights_result(calibrated)) == {
-        name for name in stages.weights_result(smoothed) if name.startswith("mid_block.attentions")
+    assert set(get_layer_codes(calibrated)) == {
+        name for name in get_layer_codes(smoothed) if name.startswith("mid_block.attentions")
     }
-    stages.quantize(calibrated)
+    get_simulated(calibrated)
 
 
 def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(smoothed):
@@ -206,7 +220,7 @@ def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(smoothed):
         except StopIteration as end:
             assert end.value.scores[0].psnr > 0
             break
-    assert any(line.startswith(LEARN) for line in told) and stages.has_learned_weights(fresh)
+    assert any(line.startswith(LEARN) for line in told) and has_layer_codes(fresh)
 
 
 def test_variants_are_kept_like_the_weights_of_recipes(recipe):
@@ -217,26 +231,25 @@ def test_variants_are_kept_like_the_weights_of_recipes(recipe):
         WeightFormat(bits=2, format=LOW),
     )
     before = len(kept())
-    found = run_to_end(stages.weight_variants(recipe, choices, names))
-    assert set(found) == {(name, label) for name in names for label in ("GPTQ-3", "LR-2")}
+    found = run_to_end(learn_variants(recipe, choices, names))
+    gptq, _, low = choices
+    assert set(found) == {(name, choice) for name in names for choice in (gptq, low)}
     assert len(kept()) == before + 2  # GPTQ-3 was there
-    assert all(same(found[name, "GPTQ-3"], stages.learned_weights(recipe)[name]) for name in names)
+    assert all(same(found[name, gptq], learned_codes(recipe)[name]) for name in names)
     plain = dataclasses.replace(
         recipe,
         weights=Weights(bits=8),
         activations=Activations(bits=32),
         overrides=tuple(Override(layers=name, weight_bits=2, format=LOW) for name in names),
     )
-    assert stages.has_learned_weights(plain)
-    assert all(
-        same(found[name, "LR-2"], code) for name, code in stages.learned_weights(plain).items()
-    )
+    assert has_layer_codes(plain)
+    assert all(same(found[name, low], code) for name, code in learned_codes(plain).items())
 
 
 def test_the_time_embedding_is_measured_with_its_learned_codes(recipe):
     """GPTQ sees every step, which is all that these layers are told."""
-    learned = stages.temporal_errors(recipe)
-    nearest = stages.temporal_errors(
+    learned = get_time_errors(recipe)
+    nearest = get_time_errors(
         dataclasses.replace(recipe, weights=Weights(bits=3, format=Uaq(candidates=100)))
     )
     assert (1 - learned.cosine_after).mean() < 0.5 * (1 - nearest.cosine_after).mean()
@@ -249,24 +262,24 @@ def test_blocks_are_learned_behind_what_is_learned_from_inputs(recipe):
         overrides=(Override(layers="down_blocks.0.*", format=Gptq()),),
         reconstruction=BlockReconstruction(iterations=2, batch=4, images=1),
     )
-    run_to_end(stages.reconstruct(both))
-    state, codes = stages.quantize(both).state_dict(), stages.learned_weights(both)
+    run_to_end(learn_blocks(both))
+    state, codes = get_simulated(both).state_dict(), learned_codes(both)
     assert codes and all(name.startswith("down_blocks.0.") for name in codes)
     assert all(
         torch.equal(state[f"{name}.weight"], code.dequantize()) for name, code in codes.items()
     )
-    assert not set(codes) & set(stages.blocks_result(both).codes)
+    assert not set(codes) & set(get_blocks(both).codes)
 
 
 def test_a_weight_that_is_not_finite_is_named(recipe, tmp_path):
     pipe = libraries.load(recipe.model).pipe
     pipe.save_pretrained(tmp_path / "broken", safe_serialization=True)
     broken = dataclasses.replace(recipe, model=str(tmp_path / "broken"))
-    run_to_end(stages.capture(broken))
+    run_to_end(capture_statistics(broken))
     layer = libraries.load(broken.model).denoiser.get_submodule("mid_block.resnets.0.conv1")
     layer.weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(DmqError, match=r"^mid_block.resnets.0.conv1: the weight has NaN"):
-        run_to_end(stages.learn_weights(broken))
+        run_to_end(learn_layer_codes(broken))
 
 
 def test_the_command_line_learns(recipe, smoothed, tmp_path, capsys):
@@ -275,7 +288,7 @@ def test_the_command_line_learns(recipe, smoothed, tmp_path, capsys):
         file.write_text(jsonio.dumps(made))
         assert cli.main(["learn", str(file), "--layers"]) == 0
         _, head, *lines, last = capsys.readouterr().out.splitlines()
-        found = stages.weights_result(made)
+        found = get_layer_codes(made)
         assert head.split() == ["layer", "weights", "before", "learned", "smoothing"]
         assert [line.split()[0] for line in lines] == list(found)
         assert [line.split()[3] for line in lines] == [

@@ -8,7 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
+from dmq.artifacts.model_info import get_info
 from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.evaluation import compare
@@ -31,6 +32,16 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.store import captures, runs
+from dmq.workflow.answers import (
+    get_errors,
+    get_plan,
+    get_search,
+    get_simulated,
+    get_statistics,
+    get_time_errors,
+    has_capture,
+)
+from dmq.workflow.learning import capture_statistics
 
 
 STEPS = 5
@@ -50,7 +61,7 @@ def recipe(request, tmp_path_factory):
         sampling=Sampling(steps=STEPS, guidance=2.0),
         calibration=Calibration(samples=3, batch=2),
     )
-    seen = list(stages.capture(made))
+    seen = list(capture_statistics(made))
     assert seen[-1].done == seen[-1].total
     yield made
     patch.undo()
@@ -62,16 +73,16 @@ def comparison(**changes):
 
 
 def test_a_capture_is_made_once(recipe):
-    assert stages.captured(recipe)
-    assert list(stages.capture(recipe)) == []
-    assert stages.statistics(recipe).samples == 3
-    assert stages.statistics(recipe).steps == STEPS
+    assert has_capture(recipe)
+    assert list(capture_statistics(recipe)) == []
+    assert get_statistics(recipe).samples == 3
+    assert get_statistics(recipe).steps == STEPS
 
 
 def test_a_finer_partition_is_never_worse(recipe):
     recipe = dataclasses.replace(recipe, activations=Activations(bits=5))
     totals = [
-        stages.errors(dataclasses.replace(recipe, grouping=g)).total
+        get_errors(dataclasses.replace(recipe, grouping=g)).total
         for g in (ManualGroups(), ManualGroups(boundaries=(2,)), OptimalGroups(count=2), PerStep())
     ]
     assert totals[0] >= totals[1] >= totals[2] >= totals[3] > 0
@@ -80,15 +91,15 @@ def test_a_finer_partition_is_never_worse(recipe):
 
 def test_predicted_errors_fall_with_bits(recipe):
     totals = [
-        stages.errors(dataclasses.replace(recipe, activations=Activations(bits=b))).total
+        get_errors(dataclasses.replace(recipe, activations=Activations(bits=b))).total
         for b in (3, 5, 8)
     ]
     assert totals[0] > totals[1] > totals[2] > 0
 
 
 def test_the_plan_counts_what_the_model_holds(recipe):
-    plan = stages.plan(dataclasses.replace(recipe, weights=Weights(bits=4)))
-    assert plan.float_bytes == 4 * stages.info(recipe.model).parameters
+    plan = get_plan(dataclasses.replace(recipe, weights=Weights(bits=4)))
+    assert plan.float_bytes == 4 * get_info(recipe.model).parameters
     assert plan.bytes < plan.float_bytes / 3
     assert "conv_in (first layer)" in describe_plan(plan)
 
@@ -96,7 +107,7 @@ def test_the_plan_counts_what_the_model_holds(recipe):
 def test_quantizing_leaves_the_float_model_bit_exact(recipe):
     loaded = load(recipe.model)
     before = {name: p.clone() for name, p in loaded.denoiser.named_parameters()}
-    model = stages.quantize(
+    model = get_simulated(
         dataclasses.replace(recipe, activations=Activations(bits=4, attention_bits=4))
     )
     assert model is not loaded.denoiser
@@ -167,7 +178,9 @@ def test_a_image_does_not_depend_on_its_batch(recipe):
 @pytest.mark.parametrize("after", [0, 3])
 def test_closing_a_capture_leaves_nothing(recipe, tmp_path, monkeypatch, after):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "other"))
-    work = stages.capture(dataclasses.replace(recipe, calibration=Calibration(samples=2, seed=9)))
+    work = capture_statistics(
+        dataclasses.replace(recipe, calibration=Calibration(samples=2, seed=9))
+    )
     for _ in range(after + 1):
         next(work)
     work.close()
@@ -209,7 +222,7 @@ def test_the_command_line_does_the_same(recipe, tmp_path, capsys):
     assert cli.main(["show", str(file), "--layers"]) == 0
     of_file = capsys.readouterr().out
     assert of_run.endswith("\n\n" + of_file)
-    plan = stages.plan(jsonio.read(file))
+    plan = get_plan(jsonio.read(file))
     assert f"{plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} MB" in of_file.splitlines()[0]
     assert of_file.splitlines()[1] == describe_plan(plan)
     rows = [line.split() for line in of_file.splitlines()[3:]]
@@ -242,10 +255,10 @@ def test_the_command_line_learns_groups_and_rounding(recipe, tmp_path, capsys):
     file.write_text(jsonio.dumps(learned))
     assert cli.main(["search", str(file)]) == 0
     said = capsys.readouterr().out
-    result = stages.search_result(learned)
+    result = get_search(learned)
     assert f"learned   {100 * result.local['learned'].mean():.4g}" in said and "mixed" in said
     assert cli.main(["temporal", str(file)]) == 0
-    errors = stages.temporal_errors(learned)
+    errors = get_time_errors(learned)
     assert f"worst cosine {errors.cosine_after.min():.6f}" in capsys.readouterr().out
     assert cli.main(["search", "W8A8, one range", "--model", recipe.model]) == 1
     assert "nothing to search" in capsys.readouterr().err
@@ -293,9 +306,9 @@ def test_mistakes_are_one_line(arguments, says, capsys):
 
 def test_trajectories_are_kept_on_request(recipe, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path))
-    folder = run_to_end(stages.capture(recipe, again=True, trajectories=1))
+    folder = run_to_end(capture_statistics(recipe, again=True, trajectories=1))
     trajectory = captures.load_trajectory(folder)
     assert len(trajectory.timesteps) == STEPS
-    prompted = stages.info(recipe.model).prompted
+    prompted = get_info(recipe.model).prompted
     assert trajectory.half[0].tolist() == ([0, 1] if prompted else [-1])
     assert json.loads((folder / "capture.json").read_text())["samples"] == 3

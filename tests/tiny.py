@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
-from dmq import stages
 from dmq.models.tiny import letters, tiny_sd
 from dmq.progress import run_to_end
 from dmq.recipe import Activations, Calibration, Recipe, Sampling, UniformGroups
+from dmq.workflow.learning import capture_statistics
 
 
 @contextlib.contextmanager
@@ -68,5 +68,5 @@ def captured_recipe(folder: Path, steps: int) -> Recipe:
         activations=Activations(bits=6),
         grouping=UniformGroups(count=2),
     )
-    run_to_end(stages.capture(made))
+    run_to_end(capture_statistics(made))
     return made

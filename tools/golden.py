@@ -21,15 +21,17 @@ from typing import Any
 
 import numpy as np
 
-from dmq import stages
 from dmq.artifacts import store
+from dmq.artifacts.model_info import for_model
 from dmq.describe import describe_plan
 from dmq.errors import DmqError
 from dmq.models import libraries
-from dmq.recipe import EMBEDDED, Predictor, Recipe
+from dmq.recipe import EMBEDDED, Recipe
 from dmq.results import ActivationQParams, Plan, PlannedLayer
-from dmq.store import captures, folders, runs
+from dmq.store import folders, runs
 from dmq.store.folders import home
+from dmq.workflow.answers import get_codes, get_plan
+from dmq.workflow.steps import STEPS
 
 
 RTOL = 1e-4  # of sums of scales, which differ between processors by the order of additions
@@ -40,7 +42,7 @@ def shipped_cases() -> Iterator[tuple[str, Recipe]]:
     """`"model name"` and recipe, of all recipes that ship for all embedded models."""
     for model in EMBEDDED:
         for name, recipe in runs.shipped_recipes().items():
-            yield f"{model} {name}", stages.for_model(recipe, model)
+            yield f"{model} {name}", for_model(recipe, model)
 
 
 # --- folders --------------------------------------------------------------------------------------
@@ -53,16 +55,14 @@ def answer_folders(recipe: Recipe) -> dict[str, Any]:
     Meant for an empty run folder. A name is that of the folder where it ships, or where it would be
     kept."""
     found: dict[str, Any] = {}
-    for kind, ask in _FOLDERS.items():
+    for kind, step in _STEPS.items():
         try:
-            place = ask(recipe)
+            places = [_place(folder) for folder in _folders(recipe, step)]
         except DmqError as error:
             found[kind] = f"missing: {error}"
             continue
-        if place is not None:
-            found[kind] = (
-                [_place(one) for one in place] if isinstance(place, list) else _place(place)
-            )
+        if places:
+            found[kind] = places if step == "weights" else places[0]
     return found
 
 
@@ -72,79 +72,23 @@ def _place(folder: Path) -> str:
     return name if folder.is_dir() else f"{name} (not shipped)"
 
 
-# The one part of this file that knows how artifacts are found. A folder is None where a recipe
-# needs none.
-
-
-def _capture(recipe: Recipe) -> Path:
-    return folders.ASSETS / "runs" / captures.capture_key(recipe)
-
-
-def _search(recipe: Recipe) -> Path | None:
-    from dmq.stages.searches import group_search
-
-    question = group_search(recipe)
-    return question and store.place(question)
-
-
-def _mix(recipe: Recipe) -> Path | None:
-    from dmq.stages import mixing, predictor_kept, sensitivity_kept
-
-    if recipe.mixed is None:
-        return None
-    bare, by = mixing.without_budget(recipe), recipe.mixed.by
-    if isinstance(by, Predictor):
-        return predictor_kept.folder_of(bare, by)
-    ask = sensitivity_kept.normal(by)
-    return sensitivity_kept.folder_of(sensitivity_kept.subject_of(bare, ask), ask)
-
-
-def _weights(recipe: Recipe) -> list[Path] | None:
-    from dmq.stages import weights_kept
-
-    return (
-        sorted(
-            {weights_kept.place(recipe, task) for task in weights_kept.learned_from_inputs(recipe)}
-        )
-        or None
-    )
-
-
-def _time(recipe: Recipe) -> Path | None:
-    from dmq.stages import time_embedding
-
-    return time_embedding._rounding_folder(recipe)
-
-
-def _blocks(recipe: Recipe) -> Path | None:
-    from dmq.stages import blocks_kept
-
-    return blocks_kept.blocks_folder(recipe)
-
-
-def _windows(recipe: Recipe) -> Path | None:
-    from dmq.stages.trajectory_ranges import windows_of
-
-    auto = recipe.relaxing and recipe.relaxing.where == "auto"
-    return store.place(windows_of(recipe)) if auto else None
-
-
-def _progressive(recipe: Recipe) -> Path | None:
-    from dmq.stages.trajectory_ranges import progressive_of
-
-    return store.place(progressive_of(recipe)) if recipe.progressive else None
-
-
-_FOLDERS = {
-    "capture": _capture,
-    "search": _search,
-    "mix": _mix,
-    "weights": _weights,
-    "time rounding": _time,
-    "block rounding": _blocks,
-    "windows": _windows,
-    "progressive ranges": _progressive,
+# The steps of preparing by the names that they have in tables.
+_STEPS = {
+    "capture": "capture",
+    "search": "groups",
+    "mix": "bits",
+    "weights": "weights",
+    "time rounding": "time",
+    "block rounding": "blocks",
+    "windows": "windows",
+    "progressive ranges": "ranges",
 }
+
+
+def _folders(recipe: Recipe, step: str) -> list[Path]:
+    asked = next(each for each in STEPS if each.name == step)
+    questions = asked.questions(recipe) if asked.is_asked(recipe) else []
+    return sorted({store.place(question) for question in questions})
 
 
 # --- plans ----------------------------------------------------------------------------------------
@@ -155,7 +99,7 @@ def planned(recipe: Recipe) -> dict[str, Any]:
     missing.
     """
     try:
-        plan = stages.plan(recipe)
+        plan = get_plan(recipe)
     except DmqError as error:
         return {"missing": f"missing: {error}"}
     return {
@@ -219,10 +163,9 @@ def codes(recipe: Recipe) -> dict[str, str]:
     Empty where something is missing.
     """
     from dmq.quantizers.apply import quantized, simulated_layer
-    from dmq.stages.planning import learned_codes
 
     try:
-        plan, learned = stages.plan(recipe), learned_codes(recipe)
+        plan, learned = get_plan(recipe), get_codes(recipe).codes
     except DmqError:
         return {}
     found: dict[str, str] = {}

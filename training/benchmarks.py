@@ -11,7 +11,7 @@ import json
 import shutil
 from pathlib import Path
 
-from dmq import stages
+from dmq.artifacts.model_info import for_model
 from dmq.errors import DmqError
 from dmq.evaluation.benchmark import run_benchmark
 from dmq.models import libraries
@@ -22,6 +22,7 @@ from dmq.results import FLOOR_NAME
 from dmq.store import benchmarks as kept
 from dmq.store import folders, runs
 from dmq.store.prompts import UNCONDITIONAL, shipped_domains
+from dmq.workflow.answers import get_simulated
 
 
 RECIPES = {
@@ -64,7 +65,7 @@ SHIPPED = (
 def asked(model: str) -> tuple[Benchmark, tuple[Recipe, ...]]:
     """What is drawn of `model`, and its recipes."""
     shipped = runs.shipped_recipes()
-    recipes = tuple(stages.for_model(shipped[name], model) for name in RECIPES[model])
+    recipes = tuple(for_model(shipped[name], model) for name in RECIPES[model])
     if model == "emoji-sd":
         domains, seeds = tuple(shipped_domains().values()), (100,)
     else:
@@ -107,7 +108,7 @@ def time_again(model: str) -> None:
     file = folders.home() / "benchmarks" / model / "report.json"
     loaded, seconds = libraries.load(recipes[0].model), {}
     for recipe in (None, *recipes):
-        denoiser = loaded.denoiser if recipe is None else stages.quantize(recipe)
+        denoiser = loaded.denoiser if recipe is None else get_simulated(recipe)
         jobs = [(prompt, seed) for _, prompt, seed in kept.jobs_of(benchmark)[: benchmark.batch]]
         drawn = run_to_end(generate_batch(loaded, denoiser, jobs, benchmark.sampling))
         seconds[recipe.name if recipe else FLOAT_NAME] = drawn.seconds / len(jobs)

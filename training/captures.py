@@ -17,12 +17,24 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from dmq import stages
+from dmq.artifacts.model_info import for_model, get_info
 from dmq.evaluation import error_curves, probe
 from dmq.models import libraries
 from dmq.recipe import EMBEDDED, Comparison, Predictor, Probe, Recipe, Sensitivity
 from dmq.store import folders, runs
 from dmq.store.prompts import UNPROMPTED
+from dmq.workflow.answers import has_search
+from dmq.workflow.learning import (
+    calibrate_ranges,
+    capture_statistics,
+    learn_blocks,
+    learn_scores,
+    learn_time_rounding,
+    measure_costs,
+    measure_windows,
+    search_groups,
+    share_out_bits,
+)
 from pages import session
 
 
@@ -41,14 +53,13 @@ def trajectories(model: str) -> None:
     opens with and of PCR.
     """
     opening, pcr = (
-        stages.for_model(recipe, model)
-        for recipe in (session.OPENING, runs.shipped_recipes()["PCR W4A8"])
+        for_model(recipe, model) for recipe in (session.OPENING, runs.shipped_recipes()["PCR W4A8"])
     )
-    prompts = ("grinning cat", "red heart") if stages.info(model).prompted else (UNPROMPTED,)
+    prompts = ("grinning cat", "red heart") if get_info(model).prompted else (UNPROMPTED,)
     comparison = Comparison(prompts=prompts, seeds=(0, 1), sampling=opening.sampling)
     plain = dataclasses.replace(pcr, name="PCR W4A8 without PCR", progressive=None, relaxing=None)
     for recipe, others in ((opening, ()), (pcr, (plain,))):
-        told(model, stages.measure_windows(recipe))
+        told(model, measure_windows(recipe))
         told(model, error_curves.measure_error_curves(comparison, (recipe, *others)))
         told(model, probe.run_probe(recipe, Probe(prompt=prompts[0])))
 
@@ -57,25 +68,25 @@ def tables(model: str) -> None:
     """What Layers opens on: costs by gradients and measured, and scores learned from random
     mixes.
     """
-    recipe = stages.for_model(Recipe(), model)
-    told(model, stages.sensitivity(recipe, Sensitivity(how="fisher")))
-    told(model, stages.sensitivity(recipe, Sensitivity()))
-    told(model, stages.predict(recipe, Predictor()))
+    recipe = for_model(Recipe(), model)
+    told(model, measure_costs(recipe, Sensitivity(how="fisher")))
+    told(model, measure_costs(recipe, Sensitivity()))
+    told(model, learn_scores(recipe, Predictor()))
 
 
 def make(model: str) -> None:
     """All that ships of a model, in `$DMQ_RUNS`; what is there is not made again."""
-    told(model, stages.capture(stages.for_model(Recipe(), model)))
+    told(model, capture_statistics(for_model(Recipe(), model)))
     for shipped in runs.shipped_recipes().values():
-        recipe = stages.for_model(shipped, model)
+        recipe = for_model(shipped, model)
         # Not what is learned from inputs (GPTQ, smoothing): a minute's work, and as large as a
         # model each.
-        told(model, stages.learn_mix(recipe))
-        if not stages.searched(recipe):
-            told(model, stages.search(recipe))
-        told(model, stages.learn_temporal(recipe))
-        told(model, stages.reconstruct(recipe))
-        told(model, stages.calibrate(recipe))
+        told(model, share_out_bits(recipe))
+        if not has_search(recipe):
+            told(model, search_groups(recipe))
+        told(model, learn_time_rounding(recipe))
+        told(model, learn_blocks(recipe))
+        told(model, calibrate_ranges(recipe))
     trajectories(model)
     tables(model)
 

@@ -22,16 +22,16 @@ from typing import Any
 
 import numpy as np
 
-from dmq import stages
 from dmq.artifacts import store
+from dmq.artifacts.of_recipe import ask_ranges
 from dmq.errors import DmqError
 from dmq.recipe import PerTensor
 from dmq.results import ActivationStats, Plan
-from dmq.stages.trajectory_ranges import progressive_of
 from dmq.store import captures, folders, learned
 from dmq.store.arrays import save_arrays
 from dmq.store.codec import open_arrays
 from dmq.store.extremes import INPUT_BITS, OTHER_BITS
+from dmq.workflow.answers import get_plan
 from tools.golden import shipped_cases
 
 
@@ -182,7 +182,7 @@ def progressives() -> list[Path]:
         for _, r in shipped_cases()
         if r.progressive and isinstance(r.activations.granularity, PerTensor)
     ]
-    return [store.place(progressive_of(recipe)) for recipe in chosen]
+    return [store.place(ask_ranges(recipe)) for recipe in chosen]
 
 
 def kind_of(folder: Path) -> str:
@@ -208,7 +208,7 @@ def plans_of(place: Path) -> dict[str, Plan]:
             (Path(home) / "assets" / name).symlink_to(folders.ASSETS / name)
         (Path(home) / "assets" / "runs").symlink_to(place.resolve())
         folders.ASSETS = Path(home) / "assets"
-        return {name: stages.plan(recipe) for name, recipe in shipped_cases()}
+        return {name: get_plan(recipe) for name, recipe in shipped_cases()}
 
 
 def check_plans(source: Path, target: Path) -> int:

@@ -23,7 +23,6 @@ from diffusers import (
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from dmq import stages
 from dmq.capture.activations import calibration_images, capture_activations
 from dmq.capture.replay import repeat, rows_of
 from dmq.capture.trajectories import record_trajectory
@@ -50,6 +49,7 @@ from dmq.results import Plan
 from dmq.store import captures, folders
 from dmq.trajectory.errors import ErrorTable
 from dmq.trajectory.grouping import group_timesteps
+from dmq.workflow.learning import capture_statistics
 
 
 UNET = "unet"  # the subject that is one step
@@ -112,7 +112,7 @@ class Subject:
         """What dmq makes of the captured statistics with `groups` uniform groups of steps, or
         `dynamic` ranges.
 
-        `stages.plan` would do, but keeps the float model in memory, whose share of it is measured
+        `get_plan` would do, but keeps the float model in memory, whose share of it is measured
         here."""
         recipe = replace(
             self.recipe,
@@ -185,7 +185,7 @@ def prepare(name: str, work: Path, small: bool) -> None:
     """Make, in `work` and the folder of runs, what `opened` opens; what is there already stays."""
     recipe = recipe_of(name, work)
     if name != UNET:
-        run_to_end(stages.capture(recipe))
+        run_to_end(capture_statistics(recipe))
         return
     if not (work / UNET).is_dir():
         with folders.written(work / UNET) as part:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.memory import peak
-from dmq import stages
 from dmq.errors import DmqError
 from dmq.models.libraries import import_libraries, load
 from dmq.progress import run_to_end
@@ -32,7 +31,9 @@ from dmq.recipe import (
     Weights,
     parse_format,
 )
+from dmq.workflow.answers import get_errors, get_model, get_plan
 from dmq.workflow.export import write_export
+from dmq.workflow.learning import capture_statistics, measure_costs
 
 
 GROUPS = 8
@@ -199,7 +200,7 @@ def capture(job: Job) -> Figures:
         "without attention": lambda: watching(
             capture_activations(loaded, recipe.sampling, recipe.calibration, attention=False)
         ),
-        "capture": lambda: watching(stages.capture(recipe, again=True, trajectories=1)),
+        "capture": lambda: watching(capture_statistics(recipe, again=True, trajectories=1)),
     }
     return in_turn(ways, job.rounds)
 
@@ -207,13 +208,13 @@ def capture(job: Job) -> Figures:
 def groups(job: Job) -> Figures:
     """Groups of steps, searched in the statistics, and the plan."""
     begun = time.perf_counter()
-    errors = stages.errors(job.recipe)
-    made = stages.plan(job.recipe)
+    errors = get_errors(job.recipe)
+    made = get_plan(job.recipe)
     return {
         "seconds": time.perf_counter() - begun,
         "sites": len(errors.groups.sites),
         "W8A8 bytes": made.bytes,
-        "W4 bytes": stages.plan(job.small).bytes,
+        "W4 bytes": get_plan(job.small).bytes,
         "float bytes": made.float_bytes,
     }
 
@@ -229,15 +230,13 @@ def execute(job: Job) -> Figures:
     from dmq.runtime.convert import count_kernels
 
     recipe = replace(job.recipe, engine="executed")
-    return _quantized(job, recipe) | {
-        "layers": describe_kernels(*count_kernels(stages.computed(recipe)))
-    }
+    return _quantized(job, recipe) | {"layers": describe_kernels(*count_kernels(get_model(recipe)))}
 
 
 def _quantized(job: Job, recipe: Recipe) -> Figures:
     loaded = load(recipe.model)
     begun = now()
-    model = stages.computed(recipe)
+    model = get_model(recipe)
     made = now() - begun
     ways = {
         "plain": lambda: drawing(job, loaded.denoiser),
@@ -258,7 +257,7 @@ def fisher(job: Job) -> Figures:
         choices=(parse_format("UAQ-4"), parse_format("UAQ-3")),
     )
     begun = now()
-    table = run_to_end(stages.sensitivity(job.recipe, ask, again=True))
+    table = run_to_end(measure_costs(job.recipe, ask, again=True))
     return {"seconds": now() - begun, "layers": len(table.layers), "choices": len(table.choices)}
 
 

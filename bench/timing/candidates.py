@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info, get_temporal_block
+from dmq.artifacts.of_recipe import search_spec
 from dmq.calibration.selection import draw
 from dmq.progress import run_to_end
 from dmq.quantizers.plan import make_plan, site_bits
@@ -43,6 +44,18 @@ from dmq.store.learned import load_rounding, search_key
 from dmq.trajectory.errors import ErrorTable
 from dmq.trajectory.grouping import group_timesteps
 from dmq.trajectory.search import lloyd, start_groups, without_empty
+from dmq.workflow.answers import (
+    get_blocks,
+    get_errors,
+    get_plan,
+    get_search,
+    get_site_errors,
+    get_statistics,
+    has_blocks,
+    has_search,
+    has_time_rounding,
+)
+from dmq.workflow.learning import learn_blocks, learn_time_rounding, search_groups
 
 from .measure import alone, timed_block
 
@@ -140,7 +153,7 @@ def calibrations(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
 
 def time_embeddings(recipe: Recipe, chosen: Any) -> Iterator[Candidate]:
     """From nearest codes to a cache; nothing if the model has no time embedding that dmq knows."""
-    if timed_block(stages.temporal_block(recipe.model)) is None:
+    if timed_block(get_temporal_block(recipe.model)) is None:
         return
     tiar = Tiar(iterations=chosen.tiar_iterations)
     ways = {
@@ -176,26 +189,26 @@ def planned(recipe: Recipe, learned: dict[str, float]) -> Found:
     not there.
     """
     spent: list[float | None] = []
-    if spec := stages.search_spec(recipe):
-        key = search_key(recipe, spec, stages.info(recipe.model).fingerprint)
-        if not stages.searched(recipe):
-            _, learned[key] = timed(lambda: run_to_end(stages.search(recipe)))
+    if spec := search_spec(recipe):
+        key = search_key(recipe, spec, get_info(recipe.model).fingerprint)
+        if not has_search(recipe):
+            _, learned[key] = timed(lambda: run_to_end(search_groups(recipe)))
         spent.append(learned.get(key))
     codes = {}
     if recipe.temporal and (folder := _time_rounding(recipe, learned)):
         codes = from_arrays(*load_rounding(folder)).codes
         spent.append(learned[folder.name])
-    (plan, errors), seconds = timed(lambda: (stages.plan(recipe), stages.errors(recipe)))
+    (plan, errors), seconds = timed(lambda: (get_plan(recipe), get_errors(recipe)))
     whole = None if None in spent else seconds + sum(spent)
     return Found(plan=plan, seconds=whole, local=errors.total, codes=codes)
 
 
 def _time_rounding(recipe: Recipe, learned: dict[str, float]) -> Any:
     """The folder of the time embedding's rounding; learned again where nobody knows how long it took."""
-    there = stages.temporal_learned(recipe)
-    folder, seconds = timed(lambda: run_to_end(stages.learn_temporal(recipe)))
+    there = has_time_rounding(recipe)
+    folder, seconds = timed(lambda: run_to_end(learn_time_rounding(recipe)))
     if folder and there and folder.name not in learned:
-        folder, seconds = timed(lambda: run_to_end(stages.learn_temporal(recipe, again=True)))
+        folder, seconds = timed(lambda: run_to_end(learn_time_rounding(recipe, again=True)))
         there = False
     if folder and not there:
         learned[folder.name] = seconds
@@ -208,20 +221,18 @@ def rebuilt(recipe: Recipe, learned: dict[str, float]) -> Found:
 
     Its embedding lies in no block and keeps its nearest codes.
     """
-    inside = stages.temporal_block(recipe.model).layers
+    inside = get_temporal_block(recipe.model).layers
     bits = {"weight_bits": recipe.weights.bits, "activation_bits": recipe.activations.bits}
     others = Override(layers="*", weight_bits=FLOAT, activation_bits=FLOAT)
     time_only = replace(
         recipe, overrides=(others, *(Override(layers=name, **bits) for name in inside))
     )
-    there = stages.reconstructed(time_only)
-    folder, seconds = timed(lambda: run_to_end(stages.reconstruct(time_only)))
+    there = has_blocks(time_only)
+    folder, seconds = timed(lambda: run_to_end(learn_blocks(time_only)))
     if not there:
         learned[folder.name] = seconds
     found = planned(replace(recipe, reconstruction=None), learned)
-    return replace(
-        found, codes=stages.blocks_result(time_only).codes, seconds=learned.get(folder.name)
-    )
+    return replace(found, codes=get_blocks(time_only).codes, seconds=learned.get(folder.name))
 
 
 @dataclass(frozen=True)
@@ -238,7 +249,7 @@ class Alone:
         found = self.find(recipe, learned)
         # Only a plan that knows its time embedding can be cut down to it; the banks are the same.
         named = replace(recipe, reconstruction=None, temporal=recipe.temporal or Temporal())
-        return replace(found, plan=alone(stages.plan(named)))
+        return replace(found, plan=alone(get_plan(named)))
 
 
 @dataclass(frozen=True)
@@ -253,9 +264,9 @@ class ActivelyDrawn:
 
     def __call__(self, recipe: Recipe, learned: dict[str, float]) -> Found:
         spent = planned(recipe, learned).seconds
-        drawn = draw(stages.search_result(recipe).visits, self.count)
-        stats = stages.statistics(recipe)
-        bits = site_bits(stages.info(recipe.model), recipe, stats)
+        drawn = draw(get_search(recipe).visits, self.count)
+        stats = get_statistics(recipe)
+        bits = site_bits(get_info(recipe.model), recipe, stats)
         table = ErrorTable(
             stats, recipe.activations, bits, np.bincount(drawn, minlength=stats.steps).astype(float)
         )
@@ -277,7 +288,7 @@ def improved(recipe: Recipe, learned: dict[str, float]) -> Found:
     """
 
     def best() -> np.ndarray:
-        table = stages.table(recipe)
+        table = get_site_errors(recipe)
         pairs = zip(table.quantized, _start(recipe), strict=True)
         return np.stack([lloyd(table.losses(s), slot) for s, slot in pairs])
 
@@ -286,7 +297,7 @@ def improved(recipe: Recipe, learned: dict[str, float]) -> Found:
 
 
 def _start(recipe: Recipe) -> np.ndarray:
-    table = stages.table(recipe)
+    table = get_site_errors(recipe)
     return start_groups(
         recipe.grouping, table.errors(group_timesteps(PerStep(), table)), table.quantized.tolist()
     )
@@ -296,14 +307,14 @@ def _members(recipe: Recipe, slot: np.ndarray) -> GroupErrors:
     """The errors of groups [Q, T] of the quantized sites, each with the best range of its
     members.
     """
-    table = stages.table(recipe)
+    table = get_site_errors(recipe)
     slots = np.zeros((len(table.sites), table.steps), np.int16)
     slots[table.quantized] = without_empty(slot)[0]
     return table.errors(Groups(sites=table.sites, slot=slots))
 
 
 def _resolved(recipe: Recipe, errors: GroupErrors) -> Found:
-    plan = make_plan(stages.info(recipe.model), recipe, stages.statistics(recipe), errors)
+    plan = make_plan(get_info(recipe.model), recipe, get_statistics(recipe), errors)
     return Found(plan=plan, seconds=None, local=errors.total)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from bench.timing.results import Row, interval
-from dmq import stages
 from dmq.capture.activations import calibration_images
 from dmq.metrics.pixel import psnr
 from dmq.metrics.references import load_scorer
@@ -16,6 +15,7 @@ from dmq.models import libraries
 from dmq.models.trajectories import SampledTrajectory, measure_latent_errors, sample_trajectory
 from dmq.progress import progress_timer, run_to_end
 from dmq.recipe import Recipe
+from dmq.workflow.answers import get_plan, get_simulated
 
 
 UNSEEN = 100_000  # first seed of the images that are measured
@@ -52,13 +52,13 @@ class GeneratedBatch:
 
     def measure(self, recipe: Recipe) -> Row:
         """Figures of each image with the quantized model of `recipe`."""
-        plan = stages.plan(recipe)
+        plan = get_plan(recipe)
         figures = {
             "bytes": plan.bytes,
             "bits": plan.mean_activation_bits,
             "relaxed": list(plan.relaxed),
         }
-        return self.judge(self.walk(stages.quantize(recipe))) | figures
+        return self.judge(self.walk(get_simulated(recipe))) | figures
 
     def judge(self, generated: SampledTrajectory) -> Row:
         """Figures of each image of a walk."""

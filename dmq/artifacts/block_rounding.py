@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from ..reconstruction.block import LearnedBlocks
 
 
-@places.register
+@places.register(BlockRounding)
 def _(question: BlockRounding, statistics: ActivationStats) -> Sequence[Path]:
     asked = jsonio.key_data(question.recipe), statistics.fingerprint, statistics.sampler
     return folders.answer_places("rounding", "blocks", *asked, statistics.timesteps)
 
 
-@compute.register
+@compute.register(BlockRounding)
 def _(
     question: BlockRounding,
     partial: Path,
@@ -97,14 +97,14 @@ def _load_part(partial: Path, name: str) -> "LearnedBlocks":
     return from_arrays(*load_rounding(partial / name))
 
 
-@save.register
+@save.register(BlockRounding)
 def _(question: BlockRounding, folder: Path, value: "LearnedBlocks") -> None:
     from ..reconstruction.block import to_arrays
 
     save_rounding(folder, *to_arrays(value))
 
 
-@load.register
+@load.register(BlockRounding)
 def _(question: BlockRounding, folder: Path) -> "LearnedBlocks":
     import_libraries()
     from ..reconstruction.block import from_arrays

@@ -15,12 +15,12 @@ from .places import own_and_shipped
 from .questions import Capture
 
 
-@places.register
+@places.register(Capture)
 def _(question: Capture) -> Sequence[Path]:
     return own_and_shipped("captures", captures.capture_key(question.recipe))
 
 
-@compute.register
+@compute.register(Capture)
 def _(
     question: Capture,
     partial: Path,
@@ -51,11 +51,11 @@ def _(
     return (yield from relay(work, at))
 
 
-@save.register
+@save.register(Capture)
 def _(question: Capture, folder: Path, value: Any) -> None:
     captures.save_stats(folder, value.stats, load_model(question.model).info, value.trajectory)
 
 
-@load.register
+@load.register(Capture)
 def _(question: Capture, folder: Path) -> ActivationStats:
     return captures.load_stats(folder)

@@ -55,6 +55,11 @@ def called_layers(model: str) -> tuple[Layer, ...]:
     return tuple(layer for layer in load(model).info.layers if layer.macs)
 
 
+def uncalled_layers(model: str) -> list[str]:
+    """The names of the others."""
+    return [layer.name for layer in load(model).info.layers if not layer.macs]
+
+
 _one_at_a_time = threading.Lock()  # weights are exchanged in a model that all parts share
 _watched: dict[tuple, "Watched"] = {}  # the last ones, by what they depend on
 

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Steps = tuple[int, ...]
 
 
-@compute.register
+@compute.register(RelaxedSteps)
 def _(
     question: RelaxedSteps, partial: Path, windows: WindowEffects | None = None
 ) -> Generator[Any, None, Steps]:
@@ -39,7 +39,7 @@ def _(
     return () if spec is None else relaxed_steps(spec, question.recipe.sampling.steps, windows)
 
 
-@compute.register
+@compute.register(SiteErrors)
 def _(
     question: SiteErrors,
     partial: Path,
@@ -69,7 +69,7 @@ def _error_table(
     return ErrorTable(stats, activations, np.array(bits), np.array(counts, float))
 
 
-@compute.register
+@compute.register(ActivationErrors)
 def _(
     question: ActivationErrors,
     partial: Path,

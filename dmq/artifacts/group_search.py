@@ -16,13 +16,13 @@ from .places import own_and_shipped
 from .questions import GroupSearch
 
 
-@places.register
+@places.register(GroupSearch)
 def _(question: GroupSearch) -> Sequence[Path]:
     key = learned.search_key(question.recipe, question.spec, question.fingerprint)
     return own_and_shipped("searches", key)
 
 
-@compute.register
+@compute.register(GroupSearch)
 def _(
     question: GroupSearch,
     partial: Path,
@@ -52,12 +52,12 @@ def _(
     return (yield from relay(work, report))
 
 
-@save.register
+@save.register(GroupSearch)
 def _(question: GroupSearch, folder: Path, value: SearchResult) -> None:
     learned.save_search(question.recipe, question.spec, value)
 
 
-@load.register
+@load.register(GroupSearch)
 def _(question: GroupSearch, folder: Path, statistics: ActivationStats) -> SearchResult:
     """Raises DmqError too if the search was run with another sampler than the capture."""
     result = learned.load_search(folder)

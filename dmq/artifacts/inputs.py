@@ -40,12 +40,12 @@ def _captured(question: RecipeQuestion) -> Inputs:
     return _need(statistics=ask.ask_capture(recipe), ranges=ask.ask_ranges(recipe, allocation))
 
 
-@inputs.register
+@inputs.register(GroupSearch)
 def _(question: GroupSearch) -> Inputs:
     return {"statistics": ask.ask_capture(question.recipe)}
 
 
-@inputs.register
+@inputs.register(RelaxedSteps)
 def _(question: RelaxedSteps) -> Inputs:
     spec = question.recipe.relaxing
     if spec is None or spec.where != "auto":
@@ -53,14 +53,14 @@ def _(question: RelaxedSteps) -> Inputs:
     return {"windows": ask.ask_windows(question.recipe, question.allocation)}
 
 
-@inputs.register
+@inputs.register(SiteErrors)
 def _(question: SiteErrors) -> Inputs:
     recipe = question.recipe
     active = isinstance(recipe.calibration_steps, ActiveSteps)
     return _captured(question) | _need(search=ask.ask_search(recipe) if active else None)
 
 
-@inputs.register
+@inputs.register(ActivationErrors)
 def _(question: ActivationErrors) -> Inputs:
     recipe, allocation = question.recipe, question.allocation
     needs = {"table": ask.ask_site_errors(recipe, allocation)}
@@ -82,22 +82,22 @@ def _(question: ActivationErrors) -> Inputs:
 # --- codes ----------------------------------------------------------------------------------------
 
 
-@inputs.register
+@inputs.register(LayerCodes)
 def _(question: LayerCodes) -> Inputs:
     return {"statistics": question.capture}
 
 
-@inputs.register
+@inputs.register(LayerCodeSet)
 def _(question: LayerCodeSet) -> Inputs:
     return {f"{n}": each for n, each in enumerate(question.questions)}
 
 
-@inputs.register
+@inputs.register(TimeRounding)
 def _(question: TimeRounding) -> Inputs:
     return {"statistics": question.capture}
 
 
-@inputs.register
+@inputs.register(BlockRounding)
 def _(question: BlockRounding) -> Inputs:
     # Without what was learned before, were it learned already: step sizes would start from there.
     before = dataclasses.replace(question.recipe, reconstruction=None)
@@ -110,7 +110,7 @@ def _(question: BlockRounding) -> Inputs:
     )
 
 
-@inputs.register
+@inputs.register(RecipeCodes)
 def _(question: RecipeCodes) -> Inputs:
     allocated = question.allocated
     learned = ask.ask_layer_codes(allocated)
@@ -124,7 +124,7 @@ def _(question: RecipeCodes) -> Inputs:
 # --- plan and model -------------------------------------------------------------------------------
 
 
-@inputs.register
+@inputs.register(ModelPlan)
 def _(question: ModelPlan) -> Inputs:
     recipe, allocation = question.recipe, question.allocation
     return _captured(question) | _need(
@@ -134,7 +134,7 @@ def _(question: ModelPlan) -> Inputs:
     )
 
 
-@inputs.register
+@inputs.register(TimeErrors)
 def _(question: TimeErrors) -> Inputs:
     recipe, allocation, allocated = question.recipe, question.allocation, question.allocated
     spec = dataclasses.replace(recipe.temporal or Temporal(), cache=NoCache())
@@ -154,7 +154,7 @@ def _(question: TimeErrors) -> Inputs:
     )
 
 
-@inputs.register
+@inputs.register(QuantizedModel)
 def _(question: QuantizedModel) -> Inputs:
     recipe, allocation = question.recipe, question.allocation
     return {
@@ -166,7 +166,7 @@ def _(question: QuantizedModel) -> Inputs:
 # --- along the quantized trajectory (PCR) ---------------------------------------------------------
 
 
-@inputs.register
+@inputs.register(Windows)
 def _(question: Windows) -> Inputs:
     return {
         "statistics": ask.ask_capture(question.recipe),
@@ -174,7 +174,7 @@ def _(question: Windows) -> Inputs:
     }
 
 
-@inputs.register
+@inputs.register(Progressive)
 def _(question: Progressive) -> Inputs:
     start, allocation = dataclasses.replace(question.recipe, progressive=None), question.allocation
     return {
@@ -189,7 +189,7 @@ def _(question: Progressive) -> Inputs:
 # --- what a budget is shared out by ---------------------------------------------------------------
 
 
-@inputs.register
+@inputs.register(LayerCosts)
 def _(question: LayerCosts) -> Inputs:
     subject = question.subject
     layers = (layer.name for layer in get_info(subject.model).layers if layer.macs)
@@ -201,7 +201,7 @@ def _(question: LayerCosts) -> Inputs:
     )
 
 
-@inputs.register
+@inputs.register(MixScores)
 def _(question: MixScores) -> Inputs:
     layers = (layer.name for layer in get_info(question.subject.model).layers if layer.macs)
     variants = tuple(ask.ask_variants(question.subject, question.spec.choices, layers).values())

@@ -30,7 +30,7 @@ MAX_STEPS, MAX_IMAGES = 50, 16  # of the float model's trajectory that are looke
 IMAGES_PER_STEP = 2  # which take turns
 
 
-@places.register
+@places.register(LayerCodes)
 def _(question: LayerCodes, statistics: ActivationStats) -> Sequence[Path]:
     inputs = question.inputs and jsonio.key_data(question.inputs)
     what = jsonio.key_data(question.weights), question.split, inputs
@@ -41,7 +41,7 @@ def _(question: LayerCodes, statistics: ActivationStats) -> Sequence[Path]:
     return [folder / question.layer for folder in several]
 
 
-@compute_together.register
+@compute_together.register(LayerCodes)
 def _(
     first: LayerCodes, questions: Sequence[LayerCodes], already: int, statistics: ActivationStats
 ) -> Generator[Any, None, None]:
@@ -86,14 +86,14 @@ def _(
             moments.pop(name, None)
 
 
-@save.register
+@save.register(LayerCodes)
 def _(question: LayerCodes, folder: Path, value: "LearnedWeight") -> None:
     from ..reconstruction.from_inputs import to_arrays
 
     save_rounding(folder, *to_arrays(value))
 
 
-@load.register
+@load.register(LayerCodes)
 def _(question: LayerCodes, folder: Path) -> "LearnedWeight":
     import_libraries()
     from ..reconstruction.from_inputs import from_arrays
@@ -101,7 +101,7 @@ def _(question: LayerCodes, folder: Path) -> "LearnedWeight":
     return from_arrays(*load_rounding(folder))
 
 
-@compute.register
+@compute.register(LayerCodeSet)
 def _(
     question: LayerCodeSet, partial: Path, **learned: "LearnedWeight"
 ) -> Generator[Any, None, "dict[LayerCodes, LearnedWeight]"]:

@@ -17,7 +17,7 @@ from ..results import ActivationStats, SearchResult, SensitivityTable
 from ..store import folders, learned
 from ..store.artifact import compute, load, places
 from .cost_changes import forget_changes, format_of, load_changes, splits_of, sweeps_of
-from .cost_part import Part, called_layers, evaluate, watch_calls
+from .cost_part import Part, called_layers, evaluate, uncalled_layers, watch_calls
 from .questions import LayerCosts
 
 
@@ -34,14 +34,14 @@ UNITS = {
 }
 
 
-@places.register
+@places.register(LayerCosts)
 def _(question: LayerCosts, statistics: ActivationStats) -> Sequence[Path]:
     asked = jsonio.key_data(question.subject), jsonio.key_data(question.ask)
     run = statistics.fingerprint, statistics.sampler, statistics.timesteps
     return folders.answer_places("sensitivity", *asked, *run)
 
 
-@load.register
+@load.register(LayerCosts)
 def _(question: LayerCosts, folder: Path) -> SensitivityTable:
     return learned.load_table(folder)
 
@@ -61,7 +61,7 @@ def check_question(question: LayerCosts) -> None:
         )
 
 
-@compute.register
+@compute.register(LayerCosts)
 def _(
     question: LayerCosts,
     partial: Path,
@@ -143,8 +143,7 @@ def _join(
     from ..quantizers.weights import weight_bytes
 
     subject, ask, layers = question.subject, question.ask, called_layers(question.subject.model)
-    every = load_model(subject.model).info.layers
-    left_out = [layer.name for layer in every if not layer.macs]
+    left_out = uncalled_layers(subject.model)
     row = {layer.name: n for n, layer in enumerate(layers)}
     seen, samples = answers[0][1]["values"].shape[2:]
     count = seen if answers[0][0].step is None else 1 + max(part.step for part, _ in answers)

@@ -33,7 +33,7 @@ LABELS = {
 SETS = ("fid_float", "fid_reference")
 
 
-@places.register
+@places.register(MixScores)
 def _(question: MixScores) -> Sequence[Path]:
     return folders.answer_places("predictor", *_key(question, question.spec))
 
@@ -60,7 +60,7 @@ def check_question(question: MixScores) -> None:
         )
 
 
-@compute.register
+@compute.register(MixScores)
 def _(
     question: MixScores,
     partial: Path,

@@ -33,7 +33,7 @@ class LearnedCodes:
     notes: tuple[str, ...]
 
 
-@compute.register
+@compute.register(RecipeCodes)
 def _(
     question: RecipeCodes,
     partial: Path,
@@ -53,7 +53,7 @@ def _(
     return LearnedCodes(codes, tuple(lines))
 
 
-@compute.register
+@compute.register(QuantizedModel)
 def _(
     question: QuantizedModel, partial: Path, plan: Plan, codes: LearnedCodes
 ) -> Generator[Progress, None, "nn.Module"]:

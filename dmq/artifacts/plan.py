@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ..reconstruction.temporal import LearnedRounding
 
 
-@compute.register
+@compute.register(ModelPlan)
 def _(
     question: ModelPlan,
     partial: Path,
@@ -80,7 +80,7 @@ def _learned_layers(
     return how | {name: "block" for layers in formats.values() for name in layers}
 
 
-@compute.register
+@compute.register(TimeErrors)
 def _(
     question: TimeErrors,
     partial: Path,

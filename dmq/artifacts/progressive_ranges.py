@@ -17,7 +17,7 @@ from .model_info import get_info_for
 from .questions import Progressive
 
 
-@places.register
+@places.register(Progressive)
 def _(
     question: Progressive, statistics: ActivationStats, relaxed: tuple[int, ...]
 ) -> Sequence[Path]:
@@ -26,7 +26,7 @@ def _(
     return folders.answer_places("progressive", *asked, list(relaxed))
 
 
-@compute.register
+@compute.register(Progressive)
 def _(
     question: Progressive,
     partial: Path,
@@ -60,7 +60,7 @@ def _(
     return (yield from relay_each(work, report)), statistics
 
 
-@save.register
+@save.register(Progressive)
 def _(
     question: Progressive, folder: Path, value: tuple[ProgressiveRanges, ActivationStats]
 ) -> None:
@@ -72,6 +72,6 @@ def _(
     learned.save_progressive(folder, ranges, base, by_channel=by_channel, splits=splits)
 
 
-@load.register
+@load.register(Progressive)
 def _(question: Progressive, folder: Path, statistics: ActivationStats) -> ProgressiveRanges:
     return learned.load_progressive(folder, statistics)

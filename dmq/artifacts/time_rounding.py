@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ..reconstruction.temporal import LearnedRounding
 
 
-@places.register
+@places.register(TimeRounding)
 def _(question: TimeRounding, statistics: ActivationStats) -> Sequence[Path]:
     block = get_temporal_block(question.capture.model)
     # The conditioning that is learned from comes from the capture.
@@ -30,7 +30,7 @@ def _(question: TimeRounding, statistics: ActivationStats) -> Sequence[Path]:
     return folders.answer_places("rounding", *asked)
 
 
-@compute.register
+@compute.register(TimeRounding)
 def _(
     question: TimeRounding, partial: Path, statistics: ActivationStats
 ) -> Generator[Progress, None, "LearnedRounding"]:
@@ -47,14 +47,14 @@ def _(
     return (yield from relay(work, progress_timer("Learn the rounding of the time embedding")))
 
 
-@save.register
+@save.register(TimeRounding)
 def _(question: TimeRounding, folder: Path, value: "LearnedRounding") -> None:
     from ..reconstruction.temporal import to_arrays
 
     save_rounding(folder, *to_arrays(value))
 
 
-@load.register
+@load.register(TimeRounding)
 def _(question: TimeRounding, folder: Path) -> "LearnedRounding":
     import_libraries()
     from ..reconstruction.temporal import from_arrays

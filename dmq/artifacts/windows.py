@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-@places.register
+@places.register(Windows)
 def _(question: Windows, statistics: ActivationStats) -> Sequence[Path]:
     run = statistics.fingerprint, statistics.sampler, statistics.timesteps
     asked = jsonio.key_data(question.recipe), *run
     return folders.answer_places("windows", *asked, question.windows, question.images)
 
 
-@compute.register
+@compute.register(Windows)
 def _(
     question: Windows, partial: Path, statistics: ActivationStats, model: "nn.Module"
 ) -> Generator[Progress, None, WindowEffects]:
@@ -73,7 +73,9 @@ def _(
     yield from generate(borrow(model))
     for start, end in zip(starts, (*starts[1:], steps), strict=True):
         yield from generate(unquantized_inside(borrow(model), range(start, end)))
-    return measured()
+    effects = measured()
+    assert effects is not None
+    return effects
 
 
 def _effects(

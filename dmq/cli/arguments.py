@@ -138,9 +138,9 @@ def chosen_recipe(name: str, model: str | None) -> Recipe:
     recipe = shipped[name] if name in shipped else jsonio.read(name)
     if model is None:
         return recipe
-    from .. import stages
+    from ..artifacts.model_info import for_model
 
-    return stages.for_model(recipe, model)
+    return for_model(recipe, model)
 
 
 def chosen_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:

@@ -43,14 +43,16 @@ def check_recipe(name: str) -> str:
 
     Raises DmqError if it is damaged or does not fit its model.
     """
-    from .. import stages
+    from ..artifacts.model_info import get_info
+    from ..workflow.answers import get_plan
+    from ..workflow.steps import list_missing
 
     recipe = chosen_recipe(name, None)
-    stages.info(recipe.model)
-    if missing := stages.missing(recipe):
+    get_info(recipe.model)
+    if missing := list_missing(recipe):
         steps = ", ".join(step.name for step in missing)
         return f"A recipe for {recipe.model}; `dmq prepare` has still to make {steps}"
-    return f"A recipe for {recipe.model}; {describe_plan(stages.plan(recipe))}"
+    return f"A recipe for {recipe.model}; {describe_plan(get_plan(recipe))}"
 
 
 def check_run(name: str) -> str:

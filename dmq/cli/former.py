@@ -72,26 +72,30 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def capture(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..workflow.learning import capture_statistics
 
     recipe = chosen_recipe(given.recipe, given.model)
-    print(show_progress(stages.capture(recipe, again=given.again, trajectories=given.trajectories)))
+    print(
+        show_progress(
+            capture_statistics(recipe, again=given.again, trajectories=given.trajectories)
+        )
+    )
 
 
 def search(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..workflow.learning import search_groups
 
     recipe = chosen_recipe(given.recipe, given.model)
-    show_progress(stages.search(recipe, again=given.again))
+    show_progress(search_groups(recipe, again=given.again))
     learned.print_groups(recipe)
 
 
 def temporal(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..workflow.learning import capture_statistics, learn_time_rounding
 
     recipe = chosen_recipe(given.recipe, given.model)
-    show_progress(stages.capture(recipe))
-    show_progress(stages.learn_temporal(recipe, again=given.again))
+    show_progress(capture_statistics(recipe))
+    show_progress(learn_time_rounding(recipe, again=given.again))
     learned.print_time(recipe)
 
 
@@ -108,33 +112,35 @@ def learn(given: argparse.Namespace) -> None:
 
 
 def calibrate(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..workflow.answers import has_capture, has_ranges
 
     recipe, start = chosen_recipe(given.recipe, given.model), time.monotonic()
-    before = recipe.progressive and stages.captured(recipe) and stages.calibrated(recipe)
+    before = recipe.progressive and has_capture(recipe) and has_ranges(recipe)
     _prepare(recipe, "ranges", given.again)
     when = f"in {time.monotonic() - start:.1f} s"
     learned.print_ranges(recipe, when if given.again or not before else "in an earlier run")
 
 
 def windows(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..artifacts.model_info import get_info
+    from ..workflow.learning import measure_windows
 
     recipe = chosen_recipe(given.recipe, given.model)
     spec = recipe.relaxing or Relaxing()
-    if spec.where == "auto" and spec.judge == "text" and not stages.info(recipe.model).prompted:
+    if spec.where == "auto" and spec.judge == "text" and not get_info(recipe.model).prompted:
         raise DmqError(
             "relaxing.judge is 'text', but this model generates without prompts; set it to fidelity."
         )
-    show_progress(stages.measure_windows(recipe, again=given.again))
+    show_progress(measure_windows(recipe, again=given.again))
     learned.print_windows(recipe)
 
 
 def _prepare(recipe: Recipe, step: str, again: bool) -> None:
     """Make what `recipe` needs up to `step`, if it asks for it: what is printed says if not."""
-    from .. import stages
+    from ..workflow.learning import capture_statistics
+    from ..workflow.steps import carry_out, list_asked
 
-    if any(asked.name == step for asked in stages.asked_steps(recipe)):
-        show_progress(stages.prepare(recipe, only=step, again=again))
+    if any(asked.name == step for asked in list_asked(recipe)):
+        show_progress(carry_out(recipe, only=step, again=again))
     else:
-        show_progress(stages.capture(recipe))
+        show_progress(capture_statistics(recipe))

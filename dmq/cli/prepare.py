@@ -46,7 +46,8 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 
 
 def prepare(given: argparse.Namespace) -> None:
-    from .. import stages
+    from ..workflow.learning import capture_statistics
+    from ..workflow.steps import carry_out, list_missing
 
     options = {field.name for spec in (Sensitivity, Predictor) for field in fields(spec)}
     options = {name for name in (*options, "csv", "json") if getattr(given, name) is not None}
@@ -61,13 +62,13 @@ def prepare(given: argparse.Namespace) -> None:
     if given.dry_run:
         print_steps(recipe, given.only)
         return
-    lacking = stages.missing(recipe, given.only)
+    lacking = list_missing(recipe, given.only)
     if given.trajectories:
         if given.only != "capture":
             raise DmqError("--trajectories is for --only capture.")
         how = {"again": given.again, "trajectories": given.trajectories}
-        show_progress(stages.capture(recipe, **how))
-    show_progress(stages.prepare(recipe, only=given.only, again=given.again, **shared(given)))
+        show_progress(capture_statistics(recipe, **how))
+    show_progress(carry_out(recipe, only=given.only, again=given.again, **shared(given)))
     done = ", ".join(step.name for step in lacking) or (given.only if given.again else "")
     print(
         f"{recipe.name}: {f'made {done}' if done else 'all is there'}; `dmq run` samples with it."
@@ -78,11 +79,11 @@ def print_steps(recipe: Recipe, only: str) -> None:
     """A line for each thing that `recipe` asks for: is it there, and how long will it take if
     that can be told?
     """
-    from .. import stages
     from ..models import work_plan
+    from ..workflow.steps import list_asked, list_missing
 
-    lacking = {step.name for step in stages.missing(recipe, only)}
-    asked = stages.asked_steps(recipe, only)
+    lacking = {step.name for step in list_missing(recipe, only)}
+    asked = list_asked(recipe, only)
     print_table(
         ["step", "what", "state"],
         [[step.name, step.title, "missing" if step.name in lacking else "there"] for step in asked],

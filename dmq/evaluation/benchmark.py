@@ -11,6 +11,7 @@ from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..artifacts.model_info import get_info
 from ..errors import DmqError
 from ..metrics.references import hash_weights, load_feature_extractor, load_real_features
 from ..models.generation import generate_batch
@@ -26,12 +27,11 @@ from ..progress import (
 )
 from ..recipe import SETS, Benchmark, Domain, Recipe
 from ..results import FLOOR_NAME, BenchImage, BenchReport, BenchRow
-from ..stages.known import info
-from ..stages.planning import computed, coverage, plan
-from ..stages.preparing import prepare
 from ..store import benchmarks as kept
 from ..store.prompts import UNCONDITIONAL, shipped_domains
+from ..workflow.answers import get_coverage, get_model, get_plan
 from ..workflow.load_recipe import load_recipes
+from ..workflow.steps import carry_out
 from .checks import check_sampler, check_sampling, check_together
 from .scores import Bench, Part, layout
 
@@ -104,7 +104,7 @@ def run_benchmark(
     yield Progress("Load the model", 0, 1)
     loaded = load(recipes[0].model)
     for recipe in recipes:
-        yield from prepare(recipe)
+        yield from carry_out(recipe)
     check_sampler(loaded, recipes)
     setting, known = _setting(benchmark, loaded)
     folder = kept.begin(name, benchmark, recipes, known)
@@ -123,7 +123,7 @@ def run_benchmark(
             kept.save_rows(folder, who, setting.measure(who, called))
             found = kept.load_rows(folder, who)
         if who > 1:
-            covered[called] = coverage(recipes[who - 2])
+            covered[called] = get_coverage(recipes[who - 2])
         rows += found.rows
         images += found.images
         warnings += [*found.notes, *_broken(found.rows)]
@@ -135,8 +135,10 @@ def run_benchmark(
             benchmark=benchmark,
             rows=tuple(rows),
             images=tuple(images),
-            bytes=dict.fromkeys((FLOAT_NAME, FLOOR_NAME)[: who + 1], plan(recipes[0]).float_bytes)
-            | {recipe.name: plan(recipe).bytes for recipe in recipes[: max(0, who - 1)]},
+            bytes=dict.fromkeys(
+                (FLOAT_NAME, FLOOR_NAME)[: who + 1], get_plan(recipes[0]).float_bytes
+            )
+            | {recipe.name: get_plan(recipe).bytes for recipe in recipes[: max(0, who - 1)]},
             coverage=dict(covered),
             machine=f"{platform.machine()}, {_cores()} cores, {loaded.place.line()}",
             warnings=tuple(warnings),
@@ -162,7 +164,7 @@ def make_benchmark(
     if seeds < 1 or (images is not None and images < 1):
         raise DmqError("a benchmark needs at least one seed and one image.")
     settings = {"sampling": recipe.sampling} | settings
-    if not info(recipe.model).prompted:
+    if not get_info(recipe.model).prompted:
         return Benchmark(domains=(UNCONDITIONAL,), seeds=tuple(range(images or SEEDS)), **settings)
     most = None if images is None else -(-images // seeds)
     cut = tuple(dataclasses.replace(domain, prompts=domain.prompts[:most]) for domain in domains)
@@ -174,7 +176,7 @@ def check_benchmark(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> list[s
     from ..metrics.sets import check_count
 
     check_together(recipes, (FLOAT_NAME, FLOOR_NAME))
-    prompted = info(recipes[0].model).prompted
+    prompted = get_info(recipes[0].model).prompted
     if not prompted and set(benchmark.measures) <= {"clip"}:
         raise DmqError(
             f"{recipes[0].model} generates without prompts: there is no CLIP score of it. Choose other "
@@ -228,7 +230,7 @@ def _generate(
     model: nn.Module = loaded.denoiser
     if recipe is not None:
         yield Progress(f"Quantize {called}", who, len(models))
-        model = computed(recipe)
+        model = get_model(recipe)
     each = setting.benchmark.images * steps
     done = who * each + sum(part.count for part in parts if part not in missing) * steps
     at = progress_timer(f"Generate {called} (model {who + 1} of {len(models)})", done)

@@ -6,8 +6,8 @@ from ..errors import DmqError
 from ..models.work_plan import format_duration, time_step
 from ..progress import FLOAT_NAME
 from ..recipe import Benchmark, Recipe
-from ..stages.preparing import missing
 from ..store import benchmarks as kept
+from ..workflow.steps import list_missing
 from .benchmark import check_benchmark
 from .scores import layout
 
@@ -51,7 +51,7 @@ def estimate_benchmark(
         images, calls = images + count, calls + steps * len(left)
         # In proportion to images: a smaller batch takes less time.
         seconds += count / benchmark.batch * steps * a_call * (slower if who > 1 else 1.0)
-    return Estimate(images, calls, seconds, tuple(r.name for r in recipes if missing(r)))
+    return Estimate(images, calls, seconds, tuple(r.name for r in recipes if list_missing(r)))
 
 
 def _slower(model: str) -> float:

@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from ..artifacts.model_info import get_info
+from ..artifacts.of_recipe import search_spec
 from ..errors import DmqError
 from ..progress import FLOAT_NAME
 from ..recipe import FLOAT, Recipe, Sampling
-from ..stages.known import info, statistics
-from ..stages.searches import search_result, search_spec
+from ..workflow.answers import get_search, get_statistics
 
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def check_recipes(recipes: tuple[Recipe, ...], sampling: Sampling) -> list[str]:
     that one refuses."""
     check_together(recipes)
     for recipe in recipes:
-        statistics(recipe)  # what is missing is said before anything is generated
+        get_statistics(recipe)  # what is missing is said before anything is generated
         if search_spec(recipe):
-            search_result(recipe)
+            get_search(recipe)
     return [
         f"{recipe.name}: {line}" for recipe in recipes for line in check_sampling(recipe, sampling)
     ]
@@ -60,7 +61,7 @@ def check_sampling(recipe: Recipe, sampling: Sampling) -> list[str]:
     )
     if not (ranges or recipe.temporal or recipe.relaxing):
         return []  # nothing was learned from the captured steps
-    prompted = info(recipe.model).prompted
+    prompted = get_info(recipe.model).prompted
     for name, said in (
         ("steps", "{} steps"),
         ("guidance", "guidance {:g}"),
@@ -86,7 +87,7 @@ def check_sampler(loaded: "Loaded", recipes: tuple[Recipe, ...]) -> None:
     from ..capture.activations import sampler_line
 
     for recipe in recipes:
-        then, now = statistics(recipe).sampler, sampler_line(loaded, recipe.sampling)
+        then, now = get_statistics(recipe).sampler, sampler_line(loaded, recipe.sampling)
         if then != now:
             raise DmqError(
                 f"the statistics were captured with {then}; the pipeline has {now}. Capture again."

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..artifacts.model import check_engine
 from ..models.generation import evenly_spaced, generate_batch
 from ..models.libraries import load
 from ..models.work_plan import plan_work
@@ -22,10 +23,10 @@ from ..progress import (
 )
 from ..recipe import Comparison, Recipe, Sampling
 from ..results import ImageScore, Report
-from ..stages.planning import check_engine, computed, coverage, plan
-from ..stages.preparing import prepare
 from ..store import runs
+from ..workflow.answers import get_coverage, get_model, get_plan
 from ..workflow.load_recipe import load_recipes
+from ..workflow.steps import carry_out
 from .checks import check_recipes, check_sampler
 
 
@@ -97,10 +98,10 @@ def compare_images(
     for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
         model = loaded.denoiser
         if recipe is not None:
-            yield from prepare(recipe)
+            yield from carry_out(recipe)
             yield Progress(f"Quantize {who}", 0, 1)
-            plans[who], model = plan(recipe), computed(recipe)
-            covered[who] = coverage(recipe)
+            plans[who], model = get_plan(recipe), get_model(recipe)
+            covered[who] = get_coverage(recipe)
         on_the_way[who] = {}
         work = _generate(loaded, model, who, jobs, comparison)
 
@@ -140,7 +141,7 @@ def run_comparison(
         runs.folder_of(name)  # a name that cannot be saved is better refused before the work
     recipes = recipe if isinstance(recipe, tuple) else (recipe,)
     for one in recipes:
-        yield from prepare(one)
+        yield from carry_out(one)
     return (yield from compare_images(comparison, recipes, name=name))
 
 

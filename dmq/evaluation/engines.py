@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from ..errors import DmqError
 from ..progress import Progress
 from ..recipe import ENGINES, SIMULATED, Recipe
-from ..stages.planning import computed, plan
+from ..workflow.answers import get_model, get_plan
 
 
 BOTH = "both"  # simulated, and then executed
@@ -60,9 +60,9 @@ def assign_kernels(recipe: Recipe) -> Generator[Progress, None, tuple[KernelAssi
     Loads the model and prepares its kernels. Raises DmqError if something must be captured or
     learned first."""
     yield Progress("Prepare the kernels", 0, 1)
-    made = plan(recipe)
+    made = get_plan(recipe)
     engine = EXECUTED if recipe.engine == SIMULATED else recipe.engine
-    model = computed(dataclasses.replace(recipe, engine=engine))
+    model = get_model(dataclasses.replace(recipe, engine=engine))
     from ..runtime.convert import find_kernels
 
     kernels = find_kernels(model)

@@ -16,11 +16,9 @@ from ..models.trajectories import SampledTrajectory, measure_latent_errors, samp
 from ..progress import FLOAT_NAME, Progress, progress_timer, relay
 from ..recipe import Comparison, Recipe
 from ..results import OverTime
-from ..stages.known import statistics
-from ..stages.planning import plan, quantize
-from ..stages.preparing import prepare
-from ..stages.trajectory_ranges import walked
 from ..store import learned
+from ..workflow.answers import get_plan, get_simulated, get_statistics, trajectory_key
+from ..workflow.steps import carry_out
 from .checks import check_sampling, check_together
 
 
@@ -43,7 +41,7 @@ def measure_error_curves(
         return kept
     for recipe in recipes:
         check_sampling(recipe, comparison.sampling)
-        yield from prepare(recipe)
+        yield from carry_out(recipe)
     yield Progress("Load the model", 0, 1)
     import_libraries()
     from ..capture.replay import noise_errors
@@ -70,15 +68,15 @@ def measure_error_curves(
     )
     trajectory = calls.finished()
     made: dict[str, tuple[SampledTrajectory, np.ndarray, float]] = {}
-    timesteps = statistics(recipes[0]).timesteps
+    timesteps = get_statistics(recipes[0]).timesteps
 
     def so_far(recipe: Recipe, generated: SampledTrajectory) -> OverTime:
-        bits = plan(recipe).mean_activation_bits
+        bits = get_plan(recipe).mean_activation_bits
         made[recipe.name] = generated, np.full(len(timesteps), np.nan), bits
         return _measured(floats, made, watched, timesteps)
 
     for recipe in recipes:
-        model = quantize(recipe)
+        model = get_simulated(recipe)
         generated = yield from sample_trajectory(
             loaded,
             model,
@@ -152,7 +150,7 @@ def _over_time_folder(
     comparison: Comparison, recipes: tuple[Recipe, ...], *, own: bool = False
 ) -> Path:
     asked = jsonio.key_data(comparison)
-    return learned.trajectory_folder("over-time", asked, *map(walked, recipes), own=own)
+    return learned.trajectory_folder("over-time", asked, *map(trajectory_key, recipes), own=own)
 
 
 def _measured(

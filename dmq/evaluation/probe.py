@@ -13,10 +13,9 @@ from ..models.trajectories import SampledTrajectory, measure_latent_errors, samp
 from ..progress import Progress, progress_timer
 from ..recipe import Probe, Recipe
 from ..results import ProbeImage
-from ..stages.planning import quantize
-from ..stages.preparing import prepare
-from ..stages.trajectory_ranges import walked
 from ..store import learned
+from ..workflow.answers import get_simulated, trajectory_key
+from ..workflow.steps import carry_out
 from .error_curves import questions
 
 
@@ -52,7 +51,7 @@ def run_probe(
     windows = split_windows(spec, recipe.sampling.steps)
     if not again and (kept := find_probe(recipe, spec)):
         return kept
-    yield from prepare(recipe)
+    yield from carry_out(recipe)
     yield Progress("Load the model", 0, 1)
     import_libraries()
     from ..models.windows import amplified
@@ -70,13 +69,17 @@ def run_probe(
         )
 
     def match(walked: SampledTrajectory) -> float:
-        return float(scorer.match(walked.images, [spec.prompt])[0]) if scorer else float("nan")
+        return (
+            float(scorer.match(trajectory_key.images, [spec.prompt])[0]) if scorer else float("nan")
+        )
 
     exact = yield from one(loaded.denoiser)
     found = []
     for start, end in windows:
         for gain in spec.gains:
-            model = amplified(quantize(recipe), loaded.denoiser, range(start, end), inside=gain)
+            model = amplified(
+                get_simulated(recipe), loaded.denoiser, range(start, end), inside=gain
+            )
             own = yield from one(model)
             found.append(
                 ProbeImage(
@@ -117,4 +120,6 @@ def find_last_probe(recipe: Recipe) -> tuple[Probe, tuple[ProbeImage, ...]] | No
 
 
 def _probe_folder(recipe: Recipe, spec: Probe, *, own: bool = False) -> Path:
-    return learned.trajectory_folder("probe", jsonio.key_data(spec), walked(recipe), own=own)
+    return learned.trajectory_folder(
+        "probe", jsonio.key_data(spec), trajectory_key(recipe), own=own
+    )

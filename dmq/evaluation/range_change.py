@@ -7,7 +7,7 @@ import numpy as np
 
 from ..recipe import FLOAT, Recipe
 from ..results import Site
-from ..stages.local import errors
+from ..workflow.answers import get_errors
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,7 @@ def compare_ranges(recipe: Recipe) -> RangeChange:
 
     Raises DmqError if not set yet.
     """
-    floats, own = errors(dataclasses.replace(recipe, progressive=None)), errors(recipe)
+    floats, own = get_errors(dataclasses.replace(recipe, progressive=None)), get_errors(recipe)
     rows = np.flatnonzero((own.bits < FLOAT).any(1))
     return RangeChange(
         sites=tuple(own.groups.sites[s] for s in rows),

@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..artifacts.of_recipe import keep_to_float_trajectory
 from ..models.libraries import import_libraries, load
 from ..models.trajectories import sample_trajectory
 from ..progress import Progress, progress_timer
-from ..recipe import Recipe, Temporal
-from ..stages.planning import plan
-from ..stages.time_embedding import temporal_errors, time_codes, uncached_plan
-from ..stages.trajectory_ranges import plain
+from ..recipe import NoCache, Recipe, Temporal
+from ..workflow.answers import get_plan, get_time_codes, get_time_errors
 
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ def measure_drift(
     Mean over the first calibration `images`, all from the same noise. "before" treats the time
     path as all other layers, "after" as `recipe` says. Raises DmqError where `temporal_errors`
     does."""
-    temporal_errors(recipe)  # what is missing is said before anything is generated
+    get_time_errors(recipe)  # what is missing is said before anything is generated
     yield Progress("Load the model", 0, 1)
     import_libraries()
     from ..capture.activations import calibration_images
@@ -55,14 +54,21 @@ def _time_embeddings(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "n
     from ..quantizers.apply import quantized
     from ..quantizers.temporal import time_embedding_only
 
-    alone = time_embedding_only(uncached_plan(recipe, Temporal()))
+    alone = time_embedding_only(get_plan(_uncached(recipe, Temporal())))
     yield "before", quantized(loaded.denoiser, alone, loaded.adapter)
-    codes, _, _ = time_codes(recipe)
+    codes = get_time_codes(recipe)
     if recipe.temporal is not None:
-        whole = plan(plain(recipe))
+        whole = get_plan(keep_to_float_trajectory(recipe))
         alone = dataclasses.replace(time_embedding_only(whole), temporal=whole.temporal)
     if recipe.temporal is not None or codes:
         yield "after", quantized(loaded.denoiser, alone, loaded.adapter, codes)
+
+
+def _uncached(recipe: Recipe, spec: Temporal) -> Recipe:
+    """`recipe` with its time embedding kept as `spec` says, without a cache or what comes later."""
+    spec = dataclasses.replace(spec, cache=NoCache())
+    recipe = dataclasses.replace(recipe, temporal=spec, reconstruction=None)
+    return keep_to_float_trajectory(recipe)
 
 
 def _cosine_errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:

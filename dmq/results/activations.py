@@ -10,7 +10,7 @@ import numpy as np
 from .model import Site
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ActivationStats:
     """What was seen of the activations, per site and timestep; two merge exactly
     (`capture.activations.merge`).
@@ -164,7 +164,7 @@ class Trajectory:
     ] = ()  # per call: denoiser argument -> key into `conditioning`
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ProgressiveRanges:
     """Activation ranges that were set along the trajectory of the quantized model (PCR).
 

@@ -24,7 +24,7 @@ class Groups:
         return tuple(int(i) + 1 for i in np.flatnonzero(np.diff(self.slot[s])))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class GroupErrors:
     """Quantization error of the activations under a partition, from statistics alone. Arrays [S, T]
     float64.
@@ -61,7 +61,7 @@ class GroupErrors:
         return float(self.per_step().mean())
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class WindowEffects:
     """What it does to images to leave activations in float within one window of the steps. W
     windows.
@@ -145,7 +145,7 @@ class SearchSnapshot:
     visits: np.ndarray  # [T]: how often each step was used
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SearchResult:
     """Groups and ranges that a search found (ADP-DM), with what it takes to judge them. Q searched
     sites.

@@ -164,7 +164,7 @@ def cache_bytes(rows: int, width: int, bits: int) -> int:
     )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Plan:
     """The recipe resolved for one model: what each layer gets, the slot tables, the exact bytes."""
 

@@ -10,7 +10,7 @@ from ..recipe import WeightFormat, format_name
 from .model import Layer
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SensitivityTable:
     """What each layer's weight costs as each of some choices. L layers, C choices, T steps that
     were looked at.
@@ -115,7 +115,7 @@ class PieceScores:
     complete: bool  # all mixes, or some at random
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class PredictorResult:
     """What random mixes of choices teach about them.
 

@@ -7,7 +7,7 @@ import numpy as np
 from .model import TemporalBlock
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TemporalErrors:
     """What quantization does to the temporal features; K projections, T steps in sampling order.
 

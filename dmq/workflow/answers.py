@@ -3,14 +3,15 @@
 Every `get_` raises DmqError that says what is missing, and how it is made."""
 
 import dataclasses
+from collections.abc import Mapping
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import jsonio
 from ..allocation.overrides import to_overrides
 from ..artifacts import store
 from ..artifacts.block_rounding import load_finished
+from ..artifacts.model_info import get_info
 from ..artifacts.of_recipe import (
     ask_blocks,
     ask_budget,
@@ -28,15 +29,13 @@ from ..artifacts.of_recipe import (
     ask_time_rounding,
     ask_windows,
     drop_names,
-    keep_to_float_trajectory,
+    learns_time_with_blocks,
 )
-from ..artifacts.model_info import get_info
 from ..artifacts.questions import BlockRounding, Progressive, Windows
 from ..describe import describe_float, describe_plan
 from ..errors import DmqError
-from ..models.borrow import borrow
 from ..models.libraries import import_libraries
-from ..recipe import SIMULATED, Override, Predictor, Recipe, compiles
+from ..recipe import SIMULATED, Budget, Override, Recipe, compiles
 from ..results import (
     ActivationStats,
     Coverage,
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..artifacts.model import LearnedCodes
+    from ..quantizers.codes import WeightCodes
     from ..reconstruction.block import LearnedBlocks
     from ..reconstruction.from_inputs import LearnedWeight
     from ..trajectory.errors import ErrorTable
@@ -120,12 +120,10 @@ def _error_curves(table: "ErrorTable", counts: tuple[int, ...]) -> dict[str, lis
 def get_budget_table(recipe: Recipe) -> SensitivityTable | None:
     """What `recipe`'s budget is shared out by; None if it is not known yet."""
     question = ask_budget(recipe)
-    if question is None or store.missing(question):
+    if recipe.mixed is None or question is None or store.missing(question):
         return None
-    answer, by = store.value(question), recipe.mixed
-    if isinstance(answer, PredictorResult):
-        return _table_of(answer, by.level)
-    return answer
+    answer = store.value(question)
+    return _table_of(answer, recipe.mixed.level) if isinstance(answer, PredictorResult) else answer
 
 
 @lru_cache(maxsize=8)
@@ -139,9 +137,9 @@ def get_allocation(recipe: Recipe) -> tuple[Override, ...]:
     Raises DmqError too if the budget cannot be kept."""
     if recipe.mixed is None:
         return ()
-    table = get_budget_table(recipe)
+    table, question = get_budget_table(recipe), ask_budget(recipe)
     if table is None:
-        raise DmqError(ask_budget(recipe).absent)
+        raise DmqError(question.absent if question else "")
     first_last = recipe.protection.first_last
     layers = frozenset(
         layer.name
@@ -153,7 +151,7 @@ def get_allocation(recipe: Recipe) -> tuple[Override, ...]:
 
 @lru_cache(maxsize=8)
 def _allocate(
-    table: SensitivityTable, layers: frozenset[str], budget: float
+    table: SensitivityTable, layers: frozenset[str], budget: Budget
 ) -> tuple[Override, ...]:
     from ..allocation.budget import allocate  # scipy takes a good part of the app's start
 
@@ -208,20 +206,37 @@ def has_blocks(recipe: Recipe) -> bool:
 def get_blocks(recipe: Recipe) -> "LearnedBlocks | None":
     """What was learned of the blocks; None if there is nothing to be learned."""
     question = ask_blocks(recipe, get_allocation(recipe))
-    return question and store.value(question)
+    return store.value(question) if question else None
 
 
 def get_blocks_by_now(recipe: Recipe) -> "LearnedBlocks | None":
     """What there is of the rounding of the blocks, finished or interrupted; None if nothing yet."""
     question = ask_blocks(recipe, get_allocation(recipe))
-    if question is None or store.find(question):
-        return question and store.value(question)
+    if question is None:
+        return None
+    if store.find(question):
+        return store.value(question)
     return load_finished(question, store.partial(question))
 
 
 def get_codes(recipe: Recipe) -> "LearnedCodes":
     """All codes of `recipe` that are learned."""
     return store.value(ask_codes(recipe, get_allocation(recipe)))
+
+
+def get_time_codes(recipe: Recipe) -> "Mapping[str, WeightCodes]":
+    """Codes learned for the time embedding among others: with the blocks, or alone; and those that
+    are learned from inputs, once they have been.
+    """
+    with_blocks = learns_time_with_blocks(recipe)
+    question = (
+        ask_blocks(recipe, get_allocation(recipe))
+        if with_blocks
+        else ask_time_rounding(allocate_bits(recipe))
+    )
+    weights = get_layer_codes(recipe) if has_layer_codes(recipe) else {}
+    codes = {layer: weight.codes for layer, weight in weights.items()}
+    return codes | dict(store.value(question).codes if question else {})
 
 
 def get_time_errors(recipe: Recipe) -> TemporalErrors:
@@ -243,6 +258,12 @@ def find_windows(recipe: Recipe) -> Windows | None:
     return question if store.find(question) else None
 
 
+def has_windows(recipe: Recipe) -> bool:
+    """Is there what `recipe`'s choice of relaxed steps stands on? True if it needs no measuring."""
+    auto = recipe.relaxing is not None and recipe.relaxing.where == "auto"
+    return not auto or find_windows(recipe) is not None
+
+
 def get_window_effects(recipe: Recipe) -> WindowEffects:
     """What leaving each window of steps in float does to the images of `recipe`."""
     return store.value(ask_windows(recipe, get_allocation(recipe)))
@@ -261,12 +282,17 @@ def find_ranges(recipe: Recipe) -> Progressive | None:
     return question if question and store.find(question) else None
 
 
+def has_ranges(recipe: Recipe) -> bool:
+    """Have the ranges of `recipe` been set along the quantized trajectory, or need they not be?"""
+    return recipe.progressive is None or find_ranges(recipe) is not None
+
+
 def get_ranges(recipe: Recipe) -> ProgressiveRanges | None:
     """The ranges of `recipe` and what was seen on the quantized trajectory; None if they are those
     of the float one.
     """
     question = ask_ranges(recipe, get_allocation(recipe))
-    return question and store.value(question)
+    return store.value(question) if question else None
 
 
 def count_finished_calls(recipe: Recipe) -> int:
@@ -301,6 +327,8 @@ def get_simulated(recipe: Recipe) -> "nn.Module":
 def get_model(recipe: Recipe) -> "nn.Module":
     """The quantized denoiser of `recipe`, simulated or executed as its `engine` says."""
     import_libraries()
+    from ..models.borrow import borrow
+
     model = store.value(ask_model(recipe, get_allocation(recipe)))
     # What is compiled belongs to its very modules.
     return model if compiles(recipe.engine) else borrow(model)

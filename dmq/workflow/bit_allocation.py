@@ -8,10 +8,10 @@ import glob
 import re
 
 from ..allocation.overrides import to_overrides
+from ..artifacts.model_info import get_info
 from ..errors import DmqError
 from ..recipe import Override, Recipe
 from ..results import Allocation
-from ..stages.known import info
 
 
 MIXED = re.compile(r", [0-9.]+ bits mixed$")  # what an allocation adds to a recipe's name
@@ -23,7 +23,7 @@ def apply_allocation(recipe: Recipe, allocation: Allocation) -> Recipe:
 
     They come last, so for weights they are stronger than what stays. Raises DmqError if the
     allocation is of another model than the recipe's."""
-    known = info(recipe.model)
+    known = get_info(recipe.model)
     names = {layer.name for layer in known.layers}
     stranger = next((name for name in allocation.layers if name not in names), None)
     if stranger is not None or allocation.fingerprint not in ("", known.fingerprint):

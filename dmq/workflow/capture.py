@@ -5,7 +5,8 @@ from pathlib import Path
 from ..progress import OnProgress, run_to_end
 from ..recipe import Recipe
 from ..results import ActivationStats
-from ..stages import capturing, known
+from ..workflow.answers import get_statistics
+from ..workflow.learning import capture_statistics
 from .load_recipe import load_recipe
 
 
@@ -28,5 +29,5 @@ def capture(
     (1, 2, True)
     """
     recipe = load_recipe(recipe)
-    run_to_end(capturing.capture(recipe, again=again), progress)
-    return known.statistics(recipe)
+    run_to_end(capture_statistics(recipe, again=again), progress)
+    return get_statistics(recipe)

@@ -11,9 +11,9 @@ from ..models.libraries import import_libraries, load
 from ..progress import OnProgress, Progress, progress_timer, relay, run_to_end
 from ..recipe import Recipe
 from ..results import Report
-from ..stages.planning import learned_codes, plan
-from ..stages.preparing import prepare
 from ..store.exports import FORMS
+from ..workflow.answers import get_codes, get_plan
+from ..workflow.steps import carry_out
 from .load_recipe import load_recipe
 
 
@@ -73,9 +73,9 @@ def write_export(
 
     folder = Path(folder).expanduser()
     checkpoint.check_target(folder)
-    yield from prepare(recipe)
+    yield from carry_out(recipe)
     yield Progress("Load the model", 0, 1)
-    loaded, made, codes = load(recipe.model), plan(recipe), learned_codes(recipe)
+    loaded, made, codes = load(recipe.model), get_plan(recipe), get_codes(recipe).codes
     beside = {"learned": codes, "recipe": recipe, "report": report, "mode": engine}
 
     def written(place: Path) -> Generator[tuple[int, int], None, "Exported"]:

@@ -6,7 +6,7 @@ asks for too much waits longer for a place."""
 
 import math
 
-from ..stages.known import info
+from ..artifacts.model_info import get_info
 
 
 START = 10.0  # seconds to begin: another process, the model, the first kernels
@@ -23,7 +23,7 @@ def estimate_gpu_seconds(model: str, images: int, steps: int, models: int = 1) -
 
     Raises DmqError if the model cannot be described.
     """
-    known = info(model)
+    known = get_info(model)
     one = (
         sum(layer.macs for layer in known.layers) * (2 if known.prompted else 1) / RATE
     )  # twice with guidance

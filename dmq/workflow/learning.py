@@ -69,9 +69,7 @@ def share_out_bits(
     return get_allocation(recipe)
 
 
-def learn_layer_codes(
-    recipe: Recipe, *, again: bool = False
-) -> Generator[Progress, None, None]:
+def learn_layer_codes(recipe: Recipe, *, again: bool = False) -> Generator[Progress, None, None]:
     """Learn the codes of all layers of `recipe` that are learned from inputs, layer by layer."""
     yield from share_out_bits(recipe)
     yield from store.make(ask_layer_codes(allocate_bits(recipe)), again=again)

@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import jsonio
+from ..artifacts.model_info import for_model
 from ..errors import DmqError
 from ..recipe import Recipe
-from ..stages.known import for_model
 from ..store import runs
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from ..progress import OnProgress
 from ..recipe import Recipe
 from ..results import Plan
-from ..stages import planning
+from ..workflow.answers import get_plan
 from .load_recipe import load_recipe
 from .prepare import prepare
 
@@ -23,4 +23,4 @@ def plan(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> Plan:
     """
     recipe = load_recipe(recipe)
     prepare(recipe, progress=progress)
-    return planning.plan(recipe)
+    return get_plan(recipe)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ..progress import OnProgress, run_to_end
 from ..recipe import Recipe
-from ..stages import preparing
+from ..workflow.steps import carry_out
 from .load_recipe import load_recipe
 
 
@@ -21,4 +21,4 @@ def prepare(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> None
     >>> seen
     []
     """
-    run_to_end(preparing.prepare(load_recipe(recipe)), progress)
+    run_to_end(carry_out(load_recipe(recipe)), progress)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from ..progress import OnProgress
 from ..recipe import Recipe
-from ..stages import planning
+from ..workflow.answers import get_model
 from .load_recipe import load_recipe
 from .prepare import prepare
 
@@ -29,4 +29,4 @@ def quantize(recipe: Recipe | str | Path, *, progress: OnProgress = None) -> "nn
     """
     recipe = load_recipe(recipe)
     prepare(recipe, progress=progress)
-    return planning.computed(recipe)
+    return get_model(recipe)

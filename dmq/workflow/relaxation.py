@@ -9,8 +9,7 @@ import numpy as np
 
 from ..recipe import FLOAT, Recipe, Relaxing
 from ..results import WindowEffects
-from ..stages.known import statistics
-from ..stages.trajectory_ranges import relaxed, window_effects
+from ..workflow.answers import get_relaxed_steps, get_statistics, get_window_effects
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ def compare_relaxations(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
 
     Raises DmqError if the windows of `recipe` were not measured yet.
     """
-    effects, spec = window_effects(recipe), recipe.relaxing or Relaxing()
+    effects, spec = get_window_effects(recipe), recipe.relaxing or Relaxing()
     judges = ("fidelity", "text") if np.isfinite(effects.text_all).any() else ("fidelity",)
     share = len(_steps(spec, recipe, effects)) / recipe.sampling.steps
     ends = [("first", spec.judge), ("last", spec.judge), *(("auto", judge) for judge in judges)]
@@ -48,14 +47,14 @@ def mean_activation_bits(recipe: Recipe) -> float:
     Raises DmqError if a choice needs measuring first.
     """
     spec = recipe.relaxing or Relaxing(bits=FLOAT, fraction=0.0)
-    return _mean_bits(recipe, spec, relaxed(recipe))
+    return _mean_bits(recipe, spec, get_relaxed_steps(recipe))
 
 
 def _mean_bits(recipe: Recipe, spec: Relaxing, steps: tuple[int, ...]) -> float:
     from ..trajectory.relaxing import mean_bits
 
     # In proportion to how often each step's timestep is visited.
-    calls = statistics(recipe).elements[0]
+    calls = get_statistics(recipe).elements[0]
     return mean_bits(recipe.activations.bits, spec.bits, steps, calls)
 
 

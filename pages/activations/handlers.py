@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
 from dmq.describe import DYNAMIC_NOTE
 from dmq.errors import DmqError
 from dmq.figures import activations as figures
 from dmq.recipe import FLOAT, Recipe
 from dmq.results import ActivationStats
+from dmq.workflow.answers import get_errors, get_statistics, has_capture
 
 from ..session import read
 
@@ -58,11 +58,11 @@ def show(
     which takes longer.
     """
     recipe = read(text)
-    if not stages.captured(recipe):
+    if not has_capture(recipe):
         said = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
         yield {"empty": gr.update(value=said, visible=True), "body": gr.update(visible=False)}
         return
-    stats = stages.statistics(recipe)
+    stats = get_statistics(recipe)
     blocks = [ALL, *dict.fromkeys(site.block for site in stats.sites if site.block)]
     block = block if block in blocks else ALL
     rows = rows_of(stats, point, block)
@@ -99,7 +99,7 @@ def detail(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[st
 
 def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
     """What depends on the step: channels, and the grid over the histogram."""
-    errors = stages.errors(recipe)
+    errors = get_errors(recipe)
     bits, low, high = (
         int(errors.bits[s, step]),
         float(errors.low[s, step]),
@@ -125,13 +125,13 @@ def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[s
 def refilter(text: str, statistic: str, point: str, block: str, picked: str) -> dict[str, Any]:
     """The heat map after another statistic, point or block was chosen."""
     recipe = read(text)
-    return overview(recipe, stages.statistics(recipe), statistic, point, block, picked)
+    return overview(recipe, get_statistics(recipe), statistic, point, block, picked)
 
 
 def pick(text: str, statistic: str, point: str, block: str, click: gr.SelectData) -> dict[str, Any]:
     """The layer and the step that were clicked in the heat map."""
     recipe = read(text)
-    stats = stages.statistics(recipe)
+    stats = get_statistics(recipe)
     rows = rows_of(stats, point, block)
     row, step = click.index if isinstance(click.index, list | tuple) else (-1, -1)
     if not (0 <= row < len(rows) and 0 <= step < stats.steps):
@@ -142,6 +142,6 @@ def pick(text: str, statistic: str, point: str, block: str, click: gr.SelectData
 def scrub(text: str, point: str, block: str, picked: str, step: float) -> dict[str, Any]:
     """The same site at another step."""
     recipe = read(text)
-    stats = stages.statistics(recipe)
+    stats = get_statistics(recipe)
     at = chosen(stats, rows_of(stats, point, block), picked)
     return at_step(recipe, stats, at[0], min(int(step), stats.steps - 1)) if at else {}

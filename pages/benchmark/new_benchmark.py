@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import benchmark_estimate
 from dmq.evaluation.benchmark import check_benchmark, make_benchmark, run_benchmark
@@ -44,7 +44,7 @@ def asked(
     chosen = [known[name] for name in domains or [] if name in known] + (
         [prompts.read_prompts(file)] if file else []
     )
-    if stages.info(recipe.model).prompted and not chosen:
+    if get_info(recipe.model).prompted and not chosen:
         raise DmqError(
             "choose at least one list of prompts, or give a file with one prompt a line."
         )
@@ -148,7 +148,7 @@ def rows(report: BenchReport) -> str:
 
 def form_for(recipe: Recipe, computed: str | None = None) -> dict[str, Any]:
     """The form for the current recipe."""
-    prompted = stages.info(recipe.model).prompted
+    prompted = get_info(recipe.model).prompted
     return {
         "others": gr.update(choices=list(offered(recipe))),
         "domains": gr.update(visible=prompted),

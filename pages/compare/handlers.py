@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import compare
 from dmq.figures import images as figures
@@ -165,7 +165,7 @@ def take(name: str | None, who: str | None) -> dict[str, Any]:
 def show(text: str, others: list[str] | None, computed: str | None = None) -> dict[str, Any]:
     """The tab for the current recipe."""
     recipe = read(text)
-    prompted = stages.info(recipe.model).prompted
+    prompted = get_info(recipe.model).prompted
     return choices(recipe, others) | {
         "asked": gr.update(visible=prompted),
         "guidance": gr.update(visible=prompted, value=recipe.sampling.guidance),

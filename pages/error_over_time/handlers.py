@@ -10,13 +10,14 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import error_curves
 from dmq.figures import over_time as figures
 from dmq.recipe import Comparison, Recipe
 from dmq.results import OverTime
 from dmq.store.prompts import UNPROMPTED
+from dmq.workflow.answers import get_plan, has_capture
 
 from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
 from ..request import comparison_of, offered, recipes_of
@@ -120,7 +121,7 @@ def number(value: float) -> str:
 def megabytes(recipe: Recipe) -> str:
     """The exact size, where what it depends on is there."""
     try:
-        return f"{stages.plan(recipe).bytes / 1e6:.2f}"
+        return f"{get_plan(recipe).bytes / 1e6:.2f}"
     except DmqError:
         return "–"
 
@@ -145,9 +146,9 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
         "others": gr.update(
             choices=list(known), value=[name for name in others or [] if name in known]
         ),
-        "prompts": gr.update(visible=stages.info(recipe.model).prompted),
+        "prompts": gr.update(visible=get_info(recipe.model).prompted),
     }
-    if not stages.captured(recipe):
+    if not has_capture(recipe):
         return form | nothing(CAPTURE.format(recipe.model))
     last = error_curves.find_last_error_curves(recipe)
     if last is None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import probe
 from dmq.figures import over_time as figures
 from dmq.recipe import FLOAT, Probe, Recipe
 from dmq.results import ProbeImage
 from dmq.store.prompts import UNPROMPTED
+from dmq.workflow.answers import has_capture
 
 from .. import forms
 from ..events import on, shows
@@ -51,7 +52,7 @@ def asked(
         windows=forms.plain(windows, int, "Windows"),
         gains=gains_of(gains),
         seed=seeds[0],
-        prompt=(prompt or "").strip() if stages.info(recipe.model).prompted else UNPROMPTED,
+        prompt=(prompt or "").strip() if get_info(recipe.model).prompted else UNPROMPTED,
         **edges,
     )
     if (count := (1 if own else spec.windows) * len(spec.gains)) > MOST:
@@ -72,7 +73,7 @@ def gains_of(text: str) -> tuple[float, ...]:
 
 def hindrance(recipe: Recipe) -> str:
     """Why nothing can be probed, with what to do; empty if it can."""
-    if not stages.captured(recipe):
+    if not has_capture(recipe):
         return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
     if recipe.weights.bits == recipe.activations.bits == FLOAT and not recipe.overrides:
         return "This recipe leaves everything in float: there is no error to amplify. Choose bits."
@@ -82,7 +83,7 @@ def hindrance(recipe: Recipe) -> str:
 def show(text: str) -> dict[str, Any]:
     """The part for the current recipe: its last probe, and the question of that in the form."""
     recipe = read(text)
-    prompted = stages.info(recipe.model).prompted
+    prompted = get_info(recipe.model).prompted
     form: dict[str, Any] = {
         "prompt": gr.update(visible=prompted),
         "windows": gr.update(maximum=min(20, recipe.sampling.steps)),

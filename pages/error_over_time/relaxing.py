@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info
 from dmq.describe import short_name
 from dmq.errors import DmqError
 from dmq.figures import over_time as figures
@@ -19,6 +19,8 @@ from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 from dmq.store import folders
 from dmq.workflow import relaxation
+from dmq.workflow.answers import find_windows, get_relaxed_steps, get_window_effects, has_capture
+from dmq.workflow.learning import measure_windows
 
 from .. import forms
 from ..events import on, shows
@@ -83,7 +85,7 @@ def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
         rest = {path: value for path, value in given.items() if path not in OWN}
         spec = forms.spec_of(Relaxing, rest, base)
         made = dataclasses.replace(recipe, relaxing=spec)
-        if spec.where == "auto" and spec.judge == "text" and not stages.info(recipe.model).prompted:
+        if spec.where == "auto" and spec.judge == "text" and not get_info(recipe.model).prompted:
             raise DmqError(
                 "relaxing.judge is 'text', but this model generates without prompts; set it to "
                 "fidelity."
@@ -94,9 +96,9 @@ def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
 def so_far(recipe: Recipe) -> tuple[int, ...]:
     """The steps that are relaxed now, or would be: what a list of one's own begins with."""
     with contextlib.suppress(DmqError):
-        if chosen := stages.relaxed(recipe):
+        if chosen := get_relaxed_steps(recipe):
             return chosen
-    return stages.relaxed(dataclasses.replace(recipe, relaxing=Relaxing())) or (
+    return get_relaxed_steps(dataclasses.replace(recipe, relaxing=Relaxing())) or (
         recipe.sampling.steps - 1,
     )
 
@@ -134,13 +136,13 @@ def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
 def found(recipe: Recipe) -> dict[str, Any]:
     """Curves, choices and the chosen steps, where the windows were measured."""
     try:
-        effects = stages.window_effects(recipe)
-        choices, chosen = relaxation.compare_relaxations(recipe), stages.relaxed(recipe)
+        effects = get_window_effects(recipe)
+        choices, chosen = relaxation.compare_relaxations(recipe), get_relaxed_steps(recipe)
     except DmqError as error:
-        if not stages.captured(recipe):
+        if not has_capture(recipe):
             why = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
             return nothing(why) | {"go": gr.update(visible=False)}
-        if not stages.windows_known(recipe):
+        if not find_windows(recipe):
             why = "What each window of steps is worth was not measured yet: press **Measure the windows**."
             return nothing(known(recipe) + why) | {"go": gr.update(visible=True)}
         return nothing(folders.shown(error)) | {"go": gr.update(visible=False)}
@@ -156,7 +158,7 @@ def known(recipe: Recipe) -> str:
     """What can be said without measuring: the steps and the mean bits, if the choice needs none."""
     if recipe.relaxing is None or recipe.relaxing.where == "auto":
         return ""
-    steps, mean = stages.relaxed(recipe), relaxation.mean_activation_bits(recipe)
+    steps, mean = get_relaxed_steps(recipe), relaxation.mean_activation_bits(recipe)
     return f"Steps {steps_text(steps) or 'none'} have {recipe.relaxing.bits} bits: {mean:.2f} bits on average. "
 
 
@@ -180,7 +182,7 @@ def curves(
 
 def summary(recipe: Recipe, choice: Any) -> str:
     """Which steps are relaxed, who decided that, what it costs and promises."""
-    spec, effects = recipe.relaxing, stages.window_effects(recipe)
+    spec, effects = recipe.relaxing, get_window_effects(recipe)
     if spec is None:
         return f"No step has more bits. Shown is what a window without rounding does to {_images(effects)}."
     decided = (
@@ -246,7 +248,7 @@ def measure(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     yield {}
     meanwhile = {"said": "Windows are measured …", "table": []}
     yield from watch(
-        stages.measure_windows(recipe), lambda seen: curves(seen, (), recipe.relaxing) | meanwhile
+        measure_windows(recipe), lambda seen: curves(seen, (), recipe.relaxing) | meanwhile
     )
     # Progressive ranges, sizes and names of all tabs may stand on what was measured.
     return {"status": note("Measured.")} | found(recipe) | set_outside(recipe)

@@ -9,7 +9,6 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dmq import stages
 from dmq.describe import short_name
 from dmq.errors import DmqError
 from dmq.evaluation import range_change
@@ -17,6 +16,15 @@ from dmq.figures import over_time as figures
 from dmq.figures.look import label
 from dmq.recipe import FLOAT, Progressive, Recipe
 from dmq.store import folders
+from dmq.workflow.answers import (
+    count_finished_calls,
+    get_ranges,
+    get_relaxed_steps,
+    has_capture,
+    has_ranges,
+    has_windows,
+)
+from dmq.workflow.learning import calibrate_ranges
 
 from .. import forms
 from ..events import on, shows
@@ -41,7 +49,7 @@ def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, An
 
 def hindrance(recipe: Recipe) -> str:
     """Why no ranges can be set, with what to do; empty if they can."""
-    if not stages.captured(recipe):
+    if not has_capture(recipe):
         return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
     if recipe.progressive is None:
         return "Ranges are those of the float model's trajectory. Tick the box to set them on the quantized one."
@@ -49,10 +57,10 @@ def hindrance(recipe: Recipe) -> str:
         o.activation_bits not in (None, FLOAT) for o in recipe.overrides
     ):
         return "This recipe leaves all activations in float: there are no ranges to set. Choose activation bits."
-    if not stages.windows_measured(recipe):
+    if not has_windows(recipe):
         return "Which steps get more bits is still to be measured: press **Measure the windows** below."
     try:
-        stages.relaxed(recipe)
+        get_relaxed_steps(recipe)
     except DmqError as error:
         return folders.shown(error)
     return ""
@@ -78,8 +86,8 @@ def nothing(why: str) -> dict[str, Any]:
 
 def found(recipe: Recipe, picked: str) -> dict[str, Any]:
     """The ranges that were set, or what there is of them, and the button for the rest."""
-    if not stages.calibrated(recipe):
-        kept = stages.calls_kept(recipe)
+    if not has_ranges(recipe):
+        kept = count_finished_calls(recipe)
         why = "The ranges are still to be set: press **Calibrate**. That takes two denoiser calls for each step."
         if kept:
             why = f"{kept} denoiser calls are finished and kept: press **Calibrate the other steps** to go on."
@@ -125,7 +133,7 @@ def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
 
 def summary(recipe: Recipe, wider: np.ndarray) -> str:
     """How far the ranges moved, in two or three sentences."""
-    ranges = stages.progressive_ranges(recipe)
+    ranges = get_ranges(recipe)
     if ranges is None:  # a click that came after the box was emptied
         raise DmqError("this recipe sets no ranges on the quantized trajectory; click again.")
     text = f"Set on {recipe.calibration.samples} images at {ranges.calls} denoiser calls. "
@@ -180,7 +188,7 @@ def calibrate(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Set the ranges, with a bar; denoiser calls that are finished when it is stopped are kept."""
     recipe = read(text)
     yield {}
-    yield from watch(stages.calibrate(recipe))
+    yield from watch(calibrate_ranges(recipe))
     return {"status": note("The ranges are set.")} | found(recipe, "")
 
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import public, stages
+from dmq import public
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import engines
 from dmq.progress import Progress, relay, run_to_end
@@ -17,6 +18,7 @@ from dmq.recipe import EMBEDDED, SIMULATED, Recipe
 from dmq.results import Plan
 from dmq.store import exports, folders
 from dmq.workflow import hub
+from dmq.workflow.answers import get_plan, has_capture
 from dmq.workflow.export import ENGINE, write_export
 
 from .. import recipe_code
@@ -68,11 +70,11 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     }
     top |= code(text, form, part, chosen)
     try:
-        plan = stages.plan(recipe)
+        plan = get_plan(recipe)
     except DmqError as error:
         why = (
             CAPTURE.format(recipe.model)
-            if not stages.captured(recipe)
+            if not has_capture(recipe)
             else html.escape(folders.shown(error))
         )
         return top | {
@@ -215,7 +217,7 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     known = exports.describe_export(name) if name else None
     if known is None:
         kind, whole = FORMS.get(form, "dmq"), PARTS.get(part) == "pipeline"
-        folder, denoiser, component = "FOLDER", stages.info(recipe.model).denoiser, ""
+        folder, denoiser, component = "FOLDER", get_info(recipe.model).denoiser, ""
     else:
         # What a visitor downloads has that folder in it.
         kind, whole, folder = (
@@ -249,7 +251,7 @@ def python(
             f"{component}={component})",
         ]
     asked = f"num_inference_steps={sampling.steps}"
-    if stages.info(recipe.model).prompted:
+    if get_info(recipe.model).prompted:
         asked = f"'grinning cat', {asked}, guidance_scale={sampling.guidance:g}"
     return "\n".join([*first, *lines, f"pipe({asked}).images[0].save('image.png')", ""])
 

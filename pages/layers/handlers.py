@@ -4,11 +4,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
 from dmq.errors import DmqError
 from dmq.figures import layers as figures
 from dmq.results import SensitivityTable
 from dmq.store import folders
+from dmq.workflow.tables import compare_tables
 
 from ..job_panel import note
 from ..session import read
@@ -144,7 +144,7 @@ def drawn(
             "This is the only table of this model. Ask for a second one below, measured another "
             "way."
         )
-    ranks = stages.agreement(table, other)
+    ranks = compare_tables(table, other)
     made = figures.agreement(table, other, (ranks.spearman, ranks.kendall))
     if made is None:
         raise DmqError("These two tables have no layer and choice in common.")

@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
 from dmq.recipe import Predictor, Recipe
 from dmq.results import PredictorResult, SensitivityTable
+from dmq.workflow.learning import learn_scores
 
 from .. import forms
 from ..job_panel import JobPanel
@@ -109,7 +109,7 @@ def learn(
 
 def predicted(recipe: Recipe, spec: Predictor) -> Generator[Any, None, SensitivityTable]:
     """The stage; returns the table of layers within their blocks."""
-    found = yield from stages.predict(recipe, spec)
+    found = yield from learn_scores(recipe, spec)
     return found.table("block")
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dmq import stages
 from dmq.errors import DmqError
 from dmq.recipe import FORMATS, Sensitivity, WeightFormat, format_name, parse_format
 from dmq.results import SensitivityTable
+from dmq.workflow.learning import measure_costs
 
 from .. import forms
 from ..events import on
@@ -74,7 +74,7 @@ def measure(
     """Make the table, with a bar; what is finished when it is stopped is kept."""
     recipe, ask = read(text), asked(paths, labels, *values)
     yield {}
-    return (yield from follow_table(recipe.model, stages.sensitivity(recipe, ask)))
+    return (yield from follow_table(recipe.model, measure_costs(recipe, ask)))
 
 
 def follow_table(

@@ -8,11 +8,12 @@ import math
 from functools import lru_cache
 from pathlib import Path
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.figures.look import plain
 from dmq.results import PredictorResult, SensitivityTable
 from dmq.store.learned import TABLES, find_predictors, load_predictor
+from dmq.workflow.tables import list_tables, load_table
 
 
 REWARD = (
@@ -42,8 +43,8 @@ def named(model: str) -> dict[str, str]:
     """Titles of everything that is kept for `model`, by name: tables, then what can be made of
     predictors.
     """
-    titles = {folder.name: title for title, folder in stages.tables(model)}
-    for folder in find_predictors(stages.info(model).fingerprint):
+    titles = {folder.name: title for title, folder in list_tables(model)}
+    for folder in find_predictors(get_info(model).fingerprint):
         with contextlib.suppress(DmqError):  # a damaged one must not take the whole tab away
             found = load_predictor(folder)
             for level, made in TABLES.items():
@@ -63,7 +64,7 @@ def key_of(model: str, name: str | None) -> Key:
 
     Raises DmqError if `model` has none such: names come from visitors.
     """
-    fingerprint = stages.info(model).fingerprint
+    fingerprint = get_info(model).fingerprint
     for _ in range(2):
         folder, level = _folder(model, fingerprint, name)
         try:
@@ -75,7 +76,7 @@ def key_of(model: str, name: str | None) -> Key:
 
 @lru_cache(maxsize=64)  # a slider asks again and again, and finding tables reads all of them
 def _folder(model: str, fingerprint: str, name: str | None) -> tuple[Path, str]:
-    kept = {folder.name: (folder, "") for _, folder in stages.tables(model)}
+    kept = {folder.name: (folder, "") for _, folder in list_tables(model)}
     kept |= {
         f"{folder.name}.{level}": (folder, level)
         for folder in find_predictors(fingerprint)
@@ -94,7 +95,7 @@ def _unknown(model: str, name: str | None) -> DmqError:
 def loaded(key: Key) -> SensitivityTable:
     """The table of that key, read once."""
     folder, level, _ = key
-    return TABLES[level](load_predictor(folder)) if level else stages.load_table(folder)
+    return TABLES[level](load_predictor(folder)) if level else load_table(folder)
 
 
 def table_of(model: str, name: str | None) -> SensitivityTable:

@@ -8,10 +8,11 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
 from dmq.describe import short_name
 from dmq.figures import blocks as figures
 from dmq.recipe import FLOAT, BlockReconstruction, Recipe
+from dmq.workflow.answers import get_blocks_by_now, has_blocks, has_capture, has_search
+from dmq.workflow.learning import learn_blocks
 
 from .. import forms
 from ..job_panel import JobPanel, note, watch
@@ -35,9 +36,9 @@ def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, An
 
 def hindrance(recipe: Recipe) -> str:
     """Why there is nothing to learn, with what to do; empty if there is."""
-    if not stages.captured(recipe):
+    if not has_capture(recipe):
         return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
-    if not stages.searched(recipe):
+    if not has_search(recipe):
         return "The groups of this recipe are still to be learned: open **Time groups** and press **Search**."
     if recipe.weights.bits == FLOAT and not any(
         o.weight_bits not in (None, FLOAT) for o in recipe.overrides
@@ -69,7 +70,7 @@ def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
 
 def found(recipe: Recipe) -> dict[str, Any]:
     """What there is of `recipe`, finished or not, and the button for the rest."""
-    learned, done = stages.blocks_so_far(recipe), stages.reconstructed(recipe)
+    learned, done = get_blocks_by_now(recipe), has_blocks(recipe)
     button = gr.update(
         visible=not done, value="Learn the other blocks" if learned else "Learn the blocks"
     )
@@ -170,5 +171,5 @@ def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """
     recipe = read(text)
     yield {}
-    yield from watch(stages.reconstruct(recipe), lambda learned: overview(learned, False))
+    yield from watch(learn_blocks(recipe), lambda learned: overview(learned, False))
     return {"status": note("Learned.")} | found(recipe)

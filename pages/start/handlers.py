@@ -5,7 +5,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info
 from dmq.figures.model import layers as layers_figure
 from dmq.recipe import EMBEDDED
 from dmq.results import ModelInfo
@@ -59,7 +59,7 @@ def rows(info: ModelInfo) -> list[list[Any]]:
 def show(text: str) -> dict[str, Any]:
     """The tab for the current recipe's model."""
     recipe = read(text)
-    info = stages.info(recipe.model)
+    info = get_info(recipe.model)
     file = image_of(recipe.model)
     shipped = runs.shipped_recipes()
     return {

@@ -10,7 +10,7 @@ import gradio as gr
 from dmq import public
 from dmq.errors import DmqError
 from dmq.models import work_plan
-from dmq.stages import AUTO, DTYPES, OFFLOADS, Placement
+from dmq.models.placement import AUTO, DTYPES, OFFLOADS, Placement
 from dmq.store import folders
 
 from ..events import MODEL, on

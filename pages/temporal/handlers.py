@@ -10,13 +10,15 @@ from typing import Any
 import gradio as gr
 import numpy as np
 
-from dmq import stages
+from dmq.artifacts.model_info import get_temporal_block
 from dmq.describe import short_name
 from dmq.errors import DmqError
 from dmq.evaluation import time_embedding_drift
 from dmq.figures import temporal as figures
 from dmq.recipe import FLOAT, Cache, NearestRounding, Recipe, Temporal
 from dmq.results import TemporalErrors
+from dmq.workflow.answers import get_time_errors, has_blocks, has_capture, has_time_rounding
+from dmq.workflow.learning import learn_time_rounding
 
 from .. import forms
 from ..job_panel import JobPanel, note, watch
@@ -60,12 +62,12 @@ def measured(recipe: Recipe) -> tuple[TemporalErrors, bool]:
     rounding was learned.
     """
     with_blocks = recipe.reconstruction is not None and recipe.reconstruction.time
-    if stages.temporal_learned(recipe) and (not with_blocks or stages.reconstructed(recipe)):
-        return stages.temporal_errors(recipe), True
+    if has_time_rounding(recipe) and (not with_blocks or has_blocks(recipe)):
+        return get_time_errors(recipe), True
     if with_blocks:
-        return stages.temporal_errors(dataclasses.replace(recipe, reconstruction=None)), False
+        return get_time_errors(dataclasses.replace(recipe, reconstruction=None)), False
     spec = dataclasses.replace(recipe.temporal or Temporal(), rounding=NearestRounding())
-    return stages.temporal_errors(dataclasses.replace(recipe, temporal=spec)), False
+    return get_time_errors(dataclasses.replace(recipe, temporal=spec)), False
 
 
 def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
@@ -80,7 +82,7 @@ def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
     if why := hindrance(recipe):
         yield form | {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
         return
-    form |= {"learn": gr.update(visible=not stages.temporal_learned(recipe))}
+    form |= {"learn": gr.update(visible=not has_time_rounding(recipe))}
     yield form | {"empty": gr.update(visible=False)}
     errors, learned = measured(recipe)
     yield {"body": gr.update(visible=True)} | overview(
@@ -90,9 +92,9 @@ def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
 
 def hindrance(recipe: Recipe) -> str:
     """Why there is nothing to see, with what to do; empty if there is."""
-    if not stages.captured(recipe):
+    if not has_capture(recipe):
         return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
-    if stages.temporal_block(recipe.model) is None:
+    if get_temporal_block(recipe.model) is None:
         return f"dmq knows no temporal block in **{recipe.model}**: its time layers are treated as all others."
     if recipe.weights.bits == recipe.activations.bits == FLOAT and not recipe.overrides:
         return "This recipe leaves everything in float: there is no error to see. Choose bits."
@@ -194,7 +196,7 @@ JOB = JobPanel(
     stop="Stop it",
     progress="Progress of the time embedding",
     stopped="Stopped; nothing was kept.",
-    after_stop=lambda text: {"learn": gr.update(visible=not stages.temporal_learned(read(text)))},
+    after_stop=lambda text: {"learn": gr.update(visible=not has_time_rounding(read(text)))},
 )
 
 
@@ -203,7 +205,7 @@ def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Learn the rounding of the time embedding, with a bar; nothing is kept when it is stopped."""
     recipe = read(text)
     yield {}
-    yield from watch(stages.learn_temporal(recipe))
+    yield from watch(learn_time_rounding(recipe))
     errors, learned = measured(recipe)
     return {"status": note("Learned.")} | overview(recipe, errors, learned, chosen(errors, ""))
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.describe import DYNAMIC_NOTE, describe_grouping, short_name
 from dmq.errors import DmqError
 from dmq.figures import groups as figures
@@ -24,6 +24,13 @@ from dmq.recipe import (
     UniformGroups,
 )
 from dmq.results import GroupErrors
+from dmq.workflow.answers import (
+    get_error_curves,
+    get_errors,
+    get_statistics,
+    has_capture,
+    has_search,
+)
 
 from ..session import read
 from ..widgets.partition_strip import PartitionStrip
@@ -65,11 +72,10 @@ def said(recipe: Recipe, now: GroupErrors, lines: dict[str, GroupErrors]) -> str
 
 def figures_of(recipe: Recipe) -> dict[str, Any]:
     """All that follows from a partition, from statistics alone."""
-    now = stages.errors(recipe)
+    now = get_errors(recipe)
     references: dict[str, SharedRange | PerStep] = {SHARED: SharedRange(), PER_STEP: PerStep()}
     lines = {
-        name: stages.errors(dataclasses.replace(recipe, grouping=g))
-        for name, g in references.items()
+        name: get_errors(dataclasses.replace(recipe, grouping=g)) for name, g in references.items()
     }
     cuts = now.groups.boundaries()
     # Learned groups may be scattered and have ranges of their own: cuts would say too little of
@@ -78,7 +84,7 @@ def figures_of(recipe: Recipe) -> dict[str, Any]:
         (now.groups.slot != now.groups.slot[:1]).any()
     )
     counts = tuple(n for n in COUNTS if n <= recipe.sampling.steps)
-    timesteps = [round(t, 3) for t in stages.statistics(recipe).timesteps]
+    timesteps = [round(t, 3) for t in get_statistics(recipe).timesteps]
     shown = {
         "strip": PartitionStrip(
             [] if own else list(cuts), steps=len(timesteps), timesteps=timesteps, locked=own
@@ -93,19 +99,17 @@ def figures_of(recipe: Recipe) -> dict[str, Any]:
     return shown | {
         "per_step": figures.error_per_step({"current": now, **lines}, cuts if not own else ()),
         "per_site": figures.error_per_site({"current": now, **lines}),
-        "against": figures.error_against_count(
-            counts, stages.error_curves(recipe, counts), current
-        ),
+        "against": figures.error_against_count(counts, get_error_curves(recipe, counts), current),
     }
 
 
 def show(text: str, count: float) -> dict[str, Any]:
     """The tab for the current recipe."""
     recipe = read(text)
-    if not stages.captured(recipe):
+    if not has_capture(recipe):
         hint = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
         return {"empty": gr.update(value=hint, visible=True), "body": gr.update(visible=False)}
-    if not stages.searched(recipe):
+    if not has_search(recipe):
         hint = "These groups are still to be learned. Open **Learn the groups** below and press **Search**."
         return {"empty": gr.update(value=hint, visible=True), "body": gr.update(visible=False)}
     top = min(64, recipe.sampling.steps)

@@ -9,11 +9,13 @@ from typing import Any
 
 import gradio as gr
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.describe import short_name
 from dmq.figures import search as figures
 from dmq.recipe import LearnedGroups, Recipe
 from dmq.results import SearchResult
+from dmq.workflow.answers import get_search, has_capture, has_search
+from dmq.workflow.learning import search_groups
 
 from .. import forms
 from ..events import on, shows
@@ -69,7 +71,7 @@ def search(
         name: gr.update(visible=False) for name in ("use", "more")
     }
     try:
-        work = stages.search(recipe, again=True, enough=lambda: session in enough)
+        work = search_groups(recipe, again=True, enough=lambda: session in enough)
         result = yield from watch(work, live, seconds=FIGURE_SECONDS)
     finally:
         enough.discard(session)
@@ -152,14 +154,14 @@ def show(paths: list[str], text: str) -> dict[str, Any]:
     spec = base_of(recipe)
     known = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
     with_spec = dataclasses.replace(recipe, grouping=spec)
-    if not (stages.captured(recipe) and stages.searched(with_spec)):
+    if not (has_capture(recipe) and has_search(with_spec)):
         return known | {
             "body": gr.update(visible=False),
             "use": gr.update(visible=False),
             "found": "",
         }
     with_spec = dataclasses.replace(with_spec, name=short_name(with_spec))
-    made = known | shown(stages.search_result(with_spec)) | {"found": jsonio.dumps(with_spec)}
+    made = known | shown(get_search(with_spec)) | {"found": jsonio.dumps(with_spec)}
     return made | {"use": gr.update(visible=recipe.grouping != spec)}
 
 

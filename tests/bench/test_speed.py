@@ -18,12 +18,12 @@ from bench.peers.executed import KEPT, kept_by_sdnq
 from bench.peers.made import StandIn, float_bytes, tensor_bytes
 from bench.peers.subjects import STEPS, UNET, Subject, nested, opened, prepare, random_sd, recipe_of
 from bench.speed import BASE, Row, Worker
-from dmq import stages
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_sd
 from dmq.recipe import FLOAT, Calibration, Sampling, UniformGroups
 from dmq.store import captures
+from dmq.workflow.answers import get_plan
 from tests.tiny import runs_in
 
 
@@ -156,7 +156,7 @@ def test_the_plan_is_that_of_the_stages(step):
         (1, step.recipe),
         (8, replace(step.recipe, grouping=UniformGroups(count=8))),
     ):
-        ours, theirs = step.plan(groups), stages.plan(recipe)
+        ours, theirs = step.plan(groups), get_plan(recipe)
         assert ours.bytes == theirs.bytes
         for a, b in zip(ours.layers, theirs.layers, strict=True):
             assert (a.bank is None) == (b.bank is None)

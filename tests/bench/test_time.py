@@ -13,7 +13,7 @@ from bench.timing.bars import bars
 from bench.timing.candidates import candidates
 from bench.timing.measure import Bench
 from bench.timing.results import Results, interval
-from dmq import stages
+from dmq.artifacts.of_recipe import search_spec
 from dmq.errors import DmqError
 from dmq.evaluation import compare
 from dmq.progress import run_to_end
@@ -27,6 +27,7 @@ from dmq.recipe import (
     Tiar,
     Weights,
 )
+from dmq.workflow.answers import get_time_errors
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -178,9 +179,7 @@ def test_figures_are_those_of_the_stages(tiny):
         np.mean([report.scores[0].psnr for report in reports]), abs=0.2
     )
     assert row["bytes"] == reports[0].bytes[recipe.name]
-    assert row["cosine"] == pytest.approx(
-        stages.temporal_errors(recipe).cosine_after.min(), abs=1e-6
-    )
+    assert row["cosine"] == pytest.approx(get_time_errors(recipe).cosine_after.min(), abs=1e-6)
     assert row["cosine"] < 1 - 1e-6
 
 
@@ -192,7 +191,7 @@ def test_all_searches_share_one(tiny):
         for table in ("grouping", "calibration")
         for one in candidates(table, tiny[1], chosen)
     }
-    specs = {stages.search_spec(rows[name]) for name in ("learned 2", "active 2")}
+    specs = {search_spec(rows[name]) for name in ("learned 2", "active 2")}
     assert specs == {LearnedGroups(count=2, iterations=4)}
 
 

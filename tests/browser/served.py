@@ -19,7 +19,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
-from dmq import cli, evaluation, stages, workflow
+from dmq import cli, evaluation, workflow
 from dmq.progress import Progress
 
 
@@ -61,7 +61,7 @@ def holding(stage: Callable, file: Path) -> Callable:
 
 
 if __name__ == "__main__":
-    rooms = [evaluation, stages, workflow]
+    rooms = [evaluation, workflow]
     for room in rooms:
         found = pkgutil.iter_modules(room.__path__, f"{room.__name__}.")
         for module in [room, *(importlib.import_module(one.name) for one in found)]:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.recipe import ManualGroups, Sampling, SharedRange, UniformGroups
 from dmq.store import runs
+from dmq.workflow.answers import get_errors, has_capture
 from pages import session
 from tests.browser.conftest import PATIENCE
 
@@ -84,7 +85,7 @@ def test_dragging_a_boundary_changes_the_errors_and_the_link(visit, recipe):
     expect(boundary(page)).to_have_attribute("aria-valuenow", "8")
     expect(total).to_contain_text("2 groups of the 10 steps cut by hand")
     made = dataclasses.replace(recipe, grouping=ManualGroups(boundaries=(8,)))
-    expect(total).to_contain_text(f"{100 * stages.errors(made).total:.3g} %")
+    expect(total).to_contain_text(f"{100 * get_errors(made).total:.3g} %")
     page.wait_for_function(
         f"before => JSON.stringify({curve}) !== JSON.stringify(before)", arg=before
     )
@@ -318,14 +319,14 @@ def test_a_capture_that_is_stopped_or_left_leaves_nothing_behind(
         else:
             page.reload()
         expect(page.get_by_role("button", name="Capture", exact=True)).to_be_visible()
-        assert not stages.captured(wanted)
+        assert not has_capture(wanted)
         ended = time.monotonic() + PATIENCE / 1000
         while left := [
             path.name for path in (folder / "runs").rglob(".*")
         ]:  # until the server has noticed
             assert time.monotonic() < ended, left
             time.sleep(0.1)
-    assert not stages.captured(wanted)
+    assert not has_capture(wanted)
 
 
 def test_a_capture_fills_the_empty_tab(visit, unprompted):
@@ -335,7 +336,7 @@ def test_a_capture_fills_the_empty_tab(visit, unprompted):
     page = visit(wanted, "time-groups")
     press(page, "Capture")
     expect(boundary(page)).to_have_attribute("aria-valuenow", "2")
-    assert stages.captured(wanted)
+    assert has_capture(wanted)
 
 
 def test_two_visitors_with_different_models_do_not_disturb_each_other(

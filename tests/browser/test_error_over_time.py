@@ -9,10 +9,11 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from dmq import stages
 from dmq.evaluation import error_curves, probe
 from dmq.progress import run_to_end
 from dmq.recipe import Comparison, PerStep, Probe, Progressive, Relaxing
+from dmq.workflow.answers import count_finished_calls, has_ranges
+from dmq.workflow.learning import calibrate_ranges, capture_statistics
 from tests.browser.test_app import in_address, press, toast
 from tests.browser.test_learned import press_until
 
@@ -25,7 +26,7 @@ def test_setting_ranges_is_stopped(visit, hold, recipe):
         recipe.calibration, samples=3, batch=1
     )  # of which nothing is captured yet
     wanted = dataclasses.replace(recipe, name="long", calibration=few, progressive=Progressive())
-    run_to_end(stages.capture(wanted))
+    run_to_end(capture_statistics(wanted))
     page = visit(wanted, "error-over-time")
     part = page.locator("#trajectory-ranges")
     expect(part.locator(".block.dmq-empty")).to_contain_text("still to be set")
@@ -35,13 +36,13 @@ def test_setting_ranges_is_stopped(visit, hold, recipe):
         press(page, "Stop, keep finished calls")
         expect(page.get_by_text("Stopped; finished denoiser calls were kept.")).to_be_visible()
         expect(part.get_by_role("button", name="Calibrate")).to_be_visible()
-        assert not stages.calibrated(wanted)
+        assert not has_ranges(wanted)
 
 
 def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
     wanted = dataclasses.replace(recipe, name="walk", grouping=PerStep(), progressive=Progressive())
-    with contextlib.closing(stages.calibrate(wanted)) as work:
-        next(progress for progress in work if stages.calls_kept(wanted) == 4)
+    with contextlib.closing(calibrate_ranges(wanted)) as work:
+        next(progress for progress in work if count_finished_calls(wanted) == 4)
     page = visit(wanted, "error-over-time")
     expect(page.locator("#trajectory-ranges .block.dmq-empty")).to_contain_text(
         "4 denoiser calls are finished and kept"
@@ -50,7 +51,7 @@ def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
     expect(page.locator("#trajectory-ranges-said")).to_contain_text(
         "Set on 2 images at 10 denoiser calls"
     )
-    assert stages.calibrated(wanted)
+    assert has_ranges(wanted)
     heat, cell = (
         page.locator("#trajectory-ranges-map .nsewdrag").first,
         page.locator("#trajectory-ranges-cell"),

@@ -8,9 +8,9 @@ import zipfile
 import pytest
 from playwright.sync_api import expect
 
-from dmq import stages
 from dmq.store import exports, folders, runs
 from dmq.workflow import export
+from dmq.workflow.answers import get_plan
 from tests.browser.test_app import press, toast
 
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 
 def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, tmp_path):
-    page, plan = visit(recipe, "export"), stages.plan(recipe)
+    page, plan = visit(recipe, "export"), get_plan(recipe)
     expect(page.locator("#export-sizes tr", has_text="quantized")).to_contain_text(
         f"{plan.bytes:,} bytes"
     )

@@ -8,10 +8,11 @@ import re
 import pytest
 from playwright.sync_api import expect
 
-from dmq import stages
 from dmq.allocation import budget
 from dmq.progress import run_to_end
 from dmq.recipe import Budget, KMeans, Sensitivity, Uaq, WeightFormat, format_name
+from dmq.workflow.learning import capture_statistics, measure_costs
+from dmq.workflow.tables import list_tables
 from tests.browser.test_app import in_address, press, toast
 
 
@@ -39,7 +40,7 @@ def write(page, cell, text):
 
 
 def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, hold, unprompted):
-    run_to_end(stages.capture(unprompted))
+    run_to_end(capture_statistics(unprompted))
     page = visit(unprompted, "layers")
     expect(page.locator(".block.dmq-empty:visible")).to_contain_text("Nothing is known yet")
     page.locator("#new-table > button").click()
@@ -52,13 +53,13 @@ def test_a_table_is_asked_for_stopped_and_gone_on_with(visit, hold, unprompted):
         expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
         press(page, "Stop, keep finished layers")
         expect(page.get_by_text("Stopped; finished layers were kept")).to_be_visible()
-        assert stages.tables(unprompted.model) == []
+        assert list_tables(unprompted.model) == []
     form.get_by_label("How", exact=True).click()
     page.get_by_role("option", name="fisher").click()
     expect(form.get_by_label("Judged by")).to_have_count(0)
     press(page, "Measure")
     expect(page.locator("#table-context")).to_contain_text("noise error by gradients")
-    ((title, _),) = stages.tables(unprompted.model)
+    ((title, _),) = list_tables(unprompted.model)
     expect(page.get_by_label("Table", exact=True)).to_have_value(title)
     expect(page.locator("#layer-figure .main-svg").first).to_be_visible()
 
@@ -82,7 +83,7 @@ def test_a_predictor_can_be_asked_for(visit, recipe):
 def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
     for how in ("local", "fisher"):
         ask = Sensitivity(choices=CHOICES, how=how, steps=2, images=1, probes=1)
-        run_to_end(stages.sensitivity(recipe, ask))
+        run_to_end(measure_costs(recipe, ask))
     page = visit(dataclasses.replace(recipe, name="look at layers"), "layers")
     figure = page.locator("#layer-figure")
     bars = figure.locator(".barlayer .point path")
@@ -112,7 +113,7 @@ def test_a_kept_table_is_looked_at_from_all_sides(visit, recipe):
 
 def test_the_budget_moves_a_layer_is_edited_and_all_of_it_applied(visit, recipe):
     ask = Sensitivity(choices=CHOICES, how="fisher", steps=2, images=1, probes=1)
-    table = run_to_end(stages.sensitivity(recipe, ask))
+    table = run_to_end(measure_costs(recipe, ask))
     page = visit(dataclasses.replace(recipe, name="mixed"), "layers")
     expect(page.get_by_label("Table", exact=True)).to_have_value(table.title)
     said, slider = page.locator("#budget-said"), page.locator("#budget-bits input[type=range]")

@@ -8,8 +8,8 @@ import dataclasses
 import pytest
 from playwright.sync_api import expect
 
-from dmq import stages
 from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Tiar, UniformGroups, Weights
+from dmq.workflow.answers import get_blocks_by_now, has_blocks, has_search, has_time_rounding
 from tests.browser.test_app import in_address, press, stop, toast
 
 
@@ -33,7 +33,7 @@ def test_groups_are_learned_watched_and_used(visit, recipe):
     page.wait_for_function("decodeURIComponent(location.search).includes('LearnedGroups')")
     made = in_address(page)
     assert made.grouping == SPEC
-    assert stages.searched(made)
+    assert has_search(made)
     expect(page.locator("#total-error")).to_contain_text("2 learned groups")
 
 
@@ -46,13 +46,13 @@ def test_a_search_can_be_stopped_or_finished_early(visit, recipe):
     expect(page.locator("#search-summary")).to_contain_text("noise error")
     stop(page, "Stop the search")
     expect(page.get_by_text("Stopped; nothing was kept.")).to_be_visible()
-    assert not stages.searched(wanted)
+    assert not has_search(wanted)
     finish = page.get_by_role("button", name="Finish now, keep what is there", exact=True)
     press_until(page, "Search", finish)  # the summary is still that of the search before
     expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
     finish.click()
     expect(page.locator("#search-summary")).to_contain_text("It ended early")
-    assert stages.searched(wanted)
+    assert has_search(wanted)
 
 
 def test_the_time_embedding_is_seen_learned_and_run_alone(visit, recipe):
@@ -66,7 +66,7 @@ def test_the_time_embedding_is_seen_learned_and_run_alone(visit, recipe):
     press(page, "Learn the rounding")
     expect(said).to_contain_text("as all other layers")
     expect(said).not_to_contain_text("still to be learned")
-    assert stages.temporal_learned(wanted)
+    assert has_time_rounding(wanted)
     heat, cell = page.locator("#temporal-after .nsewdrag").first, page.locator("#temporal-cell")
     heat.scroll_into_view_if_needed()
     box = heat.bounding_box()
@@ -116,14 +116,14 @@ def test_blocks_are_learned_stopped_and_gone_on_with(visit, hold, recipe):
         expect(page.locator("#blocks-said")).to_contain_text("Not all blocks are learned yet")
         press(page, "Stop, keep finished blocks")
         expect(page.get_by_text("Stopped; finished blocks were kept.")).to_be_visible()
-        assert not stages.reconstructed(wanted)
-    before = list(stages.blocks_so_far(wanted).after)
+        assert not has_blocks(wanted)
+    before = list(get_blocks_by_now(wanted).after)
     assert before
     press_until(page, "Learn the other blocks", page.get_by_text("Learned.", exact=True))
     expect(page.locator("#blocks-said")).to_contain_text("5 blocks err less")
     expect(page.locator("#blocks-errors .main-svg").first).to_be_visible()
     expect(page.get_by_role("button", name="Learn the other blocks", exact=True)).to_be_hidden()
-    assert stages.reconstructed(wanted)
+    assert has_blocks(wanted)
 
 
 def test_block_reconstruction_is_one_tick_away_and_a_conflict_is_told(visit, recipe):

@@ -7,8 +7,9 @@ import re
 import numpy as np
 import pytest
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
 from dmq.allocation import budget
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
 from dmq.recipe import Budget, Override, Recipe, Rule, Uaq, Uniform, format_name, parse_format
@@ -37,7 +38,7 @@ def recipe(folder):
 
 @pytest.fixture(scope="module")
 def table(recipe):
-    known = stages.info(recipe.model)
+    known = get_info(recipe.model)
     rng = np.random.default_rng(0)
     bits = np.array([4, 3, 2])
     cost = np.exp(rng.normal(0, 2, (len(known.layers), 1))) * 4.0**-bits
@@ -125,7 +126,7 @@ def test_an_earlier_allocation_is_replaced_and_other_overrides_stay(recipe, tabl
 def test_names_are_taken_literally(recipe, table, monkeypatch):
     names = ("a[0].b*", "a0.b", "a?.b")
     odd = tuple(dataclasses.replace(table.layers[0], name=name) for name in names)
-    known = dataclasses.replace(stages.info(recipe.model), layers=odd)
+    known = dataclasses.replace(get_info(recipe.model), layers=odd)
     monkeypatch.setattr("dmq.workflow.bit_allocation.info", lambda model: known)
     found = budget.allocate(
         dataclasses.replace(

@@ -7,11 +7,14 @@ import dataclasses
 import pytest
 from PIL import Image
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
 from dmq.cli import show
 from dmq.progress import run_to_end
 from dmq.recipe import Calibration, Progressive, Temporal, Tiar
 from dmq.store import captures, runs
+from dmq.workflow.answers import get_statistics
+from dmq.workflow.steps import carry_out
+from dmq.workflow.tables import list_tables
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -80,7 +83,7 @@ def test_every_former_name_names_commands_that_there_are():
 
 def test_show_prints_what_is_known_and_says_what_is_not(recipe, file, said):
     assert said("show", file, "layers").out == said("show", file, "--layers").out
-    assert f"{len(stages.statistics(recipe).sites)} sites" in said("show", file, "capture").out
+    assert f"{len(get_statistics(recipe).sites)} sites" in said("show", file, "capture").out
     for what, why in (
         ("groups", "nothing to search"),
         ("blocks", "nothing to reconstruct"),
@@ -98,7 +101,7 @@ def test_tables_are_asked_shown_and_shared_out(recipe, file, tmp_path, said):
     """Runs by itself in any order: what other tests measured of the model is shown too."""
     words = ["--only", "sensitivity", "--how", "local", "--choices", "UAQ-4", "UAQ-2"]
     made = said("prepare", file, *words, "--steps", "2").out
-    kept = stages.tables(recipe.model)
+    kept = list_tables(recipe.model)
     assert made.splitlines()[1] in said("show", file, "sensitivity").out
     shown = said("show", file, "budget", "--table", kept[0][0], "--bits", "3")
     assert shown.out == said("budget", kept[0][0], file, "--bits", "3").out
@@ -137,7 +140,7 @@ def test_a_run_is_verified(recipe, file, said):
 
 
 def test_a_recipe_is_verified(recipe, file, tmp_path, said):
-    run_to_end(stages.prepare(recipe))
+    run_to_end(carry_out(recipe))
     assert said("check", file).out.startswith(f"{file}: sound. A recipe for {recipe.model}; ")
     other = dataclasses.replace(recipe, progressive=Progressive(), calibration=Calibration(seed=9))
     (tmp_path / "other.json").write_text(jsonio.dumps(other))

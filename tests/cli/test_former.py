@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
+from dmq.artifacts.model_info import for_model
 from dmq.evaluation import error_curves, probe, range_change
 from dmq.models.tiny import tiny_ddpm
 from dmq.progress import run_to_end
@@ -25,6 +26,14 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.store import sheets
+from dmq.workflow.answers import (
+    get_plan,
+    get_ranges,
+    get_relaxed_steps,
+    get_window_effects,
+    has_ranges,
+)
+from dmq.workflow.learning import calibrate_ranges
 from tests.tiny import captured_recipe, runs_in
 
 
@@ -96,7 +105,7 @@ def columns(lines, head):
 def test_ranges_are_set_and_the_widest_changes_named(recipe, said):
     wanted = dataclasses.replace(recipe, name="walked", progressive=Progressive())
     lines = said("calibrate", wanted)
-    assert stages.calibrated(wanted)
+    assert has_ranges(wanted)
     assert f"2 images, {STEPS} denoiser calls, in " in lines[0] and lines[0].endswith(" s")
     change = range_change.compare_ranges(wanted)
     most = np.abs(change.wider).max(1)
@@ -121,9 +130,7 @@ def test_a_range_that_grew_after_its_use_is_noted(recipe, said):
     shared = dataclasses.replace(
         recipe, name="shared", progressive=Progressive(), grouping=SharedRange()
     )
-    change = (
-        run_to_end(stages.calibrate(shared)) and stages.progressive_ranges(shared).widest_change
-    )
+    change = run_to_end(calibrate_ranges(shared)) and get_ranges(shared).widest_change
     assert change > 0 and f"grew by up to {100 * change:.2f} %" in said("calibrate", shared)[-1]
 
 
@@ -132,7 +139,7 @@ def test_windows_print_both_curves_and_what_each_judge_would_choose(recipe, said
         recipe, name="relaxed", relaxing=Relaxing(fraction=0.5, windows=2, images=2)
     )
     lines = said("windows", wanted)
-    effects = stages.window_effects(wanted)
+    effects = get_window_effects(wanted)
     table = columns(lines, "unrounded")[:2]
     assert [row[0] for row in table] == ["0 to 1", "2 to 3"]
     for row, less, more in zip(
@@ -150,7 +157,7 @@ def test_windows_print_both_curves_and_what_each_judge_would_choose(recipe, said
     ]
     for judge, row in zip(("fidelity", "text"), ways[3:], strict=True):
         auto = dataclasses.replace(wanted.relaxing, where="auto", judge=judge)
-        first, *_, last = stages.relaxed(dataclasses.replace(wanted, relaxing=auto))
+        first, *_, last = get_relaxed_steps(dataclasses.replace(wanted, relaxing=auto))
         assert row[1] == f"{first}-{last}"
     assert {row[2] for row in ways} == {"7.5"}
 
@@ -170,7 +177,7 @@ def test_errors_along_the_steps_as_table_and_csv(recipe, said, folder):
         assert float(finished) == pytest.approx(found.accumulated[name][-1].mean(), rel=1e-4)
         assert float(isolated) == pytest.approx(found.isolated[name].mean(), rel=1e-4)
         made = low if name == "low" else high
-        assert (float(bits), size) == ({"low": 5, "high": 16}[name], f"{stages.plan(made).bytes:,}")
+        assert (float(bits), size) == ({"low": 5, "high": 16}[name], f"{get_plan(made).bytes:,}")
     table = list(csv.DictReader(io.StringIO(out.read_text("utf-8"))))
     assert [(row["recipe"], int(row["step"])) for row in table] == [
         (n, i) for n in ("low", "high") for i in range(4)
@@ -230,7 +237,7 @@ def test_windows_of_a_probe(recipe, said):
 
 def test_a_model_without_prompts_is_asked_as_the_app_asks_it(recipe, said, refused, folder):
     tiny_ddpm().save_pretrained(folder / "tiny-ddpm", safe_serialization=True)
-    made = stages.for_model(recipe, str(folder / "tiny-ddpm"))
+    made = for_model(recipe, str(folder / "tiny-ddpm"))
     plain = dataclasses.replace(
         made, name="none", sampling=dataclasses.replace(made.sampling, steps=2, guidance=0.0)
     )

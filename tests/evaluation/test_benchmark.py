@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
 from dmq.capture.activations import PROMPTS
 from dmq.errors import DmqError
 from dmq.evaluation import benchmark as bench_stage
@@ -25,6 +25,7 @@ from dmq.results import FLOOR_NAME, BenchReport
 from dmq.store import benchmarks as kept
 from dmq.store import folders
 from dmq.store.prompts import UNCONDITIONAL, read_prompts, shipped_domains
+from dmq.workflow.answers import get_plan
 from tests.tiny import captured_recipe, runs_in, tiny_clip
 
 
@@ -243,7 +244,7 @@ def test_every_report_has_its_context(report, recipes):
         report.coverage.keys() == {"six", "two"}
         and report.bytes["two"] < report.bytes["six"] < report.bytes["float"]
     )
-    assert report.bytes["six"] == stages.plan(recipes[0]).bytes
+    assert report.bytes["six"] == get_plan(recipes[0]).bytes
     assert (
         report.sampler
         and report.machine
@@ -341,7 +342,7 @@ def test_benchmarks_of_the_same_images_are_joined(report, wanted, recipes):
     both = joined_benchmarks.join_benchmarks(["whole", "more"])
     assert both.recipes == ("float", FLOOR_NAME, "six", "two", "three", "six · more")
     assert both.row("six", "in").figures == both.row("six · more", "in").figures
-    assert both.bytes["three"] == stages.plan(
+    assert both.bytes["three"] == get_plan(
         third
     ).bytes and both.coverage.keys() == both.bytes.keys() - set(MODELS[:2])
     other = dataclasses.replace(wanted, seeds=(7, 8), measures=("psnr",))

@@ -10,7 +10,7 @@ import gradio as gr
 import pytest
 
 from dmq.errors import DmqError
-from dmq.stages import Progress
+from dmq.progress import Progress
 from pages import job_panel
 from pages.job_panel import JobPanel, note, watch
 

@@ -13,11 +13,12 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 
-from dmq import jsonio, public, stages
+from dmq import jsonio, public
 from dmq.errors import Refused
 from dmq.progress import run_to_end
 from dmq.recipe import Recipe
 from dmq.store import exports, folders, runs
+from dmq.workflow.learning import capture_statistics
 from pages import app, session
 from tests.tiny import captured_recipe, runs_in
 from tests.visitor import Visitor
@@ -51,7 +52,7 @@ def host(tmp_path_factory):
         patch.setenv("DMQ_MODELS", made.model)
         patch.setenv("DMQ_PUBLIC", "1")
         offered = dataclasses.replace(made, model="tiny-sd")
-        run_to_end(stages.capture(offered))
+        run_to_end(capture_statistics(offered))
         served = app.build()
         _, url, _ = served.queue().launch(prevent_thread_lock=True, quiet=True, max_file_size="1mb")
         yield folder, served, url, offered

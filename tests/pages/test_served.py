@@ -9,7 +9,8 @@ import gradio as gr
 import pytest
 from gradio_client import Client
 
-from dmq import jsonio, stages
+from dmq import jsonio
+from dmq.workflow.answers import get_errors, get_plan
 from pages import app
 from pages.events import Blocks, takes_turns
 from pages.session import Shared
@@ -122,9 +123,9 @@ def test_the_endpoints_answer(recipe):
         client = Client(url, verbose=False)
         text = jsonio.dumps(recipe)
         assert client.predict(recipe=text, api_name="/errors")["total"] == pytest.approx(
-            stages.errors(recipe).total
+            get_errors(recipe).total
         )
-        assert client.predict(recipe=text, api_name="/plan")["bytes"] == stages.plan(recipe).bytes
+        assert client.predict(recipe=text, api_name="/plan")["bytes"] == get_plan(recipe).bytes
         assert "2 equal groups" in client.predict(recipe=text, api_name="/describe")
         with pytest.raises(Exception, match="did you mean 'weights'"):
             client.predict(recipe='{"wieghts": {}}', api_name="/describe")

@@ -4,10 +4,11 @@ import dataclasses
 
 import pytest
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.describe import describe_plan, describe_recipe, short_name
 from dmq.errors import DmqError
 from dmq.recipe import KMeans
+from dmq.workflow.answers import get_plan
 from pages import sidebar
 
 
@@ -55,7 +56,7 @@ def test_formats_and_ranges_as_they_come_are_chosen_in_the_sidebar(text, recipe)
     )
     assert (made.name, made.activations.dynamic) == ("KMA-4 A6 per sample", "sample")
     assert sidebar.form_values(made, [*chosen]) == chosen
-    table, plan = sidebar.look(jsonio.dumps(made))["layers"], stages.plan(made)
+    table, plan = sidebar.look(jsonio.dumps(made))["layers"], get_plan(made)
     row = next(
         row
         for row, planned in zip(table, plan.layers, strict=False)
@@ -67,7 +68,7 @@ def test_formats_and_ranges_as_they_come_are_chosen_in_the_sidebar(text, recipe)
 
 
 def test_the_sidebar_says_size_and_coverage(text, recipe):
-    plan, shown = stages.plan(recipe), sidebar.weigh(text, False)
+    plan, shown = get_plan(recipe), sidebar.weigh(text, False)
     assert f"<b>{plan.bytes / 1e6:.1f} MB</b> of {plan.float_bytes / 1e6:.1f} MB" in shown["size"]
     assert shown["coverage"] == describe_plan(plan)
     assert "layers" not in shown  # nothing is sent for a table that nobody sees
@@ -75,7 +76,7 @@ def test_the_sidebar_says_size_and_coverage(text, recipe):
 
 
 def test_the_open_table_says_what_every_layer_gets(text, recipe):
-    plan, rows = stages.plan(recipe), sidebar.look(text)["layers"]
+    plan, rows = get_plan(recipe), sidebar.look(text)["layers"]
     assert [row[0] for row in rows] == [row.layer.name for row in plan.layers]
     first = next(row for row in plan.layers if row.reason == "first layer")
     assert [

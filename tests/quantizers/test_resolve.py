@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from dmq import stages
+from dmq.artifacts.model_info import get_info_for
+from dmq.artifacts.of_recipe import ask_layer_codes
 from dmq.errors import DmqError
 from dmq.quantizers.plan import vector_format
 from dmq.quantizers.resolve import resolve, resolve_operands
 from dmq.quantizers.weights import weight_bytes
 from dmq.recipe import FLOAT, Activations, KMeans, LowRank, Override, Recipe, Weights
 from dmq.results import PlannedLayer, Site
-from dmq.stages.known import info_for
-from dmq.stages.weights_kept import learned_from_inputs
+from dmq.workflow.answers import allocate_bits
 from tools import golden
 
 
@@ -52,9 +52,9 @@ def test_recipes_that_ship_resolve_to_the_layers_of_their_plans(tmp_path, monkey
     for name, recipe in cases.items():
         how = {
             task.layer: "GPTQ" if task.inputs is None else "low rank, smoothed"
-            for task in learned_from_inputs(recipe)
+            for task in ask_layer_codes(allocate_bits(recipe))
         }
-        info, recipe = info_for(recipe), stages.resolved(recipe)
+        info, recipe = get_info_for(recipe), allocate_bits(recipe)
         made = resolve(info, recipe)
         lines = [resolved_row(row, recipe, made[row.name], how) for row in info.layers]
         assert golden.digest(lines) == PLANS[name]["plan"]["formats"], name

@@ -180,7 +180,7 @@ def test_what_is_missing_is_told_and_nothing_is_computed(store):
         match=r"^groups of timesteps: not there yet; run `dmq prepare` with this recipe\.$",
     ):
         store.value(GroupSearch(settings=Settings(search=True)))
-    with pytest.raises(DmqError, match="^Capture: not there yet"):  # what is to be done first
+    with pytest.raises(DmqError, match=r"^Capture: not there yet"):  # what is to be done first
         store.value(PlanOf(settings=Settings(search=True)))
     assert LOG == []
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from dmq.artifacts.questions import Run, Windows
+from dmq.artifacts.questions import Windows
 from dmq.errors import DmqError
 from dmq.recipe import Comparison, LearnedGroups, Recipe, WeightFormat
 from dmq.results import (
@@ -231,9 +231,7 @@ FOUND = benchmarks.Found((ROW,), BENCHED, {"features": array(2, 3)}, ("a note",)
 BATCH = benchmarks.Batch([image(), image()], array(2, 3), 1.25)
 
 
-QUESTION = Windows(
-    recipe=Recipe(), windows=2, images=3, run=Run(fingerprint="f", sampler="s", timesteps=(1.0,))
-)
+QUESTION = Windows(recipe=Recipe(), windows=2, images=3)
 
 
 def save_search(folder):

@@ -4,13 +4,14 @@ import json
 
 import pytest
 
-from dmq import stages
 from dmq.models import libraries
 from dmq.models.tiny import tiny_sd
 from dmq.progress import run_to_end
 from dmq.recipe import Calibration, Recipe, Sampling
 from dmq.store import folders
 from dmq.store.captures import capture_key, load_stats
+from dmq.workflow.answers import has_capture
+from dmq.workflow.learning import capture_statistics
 from training import captures
 
 
@@ -45,7 +46,7 @@ def recipe_of(model):
 
 
 def make_one(model):
-    run_to_end(stages.capture(recipe_of(model)))
+    run_to_end(capture_statistics(recipe_of(model)))
 
 
 def run(monkeypatch, tmp_path, *words):
@@ -100,16 +101,16 @@ def test_what_ships_is_found_only_where_something_is_added_to_it(
 ):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "own"))
     recipe = recipe_of(model)
-    run_to_end(stages.capture(recipe))
+    run_to_end(capture_statistics(recipe))
     (tmp_path / "own" / "captures" / capture_key(recipe)).rename(
         assets / "runs" / capture_key(recipe)
     )
-    assert stages.captured(recipe)
+    assert has_capture(recipe)
     with captures.made_in(tmp_path / "work", hidden) as home:
-        assert stages.captured(recipe) != hidden
+        assert has_capture(recipe) != hidden
         assert folders.home() == home != tmp_path / "own"
         assert (folders.ASSETS / "prompts" / "names.txt").read_text() == "cat\n"
-    assert stages.captured(recipe) and folders.home() == tmp_path / "own"
+    assert has_capture(recipe) and folders.home() == tmp_path / "own"
 
 
 def test_labels_do_not_ship_and_old_folders_are_replaced(assets, tmp_path):

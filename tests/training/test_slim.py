@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from dmq import stages
 from dmq.models.tiny import tiny_sd
 from dmq.progress import run_to_end
 from dmq.recipe import (
@@ -27,6 +26,8 @@ from dmq.recipe import (
 )
 from dmq.store import captures, extremes
 from dmq.store.learned import load_progressive, load_rounding
+from dmq.workflow.answers import get_ranges, get_statistics
+from dmq.workflow.learning import calibrate_ranges, capture_statistics, learn_time_rounding
 from tests.store.old_runs import save_old_progressive, save_old_stats
 from tests.tiny import runs_in
 from training import slim
@@ -50,12 +51,12 @@ def source(tmp_path_factory):
             temporal=Temporal(rounding=Tiar(iterations=5)),
         )
         place = folder / "source"
-        capture = run_to_end(stages.capture(recipe))
-        save_old_stats(place / capture.name, stages.statistics(recipe))
+        capture = run_to_end(capture_statistics(recipe))
+        save_old_stats(place / capture.name, get_statistics(recipe))
         shutil.copyfile(capture / "model.json", place / capture.name / "model.json")
-        walked = run_to_end(stages.calibrate(recipe))
-        save_old_progressive(place / walked.name, stages.progressive_ranges(recipe))
-        learned = run_to_end(stages.learn_temporal(recipe))
+        walked = run_to_end(calibrate_ranges(recipe))
+        save_old_progressive(place / walked.name, get_ranges(recipe))
+        learned = run_to_end(learn_time_rounding(recipe))
         arrays, plain = load_rounding(learned)
         (place / learned.name).mkdir()
         save_file(

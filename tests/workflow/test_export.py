@@ -8,7 +8,6 @@ import pytest
 from diffusers import DiffusionPipeline
 
 import dmq.checkpoint
-from dmq import stages
 from dmq.cli import main
 from dmq.errors import DmqError
 from dmq.models import libraries
@@ -19,6 +18,7 @@ from dmq.recipe import Activations, BlockReconstruction, MinMax, Weights
 from dmq.runtime.convert import find_kernels
 from dmq.store.exports import FORMS
 from dmq.workflow import export
+from dmq.workflow.answers import get_plan, get_simulated
 from tests.machine import KERNEL
 from tests.tiny import captured_recipe, runs_in
 
@@ -49,10 +49,8 @@ def test_the_folder_draws_what_the_recipe_does_learned_codes_and_groups_included
             seen.append(next(work))
     made, loaded = end.value.value, libraries.load(recipe.model)
     assert {item.stage for item in seen} >= {"Write"} and seen[-1].done == seen[-1].total
-    assert (
-        made.stored == stages.plan(recipe).bytes == made.planned and made.files["model_index.json"]
-    )
-    expected = drawn(loaded, with_denoiser(loaded, stages.quantize(recipe)), recipe)
+    assert made.stored == get_plan(recipe).bytes == made.planned and made.files["model_index.json"]
+    expected = drawn(loaded, with_denoiser(loaded, get_simulated(recipe)), recipe)
     pipe = calm(DiffusionPipeline.from_pretrained(folder / "out"))
     assert np.array_equal(drawn(loaded, pipe, recipe), expected)
     assert dmq.jsonio.read(folder / "out" / "recipe.json") == recipe
@@ -74,10 +72,10 @@ def test_half_range_weights_run_on_integer_kernels_of_every_machine_from_recipe_
         run_to_end(export.write_export(wanted, folder / "half", engine="executed")),
         libraries.load(wanted.model),
     )
-    assert made.stored == stages.plan(wanted).bytes == made.planned
+    assert made.stored == get_plan(wanted).bytes == made.planned
     pipe = calm(DiffusionPipeline.from_pretrained(folder / "half"))
     assert set(find_kernels(pipe.unet).values()) == {(KERNEL, "")}
-    simulated = drawn(loaded, with_denoiser(loaded, stages.quantize(wanted)), wanted).astype(float)
+    simulated = drawn(loaded, with_denoiser(loaded, get_simulated(wanted)), wanted).astype(float)
     executed = drawn(loaded, pipe, wanted).astype(float)
     apart = np.square(executed - simulated).mean()
     assert apart < 0.05 * np.square(simulated - drawn(loaded, loaded.pipe, wanted)).mean() + 1

@@ -101,16 +101,17 @@ def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
 
     Of what was learned from random mixes, "block", "op" and "ridge" name the tables of the latest.
     """
-    from ... import stages
+    from ...artifacts.model_info import get_info
     from ...store.learned import TABLES, find_predictors, load_predictor
+    from ...workflow.tables import list_tables, load_table
 
     if Path(name).is_dir():
-        return stages.load_table(Path(name), recipe.model)
-    kept = stages.tables(recipe.model)
+        return load_table(Path(name), recipe.model)
+    kept = list_tables(recipe.model)
     folder = next((folder for title, folder in kept if name in (title, folder.name)), None)
     if folder is not None:
-        return stages.load_table(folder, recipe.model)
-    learned = find_predictors(stages.info(recipe.model).fingerprint)
+        return load_table(folder, recipe.model)
+    learned = find_predictors(get_info(recipe.model).fingerprint)
     for found in learned:
         for level, made in TABLES.items():
             if name in (level, f"{found.name}.{level}"):

@@ -24,9 +24,9 @@ WAYS = {
 
 def print_capture(recipe: Recipe) -> None:
     """What the statistics are of."""
-    from ... import stages
+    from ...workflow.answers import get_statistics
 
-    stats = stages.statistics(recipe)
+    stats = get_statistics(recipe)
     print(
         f"{stats.model}: {len(stats.sites)} sites on {stats.samples} images, "
         f"{len(stats.timesteps)} steps; captured on {stats.made_on or 'an unknown device'}"
@@ -36,13 +36,14 @@ def print_capture(recipe: Recipe) -> None:
 
 def print_groups(recipe: Recipe) -> None:
     """The errors of learned groups beside others."""
-    from ... import stages
+    from ...artifacts.of_recipe import search_spec
+    from ...workflow.answers import get_search
 
-    if stages.search_spec(recipe) is None:
+    if search_spec(recipe) is None:
         raise DmqError(
             "nothing to search: set grouping to LearnedGroups, or calibration_steps to ActiveSteps."
         )
-    result = stages.search_result(recipe)
+    result = get_search(recipe)
     print("error of the activations, % of their power")
     for way, errors in result.local.items():
         print(f"  {way:9} {100 * errors.mean():.4g}")
@@ -55,9 +56,9 @@ def print_groups(recipe: Recipe) -> None:
 
 def print_time(recipe: Recipe) -> None:
     """The errors of the time embedding, as all other layers are rounded and with the recipe."""
-    from ... import stages
+    from ...workflow.answers import get_time_errors
 
-    errors = stages.temporal_errors(recipe)
+    errors = get_time_errors(recipe)
     for name, cosine, shift in (
         ("as all other layers", errors.cosine_before, errors.shift_before),
         ("with this recipe", errors.cosine_after, errors.shift_after),
@@ -74,13 +75,13 @@ def print_time(recipe: Recipe) -> None:
 
 def print_blocks(recipe: Recipe) -> None:
     """The errors of blocks whose rounding was learned."""
-    from ... import stages
+    from ...workflow.answers import get_blocks
 
     if recipe.reconstruction is None:
         raise DmqError(
             "nothing to reconstruct: set the recipe's reconstruction to BlockReconstruction."
         )
-    result = stages.blocks_result(recipe)
+    result = get_blocks(recipe)
     width = max(map(len, result.after), default=0)
     more = ", step sizes too" if result.stepped else ""
     print(f"squared error of a block's output over its power, %: nearest rounding, learned{more}")
@@ -99,11 +100,11 @@ def print_weights(recipe: Recipe, *, layers: bool = False) -> None:
     """The errors of layers whose weights were learned from their inputs, the worst first, or all
     `layers`.
     """
-    from ... import stages
+    from ...workflow.answers import get_layer_codes, get_plan
 
-    found = stages.weights_result(recipe)
+    found = get_layer_codes(recipe)
     if recipe.mixed:
-        print(describe_plan(stages.plan(recipe)))
+        print(describe_plan(get_plan(recipe)))
     if not found and recipe.mixed:
         return
     if not found:
@@ -111,7 +112,7 @@ def print_weights(recipe: Recipe, *, layers: bool = False) -> None:
             "nothing to learn from inputs: set the recipe's weights.format to Gptq, or to LowRank "
             "with activations that are in float or dynamic."
         )
-    rows = {row.layer.name: row for row in stages.plan(recipe).layers}
+    rows = {row.layer.name: row for row in get_plan(recipe).layers}
     order = (
         list(found) if layers else sorted(found, key=lambda name: -found[name].after)[:SHOWN_LAYERS]
     )
@@ -148,12 +149,12 @@ def _smoothing(exponent: float | None) -> str:
 
 def print_ranges(recipe: Recipe, when: str = "in an earlier run") -> None:
     """How the ranges that were set along the quantized trajectory differ from the captured ones."""
-    from ... import stages
     from ...evaluation import range_change
+    from ...workflow.answers import get_ranges
 
     if recipe.progressive is None:
         raise DmqError("nothing to set: set the recipe's progressive to Progressive.")
-    ranges, change = stages.progressive_ranges(recipe), range_change.compare_ranges(recipe)
+    ranges, change = get_ranges(recipe), range_change.compare_ranges(recipe)
     print(
         f"{recipe.name}: ranges set on {recipe.calibration.samples} images, {ranges.calls} "
         f"denoiser calls, {when}"
@@ -187,10 +188,10 @@ def print_ranges(recipe: Recipe, when: str = "in an earlier run") -> None:
 
 def print_windows(recipe: Recipe) -> None:
     """What windows of steps are worth, and which steps that would relax."""
-    from ... import stages
     from ...workflow import relaxation
+    from ...workflow.answers import get_window_effects
 
-    print_effects(stages.window_effects(recipe))
+    print_effects(get_window_effects(recipe))
     own, *others = relaxation.compare_relaxations(recipe)
     print_choices(
         [

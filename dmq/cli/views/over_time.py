@@ -20,8 +20,8 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 
 
 def over_time(given: argparse.Namespace) -> None:
-    from ... import stages
     from ...evaluation import error_curves
+    from ...workflow.answers import get_plan
 
     recipes = tuple(chosen_recipe(name, given.model) for name in given.recipes)
     comparison = Comparison(
@@ -38,7 +38,7 @@ def over_time(given: argparse.Namespace) -> None:
             f"{found.accumulated[recipe.name][-1].mean():.4e}",
             f"{found.isolated[recipe.name].mean():.4e}",
             f"{found.mean_bits[recipe.name]:.2f}",
-            f"{stages.plan(recipe).bytes:,}",
+            f"{get_plan(recipe).bytes:,}",
         ]
         for recipe in recipes
     ]
@@ -54,9 +54,9 @@ def over_time(given: argparse.Namespace) -> None:
 
 def prompts_for(recipe: Recipe, wanted: tuple[str, ...] | list[str]) -> tuple[str, ...]:
     """The prompts to generate, or what stands for one if the model takes none."""
-    from ... import stages
+    from ...artifacts.model_info import get_info
 
-    return tuple(wanted) if stages.info(recipe.model).prompted else (UNPROMPTED,)
+    return tuple(wanted) if get_info(recipe.model).prompted else (UNPROMPTED,)
 
 
 def as_csv(found: OverTime, recipes: tuple[Recipe, ...], comparison: Comparison) -> str:

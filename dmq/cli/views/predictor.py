@@ -26,13 +26,13 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 
 
 def predict(given: argparse.Namespace) -> None:
-    from ... import stages
+    from ...workflow.learning import learn_scores
 
     spec = chosen_spec(given, Predictor)
     if given.json:
         check_place(given.json)
     recipe = chosen_recipe(given.recipe, given.model)
-    result = show_progress(stages.predict(recipe, spec, again=given.again, **shared(given)))
+    result = show_progress(learn_scores(recipe, spec, again=given.again, **shared(given)))
     print_result(result)
     if given.json:
         write(given.json, json.dumps(plain(result), indent=2) + "\n")
@@ -40,10 +40,10 @@ def predict(given: argparse.Namespace) -> None:
 
 def print_predictions(recipe: Recipe) -> None:
     """All that was learned from random mixes of the recipe's model, the newest first."""
-    from ... import stages
+    from ...artifacts.model_info import get_info
     from ...store.learned import find_predictors, load_predictor
 
-    folders = find_predictors(stages.info(recipe.model).fingerprint)
+    folders = find_predictors(get_info(recipe.model).fingerprint)
     if not folders:
         raise DmqError(
             f"nothing was learned from mixes of {recipe.model}; `dmq prepare --only predictor` "

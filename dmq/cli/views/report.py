@@ -9,9 +9,9 @@ def print_plan(recipe: Recipe, *, layers: bool = False) -> None:
     """What a recipe does to its model: size, coverage, and with `layers` a line for each of
     them.
     """
-    from ... import stages
+    from ...workflow.answers import get_plan
 
-    plan = stages.plan(recipe)
+    plan = get_plan(recipe)
     print(
         f"{recipe.name}: {recipe.model}, {plan.bytes / 1e6:.2f} of {plan.float_bytes / 1e6:.2f} "
         f"MB, weights {plan.average_bits:.1f} bits on average, {recipe.engine}"

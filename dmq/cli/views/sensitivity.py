@@ -26,13 +26,13 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 
 
 def sensitivity(given: argparse.Namespace) -> None:
-    from ... import stages
+    from ...workflow.learning import measure_costs
 
     ask = chosen_spec(given, Sensitivity)
     if given.csv:
         check_place(given.csv)
     recipe = chosen_recipe(given.recipe, given.model)
-    table = show_progress(stages.sensitivity(recipe, ask, again=given.again, **shared(given)))
+    table = show_progress(measure_costs(recipe, ask, again=given.again, **shared(given)))
     print(f"{recipe.model}: {table.title} ({table.kind}), {table.unit}")
     print_costs(table, len(table.layers) if given.layers else SHOWN_LAYERS)
     print_agreement(table, recipe)
@@ -44,9 +44,9 @@ def sensitivity(given: argparse.Namespace) -> None:
 
 def print_tables(recipe: Recipe) -> None:
     """All that is kept of the recipe's model, the newest first."""
-    from ... import stages
+    from ...workflow.tables import list_tables, load_table
 
-    tables = [stages.load_table(folder) for _, folder in stages.tables(recipe.model)]
+    tables = [load_table(folder) for _, folder in list_tables(recipe.model)]
     if not tables:
         raise DmqError(
             f"no table of costs for {recipe.model}; `dmq prepare --only sensitivity` makes one."
@@ -78,14 +78,14 @@ def print_agreement(table: SensitivityTable, recipe: Recipe) -> None:
     """How well tables of the same model that were made in other ways rank layers and choices as
     this one does.
     """
-    from ... import stages
+    from ...workflow.tables import compare_tables, list_tables, load_table
 
-    for title, folder in stages.tables(recipe.model):
-        other = stages.load_table(folder)
+    for title, folder in list_tables(recipe.model):
+        other = load_table(folder)
         if other.kind == table.kind:
             continue
         try:
-            ranks = stages.agreement(table, other)
+            ranks = compare_tables(table, other)
         except DmqError:  # nothing in common
             continue
         print(

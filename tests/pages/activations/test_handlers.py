@@ -6,15 +6,16 @@ import json
 import gradio as gr
 import pytest
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.describe import DYNAMIC_NOTE
 from dmq.errors import DmqError
+from dmq.workflow.answers import get_errors, get_statistics
 from pages.activations import handlers as activations
 from pages.time_groups import handlers as time_groups
 
 
 def test_a_click_picks_row_and_step(text, recipe):
-    stats = stages.statistics(recipe)
+    stats = get_statistics(recipe)
     rows = activations.rows_of(stats, "outputs", activations.ALL)
     click = gr.SelectData(None, {"index": [2, 3], "value": 0.0})
     answer = activations.pick(text, "max |x|", "outputs", activations.ALL, click)
@@ -37,12 +38,12 @@ def test_a_click_on_a_cell_that_is_gone_is_refused(text, index):
 @pytest.mark.parametrize("point", activations.POINTS)
 def test_every_point_has_rows_and_figures(text, recipe, point):
     answer = activations.refilter(text, "kurtosis", point, activations.ALL, "")
-    assert activations.rows_of(stages.statistics(recipe), point, activations.ALL)
+    assert activations.rows_of(get_statistics(recipe), point, activations.ALL)
     assert all(answer[name].data for name in ("heat", "ridge", "fan", "film", "grid", "channels"))
 
 
 def test_the_grid_drawn_is_that_of_the_recipe(text, recipe):
-    errors, stats = stages.errors(recipe), stages.statistics(recipe)
+    errors, stats = get_errors(recipe), get_statistics(recipe)
     s = next(s for s, site in enumerate(stats.sites) if errors.bits[s].max() == 6)
     said = activations.at_step(recipe, stats, s, 5)["title"]
     assert f"grid of 6 bits, {errors.low[s, 5]:.3g} to {errors.high[s, 5]:.3g}" in said
@@ -51,7 +52,7 @@ def test_the_grid_drawn_is_that_of_the_recipe(text, recipe):
 def test_tabs_say_where_ranges_are_taken_as_they_come(text, recipe):
     spec = dataclasses.replace(recipe.activations, dynamic="token")
     own = dataclasses.replace(recipe, activations=spec)
-    stats, errors = stages.statistics(own), stages.errors(own)
+    stats, errors = get_statistics(own), get_errors(own)
     s = next(s for s in range(len(stats.sites)) if errors.bits[s].max() == 6)
     said = {
         time_groups.shared(jsonio.dumps(r))["said"].count("takes dynamic ranges")

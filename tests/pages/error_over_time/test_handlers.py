@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import dmq.evaluation.probe
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.describe import describe_recipe, short_name
 from dmq.errors import DmqError
 from dmq.evaluation import error_curves, range_change
@@ -33,6 +33,16 @@ from dmq.recipe import (
 from dmq.results import ProbeImage
 from dmq.store import learned
 from dmq.store.prompts import UNPROMPTED
+from dmq.workflow.answers import (
+    count_finished_calls,
+    find_windows,
+    get_plan,
+    get_ranges,
+    get_relaxed_steps,
+    get_window_effects,
+    has_ranges,
+)
+from dmq.workflow.learning import capture_statistics
 from pages import job_panel, request
 from pages.error_over_time import handlers as error_over_time
 from pages.error_over_time import probe, relaxing, trajectory_ranges
@@ -66,7 +76,7 @@ def unprompted(recipe, tmp_path_factory):
         sampling=dataclasses.replace(recipe.sampling, guidance=0.0),
         calibration=dataclasses.replace(recipe.calibration, prompts=()),
     )
-    run_to_end(stages.capture(made))
+    run_to_end(capture_statistics(made))
     return made
 
 
@@ -139,7 +149,7 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
         assert float(row[1]) == pytest.approx(found.accumulated[recipe.name][-1].mean(), rel=1e-3)
         assert row[3:] == [
             f"{recipe.activations.bits:.2f}",
-            f"{stages.plan(recipe).bytes / 1e6:.2f}",
+            f"{get_plan(recipe).bytes / 1e6:.2f}",
         ]
     captions = [caption for _, caption in end["strip"]["value"]]
     assert captions[0] == "float, step 0" and captions[-1] == "W8A8, one range, finished"
@@ -245,19 +255,17 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
     assert "press **Calibrate**" in first["empty"]["value"] and first["go"]["value"] == "Calibrate"
     work = trajectory_ranges.calibrate(text)
     for _ in work:
-        if stages.calls_kept(recipe) >= 2:
+        if count_finished_calls(recipe) >= 2:
             break
     work.close()
     after = trajectory_ranges.JOB.show_stopped(text)
-    assert (
-        not stages.calibrated(recipe) and "2 denoiser calls are finished" in after["empty"]["value"]
-    )
+    assert not has_ranges(recipe) and "2 denoiser calls are finished" in after["empty"]["value"]
     assert (
         after["go"] == gr.update(visible=True, value="Calibrate the other steps")
         and not after["stop"]["visible"]
     )
     end = settled(trajectory_ranges.calibrate(text))
-    assert stages.calibrated(recipe) and end["go"]["visible"] is False and end["body"]["visible"]
+    assert has_ranges(recipe) and end["go"]["visible"] is False and end["body"]["visible"]
     change = range_change.compare_ranges(recipe)
     s, i = np.unravel_index(np.abs(change.wider).argmax(), change.wider.shape)
     assert end["picked"] == f"{change.sites[s].label} {i}" and f", step {i}\n" in end["cell"]
@@ -287,7 +295,7 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
 def test_a_range_that_grew_after_its_use_is_said(low):
     recipe = dataclasses.replace(low, progressive=Progressive(), grouping=SharedRange())
     said = settled(trajectory_ranges.calibrate(text_of(recipe)))["said"]
-    change = stages.progressive_ranges(recipe).widest_change
+    change = get_ranges(recipe).widest_change
     assert (
         change > 0
         and f"⚠ Some range serves several calls, and grew by up to {100 * change:.2f} %" in said
@@ -370,7 +378,7 @@ def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
     )
     end = settled(answers)
     recipe = jsonio.loads(text)
-    effects, chosen = stages.window_effects(recipe), stages.relaxed(recipe)
+    effects, chosen = get_window_effects(recipe), get_relaxed_steps(recipe)
     assert made_of(end) == recipe and end["outside"], "other tabs look again"
     ((shaded,),) = ([(s.x0, s.x1) for s in end[name].layout.shapes] for name in ("fidelity",))
     assert shaded == (chosen[0] - 0.5, chosen[-1] + 0.5)
@@ -418,7 +426,7 @@ def test_measuring_that_is_stopped_keeps_nothing(low):
         and after["go"]["visible"]
         and not after["body"]["visible"]
     )
-    assert not stages.windows_known(recipe)
+    assert not find_windows(recipe)
 
 
 # --- the probe ------------------------------------------------------------------------------------
@@ -539,16 +547,19 @@ def test_which_window_the_match_suffers_from_is_computed():
     ("stage", "run"),
     [
         ("measure_error_curves", lambda text: error_over_time.generate(text, "zz", "9", [])),
-        ("calibrate", trajectory_ranges.calibrate),
+        ("calibrate_ranges", trajectory_ranges.calibrate),
         ("measure_windows", relaxing.measure),
         ("run_probe", lambda text: probe.run(text, 2, False, None, None, "1", "zz", "9")),
     ],
     ids=["generate", "calibrate", "measure", "probe"],
 )
 def test_a_failure_gives_the_button_back(low, monkeypatch, stage, run):
-    home = {"measure_error_curves": error_curves, "run_probe": dmq.evaluation.probe}.get(
-        stage, stages
-    )
+    home = {
+        "measure_error_curves": error_curves,
+        "run_probe": dmq.evaluation.probe,
+        "calibrate_ranges": trajectory_ranges,
+        "measure_windows": relaxing,
+    }[stage]
     monkeypatch.setattr(home, stage, fails)
     answer = refused(run(text_of(low)))
     assert (

@@ -15,12 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dmq import cli, jsonio, stages
+from dmq import cli, jsonio
+from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import engines
 from dmq.progress import run_to_end
 from dmq.recipe import Activations, Calibration
 from dmq.store import exports, folders
+from dmq.workflow.answers import get_plan
 from pages.export import handlers as export
 from tests.pages.benchmark.test_handlers import last
 
@@ -46,7 +48,7 @@ def exported(recipe):
 
 
 def test_the_parts_that_are_shown_add_up_to_the_plan(text, recipe):
-    plan, shown = stages.plan(recipe), export.show(text, FORMS[0], PARTS[0], None)
+    plan, shown = get_plan(recipe), export.show(text, FORMS[0], PARTS[0], None)
     rows = dict(zip(*[iter(cells(shown["sizes"]))] * 2, strict=True))
     assert (
         rows.pop("float32") == plan.float_bytes
@@ -66,7 +68,7 @@ def cells(table):
 
 
 def test_what_runs_where_counts_every_layer_once_and_says_why(recipe):
-    layers = len(stages.info(recipe.model).layers)
+    layers = len(get_info(recipe.model).layers)
     table = last(export.place(jsonio.dumps(recipe)))["placed"]["value"]
     assert sum(row[1] for row in table) == layers
     assert table[0][:2] == ["oneDNN int8", layers - 2] and table[0][3].endswith(

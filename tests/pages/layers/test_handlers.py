@@ -12,7 +12,7 @@ import gradio as gr
 import numpy as np
 import pytest
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.allocation import budget
 from dmq.errors import DmqError
 from dmq.progress import Progress, run_to_end
@@ -27,6 +27,9 @@ from dmq.recipe import (
     parse_format,
 )
 from dmq.store import learned
+from dmq.workflow.answers import get_plan
+from dmq.workflow.learning import learn_scores, measure_costs
+from dmq.workflow.tables import compare_tables, find_costs, find_scores
 from pages import job_panel
 from pages.layers import budget as layers_budget
 from pages.layers import handlers as layers
@@ -63,13 +66,13 @@ VIEW = ("bars", "", "weights", None)
 def text(recipe):
     """The recipe's JSON, once two tables of its model are kept."""
     for how in ("local", "fisher"):  # the newest one is shown first
-        run_to_end(stages.sensitivity(recipe, dataclasses.replace(ASK, how=how)))
+        run_to_end(measure_costs(recipe, dataclasses.replace(ASK, how=how)))
     return jsonio.dumps(recipe)
 
 
 @pytest.fixture(scope="module")
 def table(recipe, text):
-    return stages.sensitivity_table(recipe, ASK)
+    return find_costs(recipe, ASK)
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +156,7 @@ def test_two_tables_are_compared_by_their_ranks(recipe, text, table, name):
     shown = layers.look(text, name, "agreement", "", "weights", None)
     other = layers_kept.table_of(recipe.model, shown["other"]["value"])
     assert other.kind == "local" and shown["other"]["visible"]
-    found = stages.agreement(table, other)
+    found = compare_tables(table, other)
     said = shown["figure"]["value"].layout.title.text
     assert f"Spearman {found.spearman:.2f}, Kendall {found.kendall:.2f}, n = {found.cells}" == said
 
@@ -454,7 +457,7 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
             by_layer[over.layers].format,
         )
     assert "bits mixed" in made.name and found["wanted"].startswith("compare ")
-    plan = stages.plan(made)
+    plan = get_plan(made)
     assert (
         sum(row.weight_bytes for row in plan.layers if row.layer.name in table.row)
         == budget.allocate(
@@ -501,9 +504,9 @@ def test_a_table_is_measured_with_a_bar_stopped_and_gone_on_with(recipe, text):
         and seen[0]["stop"]["visible"]
         and "progressbar" in seen[-1]["status"]
     )
-    assert stages.sensitivity_table(recipe, ask) is None
+    assert find_costs(recipe, ask) is None
     *_, last = layers_asked.measure(FORM, text, ["UAQ-2"], *values)
-    table = stages.sensitivity_table(recipe, ask)
+    table = find_costs(recipe, ask)
     made = last["made"].partition(" ")[0]
     assert np.array_equal(layers_kept.table_of(recipe.model, made).cost, table.cost)
     assert last["go"]["visible"] and not last["stop"]["visible"] and "kept" in last["status"]
@@ -521,7 +524,7 @@ def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
         yield Progress("Ask what layers cost", 1, 2)
         raise DmqError("a worker died; run it again to go on.")
 
-    monkeypatch.setattr(stages, "sensitivity", failing)
+    monkeypatch.setattr("pages.layers.new_table.measure_costs", failing)
     work = layers_asked.measure(FORM, text, ["UAQ-2"], "fisher", "only", "noise", 1, 1, 1, False, 0)
     *_, last = (next(work) for _ in range(3))
     assert last["go"]["visible"] and not last["stop"]["visible"] and last["status"] == ""
@@ -575,14 +578,14 @@ def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text
         and "progressbar" in seen[-1]["status"]
     )
     done = int(re.search(r"Judge random mixes: (\d+) of 20", seen[-1]["status"])[1])
-    assert done >= 1 and stages.predictor_result(recipe, spec) is None
+    assert done >= 1 and find_scores(recipe, spec) is None
     assert "“Learn” goes on" in layers_learned.JOB.show_stopped()["status"]
-    again = stages.predict(recipe, spec)
+    again = learn_scores(recipe, spec)
     first = next(progress for progress in again if progress.stage == "Judge random mixes")
     again.close()
     assert first.done > done, "labels were lost"
     *_, last = layers_learned.learn(LEARN, text, labels, *MIXES)
-    made, found = last["made"].partition(" ")[0], stages.predictor_result(recipe, spec)
+    made, found = last["made"].partition(" ")[0], find_scores(recipe, spec)
     assert made.startswith("predictor-") and made.endswith(".block") and last["go"]["visible"]
     assert np.array_equal(layers_kept.table_of(recipe.model, made).cost, found.table("block").cost)
     shown = layers.show(text, made, *VIEW, 3.5, [], EMPTY)

@@ -7,13 +7,16 @@ import dataclasses
 import pytest
 import torch
 
-from dmq import jsonio, stages
+from dmq import jsonio
+from dmq.artifacts.model_info import get_temporal_block
 from dmq.describe import describe_plan, describe_recipe
 from dmq.errors import DmqError
 from dmq.models import libraries
 from dmq.progress import Progress, run_to_end
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import BlockReconstruction, LearnedGroups, Temporal, Weights
+from dmq.workflow.answers import get_blocks, get_plan, has_blocks
+from dmq.workflow.learning import learn_blocks
 from pages import recipe_code, sidebar
 from pages.rounding import handlers as rounding
 
@@ -37,7 +40,7 @@ def wanted(low):
 
 @pytest.fixture
 def learned(wanted):
-    run_to_end(stages.reconstruct(wanted))
+    run_to_end(learn_blocks(wanted))
     return wanted
 
 
@@ -81,12 +84,12 @@ def test_learning_is_stopped_goes_on_and_is_shown(low):
     seen = next(answer for answer in work if "table" in answer)
     work.close()
     first = [row[0] for row in seen["table"]]
-    assert first == ["down_blocks.0"] and not stages.reconstructed(recipe)
+    assert first == ["down_blocks.0"] and not has_blocks(recipe)
     after = rounding.JOB.show_stopped(text)
     assert after["table"] == seen["table"] and after["learn"]["value"] == "Learn the other blocks"
     assert "Not all blocks" in after["said"] and after["stop"]["visible"] is False
     answers = list(rounding.learn(text))
-    assert "5 of" not in answers[1]["status"] and stages.reconstructed(recipe)
+    assert "5 of" not in answers[1]["status"] and has_blocks(recipe)
     end = answers[-1]
     assert end["table"][0] == seen["table"][0] and len(end["table"]) == 5, (
         "the finished block was not learned again"
@@ -97,7 +100,7 @@ def test_learning_is_stopped_goes_on_and_is_shown(low):
 
 def test_the_table_counts_codes_as_a_comparison_with_nearest_ones_does(learned):
     floats = libraries.load(learned.model).denoiser
-    result = stages.blocks_result(learned)
+    result = get_blocks(learned)
     table = last(rounding.show(PATHS, jsonio.dumps(learned)))["table"]
     for block, layers, before, after, _, moved, weights, _ in table:
         names = [name for name in result.codes if name.startswith(block)]
@@ -120,7 +123,7 @@ def test_a_failure_says_so_and_gives_its_button_back(wanted, monkeypatch):
         yield Progress("Reconstruct the blocks", 0, 1)
         raise DmqError("no luck")
 
-    monkeypatch.setattr(stages, "reconstruct", fails)
+    monkeypatch.setattr("pages.rounding.handlers.learn_blocks", fails)
     seen = []
     with pytest.raises(DmqError, match="no luck"):
         for answer in rounding.learn(jsonio.dumps(wanted)):
@@ -129,7 +132,7 @@ def test_a_failure_says_so_and_gives_its_button_back(wanted, monkeypatch):
 
 
 def test_an_early_end_is_told(learned):
-    result = dataclasses.replace(stages.blocks_result(learned), note="mid_block: stopped.")
+    result = dataclasses.replace(get_blocks(learned), note="mid_block: stopped.")
     assert "⚠ mid_block: stopped." in rounding.summary(result, True)
 
 
@@ -149,17 +152,17 @@ def test_what_hinders_is_said(wanted, changes, why):
 
 def test_coverage_says_which_codes_are_learned(learned, wanted):
     fresh = dataclasses.replace(wanted, reconstruction=dataclasses.replace(SPEC, seed=9))
-    time = set(stages.temporal_block(learned.model).layers)
+    time = set(get_temporal_block(learned.model).layers)
     for recipe in (learned, fresh):
-        plan = stages.plan(recipe)
+        plan = get_plan(recipe)
         column = list(sidebar.LAYERS).index("Rounding")
         table = {row[0]: row[column] for row in sidebar.layers(plan)}
         blocks = {name for name, how in table.items() if how == "block"}
-        assert blocks == set(stages.blocks_result(learned).codes) and not blocks & time
+        assert blocks == set(get_blocks(learned).codes) and not blocks & time
         assert {table[name] for name in time} == {"nearest"} and table["conv_in"] == ""
         assert f"rounding of {len(blocks)} layers learned block by block" in describe_plan(plan)
     assert "block by block" not in describe_plan(
-        stages.plan(dataclasses.replace(learned, reconstruction=None))
+        get_plan(dataclasses.replace(learned, reconstruction=None))
     )
 
 
@@ -171,7 +174,7 @@ def test_words_and_commands_tell_of_it(wanted):
 
 
 def test_step_sizes_have_a_column_and_a_sentence(learned):
-    plain = stages.blocks_result(learned)
+    plain = get_blocks(learned)
     assert {row[4] for row in rounding.table(plain)} == {"–"}
     assert "step sizes" not in rounding.summary(plain, True)
     block = next(iter(plain.after))

@@ -1,6 +1,7 @@
 """The handlers of the Start tab, called as functions."""
 
-from dmq import jsonio, stages
+from dmq import jsonio
+from dmq.artifacts.model_info import get_info
 from dmq.store import folders, runs
 from pages.start import handlers as start
 
@@ -17,7 +18,7 @@ def test_a_starting_recipe_keeps_model_sampling_and_calibration(text, recipe):
 
 
 def test_the_start_tab_shows_every_layer(text, recipe):
-    assert len(start.show(text)["table"]) == len(stages.info(recipe.model).layers)
+    assert len(start.show(text)["table"]) == len(get_info(recipe.model).layers)
 
 
 def test_no_file_is_shown_for_a_name_that_a_visitor_wrote(tmp_path, monkeypatch):

@@ -9,11 +9,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.describe import describe_recipe, describe_temporal, short_name
 from dmq.errors import DmqError
 from dmq.progress import Progress, run_to_end
 from dmq.recipe import BlockReconstruction, Cache, LearnedGroups, NoCache, Temporal, Tiar, Weights
+from dmq.workflow.answers import get_time_errors, has_time_rounding
+from dmq.workflow.learning import learn_blocks
 from pages.temporal import handlers as temporal
 
 
@@ -57,7 +59,7 @@ def test_the_form_makes_the_time_embedding_of_the_recipe(low):
 
 def test_without_a_way_of_its_own_the_tab_shows_what_happens_anyway(low):
     answer = last(temporal.show(PATHS, jsonio.dumps(low), ""))
-    errors = stages.temporal_errors(low)
+    errors = get_time_errors(low)
     assert f"{errors.cosine_after.min():.6f}" in answer["said"]
     k, i = json.loads(answer["picked"])
     worst = np.unravel_index(errors.cosine_before.argmin(), errors.cosine_before.shape)
@@ -75,7 +77,7 @@ def test_rounding_that_was_not_learned_says_so_and_learning_it_helps(kept):
     assert (
         "Learn the rounding" not in answers[-1]["said"] and answers[-1]["loss"]["visible"] is True
     )
-    errors = stages.temporal_errors(jsonio.loads(text))
+    errors = get_time_errors(jsonio.loads(text))
     assert errors.error_computed.mean() < errors.error_before.mean()
 
 
@@ -86,7 +88,7 @@ def test_stopping_keeps_nothing(kept):
     work = temporal.learn(text)
     next(answer for answer in work if "Learn the rounding" in answer["status"])
     work.close()
-    assert not stages.temporal_learned(jsonio.loads(text))
+    assert not has_time_rounding(jsonio.loads(text))
     assert temporal.JOB.show_stopped(text)["learn"]["visible"] is True
 
 
@@ -95,7 +97,7 @@ def test_learning_that_fails_gives_its_button_back(kept, monkeypatch):
         yield Progress("Learn the rounding", 0, 1)
         raise DmqError("no luck")
 
-    monkeypatch.setattr(stages, "learn_temporal", fails)
+    monkeypatch.setattr("pages.temporal.handlers.learn_time_rounding", fails)
     seen = []
     with pytest.raises(DmqError, match="no luck"):
         for answer in temporal.learn(jsonio.dumps(kept)):
@@ -105,7 +107,7 @@ def test_learning_that_fails_gives_its_button_back(kept, monkeypatch):
 
 def test_a_click_frames_its_cell_and_shows_its_vectors(low):
     answer = temporal.pick(jsonio.dumps(low), SimpleNamespace(index=[1, 3]))
-    errors = stages.temporal_errors(low)
+    errors = get_time_errors(low)
     assert json.loads(answer["picked"]) == [errors.block.projections[1].name, 3]
     assert answer["before"].layout.shapes[0].x0 == 2.5
     lines = {part.name: part.y for part in answer["vectors"].data}
@@ -123,7 +125,7 @@ def test_a_click_on_a_cell_that_is_gone_is_refused(low, index):
 def test_a_cache_of_sixteen_bits_is_right_and_its_selection_is_shown(low):
     cached = dataclasses.replace(low, temporal=Temporal(cache=Cache(bits=16, selection="row")))
     answer = last(temporal.show(PATHS, jsonio.dumps(cached), ""))
-    errors = stages.temporal_errors(cached)
+    errors = get_time_errors(cached)
     assert errors.cached.all() and errors.cosine_after.min() == pytest.approx(1, abs=1e-6)
     assert (
         answer["selection"]["visible"] is True
@@ -150,13 +152,13 @@ def test_a_time_embedding_learned_with_its_blocks_is_shown(low):
     recipe = dataclasses.replace(low, weights=Weights(bits=3), reconstruction=spec)
     text, nearest = (
         jsonio.dumps(recipe),
-        stages.temporal_errors(dataclasses.replace(recipe, reconstruction=None)),
+        get_time_errors(dataclasses.replace(recipe, reconstruction=None)),
     )
     waiting = last(temporal.show(PATHS, text, ""))
     assert "open **Rounding**" in waiting["said"] and waiting["after"].data[0].z.tolist() == _map(
         nearest
     )
-    run_to_end(stages.reconstruct(recipe))
+    run_to_end(learn_blocks(recipe))
     answer = last(temporal.show(PATHS, text, ""))
     assert "still to be learned" not in answer["said"] and "as all other layers" in answer["said"]
     assert answer["before"].data[0].z.tolist() == waiting["before"].data[0].z.tolist()

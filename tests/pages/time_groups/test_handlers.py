@@ -6,9 +6,10 @@ import dataclasses
 
 import pytest
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.errors import DmqError
 from dmq.recipe import ManualGroups, OptimalGroups, PerStep, SharedRange
+from dmq.workflow.answers import get_errors
 from pages.activations import handlers as activations
 from pages.time_groups import handlers as time_groups
 
@@ -21,7 +22,7 @@ def test_a_drag_answers_with_what_the_library_computes(text, recipe):
     answer = time_groups.drag(text, [1, 4])
     made = dataclasses.replace(recipe, grouping=ManualGroups(boundaries=(1, 4)))
     assert grouping(answer) == made.grouping
-    assert f"{100 * stages.errors(made).total:.3g} %" in answer["said"]
+    assert f"{100 * get_errors(made).total:.3g} %" in answer["said"]
     assert "strip" not in answer  # an answer that comes late must not undo the next drag
     assert time_groups.split(text, [2])["strip"].value == [2, 4]
 
@@ -45,8 +46,7 @@ def test_splitting_and_merging_change_the_number_of_groups_by_one(text):
 def test_cuts_of_each_layer_lock_the_strip(text):
     answer = time_groups.optimal(text, 2, True)
     assert (
-        len({row.tobytes() for row in stages.errors(jsonio.loads(answer["recipe"])).groups.slot})
-        > 1
+        len({row.tobytes() for row in get_errors(jsonio.loads(answer["recipe"])).groups.slot}) > 1
     )
     assert answer["strip"].locked
     assert not time_groups.optimal(text, 2, False)["strip"].locked

@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from dmq import jsonio, stages
+from dmq import jsonio
 from dmq.errors import DmqError
 from dmq.recipe import LearnedGroups, UniformGroups
 from dmq.store import folders
+from dmq.workflow.answers import get_search, has_search
 from pages import job_panel
 from pages.time_groups import handlers as time_groups
 from pages.time_groups import search
@@ -44,9 +45,9 @@ def test_a_search_streams_its_state_and_ends_with_what_it_found(ended, recipe):
     last = ended[-1]
     assert last["go"]["visible"] is True and last["use"]["visible"] is True
     found = jsonio.loads(last["found"])
-    assert found.grouping == SPEC and stages.searched(found)
+    assert found.grouping == SPEC and has_search(found)
     bars = last["yardsticks"].data[0]
-    local = stages.search_result(found).local
+    local = get_search(found).local
     assert len(bars.y) == len(local) and search.WAYS["learned"] in bars.y
     assert bars.x[list(bars.y).index(search.WAYS["learned"])] == pytest.approx(
         100 * local["learned"].mean()
@@ -86,7 +87,7 @@ def test_finishing_early_keeps_what_is_there(text, monkeypatch):
     search.finish(VISITOR)
     last = list(work)[-1]
     assert "ended early" in last["summary"] and "of 8 iterations" in last["summary"]
-    assert stages.searched(jsonio.loads(last["found"]))
+    assert has_search(jsonio.loads(last["found"]))
     assert not search.enough - {"somebody else"}
 
 
@@ -94,7 +95,7 @@ def test_stopping_keeps_nothing(text, recipe):
     work = search.search(["seed", *PATHS], text, VISITOR, 2, *VALUES)
     next(answer for answer in work if "Search" in answer["status"])
     work.close()
-    assert not stages.searched(learned(recipe, seed=2))
+    assert not has_search(learned(recipe, seed=2))
     assert not list(folders.home().rglob("*.part"))
     assert search.JOB.show_stopped()["go"]["visible"] is True
 
