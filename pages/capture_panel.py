@@ -2,8 +2,7 @@
 stand on.
 """
 
-import dataclasses
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
@@ -13,8 +12,8 @@ from dmq.workflow import gpu_time
 from dmq.workflow.answers import has_capture
 from dmq.workflow.learning import capture_statistics
 
-from . import forms
-from .events import on
+from . import forms, recipe_forms
+from .events import bind, on
 from .job_panel import JobPanel, note, watch
 from .session import Shared, read, set_outside, stamp
 
@@ -30,14 +29,7 @@ JOB = JobPanel(
 
 def edited(paths: list[str], text: str, *values: Any) -> Recipe:
     """The recipe with the sampling and calibration of the form."""
-    recipe, by_path = read(text), dict(zip(paths, values, strict=True))
-    parts = {}
-    for part, spec in FORMS.items():
-        own = {
-            path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")
-        }
-        parts[part] = forms.spec_of(spec, own, getattr(recipe, part))
-    return dataclasses.replace(recipe, **parts)
+    return recipe_forms.replace_parts(read(text), FORMS, paths, values)
 
 
 def change(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
@@ -60,13 +52,7 @@ def capture(
 def refresh(paths: list[str], text: str) -> dict[str, Any]:
     """The controls for the current recipe, opened up where there are no statistics for it."""
     recipe = read(text)
-    shown = {
-        f"form {part}.{path}": value
-        for part in FORMS
-        for path, value in forms.values_of(
-            getattr(recipe, part), [p.partition(".")[2] for p in paths if p.startswith(part + ".")]
-        ).items()
-    }
+    shown = recipe_forms.name_outputs(recipe_forms.values_of_parts(recipe, FORMS, paths))
     done = has_capture(recipe)
     said = f"{recipe.calibration.samples} images, {recipe.sampling.steps} steps"
     title = f"Statistics: {said} captured" if done else f"Statistics: none yet for {said}"
@@ -91,20 +77,9 @@ def build(shared: Shared) -> None:
         with gr.Row():
             for part, spec in FORMS.items():
                 with gr.Column(min_width=260):
-                    form |= {
-                        f"{part}.{path}": c
-                        for path, c in forms.form(spec, part.capitalize()).items()
-                    }
-        with gr.Row():
-            JOB.build_buttons(out)
-        JOB.build_progress(out)
+                    form |= recipe_forms.build_part(part, spec)
+        JOB.build(out)
     paths = list(form)
-
-    def moved(text: str, *values: Any) -> dict[str, Any]:
-        return change(paths, text, *values)
-
-    def started(text: str, *values: Any) -> Iterator[dict[str, Any]]:
-        yield from capture(paths, text, *values)
 
     def seconds(text: str, *values: Any) -> float:
         recipe = edited(paths, text, *values)
@@ -112,22 +87,14 @@ def build(shared: Shared) -> None:
             recipe.model, recipe.calibration.samples, recipe.sampling.steps
         )
 
-    def redraw(text: str) -> dict[str, Any]:
-        return refresh(paths, text)
-
-    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    chosen = shared.chosen
     inputs = [shared.recipe, *form.values()]
-    on(forms.events(form), moved, inputs, chosen, trigger_mode="always_last")
-    run = JOB.connect_start(
-        out["go"].click,
-        started,
-        inputs,
-        out | chosen | {"captured": shared.captured},
-        seconds=seconds,
+    on(forms.events(form), bind(change, paths), inputs, chosen, trigger_mode="always_last")
+    JOB.connect(
+        out, bind(capture, paths), inputs, chosen | {"captured": shared.captured}, seconds=seconds
     )
-    JOB.connect_stop(out, [run], shared.recipe)
-    shown = {f"form {path}": component for path, component in form.items()} | {
+    shown = recipe_forms.name_outputs(form) | {
         "panel": panel,
         "go": out["go"],
     }
-    on([shared.recipe.change, shared.captured.change], redraw, [shared.recipe], shown)
+    on([shared.recipe.change, shared.captured.change], bind(refresh, paths), [shared.recipe], shown)

@@ -132,6 +132,15 @@ def visited(handler: Callable) -> Callable:
     return wrapper
 
 
+def bind(handler: Callable, *args: Any) -> Callable:
+    """`handler` with its first arguments given; it keeps name and annotations, which Gradio
+    reads.
+    """
+    bound = functools.update_wrapper(functools.partial(handler, *args), handler)
+    del bound.__wrapped__  # else its signature would have the given arguments, too
+    return bound
+
+
 def by_name(handler: Callable, names: list[str]) -> Callable:
     """`handler` answers with a dict; this gives its values in the order of `names`, what is
     missing stays as it is.

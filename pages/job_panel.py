@@ -56,6 +56,12 @@ class JobPanel:
         None  # what else is shown after Stop, from the recipe's text
     )
 
+    def build(self, out: dict[str, Any], **options: Any) -> None:
+        """Draw all buttons in a row, and the line of progress below, into `out`."""
+        with gr.Row():
+            self.build_buttons(out, **options)
+        self.build_progress(out)
+
     def build_buttons(self, out: dict[str, Any], *names: str, **options: Any) -> None:
         """Draw the buttons of these names into `out`, or all."""
         for name in names or (*self.start, "stop"):
@@ -108,6 +114,21 @@ class JobPanel:
         """The panel after Stop, for the recipe's `text`."""
         shown = self.idle() | {"status": note(self.stopped)}
         return shown | self.after_stop(text) if self.after_stop else shown
+
+    def connect(
+        self,
+        out: dict[str, Any],
+        handler: Callable,
+        inputs: list,
+        more_outputs: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> None:
+        """Have the first button start `handler`, and Stop end it; the first of `inputs` is the
+        recipe's text.
+        """
+        click, outputs = out[next(iter(self.start))].click, out | (more_outputs or {})
+        started = self.connect_start(click, handler, inputs, outputs, **options)
+        self.connect_stop(out, [started], inputs[0])
 
     def connect_start(
         self, events: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any

@@ -5,6 +5,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlencode
 
 import gradio as gr
@@ -48,6 +49,11 @@ class Shared:
     turn: gr.State  # changes when the tab at hand is to be generated; every tab has its own
     captured: gr.State  # changes when new statistics are there
     wanted: gr.State  # id of a tab to be opened, and a `stamp`, so that it changes every time
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The outputs of a handler that sets the recipe; see `set_outside`."""
+        return {"recipe": self.recipe, "outside": self.outside}
 
 
 def read(text: str) -> Recipe:

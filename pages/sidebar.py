@@ -17,8 +17,8 @@ from dmq.results import Plan
 from dmq.store import folders
 from dmq.workflow.answers import get_plan
 
-from . import forms, recipe_code, session
-from .events import on
+from . import forms, recipe_code, recipe_forms, session
+from .events import bind, on
 from .session import Shared, read, set_outside
 
 
@@ -64,15 +64,11 @@ def choose_model(text: str, name: str | None) -> dict[str, Any]:
 
 def edit(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
     """The recipe after a control of the form has moved."""
-    recipe, by_path = read(text), dict(zip(paths, values, strict=True))
-    parts = {}
-    for part, spec in FORMS.items():
-        own = {
-            path.partition(".")[2]: v for path, v in by_path.items() if path.startswith(part + ".")
-        }
-        parts[part] = forms.spec_of(spec, own, getattr(recipe, part))
-    parts |= {name: bool(by_path[name]) for name in SWITCHES if name in by_path}
-    made = dataclasses.replace(recipe, **parts)
+    recipe = read(text)
+    made = recipe_forms.replace_parts(recipe, FORMS, paths, values)
+    by_path = dict(zip(paths, values, strict=True))
+    switches: dict[str, Any] = {name: bool(by_path[name]) for name in SWITCHES if name in by_path}
+    made = dataclasses.replace(made, **switches)
     if made == recipe:
         return {}
     return set_outside(dataclasses.replace(made, name=short_name(made)))
@@ -107,7 +103,7 @@ def layers(plan: Plan) -> list[list[Any]]:
 def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
     """What the sidebar says of the current recipe at once."""
     recipe = read(text)
-    shown = {f"form {path}": value for path, value in form_values(recipe, paths).items()}
+    shown = recipe_forms.name_outputs(form_values(recipe, paths))
     return shown | {
         "model": gr.Dropdown(choices=offered(recipe.model), value=recipe.model),
         "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(describe_recipe(recipe))}</p>',
@@ -153,13 +149,8 @@ def relink(text: str, tab: str) -> dict[str, Any]:
 
 def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
     """What the form's components show for `recipe`."""
-    return {name: getattr(recipe, name) for name in SWITCHES if name in paths} | {
-        f"{part}.{path}": value
-        for part in FORMS
-        for path, value in forms.values_of(
-            getattr(recipe, part), [p.partition(".")[2] for p in paths if p.startswith(part + ".")]
-        ).items()
-    }
+    switches = {name: getattr(recipe, name) for name in SWITCHES if name in paths}
+    return switches | recipe_forms.values_of_parts(recipe, FORMS, paths)
 
 
 def written(recipe: Recipe) -> str:
@@ -189,10 +180,7 @@ def build(shared: Shared) -> None:
         with gr.Accordion("Scales, ranges, what stays in float", open=False):
             for part, spec in FORMS.items():
                 own = tuple(path.partition(".")[2] for path in MAIN if path.startswith(part))
-                form |= {
-                    f"{part}.{path}": c
-                    for path, c in forms.form(spec, part.capitalize(), leave=own).items()
-                }
+                form |= recipe_forms.build_part(part, spec, own)
             for name in SWITCHES:
                 form[name] = forms.control(Recipe.__dataclass_fields__[name], bool)
         with gr.Accordion("What every layer gets", open=False) as panel:
@@ -234,14 +222,8 @@ def connect(
     panel: gr.Accordion,
 ) -> None:
     """The sidebar's events."""
-    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    chosen = shared.chosen
     paths = list(form)
-
-    def moved(text: str, *values: Any) -> dict[str, Any]:
-        return edit(paths, text, *values)
-
-    def redraw(text: str, tab: str) -> dict[str, Any]:
-        return refresh(paths, text, tab)
 
     on(
         out["model"].input,
@@ -252,15 +234,15 @@ def connect(
     )
     on(
         forms.events(form),
-        moved,
+        bind(edit, paths),
         [shared.recipe, *form.values()],
         chosen,
         trigger_mode="always_last",
     )
     on(button.click, apply, [out["editor"]], chosen)
     on(file.upload, upload, [file], chosen)
-    shown = out | {f"form {path}": component for path, component in form.items()}
-    on(shared.recipe.change, redraw, [shared.recipe, shared.open_tab], shown)
+    shown = out | recipe_forms.name_outputs(form)
+    on(shared.recipe.change, bind(refresh, paths), [shared.recipe, shared.open_tab], shown)
     looking = gr.State(False)
     heavy = {name: out[name] for name in ("size", "coverage", "layers")}
     on(

@@ -13,8 +13,9 @@ from dmq.errors import DmqError
 from dmq.figures import activations as figures
 from dmq.recipe import FLOAT, Recipe
 from dmq.results import ActivationStats
-from dmq.workflow.answers import get_errors, get_statistics, has_capture
+from dmq.workflow.answers import get_errors, get_statistics
 
+from ..layout import explain_no_capture, show_body, show_hint
 from ..session import read
 
 
@@ -58,18 +59,15 @@ def show(
     which takes longer.
     """
     recipe = read(text)
-    if not has_capture(recipe):
-        said = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
-        yield {"empty": gr.update(value=said, visible=True), "body": gr.update(visible=False)}
+    if hint := explain_no_capture(recipe):
+        yield show_hint(hint)
         return
     stats = get_statistics(recipe)
     blocks = [ALL, *dict.fromkeys(site.block for site in stats.sites if site.block)]
     block = block if block in blocks else ALL
     rows = rows_of(stats, point, block)
     at = chosen(stats, rows, picked)
-    yield {
-        "empty": gr.update(visible=False),
-        "body": gr.update(visible=True),
+    yield show_body() | {
         "block": gr.update(choices=blocks, value=block),
         "heat": figures.heatmap(stats, rows, statistic, at) if at else None,
     }

@@ -7,6 +7,7 @@ import gradio as gr
 from dmq.figures import activations as figures
 
 from ..events import on, shows
+from ..layout import build_hint, build_plots
 from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from .handlers import ALL, POINTS, pick, refilter, scrub, show
@@ -15,7 +16,7 @@ from .handlers import ALL, POINTS, pick, refilter, scrub, show
 def tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     with gr.Column(visible=False) as out["body"]:
         with gr.Row():
             names = list(figures.STATISTICS)
@@ -25,18 +26,18 @@ def tab(shared: Shared) -> None:
         out["heat"] = PlotlyView(label="Statistic per layer and step; click a cell", elem_id="heat")
         out["title"] = gr.Markdown(label="Chosen layer", elem_id="layer-title")
         step = out["step"] = gr.Slider(0, 49, 0, step=1, label="Step (0 is noise)")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["grid"] = PlotlyView(
-                    label="Histogram at this step, with the grid and its error", elem_id="grid"
-                )
-            with gr.Column(min_width=380):
-                out["channels"] = PlotlyView(label="Channels at this step")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["ridge"] = PlotlyView(label="Distribution over the steps")
-            with gr.Column(min_width=380):
-                out["fan"] = PlotlyView(label="Percentiles over the steps")
+        build_plots(
+            out,
+            "activations",
+            grid="Histogram at this step, with the grid and its error",
+            channels="Channels at this step",
+        )
+        build_plots(
+            out,
+            "activations",
+            ridge="Distribution over the steps",
+            fan="Percentiles over the steps",
+        )
         out["film"] = PlotlyView(label="Histogram over time; press play")
     filters = [statistic, point, block]
     on(

@@ -16,6 +16,7 @@ from dmq.results import BENCH_MEASURES, BenchReport
 from dmq.store import benchmarks as kept
 from dmq.store import folders
 
+from ..layout import show_body, show_hint
 from ..session import read
 from . import new_benchmark as benching
 
@@ -63,13 +64,11 @@ def opened(
     generated."""
     if not name:
         why = "No benchmark of this model yet: open **A new benchmark** below."
-        return {"empty": gr.update(value=why, visible=True), "results": gr.update(visible=False)}
+        return show_hint(why)
     others = [one for one in beside or [] if one != name]
     report = joined_benchmarks.join_benchmarks([name, *others])
     choices = [other for other in names_for(report.model) if other != name]
-    top = {
-        "empty": gr.update(visible=False),
-        "results": gr.update(visible=True),
+    top = show_body() | {
         "beside": gr.update(choices=choices, value=others),
         "gallery": gallery(name),
     }

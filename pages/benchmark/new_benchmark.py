@@ -21,6 +21,7 @@ from dmq.workflow import gpu_time
 from ..events import MODEL, on
 from ..forms import engine_choice
 from ..job_panel import JobPanel, note, watch
+from ..layout import build_gallery
 from ..request import engine_shown, offered, recipes_of
 from ..session import Shared, read
 
@@ -196,16 +197,7 @@ def draw(out: dict[str, Any]) -> None:
         out["rows"] = gr.HTML(
             label="Rows so far", elem_id="bench-rows", css_template=bench_table.STYLE
         )
-        out["last"] = gr.Gallery(
-            label="Generated last",
-            columns=LAST,
-            format="png",
-            object_fit="contain",
-            elem_classes="dmq-pixels",
-            height="auto",
-            interactive=False,
-            fit_columns=False,
-        )
+        out["last"] = build_gallery("Generated last", LAST)
     out["done"] = gr.State("")  # the benchmark that was finished last
 
 

@@ -8,8 +8,8 @@ from dmq.figures import bench_table
 from dmq.figures import benchmark as figures
 
 from ..events import on, shows
+from ..layout import build_gallery, build_hint, build_plots
 from ..session import Shared
-from ..widgets.plotly_view import PlotlyView
 from . import new_benchmark as benching
 from .handlers import look, opened, show
 
@@ -42,7 +42,7 @@ def tab(shared: Shared) -> None:
             min_width=240,
             info="With the same prompts, seeds and sampling.",
         )
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     build_results(out)
     with gr.Accordion("A new benchmark", open=False) as more:
         benching.draw(out)
@@ -69,7 +69,7 @@ def tab(shared: Shared) -> None:
 
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of a benchmark."""
-    with gr.Column(visible=False) as out["results"]:
+    with gr.Column(visible=False) as out["body"]:
         out["finding"] = gr.HTML(
             label="Finding", elem_id="bench-finding", css_template=FINDING_STYLE
         )
@@ -81,23 +81,18 @@ def build_results(out: dict[str, Any]) -> None:
         out["notes"] = gr.Markdown(visible=False, label="Notes", elem_id="bench-notes")
         out["measure"] = gr.Dropdown([], value=None, label="Measure in the figures")
         out["key"] = gr.HTML(label="Marks", elem_id="bench-key", css_template=figures.KEY_STYLE)
-        with gr.Row():
-            with gr.Column(min_width=320):
-                out["bytes"] = PlotlyView(label="Quality against bytes", elem_id="bench-bytes")
-            with gr.Column(min_width=320):
-                out["seconds"] = PlotlyView(
-                    label="Quality against seconds", elem_id="bench-seconds"
-                )
-        out["gallery"] = gr.Gallery(
-            label="The worst images: float | quantized",
-            columns=6,
-            format="png",
-            object_fit="contain",
-            elem_classes="dmq-pixels dmq-pairs",
+        build_plots(
+            out,
+            "bench",
+            320,
+            bytes="Quality against bytes",
+            seconds="Quality against seconds",
+        )
+        out["gallery"] = build_gallery(
+            "The worst images: float | quantized",
+            6,
+            classes="dmq-pixels dmq-pairs",
             elem_id="bench-worst",
-            height="auto",
-            interactive=False,
-            fit_columns=False,
         )
         with gr.Row():
             out["page"] = gr.DownloadButton("Download the report (HTML)", size="sm")

@@ -12,7 +12,7 @@ from dmq.errors import DmqError
 from dmq.evaluation import compare
 from dmq.figures import images as figures
 from dmq.progress import FLOAT_NAME
-from dmq.recipe import Recipe
+from dmq.recipe import Comparison, Recipe
 from dmq.store import runs
 from dmq.workflow import gpu_time
 
@@ -30,6 +30,24 @@ JOB = JobPanel(
 )
 
 
+def parse_request(
+    text: str,
+    prompts: str,
+    seeds: str,
+    steps: float,
+    guidance: float,
+    others: list[str],
+    computed: str | None = None,
+) -> tuple[Recipe, Comparison, tuple[Recipe, ...]]:
+    """The current recipe, what to generate and with which recipes.
+
+    Raises DmqError for what cannot be generated.
+    """
+    recipe = read(text)
+    comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
+    return recipe, comparison, recipes_of(recipe, others, computed)
+
+
 @JOB.run
 def generate(
     text: str,
@@ -43,9 +61,9 @@ def generate(
     """Generate and compare, showing images as they come; the finished run is saved and shown like
     any other.
     """
-    recipe = read(text)
-    comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
-    recipes = recipes_of(recipe, others, computed)
+    recipe, comparison, recipes = parse_request(
+        text, prompts, seeds, steps, guidance, others, computed
+    )
     name = runs.free_name(f"{recipe.model} {recipe.name}")
     row = across(len(comparison.prompts) * len(comparison.seeds))
     yield {"gallery": gr.update(value=[], columns=row)}
@@ -69,23 +87,13 @@ def generate(
     return saved | choices(recipe, others) | show_run(name)
 
 
-def seconds(
-    text: str,
-    prompts: str,
-    seeds: str,
-    steps: float,
-    guidance: float,
-    others: list[str],
-    computed: str | None = None,
-) -> float:
+def seconds(text: str, *form: Any) -> float:
     """How long `generate` needs a GPU."""
-    recipe = read(text)
-    comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
-    images, models = (
-        len(comparison.prompts) * len(comparison.seeds),
-        1 + len(recipes_of(recipe, others, computed)),
+    _, comparison, recipes = parse_request(text, *form)
+    images = len(comparison.prompts) * len(comparison.seeds)
+    return gpu_time.estimate_gpu_seconds(
+        recipes[0].model, images, comparison.sampling.steps, 1 + len(recipes)
     )
-    return gpu_time.estimate_gpu_seconds(recipe.model, images, comparison.sampling.steps, models)
 
 
 def across(images: int) -> int:

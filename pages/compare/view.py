@@ -6,8 +6,8 @@ import gradio as gr
 
 from ..events import on, shows
 from ..forms import engine_choice
+from ..layout import build_gallery, build_plots
 from ..session import Shared
-from ..widgets.plotly_view import PlotlyView
 from .handlers import JOB, generate, pair, seconds, show, show_run, take
 
 
@@ -53,14 +53,7 @@ def build_request(out: dict[str, Any]) -> gr.Textbox:
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of a run."""
     with gr.Column(visible=False) as out["results"]:
-        look: dict[str, Any] = {
-            "format": "png",
-            "object_fit": "contain",
-            "elem_classes": "dmq-pixels",
-            "height": "auto",
-        }
-        look |= {"interactive": False, "fit_columns": False}
-        out["gallery"] = gr.Gallery(label="Images", columns=6, **look)
+        out["gallery"] = build_gallery("Images", 6)
         out["summary"] = gr.Markdown(label="Summary", elem_id="summary")
         with gr.Row():
             out["image"] = gr.Dropdown([], label="GeneratedImage", type="value", min_width=280)
@@ -77,12 +70,8 @@ def build_results(out: dict[str, Any]) -> None:
             out["difference"] = gr.Image(
                 label="Difference × 4", buttons=["download", "fullscreen"], **frame
             )
-        out["strip"] = gr.Gallery(label="On the way, noise to image", columns=8, **look)
-        with gr.Row():
-            with gr.Column(min_width=320):
-                out["psnr"] = PlotlyView(label="PSNR of every image")
-            with gr.Column(min_width=320):
-                out["ssim"] = PlotlyView(label="SSIM of every image")
+        out["strip"] = build_gallery("Intermediate images, noise to image", 8)
+        build_plots(out, "compare", 320, psnr="PSNR of every image", ssim="SSIM of every image")
         head = ["Recipe", "Prompt", "Seed", "PSNR (dB)", "SSIM"]
         out["table"] = gr.Dataframe(
             headers=head, label="Every image", interactive=False, max_height=360
@@ -95,7 +84,7 @@ def build_results(out: dict[str, Any]) -> None:
 def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     """The tab's events."""
     run, image, who, others = (out[name] for name in ("run", "image", "who", "others"))
-    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    chosen = shared.chosen
     asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
     # "once", since Enter can be pressed twice.
     started = JOB.connect_start(

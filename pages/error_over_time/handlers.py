@@ -17,9 +17,10 @@ from dmq.figures import over_time as figures
 from dmq.recipe import Comparison, Recipe
 from dmq.results import OverTime
 from dmq.store.prompts import UNPROMPTED
-from dmq.workflow.answers import get_plan, has_capture
+from dmq.workflow.answers import get_plan
 
 from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
+from ..layout import explain_no_capture, show_body, show_hint
 from ..request import comparison_of, offered, recipes_of
 from ..session import read
 
@@ -27,7 +28,6 @@ from ..session import read
 # images: they are generated as one batch, and every denoiser call of theirs is kept while it is
 # needed
 MOST = 16
-CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
 
 
 def asked(
@@ -70,9 +70,7 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
 def shown(found: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
     """Curves, images and numbers of what was found by now."""
     optional = {"predicted_x0": figures.predicted_x0(found), "weighed": figures.weighed(found)}
-    return {
-        "body": gr.update(visible=True),
-        "empty": gr.update(visible=False),
+    return show_body() | {
         "accumulated": figures.accumulated(found),
         "isolated": figures.isolated(found),
         **{
@@ -148,11 +146,11 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
         ),
         "prompts": gr.update(visible=get_info(recipe.model).prompted),
     }
-    if not has_capture(recipe):
-        return form | nothing(CAPTURE.format(recipe.model))
+    if hint := explain_no_capture(recipe):
+        return form | show_hint(hint)
     last = error_curves.find_last_error_curves(recipe)
     if last is None:
-        return form | nothing(
+        return form | show_hint(
             "Nothing was generated with this recipe yet: press **Generate along the steps**."
         )
     comparison, recipes, found = last
@@ -163,11 +161,6 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
     form["seeds"] = ", ".join(map(str, comparison.seeds))
     form |= {"prompts": gr.update(visible=True, value="\n".join(prompts))} if prompts else {}
     return form | shown(found, recipes) | {"said": summary(comparison)}
-
-
-def nothing(why: str) -> dict[str, Any]:
-    """No curves, and why."""
-    return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
 
 
 # --- what runs ------------------------------------------------------------------------------------

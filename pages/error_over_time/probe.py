@@ -15,14 +15,20 @@ from dmq.figures import over_time as figures
 from dmq.recipe import FLOAT, Probe, Recipe
 from dmq.results import ProbeImage
 from dmq.store.prompts import UNPROMPTED
-from dmq.workflow.answers import has_capture
 
 from .. import forms
 from ..events import on, shows
 from ..job_panel import JobPanel, note, watch
+from ..layout import (
+    build_gallery,
+    build_hint,
+    build_plots,
+    explain_no_capture,
+    show_body,
+    show_hint,
+)
 from ..request import seeds_of
 from ..session import Shared, read
-from ..widgets.plotly_view import PlotlyView
 
 
 HEAD = ["Steps", "Gain", "PSNR (dB)", "Latent error", "Match", "Match of float"]
@@ -73,8 +79,8 @@ def gains_of(text: str) -> tuple[float, ...]:
 
 def hindrance(recipe: Recipe) -> str:
     """Why nothing can be probed, with what to do; empty if it can."""
-    if not has_capture(recipe):
-        return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+    if hint := explain_no_capture(recipe):
+        return hint
     if recipe.weights.bits == recipe.activations.bits == FLOAT and not recipe.overrides:
         return "This recipe leaves everything in float: there is no error to amplify. Choose bits."
     return ""
@@ -89,10 +95,10 @@ def show(text: str) -> dict[str, Any]:
         "windows": gr.update(maximum=min(20, recipe.sampling.steps)),
     }
     if why := hindrance(recipe):
-        return form | nothing(why)
+        return form | show_hint(why)
     last = probe.find_last_probe(recipe)
     if last is None:
-        return form | nothing("Nothing was probed with this recipe yet: press **Probe**.")
+        return form | show_hint("Nothing was probed with this recipe yet: press **Probe**.")
     spec, images = last
     own = spec.first is not None
     form |= {
@@ -107,18 +113,11 @@ def show(text: str) -> dict[str, Any]:
     return form | shown(images)
 
 
-def nothing(why: str) -> dict[str, Any]:
-    """No images, and why."""
-    return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
-
-
 def shown(images: tuple[ProbeImage, ...]) -> dict[str, Any]:
     """The images that there are by now, and what they say."""
     lost = figures.probed(images, "match")
     gains = len({one.gain for one in images})
-    return {
-        "body": gr.update(visible=True),
-        "empty": gr.update(visible=False),
+    return show_body() | {
         "grid": gr.update(value=grid(images), columns=gains + 1),
         "said": summary(images),
         "error": figures.probed(images, "error"),
@@ -228,9 +227,7 @@ def build(shared: Shared) -> None:
         with gr.Row(visible=False) as out["window"]:
             out["first"] = gr.Number(0, precision=0, label="First step")
             out["last"] = gr.Number(9, precision=0, label="Last step")
-        with gr.Row():
-            JOB.build_buttons(out)
-        JOB.build_progress(out)
+        JOB.build(out)
         build_results(out)
     asked_in = [
         out[name] for name in ("windows", "own", "first", "last", "gains", "prompt", "seed")
@@ -241,36 +238,22 @@ def build(shared: Shared) -> None:
         [out["own"]],
         {"window": out["window"]},
     )
-    running = JOB.connect_start(out["go"].click, run, [shared.recipe, *asked_in], out)
-    JOB.connect_stop(out, [running], shared.recipe)
+    JOB.connect(out, run, [shared.recipe, *asked_in])
     shows(shared, show, [], out, waiting=out["said"])
 
 
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of a probe."""
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What the probe says", elem_id="probe-said")
-        out["grid"] = gr.Gallery(
-            label="Windows of steps down, gains across",
-            columns=4,
-            format="png",
-            object_fit="contain",
-            elem_classes="dmq-pixels",
-            height="auto",
-            interactive=False,
-            fit_columns=False,
-            elem_id="probe-grid",
+        out["grid"] = build_gallery("Windows of steps down, gains across", 4, elem_id="probe-grid")
+        build_plots(
+            out,
+            "probe",
+            error="Fidelity: error of the finished sample",
+            match="Fit to the prompt: match that is lost",
         )
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["error"] = PlotlyView(
-                    label="Fidelity: error of the finished sample", elem_id="probe-error"
-                )
-            with gr.Column(min_width=380):
-                out["match"] = PlotlyView(
-                    label="Fit to the prompt: match that is lost", elem_id="probe-match"
-                )
         out["table"] = gr.Dataframe(
             headers=HEAD, label="Every image probed", interactive=False, max_height=300
         )

@@ -19,14 +19,14 @@ from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 from dmq.store import folders
 from dmq.workflow import relaxation
-from dmq.workflow.answers import find_windows, get_relaxed_steps, get_window_effects, has_capture
+from dmq.workflow.answers import find_windows, get_relaxed_steps, get_window_effects
 from dmq.workflow.learning import measure_windows
 
 from .. import forms
-from ..events import on, shows
 from ..job_panel import JobPanel, note, watch
+from ..layout import build_hint, build_plots, explain_no_capture, show_body, show_hint
+from ..recipe_forms import connect_part, show_part
 from ..session import Shared, read, set_outside
-from ..widgets.plotly_view import PlotlyView
 
 
 MAIN = ("where", "bits", "judge")
@@ -112,11 +112,9 @@ def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, An
 
 def form_of(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
     """What the form shows; controls that mean nothing for the chosen way are hidden."""
-    spec, on_now = recipe.relaxing or Relaxing(), recipe.relaxing is not None
-    values = forms.values_of(spec, [path for path in paths if path != "steps"])
-    return {f"form {path}": value for path, value in values.items()} | {
-        "own": on_now,
-        "settings": gr.update(visible=on_now),
+    spec = recipe.relaxing or Relaxing()
+    parts = show_part(recipe.relaxing, Relaxing, [path for path in paths if path != "steps"])
+    return parts | {
         "form fraction": gr.update(value=spec.fraction, visible=spec.where != "list"),
         "form steps": gr.update(value=steps_text(spec.steps), visible=spec.where == "list"),
         "form judge": gr.update(value=spec.judge, visible=spec.where == "auto"),
@@ -139,13 +137,12 @@ def found(recipe: Recipe) -> dict[str, Any]:
         effects = get_window_effects(recipe)
         choices, chosen = relaxation.compare_relaxations(recipe), get_relaxed_steps(recipe)
     except DmqError as error:
-        if not has_capture(recipe):
-            why = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
-            return nothing(why) | {"go": gr.update(visible=False)}
+        if why := explain_no_capture(recipe):
+            return show_hint(why) | {"go": gr.update(visible=False)}
         if not find_windows(recipe):
             why = "What each window of steps is worth was not measured yet: press **Measure the windows**."
-            return nothing(known(recipe) + why) | {"go": gr.update(visible=True)}
-        return nothing(folders.shown(error)) | {"go": gr.update(visible=False)}
+            return show_hint(known(recipe) + why) | {"go": gr.update(visible=True)}
+        return show_hint(folders.shown(error)) | {"go": gr.update(visible=False)}
     own = [dataclasses.replace(choices[0], where="")] if recipe.relaxing else []
     return curves(effects, chosen, recipe.relaxing) | {
         "go": gr.update(visible=False),
@@ -162,19 +159,12 @@ def known(recipe: Recipe) -> str:
     return f"Steps {steps_text(steps) or 'none'} have {recipe.relaxing.bits} bits: {mean:.2f} bits on average. "
 
 
-def nothing(why: str) -> dict[str, Any]:
-    """No curves, and why."""
-    return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
-
-
 def curves(
     effects: WindowEffects, chosen: tuple[int, ...], spec: Relaxing | None
 ) -> dict[str, Any]:
     """Both window curves, with the relaxed steps shaded."""
     text = figures.window_gains(effects, "text", chosen)
-    return {
-        "body": gr.update(visible=True),
-        "empty": gr.update(visible=False),
+    return show_body() | {
         "fidelity": figures.window_gains(effects, "fidelity", chosen),
         "text": gr.update(value=text, visible=text is not None),
     }
@@ -258,32 +248,12 @@ def build(shared: Shared) -> None:
     """Generate the part and connect it."""
     out: dict[str, Any] = {}
     with gr.Accordion("More bits for some steps", open=True, elem_id="relaxing"):
-        out["own"] = gr.Checkbox(False, label="Give some steps more activation bits")
+        out["enabled"] = gr.Checkbox(False, label="Give some steps more activation bits")
         form = build_settings(out)
-        with gr.Row():
-            JOB.build_buttons(out)
-        JOB.build_progress(out)
+        JOB.build(out)
         build_results(out)
-    paths = list(form)
-
-    def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
-        return change(paths, text, own, *values)
-
-    def redraw(text: str) -> Iterator[dict[str, Any]]:
-        yield from show(paths, text)
-
-    chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
-    shown = {f"form {path}": component for path, component in form.items()} | out
-    on(
-        [out["own"].input, *forms.events(form)],
-        moved,
-        [shared.recipe, out["own"], *form.values()],
-        chosen_in | shown,
-        trigger_mode="always_last",
-    )
-    running = JOB.connect_start(out["go"].click, measure, [shared.recipe], out | chosen_in)
-    JOB.connect_stop(out, [running], shared.recipe)
-    shows(shared, redraw, [], shown, waiting=out["said"])
+    JOB.connect(out, measure, [shared.recipe], shared.chosen)
+    connect_part(shared, out, form, change, show, [])
 
 
 def build_settings(out: dict[str, Any]) -> dict[str, Any]:
@@ -304,18 +274,15 @@ def build_settings(out: dict[str, Any]) -> dict[str, Any]:
 
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of the windows."""
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What more bits promise", elem_id="relaxing-said")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["fidelity"] = PlotlyView(
-                    label="Fidelity: a window without rounding", elem_id="relaxing-fidelity"
-                )
-            with gr.Column(min_width=380):
-                out["text"] = PlotlyView(
-                    label="Fit to the prompt: a window without rounding", elem_id="relaxing-text"
-                )
+        build_plots(
+            out,
+            "relaxing",
+            fidelity="Fidelity: a window without rounding",
+            text="Fit to the prompt: a window without rounding",
+        )
         out["table"] = gr.Dataframe(
             headers=HEAD, label="Ends at equal mean bits", interactive=False, max_height=300
         )

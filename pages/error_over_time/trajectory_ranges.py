@@ -2,14 +2,12 @@
 what they changed.
 """
 
-import dataclasses
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
-from dmq.describe import short_name
 from dmq.errors import DmqError
 from dmq.evaluation import range_change
 from dmq.figures import over_time as figures
@@ -20,37 +18,32 @@ from dmq.workflow.answers import (
     count_finished_calls,
     get_ranges,
     get_relaxed_steps,
-    has_capture,
     has_ranges,
     has_windows,
 )
 from dmq.workflow.learning import calibrate_ranges
 
 from .. import forms
-from ..events import on, shows
+from ..events import on
 from ..job_panel import JobPanel, note, watch
-from ..session import Shared, read, set_outside
+from ..layout import build_hint, explain_no_capture, show_body, show_hint
+from ..recipe_forms import change_part, connect_part, show_part
+from ..session import Shared, read
 from ..widgets.plotly_view import PlotlyView
 
 
 # --- the recipe and its state ---------------------------------------------------------------------
 
 
-def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
+def change(paths: list[str], text: str, enabled: bool, *values: Any) -> dict[str, Any]:
     """The recipe after a control has moved."""
-    recipe = read(text)
-    given = dict(zip(paths, values, strict=True))
-    spec = forms.spec_of(Progressive, given, recipe.progressive) if own else None
-    made = dataclasses.replace(recipe, progressive=spec)
-    if made == recipe:
-        return {}
-    return set_outside(dataclasses.replace(made, name=short_name(made)))
+    return change_part("progressive", Progressive, paths, text, enabled, *values)
 
 
 def hindrance(recipe: Recipe) -> str:
     """Why no ranges can be set, with what to do; empty if they can."""
-    if not has_capture(recipe):
-        return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+    if hint := explain_no_capture(recipe):
+        return hint
     if recipe.progressive is None:
         return "Ranges are those of the float model's trajectory. Tick the box to set them on the quantized one."
     if recipe.activations.bits == FLOAT and not any(
@@ -69,19 +62,12 @@ def hindrance(recipe: Recipe) -> str:
 def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
     """The part for the current recipe: the form at once, then the ranges."""
     recipe = read(text)
-    spec, on_now = recipe.progressive or Progressive(), recipe.progressive is not None
-    form = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
-    form |= {"own": on_now, "settings": gr.update(visible=on_now)}
+    form = show_part(recipe.progressive, Progressive, paths)
     if why := hindrance(recipe):
-        yield form | nothing(why) | {"go": gr.update(visible=False)}
+        yield form | show_hint(why) | {"go": gr.update(visible=False)}
         return
     yield form
     yield found(recipe, picked)
-
-
-def nothing(why: str) -> dict[str, Any]:
-    """No figures, and why."""
-    return {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
 
 
 def found(recipe: Recipe, picked: str) -> dict[str, Any]:
@@ -91,7 +77,7 @@ def found(recipe: Recipe, picked: str) -> dict[str, Any]:
         why = "The ranges are still to be set: press **Calibrate**. That takes two denoiser calls for each step."
         if kept:
             why = f"{kept} denoiser calls are finished and kept: press **Calibrate the other steps** to go on."
-        return nothing(why) | {
+        return show_hint(why) | {
             "go": gr.update(
                 visible=True, value="Calibrate the other steps" if kept else "Calibrate"
             )
@@ -114,9 +100,7 @@ def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
     told = f"### {label(change.sites[s])}, step {i}\n"
     told += f"float trajectory: {change.float_low[s, i]:.4g} to {change.float_high[s, i]:.4g}; "
     told += f"quantized trajectory: {change.low[s, i]:.4g} to {change.high[s, i]:.4g}, "
-    return {
-        "body": gr.update(visible=True),
-        "empty": gr.update(visible=False),
+    return show_body() | {
         "said": summary(recipe, wider),
         "map": figures.range_change(change.sites, wider, (s, i)),
         "cell": told
@@ -198,17 +182,13 @@ def build(shared: Shared) -> None:
     with gr.Accordion(
         "Ranges along the quantized trajectory", open=True, elem_id="trajectory-ranges"
     ):
-        own = out["own"] = gr.Checkbox(False, label="Set the ranges on the quantized trajectory")
+        out["enabled"] = gr.Checkbox(False, label="Set the ranges on the quantized trajectory")
         with gr.Column(visible=False) as out["settings"], gr.Row():
             form = forms.form(Progressive, "Trajectory")
             for component in form.values():
                 component.min_width = 240  # else help stands in a column of single words on a phone
-        with gr.Row():
-            JOB.build_buttons(out)
-        JOB.build_progress(out)
-        out["empty"] = gr.Markdown(
-            visible=False, label="What to do first", elem_classes="dmq-empty"
-        )
+        JOB.build(out)
+        build_hint(out)
         with gr.Column(visible=False) as out["body"]:
             out["said"] = gr.Markdown(
                 label="How the ranges moved", elem_id="trajectory-ranges-said"
@@ -227,22 +207,6 @@ def build(shared: Shared) -> None:
                     out["ribbons"] = PlotlyView(
                         label="Its range at every step", elem_id="trajectory-ranges-ribbons"
                     )
-    paths = list(form)
-
-    def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
-        return change(paths, text, own, *values)
-
-    def redraw(text: str, picked: str) -> Iterator[dict[str, Any]]:
-        yield from show(paths, text, picked)
-
-    chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
-    on(
-        [own.input, *forms.events(form)],
-        moved,
-        [shared.recipe, own, *form.values()],
-        chosen_in,
-        trigger_mode="always_last",
-    )
     on(out["map"].select, pick, [shared.recipe], out, trigger_mode="always_last")
     on(
         out["layer"].input,
@@ -251,8 +215,5 @@ def build(shared: Shared) -> None:
         out,
         trigger_mode="always_last",
     )
-    JOB.connect_stop(
-        out, [JOB.connect_start(out["go"].click, calibrate, [shared.recipe], out)], shared.recipe
-    )
-    shown = {f"form {path}": component for path, component in form.items()} | out
-    shows(shared, redraw, [out["picked"]], shown, waiting=out["said"])
+    JOB.connect(out, calibrate, [shared.recipe])
+    connect_part(shared, out, form, change, show, [out["picked"]])

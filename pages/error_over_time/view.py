@@ -5,8 +5,8 @@ from typing import Any
 import gradio as gr
 
 from ..events import shows
+from ..layout import build_gallery, build_hint, build_plots
 from ..session import Shared
-from ..widgets.plotly_view import PlotlyView
 from . import probe, relaxing, trajectory_ranges
 from .handlers import JOB, generate, show
 
@@ -48,44 +48,32 @@ def build(shared: Shared) -> None:
                 others = out["others"] = gr.Dropdown(
                     [], multiselect=True, label="Also with these recipes"
                 )
-        with gr.Row():
-            JOB.build_buttons(out)
-        JOB.build_progress(out)
+        JOB.build(out)
         build_results(out)
-    started = JOB.connect_start(
-        out["go"].click, generate, [shared.recipe, prompts, seeds, others], out
-    )
-    JOB.connect_stop(out, [started], shared.recipe)
+    JOB.connect(out, generate, [shared.recipe, prompts, seeds, others])
     shows(shared, show, [others], out, waiting=out["said"])
 
 
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of the steps."""
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What was generated", elem_id="error-over-time-said")
-        labels = {
-            "accumulated": "Accumulated: the latents on the recipe's own trajectory",
-            "predicted_x0": "The finished image as each step foresees it",
-            "isolated": "Isolated: the answer on the float trajectory",
-            "weighed": "Isolated, as it enters the latents",
-        }
-        for names in (("accumulated", "predicted_x0"), ("isolated", "weighed")):
-            with gr.Row():
-                for name in names:
-                    with gr.Column(min_width=380):
-                        out[name] = PlotlyView(
-                            label=labels[name], elem_id=f"error-over-time-{name}"
-                        )
-        out["strip"] = gr.Gallery(
-            label="Foreseen at each step, then finished",
-            columns=9,
-            format="png",
-            object_fit="contain",
-            elem_classes="dmq-pixels",
-            height="auto",
-            interactive=False,
-            fit_columns=False,
+        build_plots(
+            out,
+            "error-over-time",
+            accumulated="Accumulated: the latents on the recipe's own trajectory",
+            predicted_x0="Predicted x₀ at each step",
+        )
+        build_plots(
+            out,
+            "error-over-time",
+            isolated="Isolated: the model's output on the float trajectory",
+            weighed="Isolated, as it enters the latents",
+        )
+        out["strip"] = build_gallery(
+            "Predicted x₀ at each step, then the finished image",
+            9,
             elem_id="error-over-time-strip",
         )
         out["table"] = gr.Dataframe(

@@ -18,11 +18,12 @@ from dmq.recipe import EMBEDDED, SIMULATED, Recipe
 from dmq.results import Plan
 from dmq.store import exports, folders
 from dmq.workflow import hub
-from dmq.workflow.answers import get_plan, has_capture
+from dmq.workflow.answers import get_plan
 from dmq.workflow.export import ENGINE, write_export
 
 from .. import recipe_code
 from ..job_panel import JobPanel, note, watch
+from ..layout import explain_no_capture, show_body, show_hint
 from ..session import read
 
 
@@ -43,7 +44,6 @@ HEADS = {  # of a program that loads them
 }
 PARTS = {"whole pipeline": "pipeline", "denoiser only": "denoiser"}
 NAMED = 3  # layers that a row names before it counts them
-CAPTURE = "Nothing captured yet for **{}** with these settings. Press **Capture** below."
 JOB = JobPanel(
     start={"go": "Export"},
     stop="Stop exporting",
@@ -72,21 +72,9 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     try:
         plan = get_plan(recipe)
     except DmqError as error:
-        why = (
-            CAPTURE.format(recipe.model)
-            if not has_capture(recipe)
-            else html.escape(folders.shown(error))
-        )
-        return top | {
-            "empty": gr.update(value=why, visible=True),
-            "sizes": "",
-            "body": gr.update(visible=False),
-        }
-    return top | {
-        "empty": gr.update(visible=False),
-        "sizes": sizes(plan),
-        "body": gr.update(visible=True),
-    }
+        hint = explain_no_capture(recipe) or html.escape(folders.shown(error))
+        return top | show_hint(hint) | {"sizes": ""}
+    return top | show_body() | {"sizes": sizes(plan)}
 
 
 def sizes(plan: Plan) -> str:

@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from ..events import MODEL, on, shows
+from ..layout import build_hint
 from ..session import Shared
 from .handlers import FORMS, JOB, PARTS, code, export, fetch, place, push, show, wanted
 
@@ -36,7 +37,7 @@ def tab(shared: Shared) -> None:
         "larger than the plan says; or its weights alone, for those who do without dmq. Sizes are "
         "of the denoiser."
     )
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     out["sizes"] = gr.HTML(label="Sizes", elem_id="export-sizes", css_template=SIZES_STYLE)
     with gr.Column(visible=False) as out["body"]:
         where = gr.Button("What runs where", size="sm")
@@ -53,9 +54,7 @@ def tab(shared: Shared) -> None:
         with gr.Row(equal_height=True):
             form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
             part = gr.Radio(list(PARTS), value=next(iter(PARTS)), label="Of", min_width=200)
-        with gr.Row():
-            JOB.build_buttons(out, min_width=220)
-    JOB.build_progress(out)
+        JOB.build(out, min_width=220)
     with gr.Row(elem_classes="dmq-ends"):
         out["name"] = gr.Dropdown(
             [], value=None, label="Exports", min_width=260, info="Kept where the runs are."
@@ -94,8 +93,7 @@ def connect(
     }
     snippets = {name: out[name] for name in ("python", "shell")}
     on(where.click, place, [shared.recipe], out, **MODEL, **shown)
-    started = JOB.connect_start(out["go"].click, export, [shared.recipe, *chosen], out)
-    JOB.connect_stop(out, [started], shared.recipe)
+    JOB.connect(out, export, [shared.recipe, *chosen])
     on(
         out["name"].input,
         fetch,

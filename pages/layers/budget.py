@@ -406,6 +406,6 @@ def connect(shared: Shared, out: dict[str, Any]) -> None:
     on([out["allowed"].input, out["rules"].input], changed, form, out, **latest)
     on(out["layers"].input, edit, [*form, out["layers"], out["shown"]], out, **latest)
     on(out["forget"].click, forget, form, out)
-    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    chosen = shared.chosen
     on(out["apply"].click, apply, form, chosen)
     on(out["compare"].click, compare, form, chosen | {"wanted": shared.wanted})

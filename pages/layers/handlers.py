@@ -11,6 +11,7 @@ from dmq.store import folders
 from dmq.workflow.tables import compare_tables
 
 from ..job_panel import note
+from ..layout import show_body, show_hint
 from ..session import read
 from . import learned_table
 from .budget import fresh
@@ -50,15 +51,9 @@ def show(
     if not names:
         why = f"Nothing is known yet of the layers of **{recipe.model}**. Open **A new table** below and press "
         why += "**Measure**; how *fisher* answers soonest."
-        return {
-            "empty": gr.update(value=why, visible=True),
-            "body": gr.update(visible=False),
-            "name": gr.update(choices=[], value=None, visible=False),
-        }
+        return show_hint(why) | {"name": gr.update(choices=[], value=None, visible=False)}
     chosen = name if name in names else next(iter(names))
-    shown = {
-        "empty": gr.update(visible=False),
-        "body": gr.update(visible=True),
+    shown = show_body() | {
         "name": gr.update(
             choices=[(title, one) for one, title in names.items()], value=chosen, visible=True
         ),

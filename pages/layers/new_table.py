@@ -4,7 +4,7 @@ on with.
 What any way to a new table has is here as well: `follow_table` and `connect`.
 """
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from typing import Any
 
 import gradio as gr
@@ -16,8 +16,9 @@ from dmq.results import SensitivityTable
 from dmq.workflow.learning import measure_costs
 
 from .. import forms
-from ..events import on
+from ..events import bind, on
 from ..job_panel import JobPanel, note, watch
+from ..recipe_forms import name_outputs
 from ..session import Shared, read, stamp
 from .tables import named, table_of
 
@@ -108,7 +109,7 @@ def draw() -> tuple[dict[str, Any], dict[str, Any]]:
         form["how"].input,
         hows,
         [form["how"]],
-        {f"form {path}": component for path, component in form.items()},
+        name_outputs(form),
     )
     return own, form
 
@@ -156,12 +157,9 @@ def connect(
     """
     paths = list(form)
 
-    def started(text: str, labels: list[str] | None, *values: Any) -> Iterator[dict[str, Any]]:
-        yield from make(paths, text, labels, *values)
-
     def finished(text: str, made: str, _: str | None, *rest: Any) -> dict[str, Any]:
         return show(text, made.partition(" ")[0], *rest) if made else {}
 
     inputs = [shared.recipe, own["choices"], *form.values()]
-    job.connect_stop(own, [job.connect_start(own["go"].click, started, inputs, own)], shared.recipe)
+    job.connect(own, bind(make, paths), inputs)
     on(own["made"].change, finished, [shared.recipe, own["made"], *view], out)

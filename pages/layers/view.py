@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from ..events import on, shows
+from ..layout import build_hint
 from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from . import budget, learned_table, new_table
@@ -34,7 +35,7 @@ def tab(shared: Shared) -> None:
         "the least."
     )
     out["name"] = gr.Dropdown([], value=None, label="Table", elem_id="table-name")
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     with gr.Column(visible=False) as out["body"]:
         out["context"] = gr.Markdown(label="What the costs hold for", elem_id="table-context")
         out["trust"] = gr.HTML(visible=False, label="How far to trust it", elem_id="table-trust")

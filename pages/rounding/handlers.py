@@ -2,42 +2,31 @@
 what that did.
 """
 
-import dataclasses
 from collections.abc import Generator, Iterator
 from typing import Any
 
 import gradio as gr
 
-from dmq.describe import short_name
 from dmq.figures import blocks as figures
 from dmq.recipe import FLOAT, BlockReconstruction, Recipe
-from dmq.workflow.answers import get_blocks_by_now, has_blocks, has_capture, has_search
+from dmq.workflow.answers import get_blocks_by_now, has_blocks, has_search
 from dmq.workflow.learning import learn_blocks
 
-from .. import forms
 from ..job_panel import JobPanel, note, watch
-from ..session import read, set_outside
+from ..layout import explain_no_capture, show_body, show_hint
+from ..recipe_forms import change_part, show_part
+from ..session import read
 
 
-def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:
-    """The recipe with blocks learned as the form says, or not at all if not `own`."""
-    given = dict(zip(paths, values, strict=True))
-    spec = forms.spec_of(BlockReconstruction, given, recipe.reconstruction) if own else None
-    made = dataclasses.replace(recipe, reconstruction=spec)
-    return dataclasses.replace(made, name=short_name(made))
-
-
-def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
-    """The recipe after a control has moved."""
-    recipe = read(text)
-    made = kept(recipe, own, paths, values)
-    return {} if made.reconstruction == recipe.reconstruction else set_outside(made)
+def change(paths: list[str], text: str, enabled: bool, *values: Any) -> dict[str, Any]:
+    """The recipe after a control has moved: with blocks learned as the form says, or not."""
+    return change_part("reconstruction", BlockReconstruction, paths, text, enabled, *values)
 
 
 def hindrance(recipe: Recipe) -> str:
     """Why there is nothing to learn, with what to do; empty if there is."""
-    if not has_capture(recipe):
-        return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+    if hint := explain_no_capture(recipe):
+        return hint
     if not has_search(recipe):
         return "The groups of this recipe are still to be learned: open **Time groups** and press **Search**."
     if recipe.weights.bits == FLOAT and not any(
@@ -54,15 +43,9 @@ def hindrance(recipe: Recipe) -> str:
 def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
     """The tab for the current recipe: the form at once, then what was learned."""
     recipe = read(text)
-    spec, on_now = recipe.reconstruction or BlockReconstruction(), recipe.reconstruction is not None
-    form = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
-    form |= {"own": on_now, "settings": gr.update(visible=on_now)}
+    form = show_part(recipe.reconstruction, BlockReconstruction, paths)
     if why := hindrance(recipe):
-        yield form | {
-            "empty": gr.update(value=why, visible=True),
-            "body": gr.update(visible=False),
-            "learn": gr.update(visible=False),
-        }
+        yield form | show_hint(why) | {"learn": gr.update(visible=False)}
         return
     yield form | {"empty": gr.update(visible=False)}
     yield found(recipe)
@@ -76,19 +59,13 @@ def found(recipe: Recipe) -> dict[str, Any]:
     )
     if learned is None:
         why = "The blocks are still to be learned: press **Learn the blocks**."
-        return {
-            "empty": gr.update(value=why, visible=True),
-            "body": gr.update(visible=False),
-            "learn": button,
-        }
+        return show_hint(why) | {"learn": button}
     return overview(learned, done) | {"learn": button}
 
 
 def overview(learned: Any, done: bool) -> dict[str, Any]:
     """The figures and the table of what was learned by now."""
-    return {
-        "empty": gr.update(visible=False),
-        "body": gr.update(visible=True),
+    return show_body() | {
         "said": summary(learned, done),
         "errors": figures.block_errors(learned.before, learned.after, learned.stepped),
         "losses": figures.block_losses(learned.losses),

@@ -52,7 +52,7 @@ def tab(shared: Shared) -> None:
             load = gr.Button("Load", variant="primary", scale=1)
     if not public.is_public():  # it moves the models of all visitors
         placing.build(shared)
-    chosen = {"recipe": shared.recipe, "outside": shared.outside}
+    chosen = shared.chosen
     on(
         [load.click, name.submit],
         sidebar.choose_model,

@@ -11,18 +11,18 @@ import gradio as gr
 import numpy as np
 
 from dmq.artifacts.model_info import get_temporal_block
-from dmq.describe import short_name
 from dmq.errors import DmqError
 from dmq.evaluation import time_embedding_drift
 from dmq.figures import temporal as figures
 from dmq.recipe import FLOAT, Cache, NearestRounding, Recipe, Temporal
 from dmq.results import TemporalErrors
-from dmq.workflow.answers import get_time_errors, has_blocks, has_capture, has_time_rounding
+from dmq.workflow.answers import get_time_errors, has_blocks, has_time_rounding
 from dmq.workflow.learning import learn_time_rounding
 
-from .. import forms
 from ..job_panel import JobPanel, note, watch
-from ..session import read, set_outside
+from ..layout import explain_no_capture, show_hint
+from ..recipe_forms import change_part, show_part
+from ..session import read
 
 
 STATES = {
@@ -37,24 +37,11 @@ ALONE, WITH_BLOCKS = (
 )
 
 
-def kept(recipe: Recipe, own: bool, paths: list[str], values: tuple[Any, ...]) -> Recipe:
-    """The recipe with the time embedding kept as the form says, or treated as all other layers if not
-    `own`.
+def change(paths: list[str], text: str, enabled: bool, *values: Any) -> dict[str, Any]:
+    """The recipe after a control has moved: with the time embedding treated as the form says, or
+    as all other layers.
     """
-    spec = (
-        forms.spec_of(Temporal, dict(zip(paths, values, strict=True)), recipe.temporal)
-        if own
-        else None
-    )
-    made = dataclasses.replace(recipe, temporal=spec)
-    return dataclasses.replace(made, name=short_name(made))
-
-
-def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
-    """The recipe after a control has moved."""
-    recipe = read(text)
-    made = kept(recipe, own, paths, values)
-    return {} if made.temporal == recipe.temporal else set_outside(made)
+    return change_part("temporal", Temporal, paths, text, enabled, *values)
 
 
 def measured(recipe: Recipe) -> tuple[TemporalErrors, bool]:
@@ -73,14 +60,9 @@ def measured(recipe: Recipe) -> tuple[TemporalErrors, bool]:
 def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
     """The tab for the current recipe: the form at once, then the figures."""
     recipe = read(text)
-    spec = recipe.temporal or Temporal()
-    form = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
-    form |= {
-        "own": recipe.temporal is not None,
-        "settings": gr.update(visible=recipe.temporal is not None),
-    }
+    form = show_part(recipe.temporal, Temporal, paths)
     if why := hindrance(recipe):
-        yield form | {"empty": gr.update(value=why, visible=True), "body": gr.update(visible=False)}
+        yield form | show_hint(why)
         return
     form |= {"learn": gr.update(visible=not has_time_rounding(recipe))}
     yield form | {"empty": gr.update(visible=False)}
@@ -92,8 +74,8 @@ def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
 
 def hindrance(recipe: Recipe) -> str:
     """Why there is nothing to see, with what to do; empty if there is."""
-    if not has_capture(recipe):
-        return f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
+    if hint := explain_no_capture(recipe):
+        return hint
     if get_temporal_block(recipe.model) is None:
         return f"dmq knows no temporal block in **{recipe.model}**: its time layers are treated as all others."
     if recipe.weights.bits == recipe.activations.bits == FLOAT and not recipe.overrides:

@@ -1,7 +1,6 @@
 """The components of the Temporal tab, and what their events call."""
 
 import dataclasses
-from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
@@ -9,7 +8,9 @@ import gradio as gr
 from dmq.recipe import Temporal
 
 from .. import forms
-from ..events import on, shows
+from ..events import on
+from ..layout import build_hint, build_plots
+from ..recipe_forms import connect_part
 from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from .handlers import JOB, change, deviate, learn, pick, show
@@ -26,7 +27,7 @@ def tab(shared: Shared) -> None:
         "carelessly, and the model "
         "believes to be at another step than it is (Temporal Feature Matters)."
     )
-    out["own"] = gr.Checkbox(False, label="Keep the time embedding in a way of its own")
+    out["enabled"] = gr.Checkbox(False, label="Keep the time embedding in a way of its own")
     form = build_settings(out)
     with gr.Row():
         JOB.build_buttons(out, "learn")
@@ -51,29 +52,29 @@ def build_settings(out: dict[str, Any]) -> dict[str, Any]:
 
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of the time embedding."""
-    pair = {
-        "before": "Error of the features, as all other layers",
-        "after": "Error of the features, with this recipe; click a cell",
-        "shift_before": "Step a feature is taken for, as all other layers",
-        "shift_after": "Step a feature is taken for, with this recipe",
-    }
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     with gr.Column(visible=False) as out["body"]:
         out["said"] = gr.Markdown(label="What happens to the features", elem_id="temporal-said")
-        for names in (("before", "after"), ("shift_before", "shift_after")):
-            with gr.Row():
-                for name in names:
-                    with gr.Column(min_width=380):
-                        out[name] = PlotlyView(
-                            label=pair[name], elem_id=f"temporal-{name.replace('_', '-')}"
-                        )
+        build_plots(
+            out,
+            "temporal",
+            before="Error of the features, as all other layers",
+            after="Error of the features, with this recipe; click a cell",
+        )
+        build_plots(
+            out,
+            "temporal",
+            shift_before="Step a feature is taken for, as all other layers",
+            shift_after="Step a feature is taken for, with this recipe",
+        )
         out["cell"] = gr.Markdown(label="Chosen cell", elem_id="temporal-cell")
         out["vectors"] = PlotlyView(label="The vectors behind the cell", elem_id="temporal-vectors")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["ranges"] = PlotlyView(label="Ranges of the time embedding's activations")
-            with gr.Column(min_width=380):
-                out["bits"] = PlotlyView(label="A cache of everything: bits, error, size")
+        build_plots(
+            out,
+            "temporal",
+            ranges="Ranges of the time embedding's activations",
+            bits="A cache of everything: bits, error, size",
+        )
         out["selection"] = PlotlyView(label="Computed or from the cache", visible=False)
         out["deviation"] = PlotlyView(
             label="The latents, with the time embedding alone quantized",
@@ -85,22 +86,6 @@ def build_results(out: dict[str, Any]) -> None:
 
 def connect(shared: Shared, form: dict[str, Any], out: dict[str, Any], count: gr.Slider) -> None:
     """The tab's events."""
-    own, paths = out["own"], list(form)
-
-    def moved(text: str, own: bool, *values: Any) -> dict[str, Any]:
-        return change(paths, text, own, *values)
-
-    def redraw(text: str, picked: str) -> Iterator[dict[str, Any]]:
-        yield from show(paths, text, picked)
-
-    chosen_in = {"recipe": shared.recipe, "outside": shared.outside}
-    on(
-        [own.input, *forms.events(form)],
-        moved,
-        [shared.recipe, own, *form.values()],
-        chosen_in,
-        trigger_mode="always_last",
-    )
     clicks = [
         out[name].select for name in ("before", "after", "shift_before", "shift_after", "selection")
     ]
@@ -108,5 +93,4 @@ def connect(shared: Shared, form: dict[str, Any], out: dict[str, Any], count: gr
     learning = JOB.connect_start(out["learn"].click, learn, [shared.recipe], out)
     running = JOB.connect_start(out["run"].click, deviate, [shared.recipe, count], out)
     JOB.connect_stop(out, [learning, running], shared.recipe)
-    shown = {f"form {path}": component for path, component in form.items()} | out
-    shows(shared, redraw, [out["picked"]], shown, waiting=out["said"])
+    connect_part(shared, out, form, change, show, [out["picked"]])

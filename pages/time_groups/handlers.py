@@ -28,10 +28,10 @@ from dmq.workflow.answers import (
     get_error_curves,
     get_errors,
     get_statistics,
-    has_capture,
     has_search,
 )
 
+from ..layout import explain_no_capture, show_body, show_hint
 from ..session import read
 from ..widgets.partition_strip import PartitionStrip
 
@@ -106,17 +106,14 @@ def figures_of(recipe: Recipe) -> dict[str, Any]:
 def show(text: str, count: float) -> dict[str, Any]:
     """The tab for the current recipe."""
     recipe = read(text)
-    if not has_capture(recipe):
-        hint = f"Nothing captured yet for **{recipe.model}** with these settings. Press **Capture** below."
-        return {"empty": gr.update(value=hint, visible=True), "body": gr.update(visible=False)}
+    if hint := explain_no_capture(recipe):
+        return show_hint(hint)
     if not has_search(recipe):
         hint = "These groups are still to be learned. Open **Learn the groups** below and press **Search**."
-        return {"empty": gr.update(value=hint, visible=True), "body": gr.update(visible=False)}
+        return show_hint(hint)
     top = min(64, recipe.sampling.steps)
     count = getattr(recipe.grouping, "count", min(count, top))
-    return {
-        "empty": gr.update(visible=False),
-        "body": gr.update(visible=True),
+    return show_body() | {
         "count": gr.update(maximum=top, value=count),
         "own": getattr(recipe.grouping, "per_layer", False),
         **figures_of(recipe),

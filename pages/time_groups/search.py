@@ -4,7 +4,7 @@ use what it found.
 
 import dataclasses
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from typing import Any
 
 import gradio as gr
@@ -18,8 +18,10 @@ from dmq.workflow.answers import get_search, has_capture, has_search
 from dmq.workflow.learning import search_groups
 
 from .. import forms
-from ..events import on, shows
+from ..events import bind, on, shows
 from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
+from ..layout import build_plots
+from ..recipe_forms import name_outputs
 from ..session import Shared, read, set_outside
 from ..widgets.plotly_view import PlotlyView
 
@@ -152,7 +154,7 @@ def show(paths: list[str], text: str) -> dict[str, Any]:
     """The form for the current recipe, and what its search found, if there was one."""
     recipe = read(text)
     spec = base_of(recipe)
-    known = {f"form {path}": value for path, value in forms.values_of(spec, paths).items()}
+    known = name_outputs(forms.values_of(spec, paths))
     with_spec = dataclasses.replace(recipe, grouping=spec)
     if not (has_capture(recipe) and has_search(with_spec)):
         return known | {
@@ -189,46 +191,34 @@ def build(session: Shared) -> None:
         out["found"] = gr.State("")
         with gr.Column(visible=False) as out["body"]:
             out["summary"] = gr.Markdown(label="What the search found", elem_id="search-summary")
-            with gr.Row():
-                with gr.Column(min_width=380):
-                    out["importance"] = PlotlyView(
-                        label="Importance of the groups, mean over layers"
-                    )
-                with gr.Column(min_width=380):
-                    out["unsure"] = PlotlyView(
-                        label="How undecided, and calibration steps", elem_id="search-steps"
-                    )
+            build_plots(
+                out,
+                "search",
+                importance="Importance of the groups, mean over layers",
+                unsure="Entropy of the choice, and calibration steps",
+            )
             with gr.Column(visible=False) as out["more"]:
                 out["assignment"] = PlotlyView(
                     label="Group of every layer and step", elem_id="search-map"
                 )
-                with gr.Row():
-                    with gr.Column(min_width=380):
-                        out["yardsticks"] = PlotlyView(
-                            label="Activation error beside other ways of grouping"
-                        )
-                    with gr.Column(min_width=380):
-                        out["noise"] = PlotlyView(label="Error of the denoiser's answer")
+                build_plots(
+                    out,
+                    "search",
+                    yardsticks="Activation error compared with other ways of grouping",
+                    noise="Error of the denoiser's output",
+                )
                 out["loss"] = PlotlyView(label="Both terms of the loss")
     paths = list(every)
 
-    def started(text: str, request: gr.Request, *values: Any) -> Iterator[dict[str, Any]]:
-        yield from search(paths, text, request, *values)
-
-    def redraw(text: str) -> dict[str, Any]:
-        return show(paths, text)
-
-    run = JOB.connect_start(out["go"].click, started, [session.recipe, *every.values()], out)
+    JOB.connect(out, bind(search, paths), [session.recipe, *every.values()])
     on(out["finish"].click, finish, [], {"status": out["status"]})
-    JOB.connect_stop(out, [run], session.recipe)
     on(
         out["use"].click,
         use,
         [out["found"]],
-        {"recipe": session.recipe, "outside": session.outside},
+        session.chosen,
     )
-    shown_in = {f"form {path}": component for path, component in every.items()} | out
-    shows(session, redraw, [], shown_in)
+    shows(session, bind(show, paths), [], name_outputs(every) | out)
 
 
 def names() -> list[str]:

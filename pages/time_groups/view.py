@@ -5,6 +5,7 @@ from typing import Any
 import gradio as gr
 
 from ..events import on, shows
+from ..layout import build_hint, build_plots
 from ..session import Shared
 from ..widgets.partition_strip import PartitionStrip
 from ..widgets.plotly_view import PlotlyView
@@ -15,7 +16,7 @@ from .handlers import drag, merge, optimal, per_step, recount, shared, show, spl
 def tab(session: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {"recipe": session.recipe}
-    out["empty"] = gr.Markdown(visible=False, label="What to do first", elem_classes="dmq-empty")
+    build_hint(out)
     with gr.Column(visible=False) as out["body"]:
         strip = out["strip"] = PartitionStrip(
             [], steps=50, label="Groups of steps", elem_id="strip"
@@ -47,11 +48,12 @@ def tab(session: Shared) -> None:
         )
         out["said"] = gr.Markdown(label="Total error", elem_id="total-error")
         out["per_step"] = PlotlyView(label="Error per step", elem_id="error-per-step")
-        with gr.Row():
-            with gr.Column(min_width=380):
-                out["against"] = PlotlyView(label="Error against the number of groups")
-            with gr.Column(min_width=380):
-                out["slots"] = PlotlyView(label="Group of every layer and step")
+        build_plots(
+            out,
+            "groups",
+            against="Error against the number of groups",
+            slots="Group of every layer and step",
+        )
         out["per_site"] = PlotlyView(label="Error per layer")
     more: dict[Any, list[Any]] = {
         split: [strip],

@@ -125,7 +125,7 @@ def test_a_click_on_the_heat_map_shows_that_layer_and_step(visit, recipe):
     page.mouse.click(box["x"] + box["width"] * 0.95, box["y"] + box["height"] * 0.2)
     expect(title).to_contain_text("step 9 of 10")
     expect(title.locator("h3")).not_to_have_text(before.splitlines()[0])
-    page.locator("#grid .js-plotly-plot").wait_for()
+    page.locator("#activations-grid .js-plotly-plot").wait_for()
     slider = page.get_by_role("slider", name="Step (0 is noise)")
     slider.focus()
     page.keyboard.press("ArrowLeft")
@@ -152,7 +152,7 @@ def test_a_class_that_opens_the_same_link_at_once_sees_the_page(chromium, addres
         page.goto(address + session.query(recipe, "activations"), wait_until="commit")
     for page in pupils:
         expect(page.locator("#layer-title")).to_contain_text("6 bits")
-        page.locator("#grid .js-plotly-plot").wait_for(timeout=PATIENCE)
+        page.locator("#activations-grid .js-plotly-plot").wait_for(timeout=PATIENCE)
         expect(toast(page)).to_have_count(0)
     for room in rooms:
         room.close()

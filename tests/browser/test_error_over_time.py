@@ -85,7 +85,7 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
         page, "Generate along the steps", page.get_by_text("Generated; the answer is kept.")
     )
     expect(page.locator("#error-over-time-said")).to_contain_text("2 images (a, b), seeds 0")
-    for figure in ("accumulated", "predicted_x0", "isolated", "weighed"):
+    for figure in ("accumulated", "predicted-x0", "isolated", "weighed"):
         expect(page.locator(f"#error-over-time-{figure} .main-svg").first).to_be_visible()
     expect(page.locator("#error-over-time-strip .thumbnail-item")).to_have_count(2 * 9)
     assert error_curves.find_error_curves(

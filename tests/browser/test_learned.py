@@ -27,7 +27,7 @@ def test_groups_are_learned_watched_and_used(visit, recipe):
     expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
     expect(page.locator("#search-summary")).to_contain_text("Noise error")
     expect(page.get_by_text("Done; the groups are kept.")).to_be_visible()
-    for figure in ("#search-steps", "#search-map"):
+    for figure in ("#search-unsure", "#search-map"):
         expect(page.locator(f"{figure} .main-svg").first).to_be_visible()
     press(page, "Use these groups")
     page.wait_for_function("decodeURIComponent(location.search).includes('LearnedGroups')")

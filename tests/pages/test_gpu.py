@@ -113,7 +113,8 @@ print(json.dumps([lent, wanted]))
         "generate",
         "start",
         "go_on",
-        "started",
+        "capture",
+        "measure",
         "calibrate",
         "export",
     } <= set(wanted)

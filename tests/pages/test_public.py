@@ -111,7 +111,7 @@ def test_every_door_refuses_in_the_same_words(host, visitor, name):
 def test_what_the_host_offers_is_opened_by_its_last_part(host, visitor):
     me = visitor()
     assert me.fire("sidebar.choose_model", None, "tiny-sd").keys() == {"State"}
-    shown = me.fire("sidebar.redraw", None)
+    shown = me.fire("sidebar.refresh", None)
     assert [name for name, _ in shown["Model"]["choices"]] == [
         "emoji-sd",
         "emoji-dit",

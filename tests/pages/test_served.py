@@ -14,7 +14,7 @@ from dmq.workflow.answers import get_errors, get_plan
 from pages import app
 from pages.events import Blocks, takes_turns
 from pages.session import Shared
-from pages.widgets.partition_strip import checked
+from pages.widgets.partition_strip import check_cuts
 
 
 NAMELESS = (
@@ -138,4 +138,4 @@ def test_the_endpoints_answer(recipe):
 )
 def test_boundaries_that_no_strip_can_send_are_refused(cuts):
     with pytest.raises(gr.Error, match="Boundaries must rise"):
-        checked(cuts, 50)
+        check_cuts(cuts, 50)
