@@ -69,9 +69,7 @@ def run_probe(
         )
 
     def match(walked: SampledTrajectory) -> float:
-        return (
-            float(scorer.match(trajectory_key.images, [spec.prompt])[0]) if scorer else float("nan")
-        )
+        return float(scorer.match(walked.images, [spec.prompt])[0]) if scorer else float("nan")
 
     exact = yield from one(loaded.denoiser)
     found = []

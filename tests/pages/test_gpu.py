@@ -66,7 +66,6 @@ import json, os, sys
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 import spaces
 from pages import app
-from dmq import stages
 from dmq.store import runs
 """
 

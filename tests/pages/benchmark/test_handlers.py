@@ -159,14 +159,14 @@ def test_images_that_are_no_numbers_are_counted_and_named(asked, recipes, monkey
         )
         return made
 
-    real = bench_stage.computed
+    real = bench_stage.get_model
     few = dataclasses.replace(
         asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4
     )
     work = benching.running(few, recipes[:1], "broken")
     for answer in work:
         if FLOOR_NAME in answer.get("rows", ""):
-            monkeypatch.setattr(bench_stage, "computed", broken)
+            monkeypatch.setattr(bench_stage, "get_model", broken)
     shown = benchmark.opened("broken", [], None, None)
     assert "<small>8 not finite</small>" in shown["table"]
     assert (
