@@ -12,7 +12,7 @@ import torch
 from dmq import cli, jsonio
 from dmq.allocation import budget
 from dmq.artifacts import mix_scores
-from dmq.artifacts.mix_label import Mix, judge
+from dmq.artifacts.mix_label import Mix, judge, load_real
 from dmq.artifacts.of_recipe import ask_scores
 from dmq.errors import DmqError
 from dmq.models import libraries
@@ -187,6 +187,13 @@ def test_a_frechet_distance_needs_images(recipe):
     spec = Predictor(label="fid_float", images=4)
     with pytest.raises(DmqError, match="FID needs at least 16 images"):
         run_to_end(learn_scores(recipe, spec))
+
+
+def test_a_distance_from_real_images_needs_some(recipe):
+    spec = Predictor(label="fid_reference", images=16)
+    with pytest.raises(DmqError, match="there are no real images to compare .*tiny-sd with"):
+        run_to_end(learn_scores(recipe, spec))
+    assert len(load_real("emoji-sd")) > 100
 
 
 @pytest.mark.parametrize(

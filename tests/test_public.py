@@ -88,7 +88,7 @@ def test_files_and_folders_are_not_read(opened, tmp_path, monkeypatch):
         said.add(str(refused.value))
     benchmark = Benchmark(domains=(Domain(name="d", prompts=("a",)),), reference=str(tmp_path))
     with pytest.raises(Refused) as refused:
-        reference.load_real_features(benchmark, "emoji-sd", None)
+        reference.load_real_features("emoji-sd", None, folder=benchmark.reference)
     assert said == {str(refused.value)}
     (tmp_path / "uploads").mkdir()
     (tmp_path / "list.txt").rename(tmp_path / "uploads" / "list.txt")

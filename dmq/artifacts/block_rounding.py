@@ -51,13 +51,14 @@ def _(
     )
 
     recipe, spec = question.recipe, question.recipe.reconstruction
+    assert spec is not None
     loaded = load_model(recipe.model)
     blocks = trained_layers(loaded.denoiser, loaded.adapter, plan, spec)
     learned = {name: _load_part(partial, name) for name in blocks if (partial / name).is_dir()}
     finished = joined(list(learned.values()))
-    counts = step_counts(recipe.calibration_steps, len(plan.timesteps), lambda: search)
+    counts = step_counts(recipe.calibration_steps, len(plan.timesteps), search)
     trajectory = yield from denoiser_calls(recipe, spec.images)
-    start = codes.codes | finished.codes
+    start = codes.codes | dict(finished.codes)
     training = training_model(loaded.denoiser, loaded.adapter, plan, start, finished.sizes)
     apart = left_out(loaded.denoiser, loaded.adapter, plan, spec)
     each = spec.iterations + spec.steps

@@ -74,7 +74,8 @@ def _conditioning_rows(
     from ..capture.conditioning import conditioning_of
     from ..models.temporal import conditioning_rows
 
-    loaded = load(model)
+    loaded, block = load(model), get_temporal_block(model)
+    assert block is not None
     images = calibration_images(loaded, calibration)[:MAX_CONDITIONINGS]
     calls = conditioning_of(loaded, images, sampling, calibration.batch)
-    return conditioning_rows(calls, loaded.info.temporal)
+    return conditioning_rows(calls, block)

@@ -94,7 +94,7 @@ def _made(part: Any) -> Generator[Progress, None, Made]:
 
     model, splits = load(part.subject.model).denoiser, splits_of(part.subject)
     known = yield from learn_variants(part.subject, part.choices, part.layers)
-    weights = {name: model.get_submodule(name).weight.detach() for name in part.layers}
+    weights = {name: model.get_parameter(f"{name}.weight").detach() for name in part.layers}
     device = next(iter(weights.values())).device
     size = code_bytes(
         sum(weight.numel() for weight in weights.values()), [choice.bits for choice in part.choices]

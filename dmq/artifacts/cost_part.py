@@ -73,7 +73,7 @@ def evaluate(part: Part) -> dict[str, np.ndarray]:
     import_libraries()
     from ..allocation.sensitivity import local_changes, probe_changes, weight_error
 
-    ask = part.ask
+    ask, steps = part.ask, [] if part.step is None else [part.step]
     with _one_at_a_time:
         if ask.how != "measure":
             watched, (deltas, local) = (
@@ -81,9 +81,9 @@ def evaluate(part: Part) -> dict[str, np.ndarray]:
                 run_to_end(load_changes(part)),
             )
             values = (
-                probe_changes(watched, deltas, ask.probes, ask.seed, [part.step])
+                probe_changes(watched, deltas, ask.probes, ask.seed, steps)
                 if ask.how == "fisher"
-                else local_changes(watched, deltas, [part.step])
+                else local_changes(watched, deltas, steps)
             )
             return {"values": values, "local": local}
         (name,), (choice,) = part.layers, part.choices
@@ -91,10 +91,9 @@ def evaluate(part: Part) -> dict[str, np.ndarray]:
             weight = _all_made(part.subject, choice, state_of(part.subject))[name]
         else:
             weight = _made(part.subject, part.layers, part.choices)[name][0]
-        local = weight_error(
-            load(part.subject.model).denoiser.get_submodule(name).weight.detach(), weight
-        )
-        return {"values": _change(part, weight)[None, None], "local": np.array([[local]])}
+        float_weight = load(part.subject.model).denoiser.get_parameter(f"{name}.weight").detach()
+        error = np.array([[weight_error(float_weight, weight)]])
+        return {"values": _change(part, weight)[None, None], "local": error}
 
 
 def _made(
@@ -108,7 +107,7 @@ def _made(
     return {
         name: [
             new_weight(
-                model.get_submodule(name).weight,
+                model.get_parameter(f"{name}.weight"),
                 format_of(subject, choice),
                 splits.get(name, 0),
                 codes.get((name, choice)),

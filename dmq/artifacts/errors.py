@@ -54,7 +54,7 @@ def _(
     recipe, seen = question.recipe, ranges.stats if ranges else statistics
     bits = site_bits(get_info(recipe.model), recipe, seen)
     bits = np.where(bits < FLOAT, np.maximum(bits, question.least), bits)
-    counts = step_counts(recipe.calibration_steps, seen.steps, lambda: search)
+    counts = step_counts(recipe.calibration_steps, seen.steps, search)
     # What is shown where ranges are dynamic: calibrated ones.
     calibrated = replace(recipe.activations, dynamic="none")
     return _error_table(seen, calibrated, tuple(bits.tolist()), tuple(counts.tolist()))
@@ -115,11 +115,12 @@ def _along(
     from ..trajectory.relaxing import relaxed_errors, split
 
     groups = split(base.groups, relaxed)
-    if ranges is not None:
-        made = [
-            table and table.errors_of(groups, ranges.low, ranges.high) for table in (usual, wide)
-        ]
-    else:
-        kept = usual.errors_of(groups, base.low, base.high) if learned else usual.errors(groups)
-        made = [kept, wide and wide.errors(groups)]
-    return relaxed_errors(made[0], made[1], relaxed) if relaxed else made[0]
+
+    def choose(table: "ErrorTable") -> GroupErrors:
+        if ranges is not None:
+            return table.errors_of(groups, ranges.low, ranges.high)
+        if learned and table is usual:
+            return table.errors_of(groups, base.low, base.high)
+        return table.errors(groups)
+
+    return relaxed_errors(choose(usual), choose(wide), relaxed) if wide else choose(usual)

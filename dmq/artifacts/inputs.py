@@ -63,7 +63,7 @@ def _(question: SiteErrors) -> Inputs:
 @inputs.register(ActivationErrors)
 def _(question: ActivationErrors) -> Inputs:
     recipe, allocation = question.recipe, question.allocation
-    needs = {"table": ask.ask_site_errors(recipe, allocation)}
+    needs: Inputs = {"table": ask.ask_site_errors(recipe, allocation)}
     if recipe.relaxing is not None or recipe.progressive is not None:
         # The partition is the one that the float trajectory has led to.
         plain = ask.keep_to_float_trajectory(recipe)

@@ -57,7 +57,7 @@ def _(
     for question in questions:
         by_layer.setdefault(question.layer, []).append(question)
     for name in by_layer:  # said before anything is generated, and before it spreads
-        if not denoiser.get_submodule(name).weight.isfinite().all():
+        if not denoiser.get_parameter(f"{name}.weight").isfinite().all():
             raise DmqError(
                 f"{name}: the weight has NaN or infinite values. Is the checkpoint sound?"
             )
@@ -73,7 +73,10 @@ def _(
         work = second_moments(denoiser, trajectory, calls, names, share=share)
         moments = yield from relay(work, progress_timer("Watch the inputs of layers"))
         for name in names:
-            weight, maxima = denoiser.get_submodule(name).weight, channel_inputs(statistics, name)
+            weight, maxima = (
+                denoiser.get_parameter(f"{name}.weight"),
+                channel_inputs(statistics, name),
+            )
             for each in by_layer[name]:
                 form, seen = (each.weights, each.split), (moments.get(name), maxima)
                 try:

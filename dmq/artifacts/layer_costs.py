@@ -107,7 +107,7 @@ def _(
     finally:
         work.close()
         forget_changes()
-    answers = [(part, learned.load_part(partial, part.name)) for part in parts]
+    answers = [(part, learned.load_part(partial, part.name) or {}) for part in parts]
     return _join(question, statistics, answers)
 
 
@@ -146,7 +146,8 @@ def _join(
     left_out = uncalled_layers(subject.model)
     row = {layer.name: n for n, layer in enumerate(layers)}
     seen, samples = answers[0][1]["values"].shape[2:]
-    count = seen if answers[0][0].step is None else 1 + max(part.step for part, _ in answers)
+    steps_seen = {part.step for part, _ in answers if part.step is not None}
+    count = 1 + max(steps_seen) if steps_seen else seen
     values = np.full((len(layers), len(ask.choices), count, samples), np.nan)
     local = np.full(values.shape[:2], np.nan)
     for part, arrays in answers:

@@ -79,6 +79,7 @@ def _label(mix: Mix, images: list[np.ndarray], latents: np.ndarray, state: str) 
     if mix.spec.label == "features":
         return _minus_log(float(np.mean(feature_distance(own, floats))))
     others = floats if mix.spec.label == "fid_float" else load_real(mix.subject.model)
+    assert others is not None  # it was checked before
     return -float(fid(Features(own), Features(others)))
 
 
@@ -95,7 +96,7 @@ def _minus_log(distance: float) -> float:
 
 
 def load_real(model: str) -> np.ndarray | None:
-    found = load_real_features(Benchmark(), model, load_feature_extractor(Benchmark.features))
+    found = load_real_features(model, load_feature_extractor(Benchmark.features))
     return found[0] if found else None
 
 
@@ -152,12 +153,12 @@ def _mixed(mix: Mix) -> "dict[str, Tensor]":
     """The weights of a mix by layer, those in float left out."""
     model = load(mix.subject.model).denoiser
     made = _variants(mix.subject, mix.spec.choices, load(mix.subject.model).info.fingerprint)
-    chosen = zip(called_layers(mix.subject.model), mix.choices, strict=True)
-    return {
-        layer.name: made[layer.name][c].dequantize().to(model.get_submodule(layer.name).weight)
-        for layer, c in chosen
-        if made[layer.name][c] is not None
-    }
+    weights = {}
+    for layer, choice in zip(called_layers(mix.subject.model), mix.choices, strict=True):
+        if (codes := made[layer.name][choice]) is not None:
+            weight = model.get_parameter(f"{layer.name}.weight")
+            weights[layer.name] = codes.dequantize().to(weight)
+    return weights
 
 
 @lru_cache(maxsize=1)
@@ -180,7 +181,7 @@ def _variants(
         if choice.bits == FLOAT:
             return None
         return codes.get((name, choice)) or quantize_weight(
-            model.get_submodule(name).weight, Weights(bits=choice.bits, format=choice.format)
+            model.get_parameter(f"{name}.weight"), Weights(bits=choice.bits, format=choice.format)
         )
 
     with one_thread():
@@ -200,7 +201,7 @@ def describe_formats(
 
     def rows() -> Iterator[list[tuple[int, float]]]:
         for layer in called_layers(subject.model):
-            weight = loaded.denoiser.get_submodule(layer.name).weight
+            weight = loaded.denoiser.get_parameter(f"{layer.name}.weight")
             yield [
                 (4 * layer.num_weights, 0.0)
                 if one is None

@@ -4,7 +4,7 @@ from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial as bind
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DmqError
 from ..models.libraries import import_libraries, load
@@ -43,13 +43,14 @@ def _(
 ) -> Generator[Progress, None, LearnedCodes]:
     yield from ()
     codes = {each.layer: weight.codes for each, weight in (layers or {}).items()}
-    notes = {"rounding of the time embedding": time, "rounding of the blocks": blocks}
-    for learned in (time, blocks):
-        codes |= learned.codes if learned else {}
-    notes |= {each.layer: weight for each, weight in (layers or {}).items()}
-    lines = (
-        f"{what}: {learned.note}" for what, learned in notes.items() if learned and learned.note
-    )
+    learned: dict[str, Any] = {
+        "rounding of the time embedding": time,
+        "rounding of the blocks": blocks,
+    }
+    for part in (time, blocks):
+        codes.update(part.codes if part else {})
+    learned |= {each.layer: weight for each, weight in (layers or {}).items()}
+    lines = (f"{what}: {part.note}" for what, part in learned.items() if part and part.note)
     return LearnedCodes(codes, tuple(lines))
 
 

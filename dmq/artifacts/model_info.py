@@ -2,6 +2,7 @@
 
 import dataclasses
 from functools import lru_cache
+from typing import Any, cast
 
 from ..models.libraries import load
 from ..recipe import EMBEDDED, ManualGroups, Recipe, Sampling
@@ -36,7 +37,7 @@ def for_model(recipe: Recipe, model: str, sampling: Sampling | None = None) -> R
         moved = {round(b * new / old) for b in grouping.boundaries}
         grouping = ManualGroups(boundaries=tuple(sorted(b for b in moved if 0 < b < new)))
     elif hasattr(grouping, "count"):
-        grouping = dataclasses.replace(grouping, count=min(grouping.count, new))
+        grouping = dataclasses.replace(cast(Any, grouping), count=min(grouping.count, new))
     return dataclasses.replace(recipe, model=model, sampling=sampling, grouping=grouping)
 
 

@@ -43,7 +43,8 @@ def _(
     learned = _learned_layers(question, plan, blocks)
     rows = tuple(replace(row, learned=learned.get(row.layer.name, "")) for row in plan.layers)
     plan = replace(plan, layers=rows)
-    if blocks is None or not question.recipe.reconstruction.steps:
+    spec = question.recipe.reconstruction
+    if blocks is None or spec is None or not spec.steps:
         return plan
     import_libraries()
     from ..reconstruction.step_sizes import with_step_sizes
@@ -60,7 +61,8 @@ def _learned_layers(
         each.layer: "GPTQ" if each.inputs is None else "low rank, smoothed"
         for each in ask_layer_codes(allocated)
     }
-    time = set(plan.temporal.block.layers) if learns_time_rounding(recipe) else set()
+    temporal = plan.temporal if learns_time_rounding(recipe) else None
+    time = set(temporal.block.layers) if temporal else set()
     how |= {
         row.layer.name: "TIAR"
         for row in plan.layers
@@ -98,6 +100,7 @@ def _(
 
     recipe, learned = question.recipe, blocks or time
     codes = {each.layer: weight.codes for each, weight in (layers or {}).items()}
+    assert after.temporal is not None
     after = replace(after, temporal=replace(after.temporal, spec=recipe.temporal or Temporal()))
     loaded = load(recipe.model)
     return measure_time_embedding(
@@ -107,7 +110,7 @@ def _(
         after,
         statistics,
         conditioning(recipe),
-        codes | (learned.codes if learned else {}),
+        codes | dict(learned.codes if learned else {}),
         time.losses if time else np.zeros(0, np.float32),
         learned.note if learned else "",
     )

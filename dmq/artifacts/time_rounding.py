@@ -41,6 +41,7 @@ def _(
     from ..reconstruction.temporal import learn_rounding
 
     loaded, block = load_model(question.capture.model), get_temporal_block(question.capture.model)
+    assert block is not None  # else there are no formats
     t, given = every_pair(statistics.timesteps, conditioning(question.capture.recipe))
     formats = dict(question.formats)
     work = learn_rounding(loaded.denoiser, loaded.adapter, block, formats, question.spec, t, given)

@@ -33,8 +33,8 @@ from ..models.stepping import OnStep, stepping
 from ..numerics.threads import one_thread
 from ..quantizers.apply import quantized
 from ..quantizers.bank import ActivationBank
+from ..quantizers.codes import WeightCodes
 from ..quantizers.plan import channel_ranges, slot_grid, split_ranges
-from ..quantizers.weights import QuantizedWeight
 from ..recipe import Recipe
 from ..results import ActivationStats, GroupErrors, Plan, ProgressiveRanges, Site
 from ..trajectory.errors import ErrorTable
@@ -59,7 +59,7 @@ def calibrate_progressively(
     recipe: Recipe,
     plan: Plan,
     start: tuple[ActivationStats, GroupErrors],
-    codes: Mapping[str, QuantizedWeight] | None = None,
+    codes: Mapping[str, WeightCodes] | None = None,
     done: Sequence[tuple[ActivationStats, Grids]] = (),
 ) -> Generator[tuple[int, int] | CallDone, None, ProgressiveRanges]:
     """Yield (parts done, parts in all) and what each finished call gave; return the ranges.

@@ -4,7 +4,6 @@ for each spec.
 Captures hold all steps; the choice is applied afterwards, so that one capture serves every choice.
 """
 
-from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
 
@@ -15,9 +14,9 @@ from ..results import SearchResult
 
 
 @singledispatch
-def step_counts(spec: Any, steps: int, searched: Callable[[], SearchResult]) -> np.ndarray:
-    """How often each step is drawn, int [T] in sampling order; `searched` gives the recipe's search
-    if that decides.
+def step_counts(spec: Any, steps: int, search: SearchResult | None) -> np.ndarray:
+    """How often each step is drawn, int [T] in sampling order; `search` is the recipe's,
+    needed if that decides.
 
     Only shares matter: compare choices by what `draw` makes of them, at equal numbers of samples.
     """
@@ -25,21 +24,19 @@ def step_counts(spec: Any, steps: int, searched: Callable[[], SearchResult]) -> 
 
 
 @step_counts.register
-def all_steps(spec: AllSteps, steps: int, searched: Callable[[], SearchResult]) -> np.ndarray:
+def all_steps(spec: AllSteps, steps: int, search: SearchResult | None) -> np.ndarray:
     """Every step once."""
     return np.ones(steps, int)
 
 
 @step_counts.register
-def uniform_steps(
-    spec: UniformSteps, steps: int, searched: Callable[[], SearchResult]
-) -> np.ndarray:
+def uniform_steps(spec: UniformSteps, steps: int, search: SearchResult | None) -> np.ndarray:
     """The middles of `count` equal runs of the way."""
     return np.bincount((2 * np.arange(spec.count) + 1) * steps // (2 * spec.count), minlength=steps)
 
 
 @step_counts.register
-def normal_steps(spec: NormalSteps, steps: int, searched: Callable[[], SearchResult]) -> np.ndarray:
+def normal_steps(spec: NormalSteps, steps: int, search: SearchResult | None) -> np.ndarray:
     """`count` draws from a normal distribution of the steps that remain, those beyond either end
     taken as the end.
     """
@@ -49,9 +46,10 @@ def normal_steps(spec: NormalSteps, steps: int, searched: Callable[[], SearchRes
 
 
 @step_counts.register
-def active_steps(spec: ActiveSteps, steps: int, searched: Callable[[], SearchResult]) -> np.ndarray:
+def active_steps(spec: ActiveSteps, steps: int, search: SearchResult | None) -> np.ndarray:
     """As often as the search used them."""
-    return searched().visits.astype(int)
+    assert search is not None
+    return search.visits.astype(int)
 
 
 def draw(counts: np.ndarray, samples: int) -> np.ndarray:

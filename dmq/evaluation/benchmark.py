@@ -206,7 +206,9 @@ def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[Bench, dict[str, s
     if wanted & {"distance", "clip", *SETS}:
         extractor = load_feature_extractor(benchmark.features)
     if wanted & set(SETS):
-        real = load_real_features(benchmark, loaded.info.name, extractor)
+        real = load_real_features(
+            loaded.info.name, extractor, benchmark.features, benchmark.reference
+        )
     features, reference = real or (None, "")
     known = {
         "model": loaded.info.name,

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DmqError
 from ..models.libraries import import_libraries, load
 from ..public import check_place
-from ..recipe import EMBEDDED, Benchmark
+from ..recipe import EMBEDDED
 from ..store import folders
 
 
@@ -66,16 +66,17 @@ def hash_weights(feature_extractor: "ImageText") -> str:
 
 
 def load_real_features(
-    benchmark: Benchmark, model: str, feature_extractor: "ImageText"
+    model: str, feature_extractor: "ImageText", features: str = SHIPPED, folder: str = ""
 ) -> tuple[np.ndarray, str] | None:
     """Features [N, D] of real images and what these are; None where there are none.
 
+    `features` is the name of the extractor, `folder` holds images instead of those that ship.
     Raises DmqError for a folder without images, and if what ships was computed with other
     weights."""
-    if benchmark.reference:
-        return _of_folder(Path(benchmark.reference).expanduser(), feature_extractor)
+    if folder:
+        return _of_folder(Path(folder).expanduser(), feature_extractor)
     file = folders.ASSETS / "models" / SHIPPED / "reference.safetensors"
-    if benchmark.features != SHIPPED or model not in EMBEDDED or not file.is_file():
+    if features != SHIPPED or model not in EMBEDDED or not file.is_file():
         return None
     return _shipped(file, model, feature_extractor)
 

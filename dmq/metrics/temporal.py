@@ -14,8 +14,8 @@ from ..models.temporal import temporal_features, timestep_rows
 from ..numerics.threads import one_thread
 from ..quantizers.apply import quantized
 from ..quantizers.cache import FeatureTable
+from ..quantizers.codes import WeightCodes
 from ..quantizers.temporal import select, time_embedding_only
-from ..quantizers.weights import QuantizedWeight
 from ..recipe import Cache, Temporal
 from ..results import ActivationStats, Plan, TemporalBlock, TemporalErrors, cache_bytes
 
@@ -103,7 +103,7 @@ def measure_time_embedding(
     computed: Plan,
     stats: ActivationStats,
     given: Mapping[str, Tensor],
-    learned: Mapping[str, QuantizedWeight],
+    learned: Mapping[str, WeightCodes],
     losses: np.ndarray,
     note: str = "",
 ) -> TemporalErrors:

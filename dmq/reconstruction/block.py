@@ -26,7 +26,7 @@ from ..models.adapter import AbstractAdapter
 from ..models.borrow import borrow
 from ..numerics.threads import few_threads
 from ..quantizers.apply import quantized
-from ..quantizers.codes import QuantizedWeight, WeightCodes, code_arrays, codes_from
+from ..quantizers.codes import WeightCodes, code_arrays, codes_from
 from ..recipe import FLOAT, BlockReconstruction, Uniform, Weights
 from ..results import Plan, Trajectory
 from .recorded import Source, cut, error_of, gathered
@@ -101,7 +101,7 @@ def training_model(
     model: nn.Module,
     adapter: AbstractAdapter,
     plan: Plan,
-    codes: Mapping[str, QuantizedWeight],
+    codes: Mapping[str, WeightCodes],
     sizes: Mapping[str, StepSizes] | None = None,
 ) -> nn.Module:
     """The quantized model in which blocks are learned, with the `codes` of the time embedding and of

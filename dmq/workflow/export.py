@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import DmqError
 from ..models.libraries import import_libraries, load
@@ -76,7 +76,7 @@ def write_export(
     yield from carry_out(recipe)
     yield Progress("Load the model", 0, 1)
     loaded, made, codes = load(recipe.model), get_plan(recipe), get_codes(recipe).codes
-    beside = {"learned": codes, "recipe": recipe, "report": report, "mode": engine}
+    beside: dict[str, Any] = {"learned": codes, "recipe": recipe, "report": report, "mode": engine}
 
     def written(place: Path) -> Generator[tuple[int, int], None, "Exported"]:
         if denoiser_only:

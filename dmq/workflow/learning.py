@@ -37,7 +37,8 @@ def capture_statistics(
     (`captures.load_trajectory`); `scheduler` and `workers` are those of `engine.run`: batches that
     are finished when the generator is closed are then kept; otherwise, and where calls are saved,
     closing it leaves no trace."""
-    return (yield from _make(ask_capture(recipe), again, **how))
+    yield from _make(question := ask_capture(recipe), again, **how)
+    return store.place(question)
 
 
 def search_groups(

@@ -35,8 +35,8 @@ def load_recipes(
     recipes: Recipe | str | Path | tuple[Recipe | str | Path, ...],
 ) -> tuple[Recipe, ...]:
     """One recipe or several, each as `load_recipe` takes it, as a tuple."""
-    one = isinstance(recipes, (Recipe, str, Path))
-    return tuple(load_recipe(recipe) for recipe in ([recipes] if one else recipes))
+    several = (recipes,) if isinstance(recipes, (Recipe, str, Path)) else recipes
+    return tuple(load_recipe(recipe) for recipe in several)
 
 
 def _find(name: str | Path) -> Recipe:

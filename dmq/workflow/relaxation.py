@@ -36,8 +36,8 @@ def compare_relaxations(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
     judges = ("fidelity", "text") if np.isfinite(effects.text_all).any() else ("fidelity",)
     share = len(_steps(spec, recipe, effects)) / recipe.sampling.steps
     ends = [("first", spec.judge), ("last", spec.judge), *(("auto", judge) for judge in judges)]
-    equal = {"fraction": share, "steps": (), "match_reference_code": False}
-    others = [dataclasses.replace(spec, where=w, judge=judge, **equal) for w, judge in ends]
+    spec_of_share = dataclasses.replace(spec, fraction=share, steps=(), match_reference_code=False)
+    others = [dataclasses.replace(spec_of_share, where=w, judge=judge) for w, judge in ends]
     return tuple(_choice(one, recipe, effects, judges) for one in (spec, *others))
 
 

@@ -52,8 +52,9 @@ class Step:
 
 def _learns_from_inputs(recipe: Recipe) -> bool:
     mixed = recipe.mixed.by.choices if recipe.mixed else ()
-    formats = (recipe.weights.format, *(part.format for part in (*recipe.overrides, *mixed)))
-    return any(needs_inputs(form) for form in formats)
+    others = [override.format for override in recipe.overrides]
+    others += [choice.format for choice in mixed]
+    return any(needs_inputs(form) for form in (recipe.weights.format, *others))
 
 
 # First what the float model's trajectory tells, then the windows that say which steps to relax,

@@ -36,7 +36,7 @@ SPECS = {
 
 
 def counts(spec, steps=6):
-    return step_counts(spec, steps, Found)
+    return step_counts(spec, steps, Found())
 
 
 @pytest.mark.parametrize("spec", SPECS.values(), ids=SPECS)
@@ -56,7 +56,7 @@ def test_uniform_steps_are_evenly_spaced():
 
 
 def test_normal_steps_lie_towards_the_clean_end():
-    made = step_counts(NormalSteps(count=20_000, mean=0.4, std=0.1), 101, Found)
+    made = step_counts(NormalSteps(count=20_000, mean=0.4, std=0.1), 101, None)
     remaining = 100 - np.repeat(np.arange(101), made)
     assert remaining.mean() == pytest.approx(40, abs=0.5) and remaining.std() == pytest.approx(
         10, abs=0.5
