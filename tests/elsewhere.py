@@ -250,7 +250,7 @@ def test_learned_rounding_is_float32_in_layers_of_any_precision(kind, dtype):
     layer = layer_of(kind, dtype)
     rounding = Rounding(layer.weight, Weights(bits=4, range=MinMax()))
     quantized = fake_quantized(layer, layer.weight, layer.bias, nn.Identity())
-    soft = SoftLinear(layer, rounding) if kind == "linear" else SoftConv(quantized, rounding)
+    soft = SoftLinear(layer.bias, rounding) if kind == "linear" else SoftConv(quantized, rounding)
     answer = there(soft(input_of(kind, dtype)))
     loss = distance([answer], [torch.ones_like(answer)]) + undecided([rounding], 5.0)
     loss.backward()

@@ -191,7 +191,7 @@ def test_a_frechet_distance_needs_images(recipe):
 
 def test_a_distance_from_real_images_needs_some(recipe):
     spec = Predictor(label="fid_reference", images=16)
-    with pytest.raises(DmqError, match="there are no real images to compare .*tiny-sd with"):
+    with pytest.raises(DmqError, match=r"there are no real images to compare .*tiny-sd with"):
         run_to_end(learn_scores(recipe, spec))
     assert len(load_real("emoji-sd")) > 100
 

@@ -137,7 +137,7 @@ def load_progressive(folder: Path, base: ActivationStats) -> ProgressiveRanges:
         try:
             stats = seen if whole else base.updated(seen)
         except KeyError as error:
-            raise KeyError(f"site {error}") from None
+            raise ValueError(f"no site {error}") from None
         return codec.from_parts(ProgressiveRanges, plain, arrays, stats=stats)
 
 

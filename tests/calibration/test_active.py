@@ -431,7 +431,7 @@ def test_the_same_seed_finds_the_same(ddpm):
 
 def test_a_search_without_recorded_calls_draws_images(ddpm):
     result, seen = finish(ddpm.search(trajectory=None))
-    assert [s.done for s in seen if s.phase == "Draw"] == [1, 2, 3, 4]
+    assert [s.done for s in seen if s.phase == "Generate"] == [1, 2, 3, 4]
     assert np.isfinite(result.hard).all()
 
 

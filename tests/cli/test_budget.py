@@ -127,7 +127,7 @@ def test_names_are_taken_literally(recipe, table, monkeypatch):
     names = ("a[0].b*", "a0.b", "a?.b")
     odd = tuple(dataclasses.replace(table.layers[0], name=name) for name in names)
     known = dataclasses.replace(get_info(recipe.model), layers=odd)
-    monkeypatch.setattr("dmq.workflow.bit_allocation.info", lambda model: known)
+    monkeypatch.setattr("dmq.workflow.bit_allocation.get_info", lambda model: known)
     found = budget.allocate(
         dataclasses.replace(
             table, layers=odd, **{n: getattr(table, n)[:3] for n in ("bytes", "cost", "spread")}

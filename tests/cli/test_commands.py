@@ -130,7 +130,7 @@ def test_a_run_is_verified(recipe, file, said):
     image = runs.folder_of("sound") / "pictures" / "1" / "000.png"
     kept = image.read_bytes()
     image.write_bytes(kept[: len(kept) // 2])
-    assert "a damaged image" in said("check", "sound", code=1).err
+    assert "000.png: damaged (image file is truncated)" in said("check", "sound", code=1).err
     image.unlink()
     assert "0 of 1 images of tiny are there" in said("check", "sound", code=1).err
     Image.new("RGB", (16, 16)).save(image)

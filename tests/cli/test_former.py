@@ -260,7 +260,6 @@ def test_a_model_without_prompts_is_asked_as_the_app_asks_it(recipe, said, refus
     [
         (["calibrate", "PLAIN"], "set the recipe's progressive to Progressive"),
         (["calibrate", "nothing"], "no recipe called 'nothing'"),
-        (["calibrate", "AUTO"], "run `dmq windows`"),
         (["windows", "nowhere.json"], "nowhere.json"),
         (["overtime", "PLAIN", "W8A8, one range"], "recipes of different models"),
         (["overtime", "PLAIN", "PLAIN"], "every recipe needs a name of its own"),

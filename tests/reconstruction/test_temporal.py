@@ -141,7 +141,7 @@ def test_before_training_the_soft_weights_are_the_float_ones(subject):
         Weights(bits=4, range=MinMax(), granularity=PerGroup(size=7)),
     ):
         rounding = Rounding(layer.weight, spec)
-        soft = SoftLinear(layer, rounding)
+        soft = SoftLinear(layer.bias, rounding)
         low, high = ((code - rounding.zero) * rounding.scale for code in (0, 2**spec.bits - 1))
         clipped = (
             layer.weight.reshape(rounding.floor.shape).clamp(low, high).reshape(layer.weight.shape)
