@@ -46,6 +46,7 @@ docs: .venv/docs.done
 lint: .venv/dev.done
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	rm -f pages/widgets/*.pyi  # Gradio writes them anew; old ones would be read in place of the code
 	$(BIN)/mypy
 
 .venv/bin/python:

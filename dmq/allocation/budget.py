@@ -116,7 +116,7 @@ def budget_bytes(table: SensitivityTable, budget: Budget) -> int:
     """The budget in bytes of all layers of `table`."""
     if budget.bytes is not None:
         return budget.bytes
-    if not math.isfinite(budget.bits):
+    if budget.bits is None or not math.isfinite(budget.bits):
         raise DmqError(f"budget.bits is {budget.bits}; give a number of bits a weight, such as 4.")
     # A thousandth of a byte: bits that were computed from whole bytes must give these bytes again.
     return math.floor(budget.bits * table.num_weights / 8 + 1e-3)

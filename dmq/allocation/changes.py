@@ -49,7 +49,7 @@ class Changes(Mapping[str, Tensor]):
         if name in self.made:
             return self.made[name]
         with torch.no_grad():
-            weight = self.model.get_submodule(name).weight.detach()
+            weight = self.model.get_parameter(f"{name}.weight").detach()
             rows = torch.empty(len(self.codes[name]), *weight.shape, device=weight.device)
             for row, code in zip(rows, self.codes[name], strict=True):
                 row.copy_(code.dequantize().to(weight)).sub_(

@@ -16,7 +16,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -108,7 +108,7 @@ def smallest(taken: np.ndarray, cost: np.ndarray) -> np.ndarray:
     return np.where(size == size.min(1, keepdims=True), cost, np.inf).argmin(1)
 
 
-def totals(taken: np.ndarray, cost: np.ndarray, chosen: np.ndarray) -> dict[str, int | float]:
+def totals(taken: np.ndarray, cost: np.ndarray, chosen: np.ndarray) -> dict[str, Any]:
     """Bytes and cost of a choice for every row, by name."""
     every = np.arange(len(chosen))
     return {"bytes": int(taken[every, chosen].sum()), "cost": float(cost[every, chosen].sum())}

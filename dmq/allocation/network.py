@@ -65,6 +65,10 @@ class Hop(nn.Module):
 class Network(nn.Module):
     """The predictor for one graph."""
 
+    numbers: torch.Tensor
+    edges: torch.Tensor
+    kind: torch.Tensor
+
     def __init__(self, known: Features, width: int) -> None:
         super().__init__()
         for name in ("quantizer", "bits", "block", "kind", "stage"):

@@ -173,7 +173,8 @@ def losses(
     predicted, lengths = network(choices, at)
     if spec.loss == "mse":
         return F.mse_loss(predicted, wanted), predicted.new_zeros(())
-    order = sum(rank_loss(spec.loss, length, wanted) for length in lengths.values()) / len(lengths)
+    ranks = [rank_loss(spec.loss, length, wanted) for length in lengths.values()]
+    order = torch.stack(ranks).mean()
     return F.mse_loss(predicted, wanted), spec.weight * order
 
 
@@ -200,7 +201,7 @@ def train(
         torch.manual_seed(seed)
         network = Network(known, spec.width)
         wanted_mean = float(wanted[taught].mean())
-        torch.nn.init.constant_(network.head[-1].bias, wanted_mean)
+        torch.nn.init.constant_(list(network.head.parameters())[-1], wanted_mean)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=spec.rate, weight_decay=1e-6)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.epochs)
@@ -213,7 +214,7 @@ def train(
             order = torch.from_numpy(taught)[torch.randperm(len(taught), generator=generator)]
             for part in order.tensor_split(parts):
                 optimizer.zero_grad()
-                sum(losses(network, choices[part], wanted[part], at, spec)).backward()
+                torch.stack(losses(network, choices[part], wanted[part], at, spec)).sum().backward()
                 torch.nn.utils.clip_grad_norm_(parameters, CLIP)
                 optimizer.step()
             schedule.step()
@@ -247,18 +248,15 @@ def _measured(
     taught: np.ndarray,
 ) -> Trained:
     """The network with the moments of its lengths; mix by mix batches keep the memory small."""
-    predicted, graphs, sums, taught = (
-        [],
-        {m: [] for m in at},
-        dict.fromkeys(at, np.zeros(3)),
-        set(taught.tolist()),
-    )
+    predicted: list[np.ndarray] = []
+    graphs: dict[int, list] = {m: [] for m in at}
+    sums, known = dict.fromkeys(at, np.zeros(3)), set(taught.tolist())
     for n in range(0, len(choices), 16):
         part = choices[n : n + 16]
         h = network.embeddings(part)
         answer, lengths = network(part, at)
         predicted.append(answer.numpy())
-        chosen = [k for k in range(len(part)) if n + k in taught]
+        chosen = [k for k in range(len(part)) if n + k in known]
         for m in at:
             graphs[m].append(lengths[m].numpy())
             nodes = h[m][:, chosen].sum(-1).double()
@@ -272,7 +270,7 @@ def _measured(
     return Trained(
         network=network,
         predicted=np.concatenate(predicted),
-        mean=mean,
+        mean={m: float(x) for m, x in mean.items()},
         deviation=deviation,
         weight=weight,
     )

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ def watch(
                 answers.append(repeat(quantized_model, trajectory, look.call, look.rows))
             most = max(most, count.bytes)
     for look, answer in zip(looks, answers, strict=True):
-        np.add.at(power, (look.step, look.image), _squares(answer))
+        add_at(power, (look.step, look.image), _squares(answer))
     timesteps = tuple(trajectory.timesteps[i] for i in chosen)
     forgotten = (
         pieces(quantized_model, blocks) if looks and too_large(most, answers[0].device) else ()
@@ -188,7 +188,7 @@ def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
             change = _squares(
                 repeat(watched.model, watched.trajectory, look.call, look.rows) - answer
             )
-            np.add.at(wrong, (look.step, look.image), np.where(np.isfinite(change), change, np.inf))
+            add_at(wrong, (look.step, look.image), np.where(np.isfinite(change), change, np.inf))
     return wrong / np.maximum(watched.power.mean(1, keepdims=True), LEAST)
 
 
@@ -256,7 +256,7 @@ class _Dotted:
         self.deltas, self.names = deltas, tuple(deltas)
         self.rows: dict[nn.Parameter, list[int]] = {}  # a weight may be that of several layers
         for n, name in enumerate(self.names):
-            self.rows.setdefault(model.get_submodule(name).weight, []).append(n)
+            self.rows.setdefault(model.get_parameter(f"{name}.weight"), []).append(n)
         self.shape = len(self.names), len(deltas[self.names[0]])
         self.found: dict[int, Tensor] = {}
 
@@ -275,6 +275,7 @@ class _Dotted:
             weight.requires_grad_(False)
 
     def _take(self, weight: nn.Parameter) -> None:
+        assert weight.grad is not None
         slope, weight.grad = weight.grad.flatten().float(), None
         for n in self.rows[weight]:
             self.found[n] = self.deltas[self.names[n]].flatten(1).to(slope.device) @ slope
@@ -307,10 +308,10 @@ def local_changes(
 
     def see(n: int, name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
         at = steps.index(look.step), look.image
-        np.add.at(power[n], at, _by_row(output, len(look.rows)))
+        add_at(power[n], at, _by_row(output, len(look.rows)))
         for c, delta in enumerate(deltas[name]):
             moved = _output(layer, args[0], delta.to(args[0]))
-            np.add.at(wrong[n, c], at, _by_row(moved, len(look.rows)))
+            add_at(wrong[n, c], at, _by_row(moved, len(look.rows)))
 
     hooks = [
         watched.model.get_submodule(name).register_forward_hook(partial(see, n, name))
@@ -331,8 +332,13 @@ def _output(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
     return (
         F.linear(x, weight)
         if isinstance(layer, nn.Linear)
-        else layer._conv_forward(x, weight, None)
+        else cast(Any, layer)._conv_forward(x, weight, None)
     )
+
+
+def add_at(x: np.ndarray, at: tuple[Any, ...], values: np.ndarray) -> None:
+    """Add `values` to `x` in place, where several may have one place in `at`."""
+    np.add.at(x, cast(Any, at), values)
 
 
 def _by_row(x: Tensor, rows: int) -> np.ndarray:

@@ -79,7 +79,7 @@ class SearchState:
             shared=not spec.per_layer,
             device=next(self.model.parameters()).device,
         )
-        soften(self.model, self.candidates, self.model.clock)
+        soften(self.model, self.candidates, vars(self.model)["clock"])
         self.precision, self.blocks = precision(self.model), loaded.adapter.blocks(self.model)
         self.forgotten: tuple[str, ...] | None = (
             None  # modules that are computed again for gradients; not known yet

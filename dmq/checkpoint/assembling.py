@@ -10,6 +10,7 @@ In between somebody fills the skeleton's ordinary parameters.
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from dataclasses import replace as replace_fields
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
 from ..models.attention import explicit_products
-from ..models.borrow import replace
+from ..models.borrow import parameters_of, replace
 from ..models.loading import ADAPTERS
 from ..numerics.packing import unpack
 from ..quantizers.apply import simulated_layer
@@ -77,7 +78,7 @@ def opened(model: nn.Module, content: Content) -> None:
         for step in path:
             if step not in place._modules:
                 place.add_module(step, Held())
-            place = place._modules[step]
+            place = place.get_submodule(step)
         place.register_buffer(leaf, torch.empty(shape, dtype=dtype, device="meta"))
 
 
@@ -119,7 +120,7 @@ def assembled(
             banks[row.bank.site] = bank_module(row.bank, clock).to(device)
         bank = banks[row.bank.site] if row.bank else nn.Identity()
         if row.weights.bits == FLOAT:
-            made = fake_quantized(layer, layer.weight, layer.bias, bank)
+            made = fake_quantized(layer, *parameters_of(layer), bank)
         else:
             made = make(
                 layer,
@@ -130,15 +131,12 @@ def assembled(
         replace(model, row.layer.name, made)
     if plan.attention:
         explicit_products(model)
-        for bank in plan.attention:
-            replace(
-                model,
-                f"{bank.site.name}.processor.{bank.site.point}",
-                bank_module(bank, clock).to(device),
-            )
+        for operand in plan.attention:
+            place = f"{operand.site.name}.processor.{operand.site.point}"
+            replace(model, place, bank_module(operand, clock).to(device))
     _timed(model, plan, clock, fetch, adapter_of(content), device)
     model.requires_grad_(False)
-    model.plan, model.clock = plan, clock
+    vars(model).update(plan=plan, clock=clock)
     if mode != SIMULATED:
         finished(model, plan, torch.bfloat16 if lowered(mode) else dtype, compiling=compiles(mode))
 
@@ -168,18 +166,13 @@ def _moved(codes: WeightCodes, device: torch.device | None) -> WeightCodes:
     """The same codes on a device."""
     if device is None or device.type == "cpu":
         return codes
-    values = {f.name: getattr(codes, f.name) for f in fields(codes)}
-    return replace_fields(
-        codes,
-        **{
-            name: x.to(device)
-            if isinstance(x, Tensor)
-            else _moved(x, device)
-            if isinstance(x, WeightCodes)
-            else x
-            for name, x in values.items()
-        },
-    )
+    values: dict[str, Any] = {f.name: getattr(codes, f.name) for f in fields(codes)}
+    for name, x in values.items():
+        if isinstance(x, Tensor):
+            values[name] = x.to(device)
+        elif isinstance(x, WeightCodes):
+            values[name] = _moved(x, device)
+    return replace_fields(codes, **values)
 
 
 # --- the time embedding --------------------------------------------------------------------------------
@@ -188,10 +181,9 @@ def _moved(codes: WeightCodes, device: torch.device | None) -> WeightCodes:
 def gone(plan: Plan) -> tuple[str, ...]:
     """Modules that a cache of all features takes the place of."""
     time = plan.temporal
-    whole = (
-        time is not None and time.cached is not None and not time.per_request and time.cached.all()
-    )
-    return time.block.embeddings if whole else ()
+    if time is None or time.cached is None or time.per_request or not time.cached.all():
+        return ()
+    return time.block.embeddings
 
 
 def _timed(
@@ -204,17 +196,21 @@ def _timed(
 ) -> None:
     """Hooks that find the step, and the tables of the cache."""
     time = plan.temporal
-    cached = time is not None and time.cached is not None
+    cached = time.cached if time else None
     used = [*(row.bank for row in plan.layers if row.bank), *plan.attention]
-    clock.needed = cached or any(len(bank.bits) > 1 or not bank.dynamic for bank in used)
-    if cached or used:
+    clock.needed = cached is not None or any(
+        len(bank.bits) > 1 or not bank.dynamic for bank in used
+    )
+    if cached is not None or used:
         model.register_forward_pre_hook(clock.before_call, with_kwargs=True)
-    if cached and time.per_request:
+    if time is None or cached is None:
+        return
+    if time.per_request:
         install_cache(model, model, time, adapter, clock)
-    elif cached:
+    else:
         for k, kept in cache_rows(plan).items():
             projection = time.block.projections[int(k)]
-            steps = time.cached[int(k)].nonzero()[0].tolist()
+            steps = cached[int(k)].nonzero()[0].tolist()
             row = [steps.index(i) if i in steps else None for i in range(len(plan.timesteps))]
             computed = None if None not in row else model.get_submodule(projection.name)
             table = _table(

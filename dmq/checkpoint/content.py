@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ def cache_rows(plan: Plan) -> dict[str, dict[str, int]]:
         return {}
     rows = zip(time.cached.sum(1).tolist(), time.block.projections, strict=True)
     return {
-        str(k): {"rows": n, "width": projection.width, "bits": time.spec.cache.bits}
+        str(k): {"rows": n, "width": projection.width, "bits": time.cache_bits}
         for k, (n, projection) in enumerate(rows)
         if n
     }
@@ -131,7 +131,7 @@ def cache_rows(plan: Plan) -> dict[str, dict[str, int]]:
 def cache_layout(kept: Mapping[str, Any]) -> Layout:
     """The tensors of one table of temporal features."""
     kept = _mapping(kept, "cache")
-    rows, width, bits = (kept.get(name) for name in ("rows", "width", "bits"))
+    rows, width, bits = (cast(int, kept.get(name)) for name in ("rows", "width", "bits"))
     if not all(type(n) is int and 0 < n <= LARGEST for n in (rows, width, bits)) or bits > 16:
         raise DmqError(
             f"the cache in it is damaged ({rows!r:.20} rows of {width!r:.20} and {bits!r:.20} "
@@ -233,7 +233,7 @@ def data_digest(data: Mapping[str, Any], without: tuple[str, ...] = ()) -> str:
 def tensor_digest(x: Tensor) -> str:
     """16 hex digits of a tensor's bytes, as the file holds them."""
     raw = x.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(memoryview(raw.numpy())).hexdigest()[:16]
+    return hashlib.sha256(raw.numpy().data).hexdigest()[:16]
 
 
 def _mapping(given: Any, name: str) -> Mapping[str, Any]:

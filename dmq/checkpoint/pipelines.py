@@ -161,11 +161,12 @@ def _check_sampler(folder: Path, content: Content) -> None:
     if not isinstance(known, dict) or not file.is_file():
         return
     found = read_json(file)
-    now = {"class": found.get("_class_name"), "settings": _public(found)}
+    there = _public(found)
+    now = {"class": found.get("_class_name"), "settings": there}
     if data_digest(now) == data_digest(known):
         return
-    then, there = known.get("settings"), now["settings"]
-    then = then if isinstance(then, dict) else {}
+    settings = known.get("settings")
+    then: dict[str, Any] = settings if isinstance(settings, dict) else {}
     other = sorted(name for name in then.keys() | there.keys() if then.get(name) != there.get(name))
     what = (
         f"{known.get('class')!s:.60}"

@@ -84,8 +84,9 @@ def plan_tensors(plan: Plan) -> dict[str, Tensor]:
         for part, (dtype, shape) in _bank_layout(_bank_data(bank), len(plan.timesteps)).items():
             x = np.ascontiguousarray(getattr(bank, part)).astype(DTYPES[dtype]).reshape(shape)
             tensors[f"dmq.banks.{k}.{part}"] = torch.from_numpy(x.copy())
-    if plan.temporal is not None and _by_row(plan.temporal):
-        chosen = np.packbits(plan.temporal.cached.reshape(-1), bitorder="little")
+    cached = plan.temporal.cached if plan.temporal and _by_row(plan.temporal) else None
+    if cached is not None:
+        chosen = np.packbits(cached.reshape(-1), bitorder="little")
         tensors["dmq.cache.chosen"] = torch.from_numpy(chosen)
     return tensors
 
@@ -130,7 +131,7 @@ def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
         if len(sites) < len(banks):
             raise ValueError("two banks of one site")
         rows = tuple(_row(row, specs, banks) for row in data["layers"])
-        told = {"unknown_timestep": data.get("on_miss")} | data  # its first name
+        told = {"unknown_timestep": data.get("on_miss"), **data}  # its first name
         return codec.from_parts(
             Plan,
             {name: told[name] for name in PLAIN},
@@ -237,7 +238,7 @@ def _place(k: Any, among: list[Any]) -> int:
 
 
 def _by_row(time: TimeEmbedding) -> bool:
-    return time.cached is not None and time.spec.cache.selection == "row"
+    return time.cached is not None and time.selection == "row"
 
 
 def _time_data(time: TimeEmbedding | None) -> dict[str, Any] | None:
@@ -248,8 +249,9 @@ def _time_data(time: TimeEmbedding | None) -> dict[str, Any] | None:
         "spec": jsonio.to_data(time.spec),
         "cached": time.cached is not None,
     }
-    blocks = time.cached is not None and time.spec.cache.selection == "block"
-    return data | ({"blocks": time.cached.all(1).tolist()} if blocks else {})
+    if time.cached is None or time.selection != "block":
+        return data
+    return data | {"blocks": time.cached.all(1).tolist()}
 
 
 def _time_embedding(data: Mapping[str, Any], chosen: Tensor | None) -> TimeEmbedding | None:

@@ -66,8 +66,9 @@ class Forms:
         """What is stored of a parameter: its codes where SDNQ has the form, and smaller than
         float16; else numbers.
         """
-        layer = isinstance(x, WeightCodes) and name.endswith(".weight") and len(x.shape) > 1
-        made = _form(x) if layer and x.bits in WIDTHS and math.prod(x.shape) % RUN == 0 else None
+        made = None
+        if isinstance(x, WeightCodes) and name.endswith(".weight") and len(x.shape) > 1:
+            made = _form(x) if x.bits in WIDTHS and math.prod(x.shape) % RUN == 0 else None
         if made is not None and sum(y.nbytes for y in made.tensors.values()) < 2 * math.prod(
             x.shape
         ):

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import singledispatch
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -151,7 +151,7 @@ def _runs(codes: WeightCodes) -> Iterator[Tensor]:
         yield from _runs(codes.first)
         yield from _runs(codes.second)
     else:
-        yield codes.codes
+        yield cast(Any, codes).codes
 
 
 def _tables(codes: WeightCodes) -> dict[str, Tensor]:
@@ -241,18 +241,17 @@ def _low_rank_layout(plain: Mapping[str, Any], shape: tuple[int, ...], bits: int
 
 
 def _restored(plain: Mapping[str, Any], codes: Tensor, tables: Mapping[str, Tensor]) -> WeightCodes:
-    common = {"bits": plain["bits"], "shape": tuple(plain["shape"])}
+    common: dict[str, Any] = {"bits": plain["bits"], "shape": tuple(plain["shape"])}
     if plain["kind"] == LowRankWeight.__name__:
         rest = _restored(plain["rest"], codes, _under("rest", tables))
-        own = {name: tables.get(name) for name in ("left", "right", "smoothing")}
-        return LowRankWeight(**common, **own, rest=rest)
+        assert isinstance(rest, QuantizedWeight)  # as its layout says
+        common |= {name: tables.get(name) for name in ("left", "right", "smoothing")}
+        return LowRankWeight(**common, rest=rest)
     if plain["kind"] == SplitWeight.__name__:
         sides = codes.split([math.prod(plain[name]["shape"]) for name in ("first", "second")])
-        made = {
-            name: _restored(plain[name], side, _under(name, tables))
-            for name, side in zip(("first", "second"), sides, strict=True)
-        }
-        return SplitWeight(**common, **made)
+        for name, side in zip(("first", "second"), sides, strict=True):
+            common[name] = _restored(plain[name], side, _under(name, tables))
+        return SplitWeight(**common)
     codes = codes.view(plain["rows"], -1)
     if plain["kind"] == CodebookWeight.__name__:
         return CodebookWeight(

@@ -199,7 +199,7 @@ def write_plain(
     once followed.
     """
     plain = {name: x for name, x in config.items() if name != "quantization_config"}
-    _write_json(part / "config.json", plain | settings)
+    _write_json(part / "config.json", {**plain, **settings})
     if (source / "recipe.json").is_file():
         shutil.copy(source / "recipe.json", part / "recipe.json")
 
@@ -259,9 +259,8 @@ class Shards:
             length = 8 + int.from_bytes(opened.read(8), "little")
             head = opened.read(length - 8)
             for name, blank in UNSEALED.items():
-                head = head.replace(
-                    *(f'\\"{name}\\": \\"{x}\\"'.encode() for x in (blank, seal[name])), 1
-                )
+                old, new = (f'\\"{name}\\": \\"{x}\\"'.encode() for x in (blank, seal[name]))
+                head = head.replace(old, new, 1)
             opened.seek(8)
             opened.write(head)
 
@@ -382,14 +381,14 @@ def _cache(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> dict[str, 
     kept = cache_rows(plan)
     if not kept:
         return {}
-    time, tensors = plan.temporal, {}
+    time = plan.temporal
+    assert time is not None and time.cached is not None  # there are rows of a cache
+    tensors: dict[str, Tensor] = {}
     with one_thread():
         t = timestep_rows(plan.timesteps).to(next(model.parameters()).device)
         features = temporal_features(model, adapter, time.block, t, {})
         for k in map(int, kept):
-            table = FeatureTable(
-                features[k][time.cached[k].nonzero()[0].tolist()], time.spec.cache.bits
-            )
+            table = FeatureTable(features[k][time.cached[k].nonzero()[0].tolist()], time.cache_bits)
             parts = {"codes": table.codes}
             if table.bits < 16:
                 zero = exactly(table.zero, zero_dtype(table.bits))

@@ -7,6 +7,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
+from typing import Any
 
 from .. import __version__
 from ..errors import DmqError, disk_error
@@ -63,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
         name: str, command: Callable[[argparse.Namespace], None], said: str, now: str = ""
     ) -> argparse.ArgumentParser:
         """A command; one that is called otherwise `now` is not listed."""
-        listed = {} if now else {"help": said}
+        listed: dict[str, Any] = {} if now else {"help": said}
         made = commands.add_parser(name, description=said, **listed)
         made.set_defaults(command=command, now=now)
         place_arguments(made)

@@ -115,7 +115,7 @@ def plan_rows(plan: Plan) -> list[dict[str, str | int]]:
             _row(
                 row.layer.name,
                 row.layer.kind,
-                row.weight_bytes + row.bias_bytes + (row.bank.bytes if stored else 0),
+                row.weight_bytes + row.bias_bytes + (row.bank.bytes if stored and row.bank else 0),
                 block=row.layer.block,
                 weights="cached" if row.dropped else _weight_bits(row),
                 activations="cached" if row.dropped else _activation_bits(row),

@@ -26,7 +26,7 @@ from ..progress import (
     run_to_end,
 )
 from ..recipe import SETS, Benchmark, Domain, Recipe
-from ..results import FLOOR_NAME, BenchImage, BenchReport, BenchRow
+from ..results import FLOOR_NAME, BenchImage, BenchReport, BenchRow, Coverage
 from ..store import benchmarks as kept
 from ..store.prompts import UNCONDITIONAL, shipped_domains
 from ..workflow.answers import get_coverage, get_model, get_plan
@@ -114,7 +114,7 @@ def run_benchmark(
     models = [(FLOAT_NAME, None), (FLOOR_NAME, None), *((r.name, r) for r in recipes)]
     rows: list[BenchRow] = []
     images: list[BenchImage] = []
-    covered: dict[str, str] = {}
+    covered: dict[str, Coverage] = {}
     for who, (called, _) in enumerate(models):
         found = kept.load_rows(folder, who)
         if found is None:
@@ -122,6 +122,7 @@ def run_benchmark(
             yield Progress(f"Measure {called}", who, len(models))
             kept.save_rows(folder, who, setting.measure(who, called))
             found = kept.load_rows(folder, who)
+        assert found is not None
         if who > 1:
             covered[called] = get_coverage(recipes[who - 2])
         rows += found.rows
@@ -205,7 +206,7 @@ def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[Bench, dict[str, s
     extractor, real = None, None
     if wanted & {"distance", "clip", *SETS}:
         extractor = load_feature_extractor(benchmark.features)
-    if wanted & set(SETS):
+    if extractor is not None and wanted & set(SETS):
         real = load_real_features(
             loaded.info.name, extractor, benchmark.features, benchmark.reference
         )

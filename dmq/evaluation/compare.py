@@ -95,13 +95,13 @@ def compare_images(
     yield plan_work("Compare", recipes[0].model, comparison.sampling, batches * (len(recipes) + 1))
     seconds, plans, covered = {}, {}, {}
     floor_jobs = [(prompt, comparison.seeds[0] + 1) for prompt in comparison.prompts[:BATCH]]
-    for who, recipe in [(FLOAT_NAME, None), *((recipe.name, recipe) for recipe in recipes)]:
-        model = loaded.denoiser
-        if recipe is not None:
-            yield from carry_out(recipe)
+    for quantized in (None, *recipes):
+        who, model = quantized.name if quantized else FLOAT_NAME, loaded.denoiser
+        if quantized:
+            yield from carry_out(quantized)
             yield Progress(f"Quantize {who}", 0, 1)
-            plans[who], model = get_plan(recipe), get_model(recipe)
-            covered[who] = get_coverage(recipe)
+            plans[who], model = get_plan(quantized), get_model(quantized)
+            covered[who] = get_coverage(quantized)
         on_the_way[who] = {}
         work = _generate(loaded, model, who, jobs, comparison)
 
@@ -167,7 +167,7 @@ def _generate(
         def convert(i: int, pixels: list, start: int = start, part: list = part) -> Iterator[Any]:
             for n, made in enumerate(pixels):
                 if made is not None:  # else of the other half
-                    yield GeneratedImage(who, start + n, *part[n], made, i)
+                    yield GeneratedImage(who, start + n, part[n][0], part[n][1], made, i)
             yield at(start * steps + (i + 1) * len(part), len(jobs) * steps)
 
         work = generate_batch(loaded, model, part, comparison.sampling, set(watched))

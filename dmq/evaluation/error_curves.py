@@ -116,7 +116,9 @@ def find_error_curves(comparison: Comparison, recipes: tuple[Recipe, ...]) -> Ov
         FLOAT_NAME: FLOAT_NAME
     }
     parts = ("accumulated", "predicted_x0", "isolated", "mean_bits", "strips")
-    renamed = {part: {names[who]: x for who, x in getattr(found, part).items()} for part in parts}
+    renamed: dict[str, Any] = {
+        part: {names[who]: x for who, x in getattr(found, part).items()} for part in parts
+    }
     return dataclasses.replace(found, **renamed)
 
 
@@ -160,13 +162,15 @@ def _measured(
     timesteps: tuple[float, ...],
 ) -> OverTime:
     walks = {name: own for name, (own, _, _) in made.items()}
-    foreseen = {} if floats.predicted_x0 is None else walks
+    finished = floats.predicted_x0
     return OverTime(
         timesteps=timesteps,
         coefficients=floats.coefficients,
         accumulated={name: _errors(own.latents, floats.latents) for name, own in walks.items()},
         predicted_x0={
-            name: _errors(own.predicted_x0, floats.predicted_x0) for name, own in foreseen.items()
+            name: _errors(own.predicted_x0, finished)
+            for name, own in walks.items()
+            if finished is not None and own.predicted_x0 is not None
         },
         isolated={name: isolated for name, (_, isolated, _) in made.items()},
         mean_bits={name: bits for name, (_, _, bits) in made.items()},

@@ -1,7 +1,7 @@
 """What an error at some steps does to the image (PCR)."""
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ def split_windows(spec: Probe, steps: int) -> tuple[tuple[int, int], ...]:
     Raises DmqError if there are more than steps.
     """
     if spec.first is not None:
-        if not 0 <= spec.first < spec.last < steps:
+        if spec.last is None or not 0 <= spec.first < spec.last < steps:
             raise DmqError(
                 f"the window {spec.first} to {spec.last} does not lie within 0 to {steps - 1}."
             )
@@ -62,7 +62,7 @@ def run_probe(
     total = (1 + len(windows) * len(spec.gains)) * steps
     started = itertools.count()
 
-    def one(model: Any) -> Iterator[Progress]:
+    def one(model: Any) -> Generator[Progress, None, SampledTrajectory]:
         before = next(started) * steps
         return sample_trajectory(
             loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total)

@@ -106,11 +106,11 @@ def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None
         or not all(real in row.figures for row in (damaged, better))
     ):
         return None
-    to_float = tuple(_to_float(row, measure) for row in (damaged, better))
-    to_real = tuple(row.figures[real] for row in (damaged, better))
+    first, second = (_to_float(row, measure) for row in (damaged, better))
+    to_real = damaged.figures[real], better.figures[real]
     values = [row.figures.get("psnr") for row in (damaged, better)]
-    psnr = tuple(figure.value if figure else math.nan for figure in values)
-    if None in to_float or not to_float[0].value > to_float[1].value:
+    psnr = [figure.value if figure else math.nan for figure in values]
+    if first is None or second is None or not first.value > second.value:
         return None
     if not to_real[0].value < to_real[1].value:
         return None
@@ -121,11 +121,11 @@ def _pair(damaged: BenchRow, better: BenchRow, measure: str) -> Inversion | None
         measure=measure,
         damaged=damaged.recipe,
         better=better.recipe,
-        to_float=to_float,
+        to_float=(first, second),
         to_real=to_real,
-        psnr=psnr,
+        psnr=(psnr[0], psnr[1]),
         samples=min(damaged.samples, better.samples),
-        apart=to_float[0].low > to_float[1].high,
+        apart=first.low > second.high,
     )
 
 

@@ -4,7 +4,6 @@ sees features.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +33,8 @@ def layout(benchmark: Benchmark) -> list[Part]:
     """The batches of every model: fixed, since an image may depend on the size of its batch in
     the last bit.
     """
-    parts, first = [], 0
+    parts: list[Part] = []
+    first = 0
     for domain in benchmark.domains:
         count = len(domain.prompts) * len(benchmark.seeds)
         for start in range(0, count, benchmark.batch):
@@ -61,10 +61,10 @@ class Bench:
 
     def measure(self, who: int, name: str) -> kept.Found:
         """What there is to say of model `who`, called `name`; `who` 0 is the float model."""
-        load = partial(kept.load_batch, self.folder)
-        parts = [(part, load(who, part.number)) for part in layout(self.benchmark)]
+        parts = [(part, self._batch(who, part)) for part in layout(self.benchmark)]
         jobs, finite, columns = kept.jobs_of(self.benchmark), [], []
-        floats = kept.load_rows(self.folder, 0).arrays if who else {}
+        of_float = kept.load_rows(self.folder, 0) if who else None
+        floats = of_float.arrays if of_float else {}
         for part, batch in parts:
             ok = np.isfinite(batch.latents.reshape(part.count, -1)).all(1)
             column = dict(self._seen(batch, [jobs[part.first + n][1] for n in range(part.count)]))
@@ -72,7 +72,7 @@ class Bench:
                 rows = slice(part.first, part.first + part.count)
                 there = {key: x[rows] for key, x in floats.items()}
                 ok &= there["finite"].astype(bool)
-                column |= dict(self._paired(batch, load(0, part.number), column, there))
+                column |= dict(self._paired(batch, self._batch(0, part), column, there))
             finite.append(ok)
             columns.append(column)
         whole = {key: np.concatenate([column[key] for column in columns]) for key in columns[0]}
@@ -88,6 +88,11 @@ class Bench:
             for domain in self.benchmark.domains
         )
         return kept.Found(made, tuple(images), arrays, tuple(notes))
+
+    def _batch(self, who: int, part: Part) -> kept.Batch:
+        batch = kept.load_batch(self.folder, who, part.number)
+        assert batch is not None  # all images are there before they are measured
+        return batch
 
     def _seen(self, batch: kept.Batch, prompts: list[str]) -> Iterator[tuple[str, np.ndarray]]:
         from ..metrics.text import clip_score
@@ -117,8 +122,8 @@ class Bench:
         domain, prompt, seed = job
         finite = bool(arrays["finite"][n])
         values = {key: float(column[n]) for key, column in columns.items()} if finite else {}
-        job = {"domain": domain, "number": n, "prompt": prompt, "seed": seed}
-        return BenchImage(recipe=name, finite=finite, values=values, **job)
+        told: dict[str, Any] = {"domain": domain, "number": n, "prompt": prompt, "seed": seed}
+        return BenchImage(recipe=name, finite=finite, values=values, **told)
 
     def _row(
         self,
@@ -179,6 +184,7 @@ class Bench:
             measure = SET_MEASURES[key]
 
             def to_float(chosen: np.ndarray, measure: Callable = measure) -> float:
+                assert theirs is not None
                 return measure(own[chosen], theirs[chosen], len(own) - len(chosen))
 
             def to_real(chosen: np.ndarray, measure: Callable = measure) -> float:

@@ -47,7 +47,8 @@ class _FakeQuantConv(_ConvNd):
             bias is not None,
             layer.padding_mode,
         )
-        super().__init__(*shape, device="meta")  # of the class beside it, such as Conv2d
+        beside: Any = super()  # the class beside it, such as Conv2d
+        beside.__init__(*shape, device="meta")
         self.weight, self.input = weight, bank
         self.register_parameter("bias", bias)
         self.train(layer.training)

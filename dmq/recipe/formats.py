@@ -53,7 +53,7 @@ class PerGroup(Spec):
 Granularity = PerTensor | PerChannel | PerGroup
 
 
-TABLE = {
+TABLE: dict[str, Any] = {
     "choices": (16, 32),
     "help": "Of each number in the tables beside the codes: half or full precision.",
 }
@@ -218,7 +218,7 @@ def format_name(choice: WeightFormat | Weights) -> str:
     return f"{SHORT[type(choice.format).__name__]}-{choice.bits}"
 
 
-FORMATS = {
+FORMATS: dict[str, Any] = {
     "W": Uniform(),
     "UAQ": Uaq(),
     "KMC": KMeans(),

@@ -39,7 +39,7 @@ def option(
     limits = (
         {"low": low, "high": high} if low is not None else {"choices": choices} if choices else {}
     )
-    named = {"was": was} if was else {}
+    named: dict[str, Any] = {"was": was} if was else {}
     named |= {"was_choices": was_choices} if was_choices else {}
     known = {"label": label, "help": help, "omit_default": omit_default}
     return field(default=default, metadata=known | limits | named)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -60,7 +60,7 @@ class ActivationStats:
         return replace(
             self,
             **{name: getattr(self, name)[rows] for name in arrays},
-            **{name: tuple(getattr(self, name)[s] for s in rows) for name in lists},
+            **{name: cast(Any, tuple(getattr(self, name)[s] for s in rows)) for name in lists},
         )
 
     def updated(self, seen: "ActivationStats") -> "ActivationStats":

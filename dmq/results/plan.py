@@ -6,6 +6,7 @@ import numpy as np
 
 from ..recipe import (
     FLOAT,
+    Cache,
     Hqq,
     KMeans,
     LowRank,
@@ -136,6 +137,18 @@ class TimeEmbedding:
     )
 
     @property
+    def selection(self) -> str:
+        """What is chosen for the cache: "row", "block", or "none" if all of it or nothing is."""
+        cache = self.spec.cache
+        return cache.selection if isinstance(cache, Cache) else "none"
+
+    @property
+    def cache_bits(self) -> int:
+        """Bits of a cached feature; FLOAT without a cache."""
+        cache = self.spec.cache
+        return cache.bits if isinstance(cache, Cache) else FLOAT
+
+    @property
     def per_request(self) -> bool:
         """Is the cache built for each request, since more than t enters?"""
         return self.cached is not None and not self.block.finite
@@ -150,9 +163,9 @@ class TimeEmbedding:
         if self.cached is None:
             return 0
         widths = [projection.width for projection in self.block.projections]
-        choice = -(-self.cached.size // 8) if self.spec.cache.selection == "row" else 0
+        choice = -(-self.cached.size // 8) if self.selection == "row" else 0
         rows = zip(self.cached.sum(1).tolist(), widths, strict=True)
-        return choice + sum(cache_bytes(n, width, self.spec.cache.bits) for n, width in rows)
+        return choice + sum(int(cache_bytes(n, width, self.cache_bits)) for n, width in rows)
 
 
 def cache_bytes(rows: int, width: int, bits: int) -> int:

@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -55,7 +56,9 @@ class SensitivityTable:
         some = [c for c, label in enumerate(self.labels) if label in labels]
         parts = ("bytes", "cost", "spread", "per_step", "local")
         held = {part: getattr(self, part) for part in parts}
-        left = {part: None if values is None else values[:, some] for part, values in held.items()}
+        left: dict[str, Any] = {
+            part: None if values is None else values[:, some] for part, values in held.items()
+        }
         return replace(self, choices=tuple(self.choices[c] for c in some), **left)
 
     def only(self, names: Collection[str]) -> "SensitivityTable":
@@ -63,7 +66,9 @@ class SensitivityTable:
         rows = [n for n, layer in enumerate(self.layers) if layer.name in names]
         parts = ("bytes", "cost", "spread", "per_step", "local")
         held = {part: getattr(self, part) for part in parts}
-        some = {part: None if values is None else values[rows] for part, values in held.items()}
+        some: dict[str, Any] = {
+            part: None if values is None else values[rows] for part, values in held.items()
+        }
         return replace(self, layers=tuple(self.layers[n] for n in rows), **some)
 
     @property

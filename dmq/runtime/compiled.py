@@ -219,7 +219,8 @@ class _Product:
             ends = scale, zero.to(torch.int32)
         else:
             ends = scale.item(), int(zero)
-        return _dense(self.kernel(codes, *ends, self.bias if biased else None, dtype))
+        low, high = ends
+        return _dense(self.kernel(codes, low, high, self.bias if biased else None, dtype))
 
 
 def _aside(x: Tensor, number: int) -> Tensor:

@@ -178,7 +178,7 @@ class OneDnn(Kernel):
             codes,
             scale,
             zero,
-            self.packed_for(codes.shape, zero),
+            self.packed_for(codes.shape, int(zero)),
             self.weight.scale,
             self.zeros,
             bias,

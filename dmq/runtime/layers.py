@@ -51,7 +51,7 @@ class PackedLayer(nn.Module):
         self.codes = codes
         # No submodules: a bank is shared, and a layout has no memory that could be moved.
         self.__dict__.update(input=bank, layout=layout_of(layer))
-        self.dtype = layer.weight.dtype
+        self.dtype = layer.get_parameter("weight").dtype
         self.parts: list[Kernel] = []
         self.totals: Tensor | None = (
             None  # of each row of the weight, where ranges are those of rows of the input

@@ -292,8 +292,9 @@ class Store:
     @staticmethod
     def _is_newer(partial: Path, answer: Path | None) -> bool:
         """Was `partial` left by an interrupted call that replaces `answer`?"""
-        both = answer is not None and partial.is_dir()
-        return both and partial.stat().st_mtime_ns > answer.stat().st_mtime_ns
+        if answer is None or not partial.is_dir():
+            return False
+        return partial.stat().st_mtime_ns > answer.stat().st_mtime_ns
 
     def _load(self, question: Artifact, folder: Path) -> Any:
         needs = inputs(question) if question.loaded_with else {}
@@ -304,7 +305,7 @@ class Store:
     def _recall(self, question: Artifact) -> Any:
         """The answer that is in memory, if it still is the answer."""
         with self._lock:
-            known = self._memory.get(type(question), {}).get(question)
+            known = self._memory.get(type(question), OrderedDict()).get(question)
         if known is None or known[0] != self.stamp(question):
             return _NOTHING
         with self._lock, contextlib.suppress(KeyError):  # another thread may have made room

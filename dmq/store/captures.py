@@ -165,7 +165,8 @@ def _load_shards(folder: Path, kind: str, sites: int) -> list[np.ndarray]:
 
 def _load_plain(folder: Path, sites: int, steps: int) -> tuple[tuple[np.ndarray, ...], ...]:
     """Counts, lowest and highest values of channels, as version 1 kept them."""
-    counts, channels = _load_histograms(folder, sites, steps), {}
+    counts = _load_histograms(folder, sites, steps)
+    channels: dict[str, np.ndarray] = {}
     for file in sorted(folder.glob("channels-*.safetensors")):
         channels |= load_file(file)
     pairs = [channels[str(s)] for s in range(sites)]

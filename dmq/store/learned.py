@@ -58,8 +58,8 @@ def search_key(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> str:
     """A name for what a search depends on: model, sampling, quantization, its settings."""
     # Learned ranges take the place of any.
     activations = replace(recipe.activations, range=MseSearch())
-    specs = (spec, recipe.sampling, recipe.calibration, recipe.weights, activations)
-    specs = (*specs, recipe.protection, recipe.overrides)
+    run = (recipe.sampling, recipe.calibration, recipe.weights, activations)
+    specs = (spec, *run, recipe.protection, recipe.overrides)
     asked = [recipe.model, fingerprint, *(jsonio.to_data(one, as_key=True) for one in specs)]
     return model_key(recipe.model, asked, "search-")
 
@@ -152,7 +152,7 @@ def save_call(folder: Path, n: int, stats: ActivationStats, grids: dict[str, np.
 
 def load_calls(folder: Path) -> list[tuple[ActivationStats, dict[str, np.ndarray]]]:
     """The calls kept of an unfinished calibration, in order, as far as there is no gap."""
-    calls = []
+    calls: list[tuple[ActivationStats, dict[str, np.ndarray]]] = []
     while (place := folder / f"{len(calls):05d}").is_dir():
         with codec.reading(place):
             calls.append((load_stats(place / "stats"), load_file(place / "grids.safetensors")))
@@ -278,7 +278,7 @@ def load_over_time(folder: Path) -> OverTime:
     arrays, plain = codec.open_arrays(folder / "answer.safetensors", "answer")
     with codec.reading(folder):
         names, strips, is_known = (plain.pop(key) for key in ("names", "strips", "foreseen"))
-        given = {
+        given: dict[str, Any] = {
             curve: {who: arrays.pop(f"{name}.{n}") for n, who in enumerate(names)}
             for name, curve in CURVES.items()
             if name != "foreseen" or is_known

@@ -111,8 +111,10 @@ def load_steps(name: str) -> dict[str, dict[tuple[int, int], np.ndarray]]:
     """The images on the way of a run, by recipe name and (position among its images, step)."""
     steps: dict[str, dict[tuple[int, int], np.ndarray]] = {}
     for who, files in _image_files(name, "[0-9]*-at-[0-9]*.png").items():
-        pairs = ((*map(int, file.stem.split("-at-")), file) for file in files)
-        steps[who] = {(n, step): read_image(file, REMEDY) for n, step, file in pairs}
+        steps[who] = {}
+        for file in files:
+            n, step = map(int, file.stem.split("-at-"))
+            steps[who][n, step] = read_image(file, REMEDY)
     return steps
 
 

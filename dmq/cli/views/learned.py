@@ -82,6 +82,7 @@ def print_blocks(recipe: Recipe) -> None:
             "nothing to reconstruct: set the recipe's reconstruction to BlockReconstruction."
         )
     result = get_blocks(recipe)
+    assert result is not None  # it was asked for
     width = max(map(len, result.after), default=0)
     more = ", step sizes too" if result.stepped else ""
     print(f"squared error of a block's output over its power, %: nearest rounding, learned{more}")
@@ -155,6 +156,7 @@ def print_ranges(recipe: Recipe, when: str = "in an earlier run") -> None:
     if recipe.progressive is None:
         raise DmqError("nothing to set: set the recipe's progressive to Progressive.")
     ranges, change = get_ranges(recipe), range_change.compare_ranges(recipe)
+    assert ranges is not None  # they were asked for
     print(
         f"{recipe.name}: ranges set on {recipe.calibration.samples} images, {ranges.calls} "
         f"denoiser calls, {when}"
@@ -224,7 +226,7 @@ def print_effects(effects: WindowEffects) -> None:
             f"{left[w]:.4g}",
             f"{each[w]:+.4g} dB",
             f"{effects.text[w].mean():.2f}" if judged else "–",
-            f"{match[w]:+.4f}" if judged else "–",
+            f"{match[w]:+.4f}" if match is not None else "–",
         ]
         for w, (start, end) in enumerate(effects.windows)
     ]

@@ -7,7 +7,6 @@ import dataclasses
 import json
 import math
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -120,7 +119,7 @@ def print_insights(result: PredictorResult) -> None:
 def plain(result: PredictorResult) -> dict[str, Any]:
     """All that a notebook may want of a result, as JSON can hold it."""
     block, spread = result.block_scores()
-    columns: dict[str, Sequence] = {
+    columns: dict[str, Any] = {
         "op score": result.op_scores,
         "block score": block,
         "block spread": spread,
