@@ -8,11 +8,12 @@ that failed by itself. A cluster is one's own: what Dask sends to and fro is bel
 comes from another process of this machine."""
 
 import contextlib
+import itertools
 import logging
 import queue
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import as_completed
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -80,14 +81,20 @@ def _in_processes(
     from joblib.externals.loky import ProcessPoolExecutor
 
     pool = ProcessPoolExecutor(workers, env={"OMP_NUM_THREADS": "1"})
+    waiting = iter(tasks)
     try:
-        of = {pool.submit(function, task): task for task in tasks}
-        for future in as_completed(of):
-            try:
-                result = future.result()
-            except BrokenProcessPool:
-                raise _Gone("a worker process died, perhaps for want of memory.") from None
-            yield of[future], result
+        # No more than there are workers: loky stumbles if it is closed while tasks wait for one.
+        of = {pool.submit(function, task): task for task in itertools.islice(waiting, workers)}
+        while of:
+            for future in wait(of, return_when=FIRST_COMPLETED).done:
+                task = of.pop(future)
+                try:
+                    result = future.result()
+                except BrokenProcessPool:
+                    raise _Gone("a worker process died, perhaps for want of memory.") from None
+                for more in itertools.islice(waiting, 1):
+                    of[pool.submit(function, more)] = more
+                yield task, result
     finally:
         pool.shutdown(wait=True, kill_workers=True)
 

@@ -7,8 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dmq.progress import Progress, run_to_end
-from dmq.recipe import Calibration
+from dmq.evaluation.benchmark import run_benchmark
+from dmq.evaluation.compare import compare_images
+from dmq.progress import GeneratedImage, Progress, relay, run_to_end
+from dmq.recipe import Benchmark, Calibration, Comparison, Domain
 from dmq.store import captures, folders
 from dmq.workflow.answers import get_statistics
 from dmq.workflow.learning import capture_statistics
@@ -81,3 +83,38 @@ def test_a_capture_that_was_interrupted_watches_only_the_other_batches(cluster, 
     assert min(item.done for item in seen if item.done) == 2 * (len(kept) + 1)
     assert_equal(here, get_statistics(other))
     assert not partial.exists()
+
+
+def compared(recipe, **shared):
+    """Report and images of a comparison; without the seconds."""
+    images = {}
+
+    def keep(item):
+        if isinstance(item, GeneratedImage):
+            images[item.recipe, item.index, item.step] = item.pixels
+        return item
+
+    asked = Comparison(prompts=("a", "b", "c"), seeds=(0, 1, 2, 3, 4, 5), sampling=recipe.sampling)
+    report = yield from relay(compare_images(asked, (recipe,), **shared), keep)
+    return dataclasses.replace(report, seconds={}), images
+
+
+def test_batches_of_a_comparison(cluster, recipe):
+    run_to_end(capture_statistics(recipe))
+    here, images = run_to_end(compared(recipe))
+    there, others = shared(cluster, compared(recipe, scheduler=cluster.address))
+    assert here == there and images.keys() == others.keys()
+    assert all(np.array_equal(images[key], others[key]) for key in images)
+    assert not list((folders.home() / "trajectories").glob("shared-images-*"))
+
+
+def test_batches_of_a_benchmark(cluster, recipe):
+    domain = Domain(name="letters", prompts=("a", "b", "c"))
+    asked = Benchmark(
+        domains=(domain,), seeds=(0, 1), sampling=recipe.sampling, measures=("psnr",), batch=2
+    )
+    here = run_to_end(run_benchmark(asked, (recipe,), name="here"))
+    work = run_benchmark(asked, (recipe,), name="there", scheduler=cluster.address)
+    there = shared(cluster, work)
+    assert [row.figures for row in here.rows] == [row.figures for row in there.rows]
+    assert here.images == there.images

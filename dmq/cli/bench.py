@@ -6,7 +6,14 @@ from collections.abc import Callable
 
 from ..errors import DmqError
 from ..recipe import MEASURES, Benchmark, Recipe
-from .arguments import chosen_engines, chosen_recipe, chosen_sampling, engine_argument
+from .arguments import (
+    chosen_engines,
+    chosen_recipe,
+    chosen_sampling,
+    cluster_arguments,
+    engine_argument,
+    shared,
+)
 from .terminal import show_progress, write
 
 
@@ -26,6 +33,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     one.add_argument("--model", help="use this model instead of the recipes' own")
     engine_argument(one)
     _benchmark_arguments(one)
+    cluster_arguments(one)
 
 
 def _benchmark_arguments(to: argparse.ArgumentParser) -> None:
@@ -127,7 +135,7 @@ def bench(given: argparse.Namespace) -> None:
             f"benchmark {name!r}; `dmq bench --name` goes on with it if it is stopped.",
             file=sys.stderr,
         )
-        show_progress(benchmark.run_benchmark(asked, recipes, name=name))
+        show_progress(benchmark.run_benchmark(asked, recipes, name=name, **shared(given)))
     report = joined_benchmarks.join_benchmarks([name, *given.beside])
     print(bench_table.markdown(report) if given.markdown else bench_table.text(report))
     for finding in [] if given.markdown else rank_inversions.find_inversions(report)[:3]:

@@ -11,8 +11,10 @@ from .arguments import (
     chosen_comparison,
     chosen_engines,
     chosen_recipe,
+    cluster_arguments,
     comparison_arguments,
     recipes_argument,
+    shared,
 )
 from .terminal import show_progress
 from .views import over_time, probe
@@ -24,6 +26,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     one = add("compare", compare, "Compare recipes of one model, from the same noise.")
     recipes_argument(one)
     comparison_arguments(one)
+    cluster_arguments(one)
     other = one.add_argument_group("other comparisons, which are printed and not saved as runs")
     other.add_argument("--over-time", action="store_true", help="follow the errors along the steps")
     other.add_argument("--probe", action="store_true", help="amplify the error of some steps (PCR)")
@@ -47,5 +50,6 @@ def compare(given: argparse.Namespace) -> None:
         tuple(chosen_recipe(name, given.model) for name in given.recipes), given.engine
     )
     name = given.name or runs.free_name(" vs ".join(recipe.name for recipe in recipes))
-    show_progress(compare_images(chosen_comparison(given, recipes[0]), recipes, name=name))
+    asked = chosen_comparison(given, recipes[0])
+    show_progress(compare_images(asked, recipes, name=name, **shared(given)))
     print_run(name)

@@ -8,8 +8,10 @@ from .arguments import (
     chosen_comparison,
     chosen_engines,
     chosen_recipe,
+    cluster_arguments,
     comparison_arguments,
     recipe_argument,
+    shared,
 )
 from .terminal import show_progress
 from .views.report import print_run
@@ -20,6 +22,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
     one = add("run", run, "Prepare a recipe, quantize, compare with the float model, save the run.")
     recipe_argument(one)
     comparison_arguments(one)
+    cluster_arguments(one)
 
 
 def run(given: argparse.Namespace) -> None:
@@ -28,5 +31,6 @@ def run(given: argparse.Namespace) -> None:
     recipe = chosen_recipe(given.recipe, given.model)
     recipes = chosen_engines((recipe,), given.engine)
     name = given.name or runs.free_name(recipe.name)
-    show_progress(compare.run_comparison(recipes, chosen_comparison(given, recipe), name=name))
+    asked = chosen_comparison(given, recipe)
+    show_progress(compare.run_comparison(recipes, asked, name=name, **shared(given)))
     print_run(name)

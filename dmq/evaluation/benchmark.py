@@ -33,6 +33,7 @@ from ..workflow.answers import get_coverage, get_model, get_plan
 from ..workflow.load_recipe import load_recipes
 from ..workflow.steps import carry_out
 from .checks import check_sampler, check_sampling, check_together
+from .image_batches import Arrays, ImageBatch, share
 from .scores import Bench, Part, layout
 
 
@@ -52,6 +53,8 @@ def benchmark(
     images: int | None = None,
     name: str | None = None,
     progress: OnProgress = None,
+    scheduler: str = "",
+    workers: int = 1,
     **settings: Any,
 ) -> BenchReport:
     """Measure recipes of one model against the float model (QDiffBench), each figure with its 95 %
@@ -59,7 +62,8 @@ def benchmark(
 
     `domains` are sets of prompts, or names of those that ship (all unless given); `seeds` images of
     each prompt, at most `images` of each domain. `settings` are further fields of
-    `dmq.recipe.Benchmark`, such as `measures`. A benchmark called `name` that was interrupted is
+    `dmq.recipe.Benchmark`, such as `measures`. `workers` processes share the images, or those of the
+    Dask cluster at `scheduler`. A benchmark called `name` that was interrupted is
     resumed; without a name a free one is taken.
 
     >>> import dmq
@@ -77,7 +81,8 @@ def benchmark(
     sets = [_domain(domain, shipped) for domain in (list(shipped) if domains is None else domains)]
     asked = make_benchmark(chosen[0], sets, seeds=seeds, images=images, **settings)
     name = name or kept.free_name(" vs ".join(recipe.name for recipe in chosen))
-    return run_to_end(run_benchmark(asked, chosen, name=name), progress)
+    shared = {"scheduler": scheduler, "workers": workers}
+    return run_to_end(run_benchmark(asked, chosen, name=name, **shared), progress)
 
 
 def _domain(domain: Domain | str, shipped: dict[str, Domain]) -> Domain:
@@ -91,20 +96,21 @@ def _domain(domain: Domain | str, shipped: dict[str, Domain]) -> Domain:
 
 
 def run_benchmark(
-    benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str
+    benchmark: Benchmark, recipes: tuple[Recipe, ...], *, name: str, **shared: Any
 ) -> Generator[Progress | GeneratedImage | BenchReport, None, BenchReport]:
     """Generate and measure the float model, the noise floor and each recipe; returns the report, kept
     under `name`.
 
     Yields images as they are generated, and the report so far whenever a model is done. If a
     benchmark of that name was interrupted, what it kept is used, and of one with fewer recipes all
-    of it: the new ones go on behind. Raises DmqError if that one has other prompts, seeds,
+    of it: the new ones go on behind. `shared` are the `scheduler` and `workers` of `engine.run`,
+    where batches of images go. Raises DmqError if that one has other prompts, seeds,
     sampling, weights or recipes."""
     warnings = check_benchmark(benchmark, recipes)
     yield Progress("Load the model", 0, 1)
     loaded = load(recipes[0].model)
     for recipe in recipes:
-        yield from carry_out(recipe)
+        yield from carry_out(recipe, **shared)
     check_sampler(loaded, recipes)
     setting, known = _setting(benchmark, loaded)
     folder = kept.begin(name, benchmark, recipes, known)
@@ -118,7 +124,7 @@ def run_benchmark(
     for who, (called, _) in enumerate(models):
         found = kept.load_rows(folder, who)
         if found is None:
-            yield from _generate(setting, loaded, who, models)
+            yield from _generate(setting, loaded, who, models, **shared)
             yield Progress(f"Measure {called}", who, len(models))
             kept.save_rows(folder, who, setting.measure(who, called))
             found = kept.load_rows(folder, who)
@@ -222,7 +228,12 @@ def _setting(benchmark: Benchmark, loaded: "Loaded") -> tuple[Bench, dict[str, s
 
 
 def _generate(
-    setting: Bench, loaded: "Loaded", who: int, models: list[tuple[str, Recipe | None]]
+    setting: Bench,
+    loaded: "Loaded",
+    who: int,
+    models: list[tuple[str, Recipe | None]],
+    scheduler: str = "",
+    workers: int = 1,
 ) -> Generator[Progress | GeneratedImage, None, None]:
     """Generate what is missing of model `who`, keeping every batch."""
     called, recipe = models[who]
@@ -230,13 +241,17 @@ def _generate(
     missing = [part for part in parts if kept.load_batch(setting.folder, who, part.number) is None]
     if not missing:
         return
+    each = setting.benchmark.images * steps
+    done = who * each + sum(part.count for part in parts if part not in missing) * steps
+    at = progress_timer(f"Generate {called} (model {who + 1} of {len(models)})", done)
+    if scheduler or workers != 1:
+        elsewhere = _share(setting, loaded.info.name, who, recipe, missing, scheduler, workers)
+        yield from relay(elsewhere, lambda more: at(done + more, len(models) * each))
+        return
     model: nn.Module = loaded.denoiser
     if recipe is not None:
         yield Progress(f"Quantize {called}", who, len(models))
         model = get_model(recipe)
-    each = setting.benchmark.images * steps
-    done = who * each + sum(part.count for part in parts if part not in missing) * steps
-    at = progress_timer(f"Generate {called} (model {who + 1} of {len(models)})", done)
     for part in missing:
         jobs = _jobs(setting.benchmark, who, part)
         work = generate_batch(loaded, model, jobs, setting.benchmark.sampling)
@@ -249,6 +264,31 @@ def _generate(
         kept.save_batch(setting.folder, who, part.number, part.first, batch)
         for n, pixels in enumerate(generated.images):
             yield GeneratedImage(called, part.first + n, *jobs[n], pixels)
+
+
+def _share(
+    setting: Bench,
+    model: str,
+    who: int,
+    recipe: Recipe | None,
+    missing: list[Part],
+    scheduler: str,
+    workers: int,
+) -> Generator[int, None, None]:
+    """Let workers generate what is `missing` of model `who`; yields how many steps are done."""
+    benchmark, first = setting.benchmark, {part.number: part.first for part in missing}
+
+    def keep(batch: ImageBatch, arrays: Arrays) -> None:
+        made = kept.Batch(list(arrays["images"]), arrays["latents"], float(arrays["seconds"]))
+        kept.save_batch(setting.folder, who, batch.number, first[batch.number], made)
+
+    batches = [
+        ImageBatch(
+            model, recipe, tuple(_jobs(benchmark, who, part)), benchmark.sampling, part.number
+        )
+        for part in missing
+    ]
+    yield from share(batches, keep, lambda more: more, scheduler=scheduler, workers=workers)
 
 
 def _jobs(benchmark: Benchmark, who: int, part: Part) -> list[tuple[str, int]]:

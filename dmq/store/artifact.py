@@ -16,6 +16,7 @@ The `Store` finds, computes, resumes and keeps. Nothing else decides whether an 
 """
 
 import contextlib
+import os
 import shutil
 import threading
 from collections import OrderedDict
@@ -261,7 +262,7 @@ class Store:
         None if it is not there, or if something that it is computed from is not."""
         if question.stored:
             folder = self.find(question)
-            return folder and (str(folder), folder.stat().st_mtime_ns)
+            return folder and (str(folder), _newest(folder))
         stamps = tuple(self.stamp(need) for need in inputs(question).values())
         return None if None in stamps else stamps
 
@@ -321,6 +322,12 @@ class Store:
             while len(known) > question.remembered:
                 known.popitem(last=False)
         return value
+
+
+def _newest(folder: Path) -> int:
+    """When anything in `folder` was written; somebody may exchange a file by hand."""
+    with os.scandir(folder) as entries:
+        return max([folder.stat().st_mtime_ns, *(entry.stat().st_mtime_ns for entry in entries)])
 
 
 def _shares_work(question: Artifact) -> bool:

@@ -33,8 +33,13 @@ ANSWERS = {
     "sensitivity": ("tables", "table.safetensors"),
     "predictor": ("tables", "predictor.safetensors"),
     "labels": ("tables", ""),
+    "shared-images": ("trajectories", ""),
 }
-PROMPTED = ("over-time", "probe")  # kinds that show the prompts that somebody wrote
+PROMPTED = (
+    "over-time",
+    "probe",
+    "shared-images",
+)  # kinds that show the prompts that somebody wrote
 LEAST_FREE = 32_000_000  # bytes of disk without which nothing long is begun
 # An absolute path, up to the last part of it; addresses such as https://… are none.
 PLACE = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s'\"“”<>:;,()]+[/\\])+(?=[^/\\\s])")

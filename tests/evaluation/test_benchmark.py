@@ -286,8 +286,8 @@ def test_images_that_are_no_numbers_are_counted_named_and_in_no_mean(
         made.register_forward_hook(spoil)
         return made
 
-    real = bench_stage.computed
-    monkeypatch.setattr(bench_stage, "computed", broken)
+    real = bench_stage.get_model
+    monkeypatch.setattr(bench_stage, "get_model", broken)
     found = run_to_end(bench_stage.run_benchmark(wanted, recipes[:1], name="broken"))
     row = found.row("six", "in")
     assert (row.samples, row.failed) == (10, 6) and found.row("six", "out").failed == 0
