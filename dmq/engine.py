@@ -13,7 +13,7 @@ import logging
 import queue
 import time
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -81,10 +81,10 @@ def _in_processes(
     from joblib.externals.loky import ProcessPoolExecutor
 
     pool = ProcessPoolExecutor(workers, env={"OMP_NUM_THREADS": "1"})
-    waiting = iter(tasks)
+    waiting, of = iter(tasks), dict[Future[Result], Task]()
     try:
-        # No more than there are workers: loky stumbles if it is closed while tasks wait for one.
-        of = {pool.submit(function, task): task for task in itertools.islice(waiting, workers)}
+        for task in itertools.islice(waiting, workers):
+            of[pool.submit(function, task)] = task
         while of:
             for future in wait(of, return_when=FIRST_COMPLETED).done:
                 task = of.pop(future)
@@ -96,6 +96,10 @@ def _in_processes(
                     of[pool.submit(function, more)] = more
                 yield task, result
     finally:
+        # loky stumbles over tasks that it has not handed on yet when it is closed. There are no more
+        # than workers, so all of them soon are.
+        while not all(future.running() or future.done() for future in of):
+            time.sleep(0.01)
         pool.shutdown(wait=True, kill_workers=True)
 
 
