@@ -65,9 +65,9 @@ class Hop(nn.Module):
 class Network(nn.Module):
     """The predictor for one graph."""
 
-    numbers: torch.Tensor
-    edges: torch.Tensor
-    kind: torch.Tensor
+    kind: Tensor
+    numbers: Tensor
+    edges: Tensor
 
     def __init__(self, known: Features, width: int) -> None:
         super().__init__()

@@ -174,7 +174,7 @@ def losses(
     if spec.loss == "mse":
         return F.mse_loss(predicted, wanted), predicted.new_zeros(())
     ranks = [rank_loss(spec.loss, length, wanted) for length in lengths.values()]
-    order = torch.stack(ranks).mean()
+    order = sum(ranks, predicted.new_zeros(())) / len(ranks)
     return F.mse_loss(predicted, wanted), spec.weight * order
 
 
@@ -214,7 +214,7 @@ def train(
             order = torch.from_numpy(taught)[torch.randperm(len(taught), generator=generator)]
             for part in order.tensor_split(parts):
                 optimizer.zero_grad()
-                torch.stack(losses(network, choices[part], wanted[part], at, spec)).sum().backward()
+                torch.add(*losses(network, choices[part], wanted[part], at, spec)).backward()
                 torch.nn.utils.clip_grad_norm_(parameters, CLIP)
                 optimizer.step()
             schedule.step()
@@ -249,7 +249,7 @@ def _measured(
 ) -> Trained:
     """The network with the moments of its lengths; mix by mix batches keep the memory small."""
     predicted: list[np.ndarray] = []
-    graphs: dict[int, list] = {m: [] for m in at}
+    graphs: dict[int, list[np.ndarray]] = {m: [] for m in at}
     sums, known = dict.fromkeys(at, np.zeros(3)), set(taught.tolist())
     for n in range(0, len(choices), 16):
         part = choices[n : n + 16]
@@ -261,7 +261,7 @@ def _measured(
             graphs[m].append(lengths[m].numpy())
             nodes = h[m][:, chosen].sum(-1).double()
             sums[m] = sums[m] + (nodes.numel(), nodes.sum().item(), nodes.square().sum().item())
-    mean = {m: total / count for m, (count, total, _) in sums.items()}
+    mean = {m: float(total / count) for m, (count, total, _) in sums.items()}
     deviation = {
         m: float(np.sqrt(max(squares / count - mean[m] ** 2, 1e-12)))
         for m, (count, _, squares) in sums.items()
@@ -270,7 +270,7 @@ def _measured(
     return Trained(
         network=network,
         predicted=np.concatenate(predicted),
-        mean={m: float(x) for m, x in mean.items()},
+        mean=mean,
         deviation=deviation,
         weight=weight,
     )

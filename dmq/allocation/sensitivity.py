@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -118,7 +118,7 @@ def watch(
                 answers.append(repeat(quantized_model, trajectory, look.call, look.rows))
             most = max(most, count.bytes)
     for look, answer in zip(looks, answers, strict=True):
-        add_at(power, (look.step, look.image), _squares(answer))
+        np.add.at(power[look.step], look.image, _squares(answer))
     timesteps = tuple(trajectory.timesteps[i] for i in chosen)
     forgotten = (
         pieces(quantized_model, blocks) if looks and too_large(most, answers[0].device) else ()
@@ -188,7 +188,7 @@ def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
             change = _squares(
                 repeat(watched.model, watched.trajectory, look.call, look.rows) - answer
             )
-            add_at(wrong, (look.step, look.image), np.where(np.isfinite(change), change, np.inf))
+            np.add.at(wrong[look.step], look.image, np.where(np.isfinite(change), change, np.inf))
     return wrong / np.maximum(watched.power.mean(1, keepdims=True), LEAST)
 
 
@@ -274,8 +274,7 @@ class _Dotted:
             weight.grad = None
             weight.requires_grad_(False)
 
-    def _take(self, weight: nn.Parameter) -> None:
-        assert weight.grad is not None
+    def _take(self, weight: Any) -> None:
         slope, weight.grad = weight.grad.flatten().float(), None
         for n in self.rows[weight]:
             self.found[n] = self.deltas[self.names[n]].flatten(1).to(slope.device) @ slope
@@ -307,11 +306,11 @@ def local_changes(
     look: Look = watched.looks[0]
 
     def see(n: int, name: str, layer: nn.Module, args: tuple, output: Tensor) -> None:
-        at = steps.index(look.step), look.image
-        add_at(power[n], at, _by_row(output, len(look.rows)))
+        at = steps.index(look.step)
+        np.add.at(power[n, at], look.image, _by_row(output, len(look.rows)))
         for c, delta in enumerate(deltas[name]):
             moved = _output(layer, args[0], delta.to(args[0]))
-            add_at(wrong[n, c], at, _by_row(moved, len(look.rows)))
+            np.add.at(wrong[n, c, at], look.image, _by_row(moved, len(look.rows)))
 
     hooks = [
         watched.model.get_submodule(name).register_forward_hook(partial(see, n, name))
@@ -328,17 +327,12 @@ def local_changes(
     return wrong / np.maximum(power.mean(-1), LEAST)[:, None, :, None]
 
 
-def _output(layer: nn.Module, x: Tensor, weight: Tensor) -> Tensor:
+def _output(layer: Any, x: Tensor, weight: Tensor) -> Tensor:
     return (
         F.linear(x, weight)
         if isinstance(layer, nn.Linear)
-        else cast(Any, layer)._conv_forward(x, weight, None)
+        else layer._conv_forward(x, weight, None)
     )
-
-
-def add_at(x: np.ndarray, at: tuple[Any, ...], values: np.ndarray) -> None:
-    """Add `values` to `x` in place, where several may have one place in `at`."""
-    np.add.at(x, cast(Any, at), values)
 
 
 def _by_row(x: Tensor, rows: int) -> np.ndarray:

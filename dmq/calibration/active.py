@@ -195,7 +195,6 @@ class _Search(SearchState):
 
     def refits(self, enough: Callable[[], bool]) -> Generator[SearchSnapshot, None, list[Way]]:
         """The groups of the start and those found, with ranges learned for them as they are."""
-        assert self.slot is not None
         found = self._drawn_back(self.slot, *self._ranges())
         errors = yield from self._compared("Measure", found, self.seen[: self.spec.batch])
         best = min(range(len(found)), key=lambda n: merit(errors[n]))
@@ -285,7 +284,6 @@ class _Search(SearchState):
         return errors
 
     def result(self, soft: np.ndarray, hard: np.ndarray, refitted: np.ndarray) -> SearchResult:
-        assert self.slot is not None
         slot, low, high = without_empty(self.slot, *self._ranges())
         steps, errors, penalties = zip(*self.history, strict=True) if self.history else ((), (), ())
         made = SearchResult(

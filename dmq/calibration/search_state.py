@@ -94,7 +94,7 @@ class SearchState:
             np.nan,
         )  # step, error and penalty
         self.history: list[tuple[int, float, float]] = []
-        self.slot: np.ndarray | None = None
+        self.slot: np.ndarray  # once it is hard
         self.note = ""
 
     def errors(self, grouping: Any) -> GroupErrors:

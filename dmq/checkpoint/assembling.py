@@ -8,8 +8,6 @@ In between somebody fills the skeleton's ordinary parameters.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
-from dataclasses import replace as replace_fields
 from typing import Any
 
 import torch
@@ -18,16 +16,16 @@ from torch import Tensor, nn
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
 from ..models.attention import explicit_products
-from ..models.borrow import parameters_of, replace
+from ..models.borrow import replace
 from ..models.loading import ADAPTERS
 from ..numerics.packing import unpack
-from ..quantizers.apply import simulated_layer
+from ..quantizers.apply import MakeLayer, simulated_layer
 from ..quantizers.bank import Clock, bank_module
 from ..quantizers.cache import CachedFeature, FeatureTable, Gone, install_cache
 from ..quantizers.codes import WeightCodes
 from ..quantizers.layers import fake_quantized
 from ..recipe import FLOAT, SIMULATED, compiles, lowered
-from ..results import Plan
+from ..results import Plan, Site
 from ..runtime.convert import finished, packed
 from .content import Content, cache_layout, cache_rows, quantized_layout
 from .stored import layout, restore
@@ -111,29 +109,26 @@ def assembled(
         owner = model.get_submodule(parent)
         del owner._modules[leaf]
         owner.register_parameter(leaf, nn.Parameter(value, False))
-    make, banks = simulated_layer if mode == SIMULATED else packed, {}
+    make: MakeLayer = simulated_layer if mode == SIMULATED else packed
+    banks: dict[Site, nn.Module] = {}
     for row in plan.layers:
         if row.dropped or row.format == "float":
             continue
-        layer = model.get_submodule(row.layer.name)
+        layer: Any = model.get_submodule(row.layer.name)
         if row.bank and row.bank.site not in banks:
             banks[row.bank.site] = bank_module(row.bank, clock).to(device)
         bank = banks[row.bank.site] if row.bank else nn.Identity()
         if row.weights.bits == FLOAT:
-            made = fake_quantized(layer, *parameters_of(layer), bank)
+            made = fake_quantized(layer, layer.weight, layer.bias, bank)
         else:
-            made = make(
-                layer,
-                row,
-                bank,
-                _moved(codes_in(content, f"{row.layer.name}.weight", fetch), device),
-            )
+            codes = codes_in(content, f"{row.layer.name}.weight", fetch)
+            made = make(layer, row, bank, codes.to(device) if device else codes)
         replace(model, row.layer.name, made)
     if plan.attention:
         explicit_products(model)
         for operand in plan.attention:
-            place = f"{operand.site.name}.processor.{operand.site.point}"
-            replace(model, place, bank_module(operand, clock).to(device))
+            name = f"{operand.site.name}.processor.{operand.site.point}"
+            replace(model, name, bank_module(operand, clock).to(device))
     _timed(model, plan, clock, fetch, adapter_of(content), device)
     model.requires_grad_(False)
     vars(model).update(plan=plan, clock=clock)
@@ -162,19 +157,6 @@ def adapter_of(content: Content) -> AbstractAdapter:
     return found
 
 
-def _moved(codes: WeightCodes, device: torch.device | None) -> WeightCodes:
-    """The same codes on a device."""
-    if device is None or device.type == "cpu":
-        return codes
-    values: dict[str, Any] = {f.name: getattr(codes, f.name) for f in fields(codes)}
-    for name, x in values.items():
-        if isinstance(x, Tensor):
-            values[name] = x.to(device)
-        elif isinstance(x, WeightCodes):
-            values[name] = _moved(x, device)
-    return replace_fields(codes, **values)
-
-
 # --- the time embedding --------------------------------------------------------------------------------
 
 
@@ -196,21 +178,19 @@ def _timed(
 ) -> None:
     """Hooks that find the step, and the tables of the cache."""
     time = plan.temporal
-    cached = time.cached if time else None
+    cached = time is not None and time.cached is not None
     used = [*(row.bank for row in plan.layers if row.bank), *plan.attention]
-    clock.needed = cached is not None or any(
-        len(bank.bits) > 1 or not bank.dynamic for bank in used
-    )
-    if cached is not None or used:
+    clock.needed = cached or any(len(bank.bits) > 1 or not bank.dynamic for bank in used)
+    if cached or used:
         model.register_forward_pre_hook(clock.before_call, with_kwargs=True)
-    if time is None or cached is None:
+    if time is None or time.cached is None:
         return
     if time.per_request:
         install_cache(model, model, time, adapter, clock)
     else:
         for k, kept in cache_rows(plan).items():
             projection = time.block.projections[int(k)]
-            steps = cached[int(k)].nonzero()[0].tolist()
+            steps = time.cached[int(k)].nonzero()[0].tolist()
             row = [steps.index(i) if i in steps else None for i in range(len(plan.timesteps))]
             computed = None if None not in row else model.get_submodule(projection.name)
             table = _table(

@@ -18,7 +18,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +26,7 @@ from torch import Tensor
 from .. import __version__
 from ..errors import DmqError
 from ..quantizers.codes import packed
-from ..recipe import FLOAT
+from ..recipe import FLOAT, NoCache
 from ..results import Plan
 from .plans import banks_of, plan_data, plan_from, plan_layout
 from .stored import LARGEST, Layout, layout, stored_bytes, zero_dtype
@@ -118,11 +118,12 @@ def plan_of_settings(settings: Mapping[str, Any], tensors: Mapping[str, Tensor])
 def cache_rows(plan: Plan) -> dict[str, dict[str, int]]:
     """By position of the projection: rows, width and bits of the table of a stored cache."""
     time = plan.temporal
-    if time is None or time.cached is None or time.per_request:
+    cache = time.spec.cache if time else NoCache()
+    if time is None or time.cached is None or time.per_request or isinstance(cache, NoCache):
         return {}
     rows = zip(time.cached.sum(1).tolist(), time.block.projections, strict=True)
     return {
-        str(k): {"rows": n, "width": projection.width, "bits": time.cache_bits}
+        str(k): {"rows": n, "width": projection.width, "bits": cache.bits}
         for k, (n, projection) in enumerate(rows)
         if n
     }
@@ -131,8 +132,9 @@ def cache_rows(plan: Plan) -> dict[str, dict[str, int]]:
 def cache_layout(kept: Mapping[str, Any]) -> Layout:
     """The tensors of one table of temporal features."""
     kept = _mapping(kept, "cache")
-    rows, width, bits = (cast(int, kept.get(name)) for name in ("rows", "width", "bits"))
-    if not all(type(n) is int and 0 < n <= LARGEST for n in (rows, width, bits)) or bits > 16:
+    sizes: list[Any] = [kept.get(name) for name in ("rows", "width", "bits")]
+    rows, width, bits = sizes
+    if not all(type(n) is int and 0 < n <= LARGEST for n in sizes) or bits > 16:
         raise DmqError(
             f"the cache in it is damaged ({rows!r:.20} rows of {width!r:.20} and {bits!r:.20} "
             "bits)."

@@ -68,32 +68,22 @@ class Stored(Storage):
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = {"quant_method": "dmq"} | dict(settings)
         self.mode = _asked.get() or _known(os.environ.get(VARIABLE) or self.settings.get("mode"))
-        self._content: Content | None = None
+        self.content: Content  # since `verify`
         self.names: frozenset[str] = frozenset()
         self.plain: list[str] = []  # tensors that the float model has, too
         self.kept: dict[str, Tensor] = {}
         self.ordinary: dict[str, Tensor] = {}
-        self._model: nn.Module | None = None
-
-    @property
-    def model(self) -> nn.Module:
-        assert self._model is not None  # `prepare` was called
-        return self._model
-
-    @property
-    def content(self) -> Content:
-        assert self._content is not None  # `verify` was called
-        return self._content
+        self.model: nn.Module  # since `prepare`
 
     def verify(self, files: list[Path]) -> None:
         checked = _verified.get()
         if checked is None:
             checked, _, _ = read(files[0].parent, weights=files)
-        self._content = checked
+        self.content = checked
 
     def prepare(self, model: nn.Module) -> None:
         opened(model, self.content)
-        self._model = model
+        self.model = model
         self.names = frozenset(quantized_layout(self.settings))
         self.plain = [name for name in model.state_dict() if name not in self.names]
 

@@ -161,12 +161,11 @@ def _check_sampler(folder: Path, content: Content) -> None:
     if not isinstance(known, dict) or not file.is_file():
         return
     found = read_json(file)
-    there = _public(found)
-    now = {"class": found.get("_class_name"), "settings": there}
+    now = {"class": found.get("_class_name"), "settings": _public(found)}
     if data_digest(now) == data_digest(known):
         return
-    settings = known.get("settings")
-    then: dict[str, Any] = settings if isinstance(settings, dict) else {}
+    settings, there = known.get("settings"), _public(found)
+    then = settings if isinstance(settings, dict) else {}
     other = sorted(name for name in then.keys() | there.keys() if then.get(name) != there.get(name))
     what = (
         f"{known.get('class')!s:.60}"

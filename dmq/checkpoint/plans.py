@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from .. import jsonio
-from ..recipe import FLOAT, Cache, Temporal, Weights
+from ..recipe import FLOAT, Cache, NoCache, Temporal, Weights
 from ..results import (
     ActivationQParams,
     Layer,
@@ -84,9 +84,9 @@ def plan_tensors(plan: Plan) -> dict[str, Tensor]:
         for part, (dtype, shape) in _bank_layout(_bank_data(bank), len(plan.timesteps)).items():
             x = np.ascontiguousarray(getattr(bank, part)).astype(DTYPES[dtype]).reshape(shape)
             tensors[f"dmq.banks.{k}.{part}"] = torch.from_numpy(x.copy())
-    cached = plan.temporal.cached if plan.temporal and _by_row(plan.temporal) else None
-    if cached is not None:
-        chosen = np.packbits(cached.reshape(-1), bitorder="little")
+    time = plan.temporal
+    if time is not None and time.cached is not None and _selection(time) == "row":
+        chosen = np.packbits(time.cached.reshape(-1), bitorder="little")
         tensors["dmq.cache.chosen"] = torch.from_numpy(chosen)
     return tensors
 
@@ -107,7 +107,7 @@ def plan_layout(data: Mapping[str, Any]) -> Layout:
             for part, x in _bank_layout(bank, steps).items()
         }
         time = _time_embedding(data, None)
-        if time is not None and _by_row(time):
+        if time is not None and _selection(time) == "row":
             made["dmq.cache.chosen"] = (
                 torch.uint8,
                 (-(-len(time.block.projections) * steps // 8),),
@@ -237,8 +237,9 @@ def _place(k: Any, among: list[Any]) -> int:
     return k
 
 
-def _by_row(time: TimeEmbedding) -> bool:
-    return time.cached is not None and time.selection == "row"
+def _selection(time: TimeEmbedding) -> str:
+    cache = time.spec.cache
+    return "" if time.cached is None or isinstance(cache, NoCache) else cache.selection
 
 
 def _time_data(time: TimeEmbedding | None) -> dict[str, Any] | None:
@@ -249,7 +250,7 @@ def _time_data(time: TimeEmbedding | None) -> dict[str, Any] | None:
         "spec": jsonio.to_data(time.spec),
         "cached": time.cached is not None,
     }
-    if time.cached is None or time.selection != "block":
+    if time.cached is None or _selection(time) != "block":
         return data
     return data | {"blocks": time.cached.all(1).tolist()}
 

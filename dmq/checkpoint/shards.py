@@ -50,7 +50,7 @@ class Lazy(nn.Module):
         super().__init__()
         self.config, self.names, self.files = model.config, list(model.state_dict()), files
 
-    def state_dict(self, *_: Any, **__: Any) -> Any:  # itself: only items are asked for
+    def state_dict(self, *_: Any, **__: Any) -> Any:
         return self
 
     def items(self) -> Iterator[tuple[str, Tensor]]:

@@ -16,7 +16,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import singledispatch
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -150,8 +150,8 @@ def _runs(codes: WeightCodes) -> Iterator[Tensor]:
     elif isinstance(codes, SplitWeight):
         yield from _runs(codes.first)
         yield from _runs(codes.second)
-    else:
-        yield cast(Any, codes).codes
+    elif isinstance(codes, QuantizedWeight | CodebookWeight | ShiftWeight):
+        yield codes.codes
 
 
 def _tables(codes: WeightCodes) -> dict[str, Tensor]:
@@ -243,10 +243,9 @@ def _low_rank_layout(plain: Mapping[str, Any], shape: tuple[int, ...], bits: int
 def _restored(plain: Mapping[str, Any], codes: Tensor, tables: Mapping[str, Tensor]) -> WeightCodes:
     common: dict[str, Any] = {"bits": plain["bits"], "shape": tuple(plain["shape"])}
     if plain["kind"] == LowRankWeight.__name__:
-        rest = _restored(plain["rest"], codes, _under("rest", tables))
-        assert isinstance(rest, QuantizedWeight)  # as its layout says
+        common["rest"] = _restored(plain["rest"], codes, _under("rest", tables))
         common |= {name: tables.get(name) for name in ("left", "right", "smoothing")}
-        return LowRankWeight(**common, rest=rest)
+        return LowRankWeight(**common)
     if plain["kind"] == SplitWeight.__name__:
         sides = codes.split([math.prod(plain[name]["shape"]) for name in ("first", "second")])
         for name, side in zip(("first", "second"), sides, strict=True):

@@ -378,17 +378,16 @@ def _cache(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> dict[str, 
     """The tables of temporal features, as `quantizers.cache.install_cache` makes them of the
     float model.
     """
-    kept = cache_rows(plan)
-    if not kept:
-        return {}
-    time = plan.temporal
-    assert time is not None and time.cached is not None  # there are rows of a cache
+    kept, time = cache_rows(plan), plan.temporal
     tensors: dict[str, Tensor] = {}
+    if not kept or time is None or time.cached is None:
+        return tensors
     with one_thread():
         t = timestep_rows(plan.timesteps).to(next(model.parameters()).device)
         features = temporal_features(model, adapter, time.block, t, {})
         for k in map(int, kept):
-            table = FeatureTable(features[k][time.cached[k].nonzero()[0].tolist()], time.cache_bits)
+            rows = time.cached[k].nonzero()[0].tolist()
+            table = FeatureTable(features[k][rows], kept[str(k)]["bits"])
             parts = {"codes": table.codes}
             if table.bits < 16:
                 zero = exactly(table.zero, zero_dtype(table.bits))

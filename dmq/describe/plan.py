@@ -110,12 +110,12 @@ def plan_rows(plan: Plan) -> list[dict[str, str | int]]:
     first = {row.bank.site: row.layer.name for row in reversed(plan.layers) if row.bank}
     rows = []
     for row in plan.layers:
-        stored = row.bank and first[row.bank.site] == row.layer.name
+        bank = row.bank if row.bank and first[row.bank.site] == row.layer.name else None
         rows.append(
             _row(
                 row.layer.name,
                 row.layer.kind,
-                row.weight_bytes + row.bias_bytes + (row.bank.bytes if stored and row.bank else 0),
+                row.weight_bytes + row.bias_bytes + (bank.bytes if bank else 0),
                 block=row.layer.block,
                 weights="cached" if row.dropped else _weight_bits(row),
                 activations="cached" if row.dropped else _activation_bits(row),

@@ -218,7 +218,7 @@ def format_name(choice: WeightFormat | Weights) -> str:
     return f"{SHORT[type(choice.format).__name__]}-{choice.bits}"
 
 
-FORMATS: dict[str, Any] = {
+FORMATS: dict[str, Format] = {
     "W": Uniform(),
     "UAQ": Uaq(),
     "KMC": KMeans(),

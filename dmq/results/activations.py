@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -57,11 +57,9 @@ class ActivationStats:
         rows = list(rows)
         arrays = ("exponent", "first", "elements", "minimum", "maximum", "power_sums")
         lists = ("sites", "counts", "channel_min", "channel_max")
-        return replace(
-            self,
-            **{name: getattr(self, name)[rows] for name in arrays},
-            **{name: cast(Any, tuple(getattr(self, name)[s] for s in rows)) for name in lists},
-        )
+        some: dict[str, Any] = {name: getattr(self, name)[rows] for name in arrays}
+        some |= {name: tuple(getattr(self, name)[s] for s in rows) for name in lists}
+        return replace(self, **some)
 
     def updated(self, seen: "ActivationStats") -> "ActivationStats":
         """These statistics with what was `seen` in the place of their own at the sites of `seen`.

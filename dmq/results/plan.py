@@ -6,10 +6,10 @@ import numpy as np
 
 from ..recipe import (
     FLOAT,
-    Cache,
     Hqq,
     KMeans,
     LowRank,
+    NoCache,
     Temporal,
     Uniform,
     Weights,
@@ -137,18 +137,6 @@ class TimeEmbedding:
     )
 
     @property
-    def selection(self) -> str:
-        """What is chosen for the cache: "row", "block", or "none" if all of it or nothing is."""
-        cache = self.spec.cache
-        return cache.selection if isinstance(cache, Cache) else "none"
-
-    @property
-    def cache_bits(self) -> int:
-        """Bits of a cached feature; FLOAT without a cache."""
-        cache = self.spec.cache
-        return cache.bits if isinstance(cache, Cache) else FLOAT
-
-    @property
     def per_request(self) -> bool:
         """Is the cache built for each request, since more than t enters?"""
         return self.cached is not None and not self.block.finite
@@ -160,12 +148,12 @@ class TimeEmbedding:
 
         Per request, that is for one row of conditioning. A selection by row stores also which ones
         are cached."""
-        if self.cached is None:
+        if self.cached is None or isinstance(self.spec.cache, NoCache):
             return 0
         widths = [projection.width for projection in self.block.projections]
-        choice = -(-self.cached.size // 8) if self.selection == "row" else 0
+        choice = -(-self.cached.size // 8) if self.spec.cache.selection == "row" else 0
         rows = zip(self.cached.sum(1).tolist(), widths, strict=True)
-        return choice + sum(int(cache_bytes(n, width, self.cache_bits)) for n, width in rows)
+        return choice + sum(cache_bytes(n, width, self.spec.cache.bits) for n, width in rows)
 
 
 def cache_bytes(rows: int, width: int, bits: int) -> int:

@@ -77,12 +77,10 @@ def print_blocks(recipe: Recipe) -> None:
     """The errors of blocks whose rounding was learned."""
     from ...workflow.answers import get_blocks
 
-    if recipe.reconstruction is None:
+    if recipe.reconstruction is None or (result := get_blocks(recipe)) is None:
         raise DmqError(
             "nothing to reconstruct: set the recipe's reconstruction to BlockReconstruction."
         )
-    result = get_blocks(recipe)
-    assert result is not None  # it was asked for
     width = max(map(len, result.after), default=0)
     more = ", step sizes too" if result.stepped else ""
     print(f"squared error of a block's output over its power, %: nearest rounding, learned{more}")
@@ -153,10 +151,9 @@ def print_ranges(recipe: Recipe, when: str = "in an earlier run") -> None:
     from ...evaluation import range_change
     from ...workflow.answers import get_ranges
 
-    if recipe.progressive is None:
+    if recipe.progressive is None or (ranges := get_ranges(recipe)) is None:
         raise DmqError("nothing to set: set the recipe's progressive to Progressive.")
-    ranges, change = get_ranges(recipe), range_change.compare_ranges(recipe)
-    assert ranges is not None  # they were asked for
+    change = range_change.compare_ranges(recipe)
     print(
         f"{recipe.name}: ranges set on {recipe.calibration.samples} images, {ranges.calls} "
         f"denoiser calls, {when}"

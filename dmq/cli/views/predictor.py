@@ -119,7 +119,7 @@ def print_insights(result: PredictorResult) -> None:
 def plain(result: PredictorResult) -> dict[str, Any]:
     """All that a notebook may want of a result, as JSON can hold it."""
     block, spread = result.block_scores()
-    columns: dict[str, Any] = {
+    columns: dict[str, np.ndarray] = {
         "op score": result.op_scores,
         "block score": block,
         "block spread": spread,

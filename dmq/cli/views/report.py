@@ -1,7 +1,5 @@
 """What a recipe does to its model, and the report of a run, as text."""
 
-from typing import Any
-
 from ...describe import describe_engine, describe_plan, format_speed, plan_rows
 from ...recipe import Recipe
 from ...store import runs
@@ -30,8 +28,10 @@ def print_plan(recipe: Recipe, *, layers: bool = False) -> None:
         "bytes": ">",
         "reason": "<",
     }
-    heads: dict[str, Any] = {name: name for name in columns} | {"reason": "why float"}
-    rows: list[dict[str, Any]] = [heads, *plan_rows(plan)]
+    rows: list[dict[str, str | int]] = [
+        {**{name: name for name in columns}, "reason": "why float"},
+        *plan_rows(plan),
+    ]
     width = {name: max(len(str(row[name])) for row in rows) for name in columns}
     for row in rows:
         print(
