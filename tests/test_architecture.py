@@ -26,7 +26,7 @@ ROWS = [
     {"artifacts"},
     {"workflow"},
     {"evaluation"},
-    {"cli"},
+    {"cli", "stages"},
 ]
 ROW_OF = {name: row for row, names in enumerate(ROWS) for name in names}
 SAME_ROW = {("jsonio", "recipe")}  # jsonio reads Recipe unless told otherwise
