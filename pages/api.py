@@ -8,7 +8,7 @@ from dmq import jsonio
 from dmq.describe import describe_plan, describe_recipe
 from dmq.workflow.answers import get_errors, get_plan
 
-from .events import told
+from .events import show_errors
 
 
 def describe(recipe: str) -> str:
@@ -18,26 +18,26 @@ def describe(recipe: str) -> str:
 
 def errors(recipe: str) -> dict[str, Any]:
     """Relative activation error of a recipe: in total, and at every step."""
-    made = get_errors(jsonio.loads(recipe))
+    result = get_errors(jsonio.loads(recipe))
     return {
-        "total": made.total,
-        "per_step": made.per_step().tolist(),
-        "boundaries": list(made.groups.boundaries()),
+        "total": result.total,
+        "per_step": result.per_step().tolist(),
+        "boundaries": list(result.groups.boundaries()),
     }
 
 
 def plan(recipe: str) -> dict[str, Any]:
     """What a recipe's quantized denoiser stores, and what stays in float."""
-    made = get_plan(jsonio.loads(recipe))
+    result = get_plan(jsonio.loads(recipe))
     return {
-        "bytes": made.bytes,
-        "float_bytes": made.float_bytes,
-        "bits": made.average_bits,
-        "coverage": describe_plan(made),
+        "bytes": result.bytes,
+        "float_bytes": result.float_bytes,
+        "bits": result.average_bits,
+        "coverage": describe_plan(result),
     }
 
 
 def build() -> None:
     """Offer the endpoints."""
     for function in (describe, errors, plan):
-        gr.api(told(function), api_name=function.__name__)
+        gr.api(show_errors(function), api_name=function.__name__)

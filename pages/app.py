@@ -24,7 +24,7 @@ from .activations import view as activations
 from .benchmark import view as benchmark
 from .compare import view as compare
 from .error_over_time import view as error_over_time
-from .events import ONE_BY_ONE, Blocks, follows, on, takes_turns
+from .events import ONE_BY_ONE, Blocks, connect_turns, on, run_after
 from .export import view as export
 from .gpu import has_zero_gpu
 from .layers import view as layers
@@ -36,16 +36,16 @@ from .time_groups import view as time_groups
 
 
 PAGES = {
-    "Start": start.tab,
-    "Activations": activations.tab,
-    "Time groups": time_groups.tab,
-    "Temporal": temporal.tab,
-    "Layers": layers.tab,
-    "Rounding": rounding.tab,
-    "Error over time": error_over_time.tab,
-    "Benchmark": benchmark.tab,
-    "Compare": compare.tab,
-    "Export": export.tab,
+    "Start": start.build_tab,
+    "Activations": activations.build_tab,
+    "Time groups": time_groups.build_tab,
+    "Temporal": temporal.build_tab,
+    "Layers": layers.build_tab,
+    "Rounding": rounding.build_tab,
+    "Error over time": error_over_time.build_tab,
+    "Benchmark": benchmark.build_tab,
+    "Compare": compare.build_tab,
+    "Export": export.build_tab,
 }
 TABS = {name.lower().replace(" ", "-"): name for name in PAGES}
 THEME = gr.themes.Default(
@@ -65,20 +65,20 @@ QUEUE = 1000
 FOLD = "() => { if (innerWidth < 769) document.querySelector('.sidebar.open .toggle-button')?.click(); }"
 
 
-def opened(request: gr.Request) -> dict[str, Any]:
+def read_link(request: gr.Request) -> dict[str, Any]:
     """The link that was opened, as far as it can be read."""
-    recipe, tab, wrong = session.parsed(request.query_params, list(TABS))
+    recipe, tab, wrong = session.parse_link(request.query_params, list(TABS))
     if wrong:
         gr.Warning(wrong)
     return {"linked": (jsonio.dumps(recipe), tab)}
 
 
-def welcomed(known: str, request: gr.Request) -> dict[str, Any]:
+def greet(known: str, request: gr.Request) -> dict[str, Any]:
     """The same for a public app, and a secret for a browser that has none."""
-    return opened(request) | {"visitor": known if public.is_token(known) else public.new_token()}
+    return read_link(request) | {"visitor": known if public.is_token(known) else public.new_token()}
 
 
-def entered(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
+def enter_link(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
     """Model, recipe and tab of the link; a tab that a visitor chose while the page was loading
     stays open.
     """
@@ -90,9 +90,9 @@ def entered(linked: tuple[str, str], open_tab: str) -> dict[str, Any]:
     return chosen | {"open_tab": tab, "tabs": gr.Tabs(selected=tab)}
 
 
-def wanted_tab(wanted: str) -> dict[str, Any]:
+def open_wanted_tab(request: str) -> dict[str, Any]:
     """The tab that another one asks to open."""
-    return {"tabs": gr.Tabs(selected=wanted.partition(" ")[0])}
+    return {"tabs": gr.Tabs(selected=request.partition(" ")[0])}
 
 
 def build() -> gr.Blocks:
@@ -104,12 +104,12 @@ def build() -> gr.Blocks:
         # Not in their tabs: there the browser takes the first answer about a state, even "as it
         # was", for a change.
         turns = {key: gr.State("") for key in TABS}
-        made = {}
+        tab_components = {}
         with gr.Tabs(overflow_behavior="wrap") as tabs:
             for key, name in TABS.items():
-                with gr.Tab(name, id=key) as made[key]:
+                with gr.Tab(name, id=key) as tab_components[key]:
                     PAGES[name](replace(shared, turn=turns[key]))
-        takes_turns(shared, made, turns)
+        connect_turns(shared, tab_components, turns)
         capture_panel.build(shared)
         api.build()
         linked = gr.State(None)
@@ -122,17 +122,17 @@ def build() -> gr.Blocks:
         # Two events, since the second one sees which tab was clicked before the first one has
         # answered. Before all others: they come with the secret that it gives.
         first = (
-            on(app.load, opened, [], {"linked": linked})
+            on(app.load, read_link, [], {"linked": linked})
             if app.visitor is None
-            else on(app.load, welcomed, [app.visitor], {"linked": linked, "visitor": app.visitor})
+            else on(app.load, greet, [app.visitor], {"linked": linked, "visitor": app.visitor})
         )
-        follows(first, entered, [linked, shared.open_tab], state, **ONE_BY_ONE)
-        on(shared.wanted.change, wanted_tab, [shared.wanted], {"tabs": tabs})
+        run_after(first, enter_link, [linked, shared.open_tab], state, **ONE_BY_ONE)
+        on(shared.wanted.change, open_wanted_tab, [shared.wanted], {"tabs": tabs})
         app.load(None, js=FOLD)
     return app
 
 
-def warm() -> None:
+def load_opening() -> None:
     """Load the model that a new visitor sees first, and what its errors stand on."""
     try:
         get_info(session.OPENING.model)
@@ -161,7 +161,7 @@ def launch(**settings: Any) -> None:
             f"dmq: $DMQ_MODELS: {folder} has no model_index.json, so it is not offered; name a "
             "pipeline's folder."
         )
-    threading.Thread(target=warm, daemon=True).start()
+    threading.Thread(target=load_opening, daemon=True).start()
     build().queue(max_size=QUEUE, default_concurrency_limit=4).launch(
         theme=THEME,
         css_paths=ASSETS / "web" / "app.css",

@@ -14,8 +14,8 @@ from dmq.workflow.learning import capture_statistics
 
 from . import forms, recipe_forms
 from .events import bind, on
-from .job_panel import JobPanel, note, watch
-from .session import Shared, read, set_outside, stamp
+from .job_panel import JobPanel, format_note, watch
+from .session import Shared, make_stamp, read, set_outside
 
 
 FORMS = {"sampling": Sampling, "calibration": Calibration}
@@ -27,15 +27,15 @@ JOB = JobPanel(
 )
 
 
-def edited(paths: list[str], text: str, *values: Any) -> Recipe:
+def edit_recipe(paths: list[str], text: str, *values: Any) -> Recipe:
     """The recipe with the sampling and calibration of the form."""
     return recipe_forms.replace_parts(read(text), FORMS, paths, values)
 
 
 def change(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
     """The recipe after a control has moved."""
-    made = edited(paths, text, *values)
-    return {} if made == read(text) else set_outside(made)
+    changed = edit_recipe(paths, text, *values)
+    return {} if changed == read(text) else set_outside(changed)
 
 
 @JOB.run
@@ -43,19 +43,19 @@ def capture(
     paths: list[str], text: str, *values: Any
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Capture what the form asks for, with a bar; nothing is left behind when it is stopped."""
-    recipe = edited(paths, text, *values)
+    recipe = edit_recipe(paths, text, *values)
     yield {}
     yield from watch(capture_statistics(recipe))
-    return {"status": note("Captured."), "captured": stamp()} | set_outside(recipe)
+    return {"status": format_note("Captured."), "captured": make_stamp()} | set_outside(recipe)
 
 
 def refresh(paths: list[str], text: str) -> dict[str, Any]:
     """The controls for the current recipe, opened up where there are no statistics for it."""
     recipe = read(text)
-    shown = recipe_forms.name_outputs(recipe_forms.values_of_parts(recipe, FORMS, paths))
+    shown = recipe_forms.name_outputs(recipe_forms.list_part_values(recipe, FORMS, paths))
     done = has_capture(recipe)
-    said = f"{recipe.calibration.samples} images, {recipe.sampling.steps} steps"
-    title = f"Statistics: {said} captured" if done else f"Statistics: none yet for {said}"
+    settings = f"{recipe.calibration.samples} images, {recipe.sampling.steps} steps"
+    title = f"Statistics: {settings} captured" if done else f"Statistics: none yet for {settings}"
     label = "Captured" if done else "Capture"
     return shown | {
         "panel": gr.update(label=title, open=not done),
@@ -69,8 +69,8 @@ def build(shared: Shared) -> None:
     """Generate the panel and connect it."""
     with gr.Accordion("Statistics", open=False, elem_classes="dmq-capture") as panel:
         gr.Markdown(
-            "What the figures show was seen while the float model drew the calibration images. "
-            "Other steps, guidance or images need a capture of their own; it is kept."
+            "The figures show statistics of the float model while it generated the calibration images. "
+            "Other steps, guidance or images need their own capture; it is stored."
         )
         form: dict[str, Any] = {}
         out: dict[str, Any] = {}
@@ -82,14 +82,14 @@ def build(shared: Shared) -> None:
     paths = list(form)
 
     def seconds(text: str, *values: Any) -> float:
-        recipe = edited(paths, text, *values)
+        recipe = edit_recipe(paths, text, *values)
         return gpu_time.estimate_gpu_seconds(
             recipe.model, recipe.calibration.samples, recipe.sampling.steps
         )
 
     chosen = shared.chosen
     inputs = [shared.recipe, *form.values()]
-    on(forms.events(form), bind(change, paths), inputs, chosen, trigger_mode="always_last")
+    on(forms.list_events(form), bind(change, paths), inputs, chosen, trigger_mode="always_last")
     JOB.connect(
         out, bind(capture, paths), inputs, chosen | {"captured": shared.captured}, seconds=seconds
     )

@@ -14,7 +14,7 @@ from dmq.errors import DmqError, disk_error
 from dmq.store import folders, quota
 
 from .gpu import on_gpu
-from .session import Shared, stamp
+from .session import Shared, make_stamp
 
 
 # What decides on the open tab: two at a time would each miss what the other one says.
@@ -65,40 +65,40 @@ class Blocks(gr.Blocks):
         ]
 
 
-def told(handler: Callable) -> Callable:
+def show_errors(handler: Callable) -> Callable:
     """`handler`, a function or a generator, with the errors that a user can fix shown as a
     message.
     """
 
     @functools.wraps(handler)
     def function(*args: Any, **kwargs: Any) -> Any:
-        with _as_message():
+        with _raise_as_message():
             return handler(*args, **kwargs)
 
     @functools.wraps(handler)
     def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
-        with _as_message():
+        with _raise_as_message():
             yield from handler(*args, **kwargs)
 
     return generator if inspect.isgeneratorfunction(handler) else function
 
 
 @contextlib.contextmanager
-def _as_message() -> Iterator[None]:
+def _raise_as_message() -> Iterator[None]:
     try:
         yield
     except gr.Error:
         raise
     except Exception as error:
-        told = error if isinstance(error, DmqError) else disk_error(error)
-        if told is None:
+        message = error if isinstance(error, DmqError) else disk_error(error)
+        if message is None:
             raise
         raise gr.Error(
-            html.escape(folders.shown(told), quote=False), print_exception=False
+            html.escape(folders.shown(message), quote=False), print_exception=False
         ) from None
 
 
-def visited(handler: Callable) -> Callable:
+def bind_visitor(handler: Callable) -> Callable:
     """`handler` behind a first argument, the visitor's secret: what it keeps, lists and opens is
     that visitor's.
 
@@ -141,7 +141,7 @@ def bind(handler: Callable, *args: Any) -> Callable:
     return bound
 
 
-def by_name(handler: Callable, names: list[str]) -> Callable:
+def order_answers(handler: Callable, names: list[str]) -> Callable:
     """`handler` answers with a dict; this gives its values in the order of `names`, what is
     missing stays as it is.
     """
@@ -191,19 +191,19 @@ def on(
 
     `seconds`, a function of the same inputs, says how long a GPU is needed by one that runs a model
     (`**MODEL`)."""
-    function, inputs, options = _connected(handler, inputs, outputs, seconds, options)
+    function, inputs, options = _connect(handler, inputs, outputs, seconds, options)
     return gr.on(events, function, inputs, list(outputs.values()), **options)
 
 
-def follows(
+def run_after(
     event: Any, handler: Callable, inputs: list, outputs: dict[str, Any], **options: Any
 ) -> None:
     """Have `handler` run when the handlers of `event` have answered; it sees what they changed."""
-    function, inputs, options = _connected(handler, inputs, outputs, None, options)
+    function, inputs, options = _connect(handler, inputs, outputs, None, options)
     event.then(function, inputs, list(outputs.values()), **options)
 
 
-def _connected(
+def _connect(
     handler: Callable,
     inputs: list,
     outputs: dict[str, Any],
@@ -213,11 +213,11 @@ def _connected(
     """Function, inputs and options for Gradio: in a public app with the visitor's secret before
     the inputs.
     """
-    handler, whose = told(handler), getattr(gr.context.Context.root_block, "visitor", None)
+    handler, whose = show_errors(handler), getattr(gr.context.Context.root_block, "visitor", None)
     if whose is not None:
-        handler, inputs = visited(handler), [whose, *inputs]
-        seconds = visited(seconds) if seconds is not None else None
-    function = by_name(handler, list(outputs))
+        handler, inputs = bind_visitor(handler), [whose, *inputs]
+        seconds = bind_visitor(seconds) if seconds is not None else None
+    function = order_answers(handler, list(outputs))
     if options.get("concurrency_id") == MODEL["concurrency_id"]:
         function = on_gpu(
             function, seconds
@@ -225,7 +225,7 @@ def _connected(
     return function, inputs, {"show_progress": "hidden", "api_visibility": "private"} | options
 
 
-def shows(
+def connect_show(
     shared: Shared, show: Callable, inputs: list, outputs: dict[str, Any], waiting: Any = None
 ) -> None:
     """Have `show(recipe text, *inputs)` draw the tab at hand whenever it is its turn; see
@@ -237,7 +237,7 @@ def shows(
     on(shared.turn.change, show, [shared.recipe, *inputs], outputs, **veil)
 
 
-def takes_turns(shared: Shared, tabs: dict[str, gr.Tab], turns: dict[str, gr.State]) -> None:
+def connect_turns(shared: Shared, tabs: dict[str, gr.Tab], turns: dict[str, gr.State]) -> None:
     """Draw a tab when it is opened, and the open one when the recipe is set outside of it; both by
     the tab's id.
 
@@ -246,7 +246,7 @@ def takes_turns(shared: Shared, tabs: dict[str, gr.Tab], turns: dict[str, gr.Sta
 
     def turned(text: str, open_tab: str) -> dict[str, Any]:
         # While the page loads there is no recipe yet; the tab is drawn as soon as there is one.
-        return {open_tab: stamp()} if text and open_tab in turns else {}
+        return {open_tab: make_stamp()} if text and open_tab in turns else {}
 
     first = next(
         iter(tabs)
@@ -256,11 +256,11 @@ def takes_turns(shared: Shared, tabs: dict[str, gr.Tab], turns: dict[str, gr.Sta
         def opened(text: str, open_tab: str) -> dict[str, Any]:
             if open_tab == key or (key == first and open_tab and not text):
                 return {}
-            return {"open_tab": key} | ({"turn": stamp()} if text else {})
+            return {"open_tab": key} | ({"turn": make_stamp()} if text else {})
 
         return opened
 
     for key, tab in tabs.items():
-        made = {"open_tab": shared.open_tab, "turn": turns[key]}
-        on(tab.select, opens(key), [shared.recipe, shared.open_tab], made, **ONE_BY_ONE)
+        outputs = {"open_tab": shared.open_tab, "turn": turns[key]}
+        on(tab.select, opens(key), [shared.recipe, shared.open_tab], outputs, **ONE_BY_ONE)
     on(shared.outside.change, turned, [shared.recipe, shared.open_tab], turns, **ONE_BY_ONE)

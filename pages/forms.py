@@ -32,24 +32,24 @@ def is_choice(hint: Any) -> bool:
     )
 
 
-def form(spec: type, what: str, *, leave: tuple[str, ...] = ()) -> dict[str, Any]:
+def build_form(spec: type, what: str, *, leave: tuple[str, ...] = ()) -> dict[str, Any]:
     """The components of `spec`'s fields by path; `what` goes before labels that would be
     ambiguous alone.
     """
-    hints, made = get_type_hints(spec), dict[str, Any]()
+    hints, components = get_type_hints(spec), dict[str, Any]()
     for f in fields(spec):
         if f.name in leave:
             continue
         if is_choice(hints[f.name]):
             label = f"{what}: {NAMES[f.name].lower()}"
-            choices = chooser(get_args(hints[f.name]), type(f.default), label)
-            made |= {f"{f.name}.{path}": component for path, component in choices.items()}
+            choices = build_chooser(get_args(hints[f.name]), type(f.default), label)
+            components |= {f"{f.name}.{path}": component for path, component in choices.items()}
         else:
-            made[f.name] = control(f, hints[f.name])
-    return made
+            components[f.name] = build_control(f, hints[f.name])
+    return components
 
 
-def control(f: Any, hint: Any, *, label: str = "") -> Any:
+def build_control(f: Any, hint: Any, *, label: str = "") -> Any:
     """The component for a plain field; a `label` of one's own says enough without the field's
     help.
     """
@@ -71,16 +71,18 @@ def control(f: Any, hint: Any, *, label: str = "") -> Any:
     return gr.Slider(low, high, f.default, step=1 if hint is int else 0.1, label=label, info=info)
 
 
-def chooser(options: tuple[type, ...], default: type, label: str) -> dict[str, Any]:
+def build_chooser(options: tuple[type, ...], default: type, label: str) -> dict[str, Any]:
     """A dropdown over specs, and the controls of the chosen one under it."""
     kind = gr.Dropdown(
         [(SPEC_LABELS[o], o.__name__) for o in options], value=default.__name__, label=label
     )
-    made, groups = {"kind": kind}, {}
+    components, groups = {"kind": kind}, {}
     for option in options:
         if fields(option):
             with gr.Column(visible=option is default) as groups[option.__name__]:
-                made |= {f"{option.__name__}.{path}": c for path, c in form(option, label).items()}
+                components |= {
+                    f"{option.__name__}.{path}": c for path, c in build_form(option, label).items()
+                }
 
     def show_only(chosen: str) -> Any:
         shown = [gr.update(visible=name == chosen) for name in groups]
@@ -90,10 +92,10 @@ def chooser(options: tuple[type, ...], default: type, label: str) -> dict[str, A
         kind.change(
             show_only, kind, list(groups.values()), api_visibility="private", show_progress="hidden"
         )
-    return made
+    return components
 
 
-def values_of(spec: Any, paths: list[str]) -> dict[str, Any]:
+def list_values(spec: Any, paths: list[str]) -> dict[str, Any]:
     """What the components at `paths` must show for `spec`; those of a kind that was not chosen
     are left out.
     """
@@ -110,13 +112,13 @@ def values_of(spec: Any, paths: list[str]) -> dict[str, Any]:
     return shown
 
 
-def spec_of(spec: type, values: dict[str, Any], base: Any = None) -> Any:
+def make_spec(spec: type, values: dict[str, Any], base: Any = None) -> Any:
     """The spec that a form's values describe; fields without a component keep what `base` has, or
     their default.
 
     Raises DmqError if a value is missing or outside its limits.
     """
-    hints, made = get_type_hints(spec), {}
+    hints, arguments = get_type_hints(spec), {}
     for f in fields(spec):
         if is_choice(hints[f.name]) and f"{f.name}.kind" in values:
             kinds = {option.__name__: option for option in get_args(hints[f.name])}
@@ -126,22 +128,24 @@ def spec_of(spec: type, values: dict[str, Any], base: Any = None) -> Any:
                     f"{f.name}: unknown name {kind!r:.40}, not one of {', '.join(kinds)}."
                 )
             inner = f"{f.name}.{kind}."
-            own = {
+            inner_values = {
                 path.removeprefix(inner): value
                 for path, value in values.items()
                 if path.startswith(inner)
             }
-            made[f.name] = spec_of(kinds[kind], own)
+            arguments[f.name] = make_spec(kinds[kind], inner_values)
         elif f.name in values:
-            made[f.name] = plain(values[f.name], hints[f.name], f.metadata.get("label") or f.name)
+            arguments[f.name] = convert_value(
+                values[f.name], hints[f.name], f.metadata.get("label") or f.name
+            )
         elif base is not None:
-            made[f.name] = getattr(base, f.name)
+            arguments[f.name] = getattr(base, f.name)
         elif f.default is MISSING:
             raise DmqError(f"{spec.__name__} needs {f.name}.")
-    return spec(**made)
+    return spec(**arguments)
 
 
-def plain(value: Any, hint: Any, label: str) -> Any:
+def convert_value(value: Any, hint: Any, label: str) -> Any:
     """A component's value in the field's own type: sliders send 4.0 for 4, and an emptied number
     sends nothing.
     """
@@ -156,23 +160,23 @@ def plain(value: Any, hint: Any, label: str) -> Any:
     return hint(value)
 
 
-def engine_choice(**options: Any) -> gr.Dropdown:
+def build_engine_choice(**options: Any) -> gr.Dropdown:
     """What generates the images: the simulation, integer kernels, or both beside each other."""
     named = {
-        one: one.replace("executed ", "executed, ").replace("bf16", "rest in bfloat16")
-        for one in ENGINES
+        engine: engine.replace("executed ", "executed, ").replace("bf16", "rest in bfloat16")
+        for engine in ENGINES
     }
     return gr.Dropdown(
-        [(named.get(one, one), one) for one in ENGINE_CHOICES],
+        [(named.get(engine, engine), engine) for engine in ENGINE_CHOICES],
         value=SIMULATED,
-        label="Computed",
+        label="Engine",
         info="Simulated: floats, rounded as if they had few bits. Executed: on integer kernels "
         "where there are some.",
         **options,
     )
 
 
-def events(form: dict[str, Any]) -> list[Any]:
+def list_events(form: dict[str, Any]) -> list[Any]:
     """What a user does to a form: sliders when let go, texts when left, everything else at once."""
     return [
         component.blur if isinstance(component, gr.Textbox | gr.Number) else component.input

@@ -37,10 +37,10 @@ def on_gpu(handler: Callable, seconds: Callable[..., float] | None = None) -> Ca
 
     def duration(*args: Any, **kwargs: Any) -> int:
         try:
-            wanted = seconds(*args, **kwargs) if seconds is not None else UNKNOWN
+            estimate = seconds(*args, **kwargs) if seconds is not None else UNKNOWN
         except DmqError:  # which the handler says better
-            wanted = LEAST
-        return math.ceil(min(max(wanted, LEAST), MOST))
+            estimate = LEAST
+        return math.ceil(min(max(estimate, LEAST), MOST))
 
     return spaces.GPU(_on_its_device(handler), duration=duration)
 

@@ -26,7 +26,7 @@ import gradio as gr
 
 from dmq.progress import Progress, Value, relay_each
 
-from .events import MODEL, follows, on
+from .events import MODEL, on, run_after
 
 
 Answer = dict[str, Any]  # values by output name
@@ -76,12 +76,15 @@ class JobPanel:
         """Draw the line of progress into `out`."""
         out["status"] = gr.HTML(label=self.progress)
 
-    def busy(self) -> Answer:
+    def show_busy(self) -> Answer:
         """The panel when the job begins."""
         hidden = {name: gr.update(visible=False) for name in self.start}
-        return hidden | {"stop": gr.update(visible=True), "status": note("Waiting for the model …")}
+        return hidden | {
+            "stop": gr.update(visible=True),
+            "status": format_note("Waiting for the model …"),
+        }
 
-    def idle(self) -> Answer:
+    def show_idle(self) -> Answer:
         """The panel when nothing runs."""
         shown = {name: gr.update(visible=True) for name in self.start if name not in self.hidden}
         return shown | {"stop": gr.update(visible=False), "status": ""} | self.at_end()
@@ -94,25 +97,25 @@ class JobPanel:
         @functools.wraps(job)
         def answers(*args: Any, **kwargs: Any) -> Iterator[Answer]:
             with contextlib.closing(job(*args, **kwargs)) as work:
-                begun = self.busy() | next(work)
-                yield begun
+                first = self.show_busy() | next(work)
+                yield first
                 try:
                     end = yield from work
                 except Exception:
                     again = {
                         name: gr.update(visible=True)
                         for name in self.hidden
-                        if "visible" in begun[name]
+                        if "visible" in first[name]
                     }
-                    yield again | self.idle()
+                    yield again | self.show_idle()
                     raise
-            yield self.idle() | end
+            yield self.show_idle() | end
 
         return answers
 
     def show_stopped(self, text: str = "") -> Answer:
         """The panel after Stop, for the recipe's `text`."""
-        shown = self.idle() | {"status": note(self.stopped)}
+        shown = self.show_idle() | {"status": format_note(self.stopped)}
         return shown | self.after_stop(text) if self.after_stop else shown
 
     def connect(
@@ -148,7 +151,7 @@ class JobPanel:
         would stand over it.
         """
         ended = out["stop"].click(None, cancels=running, api_visibility="private")
-        follows(ended, self.show_stopped, [recipe], out)
+        run_after(ended, self.show_stopped, [recipe], out)
 
 
 def watch(
@@ -178,12 +181,12 @@ def watch(
             draw_time = time.monotonic()
         if answer or item.stage != stage or time.monotonic() - bar_time >= BAR_SECONDS:
             bar_time, stage = time.monotonic(), item.stage
-            yield answer | {"status": bar(item)}
+            yield answer | {"status": format_bar(item)}
 
     return (yield from relay_each(work, convert))
 
 
-def bar(progress: Any) -> str:
+def format_bar(progress: Any) -> str:
     """A stage's progress as HTML: a bar and, in words, how long it will take."""
     percent = round(100 * progress.done / max(1, progress.total))
     ends = f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="{percent}" aria-label="Progress"'
@@ -191,7 +194,7 @@ def bar(progress: Any) -> str:
     return f'<div class="dmq-progress" role="status">{track}<span>{html.escape(str(progress))}</span></div>'
 
 
-def note(text: str) -> str:
+def format_note(text: str) -> str:
     """A quiet line where a progress bar may stand."""
     return (
         f'<div class="dmq-progress" role="status"><span>{html.escape(text)}</span></div>'

@@ -13,7 +13,7 @@ from dmq.describe import short_name
 from dmq.recipe import Recipe
 
 from . import forms
-from .events import bind, on, shows
+from .events import bind, connect_show, on
 from .session import Shared, read, set_outside
 
 
@@ -37,16 +37,16 @@ def replace_parts(
             for path, value in by_path.items()
             if path.startswith(f"{part}.")
         }
-        changes[part] = forms.spec_of(spec, fields, getattr(recipe, part))
+        changes[part] = forms.make_spec(spec, fields, getattr(recipe, part))
     return dataclasses.replace(recipe, **changes)
 
 
-def values_of_parts(recipe: Recipe, parts: Mapping[str, type], paths: list[str]) -> dict[str, Any]:
+def list_part_values(recipe: Recipe, parts: Mapping[str, type], paths: list[str]) -> dict[str, Any]:
     """What the components at `paths` show for `recipe`."""
     return {
         f"{part}.{path}": value
         for part in parts
-        for path, value in forms.values_of(
+        for path, value in forms.list_values(
             getattr(recipe, part),
             [path.removeprefix(f"{part}.") for path in paths if path.startswith(f"{part}.")],
         ).items()
@@ -55,7 +55,7 @@ def values_of_parts(recipe: Recipe, parts: Mapping[str, type], paths: list[str])
 
 def build_part(part: str, spec: type, leave: tuple[str, ...] = ()) -> dict[str, Any]:
     """The form of one part, with paths that begin with its name."""
-    components = forms.form(spec, part.capitalize(), leave=leave)
+    components = forms.build_form(spec, part.capitalize(), leave=leave)
     return {f"{part}.{path}": component for path, component in components.items()}
 
 
@@ -68,7 +68,7 @@ def change_part(
     """The recipe after a control has moved: its `field` as the form says, or None."""
     recipe = read(text)
     by_path = dict(zip(paths, values, strict=True))
-    part: Any = forms.spec_of(spec, by_path, getattr(recipe, field)) if enabled else None
+    part: Any = forms.make_spec(spec, by_path, getattr(recipe, field)) if enabled else None
     changed = dataclasses.replace(recipe, **{field: part})
     if changed == recipe:
         return {}
@@ -77,7 +77,7 @@ def change_part(
 
 def show_part(part: Any, spec: type, paths: list[str]) -> dict[str, Any]:
     """What the form shows for a part of a recipe, which may be None."""
-    return name_outputs(forms.values_of(part or spec(), paths)) | {
+    return name_outputs(forms.list_values(part or spec(), paths)) | {
         "enabled": part is not None,
         "settings": gr.update(visible=part is not None),
     }
@@ -96,10 +96,10 @@ def connect_part(
     """
     paths, outputs = list(form), name_outputs(form) | out
     on(
-        [out["enabled"].input, *forms.events(form)],
+        [out["enabled"].input, *forms.list_events(form)],
         bind(change, paths),
         [shared.recipe, out["enabled"], *form.values()],
         shared.chosen | outputs,
         trigger_mode="always_last",
     )
-    shows(shared, bind(show, paths), inputs, outputs, waiting=out["said"])
+    connect_show(shared, bind(show, paths), inputs, outputs, waiting=out["summary"])

@@ -20,7 +20,7 @@ MOST = 64  # images a visitor may ask for at once, of each model
 RUNS = 50  # the newest runs, whose recipes are offered again
 
 
-def seeds_of(text: str) -> tuple[int, ...]:
+def parse_seeds(text: str) -> tuple[int, ...]:
     """Whole numbers with commas or spaces between them, or ranges such as 0-3.
 
     Raises DmqError for anything else.
@@ -38,7 +38,7 @@ def seeds_of(text: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(seeds))
 
 
-def comparison_of(
+def make_comparison(
     recipe: Recipe, prompts: str, seeds: str, steps: float, guidance: float
 ) -> Comparison:
     """What to generate.
@@ -54,40 +54,40 @@ def comparison_of(
         raise DmqError(f"steps must be a whole number, got {steps}.")
     sampling = dataclasses.replace(recipe.sampling, steps=int(steps), guidance=float(guidance or 0))
     checks.check_sampling(recipe, sampling)
-    made = Comparison(prompts=lines, seeds=seeds_of(seeds), sampling=sampling)
-    if len(made.prompts) * len(made.seeds) > MOST:
+    comparison = Comparison(prompts=lines, seeds=parse_seeds(seeds), sampling=sampling)
+    if len(comparison.prompts) * len(comparison.seeds) > MOST:
         raise DmqError(
-            f"{len(made.prompts) * len(made.seeds)} images; at most {MOST} are generated at once."
+            f"{len(comparison.prompts) * len(comparison.seeds)} images; at most {MOST} are generated at once."
         )
-    return made
+    return comparison
 
 
-def offered(current: Recipe) -> dict[str, Recipe]:
+def list_recipes(current: Recipe) -> dict[str, Recipe]:
     """What may be compared with `current`, for its model: recipes that ship, then those of earlier
     runs, newest first.
 
     Those of runs are named for both, such as "W4A6 · run cats 2"; what was there before is not
     offered again."""
-    made = {name: _taken(recipe, current) for name, recipe in runs.shipped_recipes().items()}
-    known = {dataclasses.replace(recipe, name="") for recipe in made.values()}
+    shipped = {name: _adopt(recipe, current) for name, recipe in runs.shipped_recipes().items()}
+    known = {dataclasses.replace(recipe, name="") for recipe in shipped.values()}
     earlier: dict[str, Recipe] = {}
     for run in reversed(
         runs.names()[:RUNS]
     ):  # oldest first: a later run of the same recipe renames nothing
-        for recipe in recipes_in(run):
-            adopted = _taken(recipe, current)
-            if (plain := dataclasses.replace(adopted, name="")) not in known:
-                known.add(plain)
+        for recipe in load_run_recipes(run):
+            adopted = _adopt(recipe, current)
+            if (unnamed := dataclasses.replace(adopted, name="")) not in known:
+                known.add(unnamed)
                 earlier[f"{engines.strip_engine(recipe.name)} · run {run}"] = adopted
-    return made | dict(reversed(earlier.items()))
+    return shipped | dict(reversed(earlier.items()))
 
 
-def _taken(recipe: Recipe, current: Recipe) -> Recipe:
+def _adopt(recipe: Recipe, current: Recipe) -> Recipe:
     """`recipe` for the model and statistics of `current`, and computed as that one is."""
     return engines.with_engine(adopt(recipe, current), current.engine)
 
 
-def recipes_in(run: str) -> tuple[Recipe, ...]:
+def load_run_recipes(run: str) -> tuple[Recipe, ...]:
     """The recipes of an earlier run; none where they cannot be read, which must not take the
     whole tab away.
     """
@@ -97,7 +97,7 @@ def recipes_in(run: str) -> tuple[Recipe, ...]:
         return ()
 
 
-def recipes_of(
+def choose_recipes(
     recipe: Recipe, others: list[str], computed: str | None = None
 ) -> tuple[Recipe, ...]:
     """The current recipe and the others that were chosen, each with a name of its own, for the same
@@ -105,19 +105,21 @@ def recipes_of(
 
     All are `computed` by one engine, or by "both" in turn; unless that is said, by the engine of
     the current recipe."""
-    known = offered(recipe) if others else {}
+    known = list_recipes(recipe) if others else {}
     chosen: dict[str, Recipe] = {}
-    for one in [recipe, *(known[name] for name in others or [] if name in known)]:
-        made = engines.with_engine(one, SIMULATED)
-        if any(dataclasses.replace(made, name=other.name) == other for other in chosen.values()):
+    for candidate in [recipe, *(known[name] for name in others or [] if name in known)]:
+        simulated = engines.with_engine(candidate, SIMULATED)
+        if any(
+            dataclasses.replace(simulated, name=other.name) == other for other in chosen.values()
+        ):
             continue
-        names = (made.name, *(f"{made.name} ({n})" for n in range(2, len(known) + 3)))
+        names = (simulated.name, *(f"{simulated.name} ({n})" for n in range(2, len(known) + 3)))
         name = next(name for name in names if name not in (*chosen, FLOAT_NAME))
-        chosen[name] = dataclasses.replace(made, name=name)
+        chosen[name] = dataclasses.replace(simulated, name=name)
     return engines.with_engines(tuple(chosen.values()), computed or recipe.engine)
 
 
-def engine_shown(recipe: Recipe, computed: str | None) -> str:
+def choose_engine(recipe: Recipe, computed: str | None) -> str:
     """What the choice of the engine shows for `recipe`: what a visitor chose, unless the recipe
     knows better.
     """

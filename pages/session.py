@@ -63,14 +63,14 @@ def read(text: str) -> Recipe:
     return jsonio.loads(text) if text else OPENING
 
 
-def stamp() -> str:
+def make_stamp() -> str:
     """A text that was never there before: what `Shared.outside` is set to."""
     return str(time.monotonic_ns())
 
 
 def set_outside(recipe: Recipe) -> dict[str, str]:
     """The outputs by which a recipe is made the current one for all tabs."""
-    return {"recipe": jsonio.dumps(recipe), "outside": stamp()}
+    return {"recipe": jsonio.dumps(recipe), "outside": make_stamp()}
 
 
 def adopt(recipe: Recipe, current: Recipe) -> Recipe:
@@ -84,12 +84,12 @@ def adopt(recipe: Recipe, current: Recipe) -> Recipe:
 # --- links ----------------------------------------------------------------------------------------
 
 
-def query(recipe: Recipe, tab: str) -> str:
+def write_query(recipe: Recipe, tab: str) -> str:
     """The part of a link behind the address."""
     return "?" + urlencode({"recipe": jsonio.dumps(recipe, short=True), "tab": tab})
 
 
-def parsed(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str]:
+def parse_link(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str, str]:
     """Recipe, tab, and what was wrong with the link in one line ("" if nothing); what is wrong
     gets its default.
     """

@@ -45,7 +45,7 @@ LAYERS = {
 }
 
 
-def offered(*more: str) -> list[str]:
+def list_models(*more: str) -> list[str]:
     """The models to choose from: those that ship, those that the host names in $DMQ_MODELS, and
     `more`.
     """
@@ -57,7 +57,7 @@ def choose_model(text: str, name: str | None) -> dict[str, Any]:
     name = (name or "").strip()
     if not name:
         more = "" if public.is_public() else ", or write a folder or a Hub id (owner/name)"
-        raise DmqError(f"no model named; choose {' or '.join(offered())}{more}.")
+        raise DmqError(f"no model named; choose {' or '.join(list_models())}{more}.")
     get_info(name)
     return set_outside(for_model(read(text), name))
 
@@ -65,13 +65,13 @@ def choose_model(text: str, name: str | None) -> dict[str, Any]:
 def edit(paths: list[str], text: str, *values: Any) -> dict[str, Any]:
     """The recipe after a control of the form has moved."""
     recipe = read(text)
-    made = recipe_forms.replace_parts(recipe, FORMS, paths, values)
+    changed = recipe_forms.replace_parts(recipe, FORMS, paths, values)
     by_path = dict(zip(paths, values, strict=True))
     switches: dict[str, Any] = {name: bool(by_path[name]) for name in SWITCHES if name in by_path}
-    made = dataclasses.replace(made, **switches)
-    if made == recipe:
+    changed = dataclasses.replace(changed, **switches)
+    if changed == recipe:
         return {}
-    return set_outside(dataclasses.replace(made, name=short_name(made)))
+    return set_outside(dataclasses.replace(changed, name=short_name(changed)))
 
 
 def apply(written: str) -> dict[str, Any]:
@@ -84,18 +84,18 @@ def upload(file: str | None) -> dict[str, Any]:
     return set_outside(jsonio.read(file)) if file else {}
 
 
-def size(plan: Plan) -> str:
+def format_size(plan: Plan) -> str:
     """How much is left of the model, as a bar and in words."""
     now, full = plan.bytes / 1e6, plan.float_bytes / 1e6
-    said = f"<b>{now:.1f} MB</b> of {full:.1f} MB (weights {plan.average_bits:.1f} bits on average)"
+    text = f"<b>{now:.1f} MB</b> of {full:.1f} MB (weights {plan.average_bits:.1f} bits on average)"
     meter = f'<div style="width: {min(100, 100 * now / full):.1f}%"></div>'
     shown = (
         f'<div class="dmq-meter" role="img" aria-label="{now:.1f} of {full:.1f} MB">{meter}</div>'
     )
-    return f'<div class="dmq-size">{shown}<p>{said}</p></div>'
+    return f'<div class="dmq-size">{shown}<p>{text}</p></div>'
 
 
-def layers(plan: Plan) -> list[list[Any]]:
+def list_layers(plan: Plan) -> list[list[Any]]:
     """What every layer, and every quantized attention operand, gets and costs."""
     return [[row[name] for name in LAYERS.values()] for row in plan_rows(plan)]
 
@@ -103,15 +103,16 @@ def layers(plan: Plan) -> list[list[Any]]:
 def refresh(paths: list[str], text: str, tab: str) -> dict[str, Any]:
     """What the sidebar says of the current recipe at once."""
     recipe = read(text)
-    shown = recipe_forms.name_outputs(form_values(recipe, paths))
+    shown = recipe_forms.name_outputs(list_form_values(recipe, paths))
     return shown | {
-        "model": gr.Dropdown(choices=offered(recipe.model), value=recipe.model),
-        "words": f'<p class="dmq-name">{html.escape(recipe.name)}</p><p>{html.escape(describe_recipe(recipe))}</p>',
-        "link": session.query(recipe, tab) if tab else gr.skip(),
+        "model": gr.Dropdown(choices=list_models(recipe.model), value=recipe.model),
+        "description": f'<p class="dmq-name">{html.escape(recipe.name)}</p>'
+        f"<p>{html.escape(describe_recipe(recipe))}</p>",
+        "link": session.write_query(recipe, tab) if tab else gr.skip(),
         "python": recipe_code.write_python(recipe),
         "commands": recipe_code.write_commands(recipe),
         "editor": text,
-        "download": written(recipe),
+        "download": write_file(recipe),
     }
 
 
@@ -122,40 +123,40 @@ def weigh(text: str, looking: bool) -> dict[str, Any]:
     try:
         plan = get_plan(read(text))
     except DmqError as error:
-        said = f'<div class="dmq-size"><p>Size and coverage: {html.escape(folders.shown(error))}</p></div>'
-        return {"size": said, "coverage": "", "layers": []}
-    shown = {"size": size(plan), "coverage": describe_plan(plan)}
-    return shown | {"layers": layers(plan)} if looking else shown
+        text = f'<div class="dmq-size"><p>Size and coverage: {html.escape(folders.shown(error))}</p></div>'
+        return {"size": text, "coverage": "", "layers": []}
+    shown = {"size": format_size(plan), "coverage": describe_plan(plan)}
+    return shown | {"layers": list_layers(plan)} if looking else shown
 
 
-def look(text: str) -> dict[str, Any]:
+def open_layers(text: str) -> dict[str, Any]:
     """The table of layers, filled only while it is open: it is long, and would follow every
     change of the recipe.
     """
-    return {"looking": True} | weigh(text, True)
+    return {"is_open": True} | weigh(text, True)
 
 
-def look_away() -> dict[str, Any]:
+def close_layers() -> dict[str, Any]:
     """An empty table, so that no outdated one is seen when it is opened again."""
-    return {"looking": False, "layers": []}
+    return {"is_open": False, "layers": []}
 
 
 def relink(text: str, tab: str) -> dict[str, Any]:
     """The link after another tab was opened."""
     return (
-        {"link": session.query(read(text), tab)} if text else {}
+        {"link": session.write_query(read(text), tab)} if text else {}
     )  # a page that loads must keep its address
 
 
-def form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
+def list_form_values(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
     """What the form's components show for `recipe`."""
     switches = {name: getattr(recipe, name) for name in SWITCHES if name in paths}
-    return switches | recipe_forms.values_of_parts(recipe, FORMS, paths)
+    return switches | recipe_forms.list_part_values(recipe, FORMS, paths)
 
 
-def written(recipe: Recipe) -> str:
+def write_file(recipe: Recipe) -> str:
     """The path of a file with `recipe`, in a folder of its own, for the download button."""
-    file = folders.download_folder() / recipe_code.file_name(recipe)
+    file = folders.download_folder() / recipe_code.make_file_name(recipe)
     file.write_text(jsonio.dumps(recipe), "utf-8")
     return str(file)
 
@@ -167,22 +168,22 @@ def build(shared: Shared) -> None:
             '<p class="dmq-logo">dmq</p><p class="dmq-sub">quantize diffusion models, step by '
             "step</p>"
         )
-        model = gr.Dropdown(offered(), label="Model", allow_custom_value=True)
+        model = gr.Dropdown(list_models(), label="Model", allow_custom_value=True)
         out: dict[str, Any] = {"model": model}
-        out["words"] = gr.HTML(label="Recipe in words", elem_classes="dmq-words")
+        out["description"] = gr.HTML(label="Description", elem_classes="dmq-words")
         out["size"] = gr.HTML(label="Size")
         form: dict[str, Any] = {}
         with gr.Row(elem_classes="dmq-bits"):
             for path, label in MAIN.items():
                 part, _, name = path.partition(".")
                 field = FORMS[part].__dataclass_fields__[name]
-                form[path] = forms.control(field, int, label=label)
+                form[path] = forms.build_control(field, int, label=label)
         with gr.Accordion("Scales, ranges, what stays in float", open=False):
             for part, spec in FORMS.items():
-                own = tuple(path.partition(".")[2] for path in MAIN if path.startswith(part))
-                form |= recipe_forms.build_part(part, spec, own)
+                main = tuple(path.partition(".")[2] for path in MAIN if path.startswith(part))
+                form |= recipe_forms.build_part(part, spec, main)
             for name in SWITCHES:
-                form[name] = forms.control(Recipe.__dataclass_fields__[name], bool)
+                form[name] = forms.build_control(Recipe.__dataclass_fields__[name], bool)
         with gr.Accordion("What every layer gets", open=False) as panel:
             out["coverage"] = gr.Textbox(label="Coverage", lines=2, interactive=False)
             out["layers"] = gr.Dataframe(
@@ -233,7 +234,7 @@ def connect(
         show_progress="minimal",
     )
     on(
-        forms.events(form),
+        forms.list_events(form),
         bind(edit, paths),
         [shared.recipe, *form.values()],
         chosen,
@@ -254,13 +255,13 @@ def connect(
     )
     on(
         panel.expand,
-        look,
+        open_layers,
         [shared.recipe],
-        heavy | {"looking": looking},
+        heavy | {"is_open": looking},
         show_progress="minimal",
         show_progress_on=out["layers"],
     )
-    on(panel.collapse, look_away, [], {"looking": looking, "layers": out["layers"]})
+    on(panel.collapse, close_layers, [], {"is_open": looking, "layers": out["layers"]})
     on(shared.open_tab.change, relink, [shared.recipe, shared.open_tab], {"link": out["link"]})
     out["link"].change(
         None, out["link"], out["link"], js=session.REMEMBER, api_visibility="private"

@@ -149,13 +149,13 @@ def test_pages_show_it_as_a_message():
         yield 1
         raise FULL
 
-    work = events.told(handler)()
+    work = events.show_errors(handler)()
     assert next(work) == 1
     with pytest.raises(gr.Error, match="the disk is full") as caught:
         next(work)
     assert not caught.value.print_exception
     with pytest.raises(ZeroDivisionError):
-        events.told(lambda: 1 / 0)()
+        events.show_errors(lambda: 1 / 0)()
 
 
 def test_the_app_opens_where_nothing_can_be_kept_and_says_so(tmp_path, monkeypatch, capsys):
@@ -169,7 +169,7 @@ def test_the_app_opens_where_nothing_can_be_kept_and_says_so(tmp_path, monkeypat
 
 def test_a_port_that_is_taken_is_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr("pages.app.warm", lambda: None)
+    monkeypatch.setattr("pages.app.load_opening", lambda: None)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

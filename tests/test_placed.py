@@ -144,11 +144,11 @@ def test_what_is_made_for_one_place_is_not_used_in_another(recipe):
 def test_the_form_shows_the_devices_and_what_the_model_needs(recipe):
     from dmq import jsonio
 
-    shown = placing.look(jsonio.dumps(recipe))
+    shown = placing.show_form(jsonio.dumps(recipe))
     names = [name for _, name in shown["device"]["choices"]]
     assert names[0] == "auto" and names[-1] == "cpu" and shown["dtype"] == "auto"
-    assert "million parameters" in shown["said"] and "GB are free" in shown["said"]
-    told = placing.weigh(jsonio.dumps(recipe), "cpu", "float32", "group")["said"]
+    assert "million parameters" in shown["memory"] and "GB are free" in shown["memory"]
+    told = placing.weigh(jsonio.dumps(recipe), "cpu", "float32", "group")["memory"]
     assert "offload &#x27;group&#x27; is for a GPU" in told
     assert work_plan.chosen_placement() == Placement()
 
@@ -163,7 +163,7 @@ def test_a_place_is_taken_only_if_the_model_can_run_there(recipe):
         placing.choose(text, None, "x", None)
     assert work_plan.chosen_placement() == Placement()
     done = placing.choose(text, "cpu", "bfloat16", None)
-    assert "Chosen." in done["said"] and work_plan.chosen_placement().dtype == "bfloat16"
+    assert "Chosen." in done["memory"] and work_plan.chosen_placement().dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(

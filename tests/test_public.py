@@ -111,7 +111,7 @@ def test_a_folder_without_a_pipeline_is_not_offered_and_its_host_is_told(
     monkeypatch.setenv("DMQ_MODELS", f"owner/name, {tmp_path / 'gone'}, {tmp_path}")
     assert public.offered() == {"owner/name": "owner/name"}
     monkeypatch.setattr(app, "place_models", lambda: None)
-    monkeypatch.setattr(app, "warm", lambda: None)
+    monkeypatch.setattr(app, "load_opening", lambda: None)
     monkeypatch.setattr(app, "build", lambda: pytest.fail("served"))
     with pytest.raises(pytest.fail.Exception, match="served"):
         app.launch()

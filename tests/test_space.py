@@ -155,7 +155,7 @@ def test_it_shows_images_and_compares(folder, address, monkeypatch):
     monkeypatch.setenv("DMQ_PUBLIC", "1")
     visitor = Visitor(app.build(), address)  # the same events in the same order
     visitor.open()
-    shown = visitor.fire("start.show")["Images it generates"]["value"]
+    shown = visitor.fire("start.show")["Sample images"]["value"]
     image = httpx.get(shown["url"], timeout=60).raise_for_status()
     assert image.headers["content-type"].startswith("image/") and len(image.content) > 1000
     recipe = dataclasses.replace(session.OPENING, unknown_timestep="nearest")

@@ -19,8 +19,8 @@ class Visitor:
 
     def open(self) -> None:
         """Load the page: the app gives a secret to a browser that has none."""
-        self.token = self.fire("app.welcomed")["BrowserState"]
-        self.fire("app.entered")
+        self.token = self.fire("app.greet")["BrowserState"]
+        self.fire("app.enter_link")
 
     def fire(self, handler: str, *given: Any, which: int = 0) -> dict[str, Any]:
         """The last answer to the event that `handler`, "page.name", serves, by label; or {"error":

@@ -9,7 +9,7 @@ from pathlib import Path
 from playwright.sync_api import Page, sync_playwright
 
 from dmq.store.runs import shipped_recipes
-from pages.session import query
+from pages.session import write_query
 
 
 PLACE = Path(__file__).resolve().parent.parent / "assets" / "screenshots"
@@ -57,7 +57,11 @@ def main(address: str, *tabs: str) -> None:
 def visit(page: Page, address: str, name: str) -> None:
     """Open a tab, with a recipe that has something to show there."""
     recipe, text = OWN.get(name, (None, "Whole pipeline"))
-    link = query(shipped_recipes()[recipe], name.lower().replace(" ", "-")) + "&" if recipe else "?"
+    link = (
+        write_query(shipped_recipes()[recipe], name.lower().replace(" ", "-")) + "&"
+        if recipe
+        else "?"
+    )
     page.goto(f"{address}/{link}__theme=light")
     page.get_by_text(text).first.wait_for(timeout=WAIT)
     page.get_by_role("tab", name=name, exact=True).click()

@@ -27,7 +27,7 @@ POINTS = {
 ALL = "all blocks"
 
 
-def rows_of(stats: ActivationStats, point: str, block: str) -> list[int]:
+def list_rows(stats: ActivationStats, point: str, block: str) -> list[int]:
     """The sites that the heat map shows, one row each."""
     return [
         s
@@ -36,7 +36,7 @@ def rows_of(stats: ActivationStats, point: str, block: str) -> list[int]:
     ]
 
 
-def chosen(stats: ActivationStats, rows: list[int], picked: str) -> tuple[int, int] | None:
+def choose_cell(stats: ActivationStats, rows: list[int], picked: str) -> tuple[int, int] | None:
     """Site and step that were clicked, if they are among `rows`; else the row and the step in
     the middle.
     """
@@ -65,37 +65,37 @@ def show(
     stats = get_statistics(recipe)
     blocks = [ALL, *dict.fromkeys(site.block for site in stats.sites if site.block)]
     block = block if block in blocks else ALL
-    rows = rows_of(stats, point, block)
-    at = chosen(stats, rows, picked)
+    rows = list_rows(stats, point, block)
+    at = choose_cell(stats, rows, picked)
     yield show_body() | {
         "block": gr.update(choices=blocks, value=block),
         "heat": figures.heatmap(stats, rows, statistic, at) if at else None,
     }
-    yield overview(recipe, stats, statistic, point, block, picked)
+    yield show_overview(recipe, stats, statistic, point, block, picked)
 
 
-def overview(
+def show_overview(
     recipe: Recipe, stats: ActivationStats, statistic: str, point: str, block: str, picked: str
 ) -> dict[str, Any]:
     """The heat map, and the details of the chosen row."""
-    rows = rows_of(stats, point, block)
-    at = chosen(stats, rows, picked)
+    rows = list_rows(stats, point, block)
+    at = choose_cell(stats, rows, picked)
     if at is None:
         return {"heat": None, "title": f"No {point} in {block}."}
-    return {"heat": figures.heatmap(stats, rows, statistic, at), **detail(recipe, stats, *at)}
+    return {"heat": figures.heatmap(stats, rows, statistic, at), **show_site(recipe, stats, *at)}
 
 
-def detail(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
+def show_site(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
     """Everything about one site: over time, and at one step."""
     return {
         "ridge": figures.ridgeline(stats, s),
         "fan": figures.fan(stats, s),
         "film": figures.over_time(stats, s),
-        **at_step(recipe, stats, s, step),
+        **show_step(recipe, stats, s, step),
     }
 
 
-def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
+def show_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[str, Any]:
     """What depends on the step: channels, and the grid over the histogram."""
     errors = get_errors(recipe)
     bits, low, high = (
@@ -103,16 +103,16 @@ def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[s
         float(errors.low[s, step]),
         float(errors.high[s, step]),
     )
-    kept = f"grid of {bits} bits, {low:.3g} to {high:.3g}"
+    grid_text = f"grid of {bits} bits, {low:.3g} to {high:.3g}"
     if recipe.activations.dynamic != "none":
-        kept += f". {DYNAMIC_NOTE}"
+        grid_text += f". {DYNAMIC_NOTE}"
     if bits == FLOAT:
         bits = min(recipe.activations.bits, 8)
         low, high = float(stats.minimum[s, step]), float(stats.maximum[s, step])
-        kept = f"this recipe leaves it in float; generated is what {bits} bits would do"
+        grid_text = f"this recipe leaves it in float; generated is what {bits} bits would do"
     t = stats.timesteps[step]
     return {
-        "title": f"### {stats.sites[s].label}\nstep {step} of {stats.steps} (t = {t:g}); {kept}",
+        "title": f"### {stats.sites[s].label}\nstep {step} of {stats.steps} (t = {t:g}); {grid_text}",
         "grid": figures.grid(stats, s, step, low, high, bits, recipe.activations.symmetric),
         "channels": figures.channels(stats, s, step),
         "step": gr.update(maximum=stats.steps - 1, value=step),
@@ -123,23 +123,23 @@ def at_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict[s
 def refilter(text: str, statistic: str, point: str, block: str, picked: str) -> dict[str, Any]:
     """The heat map after another statistic, point or block was chosen."""
     recipe = read(text)
-    return overview(recipe, get_statistics(recipe), statistic, point, block, picked)
+    return show_overview(recipe, get_statistics(recipe), statistic, point, block, picked)
 
 
 def pick(text: str, statistic: str, point: str, block: str, click: gr.SelectData) -> dict[str, Any]:
     """The layer and the step that were clicked in the heat map."""
     recipe = read(text)
     stats = get_statistics(recipe)
-    rows = rows_of(stats, point, block)
+    rows = list_rows(stats, point, block)
     row, step = click.index if isinstance(click.index, list | tuple) else (-1, -1)
     if not (0 <= row < len(rows) and 0 <= step < stats.steps):
         raise DmqError("this cell is no longer there; click again.")
-    return overview(recipe, stats, statistic, point, block, remember(stats, rows[row], step))
+    return show_overview(recipe, stats, statistic, point, block, remember(stats, rows[row], step))
 
 
 def scrub(text: str, point: str, block: str, picked: str, step: float) -> dict[str, Any]:
     """The same site at another step."""
     recipe = read(text)
     stats = get_statistics(recipe)
-    at = chosen(stats, rows_of(stats, point, block), picked)
-    return at_step(recipe, stats, at[0], min(int(step), stats.steps - 1)) if at else {}
+    at = choose_cell(stats, list_rows(stats, point, block), picked)
+    return show_step(recipe, stats, at[0], min(int(step), stats.steps - 1)) if at else {}

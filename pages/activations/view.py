@@ -6,14 +6,14 @@ import gradio as gr
 
 from dmq.figures import activations as figures
 
-from ..events import on, shows
+from ..events import connect_show, on
 from ..layout import build_hint, build_plots
 from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from .handlers import ALL, POINTS, pick, refilter, scrub, show
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     build_hint(out)
@@ -55,4 +55,4 @@ def tab(shared: Shared) -> None:
         out,
         trigger_mode="always_last",
     )
-    shows(shared, show, [*filters, out["picked"]], out, waiting=out["title"])
+    connect_show(shared, show, [*filters, out["picked"]], out, waiting=out["title"])

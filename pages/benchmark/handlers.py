@@ -25,12 +25,12 @@ FINDINGS = 3
 GALLERY = 24  # pairs of images
 
 
-def names_for(model: str) -> list[str]:
+def list_finished(model: str) -> list[str]:
     """The finished benchmarks of `model`: those that ship first."""
-    return [name for name in kept.finished() if _model(name) == model]
+    return [name for name in kept.finished() if _read_model(name) == model]
 
 
-def _model(name: str) -> str:
+def _read_model(name: str) -> str:
     try:
         return kept.model_of(name)
     except DmqError:  # one that cannot be read must not take the whole tab away
@@ -49,13 +49,13 @@ def show(
     there is.
     """
     recipe = read(text)
-    names = names_for(recipe.model)
+    names = list_finished(recipe.model)
     name = run if run in names else next(iter(names), None)
-    form = benching.form_for(recipe, computed) | {"run": gr.update(choices=names, value=name)}
-    return form | opened(name, beside if name == run else [], domain, measure)
+    form = benching.show_form(recipe, computed) | {"run": gr.update(choices=names, value=name)}
+    return form | open_benchmark(name, beside if name == run else [], domain, measure)
 
 
-def opened(
+def open_benchmark(
     name: str | None, beside: list[str] | None, domain: str | None, measure: str | None
 ) -> dict[str, Any]:
     """A finished benchmark, with others beside it, and the files to download.
@@ -65,21 +65,21 @@ def opened(
     if not name:
         why = "No benchmark of this model yet: open **A new benchmark** below."
         return show_hint(why)
-    others = [one for one in beside or [] if one != name]
+    others = [benchmark for benchmark in beside or [] if benchmark != name]
     report = joined_benchmarks.join_benchmarks([name, *others])
-    choices = [other for other in names_for(report.model) if other != name]
+    choices = [other for other in list_finished(report.model) if other != name]
     top = show_body() | {
-        "beside": gr.update(choices=choices, value=others),
-        "gallery": gallery(name),
+        "others_shown": gr.update(choices=choices, value=others),
+        "gallery": make_gallery(name),
     }
-    return top | view(report, domain, measure) | downloads(name)
+    return top | show_view(report, domain, measure) | write_downloads(name)
 
 
-def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[str, Any]:
+def show_view(report: BenchReport, domain: str | None, measure: str | None) -> dict[str, Any]:
     """The table and the figures of one domain."""
     domains = [d.name for d in report.benchmark.domains]
     domain = domain if domain in domains else domains[0]
-    known = [m.name for m in bench_table.measures(report) if m.name in _quantized(report)]
+    known = [m.name for m in bench_table.measures(report) if m.name in _list_measures(report)]
     measure = measure if measure in known else next(iter(known), None)
     shown = {
         "domain": gr.update(choices=domains, value=domain),
@@ -88,7 +88,7 @@ def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[s
         ),
         "table": bench_table.as_html(report, domain),
         "context": bench_table.context(report),
-        "finding": findings(report),
+        "finding": format_findings(report),
         "notes": gr.update(
             value="\n".join(f"- {line}" for line in report.warnings), visible=bool(report.warnings)
         ),
@@ -104,22 +104,26 @@ def view(report: BenchReport, domain: str | None, measure: str | None) -> dict[s
     }
 
 
-def _quantized(report: BenchReport) -> set[str]:
+def _list_measures(report: BenchReport) -> set[str]:
     """The measures that some quantized model has."""
     return {name for row in report.rows if row.recipe in report.coverage for name in row.figures}
 
 
-def findings(report: BenchReport) -> str:
+def format_findings(report: BenchReport) -> str:
     """Where the two references disagree, as marked lines; computed from the table, whichever it
     is.
     """
-    found = rank_inversions.find_inversions(report)
-    if not found:
-        said = "distances to real images and to the float images rank no pair of models in opposite ways."
-        return f'<p class="quiet">In this table {said}</p>' if report.reference else ""
-    surely = "would" if any(one.sure and one.apart for one in found) else "may"
-    lines = "".join(f"<li>{html.escape(str(one))}</li>" for one in found[:FINDINGS])
-    rest = len(found) - FINDINGS
+    inversions = rank_inversions.find_inversions(report)
+    if not inversions:
+        text = "distances to real images and to the float images rank no pair of models in opposite ways."
+        return f'<p class="quiet">In this table {text}</p>' if report.reference else ""
+    surely = (
+        "would" if any(inversion.sure and inversion.apart for inversion in inversions) else "may"
+    )
+    lines = "".join(
+        f"<li>{html.escape(str(inversion))}</li>" for inversion in inversions[:FINDINGS]
+    )
+    rest = len(inversions) - FINDINGS
     more = f"<p>{rest} more such pair{'s' * (rest > 1)} in this table.</p>" if rest > 0 else ""
     return (
         f"<div class='finding' role='note'><b>Real images as the yardstick {surely} mislead "
@@ -127,22 +131,22 @@ def findings(report: BenchReport) -> str:
     )
 
 
-def gallery(name: str) -> list[tuple[Any, str]]:
+def make_gallery(name: str) -> list[tuple[Any, str]]:
     """The images farthest from the float ones: float on the left, quantized on the right."""
     report, images = kept.load_report(name), kept.load_worst(name)
-    made = []
-    for one in kept.worst(report)[:GALLERY]:
-        keys = (FLOAT_NAME, one.number), (one.recipe, one.number)
+    gallery = []
+    for worst in kept.worst(report)[:GALLERY]:
+        keys = (FLOAT_NAME, worst.number), (worst.recipe, worst.number)
         if all(key in images for key in keys):
             pair = bench_report.side_by_side(*(images[key] for key in keys))
-            made.append((pair, bench_report.caption(one)))
-    return made
+            gallery.append((pair, bench_report.caption(worst)))
+    return gallery
 
 
-def downloads(name: str) -> dict[str, str]:
+def write_downloads(name: str) -> dict[str, str]:
     """The table as CSV and the whole benchmark as a page, in a temporary folder."""
     report, folder = kept.load_report(name), folders.download_folder()
-    lines = [str(one) for one in rank_inversions.find_inversions(report)[:FINDINGS]]
+    lines = [str(inversion) for inversion in rank_inversions.find_inversions(report)[:FINDINGS]]
     page = bench_report.page(
         name, report, kept.worst(report), kept.load_worst(name), lines, FLOAT_NAME
     )
@@ -151,12 +155,12 @@ def downloads(name: str) -> dict[str, str]:
     return {"csv": str(folder / f"{name}.csv"), "page": str(folder / f"{name}.html")}
 
 
-def look(
+def change_view(
     name: str | None, beside: list[str] | None, domain: str | None, measure: str | None
 ) -> dict[str, Any]:
     """Another domain or measure of what is shown."""
     return (
-        view(joined_benchmarks.join_benchmarks([name, *(beside or [])]), domain, measure)
+        show_view(joined_benchmarks.join_benchmarks([name, *(beside or [])]), domain, measure)
         if name
         else {}
     )

@@ -19,10 +19,10 @@ from dmq.store import folders, prompts
 from dmq.workflow import gpu_time
 
 from ..events import MODEL, on
-from ..forms import engine_choice
-from ..job_panel import JobPanel, note, watch
+from ..forms import build_engine_choice
+from ..job_panel import JobPanel, format_note, watch
 from ..layout import build_gallery
-from ..request import engine_shown, offered, recipes_of
+from ..request import choose_engine, choose_recipes, list_recipes
 from ..session import Shared, read
 
 
@@ -30,7 +30,7 @@ LAST = 12  # images shown while generating
 MOST = 20_000  # images of each model that a visitor may ask for
 
 
-def asked(
+def parse_form(
     text: str,
     domains: list[str],
     file: str | None,
@@ -49,54 +49,54 @@ def asked(
         raise DmqError(
             "choose at least one list of prompts, or give a file with one prompt a line."
         )
-    for number, said in ((count, "images"), (seeds, "seeds")):
+    for number, label in ((count, "images"), (seeds, "seeds")):
         if not number or not float(number).is_integer() or not 1 <= number <= MOST:
-            raise DmqError(f"{said} must be a whole number from 1 to {MOST:,}, got {number}.")
-    made = make_benchmark(recipe, chosen, seeds=int(seeds), images=int(count))
-    return made, recipes_of(recipe, others, computed)
+            raise DmqError(f"{label} must be a whole number from 1 to {MOST:,}, got {number}.")
+    benchmark = make_benchmark(recipe, chosen, seeds=int(seeds), images=int(count))
+    return benchmark, choose_recipes(recipe, others, computed)
 
 
 def estimate(text: str, *form: Any) -> Iterator[dict[str, Any]]:
     """How long the form's benchmark will take, or why it cannot be generated."""
-    yield {"estimate": note("Measuring the speed of this machine …")}
+    yield {"estimate": format_note("Measuring the speed of this machine …")}
     try:
-        said = str(benchmark_estimate.estimate_benchmark(*asked(text, *form)))
+        text = str(benchmark_estimate.estimate_benchmark(*parse_form(text, *form)))
     except DmqError as error:
-        said = f"Not like this: {folders.shown(error)}"
-    yield {"estimate": note(said)}
+        text = f"Cannot be estimated: {folders.shown(error)}"
+    yield {"estimate": format_note(text)}
 
 
 def start(text: str, *form: Any) -> Iterator[dict[str, Any]]:
     """Begin a benchmark of the form; its name comes from the model and its recipes."""
-    benchmark, recipes = asked(text, *form)
-    yield from running(benchmark, recipes, kept.free_name(f"{recipes[0].model} {recipes[0].name}"))
+    benchmark, recipes = parse_form(text, *form)
+    yield from run(benchmark, recipes, kept.free_name(f"{recipes[0].model} {recipes[0].name}"))
 
 
-def go_on(name: str | None) -> Iterator[dict[str, Any]]:
+def resume(name: str | None) -> Iterator[dict[str, Any]]:
     """Generate the rest of an interrupted benchmark."""
     if not name or name not in kept.unfinished():
         raise DmqError("no interrupted benchmark is chosen.")
-    yield from running(kept.load_benchmark(name), kept.load_recipes(name), name)
+    yield from run(kept.load_benchmark(name), kept.load_recipes(name), name)
 
 
-def seconds(text: str, *form: Any) -> float:
+def estimate_seconds(text: str, *form: Any) -> float:
     """How long `start` needs a GPU."""
-    return _seconds(*asked(text, *form))
+    return _estimate_seconds(*parse_form(text, *form))
 
 
-def seconds_of_the_rest(name: str | None) -> float:
+def estimate_rest_seconds(name: str | None) -> float:
     """How long `go_on` needs a GPU, as if nothing were generated yet."""
-    return _seconds(kept.load_benchmark(name or ""), kept.load_recipes(name or ""))
+    return _estimate_seconds(kept.load_benchmark(name or ""), kept.load_recipes(name or ""))
 
 
-def _seconds(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> float:
+def _estimate_seconds(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> float:
     models = len(recipes) + 2  # float, and with other seeds
     return gpu_time.estimate_gpu_seconds(
         recipes[0].model, benchmark.images, benchmark.sampling.steps, models
     )
 
 
-def waiting() -> dict[str, Any]:
+def show_interrupted() -> dict[str, Any]:
     """The interrupted benchmarks, to go on with."""
     left = kept.unfinished()
     shown = gr.update(choices=left, value=next(iter(left), None), visible=bool(left))
@@ -104,42 +104,47 @@ def waiting() -> dict[str, Any]:
 
 
 JOB = JobPanel(
-    start={"start": "Start the benchmark", "resume": "Go on"},
+    start={"start": "Start the benchmark", "resume": "Resume"},
     hidden=("resume",),
     stop="Stop, keep what is generated",
     progress="Progress of the benchmark",
-    at_end=waiting,
-    stopped="Stopped; what was generated is kept. “Go on” generates the rest, and ends as if it had not "
-    "been stopped.",
+    at_end=show_interrupted,
+    stopped="Stopped; what was generated is kept. “Resume” generates the rest; the result is the same as without "
+    "a stop.",
 )
 
 
 @JOB.run
-def running(
+def run(
     benchmark: Benchmark, recipes: tuple[Recipe, ...], name: str
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Generate and measure, with a bar, the last images, and the rows of every model that is done."""
     check_benchmark(benchmark, recipes)
-    said = str(benchmark_estimate.estimate_benchmark(benchmark, recipes, name=name))
-    yield {"estimate": note(said), "live": gr.update(visible=True), "rows": "", "last": []}
+    estimate_text = str(benchmark_estimate.estimate_benchmark(benchmark, recipes, name=name))
+    yield {
+        "estimate": format_note(estimate_text),
+        "live": gr.update(visible=True),
+        "rows": "",
+        "last": [],
+    }
     last: list[tuple[Any, str]] = []
 
     def add(seen: Any) -> dict[str, Any]:
         if isinstance(seen, BenchReport):
-            return {"rows": rows(seen)}
+            return {"rows": format_rows(seen)}
         last.append((seen.pixels, f"{seen.recipe} · {seen.prompt} · seed {seen.seed}"))
         del last[:-LAST]
         return {"last": list(last)} if seen.index % benchmark.batch == benchmark.batch - 1 else {}
 
     yield from watch(run_benchmark(benchmark, recipes, name=name), add)
     return {
-        "status": note(f"Done; kept as “{name}”."),
+        "status": format_note(f"Done; kept as “{name}”."),
         "live": gr.update(visible=False),
         "done": name,
     }
 
 
-def rows(report: BenchReport) -> str:
+def format_rows(report: BenchReport) -> str:
     """The tables of what is done by now."""
     named = [
         f"<b>{d.name}</b>{bench_table.as_html(report, d.name)}" for d in report.benchmark.domains
@@ -147,19 +152,19 @@ def rows(report: BenchReport) -> str:
     return "".join([*named, f"<p>{bench_table.context(report)}</p>"])
 
 
-def form_for(recipe: Recipe, computed: str | None = None) -> dict[str, Any]:
+def show_form(recipe: Recipe, computed: str | None = None) -> dict[str, Any]:
     """The form for the current recipe."""
     prompted = get_info(recipe.model).prompted
     return {
-        "others": gr.update(choices=list(offered(recipe))),
+        "others": gr.update(choices=list(list_recipes(recipe))),
         "domains": gr.update(visible=prompted),
         "file": gr.update(visible=prompted),
         "seeds": gr.update(visible=prompted),
-        "computed": engine_shown(recipe, computed),
-    } | waiting()
+        "computed": choose_engine(recipe, computed),
+    } | show_interrupted()
 
 
-def draw(out: dict[str, Any]) -> None:
+def build(out: dict[str, Any]) -> None:
     """The form, and what is shown while it is generated."""
     shipped = prompts.shipped_domains()
     labels = {"names": "names (of the kind it was trained on)"}
@@ -170,10 +175,8 @@ def draw(out: dict[str, Any]) -> None:
                 value=list(shipped),
                 label="Prompts",
             )
-            out["others"] = gr.Dropdown(
-                [], multiselect=True, label="Recipes besides the current one"
-            )
-            out["computed"] = engine_choice()
+            out["others"] = gr.Dropdown([], multiselect=True, label="Other recipes to measure")
+            out["computed"] = build_engine_choice()
         with gr.Column(scale=2, min_width=280):
             with gr.Row():
                 out["count"] = gr.Number(
@@ -185,7 +188,7 @@ def draw(out: dict[str, Any]) -> None:
             out["file"] = gr.File(
                 label="Your own prompts: a text file, one a line", file_types=["text"], height=110
             )
-    out["estimate"] = gr.HTML(label="How long it will take", elem_id="bench-estimate")
+    out["estimate"] = gr.HTML(label="Estimated time", elem_id="bench-estimate")
     with gr.Row():
         JOB.build_buttons(out, "start", "stop", min_width=220)
         out["unfinished"] = gr.Dropdown(
@@ -197,7 +200,7 @@ def draw(out: dict[str, Any]) -> None:
         out["rows"] = gr.HTML(
             label="Rows so far", elem_id="bench-rows", css_template=bench_table.STYLE
         )
-        out["last"] = build_gallery("Generated last", LAST)
+        out["last"] = build_gallery("Latest images", LAST)
     out["done"] = gr.State("")  # the benchmark that was finished last
 
 
@@ -229,9 +232,9 @@ def connect(
         **MODEL,
     )
     drawing = [
-        JOB.connect_start(out["start"].click, start, form, out, seconds=seconds),
+        JOB.connect_start(out["start"].click, start, form, out, seconds=estimate_seconds),
         JOB.connect_start(
-            out["resume"].click, go_on, [out["unfinished"]], out, seconds=seconds_of_the_rest
+            out["resume"].click, resume, [out["unfinished"]], out, seconds=estimate_rest_seconds
         ),
     ]
     JOB.connect_stop(out, drawing, shared.recipe)
@@ -239,7 +242,11 @@ def connect(
     def finished(text: str, name: str) -> dict[str, Any]:
         if not name:
             return {}
-        names = [one for one in kept.finished() if kept.model_of(one) == read(text).model]
+        names = [
+            benchmark
+            for benchmark in kept.finished()
+            if kept.model_of(benchmark) == read(text).model
+        ]
         return {"run": gr.update(choices=names, value=name)} | opened(name, [], None, None)
 
     on(out["done"].change, finished, [shared.recipe, out["done"]], out)

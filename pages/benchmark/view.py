@@ -7,14 +7,14 @@ import gradio as gr
 from dmq.figures import bench_table
 from dmq.figures import benchmark as figures
 
-from ..events import on, shows
+from ..events import connect_show, on
 from ..layout import build_gallery, build_hint, build_plots
 from ..session import Shared
 from . import new_benchmark as benching
-from .handlers import look, opened, show
+from .handlers import change_view, open_benchmark, show
 
 
-VIEW = ("run", "beside", "domain", "measure")  # the controls of what is shown
+VIEW = ("run", "others_shown", "domain", "measure")  # the controls of what is shown
 
 
 FINDING_STYLE = """
@@ -24,32 +24,31 @@ FINDING_STYLE = """
 """
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
         "Each recipe generates the same prompts from the same noise as the float model, and is "
-        "measured against the "
-        "**float model's own images**. What float differs from itself with other seeds is the "
-        "noise floor."
+        "measured against the **float model's own images**. The noise floor is the difference between "
+        "float images of different seeds."
     )
     with gr.Row():
         out["run"] = gr.Dropdown([], value=None, label="Finished benchmark", min_width=240)
-        out["beside"] = gr.Dropdown(
+        out["others_shown"] = gr.Dropdown(
             [],
             multiselect=True,
-            label="Beside it",
+            label="Compare with",
             min_width=240,
             info="With the same prompts, seeds and sampling.",
         )
     build_hint(out)
     build_results(out)
     with gr.Accordion("A new benchmark", open=False) as more:
-        benching.draw(out)
+        benching.build(out)
     view_inputs = [out[name] for name in VIEW]
     shown = on(
-        [out["run"].input, out["beside"].input],
-        opened,
+        [out["run"].input, out["others_shown"].input],
+        open_benchmark,
         view_inputs,
         out,
         show_progress="minimal",
@@ -58,13 +57,13 @@ def tab(shared: Shared) -> None:
     )
     on(
         [out["domain"].input, out["measure"].input],
-        look,
+        change_view,
         view_inputs,
         out,
         trigger_mode="always_last",
     )
-    benching.connect(shared, out, more, shown, opened, view_inputs)
-    shows(shared, show, [*view_inputs, out["computed"]], out, waiting=out["context"])
+    benching.connect(shared, out, more, shown, open_benchmark, view_inputs)
+    connect_show(shared, show, [*view_inputs, out["computed"]], out, waiting=out["context"])
 
 
 def build_results(out: dict[str, Any]) -> None:
@@ -76,7 +75,7 @@ def build_results(out: dict[str, Any]) -> None:
         out["domain"] = gr.Radio([], label="Domain")
         out["table"] = gr.HTML(label="Table", elem_id="bench-table", css_template=bench_table.STYLE)
         out["context"] = gr.Markdown(
-            label="What the figures hold for", elem_id="bench-context", elem_classes="dmq-hint"
+            label="Conditions of the measurement", elem_id="bench-context", elem_classes="dmq-hint"
         )
         out["notes"] = gr.Markdown(visible=False, label="Notes", elem_id="bench-notes")
         out["measure"] = gr.Dropdown([], value=None, label="Measure in the figures")

@@ -16,10 +16,10 @@ from dmq.recipe import Comparison, Recipe
 from dmq.store import runs
 from dmq.workflow import gpu_time
 
-from ..job_panel import JobPanel, note, watch
-from ..request import comparison_of, engine_shown, offered, recipes_of
+from ..job_panel import JobPanel, format_note, watch
+from ..request import choose_engine, choose_recipes, list_recipes, make_comparison
 from ..session import read, set_outside
-from .report import caption, jobs_of, summary, table
+from .report import list_jobs, list_rows, summarize, write_caption
 
 
 JOB = JobPanel(
@@ -44,8 +44,8 @@ def parse_request(
     Raises DmqError for what cannot be generated.
     """
     recipe = read(text)
-    comparison = comparison_of(recipe, prompts, seeds, steps, guidance)
-    return recipe, comparison, recipes_of(recipe, others, computed)
+    comparison = make_comparison(recipe, prompts, seeds, steps, guidance)
+    return recipe, comparison, choose_recipes(recipe, others, computed)
 
 
 @JOB.run
@@ -65,15 +65,15 @@ def generate(
         text, prompts, seeds, steps, guidance, others, computed
     )
     name = runs.free_name(f"{recipe.model} {recipe.name}")
-    row = across(len(comparison.prompts) * len(comparison.seeds))
+    row = count_columns(len(comparison.prompts) * len(comparison.seeds))
     yield {"gallery": gr.update(value=[], columns=row)}
-    drawn: list[tuple[Any, str]] = []
+    finished: list[tuple[Any, str]] = []
     on_the_way: dict[tuple[str, int], tuple[Any, str]] = {}
 
     def add(seen: Any) -> dict[str, Any]:
         if seen.step is None:
-            drawn.append((seen.pixels, caption(seen.recipe, seen.prompt, seen.seed)))
-            return {"gallery": list(drawn), "results": gr.update(visible=True)}
+            finished.append((seen.pixels, write_caption(seen.recipe, seen.prompt, seen.seed)))
+            return {"gallery": list(finished), "results": gr.update(visible=True)}
         if seen.index > 0:
             return {}
         on_the_way[seen.recipe, seen.step] = (seen.pixels, f"{seen.recipe}, step {seen.step}")
@@ -81,13 +81,13 @@ def generate(
 
     yield from watch(compare.compare_images(comparison, recipes, name=name), add)
     saved = {
-        "status": note(f"Saved as “{name}”."),
+        "status": format_note(f"Saved as “{name}”."),
         "run": gr.update(choices=runs.names(), value=name),
     }
-    return saved | choices(recipe, others) | show_run(name)
+    return saved | show_choices(recipe, others) | show_run(name)
 
 
-def seconds(text: str, *form: Any) -> float:
+def estimate_seconds(text: str, *form: Any) -> float:
     """How long `generate` needs a GPU."""
     _, comparison, recipes = parse_request(text, *form)
     images = len(comparison.prompts) * len(comparison.seeds)
@@ -96,16 +96,16 @@ def seconds(text: str, *form: Any) -> float:
     )
 
 
-def across(images: int) -> int:
+def count_columns(images: int) -> int:
     """How many images stand in a row, so that each recipe has rows of its own where there are
     several of each.
     """
     return images if 1 < images <= 8 else 6
 
 
-def choices(recipe: Recipe, chosen: list[str] | None) -> dict[str, Any]:
+def show_choices(recipe: Recipe, chosen: list[str] | None) -> dict[str, Any]:
     """What can be compared with `recipe`; a run that was removed meanwhile is no longer chosen."""
-    known = offered(recipe)
+    known = list_recipes(recipe)
     return {
         "others": gr.update(
             choices=list(known), value=[name for name in chosen or [] if name in known]
@@ -117,68 +117,68 @@ def show_run(name: str | None) -> dict[str, Any]:
     """A finished run, from its folder."""
     if not name:
         return {}
-    report, images, jobs = runs.load_report(name), runs.load_images(name), jobs_of(name)
-    quantized = [who for who in images if who != FLOAT_NAME]
+    report, images, jobs = runs.load_report(name), runs.load_images(name), list_jobs(name)
+    quantized = [model_name for model_name in images if model_name != FLOAT_NAME]
     labels = [(f"{prompt} · seed {seed}", n) for n, (prompt, seed) in enumerate(jobs)]
     return {
         "results": gr.update(visible=True),
         "gallery": gr.update(
             value=[
-                (pixels, caption(who, *jobs[n]))
-                for who, row in images.items()
+                (pixels, write_caption(model_name, *jobs[n]))
+                for model_name, row in images.items()
                 for n, pixels in enumerate(row)
             ],
-            columns=across(len(jobs)),
+            columns=count_columns(len(jobs)),
         ),
         "image": gr.update(choices=labels, value=0),
-        "who": gr.update(choices=quantized, value=quantized[0]),
-        "summary": summary(report),
-        "table": table(report),
+        "recipe_name": gr.update(choices=quantized, value=quantized[0]),
+        "summary": summarize(report),
+        "table": list_rows(report),
         "psnr": figures.psnr(report),
         "ssim": figures.ssim(report),
         "sheet": str(runs.contact_sheet(name)),
-        **pair(name, 0, quantized[0]),
+        **show_pair(name, 0, quantized[0]),
     }
 
 
-def pair(name: str, image: int, who: str) -> dict[str, Any]:
+def show_pair(name: str, image: int, model_name: str) -> dict[str, Any]:
     """One image of one recipe beside the float one: slider, difference, and how both came
     about.
     """
-    images, jobs = runs.load_images(name), jobs_of(name)
-    if who not in images or not 0 <= int(image) < len(jobs):
+    images, jobs = runs.load_images(name), list_jobs(name)
+    if model_name not in images or not 0 <= int(image) < len(jobs):
         raise DmqError("this image is not part of the run; choose another.")
-    ours, floats = images[who][int(image)], images[FLOAT_NAME][int(image)]
+    ours, floats = images[model_name][int(image)], images[FLOAT_NAME][int(image)]
     steps = runs.load_steps(name)
     return {
         "slider": (floats, ours),
         "difference": figures.difference(floats, ours),
         "strip": [
             (pixels, f"{row}, step {step}")
-            for row in (FLOAT_NAME, who)
+            for row in (FLOAT_NAME, model_name)
             for (index, step), pixels in sorted(steps.get(row, {}).items())
             if index == int(image)
         ],
     }
 
 
-def take(name: str | None, who: str | None) -> dict[str, Any]:
+def take_recipe(name: str | None, model_name: str | None) -> dict[str, Any]:
     """The recipe of the shown run as the current one."""
     if not name:
         raise DmqError("no run is shown; generate or open one first.")
-    found = {recipe.name: recipe for recipe in runs.load_recipes(name)}
-    return set_outside(found.get(who or "", next(iter(found.values()))))
+    recipes = {recipe.name: recipe for recipe in runs.load_recipes(name)}
+    return set_outside(recipes.get(model_name or "", next(iter(recipes.values()))))
 
 
 def show(text: str, others: list[str] | None, computed: str | None = None) -> dict[str, Any]:
     """The tab for the current recipe."""
     recipe = read(text)
     prompted = get_info(recipe.model).prompted
-    return choices(recipe, others) | {
-        "asked": gr.update(visible=prompted),
+    return show_choices(recipe, others) | {
+        "prompt_column": gr.update(visible=prompted),
         "guidance": gr.update(visible=prompted, value=recipe.sampling.guidance),
         "steps": recipe.sampling.steps,
         "run": gr.update(choices=runs.names()),
         "seeds": gr.update() if prompted else "0-3",
-        "computed": engine_shown(recipe, computed),
+        "computed": choose_engine(recipe, computed),
     }

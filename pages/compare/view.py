@@ -4,17 +4,17 @@ from typing import Any
 
 import gradio as gr
 
-from ..events import on, shows
-from ..forms import engine_choice
+from ..events import connect_show, on
+from ..forms import build_engine_choice
 from ..layout import build_gallery, build_plots
 from ..session import Shared
-from .handlers import JOB, generate, pair, seconds, show, show_run, take
+from .handlers import JOB, estimate_seconds, generate, show, show_pair, show_run, take_recipe
 
 
 EXAMPLES = ("grinning cat", "red heart", "sun behind cloud", "pizza")
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     prompts = build_request(out)
@@ -25,7 +25,7 @@ def tab(shared: Shared) -> None:
 def build_request(out: dict[str, Any]) -> gr.Textbox:
     """What is to be generated; returns the prompts, which a model may have no use for."""
     with gr.Row():
-        with gr.Column(scale=3, min_width=320) as out["asked"]:
+        with gr.Column(scale=3, min_width=320) as out["prompt_column"]:
             prompts = gr.Textbox(EXAMPLES[0], lines=2, label="Prompts, one per line")
             gr.Examples(
                 [[prompt] for prompt in EXAMPLES], [prompts], label="Try", api_visibility="private"
@@ -38,11 +38,11 @@ def build_request(out: dict[str, Any]) -> gr.Textbox:
             out["others"] = gr.Dropdown(
                 [],
                 multiselect=True,
-                label="Besides the current recipe",
+                label="Compare with recipes",
                 info="Recipes that ship and those of earlier runs, for this model and its "
                 "statistics.",
             )
-            out["computed"] = engine_choice()
+            out["computed"] = build_engine_choice()
     with gr.Row(equal_height=True):
         JOB.build_buttons(out, min_width=280)
         out["run"] = gr.Dropdown([], label="Open an earlier run", value=None, min_width=280)
@@ -56,8 +56,8 @@ def build_results(out: dict[str, Any]) -> None:
         out["gallery"] = build_gallery("Images", 6)
         out["summary"] = gr.Markdown(label="Summary", elem_id="summary")
         with gr.Row():
-            out["image"] = gr.Dropdown([], label="GeneratedImage", type="value", min_width=280)
-            out["who"] = gr.Dropdown([], label="Recipe", min_width=280)
+            out["image"] = gr.Dropdown([], label="Image", type="value", min_width=280)
+            out["recipe_name"] = gr.Dropdown([], label="Recipe", min_width=280)
         frame: dict[str, Any] = {
             "format": "png",
             "interactive": False,
@@ -78,25 +78,27 @@ def build_results(out: dict[str, Any]) -> None:
         )
         with gr.Row():
             out["sheet"] = gr.DownloadButton("Download all images (PNG)", size="sm")
-            out["taken"] = gr.Button("Make this recipe the current one", size="sm")
+            out["take"] = gr.Button("Make this recipe the current one", size="sm")
 
 
 def connect(shared: Shared, out: dict[str, Any], prompts: gr.Textbox) -> None:
     """The tab's events."""
-    run, image, who, others = (out[name] for name in ("run", "image", "who", "others"))
+    run, image, recipe_name, others = (
+        out[name] for name in ("run", "image", "recipe_name", "others")
+    )
     chosen = shared.chosen
-    asked = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
+    form = [prompts, *(out[name] for name in ("seeds", "steps", "guidance", "others", "computed"))]
     # "once", since Enter can be pressed twice.
     started = JOB.connect_start(
         [out["go"].click, prompts.submit],
         generate,
-        [shared.recipe, *asked],
+        [shared.recipe, *form],
         out,
-        seconds=seconds,
+        seconds=estimate_seconds,
         trigger_mode="once",
     )
     JOB.connect_stop(out, [started], shared.recipe)
     on(run.input, show_run, [run], out, show_progress="minimal")
-    on([image.input, who.input], pair, [run, image, who], out)
-    on(out["taken"].click, take, [run, who], chosen)
-    shows(shared, show, [others, out["computed"]], out)
+    on([image.input, recipe_name.input], show_pair, [run, image, recipe_name], out)
+    on(out["take"].click, take_recipe, [run, recipe_name], chosen)
+    connect_show(shared, show, [others, out["computed"]], out)

@@ -19,9 +19,9 @@ from dmq.results import OverTime
 from dmq.store.prompts import UNPROMPTED
 from dmq.workflow.answers import get_plan
 
-from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
+from ..job_panel import FIGURE_SECONDS, JobPanel, format_note, watch
 from ..layout import explain_no_capture, show_body, show_hint
-from ..request import comparison_of, offered, recipes_of
+from ..request import choose_recipes, list_recipes, make_comparison
 from ..session import read
 
 
@@ -30,20 +30,22 @@ from ..session import read
 MOST = 16
 
 
-def asked(
+def parse_form(
     text: str, prompts: str, seeds: str, others: list[str]
 ) -> tuple[Comparison, tuple[Recipe, ...]]:
     """What to generate with which recipes. Raises DmqError for what cannot be generated."""
     recipe = read(text)
     sampling = recipe.sampling
-    comparison = comparison_of(recipe, prompts, seeds, sampling.steps, sampling.guidance)
+    comparison = make_comparison(recipe, prompts, seeds, sampling.steps, sampling.guidance)
     if (images := len(comparison.prompts) * len(comparison.seeds)) > MOST:
         raise DmqError(f"{images} images; at most {MOST} are followed along the steps at once.")
     recipes, less = (
-        recipes_of(recipe, [name for name in others or [] if name not in variants(recipe)]),
+        choose_recipes(
+            recipe, [name for name in others or [] if name not in list_variants(recipe)]
+        ),
         [],
     )
-    for name, variant in variants(recipe).items():
+    for name, variant in list_variants(recipe).items():
         if name in (others or []) and all(
             dataclasses.replace(variant, name=r.name) != r for r in recipes
         ):
@@ -51,7 +53,7 @@ def asked(
     return comparison, (recipes[0], *less, *recipes[1:])
 
 
-def variants(recipe: Recipe) -> dict[str, Recipe]:
+def list_variants(recipe: Recipe) -> dict[str, Recipe]:
     """`recipe` with less of PCR, by name: what shows the worth of each part."""
     less: dict[str, dict[str, Any]] = {}
     if recipe.progressive or recipe.relaxing:
@@ -61,62 +63,64 @@ def variants(recipe: Recipe) -> dict[str, Recipe]:
             "without more bits": {"relaxing": None},
             "without progressive ranges": {"progressive": None},
         }
-    made = {f"{recipe.name} {what}": changes for what, changes in less.items()}
+    named = {f"{recipe.name} {what}": changes for what, changes in less.items()}
     return {
-        name: dataclasses.replace(recipe, name=name, **changes) for name, changes in made.items()
+        name: dataclasses.replace(recipe, name=name, **changes) for name, changes in named.items()
     }
 
 
-def shown(found: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
+def show_curves(result: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
     """Curves, images and numbers of what was found by now."""
-    optional = {"predicted_x0": figures.predicted_x0(found), "weighed": figures.weighed(found)}
+    optional = {"predicted_x0": figures.predicted_x0(result), "weighed": figures.weighed(result)}
     return show_body() | {
-        "accumulated": figures.accumulated(found),
-        "isolated": figures.isolated(found),
+        "accumulated": figures.accumulated(result),
+        "isolated": figures.isolated(result),
         **{
             name: gr.update(value=figure, visible=figure is not None)
             for name, figure in optional.items()
         },
-        "strip": gr.update(value=strip(found), columns=len(found.watched) + 1),
-        "table": table(found, recipes),
+        "strip": gr.update(value=list_strip(result), columns=len(result.watched) + 1),
+        "table": list_rows(result, recipes),
     }
 
 
-def strip(found: OverTime) -> list[tuple[Any, str]]:
+def list_strip(result: OverTime) -> list[tuple[Any, str]]:
     """The images that are foreseen on the way and the finished one: a row for float, and one
     for each recipe.
     """
     return [
         (
             pixels,
-            f"{who}, step {found.watched[n]}" if n < len(found.watched) else f"{who}, finished",
+            f"{model_name}, step {result.watched[n]}"
+            if n < len(result.watched)
+            else f"{model_name}, finished",
         )
-        for who, images in found.strips.items()
+        for model_name, images in result.strips.items()
         for n, pixels in enumerate(images)
     ]
 
 
-def table(found: OverTime, recipes: tuple[Recipe, ...]) -> list[list[Any]]:
+def list_rows(result: OverTime, recipes: tuple[Recipe, ...]) -> list[list[Any]]:
     """One row for each recipe."""
     return [
         [
             recipe.name,
-            number(found.accumulated[recipe.name][-1].mean()),
-            number(found.isolated[recipe.name].mean()),
-            f"{found.mean_bits[recipe.name]:.2f}",
-            megabytes(recipe),
+            format_error(result.accumulated[recipe.name][-1].mean()),
+            format_error(result.isolated[recipe.name].mean()),
+            f"{result.mean_bits[recipe.name]:.2f}",
+            format_size(recipe),
         ]
         for recipe in recipes
-        if recipe.name in found.isolated
+        if recipe.name in result.isolated
     ]
 
 
-def number(value: float) -> str:
+def format_error(value: float) -> str:
     """An error, if it is known already."""
     return f"{value:.3e}" if math.isfinite(value) else "…"
 
 
-def megabytes(recipe: Recipe) -> str:
+def format_size(recipe: Recipe) -> str:
     """The exact size, where what it depends on is there."""
     try:
         return f"{get_plan(recipe).bytes / 1e6:.2f}"
@@ -124,7 +128,7 @@ def megabytes(recipe: Recipe) -> str:
         return "–"
 
 
-def summary(comparison: Comparison) -> str:
+def summarize(comparison: Comparison) -> str:
     """What the curves are of, in a sentence."""
     count = len(comparison.prompts) * len(comparison.seeds)
     prompts = ", ".join(prompt for prompt in comparison.prompts if prompt != UNPROMPTED)
@@ -139,7 +143,7 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
     the form.
     """
     recipe = read(text)
-    known = variants(recipe) | offered(recipe)
+    known = list_variants(recipe) | list_recipes(recipe)
     form: dict[str, Any] = {
         "others": gr.update(
             choices=list(known), value=[name for name in others or [] if name in known]
@@ -153,14 +157,19 @@ def show(text: str, others: list[str] | None) -> dict[str, Any]:
         return form | show_hint(
             "Nothing was generated with this recipe yet: press **Generate along the steps**."
         )
-    comparison, recipes, found = last
+    comparison, recipes, result = last
     prompts = [prompt for prompt in comparison.prompts if prompt != UNPROMPTED]
-    plain = {dataclasses.replace(one, name=""): name for name, one in known.items()}
-    beside = [plain.get(dataclasses.replace(one, name="")) for one in recipes[1:]]
+    names_by_recipe = {
+        dataclasses.replace(recipe_shown, name=""): name for name, recipe_shown in known.items()
+    }
+    beside = [
+        names_by_recipe.get(dataclasses.replace(recipe_shown, name=""))
+        for recipe_shown in recipes[1:]
+    ]
     form["others"] = gr.update(choices=list(known), value=[name for name in beside if name])
     form["seeds"] = ", ".join(map(str, comparison.seeds))
     form |= {"prompts": gr.update(visible=True, value="\n".join(prompts))} if prompts else {}
-    return form | shown(found, recipes) | {"said": summary(comparison)}
+    return form | show_curves(result, recipes) | {"summary": summarize(comparison)}
 
 
 # --- what runs ------------------------------------------------------------------------------------
@@ -181,9 +190,15 @@ def generate(
     """Generate with the float model and each recipe; curves grow with the steps, and stay after
     Stop.
     """
-    comparison, recipes = asked(text, prompts, seeds, others)
+    comparison, recipes = parse_form(text, prompts, seeds, others)
     yield {}
-    said = {"said": summary(comparison)}
+    summary = {"summary": summarize(comparison)}
     work = error_curves.measure_error_curves(comparison, recipes)
-    found = yield from watch(work, lambda seen: shown(seen, recipes) | said, seconds=FIGURE_SECONDS)
-    return shown(found, recipes) | said | {"status": note("Generated; the answer is kept.")}
+    result = yield from watch(
+        work, lambda seen: show_curves(seen, recipes) | summary, seconds=FIGURE_SECONDS
+    )
+    return (
+        show_curves(result, recipes)
+        | summary
+        | {"status": format_note("Generated; the answer is kept.")}
+    )

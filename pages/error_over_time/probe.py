@@ -17,8 +17,8 @@ from dmq.results import ProbeImage
 from dmq.store.prompts import UNPROMPTED
 
 from .. import forms
-from ..events import on, shows
-from ..job_panel import JobPanel, note, watch
+from ..events import connect_show, on
+from ..job_panel import JobPanel, format_note, watch
 from ..layout import (
     build_gallery,
     build_hint,
@@ -27,7 +27,7 @@ from ..layout import (
     show_body,
     show_hint,
 )
-from ..request import seeds_of
+from ..request import parse_seeds
 from ..session import Shared, read
 
 
@@ -41,32 +41,39 @@ PUBLISHED = (
 MOST = 24  # images of a probe
 
 
-def asked(
-    text: str, windows: float, own: bool, first: Any, last: Any, gains: str, prompt: str, seed: str
+def parse_form(
+    text: str,
+    windows: float,
+    single_window: bool,
+    first: Any,
+    last: Any,
+    gains: str,
+    prompt: str,
+    seed: str,
 ) -> Probe:
     """The experiment of the form. Raises DmqError for what is none."""
-    recipe, seeds = read(text), seeds_of(seed)
+    recipe, seeds = read(text), parse_seeds(seed)
     if len(seeds) != 1:
         raise DmqError("the probe generates one image each: give one seed.")
     edges = {}
-    if own:
+    if single_window:
         edges = {
-            "first": forms.plain(first, int, "First step"),
-            "last": forms.plain(last, int, "Last step"),
+            "first": forms.convert_value(first, int, "First step"),
+            "last": forms.convert_value(last, int, "Last step"),
         }
     spec = Probe(
-        windows=forms.plain(windows, int, "Windows"),
-        gains=gains_of(gains),
+        windows=forms.convert_value(windows, int, "Windows"),
+        gains=parse_gains(gains),
         seed=seeds[0],
         prompt=(prompt or "").strip() if get_info(recipe.model).prompted else UNPROMPTED,
         **edges,
     )
-    if (count := (1 if own else spec.windows) * len(spec.gains)) > MOST:
+    if (count := (1 if single_window else spec.windows) * len(spec.gains)) > MOST:
         raise DmqError(f"{count} images; a probe generates at most {MOST}: fewer windows or gains.")
     return spec
 
 
-def gains_of(text: str) -> tuple[float, ...]:
+def parse_gains(text: str) -> tuple[float, ...]:
     """Numbers with commas or spaces between them. Raises DmqError for anything else."""
     try:
         gains = tuple(
@@ -77,7 +84,7 @@ def gains_of(text: str) -> tuple[float, ...]:
     return gains
 
 
-def hindrance(recipe: Recipe) -> str:
+def explain_hindrance(recipe: Recipe) -> str:
     """Why nothing can be probed, with what to do; empty if it can."""
     if hint := explain_no_capture(recipe):
         return hint
@@ -94,73 +101,76 @@ def show(text: str) -> dict[str, Any]:
         "prompt": gr.update(visible=prompted),
         "windows": gr.update(maximum=min(20, recipe.sampling.steps)),
     }
-    if why := hindrance(recipe):
+    if why := explain_hindrance(recipe):
         return form | show_hint(why)
     last = probe.find_last_probe(recipe)
     if last is None:
         return form | show_hint("Nothing was probed with this recipe yet: press **Probe**.")
     spec, images = last
-    own = spec.first is not None
+    single_window = spec.first is not None
     form |= {
         "windows": gr.update(maximum=min(20, recipe.sampling.steps), value=spec.windows),
-        "own": own,
-        "window": gr.update(visible=own),
+        "single_window": single_window,
+        "window": gr.update(visible=single_window),
         "seed": str(spec.seed),
         "gains": ", ".join(f"{gain:g}" for gain in spec.gains),
     }
-    form |= {"first": spec.first, "last": spec.last} if own else {}
+    form |= {"first": spec.first, "last": spec.last} if single_window else {}
     form |= {"prompt": gr.update(visible=True, value=spec.prompt)} if prompted else {}
-    return form | shown(images)
+    return form | show_images(images)
 
 
-def shown(images: tuple[ProbeImage, ...]) -> dict[str, Any]:
+def show_images(images: tuple[ProbeImage, ...]) -> dict[str, Any]:
     """The images that there are by now, and what they say."""
     lost = figures.probed(images, "match")
-    gains = len({one.gain for one in images})
+    gains = len({image.gain for image in images})
     return show_body() | {
-        "grid": gr.update(value=grid(images), columns=gains + 1),
-        "said": summary(images),
+        "grid": gr.update(value=list_grid(images), columns=gains + 1),
+        "summary": summarize(images),
         "error": figures.probed(images, "error"),
         "match": gr.update(value=lost, visible=lost is not None),
         "table": [
             [
-                f"{one.start} to {one.end - 1}",
-                one.gain,
-                _db(one.psnr),
-                f"{one.error:.3e}",
-                _two(one.match),
-                _two(one.match_float),
+                f"{image.start} to {image.end - 1}",
+                image.gain,
+                _format_db(image.psnr),
+                f"{image.error:.3e}",
+                _format_match(image.match),
+                _format_match(image.match_float),
             ]
-            for one in images
+            for image in images
         ],
     }
 
 
-def grid(images: tuple[ProbeImage, ...]) -> list[tuple[Any, str]]:
+def list_grid(images: tuple[ProbeImage, ...]) -> list[tuple[Any, str]]:
     """A row for each window: the float image, then one for each gain."""
-    made: list[tuple[Any, str]] = []
-    for n, one in enumerate(images):
-        if n == 0 or one.start != images[n - 1].start:
-            match = "" if math.isnan(one.match_float) else f", match {one.match_float:.1f}"
-            made.append((one.exact, f"Steps {one.start} to {one.end - 1} → float{match}"))
-        match = "" if math.isnan(one.match) else f", match {one.match:.1f}"
-        made.append(
-            (one.pixels, f"× {one.gain:g}: {_db(one.psnr)} dB, error {one.error:.2g}{match}")
+    grid: list[tuple[Any, str]] = []
+    for n, image in enumerate(images):
+        if n == 0 or image.start != images[n - 1].start:
+            match = "" if math.isnan(image.match_float) else f", match {image.match_float:.1f}"
+            grid.append((image.exact, f"Steps {image.start} to {image.end - 1} → float{match}"))
+        match = "" if math.isnan(image.match) else f", match {image.match:.1f}"
+        grid.append(
+            (
+                image.pixels,
+                f"× {image.gain:g}: {_format_db(image.psnr)} dB, error {image.error:.2g}{match}",
+            )
         )
-    return made
+    return grid
 
 
-def summary(images: tuple[ProbeImage, ...]) -> str:
+def summarize(images: tuple[ProbeImage, ...]) -> str:
     """Which window hurts fidelity most, and which the fit to the prompt, at the largest gain."""
-    gain = max(one.gain for one in images)
-    own = [one for one in images if one.gain == gain]
-    if len({one.start for one in own}) < 2:
+    gain = max(image.gain for image in images)
+    at_gain = [image for image in images if image.gain == gain]
+    if len({image.start for image in at_gain}) < 2:
         return PUBLISHED
-    worst = max(own, key=lambda one: one.error)
+    worst = max(at_gain, key=lambda image: image.error)
     text = f"Seen here at gain {gain:g}: fidelity suffers most from steps **{worst.start} to {worst.end - 1}** "
-    text += f"(latent error {worst.error:.2g}, {_db(worst.psnr)} dB)"
+    text += f"(latent error {worst.error:.2g}, {_format_db(worst.psnr)} dB)"
     if not math.isnan(worst.match):
-        odd = max(own, key=lambda one: one.match_float - one.match)
+        odd = max(at_gain, key=lambda image: image.match_float - image.match)
         lost = odd.match_float - odd.match
         which = (
             f"steps **{odd.start} to {odd.end - 1}** ({-lost:+.2f})"
@@ -171,11 +181,11 @@ def summary(images: tuple[ProbeImage, ...]) -> str:
     return f"{text}. One image: an impression, no measurement.\n\n{PUBLISHED}"
 
 
-def _db(psnr: float) -> str:
+def _format_db(psnr: float) -> str:
     return f"{psnr:.1f}" if math.isfinite(psnr) else "∞"
 
 
-def _two(value: float) -> str:
+def _format_match(value: float) -> str:
     return "–" if math.isnan(value) else f"{value:.2f}"
 
 
@@ -194,17 +204,17 @@ JOB = JobPanel(
 def run(text: str, *form: Any) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Generate image after image; they are shown as they come, and stay after Stop."""
     recipe, seen = read(text), []
-    if why := hindrance(recipe):
+    if why := explain_hindrance(recipe):
         raise DmqError(why.replace("**", ""))
-    spec = asked(text, *form)
+    spec = parse_form(text, *form)
     yield {}
 
     def add(image: ProbeImage) -> dict[str, Any]:
         seen.append(image)
-        return shown(tuple(seen))
+        return show_images(tuple(seen))
 
-    found = yield from watch(probe.run_probe(recipe, spec), add)
-    return shown(found) | {"status": note("Probed; the answer is kept.")}
+    result = yield from watch(probe.run_probe(recipe, spec), add)
+    return show_images(result) | {"status": format_note("Probed; the answer is kept.")}
 
 
 def build(shared: Shared) -> None:
@@ -215,38 +225,39 @@ def build(shared: Shared) -> None:
         "Probe: what an error at some steps does to the image", open=True, elem_id="probe"
     ):
         gr.Markdown(
-            "Within a window the error of the answer is multiplied by a gain; all other steps are "
-            "in float."
+            "Within a window the error of the model's output is multiplied by a gain; all other steps "
+            "are in float."
         )
         with gr.Row():
             out["prompt"] = gr.Textbox(Probe.prompt, label="Prompt to probe", min_width=200)
-            out["windows"] = forms.control(knobs["windows"], int)
+            out["windows"] = forms.build_control(knobs["windows"], int)
             out["gains"] = gr.Textbox("1, 2, 4", label="Gains, such as 1, 2, 4", min_width=140)
             out["seed"] = gr.Textbox("0", label="Seed to probe", min_width=100)
-        out["own"] = gr.Checkbox(False, label="One window of my own")
+        out["single_window"] = gr.Checkbox(False, label="Single window")
         with gr.Row(visible=False) as out["window"]:
             out["first"] = gr.Number(0, precision=0, label="First step")
             out["last"] = gr.Number(9, precision=0, label="Last step")
         JOB.build(out)
         build_results(out)
     asked_in = [
-        out[name] for name in ("windows", "own", "first", "last", "gains", "prompt", "seed")
+        out[name]
+        for name in ("windows", "single_window", "first", "last", "gains", "prompt", "seed")
     ]
     on(
-        out["own"].input,
-        lambda own: {"window": gr.update(visible=own)},
-        [out["own"]],
+        out["single_window"].input,
+        lambda single: {"window": gr.update(visible=single)},
+        [out["single_window"]],
         {"window": out["window"]},
     )
     JOB.connect(out, run, [shared.recipe, *asked_in])
-    shows(shared, show, [], out, waiting=out["said"])
+    connect_show(shared, show, [], out, waiting=out["summary"])
 
 
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of a probe."""
     build_hint(out)
     with gr.Column(visible=False) as out["body"]:
-        out["said"] = gr.Markdown(label="What the probe says", elem_id="probe-said")
+        out["summary"] = gr.Markdown(label="Result of the probe", elem_id="probe-summary")
         out["grid"] = build_gallery("Windows of steps down, gains across", 4, elem_id="probe-grid")
         build_plots(
             out,

@@ -23,7 +23,7 @@ from dmq.workflow.answers import find_windows, get_relaxed_steps, get_window_eff
 from dmq.workflow.learning import measure_windows
 
 from .. import forms
-from ..job_panel import JobPanel, note, watch
+from ..job_panel import JobPanel, format_note, watch
 from ..layout import build_hint, build_plots, explain_no_capture, show_body, show_hint
 from ..recipe_forms import connect_part, show_part
 from ..session import Shared, read, set_outside
@@ -34,9 +34,8 @@ OWN = ("fraction", "steps")  # have controls of their own
 REST = ("windows", "images", "match_reference_code")
 HEAD = ["Steps with more bits", "Which", "Mean bits", "Latent error, at best", "Match, at best"]
 KERNELS = (
-    "There is no integer kernel for 10-bit activations: what they cost is counted in bits. Relaxed "
-    "steps of **16 "
-    "bits** are the variant that can be executed. What is expected is a bound: as if the steps "
+    "There is no integer kernel for 10-bit activations: their cost is counted in bits. Relaxed "
+    "steps of **16 bits** can be executed. The expected values are a bound: as if the relaxed steps "
     "were not quantized."
 )
 WAYS = {
@@ -50,7 +49,7 @@ WAYS = {
 # --- the recipe -----------------------------------------------------------------------------------
 
 
-def steps_of(text: str | None) -> tuple[int, ...]:
+def parse_steps(text: str | None) -> tuple[int, ...]:
     """Steps with commas or spaces between them, or ranges such as 40-49, sorted.
 
     Raises DmqError for anything else.
@@ -70,30 +69,30 @@ def steps_of(text: str | None) -> tuple[int, ...]:
     return tuple(sorted(steps))
 
 
-def kept(recipe: Recipe, own: bool, given: dict[str, Any]) -> Recipe:
+def replace_relaxing(recipe: Recipe, enabled: bool, by_path: dict[str, Any]) -> Recipe:
     """The recipe with the relaxed steps of the form, or none if not `own`.
 
     Raises DmqError for what cannot be.
     """
-    if not own:
-        made = dataclasses.replace(recipe, relaxing=None)
+    if not enabled:
+        changed = dataclasses.replace(recipe, relaxing=None)
     else:
-        base, listed = recipe.relaxing or Relaxing(), given["where"] == "list"
-        steps = (steps_of(given["steps"]) or so_far(recipe)) if listed else ()
-        fraction = forms.plain(given["fraction"], float, "Part of the steps")
-        base = dataclasses.replace(base, where=given["where"], steps=steps, fraction=fraction)
-        rest = {path: value for path, value in given.items() if path not in OWN}
-        spec = forms.spec_of(Relaxing, rest, base)
-        made = dataclasses.replace(recipe, relaxing=spec)
+        base, listed = recipe.relaxing or Relaxing(), by_path["where"] == "list"
+        steps = (parse_steps(by_path["steps"]) or list_steps(recipe)) if listed else ()
+        fraction = forms.convert_value(by_path["fraction"], float, "Part of the steps")
+        base = dataclasses.replace(base, where=by_path["where"], steps=steps, fraction=fraction)
+        rest = {path: value for path, value in by_path.items() if path not in OWN}
+        spec = forms.make_spec(Relaxing, rest, base)
+        changed = dataclasses.replace(recipe, relaxing=spec)
         if spec.where == "auto" and spec.judge == "text" and not get_info(recipe.model).prompted:
             raise DmqError(
                 "relaxing.judge is 'text', but this model generates without prompts; set it to "
                 "fidelity."
             )
-    return recipe if made == recipe else dataclasses.replace(made, name=short_name(made))
+    return recipe if changed == recipe else dataclasses.replace(changed, name=short_name(changed))
 
 
-def so_far(recipe: Recipe) -> tuple[int, ...]:
+def list_steps(recipe: Recipe) -> tuple[int, ...]:
     """The steps that are relaxed now, or would be: what a list of one's own begins with."""
     with contextlib.suppress(DmqError):
         if chosen := get_relaxed_steps(recipe):
@@ -103,14 +102,18 @@ def so_far(recipe: Recipe) -> tuple[int, ...]:
     )
 
 
-def change(paths: list[str], text: str, own: bool, *values: Any) -> dict[str, Any]:
+def change(paths: list[str], text: str, enabled: bool, *values: Any) -> dict[str, Any]:
     """The recipe after a control has moved, and at once what that promises."""
     recipe = read(text)
-    made = kept(recipe, own, dict(zip(paths, values, strict=True)))
-    return {} if made == recipe else set_outside(made) | form_of(made, paths) | found(made)
+    changed = replace_relaxing(recipe, enabled, dict(zip(paths, values, strict=True)))
+    return (
+        {}
+        if changed == recipe
+        else set_outside(changed) | show_form(changed, paths) | show_effects(changed)
+    )
 
 
-def form_of(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
+def show_form(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
     """What the form shows; controls that mean nothing for the chosen way are hidden."""
     spec = recipe.relaxing or Relaxing()
     parts = show_part(recipe.relaxing, Relaxing, [path for path in paths if path != "steps"])
@@ -127,11 +130,11 @@ def form_of(recipe: Recipe, paths: list[str]) -> dict[str, Any]:
 def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
     """The part for the current recipe: the form at once, then what was measured."""
     recipe = read(text)
-    yield form_of(recipe, paths)
-    yield found(recipe)
+    yield show_form(recipe, paths)
+    yield show_effects(recipe)
 
 
-def found(recipe: Recipe) -> dict[str, Any]:
+def show_effects(recipe: Recipe) -> dict[str, Any]:
     """Curves, choices and the chosen steps, where the windows were measured."""
     try:
         effects = get_window_effects(recipe)
@@ -141,17 +144,17 @@ def found(recipe: Recipe) -> dict[str, Any]:
             return show_hint(why) | {"go": gr.update(visible=False)}
         if not find_windows(recipe):
             why = "What each window of steps is worth was not measured yet: press **Measure the windows**."
-            return show_hint(known(recipe) + why) | {"go": gr.update(visible=True)}
+            return show_hint(describe_steps(recipe) + why) | {"go": gr.update(visible=True)}
         return show_hint(folders.shown(error)) | {"go": gr.update(visible=False)}
-    own = [dataclasses.replace(choices[0], where="")] if recipe.relaxing else []
-    return curves(effects, chosen, recipe.relaxing) | {
+    current = [dataclasses.replace(choices[0], where="")] if recipe.relaxing else []
+    return show_curves(effects, chosen, recipe.relaxing) | {
         "go": gr.update(visible=False),
-        "said": summary(recipe, choices[0]),
-        "table": table([*own, *choices[1:]], effects),
+        "summary": summarize(recipe, choices[0]),
+        "table": list_rows([*current, *choices[1:]], effects),
     }
 
 
-def known(recipe: Recipe) -> str:
+def describe_steps(recipe: Recipe) -> str:
     """What can be said without measuring: the steps and the mean bits, if the choice needs none."""
     if recipe.relaxing is None or recipe.relaxing.where == "auto":
         return ""
@@ -159,7 +162,7 @@ def known(recipe: Recipe) -> str:
     return f"Steps {steps_text(steps) or 'none'} have {recipe.relaxing.bits} bits: {mean:.2f} bits on average. "
 
 
-def curves(
+def show_curves(
     effects: WindowEffects, chosen: tuple[int, ...], spec: Relaxing | None
 ) -> dict[str, Any]:
     """Both window curves, with the relaxed steps shaded."""
@@ -170,11 +173,11 @@ def curves(
     }
 
 
-def summary(recipe: Recipe, choice: Any) -> str:
+def summarize(recipe: Recipe, choice: Any) -> str:
     """Which steps are relaxed, who decided that, what it costs and promises."""
     spec, effects = recipe.relaxing, get_window_effects(recipe)
     if spec is None:
-        return f"No step has more bits. Shown is what a window without rounding does to {_images(effects)}."
+        return f"No step has more bits. Shown is what a window without rounding does to {_count_images(effects)}."
     decided = (
         f"**{spec.judge}** decided"
         if spec.where == "auto"
@@ -182,8 +185,8 @@ def summary(recipe: Recipe, choice: Any) -> str:
     )
     text = f"Steps **{steps_text(choice.steps) or 'none'}** have {spec.bits} bits ({decided}): "
     text += f"**{choice.mean_bits:.2f} bits** on average. "
-    before, after = effects.typical_error, expected(choice, effects)
-    text += f"Expected at best, measured on {_images(effects)}: latent error {before:.3g} → "
+    before, after = effects.typical_error, expect_error(choice, effects)
+    text += f"Expected at best, measured on {_count_images(effects)}: latent error {before:.3g} → "
     text += f"{after:.3g} ({100 * (after / before - 1):+.0f} %)"
     if math.isfinite(choice.text):
         match = float(effects.text_all.mean())
@@ -191,17 +194,17 @@ def summary(recipe: Recipe, choice: Any) -> str:
     return f"{text}."
 
 
-def expected(choice: Any, effects: WindowEffects) -> float:
+def expect_error(choice: Any, effects: WindowEffects) -> float:
     """The typical latent error that is left when all that the relaxed steps bring adds up."""
     return effects.typical_error * 10 ** (-choice.fidelity / 10)
 
 
-def _images(effects: WindowEffects) -> str:
+def _count_images(effects: WindowEffects) -> str:
     count = len(effects.fidelity_all)
     return f"{count} image{'s' if count > 1 else ''}"
 
 
-def table(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
+def list_rows(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
     """One row for each way to choose as many steps."""
     before, match = effects.typical_error, float(effects.text_all.mean())
     return [
@@ -211,7 +214,7 @@ def table(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
             else WAYS[choice.where] + (f", {choice.judge}" if choice.judge else ""),
             steps_text(choice.steps) or "none",
             f"{choice.mean_bits:.2f}",
-            f"{before:.3g} → {expected(choice, effects):.3g}",
+            f"{before:.3g} → {expect_error(choice, effects):.3g}",
             f"{match:.2f} → {match + choice.text:.2f}" if math.isfinite(choice.text) else "–",
         ]
         for choice in choices
@@ -227,7 +230,7 @@ JOB = JobPanel(
     stop="Stop measuring",
     progress="Progress of the windows",
     stopped="Stopped; nothing was kept.",
-    after_stop=lambda text: found(read(text)),
+    after_stop=lambda text: show_effects(read(text)),
 )
 
 
@@ -236,12 +239,12 @@ def measure(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Measure window after window, with the curves of those that are finished."""
     recipe = read(text)
     yield {}
-    meanwhile = {"said": "Windows are measured …", "table": []}
+    meanwhile = {"summary": "Windows are measured …", "table": []}
     yield from watch(
-        measure_windows(recipe), lambda seen: curves(seen, (), recipe.relaxing) | meanwhile
+        measure_windows(recipe), lambda seen: show_curves(seen, (), recipe.relaxing) | meanwhile
     )
     # Progressive ranges, sizes and names of all tabs may stand on what was measured.
-    return {"status": note("Measured.")} | found(recipe) | set_outside(recipe)
+    return {"status": format_note("Measured.")} | show_effects(recipe) | set_outside(recipe)
 
 
 def build(shared: Shared) -> None:
@@ -260,7 +263,7 @@ def build_settings(out: dict[str, Any]) -> dict[str, Any]:
     """The form of a Relaxing; its components by path."""
     with gr.Column(visible=False) as out["settings"]:
         with gr.Row():
-            form = forms.form(Relaxing, "Relaxing", leave=(*OWN, *REST))
+            form = forms.build_form(Relaxing, "Relaxing", leave=(*OWN, *REST))
             form["fraction"] = gr.Slider(0, 1, 0.2, step=0.01, label="Part of the steps")
             form["steps"] = gr.Textbox(
                 "", label="Which steps, such as 0, 3 or 40-49", visible=False
@@ -268,7 +271,7 @@ def build_settings(out: dict[str, Any]) -> dict[str, Any]:
             for component in form.values():
                 component.min_width = 200  # else help stands in a column of single words on a phone
         with gr.Accordion("How the windows are measured", open=False):
-            form |= forms.form(Relaxing, "Relaxing", leave=(*OWN, *MAIN))
+            form |= forms.build_form(Relaxing, "Relaxing", leave=(*OWN, *MAIN))
     return form
 
 
@@ -276,14 +279,14 @@ def build_results(out: dict[str, Any]) -> None:
     """What is shown of the windows."""
     build_hint(out)
     with gr.Column(visible=False) as out["body"]:
-        out["said"] = gr.Markdown(label="What more bits promise", elem_id="relaxing-said")
+        out["summary"] = gr.Markdown(label="Expected effect", elem_id="relaxing-summary")
         build_plots(
             out,
             "relaxing",
-            fidelity="Fidelity: a window without rounding",
-            text="Fit to the prompt: a window without rounding",
+            fidelity="Fidelity gain of each window",
+            text="Prompt match gain of each window",
         )
         out["table"] = gr.Dataframe(
-            headers=HEAD, label="Ends at equal mean bits", interactive=False, max_height=300
+            headers=HEAD, label="Choices at equal mean bits", interactive=False, max_height=300
         )
         gr.Markdown(KERNELS, elem_classes="dmq-hint")

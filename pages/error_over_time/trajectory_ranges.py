@@ -25,7 +25,7 @@ from dmq.workflow.learning import calibrate_ranges
 
 from .. import forms
 from ..events import on
-from ..job_panel import JobPanel, note, watch
+from ..job_panel import JobPanel, format_note, watch
 from ..layout import build_hint, explain_no_capture, show_body, show_hint
 from ..recipe_forms import change_part, connect_part, show_part
 from ..session import Shared, read
@@ -40,7 +40,7 @@ def change(paths: list[str], text: str, enabled: bool, *values: Any) -> dict[str
     return change_part("progressive", Progressive, paths, text, enabled, *values)
 
 
-def hindrance(recipe: Recipe) -> str:
+def explain_hindrance(recipe: Recipe) -> str:
     """Why no ranges can be set, with what to do; empty if they can."""
     if hint := explain_no_capture(recipe):
         return hint
@@ -63,32 +63,32 @@ def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
     """The part for the current recipe: the form at once, then the ranges."""
     recipe = read(text)
     form = show_part(recipe.progressive, Progressive, paths)
-    if why := hindrance(recipe):
+    if why := explain_hindrance(recipe):
         yield form | show_hint(why) | {"go": gr.update(visible=False)}
         return
     yield form
-    yield found(recipe, picked)
+    yield show_ranges(recipe, picked)
 
 
-def found(recipe: Recipe, picked: str) -> dict[str, Any]:
+def show_ranges(recipe: Recipe, picked: str) -> dict[str, Any]:
     """The ranges that were set, or what there is of them, and the button for the rest."""
     if not has_ranges(recipe):
-        kept = count_finished_calls(recipe)
+        finished_calls = count_finished_calls(recipe)
         why = "The ranges are still to be set: press **Calibrate**. That takes two denoiser calls for each step."
-        if kept:
-            why = f"{kept} denoiser calls are finished and kept: press **Calibrate the other steps** to go on."
+        if finished_calls:
+            why = f"{finished_calls} denoiser calls are finished: press **Calibrate the other steps**."
         return show_hint(why) | {
             "go": gr.update(
-                visible=True, value="Calibrate the other steps" if kept else "Calibrate"
+                visible=True, value="Calibrate the other steps" if finished_calls else "Calibrate"
             )
         }
-    return overview(recipe, picked) | {"go": gr.update(visible=False)}
+    return show_overview(recipe, picked) | {"go": gr.update(visible=False)}
 
 
 # --- figures --------------------------------------------------------------------------------------
 
 
-def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
+def show_overview(recipe: Recipe, picked: str) -> dict[str, Any]:
     """The map, the ribbons of the picked layer, and what there is to say."""
     change = range_change.compare_ranges(recipe)
     wider, labels = change.wider, [site.label for site in change.sites]
@@ -97,13 +97,13 @@ def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
         s, i = labels.index(name), int(step)
     else:
         s, i = (int(k) for k in np.unravel_index(np.abs(wider).argmax(), wider.shape))
-    told = f"### {label(change.sites[s])}, step {i}\n"
-    told += f"float trajectory: {change.float_low[s, i]:.4g} to {change.float_high[s, i]:.4g}; "
-    told += f"quantized trajectory: {change.low[s, i]:.4g} to {change.high[s, i]:.4g}, "
+    cell = f"### {label(change.sites[s])}, step {i}\n"
+    cell += f"float trajectory: {change.float_low[s, i]:.4g} to {change.float_high[s, i]:.4g}; "
+    cell += f"quantized trajectory: {change.low[s, i]:.4g} to {change.high[s, i]:.4g}, "
     return show_body() | {
-        "said": summary(recipe, wider),
+        "summary": summarize(recipe, wider),
         "map": figures.range_change(change.sites, wider, (s, i)),
-        "cell": told
+        "cell": cell
         + f"{100 * abs(wider[s, i]):.2f} % {'wider' if wider[s, i] > 0 else 'narrower'}.",
         "ribbons": figures.ranges(
             (change.float_low[s], change.float_high[s]), (change.low[s], change.high[s])
@@ -115,7 +115,7 @@ def overview(recipe: Recipe, picked: str) -> dict[str, Any]:
     }
 
 
-def summary(recipe: Recipe, wider: np.ndarray) -> str:
+def summarize(recipe: Recipe, wider: np.ndarray) -> str:
     """How far the ranges moved, in two or three sentences."""
     ranges = get_ranges(recipe)
     if ranges is None:  # a click that came after the box was emptied
@@ -140,21 +140,21 @@ def pick(text: str, click: gr.SelectData) -> dict[str, Any]:
     row, step = click.index if isinstance(click.index, list | tuple) else (-1, -1)
     if not (0 <= row < len(change.sites) and 0 <= step < change.low.shape[1]):
         raise DmqError("this cell is no longer there; click again.")
-    return overview(recipe, f"{change.sites[row].label} {step}")
+    return show_overview(recipe, f"{change.sites[row].label} {step}")
 
 
 def choose(text: str, layer: str | None, picked: str) -> dict[str, Any]:
     """Another layer at the same step."""
-    return overview(read(text), f"{layer} {picked.rpartition(' ')[2] or 0}") if layer else {}
+    return show_overview(read(text), f"{layer} {picked.rpartition(' ')[2] or 0}") if layer else {}
 
 
 # --- what runs ------------------------------------------------------------------------------------
 
 
-def rest(text: str) -> dict[str, Any]:
+def show_rest(text: str) -> dict[str, Any]:
     """What there is when calibrating was stopped."""
     recipe = read(text)
-    return {} if hindrance(recipe) else found(recipe, "")
+    return {} if explain_hindrance(recipe) else show_ranges(recipe, "")
 
 
 JOB = JobPanel(
@@ -163,7 +163,7 @@ JOB = JobPanel(
     stop="Stop, keep finished calls",
     progress="Progress of the calibration",
     stopped="Stopped; finished denoiser calls were kept.",
-    after_stop=rest,
+    after_stop=show_rest,
 )
 
 
@@ -173,7 +173,7 @@ def calibrate(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     recipe = read(text)
     yield {}
     yield from watch(calibrate_ranges(recipe))
-    return {"status": note("The ranges are set.")} | found(recipe, "")
+    return {"status": format_note("The ranges are set.")} | show_ranges(recipe, "")
 
 
 def build(shared: Shared) -> None:
@@ -184,14 +184,14 @@ def build(shared: Shared) -> None:
     ):
         out["enabled"] = gr.Checkbox(False, label="Set the ranges on the quantized trajectory")
         with gr.Column(visible=False) as out["settings"], gr.Row():
-            form = forms.form(Progressive, "Trajectory")
+            form = forms.build_form(Progressive, "Trajectory")
             for component in form.values():
                 component.min_width = 240  # else help stands in a column of single words on a phone
         JOB.build(out)
         build_hint(out)
         with gr.Column(visible=False) as out["body"]:
-            out["said"] = gr.Markdown(
-                label="How the ranges moved", elem_id="trajectory-ranges-said"
+            out["summary"] = gr.Markdown(
+                label="Summary of the ranges", elem_id="trajectory-ranges-summary"
             )
             with gr.Row():
                 with gr.Column(min_width=380):
@@ -200,7 +200,7 @@ def build(shared: Shared) -> None:
                         elem_id="trajectory-ranges-map",
                     )
                 with gr.Column(min_width=380):
-                    out["layer"] = gr.Dropdown([], label="Layer whose ranges are generated")
+                    out["layer"] = gr.Dropdown([], label="Layer whose ranges are shown")
                     out["cell"] = gr.Markdown(
                         label="Chosen range", elem_id="trajectory-ranges-cell"
                     )

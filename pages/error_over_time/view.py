@@ -4,7 +4,7 @@ from typing import Any
 
 import gradio as gr
 
-from ..events import shows
+from ..events import connect_show
 from ..layout import build_gallery, build_hint, build_plots
 from ..session import Shared
 from . import probe, relaxing, trajectory_ranges
@@ -20,14 +20,12 @@ HEAD = [
 ]
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     gr.Markdown(
-        "Each step works on what the steps before it left, so errors build up. Progressive "
-        "calibration sets the "
-        "ranges on the way that the quantized model really takes; activation relaxing gives more "
-        "bits to the steps "
-        "that need them (PCR)."
+        "Each step starts from the result of the step before, so errors accumulate. Progressive "
+        "calibration sets the ranges on the trajectory of the quantized model; activation relaxing "
+        "gives more bits to the steps that need them (PCR)."
     )
     build(shared)
     trajectory_ranges.build(shared)
@@ -45,20 +43,20 @@ def build(shared: Shared) -> None:
             )
             with gr.Column(min_width=280):
                 seeds = out["seeds"] = gr.Textbox("0", label="Seeds to follow, such as 0, 1 or 0-3")
-                others = out["others"] = gr.Dropdown(
-                    [], multiselect=True, label="Also with these recipes"
-                )
+                others = out["others"] = gr.Dropdown([], multiselect=True, label="More recipes")
         JOB.build(out)
         build_results(out)
     JOB.connect(out, generate, [shared.recipe, prompts, seeds, others])
-    shows(shared, show, [others], out, waiting=out["said"])
+    connect_show(shared, show, [others], out, waiting=out["summary"])
 
 
 def build_results(out: dict[str, Any]) -> None:
     """What is shown of the steps."""
     build_hint(out)
     with gr.Column(visible=False) as out["body"]:
-        out["said"] = gr.Markdown(label="What was generated", elem_id="error-over-time-said")
+        out["summary"] = gr.Markdown(
+            label="Summary of the curves", elem_id="error-over-time-summary"
+        )
         build_plots(
             out,
             "error-over-time",

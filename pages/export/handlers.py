@@ -22,7 +22,7 @@ from dmq.workflow.answers import get_plan
 from dmq.workflow.export import ENGINE, write_export
 
 from .. import recipe_code
-from ..job_panel import JobPanel, note, watch
+from ..job_panel import JobPanel, format_note, watch
 from ..layout import explain_no_capture, show_body, show_hint
 from ..session import read
 
@@ -62,22 +62,22 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     chosen = name if name in names else None
     top: dict[str, Any] = {
         "name": gr.update(choices=names, value=chosen),
-        "placed": gr.update(value=[], visible=False),
+        "kernels": gr.update(value=[], visible=False),
     }
     top |= {
         "push": gr.update(interactive=not hub.push_hindrance()),
         "hub": hub.push_hindrance(),
     }
-    top |= code(text, form, part, chosen)
+    top |= show_code(text, form, part, chosen)
     try:
         plan = get_plan(recipe)
     except DmqError as error:
         hint = explain_no_capture(recipe) or html.escape(folders.shown(error))
         return top | show_hint(hint) | {"sizes": ""}
-    return top | show_body() | {"sizes": sizes(plan)}
+    return top | show_body() | {"sizes": format_sizes(plan)}
 
 
-def sizes(plan: Plan) -> str:
+def format_sizes(plan: Plan) -> str:
     """The denoiser in float32, in float16 and quantized, and what the latter consists of, as
     bars with bytes.
     """
@@ -91,18 +91,18 @@ def sizes(plan: Plan) -> str:
         ("cache of temporal features", plan.cache_bytes, "part"),
     ]
     lines = "".join(
-        _bar(label, size, plan.float_bytes, kind)
+        _format_bar(label, size, plan.float_bytes, kind)
         for label, size, kind in rows
         if size or kind == "whole"
     )
     ratio = plan.float_bytes / max(1, plan.bytes)
-    said = f"<b>{ratio:.2f}× smaller</b> than float32, {ratio / 2:.2f}× than float16: "
-    said += f"{plan.bytes / max(1, plan.float_bytes):.1%} and {2 * plan.bytes / max(1, plan.float_bytes):.1%} of it. "
-    said += f"Weights of the layers have {plan.average_bits:.2f} bits on average, scales and zero points included."
-    return f'<p>{said}</p><table class="dmq-sizes"><tbody>{lines}</tbody></table>'
+    text = f"<b>{ratio:.2f}× smaller</b> than float32, {ratio / 2:.2f}× than float16: "
+    text += f"{plan.bytes / max(1, plan.float_bytes):.1%} and {2 * plan.bytes / max(1, plan.float_bytes):.1%} of it. "
+    text += f"Weights of the layers have {plan.average_bits:.2f} bits on average, scales and zero points included."
+    return f'<p>{text}</p><table class="dmq-sizes"><tbody>{lines}</tbody></table>'
 
 
-def _bar(label: str, size: int, most: int, kind: str) -> str:
+def _format_bar(label: str, size: int, most: int, kind: str) -> str:
     width = 100 * size / max(1, most)
     meter = f'<div class="dmq-meter"><div style="width: {width:.2f}%"></div></div>'
     return (
@@ -112,9 +112,9 @@ def _bar(label: str, size: int, most: int, kind: str) -> str:
     )
 
 
-def place(text: str) -> Iterator[dict[str, Any]]:
+def show_kernels(text: str) -> Iterator[dict[str, Any]]:
     """What runs where, once the kernels are prepared."""
-    yield {"status": note("Waiting for the model …")}
+    yield {"status": format_note("Waiting for the model …")}
     try:
         rows = run_to_end(engines.assign_kernels(read(text)))
     except Exception:
@@ -125,14 +125,14 @@ def place(text: str) -> Iterator[dict[str, Any]]:
             ("⚠ " if row.fell_back else "") + row.where,
             len(row.layers),
             ", ".join(row.formats),
-            named(row.layers),
+            list_names(row.layers),
         ]
         for row in rows
     ]
-    yield {"status": "", "placed": gr.update(value=table, visible=True)}
+    yield {"status": "", "kernels": gr.update(value=table, visible=True)}
 
 
-def named(layers: tuple[str, ...]) -> str:
+def list_names(layers: tuple[str, ...]) -> str:
     """The first of the layers by name, and how many more there are."""
     more = f" and {len(layers) - NAMED} more" if len(layers) > NAMED else ""
     return ", ".join(layers[:NAMED]) + more
@@ -144,10 +144,10 @@ def named(layers: tuple[str, ...]) -> str:
 def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
     """Write the recipe's model into a folder of its own, and pack it for the download."""
     recipe = read(text)
-    kind, alone = FORMS[checked(form, FORMS)], PARTS[checked(part, PARTS)] == "denoiser"
+    kind, alone = FORMS[check_choice(form, FORMS)], PARTS[check_choice(part, PARTS)] == "denoiser"
     engine = ENGINE if recipe.engine == SIMULATED else recipe.engine
     name = exports.free_export(
-        f"{model_word(recipe)} {recipe.name}{MARKS[kind]}{' denoiser' * alone}"
+        f"{shorten_model(recipe)} {recipe.name}{MARKS[kind]}{' denoiser' * alone}"
     )
 
     folder = exports.export_folder(name)
@@ -158,7 +158,7 @@ def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
         yield from watch(
             write_export(recipe, folder, engine=engine, denoiser_only=alone, form=kind)
         )
-        return {"name": gr.update(choices=exports.exports(), value=name)} | code(
+        return {"name": gr.update(choices=exports.exports(), value=name)} | show_code(
             text, form, part, name
         )
 
@@ -166,14 +166,14 @@ def export(text: str, form: str, part: str) -> Iterator[dict[str, Any]]:
     yield from fetch(name)
 
 
-def checked(value: str, known: dict[str, str]) -> str:
+def check_choice(value: str, known: dict[str, str]) -> str:
     """`value` if it is one of those `known`. Raises DmqError otherwise."""
     if value not in known:
         raise DmqError(f"choose one of {', '.join(known)}, not {value!r:.40}.")
     return value
 
 
-def model_word(recipe: Recipe) -> str:
+def shorten_model(recipe: Recipe) -> str:
     """A word for the model in the name of a folder: the last part of a path or Hub id."""
     return recipe.model.rstrip("/").rpartition("/")[2]
 
@@ -184,9 +184,12 @@ def fetch(name: str | None) -> Iterator[dict[str, Any]]:
         return
     known = exports.describe_export(name)
     where = "" if public.is_public() else f", in {known.folder.resolve()}"
-    yield {"told": note(f"“{name}”: {known.line()}{where}"), "file": gr.update(visible=False)}
+    yield {
+        "description": format_note(f"“{name}”: {known.line()}{where}"),
+        "file": gr.update(visible=False),
+    }
     if known.bytes > exports.MOST_ZIPPED:
-        yield {"status": note("Too large for one file; copy the folder.")}
+        yield {"status": format_note("Too large for one file; copy the folder.")}
         return
     work = exports.zip_export(name)
     file = yield from watch(
@@ -199,16 +202,16 @@ def fetch(name: str | None) -> Iterator[dict[str, Any]]:
 # --- how it is loaded -----------------------------------------------------------------------------
 
 
-def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
+def show_code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     """Python and commands for the export `name`, or for one that the form would make."""
     recipe = read(text)
     known = exports.describe_export(name) if name else None
     if known is None:
-        kind, whole = FORMS.get(form, "dmq"), PARTS.get(part) == "pipeline"
+        kind, is_pipeline = FORMS.get(form, "dmq"), PARTS.get(part) == "pipeline"
         folder, denoiser, component = "FOLDER", get_info(recipe.model).denoiser, ""
     else:
         # What a visitor downloads has that folder in it.
-        kind, whole, folder = (
+        kind, is_pipeline, folder = (
             known.form,
             known.pipeline,
             known.folder.name if public.is_public() else str(known.folder.resolve()),
@@ -216,18 +219,18 @@ def code(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
         denoiser, component, recipe = known.denoiser, known.component, known.recipe or recipe
     component = component or ("unet" if "UNet" in denoiser else "transformer")
     return {
-        "python": python(recipe, kind, whole, folder, denoiser, component),
-        "shell": commands(recipe, kind, whole, folder),
+        "python": write_python(recipe, kind, is_pipeline, folder, denoiser, component),
+        "commands": write_commands(recipe, kind, is_pipeline, folder),
     }
 
 
-def python(
-    recipe: Recipe, kind: str, whole: bool, folder: str, denoiser: str, component: str
+def write_python(
+    recipe: Recipe, kind: str, is_pipeline: bool, folder: str, denoiser: str, component: str
 ) -> str:
     """A program that loads an export and generates with it."""
     first = [HEADS[kind]] if kind in HEADS else []
     sampling = recipe.sampling
-    if whole:
+    if is_pipeline:
         lines = ["from diffusers import DiffusionPipeline", ""]
         lines += [f"pipe = DiffusionPipeline.from_pretrained({folder!r})"]
     else:
@@ -235,29 +238,29 @@ def python(
             f"from diffusers import DiffusionPipeline, {denoiser}",
             "",
             f"{component} = {denoiser}.from_pretrained({folder!r})",
-            f"pipe = DiffusionPipeline.from_pretrained({source(recipe)!r}, "
+            f"pipe = DiffusionPipeline.from_pretrained({find_pipeline(recipe)!r}, "
             f"{component}={component})",
         ]
-    asked = f"num_inference_steps={sampling.steps}"
+    arguments = f"num_inference_steps={sampling.steps}"
     if get_info(recipe.model).prompted:
-        asked = f"'grinning cat', {asked}, guidance_scale={sampling.guidance:g}"
-    return "\n".join([*first, *lines, f"pipe({asked}).images[0].save('image.png')", ""])
+        arguments = f"'grinning cat', {arguments}, guidance_scale={sampling.guidance:g}"
+    return "\n".join([*first, *lines, f"pipe({arguments}).images[0].save('image.png')", ""])
 
 
-def source(recipe: Recipe) -> str:
+def find_pipeline(recipe: Recipe) -> str:
     """Where diffusers finds the float pipeline."""
     shipped = (folders.ASSETS / "models" / recipe.model).resolve()
     return folders.shown(shipped) if recipe.model in EMBEDDED else recipe.model
 
 
-def commands(recipe: Recipe, kind: str, whole: bool, folder: str) -> str:
+def write_commands(recipe: Recipe, kind: str, is_pipeline: bool, folder: str) -> str:
     """The same export on the command line, with the recipe saved as a file, and how it is
     verified.
     """
-    marks = f" --form {kind}" * (kind != "dmq") + " --denoiser-only" * (not whole)
+    marks = f" --form {kind}" * (kind != "dmq") + " --denoiser-only" * (not is_pipeline)
     place = shlex.quote(folder)
     check = f"dmq check {place}\n" if kind == "dmq" else ""
-    return f"dmq export {shlex.quote(recipe_code.file_name(recipe))} {place}{marks}\n{check}"
+    return f"dmq export {shlex.quote(recipe_code.make_file_name(recipe))} {place}{marks}\n{check}"
 
 
 # --- the Hub --------------------------------------------------------------------------------------
@@ -267,15 +270,15 @@ def push(name: str | None, repository: str, private: bool) -> Iterator[dict[str,
     """Upload an export to the Hub under the name that was given."""
     if not name:
         raise DmqError("no export is chosen; export, or choose an earlier one.")
-    yield {"hub": note(f"Pushing “{name}” …")}
+    yield {"hub": format_note(f"Pushing “{name}” …")}
     try:
         address = hub.push(exports.export_folder(name), repository, private=private)
     except Exception:
-        yield {"hub": note("Nothing was pushed.")}
+        yield {"hub": format_note("Nothing was pushed.")}
         raise
-    yield {"hub": note(f"Pushed: {address}")}
+    yield {"hub": format_note(f"Pushed: {address}")}
 
 
-def wanted(text: str, form: str, part: str) -> dict[str, Any]:
+def show_form_code(text: str, form: str, part: str) -> dict[str, Any]:
     """Python and commands for what the form would make."""
-    return code(text, form, part, None)
+    return show_code(text, form, part, None)

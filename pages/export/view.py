@@ -4,10 +4,21 @@ from typing import Any
 
 import gradio as gr
 
-from ..events import MODEL, on, shows
+from ..events import MODEL, connect_show, on
 from ..layout import build_hint
 from ..session import Shared
-from .handlers import FORMS, JOB, PARTS, code, export, fetch, place, push, show, wanted
+from .handlers import (
+    FORMS,
+    JOB,
+    PARTS,
+    export,
+    fetch,
+    push,
+    show,
+    show_code,
+    show_form_code,
+    show_kernels,
+)
 
 
 PLACED = ["Runs on", "Layers", "Formats", "Which"]
@@ -28,20 +39,19 @@ SIZES_STYLE = """
 """
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
-        "The current recipe as files: packed codes that plain `diffusers` loads after `import "
-        "dmq.checkpoint`, and no "
-        "larger than the plan says; or its weights alone, for those who do without dmq. Sizes are "
+        "Export the current recipe: packed codes that `diffusers` loads after `import "
+        "dmq.checkpoint`, as large as the plan states, or weights alone that need no dmq. Sizes are "
         "of the denoiser."
     )
     build_hint(out)
     out["sizes"] = gr.HTML(label="Sizes", elem_id="export-sizes", css_template=SIZES_STYLE)
     with gr.Column(visible=False) as out["body"]:
         where = gr.Button("What runs where", size="sm")
-        out["placed"] = gr.Dataframe(
+        out["kernels"] = gr.Dataframe(
             headers=PLACED,
             label="What runs where",
             interactive=False,
@@ -49,7 +59,7 @@ def tab(shared: Shared) -> None:
             column_widths=["30%", "10%", "16%", "44%"],
             visible=False,
             max_height=360,
-            elem_id="export-placed",
+            elem_id="export-kernels",
         )
         with gr.Row(equal_height=True):
             form = gr.Radio(list(FORMS), value=next(iter(FORMS)), label="Files", min_width=300)
@@ -57,16 +67,16 @@ def tab(shared: Shared) -> None:
         JOB.build(out, min_width=220)
     with gr.Row(elem_classes="dmq-ends"):
         out["name"] = gr.Dropdown(
-            [], value=None, label="Exports", min_width=260, info="Kept where the runs are."
+            [], value=None, label="Exports", min_width=260, info="Stored next to the runs."
         )
         out["file"] = gr.DownloadButton(
             "Download", visible=False, min_width=260, elem_id="export-file"
         )
-    out["told"] = gr.HTML(label="The chosen export", elem_id="export-told")
+    out["description"] = gr.HTML(label="The chosen export", elem_id="export-description")
     out["python"] = gr.Code(
-        language="python", label="To load it", interactive=False, wrap_lines=True
+        language="python", label="Code to load it", interactive=False, wrap_lines=True
     )
-    out["shell"] = gr.Code(
+    out["commands"] = gr.Code(
         language="shell", label="Command line", lines=2, interactive=False, wrap_lines=True
     )
     with gr.Accordion("To the Hugging Face Hub", open=False):
@@ -74,7 +84,7 @@ def tab(shared: Shared) -> None:
             repository = gr.Textbox("", label="Repository, owner/name", max_lines=1, min_width=240)
             private = gr.Checkbox(True, label="Private", min_width=100)
             out["push"] = gr.Button("Push the chosen export", min_width=200, interactive=False)
-        out["hub"] = gr.HTML(label="What the Hub said", elem_id="export-hub")
+        out["hub"] = gr.HTML(label="Upload log", elem_id="export-hub")
     connect(shared, out, (form, part), where, (repository, private))
 
 
@@ -91,8 +101,8 @@ def connect(
         "show_progress_on": out["status"],
         "trigger_mode": "multiple",
     }
-    snippets = {name: out[name] for name in ("python", "shell")}
-    on(where.click, place, [shared.recipe], out, **MODEL, **shown)
+    snippets = {name: out[name] for name in ("python", "commands")}
+    on(where.click, show_kernels, [shared.recipe], out, **MODEL, **shown)
     JOB.connect(out, export, [shared.recipe, *chosen])
     on(
         out["name"].input,
@@ -102,10 +112,10 @@ def connect(
         show_progress="minimal",
         show_progress_on=out["status"],
     )
-    on(out["name"].input, code, [shared.recipe, *chosen, out["name"]], snippets)
+    on(out["name"].input, show_code, [shared.recipe, *chosen, out["name"]], snippets)
     on(
-        [one.input for one in chosen],
-        wanted,
+        [component.input for component in chosen],
+        show_form_code,
         [shared.recipe, *chosen],
         snippets,
         trigger_mode="always_last",
@@ -118,4 +128,4 @@ def connect(
         show_progress="minimal",
         show_progress_on=out["hub"],
     )
-    shows(shared, show, [*chosen, out["name"]], out, waiting=out["sizes"])
+    connect_show(shared, show, [*chosen, out["name"]], out, waiting=out["sizes"])

@@ -23,15 +23,15 @@ from dmq.store import folders
 from dmq.workflow import bit_allocation
 
 from ..events import on
-from ..session import Shared, read, set_outside, stamp
+from ..session import Shared, make_stamp, read, set_outside
 from ..widgets.plotly_view import PlotlyView
-from .tables import Key, escaped, key_of, loaded
+from .tables import Key, escape, find_key, load
 
 
 INPUTS = ("bits", "allowed", "rules")  # the components that say what is asked for
-RULES = ["Layers, with * for any", "WeightFormat", "Least bits", "All the same"]
-HEAD = ["Layer", "Block", "Role", "WeightFormat", "Bytes", "Cost", "Why"]
-NAME, CHOICE = HEAD.index("Layer"), HEAD.index("WeightFormat")
+RULES = ["Layers, with * for any", "Format", "Least bits", "All the same"]
+HEAD = ["Layer", "Block", "Role", "Format", "Bytes", "Cost", "Why"]
+NAME, CHOICE = HEAD.index("Layer"), HEAD.index("Format")
 FIRST = 3.5  # bits a weight that a table is opened with, where it can have them
 POINTS = 33  # budgets on the front
 
@@ -39,7 +39,7 @@ Rows = list[list[Any]]  # what a table of the page holds
 
 
 @dataclass(frozen=True)
-class Asked:
+class BudgetRequest:
     """A table, the choices that are allowed, and the rules: what the front of all budgets
     depends on.
     """
@@ -49,35 +49,37 @@ class Asked:
     rules: tuple[Rule, ...]
 
     @property
-    def whole(self) -> SensitivityTable:
+    def table(self) -> SensitivityTable:
         """The table with all its choices."""
-        return loaded(self.key)
+        return load(self.key)
 
     @property
-    def hand(self) -> frozenset[str]:
+    def by_hand(self) -> frozenset[str]:
         """The layers that were set by hand: a rule fixes each of them alone."""
         alone = {rule.layers for rule in self.rules if rule.choice}
-        return frozenset(name for name in self.whole.row if glob.escape(name) in alone)
+        return frozenset(name for name in self.table.row if glob.escape(name) in alone)
 
 
-def asked(text: str, name: str | None, allowed: Sequence[str] | None, rules: Rows) -> Asked:
+def parse_form(
+    text: str, name: str | None, allowed: Sequence[str] | None, rules: Rows
+) -> BudgetRequest:
     """What the form asks for.
 
     Raises DmqError for rules that cannot be read, and if no choice is allowed.
     """
-    key = key_of(read(text).model, name)
-    labels = tuple(label for label in loaded(key).labels if label in (allowed or ()))
+    key = find_key(read(text).model, name)
+    labels = tuple(label for label in load(key).labels if label in (allowed or ()))
     if not labels:
         raise DmqError("no choice is allowed: tick at least one.")
-    return Asked(key, labels, rules_of(rules))
+    return BudgetRequest(key, labels, parse_rules(rules))
 
 
-def rules_of(rows: Rows | None) -> tuple[Rule, ...]:
+def parse_rules(rows: Rows | None) -> tuple[Rule, ...]:
     """The rules of the table's rows; one that is still being written is left out.
 
     Raises DmqError for nonsense.
     """
-    made = []
+    parsed = []
     for number, row in enumerate(rows or [], 1):
         layers, choice, least, same = (*row, *[""] * 4)[:4]
         layers, choice = str(layers or "").strip(), str(choice or "").strip()
@@ -90,13 +92,13 @@ def rules_of(rows: Rows | None) -> tuple[Rule, ...]:
         alike = str(same).strip().lower() in ("true", "1", "yes")
         if layers and (choice or bits or alike):
             try:
-                made.append(Rule(layers=layers, choice=choice, least=bits, same=alike))
+                parsed.append(Rule(layers=layers, choice=choice, least=bits, same=alike))
             except DmqError as error:
                 raise DmqError(f"rules, row {number}: {error}") from None
-    return tuple(made)
+    return tuple(parsed)
 
 
-def rows_of(rules: Sequence[Rule]) -> Rows:
+def list_rule_rows(rules: Sequence[Rule]) -> Rows:
     """The table's rows for `rules`, with room for more."""
     return [[r.layers, r.choice, r.least or None, r.same] for r in rules] + [
         ["", "", None, False] for _ in range(2)
@@ -107,46 +109,53 @@ def rows_of(rules: Sequence[Rule]) -> Rows:
 
 
 @lru_cache(maxsize=16)
-def table_for(ask: Asked) -> SensitivityTable:
+def restrict_table(request: BudgetRequest) -> SensitivityTable:
     """The table without the choices that are not allowed, except where a rule asks for one."""
-    whole, cost = ask.whole, ask.whole.cost.copy()
+    table, cost = request.table, request.table.cost.copy()
     fixed = [
-        (rule.layers, format_name(parse_format(rule.choice))) for rule in ask.rules if rule.choice
+        (rule.layers, format_name(parse_format(rule.choice)))
+        for rule in request.rules
+        if rule.choice
     ]
-    for c, label in enumerate(whole.labels):
-        if label not in ask.labels:
-            own = [pattern for pattern, choice in fixed if choice == label]
+    for c, label in enumerate(table.labels):
+        if label not in request.labels:
+            patterns = [pattern for pattern, choice in fixed if choice == label]
             open_ = [
-                any(fnmatch.fnmatchcase(name, pattern) for pattern in own) for name in whole.row
+                any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+                for name in table.row
             ]
             cost[:, c] = np.where(open_, cost[:, c], np.nan)
-    return replace(whole, cost=cost)
+    return replace(table, cost=cost)
 
 
 @lru_cache(maxsize=16)
-def limits_of(ask: Asked) -> tuple[int, int]:
+def find_limits(request: BudgetRequest) -> tuple[int, int]:
     """The smallest and the largest number of bytes that there is an answer for."""
-    return budget.limits(table_for(ask), ask.rules)
+    return budget.limits(restrict_table(request), request.rules)
 
 
 @lru_cache(maxsize=16)
-def front_of(ask: Asked) -> tuple[Allocation, ...]:
+def find_front(request: BudgetRequest) -> tuple[Allocation, ...]:
     """The best answer for each of some budgets."""
-    return tuple(budget.pareto(table_for(ask), ask.rules, POINTS))
+    return tuple(budget.pareto(restrict_table(request), request.rules, POINTS))
 
 
-def allocated(ask: Asked, bits: Any) -> Allocation:
+def allocate(request: BudgetRequest, bits: Any) -> Allocation:
     """The best answer for `bits` a weight on average; what is beyond the ends counts as the end."""
-    low, high = limits_of(ask)
-    return _allocated(ask, min(max(int(plain_number(bits) * ask.whole.num_weights / 8), low), high))
+    low, high = find_limits(request)
+    return _allocate(
+        request, min(max(int(check_number(bits) * request.table.num_weights / 8), low), high)
+    )
 
 
 @lru_cache(maxsize=64)
-def _allocated(ask: Asked, size: int) -> Allocation:
-    return budget.allocate(table_for(ask), Budget(bits=None, bytes=size, rules=ask.rules))
+def _allocate(request: BudgetRequest, size: int) -> Allocation:
+    return budget.allocate(
+        restrict_table(request), Budget(bits=None, bytes=size, rules=request.rules)
+    )
 
 
-def plain_number(bits: Any) -> float:
+def check_number(bits: Any) -> float:
     """The slider's value. Raises DmqError if it was emptied."""
     if isinstance(bits, bool) or not isinstance(bits, int | float) or not math.isfinite(bits):
         raise DmqError(f"average bits: expected a number, got {bits!r:.40}.")
@@ -156,36 +165,36 @@ def plain_number(bits: Any) -> float:
 # --- what is shown --------------------------------------------------------------------------------
 
 
-def fresh(
+def open_budget(
     text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows
 ) -> dict[str, Any]:
     """The budget for a table that was just opened: choices that it has not are dropped; all, if
     none is left.
     """
-    labels = loaded(key_of(read(text).model, name)).labels
-    kept = [label for label in labels if label in (allowed or ())] or list(labels)
-    return {"allowed": gr.update(choices=list(labels), value=kept)} | changed(
-        text, name, bits, kept, rules
+    labels = load(find_key(read(text).model, name)).labels
+    ticked = [label for label in labels if label in (allowed or ())] or list(labels)
+    return {"allowed": gr.update(choices=list(labels), value=ticked)} | change(
+        text, name, bits, ticked, rules
     )
 
 
-def changed(
+def change(
     text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows
 ) -> dict[str, Any]:
     """The answer, within the ends of other choices or rules."""
     try:
-        ask = asked(text, name, allowed, rules)
-        ends = [8 * size / ask.whole.num_weights for size in limits_of(ask)]
+        request = parse_form(text, name, allowed, rules)
+        ends = [8 * size / request.table.num_weights for size in find_limits(request)]
         low, high = math.floor(100 * ends[0]) / 100, math.ceil(100 * ends[1]) / 100
-        value = min(max(plain_number(bits), low), high)
-        return answer(ask, value) | {
+        value = min(max(check_number(bits), low), high)
+        return show_answer(request, value) | {
             "bits": gr.update(minimum=low, maximum=max(high, low + 0.01), value=value)
         }
     except DmqError as error:
-        return wrong(error)
+        return show_error(error)
 
 
-def moved(
+def move(
     text: str,
     name: str | None,
     bits: Any,
@@ -198,18 +207,18 @@ def moved(
     Rows that are `shown` already are not sent again: that would end what is being written into a
     cell."""
     try:
-        made = answer(asked(text, name, allowed, rules), bits)
+        shown_answer = show_answer(parse_form(text, name, allowed, rules), bits)
     except DmqError as error:
-        return wrong(error)
-    if made["shown"] == shown:
-        del made["shown"], made["layers"]
-    return made
+        return show_error(error)
+    if shown_answer["shown"] == shown:
+        del shown_answer["shown"], shown_answer["layers"]
+    return shown_answer
 
 
-def wrong(error: DmqError) -> dict[str, Any]:
+def show_error(error: DmqError) -> dict[str, Any]:
     """What is said in place of an answer; the figures before must not stay."""
     return {
-        "said": f"⚠ {escaped(folders.shown(error))}",
+        "summary": f"⚠ {escape(folders.shown(error))}",
         "strip": None,
         "front": None,
         "layers": [],
@@ -220,35 +229,40 @@ def wrong(error: DmqError) -> dict[str, Any]:
     }
 
 
-def answer(ask: Asked, bits: Any) -> dict[str, Any]:
+def show_answer(request: BudgetRequest, bits: Any) -> dict[str, Any]:
     """An allocation in words, figures and rows."""
-    found = allocated(ask, bits)
-    every = rows(ask, found)
+    allocation = allocate(request, bits)
+    every = list_rows(request, allocation)
     return {
-        "said": words(ask, found),
-        "strip": figures.strip(ask.whole, found, ask.hand),
-        "front": figures.front(ask.whole, list(front_of(ask)), found),
+        "summary": describe_allocation(request, allocation),
+        "strip": figures.strip(request.table, allocation, request.by_hand),
+        "front": figures.front(request.table, list(find_front(request)), allocation),
         "layers": every,
         "shown": every,
         "forget": gr.update(
-            visible=bool(ask.hand), value=f"Give {len(ask.hand)} set by hand back to the budget"
+            visible=bool(request.by_hand),
+            value=f"Clear {len(request.by_hand)} set by hand",
         ),
         "apply": gr.update(interactive=True),
         "compare": gr.update(interactive=True),
     }
 
 
-def words(ask: Asked, found: Allocation) -> str:
-    """Size and predicted loss, beside the best single choice of that size."""
-    table = ask.whole
-    text = f"**{found.average_bits:.2f} bits** a weight on average: **{found.bytes:,} bytes** for the weights of "
-    text += f"{len(table.layers)} layers ({4 * table.num_weights:,} in float). "
-    text += f"Predicted loss: **{plain(found.cost)}** "
-    text += f"({escaped(table.unit)}), the sum over the layers"
-    if math.isfinite(found.bound) and found.cost - found.bound > 1e-3 * abs(found.cost):
-        text += f"; nothing of this size costs less than {plain(found.bound)}"
+def describe_allocation(request: BudgetRequest, allocation: Allocation) -> str:
+    """Size and predicted loss, and those of the best single choice of that size."""
+    table = request.table
+    text = f"**{allocation.average_bits:.2f} bits** a weight on average: **{allocation.bytes:,} bytes** "
+    text += f"for the weights of {len(table.layers)} layers ({4 * table.num_weights:,} in float). "
+    text += f"Predicted loss: **{plain(allocation.cost)}** "
+    text += f"({escape(table.unit)}), the sum over the layers"
+    if math.isfinite(allocation.bound) and allocation.cost - allocation.bound > 1e-3 * abs(
+        allocation.cost
+    ):
+        text += f"; nothing of this size costs less than {plain(allocation.bound)}"
     sizes, costs = table.bytes.sum(0), table.cost.sum(0)
-    fits = [c for c in range(len(costs)) if sizes[c] <= found.bytes and math.isfinite(costs[c])]
+    fits = [
+        c for c in range(len(costs)) if sizes[c] <= allocation.bytes and math.isfinite(costs[c])
+    ]
     if fits:
         best = min(fits, key=lambda c: costs[c])
         text += f". {table.labels[best]} in all layers: {sizes[best]:,} bytes, {plain(float(costs[best]))}"
@@ -256,17 +270,17 @@ def words(ask: Asked, found: Allocation) -> str:
     return f"{text}; that costs add up is an approximation, so generate and compare before you believe it."
 
 
-def rows(ask: Asked, found: Allocation) -> Rows:
+def list_rows(request: BudgetRequest, allocation: Allocation) -> Rows:
     """What every layer gets, in forward order."""
-    table, hand, made = ask.whole, ask.hand, []
-    for n, (layer, choice) in enumerate(zip(table.layers, found.choices, strict=True)):
+    table, hand, lines = request.table, request.by_hand, []
+    for n, (layer, choice) in enumerate(zip(table.layers, allocation.choices, strict=True)):
         label = format_name(choice)
         c = table.labels.index(label) if label in table.labels else None
         size = 4 * layer.num_weights if c is None else int(table.bytes[n, c])
         cost = plain(0.0 if c is None else float(table.cost[n, c]))
-        why = "set by hand" if layer.name in hand else found.reasons[n]
-        made.append([layer.name, layer.block, layer.role, label, f"{size:,}", cost, why])
-    return made
+        why = "set by hand" if layer.name in hand else allocation.reasons[n]
+        lines.append([layer.name, layer.block, layer.role, label, f"{size:,}", cost, why])
+    return lines
 
 
 # --- by hand --------------------------------------------------------------------------------------
@@ -284,40 +298,45 @@ def edit(
     """The answer after choices were written into the table of layers; what cannot be is told,
     and put back.
     """
-    given = {row[NAME]: row for row in shown}
-    if any(not row or others(row) != others(given.get(row[NAME], ())) for row in edited):
+    rows_before = {row[NAME]: row for row in shown}
+    if any(
+        not row or list_fixed_cells(row) != list_fixed_cells(rows_before.get(row[NAME], ()))
+        for row in edited
+    ):
         return {
             "layers": shown
         }  # one edit may be told twice: here the table as it was before the answer
     changes = {
         row[NAME]: str(row[CHOICE] or "").strip()
         for row in edited
-        if row[CHOICE] != given[row[NAME]][CHOICE]
+        if row[CHOICE] != rows_before[row[NAME]][CHOICE]
     }
     if not changes:
         return {}
-    before = asked(text, name, allowed, rules)
+    before = parse_form(text, name, allowed, rules)
     try:
-        own = tuple(with_hand(before.rules, changes))
-        allocated(replace(before, rules=own), bits)
+        with_changes = tuple(set_by_hand(before.rules, changes))
+        allocate(replace(before, rules=with_changes), bits)
     except DmqError as error:
-        gr.Warning(escaped(folders.shown(error)))
-        return {"layers": rows(before, allocated(before, bits))}
-    return changed(text, name, bits, allowed, rows_of(own)) | {"rules": rows_of(own)}
+        gr.Warning(escape(folders.shown(error)))
+        return {"layers": list_rows(before, allocate(before, bits))}
+    return change(text, name, bits, allowed, list_rule_rows(with_changes)) | {
+        "rules": list_rule_rows(with_changes)
+    }
 
 
-def others(row: Sequence[Any]) -> list[Any]:
+def list_fixed_cells(row: Sequence[Any]) -> list[Any]:
     """The cells of a layer that nobody can write into."""
     return [cell for column, cell in enumerate(row) if column != CHOICE]
 
 
-def with_hand(rules: Sequence[Rule], changes: dict[str, str]) -> list[Rule]:
+def set_by_hand(rules: Sequence[Rule], changes: dict[str, str]) -> list[Rule]:
     """`rules` with a rule for each layer of `changes`, which are new choices; an empty one frees
     the layer again.
     """
     alone = {glob.escape(layer) for layer in changes}
-    kept = [rule for rule in rules if not (rule.choice and rule.layers in alone)]
-    return kept + [
+    others = [rule for rule in rules if not (rule.choice and rule.layers in alone)]
+    return others + [
         Rule(layers=glob.escape(layer), choice=format_name(parse_format(label)))
         for layer, label in changes.items()
         if label
@@ -328,9 +347,9 @@ def forget(
     text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows
 ) -> dict[str, Any]:
     """Give the layers that were set by hand back to the budget."""
-    ask = asked(text, name, allowed, rules)
-    left = rows_of(with_hand(ask.rules, dict.fromkeys(ask.hand, "")))
-    return changed(text, name, bits, allowed, left) | {"rules": left}
+    request = parse_form(text, name, allowed, rules)
+    left = list_rule_rows(set_by_hand(request.rules, dict.fromkeys(request.by_hand, "")))
+    return change(text, name, bits, allowed, left) | {"rules": left}
 
 
 # --- to the recipe --------------------------------------------------------------------------------
@@ -340,16 +359,16 @@ def apply(
     text: str, name: str | None, bits: Any, allowed: list[str] | None, rules: Rows
 ) -> dict[str, Any]:
     """The recipe with what every layer got, as the current one."""
-    found = allocated(asked(text, name, allowed, rules), bits)
-    return set_outside(bit_allocation.apply_allocation(read(text), found))
+    allocation = allocate(parse_form(text, name, allowed, rules), bits)
+    return set_outside(bit_allocation.apply_allocation(read(text), allocation))
 
 
 def compare(text: str, *form: Any) -> dict[str, Any]:
     """The same, and the tab where it is generated."""
-    return apply(text, *form) | {"wanted": f"compare {stamp()}"}
+    return apply(text, *form) | {"wanted": f"compare {make_stamp()}"}
 
 
-def draw(out: dict[str, Any]) -> None:
+def build(out: dict[str, Any]) -> None:
     """The slider, its answer, and every layer."""
     gr.Markdown("### How many bits each layer gets")
     with gr.Row():
@@ -362,13 +381,13 @@ def draw(out: dict[str, Any]) -> None:
                 label="Budget: bits a weight on average",
                 elem_id="budget-bits",
             )
-            out["said"] = gr.Markdown(label="What the budget buys", elem_id="budget-said")
+            out["summary"] = gr.Markdown(label="Result of the budget", elem_id="budget-summary")
         with gr.Column(scale=2, min_width=280):
             out["allowed"] = gr.CheckboxGroup([], label="Choices allowed", elem_id="budget-allowed")
     out["strip"] = PlotlyView(label="Bits of every layer in forward order", elem_id="budget-strip")
-    out["front"] = PlotlyView(label="What other budgets would bring", elem_id="budget-front")
+    out["front"] = PlotlyView(label="Other budgets", elem_id="budget-front")
     out["rules"] = gr.Dataframe(
-        rows_of(()),
+        list_rule_rows(()),
         headers=RULES,
         datatype=["str", "str", "number", "bool"],
         type="array",
@@ -395,15 +414,15 @@ def draw(out: dict[str, Any]) -> None:
     with gr.Row(elem_classes="dmq-buttons"):
         out["apply"] = gr.Button("Apply to the recipe", variant="primary", min_width=180)
         out["compare"] = gr.Button("Apply and compare images", min_width=180)
-        out["forget"] = gr.Button("Give all back to the budget", visible=False, min_width=180)
+        out["forget"] = gr.Button("Clear layers set by hand", visible=False, min_width=180)
 
 
 def connect(shared: Shared, out: dict[str, Any]) -> None:
     """The budget's events."""
     form = [shared.recipe, out["name"], *(out[name] for name in INPUTS)]
     latest: dict[str, Any] = {"trigger_mode": "always_last"}
-    on(out["bits"].input, moved, [*form, out["shown"]], out, **latest)
-    on([out["allowed"].input, out["rules"].input], changed, form, out, **latest)
+    on(out["bits"].input, move, [*form, out["shown"]], out, **latest)
+    on([out["allowed"].input, out["rules"].input], change, form, out, **latest)
     on(out["layers"].input, edit, [*form, out["layers"], out["shown"]], out, **latest)
     on(out["forget"].click, forget, form, out)
     chosen = shared.chosen

@@ -10,19 +10,18 @@ from dmq.results import SensitivityTable
 from dmq.store import folders
 from dmq.workflow.tables import compare_tables
 
-from ..job_panel import note
+from ..job_panel import format_note
 from ..layout import show_body, show_hint
 from ..session import read
 from . import learned_table
-from .budget import fresh
-from .tables import choices_of_layer, context, named, predictor_of, table_of
+from .budget import open_budget
+from .tables import describe_table, find_predictor, find_table, format_layer, list_titles
 
 
-MATTERS = "how much the choice matters (dearest − cheapest)"
+MATTERS = "difference between formats (largest − smallest)"
 HEADINGS = {
     "bars": "The most sensitive layers; click one for its choices",
-    "tree": "Every block and its layers: area is size, colour is cost; click a block to look into "
-    "it",
+    "tree": "Every block and its layers: area is size, colour is cost; click a block to open it",
     "choices": "What each layer costs as each choice",
     "steps": "When each layer costs: noisy steps on the left",
     "role": "Costs of the layers of each kind",
@@ -47,7 +46,7 @@ def show(
     is.
     """
     recipe = read(text)
-    names = named(recipe.model)
+    names = list_titles(recipe.model)
     if not names:
         why = f"Nothing is known yet of the layers of **{recipe.model}**. Open **A new table** below and press "
         why += "**Measure**; how *fisher* answers soonest."
@@ -55,58 +54,65 @@ def show(
     chosen = name if name in names else next(iter(names))
     shown = show_body() | {
         "name": gr.update(
-            choices=[(title, one) for one, title in names.items()], value=chosen, visible=True
+            choices=[(title, table_name) for table_name, title in names.items()],
+            value=chosen,
+            visible=True,
         ),
     }
-    return shown | opened(
+    return shown | open_table(
         text, chosen, view, label, area, other if other in names else None, *budget
     )
 
 
-def opened(
+def open_table(
     text: str, name: str | None, view: str, label: str, area: str, other: str | None, *budget: Any
 ) -> dict[str, Any]:
     """Another table: its view, and the budget within it."""
     model = read(text).model
-    table, trust = table_of(model, name), learned_table.trust(predictor_of(model, name))
-    said = {
-        "context": context(table),
-        "picked": note(PICKED),
+    table, trust = (
+        find_table(model, name),
+        learned_table.describe_trust(find_predictor(model, name)),
+    )
+    texts = {
+        "context": describe_table(table),
+        "picked": format_note(PICKED),
         "trust": gr.update(value=trust, visible=bool(trust)),
         "reward": gr.update(visible=table.kind == "score"),
     }
-    return said | look(text, name, view, label, area, other) | fresh(text, name, *budget)
+    return (
+        texts | change_view(text, name, view, label, area, other) | open_budget(text, name, *budget)
+    )
 
 
-def look(
+def change_view(
     text: str, name: str | None, view: str, label: str, area: str, other: str | None
 ) -> dict[str, Any]:
     """One of the views of a table, with the controls that mean something there."""
     model = read(text).model
-    table = table_of(model, name)
+    table = find_table(model, name)
     label = label if label in table.labels else ""
-    others = {one: title for one, title in named(model).items() if one != name}
+    others = {choice: title for choice, title in list_titles(model).items() if choice != name}
     other = other if other in others else next(iter(others), None)
     why = ""
     try:
-        figure = drawn(
+        figure = draw_view(
             table,
             view,
             label,
             area,
-            table_of(model, other) if other and view == "agreement" else None,
+            find_table(model, other) if other and view == "agreement" else None,
         )
     except DmqError as error:
         figure, why = None, folders.shown(error)
     return {
         "label": gr.update(
-            choices=[(MATTERS, ""), *((one, one) for one in table.labels)],
+            choices=[(MATTERS, ""), *((choice, choice) for choice in table.labels)],
             value=label,
             visible=view in AT_A_CHOICE,
         ),
         "area": gr.update(visible=view == "tree" and bool(label)),
         "other": gr.update(
-            choices=[(title, one) for one, title in others.items()],
+            choices=[(title, choice) for choice, title in others.items()],
             value=other,
             visible=view == "agreement" and bool(others),
         ),
@@ -115,7 +121,7 @@ def look(
     }
 
 
-def drawn(
+def draw_view(
     table: SensitivityTable, view: str, label: str, area: str, other: SensitivityTable | None
 ) -> Any:
     """The figure of a view. Raises DmqError that says why there is none."""
@@ -128,30 +134,30 @@ def drawn(
     if view in ("role", "block", "choice"):
         return figures.boxes(table, view, label)
     if view == "steps":
-        made = figures.step_map(table, label)
-        if made is None:
+        figure = figures.step_map(table, label)
+        if figure is None:
             raise DmqError(
                 "This table does not tell steps apart. One that is judged by noise does."
             )
-        return made
+        return figure
     if other is None:
         raise DmqError(
             "This is the only table of this model. Ask for a second one below, measured another "
             "way."
         )
     ranks = compare_tables(table, other)
-    made = figures.agreement(table, other, (ranks.spearman, ranks.kendall))
-    if made is None:
+    figure = figures.agreement(table, other, (ranks.spearman, ranks.kendall))
+    if figure is None:
         raise DmqError("These two tables have no layer and choice in common.")
-    return made
+    return figure
 
 
 def pick(text: str, name: str | None, click: gr.SelectData) -> dict[str, Any]:
     """The choices of the layer that was clicked in a figure."""
-    table = table_of(read(text).model, name)
+    table = find_table(read(text).model, name)
     row = click.custom
     if row in (None, -1):  # a box and not a point of it; a block of the tree map
         return {}
     if type(row) is not int or not 0 <= row < len(table.layers):
         raise DmqError("this layer is no longer there; click again.")
-    return {"picked": choices_of_layer(table, row)}
+    return {"picked": format_layer(table, row)}

@@ -15,17 +15,16 @@ from dmq.workflow.learning import learn_scores
 from .. import forms
 from ..job_panel import JobPanel
 from ..session import read
-from .new_table import build_choices, build_running, choices_of, follow_table, widened
-from .tables import escaped, html_table
+from .new_table import build_choices, build_running, follow_table, parse_choices, widen
+from .tables import escape, format_table
 
 
 TITLE = "Learn from random mixes (Qua²SeDiMo)"
 HOW = (
-    "Layers get choices **at random**, many times; each such mix is judged by what the whole model "
-    "then does. A "
-    "graph network learns from the mixes what every choice is worth, and simpler ways learn beside "
-    "it as controls. "
-    "More mixes take longer and teach more; what else can be set is in `dmq predict`."
+    "Layers get formats **at random**, many times, and the whole model is scored with each mix. A "
+    "graph network learns the value of each format from the mixes; simpler models are trained on "
+    "the same data as controls. More mixes take longer and improve the result; more settings are "
+    "in `dmq prepare --only predictor`."
 )
 # Few need another value of these.
 LEFT = (
@@ -45,45 +44,45 @@ HEAD = ["", "Spearman", "± over folds", "at equal bits", "NDCG", "agreement of 
 # --- how far to trust it --------------------------------------------------------------------------
 
 
-def trust(found: PredictorResult | None) -> str:
+def describe_trust(result: PredictorResult | None) -> str:
     """How well a predictor does on mixes that it did not learn from, beside controls, as HTML;
     empty if unknown.
     """
-    if found is None or not found.predictions:
+    if result is None or not result.predictions:
         return ""
     rows = [
         [
-            one.name,
-            _said(one.srcc),
-            f"±{_said(one.spread)}",
-            _said(one.quality),
-            _said(one.ndcg),
-            _said(one.tau),
+            prediction.name,
+            _format_number(prediction.srcc),
+            f"±{_format_number(prediction.spread)}",
+            _format_number(prediction.quality),
+            _format_number(prediction.ndcg),
+            _format_number(prediction.tau),
         ]
-        for one in found.predictions
+        for prediction in result.predictions
     ]
-    low, high = found.average_bits.min(), found.average_bits.max()
-    noise = f"{found.noise:.3g}" if math.isfinite(found.noise) else "–"
-    mixes = f"{len(found.labels)} random mixes of {low:.2f} to {high:.2f} bits a weight. Label: {found.label}, "
-    mixes += f"deviation {found.labels.std():.3g}, of it noise {noise}."
+    low, high = result.average_bits.min(), result.average_bits.max()
+    noise = f"{result.noise:.3g}" if math.isfinite(result.noise) else "–"
+    mixes = f"{len(result.labels)} random mixes of {low:.2f} to {high:.2f} bits a weight. Label: {result.label}, "
+    mixes += f"deviation {result.labels.std():.3g}, of it noise {noise}."
     order = "Order of mixes that were not learned from (1: right, 0: chance), mean over folds:"
-    text = f"<h4>How far to trust it</h4><p>{escaped(mixes)} {order}</p>{html_table(HEAD, rows)}"
-    if found.as_good:
-        text += f"<p><b>A control is as good: {escaped(', '.join(found.as_good))}.</b></p>"
+    text = f"<h4>Reliability</h4><p>{escape(mixes)} {order}</p>{format_table(HEAD, rows)}"
+    if result.as_good:
+        text += f"<p><b>A control is as good: {escape(', '.join(result.as_good))}.</b></p>"
     return text
 
 
-def _said(value: float) -> str:
+def _format_number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
 # --- a new one ------------------------------------------------------------------------------------
 
 
-def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Predictor:
+def parse_form(paths: list[str], labels: list[str] | None, *values: Any) -> Predictor:
     """What the form asks for. Raises DmqError for choices or numbers that make no sense."""
-    return forms.spec_of(
-        Predictor, dict(zip(paths, values, strict=True)), Predictor(choices=choices_of(labels))
+    return forms.make_spec(
+        Predictor, dict(zip(paths, values, strict=True)), Predictor(choices=parse_choices(labels))
     )
 
 
@@ -91,7 +90,7 @@ JOB = JobPanel(
     start={"go": "Learn"},
     stop="Stop, keep judged mixes",
     progress="Progress of the table",
-    stopped="Stopped; judged mixes were kept, and “Learn” goes on behind them.",
+    stopped="Stopped; judged mixes were kept; “Learn” resumes after them.",
 )
 
 
@@ -102,23 +101,23 @@ def learn(
     """Judge mixes and learn from them, with a bar; the labels that are there when it is stopped
     are kept.
     """
-    recipe, spec = read(text), asked(paths, labels, *values)
+    recipe, spec = read(text), parse_form(paths, labels, *values)
     yield {}
-    return (yield from follow_table(recipe.model, predicted(recipe, spec)))
+    return (yield from follow_table(recipe.model, predict_table(recipe, spec)))
 
 
-def predicted(recipe: Recipe, spec: Predictor) -> Generator[Any, None, SensitivityTable]:
+def predict_table(recipe: Recipe, spec: Predictor) -> Generator[Any, None, SensitivityTable]:
     """The stage; returns the table of layers within their blocks."""
-    found = yield from learn_scores(recipe, spec)
-    return found.table("block")
+    result = yield from learn_scores(recipe, spec)
+    return result.table("block")
 
 
-def draw() -> tuple[dict[str, Any], dict[str, Any]]:
+def build() -> tuple[dict[str, Any], dict[str, Any]]:
     """What is generated, by name, and the form's components by path."""
     gr.Markdown(HOW, elem_classes="dmq-hint")
-    own = {"choices": build_choices(Predictor().choices)}
+    controls = {"choices": build_choices(Predictor().choices)}
     with gr.Row():
-        form = forms.form(Predictor, "Predictor", leave=LEFT)
-        widened(form)
-    build_running(own, JOB)
-    return own, form
+        form = forms.build_form(Predictor, "Predictor", leave=LEFT)
+        widen(form)
+    build_running(controls, JOB)
+    return controls, form

@@ -17,10 +17,10 @@ from dmq.workflow.learning import measure_costs
 
 from .. import forms
 from ..events import bind, on
-from ..job_panel import JobPanel, note, watch
+from ..job_panel import JobPanel, format_note, watch
 from ..recipe_forms import name_outputs
-from ..session import Shared, read, stamp
-from .tables import named, table_of
+from ..session import Shared, make_stamp, read
+from .tables import find_table, list_titles
 
 
 BITS = (8, 4, 3, 2)  # of the choices that are offered; others can be written
@@ -34,15 +34,17 @@ HOWS = "**measure** runs the model for each layer and choice; **fisher** takes o
 HOWS += "soonest; **local** looks at each layer's own output only."
 
 
-def asked(paths: list[str], labels: list[str] | None, *values: Any) -> Sensitivity:
+def parse_form(paths: list[str], labels: list[str] | None, *values: Any) -> Sensitivity:
     """What the form asks for. Raises DmqError for choices or numbers that make no sense."""
-    given = dict(zip(paths, values, strict=True))
-    if given["how"] != "measure":
-        given |= {name: Sensitivity.__dataclass_fields__[name].default for name in MEASURED}
-    return forms.spec_of(Sensitivity, given, Sensitivity(choices=choices_of(labels), how="measure"))
+    by_path = dict(zip(paths, values, strict=True))
+    if by_path["how"] != "measure":
+        by_path |= {name: Sensitivity.__dataclass_fields__[name].default for name in MEASURED}
+    return forms.make_spec(
+        Sensitivity, by_path, Sensitivity(choices=parse_choices(labels), how="measure")
+    )
 
 
-def choices_of(labels: list[str] | None) -> tuple[WeightFormat, ...]:
+def parse_choices(labels: list[str] | None) -> tuple[WeightFormat, ...]:
     """The choices of those labels, each once.
 
     Raises DmqError for what is none, and if there are none.
@@ -54,7 +56,7 @@ def choices_of(labels: list[str] | None) -> tuple[WeightFormat, ...]:
     return tuple({format_name(choice): choice for choice in map(parse_format, labels)}.values())
 
 
-def hows(how: str) -> dict[str, Any]:
+def show_controls(how: str) -> dict[str, Any]:
     """The controls that mean something for a way to measure."""
     shown = {f"form {name}": gr.update(visible=how == "measure") for name in MEASURED}
     return shown | {"form probes": gr.update(visible=how == "fisher")}
@@ -64,7 +66,7 @@ JOB = JobPanel(
     start={"go": "Measure"},
     stop="Stop, keep finished layers",
     progress="Progress of the table",
-    stopped="Stopped; finished layers were kept, and “Measure” goes on behind them.",
+    stopped="Stopped; finished layers were kept; “Measure” resumes after them.",
 )
 
 
@@ -73,9 +75,9 @@ def measure(
     paths: list[str], text: str, labels: list[str] | None, *values: Any
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Make the table, with a bar; what is finished when it is stopped is kept."""
-    recipe, ask = read(text), asked(paths, labels, *values)
+    recipe, spec = read(text), parse_form(paths, labels, *values)
     yield {}
-    return (yield from follow_table(recipe.model, measure_costs(recipe, ask)))
+    return (yield from follow_table(recipe.model, measure_costs(recipe, spec)))
 
 
 def follow_table(
@@ -85,33 +87,35 @@ def follow_table(
     of that table.
     """
     table = yield from watch(work)
-    made = next((name for name in named(model) if same(table_of(model, name), table)), "")
-    return {"status": note("The table is kept."), "made": f"{made} {stamp()}"}
+    name = next(
+        (name for name in list_titles(model) if is_same(find_table(model, name), table)), ""
+    )
+    return {"status": format_note("The table is kept."), "table_name": f"{name} {make_stamp()}"}
 
 
-def same(one: SensitivityTable, other: SensitivityTable) -> bool:
+def is_same(table: SensitivityTable, other: SensitivityTable) -> bool:
     """Are two tables one?"""
-    return (one.title, one.labels) == (other.title, other.labels) and np.array_equal(
-        one.cost, other.cost, True
+    return (table.title, table.labels) == (other.title, other.labels) and np.array_equal(
+        table.cost, other.cost, True
     )
 
 
-def draw() -> tuple[dict[str, Any], dict[str, Any]]:
+def build() -> tuple[dict[str, Any], dict[str, Any]]:
     """What is generated, by name, and the form's components by path."""
     gr.Markdown(HOWS, elem_classes="dmq-hint")
-    own = {"choices": build_choices(Sensitivity().choices)}
+    controls = {"choices": build_choices(Sensitivity().choices)}
     with gr.Row():
-        form = forms.form(Sensitivity, "Sensitivity", leave=("choices",))
-        widened(form)
+        form = forms.build_form(Sensitivity, "Sensitivity", leave=("choices",))
+        widen(form)
     form["probes"].visible = False
-    build_running(own, JOB)
+    build_running(controls, JOB)
     on(
         form["how"].input,
-        hows,
+        show_controls,
         [form["how"]],
         name_outputs(form),
     )
-    return own, form
+    return controls, form
 
 
 def build_choices(choices: tuple[WeightFormat, ...]) -> gr.Dropdown:
@@ -126,23 +130,23 @@ def build_choices(choices: tuple[WeightFormat, ...]) -> gr.Dropdown:
     )
 
 
-def widened(form: dict[str, Any]) -> None:
+def widen(form: dict[str, Any]) -> None:
     """Give each control room: else help stands in a column of single words on a phone."""
     for component in form.values():
         component.min_width = 240
 
 
-def build_running(own: dict[str, Any], job: JobPanel) -> None:
+def build_running(controls: dict[str, Any], job: JobPanel) -> None:
     """The panel of the job that makes a table."""
     with gr.Row(elem_classes="dmq-buttons"):
-        job.build_buttons(own, min_width=180)
-    job.build_progress(own)
-    own["made"] = gr.State("")  # the table that was made last
+        job.build_buttons(controls, min_width=180)
+    job.build_progress(controls)
+    controls["table_name"] = gr.State("")  # the table that was made last
 
 
 def connect(
     shared: Shared,
-    own: dict[str, Any],
+    controls: dict[str, Any],
     form: dict[str, Any],
     job: JobPanel,
     make: Callable,
@@ -157,9 +161,9 @@ def connect(
     """
     paths = list(form)
 
-    def finished(text: str, made: str, _: str | None, *rest: Any) -> dict[str, Any]:
-        return show(text, made.partition(" ")[0], *rest) if made else {}
+    def finished(text: str, table_name: str, _: str | None, *rest: Any) -> dict[str, Any]:
+        return show(text, table_name.partition(" ")[0], *rest) if table_name else {}
 
-    inputs = [shared.recipe, own["choices"], *form.values()]
-    job.connect(own, bind(make, paths), inputs)
-    on(own["made"].change, finished, [shared.recipe, own["made"], *view], out)
+    inputs = [shared.recipe, controls["choices"], *form.values()]
+    job.connect(controls, bind(make, paths), inputs)
+    on(controls["table_name"].change, finished, [shared.recipe, controls["table_name"], *view], out)

@@ -4,12 +4,12 @@ from typing import Any
 
 import gradio as gr
 
-from ..events import on, shows
+from ..events import connect_show, on
 from ..layout import build_hint
 from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from . import budget, learned_table, new_table
-from .handlers import HEADINGS, MATTERS, look, opened, pick, show
+from .handlers import HEADINGS, MATTERS, change_view, open_table, pick, show
 from .tables import REWARD
 
 
@@ -25,31 +25,29 @@ VIEWS = {
 }
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
-        "Not all layers need the same bits. A **sensitivity table** says what it costs to make "
-        "each layer's weight "
-        "into each of some formats; a **budget** shares out the bytes so that the costs add up to "
-        "the least."
+        "A **sensitivity table** holds the cost of storing each layer's weight in each format. A "
+        "**budget** assigns formats to layers so that the total cost is minimal."
     )
     out["name"] = gr.Dropdown([], value=None, label="Table", elem_id="table-name")
     build_hint(out)
     with gr.Column(visible=False) as out["body"]:
-        out["context"] = gr.Markdown(label="What the costs hold for", elem_id="table-context")
-        out["trust"] = gr.HTML(visible=False, label="How far to trust it", elem_id="table-trust")
+        out["context"] = gr.Markdown(label="What the costs are", elem_id="table-context")
+        out["trust"] = gr.HTML(visible=False, label="Reliability", elem_id="table-trust")
         build_views(out)
-        budget.draw(out)
+        budget.build(out)
     with gr.Accordion("A new table", open=False, elem_id="new-table"):
-        asked = new_table.draw()
+        measured = new_table.build()
     with gr.Accordion(learned_table.TITLE, open=False, elem_id="learn-mixes"):
-        learned = learned_table.draw()
+        learned = learned_table.build()
     views = [out[name] for name in ("name", "view", "label", "area", "other")]
     shares = [out[name] for name in budget.INPUTS]
     on(
         [out["name"].input],
-        opened,
+        open_table,
         [shared.recipe, *views, *shares],
         out,
         trigger_mode="always_last",
@@ -58,7 +56,7 @@ def tab(shared: Shared) -> None:
     )
     on(
         [out["view"].input, out["label"].input, out["area"].input, out["other"].input],
-        look,
+        change_view,
         [shared.recipe, *views],
         out,
         trigger_mode="always_last",
@@ -73,11 +71,11 @@ def tab(shared: Shared) -> None:
         )
     budget.connect(shared, out)
     for drawn_by, job, make in (
-        (asked, new_table.JOB, new_table.measure),
+        (measured, new_table.JOB, new_table.measure),
         (learned, learned_table.JOB, learned_table.learn),
     ):
         new_table.connect(shared, *drawn_by, job, make, show, [*views, *shares], out)
-    shows(shared, show, [*views, *shares], out, waiting=out["context"])
+    connect_show(shared, show, [*views, *shares], out, waiting=out["context"])
 
 
 def build_views(out: dict[str, Any]) -> None:
@@ -95,13 +93,11 @@ def build_views(out: dict[str, Any]) -> None:
             ["weights", "bytes"], value="weights", label="Area", visible=False, min_width=200
         )
         out["other"] = gr.Dropdown(
-            [], value=None, label="Beside the table", visible=False, min_width=240
+            [], value=None, label="Compare with table", visible=False, min_width=240
         )
     out["reward"] = gr.Markdown(
         REWARD, visible=False, label="Scores", elem_classes="dmq-hint", elem_id="layer-reward"
     )
-    out["why"] = gr.Markdown(
-        visible=False, label="Why there is no figure", elem_classes="dmq-empty"
-    )
+    out["why"] = gr.Markdown(visible=False, label="Reason for no figure", elem_classes="dmq-empty")
     out["figure"] = PlotlyView(label=HEADINGS["bars"], elem_id="layer-figure")
     out["picked"] = gr.HTML(label="Chosen layer", elem_id="layer-picked")

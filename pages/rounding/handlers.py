@@ -12,7 +12,7 @@ from dmq.recipe import FLOAT, BlockReconstruction, Recipe
 from dmq.workflow.answers import get_blocks_by_now, has_blocks, has_search
 from dmq.workflow.learning import learn_blocks
 
-from ..job_panel import JobPanel, note, watch
+from ..job_panel import JobPanel, format_note, watch
 from ..layout import explain_no_capture, show_body, show_hint
 from ..recipe_forms import change_part, show_part
 from ..session import read
@@ -23,7 +23,7 @@ def change(paths: list[str], text: str, enabled: bool, *values: Any) -> dict[str
     return change_part("reconstruction", BlockReconstruction, paths, text, enabled, *values)
 
 
-def hindrance(recipe: Recipe) -> str:
+def explain_hindrance(recipe: Recipe) -> str:
     """Why there is nothing to learn, with what to do; empty if there is."""
     if hint := explain_no_capture(recipe):
         return hint
@@ -44,14 +44,14 @@ def show(paths: list[str], text: str) -> Iterator[dict[str, Any]]:
     """The tab for the current recipe: the form at once, then what was learned."""
     recipe = read(text)
     form = show_part(recipe.reconstruction, BlockReconstruction, paths)
-    if why := hindrance(recipe):
+    if why := explain_hindrance(recipe):
         yield form | show_hint(why) | {"learn": gr.update(visible=False)}
         return
     yield form | {"empty": gr.update(visible=False)}
-    yield found(recipe)
+    yield show_blocks(recipe)
 
 
-def found(recipe: Recipe) -> dict[str, Any]:
+def show_blocks(recipe: Recipe) -> dict[str, Any]:
     """What there is of `recipe`, finished or not, and the button for the rest."""
     learned, done = get_blocks_by_now(recipe), has_blocks(recipe)
     button = gr.update(
@@ -60,30 +60,30 @@ def found(recipe: Recipe) -> dict[str, Any]:
     if learned is None:
         why = "The blocks are still to be learned: press **Learn the blocks**."
         return show_hint(why) | {"learn": button}
-    return overview(learned, done) | {"learn": button}
+    return show_overview(learned, done) | {"learn": button}
 
 
-def overview(learned: Any, done: bool) -> dict[str, Any]:
+def show_overview(learned: Any, done: bool) -> dict[str, Any]:
     """The figures and the table of what was learned by now."""
     return show_body() | {
-        "said": summary(learned, done),
+        "summary": summarize(learned, done),
         "errors": figures.block_errors(learned.before, learned.after, learned.stepped),
         "losses": figures.block_losses(learned.losses),
-        "table": table(learned),
+        "table": list_rows(learned),
     }
 
 
-def counts(learned: Any) -> dict[str, tuple[int, int, int]]:
+def count_codes(learned: Any) -> dict[str, tuple[int, int, int]]:
     """Layers, weights, and weights with another code than the nearest one, for every block."""
-    made = {}
+    counts = {}
     for block in learned.after:
         names = [name for name in learned.codes if name.startswith(f"{block}.")]
         weights = sum(learned.codes[name].codes.numel() for name in names)
-        made[block] = len(names), weights, sum(learned.changed[name] for name in names)
-    return made
+        counts[block] = len(names), weights, sum(learned.changed[name] for name in names)
+    return counts
 
 
-def table(learned: Any) -> list[list[Any]]:
+def list_rows(learned: Any) -> list[list[Any]]:
     """One row for each block, in forward order."""
     stepped = {block: f"{100 * error:.4g} %" for block, error in learned.stepped.items()}
     return [
@@ -97,13 +97,13 @@ def table(learned: Any) -> list[list[Any]]:
             f"{weights:,}",
             f"{100 * moved / max(1, weights):.1f} %",
         ]
-        for block, (layers, weights, moved) in counts(learned).items()
+        for block, (layers, weights, moved) in count_codes(learned).items()
     ]
 
 
-def summary(learned: Any, done: bool) -> str:
+def summarize(learned: Any, done: bool) -> str:
     """How many blocks got better and how many codes changed, in two sentences."""
-    rows = list(counts(learned).values())
+    rows = list(count_codes(learned).values())
     layers, weights, moved = (sum(row[k] for row in rows) for k in range(3))
     better = sum(learned.after[block] < learned.before[block] for block in learned.after)
     text = f"{better} of {len(rows)} block{'s' if len(rows) > 1 else ''} err less than with nearest codes. "
@@ -123,11 +123,11 @@ def summary(learned: Any, done: bool) -> str:
 # --- what runs ------------------------------------------------------------------------------------
 
 
-def rest(text: str) -> dict[str, Any]:
+def show_rest(text: str) -> dict[str, Any]:
     """What there is when learning was stopped."""
     recipe = read(text)
     return (
-        {} if hindrance(recipe) else found(recipe)
+        {} if explain_hindrance(recipe) else show_blocks(recipe)
     )  # another recipe may have been chosen meanwhile
 
 
@@ -137,7 +137,7 @@ JOB = JobPanel(
     stop="Stop, keep finished blocks",
     progress="Progress of the blocks",
     stopped="Stopped; finished blocks were kept.",
-    after_stop=rest,
+    after_stop=show_rest,
 )
 
 
@@ -148,5 +148,5 @@ def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """
     recipe = read(text)
     yield {}
-    yield from watch(learn_blocks(recipe), lambda learned: overview(learned, False))
-    return {"status": note("Learned.")} | found(recipe)
+    yield from watch(learn_blocks(recipe), lambda learned: show_overview(learned, False))
+    return {"status": format_note("Learned.")} | show_blocks(recipe)

@@ -27,14 +27,14 @@ HEAD = [
 ]
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     gr.Markdown(
-        "A weight need not take its nearest code: what matters is what its block answers. Here the "
-        "rounding of each block's weights is learned, one block after another, so that it answers "
-        "as the float one (AdaRound, BRECQ). It shows at 4 bits and below; it takes minutes to "
-        "hours."
+        "The nearest code of a weight is not always best for the output of its block. Here the "
+        "rounding of each block's weights is learned, one block after another, so that its output "
+        "matches the float block (AdaRound, BRECQ). It helps at 4 bits and below, and takes minutes "
+        "to hours."
     )
     out["enabled"] = gr.Checkbox(False, label="Learn the rounding block by block")
     form = build_settings(out)
@@ -50,9 +50,9 @@ def build_settings(out: dict[str, Any]) -> dict[str, Any]:
         field.name for field in dataclasses.fields(BlockReconstruction) if field.name not in MAIN
     )
     with gr.Column(visible=False) as out["settings"]:
-        form = forms.form(BlockReconstruction, "Blocks", leave=rest)
+        form = forms.build_form(BlockReconstruction, "Blocks", leave=rest)
         with gr.Accordion("More settings", open=False):
-            form |= forms.form(BlockReconstruction, "Blocks", leave=MAIN)
+            form |= forms.build_form(BlockReconstruction, "Blocks", leave=MAIN)
     return form
 
 
@@ -60,7 +60,7 @@ def build_results(out: dict[str, Any]) -> None:
     """What is shown of learned blocks."""
     build_hint(out)
     with gr.Column(visible=False) as out["body"]:
-        out["said"] = gr.Markdown(label="What was learned", elem_id="blocks-said")
+        out["summary"] = gr.Markdown(label="Summary of the blocks", elem_id="blocks-summary")
         build_plots(
             out,
             "blocks",

@@ -14,7 +14,7 @@ from dmq.store import folders, runs
 from ..session import adopt, read, set_outside
 
 
-def image_of(model: str) -> str | None:
+def find_image(model: str) -> str | None:
     """Sample images that ship with an embedded model."""
     folder = folders.ASSETS / "models" / model
     if model not in EMBEDDED:  # other names come from visitors: never a path to show
@@ -22,7 +22,7 @@ def image_of(model: str) -> str | None:
     return str(folder / "samples.png") if (folder / "samples.png").is_file() else None
 
 
-def numbers(info: ModelInfo) -> str:
+def format_numbers(info: ModelInfo) -> str:
     """The model's numbers as cards."""
     macs = sum(layer.macs for layer in info.layers)
     facts = {
@@ -32,7 +32,7 @@ def numbers(info: ModelInfo) -> str:
         "Whole pipeline": f"{info.pipeline_parameters / 1e6:.2f} M parameters",
         "Layers": str(len(info.layers)),
         "Compute": f"{macs / 1e6:,.0f} M multiply-adds a step" if macs else "not measured",
-        "GeneratedImage": f"{info.size[0]} × {info.size[1]}"
+        "Image": f"{info.size[0]} × {info.size[1]}"
         + (", from a prompt" if info.prompted else ", without a prompt"),
         "Scheduler": info.scheduler,
     }
@@ -40,7 +40,7 @@ def numbers(info: ModelInfo) -> str:
     return f'<dl class="dmq-cards">{cards}</dl>'
 
 
-def rows(info: ModelInfo) -> list[list[Any]]:
+def list_rows(info: ModelInfo) -> list[list[Any]]:
     """The table of layers."""
     return [
         [
@@ -60,14 +60,14 @@ def show(text: str) -> dict[str, Any]:
     """The tab for the current recipe's model."""
     recipe = read(text)
     info = get_info(recipe.model)
-    file = image_of(recipe.model)
+    file = find_image(recipe.model)
     shipped = runs.shipped_recipes()
     return {
         "title": f"## {html.escape(recipe.model)}",
         "image": gr.Image(value=file, visible=file is not None),
-        "numbers": numbers(info),
+        "numbers": format_numbers(info),
         "figure": layers_figure(info),
-        "table": rows(info),
+        "table": list_rows(info),
         "recipes": gr.Radio(
             choices=list(shipped), value=recipe.name if recipe.name in shipped else None
         ),

@@ -14,41 +14,41 @@ from dmq.models.placement import AUTO, DTYPES, OFFLOADS, Placement
 from dmq.store import folders
 
 from ..events import MODEL, on
-from ..job_panel import note
-from ..session import Shared, read, stamp
+from ..job_panel import format_note
+from ..session import Shared, make_stamp, read
 
 
-def wanted(device: str | None, dtype: str | None, offload: str | None) -> Placement:
+def parse_form(device: str | None, dtype: str | None, offload: str | None) -> Placement:
     """The placement of the form; the API may leave things out."""
     return Placement(device=device or AUTO, dtype=dtype or AUTO, offload=offload or OFFLOADS[0])
 
 
-def look(text: str) -> dict[str, Any]:
+def show_form(text: str) -> dict[str, Any]:
     """The form as it is now, with the devices of this machine."""
     now = work_plan.chosen_placement()
-    found = [(str(device), device.name) for device in work_plan.list_devices()]
-    automatic = (f"automatic ({found[0][1]})", AUTO)
-    names = {name for _, name in found}
+    devices = [(str(device), device.name) for device in work_plan.list_devices()]
+    automatic = (f"automatic ({devices[0][1]})", AUTO)
+    names = {name for _, name in devices}
     device = now.device if now.device in (AUTO, *names) else f"{now.device}:0"
     return {
-        "device": gr.update(choices=[automatic, *found], value=device),
+        "device": gr.update(choices=[automatic, *devices], value=device),
         "dtype": now.dtype,
         "offload": now.offload,
-        "said": told_memory(text, now),
+        "memory": describe_memory(text, now),
     }
 
 
-def told_memory(text: str, placement: Placement) -> str:
+def describe_memory(text: str, placement: Placement) -> str:
     """What the model needs there, or why it cannot run there."""
     try:
-        return note(work_plan.describe_memory(read(text).model, placement))
+        return format_note(work_plan.describe_memory(read(text).model, placement))
     except DmqError as error:
         return f'<div class="dmq-progress" role="status"><span>⚠ {html.escape(folders.shown(error))}</span></div>'
 
 
 def weigh(text: str, device: str | None, dtype: str | None, offload: str | None) -> dict[str, Any]:
     """What the model would need there; nothing changes."""
-    return {"said": told_memory(text, wanted(device, dtype, offload))}
+    return {"memory": describe_memory(text, parse_form(device, dtype, offload))}
 
 
 def choose(text: str, device: str | None, dtype: str | None, offload: str | None) -> dict[str, Any]:
@@ -56,12 +56,12 @@ def choose(text: str, device: str | None, dtype: str | None, offload: str | None
 
     The model is loaded there at the next work.
     """
-    placement = wanted(device, dtype, offload)
-    said = work_plan.describe_memory(
+    placement = parse_form(device, dtype, offload)
+    memory = work_plan.describe_memory(
         read(text).model, placement
     )  # raises what is wrong before anything changes
     work_plan.use_placement(placement)
-    return {"said": note(f"Chosen. {said}"), "captured": stamp()}
+    return {"memory": format_note(f"Chosen. {memory}"), "captured": make_stamp()}
 
 
 def build(shared: Shared) -> None:
@@ -76,22 +76,22 @@ def build(shared: Shared) -> None:
             device = gr.Dropdown([("automatic", AUTO)], value=AUTO, label="Device", min_width=220)
             dtype = gr.Dropdown(list(DTYPES), value=AUTO, label="Number format", min_width=160)
             offload = gr.Dropdown(list(OFFLOADS), value=OFFLOADS[0], label="Offload", min_width=160)
-        said = gr.HTML(label="Memory")
+        memory = gr.HTML(label="Memory")
         use = gr.Button("Run models here", size="sm")
     form = [device, dtype, offload]
-    out = {"device": device, "dtype": dtype, "offload": offload, "said": said}
-    on(panel.expand, look, [shared.recipe], out)
+    out = {"device": device, "dtype": dtype, "offload": offload, "memory": memory}
+    on(panel.expand, show_form, [shared.recipe], out)
     on(
-        [one.input for one in form],
+        [component.input for component in form],
         weigh,
         [shared.recipe, *form],
-        {"said": said},
+        {"memory": memory},
         trigger_mode="always_last",
     )
     on(
         use.click,
         choose,
         [shared.recipe, *form],
-        {"said": said, "captured": shared.captured},
+        {"memory": memory, "captured": shared.captured},
         **MODEL,
     )

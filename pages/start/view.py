@@ -7,7 +7,7 @@ import gradio as gr
 from dmq import public
 
 from .. import sidebar
-from ..events import on, shows
+from ..events import connect_show, on
 from ..session import Shared
 from ..widgets.plotly_view import PlotlyView
 from . import placement as placing
@@ -17,7 +17,7 @@ from .handlers import begin, show
 HEAD = ["Layer", "Kind", "Role", "Block", "Shape", "Weights", "MMAC"]
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {}
     with gr.Row():
@@ -26,7 +26,7 @@ def tab(shared: Shared) -> None:
             out["numbers"] = gr.HTML("Loading the model …", label="Numbers of the model")
         with gr.Column(scale=1, min_width=240):
             out["image"] = gr.Image(
-                label="Images it generates",
+                label="Sample images",
                 format="png",
                 interactive=False,
                 visible=False,
@@ -62,4 +62,4 @@ def tab(shared: Shared) -> None:
         show_progress_on=[name],
     )
     on(recipes.input, begin, [shared.recipe, recipes], chosen)
-    shows(shared, show, [], out, waiting=out["title"])
+    connect_show(shared, show, [], out, waiting=out["title"])

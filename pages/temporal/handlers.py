@@ -19,7 +19,7 @@ from dmq.results import TemporalErrors
 from dmq.workflow.answers import get_time_errors, has_blocks, has_time_rounding
 from dmq.workflow.learning import learn_time_rounding
 
-from ..job_panel import JobPanel, note, watch
+from ..job_panel import JobPanel, format_note, watch
 from ..layout import explain_no_capture, show_hint
 from ..recipe_forms import change_part, show_part
 from ..session import read
@@ -44,8 +44,8 @@ def change(paths: list[str], text: str, enabled: bool, *values: Any) -> dict[str
     return change_part("temporal", Temporal, paths, text, enabled, *values)
 
 
-def measured(recipe: Recipe) -> tuple[TemporalErrors, bool]:
-    """What happens to the features, and whether that is what the recipe asks: not before its
+def measure_errors(recipe: Recipe) -> tuple[TemporalErrors, bool]:
+    """Summary of the features, and whether that is what the recipe asks: not before its
     rounding was learned.
     """
     with_blocks = recipe.reconstruction is not None and recipe.reconstruction.time
@@ -61,18 +61,18 @@ def show(paths: list[str], text: str, picked: str) -> Iterator[dict[str, Any]]:
     """The tab for the current recipe: the form at once, then the figures."""
     recipe = read(text)
     form = show_part(recipe.temporal, Temporal, paths)
-    if why := hindrance(recipe):
+    if why := explain_hindrance(recipe):
         yield form | show_hint(why)
         return
     form |= {"learn": gr.update(visible=not has_time_rounding(recipe))}
     yield form | {"empty": gr.update(visible=False)}
-    errors, learned = measured(recipe)
-    yield {"body": gr.update(visible=True)} | overview(
-        recipe, errors, learned, chosen(errors, picked)
+    errors, learned = measure_errors(recipe)
+    yield {"body": gr.update(visible=True)} | show_overview(
+        recipe, errors, learned, choose_cell(errors, picked)
     )
 
 
-def hindrance(recipe: Recipe) -> str:
+def explain_hindrance(recipe: Recipe) -> str:
     """Why there is nothing to see, with what to do; empty if there is."""
     if hint := explain_no_capture(recipe):
         return hint
@@ -83,7 +83,7 @@ def hindrance(recipe: Recipe) -> str:
     return ""
 
 
-def chosen(errors: TemporalErrors, picked: str) -> tuple[int, int]:
+def choose_cell(errors: TemporalErrors, picked: str) -> tuple[int, int]:
     """The feature and step that were clicked, or where the error is largest."""
     if picked:
         name, i = json.loads(picked)
@@ -94,15 +94,15 @@ def chosen(errors: TemporalErrors, picked: str) -> tuple[int, int]:
     return int(worst[0]), int(worst[1])
 
 
-def overview(
+def show_overview(
     recipe: Recipe, errors: TemporalErrors, learned: bool, at: tuple[int, int]
 ) -> dict[str, Any]:
     """All that follows from the recipe without running the model."""
     spec = recipe.temporal or Temporal()
     missing = MISSING.format(ALONE if recipe.temporal else WITH_BLOCKS)
     cache = spec.cache if isinstance(spec.cache, Cache) else None
-    return maps(errors, at) | {
-        "said": summary(recipe, errors) + ("" if learned else f"\n\n{missing}"),
+    return show_maps(errors, at) | {
+        "summary": summarize(recipe, errors) + ("" if learned else f"\n\n{missing}"),
         "ranges": figures.ranges(errors),
         "bits": figures.cache_bits(errors, cache.bits if cache else None),
         "deviation": gr.update(value=None, visible=False),  # it was of another recipe
@@ -113,14 +113,14 @@ def overview(
     }
 
 
-def maps(errors: TemporalErrors, at: tuple[int, int]) -> dict[str, Any]:
+def show_maps(errors: TemporalErrors, at: tuple[int, int]) -> dict[str, Any]:
     """The maps with the chosen cell framed, and the vectors behind it."""
     k, i = at
     cos = {name: float(getattr(errors, f"cosine_{name}")[k, i]) for name in ("before", "after")}
     where = f"### {figures.feature_name(errors.block.projections[k])}, step {i} (t = {errors.timesteps[i]:g})\n"
-    told = f"cosine {cos['before']:.6f} before, {cos['after']:.6f} with this recipe; "
+    text = f"cosine {cos['before']:.6f} before, {cos['after']:.6f} with this recipe; "
     shift = int(errors.shift_before[k, i]), int(errors.shift_after[k, i])
-    told += f"the step it is taken for: {i + shift[0]} before, {i + shift[1]} with this recipe."
+    text += f"the step it is taken for: {i + shift[0]} before, {i + shift[1]} with this recipe."
     return {
         "before": figures.cosine_map(errors, "before", at),
         "after": figures.cosine_map(errors, "after", at),
@@ -130,13 +130,13 @@ def maps(errors: TemporalErrors, at: tuple[int, int]) -> dict[str, Any]:
             value=figures.selection_map(errors, at) if errors.cached.any() else None,
             visible=bool(errors.cached.any()),
         ),
-        "cell": where + told,
+        "cell": where + text,
         "vectors": figures.vectors(errors, k, i),
         "picked": json.dumps([errors.block.projections[k].name, i]),
     }
 
 
-def summary(recipe: Recipe, errors: TemporalErrors) -> str:
+def summarize(recipe: Recipe, errors: TemporalErrors) -> str:
     """The worst cosine, the mismatched steps and the bytes, in two or three sentences."""
     block, steps = errors.block, len(errors.timesteps)
     worst = {name: float(getattr(errors, f"cosine_{name}").min()) for name in ("before", "after")}
@@ -162,11 +162,11 @@ def summary(recipe: Recipe, errors: TemporalErrors) -> str:
 
 def pick(text: str, click: gr.SelectData) -> dict[str, Any]:
     """The feature and step that were clicked in a map."""
-    errors, _ = measured(read(text))
+    errors, _ = measure_errors(read(text))
     k, i = click.index if isinstance(click.index, list | tuple) else (-1, -1)
     if not (0 <= k < len(errors.block.projections) and 0 <= i < len(errors.timesteps)):
         raise DmqError("this cell is no longer there; click again.")
-    return maps(errors, (int(k), int(i)))
+    return show_maps(errors, (int(k), int(i)))
 
 
 # --- what runs ------------------------------------------------------------------------------------
@@ -188,8 +188,10 @@ def learn(text: str) -> Generator[dict[str, Any], None, dict[str, Any]]:
     recipe = read(text)
     yield {}
     yield from watch(learn_time_rounding(recipe))
-    errors, learned = measured(recipe)
-    return {"status": note("Learned.")} | overview(recipe, errors, learned, chosen(errors, ""))
+    errors, learned = measure_errors(recipe)
+    return {"status": format_note("Learned.")} | show_overview(
+        recipe, errors, learned, choose_cell(errors, "")
+    )
 
 
 @JOB.run
@@ -199,6 +201,6 @@ def deviate(text: str, images: float) -> Generator[dict[str, Any], None, dict[st
     """
     recipe = read(text)
     yield {"learn": gr.update()}
-    found = yield from watch(time_embedding_drift.measure_drift(recipe, images=int(images)))
-    lines = {STATES[name]: values for name, values in found.items()}
+    result = yield from watch(time_embedding_drift.measure_drift(recipe, images=int(images)))
+    lines = {STATES[name]: values for name, values in result.items()}
     return {"deviation": gr.update(value=figures.deviation(lines), visible=True)}

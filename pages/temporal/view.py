@@ -19,15 +19,15 @@ from .handlers import JOB, change, deviate, learn, pick, show
 PARTS = tuple(field.name for field in dataclasses.fields(Temporal))
 
 
-def tab(shared: Shared) -> None:
+def build_tab(shared: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {"picked": gr.State("")}
     gr.Markdown(
-        "Each block is told the time by a vector that no image enters. Quantize that path "
-        "carelessly, and the model "
-        "believes to be at another step than it is (Temporal Feature Matters)."
+        "Each block receives the timestep as an embedding that does not depend on the image. If it "
+        "is quantized coarsely, the model acts as if it were at another timestep (Temporal Feature "
+        "Matters)."
     )
-    out["enabled"] = gr.Checkbox(False, label="Keep the time embedding in a way of its own")
+    out["enabled"] = gr.Checkbox(False, label="Quantize the time embedding separately")
     form = build_settings(out)
     with gr.Row():
         JOB.build_buttons(out, "learn")
@@ -44,7 +44,7 @@ def build_settings(out: dict[str, Any]) -> dict[str, Any]:
     with gr.Column(visible=False) as out["settings"], gr.Row():
         for part in PARTS:
             with gr.Column(min_width=240):
-                form |= forms.form(
+                form |= forms.build_form(
                     Temporal, "Time embedding", leave=tuple(name for name in PARTS if name != part)
                 )
     return form
@@ -54,7 +54,7 @@ def build_results(out: dict[str, Any]) -> None:
     """What is shown of the time embedding."""
     build_hint(out)
     with gr.Column(visible=False) as out["body"]:
-        out["said"] = gr.Markdown(label="What happens to the features", elem_id="temporal-said")
+        out["summary"] = gr.Markdown(label="Summary of the features", elem_id="temporal-summary")
         build_plots(
             out,
             "temporal",

@@ -40,37 +40,35 @@ SHARED, PER_STEP = "shared", "per step"
 COUNTS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
-def with_grouping(recipe: Recipe, grouping: Any) -> Recipe:
+def replace_grouping(recipe: Recipe, grouping: Any) -> Recipe:
     """`recipe` with another partition, and a name that says so."""
-    made = dataclasses.replace(recipe, grouping=grouping)
-    return dataclasses.replace(made, name=short_name(made))
+    changed = dataclasses.replace(recipe, grouping=grouping)
+    return dataclasses.replace(changed, name=short_name(changed))
 
 
-def decibels(error: float) -> str:
+def format_decibels(error: float) -> str:
     """A relative error as a signal-to-noise ratio."""
     return f"{-10 * math.log10(error):.1f} dB" if error > 0 else "no error"
 
 
-def said(recipe: Recipe, now: GroupErrors, lines: dict[str, GroupErrors]) -> str:
+def describe_error(recipe: Recipe, now: GroupErrors, lines: dict[str, GroupErrors]) -> str:
     """The total error, alone and against a shared range and a range per step."""
     if not now.total:
         return "This recipe leaves all activations in float: there is no error to see. Choose activation bits."
-    one, each = lines[SHARED].total, lines[PER_STEP].total
-    text = f"### {describe_grouping(recipe).capitalize()}: {decibels(now.total)}\n"
+    shared, per_step = lines[SHARED].total, lines[PER_STEP].total
+    text = f"### {describe_grouping(recipe).capitalize()}: {format_decibels(now.total)}\n"
     if recipe.activations.dynamic != "none":
         text += f"{DYNAMIC_NOTE} Groups of steps change nothing.\n\n"
     text += f"The activations' error is **{100 * now.total:.3g} %** of their power"
-    if one > 0 and abs(one - now.total) > 1e-12 * one:
-        text += (
-            f", **{100 * (1 - now.total / one):.1f} % less** than with one range ({decibels(one)})"
-        )
-    if one - each > 1e-12 * one:
-        text += f"; a range per step reaches {decibels(each)}, of that gain this partition has "
-        text += f"{100 * (one - now.total) / (one - each):.0f} %"
+    if shared > 0 and abs(shared - now.total) > 1e-12 * shared:
+        text += f", **{100 * (1 - now.total / shared):.1f} % less** than with one range ({format_decibels(shared)})"
+    if shared - per_step > 1e-12 * shared:
+        text += f"; a range per step reaches {format_decibels(per_step)}, of that gain this partition has "
+        text += f"{100 * (shared - now.total) / (shared - per_step):.0f} %"
     return text + "."
 
 
-def figures_of(recipe: Recipe) -> dict[str, Any]:
+def show_figures(recipe: Recipe) -> dict[str, Any]:
     """All that follows from a partition, from statistics alone."""
     now = get_errors(recipe)
     references: dict[str, SharedRange | PerStep] = {SHARED: SharedRange(), PER_STEP: PerStep()}
@@ -80,24 +78,24 @@ def figures_of(recipe: Recipe) -> dict[str, Any]:
     cuts = now.groups.boundaries()
     # Learned groups may be scattered and have ranges of their own: cuts would say too little of
     # them.
-    own = isinstance(recipe.grouping, LearnedGroups) or bool(
+    is_free = isinstance(recipe.grouping, LearnedGroups) or bool(
         (now.groups.slot != now.groups.slot[:1]).any()
     )
     counts = tuple(n for n in COUNTS if n <= recipe.sampling.steps)
     timesteps = [round(t, 3) for t in get_statistics(recipe).timesteps]
     shown = {
         "strip": PartitionStrip(
-            [] if own else list(cuts), steps=len(timesteps), timesteps=timesteps, locked=own
+            [] if is_free else list(cuts), steps=len(timesteps), timesteps=timesteps, locked=is_free
         ),
-        "locked": gr.update(visible=own),
-        "said": said(recipe, now, lines),
+        "locked": gr.update(visible=is_free),
+        "summary": describe_error(recipe, now, lines),
         "slots": figures.slot_map(now.groups),
     }
     if not (now.bits < FLOAT).any():
         return shown | {"per_step": None, "per_site": None, "against": None}
     current = (int(now.groups.slot.max()) + 1, now.total)
     return shown | {
-        "per_step": figures.error_per_step({"current": now, **lines}, cuts if not own else ()),
+        "per_step": figures.error_per_step({"current": now, **lines}, cuts if not is_free else ()),
         "per_site": figures.error_per_site({"current": now, **lines}),
         "against": figures.error_against_count(counts, get_error_curves(recipe, counts), current),
     }
@@ -115,55 +113,57 @@ def show(text: str, count: float) -> dict[str, Any]:
     count = getattr(recipe.grouping, "count", min(count, top))
     return show_body() | {
         "count": gr.update(maximum=top, value=count),
-        "own": getattr(recipe.grouping, "per_layer", False),
-        **figures_of(recipe),
+        "per_layer": getattr(recipe.grouping, "per_layer", False),
+        **show_figures(recipe),
     }
 
 
 def regroup(recipe: Recipe, grouping: Any) -> dict[str, Any]:
     """Everything after another partition was chosen."""
-    made = with_grouping(recipe, grouping)
-    return {"recipe": jsonio.dumps(made)} | figures_of(made)
+    changed = replace_grouping(recipe, grouping)
+    return {"recipe": jsonio.dumps(changed)} | show_figures(changed)
 
 
-def by_hand(text: str, cuts: list[int]) -> dict[str, Any]:
+def group_by_hand(text: str, cuts: list[int]) -> dict[str, Any]:
     """These cuts, on the strip too."""
-    return regroup(read(text), ManualGroups(boundaries=tuple(cuts))) | {"own": False}
+    return regroup(read(text), ManualGroups(boundaries=tuple(cuts))) | {"per_layer": False}
 
 
 def drag(text: str, cuts: list[int]) -> dict[str, Any]:
     """The partition that was set on the strip, which is left alone: the next drag may have
     begun.
     """
-    answer = by_hand(text, cuts)
+    answer = group_by_hand(text, cuts)
     del answer["strip"]
     return answer
 
 
-def shared(text: str) -> dict[str, Any]:
+def group_shared(text: str) -> dict[str, Any]:
     """One range for all steps."""
-    return regroup(read(text), SharedRange()) | {"own": False}
+    return regroup(read(text), SharedRange()) | {"per_layer": False}
 
 
-def uniform(text: str, count: float) -> dict[str, Any]:
+def group_uniform(text: str, count: float) -> dict[str, Any]:
     """Groups of equal length."""
-    return regroup(read(text), UniformGroups(count=int(count))) | {"own": False}
+    return regroup(read(text), UniformGroups(count=int(count))) | {"per_layer": False}
 
 
-def optimal(text: str, count: float, own: bool) -> dict[str, Any]:
+def group_optimal(text: str, count: float, per_layer: bool) -> dict[str, Any]:
     """The best cuts for this many groups."""
-    return regroup(read(text), OptimalGroups(count=int(count), per_layer=bool(own))) | {"own": own}
+    return regroup(read(text), OptimalGroups(count=int(count), per_layer=bool(per_layer))) | {
+        "per_layer": per_layer
+    }
 
 
-def per_step(text: str) -> dict[str, Any]:
+def group_per_step(text: str) -> dict[str, Any]:
     """A range for every step."""
-    return regroup(read(text), PerStep()) | {"own": False}
+    return regroup(read(text), PerStep()) | {"per_layer": False}
 
 
-def recount(text: str, count: float, own: bool) -> dict[str, Any]:
+def recount(text: str, count: float, per_layer: bool) -> dict[str, Any]:
     """Another number of groups, by the rule that is in force."""
     equal = isinstance(read(text).grouping, UniformGroups)
-    return uniform(text, count) if equal else optimal(text, count, own)
+    return group_uniform(text, count) if equal else group_optimal(text, count, per_layer)
 
 
 def split(text: str, cuts: list[int]) -> dict[str, Any]:
@@ -172,7 +172,7 @@ def split(text: str, cuts: list[int]) -> dict[str, Any]:
     length, start = max((b - a, -a) for a, b in pairwise(edges))
     if length < 2:
         raise DmqError("every group is one step long already; there is nothing to split.")
-    return by_hand(text, sorted([*cuts, -start + length // 2]))
+    return group_by_hand(text, sorted([*cuts, -start + length // 2]))
 
 
 def merge(text: str, cuts: list[int]) -> dict[str, Any]:
@@ -181,4 +181,4 @@ def merge(text: str, cuts: list[int]) -> dict[str, Any]:
         raise DmqError("there is one group only; there is nothing to merge.")
     edges = [0, *cuts, read(text).sampling.steps]
     _, k = min((edges[k + 2] - edges[k], k) for k in range(len(cuts)))
-    return by_hand(text, [*cuts[:k], *cuts[k + 1 :]])
+    return group_by_hand(text, [*cuts[:k], *cuts[k + 1 :]])

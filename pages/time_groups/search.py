@@ -18,8 +18,8 @@ from dmq.workflow.answers import get_search, has_capture, has_search
 from dmq.workflow.learning import search_groups
 
 from .. import forms
-from ..events import bind, on, shows
-from ..job_panel import FIGURE_SECONDS, JobPanel, note, watch
+from ..events import bind, connect_show, on
+from ..job_panel import FIGURE_SECONDS, JobPanel, format_note, watch
 from ..layout import build_plots
 from ..recipe_forms import name_outputs
 from ..session import Shared, read, set_outside
@@ -47,15 +47,17 @@ WAYS = {
 enough: set[str] = set()  # sessions that asked their search to finish with what it has
 
 
-def asked(paths: list[str], text: str, *values: Any) -> Recipe:
+def parse_form(paths: list[str], text: str, *values: Any) -> Recipe:
     """The current recipe with the groups of the form."""
     recipe = read(text)
-    spec = forms.spec_of(LearnedGroups, dict(zip(paths, values, strict=True)), base_of(recipe))
-    made = dataclasses.replace(recipe, grouping=spec)
-    return dataclasses.replace(made, name=short_name(made))
+    spec = forms.make_spec(
+        LearnedGroups, dict(zip(paths, values, strict=True)), find_settings(recipe)
+    )
+    changed = dataclasses.replace(recipe, grouping=spec)
+    return dataclasses.replace(changed, name=short_name(changed))
 
 
-def base_of(recipe: Recipe) -> LearnedGroups:
+def find_settings(recipe: Recipe) -> LearnedGroups:
     """The recipe's own search settings, or the ordinary ones."""
     if isinstance(recipe.grouping, LearnedGroups):
         return recipe.grouping
@@ -67,36 +69,37 @@ def search(
     paths: list[str], text: str, request: gr.Request, *values: Any
 ) -> Generator[dict[str, Any], None, dict[str, Any]]:
     """Run the search, with images of how it stands; what it found is kept, and shown."""
-    recipe, session = asked(paths, text, *values), request.session_hash or ""
+    recipe, session = parse_form(paths, text, *values), request.session_hash or ""
     enough.discard(session)
     yield {"finish": gr.update(visible=True)} | {
         name: gr.update(visible=False) for name in ("use", "more")
     }
     try:
         work = search_groups(recipe, again=True, enough=lambda: session in enough)
-        result = yield from watch(work, live, seconds=FIGURE_SECONDS)
+        result = yield from watch(work, show_snapshot, seconds=FIGURE_SECONDS)
     finally:
         enough.discard(session)
-    return {"status": note("Done; the groups are kept."), "found": jsonio.dumps(recipe)} | shown(
-        result
-    )
+    return {
+        "status": format_note("Done; the groups are kept."),
+        "searched": jsonio.dumps(recipe),
+    } | show_result(result)
 
 
-def live(snapshot: Any) -> dict[str, Any]:
+def show_snapshot(snapshot: Any) -> dict[str, Any]:
     """How a search stands."""
     importance, unsure = figures.live(snapshot)
-    said = f"**{snapshot.phase}**"
+    text = f"**{snapshot.phase}**"
     if math.isfinite(snapshot.error):
-        said += f": noise error {100 * snapshot.error:.3g} % at step {snapshot.step}"
+        text += f": noise error {100 * snapshot.error:.3g} % at step {snapshot.step}"
     return {
         "body": gr.update(visible=True),
-        "summary": said,
+        "summary": text,
         "importance": importance,
-        "unsure": unsure,
+        "entropy": unsure,
     }
 
 
-def shown(result: SearchResult) -> dict[str, Any]:
+def show_result(result: SearchResult) -> dict[str, Any]:
     """Everything a finished search found."""
     named = dataclasses.replace(
         result, local={WAYS[way]: errors for way, errors in result.local.items()}
@@ -105,17 +108,17 @@ def shown(result: SearchResult) -> dict[str, Any]:
         "body": gr.update(visible=True),
         "more": gr.update(visible=True),
         "use": gr.update(visible=True),
-        "summary": summary(result),
+        "summary": summarize(result),
         "assignment": figures.assignment(result.sites, result.importance.astype("float32")),
         "importance": figures.importance(result.importance.astype("float32").mean(0)),
-        "unsure": figures.uncertainty(figures.entropy_of(result.importance), result.visits),
+        "entropy": figures.uncertainty(figures.entropy_of(result.importance), result.visits),
         "loss": figures.loss(result.errors, result.penalties),
         "noise": figures.noise_errors(result),
         "yardsticks": figures.yardsticks(named),
     }
 
 
-def summary(result: SearchResult) -> str:
+def summarize(result: SearchResult) -> str:
     """What was found, in two or three sentences."""
     groups = result.slot.max(1) + 1
     least, most = int(groups.min()), int(groups.max())
@@ -133,8 +136,8 @@ def summary(result: SearchResult) -> str:
         float(errors.mean()) for errors in (result.soft, result.hard, result.refitted)
     )
     if math.isfinite(hard):
-        kept = again if math.isfinite(again) else hard
-        text += f" Noise error **{100 * kept:.3g} %** of the output's power"
+        error = again if math.isfinite(again) else hard
+        text += f" Noise error **{100 * error:.3g} %** of the output's power"
         text += f" ({100 * mixed:.3g} % with mixed groups, {100 * hard:.3g} % made hard)."
     return text + (f"\n\n⚠ It ended early: {result.note}." if result.note else "")
 
@@ -142,29 +145,29 @@ def summary(result: SearchResult) -> str:
 def finish(request: gr.Request) -> dict[str, Any]:
     """Ask this session's search to harden what it has."""
     enough.add(request.session_hash or "")
-    return {"status": note("Finishing with what is there …")}
+    return {"status": format_note("Finishing with what is there …")}
 
 
-def use(found: str) -> dict[str, Any]:
+def use(searched: str) -> dict[str, Any]:
     """The recipe whose search was shown as the current one."""
-    return set_outside(jsonio.loads(found)) if found else {}
+    return set_outside(jsonio.loads(searched)) if searched else {}
 
 
 def show(paths: list[str], text: str) -> dict[str, Any]:
     """The form for the current recipe, and what its search found, if there was one."""
     recipe = read(text)
-    spec = base_of(recipe)
-    known = name_outputs(forms.values_of(spec, paths))
+    spec = find_settings(recipe)
+    known = name_outputs(forms.list_values(spec, paths))
     with_spec = dataclasses.replace(recipe, grouping=spec)
     if not (has_capture(recipe) and has_search(with_spec)):
         return known | {
             "body": gr.update(visible=False),
             "use": gr.update(visible=False),
-            "found": "",
+            "searched": "",
         }
     with_spec = dataclasses.replace(with_spec, name=short_name(with_spec))
-    made = known | shown(get_search(with_spec)) | {"found": jsonio.dumps(with_spec)}
-    return made | {"use": gr.update(visible=recipe.grouping != spec)}
+    answer = known | show_result(get_search(with_spec)) | {"searched": jsonio.dumps(with_spec)}
+    return answer | {"use": gr.update(visible=recipe.grouping != spec)}
 
 
 def build(session: Shared) -> None:
@@ -172,25 +175,25 @@ def build(session: Shared) -> None:
     out: dict[str, Any] = {}
     with gr.Accordion("Learn the groups by gradients (ADP-DM)", open=False, elem_id="search"):
         gr.Markdown(
-            "A search decides which steps share a quantizer: at every layer all groups are mixed "
-            "by importance weights, which are learned together with the groups' ranges until each "
-            "step has chosen one. It generates with the float model and then runs the quantized one "
-            "forth and back, which takes minutes."
+            "The search decides which steps share a quantizer. At every layer all groups are mixed by "
+            "importance weights, which are learned together with the groups' ranges until each step has "
+            "chosen one group. The search generates images with the float model and then runs the "
+            "quantized model forward and backward, which takes minutes."
         )
-        every = forms.form(
-            LearnedGroups, "Search", leave=tuple(f for f in names() if f not in MAIN)
+        every = forms.build_form(
+            LearnedGroups, "Search", leave=tuple(f for f in list_fields() if f not in MAIN)
         )
         with gr.Accordion("More settings", open=False):
-            every |= forms.form(LearnedGroups, "Search", leave=MAIN)
+            every |= forms.build_form(LearnedGroups, "Search", leave=MAIN)
         with gr.Row():
             JOB.build_buttons(out, "go")
-            out["finish"] = gr.Button("Finish now, keep what is there", visible=False)
+            out["finish"] = gr.Button("Finish now, keep the result", visible=False)
             JOB.build_buttons(out, "stop")
             out["use"] = gr.Button("Use these groups", visible=False)
         JOB.build_progress(out)
-        out["found"] = gr.State("")
+        out["searched"] = gr.State("")
         with gr.Column(visible=False) as out["body"]:
-            out["summary"] = gr.Markdown(label="What the search found", elem_id="search-summary")
+            out["summary"] = gr.Markdown(label="Result of the search", elem_id="search-summary")
             build_plots(
                 out,
                 "search",
@@ -215,12 +218,12 @@ def build(session: Shared) -> None:
     on(
         out["use"].click,
         use,
-        [out["found"]],
+        [out["searched"]],
         session.chosen,
     )
-    shows(session, bind(show, paths), [], name_outputs(every) | out)
+    connect_show(session, bind(show, paths), [], name_outputs(every) | out)
 
 
-def names() -> list[str]:
+def list_fields() -> list[str]:
     """The fields of a search."""
     return [field.name for field in dataclasses.fields(LearnedGroups)]

@@ -4,16 +4,26 @@ from typing import Any
 
 import gradio as gr
 
-from ..events import on, shows
+from ..events import connect_show, on
 from ..layout import build_hint, build_plots
 from ..session import Shared
 from ..widgets.partition_strip import PartitionStrip
 from ..widgets.plotly_view import PlotlyView
 from . import search
-from .handlers import drag, merge, optimal, per_step, recount, shared, show, split, uniform
+from .handlers import (
+    drag,
+    group_optimal,
+    group_per_step,
+    group_shared,
+    group_uniform,
+    merge,
+    recount,
+    show,
+    split,
+)
 
 
-def tab(session: Shared) -> None:
+def build_tab(session: Shared) -> None:
     """Generate the tab and connect it."""
     out: dict[str, Any] = {"recipe": session.recipe}
     build_hint(out)
@@ -28,25 +38,25 @@ def tab(session: Shared) -> None:
             presets = {
                 fn: gr.Button(name, size="sm", min_width=90)
                 for name, fn in (
-                    ("Shared", shared),
-                    ("Uniform", uniform),
-                    ("Optimal", optimal),
-                    ("Per step", per_step),
+                    ("Shared", group_shared),
+                    ("Uniform", group_uniform),
+                    ("Optimal", group_optimal),
+                    ("Per step", group_per_step),
                     ("Split the longest", split),
                     ("Merge the shortest", merge),
                 )
             }
         with gr.Row(elem_classes="dmq-count"):
             count = out["count"] = gr.Slider(1, 50, 8, step=1, label="Number of groups", scale=3)
-            own = out["own"] = gr.Checkbox(
-                False, label="Each layer its own cuts (optimal)", scale=1
+            per_layer = out["per_layer"] = gr.Checkbox(
+                False, label="Separate cuts per layer (optimal)", scale=1
             )
         gr.Markdown(
             "Drag a boundary, or move it with the arrow keys; Delete removes it, a double click "
             "adds one.",
             elem_classes="dmq-hint",
         )
-        out["said"] = gr.Markdown(label="Total error", elem_id="total-error")
+        out["summary"] = gr.Markdown(label="Total error", elem_id="total-error")
         out["per_step"] = PlotlyView(label="Error per step", elem_id="error-per-step")
         build_plots(
             out,
@@ -58,13 +68,19 @@ def tab(session: Shared) -> None:
     more: dict[Any, list[Any]] = {
         split: [strip],
         merge: [strip],
-        uniform: [count],
-        optimal: [count, own],
+        group_uniform: [count],
+        group_optimal: [count, per_layer],
     }
     for handler, button in presets.items():
         on(button.click, handler, [session.recipe, *more.get(handler, [])], out)
     on(strip.input, drag, [session.recipe, strip], out, trigger_mode="always_last")
-    on(count.input, recount, [session.recipe, count, own], out, trigger_mode="always_last")
-    on(own.input, optimal, [session.recipe, count, own], out, trigger_mode="always_last")
-    shows(session, show, [count], out, waiting=out["said"])
+    on(count.input, recount, [session.recipe, count, per_layer], out, trigger_mode="always_last")
+    on(
+        per_layer.input,
+        group_optimal,
+        [session.recipe, count, per_layer],
+        out,
+        trigger_mode="always_last",
+    )
+    connect_show(session, show, [count], out, waiting=out["summary"])
     search.build(session)

@@ -59,8 +59,8 @@ def check_cuts(cuts: list[int], steps: int) -> list[int]:
     """`cuts` if they are whole numbers that rise strictly between 0 and `steps`, else
     `gr.Error`.
     """
-    whole = isinstance(cuts, list) and all(type(cut) is int for cut in cuts)
-    if whole and all(low < high for low, high in pairwise([0, *cuts, steps])):
+    are_integers = isinstance(cuts, list) and all(type(cut) is int for cut in cuts)
+    if are_integers and all(low < high for low, high in pairwise([0, *cuts, steps])):
         return cuts
     raise gr.Error(
         f"Boundaries must rise from 1 to {steps - 1}; got {cuts!r:.80}.", print_exception=False

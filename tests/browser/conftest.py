@@ -145,7 +145,7 @@ def visit(page, address):
 
     def opened(recipe, tab, extra="", width=1400):
         page.set_viewport_size({"width": width, "height": 900})
-        page.goto(address + session.query(recipe, tab) + extra)
+        page.goto(address + session.write_query(recipe, tab) + extra)
         page.locator(".dmq-name", has_text=recipe.name).wait_for(
             state="visible" if width > 768 else "attached"
         )

@@ -149,7 +149,7 @@ def test_a_class_that_opens_the_same_link_at_once_sees_the_page(chromium, addres
     ]  # pages of one visitor would wait for each other's connections
     pupils = [room.new_page() for room in rooms]
     for page in pupils:
-        page.goto(address + session.query(recipe, "activations"), wait_until="commit")
+        page.goto(address + session.write_query(recipe, "activations"), wait_until="commit")
     for page in pupils:
         expect(page.locator("#layer-title")).to_contain_text("6 bits")
         page.locator("#activations-grid .js-plotly-plot").wait_for(timeout=PATIENCE)
@@ -224,7 +224,7 @@ def test_a_link_restores_model_recipe_and_tab(visit, recipe):
 def test_a_tab_that_is_clicked_while_the_page_loads_stays_open(page, address, recipe, linked):
     held, loading = [], True
     page.route("**/queue/join*", lambda route: held.append(route) if loading else route.continue_())
-    page.goto(address + session.query(recipe, linked))
+    page.goto(address + session.write_query(recipe, linked))
     clicked = page.get_by_role("tab", name="Time groups", exact=True)
     clicked.click()
     page.wait_for_timeout(500)
@@ -282,7 +282,7 @@ def test_a_comparison_is_drawn_scored_saved_and_opened_again(visit, recipe):
     assert (
         0 <= wrap["y"] + wrap["height"] - last["y"] - last["height"] < 30
     )  # neither cut off nor followed by nothing
-    page.get_by_label("Besides the current recipe", exact=True).click()
+    page.get_by_label("Compare with recipes", exact=True).click()
     expect(page.get_by_role("option", name="W8A8, one range", exact=True)).to_be_visible()
     page.keyboard.press("Escape")
     page.reload()

@@ -45,10 +45,10 @@ def test_setting_ranges_goes_on_and_what_moved_is_looked_at(visit, recipe):
         next(progress for progress in work if count_finished_calls(wanted) == 4)
     page = visit(wanted, "error-over-time")
     expect(page.locator("#trajectory-ranges .block.dmq-empty")).to_contain_text(
-        "4 denoiser calls are finished and kept"
+        "4 denoiser calls are finished"
     )
     press(page, "Calibrate the other steps")
-    expect(page.locator("#trajectory-ranges-said")).to_contain_text(
+    expect(page.locator("#trajectory-ranges-summary")).to_contain_text(
         "Set on 2 images at 10 denoiser calls"
     )
     assert has_ranges(wanted)
@@ -69,7 +69,7 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     )
     page = visit(wanted, "error-over-time")
     press(page, "Measure the windows")
-    said = page.locator("#relaxing-said")
+    said = page.locator("#relaxing-summary")
     expect(said).to_contain_text("fidelity decided")
     expect(said).to_contain_text("6.80 bits on average")
     expect(page.locator("#relaxing-fidelity .main-svg").first).to_be_visible()
@@ -84,7 +84,7 @@ def test_windows_are_measured_curves_drawn_and_a_window_probed(visit, recipe):
     press_until(
         page, "Generate along the steps", page.get_by_text("Generated; the answer is kept.")
     )
-    expect(page.locator("#error-over-time-said")).to_contain_text("2 images (a, b), seeds 0")
+    expect(page.locator("#error-over-time-summary")).to_contain_text("2 images (a, b), seeds 0")
     for figure in ("accumulated", "predicted-x0", "isolated", "weighed"):
         expect(page.locator(f"#error-over-time-{figure} .main-svg").first).to_be_visible()
     expect(page.locator("#error-over-time-strip .thumbnail-item")).to_have_count(2 * 9)

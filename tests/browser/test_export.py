@@ -23,7 +23,7 @@ def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, 
         f"{plan.bytes:,} bytes"
     )
     press(page, "What runs where")
-    expect(page.locator("#export-placed")).to_contain_text("oneDNN int8")
+    expect(page.locator("#export-kernels")).to_contain_text("oneDNN int8")
     page.get_by_label("denoiser only", exact=True).check()
     expect(page.locator(".cm-content", has_text="from_pretrained('FOLDER')")).to_contain_text(
         "UNet2DConditionModel"
@@ -43,7 +43,7 @@ def test_a_recipe_is_weighed_exported_downloaded_and_found_again(visit, recipe, 
     page.reload()
     page.get_by_label("Exports", exact=True).click()
     page.get_by_role("option", name=name, exact=True).click()
-    expect(page.locator("#export-told")).to_contain_text(
+    expect(page.locator("#export-description")).to_contain_text(
         "dmq checkpoint, denoiser (UNet2DConditionModel)"
     )
     expect(page.locator("#export-file")).to_be_visible()
@@ -63,7 +63,7 @@ def test_an_export_that_cannot_be_made_is_one_line_and_the_button_stays(visit, r
 def test_both_engines_draw_and_show_their_seconds(visit, recipe):
     page = visit(dataclasses.replace(recipe, name="twice"), "compare")
     expect(page.get_by_role("spinbutton", name="Guidance", exact=True).first).to_have_value("2")
-    page.get_by_label("Computed", exact=True).click()
+    page.get_by_label("Engine", exact=True).click()
     page.get_by_role("option", name="both", exact=True).click()
     page.get_by_label("Prompts, one per line", exact=True).fill("a")
     press(page, "Generate")

@@ -27,7 +27,7 @@ def test_groups_are_learned_watched_and_used(visit, recipe):
     expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
     expect(page.locator("#search-summary")).to_contain_text("Noise error")
     expect(page.get_by_text("Done; the groups are kept.")).to_be_visible()
-    for figure in ("#search-unsure", "#search-map"):
+    for figure in ("#search-entropy", "#search-map"):
         expect(page.locator(f"{figure} .main-svg").first).to_be_visible()
     press(page, "Use these groups")
     page.wait_for_function("decodeURIComponent(location.search).includes('LearnedGroups')")
@@ -47,7 +47,7 @@ def test_a_search_can_be_stopped_or_finished_early(visit, recipe):
     stop(page, "Stop the search")
     expect(page.get_by_text("Stopped; nothing was kept.")).to_be_visible()
     assert not has_search(wanted)
-    finish = page.get_by_role("button", name="Finish now, keep what is there", exact=True)
+    finish = page.get_by_role("button", name="Finish now, keep the result", exact=True)
     press_until(page, "Search", finish)  # the summary is still that of the search before
     expect(page.get_by_role("progressbar", name="Progress")).to_be_visible()
     finish.click()
@@ -61,7 +61,7 @@ def test_the_time_embedding_is_seen_learned_and_run_alone(visit, recipe):
         recipe, name="time", weights=Weights(bits=4), grouping=UniformGroups(count=2), temporal=spec
     )
     page = visit(wanted, "temporal")
-    said = page.locator("#temporal-said")
+    said = page.locator("#temporal-summary")
     expect(said).to_contain_text("still to be learned")
     press(page, "Learn the rounding")
     expect(said).to_contain_text("as all other layers")
@@ -79,11 +79,11 @@ def test_the_time_embedding_is_seen_learned_and_run_alone(visit, recipe):
 
 def test_a_cache_of_the_time_embedding_is_one_choice_away(visit, recipe):
     page = visit(dataclasses.replace(recipe, name="plain"), "temporal")
-    expect(page.locator("#temporal-said")).to_contain_text("Worst cosine")
-    page.get_by_label("Keep the time embedding in a way of its own").check()
+    expect(page.locator("#temporal-summary")).to_contain_text("Worst cosine")
+    page.get_by_label("Quantize the time embedding separately").check()
     page.get_by_label("Time embedding: cache").click()
     page.get_by_role("option", name="Cache the features").click()
-    expect(page.locator("#temporal-said")).to_contain_text(
+    expect(page.locator("#temporal-summary")).to_contain_text(
         "100 % of the features come from the cache"
     )
     page.wait_for_function("decodeURIComponent(location.search).includes('Cache')")
@@ -113,14 +113,14 @@ def test_blocks_are_learned_stopped_and_gone_on_with(visit, hold, recipe):
     expect(page.locator(".block.dmq-empty:visible")).to_contain_text("still to be learned")
     with hold(snapshot=True):
         press(page, "Learn the blocks")
-        expect(page.locator("#blocks-said")).to_contain_text("Not all blocks are learned yet")
+        expect(page.locator("#blocks-summary")).to_contain_text("Not all blocks are learned yet")
         press(page, "Stop, keep finished blocks")
         expect(page.get_by_text("Stopped; finished blocks were kept.")).to_be_visible()
         assert not has_blocks(wanted)
     before = list(get_blocks_by_now(wanted).after)
     assert before
     press_until(page, "Learn the other blocks", page.get_by_text("Learned.", exact=True))
-    expect(page.locator("#blocks-said")).to_contain_text("5 blocks err less")
+    expect(page.locator("#blocks-summary")).to_contain_text("5 blocks err less")
     expect(page.locator("#blocks-errors .main-svg").first).to_be_visible()
     expect(page.get_by_role("button", name="Learn the other blocks", exact=True)).to_be_hidden()
     assert has_blocks(wanted)

@@ -15,7 +15,7 @@ def test_errors_for_people_become_messages_without_html():
         yield 1
         raise DmqError("no model <b>x</b>")
 
-    for call in (events.told(fail), lambda: list(events.told(later)())):
+    for call in (events.show_errors(fail), lambda: list(events.show_errors(later)())):
         with pytest.raises(gr.Error) as caught:
             call()
         assert caught.value.message == "no model &lt;b&gt;x&lt;/b&gt;"
@@ -24,7 +24,7 @@ def test_errors_for_people_become_messages_without_html():
 
 def test_an_answer_that_nobody_shows_is_a_mistake():
     with pytest.raises(TypeError, match="typo"):
-        events.by_name(lambda: {"typo": 1}, ["typed"])()
+        events.order_answers(lambda: {"typo": 1}, ["typed"])()
 
 
 def test_a_session_that_was_lost_starts_with_the_default():

@@ -111,7 +111,7 @@ print(json.dumps([lent, wanted]))
     assert lent == wanted and {
         "generate",
         "start",
-        "go_on",
+        "resume",
         "capture",
         "measure",
         "calibrate",

@@ -99,7 +99,7 @@ def test_every_door_refuses_in_the_same_words(host, visitor, name):
         "the box of the Start tab"
     )
     assert me.fire("sidebar.apply", text) == {"error": said}, "the editor"
-    assert session.parsed({"recipe": text}, ["start"])[2] == said, "a link"
+    assert session.parse_link({"recipe": text}, ["start"])[2] == said, "a link"
     for endpoint in ("/describe", "/errors", "/plan"):
         with pytest.raises(Exception, match=re.escape(said)):
             client.predict(recipe=text, api_name=endpoint)
@@ -147,7 +147,7 @@ def test_two_visitors_do_not_see_each_other(host, visitor):
     listed = {who: who.fire("compare.show", None, []) for who in (one, other)}
     assert [n for n, _ in listed[one]["Open an earlier run"]["choices"]] == [name]
     assert listed[other]["Open an earlier run"]["choices"] == []
-    assert f"run {name}" not in repr(listed[other]["Besides the current recipe"])
+    assert f"run {name}" not in repr(listed[other]["Compare with recipes"])
     stolen = other.fire("compare.show_run", name)
     assert stolen.keys() == {"error"} and "not in the list" in stolen["error"]
     stranger = Visitor(*host[1:3])  # who never opened the page, and has no secret
@@ -181,7 +181,7 @@ def test_what_is_written_under_way_is_the_visitors(host, visitor):
     assert str(host[0]) not in re.sub(
         r'"path": "[^"]+"|\'path\': \'[^\']+\'', "", repr(exported)
     ), "no path is shown"
-    assert repr(name) in exported["To load it"]
+    assert repr(name) in exported["Code to load it"]
     with public.as_visitor(me.token):
         assert exports.exports() == [name]
         shutil.rmtree(folders.own_home())

@@ -106,8 +106,8 @@ def test_commands_survive_the_shell(recipe):
 @each
 def test_a_link_restores_recipe_and_tab(recipe):
     for tab in ("start", "time-groups"):
-        params = dict(parse_qsl(session.query(recipe, tab)[1:]))
-        assert session.parsed(params, ["start", "time-groups"]) == (recipe, tab, "")
+        params = dict(parse_qsl(session.write_query(recipe, tab)[1:]))
+        assert session.parse_link(params, ["start", "time-groups"]) == (recipe, tab, "")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +115,7 @@ def test_a_link_restores_recipe_and_tab(recipe):
     [("over-time", "error-over-time"), ("take-away", "export"), ("reconstruct", "rounding")],
 )
 def test_a_link_to_a_tab_of_a_former_name_opens_it(former, tab):
-    assert session.parsed({"tab": former}, list(app.TABS)) == (session.OPENING, tab, "")
+    assert session.parse_link({"tab": former}, list(app.TABS)) == (session.OPENING, tab, "")
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_a_link_to_a_tab_of_a_former_name_opens_it(former, tab):
     ids=["no json", "misspelt", "bits", "unsorted", "outside", "tab", "too long"],
 )
 def test_a_broken_link_is_said_in_one_line_and_the_default_is_used(params, says):
-    recipe, tab, wrong = session.parsed(params, ["start", "compare"])
+    recipe, tab, wrong = session.parse_link(params, ["start", "compare"])
     assert (recipe, tab) == (session.OPENING, "start")
     assert says in wrong and "\n" not in wrong
 
@@ -203,8 +203,8 @@ def test_recipes_that_differ_in_bits_or_groups_get_different_names():
 
 
 def test_file_names_hold_no_path():
-    assert recipe_code.file_name(Recipe(name="../../etc/passwd")) == "etc-passwd.json"
-    assert recipe_code.file_name(Recipe(name="///")) == "recipe.json"
+    assert recipe_code.make_file_name(Recipe(name="../../etc/passwd")) == "etc-passwd.json"
+    assert recipe_code.make_file_name(Recipe(name="///")) == "recipe.json"
 
 
 @pytest.mark.parametrize(
@@ -214,15 +214,15 @@ def test_file_names_hold_no_path():
 def test_a_form_gives_back_what_it_was_filled_with(spec, recipe):
     part = getattr(recipe, spec.__name__.lower())
     with gr.Blocks():
-        made = forms.form(spec, "Part")
-    filled = forms.values_of(part, list(made))
+        made = forms.build_form(spec, "Part")
+    filled = forms.list_values(part, list(made))
     values = {path: component.value for path, component in made.items()} | filled
-    assert forms.spec_of(spec, values) == part
+    assert forms.make_spec(spec, values) == part
 
 
 def test_a_form_has_every_field_and_every_kind():
     with gr.Blocks():
-        paths = forms.form(Weights, "Weights").keys()
+        paths = forms.build_form(Weights, "Weights").keys()
     assert {
         "bits",
         "symmetric",
@@ -248,7 +248,7 @@ def test_a_form_has_every_field_and_every_kind():
 )
 def test_a_form_refuses_what_a_browser_could_not_have_sent(values, says):
     with pytest.raises(DmqError, match=says):
-        forms.spec_of(Weights, values, Weights())
+        forms.make_spec(Weights, values, Weights())
 
 
 def test_every_kind_of_the_recipe_has_a_name_for_people():

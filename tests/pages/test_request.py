@@ -16,9 +16,9 @@ from pages.compare import handlers as compare
 
 def test_other_steps_than_those_captured_are_refused_before_anything_is_drawn(recipe):
     with pytest.raises(DmqError, match="captured for 6"):
-        request.comparison_of(recipe, "a", "0", 7, 2.0)
+        request.make_comparison(recipe, "a", "0", 7, 2.0)
     nearest = dataclasses.replace(recipe, unknown_timestep="nearest")
-    assert request.comparison_of(nearest, "a", "0", 7, 2.0).sampling.steps == 7
+    assert request.make_comparison(nearest, "a", "0", 7, 2.0).sampling.steps == 7
 
 
 @pytest.mark.parametrize(
@@ -27,26 +27,26 @@ def test_other_steps_than_those_captured_are_refused_before_anything_is_drawn(re
     ids=["one", "list", "range"],
 )
 def test_seeds_are_read(given, seeds):
-    assert request.seeds_of(given) == seeds
+    assert request.parse_seeds(given) == seeds
 
 
 @pytest.mark.parametrize("given", ["-1", "a", "1.5", "1-", "5-1-2", "0-99", "²"])
 def test_other_seeds_are_refused(given):
     with pytest.raises(DmqError, match="seeds"):
-        request.seeds_of(given)
+        request.parse_seeds(given)
 
 
 def test_compared_recipes_have_names_of_their_own(recipe):
     first = next(iter(runs.shipped_recipes()))
     same_name = dataclasses.replace(recipe, name=first)
-    made = request.recipes_of(same_name, [first, "no such recipe"])
+    made = request.choose_recipes(same_name, [first, "no such recipe"])
     assert len({r.name for r in made}) == len(made) == 2
-    assert len(request.recipes_of(made[1], [first])) == 1
+    assert len(request.choose_recipes(made[1], [first])) == 1
 
 
 def test_both_engines_draw_each_recipe_under_a_name_of_its_own(recipe):
     others = list(runs.shipped_recipes())[:2]
-    made = request.recipes_of(recipe, others, "both")
+    made = request.choose_recipes(recipe, others, "both")
     assert [r.name for r in made] == [
         f"{name}{end}" for name in ("tiny", *others) for end in ("", ", executed")
     ]
@@ -55,17 +55,17 @@ def test_both_engines_draw_each_recipe_under_a_name_of_its_own(recipe):
         recipe,
         recipe,
     ]
-    assert request.recipes_of(made[1], others, "both") == made, (
+    assert request.choose_recipes(made[1], others, "both") == made, (
         "one that is executed already is generated both ways, too"
     )
-    assert [r.name for r in request.recipes_of(recipe, [], "executed bf16")] == [
+    assert [r.name for r in request.choose_recipes(recipe, [], "executed bf16")] == [
         "tiny, executed bf16"
     ]
-    assert {r.engine for r in request.recipes_of(made[1], others)} == {"executed"}, (
+    assert {r.engine for r in request.choose_recipes(made[1], others)} == {"executed"}, (
         "that of the current recipe"
     )
     with pytest.raises(DmqError, match="computed is 'magic'"):
-        request.recipes_of(recipe, [], "magic")
+        request.choose_recipes(recipe, [], "magic")
 
 
 @pytest.fixture
@@ -107,15 +107,15 @@ def test_recipes_of_earlier_runs_are_offered_under_the_name_of_their_run(recipe,
         recipe, name="mine", weights=dataclasses.replace(recipe.weights, bits=3)
     )
     shipped = list(runs.shipped_recipes())
-    assert list(request.offered(recipe)) == shipped
+    assert list(request.list_recipes(recipe)) == shipped
     kept("first", four, runs.shipped_recipes()[shipped[0]])  # what ships is not offered again
     kept(
         "second",
         dataclasses.replace(three, model="elsewhere"),
         dataclasses.replace(four, name="same as in first"),
     )
-    assert list(request.offered(recipe)) == [*shipped, "mine · run second", "mine · run first"]
-    made = request.recipes_of(
+    assert list(request.list_recipes(recipe)) == [*shipped, "mine · run second", "mine · run first"]
+    made = request.choose_recipes(
         recipe, ["mine · run second", "mine · run first", "removed · run gone"]
     )
     assert [(r.name, r.weights.bits, r.model) for r in made] == [

@@ -12,7 +12,7 @@ from gradio_client import Client
 from dmq import jsonio
 from dmq.workflow.answers import get_errors, get_plan
 from pages import app
-from pages.events import Blocks, takes_turns
+from pages.events import Blocks, connect_turns
 from pages.session import Shared
 from pages.widgets.partition_strip import check_cuts
 
@@ -71,7 +71,7 @@ def test_which_tab_is_drawn_when():
         turns = {key: gr.State("") for key in ("start", "layers")}
         with gr.Tabs():
             tabs = {key: gr.Tab(key) for key in turns}
-        takes_turns(shared, tabs, turns)
+        connect_turns(shared, tabs, turns)
     start, layers, outside = (fn.fn for fn in blocks.fns.values())
 
     def said(answer):

@@ -55,8 +55,8 @@ def test_formats_and_ranges_as_they_come_are_chosen_in_the_sidebar(text, recipe)
         recipe.weights, bits=4, format=KMeans(shared="tensor", iterations=3)
     )
     assert (made.name, made.activations.dynamic) == ("KMA-4 A6 per sample", "sample")
-    assert sidebar.form_values(made, [*chosen]) == chosen
-    table, plan = sidebar.look(jsonio.dumps(made))["layers"], get_plan(made)
+    assert sidebar.list_form_values(made, [*chosen]) == chosen
+    table, plan = sidebar.open_layers(jsonio.dumps(made))["layers"], get_plan(made)
     row = next(
         row
         for row, planned in zip(table, plan.layers, strict=False)
@@ -76,7 +76,7 @@ def test_the_sidebar_says_size_and_coverage(text, recipe):
 
 
 def test_the_open_table_says_what_every_layer_gets(text, recipe):
-    plan, rows = get_plan(recipe), sidebar.look(text)["layers"]
+    plan, rows = get_plan(recipe), sidebar.open_layers(text)["layers"]
     assert [row[0] for row in rows] == [row.layer.name for row in plan.layers]
     first = next(row for row in plan.layers if row.reason == "first layer")
     assert [
@@ -90,17 +90,17 @@ def test_the_open_table_says_what_every_layer_gets(text, recipe):
     ] in rows
     assert {tuple(row[1:4]) for row in rows if row[5] == ""} == {("8 bit", "6 bit", 2)}
     assert sidebar.weigh(text, True)["layers"] == rows
-    assert sidebar.look_away() == {"looking": False, "layers": []}
+    assert sidebar.close_layers() == {"is_open": False, "layers": []}
 
 
 def test_without_statistics_the_table_of_layers_is_empty_and_the_sidebar_says_why(recipe):
     other = dataclasses.replace(
         recipe, calibration=dataclasses.replace(recipe.calibration, seed=77)
     )
-    shown = sidebar.look(jsonio.dumps(other))
+    shown = sidebar.open_layers(jsonio.dumps(other))
     assert shown["layers"] == [] and "nothing captured yet" in shown["size"]
 
 
 def test_names_cannot_bring_html_into_the_page(recipe):
     nasty = dataclasses.replace(recipe, name="<img src=x onerror=alert(1)>")
-    assert "<img" not in sidebar.refresh([], jsonio.dumps(nasty), "start")["words"]
+    assert "<img" not in sidebar.refresh([], jsonio.dumps(nasty), "start")["description"]

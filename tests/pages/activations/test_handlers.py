@@ -16,7 +16,7 @@ from pages.time_groups import handlers as time_groups
 
 def test_a_click_picks_row_and_step(text, recipe):
     stats = get_statistics(recipe)
-    rows = activations.rows_of(stats, "outputs", activations.ALL)
+    rows = activations.list_rows(stats, "outputs", activations.ALL)
     click = gr.SelectData(None, {"index": [2, 3], "value": 0.0})
     answer = activations.pick(text, "max |x|", "outputs", activations.ALL, click)
     assert json.loads(answer["picked"]) == [stats.sites[rows[2]].name, "output", 3]
@@ -38,14 +38,14 @@ def test_a_click_on_a_cell_that_is_gone_is_refused(text, index):
 @pytest.mark.parametrize("point", activations.POINTS)
 def test_every_point_has_rows_and_figures(text, recipe, point):
     answer = activations.refilter(text, "kurtosis", point, activations.ALL, "")
-    assert activations.rows_of(get_statistics(recipe), point, activations.ALL)
+    assert activations.list_rows(get_statistics(recipe), point, activations.ALL)
     assert all(answer[name].data for name in ("heat", "ridge", "fan", "film", "grid", "channels"))
 
 
 def test_the_grid_drawn_is_that_of_the_recipe(text, recipe):
     errors, stats = get_errors(recipe), get_statistics(recipe)
     s = next(s for s, site in enumerate(stats.sites) if errors.bits[s].max() == 6)
-    said = activations.at_step(recipe, stats, s, 5)["title"]
+    said = activations.show_step(recipe, stats, s, 5)["title"]
     assert f"grid of 6 bits, {errors.low[s, 5]:.3g} to {errors.high[s, 5]:.3g}" in said
 
 
@@ -55,9 +55,9 @@ def test_tabs_say_where_ranges_are_taken_as_they_come(text, recipe):
     stats, errors = get_statistics(own), get_errors(own)
     s = next(s for s in range(len(stats.sites)) if errors.bits[s].max() == 6)
     said = {
-        time_groups.shared(jsonio.dumps(r))["said"].count("takes dynamic ranges")
+        time_groups.group_shared(jsonio.dumps(r))["summary"].count("takes dynamic ranges")
         for r in (own, recipe)
     }
     assert said == {1, 0}
-    titles = [activations.at_step(r, stats, s, 5)["title"] for r in (own, recipe)]
+    titles = [activations.show_step(r, stats, s, 5)["title"] for r in (own, recipe)]
     assert titles[0] == f"{titles[1]}. {DYNAMIC_NOTE}"

@@ -85,7 +85,7 @@ def test_the_tab_opens_on_the_benchmark_of_the_model(text, finished):
 
 
 def test_figures_have_intervals_floors_and_every_recipe(text, finished):
-    shown = benchmark.look(finished, [], "out", "ssim")
+    shown = benchmark.change_view(finished, [], "out", "ssim")
     report = kept.load_report(finished)
     for key, across in (
         ("bytes", lambda row: report.bytes[row.recipe] / 1e6),
@@ -107,21 +107,24 @@ def test_a_model_without_a_benchmark_says_what_to_do(text, recipe):
     other = jsonio.dumps(dataclasses.replace(recipe, model="emoji-none"))
     with pytest.raises(DmqError):
         benchmark.show(other, None, None, None, None)
-    assert "open **A new benchmark**" in benchmark.opened(None, [], None, None)["empty"]["value"]
+    assert (
+        "open **A new benchmark**"
+        in benchmark.open_benchmark(None, [], None, None)["empty"]["value"]
+    )
 
 
 def test_what_differs_is_not_shown_beside_it(finished, asked, recipes):
     other = dataclasses.replace(asked, seeds=(5, 6), measures=("psnr",))
     run_to_end(bench_stage.run_benchmark(other, recipes[:1], name="other seeds"))
     with pytest.raises(DmqError, match="tiny bench has seeds 0, 1, other seeds has seeds 5, 6"):
-        benchmark.opened(finished, ["other seeds"], None, None)
+        benchmark.open_benchmark(finished, ["other seeds"], None, None)
 
 
 def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
     one = dataclasses.replace(
         asked, measures=("psnr", "latent"), domains=asked.domains[:1], seeds=(0,), batch=4
     )
-    work = benching.running(one, recipes, "halfway")
+    work = benching.run(one, recipes, "halfway")
     first = next(work)
     assert "32 images" in first["estimate"] and first["stop"]["visible"]
     tables = []
@@ -137,9 +140,9 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
         and not after["stop"]["visible"]
     )
     assert "w8" not in tables[-1] and FLOOR_NAME in tables[-1]
-    left = next(benching.go_on("halfway"))["estimate"]
+    left = next(benching.resume("halfway"))["estimate"]
     assert "32 images" not in left
-    end = last(benching.go_on("halfway"))
+    end = last(benching.resume("halfway"))
     assert end["done"] == "halfway" and "w3" in end["rows"] and kept.unfinished() == []
     assert (
         end["live"]["visible"] is False and end["start"]["visible"] and not end["resume"]["visible"]
@@ -148,7 +151,7 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
     straight = run_to_end(bench_stage.run_benchmark(one, recipes, name="straight"))
     assert repr([row.figures for row in whole.rows]) == repr([row.figures for row in straight.rows])
     with pytest.raises(DmqError, match="no interrupted benchmark"):
-        next(benching.go_on("halfway"))
+        next(benching.resume("halfway"))
 
 
 def test_images_that_are_no_numbers_are_counted_and_named(asked, recipes, monkeypatch):
@@ -163,11 +166,11 @@ def test_images_that_are_no_numbers_are_counted_and_named(asked, recipes, monkey
     few = dataclasses.replace(
         asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4
     )
-    work = benching.running(few, recipes[:1], "broken")
+    work = benching.run(few, recipes[:1], "broken")
     for answer in work:
         if FLOOR_NAME in answer.get("rows", ""):
             monkeypatch.setattr(bench_stage, "get_model", broken)
-    shown = benchmark.opened("broken", [], None, None)
+    shown = benchmark.open_benchmark("broken", [], None, None)
     assert "<small>8 not finite</small>" in shown["table"]
     assert (
         shown["notes"]["visible"]
@@ -193,36 +196,36 @@ def test_a_recipe_of_another_engine_is_another_recipe(asked, recipes, text):
         asked, domains=asked.domains[:1], seeds=(0,), measures=("psnr", "latent"), batch=4
     )
     both = engines.with_engines(recipes[:1], "both")
-    last(benching.running(few, both[:1], "engines"))
-    drawn = last(benching.running(few, both, "engines"))
+    last(benching.run(few, both[:1], "engines"))
+    drawn = last(benching.run(few, both, "engines"))
     report = kept.load_report("engines")
     assert list(report.coverage) == ["w8", "w8, executed"] and "oneDNN" in drawn["rows"]
     assert report.row("w8", "in").seconds != report.row("w8, executed", "in").seconds > 0
     with pytest.raises(DmqError):
-        last(benching.running(few, (dataclasses.replace(both[1], name="w8"),), "engines"))
-    assert benching.asked(text, ["names"], None, 16, 1, [], "both")[1][1].engine == "executed"
+        last(benching.run(few, (dataclasses.replace(both[1], name="w8"),), "engines"))
+    assert benching.parse_form(text, ["names"], None, 16, 1, [], "both")[1][1].engine == "executed"
 
 
 def test_the_form_is_checked_and_says_how_long_it_takes(text, tmp_path):
-    benchmark_, recipes = benching.asked(text, ["names", "compositions"], None, 4, 2, [])
+    benchmark_, recipes = benching.parse_form(text, ["names", "compositions"], None, 4, 2, [])
     assert [len(domain.prompts) for domain in benchmark_.domains] == [
         2,
         2,
     ] and benchmark_.seeds == (0, 1)
     assert [recipe.name for recipe in recipes] == ["tiny"]
     said = last(benching.estimate(text, ["names"], None, 4, 1, []))["estimate"]
-    assert "Not like this: names: FID needs at least 16 images, got 4" in said
+    assert "Cannot be estimated: names: FID needs at least 16 images, got 4" in said
     said = last(benching.estimate(text, ["names"], None, 16, 1, []))["estimate"]
     assert "48 images" in said and "on this machine" in said
     file = tmp_path / "mine.txt"
     file.write_bytes(b"\xff\xfe\xff")
     with pytest.raises(DmqError, match="is no UTF-8 text"):
-        benching.asked(text, [], str(file), 4, 2, [])
+        benching.parse_form(text, [], str(file), 4, 2, [])
     for wrong in ((0, 1), (4, 0.5), (None, 1), (4, 10**9)):
         with pytest.raises(DmqError, match="must be a whole number from 1"):
-            benching.asked(text, ["names"], None, *wrong, [])
+            benching.parse_form(text, ["names"], None, *wrong, [])
     with pytest.raises(DmqError, match="choose at least one list"):
-        benching.asked(text, [], None, 4, 2, [])
+        benching.parse_form(text, [], None, 4, 2, [])
 
 
 def table_with(*rows):
@@ -308,7 +311,7 @@ def test_images_of_the_same_noise_decide_where_intervals_overlap():
         in str(one)
     )
     assert rank_inversions.find_inversions(drawn(np.resize([22.0, -18.0], 20))) == []
-    assert "may mislead" in benchmark.findings(drawn(np.full(20, 2.0)))
+    assert "may mislead" in benchmark.format_findings(drawn(np.full(20, 2.0)))
 
 
 def images_with(lost):
@@ -347,11 +350,11 @@ def test_the_float_model_is_never_the_damaged_one():
 
 
 def test_the_finding_is_computed_from_the_table():
-    shown = benchmark.findings(
+    shown = benchmark.format_findings(
         table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("pale<", 3.0, 0.1, 4.0, 20.0))
     )
     assert "would mislead" in shown and "pale&lt;" in shown
-    quiet = benchmark.findings(
+    quiet = benchmark.format_findings(
         table_with(("mild", 1.0, 0.1, 5.5, 30.0), ("bad", 3.0, 0.1, 6.0, 20.0))
     )
     assert "no pair of models" in quiet and "mislead" not in quiet

@@ -23,9 +23,9 @@ def test_a_drawing_streams_images_and_ends_as_a_saved_run(text):
     assert last["run"]["value"] in runs.names()
     assert len(last["table"]) == 2
     assert "Noise floor" in last["summary"]
-    assert compare.pair(last["run"]["value"], 1, "tiny")["slider"][0].shape == (16, 16, 3)
+    assert compare.show_pair(last["run"]["value"], 1, "tiny")["slider"][0].shape == (16, 16, 3)
     with pytest.raises(DmqError, match="not part of the run"):
-        compare.pair(last["run"]["value"], 7, "tiny")
+        compare.show_pair(last["run"]["value"], 7, "tiny")
 
 
 def test_a_failed_drawing_gives_the_buttons_back(recipe):
@@ -53,7 +53,7 @@ def test_an_executed_drawing_is_shown_beside_the_simulated_one_with_its_seconds(
         assert cells[who][6].startswith(engine)
     same = [score.psnr for score in report.scores]
     assert abs(same[0] - same[1]) < 1, "they differ in speed, and hardly in images"
-    taken = jsonio.loads(compare.take(name, "tiny, executed")["recipe"])
+    taken = jsonio.loads(compare.take_recipe(name, "tiny, executed")["recipe"])
     assert (taken.name, taken.engine) == ("tiny, executed", "executed")
     assert compare.show(jsonio.dumps(taken), [], "simulated")["computed"] == "executed"
     assert compare.show(text, [], "both")["computed"] == "both"
@@ -74,7 +74,7 @@ def test_what_fell_back_is_marked_with_the_reason():
         noise_floor={"psnr": 1.0, "ssim": 0.1},
         samples=20,
     )
-    _, _, floats, x, y, *_ = reported.summary(report).splitlines()
+    _, _, floats, x, y, *_ = reported.summarize(report).splitlines()
     assert floats.startswith("| float |") and "| 1.00× | float | nothing |" in floats
     assert (
         "| 1.5 | 2.00× | executed: 1 layers on oneDNN int8; ⚠ fell back: 2 in float (its &lt;b&gt; "
@@ -86,4 +86,4 @@ def test_what_fell_back_is_marked_with_the_reason():
 
 @pytest.mark.parametrize(("images", "row"), [(1, 6), (2, 2), (8, 8), (9, 6)])
 def test_recipes_stand_below_each_other_where_they_fit(images, row):
-    assert compare.across(images) == row
+    assert compare.count_columns(images) == row

@@ -143,7 +143,7 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
     end = settled(answers)
     assert [row[0] for row in end["table"]] == ["low", "W8A8, one range"]
     comparison = Comparison(prompts=("a", "b"), seeds=(0, 1), sampling=low.sampling)
-    other = request.offered(low)["W8A8, one range"]
+    other = request.list_recipes(low)["W8A8, one range"]
     found = error_curves.find_error_curves(comparison, (low, other))
     for recipe, row in zip((low, other), end["table"], strict=True):
         assert float(row[1]) == pytest.approx(found.accumulated[recipe.name][-1].mean(), rel=1e-3)
@@ -158,7 +158,7 @@ def test_curves_grow_and_the_answer_is_there_again_when_the_tab_opens(low, monke
     again = error_over_time.show(text_of(dataclasses.replace(low, name="renamed")), [])
     assert again["table"] == [["renamed", *end["table"][0][1:]], end["table"][1]]
     assert (again["prompts"]["value"], again["seeds"]) == ("a\nb", "0, 1")
-    assert again["others"]["value"] == ["W8A8, one range"] and again["said"].startswith(
+    assert again["others"]["value"] == ["W8A8, one range"] and again["summary"].startswith(
         "4 images (a, b), seeds 0, 1"
     )
     repeated = list(error_over_time.generate(text_of(low), "a\nb", "0-1", ["W8A8, one range"]))
@@ -177,19 +177,19 @@ def test_stop_keeps_what_is_shown_and_leaves_nothing_behind(low):
 
 
 def test_each_part_of_pcr_can_be_left_out(low):
-    assert error_over_time.variants(low) == {}
+    assert error_over_time.list_variants(low) == {}
     one = dataclasses.replace(low, relaxing=Relaxing())
-    assert list(error_over_time.variants(one)) == ["low without PCR"], (
+    assert list(error_over_time.list_variants(one)) == ["low without PCR"], (
         "what is left out alone is all of it"
     )
     both = dataclasses.replace(low, name="both", progressive=Progressive(), relaxing=Relaxing())
-    made = error_over_time.variants(both)
+    made = error_over_time.list_variants(both)
     assert {(one.progressive is None, one.relaxing is None) for one in made.values()} == {
         (True, True),
         (True, False),
         (False, True),
     }
-    _, recipes = error_over_time.asked(
+    _, recipes = error_over_time.parse_form(
         text_of(both), "a", "0", ["W8A8, one range", "both without PCR"]
     )
     assert [recipe.name for recipe in recipes] == ["both", "both without PCR", "W8A8, one range"]
@@ -211,7 +211,7 @@ def test_what_cannot_be_drawn_is_refused_before_anything_is_shown(low, prompts, 
 
 
 def test_recipes_of_other_models_are_taken_for_this_one_and_the_engine_refuses_two(low, unprompted):
-    _, recipes = error_over_time.asked(text_of(low), "a", "0", ["W8A8, one range"])
+    _, recipes = error_over_time.parse_form(text_of(low), "a", "0", ["W8A8, one range"])
     assert {recipe.model for recipe in recipes} == {low.model}
     comparison = Comparison(prompts=("a",), sampling=low.sampling)
     with pytest.raises(DmqError, match="different models"):
@@ -224,13 +224,13 @@ def test_recipes_of_other_models_are_taken_for_this_one_and_the_engine_refuses_t
 
 def test_without_prompts_there_is_nothing_to_ask_but_seeds(unprompted):
     assert error_over_time.show(text_of(unprompted), [])["prompts"]["visible"] is False
-    comparison, _ = error_over_time.asked(text_of(unprompted), "ignored", "0-2", [])
+    comparison, _ = error_over_time.parse_form(text_of(unprompted), "ignored", "0-2", [])
     assert comparison.prompts == (UNPROMPTED,) and comparison.seeds == (0, 1, 2)
-    assert error_over_time.summary(comparison).startswith("3 images, seeds 0, 1, 2, ")
+    assert error_over_time.summarize(comparison).startswith("3 images, seeds 0, 1, 2, ")
 
 
 def test_a_prompt_is_no_html():
-    said = error_over_time.summary(Comparison(prompts=("<img src=x>",)))
+    said = error_over_time.summarize(Comparison(prompts=("<img src=x>",)))
     assert "<img" not in said and "&lt;img" in said and said.startswith("1 image (")
 
 
@@ -271,10 +271,10 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
     assert end["picked"] == f"{change.sites[s].label} {i}" and f", step {i}\n" in end["cell"]
     assert end["ribbons"].data[3].y.tolist() == pytest.approx(change.high[s].tolist())
     assert (
-        f"{100 * np.abs(change.wider).max():.1f} % at most" in end["said"]
-        and "⚠" not in end["said"]
+        f"{100 * np.abs(change.wider).max():.1f} % at most" in end["summary"]
+        and "⚠" not in end["summary"]
     )
-    assert settled(trajectory_ranges.show(WALK, text, ""))["said"] == end["said"]
+    assert settled(trajectory_ranges.show(WALK, text, ""))["summary"] == end["summary"]
     click = gr.SelectData(None, {"index": [3, 4], "value": 0.0})
     picked = trajectory_ranges.pick(text, click)
     assert picked["picked"] == f"{change.sites[3].label} 4" == f"{picked['layer']['value']} 4"
@@ -294,7 +294,7 @@ def test_ranges_are_set_stopped_gone_on_with_and_shown(low, monkeypatch):
 
 def test_a_range_that_grew_after_its_use_is_said(low):
     recipe = dataclasses.replace(low, progressive=Progressive(), grouping=SharedRange())
-    said = settled(trajectory_ranges.calibrate(text_of(recipe)))["said"]
+    said = settled(trajectory_ranges.calibrate(text_of(recipe)))["summary"]
     change = get_ranges(recipe).widest_change
     assert (
         change > 0
@@ -332,8 +332,8 @@ def test_what_hinders_is_said(low, changes, why):
     [("3, 7", (3, 7)), ("4-6 1", (1, 4, 5, 6)), ("2,2", (2,)), ("", ()), (None, ())],
 )
 def test_steps_are_read_as_they_are_written(text, steps):
-    assert relaxing.steps_of(text) == steps
-    assert relaxing.steps_of(relaxing.steps_text(steps)) == steps
+    assert relaxing.parse_steps(text) == steps
+    assert relaxing.parse_steps(relaxing.steps_text(steps)) == steps
 
 
 @pytest.mark.parametrize("text", ["x", "1.5", "-1", "3-", "5-2", "0-99999", "1e3", "²"])
@@ -373,7 +373,7 @@ def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
     text = text_of(dataclasses.replace(low, name="auto", relaxing=spec))
     assert settled(relaxing.show(FORM, text))["go"]["visible"]
     answers = list(relaxing.measure(text))
-    assert any(answer.get("said") == "Windows are measured …" for answer in answers), (
+    assert any(answer.get("summary") == "Windows are measured …" for answer in answers), (
         "figures while it runs"
     )
     end = settled(answers)
@@ -384,13 +384,13 @@ def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
     assert shaded == (chosen[0] - 0.5, chosen[-1] + 0.5)
     assert (
         f"Steps **{chosen[0]}-{chosen[-1]}** have 10 bits (**fidelity** decided): **6.67 bits**"
-        in end["said"]
+        in end["summary"]
     )
     before, gain = effects.typical_error, effects.step_gains("fidelity")[list(chosen)].sum()
     after = before * 10 ** (-gain / 10)
     assert (
         f"latent error {before:.3g} → {after:.3g} ({100 * (after / before - 1):+.0f} %)"
-        in end["said"]
+        in end["summary"]
     )
     names = [row[0] for row in end["table"]]
     assert names == [
@@ -409,7 +409,7 @@ def test_windows_are_measured_and_the_choices_compared_at_equal_bits(low):
         True,
         *relaxed_form(where="auto", judge="text", fraction=0.5, windows=3, images=2),
     )
-    assert "**text** decided" in moved["said"] and "**7.50 bits** on average" in moved["said"]
+    assert "**text** decided" in moved["summary"] and "**7.50 bits** on average" in moved["summary"]
     assert settled(relaxing.show(FORM, text))["table"] == end["table"]
     plain = settled(relaxing.show(FORM, text_of(dataclasses.replace(low, relaxing=None))))
     assert plain["go"]["visible"], "with other windows it is another measurement"
@@ -455,19 +455,25 @@ def test_a_probe_is_drawn_image_by_image_and_there_again(low):
     )
     assert np.array_equal(images[4], probed[2].pixels) and captions[4].startswith("× 1: ")
     worst = max((one for one in probed if one.gain == 4), key=lambda one: one.error)
-    assert f"fidelity suffers most from steps **{worst.start} to {worst.end - 1}**" in end["said"]
-    assert "Published example" in end["said"]
+    assert (
+        f"fidelity suffers most from steps **{worst.start} to {worst.end - 1}**" in end["summary"]
+    )
+    assert "Published example" in end["summary"]
     again = probe.show(text_of(low))
     assert again["table"] == end["table"] and (again["gains"], again["seed"]) == ("1, 4", "3")
-    assert (again["prompt"]["value"], again["windows"]["value"], again["own"]) == ("a", 2, False)
+    assert (again["prompt"]["value"], again["windows"]["value"], again["single_window"]) == (
+        "a",
+        2,
+        False,
+    )
 
 
 def test_one_window_of_ones_own(low):
     answers = list(probe.run(text_of(low), 4, True, 1, 2, "2", "b", "0"))
     assert [row[0] for row in settled(answers)["table"]] == ["1 to 2"]
-    assert settled(answers)["said"] == probe.PUBLISHED, "one window cannot be the worst"
+    assert settled(answers)["summary"] == probe.PUBLISHED, "one window cannot be the worst"
     again = probe.show(text_of(low))
-    assert (again["own"], again["first"], again["last"], again["window"]["visible"]) == (
+    assert (again["single_window"], again["first"], again["last"], again["window"]["visible"]) == (
         True,
         1,
         2,
@@ -533,11 +539,11 @@ def test_which_window_the_match_suffers_from_is_computed():
             match_float=30.0,
         )
 
-    said = probe.summary((image(0, 0.1, 20.0), image(3, 0.4, 29.0)))
+    said = probe.summarize((image(0, 0.1, 20.0), image(3, 0.4, 29.0)))
     assert "fidelity suffers most from steps **3 to 5** (latent error 0.4, 20.0 dB)" in said
     assert "the match with the prompt from steps **0 to 2** (-10.00)" in said
-    assert "from none of the windows" in probe.summary((image(0, 0.1, 31.0), image(3, 0.4, 30.0)))
-    assert "the match" not in probe.summary((image(0, 0.1, math.nan), image(3, 0.4, math.nan)))
+    assert "from none of the windows" in probe.summarize((image(0, 0.1, 31.0), image(3, 0.4, 30.0)))
+    assert "the match" not in probe.summarize((image(0, 0.1, math.nan), image(3, 0.4, math.nan)))
 
 
 # --- all of them ----------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ def cells(table):
 
 def test_what_runs_where_counts_every_layer_once_and_says_why(recipe):
     layers = len(get_info(recipe.model).layers)
-    table = last(export.place(jsonio.dumps(recipe)))["placed"]["value"]
+    table = last(export.show_kernels(jsonio.dumps(recipe)))["kernels"]["value"]
     assert sum(row[1] for row in table) == layers
     assert table[0][:2] == ["oneDNN int8", layers - 2] and table[0][3].endswith(
         f" and {layers - 5} more"
@@ -79,7 +79,7 @@ def test_what_runs_where_counts_every_layer_once_and_says_why(recipe):
         ["float: last layer", "conv_out"],
     ]
     free = dataclasses.replace(recipe, activations=Activations(bits=32))
-    (slow, *rest) = last(export.place(jsonio.dumps(free)))["placed"]["value"]
+    (slow, *rest) = last(export.show_kernels(jsonio.dumps(free)))["kernels"]["value"]
     assert slow[:2] == ["⚠ float, because its inputs stay in float", layers - 2] and len(rest) == 2
 
 
@@ -88,7 +88,7 @@ def test_without_statistics_the_tab_says_what_to_do(recipe):
     shown = export.show(other, FORMS[0], PARTS[0], None)
     assert "Press **Capture**" in shown["empty"]["value"] and not shown["body"]["visible"]
     with pytest.raises(DmqError, match="nothing captured yet"):
-        last(export.place(other))
+        last(export.show_kernels(other))
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -101,7 +101,7 @@ def test_an_export_is_a_folder_and_the_same_as_one_file(form, part, exported):
     name = shown["name"]["value"]
     known = exports.describe_export(name)
     assert (known.form, known.pipeline) == (export.FORMS[form], part == PARTS[0])
-    assert name in exports.exports() and known.line() in shown["told"]
+    assert name in exports.exports() and known.line() in shown["description"]
     assert shown["go"]["visible"] and not shown["stop"]["visible"] and shown["status"] == ""
     with zipfile.ZipFile(shown["file"]["value"]) as packed:
         inside = {entry: packed.read(entry) for entry in packed.namelist()}
@@ -154,7 +154,7 @@ def test_the_code_for_sdnq_draws_the_image_without_dmq(part, exported, tmp_path)
 
 def test_the_commands_that_are_shown_are_understood_and_pass(exported, capsys):
     for (form, _), shown in exported.items():
-        lines = [shlex.split(line) for line in shown["shell"].splitlines()]
+        lines = [shlex.split(line) for line in shown["commands"].splitlines()]
         given = cli.parser().parse_args(lines[0][1:])
         assert given.form == export.FORMS[form] and Path(given.folder).is_dir()
         assert len(lines) == (2 if form == FORMS[0] else 1)

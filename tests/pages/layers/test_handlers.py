@@ -36,7 +36,7 @@ from pages.layers import handlers as layers
 from pages.layers import learned_table as layers_learned
 from pages.layers import new_table as layers_asked
 from pages.layers import tables as layers_kept
-from pages.layers.budget import CHOICE, NAME, rows_of, rules_of
+from pages.layers.budget import CHOICE, NAME, list_rule_rows, parse_rules
 from pages.layers.view import VIEWS
 from tests.sensitivities import random_predictor
 
@@ -45,7 +45,7 @@ CHOICES = tuple(
     WeightFormat(bits=bits, format=form) for bits in (4, 2) for form in (Uaq(), KMeans())
 )
 ASK = Sensitivity(choices=CHOICES, how="fisher", steps=2, images=1, probes=1)
-EMPTY = rows_of(())
+EMPTY = list_rule_rows(())
 FORM = ["how", "mode", "measure", "steps", "images", "probes", "activations", "seed"]
 LEARN = [
     "configurations",
@@ -79,7 +79,9 @@ def table(recipe, text):
 def name(recipe, table):
     """Of the table by gradients."""
     return next(
-        name for name, title in layers_kept.named(recipe.model).items() if title == table.title
+        name
+        for name, title in layers_kept.list_titles(recipe.model).items()
+        if title == table.title
     )
 
 
@@ -113,7 +115,7 @@ def labels_of(found):
 def test_the_first_table_is_open_at_once_with_what_its_costs_hold_for(text, table, name):
     shown = layers.show(text, None, *VIEW, 3.5, [], EMPTY)
     assert [one for _, one in shown["name"]["choices"]] == list(
-        layers_kept.named(jsonio.loads(text).model)
+        layers_kept.list_titles(jsonio.loads(text).model)
     )
     shown = layers.show(text, name, *VIEW, 3.5, [], EMPTY)
     assert (
@@ -140,21 +142,21 @@ def test_a_model_without_tables_says_what_to_do(nothing):
 
 @pytest.mark.parametrize("view", [view for view in VIEWS if view != "agreement"])
 def test_every_view_is_drawn_with_the_controls_that_mean_something(text, table, name, view):
-    shown = layers.look(text, name, view, "KMC-4", "bytes", None)
+    shown = layers.change_view(text, name, view, "KMC-4", "bytes", None)
     assert shown["figure"]["visible"] and shown["figure"]["value"].data
     assert (
         shown["label"]["visible"] == (view in layers.AT_A_CHOICE)
         and shown["label"]["value"] == "KMC-4"
     )
     assert shown["area"]["visible"] == (view == "tree") and not shown["other"]["visible"]
-    assert layers.look(text, name, view, "GPTQ-8", "bytes", None)["label"]["value"] == "", (
+    assert layers.change_view(text, name, view, "GPTQ-8", "bytes", None)["label"]["value"] == "", (
         "no choice of this table"
     )
 
 
 def test_two_tables_are_compared_by_their_ranks(recipe, text, table, name):
-    shown = layers.look(text, name, "agreement", "", "weights", None)
-    other = layers_kept.table_of(recipe.model, shown["other"]["value"])
+    shown = layers.change_view(text, name, "agreement", "", "weights", None)
+    other = layers_kept.find_table(recipe.model, shown["other"]["value"])
     assert other.kind == "local" and shown["other"]["visible"]
     found = compare_tables(table, other)
     said = shown["figure"]["value"].layout.title.text
@@ -163,41 +165,45 @@ def test_two_tables_are_compared_by_their_ranks(recipe, text, table, name):
 
 def test_what_a_view_lacks_is_said_in_its_place(text, name, table, monkeypatch):
     plain = dataclasses.replace(table, per_step=None, kind="score", note="only a <few> mixes")
-    monkeypatch.setattr(layers, "table_of", lambda *_: plain)
-    shown = layers.look(text, name, "steps", "", "weights", None)
+    monkeypatch.setattr(layers, "find_table", lambda *_: plain)
+    shown = layers.change_view(text, name, "steps", "", "weights", None)
     assert not shown["figure"]["visible"] and "does not tell steps apart" in shown["why"]["value"]
-    opened = layers.opened(text, name, *VIEW, 3.5, [], EMPTY)
+    opened = layers.open_table(text, name, *VIEW, 3.5, [], EMPTY)
     assert opened["reward"]["visible"] and "⚠ only a &lt;few&gt; mixes" in opened["context"]
-    monkeypatch.setattr(layers, "named", lambda _: {name: "alone"})
+    monkeypatch.setattr(layers, "list_titles", lambda _: {name: "alone"})
     assert (
         "only table of this model"
-        in layers.look(text, name, "agreement", "", "", "x")["why"]["value"]
+        in layers.change_view(text, name, "agreement", "", "", "x")["why"]["value"]
     )
 
 
 def test_scores_of_a_predictor_are_tables_too_with_a_warning_of_what_they_mix(recipe, text, table):
     with kept_predictor(random_predictor(table)) as folder:
-        titles = layers_kept.named(recipe.model)
+        titles = layers_kept.list_titles(recipe.model)
         own = {name.partition(".")[2]: name for name in titles if name.startswith(folder.name)}
         assert own.keys() == {"block", "op", "ridge"} and "20 mixes: made up" in titles[own["op"]]
-        shown = layers.opened(text, own["op"], *VIEW, 3.0, [], EMPTY)
+        shown = layers.open_table(text, own["op"], *VIEW, 3.0, [], EMPTY)
         assert shown["reward"]["visible"] and "score (negated)" in shown["context"]
-        best = layers_budget.moved(text, own["op"], 3.0, list(table.labels), EMPTY)
+        best = layers_budget.move(text, own["op"], 3.0, list(table.labels), EMPTY)
         assert labels_of(best) == labels_of(
-            layers_budget.moved(text, own["ridge"], 3.0, list(table.labels), EMPTY)
+            layers_budget.move(text, own["ridge"], 3.0, list(table.labels), EMPTY)
         )
-        assert not layers.opened(text, own["ridge"], *VIEW, 3.0, [], EMPTY)["reward"]["visible"]
+        assert not layers.open_table(text, own["ridge"], *VIEW, 3.0, [], EMPTY)["reward"]["visible"]
         (folder / "predictor.safetensors").write_bytes(b"broken")
-        assert not any(name.startswith(folder.name) for name in layers_kept.named(recipe.model))
+        assert not any(
+            name.startswith(folder.name) for name in layers_kept.list_titles(recipe.model)
+        )
     with pytest.raises(DmqError, match="there is no table"):
-        layers_kept.key_of(recipe.model, own["op"])
+        layers_kept.find_key(recipe.model, own["op"])
 
 
 def test_tables_of_a_predictor_say_how_far_to_trust_them_and_others_do_not(text, table, name):
     found = random_predictor(table)
     with kept_predictor(found) as folder:
         for level in ("block", "op", "ridge"):
-            shown = layers.opened(text, f"{folder.name}.{level}", *VIEW, 3.0, [], EMPTY)["trust"]
+            shown = layers.open_table(text, f"{folder.name}.{level}", *VIEW, 3.0, [], EMPTY)[
+                "trust"
+            ]
             assert shown["visible"] and rows_in(shown["value"]) == [
                 [
                     one.name,
@@ -215,7 +221,7 @@ def test_tables_of_a_predictor_say_how_far_to_trust_them_and_others_do_not(text,
         and "A control is as good: ridge on <choices>." in said
     )
     for other in (
-        layers.opened(text, name, *VIEW, 3.0, [], EMPTY),
+        layers.open_table(text, name, *VIEW, 3.0, [], EMPTY),
         layers.show(text, name, *VIEW, 3.0, [], EMPTY),
     ):
         assert other["trust"] == {"value": "", "visible": False, "__type__": "update"}
@@ -226,11 +232,11 @@ def test_no_control_is_called_as_good_when_none_is_and_nothing_is_said_without_e
     better = dataclasses.replace(
         found, predictions=(found.predictions[0], found.predictions[2]), again=np.zeros(0)
     )
-    said = layers_learned.trust(better)
+    said = layers_learned.describe_trust(better)
     assert "as good" not in said and "of it noise –" in said
     assert (
-        layers_learned.trust(dataclasses.replace(found, predictions=()))
-        == layers_learned.trust(None)
+        layers_learned.describe_trust(dataclasses.replace(found, predictions=()))
+        == layers_learned.describe_trust(None)
         == ""
     )
 
@@ -270,19 +276,21 @@ def test_a_click_shows_the_layers_choices_and_a_block_nothing(text, table, name)
 @pytest.mark.parametrize("wrong", [None, "", "../../etc", "sensitivity-0"], ids=str)
 def test_names_that_nobody_kept_are_refused(text, wrong):
     with pytest.raises(DmqError, match="there is no table"):
-        layers.look(text, wrong, *VIEW)
+        layers.change_view(text, wrong, *VIEW)
 
 
 # --- the budget -----------------------------------------------------------------------------------
 
 
 def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, name):
-    found = layers_budget.moved(text, name, 3.0, list(table.labels), EMPTY)
+    found = layers_budget.move(text, name, 3.0, list(table.labels), EMPTY)
     size = int(3.0 * table.num_weights / 8)
     best = budget.allocate(table, layers_budget.Budget(bits=None, bytes=size))
     assert labels_of(found) == dict(zip(best.layers, map(format_name, best.choices), strict=True))
-    assert best.bytes <= size and f"**{best.bytes:,} bytes**" in found["said"]
-    assert f"{best.average_bits:.2f} bits" in found["said"] and "in all layers" in found["said"]
+    assert best.bytes <= size and f"**{best.bytes:,} bytes**" in found["summary"]
+    assert (
+        f"{best.average_bits:.2f} bits" in found["summary"] and "in all layers" in found["summary"]
+    )
     star = found["front"].data[-1]
     assert (star.name, star.x[0], star.y[0]) == ("now", best.average_bits, best.cost)
     total = sum(int(row[4].replace(",", "")) for row in found["layers"])
@@ -291,25 +299,25 @@ def test_the_budget_buys_the_solvers_answer_and_says_what_it_takes(text, table, 
 
 
 def test_the_slider_ends_where_the_table_does(text, table, name):
-    shown = layers_budget.changed(text, name, 99.0, list(table.labels), EMPTY)
+    shown = layers_budget.change(text, name, 99.0, list(table.labels), EMPTY)
     low, high = (8 * size / table.num_weights for size in budget.limits(table))
     bits = shown["bits"]
     assert low - 0.01 <= bits["minimum"] <= low and high <= bits["maximum"] <= high + 0.01
     assert bits["value"] == bits["maximum"]
     for end in (bits["minimum"], bits["maximum"]):
-        assert layers_budget.moved(text, name, end, list(table.labels), EMPTY)["layers"]
+        assert layers_budget.move(text, name, end, list(table.labels), EMPTY)["layers"]
 
 
 def test_only_allowed_choices_are_used_and_one_at_least_is_needed(text, table, name):
-    found = layers_budget.changed(text, name, 4.0, ["KMC-4", "KMC-2"], EMPTY)
+    found = layers_budget.change(text, name, 4.0, ["KMC-4", "KMC-2"], EMPTY)
     assert set(labels_of(found).values()) <= {"KMC-4", "KMC-2"}
-    said = layers_budget.changed(text, name, 4.0, [], EMPTY)
+    said = layers_budget.change(text, name, 4.0, [], EMPTY)
     assert (
-        "tick at least one" in said["said"]
+        "tick at least one" in said["summary"]
         and said["strip"] is None
         and not said["apply"]["interactive"]
     )
-    shown = layers_budget.fresh(text, name, 3.0, ["KMC-4", "HQQ-8"], EMPTY)
+    shown = layers_budget.open_budget(text, name, 3.0, ["KMC-4", "HQQ-8"], EMPTY)
     assert shown["allowed"]["value"] == ["KMC-4"]
 
 
@@ -321,14 +329,16 @@ def test_rules_are_respected_even_for_choices_that_are_not_allowed(text, table, 
         ["", "", None, False],
         ["*", "", "4", "false"],
     ]
-    found = layers_budget.changed(text, name, 3.0, ["KMC-4"], rules[:3])
+    found = layers_budget.change(text, name, 3.0, ["KMC-4"], rules[:3])
     assert labels_of(found)[one] == "UAQ-2" and labels_of(found)[other] == "float"
     assert {label for layer, label in labels_of(found).items() if layer not in (one, other)} == {
         "KMC-4"
     }
     row = next(row for row in found["layers"] if row[NAME] == other)
     assert row[4] == f"{4 * table.layers[1].num_weights:,}" and row[5] == "0"
-    assert "needs 4 bits by '*'" in layers_budget.changed(text, name, 3.0, ["KMC-4"], rules)["said"]
+    assert (
+        "needs 4 bits by '*'" in layers_budget.change(text, name, 3.0, ["KMC-4"], rules)["summary"]
+    )
 
 
 @pytest.mark.parametrize(
@@ -342,22 +352,22 @@ def test_rules_are_respected_even_for_choices_that_are_not_allowed(text, table, 
     ],
 )
 def test_rules_that_make_no_sense_are_told_in_one_line(text, table, name, row, said):
-    found = layers_budget.changed(text, name, 3.0, list(table.labels), [row])
-    assert said in found["said"] and "\n" not in found["said"] and found["layers"] == []
+    found = layers_budget.change(text, name, 3.0, list(table.labels), [row])
+    assert said in found["summary"] and "\n" not in found["summary"] and found["layers"] == []
 
 
 def test_rows_of_rules_are_read_back_and_unfinished_ones_left_out():
     rules = (Rule(layers="a*", choice="UAQ-4"), Rule(layers="b", least=3, same=True))
-    assert rules_of(rows_of(rules)) == rules
-    assert rules_of([["a*", "", None, False], ["", "UAQ-4", 2, True], [], None and []][:3]) == ()
-    assert rules_of(None) == ()
+    assert parse_rules(list_rule_rows(rules)) == rules
+    assert parse_rules([["a*", "", None, False], ["", "UAQ-4", 2, True], [], None and []][:3]) == ()
+    assert parse_rules(None) == ()
 
 
 @pytest.mark.parametrize("bits", [None, "3", float("nan"), True], ids=str)
 def test_an_emptied_slider_is_told(text, table, name, bits):
     assert (
         "expected a number"
-        in layers_budget.moved(text, name, bits, list(table.labels), EMPTY)["said"]
+        in layers_budget.move(text, name, bits, list(table.labels), EMPTY)["summary"]
     )
 
 
@@ -372,32 +382,32 @@ def edited(found, row, label):
 
 def test_a_layer_set_by_hand_keeps_its_choice_wherever_the_slider_goes(text, table, name):
     form = text, name, 3.0, list(table.labels)
-    before = layers_budget.moved(*form, EMPTY)
+    before = layers_budget.move(*form, EMPTY)
     now = before["layers"][2][CHOICE]
     other = "UAQ-2" if now != "UAQ-2" else "UAQ-4"
     found = layers_budget.edit(
         *form, EMPTY, edited(before, 2, f" {other.lower()} "), before["shown"]
     )
     layer = table.layers[2].name
-    assert rules_of(found["rules"]) == (Rule(layers=glob.escape(layer), choice=other),)
+    assert parse_rules(found["rules"]) == (Rule(layers=glob.escape(layer), choice=other),)
     assert labels_of(found)[layer] == other and found["layers"][2][-1] == "set by hand"
     assert "set by hand" in {part.name for part in found["strip"].data}
     size = sum(int(row[4].replace(",", "")) for row in found["layers"])
-    assert f"{size:,} bytes" in found["said"] and found["forget"]["visible"]
+    assert f"{size:,} bytes" in found["summary"] and found["forget"]["visible"]
     for bits in (2.3, 3.7):
-        moved = layers_budget.moved(text, name, bits, list(table.labels), found["rules"])
+        moved = layers_budget.move(text, name, bits, list(table.labels), found["rules"])
         assert labels_of(moved)[layer] == other
     again = layers_budget.edit(*form, found["rules"], edited(found, 2, "float"), found["shown"])
-    assert rules_of(again["rules"]) == (Rule(layers=glob.escape(layer), choice="float"),)
+    assert parse_rules(again["rules"]) == (Rule(layers=glob.escape(layer), choice="float"),)
     freed = layers_budget.edit(*form, again["rules"], edited(again, 2, ""), again["shown"])
-    assert rules_of(freed["rules"]) == () and labels_of(freed) == labels_of(before)
+    assert parse_rules(freed["rules"]) == () and labels_of(freed) == labels_of(before)
 
 
 def test_giving_back_forgets_single_layers_and_keeps_other_rules(text, table, name):
     kept = Rule(layers="*", least=2)
     hand = Rule(layers=glob.escape(table.layers[1].name), choice="KMC-4")
-    found = layers_budget.forget(text, name, 3.0, list(table.labels), rows_of((kept, hand)))
-    assert rules_of(found["rules"]) == (kept,) and not found["forget"]["visible"]
+    found = layers_budget.forget(text, name, 3.0, list(table.labels), list_rule_rows((kept, hand)))
+    assert parse_rules(found["rules"]) == (kept,) and not found["forget"]["visible"]
 
 
 @pytest.mark.parametrize(
@@ -410,7 +420,7 @@ def test_a_wrong_choice_is_told_in_one_line_and_put_back(
     told = []
     monkeypatch.setattr(gr, "Warning", told.append)
     form = text, name, 3.0, list(table.labels), EMPTY
-    before = layers_budget.moved(*form)
+    before = layers_budget.move(*form)
     found = layers_budget.edit(*form, edited(before, 0, label), before["shown"])
     assert found == {"layers": before["layers"]}
     (line,) = told
@@ -419,7 +429,7 @@ def test_a_wrong_choice_is_told_in_one_line_and_put_back(
 
 def test_nothing_edited_changes_nothing(text, table, name):
     form = text, name, 3.0, list(table.labels), EMPTY
-    before = layers_budget.moved(*form)
+    before = layers_budget.move(*form)
     assert layers_budget.edit(*form, before["layers"], before["shown"]) == {}
     stranger = [["unknown", "", "", "UAQ-2", "", "", ""], []]
     assert layers_budget.edit(*form, stranger, before["shown"]) == {"layers": before["shown"]}
@@ -427,9 +437,9 @@ def test_nothing_edited_changes_nothing(text, table, name):
 
 def test_rows_that_are_shown_are_not_sent_again_and_old_ones_edit_nothing(text, table, name):
     form = text, name, 3.0, list(table.labels)
-    before = layers_budget.moved(*form, EMPTY)
-    again = layers_budget.moved(*form, EMPTY, before["shown"])
-    assert "layers" not in again and "shown" not in again and again["said"] == before["said"]
+    before = layers_budget.move(*form, EMPTY)
+    again = layers_budget.move(*form, EMPTY, before["shown"])
+    assert "layers" not in again and "shown" not in again and again["summary"] == before["summary"]
     other = next(label for label in table.labels if label != before["layers"][2][CHOICE])
     rows = edited(before, 2, other)
     after = layers_budget.edit(*form, EMPTY, rows, before["shown"])
@@ -446,7 +456,7 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
     form = text, name, 3.0, list(table.labels), EMPTY
     found = layers_budget.compare(*form)
     made = jsonio.loads(found["recipe"])
-    chosen = labels_of(layers_budget.moved(*form))
+    chosen = labels_of(layers_budget.move(*form))
     by_layer = {
         over.layers: parse_format(chosen[layer])
         for layer, over in zip(chosen, made.overrides, strict=True)
@@ -468,7 +478,7 @@ def test_applied_choices_are_the_recipes_and_comparing_opens_its_tab(text, table
 
 def test_a_form_asks_for_what_it_shows_and_hides_what_has_no_meaning():
     labels, values = ["UAQ-4", "kmc-3", "KMC-3"], ("fisher", "all_but", "text", 3, 2, 1, True, 0)
-    ask = layers_asked.asked(FORM, labels, *values)
+    ask = layers_asked.parse_form(FORM, labels, *values)
     assert tuple(map(format_name, ask.choices)) == ("UAQ-4", "KMC-3")
     assert (ask.how, ask.mode, ask.measure, ask.steps, ask.activations) == (
         "fisher",
@@ -477,9 +487,9 @@ def test_a_form_asks_for_what_it_shows_and_hides_what_has_no_meaning():
         3,
         False,
     )
-    ask = layers_asked.asked(FORM, labels, "measure", *values[1:])
+    ask = layers_asked.parse_form(FORM, labels, "measure", *values[1:])
     assert (ask.mode, ask.measure, ask.activations) == ("all_but", "text", True)
-    shown = {how: layers_asked.hows(how) for how in ("measure", "fisher", "local")}
+    shown = {how: layers_asked.show_controls(how) for how in ("measure", "fisher", "local")}
     assert [shown[how]["form mode"]["visible"] for how in shown] == [True, False, False]
     assert [shown[how]["form probes"]["visible"] for how in shown] == [False, True, False]
     for wrong, said in (
@@ -488,14 +498,14 @@ def test_a_form_asks_for_what_it_shows_and_hides_what_has_no_meaning():
         (["float"], "need not be measured"),
     ):
         with pytest.raises(DmqError, match=said):
-            layers_asked.asked(FORM, wrong, *values)
+            layers_asked.parse_form(FORM, wrong, *values)
     with pytest.raises(DmqError, match="expected a whole number"):
-        layers_asked.asked(FORM, labels, "measure", "only", "noise", 2.5, 2, 1, False, 0)
+        layers_asked.parse_form(FORM, labels, "measure", "only", "noise", 2.5, 2, 1, False, 0)
 
 
 def test_a_table_is_measured_with_a_bar_stopped_and_gone_on_with(recipe, text):
     values = ("measure", "only", "noise", 1, 1, 1, False, 7)
-    ask = layers_asked.asked(FORM, ["UAQ-2"], *values)
+    ask = layers_asked.parse_form(FORM, ["UAQ-2"], *values)
     work = layers_asked.measure(FORM, text, ["UAQ-2"], *values)
     seen = [next(work) for _ in range(4)]
     work.close()
@@ -507,8 +517,8 @@ def test_a_table_is_measured_with_a_bar_stopped_and_gone_on_with(recipe, text):
     assert find_costs(recipe, ask) is None
     *_, last = layers_asked.measure(FORM, text, ["UAQ-2"], *values)
     table = find_costs(recipe, ask)
-    made = last["made"].partition(" ")[0]
-    assert np.array_equal(layers_kept.table_of(recipe.model, made).cost, table.cost)
+    made = last["table_name"].partition(" ")[0]
+    assert np.array_equal(layers_kept.find_table(recipe.model, made).cost, table.cost)
     assert last["go"]["visible"] and not last["stop"]["visible"] and "kept" in last["status"]
 
 
@@ -536,7 +546,7 @@ def test_what_fails_leaves_the_buttons_as_they_were(text, monkeypatch):
 
 
 def test_a_form_asks_for_a_predictor_and_keeps_defaults_of_what_it_leaves_out():
-    spec = layers_learned.asked(LEARN, ["UAQ-4", "kmc-3", "KMC-3"], *MIXES)
+    spec = layers_learned.parse_form(LEARN, ["UAQ-4", "kmc-3", "KMC-3"], *MIXES)
     assert tuple(map(format_name, spec.choices)) == ("UAQ-4", "KMC-3")
     assert (spec.configurations, spec.label, spec.epochs, spec.width) == (20, "noise", 2, 4)
     left = [field for field in layers_learned.LEFT if field not in (*LEARN, "choices")]
@@ -566,7 +576,7 @@ def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text
         job_panel, "BAR_SECONDS", -1
     )  # a bar for each mix, however fast they are judged
     labels = ["UAQ-4", "UAQ-2"]
-    spec = layers_learned.asked(LEARN, labels, *MIXES)
+    spec = layers_learned.parse_form(LEARN, labels, *MIXES)
     work = layers_learned.learn(LEARN, text, labels, *MIXES)
     seen = [next(work)]
     while "Judge random mixes: " not in seen[-1]["status"]:
@@ -579,18 +589,20 @@ def test_a_predictor_is_learned_with_a_bar_stopped_and_gone_on_with(recipe, text
     )
     done = int(re.search(r"Judge random mixes: (\d+) of 20", seen[-1]["status"])[1])
     assert done >= 1 and find_scores(recipe, spec) is None
-    assert "“Learn” goes on" in layers_learned.JOB.show_stopped()["status"]
+    assert "“Learn” resumes" in layers_learned.JOB.show_stopped()["status"]
     again = learn_scores(recipe, spec)
     first = next(progress for progress in again if progress.stage == "Judge random mixes")
     again.close()
     assert first.done > done, "labels were lost"
     *_, last = layers_learned.learn(LEARN, text, labels, *MIXES)
-    made, found = last["made"].partition(" ")[0], find_scores(recipe, spec)
+    made, found = last["table_name"].partition(" ")[0], find_scores(recipe, spec)
     assert made.startswith("predictor-") and made.endswith(".block") and last["go"]["visible"]
-    assert np.array_equal(layers_kept.table_of(recipe.model, made).cost, found.table("block").cost)
+    assert np.array_equal(
+        layers_kept.find_table(recipe.model, made).cost, found.table("block").cost
+    )
     shown = layers.show(text, made, *VIEW, 3.5, [], EMPTY)
     assert shown["name"]["value"] == made
     assert (
-        shown["trust"]["value"] == layers_learned.trust(found)
+        shown["trust"]["value"] == layers_learned.describe_trust(found)
         and "graph network" in shown["trust"]["value"]
     )

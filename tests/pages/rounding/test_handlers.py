@@ -87,14 +87,14 @@ def test_learning_is_stopped_goes_on_and_is_shown(low):
     assert first == ["down_blocks.0"] and not has_blocks(recipe)
     after = rounding.JOB.show_stopped(text)
     assert after["table"] == seen["table"] and after["learn"]["value"] == "Learn the other blocks"
-    assert "Not all blocks" in after["said"] and after["stop"]["visible"] is False
+    assert "Not all blocks" in after["summary"] and after["stop"]["visible"] is False
     answers = list(rounding.learn(text))
     assert "5 of" not in answers[1]["status"] and has_blocks(recipe)
     end = answers[-1]
     assert end["table"][0] == seen["table"][0] and len(end["table"]) == 5, (
         "the finished block was not learned again"
     )
-    assert end["learn"]["visible"] is False and "Not all blocks" not in end["said"]
+    assert end["learn"]["visible"] is False and "Not all blocks" not in end["summary"]
     assert last(rounding.show(PATHS, text))["table"] == end["table"]
 
 
@@ -133,7 +133,7 @@ def test_a_failure_says_so_and_gives_its_button_back(wanted, monkeypatch):
 
 def test_an_early_end_is_told(learned):
     result = dataclasses.replace(get_blocks(learned), note="mid_block: stopped.")
-    assert "⚠ mid_block: stopped." in rounding.summary(result, True)
+    assert "⚠ mid_block: stopped." in rounding.summarize(result, True)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +156,7 @@ def test_coverage_says_which_codes_are_learned(learned, wanted):
     for recipe in (learned, fresh):
         plan = get_plan(recipe)
         column = list(sidebar.LAYERS).index("Rounding")
-        table = {row[0]: row[column] for row in sidebar.layers(plan)}
+        table = {row[0]: row[column] for row in sidebar.list_layers(plan)}
         blocks = {name for name, how in table.items() if how == "block"}
         assert blocks == set(get_blocks(learned).codes) and not blocks & time
         assert {table[name] for name in time} == {"nearest"} and table["conv_in"] == ""
@@ -175,23 +175,23 @@ def test_words_and_commands_tell_of_it(wanted):
 
 def test_step_sizes_have_a_column_and_a_sentence(learned):
     plain = get_blocks(learned)
-    assert {row[4] for row in rounding.table(plain)} == {"–"}
-    assert "step sizes" not in rounding.summary(plain, True)
+    assert {row[4] for row in rounding.list_rows(plain)} == {"–"}
+    assert "step sizes" not in rounding.summarize(plain, True)
     block = next(iter(plain.after))
     stepped = {block: plain.after[block] / 2}
     result = dataclasses.replace(plain, stepped=stepped, sizes={"a": None, "b": None})
-    row = next(row for row in rounding.table(result) if row[0] == block)
+    row = next(row for row in rounding.list_rows(result) if row[0] == block)
     assert row[4] == f"{100 * stepped[block]:.4g} %"
-    assert "step sizes of 2 activations bring 1 of 1 blocks nearer" in rounding.summary(
+    assert "step sizes of 2 activations bring 1 of 1 blocks nearer" in rounding.summarize(
         result, True
     )
-    figure = rounding.overview(result, True)["errors"]
+    figure = rounding.show_overview(result, True)["errors"]
     assert [trace["name"] for trace in traces(figure)] == [
         "nearest codes",
         "learned codes",
         "step sizes as well",
     ]
-    assert len(traces(rounding.overview(plain, True)["errors"])) == 2
+    assert len(traces(rounding.show_overview(plain, True)["errors"])) == 2
 
 
 def traces(figure):

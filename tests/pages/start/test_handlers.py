@@ -26,5 +26,5 @@ def test_no_file_is_shown_for_a_name_that_a_visitor_wrote(tmp_path, monkeypatch)
     for place in ("models/emoji-sd", "private"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / "samples.png").touch()
-    assert start.image_of("emoji-sd") == str(tmp_path / "models" / "emoji-sd" / "samples.png")
-    assert start.image_of("../private") is None
+    assert start.find_image("emoji-sd") == str(tmp_path / "models" / "emoji-sd" / "samples.png")
+    assert start.find_image("../private") is None

@@ -60,7 +60,7 @@ def test_the_form_makes_the_time_embedding_of_the_recipe(low):
 def test_without_a_way_of_its_own_the_tab_shows_what_happens_anyway(low):
     answer = last(temporal.show(PATHS, jsonio.dumps(low), ""))
     errors = get_time_errors(low)
-    assert f"{errors.cosine_after.min():.6f}" in answer["said"]
+    assert f"{errors.cosine_after.min():.6f}" in answer["summary"]
     k, i = json.loads(answer["picked"])
     worst = np.unravel_index(errors.cosine_before.argmin(), errors.cosine_before.shape)
     assert (k, i) == (errors.block.projections[worst[0]].name, worst[1])
@@ -71,11 +71,12 @@ def test_rounding_that_was_not_learned_says_so_and_learning_it_helps(kept):
         dataclasses.replace(kept, temporal=dataclasses.replace(SPEC, rounding=Tiar(iterations=75)))
     )
     first, second = temporal.show(PATHS, text, "")
-    assert first["learn"]["visible"] is True and "Learn the rounding" in second["said"]
+    assert first["learn"]["visible"] is True and "Learn the rounding" in second["summary"]
     answers = list(temporal.learn(text))
     assert any("Learn the rounding" in answer["status"] for answer in answers[1:-1])
     assert (
-        "Learn the rounding" not in answers[-1]["said"] and answers[-1]["loss"]["visible"] is True
+        "Learn the rounding" not in answers[-1]["summary"]
+        and answers[-1]["loss"]["visible"] is True
     )
     errors = get_time_errors(jsonio.loads(text))
     assert errors.error_computed.mean() < errors.error_before.mean()
@@ -129,7 +130,7 @@ def test_a_cache_of_sixteen_bits_is_right_and_its_selection_is_shown(low):
     assert errors.cached.all() and errors.cosine_after.min() == pytest.approx(1, abs=1e-6)
     assert (
         answer["selection"]["visible"] is True
-        and "100 % of the features come from the cache" in answer["said"]
+        and "100 % of the features come from the cache" in answer["summary"]
     )
 
 
@@ -155,12 +156,15 @@ def test_a_time_embedding_learned_with_its_blocks_is_shown(low):
         get_time_errors(dataclasses.replace(recipe, reconstruction=None)),
     )
     waiting = last(temporal.show(PATHS, text, ""))
-    assert "open **Rounding**" in waiting["said"] and waiting["after"].data[0].z.tolist() == _map(
-        nearest
-    )
+    assert "open **Rounding**" in waiting["summary"] and waiting["after"].data[
+        0
+    ].z.tolist() == _map(nearest)
     run_to_end(learn_blocks(recipe))
     answer = last(temporal.show(PATHS, text, ""))
-    assert "still to be learned" not in answer["said"] and "as all other layers" in answer["said"]
+    assert (
+        "still to be learned" not in answer["summary"]
+        and "as all other layers" in answer["summary"]
+    )
     assert answer["before"].data[0].z.tolist() == waiting["before"].data[0].z.tolist()
     assert answer["after"].data[0].z.tolist() != _map(nearest)
     drawn = list(temporal.deviate(text, 1))[-1]["deviation"]["value"].data

@@ -22,15 +22,17 @@ def test_a_drag_answers_with_what_the_library_computes(text, recipe):
     answer = time_groups.drag(text, [1, 4])
     made = dataclasses.replace(recipe, grouping=ManualGroups(boundaries=(1, 4)))
     assert grouping(answer) == made.grouping
-    assert f"{100 * get_errors(made).total:.3g} %" in answer["said"]
+    assert f"{100 * get_errors(made).total:.3g} %" in answer["summary"]
     assert "strip" not in answer  # an answer that comes late must not undo the next drag
     assert time_groups.split(text, [2])["strip"].value == [2, 4]
 
 
 def test_presets_set_the_grouping_they_are_named_for(text):
-    assert grouping(time_groups.shared(text)) == SharedRange()
-    assert grouping(time_groups.per_step(text)) == PerStep()
-    assert grouping(time_groups.optimal(text, 3, True)) == OptimalGroups(count=3, per_layer=True)
+    assert grouping(time_groups.group_shared(text)) == SharedRange()
+    assert grouping(time_groups.group_per_step(text)) == PerStep()
+    assert grouping(time_groups.group_optimal(text, 3, True)) == OptimalGroups(
+        count=3, per_layer=True
+    )
     assert grouping(time_groups.recount(text, 3, False)).count == 3
 
 
@@ -44,12 +46,12 @@ def test_splitting_and_merging_change_the_number_of_groups_by_one(text):
 
 
 def test_cuts_of_each_layer_lock_the_strip(text):
-    answer = time_groups.optimal(text, 2, True)
+    answer = time_groups.group_optimal(text, 2, True)
     assert (
         len({row.tobytes() for row in get_errors(jsonio.loads(answer["recipe"])).groups.slot}) > 1
     )
     assert answer["strip"].locked
-    assert not time_groups.optimal(text, 2, False)["strip"].locked
+    assert not time_groups.group_optimal(text, 2, False)["strip"].locked
 
 
 @pytest.mark.parametrize("tab", [time_groups, activations], ids=["time groups", "activations"])
@@ -68,4 +70,4 @@ def test_float_activations_say_that_there_is_no_error(recipe):
     plain = dataclasses.replace(
         recipe, activations=dataclasses.replace(recipe.activations, bits=32)
     )
-    assert "no error to see" in time_groups.shared(jsonio.dumps(plain))["said"]
+    assert "no error to see" in time_groups.group_shared(jsonio.dumps(plain))["summary"]

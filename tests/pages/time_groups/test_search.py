@@ -44,7 +44,7 @@ def test_a_search_streams_its_state_and_ends_with_what_it_found(ended, recipe):
     assert watched and all("Progress" in answer["status"] for answer in watched)
     last = ended[-1]
     assert last["go"]["visible"] is True and last["use"]["visible"] is True
-    found = jsonio.loads(last["found"])
+    found = jsonio.loads(last["searched"])
     assert found.grouping == SPEC and has_search(found)
     bars = last["yardsticks"].data[0]
     local = get_search(found).local
@@ -55,7 +55,7 @@ def test_a_search_streams_its_state_and_ends_with_what_it_found(ended, recipe):
 
 
 def test_what_was_found_becomes_the_recipe_and_fills_the_tab(ended):
-    chosen = search.use(ended[-1]["found"])
+    chosen = search.use(ended[-1]["searched"])
     shown = time_groups.show(chosen["recipe"], 8)
     assert shown["body"]["visible"] is True
     assert shown["strip"].locked, "cuts would say too little of learned groups"
@@ -87,7 +87,7 @@ def test_finishing_early_keeps_what_is_there(text, monkeypatch):
     search.finish(VISITOR)
     last = list(work)[-1]
     assert "ended early" in last["summary"] and "of 8 iterations" in last["summary"]
-    assert has_search(jsonio.loads(last["found"]))
+    assert has_search(jsonio.loads(last["searched"]))
     assert not search.enough - {"somebody else"}
 
 
@@ -117,8 +117,8 @@ def test_more_groups_than_steps_are_refused(text):
 
 
 def test_the_form_leaves_the_other_settings_of_the_recipe_alone(recipe):
-    made = search.asked(["count"], jsonio.dumps(learned(recipe, seed=9)), 3.0)
+    made = search.parse_form(["count"], jsonio.dumps(learned(recipe, seed=9)), 3.0)
     assert made.grouping == dataclasses.replace(SPEC, seed=9, count=3)
-    assert search.base_of(dataclasses.replace(recipe, grouping=UniformGroups())) == LearnedGroups(
-        count=6
-    )
+    assert search.find_settings(
+        dataclasses.replace(recipe, grouping=UniformGroups())
+    ) == LearnedGroups(count=6)
