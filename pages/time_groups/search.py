@@ -198,7 +198,7 @@ def build(session: Shared) -> None:
                 out,
                 "search",
                 importance="Importance of the groups, mean over layers",
-                unsure="Entropy of the choice, and calibration steps",
+                entropy="Entropy of the choice, and calibration steps",
             )
             with gr.Column(visible=False) as out["more"]:
                 out["assignment"] = PlotlyView(

@@ -43,7 +43,7 @@ def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, hold, re
         press(page, "Stop, keep what is generated")
         expect(page.get_by_text("Stopped; what was generated is kept.")).to_be_visible()
         (name,) = kept.unfinished()
-    press(page, "Go on")
+    press(page, "Resume")
     expect(page.get_by_text(f"Done; kept as “{name}”.")).to_be_visible()
     table = page.locator("#bench-table")
     expect(table.locator("tbody th")).to_have_text(["float", FLOOR_NAME, "bench me"])
