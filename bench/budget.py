@@ -21,7 +21,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from scipy.sparse import csr_array
 
 from dmq.allocation.budget import allocate, limits, pareto
-from dmq.allocation.knapsack import best, filled, price_steps, priced
+from dmq.allocation.knapsack import best, fill, price_steps, solve_priced
 from dmq.recipe import Budget, parse_format
 from dmq.results import Layer, SensitivityTable
 
@@ -117,8 +117,8 @@ def measure(name: str, table: SensitivityTable, count: int) -> None:
         seconds, found = timed(lambda: allocate(table, Budget(bits=None, bytes=budget)))
         whole.append(seconds)
         seconds, known = timed(
-            lambda: filled(
-                priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget
+            lambda: fill(
+                solve_priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget
             )
         )
         prices.append(seconds)
@@ -127,7 +127,7 @@ def measure(name: str, table: SensitivityTable, count: int) -> None:
         rough.append(known.cost / known.bound - 1)
         open_.append(found.cost / found.bound - 1)
     for budget, gap in list(zip(budgets, gaps, strict=True))[1 : -1 : max(1, count // OTHERS)]:
-        bound = priced(price_steps(taken, cost), taken, cost, budget).bound
+        bound = solve_priced(price_steps(taken, cost), taken, cost, budget).bound
         seconds, value = timed(lambda: by_scipy(taken, cost, budget))
         others.append((seconds, value / bound - 1, gap))
     front, points = timed(lambda: pareto(table))

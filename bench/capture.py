@@ -28,9 +28,9 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from bench.memory import BLOCK, peak
 from dmq.capture.activations import SUBSET, calibration_images, capture_activations
-from dmq.models.loading import Loaded, describe, embedded, load, sample
-from dmq.models.published import published
-from dmq.models.stepping import stepping
+from dmq.models.loading import Loaded, describe, is_embedded, load, sample
+from dmq.models.published import build_published
+from dmq.models.stepping import yield_steps
 from dmq.models.tiny import calm, letters
 from dmq.recipe import EMBEDDED, Calibration, Sampling
 
@@ -88,7 +88,7 @@ def stable_diffusion() -> StableDiffusionPipeline:
             vae=vae,
             text_encoder=CLIPTextModel(text),
             tokenizer=tokenizer,
-            unet=random_weights(published(SD)),
+            unet=random_weights(build_published(SD)),
             scheduler=DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1),
             safety_checker=None,
             feature_extractor=None,
@@ -110,7 +110,7 @@ def plainly(loaded: Loaded, sampling: Sampling, calibration: Calibration) -> Ite
     for start in range(0, len(images), size):
         prompts, seeds = zip(*images[start : start + size], strict=True)
         draw = partial(sample, loaded.pipe, loaded, prompts=prompts, seeds=seeds, sampling=sampling)
-        yield from stepping(
+        yield from yield_steps(
             lambda on_step, draw=draw: draw(on_step=on_step)
         )  # in a thread, as a capture runs
 
@@ -178,7 +178,7 @@ def main() -> None:
                 Sampling(steps=1, size=options.side),
                 Calibration(samples=1, batch=1),
             )
-        elif name in embedded():
+        elif name in is_embedded():
             loaded = load(name)
             print(f"{name}: two batches of 8; loaded in {time.perf_counter() - begun:.1f} s")
             sampling = Sampling(steps=options.steps, guidance=EMBEDDED[name].guidance)

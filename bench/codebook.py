@@ -19,7 +19,7 @@ import torch
 
 from dmq.models.adapter import LAYERS
 from dmq.models.loading import load
-from dmq.numerics.codebook import kmeans, looked_up
+from dmq.numerics.codebook import kmeans, look_up
 
 
 def loop(rows: np.ndarray, k: int, starts: int) -> float:
@@ -67,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
         made = [kmeans(rows, 2**bits, 30) for rows in layers]
         ours = time.process_time() - begun
         error = sum(
-            float((looked_up(codes[some], centroids[some]) - rows[some]).double().square().sum())
+            float((look_up(codes[some], centroids[some]) - rows[some]).double().square().sum())
             for rows, (codes, centroids), some in zip(layers, made, samples, strict=True)
         )
         for starts in chosen.starts:

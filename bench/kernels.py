@@ -24,7 +24,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from dmq.numerics.affine import fake_quantize
 from dmq.numerics.processor import multiplies_bfloat16
-from dmq.runtime.attention import LANES, chunked
+from dmq.runtime.attention import LANES, _run_chunked
 from dmq.runtime.fused import codes_of
 from dmq.runtime.sums import int_mm_sums, onednn_sums
 
@@ -156,7 +156,7 @@ def attention(heads: int, length: int, width: int) -> dict[str, Callable[[], obj
         "torch, float32": lambda: F.scaled_dot_product_attention(query, key, value),
         "torch, bfloat16": lambda: F.scaled_dot_product_attention(*halves),
         "flexible, compiled, bfloat16": lambda: flexible(*halves),
-        "in pieces": lambda: chunked(query, key, value),
+        "in pieces": lambda: _run_chunked(query, key, value),
     }
 
 

@@ -39,11 +39,11 @@ def make(name: str, folder: Path) -> int:
     import torch
 
     from dmq.checkpoint.writing import Shards
-    from dmq.models.published import published
+    from dmq.models.published import build_published
     from dmq.models.quantizer import config_data
     from dmq.models.tiny import FAMILIES
 
-    model = FAMILIES["scale-shift"]() if name == TINY else published(name)
+    model = FAMILIES["scale-shift"]() if name == TINY else build_published(name)
     block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)).mul_(0.02).bfloat16()
     folder.mkdir()
     shards = Shards(folder, FILE, sealed=False)

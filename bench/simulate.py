@@ -21,8 +21,8 @@ from dmq.capture.activations import calibration_images
 from dmq.capture.replay import repeat, rows_of
 from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
-from dmq.models.loading import Loaded, embedded, load
-from dmq.quantizers.apply import quantized
+from dmq.models.loading import Loaded, is_embedded, load
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.weights import weight_bytes
 from dmq.recipe import EMBEDDED, FLOAT, Calibration, MseSearch, Sampling, Weights
 from dmq.results import ActivationQParams, Layer, ModelInfo, Plan, PlannedLayer, Site, Trajectory
@@ -106,7 +106,7 @@ def measure(name: str, rounds: int, side: int) -> None:
     published = EMBEDDED.get(name, Sampling())
     calls = recorded(loaded, Sampling(steps=STEPS, guidance=published.guidance, size=side))
     begun = time.perf_counter()
-    quantized_model = quantized(
+    quantized_model = quantize_model(
         loaded.denoiser, plan_for(loaded.info, calls.timesteps), loaded.adapter
     )
     made = time.perf_counter() - begun
@@ -143,7 +143,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     try:
         for name in chosen.subjects or EMBEDDED:
-            if name in EMBEDDED and name not in embedded():
+            if name in EMBEDDED and name not in is_embedded():
                 print(f"{name:<12} skipped: it is not in assets/models")
             else:
                 measure(name, chosen.rounds, chosen.side)

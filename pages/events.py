@@ -94,7 +94,7 @@ def _raise_as_message() -> Iterator[None]:
         if message is None:
             raise
         raise gr.Error(
-            html.escape(folders.shown(message), quote=False), print_exception=False
+            html.escape(folders.hide_places(message), quote=False), print_exception=False
         ) from None
 
 

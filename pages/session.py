@@ -100,7 +100,7 @@ def parse_link(params: Mapping[str, str], tabs: list[str]) -> tuple[Recipe, str,
         if params.get("recipe"):
             recipe = jsonio.loads(params["recipe"], path="recipe in the link")
     except DmqError as error:
-        wrong.append(folders.shown(error))
+        wrong.append(folders.hide_places(error))
     if tab not in tabs:
         wrong.append(f"tab in the link: unknown name {tab!r:.40}, not one of {', '.join(tabs)}.")
         tab = tabs[0]

@@ -123,7 +123,7 @@ def weigh(text: str, looking: bool) -> dict[str, Any]:
     try:
         plan = get_plan(read(text))
     except DmqError as error:
-        text = f'<div class="dmq-size"><p>Size and coverage: {html.escape(folders.shown(error))}</p></div>'
+        text = f'<div class="dmq-size"><p>Size and coverage: {html.escape(folders.hide_places(error))}</p></div>'
         return {"size": text, "coverage": "", "layers": []}
     shown = {"size": format_size(plan), "coverage": describe_plan(plan)}
     return shown | {"layers": list_layers(plan)} if looking else shown

@@ -22,7 +22,7 @@ from dmq.numerics.packing import pack, unpack
 from dmq.quantizers.bank import Clock, bank_module
 from dmq.quantizers.cache import FeatureTable
 from dmq.quantizers.codes import LowRankWeight
-from dmq.quantizers.layers import fake_quantized, low_rank_layer
+from dmq.quantizers.layers import low_rank_layer, make_fake_quantized
 from dmq.quantizers.mixture import CandidateGroups, SoftBank
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import (
@@ -40,8 +40,8 @@ from dmq.recipe import (
     Uniform,
     Weights,
 )
-from dmq.reconstruction.adaround import Rounding, SoftConv, SoftLinear, undecided
-from dmq.reconstruction.gptq import compensated_codes
+from dmq.reconstruction.adaround import Rounding, SoftConv, SoftLinear, measure_indecision
+from dmq.reconstruction.gptq import compensate_codes
 from dmq.reconstruction.recorded import distance
 from dmq.results import ActivationQParams, Site
 
@@ -159,7 +159,7 @@ def test_banks(name, dtype):
 def test_layers(kind, dtype):
     layer, bank = layer_of(kind, dtype), bank_module(bank_of(), clock_at()).to(DEVICE)
     x = input_of(kind, dtype)
-    made = there(fake_quantized(layer, layer.weight, layer.bias, bank)(x))
+    made = there(make_fake_quantized(layer, layer.weight, layer.bias, bank)(x))
     assert made.dtype is dtype
     smoothing = on(8, dtype=dtype)
     low = low_rank_layer(layer, layer.weight, layer.weight, layer.bias, bank, smoothing)
@@ -249,10 +249,10 @@ def test_candidate_groups(shared):
 def test_learned_rounding_is_float32_in_layers_of_any_precision(kind, dtype):
     layer = layer_of(kind, dtype)
     rounding = Rounding(layer.weight, Weights(bits=4, range=MinMax()))
-    quantized = fake_quantized(layer, layer.weight, layer.bias, nn.Identity())
+    quantized = make_fake_quantized(layer, layer.weight, layer.bias, nn.Identity())
     soft = SoftLinear(layer.bias, rounding) if kind == "linear" else SoftConv(quantized, rounding)
     answer = there(soft(input_of(kind, dtype)))
-    loss = distance([answer], [torch.ones_like(answer)]) + undecided([rounding], 5.0)
+    loss = distance([answer], [torch.ones_like(answer)]) + measure_indecision([rounding], 5.0)
     loss.backward()
     assert (
         answer.dtype is soft.weight.dtype is dtype
@@ -264,7 +264,7 @@ def test_learned_rounding_is_float32_in_layers_of_any_precision(kind, dtype):
 def test_gptq(monkeypatch):
     monkeypatch.setattr(torch.Tensor, "any", lambda x: False)  # no factorisation fails
     scale = zero = on(6, 1)
-    codes, _ = compensated_codes(
+    codes, _ = compensate_codes(
         on(6, 200), scale, zero, 3, [on(1, 150, 150), on(1, 50, 50)], order=True
     )
     assert there(codes).shape == (6, 200)

@@ -67,9 +67,9 @@ def test_other_errors_are_not_taken_for_one(error):
 
 
 def test_a_full_disk_leaves_what_was_there(tmp_path):
-    with folders.written(tmp_path / "x") as part:
+    with folders.write_folder(tmp_path / "x") as part:
         (part / "old").touch()
-    with pytest.raises(DmqError, match="x: the disk is full"), folders.written(tmp_path / "x"):
+    with pytest.raises(DmqError, match="x: the disk is full"), folders.write_folder(tmp_path / "x"):
         raise FULL
     assert [path.name for path in tmp_path.rglob("*")] == ["x", "old"]
 

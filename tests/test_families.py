@@ -14,7 +14,7 @@ from dmq.errors import DmqError
 from dmq.evaluation.compare import compare_images
 from dmq.models import libraries
 from dmq.models.loading import decode, sample
-from dmq.models.running import arguments, own_prompts
+from dmq.models.running import arguments, has_class_prompts
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import PIPELINES, tiny_pipeline
 from dmq.progress import run_to_end
@@ -159,7 +159,8 @@ def test_guidance_halves_are_told_apart(recipe, family):
 def test_classes_have_names_and_numbers():
     pipe = tiny_pipeline("DiT")
     assert (
-        own_prompts(pipe) == ("fish", "goldfish", "shark", "tench") and own_prompts(tiny_sd()) == ()
+        has_class_prompts(pipe) == ("fish", "goldfish", "shark", "tench")
+        and has_class_prompts(tiny_sd()) == ()
     )
     call = arguments(pipe, ["tench", "999", "shark"], [0, 1, 2], Sampling(steps=2))
     assert call["class_labels"] == [0, 999, 2]

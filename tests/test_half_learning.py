@@ -36,7 +36,7 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.reconstruction import temporal
-from dmq.reconstruction.block import reconstruct_block, trained_layers, training_model
+from dmq.reconstruction.block import find_trained_layers, reconstruct_block, training_model
 from dmq.reconstruction.from_inputs import channel_inputs, learn_weight
 from dmq.reconstruction.training import RoundingTraining, StepTraining
 from dmq.trajectory.errors import ErrorTable
@@ -150,7 +150,7 @@ def test_groups_are_learned_alike_where_memory_is_short(plain, monkeypatch):
     found, forgotten = gradients_of(plain)
     assert len(forgotten) >= len(plain.adapter.blocks(plain.model))
     torch.testing.assert_close(found, right)
-    assert search_state.recomputed is recompute.recomputed
+    assert search_state.recomputed is recompute.forget_and_recompute
 
 
 def learn_time(subject, iterations=40):
@@ -182,7 +182,9 @@ def test_the_time_embedding_is_learned(half, plain):
 def learn_block(subject, monkeypatch=None):
     _, plan, _ = subject.plan(SharedRange())
     spec = BlockReconstruction(iterations=30, steps=10, rate=0.03, batch=2, images=2)
-    name, formats = next(iter(trained_layers(subject.model, subject.adapter, plan, spec).items()))
+    name, formats = next(
+        iter(find_trained_layers(subject.model, subject.adapter, plan, spec).items())
+    )
     quantized_model = training_model(subject.model, subject.adapter, plan, {})
     return finish(
         reconstruct_block(

@@ -150,7 +150,7 @@ def test_the_form_shows_the_devices_and_what_the_model_needs(recipe):
     assert "million parameters" in shown["memory"] and "GB are free" in shown["memory"]
     told = placing.weigh(jsonio.dumps(recipe), "cpu", "float32", "group")["memory"]
     assert "offload &#x27;group&#x27; is for a GPU" in told
-    assert work_plan.chosen_placement() == Placement()
+    assert work_plan.get_placement() == Placement()
 
 
 def test_a_place_is_taken_only_if_the_model_can_run_there(recipe):
@@ -161,9 +161,9 @@ def test_a_place_is_taken_only_if_the_model_can_run_there(recipe):
         placing.choose(text, "xpu", None, None)
     with pytest.raises(DmqError, match="dtype is 'x'"):
         placing.choose(text, None, "x", None)
-    assert work_plan.chosen_placement() == Placement()
+    assert work_plan.get_placement() == Placement()
     done = placing.choose(text, "cpu", "bfloat16", None)
-    assert "Chosen." in done["memory"] and work_plan.chosen_placement().dtype == "bfloat16"
+    assert "Chosen." in done["memory"] and work_plan.get_placement().dtype == "bfloat16"
 
 
 @pytest.mark.parametrize(

@@ -87,7 +87,7 @@ def answer(recipe):
 
 def labels_of(recipe):
     return folders.answer_folder(
-        "labels", *mix_scores._key(ask_scores(recipe, SPEC), mix_scores._labelled(SPEC))
+        "labels", *mix_scores._key(ask_scores(recipe, SPEC), mix_scores._drop_unlabelled(SPEC))
     )
 
 

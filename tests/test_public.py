@@ -8,7 +8,7 @@ from dmq import cli, jsonio, public
 from dmq.errors import DmqError, Refused
 from dmq.metrics import references as reference
 from dmq.models import clip, loading, placement, tiny
-from dmq.models.stepping import stepping
+from dmq.models.stepping import yield_steps
 from dmq.recipe import Benchmark, Domain, Recipe
 from dmq.store import prompts
 from pages import app
@@ -150,14 +150,14 @@ def test_a_visitor_does_not_move_everybodys_models(opened, monkeypatch):
     wanted = placement.Placement(device="cpu", dtype="bfloat16")
     with public.as_visitor(public.new_token()), pytest.raises(Refused, match="only its host"):
         placement.use(wanted)
-    assert placement.chosen().dtype == "auto"
+    assert placement.get_chosen().dtype == "auto"
     placement.use(wanted)
-    assert placement.chosen() == wanted
+    assert placement.get_chosen() == wanted
 
 
 def test_threads_of_a_run_know_the_visitor(opened):
     with public.as_visitor(public.new_token()):
-        work = stepping(lambda report: report(public.visitor(), threading.get_ident()))
+        work = yield_steps(lambda report: report(public.visitor(), threading.get_ident()))
         ((name, thread),) = list(work)
         assert name == public.visitor() and thread != threading.get_ident()
 

@@ -151,7 +151,9 @@ def test_images_are_drawn_and_what_is_missing_is_learned_on_the_way(recipe):
 
 def test_a_failure_is_told_and_nothing_is_learned_behind_it(recipe, monkeypatch):
     broken = dataclasses.replace(recipe, reconstruction=dataclasses.replace(SPEC, seed=3))
-    monkeypatch.setattr(training, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
+    monkeypatch.setattr(
+        training, "measure_indecision", lambda roundings, beta: torch.tensor(float("nan"))
+    )
     run_to_end(learn_blocks(broken))
     result = get_blocks(broken)
     assert list(result.after) == BLOCKS[:1]

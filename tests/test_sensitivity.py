@@ -327,7 +327,7 @@ def test_gradients_take_a_pass_back_for_each_step_and_probe_whatever_the_memory(
     sizes = [layer.num_weights for layer in get_info(recipe.model).layers]
     half = holding.code_bytes(sum(sizes), [4, 2]) // 2
     for room in (10**9, half + holding.code_bytes(max(sizes), [4, 2])):
-        monkeypatch.setattr(holding, "room_on", lambda *_, room=room: room)
+        monkeypatch.setattr(holding, "find_room", lambda *_, room=room: room)
         passes.clear()
         *progress, table = walked(measure_costs(recipe, ask, again=True))
         found.append(table)

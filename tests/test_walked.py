@@ -28,7 +28,7 @@ from dmq.models import libraries
 from dmq.models.loading import sample, with_denoiser
 from dmq.models.parts import take_over
 from dmq.models.tiny import tiny_call, tiny_ddpm, tiny_sd
-from dmq.models.windows import unquantized_inside
+from dmq.models.windows import leave_window_float
 from dmq.numerics.affine import grid
 from dmq.progress import GeneratedImage, run_to_end
 from dmq.quantizers.bank import ActivationBank
@@ -556,7 +556,7 @@ def test_within_a_window_only_activations_are_in_float(place):
     recipe = captured(place, progressive=None)
     floats = dataclasses.replace(recipe, activations=Activations(bits=FLOAT))
     quantized_model, weights = (
-        unquantized_inside(get_simulated(recipe), {1}),
+        leave_window_float(get_simulated(recipe), {1}),
         get_simulated(floats),
     )
     plain, model = get_simulated(recipe), libraries.load(recipe.model).denoiser

@@ -162,7 +162,7 @@ def codes(recipe: Recipe) -> dict[str, str]:
 
     Empty where something is missing.
     """
-    from dmq.quantizers.apply import quantized, simulated_layer
+    from dmq.quantizers.apply import quantize_model, simulated_layer
 
     try:
         plan, learned = get_plan(recipe), get_codes(recipe).codes
@@ -175,7 +175,7 @@ def codes(recipe: Recipe) -> dict[str, str]:
         return simulated_layer(layer, row, bank, weight)
 
     loaded = libraries.load(recipe.model)
-    model = quantized(loaded.denoiser, plan, loaded.adapter, learned, make)
+    model = quantize_model(loaded.denoiser, plan, loaded.adapter, learned, make)
     found["model"] = digest(
         x for name, t in sorted(model.state_dict().items()) for x in (name, t.cpu().numpy())
     )

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from dmq.errors import DmqError
-from dmq.store.folders import written
+from dmq.store.folders import write_folder
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -62,7 +62,7 @@ def make(folder: Path) -> Path:
             f"{folder}: is a git repository, whose history would go; write elsewhere, then copy."
         )
     names = wanted()
-    with written(folder) as part:
+    with write_folder(folder) as part:
         for name in names:
             target = part / name
             target.parent.mkdir(parents=True, exist_ok=True)

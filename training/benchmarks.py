@@ -122,7 +122,7 @@ def time_again(model: str) -> None:
 def ship(model: str) -> Path:
     """Copy what the app shows into assets/runs."""
     own, place = folders.home() / "benchmarks" / model, folders.ASSETS / "runs" / f"bench-{model}"
-    with folders.written(place) as part:
+    with folders.write_folder(place) as part:
         for pattern in SHIPPED:
             for found in own.glob(pattern):
                 (shutil.copytree if found.is_dir() else shutil.copy)(found, part / found.name)

@@ -135,7 +135,7 @@ def capture_of(progressive: Path) -> Path:
 
 def slim_arrays(source: Path, target: Path) -> None:
     """Write a folder of arrays anew; what else is in it is copied."""
-    with folders.written(target) as part:
+    with folders.write_folder(target) as part:
         for file in sorted(source.iterdir()):
             if file.name not in KINDS:
                 copy(file, part / file.name)

@@ -10,7 +10,7 @@ import torch
 from dmq.describe import describe_kernels
 from dmq.recipe import FLOAT, Override
 from dmq.results import Layer
-from dmq.runtime.convert import count_kernels, executed
+from dmq.runtime.convert import count_kernels, execute_model
 
 from .made import Made
 from .subjects import Subject
@@ -30,7 +30,7 @@ def make(
     leaves in float."""
     loaded = subject.loaded
     plan = subject.plan(groups, dynamic, tuple(KEPT[like](loaded.info.layers)) if like else ())
-    model = executed(
+    model = execute_model(
         loaded.denoiser, plan, loaded.adapter, rest=getattr(torch, rest), compiling=compiling
     )
     return Made(model, plan.bytes, describe_kernels(*count_kernels(model)))

@@ -29,7 +29,7 @@ from dmq.capture.trajectories import record_trajectory
 from dmq.errors import DmqError
 from dmq.models import libraries
 from dmq.models.borrow import borrow
-from dmq.models.loading import ADAPTERS, MODELS, Loaded, embedded, quiet, sample, with_denoiser
+from dmq.models.loading import ADAPTERS, MODELS, Loaded, is_embedded, quiet, sample, with_denoiser
 from dmq.models.tiny import calm, ddim_scheduler, letters, tiny_sd
 from dmq.progress import run_to_end
 from dmq.quantizers.plan import make_plan, site_bits
@@ -188,7 +188,7 @@ def prepare(name: str, work: Path, small: bool) -> None:
         run_to_end(capture_statistics(recipe))
         return
     if not (work / UNET).is_dir():
-        with folders.written(work / UNET) as part:
+        with folders.write_folder(work / UNET) as part:
             (tiny_sd() if small else random_sd()).save_pretrained(part)
     if captures.find_capture(recipe) is None:
         loaded = libraries.load(recipe.model)
@@ -209,7 +209,7 @@ def prepare(name: str, work: Path, small: bool) -> None:
 def opened(name: str, work: Path) -> Subject:
     """The subject that was prepared, in memory of this process alone."""
     recipe = recipe_of(name, work)
-    place = MODELS / name if name in embedded() else Path(recipe.model)
+    place = MODELS / name if name in is_embedded() else Path(recipe.model)
     with quiet():
         pipe = calm(
             DiffusionPipeline.from_pretrained(str(place), use_safetensors=True, dtype=torch.float32)

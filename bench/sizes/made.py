@@ -23,7 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from dmq.models.published import published
+from dmq.models.published import build_published
 from dmq.models.tiny import calm, ddim_scheduler, letters, tiny_sd
 
 
@@ -46,7 +46,7 @@ def sd15() -> DiffusionPipeline:
         vae=filled(partial(_vae, 512, 0.18215)),
         text_encoder=filled(partial(CLIPTextModel, _text(768, 12))),
         tokenizer=_tokenizer(),
-        unet=filled(partial(published, "sd-1.5")),
+        unet=filled(partial(build_published, "sd-1.5")),
         scheduler=ddim_scheduler(),
         safety_checker=None,
         feature_extractor=None,
@@ -63,7 +63,7 @@ def sdxl() -> DiffusionPipeline:
         text_encoder_2=filled(partial(CLIPTextModelWithProjection, wide)),
         tokenizer=_tokenizer(),
         tokenizer_2=_tokenizer(),
-        unet=filled(partial(published, "sdxl")),
+        unet=filled(partial(build_published, "sdxl")),
         scheduler=ddim_scheduler(),
     )
 

@@ -155,9 +155,9 @@ def in_turn(ways: dict[str, Callable[[], list[float]]], rounds: int) -> Figures:
 def make(job: Job) -> Figures:
     """Random weights, saved as a folder in half precision."""
     from bench.sizes.made import write
-    from dmq.store.folders import written
+    from dmq.store.folders import write_folder
 
-    with written(Path(job.work) / "model") as part:
+    with write_folder(Path(job.work) / "model") as part:
         numbers = write(job.size, part)
         size = sum(file.stat().st_size for file in part.rglob("*.safetensors"))
     return {"numbers": numbers, "bytes": size}
@@ -275,7 +275,7 @@ def reload(job: Job) -> Figures:
 
     begun = now()
     pipe = load_pipeline(Path(job.work) / "w4")
-    if (device := placement.resolve(placement.chosen(), {}).device) != "cpu":
+    if (device := placement.resolve(placement.get_chosen(), {}).device) != "cpu":
         pipe.to(device)
     pipe.set_progress_bar_config(disable=True)
     marks = [now()]

@@ -43,7 +43,7 @@ from dmq.results import GroupErrors, Groups, Plan
 from dmq.store.learned import load_rounding, search_key
 from dmq.trajectory.errors import ErrorTable
 from dmq.trajectory.grouping import group_timesteps
-from dmq.trajectory.search import lloyd, start_groups, without_empty
+from dmq.trajectory.search import drop_empty_groups, lloyd, start_groups
 from dmq.workflow.answers import (
     get_blocks,
     get_errors,
@@ -309,7 +309,7 @@ def _members(recipe: Recipe, slot: np.ndarray) -> GroupErrors:
     """
     table = get_site_errors(recipe)
     slots = np.zeros((len(table.sites), table.steps), np.int16)
-    slots[table.quantized] = without_empty(slot)[0]
+    slots[table.quantized] = drop_empty_groups(slot)[0]
     return table.errors(Groups(sites=table.sites, slot=slots))
 
 

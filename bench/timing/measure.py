@@ -22,7 +22,7 @@ from dmq.models import libraries
 from dmq.models.loading import sample, with_denoiser
 from dmq.numerics.threads import one_thread
 from dmq.progress import run_to_end
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.temporal import time_embedding_only
 from dmq.quantizers.weights import QuantizedWeight, quantize_weight
 from dmq.recipe import FLOAT, Calibration, Sampling, Weights
@@ -78,7 +78,9 @@ class Bench:
         nearest = {
             row.layer.name: self._codes.get((row.layer.name, row.weights)) for row in plan.layers
         }
-        return quantized(self.loaded.denoiser, plan, self.loaded.adapter, nearest | dict(learned))
+        return quantize_model(
+            self.loaded.denoiser, plan, self.loaded.adapter, nearest | dict(learned)
+        )
 
     def measure(self, plan: Plan, learned: Mapping[str, QuantizedWeight]) -> Row:
         """Noise errors, images, bytes and temporal features of `plan` with those learned codes.

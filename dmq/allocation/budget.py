@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DmqError
 from ..recipe import Budget, Rule, format_name, parse_format
 from ..results import Allocation, SensitivityTable
-from .knapsack import Solution, best, filled, price_steps, priced, smallest
+from .knapsack import Solution, best, fill, price_steps, smallest, solve_priced
 from .reasons import reasons
 from .rules import Problem, problem
 
@@ -26,7 +26,7 @@ def allocate(table: SensitivityTable, budget: Budget) -> Allocation:
     for rules that cannot be kept, and for a budget below the smallest or above the largest
     allocation, with both ends."""
     made = problem(table, budget.rules)
-    found = _solved(made, budget_bytes(table, budget))
+    found = _solve(made, budget_bytes(table, budget))
     return _allocation(made, found, reasons(made, found))
 
 
@@ -47,7 +47,9 @@ def pareto(
     steps = price_steps(made.bytes, made.cost)
     front: list[Solution] = []
     for budget in sorted({round(at) for at in np.linspace(*_ends(made), points).tolist()}):
-        known = filled(priced(steps, made.bytes, made.cost, budget), made.bytes, made.cost, budget)
+        known = fill(
+            solve_priced(steps, made.bytes, made.cost, budget), made.bytes, made.cost, budget
+        )
         if front and front[-1].cost < known.cost:  # what a smaller budget paid for is still there
             known = replace(front[-1], bound=known.bound, price=known.price)
         front.append(known)
@@ -149,10 +151,10 @@ def _within(made: Problem, room: int) -> int:
     return room
 
 
-def _solved(made: Problem, room: int) -> Solution:
+def _solve(made: Problem, room: int) -> Solution:
     _within(made, room)
     steps = price_steps(made.bytes, made.cost)
-    known = filled(priced(steps, made.bytes, made.cost, room), made.bytes, made.cost, room)
+    known = fill(solve_priced(steps, made.bytes, made.cost, room), made.bytes, made.cost, room)
     return best(known, made.bytes, made.cost, room)
 
 

@@ -70,20 +70,20 @@ def home_of(needed: int, device: torch.device) -> torch.device:
     """Where codes of `needed` bytes are kept: where the model is if they fit there, else on the
     CPU.
     """
-    return device if needed <= room_on(device) else torch.device("cpu")
+    return device if needed <= find_room(device) else torch.device("cpu")
 
 
-def room_on(device: torch.device, share: int = SHARE) -> int:
+def find_room(device: torch.device, share: int = SHARE) -> int:
     """Bytes on `device` that may be used: one part in `share` of those that are free."""
     free = free_memory(device)
     return (UNKNOWN if free is None else free) // share
 
 
-def made_room(device: torch.device) -> int:
+def measure_room(device: torch.device) -> int:
     """Bytes that changes may take once they are made: a quarter of what is free, of main memory
     MADE at most.
     """
-    room = room_on(device, 4)
+    room = find_room(device, 4)
     return min(room, MADE) if device.type == "cpu" else room
 
 

@@ -114,7 +114,7 @@ def totals(taken: np.ndarray, cost: np.ndarray, chosen: np.ndarray) -> dict[str,
     return {"bytes": int(taken[every, chosen].sum()), "cost": float(cost[every, chosen].sum())}
 
 
-def priced(steps: Steps, taken: np.ndarray, cost: np.ndarray, budget: int) -> Solution:
+def solve_priced(steps: Steps, taken: np.ndarray, cost: np.ndarray, budget: int) -> Solution:
     """What prices alone reach within `budget` bytes, and the bound that they prove.
 
     `budget` pays for the start.
@@ -130,7 +130,7 @@ def priced(steps: Steps, taken: np.ndarray, cost: np.ndarray, budget: int) -> So
     return Solution(chosen=chosen, **found, bound=bound, price=price)
 
 
-def filled(known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int) -> Solution:
+def fill(known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int) -> Solution:
     """Spend what is left: as long as a change of one row fits and saves cost, make the one that
     saves most.
     """

@@ -45,7 +45,7 @@ def relevance(labels: np.ndarray, seen: np.ndarray, top: float = 5.0) -> np.ndar
     return top * np.clip((labels - low) / max(high - low, 1e-12), 0, 1)
 
 
-def without(values: np.ndarray, of: np.ndarray) -> np.ndarray:
+def leave_out(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     """`values` less what a straight line in `of` explains.
 
     >>> without(np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])).round(9).tolist()

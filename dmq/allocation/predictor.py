@@ -24,7 +24,7 @@ from ..progress import relay
 from ..recipe import Predictor, WeightFormat
 from ..results import Graph, Layer, PieceScores, Prediction, PredictorResult, SensitivityTable
 from .graph import Features, all_mixes, features, isolated, node_choices
-from .labels import average_bits, relevance, without
+from .labels import average_bits, leave_out, relevance
 from .network import Network
 from .ranking import kendall, ndcg, rank_loss, spearman
 from .ridge import ridge
@@ -95,9 +95,11 @@ def learn(
     )
     coefficients = np.stack([_on_choices(known, target, fold != f)[1] for f in range(spec.folds)])
     _, whole = _on_choices(known, target, np.ones(len(target), bool))
-    judged = [_judged("graph network", orders[0], op, known, target, fold)]
+    judged = [_judge_parts("graph network", orders[0], op, known, target, fold)]
     judged += _controls(known, target, fold, coefficients, table)
-    judged.append(_judged("graph network, permuted labels", orders[1], None, known, shuffled, fold))
+    judged.append(
+        _judge_parts("graph network, permuted labels", orders[1], None, known, shuffled, fold)
+    )
     idle = sum(all(w == 0 for w in one.weight.values()) for one in made)
     return PredictorResult(
         model=known.model,
@@ -227,7 +229,7 @@ def train(
         yield epoch + 1
     network.load_state_dict(kept)
     with one_thread():
-        return _measured(network.eval(), choices, at, labels, held, taught)
+        return _measure_network(network.eval(), choices, at, labels, held, taught)
 
 
 def _order(
@@ -239,7 +241,7 @@ def _order(
 
 
 @torch.no_grad()
-def _measured(
+def _measure_network(
     network: Network,
     choices: torch.Tensor,
     at: dict[int, torch.Tensor],
@@ -360,7 +362,7 @@ def _controls(
     made = []
     for name, (predicted, scores) in ways.items():
         order = np.select([fold == f for f in folds], predicted)
-        made.append(_judged(name, order, scores, known, target, fold))
+        made.append(_judge_parts(name, order, scores, known, target, fold))
     return made
 
 
@@ -387,7 +389,7 @@ def _costs(known: Known, table: SensitivityTable | None) -> np.ndarray | None:
     return cost[np.arange(len(rows)), known.mixes].sum(1) if np.isfinite(cost).all() else None
 
 
-def _judged(
+def _judge_parts(
     name: str,
     predicted: np.ndarray,
     scores: np.ndarray | None,
@@ -406,7 +408,7 @@ def _judged(
         rows.append(
             (
                 spearman(own, wanted),
-                spearman(without(own, bits[held]), without(target, bits)[held]),
+                spearman(leave_out(own, bits[held]), leave_out(target, bits)[held]),
                 ndcg(own, relevance(wanted, target[~held])),
             )
         )

@@ -62,7 +62,7 @@ def problem(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> Problem:
         raise DmqError(
             f"the table {table.title!r} has no layers or no choices: there is nothing to share out."
         )
-    matched = [_matched(rule, names) for rule in rules]
+    matched = [_match(rule, names) for rule in rules]
     table_bytes, cost = _columns(table, rules, matched)
     choices = (
         table.choices
@@ -90,8 +90,8 @@ def problem(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> Problem:
         layer_bytes=table_bytes,
         layer_cost=cost,
         row=row,
-        bytes=_summed(table_bytes, row),
-        cost=_summed(cost, row),
+        bytes=_sum_rows(table_bytes, row),
+        cost=_sum_rows(cost, row),
         fixed=fixed,
         tied=tied,
     )
@@ -99,7 +99,7 @@ def problem(table: SensitivityTable, rules: tuple[Rule, ...] = ()) -> Problem:
     return made
 
 
-def _matched(rule: Rule, names: list[str]) -> list[int]:
+def _match(rule: Rule, names: list[str]) -> list[int]:
     found = [n for n, name in enumerate(names) if fnmatch.fnmatchcase(name, rule.layers)]
     if not found:
         near = difflib.get_close_matches(rule.layers, names, n=1, cutoff=0.0)
@@ -216,7 +216,7 @@ def _rows(
     return np.unique(first, return_inverse=True)[1], tuple(tied)
 
 
-def _summed(values: np.ndarray, row: np.ndarray) -> np.ndarray:
+def _sum_rows(values: np.ndarray, row: np.ndarray) -> np.ndarray:
     """[R, C]: sums over the layers of each row; nan where one of them is."""
     sums = np.zeros((row.max(initial=-1) + 1, values.shape[1]), dtype=values.dtype)
     np.add.at(sums, row, values)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from ..capture.replay import images_in, repeat, rows_of
 from ..errors import DmqError
 from ..models.borrow import borrow
-from ..models.recompute import answered, pieces, recomputed, too_large
+from ..models.recompute import forget_and_recompute, measure_answered, pieces, too_large
 from ..numerics.devices import double
 from ..numerics.threads import few_threads
 from ..quantizers.codes import WeightCodes
@@ -114,7 +114,7 @@ def watch(
     answers, most = [], 0
     with few_threads(quantized_model.parameters()), torch.no_grad():
         for look in looks:
-            with answered(quantized_model) as count:
+            with measure_answered(quantized_model) as count:
                 answers.append(repeat(quantized_model, trajectory, look.call, look.rows))
             most = max(most, count.bytes)
     for look, answer in zip(looks, answers, strict=True):
@@ -159,7 +159,7 @@ def weight_error(weight: Tensor, made: Tensor) -> float:
 
 
 @contextmanager
-def exchanged(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
+def exchange_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> Iterator[None]:
     """Let the layers named in `weights` have those for the duration of a block."""
     layers = {name: model.get_submodule(name) for name in weights}
     before = {name: layer.weight for name, layer in layers.items()}
@@ -182,7 +182,7 @@ def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
     with (
         few_threads(watched.model.parameters()),
         torch.no_grad(),
-        exchanged(watched.model, weights),
+        exchange_weights(watched.model, weights),
     ):
         for look, answer in zip(watched.looks, watched.answers, strict=True):
             change = _squares(
@@ -235,7 +235,7 @@ def probe_changes(
             if look.step not in steps:  # asked for too, so that the others are what they always are
                 continue
             at = steps.index(look.step)
-            with recomputed(watched.model, watched.forgotten):
+            with forget_and_recompute(watched.model, watched.forgotten):
                 answer = repeat(watched.model, watched.trajectory, look.call, look.rows)
                 for k, v in enumerate(directions if answer.requires_grad else ()):
                     (v.to(answer) * answer).sum().backward(retain_graph=k + 1 < probes)

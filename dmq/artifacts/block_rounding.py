@@ -42,25 +42,25 @@ def _(
     import_libraries()
     from ..calibration.selection import step_counts
     from ..reconstruction.block import (
-        joined,
-        left_out,
+        find_left_out,
+        find_trained_layers,
+        join_blocks,
         reconstruct_block,
         to_arrays,
-        trained_layers,
         training_model,
     )
 
     recipe, spec = question.recipe, question.recipe.reconstruction
     assert spec is not None
     loaded = load_model(recipe.model)
-    blocks = trained_layers(loaded.denoiser, loaded.adapter, plan, spec)
+    blocks = find_trained_layers(loaded.denoiser, loaded.adapter, plan, spec)
     learned = {name: _load_part(partial, name) for name in blocks if (partial / name).is_dir()}
-    finished = joined(list(learned.values()))
+    finished = join_blocks(list(learned.values()))
     counts = step_counts(recipe.calibration_steps, len(plan.timesteps), search)
     trajectory = yield from denoiser_calls(recipe, spec.images)
     start = codes.codes | dict(finished.codes)
     training = training_model(loaded.denoiser, loaded.adapter, plan, start, finished.sizes)
-    apart = left_out(loaded.denoiser, loaded.adapter, plan, spec)
+    apart = find_left_out(loaded.denoiser, loaded.adapter, plan, spec)
     each = spec.iterations + spec.steps
     total = len(blocks) * each
     at = progress_timer("Reconstruct the blocks", len(learned) * each)
@@ -77,19 +77,19 @@ def _(
             work, lambda done, _, before=before: at(before + done, total)
         )
         save_rounding(partial / name, *to_arrays(learned[name]))
-        by_now = joined([learned[name] for name in blocks if name in learned])
+        by_now = join_blocks([learned[name] for name in blocks if name in learned])
         yield dataclasses.replace(at(len(learned) * each, total), snapshot=by_now)
-    return joined([learned[name] for name in blocks if name in learned])
+    return join_blocks([learned[name] for name in blocks if name in learned])
 
 
 def load_finished(question: BlockRounding, partial: Path) -> "LearnedBlocks | None":
     """What an interrupted call left in `partial`; None if there is nothing."""
     import_libraries()
-    from ..reconstruction.block import joined
+    from ..reconstruction.block import join_blocks
 
     loaded = load_model(question.recipe.model)
     names = [name for name in loaded.adapter.blocks(loaded.denoiser) if (partial / name).is_dir()]
-    return joined([_load_part(partial, name) for name in names]) if names else None
+    return join_blocks([_load_part(partial, name) for name in names]) if names else None
 
 
 def _load_part(partial: Path, name: str) -> "LearnedBlocks":

@@ -43,12 +43,12 @@ def denoiser_calls(recipe: Recipe, images: int) -> Generator[Progress, None, Tra
         return saved
     from ..capture.activations import calibration_images
     from ..capture.trajectories import record_trajectory
-    from ..models.stepping import stepping
+    from ..models.stepping import yield_steps
 
     loaded = load(recipe.model)
     jobs = calibration_images(loaded, dataclasses.replace(recipe.calibration, samples=images))
     prompts, seeds = zip(*jobs, strict=True)
-    work = stepping(
+    work = yield_steps(
         lambda on_step: record_trajectory(
             loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
         )[0]

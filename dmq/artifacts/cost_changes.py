@@ -47,12 +47,12 @@ def sweeps_of(
     subject: Recipe, ask: Sensitivity, layers: Sequence[Layer], workers: int = 1
 ) -> list[tuple[str, ...]]:
     """The layers in as few runs as memory holds codes of; `workers` share what is free."""
-    from ..allocation.changes import code_bytes, home_of, room_on, sweeps
+    from ..allocation.changes import code_bytes, find_room, home_of, sweeps
 
     bits = [choice.bits for choice in ask.choices]
     device = next(load(subject.model).denoiser.parameters()).device
     home = home_of(code_bytes(sum(layer.num_weights for layer in layers), bits) * workers, device)
-    return sweeps(layers, bits, room_on(home) // workers)
+    return sweeps(layers, bits, find_room(home) // workers)
 
 
 def load_changes(part: Any) -> Generator[Progress, None, Made]:
@@ -64,7 +64,7 @@ def load_changes(part: Any) -> Generator[Progress, None, Made]:
     key = part.subject, part.layers, part.choices, state_of(part.subject)
     if key not in _held:
         forget_changes()
-        _held[key] = yield from _made(part)
+        _held[key] = yield from _make_changes(part)
     return _held[key]
 
 
@@ -87,8 +87,8 @@ def forget_changes() -> None:
     _held.clear()
 
 
-def _made(part: Any) -> Generator[Progress, None, Made]:
-    from ..allocation.changes import Changes, code_bytes, home_of, made_room
+def _make_changes(part: Any) -> Generator[Progress, None, Made]:
+    from ..allocation.changes import Changes, code_bytes, home_of, measure_room
     from ..allocation.sensitivity import new_codes, weight_error
     from ..numerics.threads import few_threads
 
@@ -107,18 +107,18 @@ def _made(part: Any) -> Generator[Progress, None, Made]:
         codes[name] = []
         for c, choice in enumerate(part.choices):
             made = known.get((name, choice))
-            with _named(name), few_threads([weight]):
+            with _name_errors(name), few_threads([weight]):
                 made = made or new_codes(
                     weight, format_of(part.subject, choice), splits.get(name, 0)
                 )
                 local[n, c] = weight_error(weight, made.to(device).dequantize().to(weight))
             codes[name].append(made.to(home))
         yield at(n + 1, len(weights))
-    return Changes(model, codes, made_room(device) // part.workers), local
+    return Changes(model, codes, measure_room(device) // part.workers), local
 
 
 @contextlib.contextmanager
-def _named(name: str) -> Any:
+def _name_errors(name: str) -> Any:
     try:
         yield
     except DmqError as error:

@@ -12,7 +12,7 @@ import numpy as np
 from ..metrics.references import load_scorer
 from ..models.generation import generate_batch
 from ..models.libraries import import_libraries, load
-from ..models.work_plan import chosen_placement
+from ..models.work_plan import get_placement
 from ..progress import Progress, run_to_end
 from ..recipe import FLOAT, Recipe, Sensitivity, WeightFormat, format_name
 from ..results import Layer
@@ -88,15 +88,15 @@ def evaluate(part: Part) -> dict[str, np.ndarray]:
             return {"values": values, "local": local}
         (name,), (choice,) = part.layers, part.choices
         if ask.mode == "all_but":
-            weight = _all_made(part.subject, choice, state_of(part.subject))[name]
+            weight = _make_all(part.subject, choice, state_of(part.subject))[name]
         else:
-            weight = _made(part.subject, part.layers, part.choices)[name][0]
+            weight = _make_weights(part.subject, part.layers, part.choices)[name][0]
         float_weight = load(part.subject.model).denoiser.get_parameter(f"{name}.weight").detach()
         error = np.array([[weight_error(float_weight, weight)]])
         return {"values": _change(part, weight)[None, None], "local": error}
 
 
-def _made(
+def _make_weights(
     subject: Recipe, layers: Sequence[str], choices: Sequence[WeightFormat]
 ) -> "dict[str, list[Tensor]]":
     """By layer its weight as each of the choices, in the model's precision."""
@@ -119,9 +119,9 @@ def _made(
 
 
 @lru_cache(maxsize=1)  # as large as the model; parts come choice by choice
-def _all_made(subject: Recipe, choice: WeightFormat, _state: tuple) -> "dict[str, Tensor]":
+def _make_all(subject: Recipe, choice: WeightFormat, _state: tuple) -> "dict[str, Tensor]":
     names = [layer.name for layer in called_layers(subject.model)]
-    return {name: made for name, (made,) in _made(subject, names, (choice,)).items()}
+    return {name: made for name, (made,) in _make_weights(subject, names, (choice,)).items()}
 
 
 def _change(part: Part, weight: "Tensor") -> np.ndarray:
@@ -132,28 +132,30 @@ def _change(part: Part, weight: "Tensor") -> np.ndarray:
     state = state_of(part.subject)
     others = {
         other: made
-        for other, made in _all_made(part.subject, choice, state).items()
+        for other, made in _make_all(part.subject, choice, state).items()
         if other != name
     }
     with np.errstate(invalid="ignore"):  # inf - inf: that layer alone does not make it finite
-        return _all_lost(part.subject, part.ask, choice, state) - _loss(part, others)
+        return _measure_all_lost(part.subject, part.ask, choice, state) - _loss(part, others)
 
 
 @lru_cache(maxsize=1)
-def _all_lost(subject: Recipe, ask: Sensitivity, choice: WeightFormat, state: tuple) -> np.ndarray:
-    return _loss(Part(subject, ask, (), (choice,)), _all_made(subject, choice, state))
+def _measure_all_lost(
+    subject: Recipe, ask: Sensitivity, choice: WeightFormat, state: tuple
+) -> np.ndarray:
+    return _loss(Part(subject, ask, (), (choice,)), _make_all(subject, choice, state))
 
 
 def _loss(part: Part, weights: "dict[str, Tensor]") -> np.ndarray:
     """How much worse the model is with these weights, [T, samples]."""
-    from ..allocation.sensitivity import exchanged, noise_change
+    from ..allocation.sensitivity import exchange_weights, noise_change
     from ..metrics.paired import relative_error
 
     if part.ask.measure == "noise":
         return noise_change(run_to_end(watch_calls(part.subject, part.ask)), weights)
     float_latents, float_match = _float_images(part.subject, part.ask, state_of(part.subject))
     model = _comparison(part.subject)
-    with exchanged(model, weights):
+    with exchange_weights(model, weights):
         latents, match = _generate(part.subject, part.ask, model)
     if part.ask.measure == "text":
         return (float_match - match)[None].astype(np.float64)
@@ -166,7 +168,7 @@ def watch_calls(subject: Recipe, ask: Sensitivity) -> "Generator[Progress, None,
     """The model with float weights on the recorded calls that are looked at; made once."""
     from ..allocation.sensitivity import watch
 
-    key = subject, ask.steps, ask.images, state_of(subject), chosen_placement()
+    key = subject, ask.steps, ask.images, state_of(subject), get_placement()
     if key not in _watched:
         trajectory = yield from denoiser_calls(subject, ask.images)
         blocks = load(subject.model).adapter.blocks(load(subject.model).denoiser)

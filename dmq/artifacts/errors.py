@@ -33,10 +33,12 @@ def _(
     question: RelaxedSteps, partial: Path, windows: WindowEffects | None = None
 ) -> Generator[Any, None, Steps]:
     yield from ()
-    from ..trajectory.relaxing import relaxed_steps
+    from ..trajectory.relaxing import choose_relaxed_steps
 
     spec = question.recipe.relaxing
-    return () if spec is None else relaxed_steps(spec, question.recipe.sampling.steps, windows)
+    return (
+        () if spec is None else choose_relaxed_steps(spec, question.recipe.sampling.steps, windows)
+    )
 
 
 @compute.register(SiteErrors)
@@ -92,11 +94,13 @@ def _(
 @lru_cache(maxsize=32)
 def _group(table: "ErrorTable", grouping: Any, search: SearchResult | None) -> GroupErrors:
     from ..trajectory.grouping import group_timesteps
-    from ..trajectory.search import learned_errors
+    from ..trajectory.search import measure_learned_groups
 
     # Groups and ranges are those of the search; nothing is chosen anew.
     return (
-        learned_errors(search, table) if search else table.errors(group_timesteps(grouping, table))
+        measure_learned_groups(search, table)
+        if search
+        else table.errors(group_timesteps(grouping, table))
     )
 
 
@@ -112,9 +116,9 @@ def _along(
     """Errors with some steps relaxed, with ranges set along the quantized trajectory, or both.
 
     The partition is cut where the number of bits changes; ranges that were learned stay."""
-    from ..trajectory.relaxing import relaxed_errors, split
+    from ..trajectory.relaxing import combine_errors, split_groups
 
-    groups = split(base.groups, relaxed)
+    groups = split_groups(base.groups, relaxed)
 
     def choose(table: "ErrorTable") -> GroupErrors:
         if ranges is not None:
@@ -123,4 +127,4 @@ def _along(
             return table.errors_of(groups, base.low, base.high)
         return table.errors(groups)
 
-    return relaxed_errors(choose(usual), choose(wide), relaxed) if wide else choose(usual)
+    return combine_errors(choose(usual), choose(wide), relaxed) if wide else choose(usual)

@@ -34,7 +34,7 @@ def _need(**questions: Artifact | None) -> Inputs:
     return {name: question for name, question in questions.items() if question is not None}
 
 
-def _captured(question: RecipeQuestion) -> Inputs:
+def _ask_captured(question: RecipeQuestion) -> Inputs:
     """What was seen, on the float trajectory and, if the recipe says so, on the quantized one."""
     recipe, allocation = question.recipe, question.allocation
     return _need(statistics=ask.ask_capture(recipe), ranges=ask.ask_ranges(recipe, allocation))
@@ -57,7 +57,7 @@ def _(question: RelaxedSteps) -> Inputs:
 def _(question: SiteErrors) -> Inputs:
     recipe = question.recipe
     active = isinstance(recipe.calibration_steps, ActiveSteps)
-    return _captured(question) | _need(search=ask.ask_search(recipe) if active else None)
+    return _ask_captured(question) | _need(search=ask.ask_search(recipe) if active else None)
 
 
 @inputs.register(ActivationErrors)
@@ -127,7 +127,7 @@ def _(question: RecipeCodes) -> Inputs:
 @inputs.register(ModelPlan)
 def _(question: ModelPlan) -> Inputs:
     recipe, allocation = question.recipe, question.allocation
-    return _captured(question) | _need(
+    return _ask_captured(question) | _need(
         errors=ask.ask_errors(recipe, allocation),
         time=ask.ask_time_errors(recipe, allocation) if ask.selects_cached(recipe) else None,
         blocks=ask.ask_blocks(recipe, allocation) if question.blocks else None,

@@ -51,19 +51,19 @@ _one_at_a_time = threading.Lock()  # the floats of a subject are generated once
 def judge(mix: Mix) -> float:
     """The label of one mix, the higher the better. Runs anywhere: it loads the model by name."""
     import_libraries()
-    from ..allocation.sensitivity import exchanged, noise_change
+    from ..allocation.sensitivity import exchange_weights, noise_change
     from ..models.borrow import borrow
 
     with _one_at_a_time:
         loaded = load(mix.subject.model)
-        made = _mixed(mix)
+        made = _mix_weights(mix)
         state = loaded.info.fingerprint
         if mix.spec.label == "noise":
-            watched = _watched(mix.subject, mix.spec, mix.again, state)
+            watched = _watch(mix.subject, mix.spec, mix.again, state)
             return _minus_log(float(np.mean(noise_change(watched, made))))
         model = borrow(loaded.denoiser)
-        with exchanged(model, made):
-            images, latents = _generated(mix.subject, mix.spec, mix.again, model)
+        with exchange_weights(model, made):
+            images, latents = _generate_images(mix.subject, mix.spec, mix.again, model)
         return _label(mix, images, latents, state)
 
 
@@ -109,7 +109,7 @@ def _jobs(subject: Recipe, spec: Predictor, again: bool) -> list[tuple[str, int]
     return [(prompt, seed + again * spec.images) for prompt, seed in jobs]
 
 
-def _generated(
+def _generate_images(
     subject: Recipe, spec: Predictor, again: bool, model: Any
 ) -> tuple[list[np.ndarray], np.ndarray]:
     loaded, jobs = load(subject.model), _jobs(subject, spec, again)
@@ -127,14 +127,14 @@ def _floats(
     subject: Recipe, spec: Predictor, again: bool, _state: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features and finished samples of the float model's images."""
-    images, latents = _generated(subject, spec, again, load(subject.model).denoiser)
+    images, latents = _generate_images(subject, spec, again, load(subject.model).denoiser)
     return extract_features(
         load_feature_extractor(Benchmark.features), images
     ) if spec.label != "latent" else np.zeros(0), latents
 
 
 @lru_cache(maxsize=2)
-def _watched(subject: Recipe, spec: Predictor, again: bool, _state: str) -> "Watched":
+def _watch(subject: Recipe, spec: Predictor, again: bool, _state: str) -> "Watched":
     from ..allocation.sensitivity import watch
     from ..capture.trajectories import record_trajectory
 
@@ -149,7 +149,7 @@ def _watched(subject: Recipe, spec: Predictor, again: bool, _state: str) -> "Wat
 # --- weights as all choices -----------------------------------------------------------------------
 
 
-def _mixed(mix: Mix) -> "dict[str, Tensor]":
+def _mix_weights(mix: Mix) -> "dict[str, Tensor]":
     """The weights of a mix by layer, those in float left out."""
     model = load(mix.subject.model).denoiser
     made = _variants(mix.subject, mix.spec.choices, load(mix.subject.model).info.fingerprint)
@@ -177,7 +177,7 @@ def _variants(
     )
     codes = run_to_end(learn_variants(subject, choices, names))
 
-    def made(name: str, choice: WeightFormat) -> "WeightCodes | None":
+    def make(name: str, choice: WeightFormat) -> "WeightCodes | None":
         if choice.bits == FLOAT:
             return None
         return codes.get((name, choice)) or quantize_weight(
@@ -185,7 +185,7 @@ def _variants(
         )
 
     with one_thread():
-        return {name: [made(name, choice) for choice in choices] for name in names}
+        return {name: [make(name, choice) for choice in choices] for name in names}
 
 
 def describe_formats(

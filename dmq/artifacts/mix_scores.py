@@ -101,7 +101,7 @@ def _(
     return (yield from relay(work, progress_timer("Learn from the mixes")))
 
 
-def _labelled(spec: Predictor) -> Predictor:
+def _drop_unlabelled(spec: Predictor) -> Predictor:
     """`spec` with defaults for all that labels do not depend on."""
     return Predictor(
         **{name: getattr(spec, name) for name in ("choices", "label", "images", "steps", "seed")}
@@ -121,7 +121,7 @@ def _judge_all(
     question: MixScores, mixes: np.ndarray, scheduler: str, workers: int
 ) -> Generator[Progress, None, tuple[np.ndarray, np.ndarray]]:
     """The labels of all mixes, and those of the first ones with other noises."""
-    spec = _labelled(question.spec)
+    spec = _drop_unlabelled(question.spec)
     folder = folders.answer_folder("labels", *_key(question, spec), own=True)
     tasks = [Mix(question.subject, spec, n, tuple(mix)) for n, mix in enumerate(mixes.tolist())]
     tasks += [dataclasses.replace(mix, again=True) for mix in tasks[: question.spec.repeats]]

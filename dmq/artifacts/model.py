@@ -82,12 +82,12 @@ def check_engine(recipe: Recipe, loaded: "Loaded") -> None:
 def _quantizer(recipe: Recipe) -> "Callable[..., nn.Module]":
     """What makes a model from the float one, the plan, the adapter and learned codes."""
     if recipe.engine == SIMULATED:
-        from ..quantizers.apply import quantized
+        from ..quantizers.apply import quantize_model
 
-        return quantized
+        return quantize_model
     import torch
 
-    from ..runtime.convert import executed
+    from ..runtime.convert import execute_model
 
     rest = torch.bfloat16 if lowered(recipe.engine) else torch.float32
-    return bind(executed, rest=rest, compiling=compiles(recipe.engine))
+    return bind(execute_model, rest=rest, compiling=compiles(recipe.engine))

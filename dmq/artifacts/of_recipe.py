@@ -4,7 +4,7 @@ to, and leaves out what the answer does not depend on."""
 import dataclasses
 from collections.abc import Iterable
 
-from ..models.work_plan import chosen_placement
+from ..models.work_plan import get_placement
 from ..quantizers.resolve import resolve, temporal_block
 from ..recipe import (
     FLOAT,
@@ -286,7 +286,7 @@ def ask_time_errors(
 def ask_model(recipe: Recipe, allocation: Allocation = ()) -> QuantizedModel:
     """The quantized denoiser of `recipe`, where models run now."""
     nameless = dataclasses.replace(recipe, name="")
-    return QuantizedModel(recipe=nameless, allocation=allocation, placement=chosen_placement())
+    return QuantizedModel(recipe=nameless, allocation=allocation, placement=get_placement())
 
 
 # --- what a budget is shared out by ---------------------------------------------------------------
@@ -294,8 +294,8 @@ def ask_model(recipe: Recipe, allocation: Allocation = ()) -> QuantizedModel:
 
 def ask_costs(recipe: Recipe, ask: Sensitivity) -> LayerCosts:
     """The answer to `ask` for the model of `recipe`."""
-    ask = _without_unused(ask)
-    return LayerCosts(subject=_compared_with(recipe, ask), ask=ask)
+    ask = _drop_unused(ask)
+    return LayerCosts(subject=_make_subject(recipe, ask), ask=ask)
 
 
 def ask_scores(recipe: Recipe, spec: Predictor) -> MixScores:
@@ -317,7 +317,7 @@ def ask_budget(recipe: Recipe) -> LayerCosts | MixScores | None:
     return ask_scores(plain, by) if isinstance(by, Predictor) else ask_costs(plain, by)
 
 
-def _without_unused(ask: Sensitivity) -> Sensitivity:
+def _drop_unused(ask: Sensitivity) -> Sensitivity:
     """`ask` with settings that do not matter as they are by default."""
     if ask.how != "fisher":
         ask = dataclasses.replace(ask, probes=Sensitivity.probes)
@@ -326,7 +326,7 @@ def _without_unused(ask: Sensitivity) -> Sensitivity:
     return ask if ask.how == "fisher" else dataclasses.replace(ask, seed=Sensitivity.seed)
 
 
-def _compared_with(recipe: Recipe, ask: Sensitivity) -> Recipe:
+def _make_subject(recipe: Recipe, ask: Sensitivity) -> Recipe:
     """The recipe of the model that is compared with: weights in float, and activations too unless
     asked for.
     """

@@ -40,7 +40,7 @@ def _(
     allocated, seen = question.allocated, ranges.stats if ranges else statistics
     cached = time.cached if time else None
     plan = make_plan(get_info_for(allocated), allocated, seen, errors, cached)
-    learned = _learned_layers(question, plan, blocks)
+    learned = _name_learned_layers(question, plan, blocks)
     rows = tuple(replace(row, learned=learned.get(row.layer.name, "")) for row in plan.layers)
     plan = replace(plan, layers=rows)
     spec = question.recipe.reconstruction
@@ -52,7 +52,7 @@ def _(
     return with_step_sizes(plan, blocks.sizes)
 
 
-def _learned_layers(
+def _name_learned_layers(
     question: ModelPlan, plan: Plan, blocks: "LearnedBlocks | None"
 ) -> dict[str, str]:
     """How the codes of each layer are learned that does not take its nearest ones."""
@@ -75,10 +75,10 @@ def _learned_layers(
     if blocks is not None:  # it may have ended before its time
         return how | dict.fromkeys(blocks.codes, "block")
     import_libraries()
-    from ..reconstruction.block import trained_layers
+    from ..reconstruction.block import find_trained_layers
 
     loaded = load(recipe.model)
-    formats = trained_layers(loaded.denoiser, loaded.adapter, plan, recipe.reconstruction)
+    formats = find_trained_layers(loaded.denoiser, loaded.adapter, plan, recipe.reconstruction)
     return how | {name: "block" for layers in formats.values() for name in layers}
 
 

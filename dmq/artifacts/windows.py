@@ -44,7 +44,7 @@ def _(
     import_libraries()
     from ..capture.activations import calibration_images
     from ..models.borrow import borrow
-    from ..models.windows import unquantized_inside
+    from ..models.windows import leave_window_float
 
     recipe = question.recipe
     loaded, steps = load_model(recipe.model), recipe.sampling.steps
@@ -72,7 +72,7 @@ def _(
     yield from generate(loaded.denoiser)
     yield from generate(borrow(model))
     for start, end in zip(starts, (*starts[1:], steps), strict=True):
-        yield from generate(unquantized_inside(borrow(model), range(start, end)))
+        yield from generate(leave_window_float(borrow(model), range(start, end)))
     effects = measured()
     assert effects is not None
     return effects

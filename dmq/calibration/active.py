@@ -31,7 +31,7 @@ from ..capture.replay import images_in, noise_errors
 from ..capture.trajectories import record_trajectory
 from ..errors import DmqError
 from ..models.loading import Loaded
-from ..models.stepping import stepping
+from ..models.stepping import yield_steps
 from ..numerics.threads import few_threads, one_thread
 from ..progress import relay
 from ..recipe import (
@@ -44,10 +44,10 @@ from ..recipe import (
 )
 from ..results import ActivationStats, SearchResult, SearchSnapshot, Trajectory
 from ..trajectory.search import (
+    drop_empty_groups,
     harden,
-    learned_errors,
     lloyd,
-    without_empty,
+    measure_learned_groups,
 )
 from .search_state import SearchState
 
@@ -108,7 +108,7 @@ class _Search(SearchState):
         """The denoiser calls of the first calibration images, drawn by the float model."""
         calibration = dataclasses.replace(recipe.calibration, samples=self.spec.trajectories)
         prompts, seeds = zip(*calibration_images(loaded, calibration), strict=True)
-        run = stepping(
+        run = yield_steps(
             lambda on_step: record_trajectory(
                 loaded, prompts=prompts, seeds=seeds, sampling=recipe.sampling, on_step=on_step
             )[0]
@@ -135,7 +135,7 @@ class _Search(SearchState):
         that mix distant steps can double the error, which a search of a few visits a step does not
         make good."""
         slots = (self.clusters, self._cuts(OptimalGroups), self._cuts(UniformGroups))
-        errors = yield from self._compared(
+        errors = yield from self._compare(
             "Start",
             [(slot, *self._member_ranges(slot)) for slot in slots],
             self.seen[: self.spec.batch],
@@ -181,9 +181,9 @@ class _Search(SearchState):
         """The noise-prediction error per step as things stand, on a batch of the images that
         are learned from.
         """
-        return (yield from self._measured(phase, self.seen[: self.spec.batch]))
+        return (yield from self._measure_way(phase, self.seen[: self.spec.batch]))
 
-    def _measured(self, phase: str, images: range) -> Snapshots:
+    def _measure_way(self, phase: str, images: range) -> Snapshots:
         work = noise_errors(self.model, self.trajectory, images)
         return (yield from relay(work, partial(self.snapshot, phase)))
 
@@ -195,8 +195,8 @@ class _Search(SearchState):
 
     def refits(self, enough: Callable[[], bool]) -> Generator[SearchSnapshot, None, list[Way]]:
         """The groups of the start and those found, with ranges learned for them as they are."""
-        found = self._drawn_back(self.slot, *self._ranges())
-        errors = yield from self._compared("Measure", found, self.seen[: self.spec.batch])
+        found = self._draw_back(self.slot, *self._ranges())
+        errors = yield from self._compare("Measure", found, self.seen[: self.spec.batch])
         best = min(range(len(found)), key=lambda n: merit(errors[n]))
         start = self.start, *self._member_ranges(self.start)
         made = []
@@ -236,9 +236,9 @@ class _Search(SearchState):
         equal = self._cuts(UniformGroups)
         ways = [
             (equal, *self._member_ranges(equal)),
-            *(way for each in made for way in self._drawn_back(*each)),
+            *(way for each in made for way in self._draw_back(*each)),
         ]
-        errors = yield from self._compared("Choose", ways, self.unseen)
+        errors = yield from self._compare("Choose", ways, self.unseen)
         best = better_than_first(errors)
         way = yield from self.straighten(ways[best], errors[best], errors[0])
         self._use(*way)
@@ -255,12 +255,12 @@ class _Search(SearchState):
         ties the time embedding to what was learned around it. `equal` are the errors of equal cuts."""
         for share in (0.0, 0.5) if self.timed.any() else ():
             straight = self._between(*way, np.where(self.timed, share, 1.0)[:, None])
-            [found] = yield from self._compared("Choose", [straight], self.unseen)
+            [found] = yield from self._compare("Choose", [straight], self.unseen)
             if merit(found) <= DEAR * merit(errors) and better_than_first([equal, found]):
                 return straight
         return way
 
-    def _drawn_back(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Way]:
+    def _draw_back(self, slot: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[Way]:
         """The given ranges, and others between them and the best ranges of the groups' members."""
         return [self._between(slot, low, high, share) for share in SHARES]
 
@@ -273,18 +273,18 @@ class _Search(SearchState):
         pairs = zip(self._member_ranges(slot), (low, high), strict=True)
         return slot, *(best + share * (end - best) for best, end in pairs)
 
-    def _compared(
+    def _compare(
         self, phase: str, ways: list[Way], images: range
     ) -> Generator[SearchSnapshot, None, list]:
         """The errors per step of each of `ways` on those images."""
         errors = []
         for way in ways:
             self._use(*way)
-            errors.append((yield from self._measured(phase, images)))
+            errors.append((yield from self._measure_way(phase, images)))
         return errors
 
     def result(self, soft: np.ndarray, hard: np.ndarray, refitted: np.ndarray) -> SearchResult:
-        slot, low, high = without_empty(self.slot, *self._ranges())
+        slot, low, high = drop_empty_groups(self.slot, *self._ranges())
         steps, errors, penalties = zip(*self.history, strict=True) if self.history else ((), (), ())
         made = SearchResult(
             model=self.stats.model,
@@ -321,10 +321,10 @@ class _Search(SearchState):
         errors = {
             "shared": self.errors(SharedRange()),
             "uniform": self.errors(UniformGroups(count=count)),
-            "kmeans": self.table.errors(self._groups(without_empty(self.clusters)[0])),
-            "lloyd": self.table.errors(self._groups(without_empty(np.stack(better))[0])),
+            "kmeans": self.table.errors(self._groups(drop_empty_groups(self.clusters)[0])),
+            "lloyd": self.table.errors(self._groups(drop_empty_groups(np.stack(better))[0])),
             "optimal": self.errors(OptimalGroups(count=count, per_layer=self.spec.per_layer)),
-            "learned": learned_errors(made, self.table),
+            "learned": measure_learned_groups(made, self.table),
             "per step": self.errors(PerStep()),
         }
         return {name: found.per_step() for name, found in errors.items()}

@@ -21,17 +21,17 @@ import torch
 from ..capture.activations import (
     SUBSET,
     calibration_images,
-    joined_steps,
+    join_steps,
     merge,
     sampler_line,
 )
 from ..capture.recorder import Recorder
 from ..errors import DmqError
 from ..models.loading import Loaded, sample, with_denoiser
-from ..models.parts import Call, Forward, joined, parts_of, take_over
-from ..models.stepping import OnStep, stepping
+from ..models.parts import Call, Forward, join_parts, parts_of, take_over
+from ..models.stepping import OnStep, yield_steps
 from ..numerics.threads import one_thread
-from ..quantizers.apply import quantized
+from ..quantizers.apply import quantize_model
 from ..quantizers.bank import ActivationBank
 from ..quantizers.codes import WeightCodes
 from ..quantizers.plan import channel_ranges, slot_grid, split_ranges
@@ -67,7 +67,7 @@ def calibrate_progressively(
     `plan` and `start` (statistics, ranges) are those of the float model's trajectory; `codes` were
     learned. Calls that were `done` before are answered with the grids they had, and not observed
     again. Raises DmqError if no activation is quantized, or if an activation is not finite."""
-    model = quantized(loaded.denoiser, plan, loaded.adapter, codes)
+    model = quantize_model(loaded.denoiser, plan, loaded.adapter, codes)
     walk = _Walk(loaded, recipe, plan, start, model, done)
     prompts, seeds = zip(*calibration_images(loaded, recipe.calibration), strict=True)
 
@@ -82,7 +82,7 @@ def calibrate_progressively(
             decoded=False,
         )
 
-    work = stepping(run)
+    work = yield_steps(run)
     try:
         for report in work:
             yield report[0] if isinstance(report[0], CallDone) else report
@@ -157,8 +157,8 @@ class _Walk:
             answers = self._calibrate(i, forward, parts)
             self.report(CallDone(n, self.seen[i], self._grids(i)))
             if self.spec.variant == "one_pass":
-                return joined(answers)
-        return joined([self._forward(forward, part) for part in parts])
+                return join_parts(answers)
+        return join_parts([self._forward(forward, part) for part in parts])
 
     def _calibrate(self, i: int, forward: Forward, parts: Sequence[Call]) -> list[Any]:
         """Observe and freeze, as often as the recipe says; the answers of the last time, with
@@ -218,7 +218,7 @@ class _Walk:
                 group = tuple(sorted(j for j in self.seen if bank.slot[j] == bank.slot[i]))
                 members.setdefault(group, []).append(site)
         for group, sites in members.items():
-            part = joined_steps([self.seen[j].only(_order(self.seen[j], sites)) for j in group])
+            part = join_steps([self.seen[j].only(_order(self.seen[j], sites)) for j in group])
             for s, site in enumerate(sites):
                 self._set(site, i, part, s)
 
@@ -277,7 +277,7 @@ class _Walk:
     def result(self, stats: ActivationStats, start: GroupErrors) -> ProgressiveRanges:
         """The ranges of all sites; those that no bank serves keep what they had."""
         sites = self.seen[0].sites
-        seen = joined_steps(
+        seen = join_steps(
             [self.seen[i].only(_order(self.seen[i], sites)) for i in range(self.steps)]
         )
         low, high = start.low.astype(np.float32), start.high.astype(np.float32)

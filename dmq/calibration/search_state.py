@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..capture.replay import precision, repeat, rows_of, wanted
+from ..capture.replay import precision, repeat, rows_of, select_wanted
 from ..errors import DmqError
 from ..models.loading import Loaded
-from ..models.recompute import answered, pieces, recomputed, too_large
+from ..models.recompute import forget_and_recompute, measure_answered, pieces, too_large
 from ..numerics.backward import backward
-from ..quantizers.apply import quantized
+from ..quantizers.apply import quantize_model
 from ..quantizers.mixture import CandidateGroups, SoftBank, banked_sites, soften
 from ..quantizers.plan import make_plan, site_bits
 from ..recipe import (
@@ -30,11 +30,11 @@ from ..trajectory.grouping import group_timesteps
 from ..trajectory.search import (
     SCORES,
     discrepancy_after,
+    drop_empty_groups,
     next_step,
     similarity,
     start_groups,
     uncertainty,
-    without_empty,
 )
 
 
@@ -69,7 +69,7 @@ class SearchState:
         inside = frozenset(loaded.info.temporal.layers) if loaded.info.temporal else frozenset()
         self.timed = np.array([site.name in inside for site in self.sites])
         self.start = self.clusters = start_groups(spec, self.errors(PerStep()), self.rows)
-        self.model = quantized(loaded.denoiser, plan, loaded.adapter)
+        self.model = quantize_model(loaded.denoiser, plan, loaded.adapter)
         self.candidates = CandidateGroups(
             self.start,
             *self._member_ranges(self.start),
@@ -116,7 +116,7 @@ class SearchState:
         """The best range of every group's members [Q, G]; that of all steps for a group without
         any.
         """
-        errors = self.table.errors(self._groups(without_empty(start)[0]))
+        errors = self.table.errors(self._groups(drop_empty_groups(start)[0]))
         low, high = (
             np.repeat(end[self.rows, :1], self.spec.count, 1)
             for end in (self.static.low, self.static.high)
@@ -166,9 +166,9 @@ class SearchState:
         """
         call, rows = self._sample(i)
         everything = [p for group in optimiser.param_groups for p in group["params"]]
-        with recomputed(self.model, self._forgotten(call, rows)):
+        with forget_and_recompute(self.model, self._forgotten(call, rows)):
             answer = repeat(self.model, self.trajectory, call, rows)
-            target = wanted(self.model, self.trajectory, call, rows).to(answer.device)
+            target = select_wanted(self.model, self.trajectory, call, rows).to(answer.device)
             error = (answer - target).square().mean() / target.square().mean().clamp(min=1e-30)
             penalty = (
                 entropy * uncertainty(self.candidates.weights(i)).mean()
@@ -191,7 +191,7 @@ class SearchState:
     def _forgotten(self, call: int, rows: np.ndarray) -> tuple[str, ...]:
         """What is computed again on the way back of such calls: nothing, unless memory is short."""
         if self.forgotten is None:
-            with torch.no_grad(), answered(self.model) as count:
+            with torch.no_grad(), measure_answered(self.model) as count:
                 answer = repeat(self.model, self.trajectory, call, rows)
             self.forgotten = (
                 pieces(self.model, self.blocks) if too_large(count.bytes, answer.device) else ()

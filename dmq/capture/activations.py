@@ -17,13 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import DmqError
-from ..models.attention import POINTS, watched_products
+from ..models.attention import POINTS, watch_products
 from ..models.borrow import borrow
 from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
 from ..models.memory import OutOfMemory, release_memory
-from ..models.running import own_prompts
-from ..models.stepping import OnStep, stepping
+from ..models.running import has_class_prompts
+from ..models.stepping import OnStep, yield_steps
 from ..numerics.mergeable import BINS, coarsen
 from ..numerics.mergeable import merge as merge_counts
 from ..numerics.threads import few_threads, is_small, process_threads
@@ -32,7 +32,7 @@ from ..recipe import Calibration, Sampling
 from ..results import ActivationStats, Site, Trajectory
 from .recorder import Recorder, _cut
 from .trajectories import TrajectoryRecorder
-from .watching import watching
+from .watching import watch_modules
 
 
 PROMPTS = ASSETS / "prompts" / "default.txt"
@@ -154,7 +154,7 @@ def _watch_batches(
             if calls is not None:
                 calls.next_batch(len(batch))
             stack.enter_context(_recording(copied, loaded, recorder, calls))
-            run = stepping(partial(_generate, loaded, copied.pipe, batch, sampling))
+            run = yield_steps(partial(_generate, loaded, copied.pipe, batch, sampling))
             runs.append(stack.enter_context(contextlib.closing(run)))
         for reports in zip_longest(*runs):  # they run by themselves, whoever is asked first
             for _ in filter(None, reports):
@@ -191,7 +191,7 @@ def _recording(
             calls.see(args, kwargs, answer)
 
     stack = ExitStack()
-    stack.enter_context(watching(denoiser, copied.sites, recorder.see))
+    stack.enter_context(watch_modules(denoiser, copied.sites, recorder.see))
     stack.callback(denoiser.register_forward_pre_hook(begin, with_kwargs=True).remove)
     stack.callback(denoiser.register_forward_hook(end, with_kwargs=True).remove)
     return stack
@@ -207,7 +207,7 @@ def sites_of(loaded: Loaded, denoiser: nn.Module, attention: bool) -> tuple[Site
         for point in ("input", "output")
     ]
     blocks = loaded.adapter.blocks(denoiser)
-    for name in watched_products(denoiser) if attention else ():
+    for name in watch_products(denoiser) if attention else ():
         block = next((b for b in blocks if name.startswith(f"{b}.")), name.partition(".")[0])
         sites += [Site(name=name, point=point, kind="attention", block=block) for point in POINTS]
     return tuple(sites)
@@ -220,7 +220,7 @@ def calibration_images(loaded: Loaded, calibration: Calibration) -> list[tuple[s
     seeds = range(calibration.seed, calibration.seed + calibration.samples)
     if not loaded.info.prompted:
         return [("", seed) for seed in seeds]
-    prompts = calibration.prompts or own_prompts(loaded.pipe)
+    prompts = calibration.prompts or has_class_prompts(loaded.pipe)
     prompts = prompts or tuple(
         filter(None, map(str.strip, PROMPTS.read_text("utf-8").splitlines()))
     )
@@ -267,7 +267,7 @@ def merge(a: ActivationStats, b: ActivationStats) -> ActivationStats:
     )
 
 
-def joined_steps(parts: Sequence[ActivationStats]) -> ActivationStats:
+def join_steps(parts: Sequence[ActivationStats]) -> ActivationStats:
     """The statistics of several runs of steps, one behind the other; sites and their order are
     those of the first.
     """

@@ -58,7 +58,7 @@ def capture_batches(
     count = -(-calibration.samples // calibration.batch)
     batches = [Batch(model, sampling, calibration, n) for n in range(count)]
     now = loaded.info.fingerprint, sampler_line(loaded, sampling)
-    missing = [batch for batch in batches if _seen(partial / batch.name) != now]
+    missing = [batch for batch in batches if _load_finished(partial / batch.name) != now]
     work = engine.run(
         watch,
         missing,
@@ -72,7 +72,7 @@ def capture_batches(
     return reduce(merge, (captures.load_stats(partial / batch.name) for batch in batches))
 
 
-def _seen(folder: Path) -> tuple[str, str] | None:
+def _load_finished(folder: Path) -> tuple[str, str] | None:
     """The weights and the sampler of a batch that is kept."""
     with suppress(DmqError):  # there is none, or it is damaged
         stats = captures.load_stats(folder)

@@ -29,7 +29,7 @@ from ..numerics.devices import chunk_size, double
 from ..numerics.threads import few_threads
 from ..results import Site, Trajectory
 from .replay import images_in, repeat, rows_of
-from .watching import watching
+from .watching import watch_modules
 
 
 BOUND = 10**9  # bytes of moments that are held at a time
@@ -123,7 +123,11 @@ def second_moments(
     sites = [Site(name=name, point="input") for name in layers]
     for done, (n, rows) in enumerate(calls):
         small = few_threads(model.parameters())
-        with small, torch.no_grad(), watching(model, sites, lambda site, x: sums[site.name].add(x)):
+        with (
+            small,
+            torch.no_grad(),
+            watch_modules(model, sites, lambda site, x: sums[site.name].add(x)),
+        ):
             repeat(model, trajectory, n, rows)
         yield done + 1, len(calls)
     return {name: made.finished() for name, made in sums.items() if made.tokens}
@@ -154,7 +158,7 @@ class _Sum:
             x = x[None]  # a convolution takes an image without a batch, too
         source = _Patches(self.layer, x) if self.conv else _Rows(x)
         which = torch.randperm(len(source), generator=self.random)[: self.each]
-        self._shown(x, which)
+        self._show(x, which)
         size = chunk_size(x.device, CHUNK)
         for some in which.sort().values.split(max(1, size // (self.columns * _groups(self.layer)))):
             tokens = source[some.to(x.device)]  # [groups, tokens, columns]
@@ -163,7 +167,7 @@ class _Sum:
                 matrix.baddbmm_(part.mT, part)
         self.tokens += len(which)
 
-    def _shown(self, x: Tensor, which: Tensor) -> None:
+    def _show(self, x: Tensor, which: Tensor) -> None:
         if self.conv and self.weight.shape[2:] == (1, 1) and self.share == "call":
             ends = (end.flatten(1).mT for end in (x.amin(0), x.amax(0)))  # of each pixel
             low, high = (end[which[:SHOWN].to(x.device) % len(end)] for end in ends)
@@ -217,10 +221,10 @@ class _Patches:
         dimensions = zip(x.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
         for length, size, stride, dilation in dimensions:
             places = (length - dilation * (size - 1) - 1) // stride + 1
-            self.start = _joined(
+            self.start = _join_moments(
                 self.start * length, torch.arange(places, device=x.device) * stride
             )
-            self.kernel = _joined(
+            self.kernel = _join_moments(
                 self.kernel * length, torch.arange(size, device=x.device) * dilation
             )
 
@@ -239,7 +243,7 @@ class _Patches:
         )
 
 
-def _joined(outer: Tensor, inner: Tensor) -> Tensor:
+def _join_moments(outer: Tensor, inner: Tensor) -> Tensor:
     return (outer[:, None] + inner).flatten()
 
 

@@ -45,7 +45,7 @@ def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -
     device, dtype = next(model.parameters()).device, precision(model)
     total = len(trajectory.half[n])
 
-    def given(x: np.ndarray, name: str) -> Tensor:
+    def find_arguments(x: np.ndarray, name: str) -> Tensor:
         tensor = torch.from_numpy(x[rows] if x.shape[:1] == (total,) else x).to(device)
         return (
             tensor.to(dtype)
@@ -54,14 +54,20 @@ def repeat(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -
         )
 
     flat = {
-        name: given(trajectory.conditioning[key], name)
+        name: find_arguments(trajectory.conditioning[key], name)
         for name, key in trajectory.arguments[n].items()
     }
     known = inspect.signature(model.forward).parameters
     sample = "sample" if "sample" in known else "hidden_states"
     # A tensor keeps a float t, which some denoisers would round if it came as a number.
     t = torch.tensor([trajectory.timesteps[trajectory.step[n]]] * len(rows), device=device)
-    answer = model(**{sample: given(trajectory.inputs[n], sample), "timestep": t, **_nested(flat)})
+    answer = model(
+        **{
+            sample: find_arguments(trajectory.inputs[n], sample),
+            "timestep": t,
+            **_open_nested(flat),
+        }
+    )
     return (answer if isinstance(answer, Tensor) else answer[0]).float()
 
 
@@ -72,7 +78,7 @@ def precision(model: nn.Module) -> torch.dtype:
     return next((p.dtype for p in model.parameters() if p.dtype in HALF), torch.float32)
 
 
-def wanted(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -> Tensor:
+def select_wanted(model: nn.Module, trajectory: Trajectory, n: int, rows: np.ndarray) -> Tensor:
     """What was answered when call n was recorded, float32 (rows, ...), where `model` is."""
     return torch.from_numpy(trajectory.outputs[n][rows]).to(next(model.parameters()).device)
 
@@ -92,7 +98,7 @@ def noise_errors(
             with few_threads(model.parameters()), torch.no_grad():
                 answer, target = (
                     repeat(model, trajectory, n, rows),
-                    wanted(model, trajectory, n, rows),
+                    select_wanted(model, trajectory, n, rows),
                 )
                 error = double(answer - target.to(answer.device)).square().sum().item()
                 wrong[i] += error if np.isfinite(error) else np.inf
@@ -101,7 +107,7 @@ def noise_errors(
     return wrong / np.maximum(power, 1e-30)
 
 
-def _nested(flat: dict[str, Tensor]) -> dict[str, Any]:
+def _open_nested(flat: dict[str, Tensor]) -> dict[str, Any]:
     """Arguments as they were given: "outer.inner" back in a dict, "outer.0" in a list."""
     nested: dict[str, Any] = {}
     for name, value in flat.items():
@@ -116,5 +122,5 @@ def _nested(flat: dict[str, Tensor]) -> dict[str, Any]:
 def _opened(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
-    inner = _nested(value)
+    inner = _open_nested(value)
     return list(inner.values()) if all(key.isdigit() for key in inner) else inner

@@ -12,7 +12,7 @@ from ..results import Site
 
 
 @contextmanager
-def watching(
+def watch_modules(
     model: nn.Module, sites: Iterable[Site], see: Callable[[Site, Any], None]
 ) -> Iterator[None]:
     """Call `see(site, tensor)` whenever a tensor flows through one of `sites` of `model`.

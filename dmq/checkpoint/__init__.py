@@ -15,7 +15,7 @@ from .loading import Stored, load, mode
 from .pipelines import Checked, check, export_pipeline, load_pipeline
 from .reading import read
 from .shards import quantize_shards
-from .views import dequantized, for_sdnq, push
+from .views import for_sdnq, push, write_dequantized
 from .writing import Exported, check_target, collect, export_denoiser
 
 
@@ -27,7 +27,6 @@ __all__ = [
     "check",
     "check_target",
     "collect",
-    "dequantized",
     "export_denoiser",
     "export_pipeline",
     "for_sdnq",
@@ -37,4 +36,5 @@ __all__ = [
     "push",
     "quantize_shards",
     "read",
+    "write_dequantized",
 ]

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
-from ..models.attention import explicit_products
+from ..models.attention import make_products_explicit
 from ..models.borrow import replace
 from ..models.loading import ADAPTERS
 from ..numerics.packing import unpack
@@ -23,10 +23,10 @@ from ..quantizers.apply import MakeLayer, simulated_layer
 from ..quantizers.bank import Clock, bank_module
 from ..quantizers.cache import CachedFeature, FeatureTable, Gone, install_cache
 from ..quantizers.codes import WeightCodes
-from ..quantizers.layers import fake_quantized
+from ..quantizers.layers import make_fake_quantized
 from ..recipe import FLOAT, SIMULATED, compiles, lowered
 from ..results import Plan, Site
-from ..runtime.convert import finished, packed
+from ..runtime.convert import finish_model, pack_layer
 from .content import Content, cache_layout, cache_rows, quantized_layout
 from .stored import layout, restore
 
@@ -38,7 +38,7 @@ class Held(nn.Module):
     """A place for stored tensors in a skeleton, and for more such places."""
 
 
-def opened(model: nn.Module, content: Content) -> None:
+def open_model(model: nn.Module, content: Content) -> None:
     """Put places for the stored tensors into the skeleton `model`, and take out what no longer is.
 
     Raises DmqError if the skeleton is not the model of the plan.
@@ -58,7 +58,7 @@ def opened(model: nn.Module, content: Content) -> None:
     for row in content.plan.layers:
         if row.dropped:
             replace(model, row.layer.name, Gone())
-    for root in gone(content.plan):
+    for root in find_gone(content.plan):
         replace(model, root, Gone())
     for name in content.codes:
         parent, _, leaf = name.rpartition(".")
@@ -81,7 +81,7 @@ def opened(model: nn.Module, content: Content) -> None:
 
 
 @torch.no_grad()
-def assembled(
+def assemble_model(
     model: nn.Module, content: Content, fetch: Fetch, mode: str, dtype: torch.dtype
 ) -> None:
     """Make the opened skeleton, whose ordinary parameters are there, the quantized model that
@@ -109,7 +109,7 @@ def assembled(
         owner = model.get_submodule(parent)
         del owner._modules[leaf]
         owner.register_parameter(leaf, nn.Parameter(value, False))
-    make: MakeLayer = simulated_layer if mode == SIMULATED else packed
+    make: MakeLayer = simulated_layer if mode == SIMULATED else pack_layer
     banks: dict[Site, nn.Module] = {}
     for row in plan.layers:
         if row.dropped or row.format == "float":
@@ -119,21 +119,23 @@ def assembled(
             banks[row.bank.site] = bank_module(row.bank, clock).to(device)
         bank = banks[row.bank.site] if row.bank else nn.Identity()
         if row.weights.bits == FLOAT:
-            made = fake_quantized(layer, layer.weight, layer.bias, bank)
+            made = make_fake_quantized(layer, layer.weight, layer.bias, bank)
         else:
             codes = codes_in(content, f"{row.layer.name}.weight", fetch)
             made = make(layer, row, bank, codes.to(device) if device else codes)
         replace(model, row.layer.name, made)
     if plan.attention:
-        explicit_products(model)
+        make_products_explicit(model)
         for operand in plan.attention:
             name = f"{operand.site.name}.processor.{operand.site.point}"
             replace(model, name, bank_module(operand, clock).to(device))
-    _timed(model, plan, clock, fetch, adapter_of(content), device)
+    _add_time(model, plan, clock, fetch, adapter_of(content), device)
     model.requires_grad_(False)
     vars(model).update(plan=plan, clock=clock)
     if mode != SIMULATED:
-        finished(model, plan, torch.bfloat16 if lowered(mode) else dtype, compiling=compiles(mode))
+        finish_model(
+            model, plan, torch.bfloat16 if lowered(mode) else dtype, compiling=compiles(mode)
+        )
 
 
 def codes_in(content: Content, name: str, fetch: Fetch) -> WeightCodes:
@@ -160,7 +162,7 @@ def adapter_of(content: Content) -> AbstractAdapter:
 # --- the time embedding --------------------------------------------------------------------------------
 
 
-def gone(plan: Plan) -> tuple[str, ...]:
+def find_gone(plan: Plan) -> tuple[str, ...]:
     """Modules that a cache of all features takes the place of."""
     time = plan.temporal
     if time is None or time.cached is None or time.per_request or not time.cached.all():
@@ -168,7 +170,7 @@ def gone(plan: Plan) -> tuple[str, ...]:
     return time.block.embeddings
 
 
-def _timed(
+def _add_time(
     model: nn.Module,
     plan: Plan,
     clock: Clock,

@@ -31,7 +31,7 @@ def card(
         f"Weights of the layers: {plan.average_bits:.2f} bits on average, scales and zero points "
         "included.",
         f"Activations: {_steps(plan)}",
-        *(_measured(report) if report else []),
+        *(_describe_measured(report) if report else []),
     ]
     how = (
         f'It is {settings["mode"]} unless you choose: `with dmq.checkpoint.mode("simulated"):` '
@@ -123,7 +123,7 @@ def _steps(plan: Plan) -> str:
     )
 
 
-def _measured(report: Report) -> list[str]:
+def _describe_measured(report: Report) -> list[str]:
     lines = []
     for name in dict.fromkeys(score.recipe for score in report.scores):
         own = [score for score in report.scores if score.recipe == name]

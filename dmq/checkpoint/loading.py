@@ -16,7 +16,7 @@ from ..errors import DmqError
 from ..models.quantizer import Storage, config_data, from_folder
 from ..recipe import ENGINES, SIMULATED
 from ..runtime.layers import PackedLayer
-from .assembling import assembled, opened
+from .assembling import assemble_model, open_model
 from .content import Content, metadata_of, quantized_layout, sealed
 from .reading import read, readable
 from .stored import store
@@ -33,7 +33,7 @@ def mode(name: str) -> Iterator[None]:
 
     Diffusers takes no settings from its callers for models that are quantized already, hence this
     way."""
-    token = _asked.set(_known(name))
+    token = _asked.set(_check_mode(name))
     try:
         yield
     finally:
@@ -67,7 +67,9 @@ class Stored(Storage):
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = {"quant_method": "dmq"} | dict(settings)
-        self.mode = _asked.get() or _known(os.environ.get(VARIABLE) or self.settings.get("mode"))
+        self.mode = _asked.get() or _check_mode(
+            os.environ.get(VARIABLE) or self.settings.get("mode")
+        )
         self.content: Content  # since `verify`
         self.names: frozenset[str] = frozenset()
         self.plain: list[str] = []  # tensors that the float model has, too
@@ -82,7 +84,7 @@ class Stored(Storage):
         self.content = checked
 
     def prepare(self, model: nn.Module) -> None:
-        opened(model, self.content)
+        open_model(model, self.content)
         self.model = model
         self.names = frozenset(quantized_layout(self.settings))
         self.plain = [name for name in model.state_dict() if name not in self.names]
@@ -103,7 +105,7 @@ class Stored(Storage):
         # The same objects that the finished model has, wherever its layers put them.
         self.ordinary = dict(model.named_parameters(remove_duplicate=False))
         fetch = self.kept.__getitem__
-        assembled(model, self.content, fetch, self.mode, dtype)
+        assemble_model(model, self.content, fetch, self.mode, dtype)
         if (
             self.mode != SIMULATED
         ):  # its layers have their codes, from which the same bytes can be made again
@@ -133,7 +135,7 @@ class Stored(Storage):
         return self.model.get_submodule(parent) if leaf == "weight" else None
 
 
-def _known(name: Any) -> str:
+def _check_mode(name: Any) -> str:
     if name not in ENGINES:
         raise DmqError(
             f"mode is {name!r:.40}, not one of {', '.join(ENGINES)}; see ${VARIABLE} and "

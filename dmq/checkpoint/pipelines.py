@@ -28,7 +28,7 @@ from .writing import (
     Exported,
     check_target,
     collect,
-    exported,
+    find_exported,
     write_beside,
     write_denoiser,
     writing,
@@ -98,7 +98,7 @@ def export_pipeline(
                         part / name, **({"safe_serialization": True} if _diffusers(other) else {})
                     )
         _write_index(part, loaded.pipe)
-    return exported(folder, plan, collected)
+    return find_exported(folder, plan, collected)
 
 
 def check(folder: str | Path) -> Checked:
@@ -121,7 +121,7 @@ def check(folder: str | Path) -> Checked:
                     f"{folder}: {name!r:.80} in model_index.json names no part; nothing was opened."
                 )
         check_folder(folder)
-        ours = [name for name in parts if _quantized(folder / name)]
+        ours = [name for name in parts if _find_quantized(folder / name)]
         if len(ours) != 1:
             raise DmqError(
                 f"{folder}: {len(ours)} parts of the pipeline are quantized by dmq, expected one."
@@ -183,7 +183,7 @@ def _public(config: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in config.items() if not name.startswith("_")}
 
 
-def _quantized(folder: Path) -> bool:
+def _find_quantized(folder: Path) -> bool:
     file = folder / "config.json"
     if not file.is_file():
         return False

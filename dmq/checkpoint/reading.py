@@ -24,7 +24,7 @@ from ..errors import DmqError
 from ..models.checks import PICKLES
 from ..models.quantizer import skeleton
 from ..recipe import ENGINES
-from .assembling import opened
+from .assembling import open_model
 from .content import (
     FORMAT,
     Content,
@@ -119,7 +119,7 @@ def read(folder: Path, *, weights: list[Path] | None = None) -> tuple[Content, F
                 raise DmqError(f"{folder}: {name:.200} is missing. Export the model again.")
             if there[name] != wanted:
                 raise DmqError(
-                    f"{folder}: {name:.200} is {_told(there[name])}, expected {_told(wanted)}."
+                    f"{folder}: {name:.200} is {_describe(there[name])}, expected {_describe(wanted)}."
                 )
         _check_digests(files)
         content = Content(
@@ -129,7 +129,7 @@ def read(folder: Path, *, weights: list[Path] | None = None) -> tuple[Content, F
         )
         _check_plan_file(folder, settings)
         model = skeleton(config)
-        opened(model, content)
+        open_model(model, content)
         _check_names(model, files, folder)
     return content, files, model
 
@@ -229,7 +229,7 @@ def read_files(files: list[Path], *, sealed: bool = True) -> Files:
                 f"{file}: {twice[0]:.200} is in another file, too. Export the model again."
             )
         places |= found
-        own = _sealed(told, file) if sealed else {"tensors": {}}
+        own = _find_seal(told, file) if sealed else {"tensors": {}}
         told_twice = own.pop("tensors")
         if (metadata and own != metadata) or any(
             digests.get(name, x) != x for name, x in told_twice.items()
@@ -254,7 +254,7 @@ def header(file: Path) -> tuple[dict[str, Place], dict[str, str]]:
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
         if not 2 <= length <= min(HEADER, size - 8):
             _damaged(file, f"a header of {length} bytes in a file of {size}")
-        data = parsed(opened_file.read(length), file)
+        data = parse(opened_file.read(length), file)
     metadata = data.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) for value in metadata.values()
@@ -297,15 +297,15 @@ def read_json(file: Path) -> dict[str, Any]:
         raise DmqError(f"{file}: is not there; expected a folder that `dmq export` wrote.")
     if file.stat().st_size > JSON:
         raise DmqError(f"{file}: {file.stat().st_size} bytes of JSON; at most {JSON} are read.")
-    return parsed(file.read_bytes(), file)
+    return parse(file.read_bytes(), file)
 
 
-def parsed(text: bytes, file: Path) -> dict[str, Any]:
+def parse(text: bytes, file: Path) -> dict[str, Any]:
     """The object in JSON text, strictly: no key twice, no numbers that are none, not nested
     beyond reason.
     """
 
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def read_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) < len(pairs):
             names = [name for name, _ in pairs]
@@ -316,7 +316,7 @@ def parsed(text: bytes, file: Path) -> dict[str, Any]:
         raise ValueError(f"{name} is no number")
 
     try:
-        made = json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+        made = json.loads(text, object_pairs_hook=read_once, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
         _damaged(file, f"no JSON: {str(error) or type(error).__name__:.120}")
     if not isinstance(made, dict):
@@ -327,10 +327,10 @@ def parsed(text: bytes, file: Path) -> dict[str, Any]:
 # --- what must fit --------------------------------------------------------------------------------
 
 
-def _sealed(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
+def _find_seal(metadata: Mapping[str, str], file: Path) -> dict[str, Any]:
     if "dmq" not in metadata:
         raise DmqError(f"{file}: was not written by dmq, or by an old one. Export the model again.")
-    own = parsed(metadata["dmq"].encode("utf-8", "replace"), file)
+    own = parse(metadata["dmq"].encode("utf-8", "replace"), file)
     digests = own.get("tensors")
     if not isinstance(digests, dict) or not all(isinstance(x, str) for x in digests.values()):
         _damaged(file, "no digests of its tensors")
@@ -394,11 +394,11 @@ def _check_names(model: nn.Module, files: Files, folder: Path) -> None:
     for name, place in places.items():
         dtype, shape = there[name]
         if shape != tuple(place.shape) or dtype.is_floating_point != place.is_floating_point():
-            wanted = _told((place.dtype, tuple(place.shape)))
-            raise DmqError(f"{folder}: {name} is {_told((dtype, shape))}, expected {wanted}.")
+            wanted = _describe((place.dtype, tuple(place.shape)))
+            raise DmqError(f"{folder}: {name} is {_describe((dtype, shape))}, expected {wanted}.")
 
 
-def _told(found: tuple[torch.dtype, tuple[int, ...]]) -> str:
+def _describe(found: tuple[torch.dtype, tuple[int, ...]]) -> str:
     return f"{str(found[0]).removeprefix('torch.')} {list(found[1])}"
 
 

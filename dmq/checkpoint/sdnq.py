@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from ..numerics.packing import pack
-from ..numerics.power_of_two import shifted
+from ..numerics.power_of_two import apply_shifts
 from ..quantizers.codes import CodebookWeight, QuantizedWeight, ShiftWeight, WeightCodes
 
 
@@ -108,7 +108,9 @@ def _form(codes: WeightCodes) -> Form | None:
 def _(codes: QuantizedWeight) -> Form | None:
     shape, symmetric = codes.shape, codes.symmetric
     scale, zero = (x.expand(codes.codes.shape).reshape(shape) for x in codes.spread())
-    size = next((n for n in _sizes(shape[1]) if _shared(scale, n) and _shared(zero, n)), None)
+    size = next(
+        (n for n in _sizes(shape[1]) if _share_scale(scale, n) and _share_scale(zero, n)), None
+    )
     if size is None:
         return None
     groups = shape[1] // size
@@ -129,16 +131,16 @@ def _(codes: QuantizedWeight) -> Form | None:
 
 @_form.register
 def _(codes: CodebookWeight) -> Form:
-    return _looked_up(codes, codes.codes, codes.centroids)
+    return _look_up(codes, codes.codes, codes.centroids)
 
 
 @_form.register
 def _(codes: ShiftWeight) -> Form:
     every = torch.arange(2**codes.bits).expand(len(codes.scale), -1)
-    return _looked_up(codes, codes.codes, shifted(every, codes.scale, codes.bits))
+    return _look_up(codes, codes.codes, apply_shifts(every, codes.scale, codes.bits))
 
 
-def _looked_up(codes: WeightCodes, q: Tensor, values: Tensor) -> Form:
+def _look_up(codes: WeightCodes, q: Tensor, values: Tensor) -> Form:
     """Codes that look up one of `values` [rows, 2**bits]."""
     outputs, _, *kernel = shape = codes.shape
     scale = (
@@ -161,7 +163,7 @@ def _sizes(channels: int) -> Iterator[int]:
     yield from (n for n in range(channels // 2, 1, -1) if channels % n == 0)
 
 
-def _shared(x: Tensor, size: int) -> bool:
+def _share_scale(x: Tensor, size: int) -> bool:
     """Does x [O, I, ...] have the same values in each run of `size` input channels?"""
     grouped = x.unflatten(1, (-1, size))
     return bool((grouped == grouped[:, :, :1]).all())

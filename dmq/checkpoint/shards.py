@@ -31,7 +31,7 @@ from .writing import (
     Exported,
     Shards,
     check_target,
-    exported,
+    find_exported,
     write_beside,
     write_config,
     writing,
@@ -114,7 +114,7 @@ def quantize_shards(
     collected = Collected(
         tensors=small, codes=coder.codes, beyond=frozenset(set(files.places) - names)
     )
-    return exported(target, plan, collected)
+    return find_exported(target, plan, collected)
 
 
 def weights_plan(model: nn.Module, adapter: AbstractAdapter, recipe: Recipe, name: str) -> Plan:

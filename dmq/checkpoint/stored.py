@@ -47,7 +47,7 @@ def store(codes: WeightCodes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     parts = {"codes": pack(torch.cat([run.reshape(-1) for run in _runs(codes)]), codes.bits)}
     for name, (dtype, shape) in layout(plain).items():
         if name != "codes":
-            parts[name] = exactly(tables[name].reshape(shape), dtype)
+            parts[name] = store_exactly(tables[name].reshape(shape), dtype)
     return parts, plain
 
 
@@ -59,10 +59,10 @@ def restore(parts: Mapping[str, Tensor], plain: Mapping[str, Any]) -> WeightCode
     expected = layout(plain)
     found = {name: (x.dtype, tuple(x.shape)) for name, x in parts.items()}
     if found != expected:
-        raise DmqError(f"tensors {_told(found)}, expected {_told(expected)}.")
+        raise DmqError(f"tensors {_describe(found)}, expected {_describe(expected)}.")
     codes = unpack(parts["codes"], plain["bits"], math.prod(plain["shape"]))
-    tables = {name: _opened(name, x) for name, x in parts.items() if name != "codes"}
-    return _restored(plain, codes, tables)
+    tables = {name: _open(name, x) for name, x in parts.items() if name != "codes"}
+    return _restore(plain, codes, tables)
 
 
 def layout(plain: Mapping[str, Any]) -> Layout:
@@ -81,7 +81,7 @@ def stored_bytes(expected: Layout) -> int:
     return sum(dtype.itemsize * math.prod(shape) for dtype, shape in expected.values())
 
 
-def exactly(x: Tensor, dtype: torch.dtype) -> Tensor:
+def store_exactly(x: Tensor, dtype: torch.dtype) -> Tensor:
     """`x` in another dtype. Raises ValueError if a number is not the same there."""
     made = x.to(dtype)
     # Some operations are not written for uint16: compared as what x is.
@@ -240,16 +240,16 @@ def _low_rank_layout(plain: Mapping[str, Any], shape: tuple[int, ...], bits: int
     return made | _inside("rest", _layout(plain["rest"], shape, bits))
 
 
-def _restored(plain: Mapping[str, Any], codes: Tensor, tables: Mapping[str, Tensor]) -> WeightCodes:
+def _restore(plain: Mapping[str, Any], codes: Tensor, tables: Mapping[str, Tensor]) -> WeightCodes:
     common: dict[str, Any] = {"bits": plain["bits"], "shape": tuple(plain["shape"])}
     if plain["kind"] == LowRankWeight.__name__:
-        common["rest"] = _restored(plain["rest"], codes, _under("rest", tables))
+        common["rest"] = _restore(plain["rest"], codes, _under("rest", tables))
         common |= {name: tables.get(name) for name in ("left", "right", "smoothing")}
         return LowRankWeight(**common)
     if plain["kind"] == SplitWeight.__name__:
         sides = codes.split([math.prod(plain[name]["shape"]) for name in ("first", "second")])
         for name, side in zip(("first", "second"), sides, strict=True):
-            common[name] = _restored(plain[name], side, _under(name, tables))
+            common[name] = _restore(plain[name], side, _under(name, tables))
         return SplitWeight(**common)
     codes = codes.view(plain["rows"], -1)
     if plain["kind"] == CodebookWeight.__name__:
@@ -285,7 +285,7 @@ def _under(name: str, tables: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {part.removeprefix(start): x for part, x in tables.items() if part.startswith(start)}
 
 
-def _opened(name: str, x: Tensor) -> Tensor:
+def _open(name: str, x: Tensor) -> Tensor:
     """A table whose values can be computed with."""
     if x.is_floating_point() and not x.isfinite().all():
         raise DmqError(f"{name} has values that are no numbers.")
@@ -309,7 +309,7 @@ def _whole(given: Any, low: int, high: int) -> int:
     return given
 
 
-def _told(found: Layout) -> str:
+def _describe(found: Layout) -> str:
     return (
         ", ".join(
             f"{name} {str(dtype).removeprefix('torch.')}{list(shape)}"

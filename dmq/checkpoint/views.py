@@ -24,7 +24,7 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 FILE = 5_000_000_000  # bytes
 
 
-def dequantized(
+def write_dequantized(
     folder: str | Path, target: str | Path, dtype: str = "float32"
 ) -> Generator[tuple[int, int], None, Exported]:
     """Write the checkpoint or pipeline in `folder` with its weights as plain numbers; yields (done,
@@ -49,7 +49,7 @@ def for_sdnq(folder: str | Path, target: str | Path) -> Generator[tuple[int, int
 
     diffusers loads the result where `sdnq` is installed, which is under the GPL and no part of dmq.
     Weights are the same but for the rounding of float32, activations are no longer quantized. Forms
-    that SDNQ does not have are written as numbers. Raises DmqError as `dequantized` does."""
+    that SDNQ does not have are written as numbers. Raises DmqError as `write_dequantized` does."""
     forms = Forms()
     return (
         yield from _view(
@@ -129,9 +129,9 @@ def _only_others(folder: Path) -> Any:
     """
     own = next((path.name for path in folder.iterdir() if (path / "plan.json").is_file()), "")
 
-    def ignored(where: str, names: list[str]) -> list[str]:
+    def ignore_modules(where: str, names: list[str]) -> list[str]:
         return [
             name for name in names if Path(where) == folder and name in (own, CARD, "report.json")
         ]
 
-    return ignored
+    return ignore_modules

@@ -27,13 +27,13 @@ from ..quantizers.plan import vector_format
 from ..quantizers.weights import quantize_weight
 from ..recipe import FLOAT, Recipe, Weights
 from ..results import Plan, Report
-from ..store.folders import written
-from .assembling import gone
+from ..store.folders import write_folder
+from .assembling import find_gone
 from .card import TAGS, card
 from .content import UNSEALED, cache_rows, metadata_of, sealed, settings_of
 from .plans import plan_tensors
 from .reading import WEIGHTS
-from .stored import exactly, store, zero_dtype
+from .stored import store, store_exactly, zero_dtype
 
 
 CARD = "README.md"
@@ -85,7 +85,8 @@ class Coder:
             if row.weights.bits < FLOAT and not row.dropped
         }
         self.without = tuple(
-            f"{name}." for name in (*gone(self.plan), *(r.layer.name for r in rows if r.dropped))
+            f"{name}."
+            for name in (*find_gone(self.plan), *(r.layer.name for r in rows if r.dropped))
         )
         self.vectors = vector_format(rows[0].weights, self.plan.vector_bits)
 
@@ -97,19 +98,19 @@ class Coder:
             row = self.rows[name]
             learned = self.learned.get(row.layer.name)
             return (
-                self._kept(name, x, row.weights, row.split)
+                self._keep(name, x, row.weights, row.split)
                 if learned is None
                 else self._parts(name, learned)
             )
         if name.startswith(self.without):
             return {}
         if name in self.parameters and x.ndim < 2 and self.plan.vector_bits < FLOAT:
-            return self._kept(name, x, self.vectors)
+            return self._keep(name, x, self.vectors)
         return {
             name: x.detach().cpu().clone()
         }  # clone: safetensors takes no two views of one memory
 
-    def _kept(self, name: str, x: Tensor, spec: Weights, split: int = 0) -> dict[str, Tensor]:
+    def _keep(self, name: str, x: Tensor, spec: Weights, split: int = 0) -> dict[str, Tensor]:
         try:
             with one_thread():  # ranges are searched by tens of thousands of small operations
                 return self._parts(name, quantize_weight(x, spec, split))
@@ -170,7 +171,7 @@ def export_denoiser(
     with writing(folder) as part:
         write_denoiser(part, config_data(model), settings, collected.tensors)
         write_beside(part, plan, settings, recipe, report, source, collected.tensors)
-    return exported(folder, plan, collected)
+    return find_exported(folder, plan, collected)
 
 
 def write_denoiser(
@@ -284,7 +285,7 @@ def write_beside(
     (part / CARD).write_text(card(plan, settings, taken, recipe, report, source), encoding="utf-8")
 
 
-def exported(folder: Path, plan: Plan, collected: Collected) -> Exported:
+def find_exported(folder: Path, plan: Plan, collected: Collected) -> Exported:
     """What is in `folder`, by part."""
     taken = dict.fromkeys(("codes", "tables", "banks", "cache", "float", "beyond the plan"), 0)
     for name, x in collected.tensors.items():
@@ -362,7 +363,7 @@ def writing(folder: Path) -> Iterator[Path]:
     DmqError.
     """
     try:
-        with written(folder) as part:
+        with write_folder(folder) as part:
             yield part
     except (OSError, SafetensorError) as error:
         why = getattr(error, "strerror", None) or str(error).partition("\n")[0]
@@ -390,7 +391,7 @@ def _cache(model: nn.Module, plan: Plan, adapter: AbstractAdapter) -> dict[str, 
             table = FeatureTable(features[k][rows], kept[str(k)]["bits"])
             parts = {"codes": table.codes}
             if table.bits < 16:
-                zero = exactly(table.zero, zero_dtype(table.bits))
+                zero = store_exactly(table.zero, zero_dtype(table.bits))
                 parts = {"codes": pack(table.codes, table.bits), "scale": table.scale, "zero": zero}
             tensors |= {f"dmq.cache.{k}.{part}": x.cpu().contiguous() for part, x in parts.items()}
     return tensors

@@ -44,7 +44,7 @@ def cluster_arguments(to: argparse.ArgumentParser) -> None:
     one.add_argument("--workers", type=int, default=1, metavar="N", help=said)
 
 
-def shared(given: argparse.Namespace) -> dict[str, Any]:
+def cluster_options(given: argparse.Namespace) -> dict[str, Any]:
     """What `cluster_arguments` ask for, as stages take it."""
     return {"scheduler": given.scheduler, "workers": given.workers}
 
@@ -72,7 +72,7 @@ def choose_place(given: argparse.Namespace) -> None:
 
     wishes = {name: getattr(given, name) for name in VARIABLES if getattr(given, name) is not None}
     if wishes:
-        work_plan.use_placement(work_plan.chosen_placement(**wishes))
+        work_plan.use_placement(work_plan.get_placement(**wishes))
 
 
 def image_arguments(to: argparse.ArgumentParser) -> None:
@@ -112,7 +112,7 @@ def engine_argument(to: argparse.ArgumentParser) -> None:
     )
 
 
-def chosen_engines(recipes: tuple[Recipe, ...], engine: str | None) -> tuple[Recipe, ...]:
+def choose_engines(recipes: tuple[Recipe, ...], engine: str | None) -> tuple[Recipe, ...]:
     """The recipes with the engine that the command line names; as they are if it names none."""
     if engine is None:
         return recipes
@@ -128,7 +128,7 @@ def is_recipe(name: str) -> bool:
     )
 
 
-def chosen_recipe(name: str, model: str | None) -> Recipe:
+def choose_recipe(name: str, model: str | None) -> Recipe:
     """The recipe in a file, or one that ships, for another model if one is named."""
     shipped = runs.shipped_recipes()
     if Path(name).suffix != ".json" and name not in shipped:
@@ -143,13 +143,13 @@ def chosen_recipe(name: str, model: str | None) -> Recipe:
     return for_model(recipe, model)
 
 
-def chosen_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:
+def choose_comparison(given: argparse.Namespace, recipe: Recipe) -> Comparison:
     """What to generate: the command line's wishes, and the recipe's sampling for the rest."""
     prompts, seeds = tuple(given.prompts or Comparison().prompts), tuple(given.seeds or (0,))
-    return Comparison(prompts=prompts, seeds=seeds, sampling=chosen_sampling(given, recipe))
+    return Comparison(prompts=prompts, seeds=seeds, sampling=choose_sampling(given, recipe))
 
 
-def chosen_sampling(given: argparse.Namespace, recipe: Recipe) -> Sampling:
+def choose_sampling(given: argparse.Namespace, recipe: Recipe) -> Sampling:
     """The recipe's sampling with what the command line says instead."""
     wishes = {"steps": given.steps, "guidance": given.guidance, "size": given.size}
     return dataclasses.replace(
@@ -177,7 +177,7 @@ def spec_arguments(to: argparse._ActionsContainer, *specs: type) -> None:
         to.add_argument(f"--{name.replace('_', '-')}", help=said.replace("%", "%%"), **how)
 
 
-def chosen_spec(given: argparse.Namespace, spec: type) -> Any:
+def choose_spec(given: argparse.Namespace, spec: type) -> Any:
     """The `spec` that the options of `spec_arguments` ask for. Raises DmqError for what makes no
     sense.
     """

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from ..errors import DmqError
 from ..recipe import MEASURES, Benchmark, Recipe
 from .arguments import (
-    chosen_engines,
-    chosen_recipe,
-    chosen_sampling,
+    choose_engines,
+    choose_recipe,
+    choose_sampling,
     cluster_arguments,
+    cluster_options,
     engine_argument,
-    shared,
 )
 from .terminal import show_progress, write
 
@@ -81,13 +81,13 @@ def _benchmark_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--markdown", action="store_true", help="print the table as Markdown")
 
 
-def chosen_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
+def choose_benchmark(given: argparse.Namespace, recipe: Recipe) -> Benchmark:
     """The benchmark that the command line asks for, of models like `recipe`'s."""
     from ..evaluation import benchmark
     from ..store import prompts
 
     settings = {
-        "sampling": chosen_sampling(given, recipe),
+        "sampling": choose_sampling(given, recipe),
         "features": given.features,
         "reference": given.real,
     }
@@ -117,12 +117,12 @@ def bench(given: argparse.Namespace) -> None:
             "--engine is for recipes that are named; a benchmark goes on with the engines it began "
             "with."
         )
-    recipes = chosen_engines(
-        tuple(chosen_recipe(name, given.model) for name in given.recipes), given.engine
+    recipes = choose_engines(
+        tuple(choose_recipe(name, given.model) for name in given.recipes), given.engine
     )
     recipes = recipes or benchmarks.load_recipes(given.name)
     asked = (
-        chosen_benchmark(given, recipes[0])
+        choose_benchmark(given, recipes[0])
         if given.recipes
         else benchmarks.load_benchmark(given.name)
     )
@@ -130,12 +130,12 @@ def bench(given: argparse.Namespace) -> None:
     if given.estimate:
         print(benchmark_estimate.estimate_benchmark(asked, recipes, name=name))
         return
-    if given.recipes or name in benchmarks.unfinished():
+    if given.recipes or name in benchmarks.list_unfinished():
         print(
             f"benchmark {name!r}; `dmq bench --name` goes on with it if it is stopped.",
             file=sys.stderr,
         )
-        show_progress(benchmark.run_benchmark(asked, recipes, name=name, **shared(given)))
+        show_progress(benchmark.run_benchmark(asked, recipes, name=name, **cluster_options(given)))
     report = joined_benchmarks.join_benchmarks([name, *given.beside])
     print(bench_table.markdown(report) if given.markdown else bench_table.text(report))
     for finding in [] if given.markdown else rank_inversions.find_inversions(report)[:3]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from ..describe import describe_plan
 from ..errors import DmqError
 from ..store import runs
-from .arguments import chosen_recipe, is_recipe
+from .arguments import choose_recipe, is_recipe
 
 
 def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
@@ -47,7 +47,7 @@ def check_recipe(name: str) -> str:
     from ..workflow.answers import get_plan
     from ..workflow.steps import list_missing
 
-    recipe = chosen_recipe(name, None)
+    recipe = choose_recipe(name, None)
     get_info(recipe.model)
     if missing := list_missing(recipe):
         steps = ", ".join(step.name for step in missing)

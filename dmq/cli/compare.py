@@ -8,13 +8,13 @@ from collections.abc import Callable
 from ..errors import DmqError
 from ..store import runs
 from .arguments import (
-    chosen_comparison,
-    chosen_engines,
-    chosen_recipe,
+    choose_comparison,
+    choose_engines,
+    choose_recipe,
     cluster_arguments,
+    cluster_options,
     comparison_arguments,
     recipes_argument,
-    shared,
 )
 from .terminal import show_progress
 from .views import over_time, probe
@@ -46,10 +46,10 @@ def compare(given: argparse.Namespace) -> None:
     if given.probe:
         probe.probe(given)
         return
-    recipes = chosen_engines(
-        tuple(chosen_recipe(name, given.model) for name in given.recipes), given.engine
+    recipes = choose_engines(
+        tuple(choose_recipe(name, given.model) for name in given.recipes), given.engine
     )
     name = given.name or runs.free_name(" vs ".join(recipe.name for recipe in recipes))
-    asked = chosen_comparison(given, recipes[0])
-    show_progress(compare_images(asked, recipes, name=name, **shared(given)))
+    asked = choose_comparison(given, recipes[0])
+    show_progress(compare_images(asked, recipes, name=name, **cluster_options(given)))
     print_run(name)

@@ -132,10 +132,10 @@ def installation() -> Iterator[Finding]:
         else f"{places.ASSETS}: the files that ship with dmq are missing; install dmq again."
     )
     yield Finding(name="assets", said=str(places.ASSETS), data=str(places.ASSETS), problem=problem)
-    from ..models.loading import embedded
+    from ..models.loading import is_embedded
 
     yield Finding(
-        name="embedded models", said=", ".join(embedded()) or "none", data=list(embedded())
+        name="embedded models", said=", ".join(is_embedded()) or "none", data=list(is_embedded())
     )
 
 
@@ -241,7 +241,7 @@ def devices() -> Iterator[Finding]:
     from ..models import placement
 
     for device in placement.devices():
-        formats = [dtype for dtype in placement.DTYPES[1:] if placement.bears(device.name, dtype)]
+        formats = [dtype for dtype in placement.DTYPES[1:] if placement.can_run(device.name, dtype)]
         data = {
             "label": device.label,
             "total": device.total,
@@ -255,7 +255,7 @@ def devices() -> Iterator[Finding]:
             data=data,
         )
     try:
-        wish = placement.chosen()
+        wish = placement.get_chosen()
         placement.use(wish)
         first = placement.devices()[0].name if wish.device == placement.AUTO else wish.device
         yield Finding(name="taken", said=first, data=first)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from ..recipe import ENGINES
 from ..store.exports import FORMS
-from .arguments import chosen_recipe, recipe_argument
+from .arguments import choose_recipe, recipe_argument
 from .terminal import print_table, show_progress
 
 
@@ -40,7 +40,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 def export(given: argparse.Namespace) -> None:
     from ..workflow.export import write_export
 
-    recipe = chosen_recipe(given.recipe, given.model)
+    recipe = choose_recipe(given.recipe, given.model)
     made = show_progress(
         write_export(
             recipe,

@@ -8,7 +8,7 @@ from ..errors import DmqError
 from ..recipe import Predictor, Recipe, Relaxing, Sensitivity
 from .arguments import (
     again_argument,
-    chosen_recipe,
+    choose_recipe,
     cluster_arguments,
     image_arguments,
     recipe_argument,
@@ -74,7 +74,7 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 def capture(given: argparse.Namespace) -> None:
     from ..workflow.learning import capture_statistics
 
-    recipe = chosen_recipe(given.recipe, given.model)
+    recipe = choose_recipe(given.recipe, given.model)
     print(
         show_progress(
             capture_statistics(recipe, again=given.again, trajectories=given.trajectories)
@@ -85,7 +85,7 @@ def capture(given: argparse.Namespace) -> None:
 def search(given: argparse.Namespace) -> None:
     from ..workflow.learning import search_groups
 
-    recipe = chosen_recipe(given.recipe, given.model)
+    recipe = choose_recipe(given.recipe, given.model)
     show_progress(search_groups(recipe, again=given.again))
     learned.print_groups(recipe)
 
@@ -93,20 +93,20 @@ def search(given: argparse.Namespace) -> None:
 def temporal(given: argparse.Namespace) -> None:
     from ..workflow.learning import capture_statistics, learn_time_rounding
 
-    recipe = chosen_recipe(given.recipe, given.model)
+    recipe = choose_recipe(given.recipe, given.model)
     show_progress(capture_statistics(recipe))
     show_progress(learn_time_rounding(recipe, again=given.again))
     learned.print_time(recipe)
 
 
 def reconstruct(given: argparse.Namespace) -> None:
-    recipe = chosen_recipe(given.recipe, given.model)
+    recipe = choose_recipe(given.recipe, given.model)
     _prepare(recipe, "blocks", given.again)
     learned.print_blocks(recipe)
 
 
 def learn(given: argparse.Namespace) -> None:
-    recipe = chosen_recipe(given.recipe, given.model)
+    recipe = choose_recipe(given.recipe, given.model)
     _prepare(recipe, "weights", given.again)
     learned.print_weights(recipe, layers=given.layers)
 
@@ -114,7 +114,7 @@ def learn(given: argparse.Namespace) -> None:
 def calibrate(given: argparse.Namespace) -> None:
     from ..workflow.answers import has_capture, has_ranges
 
-    recipe, start = chosen_recipe(given.recipe, given.model), time.monotonic()
+    recipe, start = choose_recipe(given.recipe, given.model), time.monotonic()
     before = recipe.progressive and has_capture(recipe) and has_ranges(recipe)
     _prepare(recipe, "ranges", given.again)
     when = f"in {time.monotonic() - start:.1f} s"
@@ -125,7 +125,7 @@ def windows(given: argparse.Namespace) -> None:
     from ..artifacts.model_info import get_info
     from ..workflow.learning import measure_windows
 
-    recipe = chosen_recipe(given.recipe, given.model)
+    recipe = choose_recipe(given.recipe, given.model)
     spec = recipe.relaxing or Relaxing()
     if spec.where == "auto" and spec.judge == "text" and not get_info(recipe.model).prompted:
         raise DmqError(

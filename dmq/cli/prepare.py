@@ -7,7 +7,13 @@ from dataclasses import fields
 
 from ..errors import DmqError
 from ..recipe import Predictor, Recipe, Sensitivity
-from .arguments import chosen_recipe, cluster_arguments, recipe_argument, shared, spec_arguments
+from .arguments import (
+    choose_recipe,
+    cluster_arguments,
+    cluster_options,
+    recipe_argument,
+    spec_arguments,
+)
 from .terminal import print_table, show_progress
 from .views import predictor, sensitivity
 
@@ -58,7 +64,7 @@ def prepare(given: argparse.Namespace) -> None:
         raise DmqError(f"--{min(options)} is for --only sensitivity or --only predictor.")
     if given.again and not given.only:
         raise DmqError("--again needs to know what: name it with --only.")
-    recipe = chosen_recipe(given.recipe, given.model)
+    recipe = choose_recipe(given.recipe, given.model)
     if given.dry_run:
         print_steps(recipe, given.only)
         return
@@ -68,7 +74,7 @@ def prepare(given: argparse.Namespace) -> None:
             raise DmqError("--trajectories is for --only capture.")
         how = {"again": given.again, "trajectories": given.trajectories}
         show_progress(capture_statistics(recipe, **how))
-    show_progress(carry_out(recipe, only=given.only, again=given.again, **shared(given)))
+    show_progress(carry_out(recipe, only=given.only, again=given.again, **cluster_options(given)))
     done = ", ".join(step.name for step in lacking) or (given.only if given.again else "")
     print(
         f"{recipe.name}: {f'made {done}' if done else 'all is there'}; `dmq run` samples with it."

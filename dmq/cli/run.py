@@ -5,13 +5,13 @@ from collections.abc import Callable
 
 from ..store import runs
 from .arguments import (
-    chosen_comparison,
-    chosen_engines,
-    chosen_recipe,
+    choose_comparison,
+    choose_engines,
+    choose_recipe,
     cluster_arguments,
+    cluster_options,
     comparison_arguments,
     recipe_argument,
-    shared,
 )
 from .terminal import show_progress
 from .views.report import print_run
@@ -28,9 +28,9 @@ def add_to(add: Callable[..., argparse.ArgumentParser]) -> None:
 def run(given: argparse.Namespace) -> None:
     from ..evaluation import compare
 
-    recipe = chosen_recipe(given.recipe, given.model)
-    recipes = chosen_engines((recipe,), given.engine)
+    recipe = choose_recipe(given.recipe, given.model)
+    recipes = choose_engines((recipe,), given.engine)
     name = given.name or runs.free_name(recipe.name)
-    asked = chosen_comparison(given, recipe)
-    show_progress(compare.run_comparison(recipes, asked, name=name, **shared(given)))
+    asked = choose_comparison(given, recipe)
+    show_progress(compare.run_comparison(recipes, asked, name=name, **cluster_options(given)))
     print_run(name)

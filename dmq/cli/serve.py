@@ -32,8 +32,8 @@ def serve(given: argparse.Namespace) -> None:
     from ..models import work_plan
     from ..models.placement import Placement
 
-    if work_plan.chosen_placement() != Placement():  # said now, not at the first click of somebody
-        work_plan.use_placement(work_plan.chosen_placement())
+    if work_plan.get_placement() != Placement():  # said now, not at the first click of somebody
+        work_plan.use_placement(work_plan.get_placement())
     try:
         folders.check_writable()
     except DmqError as error:

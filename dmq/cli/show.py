@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ..errors import DmqError
 from ..store import folders, runs
-from .arguments import chosen_recipe, is_recipe
+from .arguments import choose_recipe, is_recipe
 from .views import budget, learned, predictor, sensitivity
 from .views.report import print_plan, print_run
 
@@ -79,4 +79,4 @@ def show_recipe(given: argparse.Namespace) -> None:
         budget.budget(given)
         return
     what = given.what or ("layers" if given.layers else "plan")
-    VIEWS[what](chosen_recipe(given.name, given.model))
+    VIEWS[what](choose_recipe(given.name, given.model))

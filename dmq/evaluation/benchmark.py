@@ -114,7 +114,7 @@ def run_benchmark(
     check_sampler(loaded, recipes)
     setting, known = _setting(benchmark, loaded)
     folder = kept.begin(name, benchmark, recipes, known)
-    if kept.complete(folder):
+    if kept.is_complete(folder):
         return kept.load_report(name)
     setting = dataclasses.replace(setting, folder=folder)
     models = [(FLOAT_NAME, None), (FLOOR_NAME, None), *((r.name, r) for r in recipes)]
@@ -133,7 +133,7 @@ def run_benchmark(
             covered[called] = get_coverage(recipes[who - 2])
         rows += found.rows
         images += found.images
-        warnings += [*found.notes, *_broken(found.rows)]
+        warnings += [*found.notes, *_list_broken(found.rows)]
         made = BenchReport(
             model=recipes[0].model,
             sampler=known["sampler"],
@@ -298,7 +298,7 @@ def _jobs(benchmark: Benchmark, who: int, part: Part) -> list[tuple[str, int]]:
     return [(prompt, other[seed] if who == 1 else seed) for _, prompt, seed in chosen]
 
 
-def _broken(rows: tuple[BenchRow, ...]) -> Iterator[str]:
+def _list_broken(rows: tuple[BenchRow, ...]) -> Iterator[str]:
     for row in rows:
         if row.failed:
             yield (

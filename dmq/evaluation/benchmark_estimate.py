@@ -58,7 +58,7 @@ def _slower(model: str) -> float:
     """How much longer quantized models took than the float one in the finished benchmarks of
     `model`.
     """
-    for name in kept.finished():
+    for name in kept.list_finished():
         try:
             report = kept.load_report(name)
         except DmqError:

@@ -9,7 +9,7 @@ import numpy as np
 from .. import jsonio
 from ..artifacts.model import check_engine
 from ..artifacts.model_info import get_info
-from ..models.generation import evenly_spaced, generate_batch
+from ..models.generation import generate_batch, space_evenly
 from ..models.libraries import load
 from ..models.work_plan import plan_work
 from ..progress import (
@@ -190,7 +190,7 @@ def _generate(
     way, and notes of the model.
     """
     at, steps = progress_timer(f"Generate {who}"), comparison.sampling.steps
-    watched = evenly_spaced(steps, SHOWN_STEPS) if shown else ()
+    watched = space_evenly(steps, SHOWN_STEPS) if shown else ()
     images: list[np.ndarray] = []
     spent = 0.0
     for start in range(0, len(jobs), BATCH):
@@ -224,7 +224,7 @@ def _share(
 ) -> Generator[Progress | GeneratedImage, None, Generated]:
     """Like `_generate`, by workers; `recipe` None is the float model of `any_recipe`."""
     sampling, total = comparison.sampling, len(jobs) * comparison.sampling.steps
-    steps = frozenset(evenly_spaced(sampling.steps, SHOWN_STEPS) if shown else ())
+    steps = frozenset(space_evenly(sampling.steps, SHOWN_STEPS) if shown else ())
     first = 0 if shown else 50_000  # those of the noise floor lie beside the others
     batches = [
         ImageBatch(any_recipe.model, recipe, tuple(jobs[n : n + BATCH]), sampling, first + n, steps)

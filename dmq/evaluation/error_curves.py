@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import jsonio
 from ..errors import DmqError
-from ..models.generation import evenly_spaced
+from ..models.generation import space_evenly
 from ..models.libraries import import_libraries, load
 from ..models.trajectories import SampledTrajectory, measure_latent_errors, sample_trajectory
 from ..progress import FLOAT_NAME, Progress, progress_timer, relay
@@ -50,7 +50,7 @@ def measure_error_curves(
 
     loaded = load(recipes[0].model)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
-    watched = evenly_spaced(comparison.sampling.steps, SHOWN)
+    watched = space_evenly(comparison.sampling.steps, SHOWN)
     calls = TrajectoryRecorder(loaded.adapter, len(jobs))
     calls.next_batch(len(jobs))
     recorded = borrow(loaded.denoiser)
@@ -73,7 +73,7 @@ def measure_error_curves(
     def so_far(recipe: Recipe, generated: SampledTrajectory) -> OverTime:
         bits = get_plan(recipe).mean_activation_bits
         made[recipe.name] = generated, np.full(len(timesteps), np.nan), bits
-        return _measured(floats, made, watched, timesteps)
+        return _measure(floats, made, watched, timesteps)
 
     for recipe in recipes:
         model = get_simulated(recipe)
@@ -95,7 +95,7 @@ def measure_error_curves(
             ),
         )
         made[recipe.name] = generated, isolated, made[recipe.name][2]
-    answer = _measured(floats, made, watched, timesteps)
+    answer = _measure(floats, made, watched, timesteps)
     question = {"comparison": comparison, "recipes": recipes}
     learned.save_over_time(_over_time_folder(comparison, recipes, own=True), question, answer)
     return answer
@@ -155,7 +155,7 @@ def _over_time_folder(
     return learned.trajectory_folder("over-time", asked, *map(trajectory_key, recipes), own=own)
 
 
-def _measured(
+def _measure(
     floats: SampledTrajectory,
     made: dict[str, tuple[SampledTrajectory, np.ndarray, float]],
     watched: Sequence[int],

@@ -23,11 +23,11 @@ def join_benchmarks(names: list[str]) -> BenchReport:
                     f"{first_name} has {part} {getattr(first, part)!r}, {name} has "
                     f"{getattr(report, part)!r}: their figures cannot be compared."
                 )
-        first = _with(first, report, name)
+        first = _add(first, report, name)
     return first
 
 
-def _with(first: BenchReport, other: BenchReport, name: str) -> BenchReport:
+def _add(first: BenchReport, other: BenchReport, name: str) -> BenchReport:
     new = {who: who if who not in first.recipes else f"{who} · {name}" for who in other.coverage}
 
     def renamed(items: tuple) -> tuple:

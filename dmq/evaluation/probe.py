@@ -54,7 +54,7 @@ def run_probe(
     yield from carry_out(recipe)
     yield Progress("Load the model", 0, 1)
     import_libraries()
-    from ..models.windows import amplified
+    from ..models.windows import amplify_error
 
     loaded, jobs = load(recipe.model), [(spec.prompt, spec.seed)]
     scorer = load_scorer(recipe.model)
@@ -62,7 +62,7 @@ def run_probe(
     total = (1 + len(windows) * len(spec.gains)) * steps
     started = itertools.count()
 
-    def one(model: Any) -> Generator[Progress, None, SampledTrajectory]:
+    def generate(model: Any) -> Generator[Progress, None, SampledTrajectory]:
         before = next(started) * steps
         return sample_trajectory(
             loaded, model, jobs, recipe.sampling, lambda done, _: at(before + done, total)
@@ -71,14 +71,14 @@ def run_probe(
     def match(walked: SampledTrajectory) -> float:
         return float(scorer.match(walked.images, [spec.prompt])[0]) if scorer else float("nan")
 
-    exact = yield from one(loaded.denoiser)
+    exact = yield from generate(loaded.denoiser)
     found = []
     for start, end in windows:
         for gain in spec.gains:
-            model = amplified(
+            model = amplify_error(
                 get_simulated(recipe), loaded.denoiser, range(start, end), inside=gain
             )
-            own = yield from one(model)
+            own = yield from generate(model)
             found.append(
                 ProbeImage(
                     start=start,

@@ -67,12 +67,14 @@ class Bench:
         floats = of_float.arrays if of_float else {}
         for part, batch in parts:
             ok = np.isfinite(batch.latents.reshape(part.count, -1)).all(1)
-            column = dict(self._seen(batch, [jobs[part.first + n][1] for n in range(part.count)]))
+            column = dict(
+                self._measure_images(batch, [jobs[part.first + n][1] for n in range(part.count)])
+            )
             if who:
                 rows = slice(part.first, part.first + part.count)
                 there = {key: x[rows] for key, x in floats.items()}
                 ok &= there["finite"].astype(bool)
-                column |= dict(self._paired(batch, self._batch(0, part), column, there))
+                column |= dict(self._measure_pairs(batch, self._batch(0, part), column, there))
             finite.append(ok)
             columns.append(column)
         whole = {key: np.concatenate([column[key] for column in columns]) for key in columns[0]}
@@ -94,7 +96,9 @@ class Bench:
         assert batch is not None  # all images are there before they are measured
         return batch
 
-    def _seen(self, batch: kept.Batch, prompts: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    def _measure_images(
+        self, batch: kept.Batch, prompts: list[str]
+    ) -> Iterator[tuple[str, np.ndarray]]:
         from ..metrics.text import clip_score
         from ..numerics.threads import one_thread
 
@@ -104,7 +108,7 @@ class Bench:
             with one_thread():
                 yield "clip", clip_score(self.feature_extractor.match(batch.images, prompts))
 
-    def _paired(
+    def _measure_pairs(
         self, batch: kept.Batch, floats: kept.Batch, own: dict, their: dict
     ) -> Iterator[tuple[str, np.ndarray]]:
         from ..metrics import paired

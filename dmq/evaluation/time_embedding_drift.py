@@ -51,20 +51,20 @@ def _time_embeddings(loaded: "Loaded", recipe: Recipe) -> Iterator[tuple[str, "n
     """Models whose time embedding alone is quantized: as all other layers, and as the recipe says if
     it says anything.
     """
-    from ..quantizers.apply import quantized
+    from ..quantizers.apply import quantize_model
     from ..quantizers.temporal import time_embedding_only
 
-    alone = time_embedding_only(get_plan(_uncached(recipe, Temporal())))
-    yield "before", quantized(loaded.denoiser, alone, loaded.adapter)
+    alone = time_embedding_only(get_plan(_without_cache(recipe, Temporal())))
+    yield "before", quantize_model(loaded.denoiser, alone, loaded.adapter)
     codes = get_time_codes(recipe)
     if recipe.temporal is not None:
         whole = get_plan(keep_to_float_trajectory(recipe))
         alone = dataclasses.replace(time_embedding_only(whole), temporal=whole.temporal)
     if recipe.temporal is not None or codes:
-        yield "after", quantized(loaded.denoiser, alone, loaded.adapter, codes)
+        yield "after", quantize_model(loaded.denoiser, alone, loaded.adapter, codes)
 
 
-def _uncached(recipe: Recipe, spec: Temporal) -> Recipe:
+def _without_cache(recipe: Recipe, spec: Temporal) -> Recipe:
     """`recipe` with its time embedding kept as `spec` says, without a cache or what comes later."""
     spec = dataclasses.replace(spec, cache=NoCache())
     recipe = dataclasses.replace(recipe, temporal=spec, reconstruction=None)

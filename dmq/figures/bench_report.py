@@ -60,7 +60,7 @@ def page(
             benchmark.key(report),
             "<div class=figures>",
         ]
-        for measure in _plotted(report):
+        for measure in _plot(report):
             for figure in (benchmark.against_bytes, benchmark.against_seconds):
                 parts.append(_figure(figure(report, measure, domain.name), f"figure-{drawn}"))
                 drawn += 1
@@ -70,7 +70,7 @@ def page(
     return "".join([*parts, "</body></html>"])
 
 
-def _plotted(report: BenchReport) -> list[str]:
+def _plot(report: BenchReport) -> list[str]:
     """One paired measure and one of sets: all of them would be a long page."""
     known = [measure.name for measure in bench_table.measures(report)]
     chosen = [

@@ -14,7 +14,7 @@ from .look import (
     row_axis,
     rows_height,
     short,
-    smoothed,
+    smooth_curve,
 )
 
 
@@ -61,7 +61,7 @@ def block_losses(losses: dict[str, np.ndarray]) -> go.Figure:
     """
     figure = go.Figure()
     for n, (block, values) in enumerate(losses.items()):
-        smooth = smoothed(values)
+        smooth = smooth_curve(values)
         every = max(1, len(smooth) // MOST_POINTS)
         dash = ("solid", "dash", "dot")[n // len(PALETTE) % 3]
         figure.add_scatter(

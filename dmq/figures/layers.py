@@ -66,7 +66,7 @@ def _reach(costs: np.ndarray) -> np.ndarray:
     return np.where(known.any(1), reach, np.nan)
 
 
-def broken(text: str, width: int = 44) -> str:
+def break_lines(text: str, width: int = 44) -> str:
     """`text` in lines, for beside an axis: upright titles are cut off where they are longer than
     it.
     """
@@ -174,7 +174,11 @@ def tree(table: SensitivityTable, label: str = "", area: str = "weights") -> go.
                 *map(int, sizes),
             ],
             customdata=[-1, *([-1] * len(blocks)), *range(len(table.layers))],
-            text=["", *(f"dearest layer {_said(v)}" for v in worst), *(_said(v) for v in values)],
+            text=[
+                "",
+                *(f"dearest layer {_describe(v)}" for v in worst),
+                *(_describe(v) for v in values),
+            ],
             textinfo="label",
             marker={
                 "colors": shown.astype(np.float32),
@@ -231,7 +235,7 @@ def boxes(table: SensitivityTable, by: str, label: str = "") -> go.Figure:
         figure,
         height=420,
         x=f"{x} (layers)",
-        y=broken(title),
+        y=break_lines(title),
         uirevision=f"box {by} {table.title} {label}",
     )
     return figure.update_yaxes(**(logarithmic(shown) if wide else {"type": "linear"}))
@@ -276,7 +280,7 @@ def _map(
             xgap=0.5,
             text=[
                 [
-                    f"{layer.name}<br>{name}: {_said(v)}"
+                    f"{layer.name}<br>{name}: {_describe(v)}"
                     for name, v in zip(columns, line, strict=True)
                 ]
                 for layer, line in zip(table.layers, costs, strict=True)
@@ -342,7 +346,7 @@ def agreement(
         figure,
         height=460,
         x=f"{one.title}: {one.unit}",
-        y=broken(f"{other.title}: {other.unit}"),
+        y=break_lines(f"{other.title}: {other.unit}"),
         title=title,
         uirevision=f"agreement {one.title} {other.title}",
     )
@@ -398,5 +402,5 @@ def _ticks(low: float, high: float) -> list[float]:
     return [mark for mark in marks if low - 0.1 <= mark <= high + 0.1]
 
 
-def _said(value: float) -> str:
+def _describe(value: float) -> str:
     return plain(value) if math.isfinite(value) else "not known"

@@ -122,7 +122,7 @@ def row_axis(names: list[str], height: int) -> dict[str, object]:
     }
 
 
-def smoothed(values: np.ndarray) -> np.ndarray:
+def smooth_curve(values: np.ndarray) -> np.ndarray:
     """The mean of each value and those before it, up to SMOOTH of them; values that are not
     finite are left out.
     """

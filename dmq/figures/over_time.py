@@ -102,7 +102,7 @@ def isolated(found: OverTime) -> go.Figure:
     return curves(found.isolated, "error of the answer")
 
 
-def weighed(found: OverTime) -> go.Figure | None:
+def weigh(found: OverTime) -> go.Figure | None:
     """Isolated errors times c_i^2, which is how they enter the latents, and |c_i|; None if the
     sampler is unknown.
     """
@@ -268,7 +268,7 @@ def steps_text(steps: tuple[int, ...]) -> str:
 # --- the probe ------------------------------------------------------------------------------------
 
 
-def probed(images: tuple[ProbeImage, ...], what: str) -> go.Figure | None:
+def show_probe(images: tuple[ProbeImage, ...], what: str) -> go.Figure | None:
     """Latent "error", or the "match" that is lost, for each window, a line for each gain; None
     if nothing judged.
     """

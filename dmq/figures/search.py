@@ -21,7 +21,7 @@ from .look import (
     right_axis,
     row_axis,
     rows_height,
-    smoothed,
+    smooth_curve,
 )
 
 
@@ -135,7 +135,7 @@ def loss(errors: np.ndarray, penalties: np.ndarray) -> go.Figure:
         ("noise error", errors, BLUE),
         ("entropy term", penalties, ORANGE),
     ):
-        smooth = smoothed(values)
+        smooth = smooth_curve(values)
         every = max(1, len(smooth) // MOST_POINTS)
         figure.add_scatter(
             x=np.arange(len(smooth))[::every],

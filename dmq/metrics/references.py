@@ -40,9 +40,9 @@ def load_scorer(model: str) -> Any:
     """
     loaded = load(model)
     from ..models.clip import load_clip
-    from ..models.running import own_prompts
+    from ..models.running import has_class_prompts
 
-    return load_clip() if loaded.info.prompted and not own_prompts(loaded.pipe) else None
+    return load_clip() if loaded.info.prompted and not has_class_prompts(loaded.pipe) else None
 
 
 def extract_features(feature_extractor: "ImageText", images: Sequence[np.ndarray]) -> np.ndarray:
@@ -78,10 +78,10 @@ def load_real_features(
     file = folders.ASSETS / "models" / SHIPPED / "reference.safetensors"
     if features != SHIPPED or model not in EMBEDDED or not file.is_file():
         return None
-    return _shipped(file, model, feature_extractor)
+    return _load_shipped(file, model, feature_extractor)
 
 
-def _shipped(file: Path, model: str, feature_extractor: "ImageText") -> tuple[np.ndarray, str]:
+def _load_shipped(file: Path, model: str, feature_extractor: "ImageText") -> tuple[np.ndarray, str]:
     from safetensors import safe_open
 
     with safe_open(file, "numpy") as opened:

@@ -72,7 +72,7 @@ def fid(a: Set, b: Set, left_out: int = 0) -> float:
 
     Raises DmqError for fewer than 16 rows, `left_out` ones (for an interval) included. Biased
     upwards by about 1/n: compare with a noise floor of the same n."""
-    a, b = _checked("fid", a, b, left_out)
+    a, b = _check("fid", a, b, left_out)
     return _frechet(a.mean, a.root, b.mean, b.root)
 
 
@@ -108,7 +108,7 @@ def kid(a: Set, b: Set, left_out: int = 0) -> float:
 
     Around 0 for sets of the same distribution, so also below. Raises DmqError for fewer than 2
     rows."""
-    a, b = _checked("kid", a, b, left_out)
+    a, b = _check("kid", a, b, left_out)
     return float(a.cubic + b.cubic - 2 * _cubic(a.rows, b.rows).mean())
 
 
@@ -123,7 +123,7 @@ def cmmd(a: Set, b: Set, left_out: int = 0) -> float:
     Jayasumana et al., arXiv:2401.09603, as released: pairs of an image with itself count (the
     biased estimate), so that it is 0 for equal sets only. Raises DmqError for fewer than 2 rows.
     """
-    a, b = _checked("cmmd", a, b, left_out)
+    a, b = _check("cmmd", a, b, left_out)
     return 1000 * max(a.gaussian + b.gaussian - 2 * _gaussian(a.unit, b.unit), 0.0)
 
 
@@ -134,7 +134,7 @@ def _gaussian(x: np.ndarray, y: np.ndarray) -> float:
     )  # less 1, which cancels in the distance
 
 
-def _checked(measure: str, a: Set, b: Set, left_out: int) -> tuple[Features, Features]:
+def _check(measure: str, a: Set, b: Set, left_out: int) -> tuple[Features, Features]:
     a, b = (x if isinstance(x, Features) else Features(np.asarray(x, np.float64)) for x in (a, b))
     if a.rows.ndim != 2 or b.rows.ndim != 2 or a.rows.shape[1] != b.rows.shape[1]:
         raise ValueError(

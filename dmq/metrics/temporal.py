@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..models.adapter import AbstractAdapter
 from ..models.temporal import temporal_features, timestep_rows
 from ..numerics.threads import one_thread
-from ..quantizers.apply import quantized
+from ..quantizers.apply import quantize_model
 from ..quantizers.cache import FeatureTable
 from ..quantizers.codes import WeightCodes
 from ..quantizers.temporal import select, time_embedding_only
@@ -118,9 +118,9 @@ def measure_time_embedding(
     ask = adapter, block, computed.timesteps, given
     with one_thread():
         wanted = step_features(model, *ask)
-        plain = step_features(quantized(model, time_embedding_only(before), adapter), *ask)
+        plain = step_features(quantize_model(model, time_embedding_only(before), adapter), *ask)
         ours = step_features(
-            quantized(model, time_embedding_only(computed), adapter, learned), *ask
+            quantize_model(model, time_embedding_only(computed), adapter, learned), *ask
         )
         tables = {bits: [cached_features(x, bits) for x in wanted] for bits in CACHE_BITS}
     errors = {bits: _each(relative_errors, made, wanted) for bits, made in tables.items()}
@@ -129,7 +129,7 @@ def measure_time_embedding(
     final = ours
     if isinstance(spec.cache, Cache):
         table = tables[spec.cache.bits]
-        final = [_mixed(row, ours[k], table[k]) for k, row in enumerate(cached)]
+        final = [_mix(row, ours[k], table[k]) for k, row in enumerate(cached)]
     # Modules that only hold weights for others, such as the projections of Hunyuan-DiT's pooler,
     # see nothing.
     inputs = tuple(name for name in _distinct_inputs(block) if (name, "input") in stats.index)
@@ -184,7 +184,7 @@ def _each(
     return np.stack([of(a, b) for a, b in zip(made, wanted, strict=True)])
 
 
-def _mixed(row: np.ndarray, computed: Tensor, cached: Tensor) -> Tensor:
+def _mix(row: np.ndarray, computed: Tensor, cached: Tensor) -> Tensor:
     return torch.where(torch.from_numpy(row)[:, None, None], cached, computed)
 
 

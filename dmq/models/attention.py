@@ -24,7 +24,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from ..numerics.devices import chunk_size
-from .probabilities import Probabilities, fused, softmax
+from .probabilities import Probabilities, fuse, softmax
 
 
 POINTS = ("q", "k", "v", "probs")
@@ -126,7 +126,7 @@ class Watched(Products):
             )
         self.calls += 1
         q, k, v = self.q(query), self.k(key), self.v(value)
-        answer, lse = fused(
+        answer, lse = fuse(
             q,
             k,
             v,
@@ -172,7 +172,7 @@ class _Explicit(TorchFunctionMode):
         return call(*args, **(kwargs or {}))
 
 
-def explicit_products(model: nn.Module) -> dict[str, Products]:
+def make_products_explicit(model: nn.Module) -> dict[str, Products]:
     """Open up every attention of a borrowed `model` in place; by attention name, in registration
     order.
 
@@ -181,7 +181,7 @@ def explicit_products(model: nn.Module) -> dict[str, Products]:
     return open_attention(model, Products)
 
 
-def watched_products(model: nn.Module) -> dict[str, Watched]:
+def watch_products(model: nn.Module) -> dict[str, Watched]:
     """Let the operands of every attention of a borrowed `model` be watched; by attention name, as
     registered.
 

@@ -28,7 +28,7 @@ from ..numerics.threads import one_thread
 from ..public import check_model, offered
 from .checks import check_single
 from .loading import LOADING, MODELS, UNREADABLE, quiet, unreadable
-from .placement import chosen, resolve
+from .placement import get_chosen, resolve
 
 
 EMBEDDED = "emoji-clip"
@@ -58,13 +58,13 @@ class ImageText:
 
         The shorter side is resized to `size` (bicubic, antialiased), the middle cut out, then
         normalised: CLIP's own preprocessing. An image of that size already is only normalised."""
-        colours = torch.stack([self._fitted(image) for image in images])
+        colours = torch.stack([self._fit(image) for image in images])
         mean, deviation = (
             torch.tensor(values)[:, None, None] for values in (self.mean, self.deviation)
         )
         return (colours - mean) / deviation
 
-    def _fitted(self, image: np.ndarray) -> Tensor:
+    def _fit(self, image: np.ndarray) -> Tensor:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(f"expected uint8 [H, W, 3], got {image.dtype} {list(image.shape)}")
         colours = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float() / 255
@@ -130,7 +130,7 @@ def load_clip(name_or_folder: str = EMBEDDED) -> ImageText:
     DmqError for an unknown name, a model that is no CLIP, pickled weights, code, or no network."""
     check_model(name_or_folder, (EMBEDDED,))
     return _load(
-        name_or_folder, resolve(replace(chosen(), dtype="float32", offload="none"), {}).device
+        name_or_folder, resolve(replace(get_chosen(), dtype="float32", offload="none"), {}).device
     )
 
 

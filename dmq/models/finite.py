@@ -28,7 +28,7 @@ def finite_steps(
     def remember(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
         last[:] = [(args, kwargs)]
 
-    def checked(i: int, t: float, latents: Tensor) -> None:
+    def check_finite_steps(i: int, t: float, latents: Tensor) -> None:
         if not bool(latents.isfinite().all()):
             layer = first_not_finite(denoiser, *last[0]) if last else ""
             raise DmqError(
@@ -41,7 +41,7 @@ def finite_steps(
 
     hook = denoiser.register_forward_pre_hook(remember, with_kwargs=True)
     try:
-        yield checked
+        yield check_finite_steps
     finally:
         hook.remove()
 

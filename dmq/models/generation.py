@@ -50,13 +50,13 @@ def generate_batch(
     Where the device has too little memory for all of them, they are generated in two halves, once; then
     OutOfMemory is raised."""
     from .memory import in_parts
-    from .stepping import stepping
+    from .stepping import yield_steps
 
     def generate(
         jobs: Sequence[tuple[str, int]],
     ) -> Generator[tuple[int, list[np.ndarray | None]], None, GeneratedBatch]:
         before: list[np.ndarray | None] = [None] * (0 if jobs is part else part.index(jobs[0]))
-        work = stepping(partial(_sample, loaded, model, list(jobs), sampling, watched))
+        work = yield_steps(partial(_sample, loaded, model, list(jobs), sampling, watched))
         return (
             yield from relay(work, lambda i, pixels: (i, before + pixels if pixels else pixels))
         )
@@ -119,7 +119,7 @@ def _sample(
     return GeneratedBatch(made, last.float().cpu().numpy().copy(), time.monotonic() - begun - aside)
 
 
-def evenly_spaced(steps: int, most: int) -> tuple[int, ...]:
+def space_evenly(steps: int, most: int) -> tuple[int, ...]:
     """At most `most` of `steps` steps, with the first and the last one."""
     return tuple(
         dict.fromkeys(np.linspace(0, steps - 1, min(most, steps)).round().astype(int).tolist())

@@ -40,8 +40,8 @@ class GenericAdapter(AbstractAdapter):
         return next(name for name in COMPONENTS if isinstance(pipe.components.get(name), nn.Module))
 
     def role(self, name: str, order: tuple[str, ...]) -> str:
-        role = _named(name)
-        others = [other for other in order if _named(other) == "other"]
+        role = _find_named(name)
+        others = [other for other in order if _find_named(other) == "other"]
         return {others[0]: "first", others[-1]: "last"}.get(name, role) if role == "other" else role
 
     def blocks(self, denoiser: nn.Module) -> tuple[str, ...]:
@@ -64,5 +64,5 @@ class GenericAdapter(AbstractAdapter):
         )
 
 
-def _named(name: str) -> str:
+def _find_named(name: str) -> str:
     return next((role for part, role in ROLES.items() if part in f".{name}."), "other")

@@ -354,7 +354,7 @@ def _(denoiser: UNet2DModel | UNet2DConditionModel, w: Wiring) -> bool:
         name = f"down_blocks.{b}"
         for n, _ in enumerate(block.resnets):
             x = _resnet(w, f"{name}.resnets.{n}", x, time)
-            x = _attended(w, block, name, n, x)
+            x = _find_attended(w, block, name, n, x)
             skips.append(x)
         for n, sampler in enumerate(block.downsamplers or ()):
             x = _sampler(w, f"{name}.downsamplers.{n}", sampler, x, time)
@@ -363,7 +363,7 @@ def _(denoiser: UNet2DModel | UNet2DConditionModel, w: Wiring) -> bool:
     if denoiser.mid_block is not None:
         x = _resnet(w, "mid_block.resnets.0", x, time)
         for n in range(1, len(denoiser.mid_block.resnets)):
-            x = _attended(w, denoiser.mid_block, "mid_block", n - 1, x)
+            x = _find_attended(w, denoiser.mid_block, "mid_block", n - 1, x)
             x = _resnet(w, f"mid_block.resnets.{n}", x, time)
     w.now = UP
     for b, block in enumerate(denoiser.up_blocks):
@@ -372,7 +372,7 @@ def _(denoiser: UNet2DModel | UNet2DConditionModel, w: Wiring) -> bool:
             if not skips:
                 return False
             x = _resnet(w, f"{name}.resnets.{n}", x, time, skips.pop())
-            x = _attended(w, block, name, n, x)
+            x = _find_attended(w, block, name, n, x)
         for n, sampler in enumerate(block.upsamplers or ()):
             x = _sampler(w, f"{name}.upsamplers.{n}", sampler, x, time)
     w.leave()
@@ -434,7 +434,7 @@ def _resnet(w: Wiring, name: str, x: Flow, time: Flow, skip: Flow = ()) -> Flow:
     return total
 
 
-def _attended(w: Wiring, block: Any, name: str, n: int, x: Flow) -> Flow:
+def _find_attended(w: Wiring, block: Any, name: str, n: int, x: Flow) -> Flow:
     """What the attention behind resnet `n` of a block, if there is one, makes of `x`."""
     if not w.has(f"{name}.attentions") or block.attentions[n] is None:
         return x

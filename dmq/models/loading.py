@@ -38,9 +38,9 @@ from .generic import GenericAdapter
 from .memory import OutOfMemory, release_memory
 from .mmdit import MMDiTAdapter
 from .noise import one_noise
-from .offload import offloaded
-from .placement import HALF, Place, Placement, chosen, resolve, stored_dtype
-from .running import arguments, private, prompted
+from .offload import place_offloaded
+from .placement import HALF, Place, Placement, get_chosen, resolve, stored_dtype
+from .running import arguments, is_prompted, private
 from .scheduling import SchedulerCall
 from .stepping import OnStep
 from .survey import fingerprint, macs
@@ -88,7 +88,7 @@ class Loaded:
         return getattr(self.pipe, self.component)
 
 
-def embedded() -> tuple[str, ...]:
+def is_embedded() -> tuple[str, ...]:
     """Names of the models that ship with dmq and are there."""
     return tuple(sorted(index.parent.name for index in MODELS.glob("*/model_index.json")))
 
@@ -97,15 +97,15 @@ def load(name: str) -> Loaded:
     """The pipeline `name`: an embedded model, a folder, or a Hub id "owner/name". Cached, quiet,
     safe in threads.
 
-    It lies where `placement.chosen()` says. Raises DmqError for an unknown name, a folder that is
+    It lies where `placement.get_chosen()` says. Raises DmqError for an unknown name, a folder that is
     no pipeline, pickled weights, code, no network, a device that is not there, and a model that
     does not fit; in public mode, in the same words for all that the host does not offer."""
-    check_model(name, embedded())
-    key = name, chosen()
-    if (loaded := _cached(key)) is not None:
+    check_model(name, is_embedded())
+    key = name, get_chosen()
+    if (loaded := _load_cached(key)) is not None:
         return loaded
     with LOADING:
-        if (loaded := _cached(key)) is None:  # else somebody loaded it while we waited
+        if (loaded := _load_cached(key)) is None:  # else somebody loaded it while we waited
             source = _source(name)
             _forget(key[1])
             with one_thread():  # see stepping: threads of torch belong to the run
@@ -117,7 +117,7 @@ def load(name: str) -> Loaded:
     return loaded
 
 
-def _cached(key: tuple[str, Placement]) -> Loaded | None:
+def _load_cached(key: tuple[str, Placement]) -> Loaded | None:
     with _lock:
         if key in _cache:
             _cache.move_to_end(key)
@@ -139,7 +139,7 @@ def _forget(placement: Placement) -> None:
 
 def _source(name: str) -> str | Path:
     """Where `name` is to be read from; DmqError if nothing can be there."""
-    if name in embedded():
+    if name in is_embedded():
         return MODELS / name
     source = offered().get(name, name)
     path = Path(source).expanduser()
@@ -154,15 +154,15 @@ def _source(name: str) -> str | Path:
         )
     if re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not path.is_absolute():
         return source
-    close = difflib.get_close_matches(name, embedded(), 1)
+    close = difflib.get_close_matches(name, is_embedded(), 1)
     meant = f" Did you mean {close[0]!r}?" if close else ""
-    shipped = ", ".join(embedded()) or "none"
+    shipped = ", ".join(is_embedded()) or "none"
     raise DmqError(
         f"{name!r} is no model that ships ({shipped}), no folder and no Hub id owner/name.{meant}"
     )
 
 
-def stored_weights(name: str) -> dict[str, dict[str, int]] | None:
+def find_weights(name: str) -> dict[str, dict[str, int]] | None:
     """How many numbers each part of the model `name` has, by dtype; None for a Hub id, which would
     be fetched for it.
 
@@ -249,7 +249,7 @@ def describe(name: str, pipe: DiffusionPipeline, place: Place | None = None) -> 
         denoiser=type(denoiser).__name__,
         adapter=adapter.name,
         scheduler=type(pipe.scheduler).__name__,
-        prompted=prompted(pipe),
+        prompted=is_prompted(pipe),
         size=_size(pipe, denoiser),
         parameters=sum(p.numel() for p in denoiser.parameters()),
         pipeline_parameters=sum(p.numel() for part in parts for p in part.parameters()),
@@ -320,7 +320,7 @@ def sample(
         if loaded.place.dtype == "float16" and (vae := own.components.get("vae")) is not None:
             own.vae = borrow(vae)  # some pipelines cast theirs to float32 and back
         call = arguments(own, prompts, seeds, sampling)
-        around.enter_context(offloaded(own, loaded.place))
+        around.enter_context(place_offloaded(own, loaded.place))
         around.enter_context(one_noise(loaded.place.torch_dtype))
         return _run(own, loaded, call, decoded)
 
@@ -384,7 +384,7 @@ def _report_steps(
     step, seen = scheduler.step, []
 
     @functools.wraps(step)  # pipelines look at its signature
-    def reported(model_output: Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
+    def report_steps(model_output: Tensor, timestep: Any, *args: Any, **kwargs: Any) -> Any:
         t = float(timestep)
         if t not in seen:
             seen.append(t)
@@ -395,7 +395,7 @@ def _report_steps(
             on_step(seen.index(t), t, output[0])
         return output
 
-    scheduler.step = reported
+    scheduler.step = report_steps
 
 
 def _to_bytes(images: np.ndarray) -> list[np.ndarray]:

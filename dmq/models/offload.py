@@ -17,7 +17,7 @@ from .placement import Place
 
 
 @contextmanager
-def offloaded(pipe: DiffusionPipeline, place: Place) -> Iterator[None]:
+def place_offloaded(pipe: DiffusionPipeline, place: Place) -> Iterator[None]:
     """While the block lasts, `pipe` runs on the device of `place` from weights that stay on the
     CPU.
 
@@ -28,7 +28,7 @@ def offloaded(pipe: DiffusionPipeline, place: Place) -> Iterator[None]:
         yield
         return
     parts = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    with _restored([module for part in parts for module in part.modules()]):
+    with _restore([module for part in parts for module in part.modules()]):
         if place.offload == "model":
             pipe.enable_model_cpu_offload(device=place.device)
         else:
@@ -42,7 +42,7 @@ def offloaded(pipe: DiffusionPipeline, place: Place) -> Iterator[None]:
 
 
 @contextmanager
-def _restored(modules: list[nn.Module]) -> Iterator[None]:
+def _restore(modules: list[nn.Module]) -> Iterator[None]:
     """When the block ends, every parameter and buffer is as it was, object and memory; what was
     put on is off.
     """

@@ -26,10 +26,10 @@ def take_over(denoiser: nn.Module, answer: Callable[[Forward, tuple, dict[str, A
     forward = denoiser.forward
 
     @functools.wraps(forward)  # pipelines look at its signature
-    def taken(*args: Any, **kwargs: Any) -> Any:
+    def load_taken(*args: Any, **kwargs: Any) -> Any:
         return answer(forward, args, kwargs)
 
-    denoiser.forward = taken
+    denoiser.forward = load_taken
 
 
 def parts_of(
@@ -43,27 +43,27 @@ def parts_of(
     whole = len(adapter.sample_of(args, kwargs))
     names = list(inspect.signature(forward).parameters)
 
-    def cut(name: str, value: Any, part: slice) -> Any:
+    def cut_layer(name: str, value: Any, part: slice) -> Any:
         if name in adapter.shared_arguments:
             return value
         if isinstance(value, Tensor):
             return value[part] if value.ndim and len(value) == whole else value
         if isinstance(value, Mapping):
-            return {key: cut(key, inner, part) for key, inner in value.items()}
+            return {key: cut_layer(key, inner, part) for key, inner in value.items()}
         if isinstance(value, (list, tuple)):
-            return type(value)(cut(name, inner, part) for inner in value)
+            return type(value)(cut_layer(name, inner, part) for inner in value)
         return value
 
     return [
         (
-            tuple(cut(name, value, part) for name, value in zip(names, args, strict=False)),
-            {name: cut(name, value, part) for name, value in kwargs.items()},
+            tuple(cut_layer(name, value, part) for name, value in zip(names, args, strict=False)),
+            {name: cut_layer(name, value, part) for name, value in kwargs.items()},
         )
         for part in (slice(n, n + rows) for n in range(0, whole, rows))
     ]
 
 
-def joined(answers: Sequence[Any]) -> Any:
+def join_parts(answers: Sequence[Any]) -> Any:
     """One answer from those of the parts, of the same type: a tensor, a tuple, or an output of
     diffusers.
     """
@@ -71,7 +71,9 @@ def joined(answers: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return torch.cat(list(answers))
     if isinstance(first, Mapping):
-        return type(first)(**{key: joined([answer[key] for answer in answers]) for key in first})
+        return type(first)(
+            **{key: join_parts([answer[key] for answer in answers]) for key in first}
+        )
     if isinstance(first, (list, tuple)):
-        return type(first)(map(joined, zip(*answers, strict=True)))
+        return type(first)(map(join_parts, zip(*answers, strict=True)))
     return first

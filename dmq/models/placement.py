@@ -103,7 +103,7 @@ class Place:
 # --- the placement of this process ----------------------------------------------------------------
 
 
-def chosen(**instead: str) -> Placement:
+def get_chosen(**instead: str) -> Placement:
     """What $DMQ_DEVICE, $DMQ_DTYPE and $DMQ_OFFLOAD say, but for what is given `instead`; the rest
     is automatic.
 
@@ -194,7 +194,7 @@ def _memory(device: str) -> tuple[int, int]:
     return total, total if free is None else free
 
 
-def bears(device: str, dtype: str) -> bool:
+def can_run(device: str, dtype: str) -> bool:
     """Can `device` compute in `dtype`? Asked by computing."""
     import torch
 
@@ -293,8 +293,8 @@ def _device_of(placement: Placement) -> str:
 
 def _dtype_of(placement: Placement, device: str, weights: Mapping[str, Mapping[str, int]]) -> str:
     if placement.dtype != AUTO:
-        if not bears(device, placement.dtype):
-            others = [dtype for dtype in DTYPES[1:] if bears(device, dtype)]
+        if not can_run(device, placement.dtype):
+            others = [dtype for dtype in DTYPES[1:] if can_run(device, dtype)]
             raise DmqError(
                 f"{device} cannot compute in {placement.dtype}; it can in {', '.join(others)}."
             )
@@ -305,11 +305,11 @@ def _dtype_of(placement: Placement, device: str, weights: Mapping[str, Mapping[s
         return (
             "float32"
             if fits
-            else next((dtype for dtype in HALF if bears(device, dtype)), "float32")
+            else next((dtype for dtype in HALF if can_run(device, dtype)), "float32")
         )
     if device == "cpu":
         return "float32" if fits else most
-    if bears(device, most):
+    if can_run(device, most):
         return most
     return "float32" if fits else "float16"  # bfloat16 files on a card without it
 

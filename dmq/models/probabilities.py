@@ -22,7 +22,7 @@ ON_CPU = (
 )  # scores at a time: few enough for a cache, many enough for threads to be worth their while
 
 
-def fused(
+def fuse(
     q: Tensor,
     k: Tensor,
     v: Tensor,

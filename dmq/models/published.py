@@ -96,7 +96,7 @@ PUBLISHED: dict[str, Callable[[], nn.Module]] = {
 }
 
 
-def published(name: str) -> nn.Module:
+def build_published(name: str) -> nn.Module:
     """The denoiser that is published as `name`, one of `PUBLISHED`, with shapes and no values (meta
     tensors).
 

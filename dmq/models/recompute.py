@@ -57,7 +57,7 @@ def pieces_within(model: nn.Module, block: str) -> tuple[str, ...]:
 
 
 @contextmanager
-def recomputed(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
+def forget_and_recompute(model: nn.Module, names: Sequence[str]) -> Iterator[None]:
     """While the block lasts, gradients keep of the modules `names` only what they are given.
 
     They must answer alike when called again: same weights, same step, no dropout. Gradients are the
@@ -95,7 +95,7 @@ class Answered:
 
 
 @contextmanager
-def answered(model: nn.Module) -> Iterator[Answered]:
+def measure_answered(model: nn.Module) -> Iterator[Answered]:
     """Count what leaf modules answer in calls of `model` while the block lasts."""
     count = Answered()
     hooks = [

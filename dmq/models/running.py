@@ -31,16 +31,16 @@ def private(pipe: DiffusionPipeline) -> DiffusionPipeline:
     return own
 
 
-def prompted(pipe: DiffusionPipeline) -> bool:
+def is_prompted(pipe: DiffusionPipeline) -> bool:
     """Does the pipeline take a prompt, or a class in its place?"""
-    return "prompt" in inspect.signature(pipe.__call__).parameters or _classed(pipe)
+    return "prompt" in inspect.signature(pipe.__call__).parameters or _with_classes(pipe)
 
 
-def own_prompts(pipe: DiffusionPipeline) -> tuple[str, ...]:
+def has_class_prompts(pipe: DiffusionPipeline) -> tuple[str, ...]:
     """Prompts that only this pipeline understands: the names or numbers of its classes; none if
     it takes words.
     """
-    if not _classed(pipe):
+    if not _with_classes(pipe):
         return ()
     return tuple(pipe.labels) or tuple(map(str, range(_classes(pipe))))
 
@@ -54,7 +54,7 @@ def arguments(
     Each image has its own generator, so its noise depends on its seed alone.
     """
     known = inspect.signature(pipe.__call__).parameters
-    if prompted(pipe) and len(prompts) != len(seeds):
+    if is_prompted(pipe) and len(prompts) != len(seeds):
         raise ValueError(f"expected as many prompts as seeds, got {len(prompts)} and {len(seeds)}")
     call: dict[str, Any] = {
         "num_inference_steps": sampling.steps,
@@ -64,7 +64,7 @@ def arguments(
         call["guidance_scale"] = sampling.guidance
     if "prompt" in known:
         call["prompt"] = list(prompts)
-    elif _classed(pipe):
+    elif _with_classes(pipe):
         call["class_labels"] = [_class_of(pipe, prompt) for prompt in prompts]
     elif "batch_size" in known:
         call["batch_size"] = len(seeds)
@@ -79,7 +79,7 @@ def arguments(
     if "max_sequence_length" in known:
         call |= _readable(pipe, known["max_sequence_length"].default)
     _check_known(pipe, known, call)
-    return call | (_sized(pipe, known, sampling.size) if sampling.size else {})
+    return call | (_with_size(pipe, known, sampling.size) if sampling.size else {})
 
 
 def _check_known(
@@ -95,7 +95,7 @@ def _check_known(
         )
 
 
-def _sized(
+def _with_size(
     pipe: DiffusionPipeline, known: Mapping[str, inspect.Parameter], size: int
 ) -> dict[str, Any]:
     """The arguments for images of `size` x `size` pixels, exactly: some pipelines would take a
@@ -122,7 +122,7 @@ def _readable(pipe: DiffusionPipeline, most: int) -> dict[str, int]:
     return {"max_sequence_length": length} if alone and length < most else {}
 
 
-def _classed(pipe: DiffusionPipeline) -> bool:
+def _with_classes(pipe: DiffusionPipeline) -> bool:
     """Must the pipeline be told a class, as DiT's? Others that may be told one generate without."""
     return "class_labels" in inspect.signature(pipe.__call__).parameters and hasattr(
         pipe, "get_label_ids"
@@ -139,7 +139,7 @@ def _class_of(pipe: DiffusionPipeline, prompt: str) -> int:
         return pipe.labels[prompt]
     if prompt.isascii() and prompt.isdigit() and int(prompt) < _classes(pipe):
         return int(prompt)
-    some, count = ", ".join(own_prompts(pipe)[:3]), _classes(pipe)
+    some, count = ", ".join(has_class_prompts(pipe)[:3]), _classes(pipe)
     raise DmqError(
         f"{prompt!r:.60} is no class of this model; give a number below {count} or a name: {some}."
     )

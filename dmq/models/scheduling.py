@@ -29,7 +29,7 @@ class SchedulerCall:
         return self.args[0] if self.args else self.kwargs["sample"]
 
 
-def predicted_x0(call: SchedulerCall) -> Tensor | None:
+def predict_x0(call: SchedulerCall) -> Tensor | None:
     """The finished sample that the answer stands for, of x's shape; None for schedulers not known
     here.
 
@@ -74,11 +74,11 @@ def coefficient(call: SchedulerCall) -> float:
     generator = torch.Generator().manual_seed(0)
     size = call.answer.float().square().mean().sqrt().clamp(min=1e-12)
     nudge = torch.randn(call.answer.shape, generator=generator).to(call.answer) * size * NUDGE
-    moved = _stepped(call, call.answer + nudge) - _stepped(call, call.answer)
+    moved = _step(call, call.answer + nudge) - _step(call, call.answer)
     return float((moved.square().mean() / nudge.double().square().mean()).sqrt())
 
 
-def _stepped(call: SchedulerCall, answer: Tensor) -> Tensor:
+def _step(call: SchedulerCall, answer: Tensor) -> Tensor:
     """What a copy of the scheduler makes of `answer`; noise is the same in every call."""
     own, given = copy.deepcopy(call.scheduler), dict(call.kwargs)
     if given.get("generator") is not None:

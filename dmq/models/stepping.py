@@ -24,7 +24,7 @@ class Cancelled(Exception):
     """Raised inside a pipeline run whose reader has gone."""
 
 
-def stepping(run: Callable[[Callable[..., None]], R]) -> Generator[tuple, None, R]:
+def yield_steps(run: Callable[[Callable[..., None]], R]) -> Generator[tuple, None, R]:
     """Yield what `run(on_step)` reports, such as (i, t, latents), and return what it returns;
     errors come through.
 

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from ..recipe import Sampling
 from .adapter import LAYERS, AbstractAdapter
 from .borrow import borrow
-from .running import arguments, own_prompts, private
+from .running import arguments, has_class_prompts, private
 
 
 class _Enough(Exception):
@@ -33,12 +33,12 @@ def macs(pipe: DiffusionPipeline, adapter: AbstractAdapter) -> dict[str, int]:
     args, kwargs = _first_call(pipe, adapter)
     rows = len(adapter.sample_of(args, kwargs))
     try:
-        found = _counted(
+        found = _count_calls(
             _without_values(denoiser),
             *tree_map_only(Tensor, lambda x: x.to("meta"), (args, kwargs)),
         )
     except Exception:  # what a module raises that wants to see a value is its own choice
-        found = _counted(borrow(denoiser), args, kwargs)
+        found = _count_calls(borrow(denoiser), args, kwargs)
     return {name: n // rows for name, n in found.items()}
 
 
@@ -56,7 +56,11 @@ def _first_call(pipe: DiffusionPipeline, adapter: AbstractAdapter) -> tuple[tupl
     own = private(pipe)
     setattr(own, component, denoiser)
     try:
-        own(**arguments(own, own_prompts(own)[:1] or ["a"], [0], Sampling(steps=2, guidance=0.0)))
+        own(
+            **arguments(
+                own, has_class_prompts(own)[:1] or ["a"], [0], Sampling(steps=2, guidance=0.0)
+            )
+        )
     except _Enough:
         pass
     return seen[0]
@@ -70,7 +74,7 @@ def _without_values(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, lent | {id(b): b.detach().to("meta") for b in model.buffers()})
 
 
-def _counted(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
+def _count_calls(denoiser: nn.Module, args: tuple, kwargs: dict[str, Any]) -> dict[str, int]:
     """Products of each layer in this call of a `denoiser` that nobody else uses."""
     found: dict[str, int] = {}
 

@@ -48,8 +48,8 @@ def sample_trajectory(
     Each Progress has as its snapshot what `so_far` makes of the walk up to there, which has no
     images yet."""
     from . import loading
-    from .scheduling import coefficient, predicted_x0
-    from .stepping import stepping
+    from .scheduling import coefficient, predict_x0
+    from .stepping import yield_steps
 
     prompts, seeds = zip(*jobs, strict=True)
     predicted: list[np.ndarray | None] = []
@@ -58,7 +58,7 @@ def sample_trajectory(
     seen: list[np.ndarray] = []
 
     def on_output(call: "loading.SchedulerCall") -> None:
-        finished = predicted_x0(call)
+        finished = predict_x0(call)
         predicted.append(None if finished is None else _plain(finished, len(jobs)))
         weights.append(coefficient(call) if coefficients else np.nan)
         if call.i in watched and finished is not None:
@@ -74,7 +74,7 @@ def sample_trajectory(
             shown,
         )
 
-    run = stepping(
+    run = yield_steps(
         lambda on_step: loading.sample(
             loading.with_denoiser(loaded, model),
             loaded,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .parts import Forward, take_over
 
 
-def unquantized_inside(quantized: nn.Module, steps: Collection[int]) -> nn.Module:
+def leave_window_float(quantized: nn.Module, steps: Collection[int]) -> nn.Module:
     """`quantized`, a private copy, whose activations pass as they are at `steps` (positions in
     sampling order).
 
@@ -29,7 +29,7 @@ def unquantized_inside(quantized: nn.Module, steps: Collection[int]) -> nn.Modul
     return quantized
 
 
-def amplified(
+def amplify_error(
     quantized: nn.Module,
     denoiser: nn.Module,
     steps: Collection[int],
@@ -49,18 +49,20 @@ def amplified(
         if gain == 1:
             return forward(*args, **kwargs)
         exact = denoiser(*args, **kwargs)
-        return _mixed(exact, forward(*args, **kwargs), gain) if gain else exact
+        return _mix_answers(exact, forward(*args, **kwargs), gain) if gain else exact
 
     take_over(quantized, answer)
     return quantized
 
 
-def _mixed(exact: Any, other: Any, gain: float) -> Any:
+def _mix_answers(exact: Any, other: Any, gain: float) -> Any:
     """exact + gain * (other - exact), for the tensors of an answer of any type."""
     if isinstance(exact, Tensor):
         return exact + gain * (other - exact)
     if isinstance(exact, Mapping):
-        return type(exact)(**{key: _mixed(value, other[key], gain) for key, value in exact.items()})
+        return type(exact)(
+            **{key: _mix_answers(value, other[key], gain) for key, value in exact.items()}
+        )
     if isinstance(exact, (list, tuple)):
-        return type(exact)(_mixed(a, b, gain) for a, b in zip(exact, other, strict=True))
+        return type(exact)(_mix_answers(a, b, gain) for a, b in zip(exact, other, strict=True))
     return exact

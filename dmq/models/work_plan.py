@@ -44,9 +44,9 @@ def list_devices() -> "tuple[Device, ...]":
     return placement.devices()
 
 
-def chosen_placement(**instead: str) -> Placement:
+def get_placement(**instead: str) -> Placement:
     """Where models run in this process, as it was wished, but for what is given `instead`."""
-    return placement.chosen(**instead)
+    return placement.get_chosen(**instead)
 
 
 def use_placement(wanted: Placement) -> None:
@@ -58,10 +58,10 @@ def use_placement(wanted: Placement) -> None:
 def describe_memory(model: str, wanted: Placement | None = None) -> str:
     """What `model` needs beside what is free, in one sentence, before any weight is loaded."""
     import_libraries()
-    from .loading import stored_weights
+    from .loading import find_weights
 
-    wanted = wanted or placement.chosen()
-    weights = stored_weights(model)
+    wanted = wanted or placement.get_chosen()
+    weights = find_weights(model)
     if weights is None:
         return f"{model}: its size is known once it is fetched from the Hub."
     place = placement.resolve(wanted, weights, model)
@@ -110,11 +110,11 @@ def plan_capture(recipe: Recipe) -> WorkPlan:
 
 def time_step(model: str, sampling: Sampling, batch: int) -> float:
     """The float model's seconds for one step of a batch, where models run now."""
-    return _timed_call(model, sampling, batch, placement.chosen())
+    return _time_call(model, sampling, batch, placement.get_chosen())
 
 
 @lru_cache(maxsize=16)
-def _timed_call(model: str, sampling: Sampling, batch: int, _placement: Placement) -> float:
+def _time_call(model: str, sampling: Sampling, batch: int, _placement: Placement) -> float:
     from .generation import time_call
 
     return time_call(load(model), sampling, batch)

@@ -61,7 +61,7 @@ def kmeans(
         [None] * len(parts) if start is None else start.to(rows).expand(len(rows), k).split(size)
     )
     centroids = torch.cat(
-        [_fitted(part, k, iterations, at) for part, at in zip(parts, starts, strict=True)]
+        [_fit(part, k, iterations, at) for part, at in zip(parts, starts, strict=True)]
     )
     return nearest(rows, centroids), centroids
 
@@ -83,7 +83,7 @@ def nearest(rows: Tensor, centroids: Tensor) -> Tensor:
     return codes
 
 
-def looked_up(codes: Tensor, centroids: Tensor) -> Tensor:
+def look_up(codes: Tensor, centroids: Tensor) -> Tensor:
     """The values [R, n] that `codes` [R, n] stand for among `centroids` [R, k]."""
     return centroids.gather(1, codes.long())
 
@@ -92,8 +92,8 @@ def _rows_at_once(device: torch.device) -> int:
     return ROWS * (chunk_size(device) // chunk_size(torch.device("cpu")))
 
 
-def _fitted(rows: Tensor, k: int, iterations: int, start: Tensor | None) -> Tensor:
-    ordered = _sorted(rows)
+def _fit(rows: Tensor, k: int, iterations: int, start: Tensor | None) -> Tensor:
+    ordered = _sort(rows)
     if rows.shape[1] <= k:
         return _exact_where_few(ordered, ordered[:, -1:].repeat(1, k))
     # Sums of what is left beside the mean keep their digits where all values are far from zero.
@@ -102,7 +102,7 @@ def _fitted(rows: Tensor, k: int, iterations: int, start: Tensor | None) -> Tens
         len(ordered), ordered.shape[1] + 1, dtype=torch.float64, device=ordered.device
     )
     torch.cumsum(ordered - middle, 1, out=sums[:, 1:])
-    centroids = _companded(ordered, k) if start is None else start.double().sort(1).values
+    centroids = _compand(ordered, k) if start is None else start.double().sort(1).values
     borders = _borders(ordered, centroids)
     for span in SPANS if start is None and k > 1 else ():
         borders = _better(sums, borders, _in_windows(sums, borders, span))
@@ -115,13 +115,13 @@ def _fitted(rows: Tensor, k: int, iterations: int, start: Tensor | None) -> Tens
     return _exact_where_few(ordered, _means(sums, middle, borders, centroids).float())
 
 
-def _sorted(rows: Tensor) -> Tensor:
+def _sort(rows: Tensor) -> Tensor:
     if rows.is_cpu:  # numpy sorts many times faster than torch does
         return torch.from_numpy(np.sort(rows.numpy(), axis=1))
     return rows.sort(1).values
 
 
-def _companded(ordered: Tensor, k: int) -> Tensor:
+def _compand(ordered: Tensor, k: int) -> Tensor:
     """Centroids whose density is the cube root of that of the values (Panter and Dite, 1951)."""
     last = ordered.shape[1] - 1
     place = torch.linspace(0, last, min(QUANTILES, last) + 1, device=ordered.device).round().long()
@@ -153,7 +153,7 @@ def _means(sums: Tensor, middle: Tensor, borders: Tensor, centroids: Tensor) -> 
     return means.where(count > 0, centroids).sort(1).values
 
 
-def _explained(sums: Tensor, borders: Tensor) -> Tensor:
+def _explain_variance(sums: Tensor, borders: Tensor) -> Tensor:
     return (sums.gather(1, borders).diff(dim=1).square() / borders.diff(dim=1).clamp(min=1)).sum(
         1, keepdim=True
     )
@@ -161,7 +161,7 @@ def _explained(sums: Tensor, borders: Tensor) -> Tensor:
 
 def _better(sums: Tensor, borders: Tensor, others: Tensor) -> Tensor:
     """For each row that of both which leaves the smaller error; `borders` where they are equal."""
-    return others.where(_explained(sums, others) > _explained(sums, borders), borders)
+    return others.where(_explain_variance(sums, others) > _explain_variance(sums, borders), borders)
 
 
 def _in_windows(sums: Tensor, borders: Tensor, span: float) -> Tensor:

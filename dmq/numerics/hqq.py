@@ -8,8 +8,8 @@ from torch import Tensor
 
 from .affine import dequantize, fake_quantize
 from .devices import chunk_size
-from .ranges import stored_grid
-from .tables import stored, stored_scale
+from .ranges import round_grid
+from .tables import round_scale, round_table
 
 
 NORM = 0.7  # the exponent of the error that zero points are made for
@@ -45,13 +45,13 @@ def shifted_codes(x: Tensor, scale: Tensor, zero: Tensor, bits: int) -> Tensor:
 
 def _half_quadratic(rows: Tensor, bits: int, iterations: int, table: int) -> tuple[Tensor, Tensor]:
     low, high = (end[:, None] for end in rows.aminmax(dim=1))
-    scale, zero = stored_grid(low, high, bits, table)
+    scale, zero = round_grid(low, high, bits, table)
     best = _mean_error(rows, scale, zero, bits)
-    own = stored_scale((high - low) / (2**bits - 1), table)
+    own = round_scale((high - low) / (2**bits - 1), table)
     own = own.where(
         low.abs() < FAR * own, scale
     )  # all values nearly the same: zero would be out of reach
-    moved, beta = stored(-low / own, table), BETA
+    moved, beta = round_table(-low / own, table), BETA
     for _ in range(iterations + 1):
         codes = shifted_codes(rows, own, moved, bits)
         away = rows - dequantize(codes, own, moved)
@@ -63,7 +63,7 @@ def _half_quadratic(rows: Tensor, bits: int, iterations: int, table: int) -> tup
             moved.where(better, zero),
         )
         shrunk = away.sign() * (away.abs() - away.abs().pow(NORM - 1) / beta).relu()
-        moved = stored((codes - (rows - shrunk) / own).mean(1, keepdim=True), table)
+        moved = round_table((codes - (rows - shrunk) / own).mean(1, keepdim=True), table)
         beta *= GROWTH
     return scale[:, 0], zero[:, 0]
 

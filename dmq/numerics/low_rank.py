@@ -10,7 +10,7 @@ EXACT = 512  # matrices whose smaller side is at most so long are decomposed exa
 OVERSAMPLING, POWER_STEPS = 16, 4  # of the randomised decomposition of larger ones
 
 
-def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+def compute_factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     """L1 [O, rank] and L2 [rank, I], float32, whose product is nearest to `matrix` [O, I] among all
     of that rank.
 
@@ -18,12 +18,12 @@ def factors(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     matrices are decomposed by randomised iteration with a fixed seed, nearly as well."""
     if rank == 0:
         return matrix.new_zeros(len(matrix), 0), matrix.new_zeros(0, matrix.shape[1])
-    u, values, v = _decomposed(matrix, rank)
+    u, values, v = _decompose(matrix, rank)
     root = values.sqrt()
     return u * root, (v * root).T
 
 
-def _decomposed(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
+def _decompose(matrix: Tensor, rank: int) -> tuple[Tensor, Tensor, Tensor]:
     if min(matrix.shape) <= max(EXACT, rank + OVERSAMPLING):
         u, values, vh = torch.linalg.svd(matrix, full_matrices=False)
         return u[:, :rank], values[:rank], vh[:rank].T
@@ -50,7 +50,7 @@ def separate(
     taken. Source: neighbours, "SVDQuant"."""
     rest, best, found = torch.zeros_like(matrix), torch.inf, (matrix, matrix)
     for n in range(rounds):
-        left, right = (side.half() for side in factors(matrix - rest, rank))
+        left, right = (side.half() for side in compute_factors(matrix - rest, rank))
         product = left.float() @ right.float()
         rest = rounded(matrix - product)
         wrong = float(error(matrix - product - rest))

@@ -44,10 +44,10 @@ def bin_counts(values: Tensor, exponent: Tensor) -> Tensor:
     index, size = index.flatten(), len(values) * BINS
     if values.device.type == "cpu":
         return torch.bincount(index, minlength=size).view(-1, BINS)
-    return counted(index, size).view(-1, BINS)
+    return count_values(index, size).view(-1, BINS)
 
 
-def counted(index: Tensor, size: int) -> Tensor:
+def count_values(index: Tensor, size: int) -> Tensor:
     """How often each of 0..size-1 is in `index`, int64: `torch.bincount` that does not ask the
     device for anything.
 

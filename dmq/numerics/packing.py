@@ -33,7 +33,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     if bits > 8:
         flat = flat.to(torch.int32)
         return torch.cat([(flat & 255).to(torch.uint8), pack(flat >> 8, bits - 8)])
-    parts = [_packed(part, bits) for part in flat.split(chunk_size(flat.device, CHUNK))]
+    parts = [_pack_bytes(part, bits) for part in flat.split(chunk_size(flat.device, CHUNK))]
     return torch.cat(parts) if parts else flat.to(torch.uint8)
 
 
@@ -61,7 +61,7 @@ def unpack(data: Tensor, bits: int, count: int) -> Tensor:
     codes = torch.empty(count, dtype=torch.uint8, device=data.device)
     size = chunk_size(data.device, CHUNK)
     for own, part in zip(codes.split(size), data.split(size * bits // 8), strict=True):
-        own.copy_(_unpacked(part, bits)[: len(own)])
+        own.copy_(_unpack_bytes(part, bits)[: len(own)])
     return codes
 
 
@@ -70,7 +70,7 @@ def _check(bits: int) -> None:
         raise ValueError(f"bits must be 1 to 16, got {bits}")
 
 
-def _packed(codes: Tensor, bits: int) -> Tensor:
+def _pack_bytes(codes: Tensor, bits: int) -> Tensor:
     size = -(-len(codes) * bits // 8)
     codes = torch.cat([codes, codes.new_zeros(-len(codes) % 8)])
     if 8 % bits == 0:  # a byte holds whole codes, so that no wider numbers are needed
@@ -86,7 +86,7 @@ def _packed(codes: Tensor, bits: int) -> Tensor:
     return _bytes(word)[:, :bits].reshape(-1)[:size]
 
 
-def _unpacked(data: Tensor, bits: int) -> Tensor:
+def _unpack_bytes(data: Tensor, bits: int) -> Tensor:
     mask = 2**bits - 1
     if 8 % bits == 0:
         return torch.stack([data >> bits * n & mask for n in range(8 // bits)], 1).view(-1)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .devices import chunk_size
-from .tables import stored_scale
+from .tables import round_scale
 
 
 TRIED = 16  # scales in each of two octaves
@@ -36,7 +36,7 @@ def shift_codes(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
     return level + ((rows < 0) & (level > 0)) * (levels + 1)
 
 
-def shifted(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
+def apply_shifts(codes: Tensor, scale: Tensor, bits: int) -> Tensor:
     """The values that `codes` stand for, float32; shapes as for `shift_codes`."""
     half = 2 ** (bits - 1)
     level = codes.int() % half
@@ -61,9 +61,9 @@ def _scale(rows: Tensor, bits: int, table: int) -> Tensor:
 
     def attempt(tried: Tensor) -> None:
         nonlocal best, scale
-        tried = stored_scale(tried, table)
+        tried = round_scale(tried, table)
         error = (
-            (shifted(shift_codes(rows, tried, bits), tried, bits) - rows)
+            (apply_shifts(shift_codes(rows, tried, bits), tried, bits) - rows)
             .square_()
             .sum(1, keepdim=True)
         )
@@ -72,7 +72,7 @@ def _scale(rows: Tensor, bits: int, table: int) -> Tensor:
 
     for n in range(-TRIED // 2, 2 * TRIED + 1):
         attempt(most * 2 ** (-n / TRIED))
-    pattern = shifted(shift_codes(rows, scale, bits), torch.ones_like(scale), bits)
+    pattern = apply_shifts(shift_codes(rows, scale, bits), torch.ones_like(scale), bits)
     power = pattern.square().sum(1, keepdim=True)
     attempt(((rows * pattern).sum(1, keepdim=True) / power).where(power > 0, scale))
     return scale[:, 0]

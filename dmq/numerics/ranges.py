@@ -15,7 +15,7 @@ from torch import Tensor
 from ..recipe import MinMax, MseSearch, Percentile
 from .affine import fake_quantize, grid
 from .devices import chunk_size
-from .tables import stored_scale
+from .tables import round_scale
 
 
 @singledispatch
@@ -59,7 +59,9 @@ def mse_search(spec: MseSearch, rows: Tensor, bits: int, symmetric: bool) -> tup
     return torch.cat(low), torch.cat(high)
 
 
-def squared_error(rows: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool) -> Tensor:
+def measure_squared_error(
+    rows: Tensor, low: Tensor, high: Tensor, bits: int, symmetric: bool
+) -> Tensor:
     """The sum over each row of (x - x_hat)^2 on the grid that covers low..high.
 
     Shapes: [R, n], [R], [R] to [R].
@@ -94,7 +96,7 @@ def _power_search(
         torch.zeros_like(low),
     )
     for part in (1.0, *_shares(candidates)):
-        tried, shift = stored_grid(low * part, high * part, bits, table)
+        tried, shift = round_grid(low * part, high * part, bits, table)
         error = (
             (fake_quantize(rows, tried, shift, bits) - rows)
             .abs_()
@@ -110,14 +112,14 @@ def _power_search(
     return scale[:, 0], zero[:, 0]
 
 
-def stored_grid(low: Tensor, high: Tensor, bits: int, table: int) -> tuple[Tensor, Tensor]:
+def round_grid(low: Tensor, high: Tensor, bits: int, table: int) -> tuple[Tensor, Tensor]:
     """`affine.grid` of low..high, asymmetric, with a scale that `table` bits hold; all tensors
     alike in shape.
     """
     scale, zero = grid(low, high, bits, symmetric=False)
     if table == 32:
         return scale, zero
-    scale = stored_scale(scale, table)
+    scale = round_scale(scale, table)
     return scale, (-low.clamp(max=0) / scale).round_().clamp_(max=2**bits - 1)
 
 
@@ -125,11 +127,11 @@ def _search(rows: Tensor, candidates: int, bits: int, symmetric: bool) -> tuple[
     full_low, full_high = (end.clone() for end in rows.aminmax(dim=1))
     full_low.clamp_(max=0), full_high.clamp_(min=0)
     low, high = full_low, full_high
-    best = squared_error(rows, low, high, bits, symmetric)
+    best = measure_squared_error(rows, low, high, bits, symmetric)
 
     def attempt(new_low: Tensor, new_high: Tensor) -> None:
         nonlocal low, high, best
-        error = squared_error(rows, new_low, new_high, bits, symmetric)
+        error = measure_squared_error(rows, new_low, new_high, bits, symmetric)
         better = error < best
         low, high = torch.where(better, new_low, low), torch.where(better, new_high, high)
         best = torch.where(better, error, best)

@@ -11,7 +11,7 @@ from ..errors import DmqError
 SMALLEST_HALF = 2.0**-24  # above zero, in half precision
 
 
-def stored(x: Tensor, bits: int) -> Tensor:
+def round_table(x: Tensor, bits: int) -> Tensor:
     """`x` as float32, each number as it is read back from `bits` bits: 32 leaves it, 16 is half
     precision.
 
@@ -32,6 +32,6 @@ def stored(x: Tensor, bits: int) -> Tensor:
     return half.float()
 
 
-def stored_scale(scale: Tensor, bits: int) -> Tensor:
-    """`stored` for what is divided by: never zero."""
-    return stored(scale, bits).clamp(min=SMALLEST_HALF) if bits == 16 else scale.float()
+def round_scale(scale: Tensor, bits: int) -> Tensor:
+    """`round_table` for what is divided by: never zero."""
+    return round_table(scale, bits).clamp(min=SMALLEST_HALF) if bits == 16 else scale.float()

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
-from ..models.attention import explicit_products
+from ..models.attention import make_products_explicit
 from ..models.borrow import borrow, parameters_of, replace
 from ..models.survey import fingerprint
 from ..numerics.threads import one_thread
@@ -18,7 +18,7 @@ from ..results import Plan, PlannedLayer, Site
 from .bank import Clock, bank_module
 from .cache import install_cache
 from .codes import LowRankWeight, WeightCodes
-from .layers import fake_quantized, low_rank_layer
+from .layers import low_rank_layer, make_fake_quantized
 from .plan import vector_format
 from .weights import quantize_weight
 
@@ -28,7 +28,7 @@ MakeLayer = Callable[[nn.Module, PlannedLayer, nn.Module, WeightCodes], nn.Modul
 
 
 @torch.no_grad()
-def quantized(
+def quantize_model(
     model: nn.Module,
     plan: Plan,
     adapter: AbstractAdapter,
@@ -63,7 +63,7 @@ def quantized(
                 _layer(layer, row, bank, learned or {}, make or simulated_layer),
             )
     if plan.attention:
-        explicit_products(quantized_model)
+        make_products_explicit(quantized_model)
         device = next(quantized_model.parameters()).device
         for operand in plan.attention:
             place = f"{operand.site.name}.processor.{operand.site.point}"
@@ -95,7 +95,7 @@ def _layer(
 ) -> nn.Module:
     weight, bias = parameters_of(layer)
     if row.weights.bits == FLOAT:
-        return fake_quantized(layer, weight, bias, bank)
+        return make_fake_quantized(layer, weight, bias, bank)
     try:
         codes = learned.get(row.layer.name)
         codes = quantize_weight(weight, row.weights, row.split) if codes is None else codes
@@ -123,7 +123,7 @@ def simulated_layer(
         return _low_rank(layer, bank, codes)
     like, bias = parameters_of(layer)
     weight = nn.Parameter(codes.dequantize().to(like), like.requires_grad)
-    return fake_quantized(layer, weight, bias, bank)
+    return make_fake_quantized(layer, weight, bias, bank)
 
 
 def _low_rank(layer: nn.Module, bank: nn.Module, codes: LowRankWeight) -> nn.Module:

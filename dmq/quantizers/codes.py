@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ..errors import DmqError
 from ..numerics.affine import dequantize
-from ..numerics.codebook import looked_up
-from ..numerics.power_of_two import shifted
+from ..numerics.codebook import look_up
+from ..numerics.power_of_two import apply_shifts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,7 +118,7 @@ class CodebookWeight(WeightCodes):
     table: int  # bits that a centroid is stored in
 
     def dequantize(self) -> Tensor:
-        return looked_up(self.codes, self.centroids).reshape(self.shape)
+        return look_up(self.codes, self.centroids).reshape(self.shape)
 
     @property
     def overhead(self) -> int:
@@ -135,7 +135,7 @@ class ShiftWeight(WeightCodes):
     table: int  # bits that a scale is stored in
 
     def dequantize(self) -> Tensor:
-        return shifted(self.codes, self.scale, self.bits).reshape(self.shape)
+        return apply_shifts(self.codes, self.scale, self.bits).reshape(self.shape)
 
     @property
     def overhead(self) -> int:
@@ -202,11 +202,11 @@ def _spread(x: Tensor, size: int, length: int, split: int = 0) -> Tensor:
     if split:
         runs = -(-split // size)
         first, second = x[:, :runs], x[:, runs:]
-        return torch.cat([_filled(first, size, split), _filled(second, size, length - split)], 1)
-    return x if x.shape[1] == 1 else _filled(x, size, length)
+        return torch.cat([_fill(first, size, split), _fill(second, size, length - split)], 1)
+    return x if x.shape[1] == 1 else _fill(x, size, length)
 
 
-def _filled(x: Tensor, size: int, length: int) -> Tensor:
+def _fill(x: Tensor, size: int, length: int) -> Tensor:
     return x.repeat_interleave(size, 1)[:, :length]
 
 

@@ -111,7 +111,7 @@ class FakeQuantLowRank(nn.Module):
 
 
 @singledispatch
-def fake_quantized(
+def make_fake_quantized(
     layer: nn.Module, weight: nn.Parameter, bias: nn.Parameter | None, bank: nn.Module
 ) -> nn.Module:
     """A layer like `layer` with these parameters and its input through `bank`; `layer` itself is
@@ -128,7 +128,7 @@ for _known, _made in (
     (nn.Conv2d, FakeQuantConv2d),
     (nn.Conv3d, FakeQuantConv3d),
 ):
-    fake_quantized.register(_known, _made)
+    make_fake_quantized.register(_known, _made)
 
 
 def low_rank_layer(
@@ -143,8 +143,8 @@ def low_rank_layer(
     for `rest` only.
     """
     return FakeQuantLowRank(
-        fake_quantized(layer, low_rank, None, nn.Identity()),
-        fake_quantized(layer, rest, bias, nn.Identity()),
+        make_fake_quantized(layer, low_rank, None, nn.Identity()),
+        make_fake_quantized(layer, rest, bias, nn.Identity()),
         bank,
         smoothing,
     )

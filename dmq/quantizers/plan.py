@@ -67,7 +67,7 @@ def make_plan(
     _check(info, recipe, stats)
     operands = resolve_operands(info, recipe, stats.sites)
     resolved = resolve(info, recipe)
-    rows = [_planned(row, resolved[row.name], recipe, stats, errors) for row in info.layers]
+    rows = [_plan_layer(row, resolved[row.name], recipe, stats, errors) for row in info.layers]
     vectors = recipe.weights.bits if not recipe.protection.norms_and_biases else FLOAT
     if recipe.temporal is not None:
         time = time_embedding(info, recipe.temporal, stats.steps, cached)
@@ -113,7 +113,7 @@ def _vector_bytes(size: int, recipe: Recipe) -> int:
 # --- banks ----------------------------------------------------------------------------------------
 
 
-def _planned(
+def _plan_layer(
     layer: Layer, made: ResolvedLayer, recipe: Recipe, stats: ActivationStats, errors: GroupErrors
 ) -> PlannedLayer:
     bank = None

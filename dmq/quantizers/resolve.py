@@ -39,7 +39,7 @@ def resolve(info: ModelInfo, recipe: Recipe) -> dict[str, ResolvedLayer]:
             weights = replace(recipe.weights, bits=FLOAT)
             resolved[layer.name] = ResolvedLayer(weights, FLOAT, "never called", 0)
             continue
-        bits, form, reason = _chosen(layer, recipe)
+        bits, form, reason = _choose(layer, recipe)
         # Calibrated ranges are those of inputs that are not smoothed.
         smooth = bits["activation"] == FLOAT or recipe.activations.dynamic != "none"
         key = bits["weight"], form, smooth
@@ -50,7 +50,7 @@ def resolve(info: ModelInfo, recipe: Recipe) -> dict[str, ResolvedLayer]:
     return resolved
 
 
-def _chosen(layer: Layer, recipe: Recipe) -> tuple[dict[str, int], Format, str]:
+def _choose(layer: Layer, recipe: Recipe) -> tuple[dict[str, int], Format, str]:
     """Bits of weight and activation, the weight's format, and why a part is in float."""
     bits = {"weight": recipe.weights.bits, "activation": recipe.activations.bits}
     why = dict.fromkeys(bits, "recipe")

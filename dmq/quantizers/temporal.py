@@ -60,11 +60,11 @@ def keep_time(
     if time.per_request:
         why = "builds the cache of a request"
         return [_in_float(row, why) if row.layer.name in time.block.layers else row for row in rows]
-    gone = dropped(time)
-    return [_dropped(row) if row.layer.name in gone else row for row in rows]
+    gone = find_dropped(time)
+    return [_drop_layer(row) if row.layer.name in gone else row for row in rows]
 
 
-def dropped(time: TimeEmbedding) -> frozenset[str]:
+def find_dropped(time: TimeEmbedding) -> frozenset[str]:
     """Names of the layers that nothing needs any more: g_k where all its steps are cached, h if
     all of all are.
     """
@@ -133,7 +133,7 @@ def _in_float(row: PlannedLayer, why: str) -> PlannedLayer:
     )
 
 
-def _dropped(row: PlannedLayer) -> PlannedLayer:
+def _drop_layer(row: PlannedLayer) -> PlannedLayer:
     return replace(row, dropped=True, reason="", bank=None, weight_bytes=0, bias_bytes=0)
 
 

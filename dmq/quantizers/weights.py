@@ -28,8 +28,8 @@ from ..numerics.codebook import kmeans, nearest
 from ..numerics.hqq import half_quadratic, shifted_codes
 from ..numerics.low_rank import separate
 from ..numerics.power_of_two import power_of_two_scale, shift_codes
-from ..numerics.ranges import find_range, power_search, stored_grid
-from ..numerics.tables import stored, stored_scale
+from ..numerics.ranges import find_range, power_search, round_grid
+from ..numerics.tables import round_scale, round_table
 from ..recipe import (
     FLOAT,
     Gptq,
@@ -79,7 +79,7 @@ def quantize_weight(weight: Tensor, spec: Weights, split: int = 0) -> WeightCode
     sides = [quantize_weight(side, spec) for side in (weight[:, :split], weight[:, split:])]
     grids = [side for side in sides if isinstance(side, QuantizedWeight)]
     if len(grids) == 2:
-        return _joined(weight, *grids)
+        return _join_sides(weight, *grids)
     return SplitWeight(bits=spec.bits, shape=tuple(weight.shape), first=sides[0], second=sides[1])
 
 
@@ -114,7 +114,7 @@ def weight_grid(weight: Tensor, spec: Weights) -> tuple[Tensor, Tensor, int]:
 
     def find(runs: Tensor) -> tuple[Tensor, Tensor]:
         if form.group:
-            return stored_grid(*runs.aminmax(dim=1), spec.bits, form.table)
+            return round_grid(*runs.aminmax(dim=1), spec.bits, form.table)
         return power_search(runs, spec.bits, table=form.table)
 
     return *_by_runs(rows, size, find), size
@@ -230,7 +230,7 @@ def _whole(codes: Tensor, bits: int) -> Tensor:
     return codes.to(torch.uint8 if bits <= 8 else torch.int32)
 
 
-def _joined(weight: Tensor, *sides: QuantizedWeight) -> QuantizedWeight:
+def _join_sides(weight: Tensor, *sides: QuantizedWeight) -> QuantizedWeight:
     codes = [side.codes.reshape(len(weight), -1) for side in sides]
     scale, zero = (
         torch.cat([getattr(side, part) for side in sides], 1) for part in ("scale", "zero")
@@ -289,7 +289,7 @@ def _(form: KMeans, weight: Tensor, spec: Weights) -> CodebookWeight:
     x = _rows(weight) if form.shared == "channel" else weight.float().reshape(1, -1)
     codes, centroids = kmeans(x, 2**spec.bits, form.iterations)
     if form.table < FLOAT:
-        centroids = stored(centroids, form.table)
+        centroids = round_table(centroids, form.table)
         codes = nearest(x, centroids)
     return CodebookWeight(
         codes=codes,
@@ -345,7 +345,7 @@ def low_rank_codes(
     assert isinstance(form, LowRank)
     if form.smooth:
         ones = weight.new_ones(weight.shape[1]) if smoothing is None else smoothing
-        smoothing = stored_scale(ones, form.table).to(
+        smoothing = round_scale(ones, form.table).to(
             torch.float16 if form.table == 16 else torch.float32
         )
     elif smoothing is not None:
@@ -360,14 +360,14 @@ def low_rank_codes(
     def rest_of(matrix: Tensor) -> QuantizedWeight:
         return _rest(matrix.view(weight.shape), spec, split)
 
-    def rounded(matrix: Tensor) -> Tensor:
+    def _round(matrix: Tensor) -> Tensor:
         return _rows(rest_of(matrix).dequantize())
 
     def error(wrong: Tensor) -> Tensor:
         wrong = wrong / factor
         return ((wrong if moment is None else wrong @ moment) * wrong).sum()
 
-    left, right = separate(smoothed, _rank(form, smoothed.shape), form.rounds, rounded, error)
+    left, right = separate(smoothed, _rank(form, smoothed.shape), form.rounds, _round, error)
     return LowRankWeight(
         left=left,
         right=right,
@@ -380,7 +380,7 @@ def low_rank_codes(
 
 def _rest(weight: Tensor, spec: Weights, split: int) -> QuantizedWeight:
     if split:
-        return _joined(
+        return _join_sides(
             weight, *(_rest(side, spec, 0) for side in (weight[:, :split], weight[:, split:]))
         )
     x, form = _rows(weight), spec.format

@@ -96,21 +96,21 @@ class SoftConv(nn.Module):
 
 
 @singledispatch
-def soft(layer: nn.Module, rounding: Rounding) -> nn.Module:
+def make_soft(layer: nn.Module, rounding: Rounding) -> nn.Module:
     """A layer like the quantized `layer`, its bank included, whose weight is that of `rounding`."""
     raise TypeError(f"the rounding of a {type(layer).__name__} cannot be learned")
 
 
-@soft.register
+@make_soft.register
 def _soft_linear(layer: FakeQuantLinear, rounding: Rounding) -> nn.Module:
     return SoftLinear(layer.bias, rounding, layer.input)
 
 
 for _known in (FakeQuantConv1d, FakeQuantConv2d, FakeQuantConv3d):
-    soft.register(_known, SoftConv)
+    make_soft.register(_known, SoftConv)
 
 
-def undecided(roundings: Iterable[Rounding], beta: float) -> Tensor:
+def measure_indecision(roundings: Iterable[Rounding], beta: float) -> Tensor:
     """The regulariser of all `roundings` together, as of their last call."""
     known = (rounding.up for rounding in roundings if rounding.up is not None)
     return sum((indecision(up, beta) for up in known), start=torch.zeros(()))

@@ -25,11 +25,11 @@ from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
 from ..models.borrow import borrow
 from ..numerics.threads import few_threads
-from ..quantizers.apply import quantized
+from ..quantizers.apply import quantize_model
 from ..quantizers.codes import WeightCodes, code_arrays, codes_from
 from ..recipe import FLOAT, BlockReconstruction, Uniform, Weights
 from ..results import Plan, Trajectory
-from .recorded import Source, cut, error_of, gathered
+from .recorded import Source, cut, error_of, gather_inputs
 from .step_sizes import StepSizes, banks_of, size_arrays, sizes_from, with_step_sizes
 from .training import Feed, RoundingTraining, StepTraining
 
@@ -57,7 +57,7 @@ class LearnedBlocks:
     sizes: dict[str, StepSizes] = field(default_factory=dict)  # by label of the site
 
 
-def trained_layers(
+def find_trained_layers(
     model: nn.Module, adapter: AbstractAdapter, plan: Plan, spec: BlockReconstruction
 ) -> dict[str, dict[str, Weights]]:
     """For every block in forward order that has any: the layers whose rounding is learned, with
@@ -66,7 +66,7 @@ def trained_layers(
     Left out are layers whose weights are in float or on no uniform grid (those keep their format's
     own codes), layers that a cache replaces, the first and the last layer, what lies in no block,
     and the layers of the time embedding unless `spec.time`."""
-    apart = left_out(model, adapter, plan, spec)
+    apart = find_left_out(model, adapter, plan, spec)
     rows = [
         row
         for row in plan.layers
@@ -83,7 +83,7 @@ def trained_layers(
     return {block: formats for block, formats in found.items() if formats}
 
 
-def left_out(
+def find_left_out(
     model: nn.Module, adapter: AbstractAdapter, plan: Plan, spec: BlockReconstruction
 ) -> frozenset[str]:
     """The layers of the time embedding, unless `spec.time` says that they are learned with their
@@ -115,7 +115,7 @@ def training_model(
         # without one. The layers that it is built from are in float in the plan, so without it the
         # features are those before their rounding.
         plan = changed(plan, temporal=changed(plan.temporal, cached=None))
-    return quantized(model, plan, adapter, codes).requires_grad_(False)
+    return quantize_model(model, plan, adapter, codes).requires_grad_(False)
 
 
 def reconstruct_block(
@@ -142,7 +142,9 @@ def reconstruct_block(
     later = random.choice(len(cuts), spec.steps, p=share)
     used = np.concatenate([used, np.setdiff1d(later, used)])
     source = Source(borrow(model), quantized_model, block, trajectory)
-    measured = yield from gathered(source, cuts, used[:MEASURED], (0, spec.iterations + spec.steps))
+    measured = yield from gather_inputs(
+        source, cuts, used[:MEASURED], (0, spec.iterations + spec.steps)
+    )
     with few_threads(quantized_model.get_submodule(block).parameters()):
         before = error_of(quantized_model, block, measured.values())
         training = RoundingTraining(model, quantized_model, block, formats, spec)
@@ -176,7 +178,7 @@ def reconstruct_block(
 # --- files ----------------------------------------------------------------------------------------
 
 
-def joined(parts: Sequence[LearnedBlocks]) -> LearnedBlocks:
+def join_blocks(parts: Sequence[LearnedBlocks]) -> LearnedBlocks:
     """What was learned block by block as one."""
     both: dict[str, Any] = {
         name: {} for name in ("codes", "before", "after", "losses", "changed", "stepped", "sizes")

@@ -18,8 +18,8 @@ from ..quantizers.codes import LowRankWeight, QuantizedWeight, WeightCodes, code
 from ..quantizers.weights import low_rank_codes, quantize_weight
 from ..recipe import Activations, Gptq, LowRank, Weights
 from ..results import ActivationStats
-from .gptq import compensated_codes
-from .smoothing import choose_smoothing, smoothed_error
+from .gptq import compensate_codes
+from .smoothing import choose_smoothing, measure_smoothed_error
 
 
 TOLD = ("before", "after", "note", "exponent")  # what a file keeps as plain data
@@ -91,7 +91,7 @@ def _gptq(
     nearest = quantize_weight(weight, spec, split)
     assert isinstance(nearest, QuantizedWeight)
     rows, (scale, zero) = weight.float().flatten(1), nearest.spread()
-    found, used = compensated_codes(
+    found, used = compensate_codes(
         rows, scale, zero, spec.bits, moments.parts, damping=form.damping, order=form.order
     )
     codes = replace(nearest, codes=found.to(nearest.codes.dtype))
@@ -108,7 +108,7 @@ def _gptq(
 
 
 @_learn.register
-def _smoothed(
+def _learn_smoothed(
     form: LowRank,
     weight: Tensor,
     spec: Weights,
@@ -133,8 +133,8 @@ def _smoothed(
 
     factors, exponent = choose_smoothing(weight, make, maxima, moments, *rounded)
     plain, codes = (low_rank_codes(weight, spec, each, moment) for each in (None, factors))
-    before = smoothed_error(weight, plain, None, moments, *rounded)
-    after = smoothed_error(weight, codes, factors, moments, *rounded)
+    before = measure_smoothed_error(weight, plain, None, moments, *rounded)
+    after = measure_smoothed_error(weight, codes, factors, moments, *rounded)
     if after >= before:
         codes, after, exponent = plain, before, None
     before, after = _relative(weight.float().flatten(1), moments, before, after)

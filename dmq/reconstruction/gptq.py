@@ -23,7 +23,7 @@ MORE = 10  # damping grows by this factor when it does not do
 LEAST, MOST = 1e-6, 1.0  # damping once it was raised
 
 
-def compensated_codes(
+def compensate_codes(
     rows: Tensor,
     scale: Tensor,
     zero: Tensor,

@@ -52,19 +52,19 @@ class Source:
         t = self.trajectory.timesteps[self.trajectory.step[n]]
         seen: list = []
 
-        def given(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+        def select_arguments(_: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
             seen.append((args, kwargs))
             raise _Reached
 
-        def answered(_: nn.Module, args: tuple, answer: Any) -> None:
+        def answer_recorded(_: nn.Module, args: tuple, answer: Any) -> None:
             seen.append(_tensors(answer))
             raise _Reached
 
         hook = self.quantized_model.get_submodule(self.block).register_forward_pre_hook(
-            given, with_kwargs=True
+            select_arguments, with_kwargs=True
         )
         self._repeat(self.quantized_model, n, rows, hook)
-        hook = self.floats.get_submodule(self.block).register_forward_hook(answered)
+        hook = self.floats.get_submodule(self.block).register_forward_hook(answer_recorded)
         self._repeat(self.floats, n, rows, hook)
         (args, kwargs), wanted = seen
         return Batch(t, args, kwargs, wanted)
@@ -97,7 +97,7 @@ def cut(
     return cuts, weight / weight.sum()
 
 
-def gathered(
+def gather_inputs(
     source: Source,
     cuts: Sequence[tuple[int, np.ndarray]],
     which: np.ndarray,
@@ -112,7 +112,7 @@ def gathered(
     return held
 
 
-def answer(quantized_model: nn.Module, block: str, batch: Batch) -> list[Tensor]:
+def answer_block(quantized_model: nn.Module, block: str, batch: Batch) -> list[Tensor]:
     """What the block inside `quantized model` makes of `batch` at its step."""
     vars(quantized_model)["clock"].set(batch.t)
     return _tensors(quantized_model.get_submodule(block)(*batch.args, **batch.kwargs))
@@ -152,7 +152,7 @@ def error_of(quantized_model: nn.Module, block: str, batches: Iterable[Batch]) -
     """Squared error of the block's answers to all `batches` over their power."""
     wrong = power = 0.0
     for batch in batches:
-        for a, b in zip(answer(quantized_model, block, batch), batch.wanted, strict=True):
+        for a, b in zip(answer_block(quantized_model, block, batch), batch.wanted, strict=True):
             wrong += double(a.float() - b.float()).square().sum().item()
             power += double(b).square().sum().item()
     return wrong / max(power, 1e-30)

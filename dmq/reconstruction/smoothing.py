@@ -57,7 +57,7 @@ def step_error(moments: Moments, factors: Tensor | None, bits: int, symmetric: b
     return double((width / steps).square()).mean().item() / 12
 
 
-def smoothed_error(
+def measure_smoothed_error(
     weight: Tensor,
     codes: LowRankWeight,
     factors: Tensor | None,
@@ -90,22 +90,22 @@ def choose_smoothing(
 
     None twice if inputs are better left as they are. `maxima` are the greatest magnitudes of the
     input channels over all steps; in a convolution in groups, each group has the same factors.
-    Otherwise as `smoothed_error`."""
+    Otherwise as `measure_smoothed_error`."""
     maxima, own = (
         maxima.reshape(-1, weight.shape[1]).amax(0).to(weight.device),
         channel_maxima(weight),
     )
     chosen: tuple[Tensor | None, float | None] = (None, None)
-    best = smoothed_error(weight, make(None), None, moments, bits, symmetric)
+    best = measure_smoothed_error(weight, make(None), None, moments, bits, symmetric)
     for exponent in (k / EXPONENTS for k in range(EXPONENTS)):
-        factors = _centred(smoothing_factors(maxima, own, exponent))
-        error = smoothed_error(weight, make(factors), factors, moments, bits, symmetric)
+        factors = _centre(smoothing_factors(maxima, own, exponent))
+        error = measure_smoothed_error(weight, make(factors), factors, moments, bits, symmetric)
         if error < best:
             best, chosen = error, (factors, exponent)
     return chosen
 
 
-def _centred(factors: Tensor) -> Tensor:
+def _centre(factors: Tensor) -> Tensor:
     """`factors` times a number, which changes nothing, such that half precision holds them."""
     middle = (factors.amin() * factors.amax()).sqrt()
     return (factors / middle).clamp(2.0**-12, 2.0**12)

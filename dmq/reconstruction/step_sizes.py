@@ -104,7 +104,7 @@ def with_step_sizes(plan: Plan, sizes: Mapping[str, StepSizes]) -> Plan:
         if bank.site.label not in sizes:
             return bank
         if bank.site.label not in made:
-            made[bank.site.label] = _adjusted(bank, sizes[bank.site.label])
+            made[bank.site.label] = _adjust_bank(bank, sizes[bank.site.label])
         return made[bank.site.label]
 
     layers = tuple(
@@ -114,7 +114,7 @@ def with_step_sizes(plan: Plan, sizes: Mapping[str, StepSizes]) -> Plan:
     return changed(plan, layers=layers, attention=attention, step_sizes=len(made))
 
 
-def _adjusted(bank: ActivationQParams, own: StepSizes) -> ActivationQParams:
+def _adjust_bank(bank: ActivationQParams, own: StepSizes) -> ActivationQParams:
     first = np.unique(bank.slot, return_index=True)[1]
     same = (own.bits[first] == bank.bits).reshape(-1, *[1] * (bank.scale.ndim - 1))
     return changed(

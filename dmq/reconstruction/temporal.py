@@ -21,7 +21,7 @@ from ..numerics.threads import few_threads
 from ..quantizers.codes import WeightCodes, code_arrays, codes_from
 from ..recipe import Tiar, Weights
 from ..results import TemporalBlock
-from .adaround import KEPT_EVERY, PENALTY, Rounding, SoftLinear, state_of, undecided
+from .adaround import KEPT_EVERY, PENALTY, Rounding, SoftLinear, measure_indecision, state_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,11 @@ def learn_rounding(
             errors = ((a - b[some]).square().sum(1).mean() for a, b in pairs)
             loss = sum(errors, start=torch.zeros(()))
             beta = beta_at(n / spec.iterations)
-            total = loss if beta is None else loss + PENALTY * undecided(roundings.values(), beta)
+            total = (
+                loss
+                if beta is None
+                else loss + PENALTY * measure_indecision(roundings.values(), beta)
+            )
             backward(total, learned, dtype)
             losses.append(loss.item())
             if not math.isfinite(total.item()):

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from ..capture.replay import precision
 from ..models.borrow import replace
-from ..models.recompute import answered, pieces_within, recomputed, too_large
+from ..models.recompute import forget_and_recompute, measure_answered, pieces_within, too_large
 from ..numerics.backward import backward
 from ..numerics.rounding import beta_at
 from ..numerics.threads import few_threads
 from ..quantizers.bank import ActivationBank
 from ..quantizers.weights import QuantizedWeight
 from ..recipe import BlockReconstruction, Weights
-from .adaround import KEPT_EVERY, PENALTY, Rounding, soft, state_of, undecided
-from .recorded import Batch, Source, answer, distance, gathered
+from .adaround import KEPT_EVERY, PENALTY, Rounding, make_soft, measure_indecision, state_of
+from .recorded import Batch, Source, answer_block, distance, gather_inputs
 from .step_sizes import POWER, LearnedScales, StepSizes
 
 
@@ -69,7 +69,7 @@ class Training(ABC):
 
     def _iterate(self, batch: Batch) -> None:
         learned = [p for group in self.optimiser.param_groups for p in group["params"]]
-        with recomputed(self.quantized_model, self._forgotten(batch)):
+        with forget_and_recompute(self.quantized_model, self._forgotten(batch)):
             loss, total = self.loss(batch)
             backward(total, learned, self.precision)
         self.losses.append(loss.item())
@@ -84,8 +84,8 @@ class Training(ABC):
         short.
         """
         if self.forgotten is None:
-            with torch.no_grad(), answered(self.inside) as count:
-                made = answer(self.quantized_model, self.block, batch)
+            with torch.no_grad(), measure_answered(self.inside) as count:
+                made = answer_block(self.quantized_model, self.block, batch)
             short = too_large(count.bytes, made[0].device)
             self.forgotten = pieces_within(self.quantized_model, self.block) if short else ()
         return self.forgotten
@@ -121,16 +121,16 @@ class RoundingTraining(Training):
             for name, spec in formats.items()
         }
         for name, layer in self.layers.items():
-            replace(quantized_model, name, soft(layer, self.roundings[name]))
+            replace(quantized_model, name, make_soft(layer, self.roundings[name]))
         self.optimiser = torch.optim.Adam(
             [r.v for r in self.roundings.values()], spec.rate, fused=True
         )
         super().__init__(quantized_model, block, spec.iterations, (0, spec.iterations + spec.steps))
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        loss = distance(answer(self.quantized_model, self.block, batch), batch.wanted)
+        loss = distance(answer_block(self.quantized_model, self.block, batch), batch.wanted)
         beta = beta_at(len(self.losses) / self.iterations)
-        return loss, loss if beta is None else loss + PENALTY * undecided(
+        return loss, loss if beta is None else loss + PENALTY * measure_indecision(
             self.roundings.values(), beta
         )
 
@@ -180,7 +180,7 @@ class StepTraining(Training):
 
     def loss(self, batch: Batch) -> tuple[Tensor, Tensor]:
         self.scales.install()
-        loss = distance(answer(self.quantized_model, self.block, batch), batch.wanted, POWER)
+        loss = distance(answer_block(self.quantized_model, self.block, batch), batch.wanted, POWER)
         return loss, loss
 
     def update(self) -> None:
@@ -215,7 +215,9 @@ class Feed:
         for mine in self.parts:
             if not self.held.keys() >= set(mine.tolist()):
                 self.held = {}
-                self.held = yield from gathered(self.source, self.cuts, mine, training.progress)
+                self.held = yield from gather_inputs(
+                    self.source, self.cuts, mine, training.progress
+                )
             yield from training.learn(self.held[p] for p in schedule[np.isin(schedule, mine)])
             if training.note:
                 return

@@ -40,10 +40,10 @@ class Chunked(Opened):
             return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
         if torch.compiler.is_compiling():  # which would write out the loops
             return torch.ops.dmq.attention(query, key, value, kwargs.get("scale"))
-        return chunked(query, key, value, kwargs.get("scale"))
+        return _run_chunked(query, key, value, kwargs.get("scale"))
 
 
-def chunked(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+def _run_chunked(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     """softmax(q k^T * scale) v in bfloat16, and the result in the queries' dtype.
 
     A row is divided by its sum only after the second product, which finds that sum as well: by a
@@ -84,7 +84,7 @@ def _answer(query: Tensor, key: Tensor, value: Tensor, scale: float | None = Non
 
 _library = torch.library.Library("dmq", "FRAGMENT")
 _library.define("attention(Tensor query, Tensor key, Tensor value, float? scale) -> Tensor")
-_library.impl("attention", lambda *args: chunked(*args), "CompositeExplicitAutograd")
+_library.impl("attention", lambda *args: _run_chunked(*args), "CompositeExplicitAutograd")
 _library.impl("attention", _answer, "Meta")
 
 
@@ -96,6 +96,6 @@ def long_attention(model: nn.Module) -> bool:
     return isinstance(side, int) and side * side >= SHORT
 
 
-def chunked_attention(model: nn.Module) -> None:
+def attend_in_chunks(model: nn.Module) -> None:
     """Let every attention of a borrowed `model` take its products in pieces."""
     open_attention(model, Chunked)

@@ -35,13 +35,13 @@ _held: "weakref.WeakValueDictionary[int, Any]" = (
 _numbers = itertools.count()
 
 
-def _numbered(held: Any) -> int:
+def _number_layers(held: Any) -> int:
     number = next(_numbers)
     _held[number] = held
     return number
 
 
-def compiled(model: nn.Module, backend: str = "inductor") -> nn.Module:
+def compile_model(model: nn.Module, backend: str = "inductor") -> nn.Module:
     """`model`, an executed one, in place: compiled at its first call, for each shape of its inputs.
 
     It must not be borrowed, since what is compiled belongs to these very modules. `backend` as for
@@ -117,7 +117,7 @@ class _Aside:
 
     def __init__(self, module: nn.Module) -> None:
         self.module, self.plain = module, module.forward
-        self.number = _numbered(self)
+        self.number = _number_layers(self)
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return torch.ops.dmq.aside(x, self.number)
@@ -135,9 +135,9 @@ class _Traced:
     """What the compiler sees of a layer on codes."""
 
     def __init__(self, layer: PackedLayer, model: _Compiled, columns: dict) -> None:
-        self.model, self.layer = model, _numbered(layer)
+        self.model, self.layer = model, _number_layers(layer)
         self.products = [_Product(layer, part) for part in range(len(layer.parts))]
-        self.numbers = [_numbered(product) for product in self.products]
+        self.numbers = [_number_layers(product) for product in self.products]
         bank = layer.input
         self.bits = max(bank.bits) if layer.parts else 0
         self.way = "opaque"

@@ -12,16 +12,16 @@ from ..models.adapter import AbstractAdapter
 from ..models.borrow import parameters_of
 from ..numerics.memory import keep_freed_memory
 from ..numerics.processor import multiplies_bfloat16
-from ..quantizers.apply import quantized
+from ..quantizers.apply import quantize_model
 from ..quantizers.codes import WeightCodes
 from ..results import Plan, PlannedLayer
-from .attention import chunked_attention, long_attention
-from .compiled import compiled
+from .attention import attend_in_chunks, long_attention
+from .compiled import compile_model
 from .layers import PackedLayer, packed_layers
 
 
 @torch.no_grad()
-def executed(
+def execute_model(
     model: nn.Module,
     plan: Plan,
     adapter: AbstractAdapter,
@@ -37,11 +37,13 @@ def executed(
     are float32 all the same. Without `kernels` every layer runs in floating point, as the
     simulation does, with its weight kept in codes. `compiling` has all between layers on codes
     compiled, at the first call. Raises DmqError as `quantized` does."""
-    quantized_model = quantized(model, plan, adapter, learned, partial(packed, kernels=kernels))
-    return finished(quantized_model, plan, rest, kernels, compiling)
+    quantized_model = quantize_model(
+        model, plan, adapter, learned, partial(pack_layer, kernels=kernels)
+    )
+    return finish_model(quantized_model, plan, rest, kernels, compiling)
 
 
-def packed(
+def pack_layer(
     layer: nn.Module, row: PlannedLayer, bank: nn.Module, codes: WeightCodes, kernels: bool = True
 ) -> PackedLayer:
     """The layer that computes on `codes` in the place of `layer`: a
@@ -50,7 +52,7 @@ def packed(
     return PackedLayer(layer, codes, parameters_of(layer)[1], bank, kernels)
 
 
-def finished(
+def finish_model(
     quantized_model: nn.Module,
     plan: Plan,
     rest: torch.dtype = torch.float32,
@@ -58,7 +60,7 @@ def finished(
     compiling: bool = False,
 ) -> nn.Module:
     """`quantized model` itself, whose layers are packed, with all else that an executed model has; see
-    `executed`.
+    `execute_model`.
     """
     keep_freed_memory()
     # Where a processor does not multiply bfloat16, pieces take up to 20 times as long as torch's
@@ -69,7 +71,7 @@ def finished(
         and multiplies_bfloat16()
         and (not compiling or long_attention(quantized_model))
     ):
-        chunked_attention(quantized_model)
+        attend_in_chunks(quantized_model)
     if (
         rest == torch.bfloat16
         and next(quantized_model.parameters()).device.type == "cpu"
@@ -82,9 +84,9 @@ def finished(
         nn.Module.to(
             quantized_model, rest
         )  # not its own `to`: diffusers refuses to cast models that it knows as quantized
-        quantized_model.register_forward_pre_hook(partial(_lowered, rest), with_kwargs=True)
-        quantized_model.register_forward_hook(_raised)
-    return compiled(quantized_model) if compiling else quantized_model
+        quantized_model.register_forward_pre_hook(partial(_lower, rest), with_kwargs=True)
+        quantized_model.register_forward_hook(_raise)
+    return compile_model(quantized_model) if compiling else quantized_model
 
 
 def find_kernels(model: nn.Module) -> dict[str, tuple[str, str]]:
@@ -99,13 +101,13 @@ def count_kernels(model: nn.Module) -> tuple[dict[str, int], dict[str, int]]:
     return dict(on), dict(Counter(why for _, why in runs if why))
 
 
-def _lowered(
+def _lower(
     rest: torch.dtype, model: nn.Module, args: tuple, kwargs: dict[str, Any]
 ) -> tuple[tuple, dict[str, Any]]:
     return _cast(args, rest), _cast(kwargs, rest)
 
 
-def _raised(model: nn.Module, args: tuple, output: Any) -> Any:
+def _raise(model: nn.Module, args: tuple, output: Any) -> Any:
     return _cast(output, torch.float32)
 
 

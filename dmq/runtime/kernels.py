@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .sums import FAR_SLOWER, Sums, far_slower, int_mm_sums, most_of_pair, onednn_sums
+from .sums import FAR_SLOWER, Sums, int_mm_sums, is_far_slower, most_of_pair, onednn_sums
 from .whole import WholeWeight, within
 
 
@@ -234,7 +234,7 @@ class IntMm(Kernel):
     ) -> Tensor:
         rows, shape = codes.reshape(-1, codes.shape[-1]), (*codes.shape[:-1], -1)
         if not isinstance(self.layer, nn.Linear):
-            rows, shape = self._unfolded(codes, zero)
+            rows, shape = self._unfold(codes, zero)
         signed = (rows.to(torch.int16) - 128).to(torch.int8)
         padding = (0, self.missing, 0, max(0, SMALLEST_INT_MM - len(signed)))
         whole = torch._int_mm(F.pad(signed, padding) if any(padding) else signed, self.columns)
@@ -245,7 +245,7 @@ class IntMm(Kernel):
         made = (made if bias is None else made + bias).to(dtype).view(shape)
         return made if isinstance(self.layer, nn.Linear) else made.permute(0, 3, 1, 2)
 
-    def _unfolded(self, codes: Tensor, zero: int | Tensor) -> tuple[Tensor, tuple[int, ...]]:
+    def _unfold(self, codes: Tensor, zero: int | Tensor) -> tuple[Tensor, tuple[int, ...]]:
         layer, (height, width) = self.layer, codes.shape[2:]
         down, across = layer.padding
         if isinstance(zero, Tensor):
@@ -347,7 +347,7 @@ def lacks_onednn() -> str:
         return "oneDNN's int8 kernels do not run on this processor"
     return (
         f"int8 is {FAR_SLOWER} times slower than float on this processor, or more"
-        if far_slower()
+        if is_far_slower()
         else ""
     )
 

@@ -122,7 +122,7 @@ class PackedLayer(nn.Module):
     def untraced(self, x: Tensor) -> Tensor:
         """The same, whoever asks."""
         bits = self._bits()
-        return self.in_float(x) if bits is None else self._executed(x, bits)
+        return self.in_float(x) if bits is None else self._execute(x, bits)
 
     def in_float(self, x: Tensor) -> Tensor:
         """The same without a kernel."""
@@ -145,7 +145,7 @@ class PackedLayer(nn.Module):
         bits = bank.bits[bank.slot[bank.clock.i] if len(bank.bits) > 1 else 0]
         return bits if bits <= self.most_bits else None
 
-    def _executed(self, x: Tensor, bits: int) -> Tensor:
+    def _execute(self, x: Tensor, bits: int) -> Tensor:
         if isinstance(self.input, DynamicBank):
             return self.ranged(x, bits, self._product)
         bias = None if self.bias is None else self.bias.float()
@@ -234,7 +234,7 @@ class PackedLayer(nn.Module):
             return "asymmetric weights of 8 bits beside ranges that are found at run time"
         widths = [part.values.shape[1] for part in parts]
         layouts = (
-            [_narrowed(self.layout, width) for width in widths] if len(parts) > 1 else [self.layout]
+            [_narrow(self.layout, width) for width in widths] if len(parts) > 1 else [self.layout]
         )
         made = [self._kernel(layout, part) for layout, part in zip(layouts, parts, strict=True)]
         lacking = [kernel for kernel in made if isinstance(kernel, str)]
@@ -339,7 +339,7 @@ def _moves_pixels(layout: Any) -> bool:
     )
 
 
-def _narrowed(layout: nn.Module, inputs: int) -> nn.Module:
+def _narrow(layout: nn.Module, inputs: int) -> nn.Module:
     """The layout for some of the input channels only."""
     made = copy.copy(layout)
     setattr(made, "in_features" if isinstance(layout, nn.Linear) else "in_channels", inputs)

@@ -53,17 +53,17 @@ def most_of_pair(bits: int) -> int:
 @cache
 def onednn_sums() -> Sums:
     """How oneDNN's int8 products of linear layers and convolutions add up here."""
-    return _judged(lambda weight: _linear_adds_up(weight) and _conv_adds_up(weight))
+    return _judge(lambda weight: _linear_adds_up(weight) and _conv_adds_up(weight))
 
 
 @cache
 def int_mm_sums() -> Sums:
     """How `torch._int_mm` adds up on this CPU."""
-    return _judged(_int_mm_adds_up)
+    return _judge(_int_mm_adds_up)
 
 
 @cache
-def far_slower() -> bool:
+def is_far_slower() -> bool:
     """Are oneDNN's int8 products far slower than float's? Its plain loops are, on processors it has
     no kernels for.
 
@@ -98,7 +98,7 @@ def qlinear(codes: Tensor, zero: int, packed: Tensor, outputs: int) -> Tensor:
     )
 
 
-def _judged(adds_up: Callable[[int], bool]) -> Sums:
+def _judge(adds_up: Callable[[int], bool]) -> Sums:
     """`adds_up(weight)`: are sums of the largest code times this weight, and its negative,
     exact?
     """

@@ -65,16 +65,16 @@ def _on_grid(codes: QuantizedWeight) -> list[WholeWeight]:
     whole = (codes.codes.to(torch.int32) - codes.zero[:, :1]).reshape(rows, columns)
     scale = codes.scale[:, :1].expand(len(codes.scale), 1)
     if not codes.split:
-        return [_fitted(whole.view(codes.shape), scale.reshape(-1).expand(rows))]
+        return [_fit_whole(whole.view(codes.shape), scale.reshape(-1).expand(rows))]
     second = codes.codes.to(torch.int32).reshape(rows, columns) - codes.zero[:, 1:]
     sides = (
         side.reshape(rows, -1, *codes.shape[2:])
         for side in (whole[:, : codes.split], second[:, codes.split :])
     )
-    return [_fitted(side, codes.scale[:, i].expand(rows)) for i, side in enumerate(sides)]
+    return [_fit_whole(side, codes.scale[:, i].expand(rows)) for i, side in enumerate(sides)]
 
 
-def _fitted(whole: Tensor, scale: Tensor) -> WholeWeight:
+def _fit_whole(whole: Tensor, scale: Tensor) -> WholeWeight:
     low, high = whole.flatten(1).aminmax(dim=1)
     offset = (high - 127).clamp(min=0) + (low + 128).clamp(
         max=0

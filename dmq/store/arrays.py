@@ -106,7 +106,7 @@ def _unfold(frame: np.ndarray, about: dict[str, Any]) -> dict[str, np.ndarray]:
     """The arrays in a frame; every length is checked before memory is taken for it."""
     if about["version"] != 1:
         raise ValueError("written by a newer dmq")
-    entries = [_checked(*entry) for entry in about["arrays"]]
+    entries = [_check_array(*entry) for entry in about["arrays"]]
     length = sum(size for *_, size in entries)
     if frame.dtype != np.uint8 or frame.ndim != 1 or length > _most(frame.size):
         raise ValueError(f"{length} bytes cannot be in a frame of {frame.nbytes}")
@@ -129,7 +129,7 @@ def _unfold(frame: np.ndarray, about: dict[str, Any]) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _checked(
+def _check_array(
     key: str, kind: str, shape: list[int], form: str
 ) -> tuple[str, np.dtype, tuple[int, ...], str, int]:
     """An entry of the list with the bytes that it takes in the frame."""

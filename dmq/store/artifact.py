@@ -103,9 +103,9 @@ _NOTHING = object()
 
 @singledispatch
 def save(question: Artifact, folder: Path, value: Any) -> None:
-    """Write the answer as `folder`, which appears only when complete (`folders.written`)."""
+    """Write the answer as `folder`, which appears only when complete (`folders.write_folder`)."""
     name, _ = _kept_as(question, "saves")
-    with folders.written(folder) as part:
+    with folders.write_folder(folder) as part:
         codec.save(part / f"{name}.safetensors", name, value)
 
 

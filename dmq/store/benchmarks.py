@@ -29,7 +29,7 @@ from ..recipe import Benchmark, Recipe
 from ..results import BenchImage, BenchReport, BenchRow
 from . import codec, folders
 from .arrays import read_arrays, save_arrays
-from .folders import fit_to_name, free_stem, own_home, write_whole, written
+from .folders import fit_to_name, free_stem, own_home, write_folder, write_whole
 from .former_reports import with_coverage
 from .sheets import read_image
 
@@ -57,7 +57,7 @@ def free_name(wanted: str) -> str:
     return free_stem(wanted, folder_of, "benchmark")
 
 
-def finished() -> list[str]:
+def list_finished() -> list[str]:
     """The finished benchmarks: those that ship, then the user's own, newest first."""
     found = (folders.ASSETS / "runs").glob("bench-*/report.json")
     shipped = sorted((file.parent.name.removeprefix("bench-") for file in found), reverse=True)
@@ -71,9 +71,9 @@ def model_of(name: str) -> str:
     return recipes[0].model if recipes else ""
 
 
-def unfinished() -> list[str]:
+def list_unfinished() -> list[str]:
     """The user's benchmarks that lack images of a model, newest first."""
-    return [file.parent.name for file in _own("manifest.json") if not complete(file.parent)]
+    return [file.parent.name for file in _own("manifest.json") if not is_complete(file.parent)]
 
 
 def _own(name: str) -> list[Path]:
@@ -119,7 +119,7 @@ def begin(
         check_alike(name, load_benchmark(name), "what is asked now", benchmark)
         if tuple(recipes[: len(used)]) != used:
             raise DmqError(
-                f"benchmark {name!r} is of {_listed(used)}, asked now are {_listed(recipes)} with "
+                f"benchmark {name!r} is of {_list(used)}, asked now are {_list(recipes)} with "
                 "these settings; new recipes may come behind those that it has, or give another "
                 "name."
             )
@@ -131,8 +131,8 @@ def begin(
                 f"benchmark {name!r}: {changed[0]} was {old['known'][changed[0]]!r}, now it is "
                 f"{known[changed[0]]!r}; give another name."
             )
-        return _extended(name, recipes, len(used), old | {"known": known})
-    with written(folder) as part:
+        return _extend(name, recipes, len(used), old | {"known": known})
+    with write_folder(folder) as part:
         (part / "benchmark.json").write_text(jsonio.dumps(benchmark), "utf-8")
         _write_recipes(part, recipes, 0)
         images = [
@@ -144,7 +144,7 @@ def begin(
     return folder
 
 
-def _extended(name: str, recipes: Sequence[Recipe], there: int, manifest: dict[str, Any]) -> Path:
+def _extend(name: str, recipes: Sequence[Recipe], there: int, manifest: dict[str, Any]) -> Path:
     """The folder of a benchmark that gets the `recipes` behind those that are `there`."""
     folder = folder_of(name)
     if folder != own_home() / "benchmarks" / name:
@@ -172,7 +172,7 @@ def _write_manifest(folder: Path, manifest: dict[str, Any], recipes: Sequence[Re
     write_whole(folder / "manifest.json", json.dumps(whole, ensure_ascii=False, indent=1))
 
 
-def complete(folder: Path) -> bool:
+def is_complete(folder: Path) -> bool:
     """Is there a report of all models in the folder of a benchmark?"""
     try:
         plain = with_coverage(codec.read_json(folder / "report.json"))
@@ -183,7 +183,7 @@ def complete(folder: Path) -> bool:
         return True  # damaged: who opens it is told
 
 
-def _listed(recipes: Sequence[Recipe]) -> str:
+def _list(recipes: Sequence[Recipe]) -> str:
     return ", ".join(recipe.name for recipe in recipes)
 
 
@@ -222,7 +222,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 def save_batch(folder: Path, who: int, number: int, first: int, batch: Batch) -> None:
     """Keep batch `number` of model `who`, whose first image has the number `first`."""
-    with written(_batch(folder, who, number)) as part:
+    with write_folder(_batch(folder, who, number)) as part:
         for n, image in enumerate(batch.images, first):
             Image.fromarray(image).save(part / f"{n:05d}.png")
         latents = {"latents": batch.latents}
@@ -256,7 +256,7 @@ class Found:
 
 def save_rows(folder: Path, who: int, found: Found) -> None:
     """Keep what was found of model `who`."""
-    with written(folder / "rows" / str(who)) as part:
+    with write_folder(folder / "rows" / str(who)) as part:
         _frame(found.images).to_parquet(part / "pictures.parquet")
         plain = {"rows": [codec.to_parts(row)[0] for row in found.rows], "notes": found.notes}
         (part / "rows.json").write_text(json.dumps(plain), "utf-8")
@@ -326,7 +326,7 @@ def save_report(folder: Path, report: BenchReport, models: Sequence[str]) -> Non
     plain = {"version": 1} | {f: x for f, x in plain.items() if f not in ("benchmark", "images")}
     shown = worst(report)
     wanted = {(who, image.number) for image in shown for who in (image.recipe, models[0])}
-    with written(folder / "worst") as part:
+    with write_folder(folder / "worst") as part:
         pairs = sorted(wanted, key=lambda pair: (models.index(pair[0]), pair[1]))
         for n, (who, number) in enumerate(pairs):
             found = next((folder / "pictures" / str(models.index(who))).glob(f"*/{number:05d}.png"))

@@ -20,8 +20,8 @@ from ..recipe import Recipe
 from ..results import ActivationStats, ModelInfo, Trajectory
 from . import codec
 from .arrays import read_arrays, save_arrays
-from .extremes import ROUNDED, kept_extremes
-from .folders import digest, find_finished, written
+from .extremes import ROUNDED, find_kept_extremes
+from .folders import digest, find_finished, write_folder
 
 
 SHARD = 8_000_000  # bytes before compression; every file stays below the 10 MB that a Space accepts
@@ -59,10 +59,10 @@ def save_stats(
     """Write `stats`, and what else there is to keep, into `folder`, which appears only when
     complete.
 
-    `channels` says how extremes of channels are kept (`extremes.kept_extremes`), all else is kept
+    `channels` says how extremes of channels are kept (`extremes.find_kept_extremes`), all else is kept
     exactly; `splits` is what `info` tells, where there is none."""
     splits = splits or (info and info.splits) or {}
-    with written(folder) as part:
+    with write_folder(folder) as part:
         if info is not None:
             plain, _ = codec.to_parts(info)
             (part / "model.json").write_text(json.dumps(plain), encoding="utf-8")
@@ -72,7 +72,7 @@ def save_stats(
         _save_steps(part / "steps.parquet", stats)
         # Counts of one bin at all steps are neighbours: they are more alike than those of one step.
         _save_shards(part, "histograms", [_narrow(counts).T for counts in stats.counts])
-        _save_shards(part, "channels", kept_extremes(stats, channels, splits))
+        _save_shards(part, "channels", find_kept_extremes(stats, channels, splits))
         plain, _ = codec.to_parts(stats)
         plain |= {"version": 2, "exponent": stats.exponent.tolist(), "first": stats.first.tolist()}
         (part / "capture.json").write_text(json.dumps(plain), encoding="utf-8")
@@ -153,7 +153,7 @@ def _load_compact(folder: Path, sites: int, steps: int) -> tuple[tuple[np.ndarra
     pairs = [
         np.ascontiguousarray(x.transpose(0, 2, 1)) for x in _load_shards(folder, "channels", sites)
     ]
-    return _checked(counts, [pair[0] for pair in pairs], [pair[1] for pair in pairs], steps)
+    return _check(counts, [pair[0] for pair in pairs], [pair[1] for pair in pairs], steps)
 
 
 def _load_shards(folder: Path, kind: str, sites: int) -> list[np.ndarray]:
@@ -170,10 +170,10 @@ def _load_plain(folder: Path, sites: int, steps: int) -> tuple[tuple[np.ndarray,
     for file in sorted(folder.glob("channels-*.safetensors")):
         channels |= load_file(file)
     pairs = [channels[str(s)] for s in range(sites)]
-    return _checked(counts, [pair[0] for pair in pairs], [pair[1] for pair in pairs], steps)
+    return _check(counts, [pair[0] for pair in pairs], [pair[1] for pair in pairs], steps)
 
 
-def _checked(*arrays: Any) -> tuple[tuple[np.ndarray, ...], ...]:
+def _check(*arrays: Any) -> tuple[tuple[np.ndarray, ...], ...]:
     *lists, steps = arrays
     for each in zip(*lists, strict=True):
         if any(x.ndim != 2 or len(x) != steps for x in each) or each[1].shape != each[2].shape:

@@ -18,16 +18,18 @@ EXACT, ROUNDED, SIDES = "exact", "rounded", "sides"
 INPUT_BITS, OTHER_BITS = 10, 7
 
 
-def kept_extremes(stats: ActivationStats, how: str, splits: Mapping[str, int]) -> list[np.ndarray]:
+def find_kept_extremes(
+    stats: ActivationStats, how: str, splits: Mapping[str, int]
+) -> list[np.ndarray]:
     """Extremes of all channels as they are kept, [2, C, T] for each site (lowest, then highest).
 
     EXACT: as they are. ROUNDED: outward to fewer bits. SIDES: every channel has those of its side,
     which is the whole tensor unless `splits` tells how many channels of a layer's input are before
     a shortcut's."""
-    return [_kept(stats, s, how, splits) for s in range(len(stats.sites))]
+    return [_find_kept(stats, s, how, splits) for s in range(len(stats.sites))]
 
 
-def _kept(stats: ActivationStats, s: int, how: str, splits: Mapping[str, int]) -> np.ndarray:
+def _find_kept(stats: ActivationStats, s: int, how: str, splits: Mapping[str, int]) -> np.ndarray:
     site, low, high = stats.sites[s], stats.channel_min[s], stats.channel_max[s]
     split = splits.get(site.name, 0) if site.point == "input" else 0
     if how != EXACT and low.size and low.dtype == np.float32:

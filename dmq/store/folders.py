@@ -119,7 +119,7 @@ def write_whole(file: Path, text: str) -> None:
     Path(part).replace(file)
 
 
-def shown(said: object) -> str:
+def hide_places(said: object) -> str:
     """A text as a visitor of a public app may read it: without the folders of this machine."""
     text = str(said)
     if not is_public():
@@ -160,7 +160,7 @@ def check_writable(folder: Path | None = None) -> None:
 
 
 @contextlib.contextmanager
-def written(folder: Path) -> Iterator[Path]:
+def write_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder that becomes `folder` if the block ends well, and disappears if it does
     not.
 
@@ -170,7 +170,7 @@ def written(folder: Path) -> Iterator[Path]:
     check_place(folder, home())
     quota.hold(home(), folder)
     try:
-        with _renamed(folder) as part:
+        with _rename_when_done(folder) as part:
             yield part
     except Exception as error:
         if (told := disk_error(error, folder)) is None:
@@ -181,7 +181,7 @@ def written(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _renamed(folder: Path) -> Iterator[Path]:
+def _rename_when_done(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:

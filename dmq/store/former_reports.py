@@ -17,10 +17,10 @@ FELL_BACK = re.compile(r"(\d+) in float \((.+)\)", re.DOTALL)
 def with_coverage(report: dict[str, Any]) -> dict[str, Any]:
     """The plain data of a report with the parts of each sentence in its place."""
     kept = report["coverage"].items()
-    return report | {"coverage": {who: _parsed(x) if isinstance(x, str) else x for who, x in kept}}
+    return report | {"coverage": {who: _parse(x) if isinstance(x, str) else x for who, x in kept}}
 
 
-def _parsed(sentence: str) -> dict[str, Any]:
+def _parse(sentence: str) -> dict[str, Any]:
     quantized, engine, ran = sentence, SIMULATED, ""
     for name in ENGINES:
         before, found, after = sentence.partition(f"; {name}: ")

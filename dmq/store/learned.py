@@ -29,7 +29,7 @@ from . import codec
 from .arrays import save_arrays
 from .captures import load_stats, model_key, save_stats
 from .extremes import EXACT, ROUNDED, SIDES
-from .folders import answer_folder, find_answers, find_finished, home, write_whole, written
+from .folders import answer_folder, find_answers, find_finished, home, write_folder, write_whole
 
 
 trajectory_folder = predictor_folder = answer_folder
@@ -47,7 +47,7 @@ TABLES: dict[str, Callable[[PredictorResult], SensitivityTable]] = {  # that a p
 
 
 def _save(folder: Path, name: str, value: Any) -> None:
-    with written(folder) as part:
+    with write_folder(folder) as part:
         codec.save(part / f"{name}.safetensors", name, value)
 
 
@@ -72,7 +72,7 @@ def find_search(recipe: Recipe, spec: LearnedGroups, fingerprint: str) -> Path |
 def save_search(recipe: Recipe, spec: LearnedGroups, result: SearchResult) -> Path:
     """Write what a search found, and its recipe; returns the folder."""
     folder = home() / "searches" / search_key(recipe, spec, result.fingerprint)
-    with written(folder) as part:
+    with write_folder(folder) as part:
         codec.save(part / "search.safetensors", "search", result)
         (part / "recipe.json").write_text(jsonio.dumps(recipe), encoding="utf-8")
     return folder
@@ -86,7 +86,7 @@ def load_search(folder: Path) -> SearchResult:
 
 def save_rounding(folder: Path, arrays: dict[str, np.ndarray], plain: dict[str, Any]) -> None:
     """Write learned codes, and what is needed to read them, into `folder`."""
-    with written(folder) as part:
+    with write_folder(folder) as part:
         save_arrays(part / "rounding.safetensors", "rounding", plain, arrays)
 
 
@@ -113,7 +113,7 @@ def save_progressive(
     Extremes of channels are kept only `by_channel`, where ranges are of channels or groups of them;
     else those of each side of the inputs that `splits` names."""
     seen = made.stats.only(made.stats.unlike(base))
-    with written(folder) as part:
+    with write_folder(folder) as part:
         save_stats(part / "stats", seen, channels=ROUNDED if by_channel else SIDES, splits=splits)
         plain = {"version": 2, "calls": made.calls, "widest_change": made.widest_change}
         arrays = {name: getattr(made, name) for name in ("low", "high")}
@@ -143,7 +143,7 @@ def load_progressive(folder: Path, base: ActivationStats) -> ProgressiveRanges:
 
 def save_call(folder: Path, n: int, stats: ActivationStats, grids: dict[str, np.ndarray]) -> None:
     """Keep what call `n` of an unfinished calibration saw, and the grids that answered it."""
-    with written(folder / f"{n:05d}") as part:
+    with write_folder(folder / f"{n:05d}") as part:
         save_stats(part / "stats", stats, channels=EXACT)  # so that an interruption changes nothing
         save_file(
             {name: np.ascontiguousarray(x) for name, x in grids.items()}, part / "grids.safetensors"
@@ -208,7 +208,7 @@ def find_tables(model: str = "", fingerprint: str = "", kind: str = "sensitivity
 
 def save_part(folder: Path, name: str, arrays: dict[str, np.ndarray]) -> None:
     """Keep a finished part of a table that is not finished, in `folder`/`name`."""
-    with written(folder / name) as part:
+    with write_folder(folder / name) as part:
         save_arrays(part / "part.safetensors", "part", {}, arrays)
 
 
@@ -327,7 +327,7 @@ answers = find_answers
 def _save_answer(
     folder: Path, question: dict[str, Any], arrays: dict[str, np.ndarray], plain: dict[str, Any]
 ) -> None:
-    with written(folder) as part:
+    with write_folder(folder) as part:
         data = {name: jsonio.to_data(value) for name, value in question.items()}
         (part / "question.json").write_text(
             json.dumps(data, indent=1, ensure_ascii=False) + "\n", "utf-8"

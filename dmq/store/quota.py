@@ -46,10 +46,10 @@ def quota() -> int | None:
     (2000000000, 1572864, 700)
     """
     said = os.environ.get("DMQ_RUNS_QUOTA", "").strip()
-    return parsed(said) if said else PUBLIC if is_public() else None
+    return parse_size(said) if said else PUBLIC if is_public() else None
 
 
-def parsed(said: str) -> int:
+def parse_size(said: str) -> int:
     """A size in bytes, such as "2GB" or "500 MiB". Raises DmqError for anything else."""
     found = SIZE.fullmatch(said.upper())
     if found is None:
@@ -168,13 +168,13 @@ def make_room(home: Path) -> list[Path]:
         for (size, _), piece in weighed[:-1]:
             if kept <= most:
                 break
-            if piece not in held and _removed(piece):
+            if piece not in held and _remove(piece):
                 kept -= size
                 removed.append(piece)
     return removed
 
 
-def _removed(piece: Path) -> bool:
+def _remove(piece: Path) -> bool:
     """Whether `piece` could be taken away: at once for whoever looks, since it is renamed first."""
     try:
         old = Path(tempfile.mkdtemp(prefix=".old-", dir=piece.parent))

@@ -12,7 +12,7 @@ from ..errors import DmqError
 from ..recipe import Comparison, Recipe
 from ..results import Report
 from . import codec, folders, quota
-from .folders import download_folder, fit_to_name, free_stem, own_home, written
+from .folders import download_folder, fit_to_name, free_stem, own_home, write_folder
 from .former_reports import with_coverage
 from .sheets import read_image, sheet
 
@@ -67,7 +67,7 @@ def save_run(
     Images are uint8 [H, W, 3], by recipe name in the report's order (float first); those
     `on_the_way` by (position among the images, step)."""
     folder = folder_of(name)
-    with written(folder) as part:
+    with write_folder(folder) as part:
         for n, recipe in enumerate(recipes):
             (part / ("recipe.json" if n == 0 else f"recipe-{n + 1}.json")).write_text(
                 jsonio.dumps(recipe), "utf-8"

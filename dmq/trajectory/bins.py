@@ -26,7 +26,7 @@ FAINT = 1e-9  # weight of steps that count only where no other step does
 SPACING = 0.05  # between the logarithms of the scales in the rounding table
 
 
-def joined_edges(limit: int) -> np.ndarray:
+def join_edges(limit: int) -> np.ndarray:
     """The bin edges from -limit to limit that remain when far bins are joined: every one to
     FINE, then 2nd, 4th, …
     """
@@ -46,7 +46,7 @@ def rounding_table(limit: int) -> np.ndarray:
         torch.arange(np.log(0.25), np.log(2.2 * limit) + SPACING, SPACING, dtype=torch.float64)
     )
     reach = scales * (2.0**23 - 1)  # 24 bits wide
-    edges = torch.from_numpy(joined_edges(limit).astype(float))
+    edges = torch.from_numpy(join_edges(limit).astype(float))
     table = torch.cat([bin_errors(edges, -part, part, 24, True)[0] for part in reach.split(CHUNK)])
     return (table / scales[:, None] ** 2).T.contiguous().numpy()
 
@@ -68,7 +68,7 @@ class Bins:
         )
         first, last = int(stats.first[s]), int(stats.first[s]) + counts.shape[1]
         self.limit = 1 << max(abs(first), abs(last), FINE).bit_length()
-        joined = joined_edges(self.limit)
+        joined = join_edges(self.limit)
         self.kept = slice(
             np.searchsorted(joined, first, "right") - 1, np.searchsorted(joined, last) + 1
         )

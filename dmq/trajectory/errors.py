@@ -74,7 +74,7 @@ class ErrorTable:
         power = self.stats.power
         low, high, rounding, clipping = (np.zeros(power.shape) for _ in range(4))
         with one_thread():
-            found = {s: _fitted(fit, groups.slot[s]) for s, fit in self._fits.items()}
+            found = {s: _fit_groups(fit, groups.slot[s]) for s, fit in self._fits.items()}
         for s, (lows, highs, lost, cut) in found.items():
             if lows.ndim == 2:  # channels: the widest range stands for all
                 lows, highs = lows.min(1), highs.max(1)
@@ -174,7 +174,7 @@ class ErrorTable:
         return costs
 
 
-def _fitted(fit: "Searched | Spanned | Channels", slot: np.ndarray) -> Fit:
+def _fit_groups(fit: "Searched | Spanned | Channels", slot: np.ndarray) -> Fit:
     starts = _starts(slot)
     return fit.fit(starts) if len(starts) == slot.max() + 1 else _candidates(fit).members(slot)
 
@@ -212,7 +212,7 @@ class Searched:
 
     def fit(self, starts: tuple[int, ...]) -> Fit:
         sums = np.add.reduceat(self.counted, starts, axis=0, dtype=np.float64)
-        return self._chosen(
+        return self._choose_ranges(
             sums, np.repeat(np.arange(len(starts)), np.diff([*starts, len(self.lost)]))
         )
 
@@ -220,9 +220,9 @@ class Searched:
         """`fit` for groups of any steps: `slot` [T] numbers the group of each."""
         sums = np.zeros((int(slot.max()) + 1, self.lost.shape[1]))
         np.add.at(sums, slot, self.counted)
-        return self._chosen(sums, slot)
+        return self._choose_ranges(sums, slot)
 
-    def _chosen(self, sums: np.ndarray, slot: np.ndarray) -> Fit:
+    def _choose_ranges(self, sums: np.ndarray, slot: np.ndarray) -> Fit:
         best = sums.argmin(1)
         column = best[slot]
         rows = np.arange(len(self.lost))

@@ -83,7 +83,7 @@ def optimal(spec: OptimalGroups, table: ErrorTable) -> Groups:
 
 
 @group_timesteps.register
-def learned(spec: LearnedGroups, table: ErrorTable) -> Groups:
+def _refuse_learned(spec: LearnedGroups, table: ErrorTable) -> Groups:
     """Refused: statistics alone do not tell these groups."""
     raise DmqError(
         "learned groups come from a search, not from statistics. Run the search first: dmq search "

@@ -9,7 +9,7 @@ from ..recipe import Relaxing
 from ..results import GroupErrors, Groups, WindowEffects
 
 
-def relaxed_steps(
+def choose_relaxed_steps(
     spec: Relaxing, steps: int, effects: WindowEffects | None = None
 ) -> tuple[int, ...]:
     """The positions in sampling order that `spec` relaxes: exactly round(fraction * steps) of them.
@@ -59,7 +59,7 @@ def mean_bits(bits: int, relaxed_bits: int, relaxed: tuple[int, ...], calls: np.
     return bits + (relaxed_bits - bits) * inside / float(np.sum(calls))
 
 
-def split(groups: Groups, relaxed: tuple[int, ...]) -> Groups:
+def split_groups(groups: Groups, relaxed: tuple[int, ...]) -> Groups:
     """The partition with relaxed steps in groups of their own: no group has two numbers of bits.
 
     Slots are numbered anew in the order of their first step, so runs of steps stay runs.
@@ -76,7 +76,7 @@ def split(groups: Groups, relaxed: tuple[int, ...]) -> Groups:
     return Groups(sites=groups.sites, slot=slot)
 
 
-def relaxed_errors(plain: GroupErrors, wide: GroupErrors, relaxed: tuple[int, ...]) -> GroupErrors:
+def combine_errors(plain: GroupErrors, wide: GroupErrors, relaxed: tuple[int, ...]) -> GroupErrors:
     """The errors of one partition with `wide` bits at the relaxed steps and `plain` ones
     elsewhere.
     """

@@ -232,7 +232,7 @@ def harden(weights: np.ndarray, contiguous: bool) -> np.ndarray:
     return slot
 
 
-def without_empty(slot: np.ndarray, *tables: np.ndarray) -> tuple[np.ndarray, ...]:
+def drop_empty_groups(slot: np.ndarray, *tables: np.ndarray) -> tuple[np.ndarray, ...]:
     """`slot` [S, T] numbered without gaps, and tables [S, G] in that order; what lies behind the
     last group is 0.
 
@@ -265,7 +265,7 @@ def groups_of(result: SearchResult, sites: tuple[Site, ...]) -> Groups:
     return Groups(sites=sites, slot=slot)
 
 
-def learned_errors(result: SearchResult, table: ErrorTable) -> GroupErrors:
+def measure_learned_groups(result: SearchResult, table: ErrorTable) -> GroupErrors:
     """The layer-local errors of groups and ranges that a search found.
 
     Raises DmqError if they are of other sites.

@@ -33,21 +33,21 @@ def index_of(
     if i is None and not isinstance(t, Integral):
         i = rounded.get(float(t))
     if i is None and math.isfinite(t):
-        i = _recorded_rounded(t, timesteps, exact)
+        i = _find_recorded_rounding(t, timesteps, exact)
     if i is not None:
         return i, 0.0
     if unknown_timestep == "nearest" and math.isfinite(t):
         i = min(range(len(timesteps)), key=lambda j: abs(timesteps[j] - t))
         return i, abs(float(timesteps[i]) - float(t))
     raise DmqError(
-        f"timestep {float(t):g} was not calibrated; recorded were {_listed(timesteps)}. Sample "
+        f"timestep {float(t):g} was not calibrated; recorded were {_list_steps(timesteps)}. Sample "
         "with the scheduler and "
         "the number of steps of the calibration, calibrate anew for these, or set unknown_timestep to "
         '"nearest".'
     )
 
 
-def _recorded_rounded(
+def _find_recorded_rounding(
     t: float, timesteps: tuple[float, ...], exact: dict[float, int]
 ) -> int | None:
     """The step whose recorded float is `t` in some low precision, if no other recorded one is as
@@ -81,7 +81,7 @@ def _lookup(timesteps: tuple[float, ...]) -> tuple[dict[float, int], dict[float,
     return exact, rounded
 
 
-def _listed(timesteps: tuple[float, ...]) -> str:
+def _list_steps(timesteps: tuple[float, ...]) -> str:
     texts = [f"{t:g}" for t in timesteps]
     if len(texts) > SHOWN:
         texts[SHOWN // 2 : -(SHOWN // 2)] = ["…"]

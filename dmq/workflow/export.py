@@ -92,7 +92,7 @@ def write_export(
     between = Path(tempfile.mkdtemp(prefix=".part-", dir=folder.parent))
     try:
         yield from relay(written(between / "it"), progress_timer("Quantize"))
-        view = {"dequantized": checkpoint.dequantized, "sdnq": checkpoint.for_sdnq}[form]
+        view = {"dequantized": checkpoint.write_dequantized, "sdnq": checkpoint.for_sdnq}[form]
         return (yield from relay(view(between / "it", folder), progress_timer("Write")))
     finally:
         shutil.rmtree(between)

@@ -59,9 +59,9 @@ def _mean_bits(recipe: Recipe, spec: Relaxing, steps: tuple[int, ...]) -> float:
 
 
 def _steps(spec: Relaxing, recipe: Recipe, effects: WindowEffects) -> tuple[int, ...]:
-    from ..trajectory.relaxing import relaxed_steps
+    from ..trajectory.relaxing import choose_relaxed_steps
 
-    return relaxed_steps(spec, recipe.sampling.steps, effects)
+    return choose_relaxed_steps(spec, recipe.sampling.steps, effects)
 
 
 def _choice(

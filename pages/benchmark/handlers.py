@@ -27,7 +27,7 @@ GALLERY = 24  # pairs of images
 
 def list_finished(model: str) -> list[str]:
     """The finished benchmarks of `model`: those that ship first."""
-    return [name for name in kept.finished() if _read_model(name) == model]
+    return [name for name in kept.list_finished() if _read_model(name) == model]
 
 
 def _read_model(name: str) -> str:

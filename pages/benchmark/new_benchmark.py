@@ -62,7 +62,7 @@ def estimate(text: str, *form: Any) -> Iterator[dict[str, Any]]:
     try:
         text = str(benchmark_estimate.estimate_benchmark(*parse_form(text, *form)))
     except DmqError as error:
-        text = f"Cannot be estimated: {folders.shown(error)}"
+        text = f"Cannot be estimated: {folders.hide_places(error)}"
     yield {"estimate": format_note(text)}
 
 
@@ -74,7 +74,7 @@ def start(text: str, *form: Any) -> Iterator[dict[str, Any]]:
 
 def resume(name: str | None) -> Iterator[dict[str, Any]]:
     """Generate the rest of an interrupted benchmark."""
-    if not name or name not in kept.unfinished():
+    if not name or name not in kept.list_unfinished():
         raise DmqError("no interrupted benchmark is chosen.")
     yield from run(kept.load_benchmark(name), kept.load_recipes(name), name)
 
@@ -98,7 +98,7 @@ def _estimate_seconds(benchmark: Benchmark, recipes: tuple[Recipe, ...]) -> floa
 
 def show_interrupted() -> dict[str, Any]:
     """The interrupted benchmarks, to go on with."""
-    left = kept.unfinished()
+    left = kept.list_unfinished()
     shown = gr.update(choices=left, value=next(iter(left), None), visible=bool(left))
     return {"unfinished": shown, "resume": gr.update(visible=bool(left))}
 
@@ -244,7 +244,7 @@ def connect(
             return {}
         names = [
             benchmark
-            for benchmark in kept.finished()
+            for benchmark in kept.list_finished()
             if kept.model_of(benchmark) == read(text).model
         ]
         return {"run": gr.update(choices=names, value=name)} | opened(name, [], None, None)

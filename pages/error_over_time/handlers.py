@@ -71,7 +71,7 @@ def list_variants(recipe: Recipe) -> dict[str, Recipe]:
 
 def show_curves(result: OverTime, recipes: tuple[Recipe, ...]) -> dict[str, Any]:
     """Curves, images and numbers of what was found by now."""
-    optional = {"predicted_x0": figures.predicted_x0(result), "weighed": figures.weighed(result)}
+    optional = {"predicted_x0": figures.predicted_x0(result), "weighed": figures.weigh(result)}
     return show_body() | {
         "accumulated": figures.accumulated(result),
         "isolated": figures.isolated(result),

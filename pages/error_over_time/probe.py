@@ -122,12 +122,12 @@ def show(text: str) -> dict[str, Any]:
 
 def show_images(images: tuple[ProbeImage, ...]) -> dict[str, Any]:
     """The images that there are by now, and what they say."""
-    lost = figures.probed(images, "match")
+    lost = figures.show_probe(images, "match")
     gains = len({image.gain for image in images})
     return show_body() | {
         "grid": gr.update(value=list_grid(images), columns=gains + 1),
         "summary": summarize(images),
-        "error": figures.probed(images, "error"),
+        "error": figures.show_probe(images, "error"),
         "match": gr.update(value=lost, visible=lost is not None),
         "table": [
             [

@@ -145,7 +145,7 @@ def show_effects(recipe: Recipe) -> dict[str, Any]:
         if not find_windows(recipe):
             why = "What each window of steps is worth was not measured yet: press **Measure the windows**."
             return show_hint(describe_steps(recipe) + why) | {"go": gr.update(visible=True)}
-        return show_hint(folders.shown(error)) | {"go": gr.update(visible=False)}
+        return show_hint(folders.hide_places(error)) | {"go": gr.update(visible=False)}
     current = [dataclasses.replace(choices[0], where="")] if recipe.relaxing else []
     return show_curves(effects, chosen, recipe.relaxing) | {
         "go": gr.update(visible=False),

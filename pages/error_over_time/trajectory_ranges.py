@@ -55,7 +55,7 @@ def explain_hindrance(recipe: Recipe) -> str:
     try:
         get_relaxed_steps(recipe)
     except DmqError as error:
-        return folders.shown(error)
+        return folders.hide_places(error)
     return ""
 
 

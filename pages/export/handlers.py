@@ -72,7 +72,7 @@ def show(text: str, form: str, part: str, name: str | None) -> dict[str, Any]:
     try:
         plan = get_plan(recipe)
     except DmqError as error:
-        hint = explain_no_capture(recipe) or html.escape(folders.shown(error))
+        hint = explain_no_capture(recipe) or html.escape(folders.hide_places(error))
         return top | show_hint(hint) | {"sizes": ""}
     return top | show_body() | {"sizes": format_sizes(plan)}
 
@@ -250,7 +250,7 @@ def write_python(
 def find_pipeline(recipe: Recipe) -> str:
     """Where diffusers finds the float pipeline."""
     shipped = (folders.ASSETS / "models" / recipe.model).resolve()
-    return folders.shown(shipped) if recipe.model in EMBEDDED else recipe.model
+    return folders.hide_places(shipped) if recipe.model in EMBEDDED else recipe.model
 
 
 def write_commands(recipe: Recipe, kind: str, is_pipeline: bool, folder: str) -> str:

@@ -218,7 +218,7 @@ def move(
 def show_error(error: DmqError) -> dict[str, Any]:
     """What is said in place of an answer; the figures before must not stay."""
     return {
-        "summary": f"⚠ {escape(folders.shown(error))}",
+        "summary": f"⚠ {escape(folders.hide_places(error))}",
         "strip": None,
         "front": None,
         "layers": [],
@@ -318,7 +318,7 @@ def edit(
         with_changes = tuple(set_by_hand(before.rules, changes))
         allocate(replace(before, rules=with_changes), bits)
     except DmqError as error:
-        gr.Warning(escape(folders.shown(error)))
+        gr.Warning(escape(folders.hide_places(error)))
         return {"layers": list_rows(before, allocate(before, bits))}
     return change(text, name, bits, allowed, list_rule_rows(with_changes)) | {
         "rules": list_rule_rows(with_changes)

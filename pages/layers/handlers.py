@@ -103,7 +103,7 @@ def change_view(
             find_table(model, other) if other and view == "agreement" else None,
         )
     except DmqError as error:
-        figure, why = None, folders.shown(error)
+        figure, why = None, folders.hide_places(error)
     return {
         "label": gr.update(
             choices=[(MATTERS, ""), *((choice, choice) for choice in table.labels)],

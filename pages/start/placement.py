@@ -25,7 +25,7 @@ def parse_form(device: str | None, dtype: str | None, offload: str | None) -> Pl
 
 def show_form(text: str) -> dict[str, Any]:
     """The form as it is now, with the devices of this machine."""
-    now = work_plan.chosen_placement()
+    now = work_plan.get_placement()
     devices = [(str(device), device.name) for device in work_plan.list_devices()]
     automatic = (f"automatic ({devices[0][1]})", AUTO)
     names = {name for _, name in devices}
@@ -43,7 +43,8 @@ def describe_memory(text: str, placement: Placement) -> str:
     try:
         return format_note(work_plan.describe_memory(read(text).model, placement))
     except DmqError as error:
-        return f'<div class="dmq-progress" role="status"><span>⚠ {html.escape(folders.shown(error))}</span></div>'
+        said = html.escape(folders.hide_places(error))
+        return f'<div class="dmq-progress" role="status"><span>⚠ {said}</span></div>'
 
 
 def weigh(text: str, device: str | None, dtype: str | None, offload: str | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from scipy.sparse import csr_array
 
 from dmq.allocation import knapsack
 from dmq.allocation.budget import allocate, greedy, limits, pareto, random_allocation, uniform
-from dmq.allocation.knapsack import best, filled, price_steps, priced
+from dmq.allocation.knapsack import best, fill, price_steps, solve_priced
 from dmq.errors import DmqError
 from dmq.recipe import Budget, Rule, format_name
 from tests.allocation.tables import random_table
@@ -141,7 +141,9 @@ def test_the_bound_of_prices_is_the_linear_relaxation_and_the_one_given_is_bette
         bounds=Bounds(0, 1),
         constraints=[LinearConstraint(one_hot, 1, 1), bytes_],
     )
-    lagrange = priced(price_steps(table.bytes, table.cost), table.bytes, table.cost, budget).bound
+    lagrange = solve_priced(
+        price_steps(table.bytes, table.cost), table.bytes, table.cost, budget
+    ).bound
     found = allocate(table, Budget(bits=None, bytes=budget))
     assert lagrange == pytest.approx(relaxed.fun, rel=1e-9)
     assert (
@@ -165,8 +167,8 @@ def alike(count, choices, seed):
 @pytest.mark.parametrize("most", [1, 5, 30])
 def test_a_core_too_small_is_never_worse_than_prices_and_its_bound_holds(most):
     taken, cost, budget = alike(40, 6, 0)
-    walked = priced(price_steps(taken, cost), taken, cost, budget)
-    known = filled(walked, taken, cost, budget)
+    walked = solve_priced(price_steps(taken, cost), taken, cost, budget)
+    known = fill(walked, taken, cost, budget)
     found = best(known, taken, cost, budget, most)
     exact = best(known, taken, cost, budget)
     assert walked.bound <= found.bound <= exact.cost <= found.cost <= known.cost < walked.cost
@@ -179,7 +181,7 @@ def test_what_the_solvers_tolerance_lets_through_is_not_taken(monkeypatch):
         knapsack, "FINE", 1e-3
     )  # a tolerance of a thousandth of the largest change: about 10 bytes
     taken, cost, budget = alike(12, 4, 1)  # the first answer takes a byte too many
-    known = filled(priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget)
+    known = fill(solve_priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget)
     found = best(known, taken, cost, budget)
     assert found.bytes == taken[np.arange(12), found.chosen].sum() <= budget
     assert found.cost < known.cost  # solved again with less room, not given up
@@ -196,7 +198,7 @@ def test_what_the_solver_prints_is_not_seen(capfd):
     cost = -taken * rng.uniform(0.99, 1.01, taken.shape)
     low, high = taken.min(1).sum(), taken.max(1).sum()
     budget = int(low + (high - low) * rng.uniform(0.05, 0.9))
-    known = filled(priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget)
+    known = fill(solve_priced(price_steps(taken, cost), taken, cost, budget), taken, cost, budget)
     assert best(known, taken, cost, budget).cost < known.cost
     assert capfd.readouterr().out == ""
     os.write(1, b"heard")

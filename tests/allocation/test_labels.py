@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from dmq.allocation.labels import average_bits, relevance, sample_mixes, without
+from dmq.allocation.labels import average_bits, leave_out, relevance, sample_mixes
 from dmq.recipe import Predictor, parse_format
 
 
@@ -55,6 +55,6 @@ def test_relevance_starts_at_the_fifth_quantile_of_what_was_seen():
 def test_what_bits_explain_is_taken_out():
     rng = np.random.default_rng(0)
     bits, rest = rng.uniform(3, 4, 50), rng.normal(size=50)
-    left = without(7 * bits + rest, bits)
+    left = leave_out(7 * bits + rest, bits)
     assert abs(np.corrcoef(left, bits)[0, 1]) < 1e-9
-    np.testing.assert_allclose(left, without(rest, bits), atol=1e-9)
+    np.testing.assert_allclose(left, leave_out(rest, bits), atol=1e-9)

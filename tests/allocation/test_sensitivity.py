@@ -14,7 +14,7 @@ from scipy.stats import kendalltau, spearmanr
 from dmq.allocation.changes import Changes, code_bytes, sweeps
 from dmq.allocation.sensitivity import (
     agreement,
-    exchanged,
+    exchange_weights,
     local_changes,
     new_weight,
     noise_change,
@@ -163,7 +163,7 @@ def test_measuring_leaves_the_model_as_it_was():
     own = {name: id(p) for name, p in watched.model.named_parameters()}
     name = layers_of(loaded)[2]
     noise_change(watched, {name: torch.zeros_like(loaded.denoiser.get_submodule(name).weight)})
-    with pytest.raises(KeyboardInterrupt), exchanged(watched.model, {name: torch.zeros(1)}):
+    with pytest.raises(KeyboardInterrupt), exchange_weights(watched.model, {name: torch.zeros(1)}):
         raise KeyboardInterrupt
     probe_changes(watched, deltas_of(loaded, [name], SPEC), 1, 0)
     local_changes(watched, deltas_of(loaded, [name], SPEC))

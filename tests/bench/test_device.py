@@ -12,7 +12,7 @@ from bench import device
 from bench.sizes.made import SIZES, filled
 from bench.sizes.phases import PHASES, Job
 from dmq.models.placement import Placement
-from dmq.models.published import published
+from dmq.models.published import build_published
 from dmq.models.tiny import FAMILIES
 from dmq.models.weights_on_disk import count_weights
 
@@ -144,5 +144,5 @@ def test_weights_are_filled_in_half_precision_and_keep_the_size_of_what_goes_thr
 
 
 def test_sizes_are_those_of_the_published_models():
-    assert sum(p.numel() for p in published("sd-1.5").parameters()) == 859_520_964
+    assert sum(p.numel() for p in build_published("sd-1.5").parameters()) == 859_520_964
     assert asdict(Placement()).keys() == device.VARIABLES.keys()

@@ -42,7 +42,7 @@ def test_a_benchmark_is_estimated_stopped_gone_on_with_and_shown(visit, hold, re
         expect(page.get_by_role("status").filter(has_text="Generate").first).to_be_visible()
         press(page, "Stop, keep what is generated")
         expect(page.get_by_text("Stopped; what was generated is kept.")).to_be_visible()
-        (name,) = kept.unfinished()
+        (name,) = kept.list_unfinished()
     press(page, "Resume")
     expect(page.get_by_text(f"Done; kept as “{name}”.")).to_be_visible()
     table = page.locator("#bench-table")

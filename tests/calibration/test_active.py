@@ -15,7 +15,7 @@ from dmq.errors import DmqError
 from dmq.models.loading import describe
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.numerics.affine import fake_quantize
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.mixture import SoftBank
 from dmq.quantizers.plan import make_plan
 from dmq.recipe import (
@@ -32,7 +32,7 @@ from dmq.recipe import (
     UniformGroups,
     Weights,
 )
-from dmq.trajectory.search import learned_errors
+from dmq.trajectory.search import measure_learned_groups
 
 
 STEPS = 4
@@ -301,9 +301,9 @@ def test_the_result_is_what_the_quantized_model_uses_bit_for_bit(subject):
     are the same.
     """
     result, seen = finish(subject.search())
-    errors = learned_errors(result, started(subject).table)
+    errors = measure_learned_groups(result, started(subject).table)
     plan = make_plan(subject.loaded.info, subject.recipe, subject.stats, errors)
-    model = quantized(subject.loaded.denoiser, plan, subject.loaded.adapter)
+    model = quantize_model(subject.loaded.denoiser, plan, subject.loaded.adapter)
     measured, _ = finish(
         noise_errors(model, subject.trajectory, [0])
     )  # of two images, one is laid aside
@@ -543,6 +543,6 @@ def test_shared_ranges_are_where_one_group_starts(subject):
     search = started(subject, dataclasses.replace(SPEC, count=1))
     static = search.errors(SharedRange())
     plan = make_plan(subject.loaded.info, subject.recipe, subject.stats, static)
-    model = quantized(subject.loaded.denoiser, plan, subject.loaded.adapter)
+    model = quantize_model(subject.loaded.denoiser, plan, subject.loaded.adapter)
     ours, theirs = (finish(noise_errors(m, subject.trajectory))[0] for m in (search.model, model))
     np.testing.assert_allclose(ours, theirs, rtol=1e-3)

@@ -9,7 +9,7 @@ from torch import nn
 
 from dmq.capture import activations
 from dmq.capture.activations import calibration_images, capture_activations, merge, sites_of
-from dmq.capture.watching import watching
+from dmq.capture.watching import watch_modules
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.loading import describe, sample, with_denoiser
@@ -43,7 +43,7 @@ def naive(kind, samples, batch):
         x = x if isinstance(x, torch.Tensor) else x.whole()
         kept.setdefault((site, now[-1]), []).append(x.clone())
 
-    with watching(denoiser, sites_of(model, denoiser, True), see):
+    with watch_modules(denoiser, sites_of(model, denoiser, True), see):
         for n in range(0, samples, batch):
             seeds = range(n, n + batch)
             prompts = PROMPTS[:1] * batch
@@ -231,7 +231,7 @@ def test_watching_leaves_no_hook_behind():
     seen = []
     with (
         pytest.raises(ZeroDivisionError),
-        watching(model, [site], lambda site, x: seen.append((site.name, x.shape))),
+        watch_modules(model, [site], lambda site, x: seen.append((site.name, x.shape))),
     ):
         model(torch.zeros(3, 2))
         raise ZeroDivisionError

@@ -10,7 +10,7 @@ from dmq.capture import moments as module
 from dmq.capture.activations import capture_activations
 from dmq.capture.moments import Moments, in_turns, output_error, second_moments, spread_calls
 from dmq.capture.trajectories import record_trajectory
-from dmq.capture.watching import watching
+from dmq.capture.watching import watch_modules
 from dmq.errors import DmqError
 from dmq.recipe import Calibration, Sampling
 from dmq.results import Site
@@ -73,7 +73,7 @@ def test_moments_equal_those_of_unfolded_inputs_in_double_precision(trajectory):
     sites = [Site(name=name, point="input") for name in names]
     with (
         torch.no_grad(),
-        watching(model.denoiser, sites, lambda site, x: seen[site.name].append(x.clone())),
+        watch_modules(model.denoiser, sites, lambda site, x: seen[site.name].append(x.clone())),
     ):
         for n, rows in calls:
             module.repeat(model.denoiser, trajectory, n, rows)

@@ -11,7 +11,7 @@ from dmq.capture import recorder as module
 from dmq.capture.recorder import Recorder
 from dmq.errors import DmqError
 from dmq.models.attention import Watched
-from dmq.numerics.mergeable import bin_counts, counted
+from dmq.numerics.mergeable import bin_counts, count_values
 from dmq.results import Site
 
 
@@ -122,4 +122,4 @@ def test_counting_elsewhere_is_counting_on_the_cpu():
     index = torch.randint(
         0, 3000, (5000,), dtype=torch.int32, generator=torch.Generator().manual_seed(0)
     )
-    assert torch.equal(counted(index, 3000), torch.bincount(index, minlength=3000))
+    assert torch.equal(count_values(index, 3000), torch.bincount(index, minlength=3000))

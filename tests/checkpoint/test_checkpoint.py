@@ -13,9 +13,9 @@ from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_call
 from dmq.progress import run_to_end
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.recipe import Relaxing
-from dmq.runtime.convert import executed
+from dmq.runtime.convert import execute_model
 from dmq.runtime.layers import packed_layers
 from tests.checkpoint.conftest import (
     CACHES,
@@ -59,7 +59,7 @@ def check_round_trip(subject, plan, folder):
     exported.
     """
     made = export(subject, plan, folder)
-    quantized_model = quantized(subject.model, plan, subject.adapter)
+    quantized_model = quantize_model(subject.model, plan, subject.adapter)
     expected = answers(quantized_model)
     loaded = dmq.checkpoint.load(folder, "simulated")
     assert same_plan(loaded.plan, plan) and type(loaded) is type(subject.model)
@@ -116,7 +116,7 @@ def test_a_cache_that_is_made_for_each_request_is_not_stored(tmp_path):
 def test_executed_models_may_compute_the_rest_in_bfloat16(sd, tmp_path):
     plan = plan_for(sd, "W8A8")
     export(sd, plan, tmp_path / "sd", mode="executed bf16")
-    expected = answers(executed(sd.model, plan, sd.adapter, rest=torch.bfloat16))
+    expected = answers(execute_model(sd.model, plan, sd.adapter, rest=torch.bfloat16))
     assert all(
         map(torch.equal, answers(UNet2DConditionModel.from_pretrained(tmp_path / "sd")), expected)
     )
@@ -127,7 +127,9 @@ def test_executed_models_come_back_and_are_saved_again(sd, tmp_path):
     export(sd, plan, tmp_path / "sd", mode="executed")
     loaded = UNet2DConditionModel.from_pretrained(tmp_path / "sd")
     assert len(list(packed_layers(loaded))) == sum(row.weights.bits < 32 for row in plan.layers)
-    assert all(map(torch.equal, answers(loaded), answers(executed(sd.model, plan, sd.adapter))))
+    assert all(
+        map(torch.equal, answers(loaded), answers(execute_model(sd.model, plan, sd.adapter)))
+    )
     loaded.save_pretrained(tmp_path / "again")
     a, b = (load_file(tmp_path / name / WEIGHTS) for name in ("sd", "again"))
     assert a.keys() == b.keys() and all(torch.equal(a[name], x) for name, x in b.items())
@@ -174,7 +176,7 @@ def test_half_precision_casts_what_stays_in_float_and_no_stored_table(sd, tmp_pa
 def test_devices_subfolders_and_copies(sd, tmp_path):
     plan = plan_for(sd, "everything, groups")
     export(sd, plan, tmp_path / "sd" / "unet", mode="simulated")
-    expected = answers(quantized(sd.model, plan, sd.adapter))
+    expected = answers(quantize_model(sd.model, plan, sd.adapter))
     loaded = UNet2DConditionModel.from_pretrained(
         tmp_path / "sd", subfolder="unet", device_map="cpu"
     )
@@ -190,7 +192,7 @@ def test_several_files_and_an_index(sd, tmp_path, monkeypatch):
     made = export(sd, plan, tmp_path / "sd", mode="simulated")
     shards = [name for name in made.files if name.startswith("diffusion_pytorch_model-")]
     assert len(shards) > 2 and made.files["diffusion_pytorch_model.safetensors.index.json"]
-    expected = answers(quantized(sd.model, plan, sd.adapter))
+    expected = answers(quantize_model(sd.model, plan, sd.adapter))
     assert all(map(torch.equal, answers(dmq.checkpoint.load(tmp_path / "sd")), expected))
 
 

@@ -19,7 +19,7 @@ from dmq.errors import DmqError
 from dmq.models.loading import describe, sample, with_denoiser
 from dmq.models.tiny import calm, tiny_sd
 from dmq.progress import run_to_end
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.recipe import FLOAT, Activations, LowRank, Sampling
 from tests.checkpoint.conftest import CACHES, EVERYTHING, cached_plan, plan_for, subject_of, weights
 from tests.checkpoint.test_checkpoint import WEIGHTS, answers, export
@@ -48,7 +48,7 @@ def drawn(pipe, loaded):
 
 def test_plain_diffusers_draws_the_same_image(exported, loaded):
     folder, plan = exported
-    quantized_model = quantized(loaded.denoiser, plan, loaded.adapter)
+    quantized_model = quantize_model(loaded.denoiser, plan, loaded.adapter)
     expected = drawn(with_denoiser(loaded, quantized_model), loaded)
     pipe = calm(DiffusionPipeline.from_pretrained(folder))
     assert type(pipe) is type(loaded.pipe) and type(pipe.scheduler) is type(loaded.pipe.scheduler)
@@ -148,7 +148,7 @@ def test_shard_by_shard_gives_what_the_whole_model_gives(sd, recipe, tmp_path, m
     with torch.no_grad():
         loaded, quantized_model = (
             dmq.checkpoint.load(tmp_path / "it", "simulated"),
-            quantized(sd.model, plan, sd.adapter),
+            quantize_model(sd.model, plan, sd.adapter),
         )
     assert all(map(torch.equal, answers(loaded), answers(quantized_model)))
 
@@ -157,7 +157,7 @@ def test_a_plan_with_ranges_is_followed_and_checked_against_the_weights(sd, tmp_
     plan = plan_for(sd, "everything, groups")
     sd.model.save_pretrained(tmp_path / "float")
     run_to_end(dmq.checkpoint.quantize_shards(tmp_path / "float", plan, tmp_path / "it"))
-    quantized_model = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantize_model(sd.model, plan, sd.adapter)
     assert all(
         map(
             torch.equal,
@@ -209,7 +209,7 @@ def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_impo
     exported, tmp_path
 ):
     folder, plan = exported
-    run_to_end(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
+    run_to_end(dmq.checkpoint.write_dequantized(folder, tmp_path / "plain"))
     code = (
         "import sys; from diffusers import DiffusionPipeline as P; p = "
         "P.from_pretrained(sys.argv[1]); print(sum(x.double().abs().sum().item() for x in "
@@ -233,7 +233,7 @@ def test_a_new_process_loads_plain_numbers_without_dmq_and_codes_once_it_is_impo
 
 def test_a_view_has_a_card_and_may_be_pushed_other_folders_may_not(exported, tmp_path, monkeypatch):
     folder, plan = exported
-    run_to_end(dmq.checkpoint.dequantized(folder, tmp_path / "plain"))
+    run_to_end(dmq.checkpoint.write_dequantized(folder, tmp_path / "plain"))
     run_to_end(dmq.checkpoint.for_sdnq(folder, tmp_path / "sdnq"))
     cards = {name: (tmp_path / name / "README.md").read_text() for name in ("plain", "sdnq")}
     run_to_end(
@@ -269,7 +269,7 @@ def test_a_view_has_a_card_and_may_be_pushed_other_folders_may_not(exported, tmp
 
 def test_plain_numbers_of_another_precision_of_one_denoiser(sd, tmp_path):
     export(sd, plan_for(sd, "low rank"), tmp_path / "sd")
-    run_to_end(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain", "bfloat16"))
+    run_to_end(dmq.checkpoint.write_dequantized(tmp_path / "sd", tmp_path / "plain", "bfloat16"))
     plain = UNet2DConditionModel.from_pretrained(tmp_path / "plain", dtype=torch.bfloat16)
     loaded = dmq.checkpoint.load(tmp_path / "sd", "simulated")
     assert {x.dtype for x in load_file(tmp_path / "plain" / WEIGHTS).values()} == {torch.bfloat16}
@@ -278,13 +278,13 @@ def test_plain_numbers_of_another_precision_of_one_denoiser(sd, tmp_path):
         plain.get_submodule(name).weight, loaded.get_submodule(name).weight.to(torch.bfloat16)
     )
     with pytest.raises(DmqError, match="dtype is 'int3'"):
-        run_to_end(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "more", "int3"))
+        run_to_end(dmq.checkpoint.write_dequantized(tmp_path / "sd", tmp_path / "more", "int3"))
 
 
 def test_a_model_without_its_time_embedding_has_no_plain_form(sd, tmp_path):
     export(sd, cached_plan(sd, "8 bits"), tmp_path / "sd")
     with pytest.raises(DmqError, match="has taken the place of layers"):
-        run_to_end(dmq.checkpoint.dequantized(tmp_path / "sd", tmp_path / "plain"))
+        run_to_end(dmq.checkpoint.write_dequantized(tmp_path / "sd", tmp_path / "plain"))
 
 
 def test_pushing_without_a_login_is_one_line(exported, monkeypatch):

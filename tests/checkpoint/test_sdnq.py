@@ -108,7 +108,7 @@ def views(sd, tmp_path_factory):
 
 def numbers(folder):
     """What the codes of a checkpoint stand for, by parameter."""
-    run_to_end(dmq.checkpoint.dequantized(folder / "dmq", folder / "plain"))
+    run_to_end(dmq.checkpoint.write_dequantized(folder / "dmq", folder / "plain"))
     return load_file(folder / "plain" / WEIGHTS)
 
 
@@ -176,7 +176,7 @@ def test_a_pipeline_draws_without_dmq_what_its_weights_draw(sd, tmp_path):
         dmq.checkpoint.export_pipeline(loaded, sd.plan(weights=weights(4)), tmp_path / "dmq")
     )
     run_to_end(dmq.checkpoint.for_sdnq(tmp_path / "dmq", tmp_path / "sdnq"))
-    run_to_end(dmq.checkpoint.dequantized(tmp_path / "dmq", tmp_path / "plain"))
+    run_to_end(dmq.checkpoint.write_dequantized(tmp_path / "dmq", tmp_path / "plain"))
     assert not [
         file for file in (tmp_path / "sdnq").rglob("*") if file.name in ("plan.json", "report.json")
     ]

@@ -81,7 +81,7 @@ def same(one, other):
 
 
 def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, recipes):
-    assert kept.unfinished() == []
+    assert kept.list_unfinished() == []
     drawn, interruptions = 0, 0
     while True:
         work, batches = bench_stage.run_benchmark(wanted, recipes, name="stopped"), 0
@@ -102,11 +102,11 @@ def test_an_interrupted_benchmark_ends_like_one_that_was_not(report, wanted, rec
             break
         work.close()
         interruptions += 1
-        assert kept.unfinished() == ["stopped"]
+        assert kept.list_unfinished() == ["stopped"]
         with pytest.raises(DmqError, match="interrupted"):
             kept.load_report("stopped")
     assert interruptions > 3 and drawn == len(MODELS) * wanted.images, "no image was kept twice"
-    assert same(resumed, report) and kept.unfinished() == []
+    assert same(resumed, report) and kept.list_unfinished() == []
     for who in range(len(MODELS)):
         for number in range(6):
             a, b = (
@@ -138,20 +138,20 @@ def test_recipes_are_added_behind_those_that_a_benchmark_has(stopped, report, wa
         for part in ("pictures", "rows")
         for file in (place / part).rglob("*.*")
     }
-    assert kept.unfinished() == [name] * stopped
+    assert kept.list_unfinished() == [name] * stopped
     left = benchmark_estimate.estimate_benchmark(wanted, recipes, name=name)
     drawn = []
     for seen in (work := bench_stage.run_benchmark(wanted, recipes, name=name)):
         drawn += [seen] if isinstance(seen, GeneratedImage) else []
         if len(drawn) == 1:
-            assert kept.unfinished() == [name]
+            assert kept.list_unfinished() == [name]
             assert stopped or kept.load_report(name).recipes == MODELS[:3], (
                 "until the new one is done"
             )
     assert {seen.recipe for seen in drawn} == ({"six", "two"} if stopped else {"two"}) and len(
         drawn
     ) == left.images
-    assert same(kept.load_report(name), report) and kept.unfinished() == []
+    assert same(kept.load_report(name), report) and kept.list_unfinished() == []
     assert kept.load_worst(name).keys() == kept.load_worst("whole").keys()
     assert there == {file: file.stat().st_mtime_ns for file in there}
 
@@ -168,14 +168,14 @@ def test_recipes_are_added_to_nothing_that_ships_or_has_other_weights(
             (place / file.name).write_bytes(file.read_bytes())
     with monkeypatch.context() as patch:
         patch.setenv("DMQ_RUNS", str(folder / "elsewhere"))
-        assert kept.finished() == ["whole"] and same(kept.load_report("whole"), report)
+        assert kept.list_finished() == ["whole"] and same(kept.load_report("whole"), report)
         with pytest.raises(DmqError, match="'whole' ships without most of its images"):
             kept.begin("whole", wanted, (*recipes, third), {})
     with pytest.raises(
         DmqError, match=r"'whole': weights was '[0-9a-f]+', now it is 'other'; give another name"
     ):
         kept.begin("whole", wanted, (*recipes, third), {"weights": "other"})
-    assert kept.load_recipes("whole") == recipes and kept.unfinished() == []
+    assert kept.load_recipes("whole") == recipes and kept.list_unfinished() == []
 
 
 def test_figures_are_those_of_the_images_in_the_folder(report, wanted):

@@ -95,12 +95,12 @@ def test_what_a_sampler_does_not_tell_is_not_drawn():
         figures.predicted_x0(made()) is not None
         and figures.predicted_x0(made(predicted_x0={})) is None
     )
-    assert figures.weighed(made(coefficients=np.full(T, np.nan))) is None
+    assert figures.weigh(made(coefficients=np.full(T, np.nan))) is None
 
 
 def test_isolated_errors_are_weighed_by_the_square_of_the_samplers_own_coefficient():
     found = made()
-    parts = named(figures.weighed(found))
+    parts = named(figures.weigh(found))
     for name in ("low", "high"):
         np.testing.assert_allclose(
             parts[name].y, found.coefficients**2 * found.isolated[name], rtol=1e-6
@@ -181,13 +181,15 @@ def test_steps_are_written_as_runs():
 
 def test_a_probe_has_a_bar_for_each_window_and_gain():
     seen = (image(0, 5, 1, 0.01, 29), image(0, 5, 2, 0.02, 28), image(5, 10, 1, 0.04, 31))
-    parts = named(figures.probed(seen, "error"))
+    parts = named(figures.show_probe(seen, "error"))
     assert parts.keys() == {"× 1", "× 2"} and parts["× 1"].x == ("0 to 4", "5 to 9")
     np.testing.assert_allclose(parts["× 1"].y, [0.01, 0.04], rtol=1e-6)
-    np.testing.assert_allclose(named(figures.probed(seen, "match"))["× 1"].y, [1, -1], rtol=1e-6)
+    np.testing.assert_allclose(
+        named(figures.show_probe(seen, "match"))["× 1"].y, [1, -1], rtol=1e-6
+    )
 
 
 def test_a_probe_without_error_or_judge():
     none = (image(0, 5, 0, 0.0, np.nan), image(0, 5, 1, 0.5, np.nan))
-    assert figures.probed(none, "match") is None
-    assert figures.probed(none, "error").layout.yaxis.type is None, "zero has no logarithm"
+    assert figures.show_probe(none, "match") is None
+    assert figures.show_probe(none, "error").layout.yaxis.type is None, "zero has no logarithm"

@@ -3,7 +3,7 @@ import torch
 from diffusers import DiTTransformer2DModel, SD3Transformer2DModel
 from torch.nn import functional as F
 
-from dmq.models.attention import POINTS, Products, explicit_products
+from dmq.models.attention import POINTS, Products, make_products_explicit
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 
@@ -63,7 +63,7 @@ def test_explicit_products_agree_with_the_fused_kernel(case):
     model, call = case()
     model.eval()
     copy = borrow(model)
-    products = explicit_products(copy)
+    products = make_products_explicit(copy)
     torch.testing.assert_close(copy(**call).sample, model(**call).sample, atol=1e-5, rtol=1e-5)
     assert products and all(p.calls == 1 for p in products.values())
     assert not any(isinstance(m, Products) for m in model.modules())
@@ -99,7 +99,7 @@ def test_operands_pass_through_modules_that_can_be_hooked():
     unet, call = sd()
     copy = borrow(unet)
     seen = {}
-    for name in explicit_products(copy):
+    for name in make_products_explicit(copy):
         for point in POINTS:
             site = copy.get_submodule(f"{name}.processor.{point}")
             site.register_forward_hook(
@@ -131,7 +131,7 @@ def test_arguments_of_the_original_processor_still_arrive():
     copy = borrow(tiny_sd().unet)
     attention = copy.get_submodule("down_blocks.0.attentions.0.transformer_blocks.0.attn1")
     attention.set_processor(Picky())
-    products = explicit_products(copy)
+    products = make_products_explicit(copy)
     x = torch.ones(1, 3, 16)
     assert torch.equal(attention(x, strength=2.0), 2 * x)
     assert (

@@ -11,7 +11,7 @@ import torch
 from dmq.models.adapter import LAYERS
 from dmq.models.generic import GenericAdapter
 from dmq.models.graphs import denoiser_graph
-from dmq.models.published import published
+from dmq.models.published import build_published
 from dmq.models.tiny import tiny_call, tiny_denoiser
 
 
@@ -57,7 +57,7 @@ def weight_layers(model):
     ],
 )
 def test_node_counts_are_the_published_ones(name, split, nodes, weights):
-    graph = denoiser_graph(published(name), ADAPTER, split=split)
+    graph = denoiser_graph(build_published(name), ADAPTER, split=split)
     assert (len(graph.nodes), sum(map(bool, graph.layers)), graph.note) == (nodes, weights, "")
 
 
@@ -65,7 +65,7 @@ def test_hunyuan_has_the_published_nodes_and_those_that_the_release_leaves_out()
     """The release counts 844: it stops before the last block and has one node for a modulation
     and its layer.
     """
-    graph = denoiser_graph(published("hunyuan-dit-1.2"), ADAPTER, split=True)
+    graph = denoiser_graph(build_published("hunyuan-dit-1.2"), ADAPTER, split=True)
     types = Counter(graph.types)
     last = sum(name.startswith("blocks.39.") for name in graph.nodes)
     others = [name for name in graph.nodes if not name.startswith("blocks.39.")]
@@ -175,7 +175,7 @@ def test_a_block_of_pixart_is_wired_as_written_by_hand(block, x):
 
 
 def test_long_skips_pair_the_blocks_as_the_models_do():
-    graph = denoiser_graph(published("hunyuan-dit-1.2"), ADAPTER)
+    graph = denoiser_graph(build_published("hunyuan-dit-1.2"), ADAPTER)
     for late, early in ((21, 18), (39, 0)):
         before = {f"blocks.{n}.add_ff" for n in (late - 1, early)}
         assert set(graph.before(f"blocks.{late}.skip_linear")) == before

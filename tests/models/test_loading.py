@@ -19,7 +19,7 @@ from dmq.models.borrow import borrow
 from dmq.models.checks import refuse_caches
 from dmq.models.generic import GenericAdapter
 from dmq.models.loading import decode, describe, load, sample, with_denoiser
-from dmq.models.stepping import stepping
+from dmq.models.stepping import yield_steps
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.recipe import Sampling
 
@@ -165,7 +165,7 @@ def test_steps_are_reported_and_the_last_one_is_the_image(kind, request):
 def test_steps_of_another_scheduler_are_reported_too(sd):
     pipe = with_denoiser(sd, sd.denoiser)
     pipe.scheduler = EulerDiscreteScheduler.from_config(pipe.scheduler.config)
-    run = stepping(
+    run = yield_steps(
         lambda on_step: sample(
             pipe, sd, prompts=["cat"], seeds=[1], sampling=SAMPLING, on_step=on_step
         )
@@ -186,7 +186,7 @@ def test_errors_of_a_stepped_run_come_through():
         on_step(0, 1.0, torch.zeros(1))
         raise DmqError("no")
 
-    steps = stepping(run)
+    steps = yield_steps(run)
     assert next(steps)[0] == 0
     with pytest.raises(DmqError, match="no"):
         next(steps)
@@ -201,7 +201,7 @@ def test_closing_a_stepped_run_ends_it_at_its_next_report():
         on_step(1, 0.0, torch.zeros(1))
         reached.append(1)
 
-    steps = stepping(run)
+    steps = yield_steps(run)
     next(steps)
     threading.Timer(0.2, late.set).start()
     steps.close()

@@ -13,7 +13,7 @@ from dmq.models import loading, memory, placement
 from dmq.models.finite import first_not_finite
 from dmq.models.memory import OutOfMemory, in_parts
 from dmq.models.noise import one_noise
-from dmq.models.offload import offloaded
+from dmq.models.offload import place_offloaded
 from dmq.models.placement import Device, Place, Placement, needs, resolve
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import tiny_pipeline
@@ -38,7 +38,7 @@ def card(monkeypatch):
 
     monkeypatch.setattr(placement, "devices", found)
     monkeypatch.setattr(placement, "free_memory", lambda name: int(free[name]))
-    monkeypatch.setattr(placement, "bears", lambda device, dtype: (device, dtype) not in lacks)
+    monkeypatch.setattr(placement, "can_run", lambda device, dtype: (device, dtype) not in lacks)
     return free, lacks
 
 
@@ -117,22 +117,22 @@ def test_a_device_that_is_not_there_and_an_offload_without_a_card(card, monkeypa
 def test_the_environment_holds_the_choice(monkeypatch):
     for variable in placement.VARIABLES.values():
         monkeypatch.delenv(variable, raising=False)
-    assert placement.chosen() == Placement()
+    assert placement.get_chosen() == Placement()
     monkeypatch.setenv("DMQ_DEVICE", "cpu")
     monkeypatch.setenv("DMQ_DTYPE", "bfloat16")
-    assert placement.chosen() == Placement(device="cpu", dtype="bfloat16")
+    assert placement.get_chosen() == Placement(device="cpu", dtype="bfloat16")
     placement.use(Placement(device="cpu", dtype="float32"))
-    assert placement.chosen() == Placement(device="cpu", dtype="float32")
+    assert placement.get_chosen() == Placement(device="cpu", dtype="float32")
     monkeypatch.setenv("DMQ_DTYPE", "float8")
     with pytest.raises(DmqError, match=r"^\$DMQ_DTYPE: dtype is 'float8'"):
-        placement.chosen()
-    assert placement.chosen(dtype="float16") == Placement(device="cpu", dtype="float16")
+        placement.get_chosen()
+    assert placement.get_chosen(dtype="float16") == Placement(device="cpu", dtype="float16")
 
 
 def test_this_machine_has_its_cpu():
     found = placement.devices()
     assert found[-1].name == "cpu" and 0 < found[-1].free <= found[-1].total
-    assert placement.bears("cpu", "float32") and not placement.bears("cpu", "int3")
+    assert placement.can_run("cpu", "float32") and not placement.can_run("cpu", "int3")
 
 
 def test_weights_are_counted_from_the_headers(tmp_path):
@@ -256,7 +256,7 @@ def test_an_error_in_the_middle_takes_the_offload_off_again(folder):
     names = [set(vars(module)) for module in loaded.denoiser.modules()]
     with (
         pytest.raises(RuntimeError, match="in the middle"),
-        offloaded(pipe, Place("cpu", "float32", "sequential")),
+        place_offloaded(pipe, Place("cpu", "float32", "sequential")),
     ):
         assert [set(vars(module)) for module in loaded.denoiser.modules()] != names
         raise RuntimeError("in the middle")

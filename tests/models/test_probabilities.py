@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dmq.models import probabilities as module
-from dmq.models.attention import POINTS, Products, Watched, watched_products
+from dmq.models.attention import POINTS, Products, Watched, watch_products
 from dmq.models.borrow import borrow
-from dmq.models.probabilities import Probabilities, fused
+from dmq.models.probabilities import Probabilities, fuse
 from dmq.models.tiny import FAMILIES, tiny_call, tiny_denoiser
 
 
@@ -53,7 +53,7 @@ def test_extremes_and_entries_are_those_of_the_softmax(monkeypatch, at_once, dty
     mask = mask(2, 3)
     if mask is not None and mask.shape[-2] > 1 and mask.dtype is torch.bool:
         mask[..., 4, :] = False  # it may look nowhere
-    answer, lse = fused(q, k, v, mask)
+    answer, lse = fuse(q, k, v, mask)
     assert torch.equal(answer, F.scaled_dot_product_attention(q, k, v, mask))
     found = Probabilities(q, k, mask, None, lse if told else None)
     wanted = oracle(q, k, mask)
@@ -128,7 +128,7 @@ def test_a_watched_model_answers_as_ever(family, dtype):
             name: value if value is None else value.to(dtype) for name, value in given
         }
     quantized_model = borrow(model)
-    attentions = watched_products(quantized_model)
+    attentions = watch_products(quantized_model)
     seen = []
     for attention in attentions.values():
         for point in POINTS:

@@ -6,7 +6,7 @@ import pytest
 
 from dmq.errors import DmqError
 from dmq.models.adapter import LAYERS
-from dmq.models.published import PUBLISHED, published
+from dmq.models.published import PUBLISHED, build_published
 
 
 SIZES = {  # bytes of the weights at the width of the release, number of layers
@@ -23,7 +23,7 @@ def weights(name):
 
     Without the four layers of Hunyuan's pooler, whose weights are read by a function: they are
     never called."""
-    layers = {n: m for n, m in published(name).named_modules() if isinstance(m, LAYERS)}
+    layers = {n: m for n, m in build_published(name).named_modules() if isinstance(m, LAYERS)}
     return {n: m.weight for n, m in layers.items() if ".pooler." not in n}
 
 
@@ -43,11 +43,11 @@ def test_the_release_counts_dits_embedding_of_time_for_every_block():
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_nothing_is_held_in_memory(name):
-    assert all(p.is_meta and not p.requires_grad for p in published(name).parameters())
+    assert all(p.is_meta and not p.requires_grad for p in build_published(name).parameters())
 
 
 def test_other_names_are_refused_with_those_that_are_known():
     with pytest.raises(
         DmqError, match="'sd-9' is no published model that is known here: pixart-xl-2-512, dit"
     ):
-        published("sd-9")
+        build_published("sd-9")

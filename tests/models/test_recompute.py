@@ -7,7 +7,13 @@ import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from dmq.models import recompute
-from dmq.models.recompute import answered, pieces, pieces_within, recomputed, too_large
+from dmq.models.recompute import (
+    forget_and_recompute,
+    measure_answered,
+    pieces,
+    pieces_within,
+    too_large,
+)
 from dmq.models.tiny import FAMILIES, tiny_call, tiny_denoiser
 from tests.models.test_splits import adapter_of
 
@@ -36,7 +42,7 @@ def gradients(denoiser, names, times=2):
         for name in names
     }
     hooks = [m.register_forward_pre_hook(count(name)) for name, m in inner.items()]
-    with recomputed(denoiser, names):
+    with forget_and_recompute(denoiser, names):
         with saved_tensors_hooks(pack, lambda x: x):
             answer = denoiser(**tiny_call(denoiser, 500.0), return_dict=False)[0]
         for n in range(times):
@@ -81,7 +87,9 @@ def test_without_gradients_nothing_is_different(denoiser):
     call = tiny_call(denoiser, 500.0)
     with torch.no_grad():
         right = denoiser(**call, return_dict=False)[0]
-        with recomputed(denoiser, pieces(denoiser, adapter_of(denoiser).blocks(denoiser))):
+        with forget_and_recompute(
+            denoiser, pieces(denoiser, adapter_of(denoiser).blocks(denoiser))
+        ):
             assert torch.equal(denoiser(**call, return_dict=False)[0], right)
 
 
@@ -89,7 +97,7 @@ def test_a_forward_of_somebody_else_is_put_back():
     denoiser = tiny_denoiser("DiT")
     block = denoiser.transformer_blocks[0]
     own = block.forward = block.forward
-    with recomputed(denoiser, ["transformer_blocks.0", "transformer_blocks.1"]):
+    with forget_and_recompute(denoiser, ["transformer_blocks.0", "transformer_blocks.1"]):
         assert block.forward is not own
     assert vars(block)["forward"] is own and "forward" not in vars(denoiser.transformer_blocks[1])
 
@@ -100,7 +108,7 @@ def test_whether_memory_is_short_is_told_from_what_leaves_answer(monkeypatch):
     hooks = [
         m.register_forward_hook(lambda m, args, out: sizes.append(4 * out.numel())) for m in leaves
     ]
-    with torch.no_grad(), answered(denoiser) as count:
+    with torch.no_grad(), measure_answered(denoiser) as count:
         denoiser(**tiny_call(denoiser, 500.0))
     for hook in hooks:
         hook.remove()

@@ -15,7 +15,7 @@ from diffusers import (
     PNDMScheduler,
 )
 
-from dmq.models.scheduling import SchedulerCall, coefficient, predicted_x0
+from dmq.models.scheduling import SchedulerCall, coefficient, predict_x0
 
 
 pytestmark = pytest.mark.filterwarnings(
@@ -112,7 +112,7 @@ def test_the_foreseen_image_is_the_schedulers_own(scheduler, kind):
         if scheduler is EulerDiscreteScheduler:
             fresh._step_index, fresh.is_scale_input_called = i, True
         wanted = fresh.step(call.answer, call.t, call.x).pred_original_sample
-        torch.testing.assert_close(predicted_x0(call), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(predict_x0(call), wanted, rtol=1e-4, atol=1e-4)
 
 
 def test_flow_matching_foresees_the_end_of_a_straight_line():
@@ -124,8 +124,8 @@ def test_flow_matching_foresees_the_end_of_a_straight_line():
         sigma = float(scheduler.sigmas[i])
         x = (1 - sigma) * image + sigma * noise
         call = SchedulerCall(scheduler, i, noise - image, scheduler.timesteps[i], (), {"sample": x})
-        torch.testing.assert_close(predicted_x0(call), image, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(predict_x0(call), image, rtol=1e-5, atol=1e-5)
 
 
 def test_what_is_not_known_is_not_made_up():
-    assert predicted_x0(call_at(made(DPMSolverMultistepScheduler), 3)) is None
+    assert predict_x0(call_at(made(DPMSolverMultistepScheduler), 3)) is None

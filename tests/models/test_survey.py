@@ -21,14 +21,14 @@ def surveyed(pipe, monkeypatch):
     """
     adapter = next(adapter for adapter in ADAPTERS if adapter.matches(pipe))
     args, kwargs = survey._first_call(pipe, adapter)
-    real = survey._counted(borrow(getattr(pipe, adapter.component(pipe))), args, kwargs)
-    rows, devices, counted = len(adapter.sample_of(args, kwargs)), [], survey._counted
+    real = survey._count_calls(borrow(getattr(pipe, adapter.component(pipe))), args, kwargs)
+    rows, devices, counted = len(adapter.sample_of(args, kwargs)), [], survey._count_calls
 
     def spy(denoiser, args, kwargs):
         devices.append(next(denoiser.parameters()).device.type)
         return counted(denoiser, args, kwargs)
 
-    monkeypatch.setattr(survey, "_counted", spy)
+    monkeypatch.setattr(survey, "_count_calls", spy)
     return survey.macs(pipe, adapter), devices, {name: n // rows for name, n in real.items()}
 
 

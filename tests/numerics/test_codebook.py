@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dmq.numerics.codebook import COMPARED, kmeans, looked_up, nearest
+from dmq.numerics.codebook import COMPARED, kmeans, look_up, nearest
 
 
 def draws(name, rows=6, n=60):
@@ -21,7 +21,7 @@ SHAPES = ["normal", "tails", "two", "far"]
 
 def error(rows, codes, centroids):
     """Of each row, in float64."""
-    return (looked_up(codes, centroids).double() - rows.double()).square().sum(1)
+    return (look_up(codes, centroids).double() - rows.double()).square().sum(1)
 
 
 def least_error(row, k):
@@ -79,7 +79,7 @@ def test_few_different_values_are_met_exactly(k):
     few = torch.tensor([-3.0, 0.0, 1e-6, 4.0])[torch.arange(300) % 3 + (torch.arange(300) == 7)]
     rows = torch.stack([few, torch.zeros(300), torch.full((300,), 2.5), torch.linspace(0, 1, 300)])
     codes, centroids = kmeans(rows, k, 5)
-    assert torch.equal(looked_up(codes, centroids)[:3], rows[:3])
+    assert torch.equal(look_up(codes, centroids)[:3], rows[:3])
     assert 0 < error(rows, codes, centroids)[3] < 2
     assert centroids.isfinite().all() and (centroids.diff(dim=1) >= 0).all()
 
@@ -88,7 +88,7 @@ def test_few_different_values_are_met_exactly(k):
 def test_rows_may_be_shorter_than_the_codebook(n):
     rows = torch.randn(4, n, generator=torch.Generator().manual_seed(1))
     codes, centroids = kmeans(rows, 8, 3)
-    assert centroids.shape == (4, 8) and torch.equal(looked_up(codes, centroids), rows)
+    assert centroids.shape == (4, 8) and torch.equal(look_up(codes, centroids), rows)
 
 
 def test_rows_do_not_know_each_other():

@@ -8,10 +8,10 @@ import torch
 from dmq.errors import DmqError
 from dmq.numerics.affine import fake_quantize, grid
 from dmq.numerics.hqq import half_quadratic, shifted_codes
-from dmq.numerics.low_rank import factors, separate
-from dmq.numerics.power_of_two import power_of_two_scale, shift_codes, shifted
-from dmq.numerics.ranges import power_search, stored_grid
-from dmq.numerics.tables import stored, stored_scale
+from dmq.numerics.low_rank import compute_factors, separate
+from dmq.numerics.power_of_two import apply_shifts, power_of_two_scale, shift_codes
+from dmq.numerics.ranges import power_search, round_grid
+from dmq.numerics.tables import round_scale, round_table
 
 
 def draws(rows=12, n=64, shift=0.0):
@@ -39,7 +39,7 @@ def test_scales_in_half_precision_are_those_that_codes_are_made_with():
     scale, zero = power_search(rows, 4, table=16)
     assert torch.equal(scale, scale.half().float()) and torch.equal(zero, zero.round())
     assert (zero >= 0).all() and (zero <= 15).all()
-    plain = stored_grid(*rows.aminmax(dim=1), 4, 16)
+    plain = round_grid(*rows.aminmax(dim=1), 4, 16)
     errors = [
         (fake_quantize(rows, s[:, None], z[:, None], 4) - rows).abs().pow(2.4).mean(1)
         for s, z in ((scale, zero), plain)
@@ -74,7 +74,7 @@ def test_codes_of_powers_of_two_are_those_of_the_nearest_value(bits):
     values = torch.cat([-positive, torch.zeros(2, 1), positive], 1)
     wanted = (rows[:, :, None] - values[:, None, :]).abs().amin(2)
     codes = shift_codes(rows, scale, bits)
-    assert torch.allclose((shifted(codes, scale, bits) - rows).abs(), wanted)
+    assert torch.allclose((apply_shifts(codes, scale, bits) - rows).abs(), wanted)
     assert codes.min() == 0 and codes.max() <= 2**bits - 1 and not (codes == 2 ** (bits - 1)).any()
 
 
@@ -82,7 +82,7 @@ def test_the_scale_of_powers_of_two_is_better_than_the_largest_value():
     rows = draws()
 
     def error(scale):
-        return (shifted(shift_codes(rows, scale, 4), scale, 4) - rows).square().sum(1)
+        return (apply_shifts(shift_codes(rows, scale, 4), scale, 4) - rows).square().sum(1)
 
     most = rows.abs().amax(1, keepdim=True)
     found = power_of_two_scale(rows, 4)[:, None]
@@ -97,7 +97,7 @@ def test_factors_are_nearly_the_best_ones(shape):
     matrix += 3 * matrix[:, :1] @ matrix[:1]
     values = torch.linalg.svdvals(matrix)
     for rank in (0, 1, 8):
-        left, right = factors(matrix, rank)
+        left, right = compute_factors(matrix, rank)
         assert left.shape == (shape[0], rank) and right.shape == (rank, shape[1])
         assert (matrix - left @ right).norm() <= 1.01 * values[rank:].norm() + 1e-4
 
@@ -106,10 +106,10 @@ def test_factors_do_not_depend_on_the_state_of_the_random_numbers_nor_change_it(
     matrix = torch.randn(600, 560, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(5)
     before = torch.get_rng_state()
-    first = factors(matrix, 4)
+    first = compute_factors(matrix, 4)
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(6)
-    assert all(torch.equal(a, b) for a, b in zip(first, factors(matrix, 4), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(first, compute_factors(matrix, 4), strict=True))
 
 
 def test_of_all_rounds_the_one_with_the_least_error_is_taken():
@@ -137,11 +137,11 @@ def test_factors_of_full_rank_leave_nothing():
 
 
 def test_tables_hold_what_is_used():
-    assert torch.equal(stored(torch.tensor([0.1, 2.0]), 32), torch.tensor([0.1, 2.0]))
+    assert torch.equal(round_table(torch.tensor([0.1, 2.0]), 32), torch.tensor([0.1, 2.0]))
     assert torch.equal(
-        stored_scale(torch.tensor([0.0, 1e-9, 0.5]), 16), torch.tensor([2.0**-24, 2.0**-24, 0.5])
+        round_scale(torch.tensor([0.0, 1e-9, 0.5]), 16), torch.tensor([2.0**-24, 2.0**-24, 0.5])
     )
     with pytest.raises(
         DmqError, match="1e\\+05 is above 65504, too large for tables of 16 bits; set table to 32"
     ):
-        stored(torch.tensor([1.0, -1e5]), 16)
+        round_table(torch.tensor([1.0, -1e5]), 16)

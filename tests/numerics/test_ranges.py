@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from dmq.numerics import ranges
-from dmq.numerics.ranges import find_range, squared_error
+from dmq.numerics.ranges import find_range, measure_squared_error
 from dmq.recipe import MinMax, MseSearch, Percentile
 
 
@@ -35,8 +35,12 @@ def test_percentile_equals_torch_quantile(rows, percent):
 
 @pytest.mark.parametrize("bits", [2, 3, 4, 6, 8])
 def test_search_is_never_worse_than_min_max(rows, bits, symmetric):
-    found = squared_error(rows, *find_range(MseSearch(), rows, bits, symmetric), bits, symmetric)
-    full = squared_error(rows, *find_range(MinMax(), rows, bits, symmetric), bits, symmetric)
+    found = measure_squared_error(
+        rows, *find_range(MseSearch(), rows, bits, symmetric), bits, symmetric
+    )
+    full = measure_squared_error(
+        rows, *find_range(MinMax(), rows, bits, symmetric), bits, symmetric
+    )
     assert (found <= full).all()
     if bits <= 3:  # with many bits there is little to gain
         assert (found < full).sum() >= 5
@@ -48,12 +52,12 @@ def test_search_comes_close_to_trying_everything(rows, bits):
     shares = torch.linspace(1 / 40, 1, 40)
     for row in rows[[0, 2, 4]]:
         every = [
-            squared_error(row[None], low[None], high[None], bits, False)
+            measure_squared_error(row[None], low[None], high[None], bits, False)
             for low, high in torch.cartesian_prod(
                 shares * row.min().clamp(max=0), shares * row.max()
             )
         ]
-        found = squared_error(
+        found = measure_squared_error(
             row[None], *find_range(MseSearch(candidates=128), row[None], bits, False), bits, False
         )
         assert found <= 1.35 * min(every)
@@ -67,10 +71,10 @@ def test_one_outlier_does_not_cost_both_sides():
     row[0, 0] = -4
     low, high = find_range(MseSearch(), row, 3, False)
     together = [
-        squared_error(row, part * row.min(1).values, part * row.max(1).values, 3, False)
+        measure_squared_error(row, part * row.min(1).values, part * row.max(1).values, 3, False)
         for part in torch.linspace(1 / 64, 1, 64)
     ]
-    assert squared_error(row, low, high, 3, False) < 0.8 * min(together)
+    assert measure_squared_error(row, low, high, 3, False) < 0.8 * min(together)
     assert low > -3 and high > 0.75
 
 

@@ -163,7 +163,7 @@ def test_names_of_others_are_free(host):
     for token in (public.new_token(), public.new_token()):
         with public.as_visitor(token):
             assert exports.free_export("mine") == "mine"
-            with folders.written(exports.export_folder("mine")):
+            with folders.write_folder(exports.export_folder("mine")):
                 pass
             assert exports.exports() == ["mine"] and exports.free_export("mine") == "mine 2"
     with public.as_visitor("short"):  # no token: nobody's
@@ -215,7 +215,7 @@ def test_without_it_the_app_is_as_it_was(monkeypatch):
 
 
 def test_pages_show_errors_without_places():
-    """Every error that a page writes by itself goes through `folders.shown`."""
+    """Every error that a page writes by itself goes through `folders.hide_places`."""
     for file in sorted(PAGES.rglob("*.py")):
         bare = re.findall(r"(?<!shown\()\bstr\(error\)|\{error\}", file.read_text("utf-8"))
         assert not bare or file.name == "budget.py", file  # there it is raised once more
@@ -237,9 +237,11 @@ def test_pages_show_errors_without_places():
 )
 def test_places_are_not_told(host, said, shown):
     with public.as_visitor(public.new_token()):
-        assert folders.shown(said.format(runs=folders.home(), own=folders.own_home())) == shown
+        assert (
+            folders.hide_places(said.format(runs=folders.home(), own=folders.own_home())) == shown
+        )
 
 
 def test_at_home_places_are_told(monkeypatch):
     monkeypatch.setenv("DMQ_PUBLIC", "0")
-    assert folders.shown("/etc/ssl/cert.pem: x") == "/etc/ssl/cert.pem: x"
+    assert folders.hide_places("/etc/ssl/cert.pem: x") == "/etc/ssl/cert.pem: x"

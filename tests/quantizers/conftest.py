@@ -9,7 +9,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from dmq.models.adapter import AbstractAdapter
-from dmq.models.attention import POINTS, explicit_products
+from dmq.models.attention import POINTS, make_products_explicit
 from dmq.models.borrow import borrow
 from dmq.models.loading import describe
 from dmq.models.tiny import tiny_ddpm, tiny_sd
@@ -118,7 +118,7 @@ def make_subject(pipe: DiffusionPipeline) -> Subject:
         for p in points
     ]
     channels = [row.shape[1 if site == 0 else 0] for row in layers for site in (0, 1)]
-    attentions = explicit_products(borrow(model))
+    attentions = make_products_explicit(borrow(model))
     sites += [Site(name=name, point=p, kind="attention") for name in attentions for p in POINTS]
     channels += [4] * (len(sites) - len(channels))
     return Subject(

@@ -8,8 +8,8 @@ from torch import nn
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_ddpm
-from dmq.quantizers.apply import plan_of, quantized
-from dmq.quantizers.layers import fake_quantized
+from dmq.quantizers.apply import plan_of, quantize_model
+from dmq.quantizers.layers import make_fake_quantized
 from dmq.recipe import FLOAT, Activations, MinMax, Override, PerChannel, Protection, Weights
 
 
@@ -30,7 +30,7 @@ def call(model, t, batch=2, seed=0):
 
 
 def make(subject, slot=None, **changes):
-    return quantized(subject.model, subject.plan(slot, **changes), subject.adapter)
+    return quantize_model(subject.model, subject.plan(slot, **changes), subject.adapter)
 
 
 def snapshot(model):
@@ -208,7 +208,7 @@ def test_quantizing_twice_is_refused(ddpm):
     quantized_model = make(ddpm)
     assert plan_of(quantized_model) is quantized_model.plan
     with pytest.raises(DmqError, match="quantizing twice"):
-        quantized(quantized_model, quantized_model.plan, ddpm.adapter)
+        quantize_model(quantized_model, quantized_model.plan, ddpm.adapter)
 
 
 def test_a_plan_for_another_model_is_refused_with_the_path(sd, ddpm):
@@ -216,16 +216,16 @@ def test_a_plan_for_another_model_is_refused_with_the_path(sd, ddpm):
         DmqError,
         match=r"conv_in: weight has shape \(16, 3, 3, 3\), the plan expects \(16, 4, 3, 3\)",
     ):
-        quantized(ddpm.model, sd.plan(), ddpm.adapter)
+        quantize_model(ddpm.model, sd.plan(), ddpm.adapter)
     plan = ddpm.plan()
     renamed = replace(
         plan.layers[3], layer=replace(plan.layers[3].layer, name="down_blocks.9.conv1")
     )
     with pytest.raises(DmqError, match=r"down_blocks\.9\.conv1: the model has no such layer"):
-        quantized(ddpm.model, replace(plan, layers=(*plan.layers[:3], renamed)), ddpm.adapter)
+        quantize_model(ddpm.model, replace(plan, layers=(*plan.layers[:3], renamed)), ddpm.adapter)
     other = tiny_ddpm(seed=1).unet
     with pytest.raises(DmqError, match="made for other weights of 'tiny'"):
-        quantized(other, plan, ddpm.adapter)
+        quantize_model(other, plan, ddpm.adapter)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_a_plan_for_another_model_is_refused_with_the_path(sd, ddpm):
     ids=repr,
 )
 def test_a_layer_around_the_same_parameters_computes_the_same(layer):
-    made = fake_quantized(layer.eval(), layer.weight, layer.bias, nn.Identity())
+    made = make_fake_quantized(layer.eval(), layer.weight, layer.bias, nn.Identity())
     shape = (2, 6, 7, 7, 7)[: layer.weight.ndim] if layer.weight.ndim > 2 else (2, 3, 6)
     x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     assert torch.equal(made(x), layer(x)) and not made.training
@@ -251,7 +251,7 @@ def test_a_layer_around_the_same_parameters_computes_the_same(layer):
 def test_other_layers_are_refused():
     layer = nn.ConvTranspose2d(2, 2, 3)
     with pytest.raises(DmqError, match="ConvTranspose2d cannot be quantized"):
-        fake_quantized(layer, layer.weight, layer.bias, nn.Identity())
+        make_fake_quantized(layer, layer.weight, layer.bias, nn.Identity())
 
 
 def test_channels_of_activations_run(subject):

@@ -11,9 +11,9 @@ from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_sd
-from dmq.models.windows import unquantized_inside
+from dmq.models.windows import leave_window_float
 from dmq.numerics.affine import fake_quantize, grid
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.bank import ActivationBank, Clock, DynamicBank, bank_module
 from dmq.quantizers.plan import make_plan
 from dmq.recipe import (
@@ -260,7 +260,7 @@ def test_steps_with_more_bits_are_slots(sd):
         "activations A8/A10 dynamic per sample;" in describe_plan(plan)
         and plan.mean_activation_bits == 52 / 6
     )
-    quantized_model = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantize_model(sd.model, plan, sd.adapter)
     with pytest.raises(DmqError, match="timestep 500 was not calibrated"):
         call(quantized_model, 500)
 
@@ -306,7 +306,7 @@ def test_what_learns_nothing_of_ranges_is_not_refused():
 def model_of(subject, bits, per="token", attention=FLOAT, **changes):
     spec = Activations(bits=bits, attention_bits=attention, dynamic=per)
     plan = subject.plan(activations=spec, weights=Weights(bits=FLOAT), **changes)
-    return quantized(subject.model, plan, subject.adapter)
+    return quantize_model(subject.model, plan, subject.adapter)
 
 
 def test_activation_bits_are_really_on(sd):
@@ -367,7 +367,7 @@ def test_any_timestep_will_do_where_nothing_depends_on_the_step(sd):
 def test_steps_are_known_to_what_asks_for_them(sd):
     """A window of steps whose activations pass, as relaxing and the probe measure it."""
     quantized_model, plain = model_of(sd, 3), model_of(sd, FLOAT)
-    window = unquantized_inside(borrow(quantized_model), [1, 2])
+    window = leave_window_float(borrow(quantized_model), [1, 2])
     for t, passes in zip(TIMESTEPS[:4], (False, True, True, False), strict=True):
         assert torch.equal(call(window, t), call(plain if passes else quantized_model, t))
 

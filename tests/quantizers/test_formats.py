@@ -9,7 +9,7 @@ from torch import nn
 
 from dmq.errors import DmqError
 from dmq.models.adapter import LAYERS
-from dmq.models.published import published
+from dmq.models.published import build_published
 from dmq.quantizers.codes import (
     LowRankWeight,
     QuantizedWeight,
@@ -247,7 +247,7 @@ def test_average_bits_of_a_linear_layer_are_those_of_the_release():
 def test_bytes_of_pixart_are_those_of_the_release():
     shapes = [
         tuple(m.weight.shape)
-        for m in published("pixart-xl-2-512").modules()
+        for m in build_published("pixart-xl-2-512").modules()
         if isinstance(m, LAYERS)
     ]
     count = sum(map(math.prod, shapes))

@@ -7,7 +7,7 @@ import torch
 from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.numerics.affine import grid
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.plan import make_plan, site_bits
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import (
@@ -138,7 +138,7 @@ def test_bytes_equal_those_counted_from_the_tensors(subject, bits, granularity, 
         activations=Activations(attention_bits=8),
         overrides=(Override(layers="mid_block.*", weight_bits=FLOAT),),
     )
-    quantized_model = quantized(subject.model, plan, subject.adapter)
+    quantized_model = quantize_model(subject.model, plan, subject.adapter)
     formats = {row.layer.name: row.weights for row in plan.layers}
     counted = 0
     for name, p in quantized_model.named_parameters():

@@ -12,7 +12,7 @@ from dmq.describe import describe_plan, plan_rows
 from dmq.errors import DmqError
 from dmq.models.tiny import tiny_sd
 from dmq.numerics.affine import fake_quantize, grid
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.bank import Clock, bank_module
 from dmq.quantizers.layers import FakeQuantLowRank, low_rank_layer
 from dmq.quantizers.weights import low_rank_codes, quantize_weight, weight_bytes
@@ -112,7 +112,7 @@ def test_bits_in_float_are_float_in_any_format(sd):
     assert {row.format for row in plan.layers} == {"float"} and plan.bytes == plan.float_bytes
     only_inputs = sd.plan(weights=weights(FLOAT, KMC))
     assert {row.format for row in only_inputs.layers} == {"float", "W32A8"}
-    assert torch.equal(call(quantized(sd.model, plan, sd.adapter), 501), call(sd.model, 501))
+    assert torch.equal(call(quantize_model(sd.model, plan, sd.adapter), 501), call(sd.model, 501))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_every_format_is_in_the_model_with_its_bytes(sd, form, split):
         split_shortcuts=split,
         overrides=some,
     )
-    quantized_model = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantize_model(sd.model, plan, sd.adapter)
     assert call(quantized_model, 501).isfinite().all()
     assert any(row.split for row in plan.layers) == split
     for row in plan.layers:
@@ -161,7 +161,7 @@ def test_every_format_is_in_the_model_with_its_bytes(sd, form, split):
 
 def test_vectors_are_on_a_grid_whatever_the_weights_are(sd):
     plan = sd.plan(weights=weights(2, KMC), protection=Protection(norms_and_biases=False))
-    quantized_model = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantize_model(sd.model, plan, sd.adapter)
     vectors = [p for p in quantized_model.parameters() if p.ndim == 1]
     assert vectors and all(len(p.unique()) <= 4 for p in vectors)
 
@@ -180,7 +180,7 @@ def test_a_weight_that_is_not_finite_is_named(sd):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("dmq.quantizers.apply.fingerprint", lambda model: "f")
         with pytest.raises(DmqError, match=rf"^{name}: the weight has NaN"):
-            quantized(broken.model, plan, broken.adapter)
+            quantize_model(broken.model, plan, broken.adapter)
 
 
 # --- low rank -------------------------------------------------------------------------------------
@@ -248,7 +248,7 @@ def test_a_low_rank_convolution_by_hand(layer):
 
 
 def test_low_rank_beside_inputs_in_float_is_one_layer(sd):
-    quantized_model = quantized(
+    quantized_model = quantize_model(
         sd.model, sd.plan(weights=weights(4, LOW), activations=Activations(bits=FLOAT)), sd.adapter
     )
     assert not any(isinstance(module, FakeQuantLowRank) for module in quantized_model.modules())
@@ -263,7 +263,7 @@ def test_low_rank_beside_ranges_as_they_come_uses_learned_smoothing(sd, split):
     weight = sd.model.get_submodule(row.layer.name).weight
     smoothing = torch.linspace(0.5, 4, weight.shape[1])
     codes = low_rank_codes(weight, row.weights, smoothing)
-    quantized_model = quantized(sd.model, plan, sd.adapter, {row.layer.name: codes})
+    quantized_model = quantize_model(sd.model, plan, sd.adapter, {row.layer.name: codes})
     layer, x = quantized_model.get_submodule(row.layer.name), values(2, 3, weight.shape[1])
     s = codes.smoothing.float()
     rest = F.linear(rounded(x / s, 8, -1), codes.rest_weight(), layer.bias)
@@ -293,7 +293,7 @@ def test_low_rank_beside_calibrated_ranges_is_not_smoothed_and_says_so(sd):
     )
     assert all(not row.weights.format.smooth for row in counted)
     assert counted[0].weight_bytes == weight_bytes(counted[0].layer.shape, counted[0].weights)
-    quantized_model = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantize_model(sd.model, plan, sd.adapter)
     call(quantized_model, 501)
     row = next(row for row in counted if row.layer.kind == "linear")
     layer, x = quantized_model.get_submodule(row.layer.name), values(2, 3, row.layer.shape[1])
@@ -304,12 +304,12 @@ def test_low_rank_beside_calibrated_ranges_is_not_smoothed_and_says_so(sd):
     assert torch.allclose(layer(x), expected, atol=1e-5) and not torch.equal(layer.input(x), x)
     smoothed = low_rank_codes(sd.model.get_submodule(row.layer.name).weight, weights(4, LOW))
     with pytest.raises(DmqError, match=f"^{row.layer.name}: its weight is for smoothed inputs"):
-        quantized(sd.model, plan, sd.adapter, {row.layer.name: smoothed})
+        quantize_model(sd.model, plan, sd.adapter, {row.layer.name: smoothed})
 
 
 def test_low_rank_layers_of_a_time_embedding_with_ranges_per_step(sd):
     plan = sd.plan(weights=weights(4, LOW), temporal=Temporal(fsc="tib"))
-    quantized_model = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantize_model(sd.model, plan, sd.adapter)
     inside = [rows(plan)[name] for name in sd.info.temporal.layers]
     assert all(
         len(row.bank.bits) == len(TIMESTEPS) and not row.weights.format.smooth for row in inside
@@ -324,7 +324,7 @@ def test_the_smoothing_is_no_vector_of_the_model(sd):
     plan = sd.plan(
         weights=weights(2, LOW), activations=DYNAMIC, protection=Protection(norms_and_biases=False)
     )
-    quantized_model = quantized(sd.model, plan, sd.adapter)
+    quantized_model = quantize_model(sd.model, plan, sd.adapter)
     layers = [
         module for module in quantized_model.modules() if isinstance(module, FakeQuantLowRank)
     ]

@@ -13,7 +13,7 @@ from dmq.describe import describe_plan
 from dmq.models.dit import DiTAdapter
 from dmq.models.tiny import tiny_denoiser
 from dmq.numerics.affine import fake_quantize, grid
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.codes import code_arrays, codes_from
 from dmq.quantizers.plan import split_ranges
 from dmq.quantizers.weights import quantize_weight, weight_bytes
@@ -55,7 +55,7 @@ def sides(subject, name):
 def test_a_split_layer_is_the_sum_of_two_separately_quantized_ones(subject, name, granularity):
     """W X ~ Q(W1) Q(X1) + Q(W2) Q(X2), each Q with a grid of its own (neighbours, test 5)."""
     spec = Weights(bits=4, granularity=granularity, range=MinMax())
-    quantized_model = quantized(
+    quantized_model = quantize_model(
         subject.model, subject.plan(SLOT, weights=spec, split_shortcuts=True), subject.adapter
     )
     layer, s = subject.model.get_submodule(name), subject.stats.index[name, "input"]
@@ -75,7 +75,7 @@ def test_a_split_layer_is_the_sum_of_two_separately_quantized_ones(subject, name
 
 @torch.no_grad()
 def test_without_rounding_it_is_the_float_layer(ddpm):
-    quantized_model = quantized(
+    quantized_model = quantize_model(
         ddpm.model,
         ddpm.plan(weights=Weights(bits=16), activations=Activations(bits=16), split_shortcuts=True),
         ddpm.adapter,
@@ -159,7 +159,7 @@ def test_bytes_are_those_of_what_is_stored(subject, granularity, symmetric):
         assert weight_bytes(row.layer.shape, spec, row.split) == made.bytes
         assert row.bank.scale.shape == row.bank.zero.shape == (3, 2)
         assert row.bank.bytes == 3 * (1 + 2 * 4 + 2 * 4) + len(SLOT)
-    quantized_model = quantized(subject.model, plan, subject.adapter)
+    quantized_model = quantize_model(subject.model, plan, subject.adapter)
     tables = {
         n: b
         for n, b in quantized_model.named_buffers()

@@ -13,10 +13,10 @@ from dmq.errors import DmqError
 from dmq.models.temporal import temporal_features, timestep_rows
 from dmq.models.tiny import tiny_call, tiny_denoiser
 from dmq.numerics.affine import dequantize, quantize
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.bank import ActivationBank, Clock
 from dmq.quantizers.cache import CachedFeature, FeatureTable, install_cache
-from dmq.quantizers.temporal import dropped, select, time_embedding, time_embedding_only
+from dmq.quantizers.temporal import find_dropped, select, time_embedding, time_embedding_only
 from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import FLOAT, Activations, Cache, MinMax, Override, Temporal, Tiar, Weights
 from dmq.results import Projection, TemporalBlock, TimeEmbedding, cache_bytes
@@ -40,7 +40,7 @@ def timed(subject, cached=None, slot=None, **changes):
 
 
 def made(subject, cached=None, slot=None, **changes):
-    return quantized(subject.model, timed(subject, cached, slot, **changes), subject.adapter)
+    return quantize_model(subject.model, timed(subject, cached, slot, **changes), subject.adapter)
 
 
 # --- ranges per step ------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ def test_layers_that_read_the_same_vector_share_one_bank(subject):
     block = subject.info.temporal
     sites = {name: rows(plan)[name].bank.site for name in block.layers}
     assert len({sites[p.name] for p in block.projections}) == 1 and len(set(sites.values())) == 3
-    quantized_model = quantized(subject.model, plan, subject.adapter)
+    quantized_model = quantize_model(subject.model, plan, subject.adapter)
     banks = {id(quantized_model.get_submodule(name).input) for name in block.layers}
     assert len(banks) == 3
     stored = {
@@ -110,7 +110,9 @@ def test_both_meanings_of_fsc_differ_in_coverage_and_bytes_and_do_not_fit_each_o
     assert none.bytes < tib.bytes < everything.bytes
     assert len({describe_plan(plan) for plan in (none, tib, everything)}) == 3
     assert {row["groups"] for row in plan_rows(everything)} == {0, len(TIMESTEPS)}
-    one, other = (quantized(subject.model, plan, subject.adapter) for plan in (tib, everything))
+    one, other = (
+        quantize_model(subject.model, plan, subject.adapter) for plan in (tib, everything)
+    )
     with pytest.raises(RuntimeError, match="size mismatch"):
         one.load_state_dict(other.state_dict())
 
@@ -122,7 +124,7 @@ def test_a_constant_activation_has_a_finite_scale(subject):
     )
     plan = timed(subject, temporal=Temporal(fsc="tib"))
     assert all((row.bank.scale >= 1e-8).all() for row in plan.layers if row.bank)
-    assert torch.isfinite(call(quantized(subject.model, plan, subject.adapter), 501)).all()
+    assert torch.isfinite(call(quantize_model(subject.model, plan, subject.adapter), 501)).all()
     table = FeatureTable(torch.zeros(2, 5), 8)
     assert (table.scale >= 1e-8).all() and (table(0) == 0).all()
 
@@ -155,7 +157,7 @@ def test_a_model_with_a_cache_answers_as_the_float_model(subject, bits, near):
 def test_the_model_really_loses_the_time_embedding_and_its_bytes(subject):
     spec = {"temporal": Temporal(cache=Cache(bits=8)), **FLOAT_ALL}
     plan = timed(subject, **spec)
-    quantized_model = quantized(subject.model, plan, subject.adapter)
+    quantized_model = quantize_model(subject.model, plan, subject.adapter)
     names = dict(quantized_model.named_parameters())
     assert not any(
         name.startswith(f"{layer}.") for layer in subject.info.temporal.layers for name in names
@@ -358,14 +360,14 @@ def test_what_is_dropped_is_what_nothing_needs():
     block = block_of(0, 0, 0)
     cached = np.array([[1, 1], [1, 0], [0, 0]], dtype=bool)
     spec = Temporal(cache=Cache(selection="row"))
-    assert dropped(TimeEmbedding(block=block, spec=spec, cached=cached)) == {"g0"}
-    assert dropped(TimeEmbedding(block=block, spec=spec, cached=cached | True)) == {
+    assert find_dropped(TimeEmbedding(block=block, spec=spec, cached=cached)) == {"g0"}
+    assert find_dropped(TimeEmbedding(block=block, spec=spec, cached=cached | True)) == {
         "h.1",
         "g0",
         "g1",
         "g2",
     }
-    assert dropped(TimeEmbedding(block=block, spec=spec)) == set()
+    assert find_dropped(TimeEmbedding(block=block, spec=spec)) == set()
 
 
 @torch.no_grad()
@@ -376,7 +378,7 @@ def test_a_mixture_takes_every_feature_from_where_the_selection_says(ddpm):
     spec = Temporal(cache=Cache(bits=4, selection="row"))
     w2 = {"weights": Weights(bits=2, range=MinMax()), "activations": Activations(bits=FLOAT)}
     quantized_model = made(ddpm, cached, temporal=spec, **w2)
-    plain = quantized(
+    plain = quantize_model(
         ddpm.model, time_embedding_only(timed(ddpm, temporal=Temporal(), **w2)), ddpm.adapter
     )
     block, t = ddpm.info.temporal, timestep_rows(TIMESTEPS)
@@ -412,9 +414,9 @@ def test_learned_codes_are_used_as_they_are(ddpm):
     name = ddpm.info.temporal.layers[1]
     nearest = quantize_weight(ddpm.model.get_submodule(name).weight, rows(plan)[name].weights)
     codes = replace(nearest, codes=15 - nearest.codes)
-    quantized_model = quantized(ddpm.model, plan, ddpm.adapter, {name: codes})
+    quantized_model = quantize_model(ddpm.model, plan, ddpm.adapter, {name: codes})
     assert torch.equal(quantized_model.get_submodule(name).weight, codes.dequantize())
-    plain = quantized(ddpm.model, plan, ddpm.adapter)
+    plain = quantize_model(ddpm.model, plan, ddpm.adapter)
     assert torch.equal(plain.get_submodule(name).weight, nearest.dequantize())
 
 

@@ -23,11 +23,11 @@ from dmq.reconstruction import block as blocks
 from dmq.reconstruction import recorded
 from dmq.reconstruction import training as module
 from dmq.reconstruction.block import (
+    find_trained_layers,
     from_arrays,
-    joined,
+    join_blocks,
     reconstruct_block,
     to_arrays,
-    trained_layers,
     training_model,
 )
 from dmq.results import ActivationQParams, Plan, PlannedLayer, Site, Trajectory
@@ -140,7 +140,7 @@ def learn(subject, spec=SPEC, stop_before=None, codes=None, steps=None):
     counts = step_counts(steps or AllSteps(), len(TIMES), None)
     quantized_model = training_model(subject.model, subject.adapter, subject.plan, codes or {})
     found, reports = {}, []
-    for block, formats in trained_layers(
+    for block, formats in find_trained_layers(
         subject.model, subject.adapter, subject.plan, spec
     ).items():
         if block == stop_before:
@@ -187,7 +187,7 @@ def flat(out):
 
 
 def nearest(subject, block):
-    formats = trained_layers(subject.model, subject.adapter, subject.plan, SPEC)[block]
+    formats = find_trained_layers(subject.model, subject.adapter, subject.plan, SPEC)[block]
     return {
         name: quantize_weight(subject.model.get_submodule(name).weight, w)
         for name, w in formats.items()
@@ -277,7 +277,7 @@ def test_what_is_not_learned_stays_bit_for_bit(subject, outcome):
 
 def test_the_learned_codes_are_in_place(subject, outcome):
     found, quantized_model, _ = outcome
-    for name, code in joined(list(found.values())).codes.items():
+    for name, code in join_blocks(list(found.values())).codes.items():
         assert torch.equal(quantized_model.get_submodule(name).weight, code.dequantize())
 
 
@@ -286,7 +286,7 @@ def test_going_on_behind_finished_blocks_gives_the_same(subject, outcome):
     whole, _, _ = outcome
     first, _, _ = learn(subject, stop_before="mid_block")
     assert list(first) == ["down_blocks.0", "down_blocks.1"]
-    arrays, plain = to_arrays(joined(list(first.values())))
+    arrays, plain = to_arrays(join_blocks(list(first.values())))
     kept = from_arrays(arrays, plain)
     with pytest.raises(DmqError, match="do not tell changed: another version"):
         from_arrays(arrays, {name: plain[name] for name in plain if name != "changed"})
@@ -325,7 +325,9 @@ def test_only_the_chosen_steps_are_used(subject, monkeypatch):
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
 def test_the_time_layers_of_blocks_only_if_asked(subject):
     spec = dataclasses.replace(SPEC, time=True)
-    both = (trained_layers(subject.model, subject.adapter, subject.plan, s) for s in (SPEC, spec))
+    both = (
+        find_trained_layers(subject.model, subject.adapter, subject.plan, s) for s in (SPEC, spec)
+    )
     without, included = ({name for formats in found.values() for name in formats} for found in both)
     assert included - without == {p.name for p in subject.temporal.projections}
 
@@ -337,7 +339,9 @@ def test_training_that_breaks_keeps_the_last_good_state(subject, monkeypatch):
         module, "state_of", lambda roundings: states.append(keep(roundings)) or states[-1]
     )
     monkeypatch.setattr(module, "beta_at", lambda progress: None if progress < 27 / 30 else 2.0)
-    monkeypatch.setattr(module, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
+    monkeypatch.setattr(
+        module, "measure_indecision", lambda roundings, beta: torch.tensor(float("nan"))
+    )
     found, _, reports = learn(subject, stop_before="down_blocks.1")
     learned = found["down_blocks.0"]
     assert learned.note == "down_blocks.0: stopped at iteration 28 of 30, the loss was nan."
@@ -354,7 +358,9 @@ def test_it_can_be_closed_at_any_time_and_leaves_the_threads_alone(subject):
     torch.set_num_threads(2)
     try:
         quantized_model = training_model(subject.model, subject.adapter, subject.plan, {})
-        formats = trained_layers(subject.model, subject.adapter, subject.plan, SPEC)["mid_block"]
+        formats = find_trained_layers(subject.model, subject.adapter, subject.plan, SPEC)[
+            "mid_block"
+        ]
         counts = np.ones(len(TIMES))
         work = reconstruct_block(
             subject.model, quantized_model, "mid_block", formats, SPEC, subject.trajectory, counts

@@ -15,7 +15,7 @@ from dmq.reconstruction.from_inputs import from_arrays, learn_weight, to_arrays
 from dmq.reconstruction.smoothing import (
     channel_maxima,
     choose_smoothing,
-    smoothed_error,
+    measure_smoothed_error,
     smoothing_factors,
     step_error,
 )
@@ -83,9 +83,9 @@ def test_the_error_is_that_of_the_layer_with_rounded_inputs(layer, symmetric):
             rounded = fake_quantize(smooth, *grid(low, high, bits, symmetric), bits)
         made = smooth @ codes.low_rank_weight().T + rounded @ codes.rest_weight().T
         wanted = (made - layer(x)).square().sum(1).mean().item()
-        assert smoothed_error(layer.weight, codes, s, found, bits, symmetric) == pytest.approx(
-            wanted, rel=0.1
-        )
+        assert measure_smoothed_error(
+            layer.weight, codes, s, found, bits, symmetric
+        ) == pytest.approx(wanted, rel=0.1)
 
 
 def test_what_is_chosen_errs_least(layer):
@@ -96,12 +96,12 @@ def test_what_is_chosen_errs_least(layer):
         return low_rank_codes(layer.weight, LOW, factors)
 
     factors, exponent = choose_smoothing(layer.weight, make, maxima, found, 4, False)
-    error = smoothed_error(layer.weight, make(factors), factors, found, 4, False)
-    plain = smoothed_error(layer.weight, make(None), None, found, 4, False)
+    error = measure_smoothed_error(layer.weight, make(factors), factors, found, 4, False)
+    plain = measure_smoothed_error(layer.weight, make(None), None, found, 4, False)
     others = []
     for other in (0.0, 0.3, 0.5, 0.9):
         s = smoothing_factors(maxima, channel_maxima(layer.weight), other)
-        others.append(smoothed_error(layer.weight, make(s), s, found, 4, False))
+        others.append(measure_smoothed_error(layer.weight, make(s), s, found, 4, False))
     assert error <= min(others) * (1 + 1e-3) and error < 0.5 * plain and exponent > 0
 
 
@@ -115,8 +115,8 @@ def test_even_inputs_and_weights_stay_as_they_are():
 
 
 def test_factors_fit_half_precision():
-    assert smoothing._centred(torch.tensor([1e-9, 1.0, 1e9])).half().isfinite().all()
-    centred = smoothing._centred(torch.tensor([3e4, 6e4]))
+    assert smoothing._centre(torch.tensor([1e-9, 1.0, 1e9])).half().isfinite().all()
+    centred = smoothing._centre(torch.tensor([3e4, 6e4]))
     torch.testing.assert_close(centred[1] / centred[0], torch.tensor(2.0))
 
 

@@ -14,12 +14,12 @@ from dmq.recipe import BlockReconstruction, Progressive, Recipe
 from dmq.reconstruction import training
 from dmq.reconstruction.block import (
     LearnedBlocks,
+    find_left_out,
+    find_trained_layers,
     from_arrays,
-    joined,
-    left_out,
+    join_blocks,
     reconstruct_block,
     to_arrays,
-    trained_layers,
     training_model,
 )
 from dmq.reconstruction.step_sizes import LearnedScales, StepSizes, banks_of, with_step_sizes
@@ -55,8 +55,8 @@ def coarse(subject, slots=1):
 def learn(subject, plan, spec=STEPS, block=FIRST, sizes=None, counts=None):
     """What was learned of one block, and the model that it was learned in."""
     quantized_model = training_model(subject.model, subject.adapter, plan, {}, sizes)
-    formats = trained_layers(subject.model, subject.adapter, plan, spec)[block]
-    apart = left_out(subject.model, subject.adapter, plan, spec)
+    formats = find_trained_layers(subject.model, subject.adapter, plan, spec)[block]
+    apart = find_left_out(subject.model, subject.adapter, plan, spec)
     counts = np.ones(len(TIMES)) if counts is None else counts
     work = reconstruct_block(
         subject.model, quantized_model, block, formats, spec, subject.trajectory, counts, apart
@@ -195,7 +195,7 @@ def test_other_bits_keep_their_own_grid():
 
 def test_files_keep_them(outcome):
     _, _, learned, _, _ = outcome
-    again = from_arrays(*to_arrays(joined([learned])))
+    again = from_arrays(*to_arrays(join_blocks([learned])))
     assert isinstance(again, LearnedBlocks) and again.stepped == learned.stepped
     for label, own in learned.sizes.items():
         kept = again.sizes[label]

@@ -168,7 +168,9 @@ def test_training_that_breaks_keeps_the_last_good_state(subject, monkeypatch):
         temporal, "state_of", lambda roundings: states.append(keep(roundings)) or states[-1]
     )
     monkeypatch.setattr(temporal, "beta_at", lambda progress: None if progress < 60 / 75 else 2.0)
-    monkeypatch.setattr(temporal, "undecided", lambda roundings, beta: torch.tensor(float("nan")))
+    monkeypatch.setattr(
+        temporal, "measure_indecision", lambda roundings, beta: torch.tensor(float("nan"))
+    )
     seen, learned = learn(subject)
     assert (
         learned.note == "stopped at iteration 61 of 75: the loss was nan."

@@ -164,7 +164,8 @@ def test_attention_in_pieces_is_left_to_the_gpu(monkeypatch):
     open_attention(unet, Chunked)
     processor = next(iter(unet.attn_processors.values()))
     monkeypatch.setattr(
-        "dmq.runtime.attention.chunked", lambda *args: pytest.fail("pieces are for a CPU's caches")
+        "dmq.runtime.attention._run_chunked",
+        lambda *args: pytest.fail("pieces are for a CPU's caches"),
     )
     with mode:
         q = ones((1, 2, 2048, 8))

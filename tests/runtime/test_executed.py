@@ -15,7 +15,7 @@ from dmq.errors import DmqError
 from dmq.models.borrow import borrow
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.numerics.processor import multiplies_bfloat16
-from dmq.quantizers.apply import quantized
+from dmq.quantizers.apply import quantize_model
 from dmq.quantizers.bank import ActivationBank, Clock, bank_module
 from dmq.recipe import (
     Activations,
@@ -34,9 +34,9 @@ from dmq.recipe import (
 )
 from dmq.results import ActivationQParams, Site
 from dmq.runtime import attention, convert, fused, kernels, layers
-from dmq.runtime.attention import chunked
-from dmq.runtime.compiled import compiled
-from dmq.runtime.convert import count_kernels, executed, find_kernels
+from dmq.runtime.attention import _run_chunked
+from dmq.runtime.compiled import compile_model
+from dmq.runtime.convert import count_kernels, execute_model, find_kernels
 from dmq.runtime.fused import codes_of
 from dmq.runtime.kernels import OVERFLOW, IntMm, OneDnn, kernel_for, lacks_onednn
 from dmq.runtime.layers import PackedLayer, packed_layers
@@ -114,7 +114,7 @@ def subject(request):
 def pair(subject, slot=None, **changes):
     """The simulated and the executed model of one plan."""
     plan = subject.plan(slot, **changes)
-    return quantized(subject.model, plan, subject.adapter), executed(
+    return quantize_model(subject.model, plan, subject.adapter), execute_model(
         subject.model, plan, subject.adapter
     )
 
@@ -174,8 +174,8 @@ def test_what_has_no_kernel_is_computed_as_simulated_and_says_why(subject, chang
 
 def test_without_kernels_nothing_differs_by_a_bit(subject):
     plan = subject.plan(GROUPS)
-    simulated = quantized(subject.model, plan, subject.adapter)
-    plain = executed(subject.model, plan, subject.adapter, kernels=False)
+    simulated = quantize_model(subject.model, plan, subject.adapter)
+    plain = execute_model(subject.model, plan, subject.adapter, kernels=False)
     simulated.clock._i = plain.clock._i = 4
     for name, layer in packed_layers(plain):
         x = input_of(layer.layout, 5)
@@ -209,8 +209,8 @@ def test_a_whole_model_finds_its_slots_and_draws_as_simulated(subject):
 
 def test_the_rest_in_bfloat16_takes_and_gives_float32(subject):
     plan = subject.plan(GROUPS)
-    wanted = called(subject, executed(subject.model, plan, subject.adapter))
-    made = executed(subject.model, plan, subject.adapter, rest=torch.bfloat16)
+    wanted = called(subject, execute_model(subject.model, plan, subject.adapter))
+    made = execute_model(subject.model, plan, subject.adapter, rest=torch.bfloat16)
     got = called(subject, made)
     assert got.dtype == torch.float32 and next(made.parameters()).dtype == torch.bfloat16
     assert 0 < (got - wanted).square().mean() < 1e-2 * wanted.square().mean()
@@ -397,7 +397,7 @@ def test_attention_in_pieces_is_attention(scale, far, monkeypatch):
         for length, depth in ((94, 8), (90, 8), (90, 6))
     )
     wanted = nn.functional.scaled_dot_product_attention(q, k, v, scale=scale)
-    got = chunked(q, k, v, scale)
+    got = _run_chunked(q, k, v, scale)
     assert got.dtype == q.dtype and got.shape == wanted.shape
     assert (got - wanted).norm() < 0.02 * wanted.norm()
     told = torch.ops.dmq.attention(*(x.to("meta") for x in (q, k, v)), scale)
@@ -411,7 +411,7 @@ def test_attention_in_pieces_bears_scores_of_any_size():
         wanted = nn.functional.scaled_dot_product_attention(
             q.bfloat16().float() * factor, k.bfloat16().float(), v
         )
-        got = chunked(q.bfloat16() * factor, k.bfloat16(), v.bfloat16()).float()
+        got = _run_chunked(q.bfloat16() * factor, k.bfloat16(), v.bfloat16()).float()
         assert got.isfinite().all() and (got - wanted).norm() < 0.1 * wanted.norm()
 
 
@@ -421,12 +421,14 @@ def test_long_attention_of_an_executed_model_goes_in_pieces_where_that_pays(monk
     monkeypatch.setattr(convert, "multiplies_bfloat16", lambda: pays)
     monkeypatch.setattr(attention, "SHORT", 4)
     monkeypatch.setattr(
-        attention, "chunked", lambda *args: seen.append(args[0].shape) or chunked(*args)
+        attention, "chunked", lambda *args: seen.append(args[0].shape) or _run_chunked(*args)
     )
     subject = make_subject(tiny_sd())
-    plain = called(subject, executed(subject.model, subject.plan(), subject.adapter, kernels=False))
+    plain = called(
+        subject, execute_model(subject.model, subject.plan(), subject.adapter, kernels=False)
+    )
     assert not seen
-    got = called(subject, executed(subject.model, subject.plan(), subject.adapter))
+    got = called(subject, execute_model(subject.model, subject.plan(), subject.adapter))
     assert bool(seen) == pays and (got - plain).square().mean() < 1e-2 * plain.square().mean()
 
 
@@ -441,7 +443,7 @@ def with_bits(subject, plan, more):
         )
         rows.append(dataclasses.replace(row, bank=bank))
     plan = dataclasses.replace(plan, layers=tuple(rows))
-    return quantized(subject.model, plan, subject.adapter), executed(
+    return quantize_model(subject.model, plan, subject.adapter), execute_model(
         subject.model, plan, subject.adapter
     )
 
@@ -466,8 +468,8 @@ def test_slots_with_more_than_eight_bits_run_in_float(subject):
 @pytest.mark.parametrize("name", [*FORMS, "inputs in float"])
 def test_what_the_compiler_sees_of_a_layer_is_the_layer(subject, name, monkeypatch):
     plan = subject.plan(**(FORMS[name] if name in FORMS else IN_FLOAT[name][0]))
-    plain = executed(subject.model, plan, subject.adapter)
-    made = compiled(executed(subject.model, plan, subject.adapter), "eager")
+    plain = execute_model(subject.model, plan, subject.adapter)
+    made = compile_model(execute_model(subject.model, plan, subject.adapter), "eager")
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     flipped = values = 0
     for i in range(len(TIMESTEPS)):
@@ -501,8 +503,8 @@ def test_a_compiled_model_draws_the_same_at_all_slots_and_is_compiled_once(chang
 
     subject, counter = make_subject(tiny_sd()), CompileCounter()
     plan = subject.plan(**changes)
-    plain = executed(subject.model, plan, subject.adapter)
-    made = compiled(executed(subject.model, plan, subject.adapter), counter)
+    plain = execute_model(subject.model, plan, subject.adapter)
+    made = compile_model(execute_model(subject.model, plan, subject.adapter), counter)
     drawn = [called(subject, made, t) for t in TIMESTEPS]
     graphs = counter.frame_count
     for t, first in zip(TIMESTEPS, drawn, strict=True):
@@ -519,20 +521,23 @@ def test_models_of_one_class_are_compiled_each_for_itself(apart, monkeypatch):
     plans = [
         subject.plan(weights=HALF_RANGE, activations=Activations(bits=bits)) for bits in (8, 4)
     ]
-    made = [compiled(executed(subject.model, plan, subject.adapter), "eager") for plan in plans]
+    made = [
+        compile_model(execute_model(subject.model, plan, subject.adapter), "eager")
+        for plan in plans
+    ]
     for _ in range(2):
         for plan, model in zip(plans, made, strict=True):
-            plain = executed(subject.model, plan, subject.adapter)
+            plain = execute_model(subject.model, plan, subject.adapter)
             assert torch.equal(called(subject, model), called(subject, plain))
 
 
 def test_a_compiled_model_that_gives_no_single_graph_runs_all_the_same():
     subject = make_subject(tiny_ddpm())
     plan = subject.plan([0, 0, 0, 1, 1, 1], weights=HALF_RANGE)
-    plain, made = (executed(subject.model, plan, subject.adapter) for _ in range(2))
+    plain, made = (execute_model(subject.model, plan, subject.adapter) for _ in range(2))
     one = next(m for m in made.modules() if isinstance(m, nn.SiLU))
     one.forward = torch.compiler.disable(one.forward)
-    made = compiled(made, "eager")
+    made = compile_model(made, "eager")
     for t in (TIMESTEPS[0], TIMESTEPS[-1]):
         assert torch.equal(called(subject, made, t), called(subject, plain, t))
     assert [note.partition(" ")[0] for note in made.clock.notes] == ["compiled"]
@@ -541,9 +546,9 @@ def test_a_compiled_model_that_gives_no_single_graph_runs_all_the_same():
 def test_a_compiled_model_takes_batches_of_any_size():
     subject = make_subject(tiny_ddpm())
     plan = subject.plan(weights=HALF_RANGE)
-    plain, made = (executed(subject.model, plan, subject.adapter) for _ in range(2))
+    plain, made = (execute_model(subject.model, plan, subject.adapter) for _ in range(2))
     made, x = (
-        compiled(made, "eager"),
+        compile_model(made, "eager"),
         torch.randn(3, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
     )
     with (
@@ -560,8 +565,8 @@ def test_a_compiled_model_takes_batches_of_any_size():
 def test_a_compiled_model_lets_activations_through_as_they_are():
     subject = make_subject(tiny_ddpm())
     plan = subject.plan()
-    plain = executed(subject.model, plan, subject.adapter)
-    made = compiled(executed(subject.model, plan, subject.adapter), "eager")
+    plain = execute_model(subject.model, plan, subject.adapter)
+    made = compile_model(execute_model(subject.model, plan, subject.adapter), "eager")
     rounded = called(subject, made)
     plain.clock.bypassed = made.clock.bypassed = True
     through = called(subject, made)
@@ -607,7 +612,7 @@ def test_the_compiler_is_told_the_right_layout(layer, dtype):
     )
     model = nn.Sequential(PackedLayer(layer, weights_of(layer, 7), layer.bias, bank))
     model.clock = clock
-    traced = compiled(model, "eager")[0].traced
+    traced = compile_model(model, "eager")[0].traced
     shape = {nn.Linear: (2, 3, 24), nn.Conv1d: (2, 8, 9)}.get(type(layer), (2, 8, 9, 10))
     codes = torch.randint(0, 256, shape, dtype=torch.uint8)
     for operator, x, *given in (

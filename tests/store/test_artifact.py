@@ -12,7 +12,7 @@ import pytest
 from dmq.errors import DmqError
 from dmq.store import artifact
 from dmq.store.artifact import Artifact, Store, compute, inputs, load, places, save
-from dmq.store.folders import written
+from dmq.store.folders import write_folder
 
 
 LOG: list[str] = []
@@ -100,7 +100,7 @@ def _(question: PlanOf, partial, stats, search=0, blocks=0):
 
 
 def write(question, folder, value):
-    with written(folder) as part:
+    with write_folder(folder) as part:
         (part / "value.json").write_text(json.dumps(value))
 
 

@@ -21,7 +21,7 @@ def keep(folder, size, age=None):
     """A piece of `size` bytes that was written `age` seconds before the epoch's 10^9th second,
     or now, by a job.
     """
-    with quota.job() as held, quota.working(held), folders.written(folder) as part:
+    with quota.job() as held, quota.working(held), folders.write_folder(folder) as part:
         (part / "report.json").write_bytes(b"x" * size)
     if age is not None:
         for path in (folder / "report.json", folder):
@@ -42,7 +42,7 @@ def keep(folder, size, age=None):
     ],
 )
 def test_sizes(said, size):
-    assert quota.parsed(said) == size
+    assert quota.parse_size(said) == size
 
 
 @pytest.mark.parametrize("said", ["lots", "-1", "2 PB", "1e9", "GB", "2GBB", "1..5G"])
@@ -110,7 +110,7 @@ def test_what_is_not_over_stays(home, monkeypatch):
 def test_what_a_running_job_has_written_stays(home, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS_QUOTA", "250")
     with quota.job() as held:
-        with quota.working(held), folders.written(home / "benchmarks" / "long") as part:
+        with quota.working(held), folders.write_folder(home / "benchmarks" / "long") as part:
             (part / "manifest.json").write_bytes(b"x" * 100)
         other = threading.Thread(target=lambda: [keep(home / name, 100, 1) for name in "abcd"])
         other.start()
@@ -125,7 +125,7 @@ def test_what_a_running_job_has_written_stays(home, monkeypatch):
 def test_what_this_process_wrote_without_a_job_stays(home, monkeypatch):
     monkeypatch.setenv("DMQ_RUNS_QUOTA", "100")
     for name in "ab":
-        with folders.written(home / name) as part:
+        with folders.write_folder(home / name) as part:
             (part / "report.json").write_bytes(b"x" * 100)
     assert (home / "a").exists() and (home / "b").exists()
 
@@ -153,8 +153,8 @@ def test_links_are_not_followed(home, tmp_path, monkeypatch):
 def test_a_visitor_writes_in_the_run_folder_only(home, tmp_path, monkeypatch):
     monkeypatch.setenv("DMQ_PUBLIC", "1")
     for place in (tmp_path / "out", home / ".." / "out", home / "exports" / ".." / ".." / "out"):
-        with pytest.raises(Refused), folders.written(place):
+        with pytest.raises(Refused), folders.write_folder(place):
             raise AssertionError("a folder outside was opened")
     assert not (tmp_path / "out").exists()
-    with public.as_visitor(public.new_token()), folders.written(exports.export_folder("x")):
+    with public.as_visitor(public.new_token()), folders.write_folder(exports.export_folder("x")):
         pass

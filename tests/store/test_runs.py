@@ -230,7 +230,7 @@ def test_a_damaged_capture_is_one_line(home, file, damage):
 
 
 def test_what_fails_half_way_leaves_nothing(home):
-    with pytest.raises(ZeroDivisionError), folders.written(home / "x") as part:
+    with pytest.raises(ZeroDivisionError), folders.write_folder(home / "x") as part:
         (part / "a").write_text("half")
         raise ZeroDivisionError
     assert list(home.iterdir()) == []
@@ -238,16 +238,16 @@ def test_what_fails_half_way_leaves_nothing(home):
 
 def test_rewriting_replaces_the_whole_folder(home):
     for text in ("one", "two"):
-        with folders.written(home / "x") as part:
+        with folders.write_folder(home / "x") as part:
             (part / text).write_text(text)
     assert inside(home / "x") == ["two"]
     assert inside(home) == ["x"]
 
 
 def test_failing_to_rewrite_keeps_what_was_there(home):
-    with folders.written(home / "x") as part:
+    with folders.write_folder(home / "x") as part:
         (part / "one").write_text("one")
-    with pytest.raises(ZeroDivisionError), folders.written(home / "x"):
+    with pytest.raises(ZeroDivisionError), folders.write_folder(home / "x"):
         raise ZeroDivisionError
     assert inside(home / "x") == ["one"]
 

@@ -36,7 +36,7 @@ def test_what_is_in_the_repository_can_be_opened(model):
     """
     for name in [
         name
-        for name in kept.finished()
+        for name in kept.list_finished()
         if kept.folder_of(name) == folders.ASSETS / "runs" / f"bench-{model}"
     ]:
         report, asked = kept.load_report(name), training.asked(model)[0]
@@ -78,7 +78,7 @@ def test_what_ships_opens_like_what_was_drawn_and_is_measured_anew_from_its_pict
         )
         assert json.loads((own / "manifest.json").read_text())["known"]["features"] == ""
         training.forget_figures("drawn")
-        assert kept.unfinished() == ["drawn"] and not (own / "rows").exists()
+        assert kept.list_unfinished() == ["drawn"] and not (own / "rows").exists()
         training.told("drawn")
         again = kept.load_report("drawn")
         assert repr(again.images) == repr(report.images) and again.recipes == (

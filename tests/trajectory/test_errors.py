@@ -19,7 +19,7 @@ from dmq.recipe import (
     SharedRange,
     UniformGroups,
 )
-from dmq.trajectory.bins import Bins, QuickErrors, joined_edges
+from dmq.trajectory.bins import Bins, QuickErrors, join_edges
 from dmq.trajectory.errors import ErrorTable
 from dmq.trajectory.grouping import group_timesteps
 from tests.helpers import draw, random_stats, stats_of, values
@@ -193,7 +193,7 @@ def test_quick_errors_are_close_to_exact_ones():
 
 
 def test_far_bins_are_joined_and_near_ones_are_not():
-    edges = joined_edges(512)
+    edges = join_edges(512)
     np.testing.assert_array_equal(edges, -edges[::-1])
     assert edges[edges >= 0][:72].tolist() == [*range(65), 66, 68, 70, 72, 74, 76, 78]
     assert edges[-1] == 512 and (np.diff(edges) <= np.maximum(np.abs(edges[1:]) / 32, 1)).all()

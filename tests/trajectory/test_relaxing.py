@@ -6,7 +6,13 @@ import pytest
 from dmq.errors import DmqError
 from dmq.recipe import FLOAT, Relaxing
 from dmq.results import GroupErrors, Groups, WindowEffects
-from dmq.trajectory.relaxing import best_run, mean_bits, relaxed_errors, relaxed_steps, split
+from dmq.trajectory.relaxing import (
+    best_run,
+    choose_relaxed_steps,
+    combine_errors,
+    mean_bits,
+    split_groups,
+)
 from tests.helpers import site
 
 
@@ -40,7 +46,7 @@ def effects(starts, steps, seed=0, images=3):
 )
 def test_published_cases(fraction, where, released, steps, wanted, bits):
     spec = Relaxing(fraction=fraction, where=where, match_reference_code=released)
-    relaxed = relaxed_steps(spec, steps)
+    relaxed = choose_relaxed_steps(spec, steps)
     assert relaxed == tuple(wanted)
     assert mean_bits(8, spec.bits, relaxed, np.ones(steps)) == pytest.approx(bits, abs=5e-5)
 
@@ -48,10 +54,10 @@ def test_published_cases(fraction, where, released, steps, wanted, bits):
 def test_the_released_end_is_one_step_more_than_a_fifth_whatever_the_rounding():
     for steps in range(5, 200, 5):
         assert (
-            len(relaxed_steps(Relaxing(where="first", match_reference_code=True), steps))
+            len(choose_relaxed_steps(Relaxing(where="first", match_reference_code=True), steps))
             == steps // 5 + 1
         )
-        last = relaxed_steps(Relaxing(where="last", match_reference_code=True), steps)
+        last = choose_relaxed_steps(Relaxing(where="last", match_reference_code=True), steps)
         assert (last[0], last[-1]) == (steps * 4 // 5, steps - 1), (
             "its last step lies behind the end"
         )
@@ -66,9 +72,9 @@ def test_mean_bits_are_over_calls_not_over_steps():
 
 def test_listed_steps_must_exist():
     listed = Relaxing(where="list", steps=(0, 7))
-    assert relaxed_steps(listed, 8) == (0, 7)
+    assert choose_relaxed_steps(listed, 8) == (0, 7)
     with pytest.raises(DmqError, match="step 7, but 7 steps end with 6"):
-        relaxed_steps(listed, 7)
+        choose_relaxed_steps(listed, 7)
 
 
 @pytest.mark.parametrize("judge", ["fidelity", "text"])
@@ -84,7 +90,7 @@ def test_the_measured_run_equals_exhaustive_search(judge, count):
         wanted = max(start for start, value in sums.items() if np.isclose(value, most, rtol=1e-9))
         assert best_run(seen, count, judge) == wanted
         spec = Relaxing(where="auto", fraction=count / 12, judge=judge)
-        assert relaxed_steps(spec, 12, seen) == tuple(range(wanted, wanted + count))
+        assert choose_relaxed_steps(spec, 12, seen) == tuple(range(wanted, wanted + count))
 
 
 def test_gains_are_for_each_restored_step():
@@ -96,12 +102,12 @@ def test_gains_are_for_each_restored_step():
 
 def test_a_choice_that_was_not_measured_is_a_wrong_call():
     with pytest.raises(ValueError, match="measure the windows first"):
-        relaxed_steps(Relaxing(where="auto"), 10)
+        choose_relaxed_steps(Relaxing(where="auto"), 10)
 
 
 def test_no_group_has_two_numbers_of_bits():
     slot = np.array([[0, 0, 1, 1, 2, 0], [0] * 6], np.int16)
-    made = split(Groups(sites=(site(0), site(1)), slot=slot), (1, 2, 5)).slot
+    made = split_groups(Groups(sites=(site(0), site(1)), slot=slot), (1, 2, 5)).slot
     assert made.tolist() == [[0, 1, 2, 3, 4, 1], [0, 1, 1, 0, 0, 1]]
 
 
@@ -119,7 +125,7 @@ def test_relaxed_errors_take_each_step_from_its_own_bits():
         )
         for bits, value in ((8, 0), (FLOAT, 10))
     )
-    made = relaxed_errors(plain, wide, (0, 3))
+    made = combine_errors(plain, wide, (0, 3))
     assert made.bits.tolist() == [[FLOAT, 8, 8, FLOAT]] and made.rounding.tolist() == [
         [10, 1, 2, 13]
     ]

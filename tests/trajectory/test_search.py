@@ -14,6 +14,7 @@ from dmq.trajectory.search import (
     ETA,
     discrepancy,
     discrepancy_after,
+    drop_empty_groups,
     harden,
     importance,
     kmeans,
@@ -26,7 +27,6 @@ from dmq.trajectory.search import (
     start_logits,
     ucb,
     uncertainty,
-    without_empty,
 )
 from tests.helpers import random_stats
 
@@ -181,12 +181,14 @@ def test_hardening_into_runs_equals_exhaustive_search():
 
 
 def test_unused_groups_are_dropped_with_their_ranges():
-    slot, low = without_empty(
+    slot, low = drop_empty_groups(
         np.array([[3, 3, 1], [0, 2, 2]]), np.array([[0.0, 1, 2, 3], [10, 11, 12, 13]])
     )
     assert slot.tolist() == [[1, 1, 0], [0, 1, 1]]
     assert low.tolist() == [[1, 3], [10, 12]]
-    narrow, table = without_empty(np.array([[2, 2], [1, 0]]), np.array([[0.0, 1, 2], [3, 4, 5]]))
+    narrow, table = drop_empty_groups(
+        np.array([[2, 2], [1, 0]]), np.array([[0.0, 1, 2], [3, 4, 5]])
+    )
     assert narrow.tolist() == [[0, 0], [1, 0]] and table.tolist() == [[2, 0], [3, 4]]
 
 

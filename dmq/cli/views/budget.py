@@ -10,7 +10,7 @@ from ... import jsonio
 from ...errors import DmqError
 from ...recipe import Budget, Recipe, Rule, format_name
 from ...results import Allocation, SensitivityTable
-from ..arguments import chosen_recipe
+from ..arguments import choose_recipe
 from ..terminal import check_place, print_table, write
 
 
@@ -55,8 +55,8 @@ def budget(given: argparse.Namespace) -> None:
             check_written(file, suffix)
     bits = 4.0 if given.bits is None and given.bytes is None else given.bits
     asked = Budget(bits=bits, bytes=given.bytes, rules=tuple(map(rule_of, given.rules)))
-    recipe = chosen_recipe(given.recipe, given.model)
-    table = chosen_table(given.table, recipe)
+    recipe = choose_recipe(given.recipe, given.model)
+    table = choose_table(given.table, recipe)
     found = allocate(table, asked)
     mixed = bit_allocation.apply_allocation(recipe, found)
     if given.front:
@@ -95,7 +95,7 @@ def rule_of(text: str) -> Rule:
         raise DmqError(f"--rule {text!r:.80}: {error}") from None
 
 
-def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
+def choose_table(name: str, recipe: Recipe) -> SensitivityTable:
     """The table in a folder, or the one that is kept for the recipe's model under this title or
     folder name.
 
@@ -127,7 +127,7 @@ def chosen_table(name: str, recipe: Recipe) -> SensitivityTable:
 
 def print_allocation(table: SensitivityTable, found: Allocation) -> None:
     """A line for each layer, then the totals."""
-    taken = [taken_by(table, n, format_name(choice)) for n, choice in enumerate(found.choices)]
+    taken = [find_taken(table, n, format_name(choice)) for n, choice in enumerate(found.choices)]
     width = max(len(f"{count:,}") for count in taken)
     rows = [
         [layer, format_name(choice), f"{count:{width},}", why]
@@ -144,7 +144,7 @@ def print_allocation(table: SensitivityTable, found: Allocation) -> None:
     )
 
 
-def taken_by(table: SensitivityTable, n: int, label: str) -> int:
+def find_taken(table: SensitivityTable, n: int, label: str) -> int:
     """Bytes of layer n as one of the table's choices, or in float because a rule says so."""
     if label not in table.labels:
         return 4 * table.layers[n].num_weights

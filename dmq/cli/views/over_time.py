@@ -10,7 +10,7 @@ import numpy as np
 from ...recipe import Comparison, Recipe
 from ...results import OverTime
 from ...store.prompts import UNPROMPTED
-from ..arguments import chosen_recipe
+from ..arguments import choose_recipe
 from ..terminal import check_place, print_table, show_progress, write
 
 
@@ -23,7 +23,7 @@ def over_time(given: argparse.Namespace) -> None:
     from ...evaluation import error_curves
     from ...workflow.answers import get_plan
 
-    recipes = tuple(chosen_recipe(name, given.model) for name in given.recipes)
+    recipes = tuple(choose_recipe(name, given.model) for name in given.recipes)
     comparison = Comparison(
         prompts=prompts_for(recipes[0], given.prompts or Comparison().prompts),
         seeds=tuple(given.seeds or (0,)),

@@ -14,7 +14,7 @@ import numpy as np
 from ...errors import DmqError
 from ...recipe import Predictor, Recipe, format_name
 from ...results import PredictorResult
-from ..arguments import chosen_recipe, chosen_spec, shared
+from ..arguments import choose_recipe, choose_spec, cluster_options
 from ..terminal import check_place, print_table, show_progress, write
 
 
@@ -27,11 +27,11 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 def predict(given: argparse.Namespace) -> None:
     from ...workflow.learning import learn_scores
 
-    spec = chosen_spec(given, Predictor)
+    spec = choose_spec(given, Predictor)
     if given.json:
         check_place(given.json)
-    recipe = chosen_recipe(given.recipe, given.model)
-    result = show_progress(learn_scores(recipe, spec, again=given.again, **shared(given)))
+    recipe = choose_recipe(given.recipe, given.model)
+    result = show_progress(learn_scores(recipe, spec, again=given.again, **cluster_options(given)))
     print_result(result)
     if given.json:
         write(given.json, json.dumps(plain(result), indent=2) + "\n")

@@ -10,7 +10,7 @@ import numpy as np
 from ...errors import DmqError
 from ...recipe import Probe, Recipe
 from ...results import ProbeImage
-from ..arguments import chosen_recipe
+from ..arguments import choose_recipe
 from ..terminal import check_place, print_table, show_progress
 from .over_time import prompts_for
 
@@ -34,8 +34,8 @@ def probe(given: argparse.Namespace) -> None:
     from ...evaluation import probe as probe_
     from ...store import sheets
 
-    recipe = chosen_recipe(_single("recipes", given.recipes), given.model)
-    spec = chosen_probe(given, recipe)
+    recipe = choose_recipe(_single("recipes", given.recipes), given.model)
+    spec = choose_probe(given, recipe)
     if given.out:
         check_place(given.out, ".png")
     images = show_progress(probe_.run_probe(recipe, spec, again=given.again))
@@ -56,7 +56,7 @@ def probe(given: argparse.Namespace) -> None:
         sheets.save_png(given.out, sheets.sheet(*grid_of(images)))
 
 
-def chosen_probe(given: argparse.Namespace, recipe: Recipe) -> Probe:
+def choose_probe(given: argparse.Namespace, recipe: Recipe) -> Probe:
     """The probe that the command line asks for."""
     if given.windows is not None and (given.first, given.last) != (None, None):
         raise DmqError(

@@ -11,7 +11,7 @@ import numpy as np
 from ...errors import DmqError
 from ...recipe import Recipe, Sensitivity
 from ...results import SensitivityTable
-from ..arguments import chosen_recipe, chosen_spec, shared
+from ..arguments import choose_recipe, choose_spec, cluster_options
 from ..terminal import check_place, print_table, show_progress, write
 
 
@@ -28,11 +28,11 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 def sensitivity(given: argparse.Namespace) -> None:
     from ...workflow.learning import measure_costs
 
-    ask = chosen_spec(given, Sensitivity)
+    ask = choose_spec(given, Sensitivity)
     if given.csv:
         check_place(given.csv)
-    recipe = chosen_recipe(given.recipe, given.model)
-    table = show_progress(measure_costs(recipe, ask, again=given.again, **shared(given)))
+    recipe = choose_recipe(given.recipe, given.model)
+    table = show_progress(measure_costs(recipe, ask, again=given.again, **cluster_options(given)))
     print(f"{recipe.model}: {table.title} ({table.kind}), {table.unit}")
     print_costs(table, len(table.layers) if given.layers else SHOWN_LAYERS)
     print_agreement(table, recipe)

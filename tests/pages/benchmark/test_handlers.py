@@ -143,7 +143,7 @@ def test_a_benchmark_is_stopped_and_gone_on_with(asked, recipes, text):
     left = next(benching.resume("halfway"))["estimate"]
     assert "32 images" not in left
     end = last(benching.resume("halfway"))
-    assert end["done"] == "halfway" and "w3" in end["rows"] and kept.unfinished() == []
+    assert end["done"] == "halfway" and "w3" in end["rows"] and kept.list_unfinished() == []
     assert (
         end["live"]["visible"] is False and end["start"]["visible"] and not end["resume"]["visible"]
     )
@@ -182,13 +182,13 @@ def test_images_that_are_no_numbers_are_counted_and_named(asked, recipes, monkey
 
 
 def test_what_cannot_be_drawn_is_refused_at_the_start_and_leaves_nothing(text, tmp_path):
-    before = kept.unfinished()
+    before = kept.list_unfinished()
     with pytest.raises(DmqError, match="names: FID needs at least 16 images, got 3"):
         last(benching.start(text, ["names"], None, 3, 1, []))
     (tmp_path / "long.txt").write_text("\n".join(f"p{n}" for n in range(100_000)))
     with pytest.raises(DmqError, match="100,000 lines; at most 10,000"):
         last(benching.start(text, [], str(tmp_path / "long.txt"), 16, 1, []))
-    assert kept.unfinished() == before
+    assert kept.list_unfinished() == before
 
 
 def test_a_recipe_of_another_engine_is_another_recipe(asked, recipes, text):
