@@ -126,6 +126,20 @@ def ask_ranges(recipe: Recipe, allocation: Allocation = ()) -> Progressive | Non
 
 def ask_site_errors(recipe: Recipe, allocation: Allocation = (), least: int = 0) -> SiteErrors:
     """The errors of all partitions of `recipe`'s steps."""
+    if recipe.progressive is None and not isinstance(recipe.calibration_steps, ActiveSteps):
+        # So that moving a boundary, and all else that is no part of it, finds the same answer.
+        recipe = Recipe(
+            model=recipe.model,
+            sampling=recipe.sampling,
+            calibration=recipe.calibration,
+            calibration_steps=recipe.calibration_steps,
+            weights=recipe.weights,
+            activations=recipe.activations,
+            split_shortcuts=recipe.split_shortcuts,
+            protection=recipe.protection,
+            overrides=recipe.overrides,
+        )
+        allocation = ()
     return SiteErrors(recipe=drop_names(recipe), allocation=allocation, least=least)
 
 

@@ -29,6 +29,7 @@ TINY = {  # what each is called with; MODEL is a tiny pipeline, WORK an empty fo
     "codebook": ["--model", "MODEL", "--channels", "1", "--starts", "1"],
     "device": ["--tiny", "--phases", "sample"],
     "interactive": ["--sites", "3", "--steps", "8", "--moves", "20", "--threads", "1", "--made-up"],
+    "journey": ["--repeats", "1"],
     "kernels": ["--rounds", "1"],
     "layers": [
         "--model",
