@@ -30,7 +30,7 @@ from bench.memory import BLOCK, peak
 from dmq.capture.activations import SUBSET, calibration_images, capture_activations
 from dmq.models.loading import Loaded, describe, is_embedded, load, sample
 from dmq.models.published import build_published
-from dmq.models.stepping import yield_steps
+from dmq.models.step_progress import yield_steps
 from dmq.models.tiny import calm, letters
 from dmq.recipe import EMBEDDED, Calibration, Sampling
 

@@ -25,7 +25,7 @@ from torch.nn.attention.flex_attention import flex_attention
 from dmq.numerics.affine import fake_quantize
 from dmq.numerics.processor import multiplies_bfloat16
 from dmq.runtime.attention import LANES, _run_chunked
-from dmq.runtime.fused import codes_of
+from dmq.runtime.fused_quantize import codes_of
 from dmq.runtime.sums import int_mm_sums, onednn_sums
 
 

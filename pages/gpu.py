@@ -23,7 +23,7 @@ except ImportError:
 # Seconds asked for, and where nobody can tell. A visitor has about two minutes a day: what is
 # shorter is served earlier, what is longer than is left is refused. What was not finished in the
 # time goes on from what was kept.
-LEAST, MOST, UNKNOWN = 20, 120, 60
+MIN_SECONDS, MAX_SECONDS, UNKNOWN_SECONDS = 20, 120, 60
 
 
 def on_gpu(handler: Callable, seconds: Callable[..., float] | None = None) -> Callable:
@@ -37,10 +37,10 @@ def on_gpu(handler: Callable, seconds: Callable[..., float] | None = None) -> Ca
 
     def duration(*args: Any, **kwargs: Any) -> int:
         try:
-            estimate = seconds(*args, **kwargs) if seconds is not None else UNKNOWN
+            estimate = seconds(*args, **kwargs) if seconds is not None else UNKNOWN_SECONDS
         except DmqError:  # which the handler says better
-            estimate = LEAST
-        return math.ceil(min(max(estimate, LEAST), MOST))
+            estimate = MIN_SECONDS
+        return math.ceil(min(max(estimate, MIN_SECONDS), MAX_SECONDS))
 
     return spaces.GPU(_on_its_device(handler), duration=duration)
 

@@ -16,7 +16,7 @@ from dmq.store.prompts import UNPROMPTED
 from .session import adopt
 
 
-MOST = 64  # images a visitor may ask for at once, of each model
+MAX_IMAGES = 64  # images a visitor may ask for at once, of each model
 RUNS = 50  # the newest runs, whose recipes are offered again
 
 
@@ -32,8 +32,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
             dash and not (last.isascii() and last.isdigit())
         ):
             raise DmqError(f"seeds must be whole numbers such as 0, 1, 2 or 0-3, got {part!r:.40}.")
-        if len(part) > 40 or int(last or first) - int(first) >= MOST:
-            raise DmqError(f"seeds {part!r:.40}: at most {MOST} images at once.")
+        if len(part) > 40 or int(last or first) - int(first) >= MAX_IMAGES:
+            raise DmqError(f"seeds {part!r:.40}: at most {MAX_IMAGES} images at once.")
         seeds += range(int(first), int(last or first) + 1)
     return tuple(dict.fromkeys(seeds))
 
@@ -55,9 +55,9 @@ def make_comparison(
     sampling = dataclasses.replace(recipe.sampling, steps=int(steps), guidance=float(guidance or 0))
     checks.check_sampling(recipe, sampling)
     comparison = Comparison(prompts=lines, seeds=parse_seeds(seeds), sampling=sampling)
-    if len(comparison.prompts) * len(comparison.seeds) > MOST:
+    if len(comparison.prompts) * len(comparison.seeds) > MAX_IMAGES:
         raise DmqError(
-            f"{len(comparison.prompts) * len(comparison.seeds)} images; at most {MOST} are generated at once."
+            f"{len(comparison.prompts) * len(comparison.seeds)} images; at most {MAX_IMAGES} are generated at once."
         )
     return comparison
 

@@ -42,7 +42,7 @@ from dmq.recipe import (
 )
 from dmq.reconstruction.adaround import Rounding, SoftConv, SoftLinear, measure_indecision
 from dmq.reconstruction.gptq import compensate_codes
-from dmq.reconstruction.recorded import distance
+from dmq.reconstruction.recorded_inputs import distance
 from dmq.results import ActivationQParams, Site
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from dmq.quantizers.bank import DynamicBank
 from dmq.runtime.kernels import OVERFLOW
 from dmq.runtime.layers import PackedLayer
-from dmq.runtime.whole import whole_parts
+from dmq.runtime.whole_weights import whole_parts
 
 
 KERNEL = "oneDNN int8"

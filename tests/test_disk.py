@@ -125,7 +125,7 @@ def test_a_run_folder_nobody_may_write_in_is_said_before_anything_is_drawn(
 
 def test_no_long_stage_begins_without_room(recipe, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("DMQ_RUNS", str(tmp_path / "runs"))
-    monkeypatch.setattr(folders, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(folders, "MIN_FREE_BYTES", 10**18)
     assert cli.main(["capture", str(recipe[1] / "recipe.json")]) == 1
     assert "at least 1000000000000 are needed; make room" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -140,7 +140,7 @@ def test_a_run_folder_that_is_a_file_is_said(recipe, tmp_path, monkeypatch, caps
 
 def test_what_is_known_can_be_asked_where_nothing_can_be_written(recipe, monkeypatch, capsys):
     """A stage that has nothing to do needs no room."""
-    monkeypatch.setattr(folders, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(folders, "MIN_FREE_BYTES", 10**18)
     assert cli.main(["capture", str(recipe[1] / "recipe.json")]) == 0
 
 

@@ -14,7 +14,7 @@ from dmq.errors import DmqError
 from dmq.evaluation.compare import compare_images
 from dmq.models import libraries
 from dmq.models.loading import decode, sample
-from dmq.models.running import arguments, has_class_prompts
+from dmq.models.sampling_arguments import arguments, has_class_prompts
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.models.tiny_pipelines import PIPELINES, tiny_pipeline
 from dmq.progress import run_to_end

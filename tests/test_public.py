@@ -8,7 +8,7 @@ from dmq import cli, jsonio, public
 from dmq.errors import DmqError, Refused
 from dmq.metrics import references as reference
 from dmq.models import clip, loading, placement, tiny
-from dmq.models.stepping import yield_steps
+from dmq.models.step_progress import yield_steps
 from dmq.recipe import Benchmark, Domain, Recipe
 from dmq.store import prompts
 from pages import app

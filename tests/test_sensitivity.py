@@ -24,7 +24,7 @@ from dmq.models import libraries
 from dmq.models.borrow import borrow
 from dmq.models.clip import load_clip
 from dmq.models.generation import generate_batch
-from dmq.models.running import private
+from dmq.models.sampling_arguments import private
 from dmq.models.tiny import tiny_ddpm
 from dmq.progress import run_to_end
 from dmq.quantizers.weights import quantize_weight

@@ -26,7 +26,7 @@ from dmq.errors import DmqError
 from dmq.evaluation import compare, error_curves, probe
 from dmq.models import libraries
 from dmq.models.loading import sample, with_denoiser
-from dmq.models.parts import take_over
+from dmq.models.tensor_parts import take_over
 from dmq.models.tiny import tiny_call, tiny_ddpm, tiny_sd
 from dmq.models.windows import leave_window_float
 from dmq.numerics.affine import grid

@@ -24,13 +24,13 @@ import numpy as np
 if TYPE_CHECKING:
     from scipy.optimize import OptimizeResult
 
-FEW, TIMES, MOST = (
+MIN_CORE, CORE_GROWTH, MAX_CORE = (
     60,
     5,
     1500,
 )  # choices in the first core, how many times as many in the next, and in the last
 NODES = 50  # of a search: unlike a time limit, it gives the same answer on every machine
-SECONDS = 3.0  # for a machine that is busy with other things
+MAX_SECONDS = 3.0  # for a machine that is busy with other things
 SAME = 1e-7  # relative to the largest cost: two costs closer than this are the same
 CLOSE = 1e-6  # and this close to the bound is not worth a larger core
 # the largest change of a row, in the solver's unit of bytes; its tolerance is a millionth of the
@@ -147,7 +147,7 @@ def fill(known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int) -> S
 
 
 def best(
-    known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int, most: int = MOST
+    known: Solution, taken: np.ndarray, cost: np.ndarray, budget: int, most: int = MAX_CORE
 ) -> Solution:
     """The choice of least cost within `budget` bytes, at least as good as `known`, a solution with
     its bound.
@@ -164,7 +164,10 @@ def best(
     dearer = at_price - np.nanmin(at_price, axis=1, keepdims=True)
     base = np.where(dearer <= 0, taken, np.iinfo(np.int64).max).argmin(1)
     dearer[every, base] = np.nan
-    order, count = np.argsort(dearer, axis=None, kind="stable"), min(FEW, most)  # nan comes last
+    order, count = (
+        np.argsort(dearer, axis=None, kind="stable"),
+        min(MIN_CORE, most),
+    )  # nan comes last
     while (gap := known.cost - lagrange) > SAME * scale:
         inside = int((dearer < gap).sum())
         row, to = np.unravel_index(order[: min(count, inside)], cost.shape)
@@ -189,7 +192,7 @@ def best(
         known = replace(known, bound=max(known.bound, lagrange + min(proven, left, gap)))
         if min(proven, gap) <= left or gap <= CLOSE * scale or count >= most:
             break
-        count = min(TIMES * count, most)
+        count = min(CORE_GROWTH * count, most)
     return known
 
 
@@ -208,7 +211,7 @@ class _Core:
         """Which to take, bool [N], within the room; and how far above the bound any of them must
         end at least.
 
-        Taken are the best but for the part `close` of that distance, unless NODES or SECONDS ended
+        Taken are the best but for the part `close` of that distance, unless NODES or MAX_SECONDS ended
         the search."""
         room, answer = self.room, self._milp(self.room, close)
         proven = answer.mip_dual_bound
@@ -246,7 +249,7 @@ class _Core:
                         csr_array(np.append(self.more / size, 1)[None]), room / size, room / size
                     ),
                 ],
-                options={"mip_rel_gap": close, "node_limit": NODES, "time_limit": SECONDS},
+                options={"mip_rel_gap": close, "node_limit": NODES, "time_limit": MAX_SECONDS},
             )
 
     def _picked(self, answer: "OptimizeResult") -> np.ndarray:

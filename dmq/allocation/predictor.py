@@ -31,7 +31,7 @@ from .ridge import ridge
 
 
 LOOKS = 24  # times in a training that the watched mixes are looked at
-CELLS = 6_000_000  # numbers of a batch: edges times mixes times width
+MAX_CELLS = 6_000_000  # numbers of a batch: edges times mixes times width
 CLIP = 5.0  # length of a gradient
 
 
@@ -207,7 +207,7 @@ def train(
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(parameters, lr=spec.rate, weight_decay=1e-6)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, spec.epochs)
-    size = max(8, CELLS // (network.edges.shape[1] * spec.width))
+    size = max(8, MAX_CELLS // (network.edges.shape[1] * spec.width))
     parts = -(-len(taught) // size)
     best, kept = -np.inf, copy.deepcopy(network.state_dict())
     for epoch in range(spec.epochs):

@@ -36,7 +36,7 @@ from ..recipe import Weights
 from ..results import SensitivityTable, Trajectory
 
 
-LEAST = 1e-30  # power of an answer that is zero
+MIN_POWER = 1e-30  # power of an answer that is zero
 
 
 # --- what is looked at ----------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def weight_error(weight: Tensor, made: Tensor) -> float:
     0.04
     """
     return (
-        double(made - weight).square().sum() / double(weight).square().sum().clamp_min(LEAST)
+        double(made - weight).square().sum() / double(weight).square().sum().clamp_min(MIN_POWER)
     ).item()
 
 
@@ -189,7 +189,7 @@ def noise_change(watched: Watched, weights: Mapping[str, Tensor]) -> np.ndarray:
                 repeat(watched.model, watched.trajectory, look.call, look.rows) - answer
             )
             np.add.at(wrong[look.step], look.image, np.where(np.isfinite(change), change, np.inf))
-    return wrong / np.maximum(watched.power.mean(1, keepdims=True), LEAST)
+    return wrong / np.maximum(watched.power.mean(1, keepdims=True), MIN_POWER)
 
 
 def _squares(x: Tensor) -> np.ndarray:
@@ -241,7 +241,7 @@ def probe_changes(
                     (v.to(answer) * answer).sum().backward(retain_graph=k + 1 < probes)
                     dots[:, :, at, k] += dotted.taken()
     with np.errstate(invalid="ignore", over="ignore"):
-        values = dots**2 / np.maximum(watched.power.sum(1)[list(steps)], LEAST)[:, None]
+        values = dots**2 / np.maximum(watched.power.sum(1)[list(steps)], MIN_POWER)[:, None]
     return np.where(np.isfinite(values), values, np.inf)
 
 
@@ -324,7 +324,7 @@ def local_changes(
     finally:
         for hook in hooks:
             hook.remove()
-    return wrong / np.maximum(power.mean(-1), LEAST)[:, None, :, None]
+    return wrong / np.maximum(power.mean(-1), MIN_POWER)[:, None, :, None]
 
 
 def _output(layer: Any, x: Tensor, weight: Tensor) -> Tensor:

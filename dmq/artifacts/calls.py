@@ -43,7 +43,7 @@ def denoiser_calls(recipe: Recipe, images: int) -> Generator[Progress, None, Tra
         return saved
     from ..capture.activations import calibration_images
     from ..capture.trajectories import record_trajectory
-    from ..models.stepping import yield_steps
+    from ..models.step_progress import yield_steps
 
     loaded = load(recipe.model)
     jobs = calibration_images(loaded, dataclasses.replace(recipe.calibration, samples=images))

@@ -31,7 +31,7 @@ from ..capture.replay import images_in, noise_errors
 from ..capture.trajectories import record_trajectory
 from ..errors import DmqError
 from ..models.loading import Loaded
-from ..models.stepping import yield_steps
+from ..models.step_progress import yield_steps
 from ..numerics.threads import few_threads, one_thread
 from ..progress import relay
 from ..recipe import (

@@ -28,8 +28,8 @@ from ..capture.activations import (
 from ..capture.recorder import Recorder
 from ..errors import DmqError
 from ..models.loading import Loaded, sample, with_denoiser
-from ..models.parts import Call, Forward, join_parts, parts_of, take_over
-from ..models.stepping import OnStep, yield_steps
+from ..models.step_progress import OnStep, yield_steps
+from ..models.tensor_parts import Call, Forward, join_parts, parts_of, take_over
 from ..numerics.threads import one_thread
 from ..quantizers.apply import quantize_model
 from ..quantizers.bank import ActivationBank

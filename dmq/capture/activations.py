@@ -22,8 +22,8 @@ from ..models.borrow import borrow
 from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
 from ..models.memory import OutOfMemory, release_memory
-from ..models.running import has_class_prompts
-from ..models.stepping import OnStep, yield_steps
+from ..models.sampling_arguments import has_class_prompts
+from ..models.step_progress import OnStep, yield_steps
 from ..numerics.mergeable import BINS, coarsen
 from ..numerics.mergeable import merge as merge_counts
 from ..numerics.threads import few_threads, is_small, process_threads
@@ -38,7 +38,7 @@ from .watching import watch_modules
 PROMPTS = ASSETS / "prompts" / "default.txt"
 SUBSET = 256  # histogram elements of a site in each row of a denoiser call
 # batches of a small model, each in a thread: with many more Python itself is what they wait for
-AT_ONCE = 4
+MAX_IMAGES_AT_ONCE = 4
 
 
 class Captured(NamedTuple):
@@ -133,7 +133,11 @@ def _batches_at_once(loaded: Loaded, batches: int) -> int:
     Several threads gain little in the small operations of a small model, and nothing in its
     statistics; a thread for each batch does, and does not mind what else the processor has to do.
     """
-    return min(batches, process_threads(), AT_ONCE) if is_small(loaded.denoiser.parameters()) else 1
+    return (
+        min(batches, process_threads(), MAX_IMAGES_AT_ONCE)
+        if is_small(loaded.denoiser.parameters())
+        else 1
+    )
 
 
 def _watch_batches(

@@ -27,11 +27,11 @@ from ..results import Site
 
 # tensors kept for being seen again: the input and the outputs of to_q, to_k, to_v, and some room
 RECENT = 6
-LONG = 256  # elements of a channel, in one row, whose reduction vectorises well by itself
-PENDING = (
+MIN_LONG = 256  # elements of a channel, in one row, whose reduction vectorises well by itself
+MAX_PENDING = (
     2**22
 )  # values that wait for binning, at most, plus one tensor; on other devices than the CPU 16 times that
-FEW = (
+MAX_PERMUTED = (
     2**20
 )  # elements of a row whose places are the first of a permutation; where there are more it would be large
 
@@ -123,7 +123,7 @@ class Recorder:
     def _wait(self, site: Site, known: _Tensor, low: Tensor, high: Tensor) -> None:
         self._pending.setdefault(site, []).append((known, low, high))
         self._waiting += known.sample.numel()
-        if self._waiting > (PENDING if known.sample.device.type == "cpu" else 16 * PENDING):
+        if self._waiting > (MAX_PENDING if known.sample.device.type == "cpu" else 16 * MAX_PENDING):
             self._commit()
 
     def end(self) -> None:
@@ -183,7 +183,7 @@ class Recorder:
         """The places of the subset among n elements."""
         if (n, device) not in self._places:
             random = torch.Generator().manual_seed(n)
-            if n <= FEW:
+            if n <= MAX_PERMUTED:
                 chosen = torch.randperm(n, generator=random)[: self.subset]
             else:
                 chosen = torch.randint(n, (2 * self.subset,), generator=random).unique()
@@ -420,7 +420,7 @@ def _over_channels(x: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     if axis == -1:
         rows = x.reshape(-1, x.shape[-1])
         return rows.amin(0), rows.amax(0)
-    if x.is_contiguous() and x.shape[2:].numel() >= LONG:
+    if x.is_contiguous() and x.shape[2:].numel() >= MIN_LONG:
         pixels = x.flatten(2)
         return pixels.amin(2).amin(0), pixels.amax(2).amax(0)
     # Over rows first: this way reads memory in order and vectorises however little is inside.

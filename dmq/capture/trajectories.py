@@ -11,7 +11,7 @@ from ..models.adapter import AbstractAdapter
 from ..models.borrow import borrow
 from ..models.checks import refuse_caches
 from ..models.loading import Loaded, sample, with_denoiser
-from ..models.stepping import OnStep
+from ..models.step_progress import OnStep
 from ..recipe import Sampling
 from ..results import Trajectory
 

@@ -16,10 +16,10 @@ from ..errors import DmqError
 from ..models.quantizer import Storage, config_data, from_folder
 from ..recipe import ENGINES, SIMULATED
 from ..runtime.layers import PackedLayer
-from .assembling import assemble_model, open_model
-from .content import Content, metadata_of, quantized_layout, sealed
+from .build_model import assemble_model, open_model
 from .reading import read, readable
-from .stored import store
+from .settings import Content, metadata_of, quantized_layout, sealed
+from .weight_layout import store
 
 
 VARIABLE = "DMQ_MODE"

@@ -20,9 +20,9 @@ from ..models.quantizer import config_data, pipeline_from_folder
 from ..quantizers.codes import WeightCodes
 from ..recipe import Recipe
 from ..results import Plan, Report
-from .content import Content, data_digest, settings_of
 from .loading import mode as chosen_mode
 from .reading import Files, read, read_json, readable
+from .settings import Content, data_digest, settings_of
 from .writing import (
     CARD,
     Exported,

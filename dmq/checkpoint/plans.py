@@ -31,7 +31,7 @@ from ..results import (
     TimeEmbedding,
 )
 from ..store import codec
-from .stored import LARGEST, Layout
+from .weight_layout import LARGEST, Layout
 
 
 PLAIN = (

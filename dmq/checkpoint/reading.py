@@ -24,8 +24,9 @@ from ..errors import DmqError
 from ..models.checks import PICKLES
 from ..models.quantizer import skeleton
 from ..recipe import ENGINES
-from .assembling import open_model
-from .content import (
+from .build_model import open_model
+from .plans import plan_layout
+from .settings import (
     FORMAT,
     Content,
     data_digest,
@@ -34,8 +35,7 @@ from .content import (
     quantized_layout,
     tensor_digest,
 )
-from .plans import plan_layout
-from .stored import LARGEST, Layout
+from .weight_layout import LARGEST, Layout
 
 
 # bytes of a header that is read at all, which is also the limit of safetensors itself

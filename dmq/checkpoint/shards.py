@@ -15,16 +15,16 @@ from torch import Tensor, nn
 from ..errors import DmqError
 from ..models.adapter import LAYERS, AbstractAdapter
 from ..models.generic import GenericAdapter
+from ..models.layer_counts import fingerprint
 from ..models.loading import ADAPTERS
 from ..models.quantizer import config_data, skeleton
-from ..models.survey import fingerprint
 from ..quantizers.codes import WeightCodes
 from ..quantizers.plan import make_plan
 from ..recipe import FLOAT, Recipe
 from ..results import ActivationStats, GroupErrors, Groups, ModelInfo, Plan
-from .content import cache_rows, sealed, settings_of
 from .plans import plan_tensors
 from .reading import Files, read_files, read_json, readable, weight_files
+from .settings import cache_rows, sealed, settings_of
 from .writing import (
     Coder,
     Collected,

@@ -12,11 +12,11 @@ from .. import jsonio
 from ..errors import DmqError
 from ..models.quantizer import push_folder
 from ..quantizers.codes import WeightCodes
-from .assembling import codes_in
+from .build_model import codes_in
 from .card import view_card
-from .content import quantized_layout
 from .pipelines import Checked, check, denoiser_folder
 from .sdnq import Forms
+from .settings import quantized_layout
 from .writing import CARD, Exported, Shards, check_target, is_view, sizes, write_plain, writing
 
 

@@ -28,12 +28,12 @@ from ..quantizers.weights import quantize_weight
 from ..recipe import FLOAT, Recipe, Weights
 from ..results import Plan, Report
 from ..store.folders import write_folder
-from .assembling import find_gone
+from .build_model import find_gone
 from .card import TAGS, card
-from .content import UNSEALED, cache_rows, metadata_of, sealed, settings_of
 from .plans import plan_tensors
 from .reading import WEIGHTS
-from .stored import store, store_exactly, zero_dtype
+from .settings import UNSEALED, cache_rows, metadata_of, sealed, settings_of
+from .weight_layout import store, store_exactly, zero_dtype
 
 
 CARD = "README.md"

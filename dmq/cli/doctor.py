@@ -273,7 +273,7 @@ def kernels() -> Iterator[Finding]:
     from ..models import placement
     from ..runtime.kernels import kernel_for, lacks_onednn
     from ..runtime.sums import SAID, onednn_sums
-    from ..runtime.whole import WholeWeight
+    from ..runtime.whole_weights import WholeWeight
 
     lacks = lacks_onednn()
     yield Finding(

@@ -9,7 +9,7 @@ from plotly.subplots import make_subplots
 
 from ..results import ActivationStats
 from .distribution import bin_errors, grid_of, shares, span
-from .look import (
+from .style import (
     BLUE,
     GREEN,
     GREY,

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ..results import BENCH_MEASURES, FLOOR_NAME, BenchReport, BenchRow
 from .bench_table import interval, value
-from .look import GREY, PALETTE, YELLOW, layout
+from .style import GREY, PALETTE, YELLOW, layout
 
 
 SYMBOLS = {

@@ -3,7 +3,7 @@
 import numpy as np
 import plotly.graph_objects as go
 
-from .look import (
+from .style import (
     BLUE,
     GREEN,
     GREY,

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 from ..recipe import FLOAT, format_name
 from ..results import Allocation, SensitivityTable
 from .layers import FORMATS, block_of, format_of, is_wide, logarithmic
-from .look import GREY, RED, layout, plain
+from .style import GREY, RED, layout, plain
 
 
 NAMED = 40  # as many names find room below the strip

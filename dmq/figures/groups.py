@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from ..recipe import FLOAT
 from ..results import GroupErrors, Groups
-from .look import (
+from .style import (
     BLUE,
     GREEN,
     GREY,

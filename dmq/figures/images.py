@@ -7,7 +7,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..results import ImageScore, Report
-from .look import GREY, PALETTE, layout
+from .style import GREY, PALETTE, layout
 
 
 def psnr(report: Report) -> go.Figure:

@@ -12,7 +12,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from ..results import Layer, SensitivityTable
-from .look import (
+from .style import (
     BLUE,
     GREEN,
     GREY,
@@ -30,7 +30,7 @@ from .look import (
 )
 
 
-MOST = 30  # bars; layers behind them are in the map
+MAX_BARS = 30  # bars; layers behind them are in the map
 WIDE = 30  # largest over smallest from which a scale is logarithmic
 OUTSIDE = "outside blocks"
 ROLES = ("first", "last", "time", "attention", "feedforward", "residual", "sampling", "other")
@@ -92,7 +92,7 @@ def bars(table: SensitivityTable, label: str = "") -> go.Figure:
     """
     values = values_of(table, label)
     known = np.flatnonzero(np.isfinite(values))
-    order = known[np.argsort(-values[known], kind="stable")][:MOST]
+    order = known[np.argsort(-values[known], kind="stable")][:MAX_BARS]
     place = {int(row): k for k, row in enumerate(order)}
     figure = go.Figure()
     for role, colour in zip(ROLES, PALETTE, strict=True):

@@ -7,7 +7,7 @@ from plotly.colors import sample_colorscale
 from ..describe import range_unit
 from ..recipe import BITS, FLOAT, Uniform, format_name
 from ..results import ModelInfo, Plan, PlannedLayer
-from .look import GREY, PALETTE, SHORTER, layout, short
+from .style import GREY, PALETTE, SHORTER, layout, short
 
 
 def layers(info: ModelInfo) -> go.Figure:

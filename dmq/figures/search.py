@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from ..results import SearchResult, SearchSnapshot, Site
 from .groups import SHARE, STYLES
-from .look import (
+from .style import (
     BLUE,
     GREY,
     MOST_POINTS,

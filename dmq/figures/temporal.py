@@ -8,7 +8,7 @@ import plotly.graph_objects as go
 
 from ..results import Projection, TemporalErrors
 from .groups import STYLES
-from .look import (
+from .style import (
     BLUE,
     DIVERGING,
     GREEN,
@@ -32,7 +32,7 @@ STATES = (
     "computed",
     "after",
 )  # of TemporalErrors: as all other layers, with the recipe, with its cache
-LEAST = 1e-9  # cosine errors below are rounding of the arithmetic
+MIN_COSINE_ERROR = 1e-9  # cosine errors below are rounding of the arithmetic
 
 
 def feature_name(projection: Projection) -> str:
@@ -45,7 +45,7 @@ def cosine_map(errors: TemporalErrors, state: str, at: tuple[int, int] | None = 
     for all states.
     """
     shown = {
-        name: np.maximum(1 - getattr(errors, f"cosine_{name}").astype(np.float64), LEAST)
+        name: np.maximum(1 - getattr(errors, f"cosine_{name}").astype(np.float64), MIN_COSINE_ERROR)
         for name in STATES
     }
     low = np.floor(np.log10(min(values.min() for values in shown.values())))
@@ -265,7 +265,7 @@ def deviation(lines: dict[str, np.ndarray]) -> go.Figure:
     for (name, values), style in zip(lines.items(), STYLES, strict=False):
         figure.add_scatter(
             x=np.arange(len(values)),
-            y=np.maximum(values, LEAST).astype(np.float32),
+            y=np.maximum(values, MIN_COSINE_ERROR).astype(np.float32),
             name=name,
             mode="lines",
             line=style,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..models.clip import ImageText
 
 KINDS = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
-MOST = 50_000  # images of a folder
+MAX_IMAGES = 50_000  # images of a folder
 PARTS = 64  # images opened at a time
 SHIPPED = "emoji-clip"  # whose features of real images ship
 
@@ -40,7 +40,7 @@ def load_scorer(model: str) -> Any:
     """
     loaded = load(model)
     from ..models.clip import load_clip
-    from ..models.running import has_class_prompts
+    from ..models.sampling_arguments import has_class_prompts
 
     return load_clip() if loaded.info.prompted and not has_class_prompts(loaded.pipe) else None
 
@@ -117,9 +117,9 @@ def _of_folder(folder: Path, feature_extractor: "ImageText") -> tuple[np.ndarray
     if not folder.is_dir():
         raise DmqError(f"{folder}: is no folder; give one with real images, or none.")
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in KINDS)
-    if not files or len(files) > MOST:
+    if not files or len(files) > MAX_IMAGES:
         raise DmqError(
-            f"{folder}: has {len(files):,} images ({', '.join(sorted(KINDS))}); 1 to {MOST:,} "
+            f"{folder}: has {len(files):,} images ({', '.join(sorted(KINDS))}); 1 to {MAX_IMAGES:,} "
             "are read."
         )
     parts = []

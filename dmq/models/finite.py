@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ..errors import DmqError
 from .placement import HALF, Place
-from .stepping import OnStep
+from .step_progress import OnStep
 
 
 @contextmanager

@@ -50,7 +50,7 @@ def generate_batch(
     Where the device has too little memory for all of them, they are generated in two halves, once; then
     OutOfMemory is raised."""
     from .memory import in_parts
-    from .stepping import yield_steps
+    from .step_progress import yield_steps
 
     def generate(
         jobs: Sequence[tuple[str, int]],

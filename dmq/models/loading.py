@@ -35,15 +35,15 @@ from .checks import PICKLES, check_folder, refuse_caches
 from .dit import ClassDiTAdapter, DiTAdapter
 from .finite import finite_steps
 from .generic import GenericAdapter
+from .layer_counts import fingerprint, macs
 from .memory import OutOfMemory, release_memory
 from .mmdit import MMDiTAdapter
 from .noise import one_noise
 from .offload import place_offloaded
 from .placement import HALF, Place, Placement, get_chosen, resolve, stored_dtype
-from .running import arguments, is_prompted, private
+from .sampling_arguments import arguments, is_prompted, private
 from .scheduling import SchedulerCall
-from .stepping import OnStep
-from .survey import fingerprint, macs
+from .step_progress import OnStep
 from .unet import UNetAdapter
 from .weights_on_disk import count_weights
 

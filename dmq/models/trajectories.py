@@ -49,7 +49,7 @@ def sample_trajectory(
     images yet."""
     from . import loading
     from .scheduling import coefficient, predict_x0
-    from .stepping import yield_steps
+    from .step_progress import yield_steps
 
     prompts, seeds = zip(*jobs, strict=True)
     predicted: list[np.ndarray | None] = []

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .parts import Forward, take_over
+from .tensor_parts import Forward, take_over
 
 
 def leave_window_float(quantized: nn.Module, steps: Collection[int]) -> nn.Module:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .placement import Device
 
 CAPTURING = 1.3  # times as long as sampling without being watched
-MANY = 200  # denoiser calls above which a few are timed to tell how long all will take
+MIN_TIMED_CALLS = 200  # denoiser calls above which a few are timed to tell how long all will take
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def plan_work(
     weights = {"all": {loaded.place.dtype: loaded.info.pipeline_parameters}}
     calls = len(batches) * sampling.steps
     seconds = None
-    if calls >= MANY:
+    if calls >= MIN_TIMED_CALLS:
         seconds = slower * sum(
             sampling.steps * time_step(model, sampling, batch) for batch in batches
         )

@@ -11,7 +11,7 @@ from ..errors import DmqError
 from ..models.adapter import AbstractAdapter
 from ..models.attention import make_products_explicit
 from ..models.borrow import borrow, parameters_of, replace
-from ..models.survey import fingerprint
+from ..models.layer_counts import fingerprint
 from ..numerics.threads import one_thread
 from ..recipe import FLOAT
 from ..results import Plan, PlannedLayer, Site

@@ -29,7 +29,7 @@ from ..quantizers.apply import quantize_model
 from ..quantizers.codes import WeightCodes, code_arrays, codes_from
 from ..recipe import FLOAT, BlockReconstruction, Uniform, Weights
 from ..results import Plan, Trajectory
-from .recorded import Source, cut, error_of, gather_inputs
+from .recorded_inputs import Source, cut, error_of, gather_inputs
 from .step_sizes import StepSizes, banks_of, size_arrays, sizes_from, with_step_sizes
 from .training import Feed, RoundingTraining, StepTraining
 

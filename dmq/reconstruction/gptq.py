@@ -20,7 +20,7 @@ from ..numerics.devices import double
 
 BLOCK = 128  # columns whose errors reach the rest of the weight together
 MORE = 10  # damping grows by this factor when it does not do
-LEAST, MOST = 1e-6, 1.0  # damping once it was raised
+MIN_DAMPING, MAX_DAMPING = 1e-6, 1.0  # damping once it was raised
 
 
 def compensate_codes(
@@ -109,7 +109,7 @@ def inverse_factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
     mean = diagonal.sum(1, keepdim=True) / seen.sum(1, keepdim=True).clamp(min=1)
     mean = mean.where(mean > 0, torch.ones_like(mean))  # a layer that was given nothing but zeros
     more = mean.where(~seen, torch.zeros_like(mean))
-    feature_extractor = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
+    identity = torch.eye(h.shape[-1], dtype=h.dtype, device=h.device)
     while True:
         damped = h + torch.diag_embed(more + damping * mean)
         # H = R R^T with R upper triangular comes from the factor of H read backwards; then U =
@@ -118,10 +118,10 @@ def inverse_factor(moments: Tensor, damping: float) -> tuple[Tensor, float]:
         lower, failed = torch.linalg.cholesky_ex(damped.flip(1, 2))
         if not failed.any():
             return torch.linalg.solve_triangular(
-                lower.flip(1, 2), feature_extractor.expand_as(h), upper=True
+                lower.flip(1, 2), identity.expand_as(h), upper=True
             ).to(moments), damping
-        if damping >= MOST:
+        if damping >= MAX_DAMPING:
             raise ValueError(
                 "the moments have no Cholesky factor even with full damping: are they finite?"
             )
-        damping = min(max(MORE * damping, LEAST), MOST)
+        damping = min(max(MORE * damping, MIN_DAMPING), MAX_DAMPING)

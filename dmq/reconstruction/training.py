@@ -22,7 +22,7 @@ from ..quantizers.bank import ActivationBank
 from ..quantizers.weights import QuantizedWeight
 from ..recipe import BlockReconstruction, Weights
 from .adaround import KEPT_EVERY, PENALTY, Rounding, make_soft, measure_indecision, state_of
-from .recorded import Batch, Source, answer_block, distance, gather_inputs
+from .recorded_inputs import Batch, Source, answer_block, distance, gather_inputs
 from .step_sizes import POWER, LearnedScales, StepSizes
 
 

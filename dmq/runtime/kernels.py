@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .sums import FAR_SLOWER, Sums, int_mm_sums, is_far_slower, most_of_pair, onednn_sums
-from .whole import WholeWeight, within
+from .whole_weights import WholeWeight, within
 
 
 CONVS = (nn.Conv1d, nn.Conv2d)

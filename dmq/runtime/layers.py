@@ -15,9 +15,9 @@ from torch.nn import functional as F
 from ..numerics.affine import grid
 from ..quantizers.bank import ActivationBank, DynamicBank, value_ranges
 from ..quantizers.codes import LowRankWeight, WeightCodes
-from .fused import codes_of
+from .fused_quantize import codes_of
 from .kernels import Kernel, kernel_for
-from .whole import WholeWeight, whole_parts
+from .whole_weights import WholeWeight, whole_parts
 
 
 BY_ROW = ("token", "place")  # ranges of what a product of matrices takes as rows

@@ -20,7 +20,7 @@ from ..numerics.processor import on_x86
 from ..numerics.threads import one_thread
 
 
-MOST = 2**15 - 1  # the largest sum of two products
+MAX_PAIR_SUM = 2**15 - 1  # the largest sum of two products
 FAR_SLOWER = 10  # times: what a library without kernels of its own for a processor is beyond
 
 
@@ -47,7 +47,7 @@ def most_of_pair(bits: int) -> int:
     >>> most_of_pair(8), most_of_pair(7)
     (128, 258)
     """
-    return MOST // (2**bits - 1)
+    return MAX_PAIR_SUM // (2**bits - 1)
 
 
 @cache

@@ -29,9 +29,9 @@ from ..recipe import Benchmark, Recipe
 from ..results import BenchImage, BenchReport, BenchRow
 from . import codec, folders
 from .arrays import read_arrays, save_arrays
+from .contact_sheets import read_image
 from .folders import fit_to_name, free_stem, own_home, write_folder, write_whole
 from .former_reports import with_coverage
-from .sheets import read_image
 
 
 REMEDY = "delete the folder and generate it again"

@@ -40,7 +40,7 @@ PROMPTED = (
     "probe",
     "shared-images",
 )  # kinds that show the prompts that somebody wrote
-LEAST_FREE = 32_000_000  # bytes of disk without which nothing long is begun
+MIN_FREE_BYTES = 32_000_000  # bytes of disk without which nothing long is begun
 # An absolute path, up to the last part of it; addresses such as https://… are none.
 PLACE = re.compile(r"(?<![\w:/.~])(?:~|[A-Za-z]:)?[/\\](?:[^/\\\s'\"“”<>:;,()]+[/\\])+(?=[^/\\\s])")
 
@@ -152,9 +152,9 @@ def check_writable(folder: Path | None = None) -> None:
             f"{there}: cannot be written ({error.strerror}); {ELSEWHERE}."
         ) from None
     free = shutil.disk_usage(there).free
-    if free < LEAST_FREE:
+    if free < MIN_FREE_BYTES:
         raise DmqError(
-            f"{there}: {free / 1e6:.1f} MB are free on its disk, at least {LEAST_FREE / 1e6:.0f} "
+            f"{there}: {free / 1e6:.1f} MB are free on its disk, at least {MIN_FREE_BYTES / 1e6:.0f} "
             f"are needed; make room, or {ELSEWHERE}."
         )
 

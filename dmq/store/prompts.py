@@ -10,7 +10,7 @@ from ..recipe import MAX_PROMPT, Domain
 from . import folders
 
 
-MOST = 10_000  # lines
+MAX_LINES = 10_000  # lines
 LONGEST = 8_000_000  # bytes of a file
 
 
@@ -45,7 +45,7 @@ def read_prompts(file: str | Path) -> Domain:
     try:
         if file.stat().st_size > LONGEST:
             raise DmqError(
-                f"{file}: {file.stat().st_size:,} bytes; at most {LONGEST:,} and {MOST:,} lines "
+                f"{file}: {file.stat().st_size:,} bytes; at most {LONGEST:,} and {MAX_LINES:,} lines "
                 "are read."
             )
         text = file.read_text(encoding="utf-8-sig")
@@ -56,9 +56,9 @@ def read_prompts(file: str | Path) -> Domain:
     except OSError as error:
         raise DmqError(f"{file}: cannot be read ({error.strerror}).") from None
     lines = text.splitlines()
-    if len(lines) > MOST:
+    if len(lines) > MAX_LINES:
         raise DmqError(
-            f"{file}: {len(lines):,} lines; at most {MOST:,} prompts are read. Take a part of them."
+            f"{file}: {len(lines):,} lines; at most {MAX_LINES:,} prompts are read. Take a part of them."
         )
     seen: dict[str, int] = {}
     for number, line in enumerate(lines, 1):

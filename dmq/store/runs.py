@@ -12,9 +12,9 @@ from ..errors import DmqError
 from ..recipe import Comparison, Recipe
 from ..results import Report
 from . import codec, folders, quota
+from .contact_sheets import read_image, sheet
 from .folders import download_folder, fit_to_name, free_stem, own_home, write_folder
 from .former_reports import with_coverage
-from .sheets import read_image, sheet
 
 
 REMEDY = "delete the folder and compare again"

@@ -27,7 +27,7 @@ from ..session import Shared, read
 
 
 LAST = 12  # images shown while generating
-MOST = 20_000  # images of each model that a visitor may ask for
+MAX_IMAGES = 20_000  # images of each model that a visitor may ask for
 
 
 def parse_form(
@@ -50,8 +50,10 @@ def parse_form(
             "choose at least one list of prompts, or give a file with one prompt a line."
         )
     for number, label in ((count, "images"), (seeds, "seeds")):
-        if not number or not float(number).is_integer() or not 1 <= number <= MOST:
-            raise DmqError(f"{label} must be a whole number from 1 to {MOST:,}, got {number}.")
+        if not number or not float(number).is_integer() or not 1 <= number <= MAX_IMAGES:
+            raise DmqError(
+                f"{label} must be a whole number from 1 to {MAX_IMAGES:,}, got {number}."
+            )
     benchmark = make_benchmark(recipe, chosen, seeds=int(seeds), images=int(count))
     return benchmark, choose_recipes(recipe, others, computed)
 

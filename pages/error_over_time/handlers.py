@@ -13,7 +13,7 @@ import gradio as gr
 from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import error_curves
-from dmq.figures import over_time as figures
+from dmq.figures import error_over_time as figures
 from dmq.recipe import Comparison, Recipe
 from dmq.results import OverTime
 from dmq.store.prompts import UNPROMPTED
@@ -27,7 +27,7 @@ from ..session import read
 
 # images: they are generated as one batch, and every denoiser call of theirs is kept while it is
 # needed
-MOST = 16
+MAX_IMAGES = 16
 
 
 def parse_form(
@@ -37,8 +37,10 @@ def parse_form(
     recipe = read(text)
     sampling = recipe.sampling
     comparison = make_comparison(recipe, prompts, seeds, sampling.steps, sampling.guidance)
-    if (images := len(comparison.prompts) * len(comparison.seeds)) > MOST:
-        raise DmqError(f"{images} images; at most {MOST} are followed along the steps at once.")
+    if (images := len(comparison.prompts) * len(comparison.seeds)) > MAX_IMAGES:
+        raise DmqError(
+            f"{images} images; at most {MAX_IMAGES} are followed along the steps at once."
+        )
     recipes, less = (
         choose_recipes(
             recipe, [name for name in others or [] if name not in list_variants(recipe)]

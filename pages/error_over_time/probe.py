@@ -11,7 +11,7 @@ import gradio as gr
 from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
 from dmq.evaluation import probe
-from dmq.figures import over_time as figures
+from dmq.figures import error_over_time as figures
 from dmq.recipe import FLOAT, Probe, Recipe
 from dmq.results import ProbeImage
 from dmq.store.prompts import UNPROMPTED
@@ -38,7 +38,7 @@ PUBLISHED = (
     "style, in the second another pose, in the third almost nothing, in the last grain and loss of "
     "fidelity.*"
 )
-MOST = 24  # images of a probe
+MAX_IMAGES = 24  # images of a probe
 
 
 def parse_form(
@@ -68,8 +68,10 @@ def parse_form(
         prompt=(prompt or "").strip() if get_info(recipe.model).prompted else UNPROMPTED,
         **edges,
     )
-    if (count := (1 if single_window else spec.windows) * len(spec.gains)) > MOST:
-        raise DmqError(f"{count} images; a probe generates at most {MOST}: fewer windows or gains.")
+    if (count := (1 if single_window else spec.windows) * len(spec.gains)) > MAX_IMAGES:
+        raise DmqError(
+            f"{count} images; a probe generates at most {MAX_IMAGES}: fewer windows or gains."
+        )
     return spec
 
 

@@ -13,8 +13,8 @@ import gradio as gr
 from dmq.artifacts.model_info import get_info
 from dmq.describe import short_name
 from dmq.errors import DmqError
-from dmq.figures import over_time as figures
-from dmq.figures.over_time import steps_text
+from dmq.figures import error_over_time as figures
+from dmq.figures.error_over_time import steps_text
 from dmq.recipe import Recipe, Relaxing
 from dmq.results import WindowEffects
 from dmq.store import folders

@@ -10,8 +10,8 @@ import numpy as np
 
 from dmq.errors import DmqError
 from dmq.evaluation import range_change
-from dmq.figures import over_time as figures
-from dmq.figures.look import label
+from dmq.figures import error_over_time as figures
+from dmq.figures.style import label
 from dmq.recipe import FLOAT, Progressive, Recipe
 from dmq.store import folders
 from dmq.workflow.answers import (

@@ -16,7 +16,7 @@ import numpy as np
 from dmq.allocation import budget
 from dmq.errors import DmqError
 from dmq.figures import budget as figures
-from dmq.figures.look import plain
+from dmq.figures.style import plain
 from dmq.recipe import Budget, Rule, format_name, parse_format
 from dmq.results import Allocation, SensitivityTable
 from dmq.store import folders

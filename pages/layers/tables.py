@@ -10,7 +10,7 @@ from pathlib import Path
 
 from dmq.artifacts.model_info import get_info
 from dmq.errors import DmqError
-from dmq.figures.look import plain
+from dmq.figures.style import plain
 from dmq.results import PredictorResult, SensitivityTable
 from dmq.store.learned import TABLES, find_predictors, load_predictor
 from dmq.workflow.tables import list_tables, load_table

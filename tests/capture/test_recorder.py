@@ -81,7 +81,7 @@ def test_what_is_not_finite_is_named_with_its_step(dtype, bad):
 
 
 def test_places_in_long_rows_are_distinct_and_always_the_same(monkeypatch):
-    monkeypatch.setattr(module, "FEW", 100)
+    monkeypatch.setattr(module, "MAX_PERMUTED", 100)
     for n in (101, 5000, 2**27):
         chosen = Recorder(64)._chosen(n, torch.device("cpu"))
         assert len(chosen.unique()) == 64 and 0 <= chosen.min() and chosen.max() < n

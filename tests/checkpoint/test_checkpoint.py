@@ -231,7 +231,7 @@ def test_a_step_policy_is_written_where_it_is_one_and_diffusers_reads_it(
     from diffusers.pipelines.cosmos.mixed_precision import Cosmos3MixedPrecisionConfig
 
     plan = relaxed_plan(sd, 16, steps)
-    settings = dmq.checkpoint.content.settings_of(plan, {}, "unet", "simulated")
+    settings = dmq.checkpoint.settings.settings_of(plan, {}, "unet", "simulated")
     assert ("runtime" in settings) == policy
     if policy:
         asked = settings | {
@@ -249,7 +249,7 @@ def test_other_bits_are_no_step_policy(sd):
         relaxed_plan(sd, 16, (0,), weights=weights(4)),
         plan_for(sd, "W8A8"),
     ):
-        assert "runtime" not in dmq.checkpoint.content.settings_of(plan, {}, "unet", "simulated")
+        assert "runtime" not in dmq.checkpoint.settings.settings_of(plan, {}, "unet", "simulated")
 
 
 def relaxed_plan(subject, bits, steps, **changes):

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 import dmq.checkpoint
-from dmq.checkpoint.content import UNSEALED, metadata_of, sealed
 from dmq.checkpoint.reading import DTYPES, header, read, read_files
+from dmq.checkpoint.settings import UNSEALED, metadata_of, sealed
 from dmq.errors import DmqError
 from tests.checkpoint.conftest import cached_plan, plan_for
 from tests.checkpoint.test_checkpoint import WEIGHTS, export

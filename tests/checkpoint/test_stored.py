@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from dmq.checkpoint.stored import layout, restore, store, stored_bytes
+from dmq.checkpoint.weight_layout import layout, restore, store, stored_bytes
 from dmq.errors import DmqError
 from dmq.quantizers.codes import WeightCodes
 from dmq.quantizers.weights import quantize_weight, weight_bytes

@@ -152,7 +152,7 @@ def test_assets_that_are_missing_are_broken(capsys, monkeypatch, tmp_path):
 
 
 def test_without_room_a_run_folder_is_broken(capsys, monkeypatch):
-    monkeypatch.setattr(folders, "LEAST_FREE", 10**18)
+    monkeypatch.setattr(folders, "MIN_FREE_BYTES", 10**18)
     report, said = asked(capsys, 1)
     assert "make room" in said and report["memory and disk"]["free disk"] < 10**18
 

@@ -25,7 +25,7 @@ from dmq.recipe import (
     SharedRange,
     Weights,
 )
-from dmq.store import sheets
+from dmq.store import contact_sheets
 from dmq.workflow.answers import (
     get_plan,
     get_ranges,
@@ -220,12 +220,12 @@ def test_a_probe_is_printed_and_drawn(recipe, said, folder):
     assert float(rows[0][3]) == pytest.approx(images[0].error, rel=1e-3)
     drawn = np.asarray(Image.open(out))
     side = images[0].exact.shape[0]
-    times = -(-sheets.LEAST // side)
+    times = -(-contact_sheets.MIN_SIDE_PIXELS // side)
     shown = [images[0].exact, *(one.pixels for one in images)]
     for column, pixels in enumerate(shown):
         large = pixels.repeat(times, 0).repeat(times, 1)
-        left = drawn.shape[1] - (3 - column) * (side * times + sheets.GAP)
-        top = drawn.shape[0] - side * times - sheets.GAP
+        left = drawn.shape[1] - (3 - column) * (side * times + contact_sheets.GAP)
+        top = drawn.shape[0] - side * times - contact_sheets.GAP
         assert np.array_equal(drawn[top : top + side * times, left : left + side * times], large)
     assert not list(folder.glob(".part-*"))
 

@@ -4,7 +4,7 @@ import torch
 
 from dmq.figures import activations as figures
 from dmq.figures.distribution import bin_errors, grid_of
-from dmq.figures.look import short
+from dmq.figures.style import short
 from dmq.numerics import affine, histogram
 from tests.helpers import random_stats, stats_of, values
 

@@ -68,7 +68,7 @@ def test_without_a_choice_bars_are_how_much_the_choice_matters():
 
 def test_only_so_many_bars_are_drawn_and_none_of_unknown_cost():
     table = random_table(layers=100)
-    assert sum(len(part.x) for part in layers.bars(table, LABEL).data) == layers.MOST
+    assert sum(len(part.x) for part in layers.bars(table, LABEL).data) == layers.MAX_BARS
     costs = np.full_like(table.cost, np.nan)
     costs[7] = 1.0
     (part,) = layers.bars(dataclasses.replace(table, cost=costs)).data

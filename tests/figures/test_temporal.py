@@ -61,7 +61,7 @@ def test_cosines_share_one_scale_and_rounding_errors_do_not_stretch_it():
     np.testing.assert_allclose(
         10 ** np.asarray(maps["before"].z), 1 - made().cosine_before, rtol=1e-3
     )
-    assert np.asarray(maps["after"].z).max() == pytest.approx(np.log10(figures.LEAST))
+    assert np.asarray(maps["after"].z).max() == pytest.approx(np.log10(figures.MIN_COSINE_ERROR))
 
 
 def test_the_chosen_cell_is_framed():
@@ -109,7 +109,7 @@ def test_a_cell_shows_its_own_vectors_in_one_order():
 
 def test_deviation_and_loss_keep_their_values():
     figure = figures.deviation({"before": np.array([0.0, 0.1]), "recipe": np.array([0.01, 0.02])})
-    assert by_name(figure)["before"].y.tolist() == pytest.approx([figures.LEAST, 0.1])
+    assert by_name(figure)["before"].y.tolist() == pytest.approx([figures.MIN_COSINE_ERROR, 0.1])
     assert figures.rounding_loss(made().losses).data[0].y.tolist() == [3, 2, 1]
     assert len(figures.rounding_loss(np.ones(30_000)).data[0].y) <= 1000
 

@@ -19,7 +19,7 @@ from dmq.models.borrow import borrow
 from dmq.models.checks import refuse_caches
 from dmq.models.generic import GenericAdapter
 from dmq.models.loading import decode, describe, load, sample, with_denoiser
-from dmq.models.stepping import yield_steps
+from dmq.models.step_progress import yield_steps
 from dmq.models.tiny import tiny_ddpm, tiny_sd
 from dmq.recipe import Sampling
 

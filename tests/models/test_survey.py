@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from dmq.models import survey
+from dmq.models import layer_counts
 from dmq.models.borrow import borrow
 from dmq.models.loading import ADAPTERS
 from dmq.models.tiny import tiny_ddpm, tiny_sd
@@ -20,16 +20,16 @@ def surveyed(pipe, monkeypatch):
     a real call.
     """
     adapter = next(adapter for adapter in ADAPTERS if adapter.matches(pipe))
-    args, kwargs = survey._first_call(pipe, adapter)
-    real = survey._count_calls(borrow(getattr(pipe, adapter.component(pipe))), args, kwargs)
-    rows, devices, counted = len(adapter.sample_of(args, kwargs)), [], survey._count_calls
+    args, kwargs = layer_counts._first_call(pipe, adapter)
+    real = layer_counts._count_calls(borrow(getattr(pipe, adapter.component(pipe))), args, kwargs)
+    rows, devices, counted = len(adapter.sample_of(args, kwargs)), [], layer_counts._count_calls
 
     def spy(denoiser, args, kwargs):
         devices.append(next(denoiser.parameters()).device.type)
         return counted(denoiser, args, kwargs)
 
-    monkeypatch.setattr(survey, "_count_calls", spy)
-    return survey.macs(pipe, adapter), devices, {name: n // rows for name, n in real.items()}
+    monkeypatch.setattr(layer_counts, "_count_calls", spy)
+    return layer_counts.macs(pipe, adapter), devices, {name: n // rows for name, n in real.items()}
 
 
 @pytest.mark.parametrize("make", MADE.values(), ids=MADE)

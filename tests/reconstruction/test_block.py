@@ -14,13 +14,13 @@ from dmq.calibration.selection import step_counts
 from dmq.errors import DmqError
 from dmq.models.adapter import LAYERS
 from dmq.models.borrow import borrow
-from dmq.models.survey import fingerprint
+from dmq.models.layer_counts import fingerprint
 from dmq.models.tiny import tiny_call, tiny_denoiser
 from dmq.numerics.affine import grid
 from dmq.quantizers.weights import quantize_weight, weight_bytes
 from dmq.recipe import FLOAT, AllSteps, BlockReconstruction, MinMax, UniformSteps, Weights
 from dmq.reconstruction import block as blocks
-from dmq.reconstruction import recorded
+from dmq.reconstruction import recorded_inputs
 from dmq.reconstruction import training as module
 from dmq.reconstruction.block import (
     find_trained_layers,
@@ -316,8 +316,10 @@ def test_data_that_does_not_fit_is_taken_in_parts(subject, monkeypatch):
 
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
 def test_only_the_chosen_steps_are_used(subject, monkeypatch):
-    calls, whole = [], recorded.repeat
-    monkeypatch.setattr(recorded, "repeat", lambda *given: calls.append(given[2]) or whole(*given))
+    calls, whole = [], recorded_inputs.repeat
+    monkeypatch.setattr(
+        recorded_inputs, "repeat", lambda *given: calls.append(given[2]) or whole(*given)
+    )
     learn(subject, stop_before="down_blocks.1", steps=UniformSteps(count=1))
     assert set(calls) == {1}
 

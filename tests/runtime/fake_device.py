@@ -18,10 +18,10 @@ from dmq.quantizers.weights import quantize_weight
 from dmq.recipe import LowRank, MinMax, Weights
 from dmq.runtime import layers
 from dmq.runtime.attention import Chunked
-from dmq.runtime.fused import codes_of
+from dmq.runtime.fused_quantize import codes_of
 from dmq.runtime.kernels import IntMm
 from dmq.runtime.layers import PackedLayer
-from dmq.runtime.whole import WholeWeight, whole_parts
+from dmq.runtime.whole_weights import WholeWeight, whole_parts
 from tests.runtime.test_int_mm import BANKS, CASES, LAYERS, bank_for, packed
 
 

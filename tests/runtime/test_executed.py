@@ -33,15 +33,15 @@ from dmq.recipe import (
     Weights,
 )
 from dmq.results import ActivationQParams, Site
-from dmq.runtime import attention, convert, fused, kernels, layers
+from dmq.runtime import attention, convert, fused_quantize, kernels, layers
 from dmq.runtime.attention import _run_chunked
 from dmq.runtime.compiled import compile_model
 from dmq.runtime.convert import count_kernels, execute_model, find_kernels
-from dmq.runtime.fused import codes_of
+from dmq.runtime.fused_quantize import codes_of
 from dmq.runtime.kernels import OVERFLOW, IntMm, OneDnn, kernel_for, lacks_onednn
 from dmq.runtime.layers import PackedLayer, packed_layers
 from dmq.runtime.sums import Sums
-from dmq.runtime.whole import whole_parts
+from dmq.runtime.whole_weights import whole_parts
 from tests.machine import KERNEL, adds_in_32_bits, should_run
 from tests.quantizers.conftest import TIMESTEPS, make_subject
 
@@ -371,7 +371,7 @@ def test_reflected_padding_has_no_kernel():
 @pytest.mark.parametrize("bits", [2, 5, 8])
 @pytest.mark.parametrize("legacy", [True, False])
 def test_codes_are_those_of_the_formula(monkeypatch, bits, legacy):
-    monkeypatch.setattr(fused, "_has_one_pass", lambda: legacy)
+    monkeypatch.setattr(fused_quantize, "_has_one_pass", lambda: legacy)
     x = torch.randn(3, 4, 5, 6, generator=torch.Generator().manual_seed(0)) * 9
     scale, zero, top = 0.37, 3, 2**bits - 1
     codes = codes_of(x, scale, float(zero), bits)
@@ -383,7 +383,7 @@ def test_codes_are_those_of_the_formula(monkeypatch, bits, legacy):
 
 
 def test_the_fast_way_to_codes_is_there_with_the_pinned_torch():
-    assert fused._has_one_pass()
+    assert fused_quantize._has_one_pass()
 
 
 @pytest.mark.parametrize("far", [1e-6, 100])

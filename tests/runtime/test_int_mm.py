@@ -14,7 +14,7 @@ from dmq.results import ActivationQParams, Site
 from dmq.runtime import layers
 from dmq.runtime.kernels import IntMm
 from dmq.runtime.layers import PackedLayer
-from dmq.runtime.whole import WholeWeight
+from dmq.runtime.whole_weights import WholeWeight
 
 
 LAYERS = {

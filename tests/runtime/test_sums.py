@@ -7,7 +7,7 @@ import torch
 
 from dmq.runtime import sums
 from dmq.runtime.sums import Sums, int_mm_sums, most_of_pair, onednn_sums
-from dmq.runtime.whole import WholeWeight, within
+from dmq.runtime.whole_weights import WholeWeight, within
 from tests.machine import adds_in_32_bits, may_be_moved
 
 

@@ -232,7 +232,7 @@ def print_effects(effects: WindowEffects) -> None:
 
 def print_choices(choices: list) -> None:
     """Ways to choose as many steps, what they cost and promise at best."""
-    from ...figures.over_time import steps_text
+    from ...figures.error_over_time import steps_text
 
     rows = [
         [

@@ -32,7 +32,7 @@ def add_arguments(to: argparse._ActionsContainer) -> None:
 
 def probe(given: argparse.Namespace) -> None:
     from ...evaluation import probe as probe_
-    from ...store import sheets
+    from ...store import contact_sheets
 
     recipe = choose_recipe(_single("recipes", given.recipes), given.model)
     spec = choose_probe(given, recipe)
@@ -53,7 +53,7 @@ def probe(given: argparse.Namespace) -> None:
     print(f"{recipe.name} on {recipe.model}: one image each, an impression and no measurement")
     print_table(["steps", "gain", "PSNR dB", "latent error", "match", "of float"], rows)
     if given.out:
-        sheets.save_png(given.out, sheets.sheet(*grid_of(images)))
+        contact_sheets.save_png(given.out, contact_sheets.sheet(*grid_of(images)))
 
 
 def choose_probe(given: argparse.Namespace, recipe: Recipe) -> Probe:

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map_only
 from ..recipe import Sampling
 from .adapter import LAYERS, AbstractAdapter
 from .borrow import borrow
-from .running import arguments, has_class_prompts, private
+from .sampling_arguments import arguments, has_class_prompts, private
 
 
 class _Enough(Exception):

@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 
 from ..results import OverTime, ProbeImage, Site, WindowEffects
 from .groups import STYLES
-from .look import (
+from .style import (
     BLUE,
     DIVERGING,
     GREY,
@@ -27,7 +27,7 @@ from .look import (
 )
 
 
-LEAST = 1e-12  # errors below are rounding of the arithmetic, and have no logarithm
+MIN_ERROR = 1e-12  # errors below are rounding of the arithmetic, and have no logarithm
 WORTH = {
     "fidelity": ("error less, dB per step", BLUE),
     "text": ("match more, per step", ORANGE),
@@ -43,7 +43,7 @@ def curves(lines: dict[str, np.ndarray], y: str) -> go.Figure:
     """
     figure = go.Figure()
     for (name, values), style in zip(lines.items(), cycle(STYLES), strict=False):
-        values = np.maximum(values.astype(np.float64), LEAST)
+        values = np.maximum(values.astype(np.float64), MIN_ERROR)
         if values.ndim == 2 and values.shape[1] > 1:
             for edge, fill in ((values.min(1), None), (values.max(1), "tonexty")):
                 figure.add_scatter(
@@ -74,7 +74,7 @@ def curves(lines: dict[str, np.ndarray], y: str) -> go.Figure:
 def logarithmic(shown: Iterable[np.ndarray]) -> dict[str, object]:
     """A logarithmic axis with as many labels between the powers of ten as there is room for."""
     values = np.concatenate([np.ravel(part) for part in shown])
-    values = np.maximum(values[np.isfinite(values)], LEAST)
+    values = np.maximum(values[np.isfinite(values)], MIN_ERROR)
     span = values.max() / values.min() if len(values) else 1.0
     return {
         "type": "log",

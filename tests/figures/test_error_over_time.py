@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from dmq.figures import over_time as figures
-from dmq.figures.look import BLUE, ORANGE
+from dmq.figures import error_over_time as figures
+from dmq.figures.style import BLUE, ORANGE
 from dmq.results import OverTime, ProbeImage, WindowEffects
 from tests.helpers import site
 
@@ -85,7 +85,7 @@ def test_no_error_is_drawn_at_the_bottom_and_what_is_not_known_yet_not_at_all():
     errors = np.full((T, P), np.nan)
     errors[:2] = [[0.0] * P, [1.0] * P]
     (*_, mean) = figures.accumulated(made(accumulated={"low": errors})).data
-    assert mean.y[:2].tolist() == [np.float32(figures.LEAST), 1.0] and np.isnan(mean.y[2:]).all()
+    assert mean.y[:2].tolist() == [np.float32(figures.MIN_ERROR), 1.0] and np.isnan(mean.y[2:]).all()
     nothing = figures.accumulated(made(accumulated={"low": np.full((T, P), np.nan)}))
     assert nothing.layout.yaxis.type == "log"
 

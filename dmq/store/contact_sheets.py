@@ -11,11 +11,13 @@ from . import codec
 
 
 # pixels of a side: smaller images are enlarged, by a whole number so that each pixel stays one
-LEAST = 96
+MIN_SIDE_PIXELS = 96
 GAP = 6
 
 
-def sheet(rows: dict[str, list[np.ndarray]], columns: list[str], least: int = LEAST) -> Image.Image:
+def sheet(
+    rows: dict[str, list[np.ndarray]], columns: list[str], least: int = MIN_SIDE_PIXELS
+) -> Image.Image:
     """Images uint8 [H, W, 3] of one size, a row for each name, under the names of the
     `columns`; sides of fewer pixels than `least` are enlarged.
     """

@@ -29,7 +29,7 @@ from ..quantizers.codes import packed
 from ..recipe import FLOAT, NoCache
 from ..results import Plan
 from .plans import banks_of, plan_data, plan_from, plan_layout
-from .stored import LARGEST, Layout, layout, stored_bytes, zero_dtype
+from .weight_layout import LARGEST, Layout, layout, stored_bytes, zero_dtype
 
 
 FORMAT = 1

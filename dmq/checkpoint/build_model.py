@@ -27,8 +27,8 @@ from ..quantizers.layers import make_fake_quantized
 from ..recipe import FLOAT, SIMULATED, compiles, lowered
 from ..results import Plan, Site
 from ..runtime.convert import finish_model, pack_layer
-from .content import Content, cache_layout, cache_rows, quantized_layout
-from .stored import layout, restore
+from .settings import Content, cache_layout, cache_rows, quantized_layout
+from .weight_layout import layout, restore
 
 
 Fetch = Callable[[str], Tensor]  # the stored tensor of a name
