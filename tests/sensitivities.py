@@ -14,15 +14,17 @@ CHOICES = tuple(
     WeightFormat(bits=bits, format=form) for bits in (4, 3, 2) for form in (Uaq(), KMeans())
 )
 PREDICTIONS = (
-    Prediction(name="graph network", srcc=0.8125, spread=0.03, quality=0.517, ndcg=0.904, tau=0.62),
     Prediction(
-        name="ridge on <choices>", srcc=0.8, spread=0.021, quality=0.498, ndcg=0.889, tau=0.7
+        name="graph network", srcc=0.8125, spread=0.03, partial_srcc=0.517, ndcg=0.904, tau=0.62
+    ),
+    Prediction(
+        name="ridge on <choices>", srcc=0.8, spread=0.021, partial_srcc=0.498, ndcg=0.889, tau=0.7
     ),
     Prediction(
         name="average bits",
         srcc=0.25,
         spread=0.05,
-        quality=float("nan"),
+        partial_srcc=float("nan"),
         ndcg=0.5,
         tau=float("nan"),
     ),

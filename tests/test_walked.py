@@ -579,9 +579,9 @@ def test_one_image_that_errs_far_more_does_not_decide():
         starts=(0, 1),
         fidelity=np.array([[0.9, 0.9, 0.9, 90.0], [0.3, 0.3, 0.3, 110.0]]),
         fidelity_all=np.array([1.0, 1.0, 1.0, 100.0]),
-        text=np.full((2, 4), np.nan),
-        text_all=np.full(4, np.nan),
-        text_float=np.full(4, np.nan),
+        clip_score=np.full((2, 4), np.nan),
+        clip_score_all=np.full(4, np.nan),
+        clip_score_float=np.full(4, np.nan),
         scorer="",
     )
     assert (effects.fidelity_all - effects.fidelity).mean(1).argmax() == 0 and effects.gains(

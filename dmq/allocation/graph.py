@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from ..recipe import FLOAT, KMeans, WeightFormat
-from ..results import Graph, Piece
+from ..results import Graph, Subgraph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,7 @@ def node_choices(known: Features, mixes: np.ndarray) -> np.ndarray:
     )
 
 
-def isolated(graph: Graph, piece: Piece) -> tuple[np.ndarray, np.ndarray]:
+def isolated(graph: Graph, piece: Subgraph) -> tuple[np.ndarray, np.ndarray]:
     """The nodes of a piece [v] and the edges between them [2, e], in positions among those
     nodes.
     """

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from ..numerics.threads import one_thread
 from ..progress import relay
 from ..recipe import Predictor, WeightFormat
-from ..results import Graph, Layer, PieceScores, Prediction, PredictorResult, SensitivityTable
+from ..results import Graph, Layer, Prediction, PredictorResult, SensitivityTable, SubgraphScores
 from .graph import Features, all_mixes, features, isolated, node_choices
 from .labels import average_bits, leave_out, relevance
 from .network import Network
@@ -299,7 +299,7 @@ def _op_scores(made: Trained, known: Features, layers: int) -> np.ndarray:
 @torch.no_grad()
 def _piece_scores(
     made: list[Trained], known: Known, read: Features, n: int, spec: Predictor
-) -> PieceScores:
+) -> SubgraphScores:
     piece = known.graph.pieces[n]
     nodes, edges = isolated(known.graph, piece)
     weighted = [k for k, node in enumerate(nodes) if read.layer[node] >= 0]
@@ -316,7 +316,7 @@ def _piece_scores(
             scores.append(
                 one.weight[m] * (h[-1].sum(-1).double().numpy() - one.mean[m]) / one.deviation[m]
             )
-    return PieceScores(
+    return SubgraphScores(
         piece=piece.name,
         kind=piece.kind,
         layers=tuple(known.layers[read.layer[nodes[k]]].name for k in weighted),
@@ -426,7 +426,7 @@ def _judge_parts(
         name=name,
         srcc=float(mean[0]),
         spread=float(spread[0]),
-        quality=float(mean[1]),
+        partial_srcc=float(mean[1]),
         ndcg=float(mean[2]),
         tau=float(np.mean(pairs)) if pairs else float("nan"),
     )

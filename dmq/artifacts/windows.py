@@ -100,8 +100,8 @@ def _effects(
         starts=starts,
         fidelity_all=errors_[0],
         fidelity=np.stack([*errors_[1:], *[nothing] * missing]),
-        text_float=matches[0],
-        text_all=matches[1],
-        text=np.stack([*matches[2:], *[nothing] * missing]),
+        clip_score_float=matches[0],
+        clip_score_all=matches[1],
+        clip_score=np.stack([*matches[2:], *[nothing] * missing]),
         scorer=scorer.name if scorer else "",
     )

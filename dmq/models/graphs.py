@@ -29,7 +29,7 @@ from diffusers import (
 from diffusers.models.resnet import ResnetBlock2D
 from torch import nn
 
-from ..results import Graph, Piece
+from ..results import Graph, Subgraph
 from .adapter import LAYERS, AbstractAdapter
 
 
@@ -162,7 +162,7 @@ class Wiring:
             stage=np.array(self.stage, np.int8),
             edges=edges,
             pieces=tuple(
-                Piece(name=name, kind=kind, nodes=nodes, hops=self._hops(nodes))
+                Subgraph(name=name, kind=kind, nodes=nodes, hops=self._hops(nodes))
                 for name, kind, nodes in self.pieces
             ),
         )

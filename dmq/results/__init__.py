@@ -32,9 +32,9 @@ from .model import (
     Graph,
     Layer,
     ModelInfo,
-    Piece,
     Projection,
     Site,
+    Subgraph,
     TemporalBlock,
 )
 from .plan import (
@@ -46,10 +46,10 @@ from .plan import (
 )
 from .sensitivity import (
     Allocation,
-    PieceScores,
     Prediction,
     PredictorResult,
     SensitivityTable,
+    SubgraphScores,
 )
 from .temporal import (
     OverTime,

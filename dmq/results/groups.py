@@ -73,9 +73,9 @@ class WindowEffects:
     starts: tuple[int, ...]  # the first step of each window; the last one ends with the trajectory
     fidelity: np.ndarray  # [W, images] latent error with that window in float
     fidelity_all: np.ndarray  # [images] with all steps quantized
-    text: np.ndarray  # [W, images] match
-    text_all: np.ndarray  # [images]
-    text_float: np.ndarray  # [images] of the float model
+    clip_score: np.ndarray = field(metadata={"was": "text"})  # [W, images] match
+    clip_score_all: np.ndarray = field(metadata={"was": "text_all"})  # [images]
+    clip_score_float: np.ndarray = field(metadata={"was": "text_float"})  # [images]
     # What judged images and prompts; "" if nothing did.
     scorer: str = field(metadata={"was": "matcher"})
 
@@ -96,7 +96,7 @@ class WindowEffects:
         Decibels, so that every image counts alike: a few err a hundred times more than the
         others."""
         if judge == "text":
-            return self.text - self.text_all
+            return self.clip_score - self.clip_score_all
         smallest = np.finfo(np.float32).tiny
         return 10 * np.log10(
             np.maximum(self.fidelity_all, smallest) / np.maximum(self.fidelity, smallest)
@@ -108,7 +108,7 @@ class WindowEffects:
 
         Raises DmqError if `judge` is "text" and nothing judged that.
         """
-        if judge == "text" and not np.isfinite(self.text_all).any():
+        if judge == "text" and not np.isfinite(self.clip_score_all).any():
             raise DmqError(
                 "relaxing.judge is 'text', but this model generates without prompts; set it to "
                 "fidelity."

@@ -107,7 +107,7 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
+class Subgraph:
     """A part of a denoiser that is scored as a whole: a node with what reaches it within the
     piece.
     """
@@ -130,7 +130,7 @@ class Graph:
     block: np.ndarray  # [V] int16: position among the blocks in forward order, -1 outside of them
     stage: np.ndarray  # [V] int8: of a U-Net: 0 down, 1 middle, 2 up; otherwise 0
     edges: np.ndarray  # [2, E] int64: from, to
-    pieces: tuple[Piece, ...]  # every weight layer is in one of them
+    pieces: tuple[Subgraph, ...]  # every weight layer is in one of them
     note: str = ""  # what to beware of: the wiring is a guess
 
     @cached_property

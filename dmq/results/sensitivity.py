@@ -1,7 +1,7 @@
 """What choices cost in each layer, measured or predicted, and what a budget chose."""
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -102,13 +102,14 @@ class Prediction:
     name: str  # "graph network", "ridge on choices", …
     srcc: float  # Spearman's correlation of predictions with labels
     spread: float  # its standard error over the folds
-    quality: float  # the same once average bits are regressed out of both
+    # The same once average bits are regressed out of both.
+    partial_srcc: float = field(metadata={"was": "quality"})
     ndcg: float
     tau: float  # Kendall's correlation between the scores of two folds
 
 
 @dataclass(frozen=True, kw_only=True)
-class PieceScores:
+class SubgraphScores:
     """The scores of a piece's choices: M mixes of its K weight layers."""
 
     piece: str
@@ -144,7 +145,7 @@ class PredictorResult:
     predictions: tuple[Prediction, ...]  # the graph network first, then the controls
     op_scores: np.ndarray  # [L, C] float64: of a layer by itself
     op_spread: np.ndarray  # [L, C] float64: standard error over folds
-    pieces: tuple[PieceScores, ...]
+    pieces: tuple[SubgraphScores, ...]
     ridge: np.ndarray  # [L, C] float64: what a choice adds to the label, by ridge regression
     ridge_spread: np.ndarray  # [L, C] float64
     note: str = ""

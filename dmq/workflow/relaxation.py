@@ -33,7 +33,7 @@ def compare_relaxations(recipe: Recipe) -> tuple[RelaxedChoice, ...]:
     Raises DmqError if the windows of `recipe` were not measured yet.
     """
     effects, spec = get_window_effects(recipe), recipe.relaxing or Relaxing()
-    judges = ("fidelity", "text") if np.isfinite(effects.text_all).any() else ("fidelity",)
+    judges = ("fidelity", "text") if np.isfinite(effects.clip_score_all).any() else ("fidelity",)
     share = len(_steps(spec, recipe, effects)) / recipe.sampling.steps
     ends = [("first", spec.judge), ("last", spec.judge), *(("auto", judge) for judge in judges)]
     spec_of_share = dataclasses.replace(spec, fraction=share, steps=(), match_reference_code=False)

@@ -189,8 +189,8 @@ def summarize(recipe: Recipe, choice: Any) -> str:
     text += f"Expected at best, measured on {_count_images(effects)}: latent error {before:.3g} → "
     text += f"{after:.3g} ({100 * (after / before - 1):+.0f} %)"
     if math.isfinite(choice.text):
-        match = float(effects.text_all.mean())
-        text += f", match {match:.2f} → {match + choice.text:.2f} (float: {effects.text_float.mean():.2f})"
+        match = float(effects.clip_score_all.mean())
+        text += f", match {match:.2f} → {match + choice.text:.2f} (float: {effects.clip_score_float.mean():.2f})"
     return f"{text}."
 
 
@@ -206,7 +206,7 @@ def _count_images(effects: WindowEffects) -> str:
 
 def list_rows(choices: list[Any], effects: WindowEffects) -> list[list[Any]]:
     """One row for each way to choose as many steps."""
-    before, match = effects.typical_error, float(effects.text_all.mean())
+    before, match = effects.typical_error, float(effects.clip_score_all.mean())
     return [
         [
             "this recipe"

@@ -55,7 +55,7 @@ def describe_trust(result: PredictorResult | None) -> str:
             prediction.name,
             _format_number(prediction.srcc),
             f"±{_format_number(prediction.spread)}",
-            _format_number(prediction.quality),
+            _format_number(prediction.partial_srcc),
             _format_number(prediction.ndcg),
             _format_number(prediction.tau),
         ]

@@ -39,9 +39,9 @@ def effects(**changes):
             starts=(0, 2, 7),
             fidelity=rng.random((3, P)),
             fidelity_all=1 + rng.random(P),
-            text_float=rng.random(P) + 70,
-            text_all=rng.random(P) + 69,
-            text=rng.random((3, P)) + 69,
+            clip_score_float=rng.random(P) + 70,
+            clip_score_all=rng.random(P) + 69,
+            clip_score=rng.random((3, P)) + 69,
             scorer="made up",
         ),
         **changes,
@@ -85,7 +85,9 @@ def test_no_error_is_drawn_at_the_bottom_and_what_is_not_known_yet_not_at_all():
     errors = np.full((T, P), np.nan)
     errors[:2] = [[0.0] * P, [1.0] * P]
     (*_, mean) = figures.accumulated(made(accumulated={"low": errors})).data
-    assert mean.y[:2].tolist() == [np.float32(figures.MIN_ERROR), 1.0] and np.isnan(mean.y[2:]).all()
+    assert (
+        mean.y[:2].tolist() == [np.float32(figures.MIN_ERROR), 1.0] and np.isnan(mean.y[2:]).all()
+    )
     nothing = figures.accumulated(made(accumulated={"low": np.full((T, P), np.nan)}))
     assert nothing.layout.yaxis.type == "log"
 
@@ -149,7 +151,7 @@ def test_a_window_is_worth_what_its_steps_bring_each(judge, colour):
     np.testing.assert_allclose(bars.x, [0.5, 4, 8])
     np.testing.assert_allclose(bars.width, 0.94 * np.array([2, 5, 3]))
     decibels = 10 * np.log10(seen.fidelity_all / seen.fidelity)
-    won = decibels if judge == "fidelity" else seen.text - seen.text_all
+    won = decibels if judge == "fidelity" else seen.clip_score - seen.clip_score_all
     spread = won.std(1, ddof=1) / np.sqrt(P) / [2, 5, 3]
     np.testing.assert_allclose(bars.error_y.array, spread, rtol=1e-5)
     assert bars.text == ("0 to 1", "2 to 6", "7 to 9")
@@ -165,7 +167,7 @@ def test_windows_that_are_not_measured_yet_are_left_out():
     partly[1:] = np.nan
     (bars,) = figures.window_gains(effects(fidelity=partly), "fidelity").data
     assert np.isfinite(bars.y).tolist() == [True, False, False]
-    assert figures.window_gains(effects(text=np.full((3, P), np.nan)), "text") is None
+    assert figures.window_gains(effects(clip_score=np.full((3, P), np.nan)), "text") is None
     assert (
         figures.window_gains(effects(fidelity=partly[:, :1], fidelity_all=np.ones(1)), "fidelity")
         is not None

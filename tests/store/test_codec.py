@@ -20,7 +20,6 @@ from dmq.results import (
     Layer,
     ModelInfo,
     OverTime,
-    PieceScores,
     Prediction,
     PredictorResult,
     ProbeImage,
@@ -30,6 +29,7 @@ from dmq.results import (
     SearchResult,
     SensitivityTable,
     Site,
+    SubgraphScores,
     TemporalBlock,
     Trajectory,
     WindowEffects,
@@ -118,9 +118,9 @@ WINDOWS = WindowEffects(
     starts=(0, 1),
     fidelity=array(2, 3),
     fidelity_all=array(3),
-    text=array(2, 3),
-    text_all=array(3),
-    text_float=array(3),
+    clip_score=array(2, 3),
+    clip_score_all=array(3),
+    clip_score_float=array(3),
     scorer="clip",
 )
 TABLE = SensitivityTable(
@@ -156,9 +156,11 @@ PREDICTOR = PredictorResult(
     bytes=array(2, 2, dtype=np.int64),
     mixes=np.ones((3, 2), np.int16),
     fold=np.zeros(3, np.int16),
-    predictions=(Prediction(name="g", srcc=0.5, spread=0.1, quality=float("nan"), ndcg=1, tau=0),),
+    predictions=(
+        Prediction(name="g", srcc=0.5, spread=0.1, partial_srcc=float("nan"), ndcg=1, tau=0),
+    ),
     pieces=tuple(
-        PieceScores(
+        SubgraphScores(
             piece=f"p{n}",
             kind="k",
             layers=("l0",),

@@ -24,9 +24,9 @@ def effects(starts, steps, seed=0, images=3):
         starts=starts,
         fidelity=all_ * rng.random((len(starts), 1)),
         fidelity_all=all_,
-        text=text + rng.normal(size=(len(starts), images)),
-        text_all=text,
-        text_float=text + 1,
+        clip_score=text + rng.normal(size=(len(starts), images)),
+        clip_score_all=text,
+        clip_score_float=text + 1,
         scorer="made up",
     )
 

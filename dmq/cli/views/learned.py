@@ -202,7 +202,7 @@ def print_windows(recipe: Recipe) -> None:
 
 def print_effects(effects: WindowEffects) -> None:
     """Both curves: what each step of a window brings whose activations are in float."""
-    judged = bool(np.isfinite(effects.text_all).any())
+    judged = bool(np.isfinite(effects.clip_score_all).any())
     each, match = effects.gains("fidelity"), effects.gains("text") if judged else None
     count = len(effects.fidelity_all)
     print(
@@ -211,7 +211,7 @@ def print_effects(effects: WindowEffects) -> None:
         end="",
     )
     text = (
-        f", match {effects.text_all.mean():.2f} (float {effects.text_float.mean():.2f})"
+        f", match {effects.clip_score_all.mean():.2f} (float {effects.clip_score_float.mean():.2f})"
         if judged
         else ""
     )
@@ -222,7 +222,7 @@ def print_effects(effects: WindowEffects) -> None:
             f"{start} to {end - 1}",
             f"{left[w]:.4g}",
             f"{each[w]:+.4g} dB",
-            f"{effects.text[w].mean():.2f}" if judged else "–",
+            f"{effects.clip_score[w].mean():.2f}" if judged else "–",
             f"{match[w]:+.4f}" if match is not None else "–",
         ]
         for w, (start, end) in enumerate(effects.windows)

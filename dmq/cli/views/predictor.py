@@ -78,7 +78,7 @@ def print_ways(result: PredictorResult) -> None:
             one.name,
             f"{one.srcc:.3f}",
             f"±{one.spread:.3f}",
-            f"{one.quality:.3f}",
+            f"{one.partial_srcc:.3f}",
             f"{one.ndcg:.3f}",
             _number(one.tau, ".3f"),
         ]

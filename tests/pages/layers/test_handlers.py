@@ -209,7 +209,7 @@ def test_tables_of_a_predictor_say_how_far_to_trust_them_and_others_do_not(text,
                     one.name,
                     *figures(one.srcc),
                     f"±{one.spread:.3f}",
-                    *figures(one.quality, one.ndcg, one.tau),
+                    *figures(one.partial_srcc, one.ndcg, one.tau),
                 ]
                 for one in found.predictions
             ]
