@@ -1,11 +1,14 @@
-"""The parts of stages that need no model; whole runs are in tests/test_whole.py."""
+"""Recipes for other models, checks before work, and former names: what needs no model."""
 
 import dataclasses
+import importlib
+import re
 import threading
 import time
 
 import pytest
 
+from dmq import stages
 from dmq.artifacts.model_info import for_model
 from dmq.errors import DmqError
 from dmq.evaluation import checks, compare
@@ -125,3 +128,15 @@ def test_the_libraries_are_imported_by_one_thread_at_a_time(monkeypatch):
     for thread in threads:
         thread.join()
     assert most == [1, 1, 1]
+
+
+def test_what_the_readme_showed_of_stages_works_and_says_where_it_is():
+    for name, now in stages._NOW.items():
+        with pytest.warns(
+            DeprecationWarning, match=rf"dmq\.stages\.{name} is {re.escape(now)} now"
+        ):
+            function = getattr(stages, name)
+        module, _, there = now.rpartition(".")
+        assert function is getattr(importlib.import_module(module), there)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = stages.nothing
