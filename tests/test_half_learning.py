@@ -150,7 +150,7 @@ def test_groups_are_learned_alike_where_memory_is_short(plain, monkeypatch):
     found, forgotten = gradients_of(plain)
     assert len(forgotten) >= len(plain.adapter.blocks(plain.model))
     torch.testing.assert_close(found, right)
-    assert search_state.recomputed is recompute.forget_and_recompute
+    assert search_state.forget_and_recompute is recompute.forget_and_recompute
 
 
 def learn_time(subject, iterations=40):

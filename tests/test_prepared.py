@@ -3,6 +3,7 @@ more on request.
 """
 
 import dataclasses
+import re
 
 import pytest
 
@@ -129,9 +130,8 @@ def test_the_command_line_tells_makes_and_refuses(plain, file, tmp_path, capsys)
     said = capsys.readouterr()
     lines = said.out.splitlines()
     assert [line.split()[0] for line in lines[:3]] == ["step", "capture", "time"]
-    assert all(line.endswith("missing") for line in lines[1:3]) and lines[3].startswith(
-        "Capture on "
-    )
+    assert re.search(r"missing, about \d+ s$", lines[1]) and lines[2].endswith("missing")
+    assert lines[3].startswith("Capture on ") and "\ntime: told as soon as it runs.\n" in said.err
     assert not has_capture(recipe)
     assert cli.main(["prepare", place]) == 0
     assert "new: made capture, time; `dmq run` samples with it." in capsys.readouterr().out

@@ -287,7 +287,7 @@ def test_what_does_not_matter_does_not_make_a_new_table(recipe):
 )
 def test_an_interrupted_table_goes_on_and_ends_equal(few, changes, monkeypatch):
     monkeypatch.setattr(
-        holding, "room_on", lambda *_: 1
+        holding, "find_room", lambda *_: 1
     )  # a layer at a time, so that gradients take several sweeps
     recipe, ask = few, question(steps=1, images=1, **changes)
     whole = run_to_end(measure_costs(recipe, ask))

@@ -48,7 +48,7 @@ def relevance(labels: np.ndarray, seen: np.ndarray, top: float = 5.0) -> np.ndar
 def leave_out(values: np.ndarray, of: np.ndarray) -> np.ndarray:
     """`values` less what a straight line in `of` explains.
 
-    >>> without(np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])).round(9).tolist()
+    >>> leave_out(np.array([1.0, 2.0, 3.0]), np.array([4.0, 5.0, 6.0])).round(9).tolist()
     [0.0, 0.0, 0.0]
     """
     line = np.stack([np.ones(len(of)), of - of.mean()], 1)

@@ -85,17 +85,25 @@ def print_steps(recipe: Recipe, only: str) -> None:
     """A line for each thing that `recipe` asks for: is it there, and how long will it take if
     that can be told?
     """
-    from ..models import work_plan
+    from ..models.work_plan import format_duration, plan_capture
+    from ..workflow.estimates import estimate_seconds
     from ..workflow.steps import list_asked, list_missing
 
-    lacking = {step.name for step in list_missing(recipe, only)}
-    asked = list_asked(recipe, only)
-    print_table(
-        ["step", "what", "state"],
-        [[step.name, step.title, "missing" if step.name in lacking else "there"] for step in asked],
-        left=3,
-    )
+    lacking = {step.name: step for step in list_missing(recipe, only)}
+    asked, unknown = list_asked(recipe, only), list[str]()
+    took = {name: estimate_seconds(recipe, step) for name, step in lacking.items()}
+
+    def describe(name: str) -> str:
+        if name not in lacking:
+            return "there"
+        if (seconds := took[name]) is None:
+            unknown.append(name)
+            return "missing"
+        return f"missing, about {format_duration(seconds)}"
+
+    rows = [[step.name, step.title, describe(step.name)] for step in asked]
+    print_table(["step", "what", "state"], rows, left=3)
     if "capture" in lacking:
-        print(work_plan.plan_capture(recipe))
-        if len(lacking) > 1:
-            print("The other steps say how long they take as soon as they run.", file=sys.stderr)
+        print(plan_capture(recipe))
+    if unknown:
+        print(f"{', '.join(unknown)}: told as soon as it runs.", file=sys.stderr)

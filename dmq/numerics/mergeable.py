@@ -54,7 +54,7 @@ def count_values(index: Tensor, size: int) -> Tensor:
     Everything would wait for the answer; on a CPU, where nothing has to, `torch.bincount` itself is
     faster.
 
-    >>> counted(torch.tensor([0, 2, 2]), 4).tolist()
+    >>> count_values(torch.tensor([0, 2, 2]), 4).tolist()
     [1, 0, 2, 0]
     """
     counts = torch.zeros(size, dtype=torch.int64, device=index.device)

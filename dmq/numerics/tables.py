@@ -17,7 +17,7 @@ def round_table(x: Tensor, bits: int) -> Tensor:
 
     Raises DmqError for what is too large for half precision.
 
-    >>> stored(torch.tensor([0.1]), 16).tolist()
+    >>> round_table(torch.tensor([0.1]), 16).tolist()
     [0.0999755859375]
     """
     if bits == 32:

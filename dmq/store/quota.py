@@ -42,7 +42,7 @@ def quota() -> int | None:
     """Bytes that may be kept in the run folder; None for as many as there are. Raises DmqError if
     it is no size.
 
-    >>> parsed("2GB"), parsed("1.5 MiB"), parsed("700")
+    >>> parse_size("2GB"), parse_size("1.5 MiB"), parse_size("700")
     (2000000000, 1572864, 700)
     """
     said = os.environ.get("DMQ_RUNS_QUOTA", "").strip()

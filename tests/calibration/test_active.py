@@ -358,7 +358,7 @@ def test_ranges_in_the_time_embedding_are_drawn_back_if_that_costs_little(
     slot, low, high = search.start, *search._member_ranges(search.start)
     learned = slot, 1.1 * low, 1.1 * high
     equal = np.full(STEPS, 1e9)
-    [errors], _ = finish(search._compared("Choose", [learned], search.unseen))
+    [errors], _ = finish(search._compare("Choose", [learned], search.unseen))
     _, *made = finish(search.straighten(learned, errors, equal))[0]
     for end, best in zip(made, (low, high), strict=True):
         factor = np.where(search.timed, 1 + 0.1 * kept, 1.1)[:, None]

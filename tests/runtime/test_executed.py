@@ -421,7 +421,7 @@ def test_long_attention_of_an_executed_model_goes_in_pieces_where_that_pays(monk
     monkeypatch.setattr(convert, "multiplies_bfloat16", lambda: pays)
     monkeypatch.setattr(attention, "SHORT", 4)
     monkeypatch.setattr(
-        attention, "chunked", lambda *args: seen.append(args[0].shape) or _run_chunked(*args)
+        attention, "_run_chunked", lambda *args: seen.append(args[0].shape) or _run_chunked(*args)
     )
     subject = make_subject(tiny_sd())
     plain = called(
