@@ -10,10 +10,12 @@ import pytest
 from dmq.evaluation.benchmark import run_benchmark
 from dmq.evaluation.compare import compare_images
 from dmq.progress import GeneratedImage, Progress, relay, run_to_end
-from dmq.recipe import Benchmark, Calibration, Comparison, Domain
+from dmq.recipe import Benchmark, Calibration, Comparison, Domain, Gptq, Weights
+from dmq.reconstruction.from_inputs import to_arrays
 from dmq.store import captures, folders
-from dmq.workflow.answers import get_statistics
-from dmq.workflow.learning import capture_statistics
+from dmq.workflow.answers import get_layer_codes, get_statistics
+from dmq.workflow.learning import capture_statistics, learn_layer_codes
+from dmq.workflow.steps import carry_out
 from tests.cluster import Cluster
 from tests.tiny import captured_recipe, runs_in
 
@@ -118,3 +120,19 @@ def test_batches_of_a_benchmark(cluster, recipe):
     there = shared(cluster, work)
     assert [row.figures for row in here.rows] == [row.figures for row in there.rows]
     assert here.images == there.images
+
+
+def test_codes_learned_from_inputs(cluster, recipe):
+    asked = dataclasses.replace(
+        recipe, weights=Weights(bits=3, format=Gptq()), calibration=Calibration(samples=2, batch=2)
+    )
+    run_to_end(learn_layer_codes(asked))
+    here = get_layer_codes(asked)
+    work = carry_out(asked, only="weights", again=True, scheduler=cluster.address)
+    shared(cluster, work)
+    there = get_layer_codes(asked)
+    assert here.keys() == there.keys() and len(here) > 20
+    for name, learned in here.items():
+        (arrays, plain), (others, other) = to_arrays(learned), to_arrays(there[name])
+        assert plain == other
+        np.testing.assert_equal(arrays, others)

@@ -78,6 +78,7 @@ class LayerCodes(Artifact):
     """
 
     remembered: ClassVar[int] = 0  # codes are held where a whole model is
+    shared: ClassVar[bool] = True
     named_by: ClassVar[tuple[str, ...]] = ("statistics",)
 
     capture: Capture

@@ -202,7 +202,7 @@ class Store:
         if again and not self._is_newer(partial, self.find(question)):
             shutil.rmtree(partial, ignore_errors=True)
         if _shares_work(question):
-            yield from self._compute_together([question], 0, values)
+            yield from self._compute_together([question], 0, values, **how)
         else:
             value = yield from compute(question, partial, **values, **how)
             save(question, target, value)
@@ -223,13 +223,13 @@ class Store:
     ) -> Generator[Any, None, None]:
         """Compute the answers that are not there, or all `again`; `how` is of those that take it."""
         questions = tuple(questions)
-        yield from self._make_shared(questions, again=again)
+        yield from self._make_shared(questions, again=again, **how)
         for question in questions:
             if not _shares_work(question) and (again or self.find(question) is None):
                 yield from self.get(question, again=again, **(how if question.shared else {}))
 
     def _make_shared(
-        self, questions: Iterable[Artifact], *, again: bool = False
+        self, questions: Iterable[Artifact], *, again: bool = False, **how: Any
     ) -> Generator[Any, None, None]:
         kinds: dict[type, list[Artifact]] = {}
         for question in dict.fromkeys(questions):
@@ -241,10 +241,12 @@ class Store:
                 values = yield from self.get_all(inputs(lacking[0]))
                 # Only now can some be named.
                 lacking = several if again else [each for each in several if not self.find(each)]
-                yield from self._compute_together(lacking, len(several) - len(lacking), values)
+                more = how if lacking and lacking[0].shared else {}
+                already = len(several) - len(lacking)
+                yield from self._compute_together(lacking, already, values, **more)
 
     def _compute_together(
-        self, questions: Sequence[Artifact], already: int, values: dict[str, Any]
+        self, questions: Sequence[Artifact], already: int, values: dict[str, Any], **how: Any
     ) -> Generator[Any, None, None]:
         def keep(item: Any) -> Iterable[Any]:
             if not isinstance(item, Answer):
@@ -253,7 +255,7 @@ class Store:
             return ()
 
         if questions:
-            work = compute_together(questions[0], questions, already, **values)
+            work = compute_together(questions[0], questions, already, **values, **how)
             yield from relay_each(work, keep)
 
     def stamp(self, question: Artifact) -> Any:
