@@ -11,6 +11,7 @@ import gradio as gr
 from dmq.describe import DYNAMIC_NOTE
 from dmq.errors import DmqError
 from dmq.figures import activations as figures
+from dmq.figures import quantization_grid
 from dmq.recipe import FLOAT, Recipe
 from dmq.results import ActivationStats
 from dmq.workflow.answers import get_errors, get_statistics
@@ -113,7 +114,9 @@ def show_step(recipe: Recipe, stats: ActivationStats, s: int, step: int) -> dict
     t = stats.timesteps[step]
     return {
         "title": f"### {stats.sites[s].label}\nstep {step} of {stats.steps} (t = {t:g}); {grid_text}",
-        "grid": figures.grid(stats, s, step, low, high, bits, recipe.activations.symmetric),
+        "grid": quantization_grid.grid(
+            stats, s, step, low, high, bits, recipe.activations.symmetric
+        ),
         "channels": figures.channels(stats, s, step),
         "step": gr.update(maximum=stats.steps - 1, value=step),
         "picked": remember(stats, s, step),

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from dmq.figures import activations as figures
+from dmq.figures import quantization_grid
 from dmq.figures.distribution import bin_errors, grid_of
 from dmq.figures.style import short
 from dmq.numerics import affine, histogram
@@ -116,7 +117,7 @@ def test_the_grid_of_the_figures_is_the_grid_of_the_quantizers(bits, symmetric):
     ("low", "high"), [(-2.0, 1.5), (-30.0, 30.0)], ids=["clipping", "covering"]
 )
 def test_grid_shows_the_error_of_quantizing(low, high):
-    figure = figures.grid(STATS, 0, 5, low, high, 4, False)
+    figure = quantization_grid.grid(STATS, 0, 5, low, high, 4, False)
     scale, zero = affine.grid(torch.tensor(low), torch.tensor(high), 4, False)
     x = torch.from_numpy(SEEN[0][5])
     error = (

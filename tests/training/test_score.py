@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import AutoencoderKL
 
-from training import cards, held_out, score, vae
+from training import card_texts, cards, held_out, score, vae
 
 
 @pytest.fixture(scope="module")
@@ -131,4 +131,7 @@ def test_the_transformers_card_quotes_the_other_ones_figures(written):
 
 
 def test_the_judges_card_says_that_it_has_seen_all():
-    assert "has seen all 1,922 emoji" in " ".join(cards.CLIP.split()) and "{unseen}" in cards.CLIP
+    assert (
+        "has seen all 1,922 emoji" in " ".join(card_texts.CLIP.split())
+        and "{unseen}" in card_texts.CLIP
+    )
