@@ -216,3 +216,14 @@ def test_the_app_is_up_before_torch():
 def test_the_torch_check_can_fail():
     check = "import sys, torch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], cwd=ROOT).returncode == 1
+
+
+def test_no_file_is_longer_than_450_lines():
+    """Tests that share one costly fixture may be: split, it would be made twice."""
+    rooms = ("dmq", "pages", "bench", "training", "tools", "examples")
+    files = [path for room in rooms for path in (ROOT / room).rglob("*.py")]
+    assert len(files) > 250
+    long = {
+        str(path.relative_to(ROOT)): len(path.read_text("utf-8").splitlines()) for path in files
+    }
+    assert {name: lines for name, lines in long.items() if lines > 450} == {}
