@@ -174,6 +174,8 @@ def load_table(folder: Path, known: ModelInfo | None = None) -> SensitivityTable
     """
     file = folder / "table.safetensors"
     table = codec.load(file, "table", SensitivityTable)
+    # Titles of tables that were kept before images were called so.
+    table = replace(table, title=table.title.replace("picture", "image"))
     cells = (len(table.layers), len(table.choices))
     with codec.reading(file):
         for name in ("bytes", "cost", "spread", "per_step", "local"):
