@@ -74,7 +74,7 @@ def ask_checkout(folder: Path, repeats: int) -> dict[str, list[float]]:
     """`measure` of another checkout, in a process of its own."""
     command = [sys.executable, "-m", "bench.journey", "--json", "--repeats", str(repeats)]
     env = os.environ | {"PYTHONPATH": str(folder)}
-    made = subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True, text=True)
+    made = subprocess.run(command, cwd=folder, env=env, check=True, capture_output=True)
     return json.loads(made.stdout)
 
 

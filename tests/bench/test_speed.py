@@ -89,7 +89,7 @@ def test_a_peer_that_is_not_there_says_so_and_stops_no_other(printed):
 
 
 def test_the_executed_row_is_as_far_from_float_as_the_simulated_model(printed, step):
-    quantized_model = simulated.quantized(
+    quantized_model = simulated.quantize_model(
         step.loaded.denoiser, step.plan(groups=8), step.loaded.adapter
     )
     ours, floats = step.work(quantized_model), step.work(step.loaded.denoiser)
