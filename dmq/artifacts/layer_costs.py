@@ -11,7 +11,7 @@ from ..errors import DmqError
 from ..metrics.references import load_scorer
 from ..models.libraries import import_libraries
 from ..models.libraries import load as load_model
-from ..progress import Progress, progress_timer
+from ..progress import Progress, progress_timer, relay
 from ..recipe import Sensitivity
 from ..results import ActivationStats, SearchResult, SensitivityTable
 from ..store import folders, learned
@@ -101,11 +101,10 @@ def _(
         scheduler=scheduler,
         workers=workers,
     )
+    there = len(parts) - len(missing)
     try:
-        for done, _, _ in work:
-            yield at(len(parts) - len(missing) + done, len(parts))
+        yield from relay(work, lambda done, *_: at(there + done, len(parts)))
     finally:
-        work.close()
         forget_changes()
     answers = [(part, learned.load_part(partial, part.name) or {}) for part in parts]
     return _join(question, statistics, answers)

@@ -134,10 +134,7 @@ def _judge_all(
         scheduler=scheduler,
         workers=workers,
     )
-    try:
-        for done, _, _ in work:
-            yield at(len(tasks) - len(missing) + done, len(tasks))
-    finally:
-        work.close()
+    there = len(tasks) - len(missing)
+    yield from relay(work, lambda done, *_: at(there + done, len(tasks)))
     labels = np.array([learned.load_label(folder, mix.name) for mix in tasks])
     return labels[: len(mixes)], labels[len(mixes) :]
