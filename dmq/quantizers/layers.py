@@ -90,6 +90,15 @@ class FakeQuantLowRank(nn.Module):
         self.register_buffer("smoothing", smoothing)
         self.train(rest.training)
 
+    def __getattr__(self, name: str) -> Any:
+        """What pipelines ask of a float layer, such as `in_features`, is answered by its rest."""
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if (rest := self.__dict__.get("_modules", {}).get("rest")) is None:
+                raise
+            return getattr(rest, name)
+
     @property
     def weight(self) -> Tensor:
         weight = self.low_rank.get_parameter("weight") + self.rest.get_parameter("weight")
