@@ -20,6 +20,17 @@ def test_contributing_names_paths_that_exist():
     assert [path for path in NAMED if not (ROOT / path).exists()] == []
 
 
+def test_scripts_and_the_makefile_name_paths_that_exist():
+    files = [*(ROOT / "tools").glob("*.sh"), ROOT / "Makefile", ROOT / ".ci" / "run"]
+    named = [
+        path
+        for file in files
+        for path in re.findall(r"\b((?:tests|tools|dmq|pages)/[\w/.]+)", file.read_text("utf-8"))
+    ]
+    assert "tests/cli/test_engines.py" in named
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_contributing_maps_every_room():
     rooms = {path.parent.name for path in (ROOT / "dmq").glob("*/__init__.py")}
     assert rooms - {path.split("/")[1] for path in NAMED if path.startswith("dmq/")} == set()

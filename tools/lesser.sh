@@ -16,4 +16,4 @@ if [ "$here" = "$there" ]; then
     exit 0
 fi
 lesser "$python" -m pytest -q -n 2 --dist loadfile tests/runtime tests/numerics/test_processor.py tests/checkpoint \
-    tests/test_cli_engine.py tests/workflow/test_export.py tests/pages/export tests/calibration/test_active.py
+    tests/cli/test_engines.py tests/workflow/test_export.py tests/pages/export tests/calibration/test_active.py
