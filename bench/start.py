@@ -1,6 +1,7 @@
-"""From `dmq serve` to the first image: seconds until the server answers, an image and a heat
-map are painted.
-"""
+"""From `dmq serve` to the first image: python -m bench.start [--beside CHECKOUT]
+
+Prints seconds until the server answers, an image and a heat map are painted. `--beside` serves
+another checkout in turns with this one, and prints the ratios."""
 
 import argparse
 import os
@@ -33,17 +34,16 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def once(browser) -> tuple[float, float, float]:
-    """Seconds to the first answer, to the model's image on Start, and to the heat map on
+def once(browser, folder: Path = ROOT) -> tuple[float, float, float]:
+    """Seconds of the checkout in `folder` to the first answer, to the model's image on Start, and to the heat map on
     Activations.
     """
     port = free_port()
     with tempfile.TemporaryDirectory() as runs:
         begun = time.monotonic()
         command = [sys.executable, "-m", "dmq.cli", "serve", "--port", str(port)]
-        server = subprocess.Popen(
-            command, cwd=ROOT, env=os.environ | {"DMQ_RUNS": runs}, stdout=subprocess.DEVNULL
-        )
+        env = os.environ | {"DMQ_RUNS": runs, "PYTHONPATH": str(folder)}
+        server = subprocess.Popen(command, cwd=folder, env=env, stdout=subprocess.DEVNULL)
         try:
             url = f"http://127.0.0.1:{port}"
             while True:
@@ -72,20 +72,24 @@ def once(browser) -> tuple[float, float, float]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--beside", type=Path, metavar="CHECKOUT")
     chosen = parser.parse_args(arguments)
     installed = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
     chromium = os.environ.get("DMQ_CHROMIUM") or next(installed, None)  # none: Playwright's own
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        rounds = [once(browser) for _ in range(chosen.rounds)]
+        folders = [*([chosen.beside.resolve()] if chosen.beside else []), ROOT]
+        rounds = [[once(browser, folder) for folder in folders] for _ in range(chosen.rounds)]
         browser.close()
-    for name, column in zip(
-        ("server answers", "first image", "heat map"), zip(*rounds, strict=True), strict=True
-    ):
-        print(
-            f"{name:16} median {statistics.median(column):5.1f} s   all "
-            f"{', '.join(f'{s:.1f}' for s in column)}"
-        )
+    for n, name in enumerate(("server answers", "first image", "heat map")):
+        columns = [[each[side][n] for each in rounds] for side in range(len(folders))]
+        medians = [statistics.median(column) for column in columns]
+        for folder, column, median in zip(folders, columns, medians, strict=True):
+            all_of = ", ".join(f"{seconds:.1f}" for seconds in column)
+            where = f" ({folder.name})" if chosen.beside else ""
+            print(f"{name:16} median {median:5.1f} s   all {all_of}{where}")
+        if chosen.beside:
+            print(f"{'':16} {medians[1] / medians[0]:.2f} times")
 
 
 if __name__ == "__main__":
