@@ -16,7 +16,7 @@ from ..results import Layer
 
 SHARE = 2  # of free memory, the part that codes may take
 UNKNOWN = 4 * 2**30  # bytes that are counted on where nobody tells how many are free
-MADE = (
+MAX_CHANGES_BYTES = (
     2**30
 )  # bytes of main memory: changes beyond are made from codes again, which takes little beside a sweep
 MORE = 1.25  # codes and their tables, and what lies about, for each byte of the codes alone
@@ -81,10 +81,10 @@ def find_room(device: torch.device, share: int = SHARE) -> int:
 
 def measure_room(device: torch.device) -> int:
     """Bytes that changes may take once they are made: a quarter of what is free, of main memory
-    MADE at most.
+    MAX_CHANGES_BYTES at most.
     """
     room = find_room(device, 4)
-    return min(room, MADE) if device.type == "cpu" else room
+    return min(room, MAX_CHANGES_BYTES) if device.type == "cpu" else room
 
 
 def sweeps(layers: Sequence[Layer], bits: Sequence[int], room: int) -> list[tuple[str, ...]]:

@@ -36,7 +36,7 @@ BOUND = 10**9  # bytes of moments that are held at a time
 # of the widest matrix; wider weights are cut, and what the pieces have in common is left out
 COLUMNS = 4608
 TOKENS, A_COLUMN = 8192, 4  # tokens looked at: so many, or more where there are many columns
-SHOWN = 16  # tokens of a call whose values are kept
+MAX_TOKENS = 16  # tokens of a call whose values are kept
 CHUNK = 2**23  # numbers of the tokens that are multiplied at a time: 32 MB
 
 
@@ -170,7 +170,7 @@ class _Sum:
     def _show(self, x: Tensor, which: Tensor) -> None:
         if self.conv and self.weight.shape[2:] == (1, 1) and self.share == "call":
             ends = (end.flatten(1).mT for end in (x.amin(0), x.amax(0)))  # of each pixel
-            low, high = (end[which[:SHOWN].to(x.device) % len(end)] for end in ends)
+            low, high = (end[which[:MAX_TOKENS].to(x.device) % len(end)] for end in ends)
         elif self.conv:
             low, high = x.flatten(2).aminmax(dim=2)
             if self.share == "call":
@@ -178,7 +178,7 @@ class _Sum:
         elif self.share == "sample" and x.ndim > 1:
             low, high = x.reshape(len(x), -1, x.shape[-1]).aminmax(dim=1)
         else:
-            low = high = x.reshape(-1, x.shape[-1])[which[:SHOWN].to(x.device)]
+            low = high = x.reshape(-1, x.shape[-1])[which[:MAX_TOKENS].to(x.device)]
         self.low.append(low.clone())
         self.high.append(high.clone())
 

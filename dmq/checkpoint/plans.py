@@ -34,7 +34,7 @@ from ..store import codec
 from .weight_layout import LARGEST, Layout
 
 
-PLAIN = (
+PLAIN_FIELDS = (
     "model",
     "fingerprint",
     "timesteps",
@@ -68,7 +68,7 @@ def plan_data(plan: Plan) -> dict[str, Any]:
         | {name: getattr(row, name) for name in ROW if name in _ALWAYS or getattr(row, name)}
         for row in plan.layers
     ]
-    return {name: getattr(plan, name) for name in PLAIN} | {
+    return {name: getattr(plan, name) for name in PLAIN_FIELDS} | {
         "weights": [jsonio.to_data(spec) for spec in specs],
         "layers": rows,
         "banks": [_bank_data(bank) for bank in banks],
@@ -134,7 +134,7 @@ def plan_from(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Plan:
         told = {"unknown_timestep": data.get("on_miss"), **data}  # its first name
         return codec.from_parts(
             Plan,
-            {name: told[name] for name in PLAIN},
+            {name: told[name] for name in PLAIN_FIELDS},
             layers=rows,
             attention=tuple(banks[_place(k, banks)] for k in data["attention"]),
             temporal=_time_embedding(data, tensors.get("dmq.cache.chosen")),

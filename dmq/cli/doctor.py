@@ -272,12 +272,12 @@ def kernels() -> Iterator[Finding]:
 
     from ..models import placement
     from ..runtime.kernels import kernel_for, lacks_onednn
-    from ..runtime.sums import SAID, onednn_sums
+    from ..runtime.sums import SENTENCES, onednn_sums
     from ..runtime.whole_weights import WholeWeight
 
     lacks = lacks_onednn()
     yield Finding(
-        name="oneDNN int8", said=lacks or f"runs here, {SAID[onednn_sums()]}", data=not lacks
+        name="oneDNN int8", said=lacks or f"runs here, {SENTENCES[onednn_sums()]}", data=not lacks
     )
     draw = torch.Generator().manual_seed(0)
     for device in placement.devices():

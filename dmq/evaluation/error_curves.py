@@ -22,7 +22,7 @@ from ..workflow.steps import carry_out
 from .checks import check_sampling, check_together
 
 
-SHOWN = 8  # images of the strip
+MAX_STRIP_IMAGES = 8  # images of the strip
 
 
 def measure_error_curves(
@@ -50,7 +50,7 @@ def measure_error_curves(
 
     loaded = load(recipes[0].model)
     jobs = [(prompt, seed) for prompt in comparison.prompts for seed in comparison.seeds]
-    watched = space_evenly(comparison.sampling.steps, SHOWN)
+    watched = space_evenly(comparison.sampling.steps, MAX_STRIP_IMAGES)
     calls = TrajectoryRecorder(loaded.adapter, len(jobs))
     calls.next_batch(len(jobs))
     recorded = borrow(loaded.denoiser)

@@ -16,7 +16,7 @@ from . import bench_table, benchmark
 
 SIDE = 160  # pixels of a thumbnail
 MARK = "<!-- plotly ends here -->"
-SHOWN = 48  # pairs of images
+MAX_PAIRS = 48  # pairs of images
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 24px auto; padding: 0 20px; max-width: 1300px; color: #1f2430; }
 h1 { margin-bottom: 0; } .context { color: #5b6270; } .pair { display: inline-block; margin: 0 14px 14px 0;
@@ -66,7 +66,7 @@ def page(
                 drawn += 1
         parts.append("</div>")
     parts.append("<h2>The worst images</h2><p>Float on the left, quantized on the right.</p>")
-    parts += [_pair(one, images, float_name) for one in worst[:SHOWN]]
+    parts += [_pair(one, images, float_name) for one in worst[:MAX_PAIRS]]
     return "".join([*parts, "</body></html>"])
 
 

@@ -17,7 +17,7 @@ from ..numerics.devices import free_memory
 
 
 # bytes that gradients keep, and need on the way back, for each byte of a leaf module's answer
-KEPT = 3
+KEPT_PIECES = 3
 SHARE = 2  # of free memory, the part that is left for everything else
 
 
@@ -115,7 +115,7 @@ def too_large(count: int, device: torch.device) -> bool:
     memory of `device`?
     """
     free = free_memory(device)
-    return free is not None and KEPT * count > free // SHARE
+    return free is not None and KEPT_PIECES * count > free // SHARE
 
 
 def _flat(answer: Any) -> list[Tensor]:

@@ -17,7 +17,7 @@ from ..recipe import Weights
 
 
 PENALTY = 0.01  # weight of the regulariser
-KEPT_EVERY = (
+ITERATIONS_PER_STATE = (
     25  # iterations from one good state that is kept to the next, and from one report to the next
 )
 

@@ -34,9 +34,9 @@ from .step_sizes import StepSizes, banks_of, size_arrays, sizes_from, with_step_
 from .training import Feed, RoundingTraining, StepTraining
 
 
-HELD = 2**30  # bytes of inputs and targets that are held at a time
+MAX_HELD_BYTES = 2**30  # bytes of inputs and targets that are held at a time
 MEASURED = 16  # batches that errors before and after are measured on
-TOLD = ("before", "after", "changed", "note")  # what a file keeps as plain data
+PLAIN_FIELDS = ("before", "after", "changed", "note")  # what a file keeps as plain data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +150,9 @@ def reconstruct_block(
         training = RoundingTraining(model, quantized_model, block, formats, spec)
     # Batches that are too many to hold at once are taken in parts, each with all the iterations
     # that draw from it.
-    parts = min(len(used), math.ceil(len(used) * next(iter(measured.values())).bytes / HELD))
+    parts = min(
+        len(used), math.ceil(len(used) * next(iter(measured.values())).bytes / MAX_HELD_BYTES)
+    )
     feed = Feed(source, cuts, [used[part::parts] for part in range(parts)])
     yield from feed.run(training, schedule)
     with few_threads(quantized_model.get_submodule(block).parameters()):
@@ -195,7 +197,9 @@ def to_arrays(learned: LearnedBlocks) -> tuple[dict[str, np.ndarray], dict[str, 
     arrays |= {f"losses/{block}": losses for block, losses in learned.losses.items()}
     arrays |= size_arrays(learned.sizes)
     stepped = {"stepped": learned.stepped} if learned.stepped else {}
-    return arrays, {"layers": plain} | {name: getattr(learned, name) for name in TOLD} | stepped
+    return arrays, {"layers": plain} | {
+        name: getattr(learned, name) for name in PLAIN_FIELDS
+    } | stepped
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedBlocks:
@@ -203,13 +207,13 @@ def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> L
 
     DmqError for what an earlier version of dmq kept, which told less.
     """
-    if missing := [name for name in TOLD if name not in plain]:
+    if missing := [name for name in PLAIN_FIELDS if name not in plain]:
         raise DmqError(
             f"the kept codes do not tell {missing[0]}: another version learned them. Learn them "
             "again."
         )
     losses = {key.partition("/")[2]: x for key, x in arrays.items() if key.startswith("losses/")}
-    own = {name: plain[name] for name in TOLD}
+    own = {name: plain[name] for name in PLAIN_FIELDS}
     return LearnedBlocks(
         codes=codes_from(arrays, plain["layers"]),
         losses=losses,

@@ -22,7 +22,7 @@ from .gptq import compensate_codes
 from .smoothing import choose_smoothing, measure_smoothed_error
 
 
-TOLD = ("before", "after", "note", "exponent")  # what a file keeps as plain data
+PLAIN_FIELDS = ("before", "after", "note", "exponent")  # what a file keeps as plain data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,15 +152,15 @@ def _relative(rows: Tensor, moments: Moments, *errors: float) -> tuple[float, ..
 def to_arrays(learned: LearnedWeight) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """`learned` as numpy arrays and plain data, for a file."""
     arrays, plain = code_arrays({"weight": learned.codes})
-    return arrays, {"layers": plain} | {name: getattr(learned, name) for name in TOLD}
+    return arrays, {"layers": plain} | {name: getattr(learned, name) for name in PLAIN_FIELDS}
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any]) -> LearnedWeight:
     """The inverse of `to_arrays`. DmqError for what another version of dmq kept."""
-    if missing := [name for name in (*TOLD, "layers") if name not in plain]:
+    if missing := [name for name in (*PLAIN_FIELDS, "layers") if name not in plain]:
         raise DmqError(
             f"the kept codes do not tell {missing[0]}: another version learned them. Learn them "
             "again."
         )
-    own = {name: plain[name] for name in TOLD}
+    own = {name: plain[name] for name in PLAIN_FIELDS}
     return LearnedWeight(codes=codes_from(arrays, plain["layers"])["weight"], **own)

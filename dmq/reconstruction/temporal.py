@@ -21,7 +21,14 @@ from ..numerics.threads import few_threads
 from ..quantizers.codes import WeightCodes, code_arrays, codes_from
 from ..recipe import Tiar, Weights
 from ..results import TemporalBlock
-from .adaround import KEPT_EVERY, PENALTY, Rounding, SoftLinear, measure_indecision, state_of
+from .adaround import (
+    ITERATIONS_PER_STATE,
+    PENALTY,
+    Rounding,
+    SoftLinear,
+    measure_indecision,
+    state_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,9 +104,9 @@ def learn_rounding(
                 note = f"stopped at iteration {n + 1} of {spec.iterations}: the loss was {total.item()}."
                 break
             optimiser.step()
-            if n % KEPT_EVERY == KEPT_EVERY - 1:
+            if n % ITERATIONS_PER_STATE == ITERATIONS_PER_STATE - 1:
                 kept = state_of(roundings)
-        if n % KEPT_EVERY == KEPT_EVERY - 1:
+        if n % ITERATIONS_PER_STATE == ITERATIONS_PER_STATE - 1:
             yield n + 1, spec.iterations
     if note:
         for name, v in kept.items():

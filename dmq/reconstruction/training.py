@@ -21,7 +21,14 @@ from ..numerics.threads import few_threads
 from ..quantizers.bank import ActivationBank
 from ..quantizers.weights import QuantizedWeight
 from ..recipe import BlockReconstruction, Weights
-from .adaround import KEPT_EVERY, PENALTY, Rounding, make_soft, measure_indecision, state_of
+from .adaround import (
+    ITERATIONS_PER_STATE,
+    PENALTY,
+    Rounding,
+    make_soft,
+    measure_indecision,
+    state_of,
+)
 from .recorded_inputs import Batch, Source, answer_block, distance, gather_inputs
 from .step_sizes import POWER, LearnedScales, StepSizes
 
@@ -63,7 +70,7 @@ class Training(ABC):
                 self._iterate(batch)
             if self.note:
                 return
-            if len(self.losses) % KEPT_EVERY == 0 or len(self.losses) == self.iterations:
+            if len(self.losses) % ITERATIONS_PER_STATE == 0 or len(self.losses) == self.iterations:
                 self.good = self.state()
                 yield self.progress
 

@@ -32,7 +32,7 @@ class Sums(StrEnum):
     WRONG = "wrong"  # neither
 
 
-SAID = {
+SENTENCES = {
     Sums.WHOLE: "with sums in 32 bits",
     Sums.PAIRS: "with sums in 16 bits: 8 by 8 bits only where they cannot overflow, 7 bits of "
     "either always",

@@ -10,7 +10,7 @@ import torch
 from ..errors import DmqError
 
 
-SHOWN = 9  # recorded timesteps that an error prints before it leaves out the middle
+MAX_LISTED_STEPS = 9  # recorded timesteps that an error prints before it leaves out the middle
 
 
 def index_of(
@@ -83,6 +83,6 @@ def _lookup(timesteps: tuple[float, ...]) -> tuple[dict[float, int], dict[float,
 
 def _list_steps(timesteps: tuple[float, ...]) -> str:
     texts = [f"{t:g}" for t in timesteps]
-    if len(texts) > SHOWN:
-        texts[SHOWN // 2 : -(SHOWN // 2)] = ["…"]
+    if len(texts) > MAX_LISTED_STEPS:
+        texts[MAX_LISTED_STEPS // 2 : -(MAX_LISTED_STEPS // 2)] = ["…"]
     return f"{', '.join(texts)} ({len(timesteps)} steps)"

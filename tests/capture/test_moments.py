@@ -132,7 +132,7 @@ def test_only_so_many_tokens_are_looked_at(monkeypatch):
 def test_what_shares_a_range(monkeypatch):
     x = torch.randn(3, 7, 4, generator=torch.Generator().manual_seed(0))
     tokens = moments_of(nn.Linear(4, 2), x)
-    assert torch.equal(tokens.low, tokens.high) and len(tokens.low) == module.SHOWN
+    assert torch.equal(tokens.low, tokens.high) and len(tokens.low) == module.MAX_TOKENS
     assert all((x == row).all(-1).any() for row in tokens.low)
     samples = moments_of(nn.Linear(4, 2), x, share="sample")
     assert torch.equal(samples.low, x.amin(1)) and torch.equal(samples.high, x.amax(1))

@@ -303,7 +303,7 @@ def test_going_on_behind_finished_blocks_gives_the_same(subject, outcome):
 @pytest.mark.parametrize("subject", ["SD"], indirect=True)
 def test_data_that_does_not_fit_is_taken_in_parts(subject, monkeypatch):
     """Each part has all the iterations that draw from it, and only its own batches are held."""
-    monkeypatch.setattr(blocks, "HELD", 1)
+    monkeypatch.setattr(blocks, "MAX_HELD_BYTES", 1)
     spec = dataclasses.replace(SPEC, batch=2)
     found, _, reports = learn(subject, spec, stop_before="down_blocks.1")
     learned = found["down_blocks.0"]

@@ -144,7 +144,7 @@ def test_what_was_learned_is_the_same_from_its_file(layer, spec):
     again = from_arrays(*to_arrays(learned))
     assert learned.after < learned.before
     assert torch.equal(again.codes.dequantize(), learned.codes.dequantize())
-    told = from_inputs.TOLD
+    told = from_inputs.PLAIN_FIELDS
     assert [getattr(again, name) for name in told] == [getattr(learned, name) for name in told]
     arrays, plain = to_arrays(learned)
     with pytest.raises(DmqError, match="do not tell before"):
