@@ -188,6 +188,6 @@ def _errors(made: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 
 def _strip(generated: SampledTrajectory) -> tuple[np.ndarray, ...]:
-    """The first image as foreseen at the watched steps, and finished if it is."""
+    """The first image as predicted at the watched steps, and finished if it is."""
     seen = [images[0] for _, images in sorted(generated.on_the_way.items())]
     return (*seen, *generated.images[:1])

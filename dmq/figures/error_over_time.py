@@ -92,7 +92,9 @@ def predicted_x0(found: OverTime) -> go.Figure | None:
     """Error of the finished sample that each answer stands for; None if the sampler does not
     tell it.
     """
-    return curves(found.predicted_x0, "error of the foreseen image") if found.predicted_x0 else None
+    return (
+        curves(found.predicted_x0, "error of the predicted image") if found.predicted_x0 else None
+    )
 
 
 def isolated(found: OverTime) -> go.Figure:

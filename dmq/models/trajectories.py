@@ -28,7 +28,7 @@ class SampledTrajectory:
     images: list[np.ndarray]  # P finished images, uint8 [H, W, 3]
     on_the_way: dict[
         int, list[np.ndarray]
-    ]  # images at the watched steps, as foreseen there if that is known
+    ]  # images at the watched steps, as predicted there if that is known
 
 
 def sample_trajectory(

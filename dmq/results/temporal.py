@@ -64,7 +64,7 @@ class OverTime:
     ]  # [T, P] of the finished sample that each answer stands for; {} if unknown
     isolated: dict[str, np.ndarray]  # [T] of the noise prediction, on the float model's trajectory
     mean_bits: dict[str, float]  # of the activations
-    watched: tuple[int, ...]  # steps whose foreseen image is in the strips
+    watched: tuple[int, ...]  # steps whose predicted image is in the strips
     strips: dict[
         str, tuple[np.ndarray, ...]
     ]  # "float" included: one image at these steps, then finished
